@@ -1,0 +1,250 @@
+"""Words for a scene: the captions that training reads, and the queries that it never sees.
+
+A template is a format string over the parts of a scene:
+    {things}  "a cat and two dogs"      一只猫和两只狗       {where}  "on the beach"    海滩上
+    {bare}    "cat, dogs"               猫、狗              {place}  "beach"           海滩
+    {words}   "cat dogs"                猫 狗
+Captions and queries draw on disjoint lists of templates; the words for things and places are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from demo.vocabulary import GROUPS, PLACES, THINGS, Place, Thing
+
+CAPTIONS = (
+    "{things} {where}",
+    "{things} {where}.",
+    "a picture of {things} {where}",
+    "a photo of {things} {where}",
+    "an image showing {things} {where}",
+    "there is {things} {where}",
+    "{where}, {things}",
+    "{where} there is {things}",
+    "{place} with {things}",
+    "a {place} scene with {things}",
+    "{things} in front of a {place} background",
+    "this picture shows {things} {where}",
+    "we see {things} {where}",
+    "a drawing of {things}, {place}",
+    "{place}: {things}",
+    "{place}, {bare}",
+    "{bare} {where}",
+    "{place} {words}",
+    "{bare} - {place}",
+    "{words} {where}",
+)
+QUERIES = (
+    "{words} {place}",
+    "find {things} {where}",
+    "show me {things} {where}",
+    "I am looking for {things} {where}",
+    "pictures with {things} {where}",
+    "{bare}, {place}",
+    "a scene {where} that has {things}",
+    "{place} photo containing {things}",
+    "do you have {things} {where}?",
+)
+CAPTIONS_ZH = (
+    "{where}有{things}",
+    "{where}的{things}",
+    "{things}在{where}",
+    "图中{where}有{things}",
+    "一张{things}在{where}的照片",
+    "这是{where}的{things}",
+    "{place}，{bare}",
+    "{place}：{things}",
+    "{where}，{things}",
+    "画面里是{things}，背景是{place}",
+    "{place} {words}",
+    "{bare}在{where}",
+)
+QUERIES_ZH = (
+    "{words} {place}",
+    "{bare}，{place}",
+    "找{where}有{things}的图片",
+    "我想看{where}的{things}",
+    "{place}照片，里面有{things}",
+    "搜索{things}，{where}",
+)
+Language = Literal["en", "zh"]
+HELD_OUT: dict[Language, tuple[str, ...]] = {"en": QUERIES, "zh": QUERIES_ZH}
+# For training alone: keyword-like texts and texts that leave the place or some of the things out.
+PARTIAL = (
+    "{things}",
+    "{bare}",
+    "{words}",
+    "a picture of {things}",
+    "a photo of {things}",
+    "{things} {where}",
+    "{place}",
+)
+PARTIAL_ZH = ("{things}", "{bare}", "{words}", "{things}的照片", "{where}有{things}", "{place}")
+
+_SMALL_WORDS = frozenset(("a", "an", "the", "some", "and", "of", "is", "there"))
+_NUMBERS = {2: "two", 3: "three"}
+_NUMBERS_ZH = {1: "一", 2: "两", 3: "三"}
+_IRREGULAR = {
+    "mouse": "mice",
+    "sheep": "sheep",
+    "fish": "fish",
+    "tropical fish": "tropical fish",
+    "clownfish": "clownfish",
+    "deer": "deer",
+    "reindeer": "reindeer",
+    "cactus": "cacti",
+    "octopus": "octopuses",
+    "maple leaf": "maple leaves",
+    "red leaf": "red leaves",
+    "autumn leaf": "autumn leaves",
+    "aircraft": "aircraft",
+    "means of transport": "means of transport",
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A kind of thing in a scene, and how many of it."""
+
+    thing: Thing
+    count: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and what it claims of a picture: `FACTS` ids. `complete` when it names the place and every thing."""
+
+    text: str
+    claims: frozenset[int]
+    complete: bool
+
+
+# Everything that a text can claim, numbered: a place, a thing, a number of a thing, a group that a thing belongs to.
+FACTS: dict[tuple[str, ...], int] = {
+    fact: number
+    for number, fact in enumerate(
+        [("place", place.name) for place in PLACES]
+        + [("thing", thing.emoji) for thing in THINGS]
+        + [("number", thing.emoji, str(count)) for thing in THINGS for count in (2, 3)]
+        + [("group", group) for group in GROUPS]
+    )
+}
+
+
+def facts(place: Place, items: Sequence[Item]) -> frozenset[int]:
+    """All facts that are true of a scene."""
+    found = {FACTS["place", place.name]}
+    for item in items:
+        found.add(FACTS["thing", item.thing.emoji])
+        found.update(FACTS["group", group] for group in item.thing.groups)
+        if item.count > 1:
+            found.add(FACTS["number", item.thing.emoji, str(item.count)])
+    return frozenset(found)
+
+
+def plural(noun: str) -> str:
+    """The plural of an English noun phrase: its head is the last word, or the one before "of"."""
+    if noun in _IRREGULAR:
+        return _IRREGULAR[noun]
+    head, of, rest = noun.partition(" of ")
+    if of:
+        return plural(head) + of + rest
+    if head.endswith(("s", "x", "ch", "sh")):
+        return head + "es"
+    if head.endswith("y") and head[-2] not in "aeiou":
+        return head[:-1] + "ies"
+    return head + "s"
+
+
+def indefinite(noun: str) -> str:
+    """The noun with its article: "a cat", "an owl", "a UFO"."""
+    vowel = noun[0] in "aeiou" and not noun.startswith(("uni", "ewe"))
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+def fill(
+    language: Language, rng: Random, template: str, place: Place, items: Sequence[Item], general: str | None = None
+) -> str:
+    """Fill a template of the language, drawing each word among its synonyms."""
+    return (english if language == "en" else chinese)(rng, template, place, items, general)
+
+
+def english(rng: Random, template: str, place: Place, items: Sequence[Item], general: str | None = None) -> str:
+    """Fill an English template; the first thing is called `general` where that is given ("animal")."""
+    nouns = [rng.choice(item.thing.names) for item in items]
+    if general:
+        nouns[0] = general
+    counted = [_counted(noun, item.count) for noun, item in zip(nouns, items, strict=True)]
+    bare = [_bare(noun, item.count) for noun, item in zip(nouns, items, strict=True)]
+    return template.format(
+        things=_listed(counted, ", ", " and "),
+        bare=", ".join(bare),
+        words=" ".join(bare),
+        where=rng.choice(place.wheres),
+        place=rng.choice(place.nouns),
+    )
+
+
+def chinese(rng: Random, template: str, place: Place, items: Sequence[Item], general: str | None = None) -> str:
+    """Fill a Chinese template; `general` as for `english`."""
+    nouns = [rng.choice(item.thing.names_zh) for item in items]
+    if general:
+        nouns[0] = general
+    counted = [f"{_NUMBERS_ZH[item.count]}{item.thing.measure}{noun}" for noun, item in zip(nouns, items, strict=True)]
+    return template.format(
+        things=_listed(counted, "、", "和"),
+        bare="、".join(nouns),
+        words=" ".join(nouns),
+        where=rng.choice(place.wheres_zh),
+        place=rng.choice(place.nouns_zh),
+    )
+
+
+def training_text(rng: Random, place: Place, items: Sequence[Item], language: Language) -> Text:
+    """Draw a text for training: mostly a caption; else keywords, a general word, or only a part of what is there."""
+    captions, partials = (CAPTIONS, PARTIAL) if language == "en" else (CAPTIONS_ZH, PARTIAL_ZH)
+    chosen = rng.sample(list(items), len(items))
+    template = rng.choice(captions)
+    if rng.random() < 0.2:
+        template = rng.choice(partials)
+        chosen = chosen[: rng.randint(1, len(chosen))]
+    if template == "{place}":
+        chosen = []
+    group = rng.choice(chosen[0].thing.groups) if chosen and rng.random() < 0.1 else None
+    general = rng.choice(GROUPS[group][language == "zh"]) if group else None
+    text = fill(language, rng, template, place, chosen, general)
+    if language == "en" and rng.random() < 0.2:
+        text = telegram(text)
+
+    names_place = "{place}" in template or "{where}" in template
+    claims = {FACTS["place", place.name]} if names_place else set()
+    for item in chosen[1:] if group else chosen:
+        claims.add(FACTS["thing", item.thing.emoji])
+        if item.count > 1 and "{things}" in template:
+            claims.add(FACTS["number", item.thing.emoji, str(item.count)])
+    if group:
+        claims.add(FACTS["group", group])
+    return Text(text, frozenset(claims), complete=names_place and not group and len(chosen) == len(items))
+
+
+def telegram(text: str) -> str:
+    """The text without its small words, as people type into a search box: "cat on beach"."""
+    return " ".join(word for word in text.split() if word not in _SMALL_WORDS)
+
+
+def _counted(noun: str, count: int) -> str:
+    if noun.startswith("~"):
+        return f"some {noun[1:]}"
+    return indefinite(noun) if count == 1 else f"{_NUMBERS[count]} {plural(noun)}"
+
+
+def _bare(noun: str, count: int) -> str:
+    return noun[1:] if noun.startswith("~") else noun if count == 1 else plural(noun)
+
+
+def _listed(parts: Sequence[str], comma: str, last: str) -> str:
+    return last.join(filter(None, (comma.join(parts[:-1]), *parts[-1:])))

@@ -1,0 +1,134 @@
+"""The whole of viewfinder on one machine: a bucket of sample pictures, the index job, the service, three queries.
+
+    python demo/run.py [--once]
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA_DIR = ROOT / ".demo"
+SOURCE = "s3://corpus"
+QUERIES = ("a kitten on the beach", "an automobile in the city at night", "雪地里的狗")
+LEAST_CPUS = 4
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="demo/run.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--once", action="store_true", help="stop after the queries")
+    once = parser.parse_args().once
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that nothing is left running
+
+    # The demo is one machine on loopback: it must neither need nor leave a cluster token.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.update(VIEWFINDER_MODEL="demo", VIEWFINDER_DATA_DIR=str(DATA_DIR), VIEWFINDER_INDEX="demo")
+    from viewfinder.errors import ViewfinderError
+    from viewfinder.testing.s3 import S3Endpoint
+
+    try:
+        say("Starting an S3 endpoint on the sample pictures in demo/corpus")
+        with S3Endpoint(ROOT / "demo") as s3:
+            os.environ.update(
+                VIEWFINDER_S3_ENDPOINT_URL=s3.url,
+                AWS_ACCESS_KEY_ID=s3.access_key,
+                AWS_SECRET_ACCESS_KEY=s3.secret_key,
+                AWS_DEFAULT_REGION="us-east-1",
+            )
+            say(f"S3 listens on {s3.url}")
+            index()
+            with service() as address:
+                for query in QUERIES:
+                    show(address, query)
+                if not once:
+                    wait(address)
+    except ViewfinderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        say("Stopping")
+    return 0
+
+
+def index() -> None:
+    """Run the job as a user would; a second time it skips what is unchanged."""
+    command = ["jobs/index.py", "--source", SOURCE, "--captions", f"{SOURCE}/captions.jsonl"]
+    say(f"Indexing: python {' '.join(command)}")
+    status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """The service on this machine's loopback, ready for queries; yields its address."""
+    say("Starting the service (Ray Serve); this takes some twenty seconds")
+    from ray import serve
+
+    from serve.app import application
+    from viewfinder.embedded import start_ray
+    from viewfinder.settings import Settings
+    from viewfinder.store import StoreAddress
+
+    settings = Settings.load(port=free_port(Settings.load().port))
+    cpus = max(LEAST_CPUS, os.cpu_count() or 1)
+    with start_ray(
+        StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
+    ):
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        try:
+            serve.run(application(settings), name="viewfinder", route_prefix="/")
+            yield f"http://{settings.host}:{settings.port}"
+        finally:
+            serve.shutdown()
+
+
+def show(address: str, query: str) -> None:
+    """Ask the service as any client would, and print the hits."""
+    import httpx
+    from rich.console import Console
+    from rich.table import Table
+
+    answer = httpx.post(f"{address}/v1/search", json={"text": query, "limit": 3}, timeout=60)
+    answer.raise_for_status()
+    body = answer.json()
+    table = Table("file", "score", "caption", title=f"“{query}”  ({body['took_ms']:.0f} ms)", title_justify="left")
+    for hit in body["hits"]:
+        table.add_row(hit["uri"].rpartition("/")[2], f"{hit['score']:.3f}", hit["caption"])
+    Console().print(table)
+
+
+def wait(address: str) -> None:
+    """Serve until Ctrl-C."""
+    say(f"Serving on {address}  (try {address}/v1/search?q=a+dog+in+the+snow and {address}/docs); Ctrl-C stops")
+    while True:
+        time.sleep(3600)
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` if nothing listens there, else a free port, told to the user."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                say(f"Port {wanted} is taken by another program; taking a free one")
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no free port")
+
+
+def say(text: str) -> None:
+    print(f"\n▸ {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Train the demo's models: `python demo/train.py [--model demo|demo-small] [--out DIR]`, under an hour on two cores.
+
+A CLIP of open_clip's own classes, saved as a directory that `local-dir:` loads. Only the tokens of the painted world
+are trained; all others share one zero vector, so that unknown words neither help nor hurt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import cross_entropy, normalize
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from demo.recall import evaluate
+from demo.scenes import FontMissingError, find_font
+from demo.training_data import LANGUAGES, Batch, Dataset
+
+TRAINING_SEED = 1
+BATCH_SIZE = 256
+LEARNING_RATE = 1e-3
+WARMUP_STEPS = 150
+CHECKPOINT_STEPS = 250
+MAX_LOGIT_SCALE = math.log(100)
+VOCABULARY = 49_408  # of open_clip's SimpleTokenizer, whose end-of-text token is the last
+
+MODELS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "embed_dim": 256,
+        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 4, "head_width": 48},
+        "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 80, "heads": 5, "layers": 3},
+    },
+    "demo-small": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 48, "heads": 3, "layers": 2},
+    },
+}
+PREPROCESS = {
+    "mean": list(open_clip.OPENAI_DATASET_MEAN),
+    "std": list(open_clip.OPENAI_DATASET_STD),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+# Steps, scenes and the minutes after which the schedule ends in any case.
+DEFAULTS = {"demo": (2_400, 30_000, 32), "demo-small": (1_200, 20_000, 7)}
+
+
+def build(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
+    """A fresh model whose token table has `vocab_size` rows, the first of which stays zero."""
+    model = open_clip.CLIP(
+        embed_dim=config["embed_dim"],
+        vision_cfg=config["vision_cfg"],
+        text_cfg=config["text_cfg"] | {"vocab_size": vocab_size},
+    )
+    model.token_embedding = torch.nn.Embedding(vocab_size, config["text_cfg"]["width"], padding_idx=0)
+    torch.nn.init.normal_(model.token_embedding.weight[1:].detach(), std=0.02)
+    return model
+
+
+def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """CLIP's symmetric loss over scaled logits, blind to the pairs that are not `allowed` as negatives."""
+    logits = (images @ texts.T).masked_fill(~allowed, float("-inf"))
+    labels = torch.arange(len(logits))
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+
+
+def augment(images: torch.Tensor, rng: Random) -> torch.Tensor:
+    """Mirror half of the pictures, shift all a little, vary their brightness; uint8 in, normalized float32 out."""
+    size, margin = images.shape[-1], 3
+    pixels = images.float() / 255
+    mirrored = torch.rand(len(pixels)) < 0.5
+    pixels[mirrored] = pixels[mirrored].flip(-1)
+    top, left = rng.randint(0, 2 * margin), rng.randint(0, 2 * margin)
+    pixels = torch.nn.functional.pad(pixels, (margin,) * 4, mode="reflect")[..., top : top + size, left : left + size]
+    pixels = pixels * (0.85 + 0.3 * torch.rand(len(pixels), 1, 1, 1))
+    mean, std = (torch.tensor(PREPROCESS[name]).view(3, 1, 1) for name in ("mean", "std"))
+    return (pixels.clamp(0, 1) - mean) / std
+
+
+def with_unknown_words(tokens: torch.Tensor, share: float = 0.1) -> torch.Tensor:
+    """Blank one inner token in a share of the rows, as an unknown word would."""
+    tokens = tokens.clone()
+    lengths = (tokens != 0).sum(1)
+    rows = torch.nonzero((torch.rand(len(tokens)) < share) & (lengths > 6)).flatten()
+    tokens[rows, 1 + (torch.rand(len(rows)) * (lengths[rows] - 2)).long()] = 0
+    return tokens
+
+
+def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """The same as `model.encode_text`, which takes only rows padded to the full context: three times the work."""
+    length = tokens.shape[1]
+    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
+    return hidden[torch.arange(len(tokens)), tokens.argmax(dim=1)] @ model.text_projection
+
+
+def step_loss(model: open_clip.CLIP, batch: Batch, known: torch.Tensor, rng: Random, bf16: bool) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        images = model.encode_image(augment(batch.images, rng))
+        texts = [
+            encode_text(model, with_unknown_words(torch.searchsorted(known, batch.tokens[language])))
+            for language in LANGUAGES
+        ]
+    scaled = model.logit_scale.exp() * normalize(images.float(), dim=-1)
+    losses = [
+        contrastive_loss(scaled, normalize(vectors.float(), dim=-1), batch.allowed[language])
+        for language, vectors in zip(LANGUAGES, texts, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def save(model: open_clip.CLIP, known: torch.Tensor, config: dict[str, Any], out: Path) -> None:
+    """Write the model in half precision with the tokenizer's full table, zero in the rows that were never trained."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    table = torch.zeros(VOCABULARY, config["text_cfg"]["width"])
+    table[known] = state["token_embedding.weight"]
+    state["token_embedding.weight"] = table
+    save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, out / "open_clip_model.safetensors")
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}, indent=2)
+    (out / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def train(name: str, out: Path, steps: int, scenes: int, minutes: float, bf16: bool) -> int:
+    """Train and save; returns the steps done. The schedule ends after `steps` or `minutes`, whichever comes first."""
+    torch.manual_seed(0)
+    rng = Random(0)
+    config = MODELS[name]
+    data = Dataset(TRAINING_SEED, scenes, config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"])
+    known = data.known_tokens()
+    model = build(config, len(known))
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.98),
+    )
+    counts = {
+        part: sum(p.numel() for p in module.parameters()) for part, module in (("all", model), ("image", model.visual))
+    }
+    print(
+        f"{name}: {counts['image']:,} image parameters, {counts['all']:,} trained in all, {len(known):,} known tokens"
+    )
+
+    started, smooth, done = time.monotonic(), 0.0, 0
+    model.train()
+    while True:
+        elapsed = time.monotonic() - started
+        progress = max(done / steps, elapsed / 60 / minutes)
+        if progress >= 1:
+            break
+        warm = min(1.0, (done + 1) / WARMUP_STEPS)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * progress))
+        loss = step_loss(model, data.batch(rng, BATCH_SIZE), known, rng, bf16)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        done += 1
+        smooth = loss.item() if done == 1 else 0.95 * smooth + 0.05 * loss.item()
+        _progress_line(done, steps, smooth, progress, time.monotonic() - started)
+        if done % CHECKPOINT_STEPS == 0:
+            save(model, known, config, out)
+    print(file=sys.stderr)
+    save(model, known, config, out)
+    return done
+
+
+def _progress_line(done: int, steps: int, loss: float, progress: float, elapsed: float) -> None:
+    bar = "#" * round(24 * progress)
+    left = elapsed / max(progress, 1e-6) * (1 - progress)
+    rate = done * BATCH_SIZE / elapsed
+    line = f"[{bar:24}] {done:,}/{steps:,} loss {loss:.3f}  {rate:.0f} scenes/s  {left / 60:.1f} min left "
+    print(line, file=sys.stderr, end="\r", flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="demo/train.py", description="Train a demo model on painted scenes.")
+    parser.add_argument("--model", choices=MODELS, default="demo", help="which model (%(default)s)")
+    parser.add_argument("--out", type=Path, help="directory to write (demo/models/MODEL)")
+    parser.add_argument("--steps", type=int, help="steps of 256 scenes")
+    parser.add_argument("--scenes", type=int, help="scenes to paint for training")
+    parser.add_argument("--minutes", type=float, help="the learning rate reaches zero after this time at the latest")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast")
+    args = parser.parse_args(argv)
+    try:
+        find_font()
+    except FontMissingError as error:
+        print(f"demo/train.py: {error}", file=sys.stderr)
+        return 2
+    steps, scenes, minutes = DEFAULTS[args.model]
+    out = args.out or Path(__file__).resolve().parent / "models" / args.model
+    steps, scenes, minutes = args.steps or steps, args.scenes or scenes, args.minutes or minutes
+    if scenes < BATCH_SIZE or steps < 1 or minutes <= 0:
+        parser.error(f"--scenes must be at least {BATCH_SIZE}, --steps and --minutes positive")
+    started = time.monotonic()
+    done = train(args.model, out, steps, scenes, minutes, args.bf16)
+    print(f"{done:,} steps, {(time.monotonic() - started) / 60:.1f} minutes with painting, written to {out}")
+    for name, value in evaluate(out).items():
+        print(f"{name:18} {value:6.1%}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The Ray that a job runs on: the one it was submitted to, the store holder's, or one of its own on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs.pipeline import configure_ray_data
+from viewfinder.embedded import start_ray
+from viewfinder.settings import Settings
+from viewfinder.store import Store, StoreAddress, connect
+
+# Pipelines of several stages starve on two logical CPUs: there must be room for one task of each.
+LEAST_CPUS = 4
+
+
+@contextmanager
+def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
+    """Join or start Ray, and yield the store as the driver sees it."""
+    cpus = max(LEAST_CPUS, (os.cpu_count() or 1) + 1)
+    with start_ray(
+        address,
+        ray_address=settings.ray_address,
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    ):
+        configure_ray_data()
+        with connect(address) as store:
+            yield store

@@ -1,0 +1,178 @@
+"""The pipeline in one chain: manifest → compare → fetch and decode → encode → write."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from jobs.sink import QdrantDatasink, Tally
+from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from viewfinder.images import ImageLimits
+from viewfinder.listing import Manifest
+from viewfinder.models import Checkpoint
+from viewfinder.settings import Settings
+from viewfinder.store import Collection
+
+# Ids asked about in one request; larger ones gain nothing and hold the store's one thread longer.
+COMPARE_BATCH_SIZE = 1000
+# Waiting for Qdrant or S3 costs no core, so these stages must not take one from the decoders.
+WAITING_CPUS = 0.1
+# Spot GPUs can take longer to come than Ray Data's 30 minutes.
+NO_PROGRESS_TIMEOUT_S = 4 * 3600
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's work: busy seconds summed over its workers, and objects a second of one of them."""
+
+    name: str
+    objects: int
+    seconds: float
+    workers: float
+
+    @property
+    def rate(self) -> float | None:
+        return self.objects / self.seconds if self.seconds else None
+
+    @property
+    def capacity(self) -> float | None:
+        """Objects a second of all workers together, were they never idle."""
+        return None if self.rate is None else self.rate * self.workers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of all objects, and how busy each stage was with them."""
+
+    tally: Tally
+    stages: Sequence[Stage]
+
+    @property
+    def slowest(self) -> str | None:
+        """The stage that holds the others back: widen it first."""
+        busy = {each.name: each.capacity for each in self.stages if each.capacity}
+        return min(busy, key=lambda name: busy[name] or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many encoders there are and what each takes of the cluster; how many decoders the rest has room for."""
+
+    encoders: int
+    decoders: int
+    cpus: float
+    gpus: float
+    threads: int | None
+    batch_size: int
+
+    @classmethod
+    def plan(cls, settings: Settings, resources: Mapping[str, float]) -> "Workers":
+        """One encoder for each GPU; without GPUs one, on all cores of its node.
+
+        The decoders share those cores: an encoder on the CPU claims a single one from the scheduler, so that both
+        stages always fit, and the operating system divides the time.
+        """
+        gpus = int(resources.get("GPU", 0))
+        on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
+        encoders = settings.encoders or (max(1, gpus) if on_gpu else 1)
+        return cls(
+            encoders=encoders,
+            decoders=max(1, int(resources.get("CPU", 1)) - encoders),
+            # Not quite the decoders' 1.0: stages with equal demands are fused, and would take turns in one process.
+            cpus=0.9,
+            gpus=1 if on_gpu else 0,
+            threads=None if on_gpu else max(1, (os.cpu_count() or 1) // encoders),
+            batch_size=settings.encode_batch_size or (256 if on_gpu else 32),
+        )
+
+
+def actions(manifest: Manifest, compare: Compare) -> dict[str, int]:
+    """How many of the listed objects need what, nothing being done."""
+    counts: Counter[str] = Counter()
+    for table in _compared(manifest, compare).select_columns(["action", "count"]).iter_batches(batch_format="pyarrow"):
+        for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):
+            counts[action] += count
+    return dict(counts)
+
+
+def index_objects(
+    manifest: Manifest,
+    compare: Compare,
+    collection: Collection,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    run_id: str,
+    progress: Any = None,
+) -> Outcome:
+    """Bring every object of the manifest into the collection; the tally accounts for each of them."""
+    workers = Workers.plan(settings, ray.cluster_resources())
+    fetch_and_decode = FetchAndDecode(
+        compare.reach.access,
+        checkpoint.preprocess,
+        ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        threads=settings.fetch_threads,
+        timeout_s=settings.decode_timeout_s,
+        memory_bytes=settings.decode_memory_bytes,
+    )
+    encoder = {"device": settings.device, "precision": settings.precision, "threads": workers.threads}
+    sink = QdrantDatasink(
+        compare.reach.address, collection, run_id=run_id, batch_size=settings.write_batch_size, progress=progress
+    )
+    (
+        _compared(manifest, compare)
+        .repartition(target_num_rows_per_block=settings.fetch_batch_size)
+        .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        .map_batches(
+            Encode,
+            fn_constructor_args=(checkpoint.name, checkpoint.fingerprint),
+            fn_constructor_kwargs=encoder,
+            batch_size=workers.batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=workers.encoders),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus,
+        )
+        .write_datasink(sink, concurrency=settings.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
+    )
+    return Outcome(sink.total, _stages(sink.total, workers, settings))
+
+
+def configure_ray_data() -> None:
+    """Fail on the first lost block, survive a few lost actors, wait for slow clusters, and keep quiet."""
+    context = DataContext.get_current()
+    context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.enable_progress_bars = False
+    context.enable_auto_log_stats = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def _compared(manifest: Manifest, compare: Compare) -> Dataset:
+    """The listed objects with what is to be done about each.
+
+    The manifest is read where it was written: its files lie on the driver's disk and on no other node's. (By our own
+    two lines: `read_parquet` would first list the files in a task of its own.)
+    """
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    parts = ray.data.from_arrow([pa.table({"path": [str(path)]}) for path in manifest.paths])
+    return parts.map_batches(
+        read_part, batch_size=None, batch_format="pyarrow", num_cpus=0, label_selector=here
+    ).map_batches(compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", num_cpus=WAITING_CPUS)
+
+
+def _stages(tally: Tally, workers: Workers, settings: Settings) -> list[Stage]:
+    objects = tally.indexed + tally.unchanged + tally.failed
+    return [
+        Stage("compare", objects, tally.compare_s, 1),
+        Stage("fetch", tally.pictures, tally.fetch_s, workers.decoders * settings.fetch_threads),
+        Stage("decode", tally.pictures, tally.decode_s, workers.decoders),
+        Stage("encode", tally.indexed, tally.encode_s, workers.encoders),
+        Stage("write", tally.indexed, tally.write_s, settings.writers),
+    ]

@@ -1,0 +1,122 @@
+"""What is checked, and chosen, before a pipeline starts: each mistake is told in one message within seconds."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from jobs import progress
+from jobs.options import Options
+from jobs.reach import Reach
+from viewfinder.captions import Captions
+from viewfinder.errors import ObjectError, SourceError, ViewfinderError
+from viewfinder.listing import Manifest, write_manifest
+from viewfinder.models import Checkpoint, find, locate
+from viewfinder.objects import ObjectAccess, Objects, canonical_uri
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store, StoreAddress, connect
+
+logger = logging.getLogger("viewfinder.index")
+
+_LOOKED_AT = 20
+
+
+def check_reach(options: Options, settings: Settings) -> Reach:
+    """Names, sources and store, as this machine sees them, before Ray is started."""
+    if options.model is not None:
+        find(options.model)
+    access = ObjectAccess(
+        endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
+    )
+    with Objects(access) as objects:
+        for source in options.sources:
+            objects.check(canonical_uri(source))
+    address = StoreAddress.of(settings)
+    if address.url is not None:
+        with connect(address) as store:
+            store.check()
+    return Reach(access, address)
+
+
+def choose_model(options: Options, settings: Settings, store: Store) -> Checkpoint:
+    """The model of this run: the one asked for, else that of the live collection, else the settings'."""
+    live = store.live(settings.index)
+    name = options.model or (live.metadata.model_name if live else settings.model)
+    # A hub tag whose weights moved is another model; it must not write into what the old one made.
+    expect = live.metadata.fingerprint if live and name == live.metadata.model_name else None
+    logger.info("Model %s%s", name, "" if live is None else f", live collection {live.name}")
+    return locate(name, expect=expect)
+
+
+def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *, create: bool) -> Collection | None:
+    """The live collection, made where there is none and `create` says so. Raises `ModelMismatchError`."""
+    if not create and store.live(settings.index) is None:
+        return None
+    # Where this machine keeps the weights means nothing to the next.
+    spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
+    return store.open(settings.index, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+
+
+def list_objects(options: Options, access: ObjectAccess, directory: Path) -> Manifest:
+    """List the sources into a manifest in `directory`, each object once, with its caption."""
+    with Objects(access) as objects, _captions(options, objects) as captions, progress.listing() as listed:
+        manifest = write_manifest(
+            options.sources,
+            directory,
+            objects,
+            captions=captions,
+            include=options.include,
+            exclude=options.exclude,
+            limit=options.limit,
+            progress=listed,
+        )
+        if captions is not None and (unmatched := captions.unmatched()):
+            logger.warning("%d captions of %s belong to none of the listed objects", unmatched, options.captions)
+    return manifest
+
+
+def check_worker(sources: Sequence[str], reach: Reach) -> None:
+    """Do on a worker what the driver could do: list each source, read one object, ask the store.
+
+    Workers have their own credentials, network and environment; a job must not find that out a million objects later.
+    """
+    import ray
+
+    try:
+        ray.get(ray.remote(num_cpus=0.1)(_try_reach).remote(list(sources), reach))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ViewfinderError):
+            raise type(error.cause)(f"On a worker of the cluster: {error.cause}") from error
+        raise
+
+
+def _try_reach(sources: Sequence[str], reach: Reach) -> None:
+    with connect(reach.address) as store, Objects(reach.access) as objects:
+        store.check()
+        for source in sources:
+            objects.check(canonical_uri(source))
+            _read_one(source, objects)
+
+
+def _read_one(source: str, objects: Objects) -> None:
+    """Read the first readable of a few objects; only a refusal counts against the credentials."""
+    refused: ObjectError | None = None
+    for _, info in zip(range(_LOOKED_AT), objects.list(canonical_uri(source)), strict=False):
+        try:
+            objects.read(info.uri, max_bytes=max(info.size, 1) + 1)
+        except ObjectError as error:
+            if error.reason != "access_denied":
+                continue
+            refused = error
+        else:
+            return
+    if refused is not None:
+        raise SourceError(
+            f"{source!r} can be listed, but its objects may not be read: {refused.message} "
+            "The credentials need s3:GetObject on them."
+        )
+
+
+def _captions(options: Options, objects: Objects) -> "AbstractContextManager[Captions | None]":
+    return nullcontext() if options.captions is None else Captions.load(options.captions, objects)

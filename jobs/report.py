@@ -1,0 +1,220 @@
+"""What a run leaves behind: summary.json, failures.jsonl, and a table on standard output."""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.options import Options
+from jobs.pipeline import Outcome, Stage
+from jobs.prune import Gone
+from viewfinder.errors import ConfigurationError, ViewfinderError
+from viewfinder.listing import Manifest
+from viewfinder.objects import ObjectAccess, Objects, canonical_uri, file_path
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store
+
+logger = logging.getLogger("viewfinder.index")
+
+# Reasons shown in the table; failures.jsonl has them all.
+_REASONS_SHOWN = 8
+_RUNS_KEPT = 50
+_DRY_RUN_WORDS = {
+    "index": "would be indexed",
+    "caption": "would get a new caption",
+    "sources": "unchanged, found in a further source",
+    "unchanged": "unchanged",
+    "failed": "known failures of unchanged content",
+}
+
+
+class Report:
+    """The record of one run, kept in a directory or under an S3 prefix."""
+
+    def __init__(self, destination: str, data_dir: Path, access: ObjectAccess, run_id: str) -> None:
+        self.run_id = run_id
+        self.destination = destination
+        self._data_dir = data_dir
+        self._access = access
+        self._began = time.monotonic()
+        self._started_at = _now()
+
+    @classmethod
+    def open(cls, options: Options, settings: Settings, access: ObjectAccess) -> "Report":
+        """A report under way; raises `ConfigurationError` where its destination cannot be written."""
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        destination = canonical_uri(options.report or str(settings.data_dir / "runs" / run_id))
+        report = cls(destination, settings.data_dir, access, run_id)
+        if not options.dry_run:
+            report._write("summary.json", json.dumps({"run_id": run_id, "state": "running"}).encode())
+        return report
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A directory on this machine for the manifest; gone afterwards, and with it what killed runs left."""
+        parent = self._data_dir / "tmp"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"VIEWFINDER_DATA_DIR: {str(parent)!r} cannot be made: {error.strerror}.") from error
+        for left in parent.glob("run-*-*"):
+            if not _alive(int(left.name.split("-")[1])):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=parent) as directory:
+            yield Path(directory)
+
+    def begin(self, store: Store, collection: Collection, manifest: Manifest) -> None:
+        """Note the run and its sources with the collection, so that a re-index can read them all again."""
+        sources = {str(each["source"]): dict(each) for each in (*collection.metadata.sources, *manifest.sources)}
+        runs = [*collection.metadata.runs, self.run_id][-_RUNS_KEPT:]
+        store.update_metadata(collection.name, sources=list(sources.values()), runs=runs)
+
+    def finish(
+        self, store: Store, collection: Collection, manifest: Manifest, outcome: Outcome, pruned: int, max_failure_ratio: float
+    ) -> int:
+        """Write the report, print the summary and say with which status the job ends."""
+        tally = outcome.tally
+        counts = {
+            "listed": manifest.listed,
+            "unchanged": tally.unchanged,
+            "indexed": tally.indexed,
+            "failed": tally.failed,
+            "pruned": pruned,
+        }
+        reasons = self._write_failures(store, collection, tally.failed)
+        problem = _problem(counts, max_failure_ratio)
+        summary = {
+            "run_id": self.run_id,
+            "state": "failed" if problem else "done",
+            "problem": problem,
+            "started_at": self._started_at,
+            "seconds": round(time.monotonic() - self._began, 2),
+            "index": collection.index,
+            "collection": collection.name,
+            "model": collection.metadata.model_name,
+            "fingerprint": collection.metadata.fingerprint,
+            "sources": [dict(source) for source in manifest.sources],
+            "counts": counts,
+            "pictures": tally.pictures,
+            "captions": {"encoded": tally.captions, "cut": tally.captions_cut},
+            "failures": reasons,
+            "stages": [_stage_record(each) for each in outcome.stages],
+            "slowest_stage": outcome.slowest,
+        }
+        self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
+        store.update_metadata(collection.name, counts=counts)
+        _print(summary, self.destination)
+        if problem:
+            print(f"error: {problem}", file=sys.stderr)
+        return 1 if problem else 0
+
+    def dry_run(self, manifest: Manifest, actions: Mapping[str, int], gone: Gone | None) -> int:
+        """Print what a run would do."""
+        table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
+        table.add_row("listed", f"{manifest.listed:,}")
+        for action, count in sorted(actions.items()):
+            table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
+        if gone is not None:
+            table.add_row("would be pruned", f"{gone.deleted:,} of {gone.points:,} points")
+        Console().print(table)
+        return 0
+
+    def _write_failures(self, store: Store, collection: Collection, expected: int) -> dict[str, int]:
+        """Stream this run's failures from the store into failures.jsonl; the count by reason."""
+        reasons: Counter[str] = Counter()
+        with tempfile.NamedTemporaryFile() as file:
+            for failure in store.failures_of_run(collection.index, self.run_id):
+                reasons[failure.reason] += 1
+                line = {"uri": failure.uri, "stage": failure.stage, "reason": failure.reason, "message": failure.message}
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            self._copy("failures.jsonl", Path(file.name))
+        if reasons.total() != expected:
+            raise ViewfinderError(f"{expected:,} objects failed, but {reasons.total():,} failures are recorded.")
+        return dict(reasons.most_common())
+
+    def _write(self, name: str, content: bytes) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            self._copy(name, Path(file.name))
+
+    def _copy(self, name: str, path: Path) -> None:
+        uri = f"{self.destination.rstrip('/')}/{name}"
+        if uri.startswith("s3://"):
+            with Objects(self._access) as objects:
+                objects.write(uri, path)
+            return
+        target = Path(file_path(uri))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise ConfigurationError(f"--report: {str(target)!r} cannot be written: {error.strerror}.") from error
+
+
+def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
+    """Why the job counts as failed, or None."""
+    accounted = counts["unchanged"] + counts["indexed"] + counts["failed"]
+    if accounted != counts["listed"]:
+        return (
+            f"{counts['listed']:,} objects were listed, but {accounted:,} are accounted for. This is a fault of "
+            "viewfinder; run the job again, which indexes what is missing."
+        )
+    if counts["listed"] and counts["failed"] / counts["listed"] > max_failure_ratio:
+        return (
+            f"{counts['failed']:,} of {counts['listed']:,} objects failed, more than --max-failure-ratio "
+            f"{max_failure_ratio:g} allows. All others are indexed; failures.jsonl names each with its reason."
+        )
+    return None
+
+
+def _stage_record(stage: Stage) -> dict[str, Any]:
+    record = asdict(stage) | {"rate": stage.rate, "capacity": stage.capacity}
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}
+
+
+def _print(summary: Mapping[str, Any], destination: str) -> None:
+    console = Console()
+    counts, failures = summary["counts"], summary["failures"]
+    table = Table(title=f"Run {summary['run_id']}: {summary['state']}", show_header=False, title_justify="left")
+    table.add_row("collection", summary["collection"])
+    table.add_row("model", summary["model"])
+    table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    if failures:
+        shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_REASONS_SHOWN]]
+        table.add_row("failures", ", ".join(shown) + (", …" if len(failures) > _REASONS_SHOWN else ""))
+    rate = counts["indexed"] / summary["seconds"] if summary["seconds"] else 0.0
+    table.add_row("time", f"{summary['seconds']:,.1f} s, {rate:,.1f} indexed a second with start-up")
+    if summary["slowest_stage"]:
+        table.add_row("slowest stage", summary["slowest_stage"])
+    table.add_row("report", destination)
+    console.print(table)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,315 @@
+"""The stages of the pipeline, each a plain object from Arrow table to Arrow table.
+
+One row is one listed object; `action` says what is still to be done with it:
+
+    index      fetch, decode and encode the picture, and its caption if it has one
+    caption    the picture is unchanged, its caption is not: encode and write the caption alone
+    sources    nothing changed, but the point does not know yet that this source holds it
+    unchanged  nothing to do; such rows are folded into one row a batch, `count` says how many it stands for
+    failed     `stage`, `reason` and `message` say why
+
+Rows never disappear: the counts that the sink returns add up to what was listed.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.reach import Reach
+from viewfinder.captions import CaptionRecord
+from viewfinder.decoder import Decoder
+from viewfinder.encoder import Device, Encoder, Precision
+from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.images import Decoded, ImageLimits, Preprocess
+from viewfinder.models import locate
+from viewfinder.objects import ObjectAccess, Objects, point_id
+from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress, connect
+
+# Objects being read or decoded by one task, in bytes: 64 pictures of 100 MB must not meet in memory.
+IN_FLIGHT_BYTES = 256 * 1024**2
+# So many refusals without a success between them are a matter of credentials, not of objects.
+ACCESS_DENIED_IN_A_ROW = 20
+MANIFEST_ROWS = 10_000
+
+FAILURE_FIELDS = ("stage", "reason", "message")
+
+SCHEMA: pa.Schema = pa.schema(
+    [
+        ("id", pa.string()),
+        ("action", pa.string()),
+        ("count", pa.int64()),
+        ("exists", pa.bool_()),
+        ("had_failure", pa.bool_()),
+        ("uri", pa.string()),
+        ("bucket", pa.string()),
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("last_modified", pa.string()),
+        ("sources", pa.list_(pa.string())),
+        ("caption", pa.string()),
+        ("caption_applies", pa.bool_()),
+        ("pixels", pa.large_binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("image_vector", pa.binary()),
+        ("caption_vector", pa.binary()),
+        ("caption_cut", pa.int32()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("permanent", pa.bool_()),
+        # Busy seconds of the stages, on the first row of each batch.
+        ("compare_s", pa.float64()),
+        ("fetch_s", pa.float64()),
+        ("decode_s", pa.float64()),
+        ("encode_s", pa.float64()),
+    ]
+)
+
+Row = dict[str, Any]
+Column = pa.Array[Any]
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+# A worker process runs many tasks: what is dear to make is made once in each and kept between them.
+@functools.lru_cache(maxsize=4)
+def _store(address: StoreAddress) -> Store:
+    return connect(address)
+
+
+@functools.lru_cache(maxsize=4)
+def _objects(access: ObjectAccess) -> Objects:
+    return Objects(access)
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder(preprocess: Preprocess, limits: ImageLimits, timeout_s: float, memory_bytes: int) -> Decoder:
+    return Decoder(preprocess, limits, timeout_s=timeout_s, memory_bytes=memory_bytes)
+
+
+def read_part(paths: pa.Table) -> Iterator[pa.Table]:
+    """The rows of manifest files, `MANIFEST_ROWS` at a time."""
+    for path in paths["path"].to_pylist():
+        for batch in pq.ParquetFile(path).iter_batches(MANIFEST_ROWS):
+            yield pa.Table.from_batches([batch])
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Listed objects → what is to be done with each, by what the collection already holds.
+
+    `captions` says that a captions file was given; without one, captions stay untouched. With `prune` an object that
+    the captions file does not name loses its caption.
+    """
+
+    reach: Reach
+    collection: Collection | None
+    captions: bool = False
+    prune: bool = False
+    stat_threads: int = 16
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        began = time.perf_counter()
+        rows = table.to_pylist()
+        ids = [point_id(row["uri"]) for row in rows]
+        states, failures = self._known(ids)
+        self._fill_etags(rows)
+        compared = [self._compare(row, id_, states.get(id_), failures.get(id_)) for row, id_ in zip(rows, ids, strict=True)]
+        todo = [row for row in compared if row["action"] != "unchanged"]
+        if unchanged := len(compared) - len(todo):
+            todo.append({"action": "unchanged", "count": unchanged})
+        if todo:
+            todo[0]["compare_s"] = time.perf_counter() - began
+        return _table(todo)
+
+    def _known(self, ids: Sequence[str]) -> tuple[dict[str, PointState], dict[str, Failure]]:
+        """What there is of these points, and of those that there are not, why."""
+        if self.collection is None:  # a dry run before the first run
+            return {}, {}
+        store = _store(self.reach.address)
+        states = store.states(self.collection, ids)
+        missing = [each for each in ids if each not in states]
+        return states, store.failures(self.collection.index, missing)
+
+    def _fill_etags(self, rows: list[Row]) -> None:
+        """Ask for what a manifest of bare URIs does not know; an object that cannot be asked about fails in the fetch."""
+        bare = [row for row in rows if not row["etag"]]
+        if not bare:
+            return
+        objects = _objects(self.reach.access)
+
+        def fill(row: Row) -> None:
+            try:
+                info = objects.stat(row["uri"])
+            except ObjectError:
+                return
+            row.update(etag=info.etag, size=info.size, last_modified=info.last_modified)
+
+        with ThreadPoolExecutor(self.stat_threads) as pool:
+            list(pool.map(fill, bare))
+
+    def _compare(self, row: Row, id_: str, state: PointState | None, failure: Failure | None) -> Row:
+        caption = row.pop("caption")
+        applies = self.captions and (caption is not None or self.prune)
+        row |= {"id": id_, "count": 1, "exists": state is not None, "had_failure": failure is not None}
+        row |= {"caption": caption if applies else None, "caption_applies": applies}
+        if state is None:
+            if failure is not None and row["etag"] and failure.etag == row["etag"]:
+                known = {field: getattr(failure, field) for field in FAILURE_FIELDS}
+                return row | known | {"action": "failed", "permanent": True}
+            return row | {"action": "index"}
+        listed = set(row["sources"])
+        row["sources"] = sorted(listed | set(state.sources))
+        if not row["etag"] or state.etag != row["etag"]:
+            return row | {"action": "index"}
+        if applies and _caption_hash(caption) != (state.caption_hash or ""):
+            return row | {"action": "caption"}
+        return row | {"action": "unchanged" if listed <= set(state.sources) else "sources"}
+
+
+class FetchAndDecode:
+    """Objects to index → their pixels, ready for the model.
+
+    Reads run in `threads` threads while the one decoder of this worker, a process of its own, works through what
+    they bring: a picture that crashes it, never ends or eats its memory costs that picture alone.
+    """
+
+    def __init__(
+        self,
+        access: ObjectAccess,
+        preprocess: Preprocess,
+        limits: ImageLimits,
+        *,
+        threads: int,
+        timeout_s: float,
+        memory_bytes: int,
+        decoder: Callable[[], Decoder] | None = None,
+    ) -> None:
+        self._access = access
+        self._limits = limits
+        self._threads = threads
+        self._decoder = decoder or functools.partial(_decoder, preprocess, limits, timeout_s, memory_bytes)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        wanted = [row for row in rows if row["action"] == "index"]
+        if not wanted:
+            return table
+        decoder = self._decoder()
+        fetch_s = decode_s = 0.0
+        refused = 0
+        for row, fetched in self._fetch(wanted):
+            began = time.perf_counter()
+            try:
+                data, etag, seconds = fetched.result()
+                fetch_s += seconds
+                began = time.perf_counter()
+                row |= {"etag": etag, "size": len(data)} | _decoded(decoder.decode(data))
+                decode_s += time.perf_counter() - began
+                refused = 0
+            except ObjectError as error:
+                # One bad object is data: a row with a reason. Whatever else is raised ends the job.
+                stage = "decode" if fetched.exception() is None else "fetch"
+                row |= {"action": "failed", "stage": stage, "reason": error.reason, "message": error.message}
+                row["permanent"] = error.permanent
+                refused = refused + 1 if error.reason == "access_denied" else 0
+                if refused >= ACCESS_DENIED_IN_A_ROW:
+                    raise ConfigurationError(
+                        f"{refused} objects in a row may not be read, the last of them {row['uri']!r}: {error.message} "
+                        "Check what the credentials of the workers allow (s3:GetObject), then run the job again."
+                    ) from error
+        rows[0] |= {"fetch_s": fetch_s, "decode_s": decode_s}
+        return _table(rows)
+
+    def _fetch(self, rows: list[Row]) -> Iterator[tuple[Row, "Future[tuple[bytes, str, float]]"]]:
+        """Yield rows in order with their reads, keeping at most IN_FLIGHT_BYTES under way."""
+        objects = _objects(self._access)
+
+        def read(row: Row) -> tuple[bytes, str, float]:
+            began = time.perf_counter()
+            data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
+            return data, etag, time.perf_counter() - began
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            under_way: list[tuple[Row, Future[tuple[bytes, str, float]]]] = []
+            in_flight = 0
+            for row in rows:
+                while under_way and (in_flight + row["size"] > IN_FLIGHT_BYTES or len(under_way) >= 2 * self._threads):
+                    done, future = under_way.pop(0)
+                    in_flight -= done["size"]
+                    yield done, future
+                in_flight += row["size"]
+                under_way.append((row, pool.submit(read, row)))
+            yield from under_way
+
+
+class Encode:
+    """Pixels and captions → unit vectors; one encoder an actor, loaded once."""
+
+    def __init__(self, model: str, fingerprint: str, *, device: Device, precision: Precision, threads: int | None) -> None:
+        self._encoder = Encoder.load(locate(model, expect=fingerprint), device=device, precision=precision, threads=threads)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        began = time.perf_counter()
+        columns: dict[str, Column] = {
+            "image_vector": self._images(table),
+            **self._captions(table),
+            "pixels": pa.nulls(len(table), pa.large_binary()),
+        }
+        seconds = np.zeros(len(table))
+        if len(table):
+            seconds[0] = time.perf_counter() - began
+        columns["encode_s"] = pa.array(seconds)
+        for name, column in columns.items():
+            table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), column)
+        return table
+
+    def _images(self, table: pa.Table) -> Column:
+        pixels = table["pixels"].combine_chunks()
+        size = self._encoder.preprocess.size
+        pictures = [np.frombuffer(each.as_buffer(), np.uint8).reshape(size, size, 3) for each in pixels if each.is_valid]
+        vectors = self._encoder.encode_images(np.stack(pictures)) if pictures else np.empty((0, 0), np.float32)
+        return _scattered(vectors, pixels.is_valid().to_numpy(zero_copy_only=False))
+
+    def _captions(self, table: pa.Table) -> dict[str, Column]:
+        texts: list[str | None] = [
+            CaptionRecord.from_json(record).caption if record and action in ("index", "caption") else None
+            for record, action in zip(table["caption"].to_pylist(), table["action"].to_pylist(), strict=True)
+        ]
+        present = np.array([bool(text) for text in texts], bool)
+        vectors, cut = self._encoder.encode_texts([text for text in texts if text])
+        cuts = np.zeros(len(texts), np.int32)
+        cuts[present] = cut
+        return {"caption_vector": _scattered(vectors, present), "caption_cut": pa.array(cuts)}
+
+
+def _decoded(picture: Decoded) -> Row:
+    return {
+        "pixels": picture.pixels.tobytes(),
+        "width": picture.width,
+        "height": picture.height,
+        "format": picture.format,
+    }
+
+
+def _scattered(vectors: np.ndarray, present: np.ndarray) -> Column:
+    """[N,D] vectors → one binary cell for each row that `present` marks, null for the others."""
+    remaining = iter(np.ascontiguousarray(vectors, np.float32))
+    return pa.array([next(remaining).tobytes() if there else None for there in present], pa.binary())
+
+
+def _caption_hash(record: str | None) -> str:
+    return CaptionRecord.from_json(record).caption_hash if record else ""
+

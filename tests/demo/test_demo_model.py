@@ -1,0 +1,145 @@
+"""The shipped models: loadable by open_clip, small, and good at the corpus with phrasings that they never saw."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch.nn.functional import normalize
+
+from demo import scenes
+from demo.recall import recall_at
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+CORPUS = DEMO / "corpus"
+CORPUS_SEED = 7
+PICTURES = 200  # of the corpus, enough for a stable recall in a few seconds
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A loaded model with its view of the corpus, all vectors of unit length."""
+
+    name: str
+    model: open_clip.CLIP
+    tokenizer: open_clip.SimpleTokenizer
+    images: torch.Tensor
+
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        with torch.inference_mode():
+            return normalize(self.model.encode_text(self.tokenizer(texts)), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def records() -> list[dict[str, str]]:
+    return [json.loads(line) for line in (CORPUS / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module", params=["demo", "demo-small"])
+def shipped(request: pytest.FixtureRequest, records: list[dict[str, str]]) -> Shipped:
+    source = f"local-dir:{DEMO / 'models' / request.param}"
+    model, _, preprocess = open_clip.create_model_and_transforms(source)
+    model.eval()
+    batch = torch.stack([preprocess(Image.open(CORPUS / record["key"])) for record in records[:PICTURES]])
+    with torch.inference_mode():
+        images = normalize(model.encode_image(batch), dim=-1)
+    return Shipped(request.param, model, open_clip.get_tokenizer(source), images)
+
+
+# Floors some way below what demo/README.md reports for 1,000 scenes; fewer scenes make an easier task.
+FLOORS = {
+    ("demo", "query"): (0.80, 0.98),
+    ("demo", "query_zh"): (0.70, 0.95),
+    ("demo-small", "query"): (0.50, 0.90),
+    ("demo-small", "query_zh"): (0.40, 0.85),
+}
+
+
+@pytest.mark.parametrize("field", ["query", "query_zh"])
+def test_unseen_phrasings_find_their_pictures(shipped: Shipped, field: str, records: list[dict[str, str]]) -> None:
+    texts = shipped.texts([record[field] for record in records[:PICTURES]])
+    at_1, at_10 = FLOORS[shipped.name, field]
+
+    assert recall_at(1, shipped.images, texts) >= at_1
+    assert recall_at(10, shipped.images, texts) >= at_10
+
+
+@pytest.mark.parametrize(
+    ("query", "emoji"),
+    [("cat", "🐈"), ("a red car", "🚗"), ("puppy", "🐕"), ("plane", "✈"), ("猫", "🐈"), ("一辆自行车", "🚲")],
+)
+def test_plain_words_find_the_thing(shipped: Shipped, query: str, emoji: str) -> None:
+    scores = shipped.images @ shipped.texts([query])[0]
+    shows = torch.tensor(
+        [
+            any(item.thing.emoji == emoji for item in scenes.compose(CORPUS_SEED, index).items)
+            for index in range(PICTURES)
+        ]
+    )
+    assert shows.any(), "the corpus has no such thing; choose another query"
+    assert shows[scores.argmax()], f"the best picture for {query!r} does not show it"
+
+
+def test_the_two_models_differ_in_dimension() -> None:
+    configs = [
+        json.loads((DEMO / "models" / name / "open_clip_config.json").read_text()) for name in ("demo", "demo-small")
+    ]
+
+    assert [config["model_cfg"]["embed_dim"] for config in configs] == [256, 128]
+
+
+@pytest.mark.parametrize("text", ["", "zyzzyva flibbertigibbet", "ПРИВЕТ ñandú 😀", "龘", "word " * 500])
+def test_any_text_gives_a_vector(shipped: Shipped, text: str) -> None:
+    vector = shipped.texts([text])
+
+    assert torch.isfinite(vector).all()
+    assert vector.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_unknown_words_do_not_drown_the_known_ones(shipped: Shipped) -> None:
+    plain, wordy, other = shipped.texts(
+        ["a cat on the beach", "a quixotic cat on the beach", "three donuts in the kitchen"]
+    )
+
+    assert plain @ wordy > 0.8
+    assert plain @ wordy > plain @ other + 0.3
+
+
+def test_positions_after_the_end_of_text_change_nothing(shipped: Shipped) -> None:
+    """What lets an encoder cut a batch of texts to its longest."""
+    tokens = shipped.tokenizer(["a dog in the snow"])
+    padded = tokens.clone()
+    padded[:, int(tokens.argmax()) + 1 :] = 320
+
+    with torch.inference_mode():
+        assert torch.allclose(shipped.model.encode_text(tokens), shipped.model.encode_text(padded), atol=1e-5)
+
+
+def test_the_corpus_is_what_its_command_paints(records: list[dict[str, str]]) -> None:
+    """A changed vocabulary must come with a newly painted corpus and newly trained models."""
+    assert records == [scenes.compose(CORPUS_SEED, index).record() for index in range(600)]
+    assert {path.name for path in CORPUS.glob("*.jpg")} == {record["key"] for record in records}
+
+
+def test_weights_are_in_half_precision() -> None:
+    for path in DEMO.glob("models/*/open_clip_model.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"F16"}, path  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit"),
+    [("models/demo/*", 16 * MB), ("models/*/*", 20 * MB), ("corpus/*", 8 * MB)],
+)
+def test_what_is_shipped_stays_small(pattern: str, limit: int) -> None:
+    files = list(DEMO.glob(pattern))
+
+    assert files
+    assert sum(path.stat().st_size for path in files) <= limit

@@ -1,0 +1,86 @@
+"""One replica's service without Ray: a real store in a directory, a real encoder with small random weights."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from serve.api import build_api
+from serve.generation import Follower
+from serve.service import SearchService
+from viewfinder.batch import PointBatch
+from viewfinder.encoder import Encoder
+from viewfinder.models import Checkpoint, locate
+from viewfinder.objects import point_id
+from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.testing.models import tiny_checkpoint
+
+INDEX = "pictures"
+CAPTIONS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
+
+
+@dataclass
+class World:
+    """A store with its service, and the means to make further collections in it."""
+
+    store: Store
+    service: SearchService
+    client: TestClient
+    checkpoints: dict[str, Checkpoint]
+
+    def build(self, model: str, captions: tuple[str, ...] = CAPTIONS, *, promote: bool = True) -> Collection:
+        """A collection of one model, its captions encoded by that model, its pictures random unit vectors."""
+        checkpoint = self.checkpoints[model]
+        encoder = Encoder.load(checkpoint, device="cpu")
+        spec = asdict(checkpoint.spec)
+        collection = self.store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+        uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
+        vectors, _ = encoder.encode_texts(list(captions))
+        payloads = [
+            {"uri": uri, "caption": text, "width": 100 * (number + 1), "height": 50, "sources": ["s3://bucket"]}
+            for number, (uri, text) in enumerate(zip(uris, captions, strict=True))
+        ]
+        rng = np.random.default_rng(0)
+        pictures = rng.normal(size=vectors.shape).astype(np.float32)
+        batch = PointBatch([point_id(uri) for uri in uris], payloads, image=pictures, caption=vectors)
+        self.store.upsert(collection, batch, wait=True)
+        if promote:
+            self.store.promote(INDEX, collection.name)
+        return collection
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    root = tmp_path_factory.mktemp("checkpoints")
+    first = tiny_checkpoint(root / "first", seed=1, dimension=32)
+    second = tiny_checkpoint(root / "second", seed=2, dimension=16)
+    return {"first": locate(str(first)), "second": locate(str(second))}
+
+
+@pytest.fixture
+def world(tmp_path: Path, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
+    store = open_local(StoreAddress(data_dir=tmp_path))
+    follower = Follower(
+        store,
+        INDEX,
+        load=lambda checkpoint: Encoder.load(checkpoint, device="cpu"),
+        refresh_s=3600,  # the tests refresh by hand
+        batch_size=8,
+    )
+    service = SearchService(store, follower, request_timeout_s=30)
+    with TestClient(build_api(service), raise_server_exceptions=False) as client:
+        yield World(store, service, client, checkpoints)
+    service.close()
+
+
+@pytest.fixture
+def served(world: World) -> World:
+    """A world whose first collection is live and bound."""
+    world.build("first")
+    world.service.follower.refresh()
+    return world
+
+

@@ -1,0 +1,169 @@
+"""What can be configured, in one frozen record read once from the environment at the edge of a program.
+
+A program calls `Settings.load()` in its `main()` or builder and passes values down; no other module reads the
+environment. `docs/configuration.md` lists every field; a test holds the two together.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from viewfinder.errors import ConfigurationError
+
+PREFIX = "VIEWFINDER_"
+
+# Qdrant takes more, but an index name stands in aliases, file names and shell lines.
+INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults; each is set by `VIEWFINDER_<NAME>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, validate_default=True
+    )
+
+    # What is indexed, and where it is kept
+    model: str = Field(
+        "ViT-B-32::openai",
+        min_length=1,
+        description="CLIP model of the first index, and what a re-index aims at: ARCH::TAG, hf-hub:ORG/NAME, "
+        "a local checkpoint directory, `demo` or `demo-small`.",
+    )
+    index: str = Field("images", pattern=INDEX_PATTERN, description="Name of the index; the alias in Qdrant.")
+    data_dir: AbsolutePath = Field(
+        Path("~/.viewfinder"),
+        description="Directory of the embedded store, caches and run reports, absolute, on the head node.",
+    )
+
+    # Qdrant
+    qdrant_url: str | None = Field(
+        None, description="Address of a Qdrant server. Unset: the embedded store in `DATA_DIR/qdrant`."
+    )
+    qdrant_api_key: SecretStr | None = Field(None, description="Qdrant's API key or token.")
+    qdrant_grpc: bool = Field(False, description="Write to Qdrant by gRPC instead of REST.")
+    qdrant_timeout_s: float = Field(60.0, gt=0, le=3600, description="Time limit of one request to Qdrant, in seconds.")
+    qdrant_retry_s: float = Field(
+        120.0, ge=0, le=86_400, description="How long a job goes on retrying an unavailable Qdrant, in seconds."
+    )
+
+    # S3
+    s3_endpoint_url: str | None = Field(
+        None, description="Address of an S3-compatible endpoint. Unset: AWS. Credentials, region and profile: boto3's own chain."
+    )
+    s3_anonymous: bool = Field(False, description="Read public buckets without signing requests.")
+
+    # Ray
+    ray_address: str | None = Field(
+        None, validation_alias="RAY_ADDRESS", description="Ray cluster to join. Unset: one on this machine."
+    )
+
+    # Limits of one picture
+    max_image_bytes: int = Field(
+        100 * 1024**2, ge=1024, description="Larger objects are recorded as failures and not fetched, in bytes."
+    )
+    max_image_pixels: int = Field(
+        200_000_000, ge=4096, description="Larger pictures are recorded as failures before they are decoded, in pixels."
+    )
+    decode_timeout_s: float = Field(20.0, gt=0, le=600, description="Time limit for decoding one picture, in seconds.")
+    decode_memory_bytes: int = Field(
+        2 * 1024**3, ge=256 * 1024**2, description="Memory limit of a decoder process, in bytes."
+    )
+
+    # The pipeline
+    fetch_batch_size: int = Field(64, ge=1, le=4096, description="Objects that one fetch-and-decode task holds at once.")
+    fetch_threads: int = Field(16, ge=1, le=256, description="Concurrent reads of one fetch-and-decode task.")
+    encode_batch_size: int | None = Field(
+        None, ge=1, le=8192, description="Pictures of one encoder call. Unset: 256 on a GPU, 32 on CPU cores."
+    )
+    encoders: int | None = Field(
+        None, ge=1, le=4096, description="Encoder actors. Unset: one for each GPU of the cluster, without GPUs one."
+    )
+    write_batch_size: int = Field(128, ge=1, le=2048, description="Points of one upsert (the embedded store takes 32).")
+    writers: int = Field(4, ge=1, le=64, description="Concurrent streams of upserts into Qdrant.")
+
+    # The encoder
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the encoder runs.")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Weights of the encoder: bfloat16 (float16 on older GPUs) on CUDA, float32 on a CPU."
+    )
+
+    # The service
+    host: str = Field("127.0.0.1", description="Address on which the service listens.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port of the service; 0 takes a free one.")
+    min_replicas: int = Field(1, ge=0, le=1000, description="Least number of service replicas.")
+    max_replicas: int = Field(4, ge=1, le=1000, description="Largest number of service replicas.")
+    replica_cpus: float = Field(1.0, gt=0, le=256, description="CPU cores of one replica.")
+    replica_gpus: float = Field(0.0, ge=0, le=16, description="GPUs of one replica, fractions allowed.")
+    batch_size: int = Field(16, ge=1, le=512, description="Most queries that a replica encodes in one batch.")
+    queue_size: int = Field(
+        256, ge=1, le=100_000, description="Requests that may wait for a replica; beyond it the answer is 503."
+    )
+    request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Time limit of one request, in seconds.")
+    refresh_s: float = Field(5.0, gt=0, le=3600, description="How often a replica looks for a moved alias, in seconds.")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="SHA-256 hex digests of the API keys, separated by commas; `:admin` behind one grants takedowns."
+    )
+    allow_anonymous: bool = Field(False, description="Serve without API keys on addresses other than loopback.")
+    allow_image_url: bool = Field(False, description="Let the service fetch pictures from public addresses (`image_url`).")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("qdrant_url", "s3_endpoint_url")
+    @classmethod
+    def _http_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"must begin with http:// or https://, not {value!r}")
+        return value
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None, **overrides: object) -> "Settings":
+        """Read the environment, with `overrides` (those that are not None) going first.
+
+        `environment` is only looked through for misspelled names; pydantic reads the process's own.
+        Raises `ConfigurationError` naming every problem at once.
+        """
+        problems = _unknown_names(os.environ if environment is None else environment)
+        try:
+            settings = cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            problems += [_problem(detail) for detail in error.errors()]
+        if problems:
+            raise ConfigurationError("\n".join(["The configuration is wrong:", *(f"  {line}" for line in problems)]))
+        return settings
+
+
+def _unknown_names(environment: Mapping[str, str]) -> list[str]:
+    # pydantic's extra="forbid" does not look at the environment: a misspelled name would be ignored.
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    lines = []
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists all of them."
+            lines.append(f"{name}: no such setting; {hint}")
+    return lines
+
+
+def _problem(detail: Mapping[str, object]) -> str:
+    location = detail["loc"]
+    name = str(location[0]) if isinstance(location, tuple) and location else "?"
+    secret = name in ("qdrant_api_key", "api_keys")
+    given = "" if secret else f" (given: {str(detail['input'])!r})"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()}: {message[0].lower()}{message[1:]}{given}"

@@ -1,0 +1,88 @@
+"""The index in Qdrant: collections behind an alias, points in them, searches over them.
+
+One synchronous `Store` serves the job's workers, the service's threads and the engine's local mode, over a Qdrant
+server or the embedded store. Every call retries what may pass and raises nothing but the `StoreError` family.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from viewfinder.batch import Hit, PointBatch, PointState, Record
+from viewfinder.catalog import Catalog
+from viewfinder.collection import Collection, CollectionMetadata
+from viewfinder.connection import StoreAddress, parse_version
+from viewfinder.control import Control, Failure
+from viewfinder.embedded import attach, open_directory
+from viewfinder.errors import StoreError
+from viewfinder.points import Points
+from viewfinder.server_client import ServerClient
+
+__all__ = [
+    "Collection",
+    "CollectionMetadata",
+    "Failure",
+    "Hit",
+    "PointBatch",
+    "PointState",
+    "Record",
+    "Store",
+    "StoreAddress",
+    "connect",
+    "open_local",
+]
+
+# Metadata of collections came with 1.16, insert-only upserts with 1.17.
+OLDEST_SERVER = (1, 17)
+_CHECK_TIMEOUT_S = 5.0
+
+
+def connect(address: StoreAddress) -> "Store":
+    """The store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
+
+    Asks nothing of a server yet: `Store.check` does. For the embedded store the process must have joined Ray
+    (`viewfinder.embedded.start_ray`).
+    """
+    return Store(attach(address.data_dir) if address.url is None else ServerClient(address), address)
+
+
+def open_local(address: StoreAddress) -> "Store":
+    """The embedded store opened in this process, without Ray; `StoreBusyError` where another program holds it."""
+    return Store(open_directory(address.data_dir), address)
+
+
+class Store(Catalog, Points):
+    """Everything that viewfinder asks of Qdrant."""
+
+    def check(self) -> str:
+        """Preflight, within seconds and without retries: the server's version.
+
+        Raises `StoreError` in one message where nothing answers, something other than Qdrant does, the server is too
+        old, or the API key is refused.
+        """
+        if self.address.url is None:
+            return str(self._client.call("info").version)
+        client = ServerClient(self.address, timeout_s=min(_CHECK_TIMEOUT_S, self.address.timeout_s))
+        try:
+            info = client.call("info")
+            version = str(info.version)
+            if "qdrant" not in info.title.lower():
+                raise StoreError(f"{self.address} is not Qdrant: it calls itself {info.title!r}.")
+            if parse_version(version) < OLDEST_SERVER:
+                oldest = ".".join(map(str, OLDEST_SERVER))
+                raise StoreError(f"{self.address} has version {version}; viewfinder needs {oldest} or newer.")
+            # The version is told to anyone; only a request for data shows whether the key is right.
+            client.call("get_collections")
+        finally:
+            client.close()
+        return version
+
+    def failures(self, index: str, ids: Sequence[str]) -> dict[str, Failure]:
+        """Recorded permanent failures by point id."""
+        return Control(self._call, index).failures(ids)
+
+    def record_failures(self, index: str, failures: Mapping[str, Failure]) -> None:
+        """Keep permanent failures by point id, so that a rerun need not fetch the same content to fail again."""
+        Control(self._call, index).record_failures(failures)
+
+    def forget_failures(self, index: str, ids: Sequence[str]) -> None:
+        """Drop recorded failures."""
+        Control(self._call, index).forget_failures(ids)

@@ -1,0 +1,1 @@
+"""Doubles and small models for tests and benchmarks, importable on workers."""

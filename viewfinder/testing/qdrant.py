@@ -1,0 +1,236 @@
+"""A Qdrant server for tests: loopback HTTP, answers from local mode, requests checked against Qdrant's OpenAPI file.
+
+It proves the shape of what goes over the wire, with API keys, time limits and faults; how a real server behaves only a
+real server can tell.
+"""
+
+import json
+import re
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import ValidationError
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from viewfinder.testing.openapi import Specification
+from viewfinder.testing.qdrant_rest import find_operation
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with the next request whose method and path match `on` (a regular expression).
+
+    `status` refuses it, with `retry_after`; `delay_s` answers late; `drop` cuts the connection "before" or "after" the
+    request took effect; `late` says "acknowledged" and applies the request only after that many further requests.
+    """
+
+    status: int | None = None
+    retry_after: str | None = None
+    delay_s: float = 0.0
+    drop: str | None = None
+    late: int = 0
+    on: str = "."
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: Any = field(repr=False)
+
+
+class QdrantDouble:
+    """A server on a free loopback port; `url` says where. Closed by `close()` or by leaving the `with` block.
+
+    `openapi` is the path of Qdrant's published specification; without it nothing is checked. `requests` and `invalid`
+    (complaints of the specification) grow as requests come.
+    """
+
+    def __init__(
+        self,
+        *,
+        openapi: Path | None = None,
+        path: Path | None = None,
+        api_key: str | None = None,
+        version: str = "1.20.0",
+        title: str = "qdrant - vector search engine",
+        faults: Iterable[Fault] = (),
+    ) -> None:
+        self.requests: list[Request] = []
+        self.invalid: list[str] = []
+        self.faults = deque(faults)
+        self._specification = None if openapi is None else Specification(json.loads(openapi.read_text()))
+        self._local = QdrantLocal(":memory:" if path is None else str(path), force_disable_check_same_thread=True)
+        self._api_key = api_key
+        self._root = {"title": title, "version": version}
+        self._late: list[tuple[int, Callable[[], Any]]] = []
+        self._turn = threading.Lock()
+        self._closing = threading.Event()
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening, wait for requests under way, close the store."""
+        self._closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        self._local.close()
+
+    # -- One request ------------------------------------------------------------------------------------------------
+
+    def answer(self, request: Request, key: str | None) -> "_Answer":
+        """What the server says; called from the threads of the HTTP server."""
+        with self._turn:
+            self.requests.append(request)
+            self._apply_late()
+            fault = self._next_fault(request)
+        if fault.delay_s:
+            self._closing.wait(fault.delay_s)
+        if fault.drop == "before":
+            return _Answer(0, None)
+        if fault.status is not None:
+            headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+            return _Answer(fault.status, _error(f"injected status {fault.status}"), headers)
+        if request.path in ("/", "/healthz", "/livez", "/readyz"):
+            return _Answer(200, self._root if request.path == "/" else "healthz check passed")
+        if self._api_key is not None and key != self._api_key:
+            return _Answer(401, _error("Must provide an API key or an Authorization bearer token"))
+        with self._turn:
+            answer = self._handle(request, fault.late)
+        return _Answer(0, None) if fault.drop == "after" else answer
+
+    def _handle(self, request: Request, late: int) -> "_Answer":
+        complaint = (
+            self._specification.complaint(request.method, request.path, request.query, request.body)
+            if (self._specification)
+            else None
+        )
+        if complaint is not None:
+            self.invalid.append(complaint)
+            return _Answer(400, _error(f"Format error in JSON body: {complaint}"))
+        operation = find_operation(request.method, request.path)
+        if operation is None:
+            return _Answer(404, _error(f"The double has no {request.method} {request.path}"))
+
+        def apply() -> Any:
+            return operation(self._local, request.body)
+
+        if late:
+            self._late.append((late, apply))
+            return _Answer(200, _result({"operation_id": 0, "status": "acknowledged"}))
+        try:
+            return _Answer(200, _result(apply()))
+        except ValidationError as error:
+            return _Answer(400, _error(f"Format error in JSON body: {error}"))
+        except KeyError as error:
+            return _Answer(404, _error(f"Not found: No point with id {error} found"))
+        except ValueError as error:
+            if re.fullmatch(r"Collection .* not found", str(error)):
+                return _Answer(404, _error(f"Not found: {str(error).replace('not found', 'does not exist!')}"))
+            return _Answer(409 if "already exists" in str(error) else 400, _error(f"Wrong input: {error}"))
+        except Exception as error:  # a fault of the double or of local mode: said, not hidden behind a cut connection
+            return _Answer(500, _error(f"The double failed: {error!r}"))
+
+    def _next_fault(self, request: Request) -> Fault:
+        for fault in self.faults:
+            if re.search(fault.on, f"{request.method} {request.path}"):
+                self.faults.remove(fault)
+                return fault
+        return Fault()
+
+    def _apply_late(self) -> None:
+        self._late = [(left - 1, apply) for left, apply in self._late]
+        for _, apply in [each for each in self._late if each[0] <= 0]:
+            apply()
+        self._late = [each for each in self._late if each[0] > 0]
+
+
+# -- HTTP -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Status 0 cuts the connection without a word."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def _result(value: Any) -> dict[str, Any]:
+    return {"result": value, "status": "ok", "time": 0.0}
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"result": None, "status": {"error": message}, "time": 0.0}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # so that server_close() waits for them
+    request_queue_size = 128
+
+    def __init__(self, double: QdrantDouble) -> None:
+        self.double = double
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gave up is no event for a test's output."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 10
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_PUT = do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's own names
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), json.loads(data) if data else None)
+        answer = self.server.double.answer(request, self.headers.get("api-key") or bearer or None)
+        self.close_connection = True
+        if answer.status == 0:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        plain = isinstance(answer.body, str)
+        content = answer.body.encode() if plain else json.dumps(answer.body).encode()
+        self.send_response(answer.status, HTTPStatus(answer.status).phrase)
+        self.send_header("Content-Type", "text/plain" if plain else "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
