@@ -1,6 +1,6 @@
 """The life of collections: made, promoted behind the alias, described, waited for, dropped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,18 +57,20 @@ class Catalog(Connection):
         live = self.live(index)
         if live is None:
             self._refuse_plain_collection(index)
-            # One that a crashed program left between creation and promotion is taken over.
-            left = [each for each in self.collections(index) if each.metadata.fingerprint == fingerprint]
-            made = left[-1] if left else self.create(index, model_name, model_spec, fingerprint, dimension)
-            if left:
-                self._create_indexes(made.name)
+            known = self.collections(index)
+            # One that another program has just made, or has left behind in a crash before its promotion, is taken over.
+            # The build follows from the same look: programs that see none all make number 1, and so the same one.
+            same = [each.name for each in known if each.metadata.fingerprint == fingerprint]
+            following = collection_name(index, model_name, fingerprint, _following(each.build for each in known))
+            name = same[-1] if same else following
+            made = self._make(index, name, model_name, model_spec, fingerprint, dimension, "building")
             self.promote(index, made.name)
             live = self.live(index) or made
         theirs = live.metadata
         if theirs.fingerprint != fingerprint:
             raise ModelMismatchError(
                 f"Index {index!r} was made by model {theirs.model_name!r} (fingerprint {theirs.fingerprint}), but the "
-                f"model in hand is {model_name!r} (fingerprint {fingerprint}). To change the model run jobs/reindex.py; "
+                f"model in hand is {model_name!r} (fingerprint {fingerprint}). To change the model run jobs/reindex.py, "
                 "to go on with the live one pass its name as --model, or no --model at all."
             )
         return live
@@ -82,31 +84,10 @@ class Catalog(Connection):
         dimension: int,
         state: State = "building",
     ) -> Collection:
-        """A new collection with all payload indexes, before any data; two programs that create at once get one."""
-        taken = [build_number(index, each.name) or 0 for each in self._call("get_collections").collections]
-        name = collection_name(index, model_name, fingerprint, max(taken, default=0) + 1)
-        metadata = CollectionMetadata(
-            index=index,
-            fingerprint=fingerprint,
-            model={**model_spec, "name": model_name},
-            dimension=dimension,
-            state=state,
-            created_at=_now(),
-        )
-        try:
-            self._call(
-                "create_collection",
-                collection_name=name,
-                vectors_config=vectors_config(dimension),
-                metadata=metadata.as_payload(),
-            )
-        except StoreUnavailableError:
-            raise
-        except StoreError:  # another program was first, a lost answer was asked for again, or it is a real refusal
-            if not self._call("collection_exists", collection_name=name):
-                raise
-        self._create_indexes(name)
-        return self._describe(index, name)
+        """A new collection beside those there are, with all its payload indexes and without data."""
+        builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
+        name = collection_name(index, model_name, fingerprint, _following(builds))
+        return self._make(index, name, model_name, model_spec, fingerprint, dimension, state)
 
     def promote(self, index: str, name: str) -> None:
         """Let the alias `index` name the collection `name`, in one step, whatever it named before."""
@@ -170,6 +151,40 @@ class Catalog(Connection):
                 )
             sleep(poll_s)
 
+    def _make(
+        self,
+        index: str,
+        name: str,
+        model_name: str,
+        model_spec: Mapping[str, Any],
+        fingerprint: str,
+        dimension: int,
+        state: State,
+    ) -> Collection:
+        """The collection `name` of `index`, made or found made; its payload indexes are there before any data."""
+        metadata = CollectionMetadata(
+            index=index,
+            fingerprint=fingerprint,
+            model={**model_spec, "name": model_name},
+            dimension=dimension,
+            state=state,
+            created_at=_now(),
+        )
+        try:
+            self._call(
+                "create_collection",
+                collection_name=name,
+                vectors_config=vectors_config(dimension),
+                metadata=metadata.as_payload(),
+            )
+        except StoreUnavailableError:
+            raise
+        except StoreError:  # another program was first, a lost answer was asked for again, or it is a real refusal
+            if not self._call("collection_exists", collection_name=name):
+                raise
+        self._create_indexes(name)
+        return self._describe(index, name)
+
     def _alias(self, index: str) -> str | None:
         aliases = self._call("get_aliases").aliases
         return next((each.collection_name for each in aliases if each.alias_name == index), None)
@@ -210,6 +225,10 @@ class Catalog(Connection):
             return 0  # the embedded store has no optimizers
         answer = self._call("get_optimizations", collection_name=collection.name)
         return len(answer.running) + int(answer.summary.queued_optimizations)
+
+
+def _following(builds: Iterable[int]) -> int:
+    return max(builds, default=0) + 1
 
 
 def _now() -> str:

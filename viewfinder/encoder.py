@@ -174,7 +174,7 @@ def _attend(
     query, key, value = merged.view(count, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     if attn_mask is not None and attn_mask.ndim == 3:  # CoCa's, one for each head of each text
         attn_mask = attn_mask.view(count, attention.num_heads, length, length)
-    mixed = scaled_dot_product_attention(query, key, value, attn_mask=None)
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
     projected: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(count, length, width))
     return projected
 

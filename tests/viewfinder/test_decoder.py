@@ -34,7 +34,7 @@ def decoder() -> Iterator[Decoder]:
 
 @pytest.fixture
 def impatient() -> Iterator[Decoder]:
-    with Decoder(PREPROCESS, LIMITS, timeout_s=0.3, memory_bytes=MEMORY, entry=CRASHING) as decoder:
+    with Decoder(PREPROCESS, LIMITS, timeout_s=1.0, memory_bytes=MEMORY, entry=CRASHING) as decoder:
         yield decoder
 
 

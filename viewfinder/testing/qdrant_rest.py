@@ -16,7 +16,7 @@ def find_operation(method: str, path: str) -> Callable[[QdrantLocal, Any], Any] 
         match = re.fullmatch(pattern, path)
         if match and known == method:
             names = [unquote(name) for name in match.groups()]
-            return lambda local, body: _jsonable(operation(local, body, *names))  # noqa: B023 - returned at once
+            return lambda local, body: _jsonable(operation(local, body, *names))
     return None
 
 
