@@ -1,6 +1,6 @@
 """The whole of viewfinder on one machine: a bucket of sample pictures, the index job, the service, three queries.
 
-    python demo/run.py [--once]
+python demo/run.py [--once]
 """
 
 import argparse

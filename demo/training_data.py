@@ -21,7 +21,6 @@ from demo.vocabulary import PLACES, THINGS
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 TEXTS_PER_LANGUAGE = 4
 _KINDS = len(PLACES) + len(THINGS)  # FACTS opens with the places, then the things
-_PADDING = len(FACTS)
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Batch:
     """Scenes of one step. `allowed[language][i, j]`: text j is the match or a fair negative of image i."""
 
     images: torch.Tensor  # uint8 [B, 3, S, S]
+    shown: torch.Tensor  # float32 [B, len(FACTS)], 1 for what is true of the image
+    claimed: dict[Language, torch.Tensor]  # the same for what the text says
     tokens: dict[Language, torch.Tensor]  # int64 [B, longest]
     allowed: dict[Language, torch.Tensor]  # bool [B, B]
 
@@ -72,19 +73,19 @@ class Dataset:
         true_facts = _incidence([self.true_facts[index] for index in chosen])
         kinds = true_facts[:, :_KINDS]
         same_kinds = (kinds @ kinds.T == kinds.sum(1)) & (kinds @ kinds.T == kinds.sum(1)[:, None])
-        tokens, allowed = {}, {}
+        tokens, claimed, allowed = {}, {}, {}
         for language in LANGUAGES:
             drawn = [rng.randrange(TEXTS_PER_LANGUAGE) for _ in chosen]
             texts = [self.claims[language][index][text] for index, text in zip(chosen, drawn, strict=True)]
             rows = self.tokens[language][torch.tensor(chosen), torch.tensor(drawn)].long()
             tokens[language] = rows[:, : int((rows != 0).sum(1).max())]
-            claims = _incidence([text.claims for text in texts])
+            claims = claimed[language] = _incidence([text.claims for text in texts])
             partial = torch.tensor([not text.complete for text in texts])
             # A text is no negative of a picture that it describes truly. One that names everything in its own scene
             # describes only scenes of the same kinds: "a cat on the beach" ranks below others where a dog is there too.
             fits = (true_facts @ claims.T == claims.sum(1)) & (same_kinds | partial)
             allowed[language] = ~fits | torch.eye(size, dtype=torch.bool)
-        return Batch(self.images[torch.tensor(chosen)], tokens, allowed)
+        return Batch(self.images[torch.tensor(chosen)], true_facts, claimed, tokens, allowed)
 
 
 def _incidence(rows: list[frozenset[int]]) -> torch.Tensor:

@@ -17,6 +17,8 @@ LEAST_CPUS = 4
 @contextmanager
 def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
     """Join or start Ray, and yield the store as the driver sees it."""
+    # Ray's core tells of every actor pool, as an error, that its arguments lie in the object store.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cpus = max(LEAST_CPUS, (os.cpu_count() or 1) + 1)
     with start_ray(
         address,

@@ -1,7 +1,7 @@
 """Index a bucket of images: list → compare with what is indexed → fetch, decode, encode → Qdrant.
 
-    python jobs/index.py --source s3://bucket/prefix
-    ray job submit --working-dir . -- python jobs/index.py --source s3://bucket/prefix
+python jobs/index.py --source s3://bucket/prefix
+ray job submit --working-dir . -- python jobs/index.py --source s3://bucket/prefix
 """
 
 import logging

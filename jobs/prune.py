@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -44,18 +45,20 @@ class Prune:
         self._listed = {source: _listed_ids(manifest.paths, source) for source in self._sources}
 
     @classmethod
-    def of(
-        cls, options: Options, store: Store, collection: Collection | None, manifest: Manifest
-    ) -> "Prune | None":
+    def of(cls, options: Options, store: Store, collection: Collection | None, manifest: Manifest) -> "Prune | None":
         """The prune that `--prune` asks for, if it does. Raises `PruneRefusedError` where a listing shows too little."""
         if not options.prune or collection is None:
             return None
         if not manifest.listed:
-            raise PruneRefusedError("--prune: the sources list no object at all, which would delete all of their points.")
+            raise PruneRefusedError(
+                "--prune: the sources list no object at all, which would delete all of their points."
+            )
         recorded = {str(source["source"]): source for source in collection.metadata.sources}
         for source in manifest.sources:
             before = recorded.get(str(source["source"]), source)
-            changed = [name for name in ("include", "exclude") if list(before.get(name, ())) != list(source.get(name, ()))]
+            changed = [
+                name for name in ("include", "exclude") if list(before.get(name, ())) != list(source.get(name, ()))
+            ]
             if changed:
                 raise PruneRefusedError(
                     f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so that this "
@@ -108,7 +111,7 @@ class Prune:
         return {"sources": {"in": self._sources}}
 
 
-def _listed_ids(paths: Sequence[str], source: str) -> npt.NDArray[np.uint64]:
+def _listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
     """Half of each listed point's id, sorted: 8 bytes a key, so 100 million keys are 800 MB and not a list of strings.
 
     Two ids that share a half make a point that is gone look listed; it is kept, which is the safe side.

@@ -22,9 +22,9 @@ from rich.table import Table
 from jobs.options import Options
 from jobs.pipeline import Outcome, Stage
 from jobs.prune import Gone
-from viewfinder.errors import ConfigurationError, ViewfinderError
+from viewfinder.errors import ConfigurationError, ObjectError, ViewfinderError
 from viewfinder.listing import Manifest
-from viewfinder.objects import ObjectAccess, Objects, canonical_uri, file_path
+from viewfinder.objects import ObjectAccess, Objects, canonical_uri
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store
 
@@ -70,7 +70,9 @@ class Report:
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigurationError(f"VIEWFINDER_DATA_DIR: {str(parent)!r} cannot be made: {error.strerror}.") from error
+            raise ConfigurationError(
+                f"VIEWFINDER_DATA_DIR: {str(parent)!r} cannot be made: {error.strerror}."
+            ) from error
         for left in parent.glob("run-*-*"):
             if not _alive(int(left.name.split("-")[1])):
                 shutil.rmtree(left, ignore_errors=True)
@@ -84,7 +86,13 @@ class Report:
         store.update_metadata(collection.name, sources=list(sources.values()), runs=runs)
 
     def finish(
-        self, store: Store, collection: Collection, manifest: Manifest, outcome: Outcome, pruned: int, max_failure_ratio: float
+        self,
+        store: Store,
+        collection: Collection,
+        manifest: Manifest,
+        outcome: Outcome,
+        pruned: int,
+        max_failure_ratio: float,
     ) -> int:
         """Write the report, print the summary and say with which status the job ends."""
         tally = outcome.tally
@@ -139,7 +147,12 @@ class Report:
         with tempfile.NamedTemporaryFile() as file:
             for failure in store.failures_of_run(collection.index, self.run_id):
                 reasons[failure.reason] += 1
-                line = {"uri": failure.uri, "stage": failure.stage, "reason": failure.reason, "message": failure.message}
+                line = {
+                    "uri": failure.uri,
+                    "stage": failure.stage,
+                    "reason": failure.reason,
+                    "message": failure.message,
+                }
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
             self._copy("failures.jsonl", Path(file.name))
@@ -154,17 +167,11 @@ class Report:
             self._copy(name, Path(file.name))
 
     def _copy(self, name: str, path: Path) -> None:
-        uri = f"{self.destination.rstrip('/')}/{name}"
-        if uri.startswith("s3://"):
-            with Objects(self._access) as objects:
-                objects.write(uri, path)
-            return
-        target = Path(file_path(uri))
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        except OSError as error:
-            raise ConfigurationError(f"--report: {str(target)!r} cannot be written: {error.strerror}.") from error
+            with Objects(self._access) as objects:
+                objects.write(f"{self.destination.rstrip('/')}/{name}", path)
+        except ObjectError as error:
+            raise ConfigurationError(f"--report: {error.message}") from error
 
 
 def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:

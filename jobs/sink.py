@@ -13,8 +13,8 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
 from jobs.stages import Row
-from viewfinder.captions import CaptionRecord
 from viewfinder.batch import PointBatch, Vectors
+from viewfinder.captions import CaptionRecord
 from viewfinder.store import Collection, Failure, Store, StoreAddress, connect
 
 OBJECT_FIELDS = ("uri", "bucket", "key", "etag", "size", "last_modified")
@@ -107,7 +107,8 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
         store.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1])
     # Points that exist keep what this run does not bring: an upsert would drop their captions.
     for part in _slices(changed, batch_size):
-        store.update_images(collection, _points(part, stamp, captions=False), wait=True)
+        points = _points(part, stamp, captions=False)
+        store.update_images(collection, points.ids, points.payloads, _column(part, "image_vector")[0])
     recaptioned = groups["caption"] + [row for row in changed if row["caption_applies"]]
     for part in _slices(recaptioned, batch_size):
         vectors, present = _column(part, "caption_vector")

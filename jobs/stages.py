@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -41,42 +41,42 @@ MANIFEST_ROWS = 10_000
 FAILURE_FIELDS = ("stage", "reason", "message")
 
 SCHEMA: pa.Schema = pa.schema(
-    [
-        ("id", pa.string()),
-        ("action", pa.string()),
-        ("count", pa.int64()),
-        ("exists", pa.bool_()),
-        ("had_failure", pa.bool_()),
-        ("uri", pa.string()),
-        ("bucket", pa.string()),
-        ("key", pa.string()),
-        ("size", pa.int64()),
-        ("etag", pa.string()),
-        ("last_modified", pa.string()),
-        ("sources", pa.list_(pa.string())),
-        ("caption", pa.string()),
-        ("caption_applies", pa.bool_()),
-        ("pixels", pa.large_binary()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("format", pa.string()),
-        ("image_vector", pa.binary()),
-        ("caption_vector", pa.binary()),
-        ("caption_cut", pa.int32()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("message", pa.string()),
-        ("permanent", pa.bool_()),
+    {
+        "id": pa.string(),
+        "action": pa.string(),
+        "count": pa.int64(),
+        "exists": pa.bool_(),
+        "had_failure": pa.bool_(),
+        "uri": pa.string(),
+        "bucket": pa.string(),
+        "key": pa.string(),
+        "size": pa.int64(),
+        "etag": pa.string(),
+        "last_modified": pa.string(),
+        "sources": pa.list_(pa.string()),
+        "caption": pa.string(),
+        "caption_applies": pa.bool_(),
+        "pixels": pa.large_binary(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "format": pa.string(),
+        "image_vector": pa.binary(),
+        "caption_vector": pa.binary(),
+        "caption_cut": pa.int32(),
+        "stage": pa.string(),
+        "reason": pa.string(),
+        "message": pa.string(),
+        "permanent": pa.bool_(),
         # Busy seconds of the stages, on the first row of each batch.
-        ("compare_s", pa.float64()),
-        ("fetch_s", pa.float64()),
-        ("decode_s", pa.float64()),
-        ("encode_s", pa.float64()),
-    ]
+        "compare_s": pa.float64(),
+        "fetch_s": pa.float64(),
+        "decode_s": pa.float64(),
+        "encode_s": pa.float64(),
+    }
 )
 
 Row = dict[str, Any]
-Column = pa.Array[Any]
+Column: TypeAlias = "pa.Array[Any]"
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
@@ -102,7 +102,7 @@ def _decoder(preprocess: Preprocess, limits: ImageLimits, timeout_s: float, memo
 def read_part(paths: pa.Table) -> Iterator[pa.Table]:
     """The rows of manifest files, `MANIFEST_ROWS` at a time."""
     for path in paths["path"].to_pylist():
-        for batch in pq.ParquetFile(path).iter_batches(MANIFEST_ROWS):
+        for batch in pq.ParquetFile(str(path)).iter_batches(MANIFEST_ROWS):
             yield pa.Table.from_batches([batch])
 
 
@@ -126,7 +126,9 @@ class Compare:
         ids = [point_id(row["uri"]) for row in rows]
         states, failures = self._known(ids)
         self._fill_etags(rows)
-        compared = [self._compare(row, id_, states.get(id_), failures.get(id_)) for row, id_ in zip(rows, ids, strict=True)]
+        compared = [
+            self._compare(row, id_, states.get(id_), failures.get(id_)) for row, id_ in zip(rows, ids, strict=True)
+        ]
         todo = [row for row in compared if row["action"] != "unchanged"]
         if unchanged := len(compared) - len(todo):
             todo.append({"action": "unchanged", "count": unchanged})
@@ -166,7 +168,7 @@ class Compare:
         row |= {"id": id_, "count": 1, "exists": state is not None, "had_failure": failure is not None}
         row |= {"caption": caption if applies else None, "caption_applies": applies}
         if state is None:
-            if failure is not None and row["etag"] and failure.etag == row["etag"]:
+            if failure is not None and failure.permanent and row["etag"] and failure.etag == row["etag"]:
                 known = {field: getattr(failure, field) for field in FAILURE_FIELDS}
                 return row | known | {"action": "failed", "permanent": True}
             return row | {"action": "index"}
@@ -256,10 +258,14 @@ class FetchAndDecode:
 
 
 class Encode:
-    """Pixels and captions → unit vectors; one encoder an actor, loaded once."""
+    """Pixels and captions → unit vectors; one encoder an actor, loaded at its first work: a rerun often has none."""
 
-    def __init__(self, model: str, fingerprint: str, *, device: Device, precision: Precision, threads: int | None) -> None:
-        self._encoder = Encoder.load(locate(model, expect=fingerprint), device=device, precision=precision, threads=threads)
+    def __init__(
+        self, model: str, fingerprint: str, *, device: Device, precision: Precision, threads: int | None
+    ) -> None:
+        self._load = functools.cache(
+            lambda: Encoder.load(locate(model, expect=fingerprint), device=device, precision=precision, threads=threads)
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         began = time.perf_counter()
@@ -277,11 +283,14 @@ class Encode:
         return table
 
     def _images(self, table: pa.Table) -> Column:
-        pixels = table["pixels"].combine_chunks()
-        size = self._encoder.preprocess.size
-        pictures = [np.frombuffer(each.as_buffer(), np.uint8).reshape(size, size, 3) for each in pixels if each.is_valid]
-        vectors = self._encoder.encode_images(np.stack(pictures)) if pictures else np.empty((0, 0), np.float32)
-        return _scattered(vectors, pixels.is_valid().to_numpy(zero_copy_only=False))
+        cells = table["pixels"].combine_chunks()
+        present = cells.is_valid().to_numpy(zero_copy_only=False)
+        if not present.any():
+            return pa.nulls(len(table), pa.binary())
+        encoder = self._load()
+        shape = (encoder.preprocess.size, encoder.preprocess.size, 3)
+        pixels = [np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape) for cell in cells if cell.is_valid]
+        return _scattered(encoder.encode_images(np.stack(pixels)), present)
 
     def _captions(self, table: pa.Table) -> dict[str, Column]:
         texts: list[str | None] = [
@@ -289,9 +298,10 @@ class Encode:
             for record, action in zip(table["caption"].to_pylist(), table["action"].to_pylist(), strict=True)
         ]
         present = np.array([bool(text) for text in texts], bool)
-        vectors, cut = self._encoder.encode_texts([text for text in texts if text])
         cuts = np.zeros(len(texts), np.int32)
-        cuts[present] = cut
+        if not present.any():
+            return {"caption_vector": pa.nulls(len(table), pa.binary()), "caption_cut": pa.array(cuts)}
+        vectors, cuts[present] = self._load().encode_texts([text for text in texts if text])
         return {"caption_vector": _scattered(vectors, present), "caption_cut": pa.array(cuts)}
 
 
@@ -312,4 +322,3 @@ def _scattered(vectors: np.ndarray, present: np.ndarray) -> Column:
 
 def _caption_hash(record: str | None) -> str:
     return CaptionRecord.from_json(record).caption_hash if record else ""
-

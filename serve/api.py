@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query as QueryParameter, Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -72,7 +73,9 @@ def build_api(service: SearchService) -> FastAPI:
         offset: Annotated[Offset, QueryParameter()] = 0,
         target: Annotated[Target, QueryParameter()] = "image",
     ) -> SearchResponse:
-        return await _search(service, SearchRequest(text=q, limit=limit, offset=offset, target=target, filter=None, score_threshold=None))
+        return await _search(
+            service, SearchRequest(text=q, limit=limit, offset=offset, target=target, filter=None, score_threshold=None)
+        )
 
     @api.get("/v1/stats", responses={503: ERRORS[503]}, summary="What this replica serves")
     async def stats() -> StatsResponse:
@@ -105,7 +108,10 @@ def build_api(service: SearchService) -> FastAPI:
 async def _search(service: SearchService, body: SearchRequest) -> SearchResponse:
     if body.target == "both" and body.score_threshold is not None:
         raise Refusal(
-            422, "invalid_request", "score_threshold: cannot go with target 'both'.", "The order there is by rank, not by score."
+            422,
+            "invalid_request",
+            "score_threshold: cannot go with target 'both'.",
+            "The order there is by rank, not by score.",
         )
     query = Query(**{name: getattr(body, name) for name in Query.__dataclass_fields__})
     async with asyncio.timeout(service.request_timeout_s):
@@ -117,7 +123,9 @@ def _response(found: Found) -> SearchResponse:
     warnings = []
     if found.cut:
         context = found.generation.encoder.context_length
-        warnings.append(f"The text is longer than the model reads: {found.cut} tokens beyond the first {context} were left out.")
+        warnings.append(
+            f"The text is longer than the model reads: {found.cut} tokens beyond the first {context} were left out."
+        )
     return SearchResponse(
         hits=[_hit(hit) for hit in found.hits],
         model=found.generation.model,
@@ -141,7 +149,9 @@ async def _identify(request: Request, call_next: Callable[[Request], Awaitable[R
     response = await call_next(request)
     response.headers["x-request-id"] = request.state.id
     elapsed_ms = (time.perf_counter() - began) * 1000
-    logger.info("%s %s %s %d %.1f ms", request.state.id, request.method, request.url.path, response.status_code, elapsed_ms)
+    logger.info(
+        "%s %s %s %d %.1f ms", request.state.id, request.method, request.url.path, response.status_code, elapsed_ms
+    )
     return response
 
 
@@ -161,7 +171,10 @@ def _answer_errors(api: FastAPI) -> None:
     handle(NotReadyError, lambda error: Refusal(503, "no_index", str(error), INDEX_HINT, retry_after_s=5))
     handle(StoreUnavailableError, _store_away)
     handle(StoreError, _store_failed)
-    handle(TimeoutError, lambda error: Refusal(504, "timeout", "The search took too long.", "Try again, or narrow the filter."))
+    handle(
+        TimeoutError,
+        lambda error: Refusal(504, "timeout", "The search took too long.", "Try again, or narrow the filter."),
+    )
     handle(Exception, _unexpected)
 
 
@@ -169,7 +182,9 @@ def _invalid(error: RequestValidationError) -> Refusal:
     problems = []
     for detail in error.errors():
         if detail["type"] == "json_invalid":
-            return Refusal(400, "invalid_json", "The body is not JSON.", "Send Content-Type: application/json and a JSON object.")
+            return Refusal(
+                400, "invalid_json", "The body is not JSON.", "Send Content-Type: application/json and a JSON object."
+            )
         field = ".".join(str(part) for part in detail["loc"][1:]) or "body"
         problems.append(f"{field}: {detail['msg']}")
     return Refusal(422, "invalid_request", "; ".join(problems), "GET /docs shows every field with its bounds.")
@@ -177,12 +192,16 @@ def _invalid(error: RequestValidationError) -> Refusal:
 
 def _unrouted(error: HTTPException) -> Refusal:
     codes = {404: "not_found", 405: "method_not_allowed"}
-    return Refusal(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), "GET /docs lists the routes.")
+    return Refusal(
+        error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), "GET /docs lists the routes."
+    )
 
 
 def _store_away(error: StoreUnavailableError) -> Refusal:
     logger.error("%s", error)
-    return Refusal(503, "store_unavailable", "The vector store cannot be reached.", "Try again shortly.", retry_after_s=5)
+    return Refusal(
+        503, "store_unavailable", "The vector store cannot be reached.", "Try again shortly.", retry_after_s=5
+    )
 
 
 def _store_failed(error: StoreError) -> Refusal:

@@ -8,7 +8,9 @@ MAX_LIMIT = 200
 MAX_OFFSET = 10_000
 MAX_TEXT = 4_000
 
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="What the pictures shall show, in plain words.")]
+Text = Annotated[
+    str, Field(min_length=1, max_length=MAX_TEXT, description="What the pictures shall show, in plain words.")
+]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Largest number of hits.")]
 Offset = Annotated[int, Field(ge=0, le=MAX_OFFSET, description="Hits to leave out, from the best.")]
 Target = Annotated[

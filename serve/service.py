@@ -137,7 +137,13 @@ class SearchService:
         return [best[each] for each in ordered[query.offset : depth]]
 
     async def _nearest(
-        self, query: Query, generation: Generation, vector: Vector, using: Literal["image", "caption"], limit: int, offset: int
+        self,
+        query: Query,
+        generation: Generation,
+        vector: Vector,
+        using: Literal["image", "caption"],
+        limit: int,
+        offset: int,
     ) -> list[Hit]:
         hits: list[Hit] = await self._in_thread(
             self.store.search,

@@ -163,19 +163,25 @@ def _rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
         else:
             yield from _parquet_rows(uri, file)
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"--captions: {uri!r} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+        raise ConfigurationError(
+            f"--captions: {uri!r} is not UTF-8 text: {error.reason} at byte {error.start}."
+        ) from error
 
 
 def _json_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
     content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
-        raise ConfigurationError(f"--captions: {uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
+        raise ConfigurationError(
+            f"--captions: {uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet."
+        )
     try:
         document = json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ConfigurationError(f"--captions: {uri!r} line {error.lineno} is not JSON: {error.msg}.") from error
     if not isinstance(document, dict):
-        raise ConfigurationError(f"--captions: {uri!r} holds a JSON {_kind(document)}; expected an object {{path: text}}.")
+        raise ConfigurationError(
+            f"--captions: {uri!r} holds a JSON {_kind(document)}; expected an object {{path: text}}."
+        )
     for key, value in document.items():
         record = value if isinstance(value, dict) else {"caption": value}
         yield key, _record(record, f"{uri!r} at key {key!r}")

@@ -70,8 +70,8 @@ class Catalog(Connection):
         if theirs.fingerprint != fingerprint:
             raise ModelMismatchError(
                 f"Index {index!r} was made by model {theirs.model_name!r} (fingerprint {theirs.fingerprint}), but the "
-                f"model in hand is {model_name!r} (fingerprint {fingerprint}). To change the model run jobs/reindex.py, "
-                "to go on with the live one pass its name as --model, or no --model at all."
+                f"model in hand is {model_name!r} (fingerprint {fingerprint}). To change the model run "
+                "jobs/reindex.py; to go on with the live one pass its name as --model, or no --model at all."
             )
         return live
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Column, Table
 
 from viewfinder import __version__
@@ -15,7 +15,10 @@ from viewfinder.errors import ViewfinderError
 from viewfinder.registry import REGISTRY
 
 app = typer.Typer(
-    help="Describe what you are looking for, get the images.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Describe what you are looking for, get the images.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -45,7 +48,16 @@ def models(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(spec) for spec in REGISTRY.values()], indent=2, ensure_ascii=False))
         return
-    table = Table(Column("name", no_wrap=True), "dimension", "image", "tokens", "languages", "licence", "good for", box=SIMPLE_HEAD)
+    table = Table(
+        Column("name", no_wrap=True),
+        "dimension",
+        "image",
+        "tokens",
+        "languages",
+        "licence",
+        "good for",
+        box=SIMPLE_HEAD,
+    )
     for spec in REGISTRY.values():
         size = f"{spec.image_size} px" if spec.image_size else "?"
         table.add_row(

@@ -5,7 +5,7 @@ the same index never overwrite each other. Points carry a payload and no vector.
 """
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,13 +23,22 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class Failure:
-    """Content that will fail again: `reason` is a stable snake_case word, `stage` where it happened."""
+    """Why an object is not in the index: `reason` is a stable snake_case word, `stage` where it happened.
+
+    `permanent` says that the same content will fail again; `run_id` names the last run that met it.
+    """
 
     uri: str
     etag: str
     stage: str
     reason: str
     message: str
+    permanent: bool = True
+    run_id: str = ""
+
+    @classmethod
+    def parse(cls, note: Mapping[str, Any]) -> "Failure":
+        return cls(**{each.name: note[each.name] for each in fields(cls) if each.name in note})
 
 
 class Control:
@@ -41,11 +50,22 @@ class Control:
 
     def failures(self, ids: Sequence[str]) -> dict[str, Failure]:
         """Recorded failures by point id, of those points that have one."""
-        notes = self.read("failure", ids)
-        known = [each.name for each in fields(Failure)]
-        return {
-            subject: Failure(**{name: str(note.get(name, "")) for name in known}) for subject, note in notes.items()
-        }
+        return {subject: Failure.parse(note) for subject, note in self.read("failure", ids).items()}
+
+    def failures_of_run(self, run_id: str) -> Iterator[Failure]:
+        """All failures that one run met, however many."""
+        fits = models.Filter(must=[_equals("kind", "failure"), _equals("run_id", run_id)])
+        offset = None
+        while True:
+            try:
+                records, offset = self._call(
+                    "scroll", collection_name=self.name, scroll_filter=fits, limit=_PAGE, offset=offset, with_payload=True
+                )
+            except CollectionMissingError:
+                return
+            yield from (Failure.parse(record.payload) for record in records)
+            if offset is None:
+                return
 
     def record_failures(self, failures: Mapping[str, Failure]) -> None:
         """Keep failures by point id; a later one of the same point replaces the earlier."""
@@ -98,13 +118,18 @@ class Control:
         except StoreError:  # another program was first, or it is a real refusal
             if not self._call("collection_exists", collection_name=self.name):
                 raise
-        self._call(
-            "create_payload_index",
-            collection_name=self.name,
-            field_name="kind",
-            field_schema=models.PayloadSchemaType.KEYWORD,
-            wait=True,
-        )
+        for field in ("kind", "run_id"):
+            self._call(
+                "create_payload_index",
+                collection_name=self.name,
+                field_name=field,
+                field_schema=models.PayloadSchemaType.KEYWORD,
+                wait=True,
+            )
+
+
+def _equals(field: str, value: str) -> models.FieldCondition:
+    return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
 def _ids(kind: Kind, subjects: Sequence[str]) -> list[str]:

@@ -152,8 +152,8 @@ class _Child:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _BOOT, *search_path],
-                    stdin=theirs,
-                    stdout=theirs,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
                     stderr=subprocess.DEVNULL,  # libjpeg and libtiff complain there, and a full pipe would stop them
                     cwd="/",
                 )

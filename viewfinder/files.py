@@ -3,9 +3,11 @@
 import difflib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
@@ -52,6 +54,14 @@ class LocalObjects:
             os.close(descriptor)
             raise ObjectError("not_a_file", f"{uri!r} is no regular file.")
         return os.fdopen(descriptor, "rb")
+
+    def write(self, uri: str, path: Path) -> None:
+        target = Path(file_path(uri))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise _object_error(uri, error) from error
 
     def stat(self, uri: str) -> ObjectInfo:
         try:

@@ -31,17 +31,17 @@ PART_ROWS = 50_000
 GROUP_ROWS = 10_000
 _BATCH = 500
 
-SCHEMA = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("bucket", pa.string()),
-        ("key", pa.string()),
-        ("size", pa.int64()),
-        ("etag", pa.string()),
-        ("last_modified", pa.string()),
-        ("sources", pa.list_(pa.string())),
-        ("caption", pa.string()),
-    ]
+SCHEMA: pa.Schema = pa.schema(
+    {
+        "uri": pa.string(),
+        "bucket": pa.string(),
+        "key": pa.string(),
+        "size": pa.int64(),
+        "etag": pa.string(),
+        "last_modified": pa.string(),
+        "sources": pa.list_(pa.string()),
+        "caption": pa.string(),
+    }
 )
 
 
@@ -126,7 +126,7 @@ def write_manifest(
             f"Nothing to index in {', '.join(map(repr, sources))}: there is no object that could be an image"
             + (" and fits --include and --exclude." if include or exclude else ".")
         )
-    options = {"include": list(include), "exclude": list(exclude)}
+    options: dict[str, Any] = {"include": list(include), "exclude": list(exclude)}
     options |= {"captions": captions.uri} if captions else {}
     options |= {"limit": limit} if limit is not None else {}
     return Manifest(paths, writer.listed, writer.bytes, tuple({"source": source.uri, **options} for source in known))
@@ -276,7 +276,8 @@ def _expression(pattern: str) -> str:
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", pattern)
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(
-        words.get(part) or (f"[{part[1:-1].replace('!', '^', 1)}]" if part.startswith("[") and part[-1:] == "]" else re.escape(part))
+        words.get(part)
+        or (f"[{part[1:-1].replace('!', '^', 1)}]" if part.startswith("[") and part[-1:] == "]" else re.escape(part))
         for part in parts
     )
 
@@ -318,7 +319,9 @@ def _absolute(manifest: str, row: Mapping[str, Any], number: int) -> str:
     if manifest.startswith("file://"):
         return canonical_uri(str(Path(file_path(manifest)).parent / text))
     if text.startswith("/"):
-        raise SourceError(f"The manifest {manifest!r} names the local path {text!r} in row {number}; workers cannot read it.")
+        raise SourceError(
+            f"The manifest {manifest!r} names the local path {text!r} in row {number}; workers cannot read it."
+        )
     return canonical_uri(f"{manifest.rpartition('/')[0]}/{text}")
 
 

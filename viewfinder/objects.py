@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -51,6 +52,8 @@ class Backend(Protocol):
 
     def open(self, uri: str) -> BinaryIO: ...
 
+    def write(self, uri: str, path: Path) -> None: ...
+
     def stat(self, uri: str) -> ObjectInfo: ...
 
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]: ...
@@ -92,6 +95,10 @@ class Objects:
         Raises `ObjectError` as `read` does.
         """
         return self._backend(uri).open(uri)
+
+    def write(self, uri: str, path: Path) -> None:
+        """Make the local file `path` the content of one object. Raises `ObjectError` as `read` does."""
+        self._backend(uri).write(uri, path)
 
     def stat(self, uri: str) -> ObjectInfo:
         """What is known of one object without its content. Raises `ObjectError` as `read` does."""

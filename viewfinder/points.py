@@ -52,23 +52,19 @@ class Points(Connection):
         None removes a field.
         """
         rows = np.full(len(ids), vectors is not None) if present is None else present
-        if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
-            raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} caption vectors")
-        size = self._client.max_batch or PAGE
-        for start in range(0, len(ids), size):
-            chosen = list(range(start, min(start + size, len(ids))))
-            try:
-                self._change(collection, _caption_changes(ids, payloads, vectors, rows, chosen), wait)
-            except (CollectionMissingError, StoreUnavailableError):
-                raise
-            except StoreError:
-                # Qdrant refuses to update the vector of a point that was deleted meanwhile.
-                kept = self.states(collection, [ids[row] for row in chosen])
-                still = [row for row in chosen if ids[row] in kept]
-                if len(still) == len(chosen):
-                    raise
-                if still:
-                    self._change(collection, _caption_changes(ids, payloads, vectors, rows, still), wait)
+        self._update(collection, "caption", ids, payloads, vectors, rows, wait)
+
+    def update_images(
+        self,
+        collection: Collection,
+        ids: Sequence[str],
+        payloads: Sequence[Mapping[str, Any]],
+        vectors: Vectors,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Change pictures alone, float32 [N, D]; captions and other payload fields stay, as in `update_captions`."""
+        self._update(collection, "image", ids, payloads, vectors, np.full(len(ids), True), wait)
 
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
         """Note further sources in which points have been found."""
@@ -148,6 +144,34 @@ class Points(Connection):
         )
         return [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points]
 
+    def _update(
+        self,
+        collection: Collection,
+        name: VectorName,
+        ids: Sequence[str],
+        payloads: Sequence[Mapping[str, Any]],
+        vectors: Vectors | None,
+        rows: Mask,
+        wait: bool,
+    ) -> None:
+        if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
+            raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
+        size = self._client.max_batch or PAGE
+        for start in range(0, len(ids), size):
+            chosen = list(range(start, min(start + size, len(ids))))
+            try:
+                self._change(collection, _changes(name, ids, payloads, vectors, rows, chosen), wait)
+            except (CollectionMissingError, StoreUnavailableError):
+                raise
+            except StoreError:
+                # Qdrant refuses to update the vector of a point that was deleted meanwhile.
+                kept = self.states(collection, [ids[row] for row in chosen])
+                still = [row for row in chosen if ids[row] in kept]
+                if len(still) == len(chosen):
+                    raise
+                if still:
+                    self._change(collection, _changes(name, ids, payloads, vectors, rows, still), wait)
+
     def _change(self, collection: Collection, operations: list[Any], wait: bool) -> None:
         self._call("batch_update_points", collection_name=collection.name, update_operations=operations, wait=wait)
 
@@ -182,10 +206,15 @@ def _state(payload: Mapping[str, Any]) -> PointState:
     )
 
 
-def _caption_changes(
-    ids: Sequence[str], payloads: Sequence[Mapping[str, Any]], vectors: Vectors | None, present: Mask, rows: list[int]
+def _changes(
+    name: VectorName,
+    ids: Sequence[str],
+    payloads: Sequence[Mapping[str, Any]],
+    vectors: Vectors | None,
+    present: Mask,
+    rows: list[int],
 ) -> list[Any]:
-    """Operations that change the captions of some rows, for one request.
+    """Operations that change one kind of vector and its payload in some rows, for one request.
 
     Payloads come after vectors: a crash between them leaves the old hash, and the next run does both again.
     """
@@ -193,17 +222,17 @@ def _caption_changes(
     written = [row for row in rows if present[row]]
     if written:
         points = [
-            models.PointVectors(id=ids[row], vector={"caption": vector})
+            models.PointVectors(id=ids[row], vector={name: vector})
             for row, vector in zip(written, _rows(vectors, written), strict=True)
         ]
         operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points)))
     removed = [ids[row] for row in rows if not present[row]]
     if removed:
-        delete = models.DeleteVectors(filter=_existing(removed), vector=["caption"])
+        delete = models.DeleteVectors(filter=_existing(removed), vector=[name])
         operations.append(models.DeleteVectorsOperation(delete_vectors=delete))
     for row in rows:
         change = models.SetPayload(
-            payload={**payloads[row], "has_caption": bool(present[row])}, filter=_existing([ids[row]])
+            payload={**payloads[row], f"has_{name}": bool(present[row])}, filter=_existing([ids[row]])
         )
         operations.append(models.SetPayloadOperation(set_payload=change))
     return operations

@@ -5,9 +5,10 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -120,6 +121,15 @@ class S3Objects:
             raise
         file.seek(0)
         return cast(BinaryIO, file)
+
+    def write(self, uri: str, path: Path) -> None:
+        bucket, key = s3_parts(uri)
+
+        def attempt() -> None:
+            with path.open("rb") as file:
+                self._client.put_object(Bucket=bucket, Key=key, Body=file)
+
+        self._retrying(attempt, uri, doing="write")
 
     def stat(self, uri: str) -> ObjectInfo:
         bucket, key = s3_parts(uri)
@@ -235,7 +245,7 @@ class S3Objects:
             raise SourceError(f"Cannot set up the access to S3 at {self._where()}: {error}") from error
         return client
 
-    def _retrying(self, attempt: Callable[[], Result], uri: str) -> Result:
+    def _retrying(self, attempt: Callable[[], Result], uri: str, doing: str = "read") -> Result:
         """Run `attempt` until it succeeds, fails for good, or `retry_s` is over; raises `ObjectError`."""
         access, started, pause_s = self._access, time.monotonic(), self._access.backoff_s
         tries = 0
@@ -248,7 +258,7 @@ class S3Objects:
                 # A hanging read may have used up the deadline alone: a second attempt is always made.
                 if reason not in _PASSING or (tries > 1 and time.monotonic() - started + pause_s > access.retry_s):
                     after = f" after {tries} attempts" if tries > 1 else ""
-                    raise ObjectError(reason, f"Could not read {uri!r}{after}: {self._brief(error)}") from error
+                    raise ObjectError(reason, f"Could not {doing} {uri!r}{after}: {self._brief(error)}") from error
             # Jitter: thousands of readers slowed down together must not come back together.
             time.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -274,7 +284,7 @@ class S3Objects:
                 return None
             raise ViewfinderError(error.message) from error
 
-    def _near(self, client: "S3Client", bucket: str, key: str) -> "list[str]":
+    def _near(self, client: "S3Client", bucket: str, key: str) -> Sequence[str]:
         parent, _, name = key.rstrip("/").rpartition("/")
         prefix = f"{parent}/" if parent else ""
         answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/")

@@ -118,7 +118,7 @@ class _Scan:
                 self._put(None)
         except _StopScan:
             return
-        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+        except BaseException as error:
             self._hand_over(error)
 
     def _emit(self, objects: list[ObjectInfo]) -> None:

@@ -61,7 +61,8 @@ class Settings(BaseSettings):
 
     # S3
     s3_endpoint_url: str | None = Field(
-        None, description="Address of an S3-compatible endpoint. Unset: AWS. Credentials, region and profile: boto3's own chain."
+        None,
+        description="Address of an S3-compatible endpoint. Unset: AWS. Credentials, region and profile: boto3's own chain.",
     )
     s3_anonymous: bool = Field(False, description="Read public buckets without signing requests.")
 
@@ -83,7 +84,9 @@ class Settings(BaseSettings):
     )
 
     # The pipeline
-    fetch_batch_size: int = Field(64, ge=1, le=4096, description="Objects that one fetch-and-decode task holds at once.")
+    fetch_batch_size: int = Field(
+        64, ge=1, le=4096, description="Objects that one fetch-and-decode task holds at once."
+    )
     fetch_threads: int = Field(16, ge=1, le=256, description="Concurrent reads of one fetch-and-decode task.")
     encode_batch_size: int | None = Field(
         None, ge=1, le=8192, description="Pictures of one encoder call. Unset: 256 on a GPU, 32 on CPU cores."
@@ -114,10 +117,13 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Time limit of one request, in seconds.")
     refresh_s: float = Field(5.0, gt=0, le=3600, description="How often a replica looks for a moved alias, in seconds.")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="SHA-256 hex digests of the API keys, separated by commas; `:admin` behind one grants takedowns."
+        (),
+        description="SHA-256 hex digests of the API keys, separated by commas; `:admin` behind one grants takedowns.",
     )
     allow_anonymous: bool = Field(False, description="Serve without API keys on addresses other than loopback.")
-    allow_image_url: bool = Field(False, description="Let the service fetch pictures from public addresses (`image_url`).")
+    allow_image_url: bool = Field(
+        False, description="Let the service fetch pictures from public addresses (`image_url`)."
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ One synchronous `Store` serves the job's workers, the service's threads and the 
 server or the embedded store. Every call retries what may pass and raises nothing but the `StoreError` family.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from viewfinder.batch import Hit, PointBatch, PointState, Record
 from viewfinder.catalog import Catalog
@@ -76,11 +76,15 @@ class Store(Catalog, Points):
         return version
 
     def failures(self, index: str, ids: Sequence[str]) -> dict[str, Failure]:
-        """Recorded permanent failures by point id."""
+        """Recorded failures by point id."""
         return Control(self._call, index).failures(ids)
 
+    def failures_of_run(self, index: str, run_id: str) -> Iterator[Failure]:
+        """All failures that one run met, streamed."""
+        return Control(self._call, index).failures_of_run(run_id)
+
     def record_failures(self, index: str, failures: Mapping[str, Failure]) -> None:
-        """Keep permanent failures by point id, so that a rerun need not fetch the same content to fail again."""
+        """Keep failures by point id, so that a rerun need not fetch the same content to fail again."""
         Control(self._call, index).record_failures(failures)
 
     def forget_failures(self, index: str, ids: Sequence[str]) -> None:

@@ -7,9 +7,6 @@ from uuid import uuid4
 
 import pytest
 
-# Ray reads it when imported; a token file in the home directory would make these tests depend on the machine.
-os.environ["RAY_AUTH_MODE"] = "disabled"
-
 from viewfinder.embedded import attach, open_directory, start_ray
 from viewfinder.server_client import ServerClient
 from viewfinder.store import Store, StoreAddress
@@ -26,7 +23,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreAddre
         yield address
 
 
-@pytest.fixture(params=["directory", "holder", "double", "server"])
+@pytest.fixture(params=["directory", pytest.param("holder", marks=pytest.mark.cluster), "double", "server"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "directory":
         address = StoreAddress(data_dir=tmp_path, retry_s=0)

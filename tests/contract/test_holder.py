@@ -20,6 +20,8 @@ from viewfinder.embedded import RaySession, start_ray
 from viewfinder.errors import StoreBusyError
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 
 # Joins or starts a Ray, writes points, tells what it found, and ends cleanly when its input does.

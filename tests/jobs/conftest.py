@@ -42,7 +42,11 @@ def ray_cluster(s3: S3Endpoint) -> Iterator[None]:
     """One Ray for all tests. Its workers inherit this environment, and with it the endpoint's credentials."""
     import ray
 
-    keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key, "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": s3.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     os.environ.update(keys)
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield

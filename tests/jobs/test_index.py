@@ -213,9 +213,7 @@ def test_overlapping_sources_in_one_run_index_each_object_once(world: World) -> 
     assert world.points["a/0.jpg"].payload["sources"] == sorted([world.source, f"{world.source}/a"])
 
 
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     fill(world.bucket, NAMES)
     assert world.run("--dry-run") == 0
     assert "12" in capsys.readouterr().out

@@ -45,9 +45,7 @@ def test_everything_that_can_be_said() -> None:
         ("--source a --sauce b", "--sauce"),
     ],
 )
-def test_a_wrong_line_ends_with_status_2_and_says_why(
-    line: str, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_line_ends_with_status_2_and_says_why(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(line.split())
     assert ended.value.code == 2

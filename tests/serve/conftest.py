@@ -82,5 +82,3 @@ def served(world: World) -> World:
     world.build("first")
     world.service.follower.refresh()
     return world
-
-

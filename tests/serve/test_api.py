@@ -44,7 +44,12 @@ def test_pages_do_not_overlap_and_together_give_the_whole(served: World) -> None
 
 def test_both_targets_rank_a_point_first_that_leads_in_one_and_is_high_in_the_other(served: World) -> None:
     lists = {
-        target: [hit["id"] for hit in served.client.get("/v1/search", params={"q": "two birds", "target": target, "limit": 5}).json()["hits"]]
+        target: [
+            hit["id"]
+            for hit in served.client.get("/v1/search", params={"q": "two birds", "target": target, "limit": 5}).json()[
+                "hits"
+            ]
+        ]
         for target in ("image", "caption", "both")
     }
     ranks = {

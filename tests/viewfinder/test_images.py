@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, features
 
 from viewfinder.errors import ImageError
-from viewfinder.images import REASONS, Decoded, ImageLimits, Preprocess, decode, thumbnail
+from viewfinder.images import REASONS, ImageLimits, Preprocess, decode, thumbnail
 
 SIZE = 32
 SMALL = Preprocess(SIZE)
@@ -118,9 +118,8 @@ class TestAsOpenClip:
         ]
         transform = open_clip_transform(preprocess)
         plain = torch.stack([transform(Image.open(io.BytesIO(file))) for file in files])
-        ours = torch.stack(
-            [(torch.tensor(pixels(file, preprocess)).permute(2, 0, 1) / 255 - mean) / std for file in files]
-        )
+        decoded = torch.stack([torch.tensor(pixels(file, preprocess)).permute(2, 0, 1) for file in files])
+        ours = (decoded / 255 - mean) / std
         with torch.no_grad():
             expected, got = (model.encode_image(batch, normalize=True) for batch in (plain, ours))
         assert (expected * got).sum(dim=1).mean() >= 0.999
@@ -209,7 +208,15 @@ def red_palette() -> Image.Image:
     return image
 
 
-COLOURS = {
+def premultiplied(image: Image.Image) -> bytes:
+    """A TIFF whose ExtraSamples field says that its colours are already weighed by their alpha."""
+    field = struct.pack("<HHI", 338, 3, 1)
+    data = encoded(image, "TIFF")
+    assert field + b"\2" in data
+    return data.replace(field + b"\2", field + b"\1")
+
+
+COLOURS: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {
     "jpeg": (lambda: encoded(flat("RGB", RED), "JPEG", quality=95), RED),
     "progressive jpeg": (lambda: encoded(flat("RGB", RED), "JPEG", quality=95, progressive=True), RED),
     "grey jpeg": (lambda: encoded(flat("L", 77), "JPEG"), (77, 77, 77)),
@@ -234,8 +241,8 @@ COLOURS = {
     "transparent": (lambda: encoded(flat("RGBA", (*RED, 0))), WHITE),
     "transparent webp": (lambda: encoded(flat("RGBA", (*RED, 0)), "WEBP", lossless=True, exact=True), WHITE),
     "grey with alpha": (lambda: encoded(flat("LA", (0, 128))), (127, 127, 127)),
-    "premultiplied": (lambda: encoded(flat("RGBA", (64, 0, 0, 128)), "TIFF", tiffinfo={338: 1}), (191, 127, 127)),
-    "premultiplied grey": (lambda: encoded(flat("LA", (64, 128)), "TIFF", tiffinfo={338: 1}), (191, 191, 191)),
+    "premultiplied": (lambda: premultiplied(flat("RGBA", (64, 0, 0, 128))), (191, 127, 127)),
+    "premultiplied grey": (lambda: premultiplied(flat("LA", (64, 128))), (191, 191, 191)),
     "palette, one alpha each": (lambda: encoded(red_palette(), transparency=bytes([255, 128])), (238, 143, 148)),
     "palette, one transparent colour": (lambda: encoded(red_palette(), transparency=1), WHITE),
     "gif, one transparent colour": (lambda: encoded(red_palette(), "GIF", transparency=1), WHITE),
@@ -337,7 +344,7 @@ class TestReasons:
     def test_what_is_no_picture_is_named(self, data: bytes, expected: str) -> None:
         assert reason(data) == expected
 
-    @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "AVIF"])
+    @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP"])
     def test_a_picture_cut_in_half_is_truncated(self, format_name: str) -> None:
         data = encoded(photograph(300, 200, 1), format_name)
         assert reason(data[: len(data) // 2]) == "truncated"
@@ -462,21 +469,22 @@ def opened_and_loaded_by_pillow(data: bytes) -> bool:
     return False
 
 
-def test_a_damaged_file_is_a_picture_or_a_named_failure() -> None:
+def outcome(data: bytes) -> str:
+    try:
+        decode(data, SMALL, ImageLimits(10**7, 10**6))
+    except ImageError as error:
+        return error.reason
+    return "decoded"
+
+
+def test_a_damaged_file_is_a_picture_or_a_named_failure_and_pillow_would_not_have_done_better() -> None:
     files = damaged_files(40)
     assert len({name for name, _ in files}) >= 20
-    seen = set()
-    for name, data in files:
-        try:
-            result = decode(data, SMALL, ImageLimits(10**7, 10**6))
-            assert isinstance(result, Decoded), name
-            assert result.pixels.shape == (SIZE, SIZE, 3)
-            seen.add("decoded")
-        except ImageError as error:
-            assert error.reason in REASONS, (name, error)
-            assert error.reason == "too_many_pixels" or not opened_and_loaded_by_pillow(data), (name, error)
-            seen.add(error.reason)
-    assert {"decoded", "not_an_image", "truncated", "corrupt", "unsupported"} <= seen
+    outcomes = [(name, outcome(data), data) for name, data in files]
+    assert {"decoded", "not_an_image", "truncated", "corrupt", "unsupported"} <= {result for _, result, _ in outcomes}
+    for name, result, data in outcomes:
+        assert result == "decoded" or result in REASONS, name
+        assert result in {"decoded", "too_many_pixels"} or not opened_and_loaded_by_pillow(data), (name, result)
 
 
 def test_this_pillow_has_the_codecs_that_buckets_need() -> None:
