@@ -31,7 +31,7 @@ from demo.training_data import LANGUAGES, Batch, Dataset
 TRAINING_SEED = 1
 BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
-WARMUP_STEPS = 150
+WARMUP_STEPS = 100
 CHECKPOINT_STEPS = 250
 FACT_SCALE = 20.0
 MASKED_SHARE, MASKED_UNTIL = 0.5, 0.7  # half the patches until 70 % of the run, as in FLIP (arXiv:2212.00794)

@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     )
     add = parser.add_argument
     add("--source", action="append", required=True, metavar="URI", dest="sources",
-        help="s3://bucket[/prefix], a directory, file://, or a Parquet or CSV manifest of URIs; repeatable")  # fmt: skip
+        help="s3://bucket[/prefix], a directory, file://, or a Parquet or CSV file of URIs; repeatable")  # fmt: skip
     add("--captions", metavar="URI", help="JSON, JSONL, CSV or Parquet file of captions by URI, key or relative path")
     add("--include", action="append", default=[], metavar="GLOB", help="index only objects that match; repeatable")
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave out objects that match; repeatable")

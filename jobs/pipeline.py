@@ -4,7 +4,8 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from jobs.sink import QdrantDatasink, Tally
 from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from viewfinder.errors import ViewfinderError
 from viewfinder.images import ImageLimits
 from viewfinder.listing import Manifest
 from viewfinder.models import Checkpoint
@@ -96,9 +98,11 @@ class Workers:
 def actions(manifest: Manifest, compare: Compare) -> dict[str, int]:
     """How many of the listed objects need what, nothing being done."""
     counts: Counter[str] = Counter()
-    for table in _compared(manifest, compare).select_columns(["action", "count"]).iter_batches(batch_format="pyarrow"):
-        for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):
-            counts[action] += count
+    rows = _compared(manifest, compare).select_columns(["action", "count"])
+    with told_as_ours():
+        for table in rows.iter_batches(batch_format="pyarrow"):
+            for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):
+                counts[action] += count
     return dict(counts)
 
 
@@ -125,7 +129,7 @@ def index_objects(
     sink = QdrantDatasink(
         compare.reach.address, collection, run_id=run_id, batch_size=settings.write_batch_size, progress=progress
     )
-    (
+    rows = (
         _compared(manifest, compare)
         .repartition(target_num_rows_per_block=settings.fetch_batch_size)
         .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
@@ -139,9 +143,26 @@ def index_objects(
             num_cpus=workers.cpus,
             num_gpus=workers.gpus,
         )
-        .write_datasink(sink, concurrency=settings.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
     )
+    with told_as_ours():
+        rows.write_datasink(sink, concurrency=settings.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
     return Outcome(sink.total, _stages(sink.total, workers, settings))
+
+
+@contextmanager
+def told_as_ours() -> Iterator[None]:
+    """Raise what a stage raised on a worker, where it is an error of ours, without Ray's layers around it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ViewfinderError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        # Ray gives an error that crossed processes a class of its own, derived from the real one.
+        kind = next(each for each in type(cause).__mro__ if each.__module__ == ViewfinderError.__module__)
+        raise kind(*cause.args) from error
 
 
 def configure_ray_data() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs import progress
 from jobs.options import Options
+from jobs.pipeline import told_as_ours
 from jobs.reach import Reach
 from viewfinder.captions import Captions
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
@@ -24,8 +25,7 @@ _LOOKED_AT = 20
 
 def check_reach(options: Options, settings: Settings) -> Reach:
     """Names, sources and store, as this machine sees them, before Ray is started."""
-    if options.model is not None:
-        find(options.model)
+    find(options.model or settings.model)
     access = ObjectAccess(
         endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
     )
@@ -83,12 +83,8 @@ def check_worker(sources: Sequence[str], reach: Reach) -> None:
     """
     import ray
 
-    try:
+    with told_as_ours():
         ray.get(ray.remote(num_cpus=0.1)(_try_reach).remote(list(sources), reach))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ViewfinderError):
-            raise type(error.cause)(f"On a worker of the cluster: {error.cause}") from error
-        raise
 
 
 def _try_reach(sources: Sequence[str], reach: Reach) -> None:

@@ -46,7 +46,7 @@ class Prune:
 
     @classmethod
     def of(cls, options: Options, store: Store, collection: Collection | None, manifest: Manifest) -> "Prune | None":
-        """The prune that `--prune` asks for, if it does. Raises `PruneRefusedError` where a listing shows too little."""
+        """The prune that `--prune` asks for, if it does; `PruneRefusedError` where a listing shows too little."""
         if not options.prune or collection is None:
             return None
         if not manifest.listed:
@@ -61,8 +61,8 @@ class Prune:
             ]
             if changed:
                 raise PruneRefusedError(
-                    f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so that this "
-                    "listing shows only a part of it. Use the same patterns, or run once without --prune."
+                    f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so that "
+                    "this listing shows only a part of it. Use the same patterns, or run once without --prune."
                 )
         return cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
 
@@ -76,8 +76,8 @@ class Prune:
         if points and detached / points > self._max_ratio:
             raise PruneRefusedError(
                 f"--prune would take {detached:,} of the {points:,} points of these sources ({detached / points:.0%}) "
-                f"out of them, more than --prune-max-ratio {self._max_ratio:g} allows. Nothing was pruned. If the objects "
-                "are really gone, run again with a larger ratio."
+                f"out of them, more than --prune-max-ratio {self._max_ratio:g} allows. Nothing was pruned. If the "
+                "objects are really gone, run again with a larger ratio."
             )
         return Gone(points, detached, deleted)
 

@@ -146,7 +146,7 @@ class Compare:
         return states, store.failures(self.collection.index, missing)
 
     def _fill_etags(self, rows: list[Row]) -> None:
-        """Ask for what a manifest of bare URIs does not know; an object that cannot be asked about fails in the fetch."""
+        """Ask for what a manifest of bare URIs does not know; what cannot be asked about fails in the fetch."""
         bare = [row for row in rows if not row["etag"]]
         if not bare:
             return

@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 STARTUP_TIMEOUT_S = 900
 
 
-@serve.deployment(name="viewfinder")
 @serve.ingress()
 class Replica:
     """Ingress, encoder and batcher in one process: the simplest thing that can change generation in one step."""
@@ -47,7 +46,9 @@ def application(settings: Settings) -> Application:
     """The deployment with its replicas, batching and queue as the settings say."""
     # A replica takes several batches at once: one being encoded, one filling, and what waits for Qdrant.
     ongoing = settings.batch_size * 4
-    deployment = Replica.options(
+    deployment = serve.deployment(
+        Replica,
+        name="viewfinder",
         max_ongoing_requests=ongoing,
         max_queued_requests=settings.queue_size,
         autoscaling_config={

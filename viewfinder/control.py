@@ -59,7 +59,12 @@ class Control:
         while True:
             try:
                 records, offset = self._call(
-                    "scroll", collection_name=self.name, scroll_filter=fits, limit=_PAGE, offset=offset, with_payload=True
+                    "scroll",
+                    collection_name=self.name,
+                    scroll_filter=fits,
+                    limit=_PAGE,
+                    offset=offset,
+                    with_payload=True,
                 )
             except CollectionMissingError:
                 return

@@ -42,7 +42,7 @@ class SourceError(ConfigurationError):
 
 
 class ObjectError(ViewfinderError):
-    """One object could not be read; `reason` is a stable snake_case word and `permanent` says whether a retry is idle."""
+    """One object could not be read: `reason` is a stable snake_case word; `permanent`, that a retry is idle."""
 
     def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)

@@ -16,25 +16,12 @@ import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSLError,
-    SSOError,
-    TokenRetrievalError,
-)
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import BotoCoreError, ProfileNotFound
+from s3transfer.exceptions import RetriesExceededError
 
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
 from viewfinder.objects import ObjectAccess, ObjectInfo, s3_parts
+from viewfinder.s3_errors import FAILURES, PASSING_REASONS, brief, explain, is_missing_bucket, reason
 from viewfinder.scan import Page, scan
 
 if TYPE_CHECKING:
@@ -45,32 +32,6 @@ Result = TypeVar("Result")
 CHUNK_BYTES = 1024**2
 LONGEST_PAUSE_S = 10.0
 CHECK_TIMEOUT_S = 10.0
-
-_FAILURES = (BotoCoreError, ClientError, HTTPError, ResponseParserError)
-_CREDENTIAL_FAILURES = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-    SSOError,
-)
-_PASSING = frozenset({"throttled", "unavailable"})
-_REASONS = {
-    "NoSuchKey": "not_found",
-    "NoSuchBucket": "not_found",
-    "InvalidObjectState": "archived",
-    "SlowDown": "throttled",
-    "Throttling": "throttled",
-    "ThrottlingException": "throttled",
-    "RequestLimitExceeded": "throttled",
-    "TooManyRequests": "throttled",
-    "RequestTimeout": "unavailable",  # S3 says it with status 400
-    "InternalError": "unavailable",
-}
-_REASONS_BY_STATUS = {401: "access_denied", 403: "access_denied", 404: "not_found", 408: "unavailable"} | {
-    429: "throttled",
-    503: "throttled",  # S3's 503 nearly always is "slow down"
-}
 
 
 class S3Objects:
@@ -189,7 +150,7 @@ class S3Objects:
                 if client.list_objects_v2(Bucket=bucket, Prefix=_below(key), MaxKeys=1).get("Contents"):
                     return
                 near = self._near(client, bucket, key)
-            except _FAILURES as error:
+            except FAILURES as error:
                 raise SourceError(self._explain(error, bucket, client)) from error
         if self._itself(source) is not None:
             return
@@ -253,7 +214,7 @@ class S3Objects:
             tries += 1
             try:
                 return attempt()
-            except _FAILURES as error:
+            except FAILURES as error:
                 reason = _reason(error)
                 # A hanging read may have used up the deadline alone: a second attempt is always made.
                 if reason not in _PASSING or (tries > 1 and time.monotonic() - started + pause_s > access.retry_s):
@@ -268,7 +229,7 @@ class S3Objects:
             return self._retrying(lambda: self._client.list_objects_v2(**request), f"s3://{request['Bucket']}")
         except ObjectError as error:
             cause = error.__cause__
-            assert isinstance(cause, _FAILURES)
+            assert isinstance(cause, FAILURES)
             kind = ViewfinderError if error.reason in _PASSING else SourceError
             raise kind(self._explain(cause, request["Bucket"], self._client)) from cause
 
@@ -300,57 +261,10 @@ class S3Objects:
         parts = urlsplit(self._access.endpoint_url or str(self._client.meta.endpoint_url))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never a password
 
-    def _brief(self, error: Exception) -> str:
-        if isinstance(error, ClientError):
-            code, text = _code(error), error.response.get("Error", {}).get("Message", "")
-            return f"{self._where()} answered {code}{f' ({text})' if text and text != code else ''}."
-        return f"{type(error).__name__}: {error}".rstrip(".") + "."
-
-    def _explain(self, error: Exception, bucket: str, client: "S3Client") -> str:
-        """One message for a user whose bucket cannot be listed; knows no secrets."""
-        where, code = self._where(), _code(error) if isinstance(error, ClientError) else ""
-        if isinstance(error, NoCredentialsError):
-            return (
-                f"No credentials for {bucket!r} at {where}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
-            )
-        if isinstance(error, _CREDENTIAL_FAILURES):
-            return f"Cannot get credentials for {bucket!r}: {error}. Log in again, or check AWS_PROFILE."
-        if isinstance(error, ParamValidationError):
-            return f"{bucket!r} is no valid bucket name; write s3://BUCKET/PREFIX."
-        if isinstance(error, SSLError):
-            return f"No trusted TLS connection to {where}: {error}. For a private authority set AWS_CA_BUNDLE."
-        if isinstance(error, ResponseParserError):
-            return f"{where} does not answer like S3. Check VIEWFINDER_S3_ENDPOINT_URL."
-        if isinstance(error, ConnectionError | HTTPClientError | HTTPError):
-            return f"Cannot reach {where} ({type(error).__name__}). Is it running, and is VIEWFINDER_S3_ENDPOINT_URL right?"
-        if code == "NoSuchBucket" or (code == "404" and isinstance(error, ClientError)):
-            return f"There is no bucket {bucket!r} at {where}.{self._buckets(client, bucket)}"
-        if code == "InvalidAccessKeyId":
-            return f"{where} does not know the access key in use. Check AWS_ACCESS_KEY_ID or AWS_PROFILE, and the endpoint."
-        if code == "SignatureDoesNotMatch":
-            return f"{where} refused the signature: the secret key is not the access key's. Check AWS_SECRET_ACCESS_KEY."
-        if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
-            return f"The session token in use has expired or is not valid at {where} ({code}). Log in again."
-        if code == "RequestTimeTooSkewed":
-            return f"{where} refused the request: this machine's clock is wrong."
-        if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"):
-            region = _region(error)
-            hint = f"AWS_DEFAULT_REGION={region}" if region else "AWS_DEFAULT_REGION to the bucket's region"
-            return f"The bucket {bucket!r} is in another region than the one asked. Set {hint}, and no regional endpoint."
-        if _reason(error) == "access_denied":
-            if self._access.anonymous:
-                return f"The bucket {bucket!r} at {where} is not public ({code}). Unset VIEWFINDER_S3_ANONYMOUS and give credentials."
-            return (
-                f"Access to {bucket!r} at {where} is denied ({code}). The credentials in use need s3:ListBucket on the "
-                "bucket and s3:GetObject on its objects; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
-            )
-        return f"Cannot list {bucket!r}: {self._brief(error)}"
-
     def _buckets(self, client: "S3Client", wanted: str) -> str:
         try:
             names = [entry["Name"] for entry in client.list_buckets().get("Buckets", ())]
-        except _FAILURES:
+        except FAILURES:
             return " Check its name and VIEWFINDER_S3_ENDPOINT_URL."  # these credentials may not list buckets
         if not names:
             return " These credentials own none there; check VIEWFINDER_S3_ENDPOINT_URL."
@@ -382,31 +296,3 @@ def _iso_of_header(text: str) -> str:
         return parsedate_to_datetime(text).strftime("%Y-%m-%dT%H:%M:%SZ")
     except ValueError:
         return ""
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) or str(_status(error))
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ClientError):
-        by_status = _REASONS_BY_STATUS.get(_status(error), "unavailable" if _status(error) >= 500 else "refused")
-        return _REASONS.get(_code(error), by_status)
-    if isinstance(error, _CREDENTIAL_FAILURES):
-        return "access_denied"
-    if isinstance(error, SSLError | ParamValidationError):
-        return "refused"
-    if isinstance(error, HTTPClientError | HTTPError | ResponseParserError | ConnectionError):
-        return "unavailable"
-    return "unavailable" if type(error).__name__ in ("IncompleteReadError", "FlexibleChecksumError") else "refused"
-
-
-def _region(error: Exception) -> str:
-    if not isinstance(error, ClientError):
-        return ""
-    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return str(headers.get("x-amz-bucket-region", "") or error.response.get("Error", {}).get("Region", ""))

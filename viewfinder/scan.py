@@ -1,5 +1,6 @@
 """Lists what lies under one S3 prefix with many requests at a time, holding a few pages however many keys there are."""
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ class _Scan:
         if not level.more and len(level.prefixes) <= FEW_CHILDREN:
             self._emit(level.objects)
             for child in level.prefixes:
-                self._submit(lambda child=child: self._walk(child))
+                self._submit(functools.partial(self._walk, child))
         else:
             self._cut(prefix, level, levels)
 
@@ -82,12 +83,12 @@ class _Scan:
                 entries = sorted([*level.prefixes, *(info.key for info in level.objects)])
                 step = max(1, len(entries) // FEW_CHILDREN)
                 for until in entries[::step]:
-                    self._submit(lambda after=after, until=until: self._range(prefix, after, until))
+                    self._submit(functools.partial(self._range, prefix, after, until))
                     after = until
             elif level.objects:
                 # Nothing but objects: what came before ends at the first of them, and the page itself is the range.
                 first, last = level.objects[0].key, level.objects[-1].key
-                self._submit(lambda after=after: self._range(prefix, after, first))
+                self._submit(functools.partial(self._range, prefix, after, first))
                 self._emit(level.objects[1:])
                 after = last
             level = next(levels, None)

@@ -22,7 +22,7 @@ INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
+    return path.expanduser().absolute()
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     # S3
     s3_endpoint_url: str | None = Field(
         None,
-        description="Address of an S3-compatible endpoint. Unset: AWS. Credentials, region and profile: boto3's own chain.",
+        description="Address of an S3-compatible endpoint. Unset: AWS. Credentials, region and profile come from "
+        "boto3's own chain.",
     )
     s3_anonymous: bool = Field(False, description="Read public buckets without signing requests.")
 

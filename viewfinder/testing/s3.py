@@ -20,7 +20,7 @@ _ATTEMPTS = 5
 
 
 class S3Endpoint:
-    """Serves the sub-directories of `root` as buckets while the `with` block runs; ends with it, or with this process."""
+    """Serves the sub-directories of `root` as buckets; ends with the `with` block, or with this process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,0 +1,136 @@
+"""What went wrong with S3, in one stable word for a record and in one message for a user. Knows no secrets."""
+
+from typing import Final
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    SSLError,
+    SSOError,
+    TokenRetrievalError,
+)
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+FAILURES: Final = (BotoCoreError, ClientError, HTTPError, ResponseParserError)
+PASSING_REASONS: Final = frozenset({"throttled", "unavailable"})
+
+_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+)
+_CONNECTION = (ConnectionError, HTTPClientError, HTTPError, IncompleteReadError)
+_REASONS = {
+    "NoSuchKey": "not_found",
+    "NoSuchBucket": "not_found",
+    "InvalidObjectState": "archived",
+    "SlowDown": "throttled",
+    "Throttling": "throttled",
+    "ThrottlingException": "throttled",
+    "RequestLimitExceeded": "throttled",
+    "TooManyRequests": "throttled",
+    "RequestTimeout": "unavailable",  # S3 says it with status 400
+}
+_REASONS_BY_STATUS = {
+    401: "access_denied",
+    403: "access_denied",
+    404: "not_found",
+    408: "unavailable",
+    429: "throttled",
+    503: "throttled",  # S3's 503 nearly always is "slow down"
+}
+
+
+def reason(error: Exception) -> str:
+    """The reason of an `ObjectError` for one of `FAILURES`."""
+    if isinstance(error, ClientError):
+        by_status = _REASONS_BY_STATUS.get(_status(error), "unavailable" if _status(error) >= 500 else "refused")
+        return _REASONS.get(_code(error), by_status)
+    if isinstance(error, _CREDENTIALS):
+        return "access_denied"
+    if isinstance(error, SSLError):
+        return "refused"
+    return "unavailable" if isinstance(error, (*_CONNECTION, ResponseParserError)) else "refused"
+
+
+def brief(error: Exception, where: str) -> str:
+    """Half a line for the record of one object."""
+    if isinstance(error, ClientError):
+        code, text = _code(error), error.response.get("Error", {}).get("Message", "")
+        return f"{where} answered {code}{f' ({text})' if text and text != code else ''}."
+    return f"{type(error).__name__}: {error}".rstrip(".") + "."
+
+
+def is_missing_bucket(error: Exception) -> bool:
+    """Whether a listing failed with `error` because there is no such bucket."""
+    return isinstance(error, ClientError) and _code(error) in ("NoSuchBucket", "404")
+
+
+def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> str:
+    """Why `bucket` at `where` cannot be listed, and what to do."""
+    code = _code(error) if isinstance(error, ClientError) else ""
+    if isinstance(error, NoCredentialsError):
+        return (
+            f"No credentials for {bucket!r} at {where}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
+        )
+    if isinstance(error, _CREDENTIALS):
+        return f"Cannot get credentials for {bucket!r}: {error}. Log in again, or check AWS_PROFILE."
+    if isinstance(error, ParamValidationError):
+        return f"{bucket!r} is no valid bucket name; write s3://BUCKET/PREFIX."
+    if isinstance(error, SSLError):
+        return f"No trusted TLS connection to {where}: {error}. For a private authority set AWS_CA_BUNDLE."
+    if isinstance(error, ResponseParserError):
+        return f"{where} does not answer like S3. Check VIEWFINDER_S3_ENDPOINT_URL."
+    if isinstance(error, _CONNECTION):
+        return f"Cannot reach {where} ({type(error).__name__}). Is it running, and is VIEWFINDER_S3_ENDPOINT_URL right?"
+    if is_missing_bucket(error):
+        return f"There is no bucket {bucket!r} at {where}."
+    if code == "InvalidAccessKeyId":
+        return f"{where} does not know the access key in use. Check AWS_ACCESS_KEY_ID or AWS_PROFILE, and the endpoint."
+    if code == "SignatureDoesNotMatch":
+        return f"{where} refused the signature: the secret key is not the access key's. Check AWS_SECRET_ACCESS_KEY."
+    if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
+        return f"The session token in use has expired or is not valid at {where} ({code}). Log in again."
+    if code == "RequestTimeTooSkewed":
+        return f"{where} refused the request: this machine's clock is wrong."
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"):
+        return (
+            f"The bucket {bucket!r} is in another region than the one asked at {where}. "
+            f"Set AWS_DEFAULT_REGION={_region(error) or 'REGION, the one of the bucket'}, and no regional endpoint."
+        )
+    if reason(error) == "access_denied" and anonymous:
+        return (
+            f"The bucket {bucket!r} at {where} is not public ({code}). Unset VIEWFINDER_S3_ANONYMOUS and give credentials."
+        )
+    if reason(error) == "access_denied":
+        return (
+            f"Access to {bucket!r} at {where} is denied ({code}). The credentials in use need s3:ListBucket on the "
+            "bucket and s3:GetObject on its objects; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
+        )
+    return f"Cannot list {bucket!r}: {brief(error, where)}"
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "")) or str(_status(error))
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _region(error: Exception) -> str:
+    if not isinstance(error, ClientError):
+        return ""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("x-amz-bucket-region", "") or error.response.get("Error", {}).get("Region", ""))
