@@ -11,7 +11,7 @@ from jobs.options import Options
 from jobs.pipeline import told_as_ours
 from jobs.reach import Reach
 from viewfinder.captions import Captions
-from viewfinder.errors import ObjectError, SourceError, ViewfinderError
+from viewfinder.errors import ObjectError, SourceError
 from viewfinder.listing import Manifest, write_manifest
 from viewfinder.models import Checkpoint, find, locate
 from viewfinder.objects import ObjectAccess, Objects, canonical_uri

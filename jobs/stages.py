@@ -79,7 +79,8 @@ Row = dict[str, Any]
 Column: TypeAlias = "pa.Array[Any]"
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """Rows in the columns of `SCHEMA`; what a row lacks is null."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
@@ -134,7 +135,7 @@ class Compare:
             todo.append({"action": "unchanged", "count": unchanged})
         if todo:
             todo[0]["compare_s"] = time.perf_counter() - began
-        return _table(todo)
+        return table_of(todo)
 
     def _known(self, ids: Sequence[str]) -> tuple[dict[str, PointState], dict[str, Failure]]:
         """What there is of these points, and of those that there are not, why."""
@@ -197,11 +198,12 @@ class FetchAndDecode:
         threads: int,
         timeout_s: float,
         memory_bytes: int,
+        objects: Callable[[], Objects] | None = None,
         decoder: Callable[[], Decoder] | None = None,
     ) -> None:
-        self._access = access
         self._limits = limits
         self._threads = threads
+        self._objects = objects or functools.partial(_objects, access)
         self._decoder = decoder or functools.partial(_decoder, preprocess, limits, timeout_s, memory_bytes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -218,7 +220,8 @@ class FetchAndDecode:
                 data, etag, seconds = fetched.result()
                 fetch_s += seconds
                 began = time.perf_counter()
-                row |= {"etag": etag, "size": len(data)} | _decoded(decoder.decode(data))
+                row |= {"etag": etag, "size": len(data)}
+                row |= _decoded(decoder.decode(data))
                 decode_s += time.perf_counter() - began
                 refused = 0
             except ObjectError as error:
@@ -233,11 +236,11 @@ class FetchAndDecode:
                         "Check what the credentials of the workers allow (s3:GetObject), then run the job again."
                     ) from error
         rows[0] |= {"fetch_s": fetch_s, "decode_s": decode_s}
-        return _table(rows)
+        return table_of(rows)
 
     def _fetch(self, rows: list[Row]) -> Iterator[tuple[Row, "Future[tuple[bytes, str, float]]"]]:
         """Yield rows in order with their reads, keeping at most IN_FLIGHT_BYTES under way."""
-        objects = _objects(self._access)
+        objects = self._objects()
 
         def read(row: Row) -> tuple[bytes, str, float]:
             began = time.perf_counter()
@@ -246,13 +249,12 @@ class FetchAndDecode:
 
         with ThreadPoolExecutor(self._threads) as pool:
             under_way: list[tuple[Row, Future[tuple[bytes, str, float]]]] = []
-            in_flight = 0
             for row in rows:
-                while under_way and (in_flight + row["size"] > IN_FLIGHT_BYTES or len(under_way) >= 2 * self._threads):
-                    done, future = under_way.pop(0)
-                    in_flight -= done["size"]
-                    yield done, future
-                in_flight += row["size"]
+                while under_way and (
+                    len(under_way) >= 2 * self._threads
+                    or sum(waiting["size"] for waiting, _ in under_way) + row["size"] > IN_FLIGHT_BYTES
+                ):
+                    yield under_way.pop(0)
                 under_way.append((row, pool.submit(read, row)))
             yield from under_way
 

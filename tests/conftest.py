@@ -1,8 +1,60 @@
-"""What holds for every test."""
+"""What tests share: one S3 endpoint and one Ray for the whole session, each started when the first test asks for it."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from viewfinder.testing.models import tiny_checkpoint
+from viewfinder.testing.s3 import S3Endpoint
 
 # Ray gives local clusters a token by default and keeps it in the home directory; tests must leave nothing there.
 # Set before anything imports ray.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+@pytest.fixture(scope="session")
+def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its sub-directories are the buckets."""
+    return tmp_path_factory.mktemp("s3")
+
+
+@pytest.fixture(scope="session")
+def s3(s3_root: Path) -> Iterator[S3Endpoint]:
+    """A real endpoint, its credentials in this environment where boto3's chain finds them."""
+    with S3Endpoint(s3_root) as endpoint:
+        keys = {
+            "AWS_ACCESS_KEY_ID": endpoint.access_key,
+            "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        before = {name: os.environ.get(name) for name in keys}
+        os.environ.update(keys)
+        yield endpoint
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3: S3Endpoint) -> Iterator[None]:
+    """One Ray for all tests that need one. Its workers inherit this environment, and with it S3's credentials."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny", seed=7))
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another model, of another dimension."""
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("model") / "other", seed=8, dimension=16))

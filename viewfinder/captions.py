@@ -5,22 +5,20 @@ become `meta`. A key is a URI, an object key, or a path relative to the captions
 in Unicode's NFC form: macOS writes file names in another than most people type.
 """
 
-import csv
 import hashlib
-import io
 import json
 import logging
+import posixpath
 import sqlite3
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self
 
-import pyarrow.parquet as pq
-
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.objects import ObjectInfo, Objects, canonical_uri, file_path
+from viewfinder.objects import ObjectInfo, Objects, canonical_uri, display_key, file_path, s3_parts
+from viewfinder.tables import csv_rows, json_kind, jsonl_rows, parquet_rows, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ class Captions:
         self._database = sqlite3.connect(self._file.name)
         # Losing it to a crash costs nothing.
         self._database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
-        self._database.execute("CREATE TABLE captions (key TEXT PRIMARY KEY, record TEXT, used INTEGER DEFAULT 0)")
+        self._database.execute("CREATE TABLE captions (key TEXT, record TEXT, used INTEGER DEFAULT 0)")
 
     @classmethod
     def load(cls, uri: str, objects: Objects) -> Self:
@@ -82,7 +80,10 @@ class Captions:
         captions = cls(uri)
         try:
             with file:
-                captions._fill(_rows(uri, file))
+                captions._fill(_rows(uri, file, captions._count_repeated))
+        except ConfigurationError as error:
+            captions.close()
+            raise ConfigurationError(f"--captions: {error}") from error
         except BaseException:
             captions.close()
             raise
@@ -121,19 +122,35 @@ class Captions:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _count_repeated(self, count: int) -> None:
+        self.duplicates += count
+
     def _fill(self, rows: Iterable[tuple[str, CaptionRecord]]) -> None:
-        count = 0
-        for key, record in rows:
-            count += 1
-            self._database.execute("INSERT OR REPLACE INTO captions VALUES (?, ?, 0)", (_nfc(key), record.to_json()))
-        kept = int(self._database.execute("SELECT count(*) FROM captions").fetchone()[0])
-        self.duplicates = count - kept
+        add = "INSERT INTO captions (key, record) VALUES (?, ?)"
+        self._database.executemany(add, ((self._key(key), record.to_json()) for key, record in rows))
+        # An index made afterwards is sorted on disk once; one kept up to date is written all over for each row.
+        self._database.execute("CREATE INDEX by_key ON captions (key)")
+        repeated = "SELECT rowid FROM (SELECT rowid, lead(key) OVER (ORDER BY key, rowid) = key AS again FROM captions)"
+        deleted = self._database.execute(f"DELETE FROM captions WHERE rowid IN ({repeated} WHERE again)")
+        self.duplicates += deleted.rowcount
         self._database.commit()
+
+    def _key(self, key: str) -> str:
+        """A key as the file has it, in the one spelling that `_keys` looks up."""
+        if key.startswith("file://"):
+            key = _place(canonical_uri(key))
+        elif "://" not in key:
+            key = key.removeprefix("./")
+        return _nfc(key)
 
     def _keys(self, info: ObjectInfo) -> list[str]:
         place = _place(info.uri)
-        relative = [place.removeprefix(self._base)] if place.startswith(self._base) else []
-        return [_nfc(key) for key in (info.uri, info.key, *relative)]
+        keys = [place, info.key]
+        if place.startswith(self._base):
+            keys.append(place.removeprefix(self._base))
+        elif place.partition("/")[0] == self._base.partition("/")[0] and _bucket(place) == _bucket(self._base):
+            keys.append(posixpath.relpath(place, self._base))  # ../images/1.jpg
+        return [_nfc(key) for key in keys]
 
     def _records(self, keys: Iterable[str]) -> dict[str, str]:
         wanted = list(keys)
@@ -144,106 +161,74 @@ class Captions:
 
 def _place(uri: str) -> str:
     """A URI as keys are written: local files by their plain path."""
-    return file_path(uri).encode("utf-8", "backslashreplace").decode() if uri.startswith("file://") else uri
+    return display_key(file_path(uri)) if uri.startswith("file://") else uri
+
+
+def _bucket(place: str) -> str:
+    return s3_parts(place)[0] if place.startswith("s3://") else ""
 
 
 def _nfc(key: str) -> str:
     return unicodedata.normalize("NFC", key)
 
 
-def _rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
+def _rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
     suffix = uri.lower().rpartition(".")[2]
-    try:
-        if suffix == "json":
-            yield from _json_rows(uri, file)
-        elif suffix == "jsonl":
-            yield from _jsonl_rows(uri, file)
-        elif suffix == "csv":
-            yield from _csv_rows(uri, file)
-        else:
-            yield from _parquet_rows(uri, file)
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"--captions: {uri!r} is not UTF-8 text: {error.reason} at byte {error.start}."
-        ) from error
+    if suffix == "json":
+        yield from _json_rows(uri, file, count_repeated)
+        return
+    read, unit = {"jsonl": (jsonl_rows, "line"), "csv": (csv_rows, "line"), "parquet": (parquet_rows, "row")}[suffix]
+    for number, row in read(uri, file):
+        place = f"{uri!r} {unit} {number}"
+        if suffix == "csv" and "tags" in row:
+            row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
+        key = row.pop("key", None)
+        if not isinstance(key, str) or not key:
+            raise ConfigurationError(
+                f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
+                f"it has {', '.join(sorted(row)) or 'nothing'}."
+            )
+        yield _encodable(key, place), _record(row, place)
 
 
-def _json_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
+def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
     content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
-        raise ConfigurationError(
-            f"--captions: {uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet."
-        )
+        raise ConfigurationError(f"{uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
     try:
-        document = json.loads(content.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"--captions: {uri!r} line {error.lineno} is not JSON: {error.msg}.") from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{uri!r} line {line} is not UTF-8 text: {error.reason}.") from error
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        count_repeated(len(pairs) - len(dict(pairs)))
+        return dict(pairs)
+
+    document = parse_json(text, repr(uri), unique)
     if not isinstance(document, dict):
-        raise ConfigurationError(
-            f"--captions: {uri!r} holds a JSON {_kind(document)}; expected an object {{path: text}}."
-        )
+        raise ConfigurationError(f"{uri!r} holds a JSON {json_kind(document)}; expected an object {{path: text}}.")
     for key, value in document.items():
-        record = value if isinstance(value, dict) else {"caption": value}
-        yield key, _record(record, f"{uri!r} at key {key!r}")
-
-
-def _jsonl_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), start=1):
-        if not line.strip():
-            continue
-        place = f"{uri!r} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigurationError(f"--captions: {place} is not JSON: {error.msg}.") from error
-        if not isinstance(row, dict):
-            raise ConfigurationError(f"--captions: {place} holds a JSON {_kind(row)}; expected an object with `key`.")
-        yield _keyed(row, place)
-
-
-def _csv_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
-    for row in reader:
-        place = f"{uri!r} line {reader.line_num}"
-        if None in row:
-            raise ConfigurationError(f"--captions: {place} has more cells than the header.")
-        filled: dict[str, Any] = {name: value for name, value in row.items() if value}
-        if "tags" in filled:
-            filled["tags"] = [tag.strip() for tag in filled["tags"].split(TAG_SEPARATOR) if tag.strip()]
-        yield _keyed(filled, place)
-
-
-def _parquet_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, CaptionRecord]]:
-    try:
-        table = pq.ParquetFile(file)
-        number = 0
-        for batch in table.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield _keyed({name: value for name, value in row.items() if value is not None}, f"{uri!r} row {number}")
-    except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
-        raise ConfigurationError(f"--captions: {uri!r} is not a readable Parquet file: {error}.") from error
-
-
-def _keyed(row: dict[str, Any], place: str) -> tuple[str, CaptionRecord]:
-    key = row.pop("key", None)
-    if not isinstance(key, str) or not key:
-        raise ConfigurationError(
-            f"--captions: {place} has no `key` (a URI, an object key, or a path relative to the captions file); "
-            f"it has {', '.join(sorted(row)) or 'nothing'}."
-        )
-    return key, _record(row, place)
+        place = f"{uri!r} at key {key!r}"
+        yield _encodable(key, place), _record(value if isinstance(value, dict) else {"caption": value}, place)
 
 
 def _record(row: dict[str, Any], place: str) -> CaptionRecord:
     caption, tags = row.pop("caption", None), row.pop("tags", None) or []
     if caption is not None and not isinstance(caption, str):
-        raise ConfigurationError(f"--captions: {place}: `caption` is a JSON {_kind(caption)}; expected a text.")
+        raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a text.")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ConfigurationError(f"--captions: {place}: `tags` must be a list of texts, not {tags!r}.")
-    return CaptionRecord((caption or "").strip() or None, tuple(tags), row)
+        raise ConfigurationError(f"{place}: `tags` must be a list of texts, not {tags!r}.")
+    # A field that is null says as little as one that is absent.
+    meta = {name: value for name, value in row.items() if value is not None}
+    record = CaptionRecord((caption or "").strip() or None, tuple(tags), meta)
+    _encodable(record.to_json(), place)
+    return record
 
 
-def _kind(value: object) -> str:
-    names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
+def _encodable(text: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{place} holds half a character ({text[error.start]!r}).") from error
+    return text

@@ -2,6 +2,8 @@
 
     s3://BUCKET/KEY          KEY is taken literally: no escapes, and no `//`, `..`, `#`, `?` or `%` means anything
     file:///ABSOLUTE/PATH    percent-encoded bytes of the path, so that every file name there is comes back unharmed
+
+A point's id is made of the URI: an object spelled in two ways would be two points.
 """
 
 import os
@@ -34,7 +36,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ObjectAccess:
-    """How to reach objects: plain values that travel to workers. Credentials never do: boto3's chain finds them there."""
+    """How to reach objects: plain values that travel to workers. Credentials do not: boto3's chain finds them there."""
 
     endpoint_url: str | None = None
     anonymous: bool = False

@@ -1,4 +1,4 @@
-"""S3 behind `viewfinder.objects`: reading, listing and checking through boto3, every failure named and the passing ones retried."""
+"""S3 behind `viewfinder.objects`: reading, listing and checking through boto3, passing failures tried again."""
 
 import difflib
 import random
@@ -41,6 +41,7 @@ class S3Objects:
         self._access = access
         self._lock = threading.Lock()
         self._lazy_client: S3Client | None = None
+        self._endpoint = access.endpoint_url or "S3"
 
     def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
         bucket, key = s3_parts(uri)
@@ -73,7 +74,10 @@ class S3Objects:
         def attempt() -> None:
             file.seek(0)
             file.truncate()
-            self._client.download_fileobj(bucket, key, file)
+            try:
+                self._client.download_fileobj(bucket, key, file)
+            except RetriesExceededError as error:  # s3transfer hides what happened in it
+                raise error.last_exception from error
 
         try:
             self._retrying(attempt, uri)
@@ -147,7 +151,8 @@ class S3Objects:
         bucket, key = s3_parts(source)
         with closing(self._connect(check=True)) as client:
             try:
-                if client.list_objects_v2(Bucket=bucket, Prefix=_below(key), MaxKeys=1).get("Contents"):
+                found = client.list_objects_v2(Bucket=bucket, Prefix=_below(key), MaxKeys=10).get("Contents", ())
+                if not all(_is_marker(entry) for entry in found):
                     return
                 near = self._near(client, bucket, key)
             except FAILURES as error:
@@ -204,6 +209,7 @@ class S3Objects:
             raise SourceError(f"{error}. Profiles there are: {known}. Check AWS_PROFILE.") from error
         except (BotoCoreError, ValueError) as error:
             raise SourceError(f"Cannot set up the access to S3 at {self._where()}: {error}") from error
+        self._endpoint = str(client.meta.endpoint_url)
         return client
 
     def _retrying(self, attempt: Callable[[], Result], uri: str, doing: str = "read") -> Result:
@@ -215,11 +221,13 @@ class S3Objects:
             try:
                 return attempt()
             except FAILURES as error:
-                reason = _reason(error)
+                why = reason(error)
                 # A hanging read may have used up the deadline alone: a second attempt is always made.
-                if reason not in _PASSING or (tries > 1 and time.monotonic() - started + pause_s > access.retry_s):
+                if why not in PASSING_REASONS or (tries > 1 and time.monotonic() - started + pause_s > access.retry_s):
                     after = f" after {tries} attempts" if tries > 1 else ""
-                    raise ObjectError(reason, f"Could not {doing} {uri!r}{after}: {self._brief(error)}") from error
+                    raise ObjectError(
+                        why, f"Could not {doing} {uri!r}{after}: {brief(error, self._where())}"
+                    ) from error
             # Jitter: thousands of readers slowed down together must not come back together.
             time.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -230,11 +238,15 @@ class S3Objects:
         except ObjectError as error:
             cause = error.__cause__
             assert isinstance(cause, FAILURES)
-            kind = ViewfinderError if error.reason in _PASSING else SourceError
+            kind = ViewfinderError if error.reason in PASSING_REASONS else SourceError
             raise kind(self._explain(cause, request["Bucket"], self._client)) from cause
 
+    def _explain(self, error: Exception, bucket: str, client: "S3Client") -> str:
+        text = explain(error, bucket, self._where(), anonymous=self._access.anonymous)
+        return text + self._buckets(client, bucket) if is_missing_bucket(error) else text
+
     def _itself(self, source: str) -> ObjectInfo | None:
-        bucket, key = s3_parts(source)
+        key = s3_parts(source)[1]
         if not key or key.endswith("/"):
             return None
         try:
@@ -256,10 +268,8 @@ class S3Objects:
         return [shown[one] for one in close or sorted(shown)[:5]]
 
     def _where(self) -> str:
-        if not self._access.endpoint_url and self._lazy_client is None:
-            return "S3"
-        parts = urlsplit(self._access.endpoint_url or str(self._client.meta.endpoint_url))
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never a password
+        parts = urlsplit(self._endpoint)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "S3"  # never a password
 
     def _buckets(self, client: "S3Client", wanted: str) -> str:
         try:

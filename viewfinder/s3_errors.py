@@ -110,15 +110,15 @@ def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> st
             f"Set AWS_DEFAULT_REGION={_region(error) or 'REGION, the one of the bucket'}, and no regional endpoint."
         )
     if reason(error) == "access_denied" and anonymous:
-        return (
-            f"The bucket {bucket!r} at {where} is not public ({code}). Unset VIEWFINDER_S3_ANONYMOUS and give credentials."
-        )
+        return f"{bucket!r} at {where} is not public ({code}). Unset VIEWFINDER_S3_ANONYMOUS and give credentials."
     if reason(error) == "access_denied":
         return (
             f"Access to {bucket!r} at {where} is denied ({code}). The credentials in use need s3:ListBucket on the "
             "bucket and s3:GetObject on its objects; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
         )
-    return f"Cannot list {bucket!r}: {brief(error, where)}"
+    # An S3 endpoint answers with a code of its own; a bare status, or no XML, comes from something else.
+    hint = " Is that an S3 endpoint? Check VIEWFINDER_S3_ENDPOINT_URL." if code.isdecimal() else ""
+    return f"Cannot list {bucket!r}: {brief(error, where)}{hint}"
 
 
 def _code(error: ClientError) -> str:

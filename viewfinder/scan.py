@@ -1,15 +1,20 @@
 """Lists what lies under one S3 prefix with many requests at a time, holding a few pages however many keys there are."""
 
+import contextlib
 import functools
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
+from viewfinder.errors import ViewfinderError
 from viewfinder.objects import ObjectInfo
 
 FEW_CHILDREN = 64
+RANGES = 16
+RANGES_OF_NEXT_PAGES = 4
 
 
 class Page(NamedTuple):
@@ -43,23 +48,22 @@ class _StopScan(Exception):
 class _Scan:
     def __init__(self, list_pages: ListPages, threads: int) -> None:
         self._list_pages = list_pages
-        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
         self._results: queue.Queue[list[ObjectInfo] | BaseException | None] = queue.Queue(maxsize=2 * threads)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._unfinished = 0
 
     def run(self, prefix: str) -> Iterator[list[ObjectInfo]]:
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="scan") as self._pool:
-            self._submit(lambda: self._walk(prefix))
-            try:
-                while (result := self._results.get()) is not None:
-                    if isinstance(result, BaseException):
-                        raise result
-                    yield result
-            finally:
-                self._stop.set()
-                self._pool.shutdown(wait=True, cancel_futures=True)
+        self._submit(functools.partial(self._walk, prefix))
+        try:
+            while (result := self._results.get()) is not None:
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            self._stop.set()
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _walk(self, prefix: str) -> None:
         whole = next(self._list_pages(prefix, "", False))
@@ -77,25 +81,37 @@ class _Scan:
 
     def _cut(self, prefix: str, level: Page | None, levels: Iterator[Page]) -> None:
         """Cut a wide level into ranges (after, until], whose ends are entries of the level itself."""
-        after = ""
+        after, is_open, ranges = "", False, RANGES
         while level is not None:
+            entries = sorted([*level.prefixes, *(info.key for info in level.objects)])
             if level.prefixes:
-                entries = sorted([*level.prefixes, *(info.key for info in level.objects)])
-                step = max(1, len(entries) // FEW_CHILDREN)
-                for until in entries[::step]:
+                # Few and long ones: a request answers 1,000 keys, and a range's last answer is mostly thrown away.
+                step = -(-len(entries) // ranges)
+                for until in entries[step::step]:
                     self._submit(functools.partial(self._range, prefix, after, until))
                     after = until
-            elif level.objects:
-                # Nothing but objects: what came before ends at the first of them, and the page itself is the range.
-                first, last = level.objects[0].key, level.objects[-1].key
-                self._submit(functools.partial(self._range, prefix, after, first))
-                self._emit(level.objects[1:])
-                after = last
+                is_open = True
+            elif entries:
+                # Nothing but objects: the page itself is the range. An open one before it ends at its first object.
+                if is_open:
+                    self._submit(functools.partial(self._range, prefix, after, entries[0]))
+                self._emit(level.objects[1:] if is_open else level.objects)
+                after, is_open = entries[-1], False
+            ranges = RANGES_OF_NEXT_PAGES
             level = next(levels, None)
-        self._submit(lambda: self._range(prefix, after, None))
+        if is_open:
+            self._submit(functools.partial(self._range, prefix, after, None))
 
     def _range(self, prefix: str, after: str, until: str | None) -> None:
+        last = after
         for page in self._list_pages(prefix, after, False):
+            keys = [last, *(info.key for info in page.objects)]
+            if any(first >= second for first, second in itertools.pairwise(keys)):
+                raise ViewfinderError(
+                    f"The endpoint does not list the keys under {prefix!r} in order, so they cannot be listed in "
+                    "parallel. Nothing was indexed from it; set VIEWFINDER_FETCH_THREADS=1."
+                )
+            last = keys[-1]
             within = [info for info in page.objects if until is None or info.key <= until]
             self._emit(within)
             if len(within) < len(page.objects):
@@ -120,7 +136,8 @@ class _Scan:
         except _StopScan:
             return
         except BaseException as error:
-            self._hand_over(error)
+            with contextlib.suppress(_StopScan):
+                self._put(error)
 
     def _emit(self, objects: list[ObjectInfo]) -> None:
         if objects:
@@ -133,9 +150,3 @@ class _Scan:
             except queue.Full:
                 continue
         raise _StopScan
-
-    def _hand_over(self, error: BaseException) -> None:
-        try:
-            self._put(error)
-        except _StopScan:
-            return

