@@ -61,8 +61,8 @@ class Prune:
             ]
             if changed:
                 raise PruneRefusedError(
-                    f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so that "
-                    "this listing shows only a part of it. Use the same patterns, or run once without --prune."
+                    f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so "
+                    "that this listing shows only a part of it. Use the same patterns, or run once without --prune."
                 )
         return cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
 

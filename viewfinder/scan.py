@@ -5,7 +5,7 @@ import functools
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ class ListPages(Protocol):
     def __call__(self, prefix: str, after: str, shallow: bool) -> Iterator[Page]: ...
 
 
-def scan(list_pages: ListPages, prefix: str, *, threads: int) -> Iterator[list[ObjectInfo]]:
+def scan(list_pages: ListPages, prefix: str, *, threads: int) -> Generator[list[ObjectInfo], None, None]:
     """Every object under `prefix` once, in lists, in no particular order.
 
     A prefix that fits one request costs one. Of a larger one the next level is looked at: where it has few children,
@@ -54,7 +54,7 @@ class _Scan:
         self._lock = threading.Lock()
         self._unfinished = 0
 
-    def run(self, prefix: str) -> Iterator[list[ObjectInfo]]:
+    def run(self, prefix: str) -> Generator[list[ObjectInfo], None, None]:
         self._submit(functools.partial(self._walk, prefix))
         try:
             while (result := self._results.get()) is not None:

@@ -23,7 +23,7 @@ def csv_rows(uri: str, file: BinaryIO) -> Rows:
                 raise ConfigurationError(f"{uri!r} line {reader.line_num} has more cells than the header.")
             yield reader.line_num, {name: value for name, value in row.items() if value}
     except csv.Error as error:
-        raise ConfigurationError(f"{uri!r} line {reader.line_num} is no CSV: {error}.") from error
+        raise ConfigurationError(f"{uri!r} line {reader.reader.line_num} is no CSV: {error}.") from error
 
 
 def csv_columns(uri: str, file: BinaryIO) -> list[str]:
