@@ -209,7 +209,7 @@ def training_text(rng: Random, place: Place, items: Sequence[Item], language: La
     captions, partials = (CAPTIONS, PARTIAL) if language == "en" else (CAPTIONS_ZH, PARTIAL_ZH)
     chosen = rng.sample(list(items), len(items))
     template = rng.choice(captions)
-    if rng.random() < 0.2:
+    if rng.random() < 0.35:
         template = rng.choice(partials)
         chosen = chosen[: rng.randint(1, len(chosen))]
     if template == "{place}":

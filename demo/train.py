@@ -57,7 +57,7 @@ PREPROCESS = {
     "resize_mode": "shortest",
 }
 # Steps, scenes and the minutes after which the schedule ends in any case.
-DEFAULTS = {"demo": (2_400, 30_000, 32), "demo-small": (1_200, 20_000, 7)}
+DEFAULTS = {"demo": (2_400, 30_000, 45), "demo-small": (2_000, 20_000, 10)}
 
 
 def build(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:

@@ -20,6 +20,7 @@ from demo.vocabulary import PLACES, THINGS
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 TEXTS_PER_LANGUAGE = 4
+ONE_PLACE_SHARE = 0.5
 _KINDS = len(PLACES) + len(THINGS)  # FACTS opens with the places, then the things
 
 
@@ -59,6 +60,7 @@ class Dataset:
                     rate = (index + 1) / (time.monotonic() - started)
                     print(f"painted {index + 1:,} of {count:,} scenes, {rate:.0f} a second", file=sys.stderr, end="\r")
         print(file=sys.stderr)
+        self.of_place = [[i for i, true in enumerate(self.true_facts) if place in true] for place in range(len(PLACES))]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,8 +70,12 @@ class Dataset:
         return torch.unique(torch.cat([tokens.flatten() for tokens in self.tokens.values()])).long()
 
     def batch(self, rng: Random, size: int) -> Batch:
-        """Draw scenes, and one text of each language for every one of them."""
-        chosen = rng.sample(range(len(self)), size)
+        """Draw scenes, and one text of each language for every one of them.
+
+        Every other batch is of one place where there are enough: the things are all that tells its scenes apart.
+        """
+        pool = rng.choice(self.of_place) if rng.random() < ONE_PLACE_SHARE else []
+        chosen = rng.sample(pool if len(pool) >= size else range(len(self)), size)
         true_facts = _incidence([self.true_facts[index] for index in chosen])
         kinds = true_facts[:, :_KINDS]
         same_kinds = (kinds @ kinds.T == kinds.sum(1)) & (kinds @ kinds.T == kinds.sum(1)[:, None])

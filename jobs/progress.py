@@ -85,13 +85,11 @@ def _show(counter: Any, total: int, done: threading.Event) -> None:
                 _advance(progress, task, counter)
             _advance(progress, task, counter)
         return
-    waited = 0.0
+    began, waited = time.monotonic(), 0.0
     while not done.wait(POLL_S):
         waited += POLL_S
         if waited >= LOG_EVERY_S:
-            counts = _counts(counter)
-            finished = sum(counts.values())
-            logger.info("%d of %d objects done (%s)", finished, total, _note(counts))
+            logger.info("%s", _line(_counts(counter), total, time.monotonic() - began))
             waited = 0.0
 
 
@@ -115,6 +113,14 @@ def _advance(progress: Progress, task: TaskID, counter: Any) -> None:
     elapsed = progress.tasks[task].elapsed or 0.0
     note = f"{finished / elapsed:,.0f}/s  {_note(counts)}" if finished and elapsed else "starting workers"
     progress.update(task, completed=finished, note=note)
+
+
+def _line(counts: dict[str, int], total: int, elapsed: float) -> str:
+    finished = sum(counts.values())
+    if not finished:
+        return f"{total:,} objects to go, starting workers"
+    left = (total - finished) * elapsed / finished
+    return f"{finished:,} of {total:,} objects, {finished / elapsed:,.0f}/s, about {left:,.0f} s left ({_note(counts)})"
 
 
 def _counts(counter: Any) -> dict[str, int]:
