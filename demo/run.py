@@ -76,6 +76,7 @@ def service() -> Iterator[str]:
 
     from serve.app import application
     from viewfinder.embedded import start_ray
+    from viewfinder.errors import ViewfinderError
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress
 
@@ -83,7 +84,9 @@ def service() -> Iterator[str]:
     cpus = max(LEAST_CPUS, os.cpu_count() or 1)
     with start_ray(
         StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
-    ):
+    ) as session:
+        if not session.owned:
+            raise ViewfinderError(f"Another program holds {DATA_DIR}, perhaps a second demo. End it first.")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": settings.port})
         serve.run(application(settings), name="viewfinder", route_prefix="/")
@@ -102,7 +105,7 @@ def show(address: str, query: str) -> None:
     table = Table("file", "score", "caption", title=f"“{query}”  ({body['took_ms']:.0f} ms)", title_justify="left")
     for hit in body["hits"]:
         table.add_row(hit["uri"].rpartition("/")[2], f"{hit['score']:.3f}", hit["caption"])
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def wait(address: str) -> None:

@@ -41,7 +41,7 @@ def run(options: Options, settings: Settings) -> int:
 
     reach = preflight.check_reach(options, settings)
     report = Report.open(options, settings, reach.access)
-    with cluster.join(settings, reach.address) as store, report.workspace() as workspace:
+    with report, cluster.join(settings, reach.address) as store, report.workspace() as workspace:
         checkpoint = preflight.choose_model(options, settings, store)
         preflight.check_worker(options.sources, reach)
 
@@ -49,8 +49,9 @@ def run(options: Options, settings: Settings) -> int:
         collection = preflight.open_collection(store, settings, checkpoint, create=not options.dry_run)
         compare = Compare(reach, collection, captions=options.captions is not None, prune=options.prune)
         prune = Prune.of(options, store, collection, manifest)
+        gone = prune.find() if prune else None
         if collection is None or options.dry_run:
-            return report.dry_run(manifest, pipeline.actions(manifest, compare), prune.find() if prune else None)
+            return report.dry_run(manifest, pipeline.actions(manifest, compare), gone)
 
         report.begin(store, collection, manifest)
         with progress.follow(manifest.listed) as counter:

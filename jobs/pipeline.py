@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from jobs.sink import QdrantDatasink, Tally
 from jobs.stages import Compare, Encode, FetchAndDecode, read_part
@@ -26,6 +26,10 @@ from viewfinder.store import Collection
 COMPARE_BATCH_SIZE = 1000
 # Waiting for Qdrant or S3 costs no core, so these stages must not take one from the decoders.
 WAITING_CPUS = 0.1
+# A decoder, an encoder, and some stages that wait.
+ONE_OF_EACH_CPUS = 2.3
+# Listing and comparing outrun everything after them; more tasks would only be more processes.
+COMPARERS = 4
 # Spot GPUs can take longer to come than Ray Data's 30 minutes.
 NO_PROGRESS_TIMEOUT_S = 4 * 3600
 
@@ -69,26 +73,31 @@ class Workers:
 
     encoders: int
     decoders: int
-    cpus: float
+    decoder_cpus: float
+    encoder_cpus: float
     gpus: float
     threads: int | None
     batch_size: int
 
     @classmethod
-    def plan(cls, settings: Settings, resources: Mapping[str, float]) -> "Workers":
+    def plan(cls, settings: Settings, total: Mapping[str, float], free: Mapping[str, float]) -> "Workers":
         """One encoder for each GPU; without GPUs one, on all cores of its node.
 
         The decoders share those cores: an encoder on the CPU claims a single one from the scheduler, so that both
-        stages always fit, and the operating system divides the time.
+        stages always fit, and the operating system divides the time. Beside a service that holds most of a small
+        machine both claim less, or the job would wait for ever; a cluster with nothing free yet will grow.
         """
-        gpus = int(resources.get("GPU", 0))
+        gpus = int(total.get("GPU", 0))
+        free_cpus = free.get("CPU", 0.0)
+        share = free_cpus / ONE_OF_EACH_CPUS if 0 < free_cpus < ONE_OF_EACH_CPUS else 1.0
         on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
         encoders = settings.encoders or (max(1, gpus) if on_gpu else 1)
         return cls(
             encoders=encoders,
-            decoders=max(1, int(resources.get("CPU", 1)) - encoders),
-            # Not quite the decoders' 1.0: stages with equal demands are fused, and would take turns in one process.
-            cpus=0.9,
+            decoders=max(1, int(total.get("CPU", 1)) - encoders),
+            decoder_cpus=round(share, 2),
+            # Not quite the decoders': stages with equal demands are fused, and would take turns in one process.
+            encoder_cpus=round(0.9 * share, 2),
             gpus=1 if on_gpu else 0,
             threads=None if on_gpu else max(1, (os.cpu_count() or 1) // encoders),
             batch_size=settings.encode_batch_size or (256 if on_gpu else 32),
@@ -116,7 +125,7 @@ def index_objects(
     progress: Any = None,
 ) -> Outcome:
     """Bring every object of the manifest into the collection; the tally accounts for each of them."""
-    workers = Workers.plan(settings, ray.cluster_resources())
+    workers = Workers.plan(settings, ray.cluster_resources(), ray.available_resources())
     fetch_and_decode = FetchAndDecode(
         compare.reach.access,
         checkpoint.preprocess,
@@ -132,7 +141,7 @@ def index_objects(
     rows = (
         _compared(manifest, compare)
         .repartition(target_num_rows_per_block=settings.fetch_batch_size)
-        .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=workers.decoder_cpus)
         .map_batches(
             Encode,
             fn_constructor_args=(checkpoint.name, checkpoint.fingerprint),
@@ -140,7 +149,7 @@ def index_objects(
             batch_size=workers.batch_size,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers.encoders),
-            num_cpus=workers.cpus,
+            num_cpus=workers.encoder_cpus,
             num_gpus=workers.gpus,
         )
     )
@@ -162,7 +171,7 @@ def told_as_ours() -> Iterator[None]:
             raise
         # Ray gives an error that crossed processes a class of its own, derived from the real one.
         kind = next(each for each in type(cause).__mro__ if each.__module__ == ViewfinderError.__module__)
-        raise kind(*cause.args) from error
+        raise (kind(*cause.args) if len(cause.args) == 1 else ViewfinderError(str(cause))) from error
 
 
 def configure_ray_data() -> None:
@@ -186,9 +195,10 @@ def _compared(manifest: Manifest, compare: Compare) -> Dataset:
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     parts = ray.data.from_arrow([pa.table({"path": [str(path)]}) for path in manifest.paths])
+    few = TaskPoolStrategy(size=COMPARERS)
     return parts.map_batches(
-        read_part, batch_size=None, batch_format="pyarrow", num_cpus=0, label_selector=here
-    ).map_batches(compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", num_cpus=WAITING_CPUS)
+        read_part, batch_size=None, batch_format="pyarrow", compute=few, num_cpus=0, label_selector=here
+    ).map_batches(compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", compute=few, num_cpus=WAITING_CPUS)
 
 
 def _stages(tally: Tally, workers: Workers, settings: Settings) -> list[Stage]:

@@ -10,9 +10,9 @@ from jobs import progress
 from jobs.options import Options
 from jobs.pipeline import told_as_ours
 from jobs.reach import Reach
-from viewfinder.captions import Captions
-from viewfinder.errors import ObjectError, SourceError
-from viewfinder.listing import Manifest, write_manifest
+from viewfinder.captions import Captions, check_captions
+from viewfinder.errors import ConfigurationError, ObjectError, SourceError
+from viewfinder.listing import Manifest, Patterns, write_manifest
 from viewfinder.models import Checkpoint, find, locate
 from viewfinder.objects import ObjectAccess, Objects, canonical_uri
 from viewfinder.settings import Settings
@@ -21,17 +21,21 @@ from viewfinder.store import Collection, Store, StoreAddress, connect
 logger = logging.getLogger("viewfinder.index")
 
 _LOOKED_AT = 20
+WAITING_TOLD_S = 30.0
 
 
 def check_reach(options: Options, settings: Settings) -> Reach:
     """Names, sources and store, as this machine sees them, before Ray is started."""
     find(options.model or settings.model)
+    Patterns(options.include, options.exclude)
     access = ObjectAccess(
         endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
     )
     with Objects(access) as objects:
         for source in options.sources:
             objects.check(canonical_uri(source))
+        if options.captions is not None:
+            check_captions(options.captions, objects)
     address = StoreAddress.of(settings)
     if address.url is not None:
         with connect(address) as store:
@@ -71,7 +75,12 @@ def list_objects(options: Options, access: ObjectAccess, directory: Path) -> Man
             limit=options.limit,
             progress=listed,
         )
-        if captions is not None and (unmatched := captions.unmatched()):
+        if captions is not None and options.limit is None and (unmatched := captions.unmatched()):
+            if options.prune and captions.matched() == 0:
+                raise ConfigurationError(
+                    f"--prune: none of the {unmatched:,} captions of {options.captions!r} belongs to a listed object, "
+                    "and a prune would take every caption away. Check the keys of the file."
+                )
             logger.warning("%d captions of %s belong to none of the listed objects", unmatched, options.captions)
     return manifest
 
@@ -84,7 +93,10 @@ def check_worker(sources: Sequence[str], reach: Reach) -> None:
     import ray
 
     with told_as_ours():
-        ray.get(ray.remote(num_cpus=0.1)(_try_reach).remote(list(sources), reach))
+        trial = ray.remote(num_cpus=0.01)(_try_reach).remote(list(sources), reach)
+        while not ray.wait([trial], timeout=WAITING_TOLD_S)[0]:
+            logger.info("Waiting for a worker of the cluster to take a task")
+        ray.get(trial)
 
 
 def _try_reach(sources: Sequence[str], reach: Reach) -> None:
@@ -100,11 +112,12 @@ def _read_one(source: str, objects: Objects) -> None:
     refused: ObjectError | None = None
     for _, info in zip(range(_LOOKED_AT), objects.list(canonical_uri(source)), strict=False):
         try:
-            objects.read(info.uri, max_bytes=max(info.size, 1) + 1)
+            objects.read(info.uri, max_bytes=1)  # that it may be read is all we ask
         except ObjectError as error:
-            if error.reason != "access_denied":
-                continue
-            refused = error
+            if error.reason == "too_many_bytes":
+                return
+            if error.reason == "access_denied":
+                refused = error
         else:
             return
     if refused is not None:

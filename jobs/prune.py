@@ -49,10 +49,6 @@ class Prune:
         """The prune that `--prune` asks for, if it does; `PruneRefusedError` where a listing shows too little."""
         if not options.prune or collection is None:
             return None
-        if not manifest.listed:
-            raise PruneRefusedError(
-                "--prune: the sources list no object at all, which would delete all of their points."
-            )
         recorded = {str(source["source"]): source for source in collection.metadata.sources}
         for source in manifest.sources:
             before = recorded.get(str(source["source"]), source)
@@ -64,7 +60,13 @@ class Prune:
                     f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so "
                     "that this listing shows only a part of it. Use the same patterns, or run once without --prune."
                 )
-        return cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
+        prune = cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
+        if empty := [source for source, listed in prune._listed.items() if not len(listed)]:
+            raise PruneRefusedError(
+                f"--prune: {', '.join(map(repr, empty))} lists no object at all, which would delete all of its points. "
+                "If that is meant, drop the source's points with the collection."
+            )
+        return prune
 
     def find(self) -> Gone:
         """Count what `carry_out` would do; raises `PruneRefusedError` where that is more than the ratio allows."""

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +22,8 @@ from rich.table import Table
 from jobs.options import Options
 from jobs.pipeline import Outcome, Stage
 from jobs.prune import Gone
-from viewfinder.errors import ConfigurationError, ObjectError, ViewfinderError
+from viewfinder.directory import ADVICE, COMFORTABLE_POINTS
+from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.listing import Manifest
 from viewfinder.objects import ObjectAccess, Objects, canonical_uri
 from viewfinder.settings import Settings
@@ -45,7 +46,10 @@ _DRY_RUN_WORDS = {
 class Report:
     """The record of one run, kept in a directory or under an S3 prefix."""
 
-    def __init__(self, destination: str, data_dir: Path, access: ObjectAccess, run_id: str) -> None:
+    def __init__(
+        self, destination: str, data_dir: Path, access: ObjectAccess, run_id: str, *, dry_run: bool = False
+    ) -> None:
+        self._dry_run = dry_run
         self.run_id = run_id
         self.destination = destination
         self._data_dir = data_dir
@@ -58,10 +62,17 @@ class Report:
         """A report under way; raises `ConfigurationError` where its destination cannot be written."""
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         destination = canonical_uri(options.report or str(settings.data_dir / "runs" / run_id))
-        report = cls(destination, settings.data_dir, access, run_id)
+        report = cls(destination, settings.data_dir, access, run_id, dry_run=options.dry_run)
         if not options.dry_run:
             report._write("summary.json", json.dumps({"run_id": run_id, "state": "running"}).encode())
         return report
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is not None and not self._dry_run:
+            self.fail(error)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -81,9 +92,9 @@ class Report:
 
     def begin(self, store: Store, collection: Collection, manifest: Manifest) -> None:
         """Note the run and its sources with the collection, so that a re-index can read them all again."""
-        sources = {str(each["source"]): dict(each) for each in (*collection.metadata.sources, *manifest.sources)}
+        sources = merged_sources(collection.metadata.sources, manifest.sources)
         runs = [*collection.metadata.runs, self.run_id][-_RUNS_KEPT:]
-        store.update_metadata(collection.name, sources=list(sources.values()), runs=runs)
+        store.update_metadata(collection.name, sources=sources, runs=runs)
 
     def finish(
         self,
@@ -126,6 +137,9 @@ class Report:
         self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
         store.update_metadata(collection.name, counts=counts)
         _print(summary, self.destination)
+        # Said here: what the store's holder logs, nobody sees.
+        if store.address.url is None and store.count(collection) > COMFORTABLE_POINTS:
+            logger.warning(ADVICE)
         if problem:
             print(f"error: {problem}", file=sys.stderr)
         return 1 if problem else 0
@@ -138,8 +152,13 @@ class Report:
             table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
         if gone is not None:
             table.add_row("would be pruned", f"{gone.deleted:,} of {gone.points:,} points")
-        Console().print(table)
+        Console(markup=False).print(table)
         return 0
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the run ended early, and why."""
+        record = {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self._started_at}
+        self._write("summary.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
 
     def _write_failures(self, store: Store, collection: Collection, expected: int) -> dict[str, int]:
         """Stream this run's failures from the store into failures.jsonl; the count by reason."""
@@ -157,7 +176,8 @@ class Report:
             file.flush()
             self._copy("failures.jsonl", Path(file.name))
         if reasons.total() != expected:
-            raise ViewfinderError(f"{expected:,} objects failed, but {reasons.total():,} failures are recorded.")
+            # Another run of the same index met the same objects meanwhile, and its notes took the place of ours.
+            logger.warning("%d objects failed, but failures.jsonl names %d", expected, reasons.total())
         return dict(reasons.most_common())
 
     def _write(self, name: str, content: bytes) -> None:
@@ -171,7 +191,21 @@ class Report:
             with Objects(self._access) as objects:
                 objects.write(f"{self.destination.rstrip('/')}/{name}", path)
         except ObjectError as error:
-            raise ConfigurationError(f"--report: {error.message}") from error
+            raise ConfigurationError(f"The report cannot be written: {error.message}") from error
+
+
+def merged_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a re-index must read: each source once, as last indexed in full.
+
+    A run with `--limit` does not take the place of a full one, and one without `--captions` leaves those recorded.
+    """
+    sources = {str(each["source"]): dict(each) for each in before}
+    for each in now:
+        known = sources.get(str(each["source"]))
+        if known is None or "limit" in known or "limit" not in each:
+            captions = {"captions": known["captions"]} if known and "captions" in known else {}
+            sources[str(each["source"])] = captions | dict(each)
+    return list(sources.values())
 
 
 def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
@@ -196,7 +230,7 @@ def _stage_record(stage: Stage) -> dict[str, Any]:
 
 
 def _print(summary: Mapping[str, Any], destination: str) -> None:
-    console = Console()
+    console = Console(markup=False, highlight=False)
     counts, failures = summary["counts"], summary["failures"]
     table = Table(title=f"Run {summary['run_id']}: {summary['state']}", show_header=False, title_justify="left")
     table.add_row("collection", summary["collection"])

@@ -112,7 +112,7 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     recaptioned = groups["caption"] + [row for row in changed if row["caption_applies"]]
     for part in _slices(recaptioned, batch_size):
         vectors, present = _column(part, "caption_vector")
-        payloads = [_caption_payload(row) | stamp for row in part]
+        payloads = [_caption_payload(row) | {"sources": row["sources"]} | stamp for row in part]
         store.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
     if groups["sources"]:
         store.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})

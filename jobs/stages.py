@@ -37,6 +37,8 @@ IN_FLIGHT_BYTES = 256 * 1024**2
 # So many refusals without a success between them are a matter of credentials, not of objects.
 ACCESS_DENIED_IN_A_ROW = 20
 MANIFEST_ROWS = 10_000
+# Failures that another setting, or a quieter machine, would not meet again: tried anew in every run.
+OF_OUR_LIMITS = frozenset({"too_many_bytes", "too_many_pixels", "decode_timeout", "decoder_out_of_memory"})
 
 FAILURE_FIELDS = ("stage", "reason", "message")
 
@@ -228,7 +230,7 @@ class FetchAndDecode:
                 # One bad object is data: a row with a reason. Whatever else is raised ends the job.
                 stage = "decode" if fetched.exception() is None else "fetch"
                 row |= {"action": "failed", "stage": stage, "reason": error.reason, "message": error.message}
-                row["permanent"] = error.permanent
+                row["permanent"] = error.permanent and error.reason not in OF_OUR_LIMITS
                 refused = refused + 1 if error.reason == "access_denied" else 0
                 if refused >= ACCESS_DENIED_IN_A_ROW:
                     raise ConfigurationError(

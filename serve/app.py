@@ -9,12 +9,10 @@ from ray.serve import Application
 
 from serve.api import build_api
 from serve.service import SearchService
+from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-# A replica joins in when its model is loaded; a download of large weights may take minutes.
-STARTUP_TIMEOUT_S = 900
 
 
 @serve.ingress()
@@ -39,7 +37,14 @@ def build_app(args: dict[str, Any] | None = None) -> Application:
 
     Settings are read here, once, and travel to the replicas as values: replicas do not see this environment.
     """
-    return application(Settings.load(**(args or {})))
+    settings = Settings.load(**(args or {}))
+    if settings.api_keys or settings.allow_image_url:
+        # Better no service than one that its operator believes to be locked.
+        raise ConfigurationError(
+            "VIEWFINDER_API_KEYS and VIEWFINDER_ALLOW_IMAGE_URL are reserved: this version of the service checks no "
+            "keys and fetches no addresses. Unset them, and let only trusted clients reach it."
+        )
+    return application(settings)
 
 
 def application(settings: Settings) -> Application:

@@ -111,6 +111,7 @@ class Follower:
         live = self._store.live(self._index)
         current = self.current
         if live is None:
+            self.current = None
             self._note(f"There is no index {self._index!r} yet.")
             return
         if current is None or live.name != current.collection.name:

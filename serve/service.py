@@ -62,7 +62,8 @@ class SearchService:
     @classmethod
     def connect(cls, settings: Settings) -> "SearchService":
         """A service on the store and index that the settings name; nothing is loaded yet."""
-        address = replace(StoreAddress.of(settings), retry_s=QUERY_RETRY_S)
+        limit_s = min(settings.qdrant_timeout_s, settings.request_timeout_s)
+        address = replace(StoreAddress.of(settings), retry_s=QUERY_RETRY_S, timeout_s=limit_s)
         store = connect(address)
         threads = max(1, round(settings.replica_cpus))
 

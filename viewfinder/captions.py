@@ -70,9 +70,7 @@ class Captions:
     @classmethod
     def load(cls, uri: str, objects: Objects) -> Self:
         """Read the file at `uri`. Raises `ConfigurationError` naming the file, the line and what was expected there."""
-        uri = canonical_uri(uri)
-        if not uri.lower().endswith(FORMATS):
-            raise ConfigurationError(f"--captions: {uri!r} has none of the endings {', '.join(FORMATS)}.")
+        uri = _readable(uri)
         try:
             file = objects.open(uri)
         except ObjectError as error:
@@ -107,6 +105,10 @@ class Captions:
                 "UPDATE captions SET used = 1 WHERE key = ?", [(key,) for key in used if key is not None]
             )
         return found
+
+    def matched(self) -> int:
+        """How many records an object has been found for."""
+        return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 1").fetchone()[0])
 
     def unmatched(self) -> int:
         """How many records no object has been found for."""
@@ -157,6 +159,22 @@ class Captions:
         marks = ",".join("?" * len(wanted))
         query = f"SELECT key, record FROM captions WHERE key IN ({marks})"
         return dict(self._database.execute(query, wanted).fetchall())
+
+
+def check_captions(uri: str, objects: Objects) -> None:
+    """Whether there is such a file, unread; raises `ConfigurationError` where there is none."""
+    uri = _readable(uri)
+    try:
+        objects.stat(uri)
+    except ObjectError as error:
+        raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
+
+
+def _readable(uri: str) -> str:
+    uri = canonical_uri(uri)
+    if not uri.lower().endswith(FORMATS):
+        raise ConfigurationError(f"--captions: {uri!r} has none of the endings {', '.join(FORMATS)}.")
+    return uri
 
 
 def _place(uri: str) -> str:

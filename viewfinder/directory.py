@@ -30,6 +30,11 @@ from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError
 logger = logging.getLogger(__name__)
 
 COMFORTABLE_POINTS = 20_000
+ADVICE = (
+    f"The embedded store holds more than {COMFORTABLE_POINTS:,} points; from here on searches and starts get slow. "
+    "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
+    "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
+)
 LOCK_WAIT_S = 15.0
 
 
@@ -157,12 +162,7 @@ class DirectoryClient:
     def _advise(self, collection: LocalCollection) -> None:
         if len(collection.ids) > COMFORTABLE_POINTS and not self._advised:
             self._advised = True
-            logger.warning(
-                "The embedded store holds more than %s points; from here on searches and starts get slow. "
-                "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
-                "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again.",
-                f"{COMFORTABLE_POINTS:,}",
-            )
+            logger.warning(ADVICE)
 
 
 def take_lock(directory: Path, wait_s: float) -> IO[str]:

@@ -27,7 +27,7 @@ from viewfinder.directory import (
     store_directory,
     try_lock,
 )
-from viewfinder.errors import StoreBusyError, StoreError, StoreUnavailableError
+from viewfinder.errors import ConfigurationError, StoreBusyError, StoreError, StoreUnavailableError
 
 __all__ = ["HolderClient", "RaySession", "attach", "open_directory", "start_ray"]
 
@@ -119,6 +119,7 @@ def start_ray(
     if address.url is not None:
         if ray.is_initialized():
             return RaySession(address, owned=False, joined=False)
+        _check_answers(ray_address)
         ray.init(address=ray_address or "local", namespace=NAMESPACE, **({} if ray_address else options))
         return RaySession(address, owned=ray_address is None, joined=True)
 
@@ -129,6 +130,7 @@ def start_ray(
     ):
         owned, joined = False, not ray.is_initialized()
         if joined and ray_address:
+            _check_answers(ray_address)
             ray.init(address=ray_address, namespace=NAMESPACE)
         elif joined and not _join_holder(directory, lock_wait_s):
             # A bare ray.init() would join whatever cluster it finds on the machine.
@@ -252,6 +254,20 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
         if time.monotonic() > deadline:
             raise busy(directory)
         time.sleep(0.2)
+
+
+def _check_answers(ray_address: str | None) -> None:
+    """Raise `ConfigurationError` where nothing listens; Ray itself would go on trying for minutes."""
+    host, _, port = (ray_address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # `auto`, `local`, `ray://...`: for Ray to judge
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"RAY_ADDRESS: no Ray cluster answers at {ray_address!r} ({error}). Start one with 'ray start --head', or "
+            "unset RAY_ADDRESS to run on this machine."
+        ) from error
 
 
 def _join(holder: Holder) -> bool:

@@ -75,6 +75,8 @@ def parse_json(text: str, place: str, pairs: Callable[[list[tuple[str, Any]]], A
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ConfigurationError(f"{place} is not JSON: {error.msg} at column {error.colno}{line}.") from error
+    except (RecursionError, ValueError) as error:  # nested or numbered beyond what Python reads
+        raise ConfigurationError(f"{place} is JSON that cannot be read: {error}.") from error
 
 
 def json_kind(value: object) -> str:

@@ -14,6 +14,7 @@ from jobs.index import main
 from jobs.options import parse
 from jobs.prune import Prune
 from jobs.reach import Reach
+from jobs.report import merged_sources
 from jobs.sink import Tally, write_rows
 from jobs.stages import Compare, Encode, FetchAndDecode, read_part
 from viewfinder.captions import Captions
@@ -72,8 +73,8 @@ class World:
                 limit=options.limit,
             )
         prune = Prune.of(options, self.store, collection, manifest)
-        recorded = {str(each["source"]): dict(each) for each in (*collection.metadata.sources, *manifest.sources)}
-        self.store.update_metadata(collection.name, sources=list(recorded.values()))
+        sources = merged_sources(collection.metadata.sources, manifest.sources)
+        self.store.update_metadata(collection.name, sources=sources)
 
         paths = pa.table({"path": [str(path) for path in manifest.paths]})
         compare = Compare(self.reach, collection, captions=captions is not None, prune=options.prune)

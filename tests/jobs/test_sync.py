@@ -15,7 +15,7 @@ from viewfinder.encoder import Encoder
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images import Preprocess, decode
 from viewfinder.models import locate
-from viewfinder.objects import Objects
+from viewfinder.objects import Objects, point_id
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
@@ -278,3 +278,50 @@ def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
         assert all(row["reason"] == "access_denied" for row in stage(table_of(rows[:19])).to_pylist())
         with pytest.raises(ConfigurationError, match="20 objects in a row may not be read"):
             stage(table_of(rows))
+
+
+def test_a_caption_that_changed_and_a_new_source_are_both_noted(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg"])
+    captions = world.bucket / "captions.json"
+    captions.write_text(json.dumps({"a/0.jpg": "one"}))
+    flags = ("--captions", f"{world.source}/captions.json")
+    world.sync(*flags, source=f"{world.source}/a")
+    captions.write_text(json.dumps({"a/0.jpg": "another"}))
+    world.sync(*flags)
+    payload = world.points["a/0.jpg"].payload
+    assert payload["caption"] == "another"
+    assert payload["sources"] == sorted([world.source, f"{world.source}/a"])
+
+
+def test_a_prune_is_refused_where_one_of_several_sources_lists_nothing(world: World, tmp_path: Path) -> None:
+    fill(world.bucket, ["a/0.jpg", "b/1.jpg"])
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri\n{world.source}/b/1.jpg\n")
+    world.sync("--source", str(manifest), source=f"{world.source}/a")
+    manifest.write_text("uri\n")
+    with pytest.raises(PruneRefusedError, match=r"list\.csv"):
+        world.sync("--source", str(manifest), "--prune", source=f"{world.source}/a")
+    assert set(world.points) == {"a/0.jpg", "b/1.jpg"}
+
+
+def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -> None:
+    fill(world.bucket, NAMES)
+    (world.bucket / "captions.json").write_text("{}")
+    world.sync("--captions", f"{world.source}/captions.json")
+    world.sync("--limit", "3", "--include", "0*.jpg")
+    (source,) = world.collection.metadata.sources
+    assert "limit" not in source
+    assert source["include"] == []
+    world.sync()
+    (source,) = world.collection.metadata.sources
+    assert source["captions"] == f"{world.source}/captions.json"
+
+
+def test_a_picture_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
+    (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
+    for _ in range(2):
+        assert world.sync()["failed"] == 1
+        assert world.pictures == 0
+        assert world.recorded_failures(["wide.png"]) == {"wide.png": "too_many_pixels"}
+    failures = world.store.failures(world.index, [point_id(f"{world.source}/wide.png")])
+    assert not next(iter(failures.values())).permanent

@@ -92,3 +92,9 @@ def test_light_modules_load_neither_torch_nor_ray(module: str) -> None:
     program = f"import sys, {module}; print(sorted({{'torch', 'ray', 'open_clip'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_ray_address_has_no_prefix_and_the_wrong_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_RAY_ADDRESS", "127.0.0.1:6379")
+    with pytest.raises(ConfigurationError, match="VIEWFINDER_RAY_ADDRESS: no such setting"):
+        Settings.load()

@@ -1,0 +1,61 @@
+"""Searches a second at 32 clients, with dynamic batches and one by one: the same replica, the same thread count."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Literal
+
+from benchmarks.harness import Measurement
+from benchmarks.ratio import Ratio, in_turn
+from benchmarks.replica import POINTS, distinct_texts, replica
+from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from serve.service import Query, SearchService
+from viewfinder.encoder import Encoder
+from viewfinder.settings import Settings
+
+CLIENTS = 32
+
+
+def measure(quick: bool) -> Measurement:
+    """Throughput with batches ÷ without, in float32; the other precision stands in the detail."""
+    batch_size: int = Settings.model_fields["batch_size"].default
+    threads = round(Settings.model_fields["replica_cpus"].default)
+    searches = CLIENTS * (1 if quick else 3)
+    with torch_threads(threads):
+        ratio = _compare("float32", batch_size, searches, quick, rounds=1 if quick else 7)
+        other = _compare("bfloat16", batch_size, searches, quick, rounds=1 if quick else 3)
+    return Measurement(
+        ratio.value,
+        f"{searches / ratio.second_ms * 1000:.1f} searches/s in batches of up to {batch_size}, "
+        f"{searches / ratio.first_ms * 1000:.1f} one by one ({ratio}); {CLIENTS} asyncio clients on one replica's "
+        f"service in process, without HTTP and Ray; {model_name(quick)}, {threads} thread as a replica has it, "
+        f"distinct texts, embedded store of {POINTS} points; "
+        f"in bfloat16 {other.value:.2f} ({searches / other.second_ms * 1000:.1f} searches/s in batches)",
+    )
+
+
+def _compare(
+    precision: Literal["float32", "bfloat16"], batch_size: int, searches: int, quick: bool, *, rounds: int
+) -> Ratio:
+    encoder = Encoder.load(vit_checkpoint(quick), device="cpu", precision=precision)
+    texts = distinct_texts()
+    with (
+        replica(encoder, batch_size=1) as single,
+        replica(encoder, batch_size=batch_size) as batched,
+        asyncio.Runner() as runner,
+    ):
+        return in_turn(
+            f"batching in {precision}",
+            lambda: runner.run(_crowd(single, texts, searches)),
+            lambda: runner.run(_crowd(batched, texts, searches)),
+            rounds=rounds,
+        )
+
+
+async def _crowd(service: SearchService, texts: Iterator[str], searches: int) -> None:
+    """`CLIENTS` clients, each of which searches again as soon as it has its answer."""
+
+    async def client() -> None:
+        for _ in range(searches // CLIENTS):
+            await service.search(Query(next(texts)))
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))

@@ -1,0 +1,116 @@
+"""Runs benchmarks one after the other, and reports every one of the catalogue, measured or not."""
+
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+QUICK = "QUICK smoke run, no measurement: "
+NOT_ASKED_FOR = "not asked for in this run"
+
+_NARROWEST_TABLE = 120
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A figure, or None with the reason in `detail`."""
+
+    value: float | None
+    detail: str
+
+
+Measure = Callable[[bool], Measurement]  # called with whether the run is a quick one
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A name, the bound that its value has to meet, and what measures it."""
+
+    name: str
+    bound: float
+    better: Literal["higher", "lower"]
+    measure: Measure
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one benchmark; `broke` where measuring raised."""
+
+    benchmark: Benchmark
+    value: float | None
+    detail: str
+    broke: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bound is met; None without a value, or where a quick run gave it."""
+        if self.value is None or self.detail.startswith(QUICK):
+            return None
+        bound = self.benchmark.bound
+        return self.value >= bound if self.benchmark.better == "higher" else self.value <= bound
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "name": self.benchmark.name,
+            "value": self.value,
+            "bound": self.benchmark.bound,
+            "better": self.benchmark.better,
+            "detail": self.detail,
+        }
+
+
+def run(benchmarks: Sequence[Benchmark], chosen: Collection[str], *, quick: bool) -> list[Result]:
+    """One result for each benchmark, in order; those that are not chosen get no value."""
+    return [
+        _measured(benchmark, quick=quick) if benchmark.name in chosen else Result(benchmark, None, NOT_ASKED_FOR)
+        for benchmark in benchmarks
+    ]
+
+
+def write(results: Sequence[Result], path: Path) -> None:
+    """The list that other programs read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([result.as_json() for result in results], indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """The same for people."""
+    table = Table("name", "value", "bound", "met?", "detail", box=SIMPLE_HEAD)
+    signs = {"higher": "≥", "lower": "≤"}
+    for result in results:
+        value = "–" if result.value is None else f"{result.value:.2f}"
+        met = {True: "yes", False: "NO", None: "–"}[result.met]
+        bound = f"{signs[result.benchmark.better]} {result.benchmark.bound:g}"
+        # A detail may hold brackets, which rich would take for its markup.
+        table.add_row(result.benchmark.name, value, bound, met, Text(result.detail))
+    columns = shutil.get_terminal_size(fallback=(_NARROWEST_TABLE, 24)).columns
+    Console(width=max(columns, _NARROWEST_TABLE)).print(table)
+
+
+def _measured(benchmark: Benchmark, *, quick: bool) -> Result:
+    began, load_before = time.perf_counter(), os.getloadavg()[0]
+    try:
+        measurement = benchmark.measure(quick)
+    except Exception as error:
+        # The others are still worth measuring, and the results still hold every name.
+        traceback.print_exc()
+        return Result(benchmark, None, f"broke: {type(error).__name__}: {error}", broke=True)
+    if measurement.value is None:
+        return Result(benchmark, None, measurement.detail)
+    load_after = os.getloadavg()[0]
+    machine = f"{os.cpu_count()} cores, load average {load_before:.1f} before and {load_after:.1f} after"
+    detail = f"{QUICK if quick else ''}{measurement.detail}; {machine}"
+    print(f"{benchmark.name} took {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    return Result(benchmark, round(measurement.value, 4), detail)

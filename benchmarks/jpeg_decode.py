@@ -1,0 +1,135 @@
+"""Photographs of 12 megapixels to the model's pixels: Pillow with open_clip's transform beside ours, on one core."""
+
+import io
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.harness import Measurement
+from benchmarks.ratio import in_turn
+from benchmarks.vit import model_name, vit_checkpoint
+from viewfinder.decoder import Decoder
+from viewfinder.encoder import Encoder
+from viewfinder.images import ImageLimits, Preprocess, decode
+from viewfinder.settings import Settings
+
+WIDTH, HEIGHT = 4000, 3000
+QUALITY = 85
+# What a lens and the interpolation of colours leave of a point, as the deviation of a Gaussian: files of 3.9 MB, common
+# for cameras of 12 megapixels. Without it they have 5.7 MB.
+BLUR_PIXELS = 0.7
+LEAST_COSINE = 0.99
+
+Pixels = NDArray[np.uint8]
+
+
+def measure(quick: bool) -> Measurement:
+    """Plain Pillow's time ÷ that of the decoder process that a job uses; no value where an embedding moves."""
+    width, height = (WIDTH // 4, HEIGHT // 4) if quick else (WIDTH, HEIGHT)
+    files = [photograph(seed, width, height) for seed in range(2 if quick else 4)]
+    sharp = photograph(0, width, height, blur_pixels=0)
+    encoder = Encoder.load(vit_checkpoint(quick), device="cpu", precision="float32")
+    limits = ImageLimits(_default("max_image_bytes"), _default("max_image_pixels"))
+    plain = _plain(encoder.preprocess)
+
+    with Decoder(
+        encoder.preprocess,
+        limits,
+        timeout_s=_default("decode_timeout_s"),
+        memory_bytes=_default("decode_memory_bytes"),
+    ) as decoder:
+        theirs = np.stack([plain(data) for data in files])
+        ours = np.stack([decoder.decode(data).pixels for data in files])
+        vectors, ours_vectors = encoder.encode_images(theirs), encoder.encode_images(ours)
+        cosine = float((vectors * ours_vectors).sum(axis=1).min())
+        if not cosine >= LEAST_COSINE:  # so, because NaN compares false
+            return Measurement(None, f"the embeddings' cosine falls to {cosine:.4f}; {LEAST_COSINE} is needed")
+        ratio = in_turn(
+            "jpeg_decode_12mp",
+            lambda: [plain(data) for data in files],
+            lambda: [decoder.decode(data) for data in files],
+            rounds=1 if quick else 9,
+        )
+        hard = in_turn(
+            "jpeg_decode_12mp, without blur",
+            lambda: plain(sharp),
+            lambda: decoder.decode(sharp),
+            rounds=1 if quick else 5,
+        )
+    inside = in_turn(
+        "jpeg_decode_12mp, in process",
+        lambda: [plain(data) for data in files],
+        lambda: [decode(data, encoder.preprocess, limits) for data in files],
+        rounds=1 if quick else 5,
+    )
+
+    apart = float((vectors @ vectors.T)[~np.eye(len(files), dtype=bool)].max())
+    difference = float(np.abs(theirs.astype(np.float32) - ours).mean())
+    megabytes = float(np.mean([len(data) for data in files])) / 1e6
+    return Measurement(
+        ratio.value,
+        f"{_per_second(len(files), ratio.first_ms)} and {_per_second(len(files), ratio.second_ms)} pictures/s "
+        f"({ratio}), the second in a decoder process as a job has it (called in process: {inside.value:.2f}); "
+        f"{len(files)} generated JPEGs of {width} x {height}, quality {QUALITY}, {megabytes:.1f} MB each, to "
+        f"{encoder.preprocess.size} pixels; {hard.value:.2f} for one without blur of {len(sharp) / 1e6:.1f} MB; least "
+        f"embedding cosine {cosine:.5f} with {model_name(quick)} (different pictures: up to {apart:.3f}), "
+        f"pixels differ by {difference:.2f} of 255 on average",
+    )
+
+
+def photograph(seed: int, width: int, height: int, *, blur_pixels: float = BLUR_PIXELS) -> bytes:
+    """A JPEG with a photograph's statistics.
+
+    Amplitudes fall as 1/frequency, through a lens that blurs by a Gaussian of this deviation; colours are weak, and the
+    sensor is noisy.
+    """
+    print(f"jpeg_decode_12mp: making picture {seed}", file=sys.stderr, flush=True)
+    rng = np.random.default_rng(seed)
+    light, blue, red = (_cloud(rng, width, height, blur_pixels) for _ in range(3))
+    planes = [128 + 50 * light, 128 + 12 * blue, 128 + 12 * red]
+    planes[0] += rng.normal(0, 2, (height, width)).astype(np.float32)
+    ycc = np.stack([np.clip(plane, 0, 255).astype(np.uint8) for plane in planes], axis=-1)
+    file = io.BytesIO()
+    Image.frombytes("YCbCr", (width, height), ycc.tobytes()).convert("RGB").save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def _cloud(rng: np.random.Generator, width: int, height: int, blur_pixels: float) -> NDArray[np.float32]:
+    """Noise float32 [height, width] of mean 0 and deviation 1 whose amplitudes fall as 1/frequency, blurred."""
+    down = np.fft.fftfreq(height).astype(np.float32)[:, None]
+    across = np.fft.rfftfreq(width).astype(np.float32)[None, :]
+    frequency = np.sqrt(down**2 + across**2)
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32)) / frequency
+    spectrum *= np.exp(-2 * (np.pi * blur_pixels) ** 2 * (down**2 + across**2))
+    cloud: NDArray[np.float32] = np.fft.irfft2(spectrum, (height, width)).astype(np.float32)
+    cloud /= cloud.std()
+    return cloud
+
+
+def _plain(preprocess: Preprocess) -> Callable[[bytes], Pixels]:
+    """open_clip's transform up to where it makes floats of the pixels, which is the encoder's part of ours."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    transform = image_transform_v2(PreprocessCfg(size=preprocess.size), is_train=False)
+    to_pixels = transform.transforms[:-2]
+
+    def read(data: bytes) -> Pixels:
+        image = Image.open(io.BytesIO(data))
+        for step in to_pixels:
+            image = step(image)
+        return np.asarray(image)
+
+    return read
+
+
+def _default(name: str) -> int:
+    default: int = Settings.model_fields[name].default
+    return default
+
+
+def _per_second(count: int, milliseconds: float) -> str:
+    return f"{count / milliseconds * 1000:.1f}"

@@ -1,0 +1,62 @@
+"""One replica's service without Ray, over a small embedded store: what Ray Serve would hold in a process."""
+
+import contextlib
+import itertools
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from serve.generation import Follower
+from serve.service import SearchService
+from viewfinder.batch import PointBatch
+from viewfinder.embedded import open_directory
+from viewfinder.encoder import Encoder
+from viewfinder.objects import point_id
+from viewfinder.store import Store, StoreAddress
+
+INDEX = "pictures"
+POINTS = 100
+
+_COLOURS = ["red", "green", "blue", "white", "black", "yellow", "brown", "grey", "orange", "golden"]
+_THINGS = ["car", "dog", "cat", "boat", "house", "bird", "horse", "train", "bridge", "child", "tower"]
+_PLACES = ["the snow", "the rain", "a city street", "a garden", "the desert", "a forest", "the harbour", "a park"]
+_TIMES = ["at night", "at noon", "in the morning", "in winter", "in summer", "after a storm", "from above"]
+
+
+@contextlib.contextmanager
+def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = Store) -> Iterator[SearchService]:
+    """A warm service over `POINTS` random vectors; `kind` makes its store as `Store` does."""
+    with tempfile.TemporaryDirectory(prefix="viewfinder-bench-", ignore_cleanup_errors=True) as directory:
+        address = StoreAddress(data_dir=Path(directory))
+        store = kind(open_directory(address.data_dir), address)
+        follower = Follower(store, INDEX, load=lambda _: encoder, refresh_s=3600, batch_size=batch_size)
+        service = SearchService(store, follower, request_timeout_s=60)
+        try:
+            _fill(store, encoder)
+            follower.refresh()
+            service.generation()  # raises where the refresh could not bind
+            yield service
+        finally:
+            service.close()
+
+
+def distinct_texts() -> Iterator[str]:
+    """Short queries without a repetition, so that no cache helps; the same ones in every run."""
+    parts = list(itertools.product(_COLOURS, _THINGS, _PLACES, _TIMES))
+    random.Random(0).shuffle(parts)
+    return (f"a {colour} {thing} in {place} {time}" for colour, thing, place, time in parts)
+
+
+def _fill(store: Store, encoder: Encoder) -> None:
+    checkpoint = encoder.checkpoint
+    spec = asdict(checkpoint.spec)
+    collection = store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+    vectors = np.random.default_rng(0).normal(size=(POINTS, checkpoint.dimension)).astype(np.float32)
+    uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
+    payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]
+    store.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    store.promote(INDEX, collection.name)

@@ -1,0 +1,116 @@
+"""What the service adds to a search: from the client's socket and back, less the encoder and the vector search."""
+
+import contextlib
+import http.client
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+
+from benchmarks.harness import Measurement
+from benchmarks.replica import POINTS, distinct_texts, replica
+from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from serve.api import build_api
+from serve.service import SearchService
+from viewfinder.encoder import Encoder, Vectors
+from viewfinder.settings import Settings
+from viewfinder.store import Hit, Store
+
+_START_TIMEOUT_S = 60
+
+
+def measure(quick: bool) -> Measurement:
+    """The median, in milliseconds, over requests of one client, each with a text of its own."""
+    threads = round(Settings.model_fields["replica_cpus"].default)
+    with torch_threads(threads):
+        encoder = _TimedEncoder.load(vit_checkpoint(quick), device="cpu", precision="float32")
+        assert isinstance(encoder, _TimedEncoder)
+        with replica(encoder, batch_size=Settings.model_fields["batch_size"].default, kind=_TimedStore) as service:
+            assert isinstance(service.store, _TimedStore)
+            total_ms, inner_ms = _requests(service, encoder, service.store, 5 if quick else 200)
+    overhead_ms = [total - inner for total, inner in zip(total_ms, inner_ms, strict=True)]
+    lowest, *_, highest = quantiles(overhead_ms, n=10)
+    return Measurement(
+        median(overhead_ms),
+        f"median of {len(total_ms)} requests by one client over a kept connection to uvicorn in this process, "
+        f"without Ray's proxy; 10th to 90th percentile {lowest:.1f} to {highest:.1f} ms; whole request "
+        f"{median(total_ms):.1f} ms, of which encoder and vector search {median(inner_ms):.1f} ms; "
+        f"{model_name(quick)}, {threads} thread, embedded store of {POINTS} points",
+    )
+
+
+class _TimedEncoder(Encoder):
+    spent_s = 0.0
+
+    def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]:
+        began = time.perf_counter()
+        try:
+            return super().encode_texts(texts)
+        finally:
+            self.spent_s += time.perf_counter() - began
+
+
+class _TimedStore(Store):
+    spent_s = 0.0
+
+    def search(self, *arguments: Any, **options: Any) -> list[Hit]:
+        began = time.perf_counter()
+        try:
+            return super().search(*arguments, **options)
+        finally:
+            self.spent_s += time.perf_counter() - began
+
+
+def _requests(
+    service: SearchService, encoder: _TimedEncoder, store: _TimedStore, count: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each request as a client sees it, and of the encoder and vector search within it."""
+    total_ms, inner_ms = [], []
+    warm_ups = max(1, count // 10)
+    with _served(service) as port, contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        for number, text in zip(range(warm_ups + count), distinct_texts(), strict=False):
+            body = json.dumps({"text": text})
+            before_s = encoder.spent_s + store.spent_s
+            began = time.perf_counter()
+            connection.request("POST", "/v1/search", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+            elapsed_s = time.perf_counter() - began
+            if answer.status != 200:
+                raise RuntimeError(f"the service answered {answer.status}: {content[:300]!r}")
+            if number < warm_ups:
+                continue
+            total_ms.append(elapsed_s * 1000)
+            inner_ms.append((encoder.spent_s + store.spent_s - before_s) * 1000)
+            if len(total_ms) % max(1, count // 5) == 0:
+                print(
+                    f"service_overhead_ms: {len(total_ms)}/{count}: {total_ms[-1]:.1f} ms", file=sys.stderr, flush=True
+                )
+    return total_ms, inner_ms
+
+
+@contextlib.contextmanager
+def _served(service: SearchService) -> Iterator[int]:
+    """The service behind a real socket; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(build_api(service), log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + _START_TIMEOUT_S
+            while not server.started:
+                if not thread.is_alive() or time.monotonic() > deadline:
+                    raise RuntimeError("uvicorn did not start")
+                time.sleep(0.01)
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(_START_TIMEOUT_S)

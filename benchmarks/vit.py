@@ -1,0 +1,57 @@
+"""ViT-B-32 as OpenAI trained it, but with random weights: its speed does not depend on what it has learned."""
+
+import contextlib
+import functools
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from viewfinder.models import Checkpoint, locate
+
+ARCHITECTURE = "ViT-B-32-quickgelu"
+_TINY = {"vision_cfg": {"width": 64, "layers": 1, "head_width": 32}, "text_cfg": {"width": 64, "heads": 2, "layers": 1}}
+
+
+def model_name(quick: bool) -> str:
+    """The model in words."""
+    return "a tiny random model" if quick else "ViT-B-32 (quickgelu, random weights)"
+
+
+@functools.cache
+def vit_checkpoint(quick: bool) -> Checkpoint:
+    """The checkpoint (600 MB), made once for all benchmarks of a run and deleted with it; a tiny one in a quick run."""
+    import open_clip
+
+    from viewfinder.testing.models import random_checkpoint
+
+    architecture: dict[str, Any] = open_clip.get_model_config(ARCHITECTURE)
+    if quick:
+        for tower, sizes in _TINY.items():
+            architecture[tower] |= sizes
+    print(f"making {model_name(quick)}", file=sys.stderr, flush=True)
+    return locate(str(random_checkpoint(_scratch() / ARCHITECTURE, architecture)))
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """Run with so many CPU threads, without a number with torch's own choice; yields how many."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def _directory() -> "tempfile.TemporaryDirectory[str]":
+    # Kept by the cache, so that it goes when the program does.
+    return tempfile.TemporaryDirectory(prefix="viewfinder-bench-", ignore_cleanup_errors=True)
+
+
+def _scratch() -> Path:
+    return Path(_directory().name)

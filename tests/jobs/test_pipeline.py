@@ -1,0 +1,32 @@
+"""How the work is divided among the workers of a cluster."""
+
+import pytest
+
+from jobs.pipeline import Workers
+from viewfinder.settings import Settings
+
+
+def plan(total: dict[str, float], free: dict[str, float], **settings: object) -> Workers:
+    return Workers.plan(Settings.load(**settings), total, free)
+
+
+def test_each_gpu_gets_an_encoder() -> None:
+    workers = plan({"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4})
+    assert (workers.encoders, workers.gpus, workers.batch_size, workers.threads) == (4, 1, 256, None)
+    assert workers.decoder_cpus == 1
+
+
+def test_without_gpus_one_encoder_takes_the_cores() -> None:
+    workers = plan({"CPU": 8}, {"CPU": 8})
+    assert (workers.encoders, workers.gpus, workers.batch_size) == (1, 0, 32)
+
+
+def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:
+    assert plan({"CPU": 0}, {}, device="cuda", encoders=4).gpus == 1
+
+
+@pytest.mark.parametrize("free", [0.25, 1.0, 2.0])
+def test_beside_a_service_on_a_small_machine_the_stages_still_fit(free: float) -> None:
+    workers = plan({"CPU": 2}, {"CPU": free})
+    assert workers.decoder_cpus + workers.encoder_cpus < free
+    assert workers.decoder_cpus != workers.encoder_cpus, "or Ray Data would fuse the two"
