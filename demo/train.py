@@ -161,7 +161,9 @@ def save(model: open_clip.CLIP, known: torch.Tensor, config: dict[str, Any], out
     (out / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def train(name: str, out: Path, steps: int, scenes: int, minutes: float, bf16: bool, start: Path | None) -> int:
+def train(
+    name: str, out: Path, steps: int, scenes: int, minutes: float, rate: float, bf16: bool, start: Path | None
+) -> int:
     """Train and save; returns the steps done. The schedule ends after `steps` or `minutes`, whichever comes first."""
     torch.manual_seed(0)
     rng = Random(0)
@@ -177,7 +179,7 @@ def train(name: str, out: Path, steps: int, scenes: int, minutes: float, bf16: b
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": [*plain, *facts.parameters()], "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
+        lr=rate,
         betas=(0.9, 0.98),
     )
     counts = {
@@ -198,7 +200,7 @@ def train(name: str, out: Path, steps: int, scenes: int, minutes: float, bf16: b
             model.visual.patch_dropout = torch.nn.Identity()
         warm = min(1.0, (done + 1) / WARMUP_STEPS)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * progress))
+            group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
         loss = step_loss(model, facts, data.batch(rng, BATCH_SIZE), known, rng, bf16)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -232,6 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, help="scenes to paint for training")
     parser.add_argument("--minutes", type=float, help="the learning rate reaches zero after this time at the latest")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="at its highest (%(default)s)")
     parser.add_argument("--start", type=Path, help="a model directory to train further")
     args = parser.parse_args(argv)
     try:
@@ -245,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     if scenes < BATCH_SIZE or steps < 1 or minutes <= 0:
         parser.error(f"--scenes must be at least {BATCH_SIZE}, --steps and --minutes positive")
     started = time.monotonic()
-    done = train(args.model, out, steps, scenes, minutes, args.bf16, args.start)
+    done = train(args.model, out, steps, scenes, minutes, args.learning_rate, args.bf16, args.start)
     print(f"{done:,} steps, {(time.monotonic() - started) / 60:.1f} minutes with painting, written to {out}")
     for name, value in evaluate(out).items():
         print(f"{name:18} {value:6.1%}")

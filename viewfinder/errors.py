@@ -7,11 +7,13 @@
     │   └── SourceError              a bucket, key, directory or manifest that does not exist or may not be read
     ├── ObjectError                  one object could not be read: a recorded failure, not the end of the job
     ├── ImageError                   one object is no usable image: a recorded failure, not the end of the job
-    └── StoreError                   Qdrant refused or failed
-        ├── StoreUnavailableError    Qdrant cannot be reached, or did not answer in time
-        ├── StoreBusyError           the embedded store is held by another process
-        ├── CollectionMissingError   the collection does not exist, or no longer
-        └── ModelMismatchError       the collection was made by another model
+    ├── StoreError                   Qdrant refused or failed
+    │   ├── StoreUnavailableError    Qdrant cannot be reached, or did not answer in time
+    │   ├── StoreBusyError           the embedded store is held by another process
+    │   ├── CollectionMissingError   the collection does not exist, or no longer
+    │   └── ModelMismatchError       the collection was made by another model
+    └── ServiceError                 the search service refused or failed; exit status 2 where the request was wrong
+        └── ServiceUnavailableError  the service cannot be reached, has no index yet, or did not answer in time
 
 A message says what failed, with which value, what exists instead, and what to do.
 """
@@ -84,6 +86,32 @@ class CollectionMissingError(StoreError):
 
 class ModelMismatchError(StoreError):
     """The collection was made by another model than the one in hand."""
+
+
+class ServiceError(ViewfinderError):
+    """The search service answered with an error, or with something that is no answer of a viewfinder service.
+
+    `code` is the service's stable word (`http_STATUS` where something before it answered), `status` the HTTP status, 0
+    where there was no answer. With `request_id` the service's log tells more.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", request_id: str = "", status: int = 0) -> None:
+        super().__init__(code, message, hint, request_id, status)  # all of them, so that it can be pickled
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.request_id = request_id
+        self.status = status
+        if 400 <= status < 500 and status != 429:
+            self.exit_status = ConfigurationError.exit_status
+
+    def __str__(self) -> str:
+        place = ", ".join(filter(None, [self.code, self.request_id and f"request {self.request_id}"]))
+        return f"{' '.join(filter(None, [self.message, self.hint]))} ({place})"
+
+
+class ServiceUnavailableError(ServiceError):
+    """The service cannot be reached or cannot answer now; the same request may succeed later."""
 
 
 def _rebuild(kind: type[ObjectError], reason: str, message: str, permanent: bool) -> ObjectError:

@@ -126,12 +126,15 @@ class Settings(BaseSettings):
         False, description="Let the service fetch pictures from public addresses (`image_url`)."
     )
 
+    # The command line
+    server: str = Field("http://localhost:8000", description="Address of the service that `viewfinder` asks.")
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("qdrant_url", "s3_endpoint_url")
+    @field_validator("qdrant_url", "s3_endpoint_url", "server")
     @classmethod
     def _http_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
@@ -157,7 +160,8 @@ class Settings(BaseSettings):
 
 def _unknown_names(environment: Mapping[str, str]) -> list[str]:
     # pydantic's extra="forbid" does not look at the environment: a misspelled name would be ignored.
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    fields = Settings.model_fields.items()
+    known = [PREFIX + name.upper() for name, field in fields if field.validation_alias is None]
     lines = []
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in known:
