@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -21,7 +21,8 @@ from torch.nn.functional import normalize
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.scenes import JPEG_QUALITY, compose, paint
+from demo.scenes import JPEG_QUALITY, Scene, compose, paint
+from demo.vocabulary import THINGS
 
 EVALUATION_SEED = 2
 EVALUATION_COUNT = 1_000
@@ -35,27 +36,45 @@ def recall_at(k: int, images: torch.Tensor, texts: torch.Tensor) -> float:
     return (better < k).float().mean().item()
 
 
+def word_precision(scenes: Sequence[Scene], images: torch.Tensor, words: torch.Tensor) -> float:
+    """How well a thing's bare name finds it: the share that shows it of the n best pictures, where n scenes show it.
+
+    `words` are the vectors of the things' names, in the order of THINGS.
+    """
+    right = asked = 0
+    for thing, best in zip(THINGS, (images @ words.T).argsort(dim=0, descending=True).T.tolist(), strict=True):
+        shows = [any(item.thing == thing for item in scene.items) for scene in scenes]
+        right += sum(shows[index] for index in best[: sum(shows)])
+        asked += sum(shows)
+    return right / asked
+
+
 def evaluate(model_dir: Path, seed: int = EVALUATION_SEED, count: int = EVALUATION_COUNT) -> dict[str, float]:
-    """Recall of the model's English and Chinese held-out queries over `count` scenes."""
+    """The model's figures over `count` scenes: recall of the held-out queries, precision of bare words."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{model_dir}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model_dir}")
     model.eval()
-    records = [compose(seed, index).record() for index in range(count)]
+    scenes = [compose(seed, index) for index in range(count)]
+    records = [scene.record() for scene in scenes]
+
+    def encode(texts: list[str]) -> torch.Tensor:
+        return normalize(torch.cat([model.encode_text(tokenizer(chunk)) for chunk in _chunks(texts)]), dim=-1)
+
     with torch.inference_mode():
-        images = torch.cat([model.encode_image(torch.stack(batch)) for batch in _batches(seed, count, preprocess)])
-        vectors = {
-            key: torch.cat(
-                [model.encode_text(tokenizer(texts)) for texts in _chunks([record[key] for record in records])]
-            )
-            for key in ("query", "query_zh")
-        }
-    images = normalize(images, dim=-1)
-    english, chinese = (normalize(vectors[key], dim=-1) for key in ("query", "query_zh"))
+        batches = [model.encode_image(torch.stack(batch)) for batch in _batches(seed, count, preprocess)]
+        images = normalize(torch.cat(batches), dim=-1)
+        english, chinese = (encode([record[key] for record in records]) for key in ("query", "query_zh"))
+        words, words_zh = (
+            encode([names[0].removeprefix("~") for names in every])
+            for every in ([thing.names for thing in THINGS], [thing.names_zh for thing in THINGS])
+        )
     return {
         "recall@1 English": recall_at(1, images, english),
         "recall@10 English": recall_at(10, images, english),
         "recall@1 Chinese": recall_at(1, images, chinese),
         "recall@10 Chinese": recall_at(10, images, chinese),
+        "one word English": word_precision(scenes, images, words),
+        "one word Chinese": word_precision(scenes, images, words_zh),
     }
 
 

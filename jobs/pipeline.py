@@ -81,7 +81,7 @@ class Workers:
 
     @classmethod
     def plan(cls, settings: Settings, total: Mapping[str, float], free: Mapping[str, float]) -> "Workers":
-        """One encoder for each GPU; without GPUs one, on all cores of its node.
+        """One encoder for each GPU; without GPUs one, on all cores of its node but one.
 
         The decoders share those cores: an encoder on the CPU claims a single one from the scheduler, so that both
         stages always fit, and the operating system divides the time. Beside a service that holds most of a small
@@ -99,7 +99,8 @@ class Workers:
             # Not quite the decoders': stages with equal demands are fused, and would take turns in one process.
             encoder_cpus=round(0.9 * share, 2),
             gpus=1 if on_gpu else 0,
-            threads=None if on_gpu else max(1, (os.cpu_count() or 1) // encoders),
+            # One core is left to the decoders: OpenMP's threads wait for the slowest of them at every step.
+            threads=None if on_gpu else max(1, ((os.cpu_count() or 1) - 1) // encoders),
             batch_size=settings.encode_batch_size or (256 if on_gpu else 32),
         )
 
