@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA_DIR = ROOT / ".demo"
 SOURCE = "s3://corpus"
-QUERIES = ("a kitten on the beach", "an automobile in the city", "水下的吉他")
+QUERIES = ("a bed and a kitty on the sand by the sea", "chairs, a red car, town", "海边有一把电吉他和一头猪")
 LEAST_CPUS = 4
 
 
@@ -110,7 +110,9 @@ def show(address: str, query: str) -> None:
 
 def wait(address: str) -> None:
     """Serve until Ctrl-C."""
-    say(f"Serving on {address}  (try {address}/v1/search?q=a+dog+in+the+snow and {address}/docs); Ctrl-C stops")
+    say(
+        f"Serving on {address}  (try {address}/v1/search?q=a+guitar+and+a+pig+by+the+sea and {address}/docs); Ctrl-C stops"
+    )
     while True:
         time.sleep(3600)
 
