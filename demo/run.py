@@ -110,9 +110,8 @@ def show(address: str, query: str) -> None:
 
 def wait(address: str) -> None:
     """Serve until Ctrl-C."""
-    say(
-        f"Serving on {address}  (try {address}/v1/search?q=a+guitar+and+a+pig+by+the+sea and {address}/docs); Ctrl-C stops"
-    )
+    example = f"{address}/v1/search?q=a+guitar+and+a+pig+by+the+sea"
+    say(f"Serving on {address}, Ctrl-C stops. Try {example} or {address}/docs")
     while True:
         time.sleep(3600)
 

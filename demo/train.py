@@ -112,8 +112,8 @@ def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
 class Facts(torch.nn.Module):
     """One direction for each fact of the painted world, thrown away after training.
 
-    Image and text are each drawn to the facts that they show or say. That teaches the two towers apart long before
-    they agree on anything: with the contrastive loss alone, the same recall took several times the steps.
+    Image and text are each drawn to the facts that they show or say, which gives either tower something to learn
+    before the other is of any use to it.
     """
 
     def __init__(self, dimension: int) -> None:
