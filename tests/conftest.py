@@ -15,6 +15,24 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
+# Modules of many cases with real sockets, pictures or models: left out of `make test-fast`.
+SLOW_MODULES = {
+    "test_objects",
+    "test_encoder",
+    "test_models",
+    "test_images",
+    "test_engine",
+    "test_demo_model",
+    "test_doctor",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW_MODULES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its sub-directories are the buckets."""
