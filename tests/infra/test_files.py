@@ -41,6 +41,9 @@ def test_the_serve_file_passes_serves_own_validation_and_its_arguments_are_setti
     assert application.import_path == "serve.app:build_app"
     settings = Settings.load(**application.args)
     assert settings.max_replicas == 4
+    assert not settings.api_keys, "keys in this file would be seen in Ray's dashboard"
+    assert schema.http_options.request_timeout_s is not None
+    assert schema.http_options.request_timeout_s > settings.request_timeout_s, "Serve would answer before the service"
 
 
 def test_the_entry_point_that_the_serve_file_names_takes_arguments() -> None:

@@ -1,0 +1,164 @@
+"""What the tests of the deployment files share: the files as they are applied, and who reads the names in them."""
+
+import copy
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from viewfinder.errors import ConfigurationError
+from viewfinder.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+INFRA = ROOT / "infra"
+KUBERNETES = INFRA / "kubernetes"
+VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+
+# Variables that others read, and the file that does.
+OTHERS = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "ray/serve/_private/constants.py",
+    "RAY_AUTH_MODE": "ray/_private/authentication_test_utils.py",
+    "RAY_AUTH_TOKEN": "ray/_private/authentication_test_utils.py",
+    "RAY_AUTH_TOKEN_PATH": "ray/_private/authentication_test_utils.py",
+    "RAY_USAGE_STATS_ENABLED": "ray/_common/usage/usage_constants.py",
+    "HF_HOME": "huggingface_hub/constants.py",
+    "HF_HUB_OFFLINE": "huggingface_hub/constants.py",
+    "AWS_ACCESS_KEY_ID": "botocore/credentials.py",
+    "AWS_SECRET_ACCESS_KEY": "botocore/credentials.py",
+    "AWS_SESSION_TOKEN": "botocore/credentials.py",
+    "AWS_SHARED_CREDENTIALS_FILE": "botocore/configprovider.py",
+    "AWS_DEFAULT_REGION": "botocore/configprovider.py",
+}
+SECRET_NAME = re.compile(r"KEYS?(_ID)?$|TOKEN$|SECRET|PASSWORD")
+
+
+def tool(name: str, package: str) -> str:
+    """Path of a program from the development tools; the test skips where it is missing."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed: pip install {package}")
+    return found
+
+
+def locked(package: str) -> str:
+    """The version that the lock gives a package."""
+    match = re.search(rf"^{re.escape(package)}==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert match, package
+    return match[1]
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Complaints about variables that nothing reads, and about settings whose value is wrong."""
+    aliases = {field.validation_alias for field in Settings.model_fields.values()}
+    complaints = []
+    settings = {}
+    for name, value in environment.items():
+        if name.startswith(PREFIX):
+            settings[name] = value
+        elif name not in aliases:
+            home = OTHERS.get(name)
+            if home is None or not re.search(rf"\b{name}\b", _source(home)):
+                complaints.append(f"{name}: nothing reads it")
+    overrides = {name.removeprefix(PREFIX).lower(): value for name, value in settings.items() if value}
+    try:
+        Settings.load(settings, **{name: value for name, value in overrides.items() if name in Settings.model_fields})
+    except ConfigurationError as error:
+        complaints.append(str(error))
+    return complaints
+
+
+@functools.cache
+def _source(path: str) -> str:
+    package, _, rest = path.partition("/")
+    spec = find_spec(package)
+    assert spec is not None, package
+    assert spec.origin is not None, package
+    return (Path(spec.origin).parent / rest).read_text()
+
+
+@functools.cache
+def _built(name: str) -> str:
+    kubectl = shutil.which("kustomize")
+    command = [kubectl, "build"] if kubectl else [tool("kubectl", "kubectl, or kustomize"), "kustomize"]
+    done = subprocess.run(
+        [*command, str(KUBERNETES / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(ROOT / "tests")},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def build(name: str) -> list[dict[str, Any]]:
+    """The documents that `kubectl apply -k infra/kubernetes/NAME` would send."""
+    return copy.deepcopy(_loaded(name))
+
+
+@functools.cache
+def _loaded(name: str) -> list[dict[str, Any]]:
+    # libyaml: the pure Python loader takes a second for each build.
+    return list(yaml.load_all(_built(name), Loader=yaml.CSafeLoader))
+
+
+def one(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = [each for each in documents if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod template, and where it stands; `ray` is "head" or "worker" in a Ray cluster."""
+
+    where: str
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    ray: str | None = None
+
+    @property
+    def containers(self) -> list[dict[str, Any]]:
+        return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
+
+
+def pods(documents: list[dict[str, Any]]) -> Iterator[Pod]:
+    """Every pod template, with the labels that KubeRay adds."""
+    for document in documents:
+        where = f"{document['kind']}/{document['metadata']['name']}"
+        spec = document.get("spec", {})
+        if document["kind"] == "CronJob":
+            yield _pod(where, spec["jobTemplate"]["spec"]["template"])
+        if document["kind"] == "RayJob":
+            yield _pod(f"{where}/submitter", spec["submitterPodTemplate"])
+        if (cluster := ray_cluster(document)) is not None:
+            yield _pod(f"{where}/head", cluster["headGroupSpec"]["template"], "head")
+            for group in cluster["workerGroupSpecs"]:
+                yield _pod(f"{where}/{group['groupName']}", group["template"], "worker")
+
+
+def ray_cluster(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The Ray cluster that a document describes."""
+    place = {"RayCluster": None, "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+    if document["kind"] not in place:
+        return None
+    key = place[document["kind"]]
+    cluster: dict[str, Any] = document["spec"] if key is None else document["spec"][key]
+    return cluster
+
+
+def _pod(where: str, template: Mapping[str, Any], ray: str | None = None) -> Pod:
+    labels = dict(template["metadata"]["labels"])
+    if ray is not None:
+        labels["ray.io/node-type"] = ray
+    return Pod(where, labels, template["spec"], ray)

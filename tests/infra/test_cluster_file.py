@@ -1,0 +1,103 @@
+"""The file of the cluster launcher: its own validation, and what whoever pays for the cluster relies on."""
+
+import copy
+import re
+import shlex
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.infra.manifests import ROOT, SECRET_NAME, VERSION, unknown_variables
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    return document
+
+
+def prepared(config: dict[str, Any]) -> dict[str, Any]:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    filled: dict[str, Any] = prepare_config(copy.deepcopy(config))
+    validate_config(filled)
+    return filled
+
+
+def test_the_launcher_takes_it(config: dict[str, Any]) -> None:
+    assert prepared(config)["docker"]["container_name"] == "viewfinder"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["docker", "imag"], "x"),
+        (["available_node_types", "encode", "min_worker"], 0),
+        (["available_node_types", "encode", "docker", "image"], "x"),
+        (["cluster_nam"], "x"),
+        (["idle_timeout_minutes"], "five"),
+    ],
+)
+def test_the_launcher_would_notice_a_mistake(config: dict[str, Any], path: list[str], value: object) -> None:
+    place = config
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(Exception, match=r"(?s)schema|valid|not of type|unexpected"):
+        prepared(config)
+
+
+def test_nothing_but_the_head_costs_money_while_there_is_nothing_to_do(config: dict[str, Any]) -> None:
+    types = config["available_node_types"]
+    assert config["idle_timeout_minutes"] <= 5
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert [types[name]["min_workers"] for name in ("decode", "encode")] == [0, 0]
+    assert types["encode"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert config["max_workers"] == sum(types[name]["max_workers"] for name in ("decode", "encode"))
+
+
+def test_every_node_has_a_role_of_the_cloud_and_says_what_it_is_for(config: dict[str, Any]) -> None:
+    for name, node in config["available_node_types"].items():
+        assert node["node_config"]["IamInstanceProfile"]["Name"].startswith("viewfinder-")
+        assert node["labels"] == {"role": name}
+
+
+def test_the_images_are_this_versions_with_cuda_where_the_gpus_are(config: dict[str, Any]) -> None:
+    assert config["docker"]["image"].endswith(f"/viewfinder:{VERSION}-cpu")
+    encode = config["available_node_types"]["encode"]
+    assert encode["docker"]["worker_image"].endswith(f"/viewfinder:{VERSION}-cuda")
+    assert encode["resources"]["GPU"] == 1
+
+
+def test_every_variable_is_read_by_something_and_none_is_a_secret(config: dict[str, Any]) -> None:
+    options = [shlex.split(option) for option in config["docker"]["run_options"]]
+    given = dict(option[1].split("=", 1) for option in options if option[0] == "--env")
+    commands = " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
+    exported = dict.fromkeys(re.findall(r"\b([A-Z][A-Z_]+)=", commands), "")
+    assert {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "VIEWFINDER_QDRANT_API_KEY"} == set(exported)
+    assert unknown_variables(given | exported) == []
+    assert int(given["VIEWFINDER_ENCODERS"]) == config["available_node_types"]["encode"]["max_workers"]
+    for name, value in re.findall(r"\b([A-Z][A-Z_]+)=(\S+)", commands):
+        assert not SECRET_NAME.search(name) or value.startswith('"$(secret'), name
+
+
+def test_the_dashboard_is_not_open_to_the_network(config: dict[str, Any]) -> None:
+    assert any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"])
+
+
+def test_the_shell_in_it_is_well_formed(config: dict[str, Any]) -> None:
+    for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
+        done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr) == (0, "")
+        for code in re.findall(r"python -c '(.+?)'", command):
+            compile(code, "ray_cluster.yaml", "exec")
+
+
+def test_what_it_runs_is_in_the_image(config: dict[str, Any]) -> None:
+    header = (ROOT / "ray_cluster.yaml").read_text().partition("\ncluster_name")[0]
+    (program,) = re.findall(r"python /app/(\S+)", header)
+    assert (ROOT / program).is_file()
+    # `ray up` itself needs these two in a container.
+    assert re.search(r"apt-get install .*openssh-client rsync", (ROOT / "infra/Dockerfile").read_text())

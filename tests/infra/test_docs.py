@@ -1,0 +1,120 @@
+"""The two READMEs keep step, and the pages for operators name only what exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from viewfinder.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "README.zh-CN.md", "docs/operations.md", "docs/scaling.md", "docs/configuration.md"]
+HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
+def headings(text: str) -> list[int]:
+    """The levels of all headings, in order."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [len(marks) for marks in re.findall(r"^(#+) ", outside, re.MULTILINE)]
+
+
+BLOCK = re.compile(r"^```.*?^```|(?:^    [^\n]*\n?(?:\n(?=    ))?)+", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[str]:
+    """What stands in fences or is indented by four: commands, code and drawings, which need no translation."""
+    return BLOCK.findall(text)
+
+
+def prose(text: str) -> list[str]:
+    """All other paragraphs."""
+    return [part for part in re.split(r"\n\s*\n", BLOCK.sub("\n", text)) if part.strip()]
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\[[^]]*\]\(([^)]*)\)", text)
+
+
+def words_of_code(text: str) -> set[str]:
+    """Settings, flags, names: whatever is set in code type within a sentence."""
+    return {re.sub(r"\s+", " ", word) for part in prose(text) for word in re.findall(r"`([^`]+)`", part)}
+
+
+def test_both_readmes_have_the_same_headings() -> None:
+    assert headings(CHINESE) == headings(ENGLISH)
+    assert len(headings(ENGLISH)) > 5
+
+
+def test_both_readmes_have_the_same_commands_code_and_drawings() -> None:
+    assert blocks(CHINESE) == blocks(ENGLISH)
+    assert len(blocks(ENGLISH)) > 8
+
+
+def test_both_readmes_link_to_the_same_pages() -> None:
+    assert links(CHINESE)[0] == "README.md"
+    assert links(ENGLISH)[0] == "README.zh-CN.md"
+    assert links(CHINESE)[1:] == links(ENGLISH)[1:]
+
+
+def test_both_readmes_name_the_same_settings_flags_and_fields() -> None:
+    assert words_of_code(CHINESE) == words_of_code(ENGLISH)
+
+
+def test_each_paragraph_of_the_readme_is_translated() -> None:
+    assert [part for part in prose(CHINESE) if not HAN.search(part)] == ["# viewfinder"]
+    assert len(prose(CHINESE)) == len(prose(ENGLISH))
+    for english, chinese in zip(prose(ENGLISH), prose(CHINESE), strict=True):
+        for mark in ("\n|", "\n- **"):  # rows and items
+            assert chinese.count(mark) == english.count(mark)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    file = ROOT / page
+    for link in links(file.read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = file.parent / path if path else file
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}, link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_variables_in_a_page_are_settings(page: str) -> None:
+    known = {f"VIEWFINDER_{name.upper()}" for name in Settings.model_fields}
+    named = set(re.findall(r"VIEWFINDER_[A-Z0-9_]*[A-Z0-9]", (ROOT / page).read_text(encoding="utf-8")))
+    assert named <= known
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("program", ["jobs/index.py", "jobs/reindex.py", "benchmarks/size.py"])
+def test_flags_in_a_page_are_those_of_the_program(page: str, program: str) -> None:
+    used = set()
+    for command in re.findall(rf"{re.escape(program)} ([^\n`#]*)", (ROOT / page).read_text(encoding="utf-8")):
+        used |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command))
+    sources = [ROOT / program, *(ROOT / "jobs").glob("*options.py")]
+    assert (ROOT / program).exists() or not used, f"{page} names flags of {program}, which is not there"
+    code = "".join(source.read_text(encoding="utf-8") for source in sources if source.exists())
+    assert not {flag for flag in used if f'"{flag}"' not in code}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_in_a_page_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.-])(?:infra|docs|jobs|serve|benchmarks|demo)/[\w./-]*\w", text)
+    made = {"benchmarks/out/results.json"}
+    assert not {name for name in named if name not in made and not (ROOT / name).exists()}
+
+
+def test_commands_of_viewfinder_in_the_runbook_exist() -> None:
+    cli = (ROOT / "viewfinder/cli.py").read_text(encoding="utf-8")
+    commands = re.findall(r'@app\.command\((?:name="(\w+)")?\)\n(?:@.*\n)*def (\w+)', cli)
+    known = {name or function for name, function in commands}
+    assert {"doctor", "search"} <= known
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`viewfinder (\w+)", text)) <= known

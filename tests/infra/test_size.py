@@ -1,0 +1,168 @@
+"""`python benchmarks/size.py` answers with arithmetic that can be checked, and refuses what it cannot size."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.size import TOWERS, main, quantity
+from viewfinder.registry import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def size(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, float]:
+    """What is printed: value by line."""
+    assert main([*flags, "--json"]) == 0
+    return {line["what"]: line["value"] for line in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("250000", 250_000), ("250_000", 250_000), ("100k", 100_000), ("2.5M", 2_500_000), ("1B", 10**9), ("7", 7)],
+)
+def test_numbers_are_read_as_people_write_them(text: str, number: int) -> None:
+    assert quantity(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "-5", "1.5", "1e6", "10T", "0.0001k"])
+def test_what_is_no_number_of_pictures_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="number"):
+        quantity(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--images"),
+        (["--images", "plenty"], "'plenty' is not a number as 250000, 100k, 2.5M or 1B"),
+        (["--images", "1M", "--gpu", "L5"], "'L5' is not known; there are T4, L4"),
+        (["--images", "1M", "--model", "ViT-B-23::openai"], "Closest known: 'ViT-B-32::openai'"),
+        (["--images", "1M", "--model", "demo"], "the size of 'demo' is not known; take the nearest of ViT-B-32"),
+        (["--images", "1M", "--hours", "0"], "'0' is not above 0"),
+        (["--images", "1M", "--hours", "nan"], "'nan' is not above 0"),
+        (["--images", "1M", "--captions", "2"], "'2' is not from 0 to 1"),
+        (["--images", "1M", "--utilisation", "0"], "must be above 0"),
+        (["--images", "1M", "--headroom", "0.5"], "must be at least 1, not 0.5"),
+        (["--images", "1M", "--quantization", "binary"], "invalid choice: 'binary'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert said in message
+
+
+# Multiply-adds of the image tower as open_clip publishes them in docs/model_profile.csv, in 10^9.
+@pytest.mark.parametrize(
+    ("model", "gmacs"),
+    [
+        ("ViT-B-32::openai", 4.41),
+        ("ViT-B-16::openai", 17.58),
+        ("ViT-L-14::openai", 81.08),
+        ("ViT-L-14-336::openai", 191.1),
+        ("ViT-H-14::laion2b_s32b_b79k", 167.4),
+        ("ViT-bigG-14::laion2b_s39b_b160k", 483.96),
+    ],
+)
+def test_the_work_of_an_image_tower_is_what_open_clip_publishes(
+    model: str, gmacs: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert size(capsys, "--images", "1k", "--model", model)["image tower"] == pytest.approx(2 * gmacs, rel=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(TOWERS))
+def test_the_towers_are_those_of_open_clips_configurations(name: str) -> None:
+    found = find_spec("open_clip")
+    assert found is not None
+    assert found.origin is not None
+    file = Path(found.origin).parent / f"model_configs/{name}.json"
+    if not file.exists() or "layers" not in (tower := json.loads(file.read_text())["vision_cfg"]):
+        pytest.skip(f"open_clip leaves the sizes of {name} to timm")
+    assert (tower["layers"], tower["width"], tower["patch_size"], tower.get("mlp_ratio", 4.0)) == TOWERS[name]
+
+
+@pytest.mark.parametrize("model", [name for name in REGISTRY if "::" in name])
+def test_every_model_of_the_registry_has_a_size(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert size(capsys, "--images", "1M", "--model", model)["image tower"] > 8
+
+
+def test_memory_is_vectors_times_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = {"--images": "1M", "--headroom": "1", "--index-bytes": "1e-9"}
+    flags = [word for pair in plain.items() for word in pair]
+    assert size(capsys, *flags)["memory of one copy"] == pytest.approx((2048 + 136) / 1000)
+    assert size(capsys, *flags, "--quantization", "int8")["memory of one copy"] == pytest.approx((512 + 136) / 1000)
+    assert size(capsys, *flags, "--quantization", "4bit")["memory of one copy"] == pytest.approx((256 + 136) / 1000)
+    # A caption is a second vector with a graph of its own; quantized vectors stand beside the full ones on disk.
+    assert size(capsys, *flags, "--captions", "0.5")["memory of one copy"] == pytest.approx(1.5 * 2.184)
+    quantized = size(capsys, *flags, "--quantization", "int8", "--payload-bytes", "100")
+    assert quantized["disk of one copy"] == pytest.approx(2.048 + 0.512 + 0.136 + 0.1)
+
+
+def test_everything_grows_with_the_pictures_and_shrinks_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = (size(capsys, "--images", images) for images in ("1M", "1B"))
+    for what in ("encoding, L4 hours", "fetch and decode, core hours", "memory of one copy", "first run"):
+        assert large[what] == pytest.approx(1000 * small[what])
+    assert large["LIST requests of a run"] == 10**6
+    assert large["GET requests of a first run"] == 10**9
+    assert small["L4s to be done in 24 h"] == 1
+    assert large["L4s to be done in 24 h"] == 4
+    assert size(capsys, "--images", "1B", "--hours", "8")["L4s to be done in 8 h"] == 11
+
+
+def test_without_a_gpu_cores_encode(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = size(capsys, "--images", "1M", "--gpu", "none")
+    assert lines["pictures a second of one core"] == pytest.approx(10.4, abs=0.1)
+    assert not any("L4" in what for what in lines)
+
+
+def test_it_runs_as_a_program_without_torch_and_ray() -> None:
+    code = (
+        "import sys; sys.argv = ['size.py', '--images', '100M', '--model', 'ViT-B-32::openai', '--gpu', 'L4']; "
+        "import runpy\n"
+        "try: runpy.run_path('benchmarks/size.py', run_name='__main__')\n"
+        "except SystemExit as ended: assert not ended.code\n"
+        "assert not {'torch', 'ray', 'open_clip'} & sys.modules.keys()"
+    )
+    environment: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([sys.executable, "-c", code], **environment)
+    assert done.returncode == 0, done.stderr
+    assert "100,000,000 pictures, ViT-B-32::openai, L4" in done.stdout
+    for line in done.stdout.splitlines()[2:]:
+        assert any(basis in line for basis in ("measured", "arithmetic", "published", "assumed")), line
+
+
+SCALING = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+
+
+def figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+@pytest.mark.parametrize("images", ["100k", "1M", "10M", "100M", "1B"])
+def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, int8, four_bit = (
+        size(capsys, "--images", images, "--quantization", each) for each in ("float32", "int8", "4bit")
+    )
+    figures = [plain["encoding, L4 hours"], plain["fetch and decode, core hours"]]
+    figures += [each["memory of one copy"] for each in (plain, int8, four_bit)]
+    figures += [each["disk of one copy"] for each in (plain, int8)]
+    money = [plain["first run"], plain["run that finds nothing new"]]
+    row = [images, *map(figure, figures), *(f"${figure(each)}" for each in money)]
+    assert f"| {' | '.join(row)} |" in SCALING
+
+
+@pytest.mark.parametrize("model", re.findall(r"^\| `(.*?)` \|", SCALING, re.MULTILINE))
+def test_the_page_says_of_each_model_what_the_program_says(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = size(capsys, "--images", "100M", "--model", model)
+    int8 = size(capsys, "--images", "100M", "--model", model, "--quantization", "int8")
+    names = ("image tower", "pictures a second of one L4", "encoding, L4 hours", "cores that keep one L4 busy")
+    row = [f"`{model}`", *(figure(plain[name]) for name in names), figure(int8["memory of one copy"])]
+    assert f"| {' | '.join(row)} |" in SCALING
