@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA_DIR = ROOT / ".demo"
+DATA_DIR = ROOT / ".demo"  # a directory in it for each model, so that a newer checkout's model starts afresh
 SOURCE = "s3://corpus"
 QUERIES = ("a bed and a kitty on the sand by the sea", "chairs, a red car, town", "海边有一把电吉他和一头猪")
 LEAST_CPUS = 4
@@ -29,11 +29,13 @@ def main() -> int:
 
     # The demo is one machine on loopback: it must neither need nor leave a cluster token.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.update(VIEWFINDER_MODEL="demo", VIEWFINDER_DATA_DIR=str(DATA_DIR), VIEWFINDER_INDEX="demo")
     from viewfinder.errors import ViewfinderError
+    from viewfinder.models import locate
     from viewfinder.testing.s3 import S3Endpoint
 
     try:
+        data_dir = DATA_DIR / locate("demo").fingerprint
+        os.environ.update(VIEWFINDER_MODEL="demo", VIEWFINDER_DATA_DIR=str(data_dir), VIEWFINDER_INDEX="demo")
         say("Starting an S3 endpoint on the sample pictures in demo/corpus")
         with S3Endpoint(ROOT / "demo") as s3:
             os.environ.update(
@@ -86,7 +88,7 @@ def service() -> Iterator[str]:
         StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
     ) as session:
         if not session.owned:
-            raise ViewfinderError(f"Another program holds {DATA_DIR}, perhaps a second demo. End it first.")
+            raise ViewfinderError(f"Another program holds {settings.data_dir}, perhaps a second demo. End it first.")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": settings.port})
         serve.run(application(settings), name="viewfinder", route_prefix="/")
@@ -111,7 +113,7 @@ def show(address: str, query: str) -> None:
 def wait(address: str) -> None:
     """Serve until Ctrl-C."""
     example = f"{address}/v1/search?q=a+guitar+and+a+pig+by+the+sea"
-    say(f"Serving on {address}, Ctrl-C stops. Try {example} or {address}/docs")
+    say(f"Serving: open {address} in a browser, or try {example} and {address}/docs. Ctrl-C stops.")
     while True:
         time.sleep(3600)
 

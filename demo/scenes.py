@@ -63,8 +63,8 @@ class Scene:
     def key(self) -> str:
         return f"{self.seed:04d}-{self.index:06d}.jpg"
 
-    def record(self) -> dict[str, str]:
-        """The line of captions.jsonl."""
+    def record(self) -> dict[str, str | list[str]]:
+        """The line of captions.jsonl; its tags are the general words for what is seen."""
         rng = Random(f"words {self.seed} {self.index}")
         return {
             "key": self.key,
@@ -72,6 +72,8 @@ class Scene:
             "caption_zh": phrases.chinese(rng, rng.choice(phrases.CAPTIONS_ZH), self.place, self.items),
             "query": phrases.english(rng, rng.choice(phrases.QUERIES), self.place, self.items),
             "query_zh": phrases.chinese(rng, rng.choice(phrases.QUERIES_ZH), self.place, self.items),
+            "tags": sorted({group for item in self.items for group in item.thing.groups}),
+            "place": self.place.name,
         }
 
 
@@ -190,7 +192,7 @@ def find_font(paths: Sequence[Path] = FONT_PATHS) -> Path:
     )
 
 
-def _write(seed: int, index: int, size: int, out: Path) -> dict[str, str]:
+def _write(seed: int, index: int, size: int, out: Path) -> dict[str, str | list[str]]:
     scene = compose(seed, index)
     paint(seed, index, size).save(out / scene.key, quality=JPEG_QUALITY)
     return scene.record()
