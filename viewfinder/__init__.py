@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from viewfinder.client import AsyncClient, Client
+    from viewfinder.client import AsyncClient, Client, Part
     from viewfinder.engine import ImageSearchEngine, print_results
 
-__all__ = ["AsyncClient", "Client", "ImageSearchEngine", "__version__", "print_results"]
+__all__ = ["AsyncClient", "Client", "ImageSearchEngine", "Part", "__version__", "print_results"]
 
 # Loaded at first use: jobs and decoder processes import this package too, and need no HTTP client.
 _HOMES = {
     "AsyncClient": "viewfinder.client",
     "Client": "viewfinder.client",
     "ImageSearchEngine": "viewfinder.engine",
+    "Part": "viewfinder.client",
     "print_results": "viewfinder.engine",
 }
 

@@ -1,5 +1,6 @@
 """What goes into a collection and what comes out: batches, states, records and hits."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,13 @@ from viewfinder.collection import VECTOR_NAMES, VectorName
 
 Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+
+_POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_point_id(text: str) -> bool:
+    """Whether an id has the one form that ids of points have; any other is nobody's, and Qdrant need not be asked."""
+    return _POINT_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point found by a search; `score` is the cosine with the query."""
+    """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score."""
 
     id: str
     score: float
     payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that share one value of a payload field, best first."""
+
+    value: str | int
+    hits: Sequence[Hit]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class Catalog(Connection):
                     continue  # dropped by another program since the listing
         return sorted(found, key=lambda collection: collection.build)
 
+    def described(self, collection: Collection) -> Collection:
+        """The collection with its metadata as they are now; `CollectionMissingError` where it is gone."""
+        return self._describe(collection.index, collection.name)
+
     def open(
         self, index: str, model_name: str, model_spec: Mapping[str, Any], fingerprint: str, dimension: int
     ) -> Collection:
@@ -115,10 +119,11 @@ class Catalog(Connection):
         """Delete a collection with all its points; nothing happens where it is gone already."""
         self._call("delete_collection", collection_name=name)
 
-    def index_field(self, collection: Collection, field: str, kind: models.PayloadSchemaType) -> None:
-        """Make a field of the captions file (`meta.NAME`) fast to filter by."""
+    def index_field(self, collection: Collection, field: str, kind: str) -> None:
+        """Make a field of the captions file (`meta.NAME`) fast to filter by; `kind` as in `viewfinder.fields`."""
+        schema = models.PayloadSchemaType(kind)
         self._call(
-            "create_payload_index", collection_name=collection.name, field_name=field, field_schema=kind, wait=True
+            "create_payload_index", collection_name=collection.name, field_name=field, field_schema=schema, wait=True
         )
 
     def wait_ready(

@@ -41,7 +41,10 @@ class CollectionMetadata:
     """Stored with the collection (Qdrant ≥ 1.16), so that it can be told and rebuilt without anything else.
 
     `model` is the full specification of the model; `sources` hold every option needed to read them again, never
-    credentials; `counts` are those of the last run.
+    credentials; `counts` are those of the last run. Times are ISO 8601 in UTC, "" while there is none.
+    `fields` names what captions files gave (`meta.NAME`) and its type: keyword, integer, float, bool, datetime, text.
+    `baselines` hold 101 quantiles, 0 to 100 %, of the cosines of unrelated pairs: text_image, text_caption,
+    image_image, image_caption.
     """
 
     index: str
@@ -50,9 +53,14 @@ class CollectionMetadata:
     dimension: int
     state: State
     created_at: str
+    promoted_at: str = ""
+    retired_at: str = ""
     sources: Sequence[Mapping[str, Any]] = ()
     runs: Sequence[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    baselined_points: int = 0  # how many points there were at that estimate
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from qdrant_client import models
 
+from viewfinder.batch import is_point_id
 from viewfinder.errors import CollectionMissingError, StoreError
 
-Kind = Literal["failure"]
+Kind = Literal["failure", "tombstone", "lease", "hold"]
 
 # Fixed for ever: every id in every control collection hangs on it.
 _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
@@ -41,6 +42,14 @@ class Failure:
         return cls(**{each.name: note[each.name] for each in fields(cls) if each.name in note})
 
 
+@dataclass(frozen=True)
+class Tombstone:
+    """A picture taken down: its URI, "" where it was never known, and since when (ISO 8601, UTC)."""
+
+    uri: str
+    at: str
+
+
 class Control:
     """The notes of one index; `call` is the store's own, with its retries and errors."""
 
@@ -54,23 +63,7 @@ class Control:
 
     def failures_of_run(self, run_id: str) -> Iterator[Failure]:
         """All failures that one run met, however many."""
-        fits = models.Filter(must=[_equals("kind", "failure"), _equals("run_id", run_id)])
-        offset = None
-        while True:
-            try:
-                records, offset = self._call(
-                    "scroll",
-                    collection_name=self.name,
-                    scroll_filter=fits,
-                    limit=_PAGE,
-                    offset=offset,
-                    with_payload=True,
-                )
-            except CollectionMissingError:
-                return
-            yield from (Failure.parse(record.payload) for record in records)
-            if offset is None:
-                return
+        return map(Failure.parse, self._notes(_equals("kind", "failure"), _equals("run_id", run_id)))
 
     def record_failures(self, failures: Mapping[str, Failure]) -> None:
         """Keep failures by point id; a later one of the same point replaces the earlier."""
@@ -79,6 +72,31 @@ class Control:
     def forget_failures(self, ids: Sequence[str]) -> None:
         """Drop the failures of these points: their content has changed, or has been indexed."""
         self.remove("failure", ids)
+
+    def tombstones(self, ids: Sequence[str]) -> dict[str, Tombstone]:
+        """The tombstones of these points, of those that have one."""
+        notes = self.read("tombstone", list(filter(is_point_id, ids)))
+        return {subject: _tombstone(note) for subject, note in notes.items()}
+
+    def all_tombstones(self) -> Iterator[tuple[str, Tombstone]]:
+        """Every tombstone with the id of its point, however many."""
+        return ((note["subject"], _tombstone(note)) for note in self._notes(_equals("kind", "tombstone")))
+
+    def take_down(self, pictures: Mapping[str, str]) -> None:
+        """Set tombstones by point id on these URIs; one that stands keeps its date, and its URI where it has one."""
+        if strange := [each for each in pictures if not is_point_id(each)]:
+            raise ValueError(f"no ids of points: {strange[:3]}")
+        known = self.tombstones(list(pictures))
+        notes = {
+            each: {"uri": uri, "at": known[each].at if each in known else _now()}
+            for each, uri in pictures.items()
+            if each not in known or (uri and not known[each].uri)
+        }
+        self.write("tombstone", notes)
+
+    def restore(self, ids: Sequence[str]) -> None:
+        """Lift the tombstones of these points."""
+        self.remove("tombstone", list(filter(is_point_id, ids)))
 
     def read(self, kind: Kind, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Notes of one kind by subject."""
@@ -95,18 +113,40 @@ class Control:
         """Replace the notes of one kind about these subjects, making the collection where it is the first."""
         if not notes:
             return
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at = _now()
         for page in _pages(list(notes)):
-            payloads = [{**notes[subject], "kind": kind, "subject": subject, "recorded_at": at} for subject in page]
-            points = [
-                models.PointStruct(id=each, vector={}, payload=payload)
-                for each, payload in zip(_ids(kind, page), payloads, strict=True)
-            ]
-            try:
-                self._call("upsert", collection_name=self.name, points=points, wait=True)
-            except CollectionMissingError:
-                self._create()
-                self._call("upsert", collection_name=self.name, points=points, wait=True)
+            self._upsert([_point(kind, subject, notes[subject], at) for subject in page])
+
+    def write_if(
+        self, kind: Kind, subject: str, note: Mapping[str, Any], *, absent: bool = False, **stands: str
+    ) -> None:
+        """Write one note, in one step with the look whether it may: where none stands, or where that says `stands`.
+
+        Whether it was written, the next `read` tells. Needs Qdrant's conditional upserts (≥ 1.17).
+        """
+        condition = models.Filter(must=[_equals(field, value) for field, value in stands.items()])
+        how = (
+            {"update_mode": models.UpdateMode.INSERT_ONLY}
+            if absent
+            else {"update_mode": models.UpdateMode.UPDATE_ONLY, "update_filter": condition}
+        )
+        self._upsert([_point(kind, subject, note, _now())], **how)
+
+    def remove_if(self, kind: Kind, subject: str, **stands: str) -> None:
+        """Drop one note where it says `stands`."""
+        conditions: list[Any] = [_equals(field, value) for field, value in stands.items()]
+        own = models.Filter(must=[models.HasIdCondition(has_id=list(_ids(kind, [subject]))), *conditions])
+        try:
+            self._call("delete", collection_name=self.name, points_selector=own, wait=True)
+        except CollectionMissingError:
+            return
+
+    def _upsert(self, points: list[models.PointStruct], **how: Any) -> None:
+        try:
+            self._call("upsert", collection_name=self.name, points=points, wait=True, **how)
+        except CollectionMissingError:
+            self._create()
+            self._call("upsert", collection_name=self.name, points=points, wait=True, **how)
 
     def remove(self, kind: Kind, subjects: Sequence[str]) -> None:
         """Drop the notes of one kind about these subjects, those that exist."""
@@ -115,6 +155,25 @@ class Control:
             try:
                 self._call("delete", collection_name=self.name, points_selector=selector, wait=True)
             except CollectionMissingError:
+                return
+
+    def _notes(self, *conditions: models.FieldCondition) -> Iterator[Mapping[str, Any]]:
+        """All notes that meet the conditions, page by page; none where there is no collection yet."""
+        fits, offset = models.Filter(must=list(conditions)), None
+        while True:
+            try:
+                records, offset = self._call(
+                    "scroll",
+                    collection_name=self.name,
+                    scroll_filter=fits,
+                    limit=_PAGE,
+                    offset=offset,
+                    with_payload=True,
+                )
+            except CollectionMissingError:
+                return
+            yield from (record.payload for record in records)
+            if offset is None:
                 return
 
     def _create(self) -> None:
@@ -133,8 +192,21 @@ class Control:
             )
 
 
+def _tombstone(note: Mapping[str, Any]) -> Tombstone:
+    return Tombstone(str(note["uri"]), str(note["at"]))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _equals(field: str, value: str) -> models.FieldCondition:
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+
+
+def _point(kind: Kind, subject: str, note: Mapping[str, Any], at: str) -> models.PointStruct:
+    payload = {**note, "kind": kind, "subject": subject, "recorded_at": at}
+    return models.PointStruct(id=_ids(kind, [subject])[0], vector={}, payload=payload)
 
 
 def _ids(kind: Kind, subjects: Sequence[str]) -> list[str]:

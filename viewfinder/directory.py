@@ -5,6 +5,7 @@ Local mode knows one process and one thread (two threads corrupt it for good), s
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from qdrant_client import models
 from qdrant_client.local.local_collection import LocalCollection
 from qdrant_client.local.qdrant_local import QdrantLocal
@@ -205,14 +207,37 @@ class _Local(QdrantLocal):
 
 
 def _quicken(collection: LocalCollection) -> None:
-    """Let SQLite write ahead, and sync at checkpoints instead of at each point.
+    """Choose diverse hits in numpy; let SQLite write ahead, and sync at checkpoints instead of at each point.
 
     900 → 6,600 points/s on two cores, with two vectors of 512 numbers each.
     A killed process loses nothing. A power cut may lose the last moments, never the database, and the next run of
     the job finds what is missing.
     """
     collection.LARGE_DATA_THRESHOLD = sys.maxsize
+    collection._mmr = functools.partial(_diverse, collection)  # type: ignore[method-assign]
     if collection.storage is not None:
         # Exclusive first: then the write-ahead log needs no shared memory, which network file systems lack.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
             collection.storage.storage.execute(f"PRAGMA {pragma}").close()
+
+
+def _diverse(
+    collection: LocalCollection, points: list[Any], query: object, using: str, relevance_weight: float, limit: int
+) -> list[Any]:
+    """Local mode's choice by maximal marginal relevance (`LocalCollection._mmr`, cosine only), a thousand times faster.
+
+    Python's loops over all pairs took 9 s to choose 200 of 1,000 points, in which the holder answered nobody else.
+    """
+    vectors = collection.vectors[using][[collection.ids[point.id] for point in points]]
+    relevance = np.array([point.score for point in points])
+    nearest_chosen = np.zeros(len(points))
+    left = np.full(len(points), True)
+    chosen: list[int] = []
+    while len(chosen) < min(limit, len(points)):
+        marginal = relevance_weight * relevance - (1 - relevance_weight) * nearest_chosen if chosen else relevance
+        best = int(np.argmax(np.where(left, marginal, -np.inf)))
+        similar = vectors @ vectors[best]
+        nearest_chosen = np.maximum(nearest_chosen, similar) if chosen else similar
+        left[best] = False
+        chosen.append(best)
+    return [points[place] for place in chosen]

@@ -26,8 +26,17 @@ from viewfinder.settings import Settings
 State = Literal["ok", "note", "failed", "skipped"]
 
 LEAST_FREE_BYTES = 1024**3
+# 20,000 points: 10 kB each, measured with picture and caption at 512 dimensions.
+LARGE_STORE_BYTES = 200_000_000
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_WANTS_KEY = "a viewfinder service that wants an API key, and got none or another one"
+_QDRANT_ADVICE = (
+    "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
+)
+_BUCKET_ADVICE = "Check the name and what the credentials allow (s3:ListBucket, s3:GetObject), and VIEWFINDER_S3_*."
+_DIRECTORY_ADVICE = "Check the path; a bucket begins with s3://."
 # "qdrant-client>=1.18; extra == 'all'", "ray[data,serve]>=2.60; extra == 'all'"
 _REQUIREMENT = re.compile(
     r"(?P<name>[\w.-]+)(\[[\w,-]*\])?(>=(?P<least>[\d.]+))?(; extra == ['\"](?P<extra>\w+)['\"])?"
@@ -51,28 +60,31 @@ def examine(source: str | None = None) -> list[Check]:
         settings = Settings.load()
     except ConfigurationError as error:
         return [*checks, Check("settings", "failed", str(error), "Correct or unset these variables.")]
-    looks: list[tuple[str, Callable[[], Check]]] = [
-        ("settings", lambda: _settings(settings)),
-        ("data directory", lambda: _data_dir(settings)),
-        ("Qdrant", lambda: _qdrant(settings)),
-        ("model", lambda: _model(settings)),
-        ("GPU", lambda: _gpu(settings)),
-        (f"port {settings.port}", lambda: _port(settings)),
+    looks: list[tuple[str, Callable[[], Check], str]] = [
+        ("settings", lambda: _settings(settings), ""),
+        ("data directory", lambda: _data_dir(settings), ""),
+        ("Qdrant", lambda: _qdrant(settings), _QDRANT_ADVICE),
+        ("model", lambda: _model(settings), "Set VIEWFINDER_MODEL; 'viewfinder models' lists names."),
+        ("GPU", lambda: _gpu(settings), ""),
+        ("Ray", lambda: _ray(settings), ""),
+        (f"port {settings.port}", lambda: _port(settings), ""),
+        ("API keys", lambda: _keys(settings), ""),
     ]
-    if "server" in settings.model_fields_set:
-        looks.append(("service", lambda: _service("service", settings.server)))
-    if source is not None:
-        looks.append(("source", lambda: _source(settings, source)))
-    return checks + [_looked(name, look) for name, look in looks]
+    if settings.model_fields_set & {"server", "api_key"}:
+        looks.append(("service", lambda: _service(settings), ""))
+    advice = _BUCKET_ADVICE if (source or "").startswith("s3:") else _DIRECTORY_ADVICE
+    looks.append(("source", lambda: _source(settings, source), advice))
+    return checks + [_looked(*each) for each in looks]
 
 
-def _looked(name: str, look: Callable[[], Check]) -> Check:
+def _looked(name: str, look: Callable[[], Check], advice: str) -> Check:
+    """What a look finds; `advice` goes with an error that it ends in."""
     try:
         return look()
     except ModuleNotFoundError as error:
         return Check(name, "skipped", f"{error.name} is not installed", INSTALL_ALL)
     except ViewfinderError as error:
-        return Check(name, "failed", str(error))
+        return Check(name, "failed", str(error), advice)
 
 
 def _python() -> Check:
@@ -155,17 +167,22 @@ def _qdrant(settings: Settings) -> Check:
 
 
 def _embedded(settings: Settings) -> Check:
-    from viewfinder.directory import Holder, store_directory, try_lock
+    from viewfinder.directory import ADVICE, Holder, store_directory, try_lock
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():
         return Check("Qdrant", "ok", f"embedded in {directory}, nothing there yet")
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     lock = try_lock(directory / "holder.lock")
     if lock is None:
-        holder = Holder.read(directory) or "a program that left no name"
-        return Check("Qdrant", "ok", f"embedded in {directory}, held by {holder}")
-    lock.close()
-    return Check("Qdrant", "ok", f"embedded in {directory}, held by nobody")
+        holder: object = Holder.read(directory) or "a program that left no name"
+    else:
+        lock.close()
+        holder = "nobody"
+    found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {holder}"
+    if size > LARGE_STORE_BYTES:
+        return Check("Qdrant", "note", found, ADVICE)
+    return Check("Qdrant", "ok", found)
 
 
 def _model(settings: Settings) -> Check:
@@ -198,9 +215,26 @@ def _gpu(settings: Settings) -> Check:
         found = f"torch {torch.__version__} sees none; {os.cpu_count()} CPU cores"
         if settings.device == "cuda":
             return Check("GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA.")
+        if shutil.which("nvidia-smi"):
+            advice = "Run nvidia-smi; does its driver know the CUDA version that torch was built for?"
+            return Check("GPU", "note", f"{found}; but NVIDIA's driver is installed", advice)
         return Check("GPU", "ok", found)
     cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return Check("GPU", "ok", ", ".join(f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards))
+
+
+def _ray(settings: Settings) -> Check:
+    """Whether something listens at the cluster's address; joining it would cost seconds."""
+    address = (settings.ray_address or "").removeprefix("ray://")
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return Check(
+            "Ray", "ok", f"RAY_ADDRESS is {address}" if address else "one on this machine, started when needed"
+        )
+    if _refusal(host.strip("[]"), int(port)) is None:
+        return Check("Ray", "ok", f"something listens at {address}")
+    advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
+    return Check("Ray", "failed", f"nothing listens at {address}", advice)
 
 
 def _port(settings: Settings) -> Check:
@@ -209,32 +243,68 @@ def _port(settings: Settings) -> Check:
         return Check(name, "ok", "the service takes a free one")
     # A service that listens on all addresses is asked on the one that is always there.
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
+    match _refusal(host, settings.port):
+        case None:
+            # Whoever listens here is not told our key.
+            address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+            check = _asked(name, Client(address, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
+            if check.found == _WANTS_KEY:
+                return Check(name, "ok", check.found)
+            return replace(check, advice="End it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
+        case ConnectionRefusedError():
+            return Check(name, "ok", f"free on {host}")
+        case error:
+            return Check(name, "failed", f"{host}: {error}", "Correct VIEWFINDER_HOST.")
+
+
+def _refusal(host: str, port: int) -> OSError | None:
+    """Why there is no connection, or None where there is one."""
     try:
-        with closing(socket.create_connection((host, settings.port), timeout=_CONNECT_TIMEOUT_S)):
-            pass
-    except ConnectionRefusedError:
-        return Check(name, "ok", f"free on {host}")
+        with closing(socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)):
+            return None
     except OSError as error:
-        return Check(name, "failed", f"{host}: {error}", "Correct VIEWFINDER_HOST.")
-    check = _service(name, f"http://{f'[{host}]' if ':' in host else host}:{settings.port}")
-    return replace(check, advice="End it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
+        return error
 
 
-def _service(name: str, server: str) -> Check:
-    with Client(server, timeout_s=_SERVICE_TIMEOUT_S, retries=0) as client:
+def _keys(settings: Settings) -> Check:
+    """Whom a service with these settings answers."""
+    if settings.api_keys:
+        admins = sum(key.get_secret_value().endswith(":admin") for key in settings.api_keys)
+        return Check("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} may take pictures down")
+    if settings.allow_anonymous:
+        found = f"none: whoever reaches {settings.host} may search"
+        return Check("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
+    if settings.host in _LOOPBACK:
+        return Check("API keys", "ok", "none: the service answers this machine only")
+    advice = "Set VIEWFINDER_API_KEYS ('viewfinder key' makes one), or VIEWFINDER_ALLOW_ANONYMOUS=1."
+    return Check("API keys", "note", f"none: on {settings.host}, too, the service answers this machine only", advice)
+
+
+def _service(settings: Settings) -> Check:
+    """The service that client and command line ask, with their key."""
+    check = _asked("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
+    return replace(check, found=f"{settings.server}: {check.found}")
+
+
+def _asked(name: str, client: Client) -> Check:
+    with client:
         try:
             stats = client.stats()
         except ServiceUnavailableError as error:
             ours = error.code == "no_index"
             return Check(name, "note" if ours else "failed", error.message, error.hint)
         except ServiceError as error:
+            if error.code == "unauthorized":
+                return Check(name, "failed", _WANTS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
             return Check(name, "failed", f"another program answers: {error.message}", error.hint)
     found = f"the service answers: {stats.points:,} points in {stats.collection}"
     return Check(name, "note", f"{found}; {stats.problem}") if stats.problem else Check(name, "ok", found)
 
 
-def _source(settings: Settings, source: str) -> Check:
+def _source(settings: Settings, source: str | None) -> Check:
     """List, and read one object: credentials often allow the one without the other."""
+    if source is None:
+        return Check("source", "skipped", "no bucket was named", "viewfinder doctor --source s3://bucket/prefix")
     from viewfinder.objects import ObjectAccess, Objects, canonical_uri
 
     uri = canonical_uri(source)

@@ -117,6 +117,10 @@ class Encoder:
         with torch.inference_mode():
             return _unit(self._text(tokens, self.device)), np.array(truncated, np.int64)
 
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """How many tokens the model reads of each text, the marks around it included."""
+        return [min(length, self.context_length) for length in self._tokenizer.lengths(texts)]
+
     def _encode_images(self, images: NDArray[np.uint8]) -> Vectors:
         import torch
 

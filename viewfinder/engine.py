@@ -5,6 +5,7 @@ engine.index_directory("photos", descriptions={"cat.jpg": "our cat on the sofa"}
 print_results(engine.search("a cat", top_k=5))
 """
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from viewfinder.client import DEFAULT_SERVER, Client, SearchResult, Stats
+from viewfinder.client import Client, Picture, SearchResult, Stats
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
@@ -46,7 +47,7 @@ class ImageSearchEngine:
         self,
         mode: Literal["service", "local"] = "service",
         *,
-        server: str = DEFAULT_SERVER,
+        server: str | None = None,
         api_key: str | None = None,
         model_name: str | None = None,
         data_dir: AnyPath | None = None,
@@ -56,7 +57,7 @@ class ImageSearchEngine:
         if mode == "service":
             if (model_name, data_dir, index) != (None, None, None):
                 raise ConfigurationError("model_name, data_dir and index go with mode='local'; a service has its own.")
-            self._backend = _Remote(server, api_key)
+            self._backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
         elif mode == "local":
             self._backend = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
         else:
@@ -78,15 +79,29 @@ class ImageSearchEngine:
         paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
         return self._backend.index_images(paths, descriptions or {})
 
-    def search(self, text: str, top_k: int = 5, *, target: EngineTarget = "image") -> SearchResult:
-        """The pictures that fit a text best, compared with the pictures themselves or with their descriptions."""
-        return self.search_batch([text], top_k, target=target)[0]
+    def search(
+        self,
+        text: str | None = None,
+        top_k: int = 5,
+        *,
+        image: Picture | None = None,
+        target: EngineTarget = "image",
+    ) -> SearchResult:
+        """The pictures that fit best a text or `image`, the path or the bytes of a picture.
+
+        They are compared with the pictures themselves or with their descriptions.
+        """
+        if image is None:
+            return self.search_batch([text or ""], top_k, target=target)[0]
+        if text is not None:
+            raise ConfigurationError("A search is by a text or by an image; Client adds up several with queries=.")
+        return self._backend.search_image(image, top_k, target)
 
     def search_batch(
         self, texts: Sequence[str], top_k: int = 3, *, target: EngineTarget = "image"
     ) -> list[SearchResult]:
         """One result for each text, in their order."""
-        return self._backend.search_batch(texts, top_k, target)
+        return self._backend.search_texts(texts, top_k, target)
 
     def get_stats(self) -> Stats:
         """Model, collection and number of points."""
@@ -103,17 +118,28 @@ class ImageSearchEngine:
         self.close()
 
 
-def print_results(results: SearchResult | Iterable[SearchResult], console: Console | None = None) -> None:
-    """Print hits as a table, or one table for each result of `search_batch`."""
-    console = console or Console()
+def print_results(
+    results: SearchResult | Iterable[SearchResult], console: Console | None = None, errors: Console | None = None
+) -> None:
+    """Print hits as a table, or one table for each result of `search_batch`; warnings go to standard error."""
+    console, errors = console or Console(), errors or Console(stderr=True)
     for result in [results] if isinstance(results, SearchResult) else results:
-        table = Table("score", Column("picture", overflow="fold"), "caption", "size", box=SIMPLE_HEAD)
-        for hit in result:
-            size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
-            table.add_row(f"{hit.score:.3f}", escape(hit.uri), escape(hit.caption or ""), size)
-        console.print(table if result.hits else "Nothing found.")
+        console.print(_table(result) if result.hits else "Nothing found.")
         for warning in result.warnings:
-            console.print(f"warning: {warning}", markup=False)
+            errors.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
+def _table(result: SearchResult) -> Table:
+    columns: list[Column | str] = ["score", "relevance", Column("picture", overflow="fold"), "caption", "size"]
+    table = Table(*(["group"] if result.groups else []), *columns, box=SIMPLE_HEAD)
+    groups = [([escape(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
+    for name, hits in groups:
+        for hit in hits:
+            # Rounded down, as on the page: 100% is for what nothing unrelated comes near to.
+            relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
+            size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
+            table.add_row(*name, f"{hit.score:.3f}", relevance, escape(hit.uri), escape(hit.caption or ""), size)
+    return table
 
 
 class _Backend(Protocol):
@@ -121,7 +147,9 @@ class _Backend(Protocol):
 
     def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult": ...
 
-    def search_batch(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]: ...
+    def search_texts(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]: ...
+
+    def search_image(self, image: Picture, top_k: int, target: EngineTarget) -> SearchResult: ...
 
     def stats(self) -> Stats: ...
 
@@ -131,8 +159,8 @@ class _Backend(Protocol):
 class _Remote:
     """A service; what it searches is indexed by a job, next to its Ray, and not through it."""
 
-    def __init__(self, server: str, api_key: str | None) -> None:
-        self._client = Client(server, api_key=api_key)
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def index_directory(self, path: AnyPath, descriptions: Mapping[str, str]) -> "IndexResult":
         raise _use_the_job([path], descriptions)
@@ -140,8 +168,11 @@ class _Remote:
     def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult":
         raise _use_the_job(paths, descriptions)
 
-    def search_batch(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]:
-        return list(self._client.search_many(texts, limit=top_k, target=target))
+    def search_texts(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]:
+        return self._client.search_batch(texts, limit=top_k, target=target)
+
+    def search_image(self, image: Picture, top_k: int, target: EngineTarget) -> SearchResult:
+        return self._client.search(image=image, limit=top_k, target=target)
 
     def stats(self) -> Stats:
         return self._client.stats()

@@ -3,12 +3,15 @@
     {"width": {"gte": 1024}, "tags": {"in": ["beach", "sea"]}}
     {"or": [{"caption": {"text": "red car"}}, {"not": {"meta.year": {"lt": 2020}}}]}
 
-All keys of one object must hold. A field that is missing matches `{"eq": null}`, and nothing else but negations.
+All keys of one object must hold. A field that is missing matches `{"eq": null}`, and nothing else but negations. A date
+without a zone is UTC, one without a time is its midnight.
 """
 
+import difflib
 import re
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import reprlib
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from qdrant_client import models
@@ -17,7 +20,8 @@ from viewfinder.errors import FilterError
 
 MAX_DEPTH = 8
 MAX_CONDITIONS = 200
-MAX_VALUES = 1000
+MAX_VALUES = 1000  # of all lists, and words of all texts, together
+MAX_TEXT = 4096  # characters of one value: a path of any file system, four times a key of S3
 
 FIELDS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -28,7 +32,11 @@ FIELDS: Mapping[str, str] = {
     **dict.fromkeys(("has_image", "has_caption"), "flag"),
     "caption": "text",
 }
-_META = re.compile(r"meta(\.[A-Za-z0-9_-]+){1,8}")
+# Without a payload index: Qdrant neither counts nor groups by them.
+_UNINDEXED = ("etag", "caption_hash")
+_META = re.compile(r'meta(\.[^."\[\]\x00-\x1f\x7f\ud800-\udfff]{1,100}){1,8}')
+_WORD = re.compile(r"[^\W_]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _OPERATORS = ("eq", "ne", "in", "gt", "gte", "lt", "lte", "text")
 _RANGE = ("gt", "gte", "lt", "lte")
 _ALLOWED = {
@@ -41,19 +49,38 @@ _ALLOWED = {
 }
 
 
-def parse_filter(expression: Mapping[str, Any] | None) -> models.Filter | None:
+def parse_filter(expression: Mapping[str, Any] | None, fields: Collection[str] | None = None) -> models.Filter | None:
     """Qdrant's filter for `expression`; None for None and {}.
 
-    Raises `FilterError` naming the offending field, operator or value and what would be understood.
+    `fields` are the known `meta.NAME`s; without them any is taken, and one that no point has matches nothing.
+    Raises `FilterError` naming the offending field, operator or value and what would be understood, and nothing else
+    whatever JSON can hold.
     """
-    if expression is None or expression == {}:
+    if expression is None or (isinstance(expression, Mapping) and not expression):
         return None
-    return _Parser().parse(expression, 1)
+    return _Parser(fields).parse(expression, 1)
+
+
+def check_countable(name: object, fields: Mapping[str, str] | None = None) -> None:
+    """Raise `FilterError` unless the values of a field can be counted; `fields` are known `meta.NAME`s and types."""
+    _check(name, fields, "counted", ("keyword", "number", "flag"), ("keyword", "integer", "bool"))
+
+
+def check_groupable(name: object, fields: Mapping[str, str] | None = None) -> None:
+    """Raise `FilterError` unless points can be grouped by the values of a field; `fields` as in `check_countable`."""
+    _check(name, fields, "grouped by", ("keyword", "number"), ("keyword", "integer"))
+
+
+def field_path(name: str) -> str:
+    """Qdrant's path of a field: names that are not plain words stand in quotes."""
+    return ".".join(part if _PLAIN.fullmatch(part) else f'"{part}"' for part in name.split("."))
 
 
 class _Parser:
-    def __init__(self) -> None:
+    def __init__(self, fields: Collection[str] | None) -> None:
+        self._fields = fields
         self._conditions = 0
+        self._values = 0
 
     def parse(self, expression: object, depth: int) -> models.Filter:
         if not isinstance(expression, Mapping) or not expression:
@@ -76,42 +103,83 @@ class _Parser:
         return models.Filter(must=must)
 
     def _field(self, name: object, operations: object) -> list[Any]:
-        kind = _kind(name)
+        kind = _kind(name, self._fields)
         if not isinstance(operations, Mapping) or not operations:
             raise FilterError(f'Filter on {name!r}: expected an object like {{"eq": value}}, not {_show(operations)}.')
-        for operator in operations:
+        for operator, value in operations.items():
             if operator not in _ALLOWED[kind]:
                 known = ", ".join(_ALLOWED[kind])
-                raise FilterError(f"Filter on {name!r}: no operator {operator!r} for this field; it takes {known}.")
-        self._conditions += len(operations)
-        if self._conditions > MAX_CONDITIONS:
-            raise FilterError(f"The filter has more than {MAX_CONDITIONS} conditions.")
+                raise FilterError(
+                    f"Filter on {name!r}: no operator {_show(operator)} for this field; it takes {known}."
+                )
+            self._count(operator, value)
         return [_condition(str(name), kind, operator, value) for operator, value in operations.items()]
 
+    def _count(self, operator: str, value: object) -> None:
+        # Qdrant looks at every one of them for every point.
+        self._conditions += 1
+        if self._conditions > MAX_CONDITIONS:
+            raise FilterError(f"The filter has more than {MAX_CONDITIONS} conditions.")
+        if isinstance(value, list):
+            self._values += len(value)
+        elif operator == "text" and isinstance(value, str):
+            self._values += len(_WORD.findall(value[:MAX_TEXT]))
+        if self._values > MAX_VALUES:
+            raise FilterError(
+                f"The lists and texts of a filter hold more than {MAX_VALUES:,} values or words together."
+            )
 
-def _kind(name: object) -> str:
+
+def _kind(name: object, fields: Collection[str] | None, purpose: str = "to filter by") -> str:
     if isinstance(name, str):
         if name in FIELDS:
             return FIELDS[name]
-        if _META.fullmatch(name):
+        # What lies within an object is known with it: meta.place.city with meta.place.
+        if _META.fullmatch(name) and (
+            fields is None or any(name == known or name.startswith(f"{known}.") for known in fields)
+        ):
             return "any"
-    raise FilterError(
-        f"No field {_show(name)} to filter by; there are {', '.join(sorted(FIELDS))}, and meta.NAME for what the "
-        "captions file gives (letters, digits, _ and -)."
-    )
+    known = sorted({*FIELDS, *(fields or ())})
+    close = difflib.get_close_matches(name[:100], known, n=1) if isinstance(name, str) else []
+    if isinstance(name, str) and not close and f"meta.{name}" in known:
+        close = [f"meta.{name}"]
+    nearest = f" Closest: {close[0]!r}." if close else ""
+    others = ", and meta.NAME for what the captions file gives" if fields is None else ""
+    raise FilterError(f"No field {_show(name)} {purpose}.{nearest} There are {_listed(known)}{others}.")
+
+
+def _check(
+    name: object,
+    fields: Mapping[str, str] | None,
+    what: str,
+    kinds: Collection[str],
+    types: Collection[str],
+) -> None:
+    kind = _kind(name, fields, f"to be {what}")
+    usable = kind in kinds and name not in _UNINDEXED
+    if kind == "any":
+        usable = fields is None or fields.get(str(name), "object") in types
+    if not usable:
+        own = [each for each in FIELDS if FIELDS[each] in kinds and each not in _UNINDEXED]
+        known = sorted(own + [each for each in fields or () if (fields or {})[each] in types])
+        raise FilterError(f"Field {name!r} has no values that can be {what}. Those that can: {_listed(known)}.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
 
 
 def _condition(name: str, kind: str, operator: str, value: object) -> Any:
     if operator == "ne":
         return models.Filter(must_not=[_condition(name, kind, "eq", value)])
     if operator == "in":
-        if not isinstance(value, list) or not value or len(value) > MAX_VALUES:
+        if not isinstance(value, list) or not value:
             raise FilterError(f"Filter on {name!r}: 'in' takes a list of 1 to {MAX_VALUES} values, not {_show(value)}.")
         return _any_of(name, kind, value)
     if operator == "text":
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not _WORD.search(value):
             raise FilterError(f"Filter on {name!r}: 'text' takes words, not {_show(value)}.")
-        return models.FieldCondition(key=name, match=models.MatchText(text=value))
+        return models.FieldCondition(key=field_path(name), match=models.MatchText(text=_text(name, value)))
     if operator == "eq":
         return _equal(name, kind, value)
     return _range(name, kind, **{operator: value})
@@ -119,7 +187,7 @@ def _condition(name: str, kind: str, operator: str, value: object) -> Any:
 
 def _equal(name: str, kind: str, value: object) -> Any:
     if value is None:
-        return models.IsEmptyCondition(is_empty=models.PayloadField(key=name))
+        return models.IsEmptyCondition(is_empty=models.PayloadField(key=field_path(name)))
     if kind == "date":
         return _range(name, kind, gte=value, lte=value)
     if kind == "flag" and not isinstance(value, bool):
@@ -132,14 +200,16 @@ def _equal(name: str, kind: str, value: object) -> Any:
         return _range(name, "number", gte=value, lte=value)
     if not isinstance(value, str | bool | int):
         raise FilterError(f"Filter on {name!r}: expected a string, a number, true, false or null, not {_show(value)}.")
-    return models.FieldCondition(key=name, match=models.MatchValue(value=value))
+    if isinstance(value, str):
+        value = _text(name, value)
+    return models.FieldCondition(key=field_path(name), match=models.MatchValue(value=value))
 
 
 def _any_of(name: str, kind: str, values: list[Any]) -> Any:
     each_equal = [_equal(name, kind, value) for value in values]
     # Qdrant's own "any" takes only strings or only integers.
     if all(type(value) is str for value in values) or all(type(value) is int for value in values):
-        return models.FieldCondition(key=name, match=models.MatchAny(any=values))
+        return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=values))
     return models.Filter(should=each_equal)
 
 
@@ -147,7 +217,7 @@ def _range(name: str, kind: str, **bounds: object) -> Any:
     convert: Callable[[str, object], Any] = _date if kind == "date" or _dated(kind, bounds) else _number
     limits = {operator: convert(name, value) for operator, value in bounds.items()}
     made = models.Range(**limits) if convert is _number else models.DatetimeRange(**limits)
-    return models.FieldCondition(key=name, range=made)
+    return models.FieldCondition(key=field_path(name), range=made)
 
 
 def _dated(kind: str, bounds: Mapping[str, object]) -> bool:
@@ -161,15 +231,45 @@ def _number(name: str, value: object) -> int | float:
     return value
 
 
+def _text(name: str, value: str) -> str:
+    if len(value) > MAX_TEXT:
+        raise FilterError(
+            f"Filter on {name!r}: a text of {len(value):,} characters; at most {MAX_TEXT:,} are looked for."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise FilterError(f"Filter on {name!r}: {_show(value)} is broken Unicode (a lone surrogate).") from error
+    return value
+
+
 def _date(name: str, value: object) -> datetime:
     try:
-        return datetime.fromisoformat(str(value))
-    except ValueError as error:
+        if not isinstance(value, str):
+            raise ValueError("not a text")
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the latter where its zone leads out of the years 1 to 9999
         raise FilterError(
             f'Filter on {name!r}: expected a date as in "2024-05-31" or "2024-05-31T12:00:00Z", not {_show(value)}.'
         ) from error
 
 
+class _Short(reprlib.Repr):
+    """`repr` that neither runs deep nor long, whatever a client sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxstring, self.maxother = 2, 3, 4, 80, 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to spell out thousands of digits.
+        return repr(x) if abs(x) < 10**30 else "a number of more than 30 digits"
+
+    def repr_float(self, x: float, level: int) -> str:
+        return repr(x)
+
+
 def _show(value: object) -> str:
-    text = repr(value)
+    text = _Short().repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

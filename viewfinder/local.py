@@ -9,40 +9,45 @@ import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from viewfinder.answers import Hit, SearchResult, Stats
+from viewfinder.baselines import queries, renew, share
 from viewfinder.batch import Hit as StoredHit
+from viewfinder.batch import Vectors
 from viewfinder.captions import CaptionRecord
-from viewfinder.client import Hit, SearchResult, Stats
+from viewfinder.collection import VECTOR_NAMES, VectorName
 from viewfinder.decoder import Decoder
 from viewfinder.encoder import Encoder
-from viewfinder.errors import CollectionMissingError, ConfigurationError, ObjectError, SourceError
+from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageError, ObjectError, SourceError
 from viewfinder.images import ImageLimits
 from viewfinder.listing import Patterns, Source
 from viewfinder.local_batch import Batch, Item
 from viewfinder.models import Checkpoint, find, locate
 from viewfinder.objects import ObjectAccess, ObjectInfo, Objects, canonical_uri, display_key, file_path, point_id
+from viewfinder.queries import Picture, picture_bytes
 from viewfinder.settings import Settings
-from viewfinder.store import Collection, Failure, Store, StoreAddress, connect, open_local
+from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
 
 MAX_TOP_K = 200  # as the service has it
 _BATCH = 32
 _RUNS_KEPT = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexResult:
     """What one call of `index_directory` or `index_images` did: listed = unchanged + indexed + failed.
 
-    `failures` say which pictures are not in the index and why; `unmatched` are the keys of descriptions that belong to
-    none of the pictures.
+    `withheld` of the unchanged stay out of the index because they were taken down. `failures` say which pictures are
+    not in the index and why; `unmatched` are the keys of descriptions that belong to none of the pictures.
     """
 
     listed: int
     unchanged: int
+    withheld: int
     indexed: int
     failures: tuple[Failure, ...]
     unmatched: tuple[str, ...]
@@ -76,20 +81,34 @@ class LocalIndex:
             raise
 
     def close(self) -> None:
+        if "_decoder" in self.__dict__:  # cached, so made
+            self._decoder.close()
         self._store.close()
 
     # -- Searching ----------------------------------------------------------------------------------------------------
 
-    def search_batch(self, texts: Sequence[str], top_k: int, target: Literal["image", "caption"]) -> list[SearchResult]:
-        if not 1 <= top_k <= MAX_TOP_K:
-            raise ConfigurationError(f"top_k must be from 1 to {MAX_TOP_K}, not {top_k}.")
-        if target not in ("image", "caption"):
-            raise ConfigurationError(f"target must be 'image' or 'caption' in local mode, not {target!r}.")
+    def search_texts(self, texts: Sequence[str], top_k: int, target: VectorName) -> list[SearchResult]:
         if not all(texts):
             raise ConfigurationError("A text to search for is empty.")
-        self._live()
-        collection = self._open()
-        return [self._search(text, collection, top_k, target) for text in texts]
+        collection = self._searchable(top_k, target)
+        results: list[SearchResult] = []
+        for start in range(0, len(texts), _BATCH):
+            began = time.perf_counter()
+            vectors, cuts = self._encoder.encode_texts(list(texts[start : start + _BATCH]))
+            found = self._search(collection, vectors, top_k, target, "text", began)
+            results += [replace(each, warnings=self._cut(tokens)) for each, tokens in zip(found, cuts, strict=True)]
+        return results
+
+    def search_image(self, image: Picture, top_k: int, target: VectorName) -> SearchResult:
+        content = picture_bytes(image)
+        collection = self._searchable(top_k, target)
+        began = time.perf_counter()
+        try:
+            picture = self._decoder.decode(content)
+        except ImageError as error:
+            raise ConfigurationError(f"The picture to search for cannot be used: {error.message}") from error
+        vectors = self._encoder.encode_images(picture.pixels[None])
+        return self._search(collection, vectors, top_k, target, "image", began)[0]
 
     def stats(self) -> Stats:
         collection = self._live()
@@ -101,20 +120,50 @@ class LocalIndex:
             dimension=metadata.dimension,
             collection=collection.name,
             points=self._store.count(collection),
+            captions=self._store.count(collection, {"has_caption": {"eq": True}}),
             state=metadata.state,
             created_at=metadata.created_at,
+            sources=tuple(str(each["source"]) for each in metadata.sources),
+            fields=dict(metadata.fields),
+            relevance=bool(metadata.baselines),
+            last_run=metadata.runs[-1] if metadata.runs else None,
         )
 
+    def _searchable(self, top_k: int, target: str) -> Collection:
+        """The collection to search, where the search can be made."""
+        if not 1 <= top_k <= MAX_TOP_K:
+            raise ConfigurationError(f"top_k must be from 1 to {MAX_TOP_K}, not {top_k}.")
+        if target not in VECTOR_NAMES:
+            raise ConfigurationError(f"target must be 'image' or 'caption' in local mode, not {target!r}.")
+        self._live()
+        return self._open()
+
     def _search(
-        self, text: str, collection: Collection, top_k: int, target: Literal["image", "caption"]
-    ) -> SearchResult:
-        began = time.perf_counter()
-        vectors, cuts = self._encoder.encode_texts([text])
-        hits = self._store.search(collection, vectors[0], using=target, limit=top_k)
+        self,
+        collection: Collection,
+        vectors: Vectors,
+        top_k: int,
+        target: VectorName,
+        kind: Literal["text", "image"],
+        began: float,
+    ) -> list[SearchResult]:
+        searches = [Search(vector, using=target, limit=top_k) for vector in vectors]
+        found = self._store.search_many(collection, searches)
         took_ms = round((time.perf_counter() - began) * 1000, 2)
-        cut = f"{cuts[0]} tokens beyond the first {self._encoder.context_length} were left out."
-        warnings = (f"The text is longer than the model reads: {cut}",) if cuts[0] else ()
-        return SearchResult(tuple(map(_hit, hits)), self._checkpoint.name, collection.name, took_ms, warnings)
+        baseline = collection.metadata.baselines.get(f"{kind}_{target}", ())
+        return [
+            SearchResult(
+                hits=tuple(_hit(hit, baseline) for hit in hits),
+                model=self._checkpoint.name,
+                collection=collection.name,
+                took_ms=took_ms,
+            )
+            for hits in found
+        ]
+
+    def _cut(self, tokens: int) -> tuple[str, ...]:
+        left_out = f"{tokens} tokens beyond the first {self._encoder.context_length} were left out."
+        return (f"The text is longer than the model reads: {left_out}",) if tokens else ()
 
     # -- Indexing -----------------------------------------------------------------------------------------------------
 
@@ -146,28 +195,33 @@ class LocalIndex:
         collection = self._open()
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         self._note_run(collection, run_id, sources)
-        settings, failures, unchanged = self._settings, [], 0
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        with Decoder(
-            self._checkpoint.preprocess,
-            limits,
-            timeout_s=settings.decode_timeout_s,
-            memory_bytes=settings.decode_memory_bytes,
-        ) as decoder:
-            size = settings.encode_batch_size or _BATCH
-            for start in range(0, len(items), size):
-                run = Batch(self._store, collection, run_id, items[start : start + size])
-                run.compare()
-                run.read(objects, decoder, limits)
-                if run.wanted or run.recaptioned:
-                    run.write(self._encoder)
-                run.note()
-                failures += run.failures
-                unchanged += run.unchanged
+        failures: list[Failure] = []
+        unchanged = withheld = 0
+        size = self._settings.encode_batch_size or _BATCH
+        for start in range(0, len(items), size):
+            run = Batch(self._store, collection, run_id, items[start : start + size])
+            run.compare()
+            run.read(objects, self._decoder, self._limits)
+            if run.wanted or run.recaptioned:
+                run.write(self._encoder)
+            run.note()
+            failures += run.failures
+            unchanged += run.unchanged
+            withheld += run.withheld
         indexed = len(items) - unchanged - len(failures)
         counts = {"listed": len(items), "unchanged": unchanged, "indexed": indexed, "failed": len(failures)}
         self._store.update_metadata(collection.name, counts=counts | {"pruned": 0})
-        return IndexResult(len(items), unchanged, indexed, tuple(failures), tuple(unmatched), collection.name)
+        texts = queries(self._checkpoint.spec.languages)
+        renew(self._store, collection, indexed, lambda: self._encoder.encode_texts(texts)[0])
+        return IndexResult(
+            listed=len(items),
+            unchanged=unchanged,
+            withheld=withheld,
+            indexed=indexed,
+            failures=tuple(failures),
+            unmatched=tuple(unmatched),
+            collection=collection.name,
+        )
 
     def _note_run(self, collection: Collection, run_id: str, sources: Sequence[str]) -> None:
         """Note run and sources with the collection, so that a re-index can read them all again."""
@@ -185,6 +239,20 @@ class LocalIndex:
     @functools.cached_property
     def _encoder(self) -> Encoder:
         return Encoder.load(self._checkpoint, device=self._settings.device, precision=self._settings.precision)
+
+    @functools.cached_property
+    def _decoder(self) -> Decoder:
+        """One process for all pictures, of the index and of queries; it starts with the first."""
+        return Decoder(
+            self._checkpoint.preprocess,
+            self._limits,
+            timeout_s=self._settings.decode_timeout_s,
+            memory_bytes=self._settings.decode_memory_bytes,
+        )
+
+    @property
+    def _limits(self) -> ImageLimits:
+        return ImageLimits(self._settings.max_image_bytes, self._settings.max_image_pixels)
 
     @property
     def _access(self) -> ObjectAccess:
@@ -209,16 +277,17 @@ class LocalIndex:
         return live
 
 
-def _hit(hit: StoredHit) -> Hit:
+def _hit(hit: StoredHit, baseline: Sequence[float]) -> Hit:
     payload = dict(hit.payload)
     return Hit(
-        hit.id,
-        hit.score,
-        payload.get("uri", ""),
-        payload.get("caption"),
-        payload.get("width"),
-        payload.get("height"),
-        payload,
+        id=hit.id,
+        score=hit.score,
+        relevance=share(baseline, hit.score) if baseline else None,
+        uri=payload.get("uri", ""),
+        caption=payload.get("caption"),
+        width=payload.get("width"),
+        height=payload.get("height"),
+        payload=payload,
     )
 
 

@@ -44,6 +44,7 @@ class Batch:
         self.wanted: list[Item] = []  # pictures that are new or changed
         self.recaptioned: list[Item] = []  # points whose caption is another one
         self.unchanged = 0
+        self.withheld = 0  # of the unchanged: taken down, and kept out
 
     @property
     def failures(self) -> list[Failure]:
@@ -51,6 +52,9 @@ class Batch:
 
     def compare(self) -> None:
         """Decide by ETag and caption hash what is to be done with each object."""
+        taken_down = self._store.tombstones(self._collection.index, [item.id for item in self._items])
+        self._items = [item for item in self._items if item.id not in taken_down]
+        self.withheld = self.unchanged = len(taken_down)
         states = self._store.states(self._collection, [item.id for item in self._items])
         missing = [item.id for item in self._items if item.id not in states]
         self._known = self._store.failures(self._collection.index, missing)

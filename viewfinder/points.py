@@ -1,4 +1,4 @@
-"""Points of a collection: written in columns, described for a rerun, gone through, searched."""
+"""Points of a collection: written in columns, described for a rerun, gone through."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from viewfinder.batch import Hit, Mask, PointBatch, PointState, Record, Vectors
+from viewfinder.batch import Mask, PointBatch, PointState, Record, Vectors
 from viewfinder.collection import Collection, VectorName
 from viewfinder.connection import Connection
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
@@ -117,32 +117,6 @@ class Points(Connection):
         """How many points there are, exactly."""
         answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=True)
         return int(answer.count)
-
-    def search(
-        self,
-        collection: Collection,
-        vector: Sequence[float] | Vectors,
-        *,
-        using: VectorName = "image",
-        limit: int,
-        offset: int = 0,
-        filter: Mapping[str, Any] | None = None,
-        score_threshold: float | None = None,
-        with_payload: bool | Sequence[str] = True,
-    ) -> list[Hit]:
-        """The nearest points to `vector` (D numbers) by cosine, best first."""
-        answer = self._call(
-            "query_points",
-            collection_name=collection.name,
-            query=np.asarray(vector, dtype=np.float32).tolist(),
-            using=using,
-            limit=limit,
-            offset=offset,
-            query_filter=parse_filter(filter),
-            score_threshold=score_threshold,
-            with_payload=with_payload if isinstance(with_payload, bool) else list(with_payload),
-        )
-        return [Hit(str(point.id), point.score, point.payload or {}) for point in answer.points]
 
     def _update(
         self,

@@ -1,7 +1,9 @@
 """The wire to a Qdrant server, with what goes wrong there in words fit for a user."""
 
+import functools
 import json
 import logging
+import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +40,7 @@ class ServerClient:
             headers={"api-key": address.api_key} if address.api_key else None,
             # `Store.check` looks at the version; the client would do so in a thread, and only warn.
             check_compatibility=False,
+            verify=_trust(),
         )
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -96,6 +99,12 @@ class ServerClient:
         if status == 404 and "collection" in said.lower():
             return CollectionMissingError(what)
         return StoreError(what)
+
+
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The authorities that httpx trusts, read once: half of the CPU time that a client costs."""
+    return httpx.create_ssl_context()
 
 
 def _is_grpc(error: Exception) -> bool:

@@ -6,6 +6,7 @@ environment. `docs/configuration.md` lists every field; a test holds the two tog
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,10 @@ PREFIX = "VIEWFINDER_"
 
 # Qdrant takes more, but an index name stands in aliases, file names and shell lines.
 INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
+# As browsers send it: no path, no slash at the end.
+ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
 
 def _absolute(path: Path) -> Path:
@@ -79,6 +84,9 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         200_000_000, ge=4096, description="Larger pictures are recorded as failures before they are decoded, in pixels."
     )
+    max_query_image_bytes: int = Field(
+        20 * 1024**2, ge=1024, description="Larger pictures in queries are refused, sent or fetched, in bytes."
+    )
     decode_timeout_s: float = Field(20.0, gt=0, le=600, description="Time limit for decoding one picture, in seconds.")
     decode_memory_bytes: int = Field(
         2 * 1024**3, ge=256 * 1024**2, description="Memory limit of a decoder process, in bytes."
@@ -105,34 +113,96 @@ class Settings(BaseSettings):
     )
 
     # The service
-    host: str = Field("127.0.0.1", description="Address on which the service listens.")
-    port: int = Field(8000, ge=0, le=65_535, description="Port of the service; 0 takes a free one.")
+    host: str = Field(
+        "127.0.0.1", description="Address of `make demo`; `serve run` takes its own from a Serve configuration."
+    )
+    port: int = Field(
+        8000, ge=0, le=65_535, description="Port of `make demo`, and what `doctor` looks at; 0 takes a free one."
+    )
     min_replicas: int = Field(1, ge=0, le=1000, description="Least number of service replicas.")
     max_replicas: int = Field(4, ge=1, le=1000, description="Largest number of service replicas.")
     replica_cpus: float = Field(1.0, gt=0, le=256, description="CPU cores of one replica.")
     replica_gpus: float = Field(0.0, ge=0, le=16, description="GPUs of one replica, fractions allowed.")
     batch_size: int = Field(16, ge=1, le=512, description="Most queries that a replica encodes in one batch.")
     queue_size: int = Field(
-        256, ge=1, le=100_000, description="Requests that may wait for a replica; beyond it the answer is 503."
+        256, ge=1, le=100_000, description="Requests that may wait in a replica; beyond it the answer is 503."
     )
     request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Time limit of one request, in seconds.")
     refresh_s: float = Field(5.0, gt=0, le=3600, description="How often a replica looks for a moved alias, in seconds.")
+    grace_s: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How long a replica keeps the collection and model that it served before, for cursors, in seconds.",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
         description="SHA-256 hex digests of the API keys, separated by commas; `:admin` behind one grants takedowns.",
     )
-    allow_anonymous: bool = Field(False, description="Serve without API keys on addresses other than loopback.")
+    allow_anonymous: bool = Field(
+        False, description="Let whoever reaches the service search without a key; takedowns still need an admin key."
+    )
     allow_image_url: bool = Field(
         False, description="Let the service fetch pictures from public addresses (`image_url`)."
+    )
+    max_body_bytes: int = Field(
+        30 * 1024**2, ge=1024, le=1024**3, description="Larger request bodies are refused with 413, in bytes."
+    )
+    requests_per_minute: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Requests a minute of one API key, or one address without keys, to each replica. Unset: no limit.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins (`https://host`) whose pages may call the service, separated by commas; `*` means all.",
+    )
+    fast_proxy: bool = Field(
+        False,
+        validation_alias="RAY_SERVE_ENABLE_HA_PROXY",
+        description="Ray Serve's fast proxy, which listens on all addresses; set before `ray start`, on every node.",
+    )
+
+    thumbnailers: int = Field(
+        1, ge=1, le=64, description="Processes of a replica that make thumbnails, at a lower priority than searches."
+    )
+    thumbnail_cache_bytes: int = Field(
+        64 * 1024**2, ge=0, le=64 * 1024**3, description="Thumbnails that a replica keeps in memory, in bytes."
     )
 
     # The command line
     server: str = Field("http://localhost:8000", description="Address of the service that `viewfinder` asks.")
+    api_key: SecretStr | None = Field(None, description="API key that `viewfinder` sends to that service.")
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
-    def _split_keys(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _digests(cls, entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        # Which entry, not what it holds: somebody who pastes a key instead of its digest shall not find it in a log.
+        digests = []
+        for number, entry in enumerate(entries, start=1):
+            if not (match := KEY_PATTERN.fullmatch(entry.get_secret_value().lower())):
+                raise ValueError(
+                    f"entry {number} of {len(entries)} is not the SHA-256 digest of a key, 64 hex digits with or "
+                    "without ':admin' behind; make one with: printf %s \"$KEY\" | sha256sum"
+                )
+            digests.append(match[1])
+            if match[1] in digests[:-1]:
+                raise ValueError(f"entry {number} of {len(entries)} has the digest of an earlier one")
+        return tuple(SecretStr(entry.get_secret_value().lower()) for entry in entries)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin, as https://example.org or http://localhost:3000")
+        return origins
 
     @field_validator("qdrant_url", "s3_endpoint_url", "server")
     @classmethod
@@ -174,7 +244,8 @@ def _unknown_names(environment: Mapping[str, str]) -> list[str]:
 def _problem(detail: Mapping[str, object]) -> str:
     location = detail["loc"]
     name = str(location[0]) if isinstance(location, tuple) and location else "?"
-    secret = name in ("qdrant_api_key", "api_keys")
+    secret = name in ("qdrant_api_key", "api_keys", "api_key")
     given = "" if secret else f" (given: {str(detail['input'])!r})"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{PREFIX}{name.upper()}: {message[0].lower()}{message[1:]}{given}"
+    variable = name if name.isupper() else PREFIX + name.upper()
+    return f"{variable}: {message[0].lower()}{message[1:]}{given}"

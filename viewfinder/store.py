@@ -6,26 +6,29 @@ server or the embedded store. Every call retries what may pass and raises nothin
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from viewfinder.batch import Hit, PointBatch, PointState, Record
-from viewfinder.catalog import Catalog
+from viewfinder.batch import Group, Hit, PointBatch, PointState, Record
 from viewfinder.collection import Collection, CollectionMetadata
 from viewfinder.connection import StoreAddress, parse_version
-from viewfinder.control import Control, Failure
+from viewfinder.control import Control, Failure, Tombstone
 from viewfinder.embedded import attach, open_directory
-from viewfinder.errors import StoreError
+from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.points import Points
+from viewfinder.searches import Search, Searches
 from viewfinder.server_client import ServerClient
 
 __all__ = [
     "Collection",
     "CollectionMetadata",
     "Failure",
+    "Group",
     "Hit",
     "PointBatch",
     "PointState",
     "Record",
+    "Search",
     "Store",
     "StoreAddress",
+    "Tombstone",
     "connect",
     "open_local",
 ]
@@ -49,7 +52,7 @@ def open_local(address: StoreAddress) -> "Store":
     return Store(open_directory(address.data_dir), address)
 
 
-class Store(Catalog, Points):
+class Store(Searches, Points):
     """Everything that viewfinder asks of Qdrant."""
 
     def check(self) -> str:
@@ -75,6 +78,10 @@ class Store(Catalog, Points):
             client.close()
         return version
 
+    def control(self, index: str) -> Control:
+        """The notes of `index` that outlive its collections."""
+        return Control(self._call, index)
+
     def failures(self, index: str, ids: Sequence[str]) -> dict[str, Failure]:
         """Recorded failures by point id."""
         return Control(self._call, index).failures(ids)
@@ -90,3 +97,39 @@ class Store(Catalog, Points):
     def forget_failures(self, index: str, ids: Sequence[str]) -> None:
         """Drop recorded failures."""
         Control(self._call, index).forget_failures(ids)
+
+    def take_down(self, index: str, pictures: Mapping[str, str]) -> set[str]:
+        """Bar points (id: URI, or "" where it is not known) from `index` and delete them, live and elsewhere at once.
+
+        Returns the ids of those that some collection held. What is barred already stays so, with its first date.
+        Raises `ValueError` for what is no point id.
+        """
+        ids = list(pictures)
+        collections = self.collections(index)
+        uris: dict[str, str] = {}
+        for collection in collections:
+            try:
+                records = self.records(collection, ids)
+            except CollectionMissingError:
+                continue  # dropped by another program since the listing
+            uris |= {each: str(record.payload.get("uri") or "") for each, record in records.items()}
+        # The tombstones first: a job that writes meanwhile finds them, whatever becomes of this program.
+        Control(self._call, index).take_down({each: uri or uris.get(each, "") for each, uri in pictures.items()})
+        for collection in collections:
+            try:
+                self.delete(collection, ids)
+            except CollectionMissingError:
+                continue
+        return set(uris)
+
+    def restore(self, index: str, ids: Sequence[str]) -> None:
+        """Lift tombstones, those that exist; the next run of the job finds the pictures again."""
+        Control(self._call, index).restore(ids)
+
+    def tombstones(self, index: str, ids: Sequence[str]) -> dict[str, Tombstone]:
+        """Which of these points are barred from `index`."""
+        return Control(self._call, index).tombstones(ids)
+
+    def all_tombstones(self, index: str) -> Iterator[tuple[str, Tombstone]]:
+        """Everything that is barred from `index`, streamed, with the ids."""
+        return Control(self._call, index).all_tombstones()

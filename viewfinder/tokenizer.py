@@ -27,7 +27,8 @@ class Tokenizer:
         if spec.kind == "bpe":
             self._tokenizer = SimpleTokenizer(context_length=spec.context_length, **spec.options)
             self._special = dict(self._tokenizer.cache)
-            self._encode = self._encode_bpe
+            self._marks = 2
+            self._encode, self._whole = self._encode_bpe, self._whole_bpe
         else:
             try:
                 self._tokenizer = HFTokenizer(
@@ -40,29 +41,42 @@ class Tokenizer:
                 ) from error
             # The mode "clips" adds its three marks after the tokenizer; others are the tokenizer's own.
             self._marks = 3 if spec.mode == "clips" else 0
-            self._encode = self._encode_huggingface
+            self._encode, self._whole = self._encode_huggingface, self._whole_huggingface
 
     def __call__(self, texts: list[str]) -> tuple["torch.Tensor", list[int]]:
         with self._lock:
             return self._encode(texts)
 
+    def lengths(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has, marks included and nothing cut."""
+        with self._lock:
+            return [len(ids) + self._marks for ids in self._whole(texts)]
+
     def _encode_bpe(self, texts: list[str]) -> tuple["torch.Tensor", list[int]]:
         import torch
 
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        if len(self._tokenizer.cache) > _MOST_WORDS:
-            self._tokenizer.cache = dict(self._special)
         tokens = torch.zeros(len(texts), self._context_length, dtype=torch.long)
         truncated = []
-        for row, text in zip(tokens, texts, strict=True):
-            ids = [start, *self._tokenizer.encode(text), end]
+        for row, whole in zip(tokens, self._whole_bpe(texts), strict=True):
+            ids = [start, *whole, end]
             kept = ids if len(ids) <= self._context_length else [*ids[: self._context_length - 1], end]
             row[: len(kept)] = torch.tensor(kept)
             truncated.append(len(ids) - len(kept))
         return tokens, truncated
 
+    def _whole_bpe(self, texts: list[str]) -> list[list[int]]:
+        if len(self._tokenizer.cache) > _MOST_WORDS:
+            self._tokenizer.cache = dict(self._special)
+        return [self._tokenizer.encode(text) for text in texts]
+
     def _encode_huggingface(self, texts: list[str]) -> tuple["torch.Tensor", list[int]]:
-        cleaned = [self._tokenizer.clean_fn(text) for text in texts]
-        whole = self._tokenizer.tokenizer(cleaned, add_special_tokens=not self._marks, verbose=False)["input_ids"]
         room = self._context_length - self._marks
-        return self._tokenizer(texts), [max(0, len(ids) - room) for ids in whole]
+        return self._tokenizer(texts), [max(0, len(ids) - room) for ids in self._whole_huggingface(texts)]
+
+    def _whole_huggingface(self, texts: list[str]) -> list[list[int]]:
+        cleaned = [self._tokenizer.clean_fn(text) for text in texts]
+        ids: list[list[int]] = self._tokenizer.tokenizer(cleaned, add_special_tokens=not self._marks, verbose=False)[
+            "input_ids"
+        ]
+        return ids

@@ -413,6 +413,13 @@ def test_check_tells_the_version(store: Store) -> None:
         ("POST", "/collections/aliases", {}),
         ("POST", "/collections/c/nothing", {}),
         ("GET", "/collections?page=2", None),
+        ("POST", "/collections/c/points/query", {"query": {"text": ["car"]}, "using": "caption"}),
+        ("POST", "/collections/c/points/query", {"query": {"text": "car", "k": 1}, "using": "caption"}),
+        (
+            "POST",
+            "/collections/c/points/query/batch",
+            {"searches": [{"query": {"nearest": [1], "mmr": {"diversity": 2}}}]},
+        ),
     ],
 )
 def test_the_double_refuses_what_the_specification_does_not_know(
@@ -424,6 +431,19 @@ def test_the_double_refuses_what_the_specification_does_not_know(
         answer = httpx.request(method, double.url + path, json=body)
         assert answer.status_code == 400
         assert len(double.invalid) == 1
+
+
+@pytest.mark.skipif(
+    "QDRANT_OPENAPI" not in os.environ, reason="set QDRANT_OPENAPI to the path of Qdrant's published openapi.json"
+)
+def test_the_double_knows_text_queries_from_the_version_that_brought_them() -> None:
+    import httpx
+
+    body = {"query": {"text": "car"}, "using": "caption"}
+    for version, complaints in (("1.19.2", 1), ("1.20.0", 0)):
+        with QdrantDouble(openapi=Path(os.environ["QDRANT_OPENAPI"]), version=version) as double:
+            httpx.post(f"{double.url}/collections/c/points/query", json=body)
+            assert len(double.invalid) == complaints
 
 
 def test_bm25_is_only_asked_of_servers_that_know_it(tmp_path: Path) -> None:

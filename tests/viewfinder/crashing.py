@@ -9,6 +9,7 @@ import numpy as np
 
 from viewfinder.images import Decoded, ImageLimits, Preprocess
 from viewfinder.images import decode as decode_picture
+from viewfinder.thumbnails import decode as decode_thumbnail
 
 
 def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
@@ -43,6 +44,12 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
         case b"pid":
             return _blank(preprocess)
     return decode_picture(data, preprocess, limits)
+
+
+def thumbnail(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
+    """The same for what `viewfinder.thumbnails` sends: two bytes of width, then the file."""
+    decode(data[2:], preprocess, limits)
+    return decode_thumbnail(data, preprocess, limits)
 
 
 def _blank(preprocess: Preprocess) -> Decoded:

@@ -29,20 +29,33 @@ ROOT = Path(__file__).resolve().parents[2]
 Ask = Callable[..., Any]
 
 
+def shortest(low: float, high: float) -> float:
+    """No pause but the one that a server asks for."""
+    return low
+
+
+class PromptClient(Client):
+    _draw = staticmethod(shortest)
+
+
+class PromptAsyncClient(AsyncClient):
+    _draw = staticmethod(shortest)
+
+
 @pytest.fixture(params=["threads", "asyncio"])
 def ask(request: pytest.FixtureRequest) -> Ask:
     """`ask(server, method, *arguments, options of the client)` with a client of either kind, made for one call."""
 
     def ask(server: str, method: str, *arguments: Any, client: dict[str, Any] | None = None, **options: Any) -> Any:
         async def in_a_loop() -> Any:
-            async with AsyncClient(server, **(client or {})) as each:
+            async with PromptAsyncClient(server, **(client or {})) as each:
                 if method == "search_many":
                     return [result async for result in each.search_many(*arguments, **options)]
                 return await getattr(each, method)(*arguments, **options)
 
         if request.param == "asyncio":
             return asyncio.run(in_a_loop())
-        with Client(server, **(client or {})) as each:
+        with PromptClient(server, **(client or {})) as each:
             answer = getattr(each, method)(*arguments, **options)
             return list(answer) if method == "search_many" else answer
 
@@ -167,7 +180,7 @@ class Scripted:
 
     def __init__(self, plan: list[Planned] | Callable[[dict[str, Any]], Planned]) -> None:
         self.requests: list[Any] = []
-        self.bodies: list[dict[str, Any]] = []
+        self.bodies: list[Any] = []  # of a DELETE the path
         self._turns = iter(plan) if isinstance(plan, list) else None
         self._answer = None if isinstance(plan, list) else plan
         self._lock = threading.Lock()
@@ -180,7 +193,12 @@ class Scripted:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                self.answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+
+            def do_DELETE(self) -> None:
+                self.answer(self.path)
+
+            def answer(self, body: Any) -> None:
                 with script._lock:
                     script.requests.append(self.headers)
                     script.bodies.append(body)
@@ -220,6 +238,46 @@ def test_what_may_pass_is_tried_again_as_one_call(ask: Ask, passing: Planned) ->
         assert ask(server, "search", "a cat").hits[0].caption == "a cat"
     assert script.bodies == [{"text": "a cat"}] * 3
     assert len({headers["x-request-id"] for headers in script.requests}) == 1
+
+
+def test_a_removal_whose_answer_is_lost_is_asked_again(ask: Ask) -> None:
+    id_ = point_id("s3://b/k")
+    done = Planned(200, json.dumps({"id": id_, "uri": "s3://b/k", "removed": False}).encode())
+    script = Scripted([Planned(None), done])
+    with script.listening() as server:
+        assert ask(server, "remove", "s3://b/k").removed is False
+    assert script.bodies == [f"/v1/images/{id_}"] * 2
+
+
+def test_vectors_of_two_models_are_not_mixed(ask: Ask) -> None:
+    def answer(body: dict[str, Any]) -> Planned:
+        vectors = [{"vector": [1.0], "cut": 0}] * len(body["texts"])
+        told = {"texts": vectors, "images": [], "model": "m", "fingerprint": str(len(vectors)), "dimension": 1}
+        return Planned(200, json.dumps(told).encode())
+
+    with Scripted(answer).listening() as server, pytest.raises(ServiceUnavailableError, match="two models") as raised:
+        ask(server, "embed", ["a"] * 65)
+    assert raised.value.code == "model_changed"
+
+
+def test_large_pictures_go_in_several_requests(ask: Ask) -> None:
+    def answer(body: dict[str, Any]) -> Planned:
+        hits = [json.loads(found(str(len(each["image"]))).body) for each in body["searches"]]
+        return Planned(200, json.dumps({"results": hits}).encode())
+
+    script = Scripted(answer)
+    with script.listening() as server:
+        results = ask(server, "search_batch", [{"image": b"x" * 3_000_000}] * 5)
+    assert [len(body["searches"]) for body in script.bodies] == [2, 2, 1]
+    assert len(results) == 5
+
+
+def test_a_key_that_others_could_read_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    Client("http://127.0.0.1:1", api_key="hush").close()
+    Client("https://example.org", api_key="hush").close()
+    assert caplog.messages == []
+    Client("http://example.org", api_key="hush").close()
+    assert caplog.messages == ["The API key goes to http://example.org unencrypted; use https."]
 
 
 @pytest.mark.parametrize("final", [refusal(500, "internal_error"), refusal(400, "invalid_filter")])

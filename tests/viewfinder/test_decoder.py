@@ -198,7 +198,7 @@ def test_a_child_that_cannot_work_says_why(entry: str) -> None:
         decoder.decode(b"pid")
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_child_does_not_outlive_a_parent_that_is_killed(busy: bool, tmp_path: Path) -> None:
     pipe = tmp_path / "hanging"
     os.mkfifo(pipe)

@@ -182,6 +182,7 @@ def test_sqlite_writes_ahead(tmp_path: Path) -> None:
     assert header[18:20] == b"\x02\x02"
 
 
+@pytest.mark.slow
 def test_past_its_size_the_store_says_once_how_to_start_a_server(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

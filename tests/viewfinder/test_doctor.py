@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from tests.jobs.pictures import fill
-from tests.viewfinder.conftest import Running
+from tests.viewfinder.conftest import READ_KEY, Gallery, Running
 from viewfinder import doctor
 from viewfinder.cli import app
 from viewfinder.doctor import Check
@@ -42,7 +42,7 @@ def look(name: str, source: str | None = None) -> Check:
 
 def test_on_a_sound_machine_nothing_fails_and_nothing_is_changed(machine: Path, tiny_model: str) -> None:
     checks = {check.name: check for check in doctor.examine()}
-    assert {check.state for check in checks.values()} == {"ok"}
+    assert {name: check.state for name, check in checks.items() if check.state != "ok"} == {"source": "skipped"}
     assert tiny_model in checks["model"].found
     assert "nothing there yet" in checks["Qdrant"].found
     assert "torch" in checks["all packages"].found
@@ -57,7 +57,7 @@ def test_a_data_directory_that_cannot_be_is_told(machine: Path) -> None:
 
 def test_the_holder_of_the_embedded_store_is_named(machine: Path) -> None:
     with open_local(StoreAddress(data_dir=machine)):
-        assert f"held by process {os.getpid()}" in look("Qdrant").found
+        assert f"MiB, held by process {os.getpid()}" in look("Qdrant").found
     assert "held by nobody" in look("Qdrant").found
 
 
@@ -137,13 +137,99 @@ def test_a_service_that_the_settings_name_is_asked(monkeypatch: pytest.MonkeyPat
     assert look("service").state == "failed"
 
 
+def test_the_key_for_a_service_is_tried(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
+    check = look("service")
+    assert (check.state, "VIEWFINDER_API_KEY" in check.advice) == ("failed", True)
+    monkeypatch.setenv("VIEWFINDER_API_KEY", READ_KEY)
+    check = look("service")
+    assert (check.state, "3 points" in check.found) == ("ok", True)
+
+
+def test_a_locked_service_of_ours_may_have_the_port(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_PORT", locked.url.rpartition(":")[2])
+    check = look("port")
+    assert (check.state, "wants an API key" in check.found) == ("ok", True)
+
+
+def test_the_key_is_not_told_to_whatever_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["authorization"])
+            self.send_error(404)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        monkeypatch.setenv("VIEWFINDER_PORT", str(server.server_port))
+        monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:1")
+        monkeypatch.setenv("VIEWFINDER_API_KEY", "hush-hush")
+        assert look("port").state == "failed"
+        server.shutdown()
+        thread.join()
+    assert seen == [None]
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "says"),
+    [
+        ({}, "ok", "this machine only"),
+        ({"HOST": "0.0.0.0"}, "note", "this machine only"),
+        ({"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "1"}, "note", "may search"),
+        ({"API_KEYS": f"{'0' * 64},{'1' * 64}:admin"}, "ok", "2, of which 1"),
+    ],
+)
+def test_it_says_whom_the_service_would_answer(
+    environment: dict[str, str], state: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"VIEWFINDER_{name}", value)
+    check = look("API keys")
+    assert (check.state, says in check.found) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("address", "state"), [("127.0.0.1:1", "failed"), ("ray://127.0.0.1:1", "failed"), ("auto", "ok")]
+)
+def test_a_cluster_that_does_not_listen_is_told(address: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    check = look("Ray")
+    assert (check.state, "RAY_ADDRESS" in check.advice) == (state, state == "failed")
+
+
+def test_every_failure_says_what_to_do(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.write_text("a file where the directory should be")
+    settings = {
+        "VIEWFINDER_MODEL": "ViT-B-23::openai",
+        "VIEWFINDER_QDRANT_URL": "http://127.0.0.1:1",
+        "VIEWFINDER_HOST": "256.0.0.1",
+        "VIEWFINDER_SERVER": "http://127.0.0.1:1",
+        "RAY_ADDRESS": "127.0.0.1:1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    failed = {
+        check.name.split()[0]: check.advice for check in doctor.examine("/nowhere/at/all") if check.state == "failed"
+    }
+    assert failed.keys() == {"data", "Qdrant", "model", "port", "Ray", "service", "source"}
+    assert all(failed.values())
+
+
 def test_a_source_is_listed_and_read(s3: S3Endpoint, s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", s3.url)
     fill(s3_root / "doctor", ["a.jpg"])
     assert look("source", "s3://doctor").state == "ok"
     missing = look("source", "s3://docter")
     assert (missing.state, "'doctor'" in missing.found) == ("failed", True)
-    assert look("source", str(s3_root / "nowhere")).state == "failed"
+    assert "credentials" in missing.advice
+    nowhere = look("source", str(s3_root / "nowhere"))
+    assert nowhere.state == "failed"
+    assert "credentials" not in nowhere.advice  # a directory has none
 
 
 def test_wrong_settings_are_told_and_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:

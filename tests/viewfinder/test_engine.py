@@ -13,14 +13,16 @@ from rich.console import Console
 from jobs.sink import write_rows
 from jobs.stages import Encode, FetchAndDecode, table_of
 from tests.jobs.pictures import fill, picture
-from tests.viewfinder.conftest import CAPTIONS, Running
+from tests.viewfinder.conftest import CAPTIONS, READ_KEY, Gallery, Running
 from viewfinder import ImageSearchEngine, print_results
 from viewfinder.captions import CaptionRecord
-from viewfinder.client import SearchResult
+from viewfinder.client import Group, Hit, SearchResult
+from viewfinder.decoder import Decoder
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
     ModelMismatchError,
+    ServiceError,
     SourceError,
     UnknownModelError,
 )
@@ -95,7 +97,13 @@ def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, t
     checkpoint = locate(tiny_model)
     source = canonical_uri(str(pictures))
     job_dir = tmp_path / "job"
-    with Objects() as objects, open_local(StoreAddress(data_dir=job_dir)) as store:
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+    bounds: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2 * 1024**3}
+    with (
+        Objects() as objects,
+        open_local(StoreAddress(data_dir=job_dir)) as store,
+        Decoder(checkpoint.preprocess, limits, **bounds) as decoder,
+    ):
         rows = [
             {
                 **asdict(info),
@@ -107,9 +115,8 @@ def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, t
             for info in objects.list(source)
             if info.key.endswith(".jpg")
         ]
-        limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
         fetch = FetchAndDecode(
-            ObjectAccess(), checkpoint.preprocess, limits, threads=1, timeout_s=20, memory_bytes=2 * 1024**3
+            ObjectAccess(), checkpoint.preprocess, limits, threads=1, decoder=lambda: decoder, **bounds
         )
         encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", threads=None)
         spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
@@ -236,6 +243,7 @@ def test_a_missing_place_is_one_error_that_names_what_is_near(local: Open, pictu
         (("search", ""), ConfigurationError),
         (("search", "a cat", 0), ConfigurationError),
         (("search", "a cat", 201), ConfigurationError),
+        (("search",), ConfigurationError),
         (("index_images", []), SourceError),
     ],
 )
@@ -289,6 +297,53 @@ def test_a_closed_engine_leaves_the_store_to_the_next(local: Open, tmp_path: Pat
     assert not (tmp_path / "data/qdrant/holder.json").exists()
 
 
+@pytest.mark.parametrize("how", [str, Path.read_bytes], ids=["path", "bytes"])
+def test_a_picture_finds_itself_first(local: Open, pictures: Path, how: Callable[[Path], Any]) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    found = engine.search(image=how(pictures / "b.jpg"), top_k=2)
+    assert [len(found), Path(found.hits[0].uri).name] == [2, "b.jpg"]
+    assert found.hits[0].score == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("image", ["missing.jpg", b"no picture"])
+def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Path, image: str | bytes) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    with pytest.raises(ConfigurationError, match="picture"):
+        engine.search(image=image)
+    with pytest.raises(ConfigurationError, match="a text or by an image"):
+        engine.search("a cat", image=image)
+
+
+def test_an_index_of_some_size_says_how_relevant_its_hits_are(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    assert {hit.relevance for hit in engine.search("a red car")} == {None}  # three pictures say nothing of a model
+    fill(pictures, [f"{number}.jpg" for number in range(30)], first_seed=10)
+    engine.index_directory(pictures)
+    assert engine.get_stats().relevance
+    relevances = [hit.relevance for hit in engine.search("a red car", top_k=40)]
+    assert relevances == sorted(relevances, reverse=True)
+    assert all(each is not None and 0 <= each <= 1 for each in relevances)
+    assert engine.search(image=pictures / "5.jpg").hits[0].relevance == 1
+
+
+def test_what_was_taken_down_is_not_indexed_again(local: Open, pictures: Path, tmp_path: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    engine.close()
+    uri = canonical_uri(str(pictures / "b.jpg"))
+    with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
+        store.take_down("images", {point_id(uri): uri})
+    engine = local()
+    for index in (lambda: engine.index_directory(pictures), lambda: engine.index_images([pictures / "b.jpg"])):
+        result = index()
+        assert (result.withheld, result.indexed, result.failed) == (1, 0, 0)
+        assert result.unchanged == result.listed
+    assert uri not in {hit.uri for hit in engine.search("a red car")}
+
+
 # Through a service
 
 
@@ -300,6 +355,17 @@ def test_the_same_calls_ask_a_service(running: Running) -> None:
         assert [result.hits[0].caption for result in batch] == list(CAPTIONS)
         assert {len(result) for result in batch} == {3}
         assert engine.get_stats().collection == running.collection
+
+
+def test_a_service_is_asked_by_picture_and_with_the_key_of_the_settings(
+    locked: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
+    with ImageSearchEngine() as engine, pytest.raises(ServiceError, match="unauthorized"):
+        engine.search("a cat")
+    monkeypatch.setenv("VIEWFINDER_API_KEY", READ_KEY)
+    with ImageSearchEngine() as engine:
+        assert engine.search(image=locked.files[1], top_k=1).hits[0].uri == locked.uris[1]
 
 
 def test_indexing_through_a_service_names_the_job_command(tmp_path: Path) -> None:
@@ -320,27 +386,29 @@ def test_indexing_through_a_service_names_the_job_command(tmp_path: Path) -> Non
 def test_results_are_printed_as_they_are(running: Running) -> None:
     with ImageSearchEngine(server=running.url) as engine:
         result = engine.search("a red car", top_k=1)
-    odd = SearchResult(
-        (*result.hits, type(result.hits[0])("1", 0.5, "s3://b/[red].jpg", "[/oops] a cat", None, None, {})),
-        "m",
-        "c",
-        1.0,
-        ("The text is too [long].",),
-    )
-    nothing = SearchResult((), "m", "c", 1.0)
-    output = io.StringIO()
-    print_results([odd, nothing], Console(file=output, width=200))
+    odd = Hit(id="1", score=0.5, relevance=0.129, uri="s3://b/[red].jpg", caption="[/oops] a cat", payload={})
+    found: dict[str, Any] = {"model": "m", "collection": "c", "took_ms": 1.0}
+    results = [
+        SearchResult(hits=(*result.hits, odd), warnings=("The text is too [long].",), **found),
+        SearchResult(hits=(odd,), groups=(Group(value="[b]", hits=(odd,)),), **found),
+        SearchResult(hits=(), **found),
+    ]
+    output, errors = io.StringIO(), io.StringIO()
+    print_results(results, Console(file=output, width=200), Console(file=errors, width=40))
     text = output.getvalue()
     for expected in (
         "1.000",
         "a red car",
         "300 x 50",
+        "12%",
         "s3://b/[red].jpg",
         "[/oops] a cat",
-        "too [long]",
+        "[b]",
         "Nothing found",
     ):
         assert expected in text
+    assert errors.getvalue() == "warning: The text is too [long].\n"
+    assert "too [long]" not in text
 
 
 def test_the_settings_fill_in_what_is_not_given(

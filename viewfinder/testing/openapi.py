@@ -73,6 +73,20 @@ class Specification:
         return f"{error.json_path}: {error.message[:300]}"
 
 
+def with_text_query(document: dict[str, Any]) -> dict[str, Any]:
+    """Qdrant's document for 1.19 with the one query that 1.20 added and viewfinder makes: BM25 over a text index.
+
+    After the models of qdrant-client 1.20, in which any other member is refused; `using` then names a payload field,
+    which the document knows as a string already. A document that has the query itself stays as it is.
+    """
+    schemas = document["components"]["schemas"]
+    if "TextQuery" not in schemas:
+        text = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}
+        schemas["TextQuery"] = text | {"additionalProperties": False}
+        schemas["Query"]["anyOf"].append({"$ref": "#/components/schemas/TextQuery"})
+    return document
+
+
 def _with_nulls(node: Any) -> Any:
     """OpenAPI 3.0's `nullable` in the words of JSON Schema, which does not know it and would accept anything."""
     if isinstance(node, list):

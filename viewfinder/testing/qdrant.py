@@ -20,7 +20,9 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ValidationError
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from viewfinder.testing.openapi import Specification
+from viewfinder.catalog import RANKS_TEXT
+from viewfinder.connection import parse_version
+from viewfinder.testing.openapi import Specification, with_text_query
 from viewfinder.testing.qdrant_rest import find_operation
 
 
@@ -53,7 +55,8 @@ class Request:
 class QdrantDouble:
     """A server on a free loopback port; `url` says where. Closed by `close()` or by leaving the `with` block.
 
-    `openapi` is the path of Qdrant's published specification; without it nothing is checked. `requests` and `invalid`
+    `openapi` is the path of Qdrant's published specification; without it nothing is checked. For a `version` from 1.20
+    on, an older specification is taken with that version's text query (`with_text_query`). `requests` and `invalid`
     (complaints of the specification) grow as requests come.
     """
 
@@ -70,7 +73,10 @@ class QdrantDouble:
         self.requests: list[Request] = []
         self.invalid: list[str] = []
         self.faults = deque(faults)
-        self._specification = None if openapi is None else Specification(json.loads(openapi.read_text()))
+        document = None if openapi is None else json.loads(openapi.read_text())
+        if document is not None and parse_version(version) >= RANKS_TEXT:
+            document = with_text_query(document)
+        self._specification = None if document is None else Specification(document)
         self._local = QdrantLocal(":memory:" if path is None else str(path), force_disable_check_same_thread=True)
         self._api_key = api_key
         self._root = {"title": title, "version": version}

@@ -124,11 +124,16 @@ def _facet(local: QdrantLocal, body: Any, name: str) -> Any:
 
 
 def _query(local: QdrantLocal, body: Any, name: str) -> Any:
-    return local.query_batch_points(name, [_parse(models.QueryRequest, body)])[0]
+    return local.query_batch_points(name, [_exactly(_parse(models.QueryRequest, body))])[0]
 
 
 def _query_batch(local: QdrantLocal, body: Any, name: str) -> Any:
-    return local.query_batch_points(name, _parse(models.QueryRequestBatch, body).searches)
+    return local.query_batch_points(name, list(map(_exactly, _parse(models.QueryRequestBatch, body).searches)))
+
+
+def _exactly(request: models.QueryRequest) -> models.QueryRequest:
+    # Local mode is exact whatever the parameters say, and warns of them.
+    return request.model_copy(update={"params": None})
 
 
 def _query_groups(local: QdrantLocal, body: Any, name: str) -> Any:

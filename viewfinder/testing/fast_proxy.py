@@ -1,0 +1,36 @@
+"""Ray's fast proxy (HAProxy) for a cluster of its own, on a machine where other clusters may run."""
+
+import contextlib
+import socket
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def fast_proxy_environment() -> Iterator[dict[str, str]]:
+    """The variables to set before that cluster's Ray starts; the proxy's files are gone afterwards.
+
+    Without them, clusters on one machine meet in `/tmp/haproxy-serve`, and at ports 9101 (metrics) and 8404 (pages).
+    """
+    # Not pytest's directory: a socket's path may have 107 characters, and Ray adds 70 of its own.
+    with tempfile.TemporaryDirectory(prefix="hap-", ignore_cleanup_errors=True) as directory:
+        metrics, statistics = free_ports(2)
+        yield {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{directory}/haproxy.cfg",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{directory}/admin.sock",
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{directory}/metrics.sock",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": directory,
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{directory}/server-state",
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
+        }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine at which nobody listens."""
+    with contextlib.ExitStack() as stack:
+        # All open at once, so that no two are the same.
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
