@@ -42,13 +42,13 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave out objects that match; repeatable")
     add("--index", metavar="NAME", help="name of the index (default: VIEWFINDER_INDEX, else images)")
     add("--model", metavar="NAME", help="model of a new index (default: that of the live index, else VIEWFINDER_MODEL)")
-    add("--limit", type=_count, metavar="N", help="index the first N objects only")
+    add("--limit", type=count, metavar="N", help="index the first N objects only")
     add("--prune", action="store_true", help="delete points whose objects are gone, and captions no longer given")
-    add("--prune-max-ratio", type=_ratio, default=PRUNE_MAX_RATIO, metavar="R",
+    add("--prune-max-ratio", type=ratio, default=PRUNE_MAX_RATIO, metavar="R",
         help="refuse to prune a larger part of these sources' points (default: %(default)s)")  # fmt: skip
     add("--dry-run", action="store_true", help="list and compare, change nothing")
     add("--report", metavar="DIR", help="where summary.json and failures.jsonl go: a directory or s3://bucket/prefix")
-    add("--max-failure-ratio", type=_ratio, default=MAX_FAILURE_RATIO, metavar="R",
+    add("--max-failure-ratio", type=ratio, default=MAX_FAILURE_RATIO, metavar="R",
         help="end with status 1 when a larger part of the objects fails (default: %(default)s)")  # fmt: skip
     values = vars(parser.parse_args(argv))
     if values["prune"] and values["limit"] is not None:
@@ -58,13 +58,15 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     return Options(**values)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
-def _ratio(text: str) -> float:
+def ratio(text: str) -> float:
+    """For argparse: a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:

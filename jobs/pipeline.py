@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
+from jobs import metrics
 from jobs.sink import QdrantDatasink, Tally
 from jobs.stages import Compare, Encode, FetchAndDecode, read_part
 from viewfinder.errors import ViewfinderError
@@ -65,6 +66,38 @@ class Outcome:
         """The stage that holds the others back: widen it first."""
         busy = {each.name: each.capacity for each in self.stages if each.capacity}
         return min(busy, key=lambda name: busy[name] or 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass came to."""
+
+    manifest: Manifest
+    outcome: Outcome
+    pruned: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Objects by what became of them: listed = unchanged + indexed + failed; and points pruned."""
+        tally = self.outcome.tally
+        return {
+            "listed": self.manifest.listed,
+            "unchanged": tally.unchanged,
+            "indexed": tally.indexed,
+            "failed": tally.failed,
+            "pruned": self.pruned,
+        }
+
+    @property
+    def expected(self) -> int:
+        """How many points of these sources the collection holds now."""
+        tally = self.outcome.tally
+        return self.manifest.listed - tally.failed + tally.stale - tally.withheld
+
+    @property
+    def changed(self) -> int:
+        """How many points it wrote or deleted."""
+        return self.outcome.tally.indexed + self.pruned
 
 
 @dataclass(frozen=True)
@@ -140,8 +173,7 @@ def index_objects(
         compare.reach.address, collection, run_id=run_id, batch_size=settings.write_batch_size, progress=progress
     )
     rows = (
-        _compared(manifest, compare)
-        .repartition(target_num_rows_per_block=settings.fetch_batch_size)
+        _in_blocks(_compared(manifest, compare), settings.fetch_batch_size)
         .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=workers.decoder_cpus)
         .map_batches(
             Encode,
@@ -154,7 +186,7 @@ def index_objects(
             num_gpus=workers.gpus,
         )
     )
-    with told_as_ours():
+    with told_as_ours(), metrics.under_way(collection.index, manifest.listed):
         rows.write_datasink(sink, concurrency=settings.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
     return Outcome(sink.total, _stages(sink.total, workers, settings))
 
@@ -200,6 +232,17 @@ def _compared(manifest: Manifest, compare: Compare) -> Dataset:
     return parts.map_batches(
         read_part, batch_size=None, batch_format="pyarrow", compute=few, num_cpus=0, label_selector=here
     ).map_batches(compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", compute=few, num_cpus=WAITING_CPUS)
+
+
+def _in_blocks(rows: Dataset, size: int) -> Dataset:
+    """The same rows in blocks of `size`, one for each task of the next stage.
+
+    Ray Data wants a whole core for this hand-over and has no argument to say otherwise; beside a service on two cores
+    there is none, and the job would wait for ever.
+    """
+    blocks = rows.repartition(target_num_rows_per_block=size)
+    blocks._logical_plan.dag.ray_remote_args["num_cpus"] = WAITING_CPUS
+    return blocks
 
 
 def _stages(tally: Tally, workers: Workers, settings: Settings) -> list[Stage]:

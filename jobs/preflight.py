@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jobs import progress
 from jobs.options import Options
@@ -26,21 +27,32 @@ WAITING_TOLD_S = 30.0
 
 def check_reach(options: Options, settings: Settings) -> Reach:
     """Names, sources and store, as this machine sees them, before Ray is started."""
-    find(options.model or settings.model)
-    Patterns(options.include, options.exclude)
+    reach = check_target(options.model or settings.model, settings)
+    check_sources(options, reach)
+    return reach
+
+
+def check_target(model: str, settings: Settings) -> Reach:
+    """The model's name, and whether a Qdrant server answers; the embedded store is checked by opening it."""
+    find(model)
     access = ObjectAccess(
         endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
     )
-    with Objects(access) as objects:
+    reach = Reach(access, StoreAddress.of(settings))
+    if reach.address.url is not None:
+        with connect(reach.address) as store:
+            store.check()
+    return reach
+
+
+def check_sources(options: Options, reach: Reach) -> None:
+    """Whether the patterns make sense, the sources exist and the captions file is one."""
+    Patterns(options.include, options.exclude)
+    with Objects(reach.access) as objects:
         for source in options.sources:
             objects.check(canonical_uri(source))
         if options.captions is not None:
             check_captions(options.captions, objects)
-    address = StoreAddress.of(settings)
-    if address.url is not None:
-        with connect(address) as store:
-            store.check()
-    return Reach(access, address)
 
 
 def choose_model(options: Options, settings: Settings, store: Store) -> Checkpoint:
@@ -57,9 +69,14 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
     """The live collection, made where there is none and `create` says so. Raises `ModelMismatchError`."""
     if not create and store.live(settings.index) is None:
         return None
-    # Where this machine keeps the weights means nothing to the next.
-    spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-    return store.open(settings.index, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+    return store.open(
+        settings.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
+    )
+
+
+def recorded_spec(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a collection keeps of its model; where this machine has the weights means nothing to the next."""
+    return {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
 
 
 def list_objects(options: Options, access: ObjectAccess, directory: Path) -> Manifest:

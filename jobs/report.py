@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from rich.console import Console
 from rich.table import Table
 
-from jobs.options import Options
-from jobs.pipeline import Outcome, Stage
+from jobs.entry import stdout
+from jobs.pipeline import Pass, Stage
 from jobs.prune import Gone
 from viewfinder.directory import ADVICE, COMFORTABLE_POINTS
 from viewfinder.errors import ConfigurationError, ObjectError
@@ -39,6 +38,7 @@ _DRY_RUN_WORDS = {
     "caption": "would get a new caption",
     "sources": "unchanged, found in a further source",
     "unchanged": "unchanged",
+    "withheld": "taken down, would stay out",
     "failed": "known failures of unchanged content",
 }
 
@@ -58,21 +58,26 @@ class Report:
         self._started_at = _now()
 
     @classmethod
-    def open(cls, options: Options, settings: Settings, access: ObjectAccess) -> "Report":
+    def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
         """A report under way; raises `ConfigurationError` where its destination cannot be written."""
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        destination = canonical_uri(options.report or str(settings.data_dir / "runs" / run_id))
-        report = cls(destination, settings.data_dir, access, run_id, dry_run=options.dry_run)
-        if not options.dry_run:
+        destination = canonical_uri(destination or str(settings.data_dir / "runs" / run_id))
+        report = cls(destination, settings.data_dir, access, run_id, dry_run=dry_run)
+        if not dry_run:
             report._write("summary.json", json.dumps({"run_id": run_id, "state": "running"}).encode())
         return report
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         if error is not None and not self._dry_run:
             self.fail(error)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has been under way."""
+        return round(time.monotonic() - self._began, 2)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -93,27 +98,13 @@ class Report:
     def begin(self, store: Store, collection: Collection, manifest: Manifest) -> None:
         """Note the run and its sources with the collection, so that a re-index can read them all again."""
         sources = merged_sources(collection.metadata.sources, manifest.sources)
-        runs = [*collection.metadata.runs, self.run_id][-_RUNS_KEPT:]
+        runs = list(dict.fromkeys([*collection.metadata.runs, self.run_id]))[-_RUNS_KEPT:]
         store.update_metadata(collection.name, sources=sources, runs=runs)
 
-    def finish(
-        self,
-        store: Store,
-        collection: Collection,
-        manifest: Manifest,
-        outcome: Outcome,
-        pruned: int,
-        max_failure_ratio: float,
-    ) -> int:
+    def finish(self, store: Store, collection: Collection, done: Pass, max_failure_ratio: float) -> int:
         """Write the report, print the summary and say with which status the job ends."""
+        manifest, outcome, counts = done.manifest, done.outcome, done.counts
         tally = outcome.tally
-        counts = {
-            "listed": manifest.listed,
-            "unchanged": tally.unchanged,
-            "indexed": tally.indexed,
-            "failed": tally.failed,
-            "pruned": pruned,
-        }
         reasons = self._write_failures(store, collection, tally.failed)
         problem = _problem(counts, max_failure_ratio)
         summary = {
@@ -121,13 +112,14 @@ class Report:
             "state": "failed" if problem else "done",
             "problem": problem,
             "started_at": self._started_at,
-            "seconds": round(time.monotonic() - self._began, 2),
+            "seconds": self.seconds,
             "index": collection.index,
             "collection": collection.name,
             "model": collection.metadata.model_name,
             "fingerprint": collection.metadata.fingerprint,
             "sources": [dict(source) for source in manifest.sources],
             "counts": counts,
+            "withheld": tally.withheld,  # taken down; among the unchanged
             "pictures": tally.pictures,
             "captions": {"encoded": tally.captions, "cut": tally.captions_cut},
             "failures": reasons,
@@ -152,7 +144,7 @@ class Report:
             table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
         if gone is not None:
             table.add_row("would be pruned", f"{gone.deleted:,} of {gone.points:,} points")
-        Console(markup=False).print(table)
+        stdout().print(table)
         return 0
 
     def fail(self, error: BaseException) -> None:
@@ -160,7 +152,7 @@ class Report:
         record = {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self._started_at}
         self._write("summary.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
 
-    def _write_failures(self, store: Store, collection: Collection, expected: int) -> dict[str, int]:
+    def _write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
         """Stream this run's failures from the store into failures.jsonl; the count by reason."""
         reasons: Counter[str] = Counter()
         with tempfile.NamedTemporaryFile() as file:
@@ -175,7 +167,7 @@ class Report:
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
             self._copy("failures.jsonl", Path(file.name))
-        if reasons.total() != expected:
+        if expected is not None and reasons.total() != expected:
             # Another run of the same index met the same objects meanwhile, and its notes took the place of ours.
             logger.warning("%d objects failed, but failures.jsonl names %d", expected, reasons.total())
         return dict(reasons.most_common())
@@ -230,12 +222,14 @@ def _stage_record(stage: Stage) -> dict[str, Any]:
 
 
 def _print(summary: Mapping[str, Any], destination: str) -> None:
-    console = Console(markup=False, highlight=False)
+    console = stdout()
     counts, failures = summary["counts"], summary["failures"]
     table = Table(title=f"Run {summary['run_id']}: {summary['state']}", show_header=False, title_justify="left")
     table.add_row("collection", summary["collection"])
     table.add_row("model", summary["model"])
     table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    if summary["withheld"]:
+        table.add_row("withheld", f"{summary['withheld']:,} of the unchanged, because they were taken down")
     if failures:
         shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_REASONS_SHOWN]]
         table.add_row("failures", ", ".join(shown) + (", …" if len(failures) > _REASONS_SHOWN else ""))

@@ -12,7 +12,8 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from jobs.stages import Row
+from jobs import metrics
+from jobs.stages import ACTIONS, Row
 from viewfinder.batch import PointBatch, Vectors
 from viewfinder.captions import CaptionRecord
 from viewfinder.store import Collection, Failure, Store, StoreAddress, connect
@@ -23,11 +24,17 @@ PICTURE_FIELDS = ("width", "height", "format")
 
 @dataclass
 class Tally:
-    """What one write, or the whole job, did: objects counted by outcome, and the busy seconds of each stage."""
+    """What one write, or the whole job, did: objects counted by outcome, and the busy seconds of each stage.
+
+    `unchanged` counts the `withheld`, which have been taken down, too: they are left as they are. Of the `failed`, the
+    `stale` keep the points they had: a later run may well succeed.
+    """
 
     indexed: int = 0
     unchanged: int = 0
     failed: int = 0
+    withheld: int = 0
+    stale: int = 0
     pictures: int = 0
     captions: int = 0
     captions_cut: int = 0
@@ -72,13 +79,9 @@ class QdrantDatasink(Datasink[Tally]):
         store = _store(self._address)
         total = Tally()
         for block in blocks:
-            tally = write_rows(
-                store,
-                self._collection,
-                BlockAccessor.for_block(block).to_arrow(),
-                run_id=self._run_id,
-                batch_size=self._batch_size,
-            )
+            table = BlockAccessor.for_block(block).to_arrow()
+            tally = write_rows(store, self._collection, table, run_id=self._run_id, batch_size=self._batch_size)
+            metrics.of(self._collection.index).block(tally, table)
             if self._progress is not None:
                 self._progress.add.remote(tally.indexed, tally.unchanged, tally.failed)
             total += tally
@@ -96,8 +99,8 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     """Carry out what each row asks for and count it."""
     began = datetime.now(UTC)
     stamp = {"run_id": run_id, "indexed_at": began.isoformat(timespec="seconds")}
-    rows = table.to_pylist()
-    groups: dict[str, list[Row]] = {action: [] for action in ("index", "caption", "sources", "unchanged", "failed")}
+    rows = _without_taken_down(store, collection, table.to_pylist())
+    groups: dict[str, list[Row]] = {action: [] for action in ACTIONS}
     for row in rows:
         groups[row["action"]].append(row)
 
@@ -120,16 +123,26 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     if healed := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.forget_failures(collection.index, healed)
 
+    withheld = sum(row["count"] for row in groups["withheld"])
     return Tally(
         indexed=len(groups["index"]) + len(groups["caption"]),
-        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]),
+        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]) + withheld,
         failed=len(groups["failed"]),
+        withheld=withheld,
+        stale=sum(bool(row["exists"]) and not row["permanent"] for row in groups["failed"]),
         pictures=len(groups["index"]),
         captions=sum(row["caption_vector"] is not None for row in rows),
         captions_cut=sum(bool(row["caption_cut"]) for row in rows),
         **{name: sum(row[name] or 0.0 for row in rows) for name in ("compare_s", "fetch_s", "decode_s", "encode_s")},
         write_s=(datetime.now(UTC) - began).total_seconds(),
     )
+
+
+def _without_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
+    """The rows, those withheld that were taken down since they were compared: right before they would be written."""
+    ids = [row["id"] for row in rows if row["id"] is not None]  # folded rows have none
+    taken_down = store.tombstones(collection.index, ids) if ids else {}
+    return [row | {"action": "withheld"} if row["id"] in taken_down else row for row in rows]
 
 
 def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], run_id: str) -> None:

@@ -6,6 +6,7 @@ One row is one listed object; `action` says what is still to be done with it:
     caption    the picture is unchanged, its caption is not: encode and write the caption alone
     sources    nothing changed, but the point does not know yet that this source holds it
     unchanged  nothing to do; such rows are folded into one row a batch, `count` says how many it stands for
+    withheld   taken down: neither fetched nor written; folded likewise
     failed     `stage`, `reason` and `message` say why
 
 Rows never disappear: the counts that the sink returns add up to what was listed.
@@ -13,7 +14,7 @@ Rows never disappear: the counts that the sink returns add up to what was listed
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -77,6 +78,8 @@ SCHEMA: pa.Schema = pa.schema(
     }
 )
 
+ACTIONS = ("index", "caption", "sources", "unchanged", "withheld", "failed")
+
 Row = dict[str, Any]
 Column: TypeAlias = "pa.Array[Any]"
 
@@ -126,18 +129,23 @@ class Compare:
     def __call__(self, table: pa.Table) -> pa.Table:
         began = time.perf_counter()
         rows = table.to_pylist()
-        ids = [point_id(row["uri"]) for row in rows]
-        states, failures = self._known(ids)
-        self._fill_etags(rows)
-        compared = [
-            self._compare(row, id_, states.get(id_), failures.get(id_)) for row, id_ in zip(rows, ids, strict=True)
-        ]
+        rows = [row | {"id": point_id(row["uri"])} for row in rows]
+        withheld = self._withheld([row["id"] for row in rows])
+        present = [row for row in rows if row["id"] not in withheld]
+        states, failures = self._known([row["id"] for row in present])
+        self._fill_etags(present)
+        compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         todo = [row for row in compared if row["action"] != "unchanged"]
-        if unchanged := len(compared) - len(todo):
-            todo.append({"action": "unchanged", "count": unchanged})
+        for action, count in (("unchanged", len(compared) - len(todo)), ("withheld", len(rows) - len(present))):
+            if count:
+                todo.append({"action": action, "count": count})
         if todo:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
+
+    def _withheld(self, ids: Sequence[str]) -> Container[str]:
+        """Those of these points that have been taken down."""
+        return () if self.collection is None else _store(self.reach.address).tombstones(self.collection.index, ids)
 
     def _known(self, ids: Sequence[str]) -> tuple[dict[str, PointState], dict[str, Failure]]:
         """What there is of these points, and of those that there are not, why."""
@@ -165,10 +173,10 @@ class Compare:
         with ThreadPoolExecutor(self.stat_threads) as pool:
             list(pool.map(fill, bare))
 
-    def _compare(self, row: Row, id_: str, state: PointState | None, failure: Failure | None) -> Row:
+    def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:
         caption = row.pop("caption")
         applies = self.captions and (caption is not None or self.prune)
-        row |= {"id": id_, "count": 1, "exists": state is not None, "had_failure": failure is not None}
+        row |= {"count": 1, "exists": state is not None, "had_failure": failure is not None}
         row |= {"caption": caption if applies else None, "caption_applies": applies}
         if state is None:
             if failure is not None and failure.permanent and row["etag"] and failure.etag == row["etag"]:

@@ -7,27 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from jobs.index import main
 from jobs.options import parse
-from jobs.prune import Prune
 from jobs.reach import Reach
-from jobs.report import merged_sources
-from jobs.sink import Tally, write_rows
-from jobs.stages import Compare, Encode, FetchAndDecode, read_part
-from viewfinder.captions import Captions
-from viewfinder.decoder import Decoder
-from viewfinder.images import ImageLimits
-from viewfinder.listing import write_manifest
+from tests.jobs.inprocess import LIMITS, InProcess, Kept
 from viewfinder.models import locate
-from viewfinder.objects import ObjectAccess, Objects
+from viewfinder.objects import ObjectAccess
 from viewfinder.store import Collection, Record, Store, StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 
-LIMITS = ImageLimits(10**7, 10**7)
+__all__ = ["LIMITS", "World"]
 
 
 @dataclass
@@ -40,6 +32,7 @@ class World:
     store: Store
     model: str
     directory: Path
+    kept: Kept
     index: str = "images"
     report: Path = Path()
     runs: int = 0
@@ -55,44 +48,19 @@ class World:
         """The job's stages one after the other in this process, without Ray; its counts."""
         self.runs += 1
         options = parse(["--source", source or self.source, *flags])
-        manifests = self.directory / f"manifest-{self.runs:02}"
-        manifests.mkdir()
         checkpoint = locate(self.model)
         collection = self.store.open(
             self.index, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
         )
-        with Objects(self.reach.access) as objects:
-            captions = Captions.load(options.captions, objects) if options.captions else None
-            manifest = write_manifest(
-                options.sources,
-                manifests,
-                objects,
-                captions=captions,
-                include=options.include,
-                exclude=options.exclude,
-                limit=options.limit,
-            )
-        prune = Prune.of(options, self.store, collection, manifest)
-        sources = merged_sources(collection.metadata.sources, manifest.sources)
-        self.store.update_metadata(collection.name, sources=sources)
+        done = self.work(f"20260101T{self.runs:06}-test").sync(options, collection, checkpoint)
+        self.pictures = done.outcome.tally.pictures
+        self.withheld = done.outcome.tally.withheld
+        self.store.update_metadata(collection.name, counts=done.counts)
+        return done.counts
 
-        paths = pa.table({"path": [str(path) for path in manifest.paths]})
-        compare = Compare(self.reach, collection, captions=captions is not None, prune=options.prune)
-        bounds: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2**31}
-        encode = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", threads=1)
-        tally = Tally()
-        with Decoder(checkpoint.preprocess, LIMITS, **bounds) as decoder:
-            fetch = FetchAndDecode(
-                self.reach.access, checkpoint.preprocess, LIMITS, threads=4, decoder=lambda: decoder, **bounds
-            )
-            for rows in read_part(paths):
-                table = encode(fetch(compare(rows)))
-                tally += write_rows(self.store, collection, table, run_id=f"run-{self.runs}", batch_size=4)
-        pruned = prune.carry_out() if prune else 0
-        self.pictures = tally.pictures
-        counts = {"indexed": tally.indexed, "unchanged": tally.unchanged, "failed": tally.failed, "pruned": pruned}
-        assert manifest.listed == tally.indexed + tally.unchanged + tally.failed
-        return {"listed": manifest.listed, **counts}
+    def work(self, run_id: str) -> InProcess:
+        """What does the work of a run in this process."""
+        return InProcess(self.reach, self.store, self.directory / "manifests", run_id, self.kept)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -130,6 +98,13 @@ class World:
         return {ids[each]: failure.reason for each, failure in self.store.failures(self.index, list(ids)).items()}
 
 
+@pytest.fixture(scope="session")
+def kept() -> Iterator[Kept]:
+    made = Kept()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def qdrant() -> Iterator[QdrantDouble]:
     openapi = os.environ.get("QDRANT_OPENAPI")
@@ -144,6 +119,7 @@ def world(
     s3_root: Path,
     qdrant: QdrantDouble,
     tiny_model: str,
+    kept: Kept,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
@@ -157,4 +133,4 @@ def world(
     address = StoreAddress(data_dir=tmp_path / "data", url=qdrant.url, retry_s=5)
     reach = Reach(ObjectAccess(endpoint_url=s3.url), address)
     with connect(address) as store:
-        yield World(bucket, f"s3://{bucket.name}", reach, store, tiny_model, tmp_path)
+        yield World(bucket, f"s3://{bucket.name}", reach, store, tiny_model, tmp_path, kept)

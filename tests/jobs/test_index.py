@@ -15,7 +15,9 @@ from PIL import Image
 
 from tests.jobs.conftest import World
 from tests.jobs.pictures import fill, picture
+from viewfinder.baselines import FEWEST, QUANTILES
 from viewfinder.models import locate
+from viewfinder.objects import point_id
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
@@ -45,6 +47,24 @@ def test_a_bucket_becomes_an_index_and_a_rerun_leaves_it_alone(world: World, tin
     assert metadata.model_name == tiny_model
     assert [source["source"] for source in metadata.sources] == [world.source]
     assert len(metadata.runs) == 2
+
+
+def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: World) -> None:
+    import ray
+
+    @ray.remote(num_cpus=3)
+    class Service:
+        def up(self) -> bool:
+            return True
+
+    fill(world.bucket, NAMES)
+    service = Service.remote()
+    assert ray.get(service.up.remote())
+    try:
+        assert world.run() == 0
+    finally:
+        ray.kill(service)
+    assert world.counts["indexed"] == len(NAMES)
 
 
 def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, qdrant: QdrantDouble) -> None:
@@ -78,6 +98,25 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
     assert world.run("--max-failure-ratio", "0.5") == 0
     assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 1, "failed": 4, "pruned": 0}
     assert "text.jpg" not in world.failures
+
+
+def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_by(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{number:02}.jpg" for number in range(FEWEST + 1)]
+    fill(world.bucket, names)
+    world.store.take_down(world.index, {point_id(f"{world.source}/00.jpg"): f"{world.source}/00.jpg"})
+    assert world.run() == 0
+    assert world.counts == {"listed": 21, "unchanged": 1, "indexed": 20, "failed": 0, "pruned": 0}
+    assert world.summary["withheld"] == 1
+    assert set(world.points) == set(names) - {"00.jpg"}
+    baselines = world.collection.metadata.baselines
+    assert baselines.keys() == {"text_image", "image_image"}
+    assert all(len(quantiles) == QUANTILES for quantiles in baselines.values())
+
+    capsys.readouterr()
+    assert world.run("--dry-run") == 0
+    assert re.search(r"taken down, would stay out\s+│\s+1\b", capsys.readouterr().out)
 
 
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,14 +232,14 @@ def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(wor
         for name, content in contents.items()
     ]
     with Decoder(
-        Preprocess(32), LIMITS, timeout_s=1, memory_bytes=512 * 2**20, entry="tests.viewfinder.crashing:decode"
+        Preprocess(32), LIMITS, timeout_s=4, memory_bytes=512 * 2**20, entry="tests.viewfinder.crashing:decode"
     ) as decoder:
         stage = FetchAndDecode(
             world.reach.access,
             Preprocess(32),
             LIMITS,
             threads=2,
-            timeout_s=1,
+            timeout_s=4,
             memory_bytes=512 * 2**20,
             decoder=lambda: decoder,
         )
@@ -263,13 +263,13 @@ def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
         def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
             raise ObjectError("access_denied", f"Could not read {uri!r}: AccessDenied.")
 
-    with Decoder(Preprocess(32), LIMITS, timeout_s=1, memory_bytes=2**30) as decoder:
+    with Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30) as decoder:
         stage = FetchAndDecode(
             world.reach.access,
             Preprocess(32),
             LIMITS,
             threads=2,
-            timeout_s=1,
+            timeout_s=4,
             memory_bytes=2**30,
             objects=lambda: Objects(s3=Refusing()),
             decoder=lambda: decoder,

@@ -1,0 +1,72 @@
+"""One pass over some sources and one collection: list → compare → fetch, decode, encode, write → prune.
+
+The index job makes one such pass; a re-index makes as many as it takes until nothing has changed meanwhile.
+"""
+
+from collections.abc import Mapping
+
+from jobs import pipeline, progress
+from jobs.fields import note_fields
+from jobs.fresh import encode_texts
+from jobs.options import Options
+from jobs.pipeline import Pass
+from jobs.prune import Gone, Prune
+from jobs.reach import Reach
+from jobs.report import Report
+from jobs.stages import Compare
+from jobs.takedowns import sweep
+from viewfinder.baselines import queries, renew
+from viewfinder.encoder import Vectors
+from viewfinder.listing import Manifest
+from viewfinder.models import Checkpoint
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store
+
+# Loading a model takes seconds; a cluster without room for it must not hold up a job that is done otherwise.
+QUERIES_TIMEOUT_S = 120.0
+
+
+class Sync:
+    """A pass over a complete manifest: what it would do, and doing it. Without a collection it can only say."""
+
+    def __init__(
+        self,
+        options: Options,
+        settings: Settings,
+        reach: Reach,
+        store: Store,
+        collection: Collection | None,
+        manifest: Manifest,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._collection = collection
+        self._manifest = manifest
+        self._compare = Compare(reach, collection, captions=options.captions is not None, prune=options.prune)
+        self._prune = Prune.of(options, store, collection, manifest)
+
+    def plan(self) -> tuple[Mapping[str, int], Gone | None]:
+        """How many objects need what, and which points would be pruned; raises `PruneRefusedError`."""
+        gone = self._prune.find() if self._prune else None
+        return pipeline.actions(self._manifest, self._compare), gone
+
+    def carry_out(self, checkpoint: Checkpoint, report: Report) -> Pass:
+        """Bring the collection in line with the manifest; raises `PruneRefusedError` before anything is written."""
+        assert self._collection is not None
+        store, collection, manifest = self._store, self._collection, self._manifest
+        if self._prune:
+            self._prune.find()
+        report.begin(store, collection, manifest)
+        note_fields(store, collection, manifest)
+        with progress.follow(manifest.listed) as counter:
+            outcome = pipeline.index_objects(
+                manifest, self._compare, collection, checkpoint, self._settings, report.run_id, counter
+            )
+        pruned = self._prune.carry_out() if self._prune else 0
+        sweep(store, collection)
+        renew(store, collection, outcome.tally.indexed, lambda: self._encoded_queries(checkpoint))
+        return Pass(manifest, outcome, pruned)
+
+    def _encoded_queries(self, checkpoint: Checkpoint) -> Vectors:
+        texts = queries(checkpoint.spec.languages)
+        return encode_texts(checkpoint, self._settings, texts, timeout_s=QUERIES_TIMEOUT_S)

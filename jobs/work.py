@@ -1,0 +1,62 @@
+"""What a re-index has done on the cluster, behind four calls: the rest of it needs none."""
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from jobs import fresh, preflight
+from jobs.options import Options
+from jobs.pipeline import Pass
+from jobs.reach import Reach
+from jobs.report import Report
+from jobs.sync import Sync
+from viewfinder.encoder import Vectors
+from viewfinder.models import Checkpoint
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Record, Store
+
+
+class Work(Protocol):
+    """Passes over sources, and encodings to verify what they brought."""
+
+    def check(self, sources: Sequence[str]) -> None:
+        """List each source and read one object of it where the work is done; raises `SourceError`."""
+
+    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
+        """One pass over the sources of `options`."""
+
+    def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
+        """Unit vectors float32 [N, D]."""
+
+    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
+        """Unit vectors (float32 [D]) by point id, of pictures that are still what was indexed."""
+
+
+class ClusterWork:
+    """All of it on Ray."""
+
+    def __init__(self, settings: Settings, reach: Reach, store: Store, report: Report, workspace: Path) -> None:
+        self._settings = settings
+        self._reach = reach
+        self._store = store
+        self._report = report
+        self._workspace = workspace
+        self._numbers = itertools.count(1)
+
+    def check(self, sources: Sequence[str]) -> None:
+        preflight.check_worker(sources, self._reach)
+
+    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
+        # A manifest of a large bucket takes gigabytes: one at a time.
+        with tempfile.TemporaryDirectory(dir=self._workspace, prefix=f"pass-{next(self._numbers)}-") as directory:
+            manifest = preflight.list_objects(options, self._reach.access, Path(directory))
+            sync = Sync(options, self._settings, self._reach, self._store, collection, manifest)
+            return sync.carry_out(checkpoint, self._report)
+
+    def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
+        return fresh.encode_texts(checkpoint, self._settings, texts)
+
+    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
+        return fresh.encode_pictures(checkpoint, self._settings, self._reach.access, records)
