@@ -1,9 +1,10 @@
 """Requests that wait for the model at the same moment are encoded together."""
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -14,7 +15,8 @@ class Batcher(Generic[Item, Result]):
     """Feeds a function that is cheaper by the batch, one batch at a time, in a thread of its own.
 
     A batch never waits to fill: an idle function starts at once with what there is, and whatever arrives meanwhile
-    makes the next batch, up to `max_size`. So a single client pays no waiting time and a crowd gets full batches.
+    makes the next batch, up to `max_size` items. So a single client pays no waiting time and a crowd gets full batches.
+    What one request asks for is never split, so a request of more than `max_size` items is a batch of its own.
     (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.)
     """
 
@@ -23,46 +25,81 @@ class Batcher(Generic[Item, Result]):
             raise ValueError(f"max_size must be at least 1, not {max_size}")
         self._function = function
         self._max_size = max_size
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Sequence[Item], asyncio.Future[list[Result]]]] = deque()
         self._running: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+        self._lock = threading.Lock()  # `close` may be called in any thread
+        self._thread: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Items that are in no batch yet."""
+        return sum(len(items) for items, _ in list(self._waiting))
 
     async def __call__(self, item: Item) -> Result:
         """The function's result for one item; its error, if the batch that holds the item fails."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        return (await self.many([item]))[0]
+
+    async def many(self, items: Sequence[Item]) -> list[Result]:
+        """The function's results for several items, all from one call of it."""
+        if not items:
+            return []
+        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await future
 
     def close(self) -> None:
-        """End the thread, once the batch under way is done."""
-        self._thread.shutdown(wait=False)
+        """End the thread, once the batch under way is done. A straggler is still served, by a thread made for it."""
+        self._closed = True
+        self._end_thread()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while batch := self._next():
-                items = [item for item, _ in batch]
+                items = [item for group, _ in batch for item in group]
                 try:
-                    results = await loop.run_in_executor(self._thread, self._function, items)
+                    results = await asyncio.wrap_future(self._submit(items))
+                    if len(results) != len(items):
+                        raise RuntimeError(f"{len(results)} results came for {len(items)} items")
                 except Exception as error:
                     # Each waiting request gets the error, whatever it is; the batcher goes on with the next.
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)
                 else:
-                    for (_, future), result in zip(batch, results, strict=True):
+                    for group, future in batch:
+                        mine, results = results[: len(group)], results[len(group) :]
                         if not future.done():
-                            future.set_result(result)
+                            future.set_result(mine)
         finally:
             self._running = None
+            if self._closed:
+                self._end_thread()
 
-    def _next(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
+    def _next(self) -> list[tuple[Sequence[Item], "asyncio.Future[list[Result]]"]]:
         """The next batch, without the requests whose clients have gone."""
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._waiting and len(batch) < self._max_size:
-            item, future = self._waiting.popleft()
+        batch: list[tuple[Sequence[Item], asyncio.Future[list[Result]]]] = []
+        size = 0
+        while self._waiting:
+            items, future = self._waiting[0]
+            if batch and size + len(items) > self._max_size:
+                break
+            self._waiting.popleft()
             if not future.done():
-                batch.append((item, future))
+                batch.append((items, future))
+                size += len(items)
         return batch
+
+    def _submit(self, items: list[Item]) -> "Future[list[Result]]":
+        with self._lock:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")
+            return self._thread.submit(lambda: list(self._function(items)))
+
+    def _end_thread(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
+                self._thread = None

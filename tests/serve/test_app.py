@@ -11,8 +11,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from viewfinder.batch import PointBatch
+from viewfinder.errors import ConfigurationError
 from viewfinder.models import locate
 from viewfinder.objects import point_id
 from viewfinder.settings import Settings
@@ -108,3 +110,76 @@ def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_
         pairs[body["model"], body["collection"]] += 1
         assert {hit["payload"]["made_by"] for hit in body["hits"]} == {body["collection"]}
     assert set(pairs) == {(tiny_model, first), (other_model, second)}
+
+
+def test_an_answer_has_one_request_id(address: str) -> None:
+    """Serve's proxy adds the header to every answer: with the service's own there were two."""
+    for headers in ({}, {"x-request-id": "mine"}):
+        answer = httpx.get(f"{address}/nothing", headers=headers, timeout=TIMEOUT_S)
+        assert answer.headers.get_list("x-request-id") == [answer.json()["error"]["request_id"]]
+    assert answer.headers["x-request-id"] == "mine"
+
+
+def test_the_numbers_of_replicas_come_through_ray(address: str, store: Store, tiny_model: str) -> None:
+    until_ready(address, build(store, tiny_model))
+    httpx.post(f"{address}/v1/search", json={"text": "a cat to be counted"}, timeout=TIMEOUT_S)
+    httpx.get(f"{address}/nothing", timeout=TIMEOUT_S)
+    wanted = ("viewfinder_request_seconds_count", "viewfinder_errors_total", "viewfinder_generation")
+    for _ in range(TIMEOUT_S):  # Ray hands the numbers on every ten seconds
+        text = httpx.get(f"{address}/metrics", timeout=TIMEOUT_S).text
+        if all(f"\n{name}{{" in text for name in wanted) and 'code="not_found"' in text:
+            break
+        threading.Event().wait(1)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {name.removesuffix("_count").removesuffix("_total") for name in wanted} <= families.keys()
+    samples = families["viewfinder_request_seconds"].samples
+    searches = [each for each in samples if each.labels["route"] == "/v1/search" and each.name.endswith("_count")]
+    assert {(each.labels["application"], each.labels["status"]) for each in searches} >= {("test", "200")}
+    assert all(each.labels["replica"] for each in searches)
+    assert all(name.startswith("viewfinder_") for name in families)
+
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "pictures.example"])
+def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
+    from serve.app import refuse_open_doors
+
+    with pytest.raises(ConfigurationError, match="VIEWFINDER_HOST") as raised:
+        refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+    assert "VIEWFINDER_API_KEYS" in str(raised.value)
+    assert "VIEWFINDER_ALLOW_ANONYMOUS=1" in str(raised.value)
+
+
+def test_without_keys_there_is_no_fast_proxy() -> None:
+    from serve.app import refuse_open_doors
+
+    with pytest.raises(ConfigurationError, match="RAY_SERVE_ENABLE_HA_PROXY"):
+        refuse_open_doors(Settings.load(), fast_proxy=True)
+
+
+@pytest.mark.parametrize("said", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
+def test_keys_or_a_word_open_all_addresses(said: dict[str, object]) -> None:
+    from serve.app import refuse_open_doors
+
+    refuse_open_doors(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_nothing(host: str) -> None:
+    from serve.app import refuse_open_doors
+
+    refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+
+
+def test_the_builder_refuses_before_anything_is_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve.app import build_app
+
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(ConfigurationError, match="fast proxy"):
+        build_app({"index": INDEX})
+    monkeypatch.setenv("VIEWFINDER_API_KEYS", "hunter2")
+    with pytest.raises(ConfigurationError, match="entry 1 of 1") as raised:
+        build_app()
+    assert "hunter2" not in str(raised.value)

@@ -1,0 +1,99 @@
+"""One line a request: JSON on the logger `viewfinder.access`, what an operator asks for and nothing that is secret.
+
+    {"request_id": "…", "method": "POST", "path": "/v1/search", "status": 200, "ms": 12.3, "key": "9f86d081",
+     "model": "…", "collection": "…", "code": null, "stages": {"encode": 5.1, "search": 4.0}}
+
+`path` is the route's template, `key` the beginning of the key's digest, `code` that of an error, and the stages are in
+milliseconds. Texts, pictures, addresses, keys and query strings never stand in a line.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("viewfinder.access")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# nginx's status for a client that went away before its answer.
+CLIENT_GONE = 499
+
+
+@dataclass
+class Record:
+    """What is known so far about one request; the parts of the service fill in what they know."""
+
+    request_id: str
+    method: str
+    path: str | None = None
+    status: int = CLIENT_GONE
+    ms: float = 0.0
+    key: str | None = None
+    model: str | None = None
+    collection: str | None = None
+    code: str | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Add to the time of a stage, which a request may enter more than once."""
+        self.stages[name] = round(self.stages.get(name, 0.0) + seconds * 1000, 2)
+
+
+# The request that the running task belongs to; None in threads of the service's own and outside of requests.
+current: ContextVar[Record | None] = ContextVar("viewfinder_request", default=None)
+
+
+def note(*, model: str, collection: str) -> None:
+    """Say which generation answers the running request."""
+    if record := current.get():
+        record.model, record.collection = model, collection
+
+
+class AccessLog:
+    """Gives each request an id, the client's own where it sent a proper one, and writes its line when it is over.
+
+    `answers_id` where nobody outside of the application puts the id into the answer's headers.
+    """
+
+    def __init__(self, app: ASGIApp, *, count: Callable[[Record], None], answers_id: bool = True) -> None:
+        self._app = app
+        self._count = count
+        self._answers_id = answers_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # A method is the client's own text: those that no route has are counted as one.
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        record = Record(_request_id(Headers(scope=scope).get("x-request-id", "")), method)
+        scope.setdefault("state", {})["id"] = record.request_id
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                if self._answers_id:
+                    MutableHeaders(scope=message)["x-request-id"] = record.request_id
+            await send(message)
+
+        began = time.perf_counter()
+        token = current.set(record)
+        try:
+            await self._app(scope, receive, answer)
+        finally:
+            current.reset(token)
+            record.ms = round((time.perf_counter() - began) * 1000, 2)
+            record.path = getattr(scope.get("route"), "path", None)
+            self._count(record)
+            logger.info("%s", json.dumps(asdict(record)))
+
+
+def _request_id(given: str) -> str:
+    proper = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
+    return given if proper else uuid.uuid4().hex

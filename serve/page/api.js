@@ -1,0 +1,51 @@
+// The service's HTTP interface: JSON in and out, the API key where one is known, refusals as exceptions.
+
+const KEY = "viewfinder-api-key";
+
+// For this tab alone: it goes with it.
+export const apiKey = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (value) => sessionStorage.setItem(KEY, value),
+  forget: () => sessionStorage.removeItem(KEY),
+};
+
+/** What the service refused, or `unreachable`. */
+export class ServiceError extends Error {
+  constructor(status, { code, message, hint, request_id }, retryAfter) {
+    super(message);
+    Object.assign(this, { status, code, hint, retryAfter, requestId: request_id });
+  }
+}
+
+/** The answer's JSON; a plain object as `body` is sent as JSON, form data as it is. */
+export async function ask(path, { body, signal } = {}) {
+  const response = await request(path, body, signal);
+  return response.json();
+}
+
+/** The answer's bytes: pictures, where a key must go along. */
+export async function download(path, signal) {
+  const response = await request(path, undefined, signal);
+  return response.blob();
+}
+
+async function request(path, body, signal) {
+  const headers = {};
+  if (apiKey.get()) headers.authorization = `Bearer ${apiKey.get()}`;
+  if (body && !(body instanceof FormData)) {
+    headers["content-type"] = "application/json";
+    body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, { method: body ? "POST" : "GET", headers, body, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    const message = "The service does not answer.";
+    throw new ServiceError(0, { code: "unreachable", message, hint: "Is it running, and this machine online?" });
+  }
+  if (response.ok) return response;
+  const said = await response.json().catch(() => null);
+  const detail = said?.error ?? { code: "http_error", message: `The service answered ${response.status}.`, hint: "" };
+  throw new ServiceError(response.status, detail, Number(response.headers.get("retry-after")) || 0);
+}

@@ -1,0 +1,177 @@
+// The page: the address says what is looked for, and everything on the screen follows from it.
+
+import { apiKey, ask } from "./api.js";
+import { byId, el, plural } from "./dom.js";
+import { fieldsOf, Filters } from "./filters.js";
+import { drawParts } from "./parts.js";
+import { address, isAsked, isStart, isWordy, key, parse } from "./query.js";
+import { Results } from "./results.js";
+import { acceptPictures } from "./uploads.js";
+import { Viewer } from "./viewer.js";
+
+const EXAMPLES = 5;
+const LONGEST_EXAMPLE = 44; // characters
+
+const text = byId("text");
+let query = parse(location.search);
+let stats = null;
+
+const filters = new Filters(byId("filters"), toggleFilter);
+const results = new Results({ begin, arrived, go });
+const viewer = new Viewer({
+  step,
+  close: closeViewer,
+  like: (id) => compare(id, "like"),
+  unlike: (id) => compare(id, "unlike"),
+  tag: (tag) => go({ filters: { tags: [tag] }, open: "" }),
+});
+
+/** Change the query: a new entry of the history, or this one anew. */
+function go(changes, { replace = false } = {}) {
+  results.remember();
+  query = { ...query, ...changes };
+  const state = { within: replace ? history.state?.within : true }; // whether going back stays on this page
+  history[replace ? "replaceState" : "pushState"](state, "", address(query));
+  render();
+}
+
+/** Bring the screen in line with the query. */
+function render({ back = false } = {}) {
+  text.value = query.text;
+  byId("target").value = query.target;
+  byId("target").disabled = query.rank === "words" && isWordy(query);
+  byId("rank").value = query.rank;
+  byId("rank").disabled = !isWordy(query);
+  document.title = query.text ? `${query.text} – viewfinder` : "viewfinder";
+  document.body.dataset.view = isStart(query) ? "home" : "results";
+  byId("home").hidden = !isStart(query);
+  byId("choices").hidden = !isAsked(query);
+  drawParts(query, go);
+  if (results.key !== key(query)) {
+    if (stats) filters.update(query); // else `begin` does
+    if (!back || !results.restore(query)) results.search(query);
+  }
+  openViewer();
+}
+
+/** The first request of all: what this service serves, and which fields its pictures can be filtered by. */
+async function begin(signal) {
+  if (stats) return;
+  stats = await ask("v1/stats", { signal });
+  byId("forget").hidden = !apiKey.get();
+  filters.fields = fieldsOf(stats);
+  filters.update(query);
+  const strong = (said) => el("strong", {}, said);
+  byId("about").replaceChildren(
+    ...[strong(plural(stats.points, "picture")), " in ", strong(stats.index), ", read by ", strong(stats.model)],
+    ...[". ", el("span", { className: "drop" }, "Or drop a picture anywhere. "), el("a", { href: "docs" }, "For programs")],
+    stats.problem ? el("span", { className: "warning" }, stats.problem) : "",
+  );
+}
+
+function arrived() {
+  if (isStart(query)) drawExamples();
+  openViewer();
+}
+
+/** Captions of the index itself: searches that surely find something. */
+function drawExamples() {
+  const captions = new Set(results.hits.map(({ caption }) => caption ?? ""));
+  const short = [...captions].filter(({ length }) => length && length <= LONGEST_EXAMPLE);
+  const item = (caption) =>
+    el("li", {}, el("a", { className: "chip", dir: "auto", href: address({ ...parse(""), text: caption }) }, caption));
+  byId("examples").replaceChildren(...short.slice(0, EXAMPLES).map(item));
+}
+
+function toggleFilter(field, value) {
+  const { [field]: chosen = [], ...rest } = query.filters;
+  const values = chosen.includes(value) ? chosen.filter((each) => each !== value) : [...chosen, value];
+  go({ filters: values.length ? { ...rest, [field]: values } : rest });
+}
+
+function compare(id, side) {
+  const lists = Object.fromEntries(["like", "unlike"].map((each) => [each, query[each].filter((other) => other !== id)]));
+  go({ ...lists, [side]: [...lists[side], id], text: text.value.trim(), open: "" });
+  byId("status").focus({ preventScroll: true });
+}
+
+// --- The large picture
+
+async function openViewer() {
+  const id = query.open;
+  if (!id) return closeDialog();
+  const at = results.hits.findIndex((hit) => hit.id === id);
+  let hit = results.hits[at] ?? (viewer.hit?.id === id ? viewer.hit : null);
+  if (!hit) {
+    try {
+      hit = await ask(`v1/images/${encodeURIComponent(id)}`);
+    } catch (error) {
+      if (query.open !== id || error.status === 401) return; // the search asks for the key, and comes here again
+      const gone = error.status === 404 || error.status === 422;
+      results.say(gone ? "The picture of this address is not in the index." : error.message);
+      return go({ open: "" }, { replace: true });
+    }
+    if (query.open !== id || viewer.hit?.id === id) return;
+  }
+  const next = at >= 0 && Boolean(at + 1 < results.hits.length || results.cursor);
+  viewer.show(hit, { previous: at > 0, next, comparable: isAsked(query) });
+}
+
+function closeDialog() {
+  if (!viewer.isOpen) return;
+  const { id } = viewer.hit;
+  viewer.close();
+  results.grid.focus(id);
+}
+
+/** By going back where the picture was opened here, so that the history holds no loops. */
+function closeViewer() {
+  if (history.state?.within) history.back();
+  else go({ open: "" }, { replace: true });
+}
+
+async function step(by) {
+  const at = results.hits.findIndex(({ id }) => id === query.open);
+  if (at < 0) return;
+  const coming = at + by >= results.hits.length - 3 ? results.more() : null;
+  if (at + by >= results.hits.length) await coming;
+  const hit = results.hits[at + by];
+  if (hit && query.open) go({ open: hit.id }, { replace: true });
+}
+
+// --- What the user does
+
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const wanted = { ...query, text: text.value.trim() };
+  if (key(wanted) === key(query)) results.search(query); // asked again: perhaps it failed
+  else go({ text: wanted.text, open: "" });
+});
+for (const name of ["target", "rank"]) byId(name).onchange = ({ target }) => go({ [name]: target.value });
+byId("forget").onclick = () => {
+  apiKey.forget();
+  location.reload();
+};
+acceptPictures((picture) => go({ picture, open: "" }));
+
+// Links to searches stay on the page; with a modifier key they are links like any other.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("#brand, #examples a, a.tile");
+  if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  go(parse(link.search));
+});
+addEventListener("keydown", (event) => {
+  if (event.key !== "/" || viewer.isOpen || event.target.matches("input, select, textarea")) return;
+  event.preventDefault();
+  text.select();
+});
+addEventListener("popstate", () => {
+  results.remember();
+  query = parse(location.search);
+  render({ back: true });
+});
+
+history.scrollRestoration = "manual";
+render();
+if (isStart(query) && matchMedia("(hover: hover)").matches) text.focus(); // no keyboard over a phone's first sight

@@ -1,0 +1,53 @@
+// The pictures that a search is made of, as chips that turn and go.
+
+import { byId, el, icon } from "./dom.js";
+import { show } from "./pictures.js";
+import { held } from "./uploads.js";
+
+const SIDES = [
+  ["like", "unlike", "plus", "more like this", "Look for less like this instead"],
+  ["unlike", "like", "minus", "less like this", "Look for more like this instead"],
+];
+
+/** Draw the chips of `query`; `go(changes)` changes it. */
+export function drawParts(query, go) {
+  const items = [];
+  if (query.picture) {
+    const remove = button("close", "Remove this picture", () => go({ picture: "" }));
+    items.push(el("li", {}, preview(held.get(query.picture)), el("span", {}, query.picture), remove));
+  }
+  for (const [side, other, sign, label, turn] of SIDES) {
+    for (const id of query[side]) {
+      const img = el("img", { alt: "" });
+      show(img, id, 48).then((shown) => shown || img.replaceWith(icon("picture")));
+      const rest = query[side].filter((each) => each !== id);
+      items.push(
+        el(
+          "li",
+          { className: sign },
+          img,
+          el("span", {}, label),
+          button(sign, turn, () => go({ [side]: rest, [other]: [...query[other], id] })),
+          button("close", `Remove “${label}”`, () => go({ [side]: rest })),
+        ),
+      );
+    }
+  }
+  byId("parts").replaceChildren(...items);
+  byId("parts").hidden = !items.length;
+}
+
+function preview(blob) {
+  if (!blob) return icon("picture");
+  const img = el("img", { alt: "", src: URL.createObjectURL(blob) });
+  img.onload = () => URL.revokeObjectURL(img.src);
+  img.onerror = () => {
+    img.onload();
+    img.replaceWith(icon("picture")); // it cannot be read here; perhaps the service can
+  };
+  return img;
+}
+
+function button(name, label, onclick) {
+  return el("button", { type: "button", className: "quiet", "aria-label": label, title: label, onclick }, icon(name));
+}

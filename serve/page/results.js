@@ -1,0 +1,189 @@
+// What was found: pages of hits as they come, and what there is to say about them.
+
+import { ask, ServiceError } from "./api.js";
+import { byId, el, plural } from "./dom.js";
+import { Grid } from "./grid.js";
+import { explain } from "./problem.js";
+import { address, isAsked, isStart, key, parse, request } from "./query.js";
+import { choosePicture, held } from "./uploads.js";
+
+const REMEMBERED = 8; // results that the back button finds as they were
+const AHEAD = 900; // pixels below the screen at which the next page is fetched
+
+export class Results {
+  /** `on` has `begin(signal)` before the first search, `arrived()` after each page, `go(changes)`. */
+  constructor(on) {
+    this.on = on;
+    this.key = null;
+    this.hits = [];
+    this.cursor = null;
+    this.remembered = new Map();
+    this.grid = new Grid(byId("results"), (id) => address({ ...this.query, open: id }));
+    this.end = byId("end");
+    this.end.lastElementChild.onclick = () => this.more();
+    const near = ([entry]) => entry.isIntersecting && this.more();
+    new IntersectionObserver(near, { rootMargin: `${AHEAD}px` }).observe(this.end);
+  }
+
+  /** The first page of `query`; whatever was under way before is dropped. `notice` is said with it. */
+  async search(query, notice) {
+    const mine = this.#begin(query);
+    if (notice) this.say(notice);
+    if (this.grid.hits.length) this.grid.list.setAttribute("aria-busy", "true"); // dimmed: better than nothing
+    else this.grid.wait();
+    byId("status").textContent = isStart(query) ? "" : "Searching …";
+    try {
+      const lost = query.picture && !held.has(query.picture);
+      if (lost && !isAsked({ ...query, picture: "" })) return this.#lacksPicture(query.picture);
+      await this.on.begin(mine.signal);
+      const [path, body] = await request(query, held.get(query.picture));
+      const answer = await ask(path, { body, signal: mine.signal });
+      if (mine !== this.searching) return;
+      this.cursor = isStart(query) ? null : (answer.cursor ?? null);
+      this.tookMs = answer.took_ms;
+      if (isAsked(query)) this.notes.push(...answer.warnings);
+      if (lost) this.notes.push(`“${query.picture}” was only in the tab that searched with it, and is left out.`);
+      this.grid.clear();
+      scrollTo(0, 0);
+      this.#add(answer.hits);
+    } catch (error) {
+      if (mine === this.searching) this.#fail(error);
+    } finally {
+      if (mine === this.searching) this.grid.list.removeAttribute("aria-busy");
+    }
+  }
+
+  /** A note above the results, for as long as they are shown. */
+  say(note) {
+    this.notes.push(note);
+    this.#notes();
+  }
+
+  /** Keep what is shown for the back button. */
+  remember() {
+    if (!this.hits.length) return;
+    const { key, hits, cursor, notes, tookMs } = this;
+    this.remembered.delete(key);
+    this.remembered.set(key, { hits, cursor, notes, tookMs, scroll: scrollY });
+    if (this.remembered.size > REMEMBERED) this.remembered.delete(this.remembered.keys().next().value);
+  }
+
+  /** Show what is remembered of `query` where it was left; false where nothing is. */
+  restore(query) {
+    const known = this.remembered.get(key(query));
+    if (!known) return false;
+    this.#begin(query);
+    this.grid.list.removeAttribute("aria-busy");
+    this.grid.clear();
+    const { hits, scroll, ...rest } = known;
+    Object.assign(this, rest);
+    this.#add(hits);
+    scrollTo(0, scroll);
+    return true;
+  }
+
+  /** The next page, if there is one: resolves when it is here. */
+  more() {
+    if (!this.cursor) return null;
+    this.coming ??= this.#next().finally(() => (this.coming = null));
+    return this.coming;
+  }
+
+  #begin(query) {
+    this.searching?.abort();
+    this.searching = new AbortController();
+    Object.assign(this, { query, key: key(query), hits: [], notes: [], cursor: null, coming: null });
+    this.#panel();
+    this.#notes();
+    this.#end("");
+    return this.searching;
+  }
+
+  async #next() {
+    const mine = this.searching;
+    this.#end("Loading more …");
+    try {
+      const [path, body] = await request(this.query, held.get(this.query.picture), this.cursor);
+      const answer = await ask(path, { body, signal: mine.signal });
+      if (mine !== this.searching) return;
+      this.cursor = answer.cursor ?? null;
+      this.#add(answer.hits);
+    } catch (error) {
+      if (mine !== this.searching || error.name === "AbortError") return;
+      if (error.status !== 410) return this.#end(`${error.message} `, { again: true });
+      this.search(this.query, "The index has been rebuilt meanwhile: the results start again from the best.");
+    }
+  }
+
+  #add(hits) {
+    this.hits.push(...hits);
+    this.grid.append(hits, { graded: isAsked(this.query) });
+    this.#describe();
+    this.on.arrived();
+    // A short page leaves the end in sight, and the observer tells only of changes.
+    requestAnimationFrame(() => this.end.getBoundingClientRect().top < innerHeight + AHEAD && this.more());
+  }
+
+  #describe() {
+    const { query, cursor, tookMs } = this;
+    const count = this.hits.length;
+    const start = isStart(query);
+    this.#notes();
+    const time = tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs).toLocaleString("en");
+    const said = (cursor ? "The best " : "") + plural(count, "picture");
+    byId("status").replaceChildren(...(count && !start ? [said, el("span", {}, ` · ${time} ms`)] : []));
+    this.#end(count > 1 && !cursor && !start ? `That was all: ${plural(count, "picture")}.` : "");
+    if (!count) this.#nothing();
+  }
+
+  #nothing() {
+    const { filters, rank, target } = this.query;
+    const offer = (label, changes) => el("button", { type: "button", onclick: () => this.on.go(changes) }, label);
+    const filtered = Object.keys(filters).length;
+    let advice = "The index is empty: run the index job over a source that has pictures.";
+    if (filtered) advice = "No picture passes all these filters together.";
+    else if (rank === "words") advice = "No caption has these words. By meaning, something is always found.";
+    else if (target === "caption") advice = "There may be no captions to compare with.";
+    const actions = [
+      filtered ? offer("Clear the filters", { filters: {} }) : null,
+      rank !== "clip" ? offer("Search by meaning", { rank: "clip" }) : null,
+      target !== "image" ? offer("Search in pictures", { target: "image" }) : null,
+    ];
+    this.#panel(el("h2", {}, "No picture found"), el("p", {}, advice), el("p", { className: "actions" }, ...actions));
+  }
+
+  #fail(error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof ServiceError)) throw error;
+    this.grid.clear();
+    byId("status").textContent = "";
+    byId("examples").replaceChildren();
+    const again = () => this.search(this.query);
+    const actions = { again, choose: choosePicture, clear: () => this.on.go({ filters: {} }), anew: () => this.on.go(parse("")) };
+    this.#panel(...explain(error, actions));
+    byId("problem").querySelector("input")?.focus();
+  }
+
+  /** It was dropped into another tab. */
+  #lacksPicture(name) {
+    this.grid.clear();
+    byId("status").textContent = "";
+    const said = `This search was made with “${name}”. Such a picture stays in its tab; no address can carry it.`;
+    const choose = el("button", { type: "button", onclick: choosePicture }, "Choose it again");
+    this.#panel(el("h2", {}, "The picture is no longer here"), el("p", {}, said), el("p", { className: "actions" }, choose));
+  }
+
+  #panel(...parts) {
+    byId("problem").replaceChildren(...parts);
+    byId("problem").hidden = !parts.length;
+  }
+
+  #notes() {
+    byId("notes").replaceChildren(...this.notes.map((note) => el("li", {}, note)));
+  }
+
+  #end(said, { again = false } = {}) {
+    this.end.firstElementChild.textContent = said;
+    this.end.lastElementChild.hidden = !again;
+  }
+}

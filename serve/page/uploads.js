@@ -1,0 +1,102 @@
+// Pictures of the user's: chosen, dropped or pasted. They stay in this tab, and leave it only for the search itself.
+
+import { byId } from "./dom.js";
+
+const LONGEST = 1024; // pixels; no model looks at more, and a phone's picture has ten times as many bytes
+const KEPT = "viewfinder-picture:";
+
+/** The pictures by the name that they have in the address; the tab keeps them over a reload. */
+export const held = new Map(
+  Object.entries(sessionStorage)
+    .filter(([name]) => name.startsWith(KEPT))
+    .map(([name, url]) => [name.slice(KEPT.length), fromDataUrl(url)]),
+);
+
+export const choosePicture = () => byId("file").click();
+
+/** Call `search(name)` for each picture that comes. */
+export function acceptPictures(search) {
+  const accept = async (files) => {
+    const file = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
+    if (file) search(await hold(file));
+  };
+  byId("choose").onclick = choosePicture;
+  byId("file").onchange = async ({ target }) => {
+    await accept(target.files);
+    target.value = ""; // the same file again is a change, too
+  };
+  addEventListener("paste", (event) => {
+    if (!event.clipboardData.files.length) return;
+    event.preventDefault();
+    accept(event.clipboardData.files);
+  });
+
+  let over = 0; // a drag enters a child before it leaves the parent
+  const acts = {
+    dragenter: () => over++,
+    dragover: () => {},
+    dragleave: () => over--,
+    drop: (event) => {
+      over = 0;
+      accept(event.dataTransfer.files);
+    },
+  };
+  for (const [name, act] of Object.entries(acts)) {
+    addEventListener(name, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      act(event);
+      byId("drop").hidden = over <= 0;
+    });
+  }
+}
+
+/** Keep a picture under a name of its own: every pasted one is called image.png. */
+async function hold(file) {
+  const [, stem, suffix] = /^(.*?)(\.[^.]*)?$/.exec(file.name || "picture");
+  let name = stem + (suffix ?? "");
+  for (let count = 2; held.has(name); count++) name = `${stem} ${count}${suffix ?? ""}`;
+  const url = await dataUrl(await prepared(file)).catch(() => "data:,"); // a folder, or gone already: no picture
+  held.set(name, fromDataUrl(url));
+  keep(KEPT + name, url);
+  return name;
+}
+
+/** Over a reload, in place of earlier ones where there is no room for all; one that is too large does without. */
+function keep(name, url) {
+  for (let attempt = 0; attempt < 2; attempt++) {
+    try {
+      return sessionStorage.setItem(name, url);
+    } catch {
+      for (const each of Object.keys(sessionStorage)) if (each.startsWith(KEPT)) sessionStorage.removeItem(each);
+    }
+  }
+}
+
+/** The picture as it is sent: large ones smaller, and so without what a camera wrote beside the pixels. */
+async function prepared(file) {
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return file; // the service may read what this browser cannot, and says so otherwise
+  const scale = LONGEST / Math.max(bitmap.width, bitmap.height);
+  if (scale >= 1) return file;
+  const canvas = new OffscreenCanvas(Math.max(1, bitmap.width * scale), Math.max(1, bitmap.height * scale));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff"; // where a PNG is transparent
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
+}
+
+export function dataUrl(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
+function fromDataUrl(url) {
+  const [, type, content] = /^data:(.*?)(?:;base64)?,(.*)$/.exec(url);
+  return new Blob([Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0))], { type });
+}

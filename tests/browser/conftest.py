@@ -1,0 +1,217 @@
+"""The page in a real browser, before a real service on a loopback port: its pictures, store and encoder are real."""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from serve.api import build_api
+from serve.generation import Follower
+from serve.service import SearchService
+from tests.jobs.pictures import picture
+from viewfinder.batch import PointBatch
+from viewfinder.encoder import Encoder
+from viewfinder.images import ImageLimits, decode
+from viewfinder.models import Checkpoint, locate
+from viewfinder.objects import canonical_uri, point_id
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.testing.models import tiny_checkpoint
+
+INDEX = "holidays"
+COUNT = 100
+SIZES = ((96, 64), (64, 64), (48, 72), (120, 60))
+TAGS = (["sea"], ["sea", "boat"], ["snow"], [])
+MARKUP = "<img src=x onerror=document.title='broken'>"
+KEY = "a key for the tests"
+
+# Kept after the run, and looked at by people.
+SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"
+START_LIMIT_S = 30
+
+
+@dataclass
+class Album:
+    """Pictures in a directory, with what an index knows of them."""
+
+    directory: Path
+    checkpoint: Checkpoint
+    batch: PointBatch
+
+    def file(self, number: int) -> Path:
+        return self.directory / f"{number:03}.jpg"
+
+    def build(self, store: Store) -> Collection:
+        """A live collection of all of them."""
+        spec = asdict(self.checkpoint.spec)
+        made = store.create(INDEX, self.checkpoint.name, spec, self.checkpoint.fingerprint, self.checkpoint.dimension)
+        store.upsert(made, self.batch, wait=True)
+        store.promote(INDEX, made.name)
+        store.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})
+        live = store.live(INDEX)
+        assert live is not None
+        return live
+
+
+@dataclass
+class Site:
+    """A running service."""
+
+    address: str
+    store: Store
+    follower: Follower
+
+
+@dataclass
+class Visit:
+    """A browser tab on a site. What its console complains of fails the test, but for what is `expected`."""
+
+    page: Page
+    site: Site
+    complaints: list[str] = field(default_factory=list)
+    expected: tuple[str, ...] = ()
+
+    def open(self, path: str = "/") -> None:
+        self.page.goto(self.site.address + path)
+
+    def screenshot(self, name: str) -> None:
+        self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_timeout(300)  # of fading in: a picture of it for people, no part of any test
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
+    directory = tmp_path_factory.mktemp("album")
+    checkpoint = locate(str(tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", seed=3)))
+    encoder = Encoder.load(checkpoint, device="cpu")
+    limits = ImageLimits(10**7, 10**7)
+    pixels, payloads = [], []
+    for number in range(COUNT):
+        width, height = SIZES[number % len(SIZES)]
+        content = picture(number, (width, height))
+        path = directory / f"{number:03}.jpg"
+        path.write_bytes(content)
+        pixels.append(decode(content, encoder.preprocess, limits).pixels)
+        payloads.append(
+            {
+                "uri": canonical_uri(str(path)),
+                "key": str(path),
+                "caption": MARKUP if number == 0 else f"picture number {number}",
+                "width": width,
+                "height": height,
+                "format": "png" if number % 5 == 0 else "jpeg",
+                "size": len(content),
+                "tags": TAGS[number % len(TAGS)],
+                "last_modified": "2024-05-31T12:00:00Z",
+                "meta": {"season": ("spring", "autumn")[number % 2], "year": 2020 + number % 3},
+            }
+        )
+    captions, _ = encoder.encode_texts([payload["caption"] for payload in payloads])
+    ids = [point_id(payload["uri"]) for payload in payloads]
+    images = encoder.encode_images(np.stack(pixels))
+    return Album(directory, checkpoint, PointBatch(ids, payloads, image=images, caption=captions))
+
+
+@contextmanager
+def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[Site]:
+    """A service over a store in `directory`, with the album or without any index, until the block ends."""
+    with ExitStack() as closing:
+        store = open_local(StoreAddress(data_dir=directory))
+        follower = Follower(
+            store,
+            INDEX,
+            load=lambda checkpoint: Encoder.load(checkpoint, device="cpu"),
+            refresh_s=3600,  # the tests refresh by hand
+            batch_size=8,
+        )
+        service = SearchService(store, follower, Settings.load({}, index=INDEX, **settings))
+        closing.callback(service.close)
+        if album:
+            album.build(store)
+        follower.refresh()
+        server = uvicorn.Server(uvicorn.Config(build_api(service), port=0, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        closing.callback(thread.join)
+        closing.callback(setattr, server, "should_exit", True)
+        deadline = time.monotonic() + START_LIMIT_S
+        while not server.started:
+            assert thread.is_alive(), "The server did not start."
+            assert time.monotonic() < deadline, "The server did not start in time."
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Site(f"http://127.0.0.1:{port}", store, follower)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, album: Album) -> Iterator[Site]:
+    """For tests that only look."""
+    with serving(tmp_path_factory.mktemp("store"), album) as running:
+        yield running
+
+
+@pytest.fixture
+def own_site(tmp_path: Path, album: Album) -> Iterator[Site]:
+    """For tests that change the index."""
+    with serving(tmp_path, album) as running:
+        yield running
+
+
+@pytest.fixture
+def empty_site(tmp_path: Path) -> Iterator[Site]:
+    """Before the first index."""
+    with serving(tmp_path, None) as running:
+        yield running
+
+
+@pytest.fixture
+def locked_site(tmp_path: Path, album: Album) -> Iterator[Site]:
+    """One that wants a key."""
+    with serving(tmp_path, album, api_keys=hashlib.sha256(KEY.encode()).hexdigest()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium; Debian's will do: apt-get install chromium")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
+    """Opens tabs: `visit(site, path, **options)`; the options are those of a browser context."""
+    visits: list[tuple[Visit, BrowserContext]] = []
+
+    def open_tab(site: Site, path: str = "/", *, expected: tuple[str, ...] = (), **options: Any) -> Visit:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        made = Visit(context.new_page(), site, expected=expected)
+        made.page.set_default_timeout(15_000)
+        made.page.on("console", lambda said: made.complaints.append(said.text) if said.type == "error" else None)
+        made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
+        visits.append((made, context))
+        made.open(path)
+        return made
+
+    yield open_tab
+    complaints = []
+    for made, context in visits:
+        complaints += [each for each in made.complaints if not any(part in each for part in made.expected)]
+        context.close()
+    assert not complaints
