@@ -31,8 +31,8 @@ demo: setup ## Index the sample pictures and serve them (ONCE=1 stops after thre
 test: setup lint ## What CI does: ruff, mypy, pytest
 	@$(BIN)/pytest
 
-test-fast: setup ## The quick tests: no cluster, no browser
-	@$(BIN)/pytest -m "not cluster and not browser and not slow"
+test-fast: setup ## The quick tests: no cluster, no browser, no faults
+	@$(BIN)/pytest -m "not cluster and not browser and not chaos and not slow"
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -8,7 +8,8 @@ from benchmarks.harness import Measurement
 from benchmarks.ratio import Ratio, in_turn
 from benchmarks.replica import POINTS, distinct_texts, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from serve.service import Query, SearchService
+from serve.query import Part, Query
+from serve.service import SearchService
 from viewfinder.encoder import Encoder
 from viewfinder.settings import Settings
 
@@ -56,6 +57,6 @@ async def _crowd(service: SearchService, texts: Iterator[str], searches: int) ->
 
     async def client() -> None:
         for _ in range(searches // CLIENTS):
-            await service.search(Query(next(texts)))
+            await service.search(Query((Part("text", next(texts)),)))
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))

@@ -3,23 +3,32 @@
 import contextlib
 import itertools
 import random
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import uvicorn
 
+from serve.api import build_api
 from serve.generation import Follower
 from serve.service import SearchService
 from viewfinder.batch import PointBatch
 from viewfinder.embedded import open_directory
 from viewfinder.encoder import Encoder
+from viewfinder.models import Checkpoint
 from viewfinder.objects import point_id
+from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress
 
 INDEX = "pictures"
 POINTS = 100
+
+_START_TIMEOUT_S = 60
 
 _COLOURS = ["red", "green", "blue", "white", "black", "yellow", "brown", "grey", "orange", "golden"]
 _THINGS = ["car", "dog", "cat", "boat", "house", "bird", "horse", "train", "bridge", "child", "tower"]
@@ -34,14 +43,33 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
         address = StoreAddress(data_dir=Path(directory))
         store = kind(open_directory(address.data_dir), address)
         follower = Follower(store, INDEX, load=lambda _: encoder, refresh_s=3600, batch_size=batch_size)
-        service = SearchService(store, follower, request_timeout_s=60)
+        service = SearchService(store, follower, Settings.load({}, request_timeout_s=60))
         try:
-            _fill(store, encoder)
+            fill(store, encoder.checkpoint)
             follower.refresh()
             service.generation()  # raises where the refresh could not bind
             yield service
         finally:
             service.close()
+
+
+@contextlib.contextmanager
+def listening(service: SearchService) -> Iterator[int]:
+    """The service behind a real socket on loopback; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(build_api(service), log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + _START_TIMEOUT_S
+            while not server.started:
+                if not thread.is_alive() or time.monotonic() > deadline:
+                    raise RuntimeError("uvicorn did not start")
+                time.sleep(0.01)
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(_START_TIMEOUT_S)
 
 
 def distinct_texts() -> Iterator[str]:
@@ -51,8 +79,8 @@ def distinct_texts() -> Iterator[str]:
     return (f"a {colour} {thing} in {place} {time}" for colour, thing, place, time in parts)
 
 
-def _fill(store: Store, encoder: Encoder) -> None:
-    checkpoint = encoder.checkpoint
+def fill(store: Store, checkpoint: Checkpoint) -> None:
+    """A live collection of `POINTS` random vectors, as if this model had made them."""
     spec = asdict(checkpoint.spec)
     collection = store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
     vectors = np.random.default_rng(0).normal(size=(POINTS, checkpoint.dimension)).astype(np.float32)

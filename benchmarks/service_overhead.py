@@ -3,28 +3,21 @@
 import contextlib
 import http.client
 import json
-import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from statistics import median, quantiles
-from typing import Any
 
 import numpy as np
-import uvicorn
 from numpy.typing import NDArray
 
 from benchmarks.harness import Measurement
-from benchmarks.replica import POINTS, distinct_texts, replica
+from benchmarks.replica import POINTS, distinct_texts, listening, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from serve.api import build_api
 from serve.service import SearchService
 from viewfinder.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
-from viewfinder.store import Hit, Store
-
-_START_TIMEOUT_S = 60
+from viewfinder.store import Collection, Hit, Search, Store
 
 
 def measure(quick: bool) -> Measurement:
@@ -61,10 +54,10 @@ class _TimedEncoder(Encoder):
 class _TimedStore(Store):
     spent_s = 0.0
 
-    def search(self, *arguments: Any, **options: Any) -> list[Hit]:
+    def search_many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
         began = time.perf_counter()
         try:
-            return super().search(*arguments, **options)
+            return super().search_many(collection, searches)
         finally:
             self.spent_s += time.perf_counter() - began
 
@@ -75,7 +68,7 @@ def _requests(
     """Milliseconds of each request as a client sees it, and of the encoder and vector search within it."""
     total_ms, inner_ms = [], []
     warm_ups = max(1, count // 10)
-    with _served(service) as port, contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+    with listening(service) as port, contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
         for number, text in zip(range(warm_ups + count), distinct_texts(), strict=False):
             body = json.dumps({"text": text})
             before_s = encoder.spent_s + store.spent_s
@@ -95,22 +88,3 @@ def _requests(
                     f"service_overhead_ms: {len(total_ms)}/{count}: {total_ms[-1]:.1f} ms", file=sys.stderr, flush=True
                 )
     return total_ms, inner_ms
-
-
-@contextlib.contextmanager
-def _served(service: SearchService) -> Iterator[int]:
-    """The service behind a real socket; yields its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(build_api(service), log_level="warning"))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT_S
-            while not server.started:
-                if not thread.is_alive() or time.monotonic() > deadline:
-                    raise RuntimeError("uvicorn did not start")
-                time.sleep(0.01)
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join(_START_TIMEOUT_S)

@@ -17,6 +17,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 # Modules of many cases with real sockets, pictures or models: left out of `make test-fast`.
 SLOW_MODULES = {
+    "test_calls",
     "test_objects",
     "test_encoder",
     "test_models",
@@ -24,6 +25,7 @@ SLOW_MODULES = {
     "test_engine",
     "test_demo_model",
     "test_doctor",
+    "test_reindex",
 }
 
 
