@@ -29,10 +29,16 @@ SLOW_MODULES = {
 }
 
 
+# Each Ray worker imports torch and open_clip anew, a quarter of a minute of a core each.
+CLUSTER_TIMEOUT_S = 900
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SLOW_MODULES:
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

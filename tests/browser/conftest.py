@@ -155,7 +155,7 @@ def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[S
         yield Site(f"http://127.0.0.1:{port}", store, follower)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory, album: Album) -> Iterator[Site]:
     """For tests that only look."""
     with serving(tmp_path_factory.mktemp("store"), album) as running:
@@ -183,7 +183,7 @@ def locked_site(tmp_path: Path, album: Album) -> Iterator[Site]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
