@@ -28,6 +28,8 @@ State = Literal["ok", "note", "failed", "skipped"]
 LEAST_FREE_BYTES = 1024**3
 # 20,000 points: 10 kB each, measured with picture and caption at 512 dimensions.
 LARGE_STORE_BYTES = 200_000_000
+# Where `ray start` notes the cluster of this machine, for whoever names none.
+_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -226,6 +228,11 @@ def _gpu(settings: Settings) -> Check:
 def _ray(settings: Settings) -> Check:
     """Whether something listens at the cluster's address; joining it would cost seconds."""
     address = (settings.ray_address or "").removeprefix("ray://")
+    advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
+    if not address and _CURRENT_CLUSTER.is_file():
+        # Of a `ray start` on this machine; a crash leaves it behind, and `serve run` then tries for minutes.
+        address = _CURRENT_CLUSTER.read_text().strip()
+        advice = f"Delete {_CURRENT_CLUSTER}, which a cluster that ended badly has left, or start the cluster again."
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return Check(
@@ -233,7 +240,6 @@ def _ray(settings: Settings) -> Check:
         )
     if _refusal(host.strip("[]"), int(port)) is None:
         return Check("Ray", "ok", f"something listens at {address}")
-    advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
     return Check("Ray", "failed", f"nothing listens at {address}", advice)
 
 

@@ -202,6 +202,16 @@ def test_a_cluster_that_does_not_listen_is_told(address: str, state: str, monkey
     assert (check.state, "RAY_ADDRESS" in check.advice) == (state, state == "failed")
 
 
+def test_what_a_crashed_cluster_left_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "ray_current_cluster"
+    left.write_text("127.0.0.1:1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(doctor, "_CURRENT_CLUSTER", left)
+    check = look("Ray")
+    assert check.state == "failed"
+    assert str(left) in check.advice
+
+
 def test_every_failure_says_what_to_do(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.write_text("a file where the directory should be")
     settings = {
