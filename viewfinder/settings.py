@@ -219,10 +219,11 @@ class Settings(BaseSettings):
         Raises `ConfigurationError` naming every problem at once.
         """
         problems = _unknown_names(os.environ if environment is None else environment)
+        given = {name: value for name, value in overrides.items() if value is not None}
         try:
-            settings = cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+            settings = cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
-            problems += [_problem(detail) for detail in error.errors()]
+            problems += [_problem(detail, given) for detail in error.errors()]
         if problems:
             raise ConfigurationError("\n".join(["The configuration is wrong:", *(f"  {line}" for line in problems)]))
         return settings
@@ -241,11 +242,13 @@ def _unknown_names(environment: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _problem(detail: Mapping[str, object]) -> str:
+def _problem(detail: Mapping[str, object], overrides: Mapping[str, object]) -> str:
     location = detail["loc"]
     name = str(location[0]) if isinstance(location, tuple) and location else "?"
     secret = name in ("qdrant_api_key", "api_keys", "api_key")
-    given = "" if secret else f" (given: {str(detail['input'])!r})"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    variable = name if name.isupper() else PREFIX + name.upper()
+    value = repr(str(detail["input"]))
+    given = "" if secret or value in message else f" (given: {value})"
+    # What a flag or an argument gave goes by its own name.
+    variable = name if name.isupper() or name in overrides else PREFIX + name.upper()
     return f"{variable}: {message[0].lower()}{message[1:]}{given}"
