@@ -37,6 +37,7 @@ def test_the_launcher_takes_it(config: dict[str, Any]) -> None:
         (["available_node_types", "encode", "min_worker"], 0),
         (["available_node_types", "encode", "docker", "image"], "x"),
         (["cluster_nam"], "x"),
+        (["max_workerz"], 3),
         (["idle_timeout_minutes"], "five"),
     ],
 )
