@@ -139,6 +139,22 @@ def test_it_runs_as_a_program_without_torch_and_ray() -> None:
         assert any(basis in line for basis in ("measured", "arithmetic", "published", "assumed")), line
 
 
+def test_whoever_reads_only_the_beginning_gets_no_traceback() -> None:
+    command = [sys.executable, "benchmarks/size.py", "--images", "100M"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()  # before it has written anything
+        said = program.stderr.read()
+        assert (program.wait(60), said) == (0, "")
+
+
+def test_memory_is_about_what_qdrants_rule_of_thumb_says(capsys: pytest.CaptureFixture[str]) -> None:
+    # Half as much again as the vectors: https://qdrant.tech/documentation/guides/capacity-planning
+    theirs = 1e6 * 512 * 4 * 1.5 / 1e9
+    assert size(capsys, "--images", "1M")["memory of one copy"] == pytest.approx(theirs, rel=0.1)
+
+
 SCALING = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
 
 
@@ -149,7 +165,7 @@ def figure(value: float) -> str:
 @pytest.mark.parametrize("images", ["100k", "1M", "10M", "100M", "1B"])
 def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain, int8, four_bit = (
-        size(capsys, "--images", images, "--quantization", each) for each in ("float32", "int8", "4bit")
+        size(capsys, "--images", images, "--quantization", each) for each in ("none", "int8", "4bit")
     )
     figures = [plain["encoding, L4 hours"], plain["fetch and decode, core hours"]]
     figures += [each["memory of one copy"] for each in (plain, int8, four_bit)]
