@@ -1,6 +1,7 @@
 """`python benchmarks/size.py` answers with arithmetic that can be checked, and refuses what it cannot size."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.size import TOWERS, main, quantity
+from benchmarks.size import GPUS, REPLICA_QPS, S3_GET_PRICE, S3_GETS_PER_S, S3_LIST_PRICE, TOWERS, main, quantity
 from viewfinder.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,10 +176,46 @@ def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: 
     assert f"| {' | '.join(row)} |" in SCALING
 
 
-@pytest.mark.parametrize("model", re.findall(r"^\| `(.*?)` \|", SCALING, re.MULTILINE))
+@pytest.mark.parametrize("model", re.findall(r"^\| `(\S+::\S+)` \|", SCALING, re.MULTILINE))
 def test_the_page_says_of_each_model_what_the_program_says(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain = size(capsys, "--images", "100M", "--model", model)
     int8 = size(capsys, "--images", "100M", "--model", model, "--quantization", "int8")
     names = ("image tower", "pictures a second of one L4", "encoding, L4 hours", "cores that keep one L4 busy")
     row = [f"`{model}`", *(figure(plain[name]) for name in names), figure(int8["memory of one copy"])]
     assert f"| {' | '.join(row)} |" in SCALING
+
+
+def test_the_text_of_the_page_says_what_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = re.sub(r"\s+", " ", SCALING)
+
+    def plan(images: str, *flags: str) -> dict[str, float]:
+        return size(capsys, "--images", images, *flags)
+
+    million, ten, hundred, billion = (plan(images) for images in ("1M", "10M", "100M", "1B"))
+    int8 = plan("100M", "--quantization", "int8")
+    nodes = [math.ceil(int8[what] / 64) for what in ("memory of one copy", "memory of 2 copies")]
+    on_cores = plan("1M", "--gpu", "none")["encoding, core hours"]
+    decoding = ten["fetch and decode, core hours"]
+    largest = [plan("1B", "--quantization", each)["memory of one copy"] for each in ("int8", "4bit")]
+    for said in (
+        f"wants {hundred['cores that keep one L4 busy']:.0f} cores for each L4",
+        f"a million pictures are {on_cores:.0f} core hours on CPUs",
+        f"{million['encoding, L4 hours'] * 60:.0f} minutes of an L4",
+        f"{figure(million['fetch and decode, core hours'])} core hours of decoding either way",
+        f"in {figure(ten['encoding, L4 hours'])} hours; with the four cores",
+        f"take {decoding / 4:.0f} hours",
+        f"{figure(ten['memory of one copy'])} GB for float32",
+        f"{figure(int8['memory of one copy'])} GB in int8 is {nodes[0]} nodes of 64 GB for one copy, {nodes[1]} for",
+        f"{round(1e8 / 86_400, -2):,.0f} GETs a second finish in a day",
+        f"{figure(largest[0])} GB in int8, {figure(largest[1])} GB in 4-bit, for one copy",
+        f"The listing is {billion['LIST requests of a run']:,.0f} requests",
+        f"÷ (0.7 × {REPLICA_QPS:.0f})",
+        f"where this page has {figure(million['memory of one copy'])}",
+        f"T4 {GPUS['T4'][0]:.0f}, A100 {GPUS['A100'][0]:.0f}, L40S {GPUS['L40S'][0]:.0f} TFLOP/s",
+        f"L4 {GPUS['L4'][0]:.0f}, H100 and H200 {GPUS['H200'][0]:.0f}",
+        f"A10G {GPUS['A10G'][0]:.0f}",
+        f"{S3_GETS_PER_S:,} GETs a second",
+        f"${S3_GET_PRICE} for 1,000 GETs, ${S3_LIST_PRICE} for 1,000 LISTs",
+    ):
+        assert said in text, said
+    assert int8["a month"] > int8["machines, once"], "a month of Qdrant costs more than indexing everything"
