@@ -88,6 +88,12 @@ def test_the_dashboard_is_not_open_to_the_network(config: dict[str, Any]) -> Non
     assert any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"])
 
 
+def test_metrics_are_where_the_runbook_says(config: dict[str, Any]) -> None:
+    for command in (config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]):
+        assert "--metrics-export-port=8080" in command
+    assert "its metrics (8080)" in (ROOT / "docs/operations.md").read_text()
+
+
 def test_the_shell_in_it_is_well_formed(config: dict[str, Any]) -> None:
     for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
         done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, timeout=30)
