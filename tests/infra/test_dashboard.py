@@ -144,6 +144,7 @@ def test_a_job_is_submitted_and_the_service_deployed_over_http_with_a_token(
     service = f"http://127.0.0.1:{head.service_port}"
     head.until(lambda: httpx.get(f"{service}/readyz", timeout=10).status_code == 200)
     assert httpx.get(f"{service}/v1/search", params={"q": "a picture"}).status_code == 401
+    assert httpx.get(f"{service}/docs", timeout=30).status_code == 200
     answer = httpx.get(f"{service}/v1/search", params={"q": "a picture"}, headers={"x-api-key": KEY}, timeout=30)
     assert answer.status_code == 200, answer.text
     assert {hit["uri"] for hit in answer.json()["hits"]} == {f"{world.source}/{name}" for name in NAMES}
