@@ -9,17 +9,18 @@ assumed. docs/scaling.md explains the figures; whoever has better ones passes th
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from viewfinder.errors import UnknownModelError
 from viewfinder.registry import REGISTRY, ModelSpec, find
+from viewfinder.settings import Quantization
 
 Basis = Literal["measured", "arithmetic", "published", "assumed"]
-Quantization = Literal["float32", "int8", "4bit"]
 
 # Measured with benchmarks/jpeg_decode.py's pictures at 0.1 to 3.9 MB: CPU seconds of one core for a JPEG to 224 pixels.
 DECODE_S = 0.0027
@@ -33,7 +34,8 @@ REPLICA_QPS = 45.0
 # Measured: points of 512 dimensions that one core of a job sends by REST.
 WRITTEN_POINTS_PER_S = 20_000.0
 
-# Published by NVIDIA: dense half-precision TFLOP/s. The price of an hour, on demand in a cloud, is an assumption.
+# Published by NVIDIA (docs/scaling.md says where): TFLOP/s of the tensor cores in half precision, dense. The price of
+# an hour, on demand in a cloud, is an assumption.
 GPUS = {
     "T4": (65.0, 0.53),
     "L4": (121.0, 0.80),
@@ -117,13 +119,14 @@ class Plan:
     def _encoding(self) -> Iterator[Line]:
         core_s = FETCH_S + DECODE_S + DECODE_S_PER_MB * self.image_mb
         yield Line("index", "image tower", self.gflops, "GFLOP/picture", "arithmetic", "layers x tokens x width")
+        basis: Basis = "measured"
         if self.gpu == "none":
-            rate, basis, how = CPU_ENCODE_GFLOPS / self.gflops, "measured", "one core, float32, as ViT-B-32's"
+            rate, how = CPU_ENCODE_GFLOPS / self.gflops, "one core, float32, as ViT-B-32's"
         else:
             rate = GPUS[self.gpu][0] * 1000 * self.utilisation / self.gflops
             basis, how = "assumed", f"{self.utilisation:.0%} of {GPUS[self.gpu][0]:g} published TFLOP/s"
         one = "core" if self.gpu == "none" else self.gpu
-        yield Line("index", f"pictures a second of one {one}", rate, "1/s", _basis(basis), how)
+        yield Line("index", f"pictures a second of one {one}", rate, "1/s", basis, how)
         work_h = self.images / rate / 3600
         yield Line("index", f"encoding, {one} hours", work_h, "h", "arithmetic", "pictures / rate")
         encoders = math.ceil(work_h / self.hours)
@@ -161,9 +164,10 @@ class Plan:
         dimension = self.model.dimension or 0
         vectors = self.images * (1 + self.captions)
         yield Line("Qdrant", "vectors", vectors, "", "arithmetic", f"of {dimension}; captions: {self.captions:.0%}")
-        full, small = 4 * dimension, {"float32": 0.0, "int8": dimension, "4bit": dimension / 2}[self.quantization]
+        full, small = 4 * dimension, {"none": 0.0, "int8": dimension, "4bit": dimension / 2}[self.quantization]
         resident = vectors * (small or full) + vectors * GRAPH_BYTES + self.images * self.index_bytes
-        each = f"{self.quantization} {small or full:g} B, graph {GRAPH_BYTES:g} B"
+        held = "float32" if self.quantization == "none" else self.quantization
+        each = f"{held} {small or full:g} B, graph {GRAPH_BYTES:g} B"
         how = f"{each} a vector; {self.index_bytes:g} B a point"
         yield Line("Qdrant", "memory of one copy", resident * self.headroom / 1e9, "GB", "assumed", how)
         disk = vectors * (full + small + GRAPH_BYTES) + self.images * (self.index_bytes + self.payload_bytes)
@@ -189,10 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; 2 for what cannot be sized."""
     plan, as_json = _parse(argv)
     lines = list(plan.lines())
-    if as_json:
-        print(json.dumps([asdict(line) for line in lines], indent=2))
-    else:
-        _print(plan, lines)
+    text = json.dumps([asdict(line) for line in lines], indent=2) if as_json else _table(plan, lines)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has read what it wanted; Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -217,7 +222,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[Plan, bool]:
     add("--hours", default=24.0, type=_positive, metavar="H", help="for the first run (%(default)g)")
     add("--image-mb", default=0.5, type=_positive, metavar="MB", help="mean size of a picture (%(default)g)")
     add("--captions", default=0.0, type=_share, metavar="SHARE", help="of the pictures that have one (%(default)g)")
-    add("--quantization", default="float32", choices=("float32", "int8", "4bit"), help="in Qdrant (%(default)s)")
+    add("--quantization", default="none", choices=get_args(Quantization), help="in Qdrant's memory (%(default)s)")
     add("--copies", default=2, type=_checked(quantity), metavar="N", help="Qdrant's replication factor (%(default)s)")
     add("--qps", default=20.0, type=_positive, metavar="N", help="searches a second, new texts (%(default)g)")
     add("--utilisation", default=0.25, type=_share, metavar="SHARE", help="of the GPU's peak (%(default)g)")
@@ -257,19 +262,17 @@ def _tower(model: ModelSpec) -> str | None:
     return max(held, key=len, default=None)
 
 
-def _print(plan: Plan, lines: Sequence[Line]) -> None:
-    print(f"{plan.images:,} pictures, {plan.model.name}, {plan.gpu}\n")
+def _table(plan: Plan, lines: Sequence[Line]) -> str:
     width = max(len(line.what) for line in lines)
-    for line in lines:
-        print(f"{line.part:8} {line.what:{width}} {_number(line.value):>14} {line.unit:13} {line.basis:10} {line.how}")
+    rows = (
+        f"{line.part:8} {line.what:{width}} {_number(line.value):>14} {line.unit:13} {line.basis:10} {line.how}"
+        for line in lines
+    )
+    return "\n".join([f"{plan.images:,} pictures, {plan.model.name}, {plan.gpu}", "", *rows])
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _basis(name: str) -> Basis:
-    return "measured" if name == "measured" else "assumed"
 
 
 def _checked(convert: Callable[[str], int]) -> Callable[[str], int]:

@@ -18,8 +18,10 @@ from viewfinder.collection import (
 )
 from viewfinder.connection import Connection
 from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError, StoreUnavailableError
+from viewfinder.settings import Quantization
 
 RANKS_TEXT = (1, 20)  # the first server that ranks a text index by BM25
+HAS_4BIT = (1, 18)  # the first server with TurboQuant
 
 
 class Catalog(Connection):
@@ -175,11 +177,12 @@ class Catalog(Connection):
             state=state,
             created_at=_now(),
         )
+        quantization = self._quantization()
         try:
             self._call(
                 "create_collection",
                 collection_name=name,
-                vectors_config=vectors_config(dimension),
+                vectors_config=vectors_config(dimension, quantization),
                 metadata=metadata.as_payload(),
             )
         except StoreUnavailableError:
@@ -189,6 +192,19 @@ class Catalog(Connection):
                 raise
         self._create_indexes(name)
         return self._describe(index, name)
+
+    def _quantization(self) -> Quantization:
+        """How new collections hold their vectors; raises `StoreError` where the server cannot."""
+        wanted = self.address.quantization
+        version = self._server_version()
+        if version is None:
+            return "none"  # the embedded store compares float32, whatever is asked of it
+        if wanted == "4bit" and version < HAS_4BIT:
+            raise StoreError(
+                f"{self.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. Upgrade "
+                f"Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
+            )
+        return wanted
 
     def _alias(self, index: str) -> str | None:
         aliases = self._call("get_aliases").aliases

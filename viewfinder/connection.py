@@ -6,12 +6,12 @@ from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from viewfinder.retries import Retry
-from viewfinder.settings import Settings
+from viewfinder.settings import Quantization, Settings
 
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where the vectors are kept, as plain values that travel; without `url`, the embedded store in `data_dir`."""
+    """Where and how vectors are kept, as plain values that travel; without `url`, the embedded store in `data_dir`."""
 
     data_dir: Path
     url: str | None = None
@@ -19,6 +19,7 @@ class StoreAddress:
     grpc: bool = False
     timeout_s: float = 60.0
     retry_s: float = 120.0
+    quantization: Quantization = "none"  # of collections that are made; the embedded store has none
 
     @classmethod
     def of(cls, settings: Settings) -> "StoreAddress":
@@ -31,6 +32,7 @@ class StoreAddress:
             grpc=settings.qdrant_grpc,
             timeout_s=settings.qdrant_timeout_s,
             retry_s=settings.qdrant_retry_s,
+            quantization=settings.quantization,
         )
 
     def __str__(self) -> str:

@@ -23,6 +23,10 @@ _VECTOR_PAGE = 200  # 512 numbers are about 10 kB of JSON
 # With fewer candidates than 5 to 10 times the hits MMR only reorders; Qdrant itself takes no more than the maximum.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
 
+# Quantized vectors choose twice as many as are wanted, the originals rank them: without more to choose from rescoring
+# only reorders, without rescoring scores are no cosines. `jobs/evaluate.py` measures what is lost.
+RESCORED = models.QuantizationSearchParams(rescore=True, oversampling=2.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Search:
@@ -200,18 +204,24 @@ class Searches(Catalog):
         return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
 
     def _request(self, collection: Collection, search: Search) -> models.QueryRequest:
-        # Local mode is always exact, and warns of parameters that it has no use for.
-        exact = (search.exact or search.only is not None) and search.vector is not None and self.address.url is not None
         return models.QueryRequest(
             query=_query(search),
             using=search.using if search.words is None else "caption",
             filter=_narrowed(self._condition(collection, search.filter), search),
-            params=models.SearchParams(exact=True) if exact else None,
+            params=self._params(search),
             limit=search.limit,
             offset=search.offset,
             with_payload=search.with_payload if isinstance(search.with_payload, bool) else list(search.with_payload),
             score_threshold=search.score_threshold,
         )
+
+    def _params(self, search: Search) -> models.SearchParams | None:
+        # Local mode is always exact, and warns of parameters that it has no use for.
+        if search.vector is None or self.address.url is None:
+            return None
+        # Qdrant compares the original vectors in an exact search, and knows nothing to rescore where none is quantized.
+        exact = search.exact or search.only is not None
+        return models.SearchParams(exact=True) if exact else models.SearchParams(quantization=RESCORED)
 
     def _condition(self, collection: Collection, expression: Mapping[str, Any] | None) -> models.Filter | None:
         return self._with_fields(collection, lambda fields: parse_filter(expression, fields))

@@ -31,6 +31,7 @@ def _absolute(path: Path) -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Quantization = Literal["none", "int8", "4bit"]
 
 
 class Settings(BaseSettings):
@@ -62,6 +63,12 @@ class Settings(BaseSettings):
     qdrant_timeout_s: float = Field(60.0, gt=0, le=3600, description="Time limit of one request to Qdrant, in seconds.")
     qdrant_retry_s: float = Field(
         120.0, ge=0, le=86_400, description="How long a job goes on retrying an unavailable Qdrant, in seconds."
+    )
+
+    quantization: Quantization = Field(
+        "none",
+        description="How a Qdrant server holds the vectors of collections made from now on: float32 (`none`), `int8` "
+        "or `4bit` in memory beside float32 on disk. The embedded store has float32 alone.",
     )
 
     # S3

@@ -155,7 +155,7 @@ def test_scores_of_given_points_are_asked_for_without_approximation(tmp_path: Pa
             store.search_many(opened(store, "images"), [Search(AXES[0], only=ids(1)), Search(AXES[0])])
         exact, usual = double.requests[-1].body["searches"]
         assert exact["params"] == {"exact": True}
-        assert "params" not in usual
+        assert usual["params"] == {"quantization": {"rescore": True, "oversampling": 2.0}}
 
 
 # -- Words ----------------------------------------------------------------------------------------------------------
@@ -488,8 +488,8 @@ def test_an_exact_search_is_told_to_a_server_and_finds_the_same(store: Store, in
     calls = wire(store)
     near, exact = store.search_many(made, [Search(AXES[0], limit=3), Search(AXES[0], limit=3, exact=True)])
     assert near == exact
-    told = [request.params and request.params.exact for request in calls[0][1]["requests"]]
-    assert told == [None, None if store.address.url is None else True]
+    told = [request.params and bool(request.params.exact) for request in calls[0][1]["requests"]]
+    assert told == ([None, None] if store.address.url is None else [False, True])
 
 
 @pytest.mark.parametrize(

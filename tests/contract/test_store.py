@@ -10,6 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 import pytest
 
+from viewfinder.embedded import open_directory
 from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
 from viewfinder.server_client import ServerClient
 from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
@@ -456,6 +457,48 @@ def test_bm25_is_only_asked_of_servers_that_know_it(tmp_path: Path) -> None:
             (request,) = [each for each in double.requests if (each.body or {}).get("field_name") == "caption"]
             asked[version] = request.body["field_schema"].get("scoring")
     assert asked == {"1.19.0": None, "1.20.0": True}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "held"),
+    [
+        ("none", None),
+        ("int8", {"scalar": {"type": "int8", "always_ram": True}}),
+        ("4bit", {"turbo": {"bits": "bits4", "always_ram": True}}),
+    ],
+)
+def test_a_server_is_told_how_to_hold_the_vectors_and_keeps_the_originals_on_disk(
+    tmp_path: Path, quantization: Any, held: object
+) -> None:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
+        address = StoreAddress(tmp_path, url=double.url, quantization=quantization)
+        with Store(ServerClient(address), address) as store:
+            made = opened(store, "images")
+            store.upsert(made, pictures(3), wait=True)
+            assert [hit.id for hit in store.search(made, AXES[1], limit=1)] == ids(2)[1:]
+        (request,) = [each for each in double.requests if "vectors" in (each.body or {}) and each.method == "PUT"]
+        for vector in request.body["vectors"].values():
+            assert (vector["on_disk"], vector.get("quantization_config")) == (True, held)
+        assert len(request.body["vectors"]) == 2
+        assert double.invalid == []
+
+
+def test_a_server_without_4bit_quantization_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    with QdrantDouble(version="1.17.1") as double:
+        address = StoreAddress(tmp_path, url=double.url, quantization="4bit")
+        with Store(ServerClient(address), address) as store:
+            with pytest.raises(StoreError, match=r"version 1\.17, .* Upgrade Qdrant to 1\.18 .*QUANTIZATION=int8"):
+                opened(store, "images")
+            assert store.live("images") is None
+
+
+def test_the_embedded_store_takes_no_notice_of_quantization(tmp_path: Path) -> None:
+    address = StoreAddress(tmp_path, quantization="4bit")
+    with Store(open_directory(tmp_path), address) as store:
+        made = opened(store, "images")
+        store.upsert(made, pictures(3), wait=True)
+        assert [hit.id for hit in store.search(made, AXES[1], limit=1)] == ids(2)[1:]
 
 
 def _alias(alias: str, collection: str) -> Any:

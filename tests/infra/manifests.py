@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from viewfinder.settings import PREFIX, Settings
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
+COMPONENTS = ("ingress", "head-fault-tolerance")  # those that no overlay switches on
+BUILDS = [("base",), ("overlays/dev",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
 VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
 
 # Variables that others read, and the file that does.
@@ -87,30 +90,29 @@ def _source(path: str) -> str:
     return (Path(spec.origin).parent / rest).read_text()
 
 
+def build(name: str, *components: str) -> list[dict[str, Any]]:
+    """The documents that `kubectl apply -k infra/kubernetes/NAME` would send, with further components on top."""
+    return copy.deepcopy(_built(name, components))
+
+
 @functools.cache
-def _built(name: str) -> str:
-    kubectl = shutil.which("kustomize")
-    command = [kubectl, "build"] if kubectl else [tool("kubectl", "kubectl, or kustomize"), "kustomize"]
-    done = subprocess.run(
-        [*command, str(KUBERNETES / name)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PATH": os.environ["PATH"], "HOME": str(ROOT / "tests")},
-    )
+def _built(name: str, components: tuple[str, ...]) -> list[dict[str, Any]]:
+    kustomize = shutil.which("kustomize")
+    command = [kustomize, "build"] if kustomize else [tool("kubectl", "kubectl, or kustomize"), "kustomize"]
+    with tempfile.TemporaryDirectory(prefix="vf-") as directory:
+        # Kustomize takes relative paths alone, and follows no link on the way.
+        there = os.path.relpath(KUBERNETES.resolve(), Path(directory).resolve())
+        overlay = {
+            "namespace": "viewfinder",
+            "resources": [f"{there}/{name}"],
+            "components": [f"{there}/components/{each}" for each in components],
+        }
+        Path(directory, "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+        environment = {"PATH": os.environ["PATH"], "HOME": directory}
+        done = subprocess.run([*command, directory], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def build(name: str) -> list[dict[str, Any]]:
-    """The documents that `kubectl apply -k infra/kubernetes/NAME` would send."""
-    return copy.deepcopy(_loaded(name))
-
-
-@functools.cache
-def _loaded(name: str) -> list[dict[str, Any]]:
     # libyaml: the pure Python loader takes a second for each build.
-    return list(yaml.load_all(_built(name), Loader=yaml.CSafeLoader))
+    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 def one(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
@@ -145,6 +147,15 @@ def pods(documents: list[dict[str, Any]]) -> Iterator[Pod]:
             yield _pod(f"{where}/head", cluster["headGroupSpec"]["template"], "head")
             for group in cluster["workerGroupSpecs"]:
                 yield _pod(f"{where}/{group['groupName']}", group["template"], "worker")
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a label selector means a pod with these labels."""
+    matches = all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
+    for expression in selector.get("matchExpressions", ()):
+        assert expression["operator"] == "In"
+        matches = matches and labels.get(expression["key"]) in expression["values"]
+    return matches
 
 
 def ray_cluster(document: Mapping[str, Any]) -> dict[str, Any] | None:

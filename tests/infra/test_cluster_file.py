@@ -37,6 +37,7 @@ def test_the_launcher_takes_it(config: dict[str, Any]) -> None:
         (["available_node_types", "encode", "min_worker"], 0),
         (["available_node_types", "encode", "docker", "image"], "x"),
         (["cluster_nam"], "x"),
+        (["max_workerz"], 3),
         (["idle_timeout_minutes"], "five"),
     ],
 )
@@ -85,6 +86,12 @@ def test_every_variable_is_read_by_something_and_none_is_a_secret(config: dict[s
 
 def test_the_dashboard_is_not_open_to_the_network(config: dict[str, Any]) -> None:
     assert any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"])
+
+
+def test_metrics_are_where_the_runbook_says(config: dict[str, Any]) -> None:
+    for command in (config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]):
+        assert "--metrics-export-port=8080" in command
+    assert "its metrics (8080)" in (ROOT / "docs/operations.md").read_text()
 
 
 def test_the_shell_in_it_is_well_formed(config: dict[str, Any]) -> None:

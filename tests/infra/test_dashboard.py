@@ -1,6 +1,7 @@
 """A Ray with token authentication, used over its dashboard's HTTP alone: a job is submitted, the service deployed."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.infra.test_grafana import metrics_of, queries
 from tests.jobs.conftest import World
 from tests.jobs.pictures import fill
 from viewfinder.objects import point_id
@@ -35,12 +37,13 @@ class Head:
     """A head node as `ray start` makes it, with a dashboard and the fast proxy."""
 
     def __init__(self, directory: str, variables: dict[str, str]) -> None:
-        dashboard, agent, client, self.service_port = free_ports(4)
+        dashboard, agent, client, self.service_port, self._metrics_port = free_ports(5)
         self.url = f"http://127.0.0.1:{dashboard}"
         command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--port=0", f"--temp-dir={directory}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         # Ports that Ray would take at fixed places, where other clusters of this machine may have theirs.
         command += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
+        command += [f"--metrics-export-port={self._metrics_port}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
         # `python` in an entrypoint is the one that the head's shell finds.
         variables |= {"PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -52,7 +55,7 @@ class Head:
     def wait(self) -> None:
         self.until(lambda: self.get("/api/version", TOKEN).status_code == 200)
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], bool], missing: Callable[[], str] = lambda: "it never came") -> None:
         """Wait for what must come; an address where nobody listens yet is not there yet."""
         deadline = time.monotonic() + WAIT_S
         while True:
@@ -62,8 +65,14 @@ class Head:
             except httpx.TransportError:
                 pass
             assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, "it never came"
+            assert time.monotonic() < deadline, missing()
             time.sleep(0.2)
+
+    def exported(self) -> set[str]:
+        """The names of all series that the node's agent tells Prometheus."""
+        answer = httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10)
+        assert answer.status_code == 200, answer.text
+        return set(re.findall(r"^(ray_\w+)[{ ]", answer.text, re.MULTILINE))
 
     def get(self, path: str, token: str | None) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -135,6 +144,14 @@ def test_a_job_is_submitted_and_the_service_deployed_over_http_with_a_token(
     service = f"http://127.0.0.1:{head.service_port}"
     head.until(lambda: httpx.get(f"{service}/readyz", timeout=10).status_code == 200)
     assert httpx.get(f"{service}/v1/search", params={"q": "a picture"}).status_code == 401
+    assert httpx.get(f"{service}/docs", timeout=30).status_code == 200
     answer = httpx.get(f"{service}/v1/search", params={"q": "a picture"}, headers={"x-api-key": KEY}, timeout=30)
     assert answer.status_code == 200, answer.text
     assert {hit["uri"] for hit in answer.json()["hits"]} == {f"{world.source}/{name}" for name in NAMES}
+
+    # What the dashboard and the alerts ask of a service and of its machines. Those of a job, which has ended here, are
+    # looked for while one runs: test_two_nodes.py. This machine has no GPU.
+    asked = {name for _, expr in queries() for name in metrics_of(expr)}
+    asked = {name for name in asked if not name.startswith(("ray_viewfinder_job_", "ray_node_gpus_", "ray_node_gram_"))}
+    assert len(asked) >= 14
+    head.until(lambda: asked <= head.exported(), lambda: f"not exported: {asked - head.exported()}")

@@ -1,16 +1,27 @@
 """The two READMEs keep step, and the pages for operators name only what exists."""
 
+import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from viewfinder.settings import Settings
+from viewfinder.testing.openapi import Specification
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "README.zh-CN.md", "docs/operations.md", "docs/scaling.md", "docs/configuration.md"]
+PAGES = [
+    "README.md",
+    "README.zh-CN.md",
+    "docs/operations.md",
+    "docs/scaling.md",
+    "docs/configuration.md",
+    "infra/kubernetes/README.md",
+]
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -109,6 +120,30 @@ def test_files_in_a_page_exist(page: str) -> None:
     named = re.findall(r"(?<![\w/.-])(?:infra|docs|jobs|serve|benchmarks|demo)/[\w./-]*\w", text)
     made = {"benchmarks/out/results.json"}
     assert not {name for name in named if name not in made and not (ROOT / name).exists()}
+
+
+def test_what_the_runbook_asks_of_qdrant_is_in_qdrants_specification() -> None:
+    if not (openapi := os.environ.get("QDRANT_OPENAPI")):
+        pytest.skip("set QDRANT_OPENAPI to Qdrant's openapi.json")
+    specification = Specification(json.loads(Path(openapi).read_text()))
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ \$Q(/\S+)(?: -X (\w+))?(?: -d '(.*)')?", text, re.MULTILINE)
+    assert len(commands) >= 8
+    for path, method, body in commands:
+        body = body.replace("'$LIVE'", "live")
+        complaint = specification.complaint(method or "GET", path, {}, json.loads(body) if body else None)
+        assert complaint is None
+
+
+def test_the_proxy_in_the_runbook_lets_through_what_the_service_takes() -> None:
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    serve = yaml.safe_load((ROOT / "infra/serve_config.yaml").read_text())
+    settings = Settings.load({}, **serve["applications"][0]["args"])
+    number = {name: int(value) for name, value in re.findall(r"^ +(\w+) +(\d+)s?; ", text, re.MULTILINE)}
+    assert number["client_max_body_size"] == settings.max_body_bytes
+    assert number["proxy_read_timeout"] > settings.request_timeout_s
+    assert number["keepalive_timeout"] < serve["http_options"]["keep_alive_timeout_s"]
+    assert f":{serve['http_options']['port']};" in text
 
 
 def test_commands_of_viewfinder_in_the_runbook_exist() -> None:

@@ -1,19 +1,21 @@
-"""The manifests as they would be applied: their schemas, what they refer to, what they allow."""
+"""The manifests as they would be applied: what they refer to, and what they allow."""
 
 import copy
-import functools
-import os
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
+from jobs import options as jobs_options
+from jobs import reindex_options
 from serve.guard import is_open
 from tests.infra.manifests import (
+    BUILDS,
+    COMPONENTS,
     INFRA,
     KUBERNETES,
     SECRET_NAME,
@@ -24,18 +26,17 @@ from tests.infra.manifests import (
     one,
     pods,
     ray_cluster,
+    selects,
     unknown_variables,
 )
 from viewfinder.settings import Settings
 
-BUILDS = ["base", "overlays/dev", "overlays/gpu"]
-RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 WRITABLE = {"/tmp", "/data"}
 
 
-@pytest.fixture(params=BUILDS)
+@pytest.fixture(params=BUILDS, ids="+".join)
 def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return build(request.param)
+    return build(*request.param)
 
 
 @pytest.fixture
@@ -43,68 +44,14 @@ def base() -> list[dict[str, Any]]:
     return build("base")
 
 
-# -- Schemas --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("release", ["1.33", "newest"])
-def test_kubernetes_kinds_pass_the_official_schemas_strictly(documents: list[dict[str, Any]], release: str) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    version = validate.latest_version() if release == "newest" else release
-    native = [each for each in documents if each["kind"] not in RAY_KINDS]
-    assert {each["kind"] for each in native} >= {"CronJob", "NetworkPolicy", "ConfigMap", "ServiceAccount", "Namespace"}
-    for each in native:
-        validate.validate(each, version, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (["spec", "concurencyPolicy"], "Forbid"),
-        (["spec", "jobTemplate", "spec", "template", "spec", "containers", 0, "resources", "limit"], {}),
-        (["spec", "jobTemplate", "spec", "backoffLimit"], "none"),
-    ],
-)
-def test_a_cron_job_with_a_mistake_does_not_pass(base: list[dict[str, Any]], path: list[Any], value: object) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    document = changed(one(base, "CronJob", "reindex"), path, value)
-    with pytest.raises(validate.ValidationError):
-        validate.validate(document, validate.latest_version(), strict=True)
-
-
-def test_rays_kinds_pass_kuberays_definitions(documents: list[dict[str, Any]]) -> None:
-    kinds = [each for each in documents if each["kind"] in RAY_KINDS]
-    assert {each["kind"] for each in kinds} == set(RAY_KINDS)
-    for each in kinds:
-        check_against_definition(each)
-
-
-def test_the_head_fault_tolerance_component_passes_kuberays_definitions(tmp_path: Path) -> None:
-    overlay = KUBERNETES / "overlays/gpu/kustomization.yaml"
-    assert "# components: [../../components/head-fault-tolerance]" in overlay.read_text()
-    patch = yaml.safe_load((KUBERNETES / "components/head-fault-tolerance/kustomization.yaml").read_text())["patches"][
-        0
-    ]
-    (operation,) = yaml.safe_load(patch["patch"])
-    service = one(build("overlays/gpu"), patch["target"]["kind"], patch["target"]["name"])
-    check_against_definition(changed(service, operation["path"].strip("/").split("/"), operation["value"]))
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "path", "value"),
-    [
-        ("RayService", "viewfinder", ["spec", "upgradeStrategi"], {}),
-        ("RayService", "viewfinder", ["spec", "rayClusterConfig", "headGroupSpec", "replicas"], 1),
-        ("RayJob", "index", ["spec", "ttlSecondsAfterFinished"], "ten"),
-        ("RayJob", "index", ["spec", "rayClusterSpec", "authOptions", "mode"], "tokens"),
-        ("RayCluster", "reindex", ["spec", "workerGroupSpecs", 0, "template", "spec", "toleration"], []),
-        ("RayCluster", "reindex", ["spec", "upgradeStrategy", "type"], "NewCluster"),
-    ],
-)
-def test_a_ray_kind_with_a_mistake_does_not_pass(
-    base: list[dict[str, Any]], kind: str, name: str, path: list[Any], value: object
-) -> None:
-    with pytest.raises(jsonschema.ValidationError):
-        check_against_definition(changed(one(base, kind, name), path, value))
+def test_every_component_is_built_by_some_test_and_named_by_the_overlay_for_production() -> None:
+    found = {path.parent.name for path in (KUBERNETES / "components").glob("*/kustomization.yaml")}
+    overlay = (KUBERNETES / "overlays/gpu/kustomization.yaml").read_text()
+    named = re.findall(r"^  (# )?- \.\./\.\./components/(\S+)$", overlay, re.MULTILINE)
+    assert found == {name for _, name in named}
+    assert {name for comment, name in named if comment} == set(COMPONENTS)
+    service = one(build(*BUILDS[-1]), "RayService", "viewfinder")["spec"]["rayClusterConfig"]
+    assert service["gcsFaultToleranceOptions"]["backend"] == "rocksdb"
 
 
 # -- Pods -----------------------------------------------------------------------------------------------------------
@@ -148,8 +95,8 @@ def test_a_misspelled_variable_is_noticed(documents: list[dict[str, Any]]) -> No
 
 
 def test_settings_are_referred_to_by_the_name_that_carries_their_hash(documents: list[dict[str, Any]]) -> None:
-    (settings,) = [each["metadata"]["name"] for each in documents if each["kind"] == "ConfigMap"]
-    assert settings.startswith("settings-")
+    maps = [each["metadata"]["name"] for each in documents if each["kind"] == "ConfigMap"]
+    (settings,) = [name for name in maps if name.startswith("settings-")]
     named = {
         source["configMapRef"]["name"]
         for pod in pods(documents)
@@ -272,29 +219,46 @@ def test_the_index_job_takes_its_cluster_away_when_it_has_ended(documents: list[
     assert parse(arguments).sources
 
 
-def test_the_schedule_never_starts_a_second_run_beside_a_first(documents: list[dict[str, Any]]) -> None:
-    cron = one(documents, "CronJob", "reindex")["spec"]
-    assert cron["concurrencyPolicy"] == "Forbid"
-    assert cron["jobTemplate"]["spec"]["backoffLimit"] == 0
+def test_no_schedule_starts_a_second_run_beside_a_first(documents: list[dict[str, Any]]) -> None:
+    schedules = [each["spec"] for each in documents if each["kind"] == "CronJob"]
+    for cron in schedules:
+        assert cron["concurrencyPolicy"] == "Forbid"
+        assert cron["timeZone"] == "Etc/UTC"
+        assert cron["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
+    # Each at a time of its own: those that hand in jobs share a cluster.
+    assert len({cron["schedule"] for cron in schedules}) == len(schedules)
 
 
-def test_the_schedule_hands_the_job_to_a_cluster_that_is_there(documents: list[dict[str, Any]]) -> None:
-    (container,) = one(documents, "CronJob", "reindex")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+@pytest.mark.parametrize("name", ["update", "reindex"])
+def test_a_schedule_hands_its_job_to_a_cluster_that_is_there(documents: list[dict[str, Any]], name: str) -> None:
+    cron = one(documents, "CronJob", name)["spec"]["jobTemplate"]["spec"]
+    (container,) = cron["template"]["spec"]["containers"]
     assert container["command"][:3] == ["ray", "job", "submit"]
     address = container["command"][container["command"].index("--address") + 1]
     cluster = one(documents, "RayCluster", "reindex")
     # The name that KubeRay gives the head's Service.
     assert address == f"http://{cluster['metadata']['name']}-head-svc:8265"
     assert cluster["spec"]["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+    # A second submission would not know of the first.
+    assert cron["backoffLimit"] == 0
 
 
-def test_the_schedule_starts_a_program_that_takes_its_arguments(base: list[dict[str, Any]]) -> None:
-    reindex = pytest.importorskip("jobs.reindex_options", reason="needs jobs/reindex.py")
-    (container,) = one(base, "CronJob", "reindex")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    python, program, *arguments = container["args"]
-    assert python == "python"
-    assert in_image(program).is_file()
-    assert reindex.parse(arguments).when_model_changed
+def test_one_schedule_brings_new_objects_and_the_other_looks_at_the_model(documents: list[dict[str, Any]]) -> None:
+    update = jobs_options.parse(program(documents, "update", "jobs/index.py"))
+    first = shlex.split(one(documents, "RayJob", "index")["spec"]["entrypoint"])[2:]
+    assert update.prune
+    assert update.model is None, "it follows the live index, whatever the settings say"
+    assert (update.sources, update.captions) == (jobs_options.parse(first).sources, jobs_options.parse(first).captions)
+    assert reindex_options.parse(program(documents, "reindex", "jobs/reindex.py")).when_model_changed
+
+
+def program(documents: list[dict[str, Any]], cron: str, expected: str) -> list[str]:
+    """The arguments that a schedule gives the program."""
+    template = one(documents, "CronJob", cron)["spec"]["jobTemplate"]["spec"]["template"]
+    python, path, *arguments = template["spec"]["containers"][0]["args"]
+    assert (python, path) == ("python", f"/app/{expected}")
+    assert in_image(path).is_file()
+    return arguments
 
 
 def test_jobs_on_gpus_ask_for_as_many_encoders_as_there_can_be_gpus() -> None:
@@ -310,185 +274,7 @@ def test_jobs_on_gpus_ask_for_as_many_encoders_as_there_can_be_gpus() -> None:
         assert pod.containers[0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-# -- Who may speak to whom ------------------------------------------------------------------------------------------
-
-VIEWFINDER = {"app.kubernetes.io/name": "viewfinder"}
-PODS: dict[str, tuple[str, dict[str, str]]] = {
-    "replica": ("viewfinder", {**VIEWFINDER, "app.kubernetes.io/component": "service", "ray.io/node-type": "worker"}),
-    "service head": (
-        "viewfinder",
-        {**VIEWFINDER, "app.kubernetes.io/component": "service", "ray.io/node-type": "head"},
-    ),
-    "index head": ("viewfinder", {**VIEWFINDER, "app.kubernetes.io/component": "index", "ray.io/node-type": "head"}),
-    "index worker": (
-        "viewfinder",
-        {**VIEWFINDER, "app.kubernetes.io/component": "index", "ray.io/node-type": "worker"},
-    ),
-    "reindex worker": (
-        "viewfinder",
-        {**VIEWFINDER, "app.kubernetes.io/component": "reindex", "ray.io/node-type": "worker"},
-    ),
-    "reindex head": (
-        "viewfinder",
-        {**VIEWFINDER, "app.kubernetes.io/component": "reindex", "ray.io/node-type": "head"},
-    ),
-    "submitter": ("viewfinder", {**VIEWFINDER, "app.kubernetes.io/component": "submitter"}),
-    "qdrant": ("viewfinder", {"app.kubernetes.io/name": "qdrant"}),
-    "ingress": ("ingress-nginx", {}),
-    "operator": ("kuberay-system", {}),
-    "prometheus": ("monitoring", {}),
-    "dns": ("kube-system", {"k8s-app": "kube-dns"}),
-    "stranger": ("default", {}),
-}
-
-
-def test_the_pods_of_the_matrix_are_those_of_the_manifests(base: list[dict[str, Any]]) -> None:
-    ours = [labels for namespace, labels in PODS.values() if namespace == "viewfinder"]
-    for pod in pods(base):
-        assert any(labels.items() <= pod.labels.items() for labels in ours), pod.where
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "port", "allowed"),
-    [
-        ("ingress", "replica", 8000, True),
-        ("stranger", "replica", 8000, False),
-        ("submitter", "replica", 8000, False),
-        ("ingress", "replica", 30000, False),
-        ("ingress", "replica", 9101, False),
-        ("ingress", "replica", 8404, False),
-        ("ingress", "service head", 8265, False),
-        ("replica", "replica", 30000, True),
-        ("service head", "replica", 10002, True),
-        ("index worker", "index head", 6379, True),
-        ("index worker", "service head", 6379, False),
-        ("reindex head", "replica", 30000, False),
-        ("operator", "service head", 8265, True),
-        ("operator", "index head", 8265, True),
-        ("operator", "service head", 10001, False),
-        ("submitter", "reindex head", 8265, True),
-        ("submitter", "reindex head", 6379, False),
-        ("stranger", "reindex head", 8265, False),
-        ("replica", "qdrant", 6333, True),
-        ("index worker", "qdrant", 6334, True),
-        ("replica", "qdrant", 6335, False),
-        ("submitter", "qdrant", 6333, False),
-        ("stranger", "qdrant", 6333, False),
-        ("qdrant", "qdrant", 6335, True),
-        ("qdrant", "replica", 8000, False),
-        ("prometheus", "replica", 8080, True),
-        ("prometheus", "replica", 8000, False),
-        ("prometheus", "qdrant", 6335, False),
-        ("replica", "dns", 53, True),
-        ("submitter", "dns", 53, True),
-        ("replica", "stranger", 80, False),
-    ],
-)
-def test_who_may_speak_to_whom(base: list[dict[str, Any]], source: str, target: str, port: int, allowed: bool) -> None:
-    assert reaches(base, PODS[source], PODS[target], port) is allowed
-
-
-def test_without_the_default_everybody_would_reach_everything(base: list[dict[str, Any]]) -> None:
-    without = [each for each in base if each["kind"] != "NetworkPolicy"]
-    assert reaches(without, PODS["stranger"], PODS["qdrant"], 6335)
-
-
-def test_what_strangers_name_is_never_fetched_from_a_private_network(base: list[dict[str, Any]]) -> None:
-    blocks = [
-        target["ipBlock"]
-        for rule in one(base, "NetworkPolicy", "outside")["spec"]["egress"]
-        for target in rule["to"]
-        if "ipBlock" in target
-    ]
-    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"):
-        assert network in blocks[0]["except"]
-    for policy in base:
-        if policy["kind"] == "NetworkPolicy" and policy["metadata"]["name"] != "outside":
-            wide = [to for rule in policy["spec"].get("egress", ()) for to in rule["to"] if "ipBlock" in to]
-            assert not wide or not selects(policy["spec"]["podSelector"], PODS["replica"][1]), policy["metadata"][
-                "name"
-            ]
-
-
-# -- Qdrant's values ------------------------------------------------------------------------------------------------
-
-
-def test_qdrant_asks_for_keys_and_runs_without_privileges() -> None:
-    values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text())
-    assert values["config"]["service"]["jwt_rbac"] is True
-    assert {each["name"] for each in values["env"]} >= {"QDRANT__SERVICE__API_KEY"}
-    assert all("value" not in each for each in values["env"]), "secrets by reference only"
-    context = values["containerSecurityContext"]
-    assert context["readOnlyRootFilesystem"]
-    assert context["runAsNonRoot"]
-    assert context["capabilities"] == {"drop": ["ALL"]}
-    assert values["updateVolumeFsOwnership"] is False, "the chart does this as root"
-
-
-def test_qdrant_survives_the_loss_of_a_node() -> None:
-    values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text())
-    assert values["replicaCount"] >= 3
-    assert values["config"]["cluster"]["enabled"] is True
-    assert values["config"]["storage"]["collection"]["replication_factor"] >= 2
-    assert values["podDisruptionBudget"] == {"enabled": True, "maxUnavailable": 1}
-    assert values["config"]["storage"]["snapshots_config"]["snapshots_storage"] == "s3"
-
-
-def test_the_address_of_qdrant_is_that_of_the_release_in_the_readme(base: list[dict[str, Any]]) -> None:
-    readme = (KUBERNETES / "README.md").read_text()
-    assert "helm -n viewfinder upgrade --install qdrant qdrant/qdrant " in readme
-    (settings,) = [each for each in base if each["kind"] == "ConfigMap"]
-    assert settings["data"]["VIEWFINDER_QDRANT_URL"] == "http://qdrant:6333"
-
-
 # -- How it is checked ----------------------------------------------------------------------------------------------
-
-
-def changed(document: Mapping[str, Any], path: list[Any], value: object) -> dict[str, Any]:
-    result = copy.deepcopy(dict(document))
-    place: Any = result
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
-    return result
-
-
-def check_against_definition(document: Mapping[str, Any]) -> None:
-    """Validate against KubeRay's CRD, refusing fields that it does not know (the API server drops them silently)."""
-    folder = os.environ.get("KUBERAY_CRDS")
-    if not folder:
-        pytest.skip("set KUBERAY_CRDS to a folder with KubeRay's CRDs (ray.io_rayservices.yaml, ...)")
-    schema = _definition(Path(folder) / f"ray.io_{document['kind'].lower()}s.yaml", document["apiVersion"])
-    jsonschema.Draft202012Validator(schema).validate(document)
-
-
-@functools.cache
-def _definition(path: Path, api_version: str) -> dict[str, Any]:
-    definition = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    group = definition["spec"]["group"]
-    (schema,) = [
-        version["schema"]["openAPIV3Schema"]
-        for version in definition["spec"]["versions"]
-        if f"{group}/{version['name']}" == api_version
-    ]
-    close(schema)
-    schema["properties"]["metadata"] = {"type": "object"}
-    closed: dict[str, Any] = schema
-    return closed
-
-
-def close(schema: dict[str, Any]) -> None:
-    if schema.pop("x-kubernetes-int-or-string", False):
-        schema.pop("type", None)
-        schema.setdefault("anyOf", [{"type": "integer"}, {"type": "string"}])
-    if schema.get("type") == "object" and "properties" in schema:
-        if not schema.get("x-kubernetes-preserve-unknown-fields"):
-            schema.setdefault("additionalProperties", False)
-        for each in schema["properties"].values():
-            close(each)
-    for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), dict):
-            close(schema[key])
 
 
 def clusters(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -530,8 +316,8 @@ def weaknesses(pod: Pod) -> Iterator[str]:
         yield f"{pod.where}: runs under the default service account"
     yield from (f"{pod.where}: {name}" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.spec.get(name))
     for volume in pod.spec.get("volumes", ()):
-        if set(volume) != {"name", "emptyDir"} or not volume["emptyDir"].get("sizeLimit"):
-            yield f"{pod.where}: volume {volume} is not a limited emptyDir (hostPath?)"
+        if set(volume) != {"name", "configMap"} and not volume.get("emptyDir", {}).get("sizeLimit"):
+            yield f"{pod.where}: volume {volume} is neither a ConfigMap nor a limited emptyDir (hostPath?)"
     for container in pod.containers:
         where = f"{pod.where}/{container['name']}"
         own = container.get("securityContext", {})
@@ -541,7 +327,7 @@ def weaknesses(pod: Pod) -> Iterator[str]:
             yield f"{where}: may gain privileges"
         if own.get("capabilities") != {"drop": ["ALL"]}:
             yield f"{where}: keeps capabilities"
-        if {mount["mountPath"] for mount in container["volumeMounts"]} != WRITABLE:
+        if {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")} != WRITABLE:
             yield f"{where}: Ray writes to /tmp, viewfinder to /data"
         resources = container.get("resources", {})
         for what in ("cpu", "memory"):
@@ -557,52 +343,3 @@ def weaknesses(pod: Pod) -> Iterator[str]:
                 yield f"{where}: the secret {each['name']} stands in the file"
         if pod.ray and not {"readinessProbe", "livenessProbe"} <= set(container):
             yield f"{where}: no probes"
-
-
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    matches = all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
-    for expression in selector.get("matchExpressions", ()):
-        assert expression["operator"] == "In"
-        matches = matches and labels.get(expression["key"]) in expression["values"]
-    return matches
-
-
-def reaches(
-    documents: list[dict[str, Any]], source: tuple[str, dict[str, str]], target: tuple[str, dict[str, str]], port: int
-) -> bool:
-    """Whether network policies let a pod open a connection, as Kubernetes defines it: both ends must allow it."""
-    return _allows(documents, "Egress", source, target, port) and _allows(documents, "Ingress", target, source, port)
-
-
-def _allows(
-    documents: list[dict[str, Any]],
-    direction: str,
-    subject: tuple[str, dict[str, str]],
-    peer: tuple[str, dict[str, str]],
-    port: int,
-) -> bool:
-    policies = [
-        each
-        for each in documents
-        if each["kind"] == "NetworkPolicy"
-        and each["metadata"]["namespace"] == subject[0]
-        and direction in each["spec"]["policyTypes"]
-        and selects(each["spec"]["podSelector"], subject[1])
-    ]
-    rules = [rule for policy in policies for rule in policy["spec"].get(direction.lower(), ())]
-    side = "from" if direction == "Ingress" else "to"
-    return not policies or any(
-        ("ports" not in rule or port in [each["port"] for each in rule["ports"]])
-        and any(_is_peer(each, subject[0], peer) for each in rule[side])
-        for rule in rules
-    )
-
-
-def _is_peer(rule: Mapping[str, Any], namespace: str, peer: tuple[str, dict[str, str]]) -> bool:
-    if "ipBlock" in rule:
-        return False  # addresses outside the cluster
-    if "namespaceSelector" in rule:
-        fits = selects(rule["namespaceSelector"], {"kubernetes.io/metadata.name": peer[0]})
-    else:
-        fits = peer[0] == namespace
-    return fits and selects(rule.get("podSelector", {}), peer[1])

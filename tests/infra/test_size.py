@@ -1,6 +1,7 @@
 """`python benchmarks/size.py` answers with arithmetic that can be checked, and refuses what it cannot size."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.size import TOWERS, main, quantity
+from benchmarks.size import GPUS, REPLICA_QPS, S3_GET_PRICE, S3_GETS_PER_S, S3_LIST_PRICE, TOWERS, main, quantity
 from viewfinder.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,14 +80,27 @@ def test_the_work_of_an_image_tower_is_what_open_clip_publishes(
 
 
 @pytest.mark.parametrize("name", sorted(TOWERS))
-def test_the_towers_are_those_of_open_clips_configurations(name: str) -> None:
-    found = find_spec("open_clip")
+def test_the_towers_are_those_of_open_clips_and_timms_configurations(name: str) -> None:
+    layers, width, patch, ratio = TOWERS[name]
+    file = package("open_clip") / f"model_configs/{name}.json"
+    if file.exists() and "layers" in (tower := json.loads(file.read_text())["vision_cfg"]):
+        assert (tower["layers"], tower["width"], tower["patch_size"], tower.get("mlp_ratio", 4.0)) == TOWERS[name]
+        return
+    # open_clip leaves the sizes of the others to timm, whose models are functions.
+    source = (package("timm") / "models/vision_transformer.py").read_text()
+    found = re.search(
+        rf"def vit_{name.split('-')[1].lower()}_patch{patch}_siglip_\d+\(.*?dict\((.*?)\)", source, re.DOTALL
+    )
+    assert found, name
+    said = dict(re.findall(r"(\w+)=([\d.]+)", found[1]))
+    assert (int(said["depth"]), int(said["embed_dim"]), float(said["mlp_ratio"])) == (layers, width, ratio)
+
+
+def package(name: str) -> Path:
+    found = find_spec(name)
     assert found is not None
     assert found.origin is not None
-    file = Path(found.origin).parent / f"model_configs/{name}.json"
-    if not file.exists() or "layers" not in (tower := json.loads(file.read_text())["vision_cfg"]):
-        pytest.skip(f"open_clip leaves the sizes of {name} to timm")
-    assert (tower["layers"], tower["width"], tower["patch_size"], tower.get("mlp_ratio", 4.0)) == TOWERS[name]
+    return Path(found.origin).parent
 
 
 @pytest.mark.parametrize("model", [name for name in REGISTRY if "::" in name])
@@ -139,6 +153,22 @@ def test_it_runs_as_a_program_without_torch_and_ray() -> None:
         assert any(basis in line for basis in ("measured", "arithmetic", "published", "assumed")), line
 
 
+def test_whoever_reads_only_the_beginning_gets_no_traceback() -> None:
+    command = [sys.executable, "benchmarks/size.py", "--images", "100M"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()  # before it has written anything
+        said = program.stderr.read()
+        assert (program.wait(60), said) == (0, "")
+
+
+def test_memory_is_about_what_qdrants_rule_of_thumb_says(capsys: pytest.CaptureFixture[str]) -> None:
+    # Half as much again as the vectors: https://qdrant.tech/documentation/guides/capacity-planning
+    theirs = 1e6 * 512 * 4 * 1.5 / 1e9
+    assert size(capsys, "--images", "1M")["memory of one copy"] == pytest.approx(theirs, rel=0.1)
+
+
 SCALING = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
 
 
@@ -149,7 +179,7 @@ def figure(value: float) -> str:
 @pytest.mark.parametrize("images", ["100k", "1M", "10M", "100M", "1B"])
 def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain, int8, four_bit = (
-        size(capsys, "--images", images, "--quantization", each) for each in ("float32", "int8", "4bit")
+        size(capsys, "--images", images, "--quantization", each) for each in ("none", "int8", "4bit")
     )
     figures = [plain["encoding, L4 hours"], plain["fetch and decode, core hours"]]
     figures += [each["memory of one copy"] for each in (plain, int8, four_bit)]
@@ -159,10 +189,46 @@ def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: 
     assert f"| {' | '.join(row)} |" in SCALING
 
 
-@pytest.mark.parametrize("model", re.findall(r"^\| `(.*?)` \|", SCALING, re.MULTILINE))
+@pytest.mark.parametrize("model", re.findall(r"^\| `(\S+::\S+)` \|", SCALING, re.MULTILINE))
 def test_the_page_says_of_each_model_what_the_program_says(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain = size(capsys, "--images", "100M", "--model", model)
     int8 = size(capsys, "--images", "100M", "--model", model, "--quantization", "int8")
     names = ("image tower", "pictures a second of one L4", "encoding, L4 hours", "cores that keep one L4 busy")
     row = [f"`{model}`", *(figure(plain[name]) for name in names), figure(int8["memory of one copy"])]
     assert f"| {' | '.join(row)} |" in SCALING
+
+
+def test_the_text_of_the_page_says_what_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = re.sub(r"\s+", " ", SCALING)
+
+    def plan(images: str, *flags: str) -> dict[str, float]:
+        return size(capsys, "--images", images, *flags)
+
+    million, ten, hundred, billion = (plan(images) for images in ("1M", "10M", "100M", "1B"))
+    int8 = plan("100M", "--quantization", "int8")
+    nodes = [math.ceil(int8[what] / 64) for what in ("memory of one copy", "memory of 2 copies")]
+    on_cores = plan("1M", "--gpu", "none")["encoding, core hours"]
+    decoding = ten["fetch and decode, core hours"]
+    largest = [plan("1B", "--quantization", each)["memory of one copy"] for each in ("int8", "4bit")]
+    for said in (
+        f"wants {hundred['cores that keep one L4 busy']:.0f} cores for each L4",
+        f"a million pictures are {on_cores:.0f} core hours on CPUs",
+        f"{million['encoding, L4 hours'] * 60:.0f} minutes of an L4",
+        f"{figure(million['fetch and decode, core hours'])} core hours of decoding either way",
+        f"in {figure(ten['encoding, L4 hours'])} hours; with the four cores",
+        f"take {decoding / 4:.0f} hours",
+        f"{figure(ten['memory of one copy'])} GB for float32",
+        f"{figure(int8['memory of one copy'])} GB in int8 is {nodes[0]} nodes of 64 GB for one copy, {nodes[1]} for",
+        f"{round(1e8 / 86_400, -2):,.0f} GETs a second finish in a day",
+        f"{figure(largest[0])} GB in int8, {figure(largest[1])} GB in 4-bit, for one copy",
+        f"The listing is {billion['LIST requests of a run']:,.0f} requests",
+        f"÷ (0.7 × {REPLICA_QPS:.0f})",
+        f"where this page has {figure(million['memory of one copy'])}",
+        f"T4 {GPUS['T4'][0]:.0f}, A100 {GPUS['A100'][0]:.0f}, L40S {GPUS['L40S'][0]:.0f} TFLOP/s",
+        f"L4 {GPUS['L4'][0]:.0f}, H100 and H200 {GPUS['H200'][0]:.0f}",
+        f"A10G {GPUS['A10G'][0]:.0f}",
+        f"{S3_GETS_PER_S:,} GETs a second",
+        f"${S3_GET_PRICE} for 1,000 GETs, ${S3_LIST_PRICE} for 1,000 LISTs",
+    ):
+        assert said in text, said
+    assert int8["a month"] > int8["machines, once"], "a month of Qdrant costs more than indexing everything"
