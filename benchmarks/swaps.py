@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -113,7 +114,7 @@ def _swap(clients: Clients, store: Store, *, kill: bool = False) -> None:
         os.kill(victim, signal.SIGKILL)
     live = store.live(INDEX)
     assert live is not None
-    clients.wait_for(lambda answer: answer.status == 200 and answer.pair[1] == live.name, SETTLED)
+    clients.wait_for(partial(_names, live.name), SETTLED)
 
 
 def _tell(what: str, answers: Sequence[Answer], truth: Truth) -> bool:
@@ -202,7 +203,7 @@ def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
         assert live is not None
         quiet = Clients(url, list(relevant), 4, {"limit": DEPTH})
         with quiet.asking():
-            quiet.wait_for(lambda answer, name=live.name: answer.pair[1] == name, SETTLED)  # type: ignore[misc]
+            quiet.wait_for(partial(_names, live.name), SETTLED)
         with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
             for text in relevant:
                 answer = quiet.ask_once(client, text)
@@ -214,6 +215,10 @@ def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
         hits=hits,
         relevant=relevant,
     )
+
+
+def _names(collection: str, answer: Answer) -> bool:
+    return answer.body.get("collection") == collection
 
 
 def _hits(answer: Answer) -> list[dict[str, object]]:

@@ -36,9 +36,6 @@ class Instruments(Protocol):
     def counter(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
     def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
     def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number: ...
-    def behind(self, problem: bool) -> None:
-        """Whether something keeps the replica from following the live collection."""
-        self._behind(int(problem), {})
 
     async def text(self) -> str:
         """All of them in Prometheus' text format."""
@@ -115,6 +112,10 @@ class Metrics:
             self._generations(0, self._serving)
         self._serving = {"model": collection.metadata.model_name, "collection": collection.name}
         self._generations(1, self._serving)
+
+    def behind(self, problem: bool) -> None:
+        """Whether something keeps the replica from following the live collection."""
+        self._behind(int(problem), {})
 
     async def text(self) -> str:
         """All of them in Prometheus' text format."""

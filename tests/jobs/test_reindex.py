@@ -1,6 +1,7 @@
 """Changing the model of an index, phase by phase: real S3, real small models, Qdrant's wire, no Ray."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jobs.prune import PruneRefusedError
+from jobs.reindex import main
 from tests.jobs.conftest import NAMES, Index
 from tests.jobs.pictures import fill, picture
 from viewfinder.batch import PointBatch
@@ -15,6 +17,7 @@ from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.lease import standing
 from viewfinder.models import locate
 from viewfinder.objects import Objects, point_id
+from viewfinder.testing.qdrant import QdrantDouble
 
 # -- The change of a model ------------------------------------------------------------------------------------------
 
@@ -70,6 +73,16 @@ def test_when_model_changed_does_nothing_else(index: Index) -> None:
     assert index.works[0].passes == []
     assert index.reindex("--when-model-changed") == 0
     assert index.live.metadata.model_name == index.models[1]
+
+
+def test_a_scheduled_run_that_finds_the_wanted_model_only_looks(
+    index: Index, qdrant: QdrantDouble, tmp_path: Path
+) -> None:
+    before = len(qdrant.requests)
+    assert main(["--when-model-changed", "--model", index.models[0]]) == 0
+    asked = {f"{each.method} {each.path}" for each in qdrant.requests[before:]}
+    assert asked <= {"GET /", "GET /aliases", "GET /collections", f"GET /collections/{index.live.name}"}
+    assert not (tmp_path / "data" / "runs").exists(), "nor does it leave a report every hour"
 
 
 def test_weights_that_moved_under_the_same_name_are_another_model(
@@ -300,13 +313,48 @@ def test_a_stored_vector_that_is_not_the_models_stops_the_switch(index: Index) -
 # -- What would be done ----------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_tells_in_numbers_what_it_would_do_and_writes_nothing(
+    index: Index, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+    (index.world.bucket / "05.jpg").unlink()
+    fill(index.world.bucket, ["new.jpg"], first_seed=50)
+    before = len(qdrant.requests)
+
     assert index.reindex("--dry-run") == 0
-    assert "Would build a new collection" in capsys.readouterr().out
+    said = told(capsys)
+    assert "Would build a new collection for model" in said
+    assert f"from {index.world.source}" in said
+    assert "listed │ 12 would be indexed │ 12" in said
+
     assert index.reindex("--dry-run", "--model", index.models[0]) == 0
-    assert "Would bring the live collection up to date" in capsys.readouterr().out
-    assert index.states == {"first 1": "live"}
-    assert [work.passes for work in index.works] == [[], []]
+    said = told(capsys)
+    assert "Would bring the live collection up to date" in said
+    assert "listed │ 12 would be indexed │ 2 unchanged │ 10 would be pruned │ 1 of 12 points" in said
+
+    reading = re.compile(r"GET /|POST /collections/[^/]+/points(/(scroll|count|query|query/batch))?$")
+    asked = [f"{each.method} {each.path}" for each in qdrant.requests[before:]]
+    assert [each for each in asked if not reading.match(each)] == []
+    assert not list(index.world.directory.glob("reindex-*")), "no report either"
+
+
+def test_a_dry_run_says_what_is_left_to_do_of_an_unfinished_build(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bad.jpg", "worse.jpg"):
+        (index.world.bucket / name).write_bytes(b"no picture")
+    assert index.reindex() == 1
+    fill(index.world.bucket, ["new.jpg"], first_seed=50)
+    capsys.readouterr()
+    assert index.reindex("--dry-run") == 0
+    said = told(capsys)
+    assert "Would go on with" in said
+    assert "known failures of unchanged content │ 2 would be indexed │ 1 unchanged │ 12" in said
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to standard output, in one line, without the frames of tables."""
+    return " ".join(re.sub(r"[┌─┬┐└┴┘]|^│|│$", "", capsys.readouterr().out, flags=re.MULTILINE).split())
 
 
 # -- Means ----------------------------------------------------------------------------------------------------------
