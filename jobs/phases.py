@@ -62,7 +62,8 @@ class Reindex:
         wanted = locate(self._options.model or self._settings.model)
         logger.info("Wanted is %s (%s), live is %s", wanted.name, wanted.fingerprint, live.name)
         if self._has(live, wanted):
-            self._settle(live)
+            if not self._options.dry_run:
+                self._settle(live, held)
             return self._update(live, wanted)
         if self._options.dry_run:
             groups = build.sources_of(live, self._options, prune_max_ratio=1.0)
@@ -141,9 +142,11 @@ class Reindex:
             )
         return self._finish(store.described(target), f"switched from {live.name}", former=live.name, dropped=dropped)
 
-    def _settle(self, live: Collection) -> None:
+    def _settle(self, live: Collection, held: hold.Hold | None) -> None:
         """Put right what a job left that was killed right after it had moved the alias."""
-        if self._options.dry_run or promotion.settled(self._store, live):
+        if held and held.collection != live.name:  # --model was given, or a hold would have ended this run
+            hold.lift(self._store.control(live.index))
+        if promotion.settled(self._store, live):
             return
         # Another job that holds the lease moves the alias itself, and puts the states right when it has.
         with suppress(StoreBusyError), Lease(self._store.control(live.index), self._report.run_id):

@@ -84,6 +84,16 @@ def test_a_model_that_is_asked_for_lifts_the_hold_once_it_is_live(index: Index) 
     assert index.live.metadata.model_name == index.models[1]
 
 
+def test_a_hold_that_a_killed_job_could_not_lift_any_more_is_lifted_by_its_rerun(index: Index) -> None:
+    first = index.live
+    index.reindex()
+    hold.place(index.store.control("images"), first.name, index.live.name)
+    assert index.reindex("--model", index.models[1], "--dry-run") == 0
+    assert hold.standing(index.store.control("images"))
+    assert index.reindex("--model", index.models[1]) == 0
+    assert hold.standing(index.store.control("images")) is None
+
+
 def test_there_is_no_way_back_without_a_former_collection(index: Index) -> None:
     with pytest.raises(ConfigurationError, match="no former collection"):
         operations.roll_back(index.store, Settings.load())
