@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import httpx
 
@@ -47,10 +48,9 @@ class Truth:
     hits: Mapping[tuple[str, str], Hits]
     relevant: Mapping[str, str]
 
-    def recall(self, collection: str) -> float:
-        """Recall@10 of a collection on a quiet service."""
-        found = [self.relevant[text] in hits for (name, text), hits in self.hits.items() if name == collection]
-        return sum(found) / len(found)
+    def recall(self, answers: Iterable[tuple[str, Hits]], depth: int) -> float:
+        """The share of texts whose own picture is among the first `depth` hits."""
+        return fmean(self.relevant[text] in hits[:depth] for text, hits in answers)
 
     def mixed(self, answer: Answer) -> bool:
         """Whether model and collection do not belong together, or a hit was not written by a run of the collection."""
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--kill", action="store_true", help="then kill a replica (-9) in the middle of one more swap")
+    parser.add_argument("--kill", action="store_true", help="then kill a replica (-9) and go on swapping")
     arguments = parser.parse_args(argv)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="viewfinder-swaps-")))
@@ -97,21 +97,22 @@ def _measure(
             print(f"swap {number + 1}: {len(clients.answers):,} answers", file=sys.stderr)
         swapped = len(clients.answers)
         if arguments.kill:
-            _swap(clients, store, kill=True)
+            os.kill(replicas()[0], signal.SIGKILL)
+            _swap(clients, store)
+            while len(replicas()) < arguments.replicas:
+                time.sleep(0.1)
+            _swap(clients, store)
     seconds = time.monotonic() - began
     ok = _tell("while swapping", clients.answers[:swapped], truth)
     if arguments.kill:
-        _tell("while a replica was killed in the middle of a swap", clients.answers[swapped:], truth)
+        _tell("while a replica was killed and another one started", clients.answers[swapped:], truth)
     print(f"{arguments.clients} clients, {arguments.replicas} replicas, {arguments.pictures} pictures, {seconds:.0f} s")
     return 0 if ok else 1
 
 
-def _swap(clients: Clients, store: Store, *, kill: bool = False) -> None:
-    """One move of the alias by the job, and its time until every replica has followed."""
-    victim = replicas()[0] if kill else None
+def _swap(clients: Clients, store: Store) -> None:
+    """One move of the alias by the job, and the time until every replica has followed."""
     _reindex("--rollback")
-    if victim is not None:
-        os.kill(victim, signal.SIGKILL)
     live = store.live(INDEX)
     assert live is not None
     clients.wait_for(partial(_names, live.name), SETTLED)
@@ -126,10 +127,14 @@ def _tell(what: str, answers: Sequence[Answer], truth: Truth) -> bool:
     lost = sum(map(truth.lost, good))
     print(f"{what}: {len(answers):,} answers, {failed.total()} failed {dict(failed)}, {mixed} mixed, {lost} hits lost")
     for collection, model in truth.models.items():
-        own = [each for each in good if each.pair[1] == collection]
-        found = sum(truth.relevant[each.text] in [hit["uri"] for hit in _hits(each)] for each in own)
-        share = f"{found / len(own):.3f}" if own else "-"
-        print(f"  {model}: {len(own):,} answers, recall@{DEPTH} {share} (quiet: {truth.recall(collection):.3f})")
+        own = [(each.text, [str(hit["uri"]) for hit in _hits(each)]) for each in good if each.pair[1] == collection]
+        quiet = [(text, hits) for (name, text), hits in truth.hits.items() if name == collection]
+        figures = ", ".join(
+            f"recall@{depth} {truth.recall(own, depth):.3f} (quiet: {truth.recall(quiet, depth):.3f})"
+            for depth in (1, DEPTH)
+            if own
+        )
+        print(f"  {model}: {len(own):,} answers, {figures}")
     return not (failed.total() or mixed or lost)
 
 
