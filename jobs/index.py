@@ -35,7 +35,7 @@ def run(options: Options, settings: Settings) -> int:
         collection = preflight.open_collection(store, settings, checkpoint, create=not options.dry_run)
         sync = Sync(options, settings, reach, store, collection, manifest)
         if collection is None or options.dry_run:
-            return report.dry_run(manifest, *sync.plan())
+            return report.dry_run(*sync.plan())
         return report.finish(store, collection, sync.carry_out(checkpoint, report), options.max_failure_ratio)
 
 

@@ -4,19 +4,22 @@ Every phase may be killed and run again: what is done is found done. Until the s
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from jobs import announcement, build, golden, preflight, promotion
 from jobs.entry import stdout
 from jobs.operations import live_of
 from jobs.options import Options
+from jobs.prune import Gone
 from jobs.reach import Reach
 from jobs.reindex_options import ReindexOptions
 from jobs.reindex_report import ReindexReport
 from jobs.verify import Bounds, Sides, verify
 from jobs.work import Work
 from viewfinder import hold
-from viewfinder.errors import ConfigurationError, ModelMismatchError, UnknownModelError
+from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.lease import Lease
 from viewfinder.models import Checkpoint, locate
 from viewfinder.objects import Objects
@@ -59,9 +62,14 @@ class Reindex:
         wanted = locate(self._options.model or self._settings.model)
         logger.info("Wanted is %s (%s), live is %s", wanted.name, wanted.fingerprint, live.name)
         if self._has(live, wanted):
+            if not self._options.dry_run:
+                self._settle(live, held)
             return self._update(live, wanted)
         if self._options.dry_run:
-            return self._foretell(live, wanted)
+            groups = build.sources_of(live, self._options, prune_max_ratio=1.0)
+            found = build.candidate(self._store, live, wanted, rebuild=self._options.rebuild)
+            how = f"go on with {found.name} ({found.metadata.state})" if found else "build a new collection"
+            return self._foretell(f"{how} for model {wanted.name} ({wanted.fingerprint})", live, groups, found)
         with Lease(self._store.control(live.index), self._report.run_id) as lease:
             promotion.settle(self._store, live.index)
             live = live_of(self._store, live.index)
@@ -75,7 +83,7 @@ class Reindex:
             return self._finish(live, "nothing to do: the model has not changed")
         groups = build.sources_of(live, self._options, prune_max_ratio=self._options.prune_max_ratio)
         if self._options.dry_run:
-            return self._say("Would bring the live collection up to date", live, groups)
+            return self._foretell("bring the live collection up to date", live, groups, live)
         with self._report.phase("preflight"):
             self._check(groups)
         with self._report.phase("update"):
@@ -134,6 +142,16 @@ class Reindex:
             )
         return self._finish(store.described(target), f"switched from {live.name}", former=live.name, dropped=dropped)
 
+    def _settle(self, live: Collection, held: hold.Hold | None) -> None:
+        """Put right what a job left that was killed right after it had moved the alias."""
+        if held and held.collection != live.name:  # --model was given, or a hold would have ended this run
+            hold.lift(self._store.control(live.index))
+        if promotion.settled(self._store, live):
+            return
+        # Another job that holds the lease moves the alias itself, and puts the states right when it has.
+        with suppress(StoreBusyError), Lease(self._store.control(live.index), self._report.run_id):
+            promotion.settle(self._store, live.index)
+
     def _has(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
@@ -165,19 +183,17 @@ class Reindex:
             )
         return None
 
-    def _foretell(self, live: Collection, wanted: Checkpoint) -> int:
-        groups = build.sources_of(live, self._options, prune_max_ratio=1.0)
-        found = build.candidate(self._store, live, wanted, rebuild=self._options.rebuild)
-        how = f"go on with {found.name} ({found.metadata.state})" if found else "build a new collection"
-        return self._say(f"Would {how} for model {wanted.name} ({wanted.fingerprint})", live, groups)
-
-    def _say(self, what: str, live: Collection, groups: Sequence[Options]) -> int:
+    def _foretell(self, what: str, live: Collection, groups: Sequence[Options], target: Collection | None) -> int:
+        """Say what a run would do, in numbers; `target` is what there is already of the collection to be filled."""
+        plans = [self._work.plan(each, target) for each in groups]
+        actions = sum((Counter(each) for each, _ in plans), Counter[str]())
+        gone = [each for _, each in plans if each is not None]
         console = stdout()
-        console.print(f"{what}; live is {live.name}. Nothing was changed.")
+        console.print(f"Would {what}; live is {live.name}.")
         for each in groups:
             captions = f" with captions {each.captions}" if each.captions else ""
             console.print(f"  from {', '.join(each.sources)}{captions}")
-        return 0
+        return self._report.dry_run(actions, sum(gone, Gone(0, 0, 0)) if gone else None)
 
     def _finish(self, live: Collection, outcome: str, problem: str | None = None, **more: object) -> int:
         if self._options.dry_run:

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -140,12 +140,17 @@ class Workers:
 
 def actions(manifest: Manifest, compare: Compare) -> dict[str, int]:
     """How many of the listed objects need what, nothing being done."""
-    counts: Counter[str] = Counter()
     rows = _compared(manifest, compare).select_columns(["action", "count"])
     with told_as_ours():
-        for table in rows.iter_batches(batch_format="pyarrow"):
-            for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):
-                counts[action] += count
+        return count_actions(rows.iter_batches(batch_format="pyarrow"))
+
+
+def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:
+    """How many objects need what, by the rows of `jobs.stages`."""
+    counts: Counter[str] = Counter()
+    for table in tables:
+        for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):
+            counts[action] += count
     return dict(counts)
 
 
@@ -157,8 +162,12 @@ def index_objects(
     settings: Settings,
     run_id: str,
     progress: Any = None,
+    compared: Sequence[pa.Table] | None = None,
 ) -> Outcome:
-    """Bring every object of the manifest into the collection; the tally accounts for each of them."""
+    """Bring every object of the manifest into the collection; the tally accounts for each of them.
+
+    `compared` are their rows where they have been compared already.
+    """
     workers = Workers.plan(settings, ray.cluster_resources(), ray.available_resources())
     fetch_and_decode = FetchAndDecode(
         compare.reach.access,
@@ -172,8 +181,9 @@ def index_objects(
     sink = QdrantDatasink(
         compare.reach.address, collection, run_id=run_id, batch_size=settings.write_batch_size, progress=progress
     )
+    todo = _compared(manifest, compare) if compared is None else ray.data.from_arrow(list(compared))
     rows = (
-        _in_blocks(_compared(manifest, compare), settings.fetch_batch_size)
+        _in_blocks(todo, settings.fetch_batch_size)
         .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=workers.decoder_cpus)
         .map_batches(
             Encode,

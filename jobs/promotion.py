@@ -18,6 +18,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def settled(store: Store, live: Collection) -> bool:
+    """Whether the recorded states are those that the alias, which points at `live`, says."""
+    return all((each.metadata.state == "live") == (each.name == live.name) for each in store.collections(live.index))
+
+
 def settle(store: Store, index: str, *, clock: Clock = utc_now) -> None:
     """Let the recorded states follow the alias, which alone decides: a job may have been killed between the two."""
     live = store.live(index)

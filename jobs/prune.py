@@ -33,6 +33,9 @@ class Gone:
     detached: int
     deleted: int
 
+    def __add__(self, other: "Gone") -> "Gone":
+        return Gone(self.points + other.points, self.detached + other.detached, self.deleted + other.deleted)
+
 
 class Prune:
     """Takes this run's sources from points that their listings lack, and deletes points left with none."""

@@ -53,12 +53,14 @@ class ReindexReport(Report):
 
         So listed = unchanged + indexed + failed, unless something has changed under way.
         """
-        now = sum((Counter(each.counts) for each in passes), Counter[str]())
-        for name in ("listed", "failed"):
-            self._counts[name] = now[name]
-        self._counts.setdefault("unchanged", now["unchanged"])
-        for name in ("indexed", "pruned"):
-            self._counts[name] = self._counts.get(name, 0) + now[name]
+        before, now = self._counts, sum((Counter(each.counts) for each in passes), Counter[str]())
+        self._counts = {
+            "listed": now["listed"],
+            "unchanged": before.get("unchanged", now["unchanged"]),
+            "indexed": before.get("indexed", 0) + now["indexed"],
+            "failed": now["failed"],
+            "pruned": before.get("pruned", 0) + now["pruned"],
+        }
 
     def verified(self, checks: Sequence[Check]) -> None:
         """Keep the checks, and show them."""

@@ -136,10 +136,10 @@ class Report:
             print(f"error: {problem}", file=sys.stderr)
         return 1 if problem else 0
 
-    def dry_run(self, manifest: Manifest, actions: Mapping[str, int], gone: Gone | None) -> int:
-        """Print what a run would do."""
+    def dry_run(self, actions: Mapping[str, int], gone: Gone | None) -> int:
+        """Print what a run would do with so many objects."""
         table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
-        table.add_row("listed", f"{manifest.listed:,}")
+        table.add_row("listed", f"{sum(actions.values()):,}")
         for action, count in sorted(actions.items()):
             table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
         if gone is not None:

@@ -127,12 +127,16 @@ class Compare:
     stat_threads: int = 16
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        return self.with_store(table, _store(self.reach.address))
+
+    def with_store(self, table: pa.Table, store: Store) -> pa.Table:
+        """The same by a connection that the caller has."""
         began = time.perf_counter()
         rows = table.to_pylist()
         rows = [row | {"id": point_id(row["uri"])} for row in rows]
-        withheld = self._withheld([row["id"] for row in rows])
+        withheld = self._withheld([row["id"] for row in rows], store)
         present = [row for row in rows if row["id"] not in withheld]
-        states, failures = self._known([row["id"] for row in present])
+        states, failures = self._known([row["id"] for row in present], store)
         self._fill_etags(present)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         todo = [row for row in compared if row["action"] != "unchanged"]
@@ -143,15 +147,14 @@ class Compare:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
 
-    def _withheld(self, ids: Sequence[str]) -> Container[str]:
+    def _withheld(self, ids: Sequence[str], store: Store) -> Container[str]:
         """Those of these points that have been taken down."""
-        return () if self.collection is None else _store(self.reach.address).tombstones(self.collection.index, ids)
+        return () if self.collection is None else store.tombstones(self.collection.index, ids)
 
-    def _known(self, ids: Sequence[str]) -> tuple[dict[str, PointState], dict[str, Failure]]:
+    def _known(self, ids: Sequence[str], store: Store) -> tuple[dict[str, PointState], dict[str, Failure]]:
         """What there is of these points, and of those that there are not, why."""
         if self.collection is None:  # a dry run before the first run
             return {}, {}
-        store = _store(self.reach.address)
         states = store.states(self.collection, ids)
         missing = [each for each in ids if each not in states]
         return states, store.failures(self.collection.index, missing)

@@ -5,11 +5,11 @@ The index job makes one such pass; a re-index makes as many as it takes until no
 
 from collections.abc import Mapping
 
-from jobs import pipeline, progress
+from jobs import pipeline, progress, shortcut
 from jobs.fields import note_fields
 from jobs.fresh import encode_texts
 from jobs.options import Options
-from jobs.pipeline import Pass
+from jobs.pipeline import Outcome, Pass
 from jobs.prune import Gone, Prune
 from jobs.reach import Reach
 from jobs.report import Report
@@ -48,7 +48,9 @@ class Sync:
     def plan(self) -> tuple[Mapping[str, int], Gone | None]:
         """How many objects need what, and which points would be pruned; raises `PruneRefusedError`."""
         gone = self._prune.find() if self._prune else None
-        return pipeline.actions(self._manifest, self._compare), gone
+        few = shortcut.compared(self._manifest, self._compare, self._store)
+        actions = pipeline.actions(self._manifest, self._compare) if few is None else pipeline.count_actions(few)
+        return actions, gone
 
     def carry_out(self, checkpoint: Checkpoint, report: Report) -> Pass:
         """Bring the collection in line with the manifest; raises `PruneRefusedError` before anything is written."""
@@ -58,14 +60,22 @@ class Sync:
             self._prune.find()
         report.begin(store, collection, manifest)
         note_fields(store, collection, manifest)
-        with progress.follow(manifest.listed) as counter:
-            outcome = pipeline.index_objects(
-                manifest, self._compare, collection, checkpoint, self._settings, report.run_id, counter
-            )
+        outcome = self._index(checkpoint, report.run_id)
         pruned = self._prune.carry_out() if self._prune else 0
         sweep(store, collection)
         renew(store, collection, outcome.tally.indexed, lambda: self._encoded_queries(checkpoint))
         return Pass(manifest, outcome, pruned)
+
+    def _index(self, checkpoint: Checkpoint, run_id: str) -> Outcome:
+        assert self._collection is not None
+        settings, manifest, collection = self._settings, self._manifest, self._collection
+        few = shortcut.compared(manifest, self._compare, self._store)
+        if few is not None and shortcut.suffices(few):
+            return shortcut.write(self._store, collection, few, settings, run_id)
+        with progress.follow(manifest.listed) as counter:
+            return pipeline.index_objects(
+                manifest, self._compare, collection, checkpoint, settings, run_id, counter, compared=few
+            )
 
     def _encoded_queries(self, checkpoint: Checkpoint) -> Vectors:
         texts = queries(checkpoint.spec.languages)

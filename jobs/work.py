@@ -1,14 +1,16 @@
-"""What a re-index has done on the cluster, behind four calls: the rest of it needs none."""
+"""What a re-index has done on the cluster, behind five calls: the rest of it needs none."""
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from jobs import fresh, preflight
 from jobs.options import Options
 from jobs.pipeline import Pass
+from jobs.prune import Gone
 from jobs.reach import Reach
 from jobs.report import Report
 from jobs.sync import Sync
@@ -23,6 +25,9 @@ class Work(Protocol):
 
     def check(self, sources: Sequence[str]) -> None:
         """List each source and read one object of it where the work is done; raises `SourceError`."""
+
+    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
+        """How many of the listed objects would need what, and which points would go; nothing is written."""
 
     def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
         """One pass over the sources of `options`."""
@@ -48,11 +53,12 @@ class ClusterWork:
     def check(self, sources: Sequence[str]) -> None:
         preflight.check_worker(sources, self._reach)
 
+    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
+        with self._listed(options, collection) as sync:
+            return sync.plan()
+
     def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
-        # A manifest of a large bucket takes gigabytes: one at a time.
-        with tempfile.TemporaryDirectory(dir=self._workspace, prefix=f"pass-{next(self._numbers)}-") as directory:
-            manifest = preflight.list_objects(options, self._reach.access, Path(directory))
-            sync = Sync(options, self._settings, self._reach, self._store, collection, manifest)
+        with self._listed(options, collection) as sync:
             return sync.carry_out(checkpoint, self._report)
 
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
@@ -60,3 +66,10 @@ class ClusterWork:
 
     def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
         return fresh.encode_pictures(checkpoint, self._settings, self._reach.access, records)
+
+    @contextmanager
+    def _listed(self, options: Options, collection: Collection | None) -> Iterator[Sync]:
+        # A manifest of a large bucket takes gigabytes: one at a time.
+        with tempfile.TemporaryDirectory(dir=self._workspace, prefix=f"pass-{next(self._numbers)}-") as directory:
+            manifest = preflight.list_objects(options, self._reach.access, Path(directory))
+            yield Sync(options, self._settings, self._reach, self._store, collection, manifest)

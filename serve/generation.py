@@ -242,6 +242,7 @@ class Follower:
         elif live != current.collection:
             current.collection = live  # the same one, of which a job has noted more: fields, baselines
         self.problem = None
+        self._metrics.behind(False)
 
     def _bind(self, live: Collection) -> Generation:
         if (known := self.bound(live.name)) is not None:
@@ -275,6 +276,7 @@ class Follower:
         if problem != self.problem:
             logger.warning("%s", problem if cause is None else f"{problem} ({cause})")
         self.problem = problem
+        self._metrics.behind(True)
 
     def _run(self) -> None:
         while not self._closed.wait(self._refresh_s):

@@ -36,6 +36,7 @@ class Instruments(Protocol):
     def counter(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
     def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
     def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number: ...
+
     async def text(self) -> str:
         """All of them in Prometheus' text format."""
         ...
@@ -60,6 +61,9 @@ class Metrics:
         self._queue = make.gauge("viewfinder_queue_depth", "Items that wait for a replica's encoder.", ())
         self._generations = make.gauge(
             "viewfinder_generation", "1 for the collection that a replica serves.", ("model", "collection")
+        )
+        self._behind = make.gauge(
+            "viewfinder_generation_behind", "1 while a replica cannot follow the live collection; /readyz says why.", ()
         )
         self._serving: dict[str, str] | None = None
 
@@ -108,6 +112,10 @@ class Metrics:
             self._generations(0, self._serving)
         self._serving = {"model": collection.metadata.model_name, "collection": collection.name}
         self._generations(1, self._serving)
+
+    def behind(self, problem: bool) -> None:
+        """Whether something keeps the replica from following the live collection."""
+        self._behind(int(problem), {})
 
     async def text(self) -> str:
         """All of them in Prometheus' text format."""

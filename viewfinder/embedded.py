@@ -10,7 +10,7 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,13 @@ from viewfinder.directory import (
     store_directory,
     try_lock,
 )
-from viewfinder.errors import ConfigurationError, StoreBusyError, StoreError, StoreUnavailableError
+from viewfinder.errors import (
+    ConfigurationError,
+    StoreBusyError,
+    StoreError,
+    StoreUnavailableError,
+    ViewfinderError,
+)
 
 __all__ = ["HolderClient", "RaySession", "attach", "open_directory", "start_ray"]
 
@@ -119,8 +125,11 @@ def start_ray(
     if address.url is not None:
         if ray.is_initialized():
             return RaySession(address, owned=False, joined=False)
-        _check_answers(ray_address)
-        ray.init(address=ray_address or "local", namespace=NAMESPACE, **({} if ray_address else options))
+        if ray_address:
+            _check_answers(ray_address)
+            ray.init(address=ray_address, namespace=NAMESPACE)
+        else:
+            _start_own(options)
         return RaySession(address, owned=ray_address is None, joined=True)
 
     directory = store_directory(address.data_dir)
@@ -133,8 +142,7 @@ def start_ray(
             _check_answers(ray_address)
             ray.init(address=ray_address, namespace=NAMESPACE)
         elif joined and not _join_holder(directory, lock_wait_s):
-            # A bare ray.init() would join whatever cluster it finds on the machine.
-            ray.init(address="local", namespace=NAMESPACE, **options)
+            _start_own(options)
             owned = True
         session = RaySession(address, owned, joined)
         try:
@@ -267,6 +275,21 @@ def _check_answers(ray_address: str | None) -> None:
         raise ConfigurationError(
             f"RAY_ADDRESS: no Ray cluster answers at {ray_address!r} ({error}). Start one with 'ray start --head', or "
             "unset RAY_ADDRESS to run on this machine."
+        ) from error
+
+
+def _start_own(options: Mapping[str, Any]) -> None:
+    import ray
+
+    try:
+        # A bare ray.init() would join whatever cluster it finds on the machine.
+        ray.init(address="local", namespace=NAMESPACE, **options)
+    except Exception as error:
+        if type(error) is not Exception:  # Ray has no class of its own for a node that does not come up in time
+            raise
+        raise ViewfinderError(
+            f"Ray did not start on this machine: {error} Try again when the machine is less busy, or name a running "
+            "cluster in RAY_ADDRESS."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -96,7 +97,7 @@ def notes(status: IndexStatus) -> Iterator[str]:
         yield f"There is no index {status.index!r} yet; jobs/index.py makes one."
     if status.hold:
         yield f"Held {status.hold}. Scheduled runs of jobs/reindex.py stop at it; lift it with --release or --model."
-    if status.lease:
+    if status.lease and not status.lease.over(datetime.now(UTC)):  # or a killed job has left it
         yield f"Being built by {status.lease}."
 
 

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,24 @@ import pytest
 
 from jobs.index import main
 from jobs.options import parse
+from jobs.phases import Reindex
 from jobs.reach import Reach
+from jobs.reindex_options import parse as parse_reindex
+from jobs.reindex_report import ReindexReport
 from tests.jobs.inprocess import LIMITS, InProcess, Kept
+from tests.jobs.pictures import fill
 from viewfinder.models import locate
 from viewfinder.objects import ObjectAccess
+from viewfinder.retries import Retry
+from viewfinder.server_client import ServerClient
+from viewfinder.settings import Settings
 from viewfinder.store import Collection, Record, Store, StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 
-__all__ = ["LIMITS", "World"]
+__all__ = ["LIMITS", "NAMES", "Index", "World"]
+
+NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 
 @dataclass
@@ -98,6 +107,49 @@ class World:
         return {ids[each]: failure.reason for each, failure in self.store.failures(self.index, list(ids)).items()}
 
 
+@dataclass
+class Index:
+    """An index whose model can be changed, and what the last run made of it."""
+
+    world: World
+    store: Store
+    models: tuple[str, str]
+    works: list[InProcess] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def reindex(self, *flags: str, meanwhile: Callable[[int], None] = lambda number: None) -> int:
+        """One run of the job's phases."""
+        number = len(self.works) + 1
+        options = parse_reindex(list(flags))
+        settings = Settings.load(index=options.index)
+        report_directory = self.world.directory / f"reindex-{number}"
+        report = ReindexReport.open(settings, self.world.reach.access, str(report_directory), dry_run=options.dry_run)
+        work = self.world.work(report.run_id)
+        work.meanwhile = meanwhile
+        self.works.append(work)
+        with report:
+            status = Reindex(options, settings, self.world.reach, self.store, work, report).run()
+        if not options.dry_run:
+            self.summary = json.loads((report_directory / "summary.json").read_text())
+        return status
+
+    @property
+    def live(self) -> Collection:
+        return self.world.collection
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State by model and build."""
+        return {
+            f"{'first' if each.metadata.model_name == self.models[0] else 'other'} {each.build}": each.metadata.state
+            for each in self.store.collections(self.world.index)
+        }
+
+    @property
+    def failed_checks(self) -> list[str]:
+        return [each["name"] for each in self.summary["checks"] if each["passed"] is False]
+
+
 @pytest.fixture(scope="session")
 def kept() -> Iterator[Kept]:
     made = Kept()
@@ -134,3 +186,15 @@ def world(
     reach = Reach(ObjectAccess(endpoint_url=s3.url), address)
     with connect(address) as store:
         yield World(bucket, f"s3://{bucket.name}", reach, store, tiny_model, tmp_path, kept)
+
+
+@pytest.fixture
+def index(world: World, tiny_model: str, other_model: str, monkeypatch: pytest.MonkeyPatch) -> Index:
+    """Twelve pictures, indexed with the first model; the settings ask for the other one from now on."""
+    fill(world.bucket, NAMES)
+    world.sync()
+    monkeypatch.setenv("VIEWFINDER_MODEL", other_model)
+    monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:9")
+    address = world.store.address
+    patient = Retry(5, sleep=lambda seconds: None)
+    return Index(world, Store(ServerClient(address), address, patient), (tiny_model, other_model))

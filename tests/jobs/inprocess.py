@@ -1,7 +1,7 @@
 """The work of a re-index by the pipeline's own stages, one after the other in this process, without Ray."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from jobs.fields import note_fields
 from jobs.fresh import through_stages
 from jobs.options import Options
 from jobs.pipeline import Outcome, Pass
-from jobs.prune import Prune
+from jobs.prune import Gone, Prune
 from jobs.reach import Reach
 from jobs.report import merged_sources
 from jobs.sink import Tally, write_rows
 from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from jobs.sync import Sync
 from jobs.takedowns import sweep
 from viewfinder.captions import Captions
 from viewfinder.decoder import Decoder
 from viewfinder.encoder import Encoder, Vectors
 from viewfinder.images import ImageLimits, Preprocess
-from viewfinder.listing import write_manifest
+from viewfinder.listing import Manifest, write_manifest
 from viewfinder.models import Checkpoint
 from viewfinder.objects import ObjectAccess, Objects
+from viewfinder.settings import Settings
 from viewfinder.store import Collection, Record, Store
 
 LIMITS = ImageLimits(10**7, 10**7)
@@ -80,13 +82,16 @@ class InProcess:
     def check(self, sources: Sequence[str]) -> None:
         self.checked += sources
 
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
-        number = next(self.numbers)
+    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
+        manifest = self._listed(options, next(self.numbers))
+        return Sync(options, Settings.load({}), self.reach, self.store, collection, manifest).plan()
+
+    def _listed(self, options: Options, number: int) -> Manifest:
         directory = self.directory / f"{self.run_id}-{number:02}"
         directory.mkdir(parents=True)
         objects = self.kept.objects(self.reach.access)
         captions = Captions.load(options.captions, objects) if options.captions else None
-        manifest = write_manifest(
+        return write_manifest(
             options.sources,
             directory,
             objects,
@@ -95,6 +100,10 @@ class InProcess:
             exclude=options.exclude,
             limit=options.limit,
         )
+
+    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
+        number = next(self.numbers)
+        manifest = self._listed(options, number)
         prune = Prune.of(options, self.store, collection, manifest)
         sources = merged_sources(collection.metadata.sources, manifest.sources)
         self.store.update_metadata(

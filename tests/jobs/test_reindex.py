@@ -1,96 +1,23 @@
 """Changing the model of an index, phase by phase: real S3, real small models, Qdrant's wire, no Ray."""
 
 import json
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from jobs import operations
-from jobs.phases import Reindex
 from jobs.prune import PruneRefusedError
-from jobs.reindex_options import parse
-from jobs.reindex_report import ReindexReport
-from tests.jobs.conftest import World
-from tests.jobs.inprocess import InProcess
+from jobs.reindex import main
+from tests.jobs.conftest import NAMES, Index
 from tests.jobs.pictures import fill, picture
-from viewfinder import hold
 from viewfinder.batch import PointBatch
-from viewfinder.errors import ConfigurationError, SourceError, StoreBusyError
-from viewfinder.lease import Lease, standing
+from viewfinder.errors import ConfigurationError, SourceError
+from viewfinder.lease import standing
 from viewfinder.models import locate
 from viewfinder.objects import Objects, point_id
-from viewfinder.retries import Retry
-from viewfinder.server_client import ServerClient
-from viewfinder.settings import Settings
-from viewfinder.store import Collection, Store
-
-NAMES = [f"{number:02}.jpg" for number in range(12)]
-
-
-class KilledError(Exception):
-    """What stands for the end of a process in the middle of its work."""
-
-
-@dataclass
-class Index:
-    """An index whose model can be changed, and what the last run made of it."""
-
-    world: World
-    store: Store
-    models: tuple[str, str]
-    works: list[InProcess] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-
-    def reindex(self, *flags: str, meanwhile: Callable[[int], None] = lambda number: None) -> int:
-        """One run of the job's phases."""
-        number = len(self.works) + 1
-        options = parse(list(flags))
-        settings = Settings.load(index=options.index)
-        report_directory = self.world.directory / f"reindex-{number}"
-        report = ReindexReport.open(settings, self.world.reach.access, str(report_directory), dry_run=options.dry_run)
-        work = self.world.work(report.run_id)
-        work.meanwhile = meanwhile
-        self.works.append(work)
-        with report:
-            status = Reindex(options, settings, self.world.reach, self.store, work, report).run()
-        if not options.dry_run:
-            self.summary = json.loads((report_directory / "summary.json").read_text())
-        return status
-
-    @property
-    def live(self) -> Collection:
-        return self.world.collection
-
-    @property
-    def states(self) -> dict[str, str]:
-        """State by model and build."""
-        return {
-            f"{'first' if each.metadata.model_name == self.models[0] else 'other'} {each.build}": each.metadata.state
-            for each in self.store.collections(self.world.index)
-        }
-
-    @property
-    def failed_checks(self) -> list[str]:
-        return [each["name"] for each in self.summary["checks"] if each["passed"] is False]
-
-
-@pytest.fixture
-def index(world: World, tiny_model: str, other_model: str, monkeypatch: pytest.MonkeyPatch) -> Index:
-    """Twelve pictures, indexed with the first model; the settings ask for the other one from now on."""
-    fill(world.bucket, NAMES)
-    world.sync()
-    monkeypatch.setenv("VIEWFINDER_MODEL", other_model)
-    monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:9")
-    address = world.store.address
-    patient = Retry(5, sleep=lambda seconds: None)
-    return Index(world, Store(ServerClient(address), address, patient), (tiny_model, other_model))
-
+from viewfinder.testing.qdrant import QdrantDouble
 
 # -- The change of a model ------------------------------------------------------------------------------------------
 
@@ -146,6 +73,16 @@ def test_when_model_changed_does_nothing_else(index: Index) -> None:
     assert index.works[0].passes == []
     assert index.reindex("--when-model-changed") == 0
     assert index.live.metadata.model_name == index.models[1]
+
+
+def test_a_scheduled_run_that_finds_the_wanted_model_only_looks(
+    index: Index, qdrant: QdrantDouble, tmp_path: Path
+) -> None:
+    before = len(qdrant.requests)
+    assert main(["--when-model-changed", "--model", index.models[0]]) == 0
+    asked = {f"{each.method} {each.path}" for each in qdrant.requests[before:]}
+    assert asked <= {"GET /", "GET /aliases", "GET /collections", f"GET /collections/{index.live.name}"}
+    assert not (tmp_path / "data" / "runs").exists(), "nor does it leave a report every hour"
 
 
 def test_weights_that_moved_under_the_same_name_are_another_model(
@@ -373,182 +310,51 @@ def test_a_stored_vector_that_is_not_the_models_stops_the_switch(index: Index) -
     assert index.states == {"first 1": "retired", "other 2": "live"}
 
 
-# -- Killed and run again, two at once ------------------------------------------------------------------------------
+# -- What would be done ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_killed_run_is_completed_by_the_next(index: Index, at: int) -> None:
-    before = index.live
-
-    def kill(number: int) -> None:
-        if number == at:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        index.reindex(meanwhile=kill)
-    assert index.summary == {}
-    if at < 3:
-        assert index.live.name == before.name
-        assert set(index.world.points) == set(NAMES)
-    assert index.reindex() == 0
-    assert index.live.metadata.model_name == index.models[1]
-    assert index.states == {"first 1": "retired", "other 2": "live"}, "the killed run's collection was gone on with"
-    if at == 2:
-        assert index.summary["counts"]["indexed"] == 0, "what it had done is not done again"
-
-
-def test_a_run_killed_between_alias_and_states_is_put_right(index: Index) -> None:
-    index.reindex()
-    first, other = index.store.collections("images")
-    index.store.update_metadata(first.name, state="live", retired_at="")
-    index.store.update_metadata(other.name, state="ready")
-    assert index.reindex("--rebuild") == 0
-    assert index.states == {"other 2": "retired", "other 3": "live", "first 1": "retired"}
-
-
-def test_two_at_once_cannot_both_build(index: Index) -> None:
-    refused: list[str] = []
-
-    def another(number: int) -> None:
-        if number == 1:
-            with pytest.raises(StoreBusyError) as caught:
-                index.reindex()
-            refused.append(str(caught.value))
-
-    assert index.reindex(meanwhile=another) == 0
-    assert "Another job is building" in refused[0]
-    assert len(index.store.collections("images")) == 2
-
-
-def test_a_job_that_lost_its_lease_switches_nothing(index: Index) -> None:
-    before = index.live
-
-    def rob(number: int) -> None:
-        if number == 2:
-            control = index.store.control("images")
-            note = standing(control)
-            assert note is not None
-            theirs = replace(
-                note, owner="thief", machine="", until=(datetime.now(UTC) + timedelta(hours=1)).isoformat()
-            )
-            control.write("lease", {"build": vars(theirs)})
-
-    with pytest.raises(StoreBusyError, match="lost its build lease"):
-        index.reindex(meanwhile=rob)
-    assert index.live == before
-    held = standing(index.store.control("images"))
-    assert held is not None
-    assert held.owner == "thief"
-
-
-def test_what_builds_of_other_models_left_is_dropped(index: Index, tiny_model: str) -> None:
-    left = index.store.create("images", "left", {}, "beef", 4)
-    assert index.reindex() == 0
-    assert left.name not in [each.name for each in index.store.collections("images")]
-
-
-# -- What is kept, and going back -----------------------------------------------------------------------------------
-
-
-def test_a_former_collection_of_the_wanted_model_is_caught_up_and_not_built_anew(index: Index) -> None:
-    first = index.live
-    index.reindex()
-    fill(index.world.bucket, ["new.jpg"], first_seed=50)
-    (index.world.bucket / "02.jpg").unlink()
-    assert index.reindex("--model", index.models[0]) == 0
-    assert index.live.name == first.name
-    assert index.summary["counts"]["indexed"] == 1
-    assert index.summary["counts"]["pruned"] == 1
-    assert set(index.world.points) == {*NAMES, "new.jpg"} - {"02.jpg"}
-    assert index.states == {"first 1": "live", "other 2": "retired"}
-
-
-def test_a_source_that_left_the_index_is_gone_from_a_former_collection_too(index: Index, tmp_path: Path) -> None:
-    fill(tmp_path / "elsewhere", ["x.jpg", "y.jpg"], first_seed=80)
-    index.world.sync(source=str(tmp_path / "elsewhere"))
-    index.reindex("--source", index.world.source)
-    assert len(index.world.points) == 12
-    assert index.reindex("--model", index.models[0], "--prune-max-ratio", "0.5") == 0
-    assert len(index.world.points) == 12
-    assert len(index.live.metadata.sources) == 1
-
-
-def test_the_last_collections_are_kept_and_older_ones_dropped_after_their_grace(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+def test_a_dry_run_tells_in_numbers_what_it_would_do_and_writes_nothing(
+    index: Index, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for _ in range(3):
-        assert index.reindex("--rebuild", "--keep", "2") == 0
-    assert index.states == {"first 1": "retired", "other 2": "retired", "other 3": "retired", "other 4": "live"}
-    assert index.summary["dropped"] == [], "within the time of grace"
-    monkeypatch.setenv("VIEWFINDER_GRACE_S", "0")
-    monkeypatch.setenv("VIEWFINDER_REFRESH_S", "0.001")
-    long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
-    for each in index.store.collections("images")[:-1]:
-        index.store.update_metadata(each.name, retired_at=long_ago)
-    assert index.reindex("--rebuild", "--keep", "1") == 0
-    assert index.states == {"other 4": "retired", "other 5": "live"}
+    (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+    (index.world.bucket / "05.jpg").unlink()
+    fill(index.world.bucket, ["new.jpg"], first_seed=50)
+    before = len(qdrant.requests)
 
-
-def test_a_rollback_holds_scheduled_runs_until_it_is_released(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
-    first = index.live
-    index.reindex()
-    second = index.live
-    settings = Settings.load()
-    assert operations.roll_back(index.store, settings) == 0
-    said = capsys.readouterr().out
-    assert first.name in said
-    assert "1 run has written" in " ".join(said.split())
-    assert index.live.name == first.name
-    assert index.states == {"first 1": "live", "other 2": "retired"}
-
-    assert index.reindex() == 0
-    assert index.summary["outcome"] == "held after a rollback"
-    assert index.live.name == first.name
-
-    assert operations.release(index.store, settings) == 0
-    assert index.reindex() == 0
-    assert index.live.name == second.name
-
-
-def test_a_model_that_is_asked_for_lifts_the_hold_once_it_is_live(index: Index) -> None:
-    index.reindex()
-    operations.roll_back(index.store, Settings.load())
-    assert index.reindex("--model", index.models[0]) == 0
-    assert hold.standing(index.store.control("images")), "it is the model that was rolled back to"
-    assert index.reindex("--model", index.models[1]) == 0
-    assert hold.standing(index.store.control("images")) is None
-    assert index.live.metadata.model_name == index.models[1]
-
-
-def test_there_is_no_way_back_without_a_former_collection(index: Index) -> None:
-    with pytest.raises(ConfigurationError, match="no former collection"):
-        operations.roll_back(index.store, Settings.load())
-    assert hold.standing(index.store.control("images")) is None
-
-
-def test_a_rollback_waits_for_no_build_but_says_who_builds(index: Index) -> None:
-    index.reindex()
-    with Lease(index.store.control("images"), "a build"), pytest.raises(StoreBusyError, match="run a build"):
-        operations.roll_back(index.store, Settings.load())
-
-
-def test_the_status_shows_every_collection_and_the_hold(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
-    index.reindex()
-    operations.roll_back(index.store, Settings.load())
-    capsys.readouterr()
-    assert operations.show(index.store, Settings.load()) == 0
-    said = capsys.readouterr().out
-    for part in ("retired", "live", "yes", "12", "Held since"):
-        assert part in said
-
-
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
     assert index.reindex("--dry-run") == 0
-    assert "Would build a new collection" in capsys.readouterr().out
+    said = told(capsys)
+    assert "Would build a new collection for model" in said
+    assert f"from {index.world.source}" in said
+    assert "listed │ 12 would be indexed │ 12" in said
+
     assert index.reindex("--dry-run", "--model", index.models[0]) == 0
-    assert "Would bring the live collection up to date" in capsys.readouterr().out
-    assert index.states == {"first 1": "live"}
-    assert [work.passes for work in index.works] == [[], []]
+    said = told(capsys)
+    assert "Would bring the live collection up to date" in said
+    assert "listed │ 12 would be indexed │ 2 unchanged │ 10 would be pruned │ 1 of 12 points" in said
+
+    reading = re.compile(r"GET /|POST /collections/[^/]+/points(/(scroll|count|query|query/batch))?$")
+    asked = [f"{each.method} {each.path}" for each in qdrant.requests[before:]]
+    assert [each for each in asked if not reading.match(each)] == []
+    assert not list(index.world.directory.glob("reindex-*")), "no report either"
+
+
+def test_a_dry_run_says_what_is_left_to_do_of_an_unfinished_build(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bad.jpg", "worse.jpg"):
+        (index.world.bucket / name).write_bytes(b"no picture")
+    assert index.reindex() == 1
+    fill(index.world.bucket, ["new.jpg"], first_seed=50)
+    capsys.readouterr()
+    assert index.reindex("--dry-run") == 0
+    said = told(capsys)
+    assert "Would go on with" in said
+    assert "known failures of unchanged content │ 2 would be indexed │ 1 unchanged │ 12" in said
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to standard output, in one line, without the frames of tables."""
+    return " ".join(re.sub(r"[┌─┬┐└┴┘]|^│|│$", "", capsys.readouterr().out, flags=re.MULTILINE).split())
 
 
 # -- Means ----------------------------------------------------------------------------------------------------------

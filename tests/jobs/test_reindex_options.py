@@ -1,5 +1,7 @@
 """The command line of the re-index: what it reads, and how it refuses."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +64,30 @@ def test_help_loads_neither_ray_nor_torch(entry: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--golden" in done.stdout
     assert done.stdout.endswith("loaded []\n")
+
+
+CRONTAB = [
+    line.strip()
+    for line in (ROOT / "docs" / "changing-models.md").read_text().splitlines()
+    if re.match(r"    [\d*]\S* .*jobs/reindex", line)
+]
+# minute, hour, day of month, month, day of week
+RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def test_the_crontab_in_the_documentation_has_entries() -> None:
+    assert len(CRONTAB) == 2
+
+
+@pytest.mark.parametrize("entry", CRONTAB)
+def test_an_entry_of_the_crontab_in_the_documentation_would_run_the_job(entry: str) -> None:
+    *fields, command = entry.split(maxsplit=5)
+    for value, (least, most) in zip(fields, RANGES, strict=True):
+        assert value == "*" or least <= int(value) <= most
+    assert "%" not in command, "which cron takes for the end of the line"
+    change_directory, run = command.split(" && ")
+    assert shlex.split(change_directory) == ["cd", "/srv/viewfinder"]
+    python, script, *flags = shlex.split(run)
+    assert python == ".venv/bin/python"
+    assert (ROOT / script).is_file()
+    assert parse(flags).golden == "s3://bucket/golden.jsonl"

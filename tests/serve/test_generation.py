@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from serve.generation import Follower, Generation
+from serve.metrics import Metrics
 from tests.serve.conftest import INDEX, World
 from tests.serve.conftest import load as shared
 from viewfinder.encoder import Encoder
@@ -64,6 +65,25 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_generation_serving_and_say
     assert "model of the live collection cannot be loaded" in ready.json()["problem"]
     assert str(lost) in caplog.text
     assert str(lost) not in ready.text, "paths of the server are for its log"
+
+
+async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_path: Path) -> None:
+    metrics = Metrics()
+    follower = follower_of(served, metrics=metrics)
+    lost = tiny_checkpoint(tmp_path / "lost", seed=3)
+    served.checkpoints["lost"] = locate(str(lost))
+    first = served.store.live(INDEX)
+    assert first is not None
+    follower.refresh()
+    assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    served.build("lost")
+    shutil.rmtree(lost)
+    follower.refresh()
+    assert "viewfinder_generation_behind 1.0" in await metrics.text()
+    served.store.promote(INDEX, first.name)
+    follower.refresh()
+    assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    follower.close()
 
 
 def test_weights_that_moved_under_the_same_name_are_not_served(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 from safetensors.numpy import save_file
@@ -376,6 +377,22 @@ class TestHub:
         assert "local checkpoint directory" in message
         assert "HF_HOME" in message
         assert "HF_HUB_OFFLINE" in message
+
+    def test_a_tag_whose_weights_have_moved_is_another_model(self, tmp_path: Path) -> None:
+        """The hub's cache keeps each revision; `main` says which of them the tag stands for by now."""
+        folder = tmp_path / "hub" / "models--somebody--own"
+        config = json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")})
+        (folder / "refs").mkdir(parents=True)
+        seen = []
+        for revision in ("a", "b", "b"):
+            snapshot = folder / "snapshots" / (revision * 40)
+            snapshot.mkdir(parents=True, exist_ok=True)
+            (snapshot / "open_clip_config.json").write_text(config)
+            save_file({"w": np.full(1, ord(revision), np.float32)}, snapshot / WEIGHTS)
+            (folder / "refs" / "main").write_text(revision * 40)
+            out = run_python(LOCATE_EACH, self.OWN, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+            seen.append(json.loads(out.splitlines()[-1])[self.OWN]["fingerprint"])
+        assert seen[0] != seen[1] == seen[2]
 
 
 def test_names_and_local_files_are_read_without_torch(directory: Path) -> None:

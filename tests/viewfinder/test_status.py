@@ -55,6 +55,13 @@ def test_hold_and_lease_are_named(settings: Settings) -> None:
     assert building in notes
 
 
+def test_a_lease_that_a_killed_job_has_left_is_not_told(settings: Settings) -> None:
+    with open_local(StoreAddress.of(settings)) as store:
+        fill(store, "images")
+        Lease(store.control("images"), "killed", ttl_s=-1).take()
+        assert list(status.notes(status.read(store, "images"))) == []
+
+
 def test_the_command_shows_the_same_as_table_and_json(settings: Settings) -> None:
     with open_local(StoreAddress.of(settings)) as store:
         live, building = fill(store, "images")
