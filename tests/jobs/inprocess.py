@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,16 +86,16 @@ class InProcess:
         directory = self.directory / f"{self.run_id}-{number:02}"
         directory.mkdir(parents=True)
         objects = self.kept.objects(self.reach.access)
-        captions = Captions.load(options.captions, objects) if options.captions else None
-        manifest = write_manifest(
-            options.sources,
-            directory,
-            objects,
-            captions=captions,
-            include=options.include,
-            exclude=options.exclude,
-            limit=options.limit,
-        )
+        with nullcontext() if options.captions is None else Captions.load(options.captions, objects) as captions:
+            manifest = write_manifest(
+                options.sources,
+                directory,
+                objects,
+                captions=captions,
+                include=options.include,
+                exclude=options.exclude,
+                limit=options.limit,
+            )
         prune = Prune.of(options, self.store, collection, manifest)
         sources = merged_sources(collection.metadata.sources, manifest.sources)
         self.store.update_metadata(
