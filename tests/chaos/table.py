@@ -37,8 +37,9 @@ class FaultTable:
         report = yield
         mark = item.get_closest_marker("chaos")
         if mark is not None and (report.when == "call" or report.outcome != "passed"):
-            part, fault = (*mark.args, "", item.name)[:2] if mark.args else ("", item.name)
-            told = asdict(item.stash.get(COST, Cost()))
+            part, fault = (*mark.args, "")[:2]
+            case = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
+            told = asdict(item.stash.get(COST, Cost(fault=f"{fault}{case}")))
             row = {"part": part, "fault": fault, "seconds": call.duration, "outcome": report.outcome}
             self.rows.append(row | {name: value for name, value in told.items() if value not in (None, "")})
         return report

@@ -80,6 +80,8 @@ class Crowd:
 
 def answer_to(client: httpx.Client, text: str) -> tuple[int, str, list[Any]]:
     answer = client.get("/v1/search", params={"q": text, "limit": 5})
+    if not answer.headers["content-type"].startswith("application/json"):
+        return answer.status_code, "said by Ray Serve", []
     body = answer.json()
     if answer.status_code == 503:
         assert int(answer.headers["retry-after"]) > 0

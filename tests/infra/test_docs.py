@@ -10,7 +10,14 @@ from viewfinder.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "README.zh-CN.md", "docs/operations.md", "docs/scaling.md", "docs/configuration.md"]
+PAGES = [
+    "README.md",
+    "README.zh-CN.md",
+    "docs/operations.md",
+    "docs/scaling.md",
+    "docs/configuration.md",
+    "docs/resilience.md",
+]
 HAN = re.compile(r"[\u4e00-\u9fff]")
 
 

@@ -64,7 +64,7 @@ def it_is_live(world: World, model: str) -> bool:
     return world.collection.metadata.model_name == model
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Ray", "the driver of a re-index is killed, the job run again")
 @pytest.mark.parametrize("reached", [some_points_of_it, it_is_live])
 def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes_it(
     indexed: World, qdrant: QdrantDouble, other_model: str, reached: Callable[[World, str], bool]
@@ -100,7 +100,7 @@ def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes
     assert len(indexed.store.collections(indexed.index)) == 2
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Qdrant", "503 in the middle of a re-index")
 def test_a_store_that_is_away_for_a_while_delays_the_job_and_no_more(
     indexed: World, qdrant: QdrantDouble, other_model: str
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from serve.api import build_api
@@ -73,6 +74,7 @@ def crowd(world: World) -> Iterator[Crowd]:
             serving.join()
 
 
+@pytest.mark.chaos("Service", "the model changes ten times under load")
 def test_ten_swaps_under_sixteen_clients_cost_no_request_and_mix_no_answer(world: World) -> None:
     collections = {
         model: world.build(model, tuple(f"{model}: {text}" for text in TEXTS), promote=model == "first")

@@ -40,6 +40,7 @@ KEYS = st.one_of(UNICODE, ODD, st.builds(str.__add__, ODD, UNICODE), st.builds(l
 FILE_NAMES = st.binary(min_size=1, max_size=200).filter(lambda name: b"\0" not in name and b"/" not in name)
 
 
+@pytest.mark.chaos("Fuzzing", "object keys")
 @given(KEYS)
 @example("a/../b?c=d#e%20.jpg")
 def test_an_object_key_of_any_characters_is_kept_as_it_is(key: str) -> None:
@@ -50,11 +51,13 @@ def test_an_object_key_of_any_characters_is_kept_as_it_is(key: str) -> None:
     assert point_id(uri) == point_id(canonical_uri(uri))
 
 
+@pytest.mark.chaos("Fuzzing", "different keys, different points")
 @given(st.sets(KEYS, min_size=2, max_size=20))
 def test_objects_of_different_keys_are_different_points(keys: set[str]) -> None:
     assert len({point_id(f"s3://bucket/{key}") for key in keys}) == len(keys)
 
 
+@pytest.mark.chaos("Fuzzing", "file names of any bytes")
 @given(FILE_NAMES)
 @example(b"\xff\xfe.jpg")
 @example(b"%41")
@@ -68,6 +71,7 @@ def test_a_file_name_of_any_bytes_comes_back_from_its_uri(name: bytes) -> None:
     display_key(path).encode()
 
 
+@pytest.mark.chaos("Fuzzing", "sources")
 @given(ANY_TEXT)
 def test_whatever_is_given_as_a_source_has_one_spelling_or_is_refused(text: str) -> None:
     with suppress(SourceError):
@@ -75,6 +79,7 @@ def test_whatever_is_given_as_a_source_has_one_spelling_or_is_refused(text: str)
         assert canonical_uri(uri) == uri
 
 
+@pytest.mark.chaos("Fuzzing", "real files of any name")
 @given(st.sets(FILE_NAMES.filter(lambda name: not name.startswith(b".")), min_size=1, max_size=8))
 def test_files_of_any_name_are_listed_and_read(names: set[bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as parts, Objects() as objects:
@@ -96,6 +101,7 @@ def test_files_of_any_name_are_listed_and_read(names: set[bytes]) -> None:
             assert objects.read(row["uri"], 1000)[0] == path.rpartition(b"/")[2]
 
 
+@pytest.mark.chaos("Fuzzing", "--include and --exclude")
 @given(st.lists(ANY_TEXT, max_size=3), st.lists(ANY_TEXT, max_size=2), KEYS)
 @example(["[", "[]", "[!]", "[z-a]"], [], "a")
 def test_a_pattern_of_any_text_chooses_or_is_refused(include: list[str], exclude: list[str], key: str) -> None:
@@ -174,6 +180,7 @@ FILES = st.one_of(
 )
 
 
+@pytest.mark.chaos("Fuzzing", "captions files: JSON, JSONL, CSV, Parquet")
 @given(FILES)
 @example(("json", b"[" * 100_000))
 @example(("json", b'{"a": 1e999}'))
@@ -189,6 +196,7 @@ def test_a_captions_file_is_read_or_refused_in_words(file: tuple[str, bytes]) ->
         assert record is None or CaptionRecord.from_json(record.to_json()) == record
 
 
+@pytest.mark.chaos("Fuzzing", "manifests: CSV, Parquet")
 @given(FILES.filter(lambda file: file[0] in ("csv", "parquet")))
 @example(("csv", b"uri,size\ns3://b/1.jpg,99999999999999999999999\n"))
 @example(("csv", b"uri\ns3://b/\n"))
@@ -218,6 +226,7 @@ VALUES = st.one_of(
 SECRETS = ("qdrant_api_key", "api_keys", "api_key")
 
 
+@pytest.mark.chaos("Fuzzing", "settings")
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4), st.sampled_from(["", *SECRETS]))
 def test_settings_of_any_values_are_taken_or_refused_by_name(values: dict[str, str], secret: str) -> None:
     if secret:
@@ -232,6 +241,7 @@ def test_settings_of_any_values_are_taken_or_refused_by_name(values: dict[str, s
     assert said.startswith("Settings(") or any(name in said for name in environment), "the setting is named"
 
 
+@pytest.mark.chaos("Fuzzing", "names of variables")
 @given(st.text(st.characters(categories=("Lu", "Nd"), include_characters="_"), min_size=1, max_size=20))
 def test_a_variable_that_is_no_setting_is_refused_by_name(name: str) -> None:
     assume(name.lower() not in NAMES)
