@@ -166,6 +166,12 @@ def _spoilt(data: bytes, end: int, at: int, byte: int) -> bytes:
     return bytes(spoilt)
 
 
+def _not_utf8() -> bytes:
+    """A column of texts, one of which is none."""
+    texts = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    return _parquet(pa.table({"uri": texts, "key": texts, "caption": texts}))
+
+
 PARQUET = arrow_tables().map(_parquet)
 FILES = st.one_of(
     st.tuples(st.sampled_from(["json", "jsonl", "csv", "parquet"]), st.binary(max_size=300)),
@@ -184,6 +190,7 @@ FILES = st.one_of(
 @given(FILES)
 @example(("json", b"[" * 100_000))
 @example(("json", b'{"a": 1e999}'))
+@example(("parquet", _not_utf8()))
 @example(("jsonl", b'{"key": "\\ud800"}'))
 @example(("csv", b'key,caption\n"unclosed,x\n'))
 @example(("csv", b"\xff\xfek\0e\0y\0"))
@@ -201,6 +208,8 @@ def test_a_captions_file_is_read_or_refused_in_words(file: tuple[str, bytes]) ->
 @example(("csv", b"uri,size\ns3://b/1.jpg,99999999999999999999999\n"))
 @example(("csv", b"uri\ns3://b/\n"))
 @example(("csv", b""))
+@example(("csv", b"\r0"))
+@example(("parquet", _not_utf8()))
 def test_a_manifest_is_read_or_refused_in_words(file: tuple[str, bytes]) -> None:
     suffix, content = file
     uri = f"s3://b/manifest.{suffix}"
@@ -228,6 +237,7 @@ SECRETS = ("qdrant_api_key", "api_keys", "api_key")
 
 @pytest.mark.chaos("Fuzzing", "settings")
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4), st.sampled_from(["", *SECRETS]))
+@example({"data_dir": "~nobody-of-this-name"}, "")
 def test_settings_of_any_values_are_taken_or_refused_by_name(values: dict[str, str], secret: str) -> None:
     if secret:
         values = values | {secret: SECRET}

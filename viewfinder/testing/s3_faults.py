@@ -50,8 +50,7 @@ class S3FaultProxy:
         self.injected = 0
         self._closing = threading.Event()
         self._turn = threading.Lock()
-        self._faults: list[list[int]] = []
-        self._known: list[S3Fault] = []
+        self._planned: list[_Planned] = []
         self.inject(*faults)
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -70,29 +69,17 @@ class S3FaultProxy:
     def inject(self, *faults: S3Fault) -> None:
         """Have these go wrong, in the place of what was left of earlier ones; counting begins anew."""
         with self._turn:
-            self._known = list(faults)
-            self._faults = [[each.skip, each.times] for each in faults]
+            self._planned = [_Planned(each, each.skip, each.times) for each in faults]
             self.requests = self.injected = 0
-
-    @property
-    def left(self) -> int:
-        """How many faults have not been met yet, those that never end left out."""
-        with self._turn:
-            return sum(times for _, times in self._faults if times < FOREVER // 2)
 
     def next_fault(self, request: str, signed: str) -> S3Fault | None:
         """What spoils this request, `METHOD /path`; called from the threads of the server."""
         with self._turn:
             self.requests += 1
-            for fault, counts in zip(self._known, self._faults, strict=True):
-                if not counts[1] or not re.search(fault.on, request) or f"Credential={fault.key}" not in signed:
-                    continue
-                if counts[0]:
-                    counts[0] -= 1
-                    continue
-                counts[1] -= 1
-                self.injected += 1
-                return fault
+            for planned in self._planned:
+                if planned.strikes(request, signed):
+                    self.injected += 1
+                    return planned.fault
         return None
 
     def hold(self) -> None:
@@ -102,6 +89,25 @@ class S3FaultProxy:
 
 # Longer than any client's patience in a test, shorter than a test's.
 LONGEST_HANG_S = 20.0
+
+
+@dataclass
+class _Planned:
+    """A fault, and how often it is still to pass by and to strike."""
+
+    fault: S3Fault
+    skip: int
+    times: int
+
+    def strikes(self, request: str, signed: str) -> bool:
+        fits = re.search(self.fault.on, request) and f"Credential={self.fault.key}" in signed
+        if not fits or not self.times:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
 
 
 class _Server(ThreadingHTTPServer):
