@@ -43,7 +43,7 @@ settings.register_profile(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile("chaos" if config.option.markexpr == "chaos" else "suite")
+    settings.load_profile("chaos" if config.option.markexpr.startswith("chaos") else "suite")
     config.pluginmanager.register(FaultTable())
 
 

@@ -11,11 +11,15 @@ import pytest
 
 from tests.chaos.trial import Trial
 from viewfinder.testing.qdrant import Fault
+from viewfinder.testing.s3_faults import FOREVER, S3Fault
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 UPSERT = r"^PUT .*/points$"
+PICTURE = r"^GET /[^?]+\.jpg"
 WAIT_S = 240
+KILLS = 2
+DECODER = "viewfinder.decoder import run_child"
 
 
 def descendants(of: int) -> Iterator[int]:
@@ -38,29 +42,31 @@ def busy(*words: str) -> list[int]:
     return [each for each in descendants(os.getpid()) if all(word in command(each) for word in words)]
 
 
-class Assassin(threading.Thread):
-    """Kills, once points are being written, one process that `victims` names; `times` over."""
+class Killer(threading.Thread):
+    """Kills, once objects are being read, a process that `victims` names, and later another one."""
 
-    def __init__(self, victims: Callable[[], list[int]], ready: Callable[[], bool], times: int) -> None:
+    def __init__(self, victims: Callable[[], list[int]], ready: Callable[[], bool]) -> None:
         super().__init__(daemon=True)
-        self._victims, self._ready, self._times = victims, ready, times
-        self.killed: list[str] = []
+        self._victims, self._ready = victims, ready
+        self.killed: set[int] = set()
+        self.decoders: set[int] = set()
         self.over = threading.Event()
 
     def run(self) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while len(self.killed) < self._times and time.monotonic() < deadline and not self.over.is_set():
-            if self._ready() and (found := self._victims()):
-                self.killed.append(command(found[0])[:60])
-                os.kill(found[0], signal.SIGKILL)
-            time.sleep(0.3)
+        while not self.over.wait(0.1):
+            # One that outlives its worker is a child of ours no longer, and must be known from before.
+            self.decoders |= set(busy(DECODER))
+            if len(self.killed) < KILLS and self._ready() and (found := set(self._victims()) - self.killed):
+                victim = min(found)
+                os.kill(victim, signal.SIGKILL)
+                self.killed.add(victim)
 
 
 VICTIMS = {
     "a fetch worker is killed": ("ray::", "FetchAndDecode"),
     "the encode actor is killed": ("ray::", "Encode"),
     "a write worker is killed": ("ray::", "Write"),
-    "a decoder is killed, as for want of memory": ("run_child",),
+    "a decoder is killed, as for want of memory": (DECODER,),
 }
 
 
@@ -71,14 +77,14 @@ def test_a_process_that_is_killed_costs_its_work_and_no_object(
 ) -> None:
     for name in ("FETCH_BATCH_SIZE", "ENCODE_BATCH_SIZE", "WRITE_BATCH_SIZE"):
         monkeypatch.setenv(f"VIEWFINDER_{name}", "2")
-    # Slow writes make a job with a middle.
-    slow = [Fault(delay_s=0.5, on=UPSERT) for _ in range(40)]
-    trial.qdrant.faults.extend(slow)
-    ours = set(busy("run_child"))  # the decoder of this process, which decodes for the run in peace
-    killer = Assassin(
+    monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", trial.proxy.url)
+    # Slow reads and writes make a job with a middle.
+    trial.proxy.inject(S3Fault(PICTURE, FOREVER, before=lambda: time.sleep(2)))
+    trial.qdrant.faults.extend(Fault(delay_s=1.0, on=UPSERT) for _ in range(40))
+    ours = set(busy(DECODER))  # the decoder of this process, which decodes for the run in peace
+    killer = Killer(
         lambda: [each for each in busy(*words) if each not in ours],
-        lambda: len(trial.qdrant.faults) < len(slow),
-        times=2,
+        lambda: trial.proxy.injected > 2,
     )
     killer.start()
     began = time.perf_counter()
@@ -92,11 +98,14 @@ def test_a_process_that_is_killed_costs_its_work_and_no_object(
     assert killer.killed, "the job was over before anything could be killed"
     assert trial.world.counts == trial.counts[0]
     trial.same_as_calm(0)
-    wait_until(lambda: set(busy("run_child")) <= ours | _of_live_workers(), "no decoder outlives its worker")
+    assert killer.decoders > ours
+    wait_until(lambda: not orphans(killer.decoders - ours), "no decoder outlives its worker")
 
 
-def _of_live_workers() -> set[int]:
-    return {each for worker in busy("ray::") for each in descendants(worker)}
+def orphans(decoders: set[int]) -> set[int]:
+    """Those that run on while no worker of ours is above them."""
+    cared_for = {each for worker in busy("ray::") for each in descendants(worker)}
+    return {each for each in decoders - cared_for if DECODER in command(each)}
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
