@@ -1,7 +1,8 @@
 """What faults are tried on: an index that was made in peace, and the same index made amid faults."""
 
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = ["kept", "qdrant", "world"]
 READ_TIMEOUT_S = 1.0
 STORE_TIMEOUT_S = 2.0
 LONGEST_PAUSE_S = 1.0
+# Of a test with something that must happen, on a machine that others use too.
+PATIENCE_S = 240.0
 
 
 @pytest.fixture
@@ -67,6 +70,14 @@ def trial(
         yield made
         assert children() == before, "no process is left over"
         assert not list(temporary.iterdir()), "no file is left over"
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
 
 
 def children() -> set[str]:

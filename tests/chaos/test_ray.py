@@ -1,5 +1,6 @@
 """Processes of a job that die in the middle: Ray runs their work again, and the index is that of a run in peace."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.conftest import until
 from tests.chaos.trial import Trial
 from viewfinder.testing.qdrant import Fault
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
@@ -17,17 +19,17 @@ pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.usefixtures("ra
 
 UPSERT = r"^PUT .*/points$"
 PICTURE = r"^GET /[^?]+\.jpg"
-WAIT_S = 240
 KILLS = 2
 DECODER = "viewfinder.decoder import run_child"
 
 
 def descendants(of: int) -> Iterator[int]:
     """Processes below this one: those of other programs on the machine are not ours to end."""
-    for each in Path(f"/proc/{of}/task").glob("*/children"):
-        for child in each.read_text().split():
-            yield int(child)
-            yield from descendants(int(child))
+    with contextlib.suppress(OSError):  # gone by now
+        for each in Path(f"/proc/{of}/task").glob("*/children"):
+            for child in each.read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
 
 
 def command(process: int) -> str:
@@ -99,17 +101,10 @@ def test_a_process_that_is_killed_costs_its_work_and_no_object(
     assert trial.world.counts == trial.counts[0]
     trial.same_as_calm(0)
     assert killer.decoders > ours
-    wait_until(lambda: not orphans(killer.decoders - ours), "no decoder outlives its worker")
+    until(lambda: not orphans(killer.decoders - ours), "no decoder outlives its worker")
 
 
 def orphans(decoders: set[int]) -> set[int]:
     """Those that run on while no worker of ours is above them."""
     cared_for = {each for worker in busy("ray::") for each in descendants(worker)}
     return {each for each in decoders - cared_for if DECODER in command(each)}
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)

@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from benchmarks.replica import INDEX, fill
+from tests.chaos.conftest import PATIENCE_S, until
 from tests.chaos.table import Cost
-from tests.chaos.test_ray import busy, wait_until
-from tests.chaos.test_service import CLIENTS, PATIENCE_S, crowd, tell
+from tests.chaos.test_ray import busy
+from tests.chaos.test_service import CLIENTS, crowd, tell
 from viewfinder.models import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
@@ -50,7 +51,7 @@ def test_a_replica_that_is_killed_under_load_costs_what_it_had_in_hand(url: str,
     with crowd(url) as asking:
         os.kill(replicas[0], signal.SIGKILL)
         asking.wait_for(200, count=10 * CLIENTS)
-        wait_until(lambda: len(set(busy("ray::", "ServeReplica")) - {replicas[0]}) == REPLICAS, "a new replica")
+        until(lambda: len(set(busy("ray::", "ServeReplica")) - {replicas[0]}) == REPLICAS, "a new replica")
         asking.wait_for(200, count=10 * CLIENTS)
     lost = sum(count for (status, _), count in asking.told.items() if status != 200)
     assert lost <= 2 * CLIENTS, asking.told

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from benchmarks.replica import INDEX, fill, listening
 from serve.metrics import Metrics
 from serve.service import SearchService
+from tests.chaos.conftest import PATIENCE_S, until
 from tests.chaos.table import Cost
 from viewfinder.models import locate
 from viewfinder.settings import Settings
@@ -25,7 +26,6 @@ from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 CLIENTS = 8
 TIMEOUT_S = 3.0
-PATIENCE_S = 60.0
 QUERY = r"^POST .*/points/query"
 TEXTS = [f"picture number {number}" for number in range(24)]
 
@@ -147,7 +147,7 @@ def test_a_slow_store_costs_its_searches_and_nothing_else(url: str, qdrant: Qdra
         qdrant.faults.extend(each for _ in range(4) for each in (Fault(delay_s=6.0, on=QUERY), Fault(on=QUERY)))
         asking.wait_for(200, count=CLIENTS)
         assert httpx.get(f"{url}/healthz").status_code == 200
-        until(lambda: not qdrant.faults)
+        until(lambda: not qdrant.faults, "each fault is met")
         asking.wait_for(200, count=4 * CLIENTS)
     assert {status for status, _ in asking.told} <= {200, 503, 504}
     assert asking.told[504, "timeout"] + asking.told[503, "store_unavailable"] > 0
@@ -166,17 +166,10 @@ def test_clients_that_stall_keep_nobody_waiting(url: str, cost: Cost) -> None:
             each.sendall((head[:30], head, head + b"\r\n", head + b'\r\n{"te')[number % 4])
         with crowd(url) as asking:
             asking.wait_for(200, count=10 * CLIENTS)
-            began_body = stalled[3]
-            began_body.settimeout(PATIENCE_S)
-            assert began_body.recv(4096).startswith(b"HTTP/1.1 408"), "a body that does not come is given up"
+            half_a_body = stalled[3]
+            half_a_body.settimeout(PATIENCE_S)
+            assert half_a_body.recv(4096).startswith(b"HTTP/1.1 408"), "a body that does not come is given up"
             asking.wait_for(200, count=CLIENTS)
     assert asking.told.keys() == {(200, "")}
     assert asking.wrong == []
     tell(cost, asking.told, began, len(stalled))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
