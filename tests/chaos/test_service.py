@@ -79,8 +79,11 @@ class Crowd:
 
 
 def answer_to(client: httpx.Client, text: str) -> tuple[int, str, list[Any]]:
-    answer = client.get("/v1/search", params={"q": text, "limit": 5})
-    if not answer.headers["content-type"].startswith("application/json"):
+    try:
+        answer = client.get("/v1/search", params={"q": text, "limit": 5})
+    except httpx.TransportError as error:
+        return 0, type(error).__name__, []
+    if not answer.headers.get("content-type", "").startswith("application/json"):
         return answer.status_code, "said by Ray Serve", []
     body = answer.json()
     if answer.status_code == 503:
