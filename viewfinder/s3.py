@@ -220,7 +220,8 @@ class S3Objects:
         except (BotoCoreError, ValueError) as error:
             raise SourceError(f"Cannot set up the access to S3 at {self._where()}: {error}") from error
         self._endpoint = str(client.meta.endpoint_url)
-        self._keys = None if access.anonymous else _keys(core)
+        if not check and not access.anonymous:
+            self._keys = _keys(core)
         return client
 
     def _retrying(self, attempt: Callable[[], Result], uri: str, doing: str = "read") -> Result:
