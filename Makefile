@@ -32,7 +32,7 @@ test: setup lint ## What CI does: ruff, mypy, pytest
 	@$(BIN)/pytest
 
 test-fast: setup ## The quick tests: no cluster, no browser, no faults
-	@$(BIN)/pytest -m "not cluster and not browser and not chaos and not slow"
+	@$(BIN)/pytest -m "not cluster and not browser and not chaos and not slow and not long"
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -42,7 +42,7 @@ lint: setup ## ruff and mypy
 bench: setup ## Measure against what people would use instead; writes benchmarks/out/results.json
 	@$(BIN)/python -m benchmarks
 
-chaos: setup ## Inject faults into S3, Qdrant and Ray
+chaos: setup ## Inject faults into S3, Qdrant, Ray and the service; tells what each cost
 	@$(BIN)/pytest -m chaos
 
 lock: ## Resolve requirements.lock anew

@@ -38,6 +38,8 @@ IN_FLIGHT_BYTES = 256 * 1024**2
 # So many refusals without a success between them are a matter of credentials, not of objects.
 ACCESS_DENIED_IN_A_ROW = 20
 MANIFEST_ROWS = 10_000
+# How often an object is read that comes shorter than it was listed.
+READS = 3
 # Failures that another setting, or a quieter machine, would not meet again: tried anew in every run.
 OF_OUR_LIMITS = frozenset({"too_many_bytes", "too_many_pixels", "decode_timeout", "decoder_out_of_memory"})
 
@@ -257,8 +259,15 @@ class FetchAndDecode:
 
         def read(row: Row) -> tuple[bytes, str, float]:
             began = time.perf_counter()
-            data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
-            return data, etag, time.perf_counter() - began
+            for _ in range(READS):
+                data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
+                if etag != row["etag"] or len(data) >= row["size"]:
+                    return data, etag, time.perf_counter() - began
+            # Half of a picture would be called broken, for good, or be encoded as it is.
+            raise ObjectError(
+                "unavailable",
+                f"{row['uri']!r} came with {len(data):,} of its {row['size']:,} bytes, {READS} times.",
+            )
 
         with ThreadPoolExecutor(self._threads) as pool:
             under_way: list[tuple[Row, Future[tuple[bytes, str, float]]]] = []

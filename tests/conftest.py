@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from tests.chaos.table import FaultTable
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.s3 import S3Endpoint
 
@@ -33,6 +35,18 @@ SLOW_MODULES = {
 
 # Each Ray worker imports torch and open_clip anew, a quarter of a minute of a core each.
 CLUSTER_TIMEOUT_S = 900
+
+
+# The same examples in every run of the suite, and none kept on disk; `make chaos` tries others, and more of them.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+settings.register_profile(
+    "chaos", deadline=None, database=None, max_examples=500, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("chaos" if config.option.markexpr.startswith("chaos") else "suite")
+    config.pluginmanager.register(FaultTable())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

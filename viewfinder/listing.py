@@ -371,6 +371,7 @@ def _key(uri: str) -> tuple[str, str]:
 
 def _size(row: Mapping[str, Any]) -> int:
     try:
-        return int(row["size"])
-    except (KeyError, TypeError, ValueError):
+        size = int(row["size"])
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last for an infinite one
         return -1
+    return size if 0 <= size < 2**63 else -1

@@ -22,7 +22,15 @@ from s3transfer.exceptions import RetriesExceededError
 
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
 from viewfinder.objects import ObjectAccess, ObjectInfo, s3_parts
-from viewfinder.s3_errors import FAILURES, PASSING_REASONS, brief, explain, is_missing_bucket, reason
+from viewfinder.s3_errors import (
+    FAILURES,
+    PASSING_REASONS,
+    blames_credentials,
+    brief,
+    explain,
+    is_missing_bucket,
+    reason,
+)
 from viewfinder.scan import Page, scan
 
 if TYPE_CHECKING:
@@ -42,6 +50,7 @@ class S3Objects:
         self._access = access
         self._lock = threading.Lock()
         self._lazy_client: S3Client | None = None
+        self._keys: object = None
         self._endpoint = access.endpoint_url or "S3"
 
     def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
@@ -182,8 +191,7 @@ class S3Objects:
         """A client that tries once, since `_retrying` covers the body too, which botocore's own retries do not."""
         access = self._access
         try:
-            core = botocore.session.get_session()
-            core.register_component("data_loader", _definitions())
+            core = _session()
             # Parsing a page's 1,000 dates took 32 of its 49 ms of CPU; S3 already writes them as we want them.
             # Credentials that pass through the same session may come as text: botocore parses those itself.
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
@@ -212,17 +220,23 @@ class S3Objects:
         except (BotoCoreError, ValueError) as error:
             raise SourceError(f"Cannot set up the access to S3 at {self._where()}: {error}") from error
         self._endpoint = str(client.meta.endpoint_url)
+        if not check and not access.anonymous:
+            self._keys = _keys(core)
         return client
 
     def _retrying(self, attempt: Callable[[], Result], uri: str, doing: str = "read") -> Result:
         """Run `attempt` until it succeeds, fails for good, or `retry_s` is over; raises `ObjectError`."""
         access, started, pause_s = self._access, time.monotonic(), self._access.backoff_s
-        tries = 0
+        tries, renewed = 0, False
         while True:
             tries += 1
+            client = self._client
             try:
                 return attempt()
             except FAILURES as error:
+                if not renewed and blames_credentials(error) and self._renew(client):
+                    renewed = True
+                    continue
                 why = reason(error)
                 # A hanging read may have used up the deadline alone: a second attempt is always made.
                 if why not in PASSING_REASONS or (tries > 1 and time.monotonic() - started + pause_s > access.retry_s):
@@ -233,6 +247,20 @@ class S3Objects:
             # Jitter: thousands of readers slowed down together must not come back together.
             time.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _renew(self, refused: "S3Client") -> bool:
+        """Let go of a client whose credentials were refused, if the chain has others by now.
+
+        A client reads keys from files once; a job that runs for days outlives them where they are rotated.
+        """
+        if self._access.anonymous:
+            return False
+        with self._lock:
+            if self._lazy_client is refused:
+                if (keys := _keys(_session())) is None or keys == self._keys:
+                    return False
+                self._lazy_client = None  # not closed: other threads may still be reading with it
+            return True
 
     def _listing(self, request: dict[str, Any]) -> Any:
         try:
@@ -289,6 +317,21 @@ class S3Objects:
 def _definitions() -> Any:
     """botocore's descriptions of services: reading them took 115 of the 130 ms of CPU that a pair of clients costs."""
     return botocore.session.get_session().get_component("data_loader")
+
+
+def _session() -> botocore.session.Session:
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _definitions())
+    return session
+
+
+def _keys(session: botocore.session.Session) -> object:
+    """The credentials that the chain finds now, to be compared; None where it finds none."""
+    try:
+        found = session.get_credentials()
+        return None if found is None else found.get_frozen_credentials()
+    except BotoCoreError:
+        return None
 
 
 def _below(key: str) -> str:

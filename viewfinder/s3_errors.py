@@ -29,6 +29,11 @@ _CREDENTIALS = (
     TokenRetrievalError,
     SSOError,
 )
+# What credentials meet that were good and are no longer. The answer to a HEAD has no body, and so no code.
+_OUTDATED = frozenset(
+    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
+    | {"400", "403"}
+)
 _CONNECTION = (ConnectionError, HTTPClientError, HTTPError, IncompleteReadError)
 _REASONS = {
     "NoSuchKey": "not_found",
@@ -39,7 +44,11 @@ _REASONS = {
     "ThrottlingException": "throttled",
     "RequestLimitExceeded": "throttled",
     "TooManyRequests": "throttled",
-    "RequestTimeout": "unavailable",  # S3 says it with status 400
+    # S3 says these with status 400.
+    "RequestTimeout": "unavailable",
+    "ExpiredToken": "access_denied",
+    "InvalidToken": "access_denied",
+    "TokenRefreshRequired": "access_denied",
 }
 _REASONS_BY_STATUS = {
     401: "access_denied",
@@ -61,6 +70,11 @@ def reason(error: Exception) -> str:
     if isinstance(error, SSLError):
         return "refused"
     return "unavailable" if isinstance(error, (*_CONNECTION, ResponseParserError)) else "refused"
+
+
+def blames_credentials(error: Exception) -> bool:
+    """Whether the same request may succeed with other credentials of the same user."""
+    return isinstance(error, ClientError) and _code(error) in _OUTDATED
 
 
 def brief(error: Exception, where: str) -> str:

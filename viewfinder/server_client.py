@@ -98,6 +98,11 @@ class ServerClient:
             return StoreError(f"{what} Here {given}; set VIEWFINDER_QDRANT_API_KEY.")
         if status == 404 and "collection" in said.lower():
             return CollectionMissingError(what)
+        if "no space left" in said.lower():
+            return StoreError(
+                f"{what} Its disk is full: searches go on, writes do not. Give it room (viewfinder status shows old "
+                "collections) and run the job again; what is written stays written."
+            )
         return StoreError(what)
 
 

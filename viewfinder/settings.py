@@ -27,7 +27,10 @@ ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"there is no such user's home directory on this machine: {str(path)!r}") from error
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]

@@ -27,8 +27,11 @@ def csv_rows(uri: str, file: BinaryIO) -> Rows:
 
 
 def csv_columns(uri: str, file: BinaryIO) -> list[str]:
-    """The names in the first line; the file is rewound."""
-    columns = next(csv.reader(_lines(uri, file)), [])
+    """The names in the first line; the file is rewound. Raises `ConfigurationError`."""
+    try:
+        columns = next(csv.reader(_lines(uri, file), strict=True), [])
+    except csv.Error as error:
+        raise ConfigurationError(f"{uri!r} line 1 is no CSV: {error}.") from error
     file.seek(0)
     return columns
 
@@ -52,7 +55,7 @@ def parquet_rows(uri: str, file: BinaryIO) -> Rows:
             for row in batch.to_pylist():
                 number += 1
                 yield number, {name: value for name, value in row.items() if not _is_null(value)}
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ConfigurationError(f"{uri!r} is not a readable Parquet file: {error}.") from error
 
 
@@ -60,7 +63,7 @@ def parquet_columns(uri: str, file: BinaryIO) -> list[str]:
     """The names of the columns. Raises `ConfigurationError`."""
     try:
         return list(pq.ParquetFile(file).schema_arrow.names)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ConfigurationError(f"{uri!r} is not a readable Parquet file: {error}.") from error
 
 

@@ -110,6 +110,7 @@ def test_a_program_without_ray_is_refused_and_told_of_the_ray(first: tuple[Path,
         open_directory(first[0], wait_s=0)
 
 
+@pytest.mark.chaos("Ray", "the embedded store's holder and its Ray are killed")
 def test_points_survive_the_sudden_death_of_everything(tmp_path: Path) -> None:
     with program(tmp_path, "doomed") as (process, _):
         holder = Holder.read(store_directory(tmp_path))
@@ -142,6 +143,7 @@ def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> No
         assert store.count(live) == 3
 
 
+@pytest.mark.chaos("Ray", "the embedded store's holder dies under the store in use")
 def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: StoreAddress) -> None:
     index = f"d{uuid4().hex[:8]}"
     with connect(ray_cluster) as store:

@@ -21,6 +21,7 @@ PAGES = [
     "docs/scaling.md",
     "docs/configuration.md",
     "infra/kubernetes/README.md",
+    "docs/resilience.md",
 ]
 HAN = re.compile(r"[\u4e00-\u9fff]")
 

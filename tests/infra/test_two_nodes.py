@@ -77,6 +77,7 @@ def two_nodes(s3: S3Endpoint, world: World) -> Iterator[TwoNodes]:
     cluster.close()
 
 
+@pytest.mark.chaos("Ray", "one of two nodes is lost")
 def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     world: World, qdrant: QdrantDouble, two_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

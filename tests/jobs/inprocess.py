@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,16 +91,16 @@ class InProcess:
         directory = self.directory / f"{self.run_id}-{number:02}"
         directory.mkdir(parents=True)
         objects = self.kept.objects(self.reach.access)
-        captions = Captions.load(options.captions, objects) if options.captions else None
-        return write_manifest(
-            options.sources,
-            directory,
-            objects,
-            captions=captions,
-            include=options.include,
-            exclude=options.exclude,
-            limit=options.limit,
-        )
+        with nullcontext() if options.captions is None else Captions.load(options.captions, objects) as captions:
+            return write_manifest(
+                options.sources,
+                directory,
+                objects,
+                captions=captions,
+                include=options.include,
+                exclude=options.exclude,
+                limit=options.limit,
+            )
 
     def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
         number = next(self.numbers)

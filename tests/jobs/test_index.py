@@ -195,7 +195,7 @@ def test_a_mistake_is_one_clear_message(
     assert "not-the-secret" not in message, "a secret is never repeated"
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Ray", "the driver is killed, the job run again")
 def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble) -> None:
     names = [f"{number:04}.jpg" for number in range(400)]
     fill(world.bucket, names)
@@ -234,7 +234,7 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     assert after_the_kill == whole
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Qdrant", "lost for good: one message")
 def test_qdrant_lost_for_good_ends_the_job_with_one_message(
     world: World, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
 ) -> None:

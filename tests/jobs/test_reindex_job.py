@@ -64,7 +64,7 @@ def test_the_job_changes_the_model_of_an_index_whose_objects_change_meanwhile(
     assert indexed.summary["outcome"] == "brought up to date"
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Ray", "the driver of a re-index is killed, the job run again")
 def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes_it(
     indexed: World, qdrant: QdrantDouble, other_model: str
 ) -> None:

@@ -94,7 +94,7 @@ PHASES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
 }
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Re-index", "the job is killed")
 @pytest.mark.timeout(2 * TIMEOUT_S)
 @pytest.mark.parametrize(("ways", "after", "switched"), PHASES.values(), ids=PHASES)
 def test_a_job_killed_at_any_phase_leaves_an_index_that_answers_and_a_rerun_completes_it(
@@ -138,7 +138,7 @@ def assert_answers(index: Index, *, switched: bool) -> None:
     assert len(index.store.search(index.live, np.asarray(vector), limit=5)) == 5
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Re-index", "the store is away for a while")
 def test_a_store_that_is_away_for_a_while_delays_the_job_and_no_more(
     index: Index, qdrant: Interrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

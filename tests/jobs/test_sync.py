@@ -188,6 +188,7 @@ def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, q
     assert world.recorded_failures(["bad.jpg"]) == {}
 
 
+@pytest.mark.chaos("S3", "an object vanishes between list and get")
 def test_an_object_that_vanished_after_the_listing_fails_and_is_tried_again(world: World, tmp_path: Path) -> None:
     fill(world.bucket, ["z.jpg"])
     manifest = tmp_path / "list.csv"
@@ -206,7 +207,7 @@ def test_a_prune_of_an_emptied_source_is_refused(world: World) -> None:
     assert set(world.points) == {"a/0.jpg"}
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Qdrant", "503 at the first upserts")
 def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     qdrant.faults.extend(Fault(status=503, on=r"PUT .*/points") for _ in range(3))
@@ -215,7 +216,7 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: Q
     assert not qdrant.faults, "each fault was met"
 
 
-@pytest.mark.chaos
+@pytest.mark.chaos("Files", "pictures that crash, hang or swell their decoder, in the pipeline")
 def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
     good = picture(1)
     contents = {

@@ -50,6 +50,7 @@ def test_a_new_collection_of_the_same_model_keeps_the_encoder(served: World) -> 
     assert after.encoder is before.encoder
 
 
+@pytest.mark.chaos("Service", "the model of the next generation cannot be loaded")
 def test_a_model_that_cannot_be_loaded_leaves_the_old_generation_serving_and_says_so(
     served: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,6 +84,38 @@ async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_p
     served.store.promote(INDEX, first.name)
     follower.refresh()
     assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    follower.close()
+
+
+@pytest.mark.chaos("Service", "the next generation fails to warm")
+def test_a_generation_that_fails_to_warm_is_tried_again_while_the_old_one_serves(served: World) -> None:
+    room = [False]
+
+    class Full(Watched):
+        """As on a GPU whose memory the old generation fills."""
+
+        def encode_texts(self, texts: list[str]) -> Any:
+            if not room[0]:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super().encode_texts(texts)
+
+    def load(checkpoint: Checkpoint) -> Encoder:
+        encoder = shared(checkpoint)
+        return encoder if checkpoint == served.checkpoints["first"] else Full(encoder)  # type: ignore[return-value]
+
+    follower = Follower(served.store, INDEX, load=load, refresh_s=3600, batch_size=8)
+    follower.refresh()
+    first = follower.current
+    assert first is not None
+    second = served.build("second")
+    follower.refresh()
+    assert follower.current is first
+    assert "could not be loaded" in str(follower.problem)
+    assert "CUDA" not in str(follower.problem), "that is for the log"
+    room[0] = True
+    follower.refresh()
+    assert follower.current is not None
+    assert (follower.current.collection.name, follower.problem) == (second.name, None)
     follower.close()
 
 

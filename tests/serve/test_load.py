@@ -139,6 +139,7 @@ async def test_a_crowd_with_every_kind_of_query_meets_no_error(client: httpx.Asy
 
 
 @pytest.mark.cluster
+@pytest.mark.chaos("Service", "more requests than the queue takes")
 async def test_beyond_its_queue_the_service_refuses_at_once_and_answers_all_it_took_in(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
 ) -> None:
@@ -176,6 +177,7 @@ async def test_a_picture_of_many_megabytes_arrives(client: httpx.AsyncClient) ->
 
 
 @pytest.mark.cluster
+@pytest.mark.chaos("Service", "a replica is replaced under load")
 async def test_requests_under_way_are_answered_when_the_replica_is_replaced(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
 ) -> None:

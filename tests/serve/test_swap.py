@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import pytest
 import uvicorn
 
 from benchmarks.clients import Answer, Clients
@@ -38,6 +39,7 @@ def names(collection: str, answer: Answer) -> bool:
     return answer.body.get("collection") == collection
 
 
+@pytest.mark.chaos("Service", "the model changes ten times under load")
 def test_ten_swaps_under_sixteen_clients_cost_no_request_and_mix_no_answer(world: World) -> None:
     collections = {
         model: world.build(model, tuple(f"{model}: {text}" for text in WORDS), promote=model == "first")

@@ -25,7 +25,10 @@ from viewfinder.store import Collection, Store, StoreAddress, connect
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
-pytestmark = [pytest.mark.cluster, pytest.mark.chaos]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.chaos("Service", "swaps, a replica killed in one, a model that cannot be loaded, the store away"),
+]
 
 INDEX = "followed"
 CLIENTS = 16

@@ -79,6 +79,7 @@ def test_one_process_decodes_many_files(decoder: Decoder) -> None:
     assert process_of(decoder) == process_of(decoder)
 
 
+@pytest.mark.chaos("Files", "a picture ends its decoder: signals, exits, memory")
 @pytest.mark.parametrize(
     ("command", "reason", "cause"),
     [
@@ -99,6 +100,7 @@ def test_a_file_that_ends_its_decoder_costs_only_itself(
     assert decoder.decode(encoded(quadrants())).width == 80
 
 
+@pytest.mark.chaos("Files", "a picture loops for ever in its decoder")
 def test_a_file_that_hangs_is_given_up(impatient: Decoder) -> None:
     assert failure(impatient, b"hang").reason == "decode_timeout"
     assert failure(impatient, b"hang").reason == "decode_timeout"
@@ -119,6 +121,7 @@ def test_a_decoder_that_died_while_idle_is_replaced(decoder: Decoder) -> None:
     assert process_of(decoder) != before
 
 
+@pytest.mark.chaos("Files", "a picture needs more memory than it may have")
 def test_a_picture_that_needs_too_much_memory_is_named_and_the_process_goes_on() -> None:
     large = encoded(Image.new("1", (13_000, 13_000)), "TIFF", compression="group4")
     thin = encoded(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import models
 
@@ -245,7 +245,7 @@ _FILTERS = st.recursive(
 )
 
 
-@settings(deadline=None)  # of a machine that others use too
+@pytest.mark.chaos("Fuzzing", "filters")
 @given(_FILTERS, st.sampled_from([None, KNOWN]))
 def test_whatever_is_sent_is_a_filter_or_the_users_error(expression: Any, fields: Any) -> None:
     try:
@@ -257,7 +257,7 @@ def test_whatever_is_sent_is_a_filter_or_the_users_error(expression: Any, fields
         json.loads(made.model_dump_json())  # fit to be sent
 
 
-@settings(deadline=None)
+@pytest.mark.chaos("Fuzzing", "names of fields")
 @given(_NAMES, st.sampled_from([None, KNOWN]))
 def test_whatever_field_is_named_is_known_or_the_users_error(name: str, fields: Any) -> None:
     for check in (check_countable, check_groupable):

@@ -401,7 +401,7 @@ def test_a_second_attempt_is_made_even_past_the_deadline_and_no_third(fault: Ans
     [
         (error(404, "NoSuchKey"), "not_found"),
         (error(403, "AccessDenied"), "access_denied"),
-        (error(403, "ExpiredToken"), "access_denied"),
+        (error(400, "ExpiredToken"), "access_denied"),
         (error(403, "InvalidObjectState"), "archived"),
         (error(400, "InvalidArgument"), "refused"),
     ],

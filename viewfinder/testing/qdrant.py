@@ -30,16 +30,24 @@ from viewfinder.testing.qdrant_rest import find_operation
 class Fault:
     """What goes wrong with the next request whose method and path match `on` (a regular expression).
 
-    `status` refuses it, with `retry_after`; `delay_s` answers late; `drop` cuts the connection "before" or "after" the
-    request took effect; `late` says "acknowledged" and applies the request only after that many further requests.
+    `status` refuses it, with `retry_after` and in the words of `said`; `delay_s` answers late; `drop` cuts the
+    connection "before" or "after" the request took effect; `late` says "acknowledged" ("wait_timeout" to a client that
+    waits) and applies the request only after that many further requests; `away_s` cuts the connection and lets nobody
+    connect for so long, as a server does that is started anew.
     """
 
     status: int | None = None
+    said: str = ""
     retry_after: str | None = None
     delay_s: float = 0.0
     drop: str | None = None
     late: int = 0
+    away_s: float = 0.0
     on: str = "."
+
+
+DISK_FULL = "Service internal error: No space left on device: WAL buffer size exceeds available disk space"
+"""What Qdrant says, with status 500, to every write while its disk is full; searches go on (its `DiskUsageWatcher`)."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,9 @@ class QdrantDouble:
         self._turn = threading.Lock()
         self._closing = threading.Event()
         self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Where the server listens."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = self._listen()
+        self._restart: threading.Thread | None = None
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
         return self
@@ -101,10 +105,32 @@ class QdrantDouble:
     def close(self) -> None:
         """Stop listening, wait for requests under way, close the store."""
         self._closing.set()
+        if self._restart is not None:
+            self._restart.join()
+        self._hang_up()
+        self._local.close()
+
+    def _listen(self) -> threading.Thread:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        return thread
+
+    def _hang_up(self) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-        self._local.close()
+
+    def _go_away(self, seconds: float) -> None:
+        """Refuse connections for a while, and then listen at the same port again, the points still there."""
+
+        def away() -> None:
+            self._hang_up()
+            self._closing.wait(seconds)
+            self._server = _Server(self, port=self._server.server_address[1])
+            self._thread = self._listen()
+
+        self._restart = threading.Thread(target=away)
+        self._restart.start()
 
     # -- One request ------------------------------------------------------------------------------------------------
 
@@ -114,13 +140,15 @@ class QdrantDouble:
             self.requests.append(request)
             self._apply_late()
             fault = self._next_fault(request)
+            if fault.away_s:
+                self._go_away(fault.away_s)
         if fault.delay_s:
             self._closing.wait(fault.delay_s)
-        if fault.drop == "before":
+        if fault.drop == "before" or fault.away_s:
             return _Answer(0, None)
         if fault.status is not None:
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-            return _Answer(fault.status, _error(f"injected status {fault.status}"), headers)
+            return _Answer(fault.status, _error(fault.said or f"injected status {fault.status}"), headers)
         if request.path in ("/", "/healthz", "/livez", "/readyz"):
             return _Answer(200, self._root if request.path == "/" else "healthz check passed")
         if self._api_key is not None and key != self._api_key:
@@ -147,7 +175,8 @@ class QdrantDouble:
 
         if late:
             self._late.append((late, apply))
-            return _Answer(200, _result({"operation_id": 0, "status": "acknowledged"}))
+            waits = request.query.get("wait") == "true"
+            return _Answer(200, _result({"operation_id": 0, "status": "wait_timeout" if waits else "acknowledged"}))
         try:
             return _Answer(200, _result(apply()))
         except ValidationError as error:
@@ -199,9 +228,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that server_close() waits for them
     request_queue_size = 128
 
-    def __init__(self, double: QdrantDouble) -> None:
+    def __init__(self, double: QdrantDouble, port: int = 0) -> None:
         self.double = double
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that gave up is no event for a test's output."""

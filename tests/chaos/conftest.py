@@ -1,0 +1,86 @@
+"""What faults are tried on: an index that was made in peace, and the same index made amid faults."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.table import COST, Cost
+from tests.chaos.trial import Trial
+from tests.jobs.conftest import World, kept, qdrant, world
+from viewfinder.objects import ObjectAccess
+from viewfinder.retries import Retry
+from viewfinder.store import StoreAddress, connect
+from viewfinder.testing.qdrant import QdrantDouble
+from viewfinder.testing.s3 import S3Endpoint
+from viewfinder.testing.s3_faults import S3FaultProxy
+
+__all__ = ["kept", "qdrant", "world"]
+
+# Short, so that a client's patience does not decide how long the suite takes.
+READ_TIMEOUT_S = 1.0
+STORE_TIMEOUT_S = 2.0
+LONGEST_PAUSE_S = 1.0
+# Of a test with something that must happen, on a machine that others use too.
+PATIENCE_S = 240.0
+
+
+@pytest.fixture
+def cost(request: pytest.FixtureRequest) -> Cost:
+    """The row of this test in the table; of several cases in one test each is named by its id."""
+    case = request.node.callspec.id if hasattr(request.node, "callspec") else ""
+    return request.node.stash.setdefault(COST, Cost(fault=case))
+
+
+@pytest.fixture
+def proxy(s3: S3Endpoint) -> Iterator[S3FaultProxy]:
+    with S3FaultProxy(s3.url) as made:
+        yield made
+
+
+@pytest.fixture
+def trial(
+    world: World, qdrant: QdrantDouble, proxy: S3FaultProxy, cost: Cost, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Trial]:
+    """Both indexes, the first of them made; what is left over in processes and files is counted at the end."""
+    temporary = world.directory / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    # Real pauses grow to 20 s, which a run of hours has and a test has not.
+    monkeypatch.setattr("viewfinder.connection.Retry", partial(Retry, longest_s=LONGEST_PAUSE_S))
+    access = ObjectAccess(
+        endpoint_url=proxy.url,
+        threads=4,
+        connect_timeout_s=1,
+        read_timeout_s=READ_TIMEOUT_S,
+        retry_s=20,
+        backoff_s=0.02,
+    )
+    address = StoreAddress(world.directory, qdrant.url, timeout_s=STORE_TIMEOUT_S, retry_s=60)
+    with connect(address) as store:
+        world.store = store
+        world.reach = replace(world.reach, access=access, address=address)
+        made = Trial(world, qdrant, proxy, cost)
+        made.without_faults()
+        before = children()
+        yield made
+        assert children() == before, "no process is left over"
+        assert not list(temporary.iterdir()), "no file is left over"
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what must come."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def children() -> set[str]:
+    """The processes that this one has started, the decoders of the session among them."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {child for each in tasks for child in each.read_text().split()}

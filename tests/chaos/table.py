@@ -1,0 +1,71 @@
+"""The table at the end of a run with faults: what was injected, and what it cost."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+OUTPUT = Path(__file__).resolve().parents[1] / "output"
+COLUMNS = ("part", "fault", "injected", "retries", "seconds", "calm", "outcome")
+SEED = int(os.environ.get("CHAOS_SEED", "0"))
+"""Another number, other moments: which requests and files are hit follows from it."""
+
+
+@dataclass
+class Cost:
+    """What a test tells of its fault: how often it struck, what was asked again, seconds with it and without."""
+
+    part: str = ""
+    fault: str = ""
+    injected: int | None = None
+    retries: int | None = None
+    seconds: float | None = None
+    calm: float | None = None
+
+
+class FaultTable:
+    """A pytest plugin: a row for each test with the mark `chaos`, its `Cost` from the fixture where it has one."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: "pytest.CallInfo[None]") -> Any:
+        report = yield
+        mark = item.get_closest_marker("chaos")
+        if mark is not None and (report.when == "call" or report.outcome != "passed"):
+            part, fault = (*mark.args, "")[:2]
+            case = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
+            told = asdict(item.stash.get(COST, Cost(fault=f"{fault}{case}")))
+            row = {"part": part, "fault": fault, "seconds": call.duration, "outcome": report.outcome}
+            self.rows.append(row | {name: value for name, value in told.items() if value not in (None, "")})
+        return report
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.rows:
+            return
+        lines = [COLUMNS, *([_cell(row.get(name)) for name in COLUMNS] for row in sorted(self.rows, key=_place))]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+        terminalreporter.section(f"faults injected (CHAOS_SEED={SEED})")
+        for line in lines:
+            terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+        OUTPUT.mkdir(exist_ok=True)
+        table = [COLUMNS, ["---"] * len(COLUMNS), *lines[1:]]
+        (OUTPUT / "faults.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in table), encoding="utf-8")
+        (OUTPUT / "faults.json").write_text(json.dumps({"seed": SEED, "rows": self.rows}, indent=1), encoding="utf-8")
+
+
+COST = pytest.StashKey[Cost]()
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str]:
+    return row["part"], row["fault"]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,62 @@
+"""Files that are no pictures any more: each a picture or a reason, whatever they do to the libraries that read them."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from tests.chaos.conftest import children
+from tests.chaos.corpus import BEGINNINGS, corpus
+from tests.chaos.table import SEED, Cost
+from tests.viewfinder.test_images import encoded, quadrants
+from viewfinder.decoder import Decoder
+from viewfinder.errors import ImageError
+from viewfinder.images import REASONS, ImageLimits, Preprocess
+
+PREPROCESS = Preprocess(32)
+LIMITS = ImageLimits(10**7, 10**7)
+TIMEOUT_S = 10.0
+MEMORY = 512 * 1024**2
+# What a loaded machine adds to a time limit of ten seconds.
+PATIENCE_S = 60.0
+
+
+@pytest.mark.chaos("Files", "a fuzzed corpus")
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.long)])
+def test_a_damaged_file_is_a_picture_or_a_reason_and_never_more(cost: Cost, count: int) -> None:
+    began, before = time.perf_counter(), children()
+    outcomes: Counter[str] = Counter()
+    formats: Counter[str] = Counter()
+    with Decoder(PREPROCESS, LIMITS, timeout_s=TIMEOUT_S, memory_bytes=MEMORY) as decoder:
+        for name, data in corpus(count, SEED):
+            started = time.monotonic()
+            outcomes[outcome(decoder, data)] += 1
+            formats[name] += 1
+            assert time.monotonic() - started < TIMEOUT_S + PATIENCE_S, name
+        assert decoder.decode(encoded(quadrants())).width == 80, "the decoder goes on"
+        assert len(children() - before) == 1
+    assert children() == before, "the decoder's process is gone"
+    assert outcomes.keys() <= REASONS.keys() | {"decoded"}
+    assert {"decoded", "corrupt", "truncated", "not_an_image"} <= outcomes.keys()
+    assert len(formats) > 40
+    assert set(BEGINNINGS) <= set(formats)
+    cost.fault = f"{formats.total():,} damaged files, {len(formats)} formats: " + ", ".join(
+        f"{number:,} {reason}" for reason, number in outcomes.most_common()
+    )
+    cost.injected, cost.seconds = formats.total(), time.perf_counter() - began
+
+
+def outcome(decoder: Decoder, data: bytes) -> str:
+    try:
+        picture = decoder.decode(data)
+    except ImageError as error:
+        return error.reason
+    assert picture.pixels.shape == (32, 32, 3)
+    assert picture.width > 0 < picture.height
+    return "decoded"
+
+
+def test_the_corpus_is_the_same_for_the_same_seed() -> None:
+    assert list(corpus(2, 1)) == list(corpus(2, 1))
+    assert list(corpus(2, 1)) != list(corpus(2, 2))

@@ -1,0 +1,110 @@
+"""Processes of a job that die in the middle: Ray runs their work again, and the index is that of a run in peace."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.conftest import until
+from tests.chaos.trial import Trial
+from viewfinder.testing.qdrant import Fault
+from viewfinder.testing.s3_faults import FOREVER, S3Fault
+
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
+
+UPSERT = r"^PUT .*/points$"
+PICTURE = r"^GET /[^?]+\.jpg"
+KILLS = 2
+DECODER = "viewfinder.decoder import run_child"
+
+
+def descendants(of: int) -> Iterator[int]:
+    """Processes below this one: those of other programs on the machine are not ours to end."""
+    with contextlib.suppress(OSError):  # gone by now
+        for each in Path(f"/proc/{of}/task").glob("*/children"):
+            for child in each.read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
+
+
+def command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # gone by now
+        return ""
+
+
+def busy(*words: str) -> list[int]:
+    """Our processes whose command line has all of these words; Ray names its workers after what they do."""
+    return [each for each in descendants(os.getpid()) if all(word in command(each) for word in words)]
+
+
+class Killer(threading.Thread):
+    """Kills, once objects are being read, a process that `victims` names, and later another one."""
+
+    def __init__(self, victims: Callable[[], list[int]], ready: Callable[[], bool]) -> None:
+        super().__init__(daemon=True)
+        self._victims, self._ready = victims, ready
+        self.killed: set[int] = set()
+        self.decoders: set[int] = set()
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            # One that outlives its worker is a child of ours no longer, and must be known from before.
+            self.decoders |= set(busy(DECODER))
+            if len(self.killed) < KILLS and self._ready() and (found := set(self._victims()) - self.killed):
+                victim = min(found)
+                os.kill(victim, signal.SIGKILL)
+                self.killed.add(victim)
+
+
+VICTIMS = {
+    "a fetch worker is killed": ("ray::", "FetchAndDecode"),
+    "the encode actor is killed": ("ray::", "Encode"),
+    "a write worker is killed": ("ray::", "Write"),
+    "a decoder is killed, as for want of memory": (DECODER,),
+}
+
+
+@pytest.mark.chaos("Ray")
+@pytest.mark.parametrize("words", VICTIMS.values(), ids=VICTIMS)
+def test_a_process_that_is_killed_costs_its_work_and_no_object(
+    trial: Trial, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FETCH_BATCH_SIZE", "ENCODE_BATCH_SIZE", "WRITE_BATCH_SIZE"):
+        monkeypatch.setenv(f"VIEWFINDER_{name}", "2")
+    monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", trial.proxy.url)
+    # Slow reads and writes make a job with a middle.
+    trial.proxy.inject(S3Fault(PICTURE, FOREVER, before=lambda: time.sleep(2)))
+    trial.qdrant.faults.extend(Fault(delay_s=1.0, on=UPSERT) for _ in range(40))
+    ours = set(busy(DECODER))  # the decoder of this process, which decodes for the run in peace
+    killer = Killer(
+        lambda: [each for each in busy(*words) if each not in ours],
+        lambda: trial.proxy.injected > 2,
+    )
+    killer.start()
+    began = time.perf_counter()
+    captions = f"{trial.world.source}/captions.json"
+    status = trial.world.run("--captions", captions, "--max-failure-ratio", "0.5")
+    trial.cost.seconds, trial.cost.injected = time.perf_counter() - began, len(killer.killed)
+    killer.over.set()
+    killer.join()
+    trial.qdrant.faults.clear()
+    assert status == 0
+    assert killer.killed, "the job was over before anything could be killed"
+    assert trial.world.counts == trial.counts[0]
+    trial.same_as_calm(0)
+    assert killer.decoders > ours
+    until(lambda: not orphans(killer.decoders - ours), "no decoder outlives its worker")
+
+
+def orphans(decoders: set[int]) -> set[int]:
+    """Those that run on while no worker of ours is above them."""
+    cared_for = {each for worker in busy("ray::") for each in descendants(worker)}
+    return {each for each in decoders - cared_for if DECODER in command(each)}

@@ -1,0 +1,60 @@
+"""One of two replicas is killed under load: what it had in hand is lost, no more, and its place is filled by itself."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.replica import INDEX, fill
+from tests.chaos.conftest import PATIENCE_S, until
+from tests.chaos.table import Cost
+from tests.chaos.test_ray import busy
+from tests.chaos.test_service import CLIENTS, crowd, tell
+from viewfinder.models import locate
+from viewfinder.settings import Settings
+from viewfinder.store import StoreAddress, connect
+from viewfinder.testing.qdrant import QdrantDouble
+
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
+
+REPLICAS = 2
+
+
+@pytest.fixture
+def url(ray_session: None, qdrant: QdrantDouble, tiny_model: str, tmp_path: Path) -> Iterator[str]:
+    from ray import serve
+
+    from serve.app import application
+
+    with connect(StoreAddress(tmp_path, qdrant.url)) as store:
+        fill(store, locate(tiny_model))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    several = {"min_replicas": REPLICAS, "max_replicas": REPLICAS, "replica_cpus": 0.5}
+    settings = Settings.load({}, qdrant_url=qdrant.url, index=INDEX, port=port, **several)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(application(settings), name="killed", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.mark.chaos("Service")
+def test_a_replica_that_is_killed_under_load_costs_what_it_had_in_hand(url: str, cost: Cost) -> None:
+    cost.fault, began = "one of two replicas is killed under load", time.perf_counter()
+    replicas = busy("ray::", "ServeReplica")
+    assert len(replicas) == REPLICAS
+    with crowd(url) as asking:
+        os.kill(replicas[0], signal.SIGKILL)
+        asking.wait_for(200, count=10 * CLIENTS)
+        until(lambda: len(set(busy("ray::", "ServeReplica")) - {replicas[0]}) == REPLICAS, "a new replica")
+        asking.wait_for(200, count=10 * CLIENTS)
+    lost = sum(count for (status, _), count in asking.told.items() if status != 200)
+    assert lost <= 2 * CLIENTS, asking.told
+    assert asking.wrong == []
+    assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
+    tell(cost, asking.told, began, 1)

@@ -1,0 +1,125 @@
+"""S3 that throttles, breaks off, says nothing, lies or changes: a run gets through, or says what it could not read."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.reach import Reach
+from tests.chaos.conftest import READ_TIMEOUT_S
+from tests.chaos.table import SEED
+from tests.chaos.trial import NAMES, Trial
+from tests.jobs.pictures import picture
+from viewfinder.testing.s3 import S3Endpoint
+from viewfinder.testing.s3_faults import FOREVER, S3Fault
+
+PICTURE = r"^GET /[^?]+\.(jpg|png)"
+LISTING = r"^GET /[^?]*\?.*list-type"
+CAPTIONS = r"^GET /[^?]+captions\.json"
+SKIP = SEED % 4
+
+PASSING = {
+    "503 SlowDown, objects": S3Fault(PICTURE, times=8, skip=SKIP % 3, status=503, code="SlowDown"),
+    "500 InternalError, objects": S3Fault(PICTURE, times=8, status=500, code="InternalError"),
+    "429, objects": S3Fault(PICTURE, times=4, skip=SKIP % 3, status=429, code="TooManyRequests"),
+    "503 SlowDown, listing": S3Fault(LISTING, times=3, status=503, code="SlowDown"),
+    "503 SlowDown, captions": S3Fault(CAPTIONS, times=2, status=503, code="SlowDown"),
+    "connection cut before the answer": S3Fault(PICTURE, times=5, skip=SKIP % 3, cut_at=-1),
+    "connection cut in the body": S3Fault(PICTURE, times=5, skip=SKIP % 3, cut_at=300 + SEED % 200),
+    "listing cut in the body": S3Fault(LISTING, times=2, cut_at=200 + SEED % 200),
+    "silence before the answer": S3Fault(PICTURE, times=2, skip=SKIP % 3, hang_at=-1),
+    "silence in the body": S3Fault(PICTURE, times=2, skip=SKIP % 3, hang_at=300),
+    "Content-Length too large": S3Fault(PICTURE, times=5, length_off=100 + SEED),
+    "Content-Length too small": S3Fault(PICTURE, times=2, length_off=-100 - SEED % 100),
+}
+
+
+@pytest.mark.chaos("S3")
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_what_passes_changes_nothing(trial: Trial, fault: S3Fault) -> None:
+    trial.with_faults([fault])
+
+
+@pytest.mark.chaos("S3", "a storm of 7 faults")
+def test_a_storm_changes_nothing(trial: Trial) -> None:
+    kinds = [each for name, each in PASSING.items() if name.split()[0] not in ("silence", "Content-Length")]
+    chance = random.Random(SEED)
+    storm = []
+    for _ in range(6):
+        kind = chance.choice(kinds)
+        storm.append(S3Fault(kind.on, 1, chance.randrange(6), kind.status, kind.code, kind.cut_at))
+    trial.with_faults([S3Fault(LISTING, status=503, code="SlowDown"), *storm])
+
+
+@pytest.mark.chaos("S3", "one object cannot be read for long")
+def test_an_object_that_cannot_be_read_is_a_failure_until_it_can(trial: Trial) -> None:
+    trial.world.reach = _impatient(trial)
+    counts = trial.sync([S3Fault(rf"^GET /[^?]+{NAMES[7]}", FOREVER, status=500, code="InternalError")])
+    assert counts == trial.counts[0] | {"indexed": len(NAMES) - 1, "failed": 3}
+    assert trial.world.recorded_failures([NAMES[7]]) == {NAMES[7]: "unavailable"}
+    assert NAMES[7] not in trial.world.points
+    trial.tell()
+    assert trial.sync() == trial.counts[0] | {"unchanged": len(NAMES) - 1, "indexed": 1}
+    trial.same_as_calm(0)
+
+
+@pytest.mark.chaos("S3", "an object always comes short")
+def test_an_object_that_always_comes_short_is_never_called_broken(trial: Trial) -> None:
+    """Half of a picture was recorded as `truncated`, for good, though the bucket had all of it."""
+    counts = trial.sync([S3Fault(rf"^GET /[^?]+{NAMES[7]}", FOREVER, length_off=-100)])
+    assert counts["failed"] == 3
+    assert trial.world.recorded_failures([NAMES[7]]) == {NAMES[7]: "unavailable"}
+    trial.tell()
+    trial.sync()
+    trial.same_as_calm(0)
+
+
+@pytest.mark.chaos("S3", "an object changes between list and get")
+def test_an_object_that_changes_after_its_listing_is_indexed_as_it_is_now(trial: Trial) -> None:
+    changed = trial.world.bucket / NAMES[7]
+    rewrite = S3Fault(rf"^GET /[^?]+{NAMES[7]}", before=lambda: changed.write_bytes(picture(900, (64, 64))))
+    assert trial.sync([rewrite]) == trial.counts[0]
+    trial.tell()
+    first = trial.world.points
+    assert first[NAMES[7]].payload["width"] == 64
+    counts = trial.sync()
+    assert (counts["unchanged"], counts["failed"]) == (len(NAMES), 2), "the ETag on record is that of what was read"
+    assert trial.world.points == first
+
+
+@pytest.mark.chaos("S3", "credentials rotated: the old key is refused")
+@pytest.mark.parametrize("refusal", ["by the endpoint", "as expired"])
+def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
+    trial: Trial, s3: S3Endpoint, s3_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    file = tmp_path / "credentials"
+
+    def keep(endpoint: S3Endpoint) -> None:
+        text = f"[default]\naws_access_key_id = {endpoint.access_key}\naws_secret_access_key = {endpoint.secret_key}\n"
+        file.write_text(text)
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    keep(s3)
+    trial.world.reach = _impatient(trial)  # another way to the objects, and so a client that reads the file
+    with S3Endpoint(s3_root) as rotated:
+
+        def rotate() -> None:
+            keep(rotated)
+            trial.proxy.upstream = rotated.url
+
+        faults = [S3Fault(PICTURE, skip=5, before=rotate)]
+        if refusal == "as expired":
+            later = S3Fault(PICTURE, FOREVER, skip=5, status=400, code="ExpiredToken", key=s3.access_key)
+            faults.append(later)
+        assert trial.sync(faults) == trial.counts[0]
+        trial.tell()
+        trial.cost.fault = f"credentials rotated, the old key refused {refusal}"
+        trial.same_as_calm(0)
+
+
+def _impatient(trial: Trial) -> Reach:
+    reach = trial.world.reach
+    return replace(reach, access=replace(reach.access, retry_s=READ_TIMEOUT_S / 2))

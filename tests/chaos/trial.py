@@ -1,0 +1,142 @@
+"""A run with faults beside the same run without: afterwards nothing may tell the two indexes apart."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tests.chaos.table import Cost
+from tests.jobs.conftest import World
+from tests.jobs.pictures import fill, picture
+from viewfinder.objects import point_id
+from viewfinder.testing.qdrant import Fault, QdrantDouble
+from viewfinder.testing.s3_faults import S3Fault, S3FaultProxy
+
+NAMES = [f"{number:02}.jpg" for number in range(20)]
+BROKEN = {"empty.jpg": b"", "text.jpg": b"this is no picture"}
+OF_THE_RUN = ("run_id", "indexed_at", "last_modified")
+
+
+@dataclass
+class Index:
+    """What an index holds: payloads without what each run writes anew, vectors, and failures on record; by key."""
+
+    payloads: dict[str, dict[str, Any]]
+    images: dict[str, np.ndarray]
+    captions: dict[str, np.ndarray]
+    failures: dict[str, str]
+
+    @classmethod
+    def of(cls, world: World) -> "Index":
+        points = world.points
+        ids = {record.id: key for key, record in points.items()}
+        assert len(ids) == len(points) == world.store.count(world.collection), "an object has one point"
+        image, caption = (world.store.vectors(world.collection, list(ids), name) for name in ("image", "caption"))
+        return cls(
+            {
+                key: {name: value for name, value in record.payload.items() if name not in OF_THE_RUN}
+                for key, record in points.items()
+            },
+            {ids[each]: np.asarray(vector) for each, vector in image.items()},
+            {ids[each]: np.asarray(vector) for each, vector in caption.items()},
+            world.recorded_failures([*NAMES, *BROKEN, "new.png"]),
+        )
+
+
+@dataclass
+class Trial:
+    """A bucket of pictures, some of them broken, and two indexes of it: `calm`, and the one that faults meet.
+
+    `change` is what happens to the bucket between a first and a second run, so that the faults meet new points,
+    changed ones, changed captions and a prune.
+    """
+
+    world: World
+    qdrant: QdrantDouble
+    proxy: S3FaultProxy
+    cost: Cost
+    calm: list[Index] = field(default_factory=list)
+    counts: list[dict[str, int]] = field(default_factory=list)
+    in_peace: list[tuple[int, float]] = field(default_factory=list)
+
+    def without_faults(self) -> None:
+        """Both runs in peace, and what comes of them; then the bucket is as it was, for the other index."""
+        self.world.index = "calm"
+        self.fill()
+        for prepare in (lambda: None, self.change):
+            prepare()
+            self.counts.append(self.sync())
+            self.calm.append(Index.of(self.world))
+            self.in_peace.append((self.requests, self.seconds))
+        self.world.index = "images"
+        self.fill()
+
+    def with_faults(self, s3: Sequence[S3Fault] = (), store: Sequence[Fault] = ()) -> None:
+        """Both runs, each of them meeting these faults; after each the index is as it would be without."""
+        for number, prepare in enumerate((lambda: None, self.change)):
+            prepare()
+            counts = self.sync(s3, store)
+            self.tell(number)
+            assert self.injected, "no fault was met"
+            assert counts == self.counts[number], "the counts are those of a run without faults"
+            self.same_as_calm(number)
+
+    def tell(self, number: int = 0) -> None:
+        """Add the last run to the table's row, beside the run of that number in peace."""
+        cost, (requests, seconds) = self.cost, self.in_peace[number]
+        cost.injected = (cost.injected or 0) + self.injected
+        cost.retries = (cost.retries or 0) + max(0, self.requests - requests)
+        cost.seconds = (cost.seconds or 0.0) + self.seconds
+        cost.calm = (cost.calm or 0.0) + seconds
+
+    def sync(self, s3: Sequence[S3Fault] = (), store: Sequence[Fault] = ()) -> dict[str, int]:
+        """One run through the proxy; counts what was asked, what was spoilt, and how long it took."""
+        self.proxy.inject(*s3)
+        self.qdrant.faults.extend(store)
+        asked, began = len(self.qdrant.requests), time.perf_counter()
+        flags = ("--captions", f"{self.world.source}/captions.json", "--prune", "--prune-max-ratio", "0.5")
+        try:
+            return self.world.sync(*flags)
+        finally:
+            self.seconds = time.perf_counter() - began
+            self.requests = self.proxy.requests + len(self.qdrant.requests) - asked
+            self.injected = self.proxy.injected + len(store) - len(self.qdrant.faults)
+            self.proxy.inject()
+            self.qdrant.faults.clear()
+
+    def same_as_calm(self, number: int) -> None:
+        """Nothing lost, nothing twice, no wrong vector, the same failures on record."""
+        now, calm = Index.of(self.world), self.calm[number]
+        assert now.payloads == calm.payloads
+        assert now.failures == calm.failures
+        for kind in ("images", "captions"):
+            mine, theirs = getattr(now, kind), getattr(calm, kind)
+            assert mine.keys() == theirs.keys()
+            assert all(np.allclose(mine[key], theirs[key], atol=1e-5) for key in mine), f"vectors of {kind}"
+        ids = {key: record.id for key, record in self.world.points.items()}
+        assert ids == {key: point_id(f"{self.world.source}/{key}") for key in ids}
+
+    def fill(self) -> None:
+        """The bucket as it is at first."""
+        shutil.rmtree(self.world.bucket)
+        self.world.bucket.mkdir()
+        fill(self.world.bucket, NAMES)
+        for name, content in BROKEN.items():
+            (self.world.bucket / name).write_bytes(content)
+        self._caption({name: f"picture {name}" for name in NAMES[:15]})
+
+    def change(self) -> None:
+        """What is different in a second run."""
+        for seed, name in enumerate(NAMES[:3], start=100):
+            (self.world.bucket / name).write_bytes(picture(seed, (64, 64)))
+        for name in NAMES[3:5]:
+            (self.world.bucket / name).unlink()
+        (self.world.bucket / "new.png").write_bytes(picture(500, kind="PNG"))
+        self._caption({name: f"another {name}" for name in [*NAMES[2:8], "new.png"]})
+
+    def _caption(self, captions: dict[str, str]) -> None:
+        (self.world.bucket / "captions.json").write_text(json.dumps(captions))

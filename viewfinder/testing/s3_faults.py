@@ -1,0 +1,186 @@
+"""Faults in front of a real S3 endpoint: a proxy on loopback that forwards whatever it does not spoil."""
+
+import http.client
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import urlsplit
+
+FOREVER = 10**9
+# A connection, not a message: the next hop has its own.
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
+
+
+@dataclass(frozen=True)
+class S3Fault:
+    """What goes wrong with `times` of the requests whose method and path match `on`, after `skip` of them.
+
+    `status` answers with an S3 error document of this `code` instead of asking the endpoint. `cut_at` breaks the
+    connection after so many bytes of the body, -1 before a word is said. `hang_at` says nothing more after so many
+    bytes, -1 nothing at all, until the client gives up. `length_off` is added to the true Content-Length. `before`
+    is called before the request is forwarded. With `key` only requests signed with that access key are meant.
+    """
+
+    on: str = "^GET "
+    times: int = 1
+    skip: int = 0
+    status: int | None = None
+    code: str = ""
+    cut_at: int | None = None
+    hang_at: int | None = None
+    length_off: int = 0
+    before: Callable[[], object] = lambda: None
+    key: str = ""
+
+
+class S3FaultProxy:
+    """Stands before the endpoint at `upstream` within a `with` block; `url` is what clients take for the endpoint.
+
+    The first of `faults` that fits a request spoils it. `requests` counts what came, `injected` what was spoilt.
+    Signatures stay good, because the endpoint sees the Host that was signed. Answers are held in memory whole.
+    """
+
+    def __init__(self, upstream: str, faults: Iterable[S3Fault] = ()) -> None:
+        self.upstream = upstream
+        self.requests = 0
+        self.injected = 0
+        self._closing = threading.Event()
+        self._turn = threading.Lock()
+        self._planned: list[_Planned] = []
+        self.inject(*faults)
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def inject(self, *faults: S3Fault) -> None:
+        """Have these go wrong, in the place of what was left of earlier ones; counting begins anew."""
+        with self._turn:
+            self._planned = [_Planned(each, each.skip, each.times) for each in faults]
+            self.requests = self.injected = 0
+
+    def next_fault(self, request: str, signed: str) -> S3Fault | None:
+        """What spoils this request, `METHOD /path`; called from the threads of the server."""
+        with self._turn:
+            self.requests += 1
+            for planned in self._planned:
+                if planned.strikes(request, signed):
+                    self.injected += 1
+                    return planned.fault
+        return None
+
+    def hold(self) -> None:
+        """Say nothing until the proxy is closed or `LONGEST_HANG_S` is over."""
+        self._closing.wait(LONGEST_HANG_S)
+
+
+# Longer than any client's patience in a test, shorter than a test's.
+LONGEST_HANG_S = 20.0
+
+
+@dataclass
+class _Planned:
+    """A fault, and how often it is still to pass by and to strike."""
+
+    fault: S3Fault
+    skip: int
+    times: int
+
+    def strikes(self, request: str, signed: str) -> bool:
+        fits = re.search(self.fault.on, request) and f"Credential={self.fault.key}" in signed
+        if not fits or not self.times:
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = True
+    request_queue_size = 128
+
+    def __init__(self, proxy: S3FaultProxy) -> None:
+        self.proxy = proxy
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gave up is no event for a test's output."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+    server: _Server
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        proxy = self.server.proxy
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        signed = self.headers.get("Authorization") or "Credential="
+        fault = proxy.next_fault(f"{self.command} {self.path}", signed)
+        if fault is None:
+            self._answer(*self._ask(body), S3Fault())
+        elif fault.status is not None:
+            document = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>injected</Message></Error>"
+            self._answer(fault.status, {"Content-Type": "application/xml"}, document.encode(), fault)
+        elif fault.cut_at == -1:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault.hang_at == -1:
+            proxy.hold()
+        else:
+            fault.before()
+            self._answer(*self._ask(body), fault)
+
+    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815 - http.server's own names
+
+    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """The endpoint's own answer."""
+        connection = http.client.HTTPConnection(urlsplit(self.server.proxy.upstream).netloc, timeout=self.timeout)
+        try:
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("connection", "expect"):
+                    connection.putheader(name, value)
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
+            if self.command == "HEAD" and answer.getheader("Content-Length"):
+                headers["Content-Length"] = str(answer.getheader("Content-Length"))
+            return answer.status, headers, answer.read()
+        finally:
+            connection.close()
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, fault: S3Fault) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(max(0, len(body) + fault.length_off)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        end = fault.cut_at if fault.cut_at is not None else fault.hang_at
+        self.wfile.write(body if end is None else body[:end])
+        self.wfile.flush()
+        if fault.hang_at is not None:
+            self.server.proxy.hold()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
