@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bucket import Bucket
-from benchmarks.processes import Memory, MemoryWatch
+from benchmarks.processes import Memory, Watch
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 1800.0
@@ -22,11 +22,12 @@ TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class Run:
-    """A finished job: wall seconds from its start to its end, its summary.json, and the peak of its memory."""
+    """A finished job: wall seconds from its start to its end, its summary.json, CPU seconds, and its memory's peak."""
 
     seconds: float
     summary: Mapping[str, Any]
     memory: Memory
+    cpu_s: float = 0.0
 
     @property
     def indexed(self) -> int:
@@ -72,7 +73,7 @@ def index(
     with (report / "stdout").open("w") as stdout:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout)
         try:
-            with MemoryWatch(process.pid) as watch:
+            with Watch(process.pid) as watch:
                 status = process.wait(TIMEOUT_S)
         finally:
             process.terminate()  # nothing happens to one that has ended; an interrupted one ends its Ray
@@ -81,7 +82,7 @@ def index(
     summary = json.loads((report / "summary.json").read_text())
     if status != 0:
         raise RuntimeError(f"the job ended with status {status}: {summary.get('problem')}")
-    run = Run(seconds, summary, watch.peak)
+    run = Run(seconds, summary, watch.peak, watch.cpu_s)
     print(f"the job took {seconds:.1f} s over {summary['counts']['listed']:,} objects: {run.stages}", file=sys.stderr)
     return run
 

@@ -46,11 +46,12 @@ class Memory:
 
 
 @dataclass
-class MemoryWatch:
+class Watch:
     """Looks at a driver and its workers every `SAMPLE_S` seconds, as long as the `with` block runs."""
 
     pid: int
     peak: Memory = field(default_factory=Memory)
+    cpu_s: float = 0.0  # of the driver, Ray's daemons and all workers
 
     def __enter__(self) -> Self:
         self._done = threading.Event()
@@ -65,6 +66,7 @@ class MemoryWatch:
     def _watch(self) -> None:
         while not self._done.wait(SAMPLE_S):
             self.peak = self.peak.highest(memory_now(self.pid))
+            self.cpu_s = max(self.cpu_s, cpu_s(family(self.pid)))
 
 
 def memory_now(driver: int) -> Memory:

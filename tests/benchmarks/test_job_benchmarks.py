@@ -15,7 +15,7 @@ from benchmarks.growth import Growth, growth_of_memory
 from benchmarks.harness import Benchmark, NoFigureError, run
 from benchmarks.job import Run
 from benchmarks.margin import Margin
-from benchmarks.processes import Memory, MemoryWatch, cpu_s, family
+from benchmarks.processes import Memory, Watch, cpu_s, family
 from benchmarks.vs_plain_loop import Compared
 from viewfinder.batch import PointBatch
 from viewfinder.objects import ObjectAccess, Objects, point_id
@@ -78,7 +78,7 @@ def test_a_watch_sees_the_memory_of_driver_and_workers_apart() -> None:
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        with MemoryWatch(os.getpid()) as watch:
+        with Watch(os.getpid()) as watch:
             deadline = time.monotonic() + 30
             while not watch.peak.workers and time.monotonic() < deadline:
                 time.sleep(0.05)

@@ -42,7 +42,9 @@ class S3Endpoint:
         if not self.root.is_dir():  # rclone would serve it empty
             raise ConfigurationError(f"There is no directory {str(self.root)!r} to serve buckets from.")
         # Port 0 and rclone's own word for the port: one found free beforehand may be taken when rclone asks for it.
-        command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--dir-cache-time", "0s", "--config", os.devnull]
+        command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", os.devnull]
+        # Directories change outside. Not 0s: after the first upload rclone would spin on a timer, a core for ever.
+        command += ["--dir-cache-time", "1ms"]
         command += ["--auth-key", f"{self.access_key},{self.secret_key}", str(self.root)]
         with tempfile.TemporaryFile() as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent())
