@@ -29,20 +29,23 @@ SMALL = ((96, 96), (96, 72), (72, 96), (128, 96))
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket of `count` objects at `source`, whose different contents lie in `files`."""
+    """`count` objects at `source`, whose different contents lie in `files`; without `endpoint` a local directory."""
 
     source: str
     count: int
     files: Sequence[Path]
-    endpoint: S3Endpoint
+    endpoint: S3Endpoint | None = None
 
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to read it."""
+        if self.endpoint is None:
+            return {}
         return {
             "AWS_ACCESS_KEY_ID": self.endpoint.access_key,
             "AWS_SECRET_ACCESS_KEY": self.endpoint.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint.url,
             "VIEWFINDER_S3_ENDPOINT_URL": self.endpoint.url,
         }
 
@@ -50,16 +53,24 @@ class Bucket:
     def described(self) -> str:
         """The objects in words."""
         sizes = [path.stat().st_size for path in self.files]
-        return f"JPEGs of {_kilobytes(min(sizes))} to {_kilobytes(max(sizes))} from a loopback S3 endpoint (rclone)"
+        place = "a local directory" if self.endpoint is None else "a loopback S3 endpoint (rclone)"
+        return f"JPEGs of {_kilobytes(min(sizes))} to {_kilobytes(max(sizes))} from {place}"
 
 
 @contextmanager
 def bucket(
     root: Path, sizes: Sequence[tuple[int, int]], count: int, *, each: int = 3, kept: Path = KEPT
 ) -> Iterator[Bucket]:
-    """`count` keys over `each` different pictures of every (width, height), served for the `with` block.
+    """The pictures of `laid_out` as a bucket, served for the `with` block."""
+    local = laid_out(root, sizes, count, each=each, kept=kept)
+    with S3Endpoint(root) as endpoint:
+        yield Bucket("s3://pictures", count, local.files, endpoint)
 
-    Keys are hard links: neither the disk nor the page cache is what is measured.
+
+def laid_out(root: Path, sizes: Sequence[tuple[int, int]], count: int, *, each: int = 3, kept: Path = KEPT) -> Bucket:
+    """`count` files in `root`/pictures, over `each` different pictures of every (width, height) in turn.
+
+    They are hard links: neither the disk nor the page cache is what is measured.
     """
     files = [kept_photograph(seed, width, height, kept) for width, height in sizes for seed in range(each)]
     directory = root / "pictures"
@@ -69,8 +80,7 @@ def bucket(
         copy.write_bytes(path.read_bytes())
     for number in range(count):
         os.link(local[number % len(local)], directory / f"{number:06}.jpg")
-    with S3Endpoint(root) as endpoint:
-        yield Bucket("s3://pictures", count, files, endpoint)
+    return Bucket(str(directory), count, files)
 
 
 def kept_photograph(seed: int, width: int, height: int, kept: Path = KEPT) -> Path:

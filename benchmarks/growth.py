@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.bucket import SMALL, bucket
+from benchmarks.bucket import SMALL, bucket, laid_out
 from benchmarks.discarding import discarding_store
 from benchmarks.harness import Measurement
 from benchmarks.job import Run, index, scratch
@@ -111,7 +111,8 @@ def measure_cores(quick: bool) -> Measurement:
 def _growth(quick: bool) -> Growth:
     """The runs, made once for both figures."""
     counts = (10, 30, 60) if quick else PICTURES
-    with scratch() as directory, discarding_store() as store, bucket(directory / "s3", SMALL, counts[-1]) as pictures:
+    with scratch() as directory, discarding_store() as store:
+        pictures = laid_out(directory, SMALL, counts[-1])
         runs = [index(pictures, directory, "--limit", str(count), store=store.url) for count in counts]
         growth = Growth(counts, runs, pictures.described)
     if not quick:

@@ -58,7 +58,7 @@ def index(
     `settings` are those of viewfinder; `RAY_ADDRESS` may be one of them. Raises `RuntimeError` where the job fails.
     """
     report = Path(tempfile.mkdtemp(prefix="report-", dir=directory))
-    given = {"MODEL": model, "DATA_DIR": directory / "data", "QDRANT_URL": store, **settings}
+    given = {"MODEL": model, "DATA_DIR": directory / "data", "QDRANT_URL": store, "DEVICE": "cpu", **settings}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("VIEWFINDER_", "RAY_"))},
         **bucket.environment,

@@ -69,7 +69,7 @@ def stages_alone(
     """
     settings = Settings.load({})
     with _as_environment(pictures.environment):
-        access = ObjectAccess(endpoint_url=pictures.endpoint.url, threads=settings.fetch_threads)
+        access = ObjectAccess(endpoint_url=pictures.environment["AWS_ENDPOINT_URL"], threads=settings.fetch_threads)
         address = StoreAddress(data_dir=directory / "data", url=store.url)
         with Objects(access) as objects, connect(address) as points:
             (directory / "alone").mkdir()

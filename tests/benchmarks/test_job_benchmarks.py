@@ -105,7 +105,7 @@ def test_a_bucket_has_many_keys_over_few_files(tmp_path: Path, monkeypatch: pyte
     with bucket(tmp_path / "s3", [(32, 24), (24, 32)], 7, each=2, kept=tmp_path) as made:
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
-        with Objects(ObjectAccess(endpoint_url=made.endpoint.url)) as objects:
+        with Objects(ObjectAccess(endpoint_url=made.environment["AWS_ENDPOINT_URL"])) as objects:
             listed = list(objects.list(made.source))
             contents = {objects.read(info.uri, max_bytes=10**6)[0] for info in listed}
     assert len(listed) == made.count == 7
