@@ -2,12 +2,13 @@
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-SAMPLE_S = 0.25
+# Each look takes some milliseconds of a core that the job could have used.
+SAMPLE_S = 0.5
 MIB = 1024**2
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -65,13 +66,15 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._done.wait(SAMPLE_S):
-            self.peak = self.peak.highest(memory_now(self.pid))
-            self.cpu_s = max(self.cpu_s, cpu_s(family(self.pid)))
+            pids = family(self.pid)
+            self.peak = self.peak.highest(memory_of(pids))
+            self.cpu_s = max(self.cpu_s, cpu_s(pids))
 
 
-def memory_now(driver: int) -> Memory:
-    """Of this driver and of the workers among its descendants; Ray's own daemons are left out."""
-    sizes = {pid: _resident(pid) for pid in family(driver)}
+def memory_of(pids: Sequence[int]) -> Memory:
+    """Of a driver, the first, and of the workers among its descendants; Ray's own daemons are left out."""
+    driver = pids[0]
+    sizes = {pid: _resident(pid) for pid in pids}
     workers = [pid for pid in sizes if pid != driver and not _is_rays_own(pid)]
     # Every process that looks at the object store counts its pages: the one that has seen most of it tells.
     shared = max((size[1] for size in sizes.values()), default=0)
