@@ -39,8 +39,8 @@ lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: setup ## Measure against what people would use instead; writes benchmarks/out/results.json
-	@$(BIN)/python -m benchmarks
+bench: setup ## Measure against what people would use instead (GPU=1: what needs a GPU); writes benchmarks/out/results.json
+	@$(BIN)/python -m benchmarks $(if $(GPU),gpu_pipeline)
 
 chaos: setup ## Inject faults into S3, Qdrant, Ray and the service; tells what each cost
 	@$(BIN)/pytest -m chaos

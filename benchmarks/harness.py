@@ -22,6 +22,10 @@ NOT_ASKED_FOR = "not asked for in this run"
 _NARROWEST_TABLE = 120
 
 
+class NoFigureError(Exception):
+    """Raised while measuring where there is no honest figure, with the reason: not a fault of the benchmark."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A figure, or None with the reason in `detail`."""
@@ -35,10 +39,10 @@ Measure = Callable[[bool], Measurement]  # called with whether the run is a quic
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A name, the bound that its value has to meet, and what measures it."""
+    """A name, the bound that its value has to meet (None where none is set), and what measures it."""
 
     name: str
-    bound: float
+    bound: float | None
     better: Literal["higher", "lower"]
     measure: Measure
 
@@ -54,10 +58,10 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bound is met; None without a value, or where a quick run gave it."""
-        if self.value is None or self.detail.startswith(QUICK):
-            return None
+        """Whether the bound is met; None without a bound or a value, or where a quick run gave it."""
         bound = self.benchmark.bound
+        if self.value is None or bound is None or self.detail.startswith(QUICK):
+            return None
         return self.value >= bound if self.benchmark.better == "higher" else self.value <= bound
 
     def as_json(self) -> dict[str, object]:
@@ -92,7 +96,8 @@ def print_table(results: Sequence[Result]) -> None:
     for result in results:
         value = "–" if result.value is None else f"{result.value:.2f}"
         met = {True: "yes", False: "NO", None: "–"}[result.met]
-        bound = f"{signs[result.benchmark.better]} {result.benchmark.bound:g}"
+        least = result.benchmark.bound
+        bound = "–" if least is None else f"{signs[result.benchmark.better]} {least:g}"
         # A detail may hold brackets, which rich would take for its markup.
         table.add_row(result.benchmark.name, value, bound, met, Text(result.detail))
     columns = shutil.get_terminal_size(fallback=(_NARROWEST_TABLE, 24)).columns
@@ -103,6 +108,8 @@ def _measured(benchmark: Benchmark, *, quick: bool) -> Result:
     began, load_before = time.perf_counter(), os.getloadavg()[0]
     try:
         measurement = benchmark.measure(quick)
+    except NoFigureError as error:
+        return Result(benchmark, None, str(error))
     except Exception as error:
         # The others are still worth measuring, and the results still hold every name.
         traceback.print_exc()

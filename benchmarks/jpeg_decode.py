@@ -1,13 +1,13 @@
 """Photographs of 12 megapixels to the model's pixels: Pillow with open_clip's transform beside ours, on one core."""
 
 import io
-import sys
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.bucket import QUALITY, photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import model_name, vit_checkpoint
@@ -17,10 +17,6 @@ from viewfinder.images import ImageLimits, Preprocess, decode
 from viewfinder.settings import Settings
 
 WIDTH, HEIGHT = 4000, 3000
-QUALITY = 85
-# What a lens and the interpolation of colours leave of a point, as the deviation of a Gaussian: files of 3.9 MB, common
-# for cameras of 12 megapixels. Without it they have 5.7 MB.
-BLUR_PIXELS = 0.7
 LEAST_COSINE = 0.99
 
 Pixels = NDArray[np.uint8]
@@ -78,36 +74,6 @@ def measure(quick: bool) -> Measurement:
         f"embedding cosine {cosine:.5f} with {model_name(quick)} (different pictures: up to {apart:.3f}), "
         f"pixels differ by {difference:.2f} of 255 on average",
     )
-
-
-def photograph(seed: int, width: int, height: int, *, blur_pixels: float = BLUR_PIXELS) -> bytes:
-    """A JPEG with a photograph's statistics.
-
-    Amplitudes fall as 1/frequency, through a lens that blurs by a Gaussian of this deviation; colours are weak, and the
-    sensor is noisy.
-    """
-    print(f"jpeg_decode_12mp: making picture {seed}", file=sys.stderr, flush=True)
-    rng = np.random.default_rng(seed)
-    light, blue, red = (_cloud(rng, width, height, blur_pixels) for _ in range(3))
-    planes = [128 + 50 * light, 128 + 12 * blue, 128 + 12 * red]
-    planes[0] += rng.normal(0, 2, (height, width)).astype(np.float32)
-    ycc = np.stack([np.clip(plane, 0, 255).astype(np.uint8) for plane in planes], axis=-1)
-    file = io.BytesIO()
-    Image.frombytes("YCbCr", (width, height), ycc.tobytes()).convert("RGB").save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
-
-
-def _cloud(rng: np.random.Generator, width: int, height: int, blur_pixels: float) -> NDArray[np.float32]:
-    """Noise float32 [height, width] of mean 0 and deviation 1 whose amplitudes fall as 1/frequency, blurred."""
-    down = np.fft.fftfreq(height).astype(np.float32)[:, None]
-    across = np.fft.rfftfreq(width).astype(np.float32)[None, :]
-    frequency = np.sqrt(down**2 + across**2)
-    frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32)) / frequency
-    spectrum *= np.exp(-2 * (np.pi * blur_pixels) ** 2 * (down**2 + across**2))
-    cloud: NDArray[np.float32] = np.fft.irfft2(spectrum, (height, width)).astype(np.float32)
-    cloud /= cloud.std()
-    return cloud
 
 
 def _plain(preprocess: Preprocess) -> Callable[[bytes], Pixels]:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
+from fastapi import FastAPI
+from numpy.typing import NDArray
 
-from serve.api import build_api
 from serve.generation import Follower
 from serve.service import SearchService
 from viewfinder.batch import PointBatch
@@ -54,10 +55,10 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
 
 
 @contextlib.contextmanager
-def listening(service: SearchService) -> Iterator[int]:
-    """The service behind a real socket on loopback; yields its port."""
+def listening(app: FastAPI) -> Iterator[int]:
+    """An application behind a real socket on loopback; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(build_api(service), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
@@ -79,11 +80,16 @@ def distinct_texts() -> Iterator[str]:
     return (f"a {colour} {thing} in {place} {time}" for colour, thing, place, time in parts)
 
 
+def random_vectors(dimension: int) -> NDArray[np.float32]:
+    """float32 [POINTS, dimension], the same ones in every run."""
+    return np.random.default_rng(0).normal(size=(POINTS, dimension)).astype(np.float32)
+
+
 def fill(store: Store, checkpoint: Checkpoint) -> None:
     """A live collection of `POINTS` random vectors, as if this model had made them."""
     spec = asdict(checkpoint.spec)
     collection = store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
-    vectors = np.random.default_rng(0).normal(size=(POINTS, checkpoint.dimension)).astype(np.float32)
+    vectors = random_vectors(checkpoint.dimension)
     uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
     payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]
     store.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.harness import Measurement
 from benchmarks.replica import POINTS, distinct_texts, listening, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from serve.api import build_api
 from serve.service import SearchService
 from viewfinder.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
@@ -68,7 +69,10 @@ def _requests(
     """Milliseconds of each request as a client sees it, and of the encoder and vector search within it."""
     total_ms, inner_ms = [], []
     warm_ups = max(1, count // 10)
-    with listening(service) as port, contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+    with (
+        listening(build_api(service)) as port,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection,
+    ):
         for number, text in zip(range(warm_ups + count), distinct_texts(), strict=False):
             body = json.dumps({"text": text})
             before_s = encoder.spent_s + store.spent_s

@@ -31,7 +31,7 @@ def vit_checkpoint(quick: bool) -> Checkpoint:
         for tower, sizes in _TINY.items():
             architecture[tower] |= sizes
     print(f"making {model_name(quick)}", file=sys.stderr, flush=True)
-    return locate(str(random_checkpoint(_scratch() / ARCHITECTURE, architecture)))
+    return locate(str(random_checkpoint(scratch() / ARCHITECTURE, architecture)))
 
 
 @contextlib.contextmanager
@@ -53,5 +53,6 @@ def _directory() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="viewfinder-bench-", ignore_cleanup_errors=True)
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
+    """A directory that goes when the program does."""
     return Path(_directory().name)

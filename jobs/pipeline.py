@@ -31,6 +31,14 @@ WAITING_CPUS = 0.1
 ONE_OF_EACH_CPUS = 2.3
 # Listing and comparing outrun everything after them; more tasks would only be more processes.
 COMPARERS = 4
+# What widens a stage that holds the others back.
+WIDENED_BY = {
+    "compare": "a larger Qdrant, or one nearer to the workers",
+    "fetch": "more VIEWFINDER_FETCH_THREADS, or workers nearer to the bucket",
+    "decode": "more CPU cores: further nodes need no GPU",
+    "encode": "more GPUs, one encoder each; without GPUs more CPU cores",
+    "write": "more VIEWFINDER_WRITERS, or more shards and nodes of Qdrant",
+}
 # Spot GPUs can take longer to come than Ray Data's 30 minutes.
 NO_PROGRESS_TIMEOUT_S = 4 * 3600
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from rich.table import Table
 
 from jobs.entry import stdout
-from jobs.pipeline import Pass, Stage
+from jobs.pipeline import WIDENED_BY, Pass, Stage
 from jobs.prune import Gone
 from viewfinder.directory import ADVICE, COMFORTABLE_POINTS
 from viewfinder.errors import ConfigurationError, ObjectError
@@ -125,6 +125,7 @@ class Report:
             "failures": reasons,
             "stages": [_stage_record(each) for each in outcome.stages],
             "slowest_stage": outcome.slowest,
+            "widened_by": WIDENED_BY.get(outcome.slowest or ""),
         }
         self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
         store.update_metadata(collection.name, counts=counts)
@@ -236,7 +237,7 @@ def _print(summary: Mapping[str, Any], destination: str) -> None:
     rate = counts["indexed"] / summary["seconds"] if summary["seconds"] else 0.0
     table.add_row("time", f"{summary['seconds']:,.1f} s, {rate:,.1f} indexed a second with start-up")
     if summary["slowest_stage"]:
-        table.add_row("slowest stage", summary["slowest_stage"])
+        table.add_row("slowest stage", f"{summary['slowest_stage']}; wider with {summary['widened_by']}")
     table.add_row("report", destination)
     console.print(table)
 

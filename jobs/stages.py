@@ -292,10 +292,13 @@ class Encode:
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        texts = _texts(table)
+        if any(texts) or table["pixels"].null_count < len(table):
+            self._load()  # takes as long as hundreds of pictures, once: no part of how fast the stage is
         began = time.perf_counter()
         columns: dict[str, Column] = {
             "image_vector": self._images(table),
-            **self._captions(table),
+            **self._captions(texts),
             "pixels": pa.nulls(len(table), pa.large_binary()),
         }
         seconds = np.zeros(len(table))
@@ -316,15 +319,11 @@ class Encode:
         pixels = [np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape) for cell in cells if cell.is_valid]
         return _scattered(encoder.encode_images(np.stack(pixels)), present)
 
-    def _captions(self, table: pa.Table) -> dict[str, Column]:
-        texts: list[str | None] = [
-            CaptionRecord.from_json(record).caption if record and action in ("index", "caption") else None
-            for record, action in zip(table["caption"].to_pylist(), table["action"].to_pylist(), strict=True)
-        ]
+    def _captions(self, texts: Sequence[str | None]) -> dict[str, Column]:
         present = np.array([bool(text) for text in texts], bool)
         cuts = np.zeros(len(texts), np.int32)
         if not present.any():
-            return {"caption_vector": pa.nulls(len(table), pa.binary()), "caption_cut": pa.array(cuts)}
+            return {"caption_vector": pa.nulls(len(texts), pa.binary()), "caption_cut": pa.array(cuts)}
         vectors, cuts[present] = self._load().encode_texts([text for text in texts if text])
         return {"caption_vector": _scattered(vectors, present), "caption_cut": pa.array(cuts)}
 
@@ -336,6 +335,14 @@ def _decoded(picture: Decoded) -> Row:
         "height": picture.height,
         "format": picture.format,
     }
+
+
+def _texts(table: pa.Table) -> list[str | None]:
+    """The caption of each row that is to be encoded."""
+    return [
+        CaptionRecord.from_json(record).caption if record and action in ("index", "caption") else None
+        for record, action in zip(table["caption"].to_pylist(), table["action"].to_pylist(), strict=True)
+    ]
 
 
 def _scattered(vectors: np.ndarray, present: np.ndarray) -> Column:

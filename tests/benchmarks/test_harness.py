@@ -28,6 +28,15 @@ NAMES = [
     "service_overhead_ms",
     "gpu_pipeline",
 ]
+# Without a bound; they follow the others.
+FURTHER = [
+    "vs_transformers_loop",
+    "text_vs_transformers",
+    "images_vs_transformers",
+    "service_vs_plain_app",
+    "growth_time",
+    "growth_cores",
+]
 
 
 class Clock:
@@ -84,10 +93,11 @@ def test_a_ratio_of_no_rounds_is_refused() -> None:
 
 
 def test_the_catalogue_holds_every_name_once() -> None:
-    assert [each.name for each in BENCHMARKS] == NAMES
+    assert [each.name for each in BENCHMARKS] == [*NAMES, *FURTHER]
+    assert [each.name for each in BENCHMARKS if each.bound is None] == FURTHER
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *FURTHER])
 def test_the_page_beside_the_code_explains_every_name(name: str) -> None:
     page = (Path(benchmarks.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert page.count(f"| `{name}` |") == 1
@@ -95,9 +105,9 @@ def test_the_page_beside_the_code_explains_every_name(name: str) -> None:
 
 def test_the_results_hold_every_name_once_in_the_agreed_shape(tmp_path: Path) -> None:
     path = tmp_path / "out" / "results.json"
-    write(run(fake(3.14159265), NAMES, quick=False), path)
+    write(run(fake(3.14159265), [*NAMES, *FURTHER], quick=False), path)
     rows = json.loads(path.read_text(encoding="utf-8"))
-    assert [row["name"] for row in rows] == NAMES
+    assert [row["name"] for row in rows] == [*NAMES, *FURTHER]
     assert [row["bound"] for row in rows] == [each.bound for each in BENCHMARKS]
     for row in rows:
         assert list(row) == ["name", "value", "bound", "better", "detail"]
@@ -136,7 +146,7 @@ def test_a_benchmark_that_breaks_is_reported_and_the_others_still_run(capsys: py
     results = run([Benchmark("broken", 1, "higher", broken), *fake(2.0)], ["broken", *NAMES], quick=False)
     assert results[0].as_json()["value"] is None
     assert results[0].detail == "broke: ZeroDivisionError: no rounds"
-    assert [result.broke for result in results] == [True] + [False] * 10
+    assert [result.broke for result in results] == [True] + [False] * len(BENCHMARKS)
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -167,6 +177,15 @@ def test_a_bound_is_met_by_the_value_at_it(
     better: Literal["higher", "lower"], value: float | None, met: bool | None
 ) -> None:
     assert Result(benchmark(better), value, "").met is met
+
+
+def test_without_a_bound_nothing_is_met_or_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    result = Result(Benchmark("speed", None, "higher", lambda _: Measurement(None, "")), 1.5, "")
+    assert result.met is None
+    assert result.as_json()["bound"] is None
+    print_table([result])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "speed" in line]
+    assert line.split() == ["speed", "1.50", "–", "–"]
 
 
 def test_the_table_shows_value_bound_and_whether_it_is_met(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from jobs.pipeline import Workers
+from jobs.pipeline import WIDENED_BY, Outcome, Stage, Workers
+from jobs.sink import Tally
 from viewfinder.settings import Settings
 
 
@@ -30,3 +31,19 @@ def test_beside_a_service_on_a_small_machine_the_stages_still_fit(free: float) -
     workers = plan({"CPU": 2}, {"CPU": free})
     assert workers.decoder_cpus + workers.encoder_cpus < free
     assert workers.decoder_cpus != workers.encoder_cpus, "or Ray Data would fuse the two"
+
+
+def test_the_slowest_stage_is_the_one_whose_workers_together_do_least() -> None:
+    stages = [
+        Stage("fetch", objects=100, seconds=80, workers=16),
+        Stage("decode", objects=100, seconds=20, workers=1),
+        Stage("encode", objects=100, seconds=30, workers=2),
+        Stage("write", objects=0, seconds=0, workers=4),
+    ]
+    outcome = Outcome(Tally(), stages)
+    assert outcome.slowest == "decode"
+    assert "CPU cores" in WIDENED_BY[outcome.slowest]
+
+
+def test_where_nothing_was_done_no_stage_is_slow() -> None:
+    assert Outcome(Tally(), [Stage("encode", 0, 0, 1)]).slowest is None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.load import Ask, crowd, mixed
 from benchmarks.replica import INDEX, distinct_texts, fill, listening, replica
+from serve.api import build_api
 from serve.guard import capacity
 from viewfinder.encoder import Encoder, Vectors
 from viewfinder.models import locate
@@ -224,7 +225,7 @@ async def test_batches_form_across_requests(tiny_model: str) -> None:
     encoder = CountingEncoder.load(locate(tiny_model), device="cpu")
     assert isinstance(encoder, CountingEncoder)
     asks = (Ask("text", "POST", "/v1/search", {"text": text}) for text in islice(distinct_texts(), SEARCHES))
-    with replica(encoder, batch_size=16) as service, listening(service) as port:
+    with replica(encoder, batch_size=16) as service, listening(build_api(service)) as port:
         warm_up = encoder.sizes
         outcome = await crowd(f"http://127.0.0.1:{port}", asks, clients=CLIENTS)
     assert warm_up == (1,)

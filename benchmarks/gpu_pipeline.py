@@ -1,0 +1,95 @@
+"""JPEG bytes to vectors on one GPU, decoders and encoder side by side, beside encoding alone."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import cycle, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.bucket import WEB, kept_photograph
+from benchmarks.harness import Measurement
+from benchmarks.vit import vit_checkpoint
+from viewfinder.decoder import Decoder
+from viewfinder.encoder import Device, Encoder
+from viewfinder.images import Decoded, ImageLimits
+from viewfinder.models import Checkpoint
+from viewfinder.settings import Settings
+
+BATCH_SIZE = 256
+PICTURES = 50 * BATCH_SIZE
+LEAST_PER_SECOND = 5000
+
+Pixels = NDArray[np.uint8]
+
+
+def measure(quick: bool) -> Measurement:
+    """Pictures/s from bytes to vectors ÷ pictures/s of the encoder alone; no value without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Measurement(None, "needs a CUDA device, and torch sees none on this machine")
+    files = [kept_photograph(seed, *size).read_bytes() for size in WEB for seed in range(3)]
+    return measure_on("cuda", vit_checkpoint(quick), files, BATCH_SIZE if quick else PICTURES)
+
+
+def measure_on(device: Device, checkpoint: Checkpoint, files: Sequence[bytes], count: int) -> Measurement:
+    """The same on any device, over `count` pictures that go through `files` in turn."""
+    import torch
+
+    encoder = Encoder.load(checkpoint, device=device)
+    cores = os.cpu_count() or 1
+    with ExitStack() as stack:
+        decoders = [stack.enter_context(_decoder(checkpoint)) for _ in range(cores)]
+        batch = np.stack([decoders[0].decode(data).pixels for data in islice(cycle(files), min(BATCH_SIZE, count))])
+        encoder.encode_images(batch)  # the first call chooses kernels and takes memory
+        alone = _rate(count, lambda: (batch for _ in range(0, count, len(batch))), encoder)
+        whole = _rate(count, lambda: _batches(decoders, list(islice(cycle(files), count)), len(batch)), encoder)
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    enough = "" if whole >= LEAST_PER_SECOND else f", fewer than the {LEAST_PER_SECOND:,} that one H200 should do"
+    return Measurement(
+        whole / alone,
+        f"{whole:,.0f} pictures/s from bytes to vectors{enough}; {alone:,.0f} encoding alone, in batches of "
+        f"{len(batch)}; {name}, {encoder.precision}, {cores} decoder processes; JPEGs of "
+        f"{np.mean([len(data) for data in files]) / 1000:.0f} kB on average",
+    )
+
+
+def _rate(count: int, batches: Callable[[], Iterator[Pixels]], encoder: Encoder) -> float:
+    """Pictures a second."""
+    began = time.perf_counter()
+    done = sum(len(encoder.encode_images(batch)) for batch in batches())
+    if done < count:
+        raise RuntimeError(f"{done} of {count} pictures were encoded")
+    return done / (time.perf_counter() - began)
+
+
+def _batches(decoders: Sequence[Decoder], files: Sequence[bytes], size: int) -> Iterator[Pixels]:
+    """The files' pixels, uint8 [N, height, width, 3]; decoders work a few batches ahead of whoever takes them."""
+    with ThreadPoolExecutor(len(decoders)) as pool:
+        decoded = _ahead(pool, decoders, files, 4 * size)
+        while taken := list(islice(decoded, size)):
+            yield np.stack(taken)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, decoders: Sequence[Decoder], files: Sequence[bytes], most: int
+) -> Iterator[Pixels]:
+    under_way: deque[Future[Decoded]] = deque()
+    for decoder, data in zip(cycle(decoders), files, strict=False):
+        under_way.append(pool.submit(decoder.decode, data))
+        if len(under_way) > most:
+            yield under_way.popleft().result().pixels
+    yield from (each.result().pixels for each in under_way)
+
+
+def _decoder(checkpoint: Checkpoint) -> Decoder:
+    settings = Settings.load({})
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    return Decoder(
+        checkpoint.preprocess, limits, timeout_s=settings.decode_timeout_s, memory_bytes=settings.decode_memory_bytes
+    )

@@ -1,0 +1,91 @@
+"""The index job as a user runs it, a program of its own: how long it takes and how much memory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bucket import Bucket
+from benchmarks.processes import Memory, Watch
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished job: wall seconds from its start to its end, its summary.json, CPU seconds, and its memory's peak."""
+
+    seconds: float
+    summary: Mapping[str, Any]
+    memory: Memory
+    cpu_s: float = 0.0
+
+    @property
+    def indexed(self) -> int:
+        return int(self.summary["counts"]["indexed"])
+
+    @property
+    def stages(self) -> str:
+        """Busy seconds of each stage's workers together."""
+        busy = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in self.summary["stages"])
+        return f"busy seconds {busy}; slowest {self.summary['slowest_stage']}"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory of our own; its path is short, because Ray's sockets lie below it."""
+    path = Path(tempfile.mkdtemp(prefix="vf-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def index(
+    bucket: Bucket, directory: Path, *flags: str, model: str = "demo", store: str | None = None, **settings: object
+) -> Run:
+    """Run the job over the bucket; without `store`, a Qdrant's address, into the embedded store in `directory`.
+
+    `settings` are those of viewfinder; `RAY_ADDRESS` may be one of them. Raises `RuntimeError` where the job fails.
+    """
+    report = Path(tempfile.mkdtemp(prefix="report-", dir=directory))
+    given = {"MODEL": model, "DATA_DIR": directory / "data", "QDRANT_URL": store, "DEVICE": "cpu", **settings}
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("VIEWFINDER_", "RAY_"))},
+        **bucket.environment,
+        **{_variable(name): str(value) for name, value in given.items() if value is not None},
+        # Local clusters would get a token in the home directory, and report to Ray's makers.
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(directory),
+    }
+    command = [sys.executable, "jobs/index.py", "--source", bucket.source, "--report", str(report), *flags]
+    began = time.perf_counter()
+    with (report / "stdout").open("w") as stdout:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout)
+        try:
+            with Watch(process.pid) as watch:
+                status = process.wait(TIMEOUT_S)
+        finally:
+            process.terminate()  # nothing happens to one that has ended; an interrupted one ends its Ray
+            process.wait(60)
+    seconds = time.perf_counter() - began
+    summary = json.loads((report / "summary.json").read_text())
+    if status != 0:
+        raise RuntimeError(f"the job ended with status {status}: {summary.get('problem')}")
+    run = Run(seconds, summary, watch.peak, watch.cpu_s)
+    print(f"the job took {seconds:.1f} s over {summary['counts']['listed']:,} objects: {run.stages}", file=sys.stderr)
+    return run
+
+
+def _variable(name: str) -> str:
+    return name if name.startswith("RAY_") else f"VIEWFINDER_{name.upper()}"

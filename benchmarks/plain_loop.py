@@ -1,0 +1,95 @@
+"""What a person would write instead: boto3, Pillow, a model and a DataLoader, in one file.
+
+    python -m benchmarks.plain_loop open_clip|transformers MODEL_DIRECTORY BUCKET LIMIT VECTORS.npy
+
+Reads the first objects of the bucket with all cores and keeps the vectors; it writes them to no database, forgets what
+it has done, and ends at the first broken picture. Credentials and AWS_ENDPOINT_URL come from the environment.
+"""
+
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import boto3
+import numpy as np
+import torch
+from PIL import Image
+
+BATCH_SIZE = 32
+
+Preprocess = Callable[[Image.Image], torch.Tensor]
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Pictures(torch.utils.data.Dataset[torch.Tensor]):
+    """The objects of a bucket as the model takes them."""
+
+    def __init__(self, bucket: str, keys: Sequence[str], preprocess: Preprocess) -> None:
+        self.bucket, self.keys, self.preprocess = bucket, keys, preprocess
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        body = client().get_object(Bucket=self.bucket, Key=self.keys[number])["Body"].read()
+        return self.preprocess(Image.open(io.BytesIO(body)).convert("RGB"))
+
+
+@functools.cache
+def client() -> Any:
+    """One for each worker process."""
+    return boto3.client("s3")
+
+
+def open_clip_model(directory: str) -> tuple[Preprocess, Encode]:
+    """As open_clip's README has it."""
+    import open_clip
+
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{directory}")
+    model.eval()
+    return preprocess, functools.partial(model.encode_image, normalize=True)
+
+
+def transformers_model(directory: str) -> tuple[Preprocess, Encode]:
+    """As the documentation of Hugging Face's CLIP has it."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    model, processor = CLIPModel.from_pretrained(directory).eval(), CLIPProcessor.from_pretrained(directory)
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        features = model.get_image_features(pixel_values=pixels)
+        features = getattr(features, "pooler_output", features)  # from transformers 5 on, an output with more in it
+        return torch.nn.functional.normalize(features, dim=-1)
+
+    return preprocess, encode
+
+
+MODELS = {"open_clip": open_clip_model, "transformers": transformers_model}
+
+
+def main(library: str, directory: str, bucket: str, limit: str, vectors: str) -> None:
+    """Encode the first `limit` objects into the file `vectors`, float32 [N, D] in order of keys."""
+    preprocess, encode = MODELS[library](directory)
+    pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())][: int(limit)]
+    loader = torch.utils.data.DataLoader(
+        Pictures(bucket, keys, preprocess), batch_size=BATCH_SIZE, num_workers=os.cpu_count() or 1
+    )
+    done = []
+    with torch.inference_mode():
+        for number, pixels in enumerate(loader, start=1):
+            done.append(encode(pixels).numpy())
+            if number % 10 == 0:
+                print(f"{library} loop: {number * BATCH_SIZE:,} of {len(keys):,}", file=sys.stderr, flush=True)
+    np.save(vectors, np.concatenate(done))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

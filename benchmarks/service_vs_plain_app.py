@@ -1,0 +1,59 @@
+"""Searches a second at 32 clients, socket to socket: the service beside a FastAPI application without batches."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+from benchmarks.harness import Measurement
+from benchmarks.load import Ask, Outcome, crowd, texts_only
+from benchmarks.plain_service import plain_app
+from benchmarks.ratio import in_turn
+from benchmarks.replica import POINTS, listening, replica
+from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from serve.api import build_api
+from viewfinder.encoder import Encoder
+from viewfinder.settings import Settings
+
+CLIENTS = 32
+
+
+def measure(quick: bool) -> Measurement:
+    """Time that the plain application takes for some searches ÷ that of the service for as many."""
+    searches = CLIENTS * (1 if quick else 4)
+    batch_size: int = Settings.model_fields["batch_size"].default
+    threads = round(Settings.model_fields["replica_cpus"].default)
+    checkpoint = vit_checkpoint(quick)
+    texts = texts_only()
+    theirs, ours = Outcome(), Outcome()
+    with torch_threads(threads), contextlib.ExitStack() as stack:
+        encoder = Encoder.load(checkpoint, device="cpu", precision="float32")
+        service = stack.enter_context(replica(encoder, batch_size=batch_size))
+        ports = [stack.enter_context(listening(app)) for app in (plain_app(checkpoint), build_api(service))]
+        ratio = in_turn(
+            "service_vs_plain_app",
+            lambda: _searched(ports[0], texts, searches, theirs),
+            lambda: _searched(ports[1], texts, searches, ours),
+            rounds=1 if quick else 7,
+        )
+    return Measurement(
+        ratio.value,
+        f"{searches / ratio.second_ms * 1000:.1f} searches/s, {_latency(ours)}; plain application "
+        f"{searches / ratio.first_ms * 1000:.1f} searches/s, {_latency(theirs)} ({ratio}); {CLIENTS} clients over kept "
+        f"connections to uvicorn in this process, without Ray; {model_name(quick)}, float32, {threads} thread for each "
+        f"call of the encoder (the plain application makes as many calls at once as it has requests), distinct texts, "
+        f"{POINTS} points in Qdrant's local mode",
+    )
+
+
+def _searched(port: int, texts: Iterator[Ask], searches: int, into: Outcome) -> None:
+    met = asyncio.run(crowd(f"http://127.0.0.1:{port}", itertools.islice(texts, searches), clients=CLIENTS))
+    if met.errors or met.answered != searches:
+        raise RuntimeError(f"{met.answered} of {searches} searches were answered: {dict(met.errors)}")
+    for kind, latencies in met.latencies_s.items():
+        into.latencies_s[kind] += latencies
+
+
+def _latency(outcome: Outcome) -> str:
+    half, _, most, _ = outcome.percentiles_ms("text")
+    return f"median {half:.0f} ms and 99th percentile {most:.0f} ms from socket to socket"

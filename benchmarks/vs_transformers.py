@@ -1,0 +1,107 @@
+"""Texts and pictures to vectors beside Hugging Face Transformers' CLIPModel: the same weights and threads."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.bucket import WEB, kept_photograph
+from benchmarks.harness import Measurement
+from benchmarks.ratio import in_turn
+from benchmarks.text_encode import OTHERS, QUERY, REPLICA_THREADS
+from benchmarks.transformers_clip import convert
+from benchmarks.vit import model_name, scratch, torch_threads, vit_checkpoint
+from viewfinder.encoder import Encoder, Vectors
+from viewfinder.images import ImageLimits, decode
+
+LARGEST_DIFFERENCE = 1e-5
+PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """Transformers' model behind the calls that our encoder has."""
+
+    encode_texts: Callable[[list[str]], Vectors]
+    encode_images: Callable[[NDArray[np.uint8]], Vectors]
+
+
+def measure_texts(quick: bool) -> Measurement:
+    """Transformers' time ÷ ours for one short query, tokenizing included on both sides."""
+    ours, theirs = _ours(quick), _opponent(quick)
+    texts = [QUERY, *OTHERS]
+    difference = max(float(np.abs(theirs.encode_texts([text]) - ours.encode_texts([text])[0]).max()) for text in texts)
+    return _measured(
+        "text_vs_transformers",
+        lambda: theirs.encode_texts([QUERY]),
+        lambda: ours.encode_texts([QUERY]),
+        difference,
+        f"query {QUERY!r}, {model_name(quick)}",
+        rounds=2 if quick else 40,
+    )
+
+
+def measure_images(quick: bool) -> Measurement:
+    """Transformers' time ÷ ours for decoded pictures of the model's size, normalising included on both sides."""
+    ours, theirs = _ours(quick), _opponent(quick)
+    limits = ImageLimits(max_bytes=10**9, max_pixels=10**9)
+    files = [kept_photograph(seed, *WEB[0]) for seed in range(2 if quick else PICTURES)]
+    pixels = np.stack([decode(path.read_bytes(), ours.preprocess, limits).pixels for path in files])
+    difference = float(np.abs(theirs.encode_images(pixels) - ours.encode_images(pixels)).max())
+    return _measured(
+        "images_vs_transformers",
+        lambda: theirs.encode_images(pixels),
+        lambda: ours.encode_images(pixels),
+        difference,
+        f"{len(pixels)} pictures of {ours.preprocess.size} pixels in a batch, {model_name(quick)}",
+        rounds=1 if quick else 9,
+    )
+
+
+def _measured(
+    name: str, first: Callable[[], object], second: Callable[[], object], difference: float, what: str, *, rounds: int
+) -> Measurement:
+    if not difference <= LARGEST_DIFFERENCE:  # so, because NaN compares false
+        return Measurement(None, f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
+    with torch_threads(REPLICA_THREADS):
+        ratio = in_turn(name, first, second, rounds=rounds)
+    return Measurement(
+        ratio.value,
+        f"Transformers {ratio.first_ms:.1f} ms, viewfinder {ratio.second_ms:.1f} ms ({ratio}); {what}, float32, "
+        f"{REPLICA_THREADS} thread each; largest difference of the vectors {difference:.1e}",
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _ours(quick: bool) -> Encoder:
+    return Encoder.load(vit_checkpoint(quick), device="cpu", precision="float32")
+
+
+@functools.lru_cache(maxsize=1)
+def _opponent(quick: bool) -> Opponent:
+    """As the documentation of Hugging Face's CLIP has it."""
+    import torch
+    from transformers import CLIPModel, CLIPProcessor
+
+    directory = convert(vit_checkpoint(quick), scratch() / f"transformers-{quick}")
+    model, processor = CLIPModel.from_pretrained(directory).eval(), CLIPProcessor.from_pretrained(directory)
+
+    def unit(features: object) -> Vectors:
+        tensor = getattr(features, "pooler_output", features)  # from transformers 5 on, an output with more in it
+        vectors: Vectors = torch.nn.functional.normalize(tensor, dim=-1).numpy()
+        return vectors
+
+    def encode_texts(texts: list[str]) -> Vectors:
+        tokens = processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        with torch.inference_mode():
+            return unit(model.get_text_features(**tokens))
+
+    def encode_images(pixels: NDArray[np.uint8]) -> Vectors:
+        pictures = processor(images=[Image.fromarray(each) for each in pixels], return_tensors="pt")
+        with torch.inference_mode():
+            return unit(model.get_image_features(**pictures))
+
+    return Opponent(encode_texts, encode_images)

@@ -1,0 +1,113 @@
+"""What the benchmarks of the job compute from what they measured, and the parts they measure with; no Ray."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.bucket import bucket
+from benchmarks.discarding import discarding_store
+from benchmarks.growth import Growth, growth_of_memory
+from benchmarks.harness import Benchmark, NoFigureError, run
+from benchmarks.job import Run
+from benchmarks.margin import Margin
+from benchmarks.processes import Memory, Watch, cpu_s, family
+from benchmarks.vs_plain_loop import Compared
+from viewfinder.batch import PointBatch
+from viewfinder.objects import ObjectAccess, Objects, point_id
+from viewfinder.store import StoreAddress, connect
+
+
+def finished(seconds: float, driver: float = 0, workers: float = 0) -> Run:
+    return Run(seconds, {}, Memory(driver, workers, 0))
+
+
+def test_a_margin_leaves_out_what_both_runs_spend() -> None:
+    margin = Margin(few=100, few_s=40, many=1100, many_s=60)
+    assert margin.per_second == 50
+    assert margin.start_up_s == 38
+
+
+def test_a_margin_of_a_longer_run_that_was_faster_gives_no_figure() -> None:
+    def measure(quick: bool) -> float:
+        return Margin(few=100, few_s=40, many=1100, many_s=40).per_second
+
+    (result,) = run([Benchmark("speed", 1, "higher", measure)], ["speed"], quick=False)  # type: ignore[arg-type]
+    assert (result.value, result.broke) == (None, False)
+    assert "not the slower one: 1,100 in 40.0 s, 100 in 40.0 s" in result.detail
+
+
+def test_the_job_is_compared_with_a_loop_by_their_margins() -> None:
+    job, loop = Margin(200, 30, 1000, 40), Margin(200, 20, 1000, 60)
+    measured = Compared(job, {"open_clip": loop}, {"open_clip": 0.995}, "JPEGs").beside("open_clip")
+    assert measured.value == 4
+    assert "whole runs with start-up 1.50" in measured.detail
+
+
+def test_a_loop_that_makes_other_vectors_is_not_compared_with() -> None:
+    margin = Margin(200, 30, 1000, 40)
+    with pytest.raises(NoFigureError, match=r"falls to 0\.9800"):
+        Compared(margin, {"open_clip": margin}, {"open_clip": 0.98}, "JPEGs").beside("open_clip")
+
+
+def test_growth_of_memory_is_that_of_whoever_grows_more() -> None:
+    assert growth_of_memory(finished(1, 100, 1000), finished(1, 150, 1100)) == 1.5
+    assert growth_of_memory(finished(1, 100, 1000), finished(1, 100, 2000)) == 2
+
+
+def test_a_straight_line_of_time_is_one_whatever_the_start_up() -> None:
+    straight = Growth((10, 30, 100), [finished(21), finished(23), finished(30)], "")
+    assert straight.time == pytest.approx(1)
+    bent = Growth((10, 30, 100), [finished(21), finished(23), finished(37)], "")
+    assert bent.time == pytest.approx(2)
+
+
+def test_cpu_seconds_hold_those_of_children_that_have_ended() -> None:
+    before = cpu_s(family(os.getpid()))
+    burn = "import time; began = time.process_time()\nwhile time.process_time() - began < 0.5: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    assert cpu_s(family(os.getpid())) - before >= 0.45
+
+
+def test_a_watch_sees_the_memory_of_driver_and_workers_apart() -> None:
+    hold = "held = bytearray(64 * 2**20); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with Watch(os.getpid()) as watch:
+            deadline = time.monotonic() + 30
+            while not watch.peak.workers and time.monotonic() < deadline:
+                time.sleep(0.05)
+        child.communicate(b"\n")
+    assert watch.peak.workers >= 64
+    assert watch.peak.driver > 0
+
+
+def test_the_discarding_store_counts_points_and_keeps_none(tmp_path: Path) -> None:
+    with discarding_store() as server, connect(StoreAddress(data_dir=tmp_path, url=server.url)) as store:
+        assert store.check() == "1.20.0"
+        collection = store.open("images", "demo", {"name": "demo"}, "abc", 4)
+        ids = [point_id(f"s3://bucket/{number}") for number in range(300)]
+        batch = PointBatch(ids, [{"uri": "s3://bucket/x"}] * 300, image=np.ones((300, 4), np.float32))
+        store.upsert(collection, batch, wait=True)
+        assert server.received() == 300
+        assert store.states(collection, ids) == {}
+        assert store.tombstones("images", ids) == {}
+        assert store.count(collection) == 0
+        assert store.live("images") == collection
+
+
+def test_a_bucket_has_many_keys_over_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bucket(tmp_path / "s3", [(32, 24), (24, 32)], 7, each=2, kept=tmp_path) as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        with Objects(ObjectAccess(endpoint_url=made.environment["AWS_ENDPOINT_URL"])) as objects:
+            listed = list(objects.list(made.source))
+            contents = {objects.read(info.uri, max_bytes=10**6)[0] for info in listed}
+    assert len(listed) == made.count == 7
+    assert contents == {path.read_bytes() for path in made.files}
+    assert len(contents) == 4
