@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jobs.entry import stdout
 from jobs.pipeline import Pass
-from jobs.report import Report
+from jobs.report import Report, reasons_shown
 from jobs.verify import Check
 from viewfinder.store import Collection, Store
 
@@ -106,6 +106,8 @@ class ReindexReport(Report):
         table.add_row("model", summary["model"])
         if self._counts:
             table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in self._counts.items()))
+        if summary["failures"]:
+            table.add_row("failures", reasons_shown(summary["failures"]))
         phases = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in self._phases.items())
         table.add_row("time", f"{summary['seconds']:,.1f} s" + (f": {phases}" if phases else ""))
         table.add_row("report", self.destination)

@@ -232,14 +232,19 @@ def _print(summary: Mapping[str, Any], destination: str) -> None:
     if summary["withheld"]:
         table.add_row("withheld", f"{summary['withheld']:,} of the unchanged, because they were taken down")
     if failures:
-        shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_REASONS_SHOWN]]
-        table.add_row("failures", ", ".join(shown) + (", …" if len(failures) > _REASONS_SHOWN else ""))
+        table.add_row("failures", reasons_shown(failures))
     rate = counts["indexed"] / summary["seconds"] if summary["seconds"] else 0.0
     table.add_row("time", f"{summary['seconds']:,.1f} s, {rate:,.1f} indexed a second with start-up")
     if summary["slowest_stage"]:
         table.add_row("slowest stage", f"{summary['slowest_stage']}; wider with {summary['widened_by']}")
     table.add_row("report", destination)
     console.print(table)
+
+
+def reasons_shown(failures: Mapping[str, int]) -> str:
+    """The most frequent reasons and how often each was met."""
+    shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_REASONS_SHOWN]]
+    return ", ".join(shown) + (", …" if len(failures) > _REASONS_SHOWN else "")
 
 
 def _alive(pid: int) -> bool:

@@ -28,6 +28,7 @@ SLOW_MODULES = {
     "test_demo_model",
     "test_doctor",
     "test_reindex",
+    "test_reindex_embedded",
     "test_reindex_killed",
     "test_rollback",
 }

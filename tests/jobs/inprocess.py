@@ -118,7 +118,7 @@ class InProcess:
         tally = Tally()
         fetch, encode = self._stages(checkpoint)
         for rows in read_part(paths):
-            table = encode(fetch(compare(rows)))
+            table = encode(fetch(compare.with_store(rows, self.store)))
             tally += write_rows(self.store, collection, table, run_id=self.run_id, batch_size=4)
         pruned = prune.carry_out() if prune else 0
         sweep(self.store, collection)

@@ -248,12 +248,13 @@ def test_pictures_that_only_the_old_index_can_read_stop_the_switch(index: Index)
     assert index.failed_checks == ["failed, but live"]
 
 
-def test_too_many_failures_stop_the_switch(index: Index) -> None:
+def test_too_many_failures_stop_the_switch(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("bad.jpg", "worse.jpg"):
         (index.world.bucket / name).write_bytes(b"no picture")
     assert index.reindex() == 1
     assert index.failed_checks == ["failed"]
     assert "--rebuild" in index.summary["problem"]
+    assert "failures │ 2 not_an_image" in told(capsys)
     assert index.reindex("--max-failure-ratio", "0.5") == 0
 
 
