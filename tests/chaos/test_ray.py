@@ -91,11 +91,14 @@ def test_a_process_that_is_killed_costs_its_work_and_no_object(
     killer.start()
     began = time.perf_counter()
     captions = f"{trial.world.source}/captions.json"
-    status = trial.world.run("--captions", captions, "--max-failure-ratio", "0.5")
+    try:
+        status = trial.world.run("--captions", captions, "--max-failure-ratio", "0.5")
+    finally:
+        killer.over.set()
+        killer.join()
+        trial.proxy.inject()
+        trial.qdrant.faults.clear()
     trial.cost.seconds, trial.cost.injected = time.perf_counter() - began, len(killer.killed)
-    killer.over.set()
-    killer.join()
-    trial.qdrant.faults.clear()
     assert status == 0
     assert killer.killed, "the job was over before anything could be killed"
     assert trial.world.counts == trial.counts[0]
