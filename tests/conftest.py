@@ -41,7 +41,7 @@ CLUSTER_TIMEOUT_S = 900
 # The same examples in every run of the suite, and none kept on disk; `make chaos` tries others, and more of them.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 settings.register_profile(
-    "chaos", deadline=None, database=None, max_examples=500, print_blob=True, suppress_health_check=list(HealthCheck)
+    "chaos", deadline=None, database=None, max_examples=1000, print_blob=True, suppress_health_check=list(HealthCheck)
 )
 
 

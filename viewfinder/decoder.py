@@ -164,6 +164,8 @@ class _Child:
             header, _ = self.ask(pickle.dumps(job), _START_TIMEOUT_S)
         except (_ChildDiedError, TimeoutError) as exc:
             self.end()
+            if isinstance(exc, _ChildDiedError) and exc.status == -signal.SIGKILL:
+                raise  # ended by a system short of memory, which may have room for the next one
             raise ViewfinderError(
                 f"The decoder process did not start ({sys.executable!r}, memory limit {job[-1]:,} bytes): {exc}"
             ) from exc

@@ -197,7 +197,11 @@ def file_uri(path: str) -> str:
     if "\0" in path:
         raise SourceError(f"The path {path!r} holds a NUL character.")
     path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib cannot do it by spelling alone
-    return "file://" + quote(os.fsencode("/" + path.lstrip("/")))  # POSIX lets a path keep two leading slashes
+    try:
+        name = os.fsencode("/" + path.lstrip("/"))  # POSIX lets a path keep two leading slashes
+    except UnicodeEncodeError as error:
+        raise SourceError(f"The path {path!r} holds half a character, which no file name does.") from error
+    return "file://" + quote(name)
 
 
 def file_path(uri: str) -> str:

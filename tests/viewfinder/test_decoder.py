@@ -90,6 +90,7 @@ def test_one_process_decodes_many_files(decoder: Decoder) -> None:
         (f"signal {signal.SIGKILL:d}", "decoder_out_of_memory", "memory"),
         ("eat", "decoder_out_of_memory", "memory"),
     ],
+    ids=["SIGSEGV", "SIGABRT", "an exit", "an exception", "SIGKILL", "memory"],
 )
 def test_a_file_that_ends_its_decoder_costs_only_itself(
     decoder: Decoder, command: str, reason: str, cause: str

@@ -73,6 +73,7 @@ def test_a_file_name_of_any_bytes_comes_back_from_its_uri(name: bytes) -> None:
 
 @pytest.mark.chaos("Fuzzing", "sources")
 @given(ANY_TEXT)
+@example("\ud800")
 def test_whatever_is_given_as_a_source_has_one_spelling_or_is_refused(text: str) -> None:
     with suppress(SourceError):
         uri = canonical_uri(text)
