@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from benchmarks.replica import INDEX, fill, listening
+from serve.api import build_api
 from serve.metrics import Metrics
 from serve.service import SearchService
 from tests.chaos.conftest import PATIENCE_S, until
@@ -41,7 +42,7 @@ def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path) -> Iterator[str]:
     service = SearchService.connect(settings, Metrics())
     service.start()
     try:
-        with listening(service) as port:
+        with listening(build_api(service)) as port:
             yield f"http://127.0.0.1:{port}"
     finally:
         service.close()
