@@ -229,11 +229,10 @@ class Settings(BaseSettings):
         Raises `ConfigurationError` naming every problem at once.
         """
         problems = _unknown_names(os.environ if environment is None else environment)
-        given = {name: value for name, value in overrides.items() if value is not None}
         try:
-            settings = cls(**given)  # type: ignore[arg-type]
+            settings = cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
-            problems += [_problem(detail, given) for detail in error.errors()]
+            problems += [_problem(detail) for detail in error.errors()]
         if problems:
             raise ConfigurationError("\n".join(["The configuration is wrong:", *(f"  {line}" for line in problems)]))
         return settings
@@ -252,13 +251,12 @@ def _unknown_names(environment: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _problem(detail: Mapping[str, object], overrides: Mapping[str, object]) -> str:
+def _problem(detail: Mapping[str, object]) -> str:
     location = detail["loc"]
     name = str(location[0]) if isinstance(location, tuple) and location else "?"
     secret = name in ("qdrant_api_key", "api_keys", "api_key")
     message = str(detail["msg"]).removeprefix("Value error, ")
     value = repr(str(detail["input"]))
     given = "" if secret or value in message else f" (given: {value})"
-    # What a flag or an argument gave goes by its own name.
-    variable = name if name.isupper() or name in overrides else PREFIX + name.upper()
+    variable = name if name.isupper() else PREFIX + name.upper()
     return f"{variable}: {message[0].lower()}{message[1:]}{given}"

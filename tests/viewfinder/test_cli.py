@@ -112,7 +112,6 @@ def test_the_version_is_printed(ask: Ask) -> None:
     [
         (["search", "a cat"], {"VIEWFINDER_SERVER": "http://127.0.0.1:1"}, 1, "cannot be reached"),
         (["stats"], {"VIEWFINDER_SERVER": "nonsense"}, 2, "VIEWFINDER_SERVER: must begin with http://"),
-        (["stats", "--server", "nonsense"], {}, 2, "  server: must begin with http:// or https://, not 'nonsense'\n"),
     ],
 )
 def test_an_error_is_one_message_and_a_status(

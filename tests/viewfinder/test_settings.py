@@ -62,7 +62,7 @@ def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["has space", "UPPER", "", "-dash", "x" * 64, "a/b", "naïve"])
 def test_an_index_name_that_cannot_be_an_alias_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="  index: "):
+    with pytest.raises(ConfigurationError, match="VIEWFINDER_INDEX"):
         Settings.load(index=name)
 
 
