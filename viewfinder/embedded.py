@@ -44,6 +44,7 @@ NAMESPACE = "viewfinder"
 MAX_BATCH = 32
 _CALL_TIMEOUT_S = 120.0
 _START_WAIT_S = 90.0
+_START_ATTEMPTS = 3
 _REPLACE_WAIT_S = 20.0
 
 
@@ -281,16 +282,20 @@ def _check_answers(ray_address: str | None) -> None:
 def _start_own(options: Mapping[str, Any]) -> None:
     import ray
 
-    try:
-        # A bare ray.init() would join whatever cluster it finds on the machine.
-        ray.init(address="local", namespace=NAMESPACE, **options)
-    except Exception as error:
-        if type(error) is not Exception:  # Ray has no class of its own for a node that does not come up in time
-            raise
-        raise ViewfinderError(
-            f"Ray did not start on this machine: {error} Try again when the machine is less busy, or name a running "
-            "cluster in RAY_ADDRESS."
-        ) from error
+    for left in reversed(range(_START_ATTEMPTS)):
+        try:
+            # A bare ray.init() would join whatever cluster it finds on the machine.
+            ray.init(address="local", namespace=NAMESPACE, **options)
+            return
+        except Exception as error:
+            if type(error) is not Exception:  # Ray has no class of its own for a node that does not come up in time
+                raise
+            # Ray gives its daemons half a minute, which on a busy machine may not do.
+            if not left:
+                raise ViewfinderError(
+                    f"Ray did not start on this machine: {error} Try again when the machine is less busy, or name a "
+                    "running cluster in RAY_ADDRESS."
+                ) from error
 
 
 def _join(holder: Holder) -> bool:

@@ -82,7 +82,8 @@ def router(service: SearchService) -> APIRouter:
         encoded, images = await asyncio.gather(
             generation.encode_texts(texts or []), _encode_images(service, generation, **given)
         )
-        scores = (np.array([vector for vector, _ in encoded], np.float64) @ np.array(images, np.float64).T).ravel()
+        # One side is a single one. Not a matrix product: BLAS rounds rows by their place, and equals would differ.
+        scores = (np.array([vector for vector, _ in encoded], np.float64) * np.array(images, np.float64)).sum(axis=-1)
         return RankResponse(
             **_answer(generation, began, _warnings(generation, texts or [], encoded)),
             candidates=_ranked(scores, generation, body.texts),
