@@ -117,9 +117,12 @@ def search(client: httpx.AsyncClient, number: int) -> "asyncio.Task[httpx.Respon
 
 
 async def until_full(client: httpx.AsyncClient, *, full: bool = True) -> httpx.Response:
-    """The answer to a request that needs no search, as soon as the replica takes in no more, or does again."""
+    """The answer to an empty query, as soon as the replica takes in no more, or does again.
+
+    One that comes in is refused without the store, whose threads may all still wait behind the gate.
+    """
     async with asyncio.timeout(TIMEOUT_S):
-        while (answer := await client.get("/v1/models")).status_code != (503 if full else 200):
+        while (answer := await client.post("/v1/search", json={})).status_code != (503 if full else 422):
             await asyncio.sleep(0.02)
     return answer
 
@@ -197,10 +200,12 @@ def test_all_of_this_holds_behind_the_fast_proxy() -> None:
     # A Ray of its own, because Ray reads what proxy to run when it is imported.
     with fast_proxy_environment() as variables:
         variables |= {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
-        deselected = f"{Path(__file__).name}::{test_all_of_this_holds_behind_the_fast_proxy.__name__}"
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "cluster"]
+        # HAProxy does not always pass on that a client has gone (docs/operations.md): nothing of ours to test.
+        others = [test_requests_whose_clients_have_gone_make_room, test_all_of_this_holds_behind_the_fast_proxy]
+        deselected = [f"--deselect=tests/serve/{Path(__file__).name}::{each.__name__}" for each in others]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "cluster", *deselected]
         done = subprocess.run(
-            [*command, "--deselect", f"tests/serve/{deselected}", __file__],
+            [*command, __file__],
             cwd=Path(__file__).parents[2],
             env=os.environ | variables,
             stdout=subprocess.PIPE,
