@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...] [--quick] [--out FILE]`."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help="where the results go (%(default)s)")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that no job is left running
     if unknown := [name for name in arguments.name if name not in names]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(names)}")
 

@@ -63,7 +63,7 @@ def bucket(
 ) -> Iterator[Bucket]:
     """The pictures of `laid_out` as a bucket, served for the `with` block."""
     local = laid_out(root, sizes, count, each=each, kept=kept)
-    with S3Endpoint(root) as endpoint:
+    with S3Endpoint(root, changing=False) as endpoint:
         yield Bucket("s3://pictures", count, local.files, endpoint)
 
 

@@ -25,11 +25,13 @@ _PR_SET_PDEATHSIG = 1
 class S3Endpoint:
     """Serves the sub-directories of `root` as buckets; ends with the `with` block, or with the thread that entered it.
 
-    `url`, `access_key` and `secret_key` are good within the block. Any number may run side by side.
+    `url`, `access_key` and `secret_key` are good within the block. Any number may run side by side. Unless `changing` is
+    false, rclone reads an object's directory anew for every request: at 6,000 files 47 ms of a core instead of 1.3.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, changing: bool = True) -> None:
         self.root = root
+        self.changing = changing
         self.access_key = f"key-{secrets.token_hex(6)}"
         self.secret_key = secrets.token_hex(16)
         self.url = ""
@@ -43,8 +45,8 @@ class S3Endpoint:
             raise ConfigurationError(f"There is no directory {str(self.root)!r} to serve buckets from.")
         # Port 0 and rclone's own word for the port: one found free beforehand may be taken when rclone asks for it.
         command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", os.devnull]
-        # Directories change outside. Not 0s: after the first upload rclone would spin on a timer, a core for ever.
-        command += ["--dir-cache-time", "1ms"]
+        # Not 0s: after the first upload rclone would spin on a timer, a core for ever.
+        command += ["--dir-cache-time", "1ms" if self.changing else "24h"]
         command += ["--auth-key", f"{self.access_key},{self.secret_key}", str(self.root)]
         with tempfile.TemporaryFile() as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent())
