@@ -26,22 +26,26 @@ from viewfinder.objects import ObjectAccess, Objects
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 
-PICTURES, FEW, ALONE = 6000, 1000, 1000
+PICTURES, FEW, ALONE = 12_000, 2_000, 1_000
+ROUNDS = 3
 
 
 def measure(quick: bool) -> Measurement:
     """Pictures/s of the job ÷ (cores ÷ CPU seconds a picture of all its stages, each alone)."""
-    many, few, alone = (60, 12, 24) if quick else (PICTURES, FEW, ALONE)
+    many, few, alone, rounds = (60, 12, 24, 1) if quick else (PICTURES, FEW, ALONE, ROUNDS)
     checkpoint = locate("demo")
     with (
         scratch() as directory,
         discarding_store() as store,
         bucket(directory / "s3", SMALL if quick else WEB, many) as pictures,
     ):
-        runs = {count: index(pictures, directory, "--limit", str(count), store=store.url) for count in (few, many)}
+        runs: dict[int, list[Run]] = {few: [], many: []}
+        for _ in range(rounds):
+            for count, made in runs.items():
+                made.append(index(pictures, directory, "--limit", str(count), store=store.url))
         costs = stages_alone(pictures, store, checkpoint, directory, alone)
         described = pictures.described
-    margin = Margin(few, runs[few].seconds, many, runs[many].seconds)
+    margin = Margin.of({count: [run.seconds for run in made] for count, made in runs.items()})
     cores = os.cpu_count() or 1
     bound = cores / sum(costs.values())
     shown = ", ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in costs.items())
@@ -49,7 +53,8 @@ def measure(quick: bool) -> Measurement:
         margin.per_second / bound,
         f"job {margin}; the stages allow {bound:.1f} on {cores} cores: CPU milliseconds a picture, each alone over "
         f"{alone:,}, S3 endpoint and loopback store included: {shown}; the job itself spends "
-        f"{_cpu_ms(runs[few], runs[many]):.2f} with Ray and without these two; {runs[many].stages}; model demo, "
+        f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "
+        f"demo, "
         f"{described}",
     )
 

@@ -22,6 +22,7 @@ from viewfinder.images import ImageLimits, decode
 from viewfinder.models import Checkpoint, locate
 
 PICTURES, FEW = 1000, 200
+ROUNDS = 3
 LEAST_COSINE = 0.99
 
 
@@ -61,10 +62,10 @@ def measure_transformers(quick: bool) -> Measurement:
 @functools.cache
 def _compared(quick: bool) -> Compared:
     """The runs, made once for both figures; in turn, so that a busy minute falls on all."""
-    many, few = (40, 8) if quick else (PICTURES, FEW)
+    many, few, rounds = (40, 8, 1) if quick else (PICTURES, FEW, ROUNDS)
     checkpoint = locate("demo")
-    job_s: dict[int, float] = {}
-    loop_s: dict[str, dict[int, float]] = {"open_clip": {}, "transformers": {}}
+    job_s: dict[int, list[float]] = {few: [], many: []}
+    loop_s: dict[str, dict[int, list[float]]] = {each: {few: [], many: []} for each in ("open_clip", "transformers")}
     vectors: dict[str, Vectors] = {}
     with scratch() as directory, discarding_store() as store:
         models = {
@@ -72,15 +73,16 @@ def _compared(quick: bool) -> Compared:
             "transformers": convert(checkpoint, directory / "transformers"),
         }
         with bucket(directory / "s3", SMALL if quick else CAMERA, many) as pictures:
-            for count in (few, many):
-                job_s[count] = _job(pictures, directory, store, count)
+            for count in (few, many) * rounds:
+                job_s[count].append(_job(pictures, directory, store, count))
                 for library, model in models.items():
-                    loop_s[library][count], vectors[library] = _loop(library, model, pictures, directory, count)
+                    seconds, vectors[library] = _loop(library, model, pictures, directory, count)
+                    loop_s[library][count].append(seconds)
             cosines = {library: _least_cosine(checkpoint, pictures, made) for library, made in vectors.items()}
             described = pictures.described
     return Compared(
-        job=Margin(few, job_s[few], many, job_s[many]),
-        loops={library: Margin(few, spent[few], many, spent[many]) for library, spent in loop_s.items()},
+        job=Margin.of(job_s),
+        loops={library: Margin.of(spent) for library, spent in loop_s.items()},
         cosines=cosines,
         described=described,
     )

@@ -41,6 +41,13 @@ def test_a_margin_of_a_longer_run_that_was_faster_gives_no_figure() -> None:
     assert "not the slower one: 1,100 in 40.0 s, 100 in 40.0 s" in result.detail
 
 
+def test_a_margin_of_several_runs_is_that_of_their_medians() -> None:
+    margin = Margin.of({100: [40, 90, 41], 1100: [61, 60, 200]})
+    assert (margin.few_s, margin.many_s, margin.rounds) == (41, 61, 3)
+    assert margin.per_second == 50
+    assert "medians of 3" in margin.runs
+
+
 def test_the_job_is_compared_with_a_loop_by_their_margins() -> None:
     job, loop = Margin(200, 30, 1000, 40), Margin(200, 20, 1000, 60)
     measured = Compared(job, {"open_clip": loop}, {"open_clip": 0.995}, "JPEGs").beside("open_clip")
