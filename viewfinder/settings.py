@@ -111,7 +111,10 @@ class Settings(BaseSettings):
         None, ge=1, le=8192, description="Pictures of one encoder call. Unset: 256 on a GPU, 32 on CPU cores."
     )
     encoders: int | None = Field(
-        None, ge=1, le=4096, description="Encoder actors. Unset: one for each GPU of the cluster, without GPUs one."
+        None,
+        ge=1,
+        le=4096,
+        description="Encoder actors. Unset: one for each GPU of the cluster, without GPUs one for every 8 cores.",
     )
     write_batch_size: int = Field(128, ge=1, le=2048, description="Points of one upsert (the embedded store takes 32).")
     writers: int = Field(4, ge=1, le=64, description="Concurrent streams of upserts into Qdrant.")

@@ -1,5 +1,7 @@
 """How the work is divided among the workers of a cluster."""
 
+import os
+
 import pytest
 
 from jobs.pipeline import WIDENED_BY, Outcome, Stage, Workers
@@ -18,8 +20,16 @@ def test_each_gpu_gets_an_encoder() -> None:
 
 
 def test_without_gpus_one_encoder_takes_the_cores() -> None:
-    workers = plan({"CPU": 8}, {"CPU": 8})
+    workers = plan({"CPU": 2}, {"CPU": 2})
     assert (workers.encoders, workers.gpus, workers.batch_size) == (1, 0, 32)
+    assert workers.threads == min(2, os.cpu_count() or 1)
+
+
+def test_many_cores_have_several_encoders_that_share_them() -> None:
+    workers = plan({"CPU": 160}, {"CPU": 160})
+    assert (workers.encoders, workers.threads) == (20, min(8, os.cpu_count() or 1))
+    workers = plan({"CPU": 160}, {"CPU": 160}, encoders=160)
+    assert (workers.encoders, workers.threads) == (160, 1)
 
 
 def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:
