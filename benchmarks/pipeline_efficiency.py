@@ -90,7 +90,7 @@ def stages_alone(
                 timeout_s=settings.decode_timeout_s,
                 memory_bytes=settings.decode_memory_bytes,
             )
-            encode = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", threads=1)
+            encode = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
             stages: list[tuple[str, int, Callable[[pa.Table], Any]]] = [
                 ("compare", COMPARE_BATCH_SIZE, compare),
                 ("fetch and decode", settings.fetch_batch_size, fetch),

@@ -67,7 +67,7 @@ def _on_worker(
 ) -> T:
     workers = Workers.plan(settings, ray.cluster_resources(), ray.available_resources())
     remote = ray.remote(num_cpus=workers.encoder_cpus, num_gpus=workers.gpus)(work)
-    options = {"device": settings.device, "precision": settings.precision, "threads": workers.threads}
+    options = {"device": settings.device, "precision": settings.precision, "cores": workers.cores}
     with told_as_ours():
         task = remote.remote(checkpoint.name, checkpoint.fingerprint, options, *arguments)
         if not ray.wait([task], timeout=timeout_s)[0]:

@@ -29,7 +29,8 @@ COMPARE_BATCH_SIZE = 1000
 WAITING_CPUS = 0.1
 # A decoder, an encoder, and some stages that wait.
 ONE_OF_EACH_CPUS = 2.3
-# On the CPU. More threads of one would wait for each other, more encoders would each hold a model.
+# Without GPUs. More threads of one would wait for each other, more encoders would each hold a model: on two cores, two
+# of ViT-B-32 made 21 pictures/s where one made 17, for half as much memory again, and with demo 103 instead of 134.
 CPUS_OF_AN_ENCODER = 8
 # Listing and comparing outrun everything after them; more tasks would only be more processes.
 COMPARERS = 4
@@ -119,19 +120,16 @@ class Workers:
     decoder_cpus: float
     encoder_cpus: float
     gpus: float
-    threads: int | None
+    cores: int | None
     batch_size: int
 
     @classmethod
     def plan(cls, settings: Settings, total: Mapping[str, float], free: Mapping[str, float]) -> "Workers":
-        """One encoder for each GPU; without GPUs one for every eight cores, with a thread for each of them.
+        """One encoder for each GPU; without GPUs one for every eight cores, and these are its to share with decoders.
 
         The decoders share those cores: an encoder on the CPU claims a single one from the scheduler, so that both
         stages always fit, and the operating system divides the time. Beside a service that holds most of a small
         machine both claim less, or the job would wait for ever; a cluster with nothing free yet will grow.
-
-        On two cores, ViT-B-32 came to 17.5 pictures/s so, and with a core left to the decoders to 12.5. Two encoders
-        made 21, but demo's 134 fell to 103, for half as much memory again.
         """
         gpus = int(total.get("GPU", 0))
         cpus = int(total.get("CPU", 1))
@@ -146,7 +144,7 @@ class Workers:
             # Not quite the decoders': stages with equal demands are fused, and would take turns in one process.
             encoder_cpus=round(0.9 * share, 2),
             gpus=1 if on_gpu else 0,
-            threads=None if on_gpu else max(1, min(cpus // encoders, os.cpu_count() or 1)),
+            cores=None if on_gpu else max(1, min(cpus // encoders, os.cpu_count() or 1)),
             batch_size=settings.encode_batch_size or (256 if on_gpu else 32),
         )
 
@@ -190,7 +188,7 @@ def index_objects(
         timeout_s=settings.decode_timeout_s,
         memory_bytes=settings.decode_memory_bytes,
     )
-    encoder = {"device": settings.device, "precision": settings.precision, "threads": workers.threads}
+    encoder = {"device": settings.device, "precision": settings.precision, "cores": workers.cores}
     sink = QdrantDatasink(
         compare.reach.address, collection, run_id=run_id, batch_size=settings.write_batch_size, progress=progress
     )

@@ -44,7 +44,7 @@ class Kept:
 
     def encode(self, checkpoint: Checkpoint) -> Encode:
         """The stage of this model, on one thread."""
-        options: dict[str, Any] = {"device": "cpu", "precision": "float32", "threads": 1}
+        options: dict[str, Any] = {"device": "cpu", "precision": "float32", "cores": 1}
         return self._encoders.setdefault(
             checkpoint.fingerprint, Encode(checkpoint.name, checkpoint.fingerprint, **options)
         )

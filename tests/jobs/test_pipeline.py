@@ -6,6 +6,7 @@ import pytest
 
 from jobs.pipeline import WIDENED_BY, Outcome, Stage, Workers
 from jobs.sink import Tally
+from jobs.stages import DECODE_CPU_S, fair_threads
 from viewfinder.settings import Settings
 
 
@@ -15,21 +16,28 @@ def plan(total: dict[str, float], free: dict[str, float], **settings: object) ->
 
 def test_each_gpu_gets_an_encoder() -> None:
     workers = plan({"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4})
-    assert (workers.encoders, workers.gpus, workers.batch_size, workers.threads) == (4, 1, 256, None)
+    assert (workers.encoders, workers.gpus, workers.batch_size, workers.cores) == (4, 1, 256, None)
     assert workers.decoder_cpus == 1
 
 
 def test_without_gpus_one_encoder_takes_the_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
     assert (workers.encoders, workers.gpus, workers.batch_size) == (1, 0, 32)
-    assert workers.threads == min(2, os.cpu_count() or 1)
+    assert workers.cores == min(2, os.cpu_count() or 1)
 
 
 def test_many_cores_have_several_encoders_that_share_them() -> None:
     workers = plan({"CPU": 160}, {"CPU": 160})
-    assert (workers.encoders, workers.threads) == (20, min(8, os.cpu_count() or 1))
+    assert (workers.encoders, workers.cores) == (20, min(8, os.cpu_count() or 1))
     workers = plan({"CPU": 160}, {"CPU": 160}, encoders=160)
-    assert (workers.encoders, workers.threads) == (160, 1)
+    assert (workers.encoders, workers.cores) == (160, 1)
+
+
+def test_an_encoder_leaves_the_decoders_their_part_of_the_cores() -> None:
+    decoding = DECODE_CPU_S
+    assert fair_threads(decoding, cores=8) == 4
+    assert fair_threads(decoding / 100, cores=8) == 1
+    assert fair_threads(decoding * 100, cores=8) == 8
 
 
 def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:

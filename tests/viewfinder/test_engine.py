@@ -118,7 +118,7 @@ def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, t
         fetch = FetchAndDecode(
             ObjectAccess(), checkpoint.preprocess, limits, threads=1, decoder=lambda: decoder, **bounds
         )
-        encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", threads=None)
+        encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
         spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
         collection = store.open("images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
         write_rows(store, collection, encode(fetch(table_of(rows))), run_id="job", batch_size=8)
