@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ def measure_bfloat16(quick: bool) -> Measurement:
         ratio.value,
         f"{_figures('open_clip in float32', ratio)}; {_with(quick)}; least cosine {cosine:.5f} "
         f"{_apart(theirs)}; with torch's own {threads} threads {wide.value:.2f} ({wide}); to open_clip in bfloat16 "
-        f"{same.value:.2f} ({same.first_ms:.1f} ms)",
+        f"{same.value:.2f} ({same.first_ms:.1f} ms); {_processor()}",
     )
 
 
@@ -97,6 +98,16 @@ def _opponent(quick: bool, dtype: Any = None) -> Encode:
 def _each_alone(encode: Encode) -> Vectors:
     # As they are timed: in one batch, the longest text would have the shorter ones run at its full length.
     return np.concatenate([encode([text]) for text in [QUERY, *OTHERS]])
+
+
+def _processor() -> str:
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return "whether this processor computes in bfloat16 is unknown"
+    if flags & {"amx_bf16", "avx512_bf16", "bf16"}:
+        return "this processor computes in bfloat16"
+    return "this processor does not compute in bfloat16: torch converts to float32 and back"
 
 
 def _figures(opponent: str, ratio: Ratio) -> str:
