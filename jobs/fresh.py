@@ -11,10 +11,10 @@ import ray
 
 from jobs.pipeline import Workers, told_as_ours
 from jobs.stages import Encode, FetchAndDecode, table_of
-from viewfinder.encoder import Encoder, Vectors
+from viewfinder.encoder import Vectors
 from viewfinder.errors import ViewfinderError
 from viewfinder.images import ImageLimits
-from viewfinder.models import Checkpoint, locate
+from viewfinder.models import Checkpoint
 from viewfinder.objects import ObjectAccess
 from viewfinder.settings import Settings
 from viewfinder.store import Record
@@ -78,7 +78,7 @@ def _on_worker(
 
 
 def _texts(model: str, fingerprint: str, options: dict[str, Any], texts: list[str]) -> Vectors:
-    return Encoder.load(locate(model, expect=fingerprint), **options).encode_texts(texts)[0]
+    return Encode(model, fingerprint, **options).encoder().encode_texts(texts)[0]
 
 
 def _pictures(

@@ -299,12 +299,12 @@ class Encode:
                 encoder.use_threads(fair_threads(encoder.cpu_seconds(), cores))
             return encoder
 
-        self._load = load
+        self.encoder = load
 
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = _texts(table)
         if any(texts) or table["pixels"].null_count < len(table):
-            self._load()  # takes as long as hundreds of pictures, once: no part of how fast the stage is
+            self.encoder()  # takes as long as hundreds of pictures, once: no part of how fast the stage is
         began = time.perf_counter()
         columns: dict[str, Column] = {
             "image_vector": self._images(table),
@@ -324,7 +324,7 @@ class Encode:
         present = cells.is_valid().to_numpy(zero_copy_only=False)
         if not present.any():
             return pa.nulls(len(table), pa.binary())
-        encoder = self._load()
+        encoder = self.encoder()
         shape = (encoder.preprocess.size, encoder.preprocess.size, 3)
         pixels = [np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape) for cell in cells if cell.is_valid]
         return _scattered(encoder.encode_images(np.stack(pixels)), present)
@@ -334,7 +334,7 @@ class Encode:
         cuts = np.zeros(len(texts), np.int32)
         if not present.any():
             return {"caption_vector": pa.nulls(len(texts), pa.binary()), "caption_cut": pa.array(cuts)}
-        vectors, cuts[present] = self._load().encode_texts([text for text in texts if text])
+        vectors, cuts[present] = self.encoder().encode_texts([text for text in texts if text])
         return {"caption_vector": _scattered(vectors, present), "caption_cut": pa.array(cuts)}
 
 
