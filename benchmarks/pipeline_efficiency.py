@@ -54,8 +54,7 @@ def measure(quick: bool) -> Measurement:
         f"job {margin}; the stages allow {bound:.1f} on {cores} cores: CPU milliseconds a picture, each alone over "
         f"{alone:,}, S3 endpoint and loopback store included: {shown}; the job itself spends "
         f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "
-        f"demo, "
-        f"{described}",
+        f"demo, {described}",
     )
 
 

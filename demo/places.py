@@ -258,9 +258,9 @@ def kitchen(c: Canvas) -> Band:
     step, joint = c.between(0.085, 0.11), tuple(max(0, v - 26) for v in wall)
     for number in range(14):
         at = number * step
-        c.box(at, 0.24, at + 0.006, counter, joint)  # type: ignore[arg-type]
+        c.box(at, 0.24, at + 0.006, counter, joint)
         if at + 0.24 < counter:
-            c.box(0, 0.24 + at, 1, 0.246 + at, joint)  # type: ignore[arg-type]
+            c.box(0, 0.24 + at, 1, 0.246 + at, joint)
     wood = c.vary(c.rng.choice(((150, 100, 62), (226, 226, 220), (92, 124, 132), (178, 130, 84))))
     doors = c.rng.randint(3, 4)
     for door in range(doors):

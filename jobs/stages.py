@@ -341,9 +341,9 @@ class Encode:
 def fair_threads(encode_s: float, cores: int) -> int:
     """Threads for an encoder that shares its cores with decoders, so that neither waits for the other.
 
-    With one too many, OpenMP's threads wait for the one that a decoder keeps from its core: demo, which takes 4 ms a
-    picture, came to 68 pictures/s on two threads of two cores while others were decoded. With one too few, cores are
-    idle: ViT-B-32, which takes 85, came to 17.5 on two and to 12.5 on one.
+    With one too few, cores are idle: ViT-B-32, at 85 ms a picture, came to 17.5 pictures/s on two of two cores and to
+    12.5 on one. One too many gains nothing, and spends CPU time: OpenMP's threads spin while one of them waits for the
+    core that a decoder has.
     """
     return max(1, round(cores * encode_s / (encode_s + DECODE_CPU_S)))
 

@@ -233,7 +233,8 @@ class Settings(BaseSettings):
         """
         problems = _unknown_names(os.environ if environment is None else environment)
         try:
-            settings = cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+            given = {name: value for name, value in overrides.items() if value is not None}
+            settings = cls(**given)  # type: ignore[arg-type]  # pydantic checks them, and that is what is asked here
         except ValidationError as error:
             problems += [_problem(detail) for detail in error.errors()]
         if problems:

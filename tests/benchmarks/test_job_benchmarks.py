@@ -36,7 +36,7 @@ def test_a_margin_of_a_longer_run_that_was_faster_gives_no_figure() -> None:
     def measure(quick: bool) -> float:
         return Margin(few=100, few_s=40, many=1100, many_s=40).per_second
 
-    (result,) = run([Benchmark("speed", 1, "higher", measure)], ["speed"], quick=False)  # type: ignore[arg-type]
+    (result,) = run([Benchmark("speed", 1, "higher", measure)], ["speed"], quick=False)
     assert (result.value, result.broke) == (None, False)
     assert "not the slower one: 1,100 in 40.0 s, 100 in 40.0 s" in result.detail
 

@@ -128,7 +128,7 @@ def test_points_survive_the_sudden_death_of_everything(tmp_path: Path) -> None:
 def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> None:
     import ray
 
-    @ray.remote(num_cpus=0.1)  # type: ignore[untyped-decorator]
+    @ray.remote(num_cpus=0.1)
     def on_a_worker(address: StoreAddress, index: str) -> int:
         with connect(address) as store:
             made = store.open(index, "m", {}, "f00d", 2)

@@ -24,7 +24,7 @@ def test_pictures_and_texts_have_the_same_vectors_as_on_the_cpu(tiny_model: str,
     pictures = np.random.default_rng(0).integers(0, 256, (17, size, size, 3), dtype=np.uint8)
     texts = ["a cat", "a very long description of a dog in the snow", ""]
     here = Encoder.load(checkpoint, device="cpu", precision="float32")
-    there = Encoder.load(checkpoint, device="cuda", precision=precision)  # type: ignore[arg-type]
+    there = Encoder.load(checkpoint, device="cuda", precision=precision)
     for mine, theirs in (
         (here.encode_images(pictures), there.encode_images(pictures)),
         (here.encode_texts(texts)[0], there.encode_texts(texts)[0]),

@@ -25,7 +25,7 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 COMPONENTS = ("ingress", "head-fault-tolerance")  # those that no overlay switches on
 BUILDS = [("base",), ("overlays/dev",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
-VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 
 # Variables that others read, and the file that does.
 OTHERS = {
