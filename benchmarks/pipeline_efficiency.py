@@ -1,10 +1,12 @@
 """The job's pictures a second beside what its stages allow: the cores, were they never idle and did nothing else."""
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
@@ -40,19 +42,23 @@ def measure(quick: bool) -> Measurement:
         bucket(directory / "s3", SMALL if quick else WEB, many) as pictures,
     ):
         runs: dict[int, list[Run]] = {few: [], many: []}
+        measured: list[dict[str, float]] = []
         for _ in range(rounds):
             for count, made in runs.items():
                 made.append(index(pictures, directory, "--limit", str(count), store=store.url))
-        costs = stages_alone(pictures, store, checkpoint, directory, alone)
+            measured.append(stages_alone(pictures, store, checkpoint, directory, alone))
         described = pictures.described
+    costs = {name: median(each[name] for each in measured) for name in measured[0]}
     margin = Margin.of({count: [run.seconds for run in made] for count, made in runs.items()})
     cores = os.cpu_count() or 1
+    range_s = sorted(sum(each.values()) for each in measured)
     bound = cores / sum(costs.values())
     shown = ", ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in costs.items())
     return Measurement(
         margin.per_second / bound,
         f"job {margin}; the stages allow {bound:.1f} on {cores} cores: CPU milliseconds a picture, each alone over "
-        f"{alone:,}, S3 endpoint and loopback store included: {shown}; the job itself spends "
+        f"{alone:,}, S3 endpoint and loopback store included, medians of {rounds}: {shown} (together "
+        f"{range_s[0] * 1000:.2f} to {range_s[-1] * 1000:.2f}); the job itself spends "
         f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "
         f"demo, {described}",
     )
@@ -76,8 +82,8 @@ def stages_alone(
         access = ObjectAccess(endpoint_url=pictures.environment["AWS_ENDPOINT_URL"], threads=settings.fetch_threads)
         address = StoreAddress(data_dir=directory / "data", url=store.url)
         with Objects(access) as objects, connect(address) as points:
-            (directory / "alone").mkdir()
-            manifest = write_manifest([pictures.source], directory / "alone", objects, limit=count)
+            listing = Path(tempfile.mkdtemp(prefix="alone-", dir=directory))
+            manifest = write_manifest([pictures.source], listing, objects, limit=count)
             spec = {"name": checkpoint.name}
             collection = points.open("alone", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
             compare = Compare(Reach(access, address), collection)

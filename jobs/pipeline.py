@@ -29,9 +29,12 @@ COMPARE_BATCH_SIZE = 1000
 WAITING_CPUS = 0.1
 # A decoder, an encoder, and some stages that wait.
 ONE_OF_EACH_CPUS = 2.3
-# Without GPUs. More threads of one would wait for each other, more encoders would each hold a model: on two cores, two
-# of ViT-B-32 made 21 pictures/s where one made 17, for half as much memory again, and with demo 103 instead of 134.
+# Without GPUs. Each encoder holds a model and spends 20 seconds of a core on its start.
 CPUS_OF_AN_ENCODER = 8
+# On a CPU, pictures of one call in each of an encoder's threads: with 8, they cost a fifth more.
+PICTURES_OF_A_THREAD = 32
+# More streams gain nothing before there is an encoder that is faster than four cores; each is a process to start.
+CPUS_OF_A_WRITER, WRITERS = 4, 4
 # Listing and comparing outrun everything after them; more tasks would only be more processes.
 COMPARERS = 4
 # What widens a stage that holds the others back.
@@ -113,7 +116,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Workers:
-    """How many encoders there are and what each takes of the cluster; how many decoders the rest has room for."""
+    """How many encoders there are and what each takes of the cluster; decoders for the rest of it; writers."""
 
     encoders: int
     decoders: int
@@ -122,6 +125,7 @@ class Workers:
     gpus: float
     cores: int | None
     batch_size: int
+    writers: int
 
     @classmethod
     def plan(cls, settings: Settings, total: Mapping[str, float], free: Mapping[str, float]) -> "Workers":
@@ -137,6 +141,7 @@ class Workers:
         share = free_cpus / ONE_OF_EACH_CPUS if 0 < free_cpus < ONE_OF_EACH_CPUS else 1.0
         on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
         encoders = settings.encoders or max(1, gpus if on_gpu else cpus // CPUS_OF_AN_ENCODER)
+        cores = None if on_gpu else max(1, min(cpus // encoders, os.cpu_count() or 1))
         return cls(
             encoders=encoders,
             decoders=max(1, cpus - encoders),
@@ -144,8 +149,9 @@ class Workers:
             # Not quite the decoders': stages with equal demands are fused, and would take turns in one process.
             encoder_cpus=round(0.9 * share, 2),
             gpus=1 if on_gpu else 0,
-            cores=None if on_gpu else max(1, min(cpus // encoders, os.cpu_count() or 1)),
-            batch_size=settings.encode_batch_size or (256 if on_gpu else 32),
+            cores=cores,
+            batch_size=settings.encode_batch_size or (256 if cores is None else PICTURES_OF_A_THREAD * cores),
+            writers=settings.writers or (WRITERS if on_gpu else min(WRITERS, max(1, cpus // CPUS_OF_A_WRITER))),
         )
 
 
@@ -192,23 +198,22 @@ def index_objects(
     sink = QdrantDatasink(
         compare.reach.address, collection, run_id=run_id, batch_size=settings.write_batch_size, progress=progress
     )
-    todo = _compared(manifest, compare) if compared is None else ray.data.from_arrow(list(compared))
-    rows = (
-        _in_blocks(todo, settings.fetch_batch_size)
-        .map_batches(fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=workers.decoder_cpus)
-        .map_batches(
-            Encode,
-            fn_constructor_args=(checkpoint.name, checkpoint.fingerprint),
-            fn_constructor_kwargs=encoder,
-            batch_size=workers.batch_size,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=workers.encoders),
-            num_cpus=workers.encoder_cpus,
-            num_gpus=workers.gpus,
-        )
+    size = settings.fetch_batch_size
+    todo = _in_blocks(_compared(manifest, compare), size) if compared is None else _from_blocks(_cut(compared, size))
+    rows = todo.map_batches(
+        fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=workers.decoder_cpus
+    ).map_batches(
+        Encode,
+        fn_constructor_args=(checkpoint.name, checkpoint.fingerprint),
+        fn_constructor_kwargs=encoder,
+        batch_size=workers.batch_size,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=workers.encoders),
+        num_cpus=workers.encoder_cpus,
+        num_gpus=workers.gpus,
     )
     with told_as_ours(), metrics.under_way(collection.index, manifest.listed):
-        rows.write_datasink(sink, concurrency=settings.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
+        rows.write_datasink(sink, concurrency=workers.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
     return Outcome(sink.total, _stages(sink.total, workers, settings))
 
 
@@ -248,11 +253,22 @@ def _compared(manifest: Manifest, compare: Compare) -> Dataset:
     two lines: `read_parquet` would first list the files in a task of its own.)
     """
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    parts = ray.data.from_arrow([pa.table({"path": [str(path)]}) for path in manifest.paths])
+    parts = _from_blocks([pa.table({"path": [str(path)]}) for path in manifest.paths])
     few = TaskPoolStrategy(size=COMPARERS)
     return parts.map_batches(
         read_part, batch_size=None, batch_format="pyarrow", compute=few, num_cpus=0, label_selector=here
     ).map_batches(compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", compute=few, num_cpus=WAITING_CPUS)
+
+
+def _from_blocks(tables: list[pa.Table]) -> Dataset:
+    """Each table a block. (`from_arrow` starts workers, seconds of a core each, to be told how many rows they have.)"""
+    dataset: Dataset = ray.data.from_blocks(tables)
+    return dataset
+
+
+def _cut(tables: Sequence[pa.Table], size: int) -> list[pa.Table]:
+    """Tables of at most `size` rows."""
+    return [table.slice(start, size) for table in tables for start in range(0, len(table), size)]
 
 
 def _in_blocks(rows: Dataset, size: int) -> Dataset:
@@ -273,5 +289,5 @@ def _stages(tally: Tally, workers: Workers, settings: Settings) -> list[Stage]:
         Stage("fetch", tally.pictures, tally.fetch_s, workers.decoders * settings.fetch_threads),
         Stage("decode", tally.pictures, tally.decode_s, workers.decoders),
         Stage("encode", tally.indexed, tally.encode_s, workers.encoders),
-        Stage("write", tally.indexed, tally.write_s, settings.writers),
+        Stage("write", tally.indexed, tally.write_s, workers.writers),
     ]

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import functools
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -85,23 +84,6 @@ class Encoder:
     @property
     def context_length(self) -> int:
         return self.checkpoint.tokenizer.context_length
-
-    @staticmethod
-    def use_threads(count: int) -> None:
-        """Compute with so many CPU threads from now on, in the whole process."""
-        import torch
-
-        torch.set_num_threads(count)
-
-    def cpu_seconds(self) -> float:
-        """CPU seconds that a picture takes, by a small batch on one thread; leaves the process with that one."""
-        self.use_threads(1)
-        few = np.zeros((4, self.preprocess.size, self.preprocess.size, 3), np.uint8)
-        self.encode_images(few[:1])
-        # Of this thread: what others do on these cores meanwhile does not count.
-        began = time.thread_time()
-        self.encode_images(few)
-        return (time.thread_time() - began) / len(few)
 
     def encode_images(self, images: NDArray[np.uint8]) -> Vectors:
         """Unit vectors float32 [N, dimension] of pictures uint8 [N, size, size, 3], as `preprocess` says.

@@ -108,7 +108,10 @@ class Settings(BaseSettings):
     )
     fetch_threads: int = Field(16, ge=1, le=256, description="Concurrent reads of one fetch-and-decode task.")
     encode_batch_size: int | None = Field(
-        None, ge=1, le=8192, description="Pictures of one encoder call. Unset: 256 on a GPU, 32 on CPU cores."
+        None,
+        ge=1,
+        le=8192,
+        description="Pictures of one encoder call. Unset: 256 on a GPU, 32 for each CPU core of an encoder.",
     )
     encoders: int | None = Field(
         None,
@@ -117,7 +120,12 @@ class Settings(BaseSettings):
         description="Encoder actors. Unset: one for each GPU of the cluster, without GPUs one for every 8 cores.",
     )
     write_batch_size: int = Field(128, ge=1, le=2048, description="Points of one upsert (the embedded store takes 32).")
-    writers: int = Field(4, ge=1, le=64, description="Concurrent streams of upserts into Qdrant.")
+    writers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Concurrent streams of upserts into Qdrant. Unset: 4 with GPUs, else one for 4 cores, up to 4.",
+    )
 
     # The encoder
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the encoder runs.")

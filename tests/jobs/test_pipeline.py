@@ -6,7 +6,6 @@ import pytest
 
 from jobs.pipeline import WIDENED_BY, Outcome, Stage, Workers
 from jobs.sink import Tally
-from jobs.stages import DECODE_CPU_S, fair_threads
 from viewfinder.settings import Settings
 
 
@@ -22,8 +21,9 @@ def test_each_gpu_gets_an_encoder() -> None:
 
 def test_without_gpus_one_encoder_takes_the_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
-    assert (workers.encoders, workers.gpus, workers.batch_size) == (1, 0, 32)
+    assert (workers.encoders, workers.gpus) == (1, 0)
     assert workers.cores == min(2, os.cpu_count() or 1)
+    assert workers.batch_size == 32 * workers.cores
 
 
 def test_many_cores_have_several_encoders_that_share_them() -> None:
@@ -33,11 +33,12 @@ def test_many_cores_have_several_encoders_that_share_them() -> None:
     assert (workers.encoders, workers.cores) == (160, 1)
 
 
-def test_an_encoder_leaves_the_decoders_their_part_of_the_cores() -> None:
-    decoding = DECODE_CPU_S
-    assert fair_threads(decoding, cores=8) == 4
-    assert fair_threads(decoding / 100, cores=8) == 1
-    assert fair_threads(decoding * 100, cores=8) == 8
+def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
+    assert plan({"CPU": 2}, {"CPU": 2}).writers == 1
+    assert plan({"CPU": 8}, {"CPU": 8}).writers == 2
+    assert plan({"CPU": 160}, {"CPU": 160}).writers == 4
+    assert plan({"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1}).writers == 4
+    assert plan({"CPU": 2}, {"CPU": 2}, writers=7).writers == 7
 
 
 def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:

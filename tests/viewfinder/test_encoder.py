@@ -338,15 +338,3 @@ def test_the_demo_s_models_equal_open_clip_s(name: str) -> None:
     np.testing.assert_allclose(encoder.encode_texts(TEXTS)[0], reference.encode_texts(TEXTS), rtol=0, atol=1e-5)
     expected = reference.encode_images([Image.fromarray(image) for image in images])
     np.testing.assert_allclose(encoder.encode_images(images), expected, rtol=0, atol=1e-5)
-
-
-def test_what_a_picture_costs_is_measured_on_one_thread() -> None:
-    before = torch.get_num_threads()
-    try:
-        demo = Encoder.load(locate("demo"), device="cpu", threads=2)
-        small = Encoder.load(locate("demo-small"), device="cpu", threads=2)
-        assert torch.get_num_threads() == 2
-        assert demo.cpu_seconds() > 0.8 * small.cpu_seconds() > 0
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,41 @@
+"""The encoding stage by itself."""
+
+import numpy as np
+import pytest
+
+from jobs.stages import Encode, Row, table_of
+from viewfinder.captions import CaptionRecord
+from viewfinder.models import locate
+
+
+def rows(count: int, size: int) -> list[Row]:
+    """Pictures, every third with a caption; one row has failed."""
+    pixels = np.random.default_rng(5).integers(0, 256, (count, size, size, 3), np.uint8)
+    made: list[Row] = [{"action": "index", "count": 1, "pixels": each.tobytes()} for each in pixels]
+    for number, row in enumerate(made):
+        if number % 3 == 0:
+            row["caption"] = CaptionRecord("a red kite over a field " * (number + 1)).to_json()
+    made[1] = {"action": "failed", "count": 1, "stage": "decode", "reason": "not_an_image"}
+    return made
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
+    checkpoint = locate("demo-small")
+    made = [
+        Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=cores)(
+            table_of(rows(count, checkpoint.preprocess.size))
+        ).to_pylist()
+        for cores in (1, 3)
+    ]
+    for whole, divided in zip(*made, strict=True):
+        assert whole["caption_cut"] == divided["caption_cut"]
+        for vector in ("image_vector", "caption_vector"):
+            assert (whole[vector] is None) == (divided[vector] is None)
+            if whole[vector] is not None:
+                np.testing.assert_allclose(
+                    *(np.frombuffer(row[vector], np.float32) for row in (whole, divided)), atol=1e-5
+                )
+    present = [np.frombuffer(row["image_vector"], np.float32) for row in made[0] if row["image_vector"]]
+    assert len(present) == count - 1
+    assert len({vector.round(4).tobytes() for vector in present}) == len(present), "or any order would do"
