@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...] [--quick] [--out FILE]`."""
 
 import argparse
+import functools
 import signal
 import sys
 from pathlib import Path
@@ -25,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [name for name in arguments.name if name not in names]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(names)}")
 
-    results = run(BENCHMARKS, arguments.name or names, quick=arguments.quick)
+    keep = functools.partial(write, path=arguments.out)
+    results = run(BENCHMARKS, arguments.name or names, quick=arguments.quick, after_each=keep)
     print_table(results)
-    write(results, arguments.out)
     print(f"Written to {arguments.out}")
     return 1 if any(result.broke for result in results) else 0
 

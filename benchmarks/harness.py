@@ -18,6 +18,7 @@ from rich.text import Text
 
 QUICK = "QUICK smoke run, no measurement: "
 NOT_ASKED_FOR = "not asked for in this run"
+NOT_REACHED = "the run was ended before it"
 
 _NARROWEST_TABLE = 120
 
@@ -74,12 +75,25 @@ class Result:
         }
 
 
-def run(benchmarks: Sequence[Benchmark], chosen: Collection[str], *, quick: bool) -> list[Result]:
-    """One result for each benchmark, in order; those that are not chosen get no value."""
-    return [
-        _measured(benchmark, quick=quick) if benchmark.name in chosen else Result(benchmark, None, NOT_ASKED_FOR)
-        for benchmark in benchmarks
+def run(
+    benchmarks: Sequence[Benchmark],
+    chosen: Collection[str],
+    *,
+    quick: bool,
+    after_each: Callable[[Sequence[Result]], None] = lambda results: None,
+) -> list[Result]:
+    """One result for each benchmark, in order; those that are not chosen, or not reached yet, have no value.
+
+    A run takes an hour: `after_each` may keep what there is by then.
+    """
+    results = [
+        Result(benchmark, None, NOT_REACHED if benchmark.name in chosen else NOT_ASKED_FOR) for benchmark in benchmarks
     ]
+    for number, benchmark in enumerate(benchmarks):
+        if benchmark.name in chosen:
+            results[number] = _measured(benchmark, quick=quick)
+            after_each(results)
+    return results
 
 
 def write(results: Sequence[Result], path: Path) -> None:

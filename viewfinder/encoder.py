@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -297,6 +298,17 @@ def _choose_precision(precision: Precision, device: str) -> str:
 
     if precision != "auto":
         return precision
-    if device != "cuda":
-        return "float32"  # not every CPU computes in bfloat16; where it does, it is 2 to 3 times faster
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if device == "cpu" and multiplies_bfloat16() else "float32"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's processor multiplies matrices of bfloat16 (Intel's AMX), as far as Linux tells.
+
+    There one text of ViT-B-32 takes a third of its time in float32; without, torch converts to float32 and back.
+    """
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False

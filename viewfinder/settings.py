@@ -130,7 +130,8 @@ class Settings(BaseSettings):
     # The encoder
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the encoder runs.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Weights of the encoder: bfloat16 (float16 on older GPUs) on CUDA, float32 on a CPU."
+        "auto",
+        description="Weights of the encoder. `auto`: bfloat16 on GPUs (older ones float16) and on CPUs with AMX.",
     )
 
     # The service

@@ -12,7 +12,17 @@ import pytest
 import benchmarks
 from benchmarks.__main__ import main
 from benchmarks.catalog import BENCHMARKS
-from benchmarks.harness import NOT_ASKED_FOR, QUICK, Benchmark, Measurement, Result, print_table, run, write
+from benchmarks.harness import (
+    NOT_ASKED_FOR,
+    NOT_REACHED,
+    QUICK,
+    Benchmark,
+    Measurement,
+    Result,
+    print_table,
+    run,
+    write,
+)
 from benchmarks.ratio import Ratio, in_turn
 
 # The contract: other programs read these names.
@@ -137,6 +147,18 @@ def test_what_is_not_asked_for_is_not_run_and_stands_in_the_results_as_null() ->
 def test_what_cannot_be_measured_is_null_with_its_reason() -> None:
     result = run(fake(None, "needs a GPU"), NAMES, quick=False)[0]
     assert (result.value, result.detail, result.met, result.broke) == (None, "needs a GPU", None, False)
+
+
+def test_what_was_measured_is_kept_when_the_run_is_ended() -> None:
+    def ended(quick: bool) -> Measurement:
+        raise KeyboardInterrupt
+
+    kept: list[list[Result]] = []
+    benchmarks = [*fake(2.0)[:1], Benchmark("long", 1, "higher", ended)]
+    with pytest.raises(KeyboardInterrupt):
+        run(benchmarks, [each.name for each in benchmarks], quick=False, after_each=lambda all_: kept.append([*all_]))
+    ((first, second),) = kept
+    assert (first.value, second.value, second.detail) == (2.0, None, NOT_REACHED)
 
 
 def test_a_benchmark_that_breaks_is_reported_and_the_others_still_run(capsys: pytest.CaptureFixture[str]) -> None:

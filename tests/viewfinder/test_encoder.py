@@ -286,6 +286,16 @@ class TestLoad:
         finally:
             torch.set_num_threads(before)
 
+    def test_a_processor_that_multiplies_bfloat16_gets_such_weights(
+        self, clip: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("viewfinder.encoder.multiplies_bfloat16", lambda: True)
+        encoder = Encoder.load(clip.checkpoint, device="cpu")
+        assert encoder.precision == "bfloat16"
+        cosines = np.sum(encoder.encode_texts(TEXTS)[0] * clip.encoder.encode_texts(TEXTS)[0], axis=1)
+        assert cosines.min() > 0.999
+        assert Encoder.load(clip.checkpoint, device="cpu", precision="float32").precision == "float32"
+
     @pytest.mark.parametrize(
         "change",
         [{"embed_dim": 48}, {"vision_cfg": {"image_size": 32, "width": 32}}, {"text_cfg": {"no_such_thing": 1}}],
