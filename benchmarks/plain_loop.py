@@ -40,7 +40,7 @@ class Pictures(torch.utils.data.Dataset[torch.Tensor]):
 
 @functools.cache
 def client() -> Any:
-    """One for each worker process."""
+    """One for each worker process. Called in none before they are forked: they would share its connections."""
     return boto3.client("s3")
 
 
@@ -77,7 +77,7 @@ MODELS = {"open_clip": open_clip_model, "transformers": transformers_model}
 def main(library: str, directory: str, bucket: str, limit: str, vectors: str) -> None:
     """Encode the first `limit` objects into the file `vectors`, float32 [N, D] in order of keys."""
     preprocess, encode = MODELS[library](directory)
-    pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket)
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())][: int(limit)]
     loader = torch.utils.data.DataLoader(
         Pictures(bucket, keys, preprocess), batch_size=BATCH_SIZE, num_workers=os.cpu_count() or 1
