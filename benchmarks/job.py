@@ -58,7 +58,14 @@ def index(
     `settings` are those of viewfinder; `RAY_ADDRESS` may be one of them. Raises `RuntimeError` where the job fails.
     """
     report = Path(tempfile.mkdtemp(prefix="report-", dir=directory))
-    given = {"MODEL": model, "DATA_DIR": directory / "data", "QDRANT_URL": store, "DEVICE": "cpu", **settings}
+    given = {
+        "MODEL": model,
+        "DATA_DIR": directory / "data",
+        "QDRANT_URL": store,
+        "DEVICE": "cpu",
+        "PRECISION": "float32",
+        **settings,
+    }
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("VIEWFINDER_", "RAY_"))},
         **bucket.environment,

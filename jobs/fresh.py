@@ -78,7 +78,7 @@ def _on_worker(
 
 
 def _texts(model: str, fingerprint: str, options: dict[str, Any], texts: list[str]) -> Vectors:
-    return Encode(model, fingerprint, **options).encoder().encode_texts(texts)[0]
+    return Encode(model, fingerprint, **options).encode_texts(texts)[0]
 
 
 def _pictures(

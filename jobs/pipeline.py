@@ -1,7 +1,6 @@
 """The pipeline in one chain: manifest → compare → fetch and decode → encode → write."""
 
 import logging
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,8 @@ COMPARE_BATCH_SIZE = 1000
 WAITING_CPUS = 0.1
 # A decoder, an encoder, and some stages that wait.
 ONE_OF_EACH_CPUS = 2.3
-# Without GPUs. Each encoder holds a model and spends 20 seconds of a core on its start.
+# Without GPUs. Each encoder holds a model and spends 20 seconds of a core on its start; each of its threads holds what
+# its part of a batch becomes in a layer, hundreds of megabytes with the largest models.
 CPUS_OF_AN_ENCODER = 8
 # On a CPU, pictures of one call in each of an encoder's threads: with 8, they cost a fifth more.
 PICTURES_OF_A_THREAD = 32
@@ -141,7 +141,7 @@ class Workers:
         share = free_cpus / ONE_OF_EACH_CPUS if 0 < free_cpus < ONE_OF_EACH_CPUS else 1.0
         on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
         encoders = settings.encoders or max(1, gpus if on_gpu else cpus // CPUS_OF_AN_ENCODER)
-        cores = None if on_gpu else max(1, min(cpus // encoders, os.cpu_count() or 1))
+        cores = None if on_gpu else max(1, min(cpus // encoders, CPUS_OF_AN_ENCODER))
         return cls(
             encoders=encoders,
             decoders=max(1, cpus - encoders),

@@ -13,6 +13,7 @@ Rows never disappear: the counts that the sink returns add up to what was listed
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +23,12 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from jobs.reach import Reach
 from viewfinder.captions import CaptionRecord
 from viewfinder.decoder import Decoder
-from viewfinder.encoder import Device, Encoder, Precision
+from viewfinder.encoder import Device, Encoder, Precision, Vectors
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images import Decoded, ImageLimits, Preprocess
 from viewfinder.models import locate
@@ -300,8 +302,9 @@ class Encode:
             return Encoder.load(locate(model, expect=fingerprint), device=device, precision=precision, threads=threads)
 
         self.encoder = load
-        self._threads = ThreadPoolExecutor(cores or 1)
-        self._parts = cores or 1
+        # Of the driver's count no more than are here.
+        self._cores = min(cores or 1, os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(self._cores)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = _texts(table)
@@ -321,6 +324,11 @@ class Encode:
             table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), column)
         return table
 
+    def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]:
+        """As `Encoder.encode_texts`, but divided like a batch of pictures."""
+        parts = self._divided(self.encoder().encode_texts, texts)
+        return np.concatenate([vectors for vectors, _ in parts]), np.concatenate([cuts for _, cuts in parts])
+
     def _images(self, table: pa.Table) -> Column:
         cells = table["pixels"].combine_chunks()
         present = cells.is_valid().to_numpy(zero_copy_only=False)
@@ -337,15 +345,15 @@ class Encode:
         cuts = np.zeros(len(texts), np.int32)
         if not present.any():
             return {"caption_vector": pa.nulls(len(texts), pa.binary()), "caption_cut": pa.array(cuts)}
-        encoded = self._divided(self.encoder().encode_texts, [text for text in texts if text])
-        cuts[present] = np.concatenate([cut for _, cut in encoded])
-        vectors = np.concatenate([part for part, _ in encoded])
+        vectors, cuts[present] = self.encode_texts([text for text in texts if text])
         return {"caption_vector": _scattered(vectors, present), "caption_cut": pa.array(cuts)}
 
     def _divided(self, encode: Callable[[list[T]], U], items: list[T]) -> list[U]:
-        """What `encode` makes of the items, a part of them in each thread."""
-        size = -(-len(items) // self._parts)
-        return list(self._threads.map(encode, [items[start : start + size] for start in range(0, len(items), size)]))
+        """What `encode` makes of the items, a part of them in each thread; a GPU takes them all at once."""
+        threads = self._cores if self.encoder().device == "cpu" else 1
+        size = max(1, -(-len(items) // threads))
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return list(self._threads.map(encode, parts or [items]))
 
 
 def _decoded(picture: Decoded) -> Row:

@@ -304,11 +304,11 @@ def _choose_precision(precision: Precision, device: str) -> str:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this machine's processor multiplies matrices of bfloat16 (Intel's AMX), as far as Linux tells.
+    """Whether this machine's processor multiplies numbers in bfloat16 (AMX, AVX512-BF16), as far as Linux tells.
 
-    There one text of ViT-B-32 takes a third of its time in float32; without, torch converts to float32 and back.
+    There a text of ViT-B-32 takes a third of its time in float32; elsewhere torch may convert to float32 and back.
     """
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+        return not {"amx_bf16", "avx512_bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return False

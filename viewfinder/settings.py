@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=8192,
-        description="Pictures of one encoder call. Unset: 256 on a GPU, 32 for each CPU core of an encoder.",
+        description="Pictures of one batch, which an encoder's CPU cores divide. Unset: 256 on a GPU, 32 a core.",
     )
     encoders: int | None = Field(
         None,
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the encoder runs.")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Weights of the encoder. `auto`: bfloat16 on GPUs (older ones float16) and on CPUs with AMX.",
+        description="Weights of the encoder. `auto`: bfloat16 on GPUs and CPUs that compute in it; old GPUs float16.",
     )
 
     # The service

@@ -19,6 +19,11 @@ def rows(count: int, size: int) -> list[Row]:
     return made
 
 
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+
+
 @pytest.mark.parametrize("count", [2, 5, 12])
 def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
     checkpoint = locate("demo-small")
@@ -39,3 +44,32 @@ def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
     present = [np.frombuffer(row["image_vector"], np.float32) for row in made[0] if row["image_vector"]]
     assert len(present) == count - 1
     assert len({vector.round(4).tobytes() for vector in present}) == len(present), "or any order would do"
+
+
+def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
+    checkpoint = locate("demo-small")
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
+    texts = [f"a kite over {number} fields" for number in range(7)]
+    vectors, cuts = stage.encode_texts(texts)
+    whole, _ = stage.encoder().encode_texts(texts)
+    np.testing.assert_allclose(vectors, whole, atol=1e-5)
+    assert cuts.tolist() == [0] * 7
+    assert stage.encode_texts([])[0].shape == (0, checkpoint.dimension)
+
+
+def test_a_gpu_takes_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Metal ends a process in which two threads compute.
+    checkpoint = locate("demo-small")
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
+    encoder, calls = stage.encoder(), []
+    encode = encoder.encode_images
+    monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or encode(images))
+    table = table_of(rows(7, checkpoint.preprocess.size))
+    stage(table)
+    assert sorted(calls) == [2, 2, 2], "six pictures, one row has failed"
+    calls.clear()
+    monkeypatch.setattr(encoder, "device", "mps")
+    monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or np.ones((len(images), 2)))
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts: (np.ones((len(texts), 2)), np.zeros(len(texts))))
+    stage(table)
+    assert calls == [6]

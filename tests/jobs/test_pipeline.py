@@ -1,7 +1,5 @@
 """How the work is divided among the workers of a cluster."""
 
-import os
-
 import pytest
 
 from jobs.pipeline import WIDENED_BY, Outcome, Stage, Workers
@@ -22,15 +20,15 @@ def test_each_gpu_gets_an_encoder() -> None:
 def test_without_gpus_one_encoder_takes_the_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
     assert (workers.encoders, workers.gpus) == (1, 0)
-    assert workers.cores == min(2, os.cpu_count() or 1)
-    assert workers.batch_size == 32 * workers.cores
+    assert (workers.cores, workers.batch_size) == (2, 64)
 
 
 def test_many_cores_have_several_encoders_that_share_them() -> None:
     workers = plan({"CPU": 160}, {"CPU": 160})
-    assert (workers.encoders, workers.cores) == (20, min(8, os.cpu_count() or 1))
+    assert (workers.encoders, workers.cores) == (20, 8)
     workers = plan({"CPU": 160}, {"CPU": 160}, encoders=160)
     assert (workers.encoders, workers.cores) == (160, 1)
+    assert plan({"CPU": 160}, {"CPU": 160}, encoders=1).cores == 8, "of one node, not of the cluster"
 
 
 def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
