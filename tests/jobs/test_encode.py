@@ -49,11 +49,10 @@ def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
 def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
     checkpoint = locate("demo-small")
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
-    texts = [f"a kite over {number} fields" for number in range(7)]
+    texts = ["a red car", "two dogs", "a guitar by the sea", "a lemon", "three horses", "a hedgehog", "a town"]
     vectors, cuts = stage.encode_texts(texts)
     whole, _ = stage.encoder().encode_texts(texts)
     assert np.sum(vectors * whole, axis=1).min() > 0.9999
-    assert (vectors @ whole.T).argmax(axis=1).tolist() == list(range(7)), "in order"
     assert cuts.tolist() == [0] * 7
     assert stage.encode_texts([])[0].shape == (0, checkpoint.dimension)
 
