@@ -52,7 +52,8 @@ class Watch:
 
     pid: int
     peak: Memory = field(default_factory=Memory)
-    cpu_s: float = 0.0  # of the driver, Ray's daemons and all workers
+    # Of the driver, Ray's daemons and all workers, as last seen: Ray waits for none that end, and /proc forgets them.
+    cpu_s: float = 0.0
 
     def __enter__(self) -> Self:
         self._done = threading.Event()
@@ -65,10 +66,12 @@ class Watch:
         self._thread.join()
 
     def _watch(self) -> None:
+        spent: dict[int, float] = {}
         while not self._done.wait(SAMPLE_S):
             pids = family(self.pid)
             self.peak = self.peak.highest(memory_of(pids))
-            self.cpu_s = max(self.cpu_s, cpu_s(pids))
+            spent |= {pid: sum(map(int, fields[11:13])) / _TICKS_PER_S for pid in pids if (fields := _stat(pid))}
+            self.cpu_s = sum(spent.values())
 
 
 def memory_of(pids: Sequence[int]) -> Memory:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobs.pipeline import configure_ray_data
+from jobs.pipeline import CORES, configure_ray_data
 from viewfinder.embedded import start_ray
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect
@@ -19,11 +19,12 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
     """Join or start Ray, and yield the store as the driver sees it."""
     # Ray's core tells of every actor pool, as an error, that its arguments lie in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cpus = max(LEAST_CPUS, (os.cpu_count() or 1) + 1)
+    cores = os.cpu_count() or 1
     with start_ray(
         address,
         ray_address=settings.ray_address,
-        num_cpus=cpus,
+        num_cpus=max(LEAST_CPUS, cores + 1),
+        resources={CORES: cores},
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,

@@ -28,6 +28,8 @@ COMPARE_BATCH_SIZE = 1000
 WAITING_CPUS = 0.1
 # A decoder, an encoder, and some stages that wait.
 ONE_OF_EACH_CPUS = 2.3
+# What a Ray of the job's own has beside its CPUs, which are more than there are cores; nothing claims it.
+CORES = "cores"
 # Without GPUs. Each encoder holds a model and spends 20 seconds of a core on its start; each of its threads holds what
 # its part of a batch becomes in a layer, hundreds of megabytes with the largest models.
 CPUS_OF_AN_ENCODER = 8
@@ -120,6 +122,7 @@ class Workers:
 
     encoders: int
     decoders: int
+    most_decoders: int | None
     decoder_cpus: float
     encoder_cpus: float
     gpus: float
@@ -134,9 +137,11 @@ class Workers:
         The decoders share those cores: an encoder on the CPU claims a single one from the scheduler, so that both
         stages always fit, and the operating system divides the time. Beside a service that holds most of a small
         machine both claim less, or the job would wait for ever; a cluster with nothing free yet will grow.
+        A Ray of the job's own does not, and decodes in as many processes as it has cores: with a third on two cores
+        reading a picture cost half as much again, and the encoder fell behind and was alone at the end.
         """
         gpus = int(total.get("GPU", 0))
-        cpus = int(total.get("CPU", 1))
+        cpus = int(total.get(CORES, total.get("CPU", 1)))
         free_cpus = free.get("CPU", 0.0)
         share = free_cpus / ONE_OF_EACH_CPUS if 0 < free_cpus < ONE_OF_EACH_CPUS else 1.0
         on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
@@ -144,7 +149,8 @@ class Workers:
         cores = None if on_gpu else max(1, min(cpus // encoders, CPUS_OF_AN_ENCODER))
         return cls(
             encoders=encoders,
-            decoders=max(1, cpus - encoders),
+            decoders=cpus if CORES in total else max(1, cpus - encoders),
+            most_decoders=cpus if CORES in total else None,
             decoder_cpus=round(share, 2),
             # Not quite the decoders': stages with equal demands are fused, and would take turns in one process.
             encoder_cpus=round(0.9 * share, 2),
@@ -201,7 +207,11 @@ def index_objects(
     size = settings.fetch_batch_size
     todo = _in_blocks(_compared(manifest, compare), size) if compared is None else _from_blocks(_cut(compared, size))
     rows = todo.map_batches(
-        fetch_and_decode, batch_size=None, batch_format="pyarrow", num_cpus=workers.decoder_cpus
+        fetch_and_decode,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(size=workers.most_decoders),
+        num_cpus=workers.decoder_cpus,
     ).map_batches(
         Encode,
         fn_constructor_args=(checkpoint.name, checkpoint.fingerprint),

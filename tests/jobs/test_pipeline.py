@@ -39,6 +39,12 @@ def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
     assert plan({"CPU": 2}, {"CPU": 2}, writers=7).writers == 7
 
 
+def test_a_cluster_decodes_on_what_it_has_and_a_ray_of_ones_own_on_its_cores() -> None:
+    assert plan({"CPU": 16}, {"CPU": 16}).most_decoders is None, "it may grow"
+    own = plan({"CPU": 4, "cores": 2}, {"CPU": 4, "cores": 2})
+    assert (own.decoders, own.most_decoders, own.cores, own.writers) == (2, 2, 2, 1)
+
+
 def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:
     assert plan({"CPU": 0}, {}, device="cuda", encoders=4).gpus == 1
 
