@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bucket import Bucket
-from benchmarks.processes import Memory, Watch
+from benchmarks.processes import Memory, Watch, stolen_s
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 1800.0
@@ -22,12 +22,16 @@ TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class Run:
-    """A finished job: wall seconds from its start to its end, its summary.json, CPU seconds, and its memory's peak."""
+    """A finished job: wall seconds from its start to its end, its summary.json, and its memory's peak.
+
+    CPU seconds of the job, and those that the hypervisor kept from the machine meanwhile.
+    """
 
     seconds: float
     summary: Mapping[str, Any]
     memory: Memory
     cpu_s: float = 0.0
+    stolen_s: float = 0.0
 
     @property
     def indexed(self) -> int:
@@ -76,7 +80,7 @@ def index(
         "RAY_TMPDIR": str(directory),
     }
     command = [sys.executable, "jobs/index.py", "--source", bucket.source, "--report", str(report), *flags]
-    began = time.perf_counter()
+    began, stolen = time.perf_counter(), stolen_s()
     with (report / "stdout").open("w") as stdout:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout)
         try:
@@ -89,7 +93,7 @@ def index(
     summary = json.loads((report / "summary.json").read_text())
     if status != 0:
         raise RuntimeError(f"the job ended with status {status}: {summary.get('problem')}")
-    run = Run(seconds, summary, watch.peak, watch.cpu_s)
+    run = Run(seconds, summary, watch.peak, watch.cpu_s, stolen_s() - stolen)
     print(f"the job took {seconds:.1f} s over {summary['counts']['listed']:,} objects: {run.stages}", file=sys.stderr)
     return run
 

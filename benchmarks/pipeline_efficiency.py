@@ -52,11 +52,14 @@ def measure(quick: bool) -> Measurement:
     margin = Margin.of({count: [run.seconds for run in made] for count, made in runs.items()})
     cores = os.cpu_count() or 1
     range_s = sorted(sum(each.values()) for each in measured)
-    bound = cores / sum(costs.values())
+    every = [run for made in runs.values() for run in made]
+    stolen = sum(run.stolen_s for run in every) / sum(run.seconds for run in every) / cores
+    bound = cores * (1 - stolen) / sum(costs.values())
     shown = ", ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in costs.items())
     return Measurement(
         margin.per_second / bound,
-        f"job {margin}; the stages allow {bound:.1f} on {cores} cores: CPU milliseconds a picture, each alone over "
+        f"job {margin}; the stages allow {bound:.1f} on {cores} cores, {stolen:.0%} of whose "
+        f"time the hypervisor kept meanwhile: CPU milliseconds a picture, each alone over "
         f"{alone:,}, S3 endpoint and loopback store included, medians of {rounds}: {shown} (together "
         f"{range_s[0] * 1000:.2f} to {range_s[-1] * 1000:.2f}); the job itself spends "
         f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "

@@ -33,6 +33,11 @@ def cpu_s(pids: Iterable[int]) -> float:
     return sum(sum(map(int, fields[11:15])) for pid in pids if (fields := _stat(pid))) / _TICKS_PER_S
 
 
+def stolen_s() -> float:
+    """CPU seconds of this machine's cores that its hypervisor gave to others while they were wanted here, so far."""
+    return int(Path("/proc/stat").read_text().split()[8]) / _TICKS_PER_S
+
+
 @dataclass(frozen=True)
 class Memory:
     """Anonymous memory in MiB: the driver's, that of all workers together, and what is shared (the object store)."""

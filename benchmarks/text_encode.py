@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from benchmarks.harness import Measurement
 from benchmarks.ratio import Ratio, in_turn
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from viewfinder.encoder import Encoder, Vectors
+from viewfinder.encoder import Encoder, Vectors, multiplies_bfloat16
 from viewfinder.settings import Settings
 
 QUERY = "a red car parked in the snow"
@@ -101,13 +100,9 @@ def _each_alone(encode: Encode) -> Vectors:
 
 
 def _processor() -> str:
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return "whether this processor computes in bfloat16 is unknown"
-    if flags & {"amx_bf16", "avx512_bf16", "bf16"}:
+    if multiplies_bfloat16():
         return "this processor computes in bfloat16"
-    return "this processor does not compute in bfloat16: torch converts to float32 and back"
+    return "this processor does not compute in bfloat16, as far as Linux tells: torch converts to float32 and back"
 
 
 def _figures(opponent: str, ratio: Ratio) -> str:

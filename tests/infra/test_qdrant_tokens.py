@@ -91,7 +91,7 @@ def test_searching_asks_nothing_that_a_reading_token_forbids(
     from serve.api import build_api
 
     with local_client(build_api(service)) as client:
-        World(store, service, client, checkpoints).build("first")  # type: ignore[arg-type]
+        World(store, service, client, checkpoints).build("first")  # type: ignore[arg-type]  # a client over ASGI
         written = len(qdrant.requests)
         follower.refresh()
         (hit, *_) = client.post("/v1/search", json={"text": "a cat on a mat", "target": "both"}).json()["hits"]

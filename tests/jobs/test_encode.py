@@ -1,10 +1,14 @@
 """The encoding stage by itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs.stages import Encode, Row, table_of
 from viewfinder.captions import CaptionRecord
+from viewfinder.encoder import Encoder
 from viewfinder.models import locate
 
 
@@ -55,6 +59,41 @@ def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
     assert np.sum(vectors * whole, axis=1).min() > 0.9999
     assert cuts.tolist() == [0] * 7
     assert stage.encode_texts([])[0].shape == (0, checkpoint.dimension)
+
+
+def test_pictures_are_read_where_arrow_keeps_them() -> None:
+    checkpoint = locate("demo-small")
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+    whole = table_of(rows(12, checkpoint.preprocess.size))
+    expected = stage(whole)["image_vector"].to_pylist()
+    # As Ray hands them out: slices of blocks, joined, with a failed row between and without.
+    parts = pa.concat_tables([whole.slice(3, 4), whole.slice(0, 3), whole.slice(11), whole.slice(1, 1)])
+    assert parts["pixels"].num_chunks == 4
+    for given, wanted in zip(
+        stage(parts)["image_vector"].to_pylist(), [*expected[3:7], *expected[:3], *expected[11:], None], strict=True
+    ):
+        assert (given is None) == (wanted is None)
+        if wanted is not None:
+            np.testing.assert_allclose(np.frombuffer(given, np.float32), np.frombuffer(wanted, np.float32), atol=1e-5)
+    with pytest.raises(ValueError, match="buffer is smaller"):
+        stage(table_of([{"action": "index", "count": 1, "pixels": b"half"}]))
+
+
+def test_calls_at_once_share_one_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = locate("demo-small")
+    loaded = []
+    load = Encoder.load
+    monkeypatch.setattr(Encoder, "load", lambda *args, **options: loaded.append(1) or load(*args, **options))
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+    tables = [table_of(rows(count, checkpoint.preprocess.size)) for count in (3, 8, 5, 12)]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(stage, tables))
+    assert len(loaded) == 1
+    for table, made in zip(tables, at_once, strict=True):
+        for one, other in zip(stage(table)["image_vector"].to_pylist(), made["image_vector"].to_pylist(), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                np.testing.assert_allclose(np.frombuffer(one, np.float32), np.frombuffer(other, np.float32), atol=1e-5)
 
 
 def test_a_gpu_takes_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

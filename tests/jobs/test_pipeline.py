@@ -15,11 +15,12 @@ def test_each_gpu_gets_an_encoder() -> None:
     workers = plan({"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4})
     assert (workers.encoders, workers.gpus, workers.batch_size, workers.cores) == (4, 1, 256, None)
     assert workers.decoder_cpus == 1
+    assert workers.calls == 2, "one is copied while the other is computed"
 
 
 def test_without_gpus_one_encoder_takes_the_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
-    assert (workers.encoders, workers.gpus) == (1, 0)
+    assert (workers.encoders, workers.gpus, workers.calls) == (1, 0, 1)
     assert (workers.cores, workers.batch_size) == (2, 64)
 
 
