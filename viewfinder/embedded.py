@@ -8,7 +8,9 @@ a server.
 
 import hashlib
 import logging
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +115,18 @@ class RaySession:
             ray.shutdown()
 
 
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Keep what this program does at SIGTERM: Ray would have it print its own stack and end with status 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@_keeping_sigterm()
 def start_ray(
     address: StoreAddress, *, ray_address: str | None = None, lock_wait_s: float = LOCK_WAIT_S, **options: Any
 ) -> RaySession:

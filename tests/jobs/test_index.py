@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jobs.entry import STOPPED
 from tests.jobs.conftest import World
 from tests.jobs.pictures import fill, picture
 from viewfinder.baselines import FEWEST, QUANTILES
@@ -232,6 +233,29 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     for payload in (*after_the_kill.values(), *whole.values()):
         del payload["run_id"], payload["indexed_at"]
     assert after_the_kill == whole
+
+
+@pytest.mark.chaos("Ray", "the driver is told to end (SIGTERM)")
+def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble, tmp_path: Path) -> None:
+    fill(world.bucket, [f"{number:04}.jpg" for number in range(200)])
+    qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
+    command = [sys.executable, "jobs/index.py", "--source", world.source]
+    environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
+    with (tmp_path / "stderr").open("w") as stderr:
+        job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stderr, stderr=stderr)
+        deadline = time.monotonic() + 200
+        while job.poll() is None and time.monotonic() < deadline:
+            live = world.store.live(world.index)
+            if live is not None and world.store.count(live) > 20:
+                break
+            time.sleep(0.1)
+        job.terminate()
+        status = job.wait(60)
+    said = (tmp_path / "stderr").read_text()
+    assert status == 1, said
+    assert STOPPED in said
+    assert "SIGTERM" not in said, "Ray would print its own stack"
+    assert "Traceback" not in said
 
 
 @pytest.mark.chaos("Qdrant", "lost for good: one message")
