@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -52,8 +52,7 @@ def measure(quick: bool) -> Measurement:
     margin = Margin.of({count: [run.seconds for run in made] for count, made in runs.items()})
     cores = os.cpu_count() or 1
     range_s = sorted(sum(each.values()) for each in measured)
-    every = [run for made in runs.values() for run in made]
-    stolen = sum(run.stolen_s for run in every) / sum(run.seconds for run in every) / cores
+    stolen = max(0.0, _margin(runs, lambda run: run.stolen_s) / _margin(runs, lambda run: run.seconds) / cores)
     bound = cores * (1 - stolen) / sum(costs.values())
     shown = ", ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in costs.items())
     return Measurement(
@@ -65,6 +64,12 @@ def measure(quick: bool) -> Measurement:
         f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "
         f"demo, {described}",
     )
+
+
+def _margin(runs: Mapping[int, Sequence[Run]], measure: Callable[[Run], float]) -> float:
+    """What the larger runs come to beyond the smaller ones."""
+    few, many = (sum(map(measure, runs[count])) for count in sorted(runs))
+    return many - few
 
 
 def _cpu_ms(few: Run, many: Run) -> float:

@@ -101,8 +101,8 @@ def _each_alone(encode: Encode) -> Vectors:
 
 def _processor() -> str:
     if multiplies_bfloat16():
-        return "this processor computes in bfloat16"
-    return "this processor does not compute in bfloat16, as far as Linux tells: torch converts to float32 and back"
+        return "this processor computes in bfloat16 (AMX or AVX512-BF16)"
+    return "this processor has no AMX or AVX512-BF16: torch may convert to float32 and back"
 
 
 def _figures(opponent: str, ratio: Ratio) -> str:

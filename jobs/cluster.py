@@ -10,8 +10,8 @@ from viewfinder.embedded import start_ray
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect
 
-# Pipelines of several stages starve on two logical CPUs: there must be room for one task of each.
-LEAST_CPUS = 4
+# Pipelines of several stages starve on two logical CPUs: beside a decoder for each core others must have room.
+LEAST_CPUS, CPUS_BESIDE_DECODERS = 4, 2
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
     with start_ray(
         address,
         ray_address=settings.ray_address,
-        num_cpus=max(LEAST_CPUS, cores + 1),
+        num_cpus=max(LEAST_CPUS, cores + CPUS_BESIDE_DECODERS),
         resources={CORES: cores},
         include_dashboard=False,
         log_to_driver=False,

@@ -29,12 +29,11 @@ WAITING_CPUS = 0.1
 # A decoder, an encoder, and some stages that wait.
 ONE_OF_EACH_CPUS = 2.3
 # What a Ray of the job's own has beside its CPUs, which are more than there are cores; nothing claims it.
-CORES = "cores"
+CORES = "viewfinder_cores"
 # Without GPUs. Each encoder holds a model and spends 20 seconds of a core on its start; each of its threads holds what
 # its part of a batch becomes in a layer, hundreds of megabytes with the largest models.
 CPUS_OF_AN_ENCODER = 8
-# Batches that a GPU's encoder has in hand: one is taken from the object store and copied while the other is computed. A
-# device of 8,000 pictures a second was busy 45 % of the time instead of 27 (benchmarks/hand_over.py).
+# Batches that a GPU's encoder has in hand: one is made ready while the other is computed (benchmarks/hand_over.py).
 CALLS_OF_A_GPU = 2
 # On a CPU, pictures of one call in each of an encoder's threads: with 8, they cost a fifth more.
 PICTURES_OF_A_THREAD = 32
@@ -141,7 +140,7 @@ class Workers:
         The decoders share those cores: an encoder on the CPU claims a single one from the scheduler, so that both
         stages always fit, and the operating system divides the time. Beside a service that holds most of a small
         machine both claim less, or the job would wait for ever; a cluster with nothing free yet will grow.
-        A Ray of the job's own does not, and decodes in as many processes as it has cores: with a third on two cores
+        A Ray of the job's own does not, and decodes in as many processes as there are cores: with a third on two cores
         reading a picture cost half as much again, and the encoder fell behind and was alone at the end.
         """
         gpus = int(total.get("GPU", 0))
@@ -153,7 +152,7 @@ class Workers:
         cores = None if on_gpu else max(1, min(cpus // encoders, CPUS_OF_AN_ENCODER))
         return cls(
             encoders=encoders,
-            decoders=cpus if CORES in total else max(1, cpus - encoders),
+            decoders=min(cpus, max(1, int(total.get("CPU", 1)) - encoders)),
             most_decoders=cpus if CORES in total else None,
             decoder_cpus=round(share, 2),
             # Not quite the decoders': stages with equal demands are fused, and would take turns in one process.
@@ -259,7 +258,7 @@ def configure_ray_data() -> None:
     context.enable_progress_bars = False
     context.enable_auto_log_stats = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # About a small manifest that needs fewer writers than there may be.
+    # About a small manifest that needs fewer tasks than there may be.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", category=UserWarning)
 
 
@@ -305,6 +304,6 @@ def _stages(tally: Tally, workers: Workers, settings: Settings) -> list[Stage]:
         Stage("compare", objects, tally.compare_s, 1),
         Stage("fetch", tally.pictures, tally.fetch_s, workers.decoders * settings.fetch_threads),
         Stage("decode", tally.pictures, tally.decode_s, workers.decoders),
-        Stage("encode", tally.indexed, tally.encode_s, workers.encoders * workers.calls),
+        Stage("encode", tally.indexed, tally.encode_s, workers.encoders),
         Stage("write", tally.indexed, tally.write_s, workers.writers),
     ]

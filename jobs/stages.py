@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -286,6 +286,39 @@ class FetchAndDecode:
             yield from under_way
 
 
+class _Busy:
+    """How long anything was under way, however many calls at once; each call takes what no other has taken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._since = 0.0
+        self._seconds = 0.0
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            self._add()
+            self._calls += 1
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._add()
+            self._calls -= 1
+
+    def taken(self) -> float:
+        """Seconds since they were last taken."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _add(self) -> None:
+        now = time.perf_counter()
+        if self._calls:
+            self._seconds += now - self._since
+        self._since = now
+
+
 class Encode:
     """Pixels and captions → unit vectors; one encoder an actor, loaded at its first work: a rerun often has none.
 
@@ -304,6 +337,7 @@ class Encode:
 
         self._load = load
         self._loading = threading.Lock()
+        self._busy = _Busy()
         # Of the driver's count no more than are here.
         self._cores = min(cores or 1, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(self._cores)
@@ -312,15 +346,14 @@ class Encode:
         texts = _texts(table)
         if any(texts) or table["pixels"].null_count < len(table):
             self.encoder()  # takes as long as hundreds of pictures, once: no part of how fast the stage is
-        began = time.perf_counter()
-        columns: dict[str, Column] = {
-            "image_vector": self._images(table),
-            **self._captions(texts),
-            "pixels": pa.nulls(len(table), pa.large_binary()),
-        }
+        with self._busy as busy:
+            columns: dict[str, Column] = {
+                "image_vector": self._images(table),
+                **self._captions(texts),
+                "pixels": pa.nulls(len(table), pa.large_binary()),
+            }
         seconds = np.zeros(len(table))
-        if len(table):
-            seconds[0] = time.perf_counter() - began
+        seconds[:1] = busy.taken()
         columns["encode_s"] = pa.array(seconds)
         for name, column in columns.items():
             table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), column)
@@ -356,6 +389,8 @@ class Encode:
     def _divided(self, encode: Callable[[T], U], items: T) -> list[U]:
         """What `encode` makes of the items, a part of them in each thread; a GPU takes them all at once."""
         threads = self._cores if self.encoder().device == "cpu" else 1
+        if threads == 1:  # in the caller's thread: there may be another
+            return [encode(items)]
         size = max(1, -(-len(items) // threads))
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         return list(self._threads.map(encode, parts or [items]))
@@ -373,12 +408,16 @@ def _decoded(picture: Decoded) -> Row:
 def _pixels(cells: "pa.ChunkedArray[Any]", size: int) -> NDArray[np.uint8]:
     """The cells that are not null, uint8 [N, size, size, 3], where Arrow keeps them: one after the other.
 
-    A batch of 256 has 38 MB; to take it apart and stack it took longer than a large GPU takes to encode it.
+    They are copied only to join several blocks or to leave out nulls.
     """
-    cells = cells.drop_null().combine_chunks()
-    _, offsets, data = cells.buffers()
-    first = np.frombuffer(offsets, np.int64)[cells.offset]
-    return np.frombuffer(data, np.uint8, len(cells) * size * size * 3, first).reshape(-1, size, size, 3)
+    if cells.null_count:
+        cells = cells.drop_null()
+    joined = cells.chunk(0) if cells.num_chunks == 1 else cells.combine_chunks()
+    _, offsets, data = joined.buffers()
+    ends = np.frombuffer(offsets, np.int64)[joined.offset : joined.offset + len(joined) + 1]
+    if (np.diff(ends) != size * size * 3).any():
+        raise ValueError(f"cells of {set(np.diff(ends).tolist())} bytes are no pictures of {size} x {size}")
+    return np.frombuffer(data, np.uint8, int(ends[-1] - ends[0]), int(ends[0])).reshape(-1, size, size, 3)
 
 
 def _texts(table: pa.Table) -> list[str | None]:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,8 @@ class Encoder:
             _lay_out_for_reading(self.model)
         self._tokenizer = Tokenizer(checkpoint.tokenizer)
         self._text = _TextTower(self.model)
+        # Two calls at once would take twice a GPU's memory and be no faster, and Metal ends a process for it.
+        self._turn = contextlib.nullcontext() if device == "cpu" else threading.Lock()
 
     @classmethod
     def load(
@@ -117,7 +120,7 @@ class Encoder:
         if not texts:
             return np.empty((0, self.dimension), np.float32), np.empty(0, np.int64)
         tokens, truncated = self._tokenizer(texts)
-        with torch.inference_mode():
+        with self._turn, torch.inference_mode():
             return _unit(self._text(tokens, self.device)), np.array(truncated, np.int64)
 
     def count_tokens(self, texts: list[str]) -> list[int]:
@@ -131,7 +134,7 @@ class Encoder:
         # arrays that Ray hands out.
         upload = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.device == "cuda")
         upload.numpy()[...] = images
-        with torch.inference_mode():
+        with self._turn, torch.inference_mode():
             # The picture stays as it lies, channels last. Normalised in float32: bfloat16 would lose the low bits.
             pixels = upload.to(self.device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
             mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, 3, 1, 1)

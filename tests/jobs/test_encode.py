@@ -1,10 +1,13 @@
 """The encoding stage by itself."""
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from jobs.stages import Encode, Row, table_of
 from viewfinder.captions import CaptionRecord
@@ -75,25 +78,72 @@ def test_pictures_are_read_where_arrow_keeps_them() -> None:
         assert (given is None) == (wanted is None)
         if wanted is not None:
             np.testing.assert_allclose(np.frombuffer(given, np.float32), np.frombuffer(wanted, np.float32), atol=1e-5)
-    with pytest.raises(ValueError, match="buffer is smaller"):
-        stage(table_of([{"action": "index", "count": 1, "pixels": b"half"}]))
 
 
-def test_calls_at_once_share_one_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sizes", [[5], [0], [100], [-1, 1], [0, 2]])
+def test_cells_of_another_size_are_no_pictures(sizes: list[int]) -> None:
+    checkpoint = locate("demo-small")
+    right = checkpoint.preprocess.size**2 * 3
+    cells = [bytes(right + size) if abs(size) == 1 else bytes(size * right // 2) for size in sizes]
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+    with pytest.raises(ValueError, match="are no pictures of"):
+        stage(table_of([{"action": "index", "count": 1, "pixels": cell} for cell in cells]))
+
+
+def test_calls_at_once_share_one_encoder_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = locate("demo-small")
     loaded = []
-    load = Encoder.load
+    load, encode_images = Encoder.load, Encoder.encode_images
     monkeypatch.setattr(Encoder, "load", lambda *args, **options: loaded.append(1) or load(*args, **options))
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
-    tables = [table_of(rows(count, checkpoint.preprocess.size)) for count in (3, 8, 5, 12)]
-    with ThreadPoolExecutor(4) as pool:
+    tables = [table_of(rows(count, checkpoint.preprocess.size)) for count in (8, 12)]
+    alone = [stage(table)["image_vector"].to_pylist() for table in tables]
+
+    both_are_in = threading.Barrier(2)
+
+    def meet(encoder: Encoder, images: np.ndarray) -> np.ndarray:
+        both_are_in.wait(30)
+        return encode_images(encoder, images)
+
+    monkeypatch.setattr(Encoder, "encode_images", meet)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+    loaded.clear()
+    began = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
         at_once = list(pool.map(stage, tables))
+    seconds = time.perf_counter() - began
     assert len(loaded) == 1
-    for table, made in zip(tables, at_once, strict=True):
-        for one, other in zip(stage(table)["image_vector"].to_pylist(), made["image_vector"].to_pylist(), strict=True):
+    for before, made in zip(alone, at_once, strict=True):
+        for one, other in zip(before, made["image_vector"].to_pylist(), strict=True):
             assert (one is None) == (other is None)
             if one is not None:
                 np.testing.assert_allclose(np.frombuffer(one, np.float32), np.frombuffer(other, np.float32), atol=1e-5)
+    busy = sum(sum(table["encode_s"].to_pylist()) for table in at_once)
+    assert 0 < busy <= seconds, "time in which two calls were under way counts once"
+
+
+def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load(locate("demo-small"), device="cpu")
+    within, most = [], []
+
+    def compute(pixels: object) -> object:
+        within.append(1)
+        most.append(len(within))
+        time.sleep(0.5)
+        within.pop()
+        return torch.ones(len(pixels), 8)
+
+    monkeypatch.setattr(encoder.model, "encode_image", compute)
+    pictures = np.zeros((2, encoder.preprocess.size, encoder.preprocess.size, 3), np.uint8)
+    for turn, expected in (
+        (encoder._turn, 2),
+        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._turn, 1),
+    ):
+        most.clear()
+        monkeypatch.setattr(encoder, "_turn", turn)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(encoder.encode_images, [pictures, pictures]))
+        assert max(most) == expected
 
 
 def test_a_gpu_takes_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.pipeline import WIDENED_BY, Outcome, Stage, Workers
+from jobs.pipeline import CORES, WIDENED_BY, Outcome, Stage, Workers
 from jobs.sink import Tally
 from viewfinder.settings import Settings
 
@@ -42,8 +42,10 @@ def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
 
 def test_a_cluster_decodes_on_what_it_has_and_a_ray_of_ones_own_on_its_cores() -> None:
     assert plan({"CPU": 16}, {"CPU": 16}).most_decoders is None, "it may grow"
-    own = plan({"CPU": 4, "cores": 2}, {"CPU": 4, "cores": 2})
-    assert (own.decoders, own.most_decoders, own.cores, own.writers) == (2, 2, 2, 1)
+    for cpus, cores in ((4, 2), (3, 1)):
+        own = {"CPU": cpus, CORES: cores}
+        workers = plan(own, own)
+        assert (workers.decoders, workers.most_decoders, workers.cores, workers.writers) == (cores, cores, cores, 1)
 
 
 def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:
