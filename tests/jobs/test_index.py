@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -196,26 +197,37 @@ def test_a_mistake_is_one_clear_message(
     assert "not-the-secret" not in message, "a secret is never repeated"
 
 
+def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple[int, str]:
+    """Exit status and output of a job over the world's bucket that gets a signal in the middle of its writing."""
+    # A slow store, so that there is a middle.
+    qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
+    environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
+    command = [sys.executable, "jobs/index.py", "--source", world.source]
+    with tempfile.TemporaryFile("w+") as output:
+        job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 200
+            while job.poll() is None and time.monotonic() < deadline:
+                live = world.store.live(world.index)
+                if live is not None and world.store.count(live) > 20:
+                    break
+                time.sleep(0.1)
+            job.send_signal(by)
+            job.wait(60)
+        finally:
+            job.kill()  # nothing, where it has ended
+            job.wait()
+        qdrant.faults.clear()
+        output.seek(0)
+        return job.returncode, output.read()
+
+
 @pytest.mark.chaos("Ray", "the driver is killed, the job run again")
 def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble) -> None:
     names = [f"{number:04}.jpg" for number in range(400)]
     fill(world.bucket, names)
-    # A slow store, so that there is a middle to be killed in.
-    qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
-    command = [sys.executable, "jobs/index.py", "--source", world.source]
-    environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
-    job = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 200
-    while job.poll() is None and time.monotonic() < deadline:
-        live = world.store.live(world.index)
-        if live is not None and world.store.count(live) > 20:
-            break
-        time.sleep(0.1)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    assert job.returncode == -signal.SIGKILL, "the job was over before it could be killed"
+    status, said = interrupted(world, qdrant, by=signal.SIGKILL)
+    assert status == -signal.SIGKILL, said
     qdrant.faults.clear()
     killed_at = world.store.count(world.collection)
     assert 0 < killed_at < 400
@@ -236,22 +248,9 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
 
 
 @pytest.mark.chaos("Ray", "the driver is told to end (SIGTERM)")
-def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble, tmp_path: Path) -> None:
+def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, [f"{number:04}.jpg" for number in range(200)])
-    qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
-    command = [sys.executable, "jobs/index.py", "--source", world.source]
-    environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
-    with (tmp_path / "stderr").open("w") as stderr:
-        job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stderr, stderr=stderr)
-        deadline = time.monotonic() + 200
-        while job.poll() is None and time.monotonic() < deadline:
-            live = world.store.live(world.index)
-            if live is not None and world.store.count(live) > 20:
-                break
-            time.sleep(0.1)
-        job.terminate()
-        status = job.wait(60)
-    said = (tmp_path / "stderr").read_text()
+    status, said = interrupted(world, qdrant, by=signal.SIGTERM)
     assert status == 1, said
     assert STOPPED in said
     assert "SIGTERM" not in said, "Ray would print its own stack"
