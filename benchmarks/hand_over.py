@@ -18,7 +18,8 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from jobs.stages import SCHEMA, Encode, table_of
+from jobs.rows import SCHEMA, table_of
+from jobs.stages import Encode
 from viewfinder.encoder import Encoder
 
 SIDE, DIMENSION = 224, 512

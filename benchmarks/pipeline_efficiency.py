@@ -19,8 +19,9 @@ from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from jobs.pipeline import COMPARE_BATCH_SIZE
 from jobs.reach import Reach
+from jobs.rows import read_part
 from jobs.sink import write_rows
-from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from jobs.stages import Compare, Encode, FetchAndDecode
 from viewfinder.images import ImageLimits
 from viewfinder.listing import write_manifest
 from viewfinder.models import Checkpoint, locate

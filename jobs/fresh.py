@@ -10,7 +10,8 @@ import numpy as np
 import ray
 
 from jobs.pipeline import Workers, told_as_ours
-from jobs.stages import Encode, FetchAndDecode, table_of
+from jobs.rows import table_of
+from jobs.stages import Encode, FetchAndDecode
 from viewfinder.encoder import Vectors
 from viewfinder.errors import ViewfinderError
 from viewfinder.images import ImageLimits

@@ -30,7 +30,7 @@ class JobMetrics:
         self._busy = counter("viewfinder_job_stage_seconds_total", "Busy seconds of a stage's workers.", "stage")
 
     def block(self, tally: "Tally", table: pa.Table) -> None:
-        """Count one written block: its `tally`, and its failures as the rows of `jobs.stages` tell them."""
+        """Count one written block: its `tally`, and its failures as the rows of `jobs.rows` tell them."""
         left_alone = tally.unchanged - tally.withheld
         outcomes = {"indexed": tally.indexed, "unchanged": left_alone, "failed": tally.failed}
         for outcome, count in (outcomes | {"withheld": tally.withheld}).items():

@@ -13,8 +13,9 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from jobs import metrics
+from jobs.rows import read_part
 from jobs.sink import QdrantDatasink, Tally
-from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from jobs.stages import Compare, Encode, FetchAndDecode
 from viewfinder.errors import ViewfinderError
 from viewfinder.images import ImageLimits
 from viewfinder.listing import Manifest
@@ -173,7 +174,7 @@ def actions(manifest: Manifest, compare: Compare) -> dict[str, int]:
 
 
 def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:
-    """How many objects need what, by the rows of `jobs.stages`."""
+    """How many objects need what, by the action of their rows."""
     counts: Counter[str] = Counter()
     for table in tables:
         for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):

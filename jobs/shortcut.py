@@ -6,8 +6,9 @@ import pyarrow as pa
 
 from jobs import metrics
 from jobs.pipeline import COMPARE_BATCH_SIZE, Outcome, Stage
+from jobs.rows import read_part
 from jobs.sink import Tally, write_rows
-from jobs.stages import Compare, read_part
+from jobs.stages import Compare
 from viewfinder.listing import Manifest
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store

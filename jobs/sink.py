@@ -13,7 +13,7 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
 from jobs import metrics
-from jobs.stages import ACTIONS, Row
+from jobs.rows import ACTIONS, Row
 from viewfinder.batch import PointBatch, Vectors
 from viewfinder.captions import CaptionRecord
 from viewfinder.store import Collection, Failure, Store, StoreAddress, connect
@@ -56,7 +56,7 @@ def _store(address: StoreAddress) -> Store:
 
 
 class QdrantDatasink(Datasink[Tally]):
-    """Writes the rows of `jobs.stages` into one collection.
+    """Writes the rows of `jobs.rows` into one collection.
 
     Every write is idempotent: a point's id comes from its URI, so that a task which Ray runs again, or a job after
     a crash, writes the same points. Points go out in batches of `batch_size` without waiting for Qdrant to apply

@@ -1,16 +1,4 @@
-"""The stages of the pipeline, each a plain object from Arrow table to Arrow table.
-
-One row is one listed object; `action` says what is still to be done with it:
-
-    index      fetch, decode and encode the picture, and its caption if it has one
-    caption    the picture is unchanged, its caption is not: encode and write the caption alone
-    sources    nothing changed, but the point does not know yet that this source holds it
-    unchanged  nothing to do; such rows are folded into one row a batch, `count` says how many it stands for
-    withheld   taken down: neither fetched nor written; folded likewise
-    failed     `stage`, `reason` and `message` say why
-
-Rows never disappear: the counts that the sink returns add up to what was listed.
-"""
+"""The stages of the pipeline, each a plain object from an Arrow table of rows to another."""
 
 import functools
 import os
@@ -23,10 +11,10 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.reach import Reach
+from jobs.rows import FAILURE_FIELDS, SCHEMA, Row, table_of
 from viewfinder.captions import CaptionRecord
 from viewfinder.decoder import Decoder
 from viewfinder.encoder import Device, Encoder, Precision, Vectors
@@ -40,60 +28,14 @@ from viewfinder.store import Collection, Failure, PointState, Store, StoreAddres
 IN_FLIGHT_BYTES = 256 * 1024**2
 # So many refusals without a success between them are a matter of credentials, not of objects.
 ACCESS_DENIED_IN_A_ROW = 20
-MANIFEST_ROWS = 10_000
 # How often an object is read that comes shorter than it was listed.
 READS = 3
 # Failures that another setting, or a quieter machine, would not meet again: tried anew in every run.
 OF_OUR_LIMITS = frozenset({"too_many_bytes", "too_many_pixels", "decode_timeout", "decoder_out_of_memory"})
 
-FAILURE_FIELDS = ("stage", "reason", "message")
-
-SCHEMA: pa.Schema = pa.schema(
-    {
-        "id": pa.string(),
-        "action": pa.string(),
-        "count": pa.int64(),
-        "exists": pa.bool_(),
-        "had_failure": pa.bool_(),
-        "uri": pa.string(),
-        "bucket": pa.string(),
-        "key": pa.string(),
-        "size": pa.int64(),
-        "etag": pa.string(),
-        "last_modified": pa.string(),
-        "sources": pa.list_(pa.string()),
-        "caption": pa.string(),
-        "caption_applies": pa.bool_(),
-        "pixels": pa.large_binary(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "format": pa.string(),
-        "image_vector": pa.binary(),
-        "caption_vector": pa.binary(),
-        "caption_cut": pa.int32(),
-        "stage": pa.string(),
-        "reason": pa.string(),
-        "message": pa.string(),
-        "permanent": pa.bool_(),
-        # Busy seconds of the stages, on the first row of each batch.
-        "compare_s": pa.float64(),
-        "fetch_s": pa.float64(),
-        "decode_s": pa.float64(),
-        "encode_s": pa.float64(),
-    }
-)
-
-ACTIONS = ("index", "caption", "sources", "unchanged", "withheld", "failed")
-
-Row = dict[str, Any]
 T = TypeVar("T", list[str], NDArray[np.uint8])
 U = TypeVar("U")
 Column: TypeAlias = "pa.Array[Any]"
-
-
-def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Rows in the columns of `SCHEMA`; what a row lacks is null."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
 # A worker process runs many tasks: what is dear to make is made once in each and kept between them.
@@ -110,13 +52,6 @@ def _objects(access: ObjectAccess) -> Objects:
 @functools.lru_cache(maxsize=1)
 def _decoder(preprocess: Preprocess, limits: ImageLimits, timeout_s: float, memory_bytes: int) -> Decoder:
     return Decoder(preprocess, limits, timeout_s=timeout_s, memory_bytes=memory_bytes)
-
-
-def read_part(paths: pa.Table) -> Iterator[pa.Table]:
-    """The rows of manifest files, `MANIFEST_ROWS` at a time."""
-    for path in paths["path"].to_pylist():
-        for batch in pq.ParquetFile(str(path)).iter_batches(MANIFEST_ROWS):
-            yield pa.Table.from_batches([batch])
 
 
 @dataclass(frozen=True)

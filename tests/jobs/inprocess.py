@@ -16,8 +16,9 @@ from jobs.pipeline import Outcome, Pass
 from jobs.prune import Gone, Prune
 from jobs.reach import Reach
 from jobs.report import merged_sources
+from jobs.rows import read_part
 from jobs.sink import Tally, write_rows
-from jobs.stages import Compare, Encode, FetchAndDecode, read_part
+from jobs.stages import Compare, Encode, FetchAndDecode
 from jobs.sync import Sync
 from jobs.takedowns import sweep
 from viewfinder.captions import Captions

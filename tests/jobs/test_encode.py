@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs.stages import Encode, Row, table_of
+from jobs.rows import Row, table_of
+from jobs.stages import Encode
 from viewfinder.captions import CaptionRecord
 from viewfinder.encoder import Encoder
 from viewfinder.models import locate

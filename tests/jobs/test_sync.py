@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jobs.prune import PruneRefusedError
-from jobs.stages import FetchAndDecode, table_of
+from jobs.rows import table_of
+from jobs.stages import FetchAndDecode
 from tests.jobs.conftest import LIMITS, World
 from tests.jobs.pictures import fill, picture
 from viewfinder.decoder import Decoder

@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pytest
 
+from jobs.rows import table_of
 from jobs.sink import write_rows
-from jobs.stages import Compare, table_of
+from jobs.stages import Compare
 from jobs.takedowns import sweep
 from tests.jobs.conftest import World
 from tests.jobs.pictures import fill, picture

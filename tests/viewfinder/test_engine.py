@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from jobs.rows import table_of
 from jobs.sink import write_rows
-from jobs.stages import Encode, FetchAndDecode, table_of
+from jobs.stages import Encode, FetchAndDecode
 from tests.jobs.pictures import fill, picture
 from tests.viewfinder.conftest import CAPTIONS, READ_KEY, Gallery, Running
 from viewfinder import ImageSearchEngine, print_results
