@@ -1,9 +1,7 @@
 """JPEG bytes to vectors on one GPU, decoders and encoder side by side, beside encoding alone."""
 
-import os
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle, islice
@@ -13,7 +11,10 @@ from numpy.typing import NDArray
 
 from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
+from benchmarks.ratio import in_turn
 from benchmarks.vit import vit_checkpoint
+from jobs.pipeline import CALLS_OF_A_GPU
+from viewfinder.cores import cpu_cores
 from viewfinder.decoder import Decoder
 from viewfinder.encoder import Device, Encoder
 from viewfinder.images import Decoded, ImageLimits
@@ -23,6 +24,7 @@ from viewfinder.settings import Settings
 BATCH_SIZE = 256
 PICTURES = 50 * BATCH_SIZE
 LEAST_PER_SECOND = 5000
+ROUNDS = 3
 
 Pixels = NDArray[np.uint8]
 
@@ -42,30 +44,35 @@ def measure_on(device: Device, checkpoint: Checkpoint, files: Sequence[bytes], c
     import torch
 
     encoder = Encoder.load(checkpoint, device=device)
-    cores = os.cpu_count() or 1
+    cores = cpu_cores()
     with ExitStack() as stack:
         decoders = [stack.enter_context(_decoder(checkpoint)) for _ in range(cores)]
         batch = np.stack([decoders[0].decode(data).pixels for data in islice(cycle(files), min(BATCH_SIZE, count))])
         encoder.encode_images(batch)  # the first call chooses kernels and takes memory
-        alone = _rate(count, lambda: (batch for _ in range(0, count, len(batch))), encoder)
-        whole = _rate(count, lambda: _batches(decoders, list(islice(cycle(files), count)), len(batch)), encoder)
+        ratio = in_turn(
+            "gpu_pipeline",
+            lambda: _encode(count, (batch for _ in range(0, count, len(batch))), encoder),
+            lambda: _encode(count, _batches(decoders, list(islice(cycle(files), count)), len(batch)), encoder),
+            rounds=ROUNDS,
+            warm_ups=0,
+        )
+    alone, whole = count / ratio.first_ms * 1000, count / ratio.second_ms * 1000
     name = torch.cuda.get_device_name() if device == "cuda" else device
     enough = "" if whole >= LEAST_PER_SECOND else f", fewer than the {LEAST_PER_SECOND:,} that one H200 should do"
     return Measurement(
-        whole / alone,
+        ratio.value,
         f"{whole:,.0f} pictures/s from bytes to vectors{enough}; {alone:,.0f} encoding alone, in batches of "
-        f"{len(batch)}; {name}, {encoder.precision}, {cores} decoder processes; JPEGs of "
-        f"{np.mean([len(data) for data in files]) / 1000:.0f} kB on average",
+        f"{len(batch)}, {CALLS_OF_A_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
+        f"decoder processes; JPEGs of {np.mean([len(data) for data in files]) / 1000:.0f} kB on average",
     )
 
 
-def _rate(count: int, batches: Callable[[], Iterator[Pixels]], encoder: Encoder) -> float:
-    """Pictures a second."""
-    began = time.perf_counter()
-    done = sum(len(encoder.encode_images(batch)) for batch in batches())
+def _encode(count: int, batches: Iterator[Pixels], encoder: Encoder) -> None:
+    """All of the batches, as many at once as the job's encoder has in hand."""
+    with ThreadPoolExecutor(CALLS_OF_A_GPU) as pool:
+        done = sum(map(len, pool.map(encoder.encode_images, batches)))
     if done < count:
         raise RuntimeError(f"{done} of {count} pictures were encoded")
-    return done / (time.perf_counter() - began)
 
 
 def _batches(decoders: Sequence[Decoder], files: Sequence[bytes], size: int) -> Iterator[Pixels]:

@@ -13,7 +13,7 @@ from benchmarks.discarding import discarding_store
 from benchmarks.harness import Measurement
 from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
-from benchmarks.processes import family
+from benchmarks.processes import MIB, family
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # 1, 3 and 10 times as many.
 PICTURES = (5_000, 15_000, 50_000)
 CORES = (1, 2, 4)
-CORES_PICTURES = (1_000, 5_000)
+# The fewer are more than are fetched and decoded while the encoder loads its model.
+CORES_PICTURES = (6_000, 14_000)
 PLOT = Path(__file__).parent / "out" / "growth.png"
 PLOT_OF_CORES = Path(__file__).parent / "out" / "cores.png"
 
@@ -48,13 +49,22 @@ class Growth:
         )
         return first.per_second / last.per_second
 
+    @property
+    def bytes_a_picture(self) -> float:
+        """By how much the workers' peak grows for each picture more, between the two largest runs."""
+        grown = self.runs[-1].memory.workers - self.runs[-2].memory.workers
+        return grown * MIB / (self.counts[-1] - self.counts[-2])
+
     def __str__(self) -> str:
         each = [
             f"{count:,}: {run.seconds:.0f} s, driver {run.memory.driver:.0f} MiB, all workers "
             f"{run.memory.workers:.0f} MiB, object store {run.memory.shared:.0f} MiB"
             for count, run in zip(self.counts, self.runs, strict=True)
         ]
-        return f"{'; '.join(each)}; model demo, {self.described}, into a store that keeps nothing"
+        return (
+            f"{'; '.join(each)}; {self.bytes_a_picture:,.0f} bytes of the workers for each picture beyond "
+            f"{self.counts[-2]:,}; model demo, {self.described}, into a store that keeps nothing"
+        )
 
 
 def measure_memory(quick: bool) -> Measurement:

@@ -27,6 +27,10 @@ class NoFigureError(Exception):
     """Raised while measuring where there is no honest figure, with the reason: not a fault of the benchmark."""
 
 
+class WrongAnswerError(Exception):
+    """Raised where the two sides do not give the same answer: what one of them takes would mean nothing."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A figure, or None with the reason in `detail`."""
@@ -50,7 +54,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one benchmark; `broke` where measuring raised."""
+    """What became of one benchmark; `broke` where measuring raised, or its two sides disagreed."""
 
     benchmark: Benchmark
     value: float | None
@@ -124,6 +128,8 @@ def _measured(benchmark: Benchmark, *, quick: bool) -> Result:
         measurement = benchmark.measure(quick)
     except NoFigureError as error:
         return Result(benchmark, None, str(error))
+    except WrongAnswerError as error:
+        return Result(benchmark, None, f"wrong: {error}", broke=True)
     except Exception as error:
         # The others are still worth measuring, and the results still hold every name.
         traceback.print_exc()

@@ -90,9 +90,10 @@ def index(
             process.terminate()  # nothing happens to one that has ended; an interrupted one ends its Ray
             process.wait(60)
     seconds = time.perf_counter() - began
-    summary = json.loads((report / "summary.json").read_text())
+    told = report / "summary.json"
+    summary = json.loads(told.read_text()) if told.exists() else {}
     if status != 0:
-        raise RuntimeError(f"the job ended with status {status}: {summary.get('problem')}")
+        raise RuntimeError(f"the job ended with status {status}: {summary.get('problem', 'it wrote no report')}")
     run = Run(seconds, summary, watch.peak, watch.cpu_s, stolen_s() - stolen)
     print(f"the job took {seconds:.1f} s over {summary['counts']['listed']:,} objects: {run.stages}", file=sys.stderr)
     return run

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.bucket import QUALITY, photograph
-from benchmarks.harness import Measurement
+from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import in_turn
 from benchmarks.vit import model_name, vit_checkpoint
 from viewfinder.decoder import Decoder
@@ -42,7 +42,7 @@ def measure(quick: bool) -> Measurement:
         vectors, ours_vectors = encoder.encode_images(theirs), encoder.encode_images(ours)
         cosine = float((vectors * ours_vectors).sum(axis=1).min())
         if not cosine >= LEAST_COSINE:  # so, because NaN compares false
-            return Measurement(None, f"the embeddings' cosine falls to {cosine:.4f}; {LEAST_COSINE} is needed")
+            raise WrongAnswerError(f"the embeddings' cosine falls to {cosine:.4f}; {LEAST_COSINE} is needed")
         ratio = in_turn(
             "jpeg_decode_12mp",
             lambda: [plain(data) for data in files],

@@ -12,8 +12,9 @@ from benchmarks.harness import NoFigureError
 class Margin:
     """Pictures and wall seconds of two runs that differ in nothing else, or the medians of several of each.
 
-    Both load their libraries and their model, and both overlap that with their first pictures in the same way: the
-    difference holds neither. Timing one run from its first picture would, and would count what was decoded meanwhile.
+    Both load their libraries and their model, and both overlap that with their first pictures in the same way, if only
+    the shorter run has pictures left when its model is loaded: the difference holds neither. Timing one run from its
+    first picture would, and would count what was decoded meanwhile.
     """
 
     few: int
@@ -42,6 +43,10 @@ class Margin:
     def start_up_s(self) -> float:
         """What the pictures do not explain of the longer run."""
         return self.many_s - self.many / self.per_second
+
+    def nearest(self, count: int) -> tuple[int, float]:
+        """Pictures and seconds of the whole run whose number of pictures is the nearer to `count`."""
+        return min((self.few, self.few_s), (self.many, self.many_s), key=lambda run: abs(run[0] - count))
 
     @property
     def runs(self) -> str:

@@ -33,6 +33,11 @@ def cpu_s(pids: Iterable[int]) -> float:
     return sum(sum(map(int, fields[11:15])) for pid in pids if (fields := _stat(pid))) / _TICKS_PER_S
 
 
+def cpu_ticks(pid: int) -> int:
+    """What a process has used of the CPU so far, without its children; 0 once it has ended."""
+    return sum(map(int, fields[11:13])) if (fields := _stat(pid)) else 0
+
+
 def stolen_s() -> float:
     """CPU seconds of this machine's cores that its hypervisor gave to others while they were wanted here, so far."""
     return int(Path("/proc/stat").read_text().split()[8]) / _TICKS_PER_S
@@ -75,7 +80,7 @@ class Watch:
         while not self._done.wait(SAMPLE_S):
             pids = family(self.pid)
             self.peak = self.peak.highest(memory_of(pids))
-            spent |= {pid: sum(map(int, fields[11:13])) / _TICKS_PER_S for pid in pids if (fields := _stat(pid))}
+            spent |= {pid: ticks / _TICKS_PER_S for pid in pids if (ticks := cpu_ticks(pid))}
             self.cpu_s = sum(spent.values())
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median, quantiles
 
 import numpy as np
@@ -29,16 +30,36 @@ def measure(quick: bool) -> Measurement:
         assert isinstance(encoder, _TimedEncoder)
         with replica(encoder, batch_size=Settings.model_fields["batch_size"].default, kind=_TimedStore) as service:
             assert isinstance(service.store, _TimedStore)
-            total_ms, inner_ms = _requests(service, encoder, service.store, 5 if quick else 200)
-    overhead_ms = [total - inner for total, inner in zip(total_ms, inner_ms, strict=True)]
+            requests = _requests(service, encoder, service.store, 5 if quick else 200)
+    overhead_ms = [each.overhead_ms for each in requests]
     lowest, *_, highest = quantiles(overhead_ms, n=10)
+    stages = {
+        "whole request": [each.total_ms for each in requests],
+        "encoder": [each.encode_ms for each in requests],
+        "vector search": [each.search_ms for each in requests],
+        "all else": overhead_ms,
+    }
+    shown = ", ".join(f"{name} {median(ms):.1f} and {quantiles(ms, n=100)[-1]:.1f} ms" for name, ms in stages.items())
     return Measurement(
         median(overhead_ms),
-        f"median of {len(total_ms)} requests by one client over a kept connection to uvicorn in this process, "
-        f"without Ray's proxy; 10th to 90th percentile {lowest:.1f} to {highest:.1f} ms; whole request "
-        f"{median(total_ms):.1f} ms, of which encoder and vector search {median(inner_ms):.1f} ms; "
+        f"median of {len(requests)} requests by one client over a kept connection to uvicorn in this process, "
+        f"without Ray's proxy; 10th to 90th percentile {lowest:.1f} to {highest:.1f} ms; median and 99th percentile, "
+        f"from socket to socket: {shown}; "
         f"{model_name(quick)}, {threads} thread, embedded store of {POINTS} points",
     )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Milliseconds of one request as a client sees it, and of the encoder and the vector search within it."""
+
+    total_ms: float
+    encode_ms: float
+    search_ms: float
+
+    @property
+    def overhead_ms(self) -> float:
+        return self.total_ms - self.encode_ms - self.search_ms
 
 
 class _TimedEncoder(Encoder):
@@ -63,11 +84,9 @@ class _TimedStore(Store):
             self.spent_s += time.perf_counter() - began
 
 
-def _requests(
-    service: SearchService, encoder: _TimedEncoder, store: _TimedStore, count: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of each request as a client sees it, and of the encoder and vector search within it."""
-    total_ms, inner_ms = [], []
+def _requests(service: SearchService, encoder: _TimedEncoder, store: _TimedStore, count: int) -> list[_Request]:
+    """One after the other, each with a text of its own; the first tenth is not counted."""
+    requests: list[_Request] = []
     warm_ups = max(1, count // 10)
     with (
         listening(build_api(service)) as port,
@@ -75,7 +94,7 @@ def _requests(
     ):
         for number, text in zip(range(warm_ups + count), distinct_texts(), strict=False):
             body = json.dumps({"text": text})
-            before_s = encoder.spent_s + store.spent_s
+            encoder.spent_s = store.spent_s = 0.0
             began = time.perf_counter()
             connection.request("POST", "/v1/search", body, {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -85,10 +104,8 @@ def _requests(
                 raise RuntimeError(f"the service answered {answer.status}: {content[:300]!r}")
             if number < warm_ups:
                 continue
-            total_ms.append(elapsed_s * 1000)
-            inner_ms.append((encoder.spent_s + store.spent_s - before_s) * 1000)
-            if len(total_ms) % max(1, count // 5) == 0:
-                print(
-                    f"service_overhead_ms: {len(total_ms)}/{count}: {total_ms[-1]:.1f} ms", file=sys.stderr, flush=True
-                )
-    return total_ms, inner_ms
+            requests.append(_Request(elapsed_s * 1000, encoder.spent_s * 1000, store.spent_s * 1000))
+            if len(requests) % max(1, count // 5) == 0:
+                shown = f"{len(requests)}/{count}: {requests[-1].total_ms:.1f} ms"
+                print(f"service_overhead_ms: {shown}", file=sys.stderr, flush=True)
+    return requests

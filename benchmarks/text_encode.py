@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.harness import Measurement
+from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import Ratio, in_turn
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
 from viewfinder.encoder import Encoder, Vectors, multiplies_bfloat16
@@ -30,7 +30,7 @@ def measure_float32(quick: bool) -> Measurement:
     theirs, ours = _opponent(quick), _ours(quick, "float32")
     difference = float(np.abs(_each_alone(theirs) - _each_alone(ours)).max())
     if not difference <= LARGEST_DIFFERENCE:  # so, because NaN compares false
-        return Measurement(None, f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
+        raise WrongAnswerError(f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
     with torch_threads(REPLICA_THREADS):
         ratio = _time("text_encode_fp32", theirs, ours, quick)
     with torch_threads(None) as threads:
@@ -49,7 +49,7 @@ def measure_bfloat16(quick: bool) -> Measurement:
     theirs, ours = _opponent(quick), _ours(quick, "bfloat16")
     cosine = float((_each_alone(theirs) * _each_alone(ours)).sum(axis=1).min())
     if not cosine >= LEAST_COSINE:  # so, because NaN compares false
-        return Measurement(None, f"the cosine to open_clip's vectors falls to {cosine:.5f}; {LEAST_COSINE} is needed")
+        raise WrongAnswerError(f"the cosine to open_clip's vectors falls to {cosine:.5f}; {LEAST_COSINE} is needed")
     with torch_threads(REPLICA_THREADS):
         ratio = _time("text_encode_bf16", theirs, ours, quick)
         same = _time("text_encode_bf16, both bfloat16", _opponent(quick, torch.bfloat16), ours, quick, rounds=15)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.bucket import WEB, kept_photograph
-from benchmarks.harness import Measurement
+from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import in_turn
 from benchmarks.text_encode import OTHERS, QUERY, REPLICA_THREADS
 from benchmarks.transformers_clip import convert
@@ -65,7 +65,7 @@ def _measured(
     name: str, first: Callable[[], object], second: Callable[[], object], difference: float, what: str, *, rounds: int
 ) -> Measurement:
     if not difference <= LARGEST_DIFFERENCE:  # so, because NaN compares false
-        return Measurement(None, f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
+        raise WrongAnswerError(f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
     with torch_threads(REPLICA_THREADS):
         ratio = in_turn(name, first, second, rounds=rounds)
     return Measurement(

@@ -77,13 +77,14 @@ def service() -> Iterator[str]:
     from ray import serve
 
     from serve.app import application
+    from viewfinder.cores import cpu_cores
     from viewfinder.embedded import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress
 
     settings = Settings.load(port=free_port(Settings.load().port))
-    cpus = max(LEAST_CPUS, os.cpu_count() or 1)
+    cpus = max(LEAST_CPUS, cpu_cores())
     with start_ray(
         StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
     ) as session:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jobs.pipeline import CORES, configure_ray_data
+from viewfinder.cores import cpu_cores
 from viewfinder.embedded import start_ray
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect
@@ -19,7 +20,7 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
     """Join or start Ray, and yield the store as the driver sees it."""
     # Ray's core tells of every actor pool, as an error, that its arguments lie in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    cores = os.cpu_count() or 1
+    cores = cpu_cores()
     with start_ray(
         address,
         ray_address=settings.ray_address,

@@ -231,7 +231,8 @@ def index_objects(
     )
     with told_as_ours(), metrics.under_way(collection.index, manifest.listed):
         rows.write_datasink(sink, concurrency=workers.writers, ray_remote_args={"num_cpus": WAITING_CPUS})
-    return Outcome(sink.total, _stages(sink.total, workers, settings))
+    comparers = min(COMPARERS, len(manifest.paths)) if compared is None else 1
+    return Outcome(sink.total, _stages(sink.total, workers, settings, comparers))
 
 
 @contextmanager
@@ -299,10 +300,10 @@ def _in_blocks(rows: Dataset, size: int) -> Dataset:
     return blocks
 
 
-def _stages(tally: Tally, workers: Workers, settings: Settings) -> list[Stage]:
+def _stages(tally: Tally, workers: Workers, settings: Settings, comparers: int) -> list[Stage]:
     objects = tally.indexed + tally.unchanged + tally.failed
     return [
-        Stage("compare", objects, tally.compare_s, 1),
+        Stage("compare", objects, tally.compare_s, comparers),
         Stage("fetch", tally.pictures, tally.fetch_s, workers.decoders * settings.fetch_threads),
         Stage("decode", tally.pictures, tally.decode_s, workers.decoders),
         Stage("encode", tally.indexed, tally.encode_s, workers.encoders),

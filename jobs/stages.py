@@ -1,7 +1,6 @@
 """The stages of the pipeline, each a plain object from an Arrow table of rows to another."""
 
 import functools
-import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from jobs.reach import Reach
 from jobs.rows import FAILURE_FIELDS, SCHEMA, Row, table_of
 from viewfinder.captions import CaptionRecord
+from viewfinder.cores import cpu_cores
 from viewfinder.decoder import Decoder
 from viewfinder.encoder import Device, Encoder, Precision, Vectors
 from viewfinder.errors import ConfigurationError, ObjectError
@@ -167,17 +167,18 @@ class FetchAndDecode:
         if not wanted:
             return table
         decoder = self._decoder()
-        fetch_s = decode_s = 0.0
+        fetch_s: list[float] = []
+        decode_s = 0.0
         refused = 0
-        for row, fetched in self._fetch(wanted):
-            began = time.perf_counter()
+        for row, fetched in self._fetch(wanted, fetch_s):
             try:
-                data, etag, seconds = fetched.result()
-                fetch_s += seconds
-                began = time.perf_counter()
+                data, etag = fetched.result()
                 row |= {"etag": etag, "size": len(data)}
-                row |= _decoded(decoder.decode(data))
-                decode_s += time.perf_counter() - began
+                began = time.perf_counter()
+                try:
+                    row |= _decoded(decoder.decode(data))
+                finally:
+                    decode_s += time.perf_counter() - began
                 refused = 0
             except ObjectError as error:
                 # One bad object is data: a row with a reason. Whatever else is raised ends the job.
@@ -190,19 +191,28 @@ class FetchAndDecode:
                         f"{refused} objects in a row may not be read, the last of them {row['uri']!r}: {error.message} "
                         "Check what the credentials of the workers allow (s3:GetObject), then run the job again."
                     ) from error
-        rows[0] |= {"fetch_s": fetch_s, "decode_s": decode_s}
+        rows[0] |= {"fetch_s": sum(fetch_s), "decode_s": decode_s}
         return table_of(rows)
 
-    def _fetch(self, rows: list[Row]) -> Iterator[tuple[Row, "Future[tuple[bytes, str, float]]"]]:
-        """Yield rows in order with their reads, keeping at most IN_FLIGHT_BYTES under way."""
+    def _fetch(self, rows: list[Row], seconds: list[float]) -> Iterator[tuple[Row, "Future[tuple[bytes, str]]"]]:
+        """Yield rows in order with their reads, keeping at most IN_FLIGHT_BYTES under way.
+
+        `seconds` is told how long each read took, whatever came of it.
+        """
         objects = self._objects()
 
-        def read(row: Row) -> tuple[bytes, str, float]:
+        def read(row: Row) -> tuple[bytes, str]:
             began = time.perf_counter()
+            try:
+                return whole(row)
+            finally:
+                seconds.append(time.perf_counter() - began)
+
+        def whole(row: Row) -> tuple[bytes, str]:
             for _ in range(READS):
                 data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
                 if etag != row["etag"] or len(data) >= row["size"]:
-                    return data, etag, time.perf_counter() - began
+                    return data, etag
             # Half of a picture would be called broken, for good, or be encoded as it is.
             raise ObjectError(
                 "unavailable",
@@ -210,7 +220,7 @@ class FetchAndDecode:
             )
 
         with ThreadPoolExecutor(self._threads) as pool:
-            under_way: list[tuple[Row, Future[tuple[bytes, str, float]]]] = []
+            under_way: list[tuple[Row, Future[tuple[bytes, str]]]] = []
             for row in rows:
                 while under_way and (
                     len(under_way) >= 2 * self._threads
@@ -274,7 +284,7 @@ class Encode:
         self._loading = threading.Lock()
         self._busy = _Busy()
         # Of the driver's count no more than are here.
-        self._cores = min(cores or 1, os.cpu_count() or 1)
+        self._cores = min(cores or 1, cpu_cores())
         self._threads = ThreadPoolExecutor(self._cores)
 
     def __call__(self, table: pa.Table) -> pa.Table:

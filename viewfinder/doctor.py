@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from viewfinder.client import Client
+from viewfinder.cores import cpu_cores
 from viewfinder.engine import INSTALL_ALL
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
 from viewfinder.registry import find
@@ -214,7 +215,7 @@ def _gpu(settings: Settings) -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        found = f"torch {torch.__version__} sees none; {os.cpu_count()} CPU cores"
+        found = f"torch {torch.__version__} sees none; {cpu_cores()} CPU cores"
         if settings.device == "cuda":
             return Check("GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA.")
         if shutil.which("nvidia-smi"):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import logging
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +48,8 @@ class Encoder:
             _lay_out_for_reading(self.model)
         self._tokenizer = Tokenizer(checkpoint.tokenizer)
         self._text = _TextTower(self.model)
+        # Pictures of one call: as many as came, until the device's memory runs out.
+        self._most = sys.maxsize
         # Two calls at once would take twice a GPU's memory and be no faster, and Metal ends a process for it.
         self._turn = contextlib.nullcontext() if device == "cpu" else threading.Lock()
 
@@ -92,7 +95,7 @@ class Encoder:
     def encode_images(self, images: NDArray[np.uint8]) -> Vectors:
         """Unit vectors float32 [N, dimension] of pictures uint8 [N, size, size, 3], as `preprocess` says.
 
-        A batch too large for the GPU's memory is encoded in halves.
+        A batch too large for the GPU's memory is encoded in parts that fit, and so are those that follow.
         """
         import torch
 
@@ -101,17 +104,18 @@ class Encoder:
             raise ValueError(f"pictures must be uint8 [N, {size}, {size}, 3], not {images.dtype} {list(images.shape)}")
         if not len(images):
             return np.empty((0, self.dimension), np.float32)
-        # Outside of the handler: until the exception is gone, its traceback holds on to the memory that ran out.
-        with contextlib.suppress(torch.OutOfMemoryError):
-            return self._encode_images(images)
-        if len(images) == 1:
-            return self._encode_images(images)
-        logger.warning(
-            "%d pictures are too many for the memory of %s: encoding them in halves", len(images), self.device
-        )
-        torch.cuda.empty_cache()
-        half = len(images) // 2
-        return np.concatenate([self.encode_images(images[:half]), self.encode_images(images[half:])])
+        while True:
+            size = min(len(images), self._most)
+            try:
+                parts = [self._encode_images(images[start : start + size]) for start in range(0, len(images), size)]
+                return np.concatenate(parts)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # Outside of the handler: until the exception is gone, its traceback holds on to the memory that ran out.
+            self._most = min(self._most, size // 2)
+            logger.warning("%d pictures are too many for the memory of %s: trying %d", size, self.device, self._most)
+            torch.cuda.empty_cache()
 
     def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]:
         """Unit vectors float32 [N, dimension], and how many tokens of each text did not fit into the context."""

@@ -19,6 +19,7 @@ from benchmarks.harness import (
     Benchmark,
     Measurement,
     Result,
+    WrongAnswerError,
     print_table,
     run,
     write,
@@ -76,6 +77,14 @@ def fake(value: float | None, detail: str = "as told") -> Sequence[Benchmark]:
 
 def benchmark(better: Literal["higher", "lower"]) -> Benchmark:
     return Benchmark("speed", 2.0, better, lambda _: Measurement(None, ""))
+
+
+def test_two_sides_that_disagree_give_no_figure_and_a_failed_run() -> None:
+    def disagree(quick: bool) -> Measurement:
+        raise WrongAnswerError("the vectors differ by 1e-01")
+
+    (result,) = run([Benchmark("speed", 2, "higher", disagree)], ["speed"], quick=False)
+    assert (result.value, result.detail, result.broke) == (None, "wrong: the vectors differ by 1e-01", True)
 
 
 def test_the_two_are_timed_alternately() -> None:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.bucket import bucket
 from benchmarks.discarding import discarding_store
 from benchmarks.growth import Growth, growth_of_memory
-from benchmarks.harness import Benchmark, NoFigureError, run
+from benchmarks.harness import Benchmark, WrongAnswerError, run
 from benchmarks.job import Run
 from benchmarks.margin import Margin
 from benchmarks.processes import Memory, Watch, cpu_s, family
@@ -49,7 +49,7 @@ def test_a_margin_of_several_runs_is_that_of_their_medians() -> None:
 
 
 def test_the_job_is_compared_with_a_loop_by_their_margins() -> None:
-    job, loop = Margin(200, 30, 1000, 40), Margin(200, 20, 1000, 60)
+    job, loop = Margin(1000, 40, 2000, 52.5), Margin(200, 20, 1000, 60)
     measured = Compared(job, {"open_clip": loop}, {"open_clip": 0.995}, "JPEGs").beside("open_clip")
     assert measured.value == 4
     assert "whole runs with start-up 1.50" in measured.detail
@@ -57,7 +57,7 @@ def test_the_job_is_compared_with_a_loop_by_their_margins() -> None:
 
 def test_a_loop_that_makes_other_vectors_is_not_compared_with() -> None:
     margin = Margin(200, 30, 1000, 40)
-    with pytest.raises(NoFigureError, match=r"falls to 0\.9800"):
+    with pytest.raises(WrongAnswerError, match=r"falls to 0\.9800"):
         Compared(margin, {"open_clip": margin}, {"open_clip": 0.98}, "JPEGs").beside("open_clip")
 
 

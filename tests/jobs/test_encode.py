@@ -29,7 +29,7 @@ def rows(count: int, size: int) -> list[Row]:
 
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("jobs.stages.cpu_cores", lambda: 8)
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])

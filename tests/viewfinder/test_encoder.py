@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -216,8 +217,9 @@ class TestPictures:
 
 class TestMemory:
     @pytest.fixture
-    def batches(self, clip: Pair) -> Iterator[list[int]]:
+    def batches(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         """The sizes of the batches that reach the model, whose memory ends at three pictures."""
+        monkeypatch.setattr(clip.encoder, "_most", sys.maxsize)  # other tests have its memory whole again
         sizes: list[int] = []
 
         def full(module: object, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -229,14 +231,23 @@ class TestMemory:
         yield sizes
         hook.remove()
 
-    def test_a_batch_that_does_not_fit_is_encoded_in_halves(self, clip: Pair, batches: list[int]) -> None:
+    def test_a_batch_that_does_not_fit_is_encoded_in_parts_that_do(self, clip: Pair, batches: list[int]) -> None:
         images = pictures(5, 32)
         expected = np.concatenate([clip.encoder.encode_images(images[index : index + 1]) for index in range(5)])
         batches.clear()
         np.testing.assert_allclose(clip.encoder.encode_images(images), expected, rtol=0, atol=1e-5)
-        assert batches == [5, 2, 3]
+        assert batches == [5, 2, 2, 1]
 
-    def test_memory_too_small_for_one_picture_is_an_error(self, clip: Pair) -> None:
+    def test_what_fits_is_found_once(self, clip: Pair, batches: list[int]) -> None:
+        clip.encoder.encode_images(pictures(8, 32))
+        assert batches == [8, 4, 2, 2, 2, 2]
+        batches.clear()
+        clip.encoder.encode_images(pictures(5, 32))
+        assert batches == [2, 2, 1]
+
+    def test_memory_too_small_for_one_picture_is_an_error(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(clip.encoder, "_most", sys.maxsize)
+
         def full(module: object, arguments: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
