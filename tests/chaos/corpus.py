@@ -32,9 +32,9 @@ BEGINNINGS = {
 def corpus(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """`count` damaged files of each format, by name of the format; the same ones for the same seed."""
     chance = random.Random(seed)
-    whole = list(_whole().items())
-    for number, (name, data) in enumerate(whole):
-        other = whole[(number + 1) % len(whole)][1]
+    files = list(whole().items())
+    for number, (name, data) in enumerate(files):
+        other = files[(number + 1) % len(files)][1]
         damages = [_flip, _header, _cut, _number, _repeat, lambda *given, end=other: _splice(*given, end)]
         if name == "PNG":
             damages.append(_chunk)
@@ -45,7 +45,8 @@ def corpus(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
             yield name, beginning + chance.randbytes(chance.randrange(2000))
 
 
-def _whole() -> dict[str, bytes]:
+def whole() -> dict[str, bytes]:
+    """A file of each format that Pillow writes and reads, and of some of their varieties, before it is damaged."""
     files: dict[str, bytes] = {}
     Image.init()
     for name in sorted(Image.SAVE.keys() & Image.OPEN.keys()):
