@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
+OUTCOMES = ("passed", "skipped", "failed")  # the worst last
 COLUMNS = ("part", "fault", "injected", "retries", "seconds", "calm", "outcome")
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 """Another number, other moments: which requests and files are hit follows from it."""
@@ -30,7 +31,11 @@ class FaultTable:
     """A pytest plugin: a row for each test with the mark `chaos`, its `Cost` from the fixture where it has one."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self._by_test: dict[str, dict[str, Any]] = {}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return list(self._by_test.values())
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: "pytest.CallInfo[None]") -> Any:
@@ -41,7 +46,10 @@ class FaultTable:
             case = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
             told = asdict(item.stash.get(COST, Cost(fault=f"{fault}{case}")))
             row = {"part": part, "fault": fault, "seconds": call.duration, "outcome": report.outcome}
-            self.rows.append(row | {name: value for name, value in told.items() if value not in (None, "")})
+            row |= {name: value for name, value in told.items() if value not in (None, "")}
+            # A test that passed may fail when it clears away.
+            known = self._by_test.setdefault(item.nodeid, row)
+            known["outcome"] = max(known["outcome"], report.outcome, key=OUTCOMES.index)
         return report
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
