@@ -45,7 +45,8 @@ SLOW_MODULES = {
 CLUSTER_TIMEOUT_S = 900
 
 
-# The same examples in every run of the suite, and none kept on disk; `make chaos` tries others, and more of them.
+# The same examples in every run of the suite, and none kept on disk; `make chaos` tries others, and more of them, which
+# follow from CHAOS_SEED where that is given.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 settings.register_profile(
     "chaos", deadline=None, database=None, max_examples=1000, print_blob=True, suppress_health_check=list(HealthCheck)
@@ -54,6 +55,8 @@ settings.register_profile(
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("chaos" if config.option.markexpr.startswith("chaos") else "suite")
+    # Hypothesis reads its option after this.
+    config.option.hypothesis_seed = config.option.hypothesis_seed or os.environ.get("CHAOS_SEED")
     config.pluginmanager.register(FaultTable())
 
 

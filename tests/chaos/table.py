@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ OUTCOMES = ("passed", "skipped", "failed")  # the worst last
 COLUMNS = ("part", "fault", "injected", "retries", "seconds", "calm", "outcome")
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 """Another number, other moments: which requests and files are hit follows from it."""
+
+
+def chance(name: str) -> random.Random:
+    """What decides where and how often the fault of this name strikes; the same for the same `CHAOS_SEED`."""
+    return random.Random(f"{SEED}/{name}")
 
 
 @dataclass

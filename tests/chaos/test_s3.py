@@ -1,37 +1,54 @@
 """S3 that throttles, breaks off, says nothing, lies or changes: a run gets through, or says what it could not read."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.reach import Reach
 from tests.chaos.conftest import READ_TIMEOUT_S
-from tests.chaos.table import SEED
-from tests.chaos.trial import NAMES, Trial
+from tests.chaos.table import chance
+from tests.chaos.trial import NAMES, Trial, assert_same_vectors, vectors
 from tests.jobs.pictures import picture
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 
-PICTURE = r"^GET /[^?]+\.(jpg|png)"
+# What is a picture, and has bytes enough to be cut.
+PICTURE = r"^GET /[^?]+/(\d\d\.jpg|new\.png)"
+JPEG = r"^GET /[^?]+/\d\d\.jpg"
 LISTING = r"^GET /[^?]*\?.*list-type"
 CAPTIONS = r"^GET /[^?]+captions\.json"
-SKIP = SEED % 4
+# Requests that a second run makes of each kind when all goes well: fewer may be let by, or a fault would not strike.
+REQUESTS = {PICTURE: 4, JPEG: 3, LISTING: 1, CAPTIONS: 1}
+
+
+def some(name: str, on: str, most: int, **kind: Any) -> S3Fault:
+    """Half of `most` strikes to all of them, after some requests that go well; `CHAOS_SEED` says how many.
+
+    A range given for a number of bytes stands for one of them.
+    """
+    moment = chance(name)
+    drawn = {each: moment.choice(value) if isinstance(value, range) else value for each, value in kind.items()}
+    return S3Fault(on, moment.randint(-(-most // 2), most), moment.randrange(REQUESTS[on]), **drawn)
+
 
 PASSING = {
-    "503 SlowDown, objects": S3Fault(PICTURE, times=8, skip=SKIP % 3, status=503, code="SlowDown"),
-    "500 InternalError, objects": S3Fault(PICTURE, times=8, status=500, code="InternalError"),
-    "429, objects": S3Fault(PICTURE, times=4, skip=SKIP % 3, status=429, code="TooManyRequests"),
-    "503 SlowDown, listing": S3Fault(LISTING, times=3, status=503, code="SlowDown"),
-    "503 SlowDown, captions": S3Fault(CAPTIONS, times=2, status=503, code="SlowDown"),
-    "connection cut before the answer": S3Fault(PICTURE, times=5, skip=SKIP % 3, cut_at=-1),
-    "connection cut in the body": S3Fault(PICTURE, times=5, skip=SKIP % 3, cut_at=300 + SEED % 200),
-    "listing cut in the body": S3Fault(LISTING, times=2, cut_at=200 + SEED % 200),
-    "silence before the answer": S3Fault(PICTURE, times=2, skip=SKIP % 3, hang_at=-1),
-    "silence in the body": S3Fault(PICTURE, times=2, skip=SKIP % 3, hang_at=300),
-    "Content-Length too large": S3Fault(PICTURE, times=5, length_off=100 + SEED),
-    "Content-Length too small": S3Fault(PICTURE, times=2, length_off=-100 - SEED % 100),
+    name: some(name, *given, **kind)
+    for name, given, kind in [
+        ("503 SlowDown, objects", (PICTURE, 8), {"status": 503, "code": "SlowDown"}),
+        ("500 InternalError, objects", (PICTURE, 8), {"status": 500, "code": "InternalError"}),
+        ("429, objects", (PICTURE, 4), {"status": 429, "code": "TooManyRequests"}),
+        ("503 SlowDown, listing", (LISTING, 4), {"status": 503, "code": "SlowDown"}),
+        ("503 SlowDown, captions", (CAPTIONS, 4), {"status": 503, "code": "SlowDown"}),
+        ("connection cut before the answer", (PICTURE, 6), {"cut_at": -1}),
+        ("connection cut in the body", (JPEG, 6), {"cut_at": range(1, 500)}),
+        ("listing cut in the body", (LISTING, 4), {"cut_at": range(1, 2000)}),
+        ("silence before the answer", (PICTURE, 2), {"hang_at": -1}),
+        ("silence in the body", (JPEG, 2), {"hang_at": range(1, 500)}),
+        ("Content-Length too large", (PICTURE, 6), {"length_off": range(1, 1000)}),
+        ("Content-Length too small", (JPEG, 2), {"length_off": range(-500, 0)}),
+    ]
 }
 
 
@@ -44,11 +61,8 @@ def test_what_passes_changes_nothing(trial: Trial, fault: S3Fault) -> None:
 @pytest.mark.chaos("S3", "a storm of 7 faults")
 def test_a_storm_changes_nothing(trial: Trial) -> None:
     kinds = [each for name, each in PASSING.items() if name.split()[0] not in ("silence", "Content-Length")]
-    chance = random.Random(SEED)
-    storm = []
-    for _ in range(6):
-        kind = chance.choice(kinds)
-        storm.append(S3Fault(kind.on, 1, chance.randrange(6), kind.status, kind.code, kind.cut_at))
+    moment = chance("a storm")
+    storm = [replace(each, times=1, skip=moment.randrange(REQUESTS[each.on])) for each in moment.choices(kinds, k=6)]
     trial.with_faults([S3Fault(LISTING, status=503, code="SlowDown"), *storm])
 
 
@@ -86,6 +100,10 @@ def test_an_object_that_changes_after_its_listing_is_indexed_as_it_is_now(trial:
     counts = trial.sync()
     assert (counts["unchanged"], counts["failed"]) == (len(NAMES), 2), "the ETag on record is that of what was read"
     assert trial.world.points == first
+    read = vectors(trial.world)
+    trial.world.index = "anew"
+    trial.sync()
+    assert_same_vectors(read, vectors(trial.world))
 
 
 @pytest.mark.chaos("S3", "credentials rotated: the old key is refused")
@@ -110,9 +128,10 @@ def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
             keep(rotated)
             trial.proxy.upstream = rotated.url
 
-        faults = [S3Fault(PICTURE, skip=5, before=rotate)]
+        skip = chance(f"rotated, refused {refusal}").randrange(2, 15)
+        faults = [S3Fault(PICTURE, skip=skip, before=rotate)]
         if refusal == "as expired":
-            later = S3Fault(PICTURE, FOREVER, skip=5, status=400, code="ExpiredToken", key=s3.access_key)
+            later = S3Fault(PICTURE, FOREVER, skip=skip, status=400, code="ExpiredToken", key=s3.access_key)
             faults.append(later)
         assert trial.sync(faults) == trial.counts[0]
         trial.tell()

@@ -19,7 +19,7 @@ from serve.api import build_api
 from serve.metrics import Metrics
 from serve.service import SearchService
 from tests.chaos.conftest import PATIENCE_S, until
-from tests.chaos.table import Cost
+from tests.chaos.table import Cost, chance
 from viewfinder.models import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
@@ -133,6 +133,7 @@ def test_a_store_that_is_away_is_told_as_that_and_the_service_is_itself_again(
 ) -> None:
     cost.fault, began = name, time.perf_counter()
     with crowd(url) as asking:
+        asking.wait_for(200, count=chance(name).randint(1, 4 * CLIENTS))
         qdrant.faults.extend([fault] * (1 if fault.away_s else 10_000))
         asking.wait_for(503, "store_unavailable", count=3)
         assert httpx.get(f"{url}/healthz").status_code == 200, "a restart of the replica would not help"
@@ -148,7 +149,8 @@ def test_a_store_that_is_away_is_told_as_that_and_the_service_is_itself_again(
 def test_a_slow_store_costs_its_searches_and_nothing_else(url: str, qdrant: QdrantDouble, cost: Cost) -> None:
     cost.fault, began = "the store takes 6 s for half of the searches", time.perf_counter()
     with crowd(url) as asking:
-        qdrant.faults.extend(each for _ in range(4) for each in (Fault(delay_s=6.0, on=QUERY), Fault(on=QUERY)))
+        half = [*[Fault(delay_s=6.0, on=QUERY)] * 4, *[Fault(on=QUERY)] * 4]
+        qdrant.faults.extend(chance("a slow store").sample(half, k=len(half)))
         asking.wait_for(200, count=CLIENTS)
         assert httpx.get(f"{url}/healthz").status_code == 200
         until(lambda: not qdrant.faults, "each fault is met")
@@ -164,10 +166,13 @@ def test_clients_that_stall_keep_nobody_waiting(url: str, cost: Cost) -> None:
     cost.fault, began = "clients stop in the middle of a request", time.perf_counter()
     host, port = url.removeprefix("http://").split(":")
     head = b"POST /v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
+    moment = chance(cost.fault)
     with contextlib.ExitStack() as stack:
         stalled = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(200)]
         for number, each in enumerate(stalled):
-            each.sendall((head[:30], head, head + b"\r\n", head + b'\r\n{"te')[number % 4])
+            begun = head[: moment.randrange(1, len(head))]
+            body = b'{"text": "'.ljust(moment.randrange(1, 100), b"a")
+            each.sendall((begun, head, head + b"\r\n", head + b"\r\n" + body)[number % 4])
         with crowd(url) as asking:
             asking.wait_for(200, count=10 * CLIENTS)
             half_a_body = stalled[3]
