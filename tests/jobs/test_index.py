@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs.entry import STOPPED
+from tests.chaos.trial import assert_same_vectors, vectors
 from tests.jobs.conftest import World
 from tests.jobs.pictures import fill, picture
 from viewfinder.baselines import FEWEST, QUANTILES
@@ -237,6 +238,7 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     assert counts["indexed"] + counts["unchanged"] == 400
     assert counts["unchanged"] >= killed_at
     after_the_kill = {key: dict(record.payload) for key, record in world.points.items()}
+    vectors_after_the_kill = vectors(world)
 
     # The same bucket into another index, without the kill.
     assert world.run("--index", "whole") == 0
@@ -245,16 +247,26 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     for payload in (*after_the_kill.values(), *whole.values()):
         del payload["run_id"], payload["indexed_at"]
     assert after_the_kill == whole
+    assert_same_vectors(vectors_after_the_kill, vectors(world))
 
 
 @pytest.mark.chaos("Ray", "the driver is told to end (SIGTERM)")
 def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble) -> None:
-    fill(world.bucket, [f"{number:04}.jpg" for number in range(200)])
+    names = [f"{number:04}.jpg" for number in range(200)]
+    fill(world.bucket, names)
     status, said = interrupted(world, qdrant, by=signal.SIGTERM)
     assert status == 1, said
     assert STOPPED in said
     assert "SIGTERM" not in said, "Ray would print its own stack"
     assert "Traceback" not in said
+
+    written = world.store.count(world.collection)
+    assert 0 < written < 200
+    assert world.run() == 0
+    counts = world.counts
+    assert counts["indexed"] + counts["unchanged"] == counts["listed"] == 200
+    assert counts["unchanged"] >= written
+    assert set(world.points) == set(names)
 
 
 @pytest.mark.chaos("Qdrant", "lost for good: one message")
