@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.chaos.trial import assert_same_vectors, vectors
 from tests.jobs.conftest import World
 from tests.jobs.pictures import fill
 from viewfinder.objects import point_id
@@ -107,6 +108,12 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     assert {name: record.id for name, record in world.points.items()} == {
         name: point_id(f"{world.source}/{name}") for name in NAMES
     }
+    written_amid_the_loss = vectors(world)
+
+    qdrant.faults.clear()
+    world.index = "calm"
+    world.sync()
+    assert_same_vectors(written_amid_the_loss, vectors(world))
 
 
 def until(condition: Callable[[], bool], job: "subprocess.Popen[str]") -> None:
