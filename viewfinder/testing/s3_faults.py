@@ -112,7 +112,6 @@ class _Planned:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = True
     request_queue_size = 128
 
     def __init__(self, proxy: S3FaultProxy) -> None:
