@@ -16,7 +16,7 @@ from benchmarks.vit import vit_checkpoint
 from jobs.pipeline import CALLS_OF_A_GPU
 from viewfinder.cores import cpu_cores
 from viewfinder.decoder import Decoder
-from viewfinder.encoder import Device, Encoder
+from viewfinder.encoder import Device, Encoder, Vectors
 from viewfinder.images import Decoded, ImageLimits
 from viewfinder.models import Checkpoint
 from viewfinder.settings import Settings
@@ -69,8 +69,13 @@ def measure_on(device: Device, checkpoint: Checkpoint, files: Sequence[bytes], c
 
 def _encode(count: int, batches: Iterator[Pixels], encoder: Encoder) -> None:
     """All of the batches, as many at once as the job's encoder has in hand."""
+    done, under_way = 0, deque[Future[Vectors]]()
     with ThreadPoolExecutor(CALLS_OF_A_GPU) as pool:
-        done = sum(map(len, pool.map(encoder.encode_images, batches)))
+        for batch in batches:
+            under_way.append(pool.submit(encoder.encode_images, batch))
+            if len(under_way) > CALLS_OF_A_GPU:
+                done += len(under_way.popleft().result())
+        done += sum(len(each.result()) for each in under_way)
     if done < count:
         raise RuntimeError(f"{done} of {count} pictures were encoded")
 

@@ -62,8 +62,8 @@ class Growth:
             for count, run in zip(self.counts, self.runs, strict=True)
         ]
         return (
-            f"{'; '.join(each)}; {self.bytes_a_picture:,.0f} bytes of the workers for each picture beyond "
-            f"{self.counts[-2]:,}; model demo, {self.described}, into a store that keeps nothing"
+            f"{'; '.join(each)}; the workers' peak changes by {self.bytes_a_picture:+,.0f} bytes "
+            f"a picture beyond {self.counts[-2]:,}; model demo, {self.described}, into a store that keeps nothing"
         )
 
 

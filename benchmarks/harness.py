@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from viewfinder.cores import cpu_cores
+
 QUICK = "QUICK smoke run, no measurement: "
 NOT_ASKED_FOR = "not asked for in this run"
 NOT_REACHED = "the run was ended before it"
@@ -137,7 +139,7 @@ def _measured(benchmark: Benchmark, *, quick: bool) -> Result:
     if measurement.value is None:
         return Result(benchmark, None, measurement.detail)
     load_after = os.getloadavg()[0]
-    machine = f"{os.cpu_count()} cores, load average {load_before:.1f} before and {load_after:.1f} after"
+    machine = f"{cpu_cores()} cores, load average {load_before:.1f} before and {load_after:.1f} after"
     detail = f"{QUICK if quick else ''}{measurement.detail}; {machine}"
     print(f"{benchmark.name} took {time.perf_counter() - began:.0f} s", file=sys.stderr)
     return Result(benchmark, round(measurement.value, 4), detail)

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.replica import distinct_texts
+from viewfinder.cores import cpu_cores
 
 # Of one request. Beyond it a client would have to call the service hung.
 TIMEOUT_S = 60.0
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = outcome.errors.total()
     print(
         f"{arguments.clients} clients, {outcome.seconds:.1f} s: {outcome.answered} answered "
-        f"({outcome.per_second:.1f}/s), {failed} errors; {os.cpu_count()} cores, load average {load_before:.1f} before "
+        f"({outcome.per_second:.1f}/s), {failed} errors; {cpu_cores()} cores, load average {load_before:.1f} before "
         f"and {os.getloadavg()[0]:.1f} after"
     )
     return 1 if failed else 0

@@ -12,9 +12,9 @@ from benchmarks.harness import NoFigureError
 class Margin:
     """Pictures and wall seconds of two runs that differ in nothing else, or the medians of several of each.
 
-    Both load their libraries and their model, and both overlap that with their first pictures in the same way, if only
-    the shorter run has pictures left when its model is loaded: the difference holds neither. Timing one run from its
-    first picture would, and would count what was decoded meanwhile.
+    Both load their libraries and their model, and both overlap that with their first pictures in the same way, provided
+    that the shorter run has pictures left when its model is loaded: the difference holds neither. Timing one run from
+    its first picture would, and would count what was decoded meanwhile.
     """
 
     few: int

@@ -8,7 +8,6 @@ it has done, and ends at the first broken picture. Credentials and AWS_ENDPOINT_
 
 import functools
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,8 @@ import boto3
 import numpy as np
 import torch
 from PIL import Image
+
+from viewfinder.cores import cpu_cores
 
 BATCH_SIZE = 32
 
@@ -80,7 +81,7 @@ def main(library: str, directory: str, bucket: str, limit: str, vectors: str) ->
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket)
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())][: int(limit)]
     loader = torch.utils.data.DataLoader(
-        Pictures(bucket, keys, preprocess), batch_size=BATCH_SIZE, num_workers=os.cpu_count() or 1
+        Pictures(bucket, keys, preprocess), batch_size=BATCH_SIZE, num_workers=cpu_cores()
     )
     done = []
     with torch.inference_mode():

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from viewfinder.cores import cpu_cores
 from viewfinder.testing.fast_proxy import fast_proxy_environment
 
 # Read by Ray when it is imported, and by its workers from this environment.
@@ -84,7 +85,7 @@ async def _measure(address: str, figures: dict[str, _Figures], rounds: int, requ
 
 def _report(figures: dict[str, _Figures], arguments: argparse.Namespace) -> None:
     proxy = "default proxy" if arguments.default_proxy else "fast proxy"
-    load = f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    load = f"load average {os.getloadavg()[0]:.1f} on {cpu_cores()} cores"
     print(f"model {arguments.model}, {proxy}, medians of {arguments.rounds} rounds in turn, {load}")
     split = figures[SPLIT]
     for name, each in figures.items():

@@ -17,6 +17,7 @@ from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.job import ROOT, TIMEOUT_S, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.transformers_clip import convert
+from viewfinder.cores import cpu_cores
 from viewfinder.encoder import Encoder, Vectors
 from viewfinder.images import ImageLimits, decode
 from viewfinder.models import Checkpoint, locate
@@ -47,7 +48,7 @@ class Compared:
         return Measurement(
             self.job.per_second / loop.per_second,
             f"job {self.job}; {library} + DataLoader {loop}; whole runs with start-up "
-            f"{with_start_up:.2f}; {os.cpu_count()} worker processes in the loop, model demo, "
+            f"{with_start_up:.2f}; {cpu_cores()} worker processes in the loop, model demo, "
             f"{self.described}; the loop keeps its vectors, the job writes them to a loopback store; least cosine "
             f"between them {cosine:.4f}",
         )

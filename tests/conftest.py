@@ -56,7 +56,8 @@ settings.register_profile(
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("chaos" if config.option.markexpr.startswith("chaos") else "suite")
     # Hypothesis reads its option after this.
-    config.option.hypothesis_seed = config.option.hypothesis_seed or os.environ.get("CHAOS_SEED")
+    if getattr(config.option, "hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = os.environ.get("CHAOS_SEED")
     config.pluginmanager.register(FaultTable())
 
 

@@ -104,18 +104,22 @@ class Encoder:
             raise ValueError(f"pictures must be uint8 [N, {size}, {size}, 3], not {images.dtype} {list(images.shape)}")
         if not len(images):
             return np.empty((0, self.dimension), np.float32)
-        while True:
-            size = min(len(images), self._most)
-            try:
-                parts = [self._encode_images(images[start : start + size]) for start in range(0, len(images), size)]
-                return np.concatenate(parts)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-            # Outside of the handler: until the exception is gone, its traceback holds on to the memory that ran out.
-            self._most = min(self._most, size // 2)
-            logger.warning("%d pictures are too many for the memory of %s: trying %d", size, self.device, self._most)
-            torch.cuda.empty_cache()
+        # A quarter of the bytes of float32 goes to the device, from pinned memory; the copy also takes the read-only
+        # arrays that Ray hands out.
+        upload = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.device == "cuda")
+        upload.numpy()[...] = images
+        with self._turn, torch.inference_mode():
+            while True:
+                count = min(len(images), self._most)
+                try:
+                    return np.concatenate([self._encode_images(part) for part in upload.split(count)])
+                except torch.OutOfMemoryError:
+                    if count == 1:
+                        raise
+                # Outside of the handler: until it is left, the exception holds on to the memory that ran out.
+                self._most = count // 2
+                logger.warning("%d pictures are too many for %s: trying %d", count, self.device, self._most)
+                torch.cuda.empty_cache()
 
     def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]:
         """Unit vectors float32 [N, dimension], and how many tokens of each text did not fit into the context."""
@@ -131,20 +135,15 @@ class Encoder:
         """How many tokens the model reads of each text, the marks around it included."""
         return [min(length, self.context_length) for length in self._tokenizer.lengths(texts)]
 
-    def _encode_images(self, images: NDArray[np.uint8]) -> Vectors:
+    def _encode_images(self, upload: "torch.Tensor") -> Vectors:
         import torch
 
-        # A quarter of the bytes of float32 goes to the device, from pinned memory; the copy also takes the read-only
-        # arrays that Ray hands out.
-        upload = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.device == "cuda")
-        upload.numpy()[...] = images
-        with self._turn, torch.inference_mode():
-            # The picture stays as it lies, channels last. Normalised in float32: bfloat16 would lose the low bits.
-            pixels = upload.to(self.device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-            mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, 3, 1, 1)
-            std = torch.tensor(self.preprocess.std, device=self.device).view(1, 3, 1, 1)
-            pixels.div_(255).sub_(mean).div_(std)
-            return _unit(self.model.encode_image(pixels.to(getattr(torch, self.precision))))
+        # The picture stays as it lies, channels last. Normalised in float32: bfloat16 would lose the low bits.
+        pixels = upload.to(self.device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
+        mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocess.std, device=self.device).view(1, 3, 1, 1)
+        pixels.div_(255).sub_(mean).div_(std)
+        return _unit(self.model.encode_image(pixels.to(getattr(torch, self.precision))))
 
 
 def build_model(architecture: dict[str, Any]) -> "torch.nn.Module":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.breakdown import Profile
 from benchmarks.bucket import bucket
 from benchmarks.discarding import discarding_store
 from benchmarks.growth import Growth, growth_of_memory
@@ -46,6 +47,16 @@ def test_a_margin_of_several_runs_is_that_of_their_medians() -> None:
     assert (margin.few_s, margin.many_s, margin.rounds) == (41, 61, 3)
     assert margin.per_second == 50
     assert "medians of 3" in margin.runs
+
+
+def test_the_breakdown_of_a_job_tells_who_has_the_cores() -> None:
+    with Profile(every_s=0.5) as profile:
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            sum(range(10_000))
+    assert profile.lines
+    assert max(shares["other"] for _, shares in profile.lines) > 0.1, "this process"
+    assert profile.together == [], "nothing of a job runs"
 
 
 def test_the_job_is_compared_with_a_loop_by_their_margins() -> None:

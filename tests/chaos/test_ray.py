@@ -26,6 +26,8 @@ UPSERT = r"^PUT /collections/images__(?!control).*/points$"
 DECODER = "viewfinder.decoder import run_child"
 # Pictures that S3 gives out before the first of them is written.
 AHEAD = 4
+# Less than the minute after which a client gives a read up.
+HOLD_S = 45.0
 
 
 def descendants(of: int) -> Iterator[int]:
@@ -52,7 +54,7 @@ def busy(*words: str) -> list[int]:
 class Flow:
     """How far a job is. S3 gives a picture out once all before it are written but for the last few, fewer than `AHEAD`.
 
-    So there is work on its way at any moment, and never all of it, however long a new worker takes to start.
+    So there is work on its way at any moment, and never all of it; but it keeps no client for longer than `HOLD_S`.
     """
 
     def __init__(self, trial: Trial) -> None:
@@ -82,8 +84,8 @@ class Flow:
         return len(self.given) - len(self.written)
 
     def _hold(self, number: int) -> None:
-        earlier = self._points[: max(0, number - AHEAD + 1)]
-        while not self.written.issuperset(earlier) and not self.over.wait(0.1):
+        earlier, deadline = self._points[: max(0, number - AHEAD + 1)], time.monotonic() + HOLD_S
+        while not self.written.issuperset(earlier) and time.monotonic() < deadline and not self.over.wait(0.1):
             pass
         self.given.add(number)
 
@@ -109,8 +111,7 @@ class Killer(threading.Thread):
             # One that outlives its worker is a child of ours no longer, and must be known from before.
             self.decoders |= set(busy(DECODER))
             if after and len(self._flow.written) - before >= after[0] and (victim := self._stopped()):
-                self._stand_still()
-                self.lost.append(self._flow.on_its_way)
+                self.lost.append(self._flow.on_its_way if self._stands_still() else 0)
                 os.kill(victim, signal.SIGKILL)
                 self.killed.add(victim)
                 before = len(self._flow.written)
@@ -122,18 +123,22 @@ class Killer(threading.Thread):
         if not found:
             return None
         victim = self._chance.choice(found)
-        os.kill(victim, signal.SIGSTOP)
-        if victim in self._victims():
-            return victim
-        os.kill(victim, signal.SIGCONT)  # it had just come to its end
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(victim, signal.SIGSTOP)
+            if victim in self._victims():
+                return victim
+            os.kill(victim, signal.SIGCONT)  # it does something else by now
         return None
 
-    def _stand_still(self) -> None:
-        """Until nothing was written for two seconds; but a decoder that is stopped for longer has taken too long."""
+    def _stands_still(self) -> bool:
+        """Wait, ten seconds at most, until nothing is written for two: a decoder must not take too long by it."""
         for _ in range(5):
             written = self._flow.written
-            if self._flow.over.wait(2) or self._flow.written == written:
-                return
+            if self._flow.over.wait(2):
+                return False
+            if self._flow.written == written:
+                return True
+        return False
 
 
 VICTIMS = {

@@ -53,8 +53,9 @@ def test_a_replica_that_is_killed_under_load_costs_what_it_had_in_hand(url: str,
         asking.wait_for(200, count=10 * CLIENTS)
         until(lambda: len(set(busy("ray::", "ServeReplica")) - {replicas[0]}) == REPLICAS, "a new replica")
         asking.wait_for(200, count=10 * CLIENTS)
-    lost = sum(count for (status, _), count in asking.told.items() if status != 200)
-    assert lost <= CLIENTS, asking.told
+    # What it had in hand is answered by Serve, or not at all; the others may be told to come again.
+    assert {status for status, _ in asking.told} <= {200, 0, 500, 503, 504}
+    assert sum(count for (status, _), count in asking.told.items() if status in (0, 500)) <= CLIENTS, asking.told
     assert asking.wrong == []
     assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
     tell(cost, asking.told, began, 1)

@@ -1,6 +1,6 @@
 """Where a job's time goes: shares of a core by what runs, a line for every few seconds, and how much is idle.
 
-`python -m benchmarks.profile [--pictures 12000] [--every 4]`. Reads /proc, which costs a little itself.
+`python -m benchmarks.breakdown [--pictures 12000] [--every 4]`. Reads /proc, which costs a little itself.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from benchmarks.bucket import WEB, bucket
 from benchmarks.discarding import discarding_store
 from benchmarks.job import index, scratch
 from benchmarks.processes import cpu_ticks, family
+from viewfinder.cores import cpu_cores
 
 SAMPLE_S = 0.5
 # By words of the command line, the first that fits: Ray names its workers after what they do at the moment.
@@ -84,7 +85,7 @@ class Profile:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the job over a bucket of the web's pictures, and print its profile."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.breakdown", description=__doc__)
     parser.add_argument("--pictures", type=int, default=12_000, help="how many (%(default)s)")
     parser.add_argument("--every", type=float, default=4.0, metavar="SECONDS", help="of a line (%(default)s)")
     arguments = parser.parse_args(argv)
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         table.add_row("median while all run", *(_percent(median(each[role] for each in together)) for role in COLUMNS))
     Console(width=120).print(table)
     print(
-        f"Shares of a core; {os.cpu_count()} cores. {run.indexed:,} pictures in {run.seconds:.0f} s with start-up. "
+        f"Percent of a core; there are {cpu_cores()}. {run.indexed:,} pictures in {run.seconds:.0f} s with start-up. "
         f"{len(profile.together)} of {len(profile.lines)} lines have all stages running."
     )
 
