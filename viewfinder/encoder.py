@@ -112,7 +112,8 @@ class Encoder:
             while True:
                 count = min(len(images), self._most)
                 try:
-                    return np.concatenate([self._encode_images(part) for part in upload.split(count)])
+                    starts = range(0, len(images), count)
+                    return np.concatenate([self._encode_images(upload[start : start + count]) for start in starts])
                 except torch.OutOfMemoryError:
                     if count == 1:
                         raise
