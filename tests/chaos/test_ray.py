@@ -174,7 +174,8 @@ def test_a_process_that_is_killed_costs_its_work_and_no_object(
     trial.cost.seconds, trial.cost.injected = time.perf_counter() - began, len(killer.killed)
     assert status == 0
     assert len(killer.killed) == len(after), "the job was over before all could be killed"
-    assert all(killer.lost), "there was nothing to lose"
+    # A decoder may be between two pictures, and the other worker's goes on.
+    assert all(killer.lost) or VICTIMS[fault] == (DECODER,), "there was nothing to lose"
     assert trial.world.counts == trial.counts[0]
     trial.same_as_calm(0)
     assert killer.decoders - ours
