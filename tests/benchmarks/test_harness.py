@@ -41,6 +41,7 @@ NAMES = [
 ]
 # Without a bound; they follow the others.
 FURTHER = [
+    "pipeline_efficiency_camera",
     "vs_transformers_loop",
     "text_vs_transformers",
     "images_vs_transformers",
