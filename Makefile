@@ -40,7 +40,7 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 bench: setup ## Measure against what people would use instead (GPU=1: what needs a GPU); writes benchmarks/out/results.json
-	@$(BIN)/python -m benchmarks $(if $(GPU),gpu_pipeline)
+	@$(BIN)/python -m benchmarks $(if $(GPU),gpu_pipeline gpu_pictures_per_s pipeline_efficiency_gpu)
 
 chaos: setup ## Inject faults into S3, Qdrant, Ray and the service; tells what each cost
 	@$(BIN)/pytest -m chaos

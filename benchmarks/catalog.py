@@ -27,6 +27,8 @@ BENCHMARKS = (
     Benchmark("batching", 2, "higher", _in("batching")),
     Benchmark("service_overhead_ms", 5, "lower", _in("service_overhead")),
     Benchmark("gpu_pipeline", 0.6, "higher", _in("gpu_pipeline")),
+    Benchmark("gpu_pictures_per_s", 5000, "higher", _in("gpu_pipeline", "measure_speed")),
+    Benchmark("pipeline_efficiency_gpu", 0.85, "higher", _in("pipeline_efficiency", "measure_gpu")),
     # Further ones, without a bound.
     Benchmark("pipeline_efficiency_camera", None, "higher", _in("pipeline_efficiency", "measure_camera")),
     Benchmark("vs_transformers_loop", None, "higher", _in("vs_plain_loop", "measure_transformers")),

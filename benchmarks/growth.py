@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # 1, 3 and 10 times as many.
 PICTURES = (5_000, 15_000, 50_000)
 CORES = (1, 2, 4)
-# The fewer are more than are fetched and decoded while the encoder loads its model.
-CORES_PICTURES = (6_000, 14_000)
+# For each core. The fewer are more than are fetched and decoded while the encoder loads its model.
+CORES_PICTURES = (3_000, 7_000)
 PLOT = Path(__file__).parent / "out" / "growth.png"
 PLOT_OF_CORES = Path(__file__).parent / "out" / "cores.png"
 
@@ -89,20 +89,23 @@ def measure_cores(quick: bool) -> Measurement:
 
     The S3 endpoint and the store have no others than the job.
     """
-    few, many = (10, 30) if quick else CORES_PICTURES
+    each = (10, 30) if quick else CORES_PICTURES
     here = sorted(os.sched_getaffinity(0))
     counts = [count for count in CORES if count <= len(here)]
     if len(counts) < 2:
         return Measurement(None, f"this machine has {len(here)} core")
     rates: dict[int, float] = {}
-    with scratch() as directory, discarding_store() as store, bucket(directory / "s3", SMALL, many) as pictures:
+    most = each[-1] * counts[-1]
+    with scratch() as directory, discarding_store() as store, bucket(directory / "s3", SMALL, most) as pictures:
         try:
             for count in counts:
                 os.sched_setaffinity(0, here[:count])  # what is started from now on inherits it
                 for pid in family(os.getpid()):
                     _bind(pid, here[:count])
-                runs = [index(pictures, directory, "--limit", str(each), store=store.url) for each in (few, many)]
-                rates[count] = Margin(few, runs[0].seconds, many, runs[1].seconds).per_second
+                few, many = (
+                    index(pictures, directory, "--limit", str(of_one * count), store=store.url) for of_one in each
+                )
+                rates[count] = Margin(few.indexed, few.seconds, many.indexed, many.seconds).per_second
         finally:
             os.sched_setaffinity(0, here)
         described = pictures.described

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,16 +14,18 @@ import pyarrow as pa
 
 from benchmarks.bucket import CAMERA, SMALL, WEB, Bucket, bucket
 from benchmarks.discarding import DiscardingStore, discarding_store
-from benchmarks.harness import Measurement
+from benchmarks.harness import Measurement, NoFigureError
 from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
+from benchmarks.vit import vit_checkpoint
 from jobs.pipeline import COMPARE_BATCH_SIZE
 from jobs.reach import Reach
 from jobs.rows import read_part
 from jobs.sink import write_rows
 from jobs.stages import Compare, Encode, FetchAndDecode
 from viewfinder.cores import cpu_cores
+from viewfinder.encoder import Device, Precision
 from viewfinder.images import ImageLimits
 from viewfinder.listing import write_manifest
 from viewfinder.models import Checkpoint, locate
@@ -30,55 +33,93 @@ from viewfinder.objects import ObjectAccess, Objects
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 
-# The few are more than are fetched and decoded while the encoder loads its model: that must not count as speed.
-WEB_PICTURES = (5_000, 13_000)
-CAMERA_PICTURES = (1_500, 4_000)
+# For each core. The few are more than are fetched and decoded while the encoder loads its model: that must not count as
+# speed.
+WEB_PICTURES = (2_500, 6_500)
+CAMERA_PICTURES = (750, 2_000)
 ALONE = 1_000
 ROUNDS = 3
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes for one picture, alone: CPU seconds of all processes, and seconds."""
+
+    cpu_s: float
+    seconds: float
+
+
 def measure_web(quick: bool) -> Measurement:
     """Pictures/s of the job ÷ (cores ÷ CPU seconds a picture of all its stages, each alone), for the web's pictures."""
-    return _measured(WEB, WEB_PICTURES, quick)
+    return _measured(WEB, WEB_PICTURES, quick, "cpu")
 
 
 def measure_camera(quick: bool) -> Measurement:
     """The same for a camera's, on which the stages have more to do, and Ray has not."""
-    return _measured(CAMERA, CAMERA_PICTURES, quick)
+    return _measured(CAMERA, CAMERA_PICTURES, quick, "cpu")
 
 
-def _measured(sizes: Sequence[tuple[int, int]], counts: tuple[int, int], quick: bool) -> Measurement:
-    few, many = (12, 60) if quick else counts
+def measure_gpu(quick: bool) -> Measurement:
+    """Pictures/s of the job on a GPU ÷ those of its slowest stage, alone; no value without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Measurement(None, "needs a CUDA device, and torch sees none on this machine")
+    return _measured(WEB, WEB_PICTURES, quick, "cuda")
+
+
+def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bool, device: Device) -> Measurement:
+    cores = cpu_cores()
+    few, many = (12, 60) if quick else (each[0] * cores, each[1] * cores)
     alone, rounds = (24, 1) if quick else (ALONE, ROUNDS)
-    checkpoint = locate("demo")
+    on_gpu = device == "cuda"
+    checkpoint, name = (vit_checkpoint(quick), "ViT-B-32") if on_gpu else (locate("demo"), "demo")
+    precision: Precision = "auto" if on_gpu else "float32"
+    as_told = {"model": checkpoint.name, "device": device, "precision": precision}
     with (
         scratch() as directory,
         discarding_store() as store,
         bucket(directory / "s3", SMALL if quick else sizes, many) as pictures,
     ):
         runs: dict[int, list[Run]] = {few: [], many: []}
-        measured: list[dict[str, float]] = []
+        measured: list[dict[str, Cost]] = []
         for _ in range(rounds):
             for count, made in runs.items():
-                made.append(index(pictures, directory, "--limit", str(count), store=store.url))
-            measured.append(stages_alone(pictures, store, checkpoint, directory, alone))
+                made.append(index(pictures, directory, "--limit", str(count), store=store.url, **as_told))
+            measured.append(stages_alone(pictures, store, checkpoint, directory, alone, device, precision))
         described = pictures.described
-    costs = {name: median(each[name] for each in measured) for name in measured[0]}
+    costs = {
+        stage: Cost(median(one[stage].cpu_s for one in measured), median(one[stage].seconds for one in measured))
+        for stage in measured[0]
+    }
     margin = Margin.of({count: [run.seconds for run in made] for count, made in runs.items()})
-    cores = cpu_cores()
-    range_s = sorted(sum(each.values()) for each in measured)
     stolen = max(0.0, _margin(runs, lambda run: run.stolen_s) / _margin(runs, lambda run: run.seconds) / cores)
-    bound = cores * (1 - stolen) / sum(costs.values())
-    shown = ", ".join(f"{name} {seconds * 1000:.2f}" for name, seconds in costs.items())
+    bound = allowed(costs, cores * (1 - stolen), on_gpu=on_gpu)
+    if margin.per_second > bound and not quick:
+        raise NoFigureError(
+            f"the job made {margin}, and its stages allow {bound:.1f}: the shorter run was over before its model was "
+            "loaded, or the machine was busy with something else"
+        )
+    sums = sorted(sum(cost.cpu_s for cost in one.values()) for one in measured)
+    shown = ", ".join(f"{stage} {cost.cpu_s * 1000:.2f}" for stage, cost in costs.items())
+    encoding = f"; encode alone {1 / costs['encode'].seconds:,.0f} pictures/s" if on_gpu else ""
     return Measurement(
         margin.per_second / bound,
         f"job {margin}; the stages allow {bound:.1f} on {cores} cores, {stolen:.0%} of whose "
         f"time the hypervisor kept meanwhile: CPU milliseconds a picture, each alone over "
         f"{alone:,}, S3 endpoint and loopback store included, medians of {rounds}: {shown} (together "
-        f"{range_s[0] * 1000:.2f} to {range_s[-1] * 1000:.2f}); the job itself spends "
+        f"{sums[0] * 1000:.2f} to {sums[-1] * 1000:.2f}){encoding}; the job itself spends "
         f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "
-        f"demo, {described}",
+        f"{name}, {described}",
     )
+
+
+def allowed(costs: Mapping[str, Cost], cores: float, *, on_gpu: bool) -> float:
+    """Pictures a second of all stages together, which share the cores; on a GPU of the slowest, which do not."""
+    if not on_gpu:
+        return cores / sum(cost.cpu_s for cost in costs.values())
+    others = sum(cost.cpu_s for stage, cost in costs.items() if stage != "encode")
+    return min(cores / others, 1 / costs["encode"].seconds)
 
 
 def _margin(runs: Mapping[int, Sequence[Run]], measure: Callable[[Run], float]) -> float:
@@ -93,9 +134,15 @@ def _cpu_ms(few: Run, many: Run) -> float:
 
 
 def stages_alone(
-    pictures: Bucket, store: DiscardingStore, checkpoint: Checkpoint, directory: Path, count: int
-) -> dict[str, float]:
-    """CPU seconds a picture of each stage over `count` pictures, one stage after the other in this process.
+    pictures: Bucket,
+    store: DiscardingStore,
+    checkpoint: Checkpoint,
+    directory: Path,
+    count: int,
+    device: Device,
+    precision: Precision,
+) -> dict[str, Cost]:
+    """What each stage takes for a picture, over `count` of them, one stage after the other in this process.
 
     The stages are the job's own objects, on tables of its own sizes; what the S3 endpoint and the store spend on them
     is part of it, because here they share the cores.
@@ -118,11 +165,13 @@ def stages_alone(
                 timeout_s=settings.decode_timeout_s,
                 memory_bytes=settings.decode_memory_bytes,
             )
-            encode = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+            on_gpu = device == "cuda"
+            cores = None if on_gpu else 1
+            encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=cores)
             stages: list[tuple[str, int, Callable[[pa.Table], Any]]] = [
                 ("compare", COMPARE_BATCH_SIZE, compare),
                 ("fetch and decode", settings.fetch_batch_size, fetch),
-                ("encode", settings.encode_batch_size or 32, encode),
+                ("encode", settings.encode_batch_size or (256 if on_gpu else 32), encode),
                 (
                     "write",
                     settings.write_batch_size,
@@ -137,19 +186,20 @@ def stages_alone(
                 for warm_up in (True, False):  # a decoder is started, a model loaded, connections are made
                     rows = table.slice(0, size) if warm_up else table
                     spent, made = _spent(stage, rows, size)
-                costs[name] = spent / count
+                costs[name] = Cost(spent.cpu_s / count, spent.seconds / count)
                 if isinstance(made[0], pa.Table):
                     table = pa.concat_tables(made)
-                print(f"{name} alone: {costs[name] * 1000:.2f} CPU ms a picture", flush=True)
+                print(f"{name} alone: {costs[name].cpu_s * 1000:.2f} CPU ms a picture", flush=True)
     return costs
 
 
-def _spent(stage: Callable[[pa.Table], Any], table: pa.Table, size: int) -> tuple[float, list[Any]]:
-    """CPU seconds of this process and all its children in the stage, and what it made."""
-    before = cpu_s(family(os.getpid()))
+def _spent(stage: Callable[[pa.Table], Any], table: pa.Table, size: int) -> tuple[Cost, list[Any]]:
+    """CPU seconds of this process and all its children in the stage, seconds, and what it made."""
+    before, began = cpu_s(family(os.getpid())), time.perf_counter()
     made = [stage(table.slice(start, size)) for start in range(0, len(table), size)]
+    seconds = time.perf_counter() - began
     time.sleep(0.1)  # what the other side of a socket still does
-    return cpu_s(family(os.getpid())) - before, made
+    return Cost(cpu_s(family(os.getpid())) - before, seconds), made
 
 
 @contextmanager

@@ -39,8 +39,10 @@ def cpu_ticks(pid: int) -> int:
 
 
 def stolen_s() -> float:
-    """CPU seconds of this machine's cores that its hypervisor gave to others while they were wanted here, so far."""
-    return int(Path("/proc/stat").read_text().split()[8]) / _TICKS_PER_S
+    """CPU seconds of this process's cores that the hypervisor gave to others while they were wanted here, so far."""
+    here = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    lines = map(str.split, Path("/proc/stat").read_text().splitlines())
+    return sum(int(fields[8]) for fields in lines if fields[0] in here) / _TICKS_PER_S
 
 
 @dataclass(frozen=True)

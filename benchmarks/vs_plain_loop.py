@@ -22,9 +22,10 @@ from viewfinder.encoder import Encoder, Vectors
 from viewfinder.images import ImageLimits, decode
 from viewfinder.models import Checkpoint, locate
 
-# The job decodes while it loads its model: its shorter run must have some left by then, or that would count as speed.
-JOB_PICTURES = (1000, 2000)
-LOOP_PICTURES = (200, 1000)
+# For each core. The job decodes while it loads its model: its shorter run must have some left by then, or that would
+# count as speed.
+JOB_PICTURES = (500, 1000)
+LOOP_PICTURES = (100, 500)
 ROUNDS = 3
 LEAST_COSINE = 0.99
 
@@ -67,7 +68,11 @@ def measure_transformers(quick: bool) -> Measurement:
 @functools.cache
 def _compared(quick: bool) -> Compared:
     """The runs, made once for both figures; in turn, so that a busy minute falls on all."""
-    of_job, of_loops, rounds = ((8, 40), (8, 40), 1) if quick else (JOB_PICTURES, LOOP_PICTURES, ROUNDS)
+    cores = cpu_cores()
+    of_job, of_loops = (
+        (8, 40) if quick else (few * cores, many * cores) for few, many in (JOB_PICTURES, LOOP_PICTURES)
+    )
+    rounds = 1 if quick else ROUNDS
     checkpoint = locate("demo")
     job_s: dict[int, list[float]] = {count: [] for count in of_job}
     loop_s: dict[str, dict[int, list[float]]] = {

@@ -23,6 +23,8 @@ from viewfinder.models import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.store import Collection
 
+logger = logging.getLogger("viewfinder.index")
+
 # Ids asked about in one request; larger ones gain nothing and hold the store's one thread longer.
 COMPARE_BATCH_SIZE = 1000
 # Waiting for Qdrant or S3 costs no core, so these stages must not take one from the decoders.
@@ -56,7 +58,7 @@ NO_PROGRESS_TIMEOUT_S = 4 * 3600
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's work: busy seconds summed over its workers, and objects a second of one of them."""
+    """One stage's work: busy seconds summed over its workers, with what failed, and objects that came out of it."""
 
     name: str
     objects: int
@@ -65,12 +67,18 @@ class Stage:
 
     @property
     def rate(self) -> float | None:
+        """Objects a second of one worker."""
         return self.objects / self.seconds if self.seconds else None
 
     @property
     def capacity(self) -> float | None:
         """Objects a second of all workers together, were they never idle."""
         return None if self.rate is None else self.rate * self.workers
+
+    @property
+    def seconds_each(self) -> float:
+        """How long each of its workers was busy: stages have different numbers of objects to do."""
+        return self.seconds / self.workers
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,9 @@ class Outcome:
 
     @property
     def slowest(self) -> str | None:
-        """The stage that holds the others back: widen it first."""
-        busy = {each.name: each.capacity for each in self.stages if each.capacity}
-        return min(busy, key=lambda name: busy[name] or 0.0, default=None)
+        """The stage that holds the others back, its workers being the busiest: widen it first."""
+        busiest = max(self.stages, key=lambda each: each.seconds_each)
+        return busiest.name if busiest.seconds else None
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,14 @@ class Workers:
             writers=settings.writers or (WRITERS if on_gpu else min(WRITERS, max(1, cpus // CPUS_OF_A_WRITER))),
         )
 
+    def wait(self, total: Mapping[str, float], free: Mapping[str, float]) -> str | None:
+        """What the encoders will have to wait for, in words; None where they can start."""
+        if free.get("GPU", 0.0) >= self.gpus:
+            return None
+        gpus = int(total.get("GPU", 0))
+        taken = f"all {gpus} of this cluster are in use" if gpus else "this cluster has none yet"
+        return f"Waiting for a GPU: {taken}. VIEWFINDER_DEVICE=cpu encodes without."
+
 
 def actions(manifest: Manifest, compare: Compare) -> dict[str, int]:
     """How many of the listed objects need what, nothing being done."""
@@ -196,7 +212,10 @@ def index_objects(
 
     `compared` are their rows where they have been compared already.
     """
-    workers = Workers.plan(settings, ray.cluster_resources(), ray.available_resources())
+    total, free = ray.cluster_resources(), ray.available_resources()
+    workers = Workers.plan(settings, total, free)
+    if wait := workers.wait(total, free):
+        logger.warning(wait)
     fetch_and_decode = FetchAndDecode(
         compare.reach.access,
         checkpoint.preprocess,

@@ -167,16 +167,18 @@ class FetchAndDecode:
         if not wanted:
             return table
         decoder = self._decoder()
-        fetch_s = decode_s = 0.0
+        fetch_s: list[float] = []
+        decode_s = 0.0
         refused = 0
-        for row, fetched in self._fetch(wanted):
+        for row, fetched in self._fetch(wanted, fetch_s):
             try:
-                data, etag, seconds = fetched.result()
-                fetch_s += seconds
-                began = time.perf_counter()
+                data, etag = fetched.result()
                 row |= {"etag": etag, "size": len(data)}
-                row |= _decoded(decoder.decode(data))
-                decode_s += time.perf_counter() - began
+                began = time.perf_counter()
+                try:
+                    row |= _decoded(decoder.decode(data))
+                finally:
+                    decode_s += time.perf_counter() - began
                 refused = 0
             except ObjectError as error:
                 # One bad object is data: a row with a reason. Whatever else is raised ends the job.
@@ -189,27 +191,25 @@ class FetchAndDecode:
                         f"{refused} objects in a row may not be read, the last of them {row['uri']!r}: {error.message} "
                         "Check what the credentials of the workers allow (s3:GetObject), then run the job again."
                     ) from error
-        rows[0] |= {"fetch_s": fetch_s, "decode_s": decode_s}
+        rows[0] |= {"fetch_s": sum(fetch_s), "decode_s": decode_s}
         return table_of(rows)
 
-    def _fetch(self, rows: list[Row]) -> Iterator[tuple[Row, "Future[tuple[bytes, str, float]]"]]:
-        """Yield rows in order with their reads, keeping at most IN_FLIGHT_BYTES under way."""
+    def _fetch(self, rows: list[Row], seconds: list[float]) -> Iterator[tuple[Row, "Future[tuple[bytes, str]]"]]:
+        """Yield rows in order with their reads, keeping at most IN_FLIGHT_BYTES under way.
+
+        `seconds` is told how long each read took, whatever came of it.
+        """
         objects = self._objects()
 
-        def read(row: Row) -> tuple[bytes, str, float]:
+        def read(row: Row) -> tuple[bytes, str]:
             began = time.perf_counter()
-            for _ in range(READS):
-                data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
-                if etag != row["etag"] or len(data) >= row["size"]:
-                    return data, etag, time.perf_counter() - began
-            # Half of a picture would be called broken, for good, or be encoded as it is.
-            raise ObjectError(
-                "unavailable",
-                f"{row['uri']!r} came with {len(data):,} of its {row['size']:,} bytes, {READS} times.",
-            )
+            try:
+                return self._whole(objects, row)
+            finally:
+                seconds.append(time.perf_counter() - began)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            under_way: list[tuple[Row, Future[tuple[bytes, str, float]]]] = []
+            under_way: list[tuple[Row, Future[tuple[bytes, str]]]] = []
             for row in rows:
                 while under_way and (
                     len(under_way) >= 2 * self._threads
@@ -218,6 +218,18 @@ class FetchAndDecode:
                     yield under_way.pop(0)
                 under_way.append((row, pool.submit(read, row)))
             yield from under_way
+
+    def _whole(self, objects: Objects, row: Row) -> tuple[bytes, str]:
+        """The content and ETag of an object, not shorter than it was listed with."""
+        for _ in range(READS):
+            data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
+            if etag != row["etag"] or len(data) >= row["size"]:
+                return data, etag
+        # Half of a picture would be called broken, for good, or be encoded as it is.
+        raise ObjectError(
+            "unavailable",
+            f"{row['uri']!r} came with {len(data):,} of its {row['size']:,} bytes, {READS} times.",
+        )
 
 
 class _Busy:

@@ -16,7 +16,8 @@ from benchmarks.growth import Growth, growth_of_memory
 from benchmarks.harness import Benchmark, WrongAnswerError, run
 from benchmarks.job import Run
 from benchmarks.margin import Margin
-from benchmarks.processes import Memory, Watch, cpu_s, family
+from benchmarks.pipeline_efficiency import Cost, allowed
+from benchmarks.processes import Memory, Watch, cpu_s, family, stolen_s
 from benchmarks.vs_plain_loop import Compared
 from viewfinder.batch import PointBatch
 from viewfinder.objects import ObjectAccess, Objects, point_id
@@ -59,6 +60,13 @@ def test_the_breakdown_of_a_job_tells_who_has_the_cores() -> None:
     assert profile.together == [], "nothing of a job runs"
 
 
+def test_stages_share_the_cores_and_a_gpus_encoder_has_its_own() -> None:
+    costs = {"fetch and decode": Cost(cpu_s=0.008, seconds=0.006), "encode": Cost(cpu_s=0.002, seconds=0.001)}
+    assert allowed(costs, cores=2, on_gpu=False) == pytest.approx(200)
+    assert allowed(costs, cores=2, on_gpu=True) == pytest.approx(250), "the decoders are slower"
+    assert allowed(costs, cores=16, on_gpu=True) == pytest.approx(1000), "the encoder is"
+
+
 def test_the_job_is_compared_with_a_loop_by_their_margins() -> None:
     job, loop = Margin(1000, 40, 2000, 52.5), Margin(200, 20, 1000, 60)
     measured = Compared(job, {"open_clip": loop}, {"open_clip": 0.995}, "JPEGs").beside("open_clip")
@@ -89,6 +97,10 @@ def test_cpu_seconds_hold_those_of_children_that_have_ended() -> None:
     burn = "import time; began = time.process_time()\nwhile time.process_time() - began < 0.5: pass"
     subprocess.run([sys.executable, "-c", burn], check=True)
     assert cpu_s(family(os.getpid())) - before >= 0.45
+
+
+def test_what_is_stolen_is_that_of_our_cores() -> None:
+    assert 0 <= stolen_s() <= time.monotonic() * len(os.sched_getaffinity(0)), "since the machine was started"
 
 
 def test_a_watch_remembers_what_ended_workers_spent_that_nobody_waited_for() -> None:

@@ -52,6 +52,15 @@ def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -
     assert plan({"CPU": 0}, {}, device="cuda", encoders=4).gpus == 1
 
 
+def test_it_is_said_that_no_gpu_is_free() -> None:
+    total = {"CPU": 8, "GPU": 1}
+    workers = plan(total, total)
+    assert workers.wait(total, total) is None
+    assert "all 1 of this cluster are in use" in (workers.wait(total, {"CPU": 8}) or "")
+    assert "has none yet" in (workers.wait({"CPU": 0}, {}) or "")
+    assert plan({"CPU": 2}, {"CPU": 2}).wait({"CPU": 2}, {}) is None, "nor is one needed"
+
+
 @pytest.mark.parametrize("free", [0.25, 1.0, 2.0])
 def test_beside_a_service_on_a_small_machine_the_stages_still_fit(free: float) -> None:
     workers = plan({"CPU": 2}, {"CPU": free})
@@ -59,7 +68,7 @@ def test_beside_a_service_on_a_small_machine_the_stages_still_fit(free: float) -
     assert workers.decoder_cpus != workers.encoder_cpus, "or Ray Data would fuse the two"
 
 
-def test_the_slowest_stage_is_the_one_whose_workers_together_do_least() -> None:
+def test_the_slowest_stage_is_the_one_whose_workers_are_the_busiest() -> None:
     stages = [
         Stage("fetch", objects=100, seconds=80, workers=16),
         Stage("decode", objects=100, seconds=20, workers=1),
@@ -69,6 +78,19 @@ def test_the_slowest_stage_is_the_one_whose_workers_together_do_least() -> None:
     outcome = Outcome(Tally(), stages)
     assert outcome.slowest == "decode"
     assert "CPU cores" in WIDENED_BY[outcome.slowest]
+
+
+def test_a_stage_that_has_more_objects_to_do_may_be_the_slowest_one_at_a_higher_rate() -> None:
+    stages = [
+        Stage("compare", objects=1_000_000, seconds=100, workers=1),
+        Stage("encode", objects=10_000, seconds=20, workers=1),
+    ]
+    assert Outcome(Tally(), stages).slowest == "compare"
+
+
+def test_a_stage_whose_objects_all_failed_may_be_the_slowest_one() -> None:
+    stages = [Stage("compare", 50, 1, 1), Stage("fetch", 0, 300, 16), Stage("encode", 0, 0, 1)]
+    assert Outcome(Tally(), stages).slowest == "fetch"
 
 
 def test_where_nothing_was_done_no_stage_is_slow() -> None:

@@ -247,6 +247,7 @@ def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(wor
         )
         done = stage(table_of(rows)).to_pylist()
     assert [row["action"] for row in done] == ["index", "failed", "failed", "failed", "index"]
+    assert done[0]["decode_s"] > 4, "the time of the one that hangs counts"
     assert [row["reason"] for row in done] == [
         None,
         "decoder_crashed",
@@ -277,7 +278,9 @@ def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
             decoder=lambda: decoder,
         )
         rows = [{"action": "index", "count": 1, "uri": f"s3://b/{number}", "size": 10} for number in range(25)]
-        assert all(row["reason"] == "access_denied" for row in stage(table_of(rows[:19])).to_pylist())
+        done = stage(table_of(rows[:19])).to_pylist()
+        assert all(row["reason"] == "access_denied" for row in done)
+        assert done[0]["fetch_s"] > 0, "so does that of reads that fail"
         with pytest.raises(ConfigurationError, match="20 objects in a row may not be read"):
             stage(table_of(rows))
 
