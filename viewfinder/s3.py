@@ -17,8 +17,9 @@ import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, IncompleteReadError, ProfileNotFound
 from s3transfer.exceptions import RetriesExceededError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
 from viewfinder.objects import ObjectAccess, ObjectInfo, s3_parts
@@ -35,10 +36,13 @@ from viewfinder.scan import Page, scan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from urllib3 import HTTPResponse
 
 Result = TypeVar("Result")
 
-CHUNK_BYTES = 1024**2
+CHUNK_BYTES = 64 * 1024
+# A hundred reads that share 1 Mbit/s get more each.
+LEAST_BYTES_PER_S = 1024
 LONGEST_PAUSE_S = 10.0
 CHECK_TIMEOUT_S = 10.0
 
@@ -57,15 +61,14 @@ class S3Objects:
         bucket, key = s3_parts(uri)
 
         def attempt() -> tuple[bytes, str]:
-            answer = self._client.get_object(Bucket=bucket, Key=key)
-            with closing(answer["Body"]) as body:  # an unread rest of the body costs the connection, not the bytes
+            answer: Any = self._client.get_object(Bucket=bucket, Key=key)
+            with answer["Body"] as body:  # urllib3's response; an unread rest costs the connection, not the bytes
                 found = _bare(answer.get("ETag", ""))
                 if etag and found != etag:
                     raise ObjectError("changed", f"{uri!r} changed since it was listed.")
                 size, chunks = 0, []
                 if answer.get("ContentLength", 0) <= max_bytes:
-                    # The empty read at the end is what makes botocore compare the length with the promised one.
-                    while chunk := body.read(CHUNK_BYTES):
+                    for chunk in _arriving(body, self._access.read_timeout_s):
                         size += len(chunk)
                         if size > max_bytes:
                             break
@@ -332,6 +335,24 @@ def _keys(session: botocore.session.Session) -> object:
         return None if found is None else found.get_frozen_credentials()
     except BotoCoreError:
         return None
+
+
+def _arriving(body: "HTTPResponse", patience_s: float) -> Iterator[bytes]:
+    """What comes of a body, as it comes, until it has its promised length.
+
+    A socket's time limit holds for each packet: a byte a minute would keep a reader for days.
+    """
+    since, came = time.monotonic(), 0
+    while chunk := body.read1(CHUNK_BYTES):
+        yield chunk
+        came += len(chunk)
+        seconds = time.monotonic() - since
+        if seconds >= patience_s:
+            if came < LEAST_BYTES_PER_S * seconds and body.length_remaining != 0:
+                raise HTTPTimeoutError(f"{came:,} bytes in {seconds:.1f} s, less than {LEAST_BYTES_PER_S:,} a second")
+            since, came = time.monotonic(), 0
+    if body.length_remaining:
+        raise IncompleteReadError(actual_bytes=body.tell(), expected_bytes=body.tell() + body.length_remaining)
 
 
 def _below(key: str) -> str:

@@ -87,6 +87,14 @@ def hang_in_body(handler: Handler) -> None:
     handler.plan.released.wait()
 
 
+def drip(handler: Handler) -> None:
+    handler.send(200, b"", length=len(CONTENT), ETag=f'"{ETAG}"')
+    for byte in CONTENT:
+        handler.wfile.write(bytes([byte]))
+        if handler.plan.released.wait(0.05):
+            break
+
+
 def drop(handler: Handler) -> None:
     handler.connection.close()
 

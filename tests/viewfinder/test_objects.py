@@ -373,6 +373,7 @@ PASSING = {
     "dropped connection": faulty.drop,
     "no answer": faulty.hang,
     "no end of the body": faulty.hang_in_body,
+    "a body byte by byte": faulty.drip,
 }
 
 
@@ -394,6 +395,16 @@ def test_a_second_attempt_is_made_even_past_the_deadline_and_no_third(fault: Ans
     assert caught.value.reason in ("throttled", "unavailable")
     assert not caught.value.permanent
     assert len(server.paths) == 2
+
+
+def test_a_body_that_comes_too_slowly_is_given_up_and_says_so() -> None:
+    with (
+        FaultyS3(for_ever=faulty.drip) as server,
+        Objects(_access(server, retry_s=0, read_timeout_s=0.3)) as objects,
+        pytest.raises(ObjectError, match=r"after 2 attempts: .* bytes in 0\.\d s, less than 1,024 a second") as caught,
+    ):
+        objects.read("s3://b/k", 10_000)
+    assert (caught.value.reason, caught.value.permanent) == ("unavailable", False)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -21,8 +22,9 @@ class S3Fault:
 
     `status` answers with an S3 error document of this `code` instead of asking the endpoint. `cut_at` breaks the
     connection after so many bytes of the body, -1 before a word is said. `hang_at` says nothing more after so many
-    bytes, -1 nothing at all, until the client gives up. `length_off` is added to the true Content-Length. `before`
-    is called before the request is forwarded. With `key` only requests signed with that access key are meant.
+    bytes, -1 nothing at all, until the client gives up. `drip_at` sends a byte every `DRIP_S` after so many bytes.
+    `length_off` is added to the true Content-Length. `before` is called before the request is forwarded. With `key`
+    only requests signed with that access key are meant.
     """
 
     on: str = "^GET "
@@ -32,6 +34,7 @@ class S3Fault:
     code: str = ""
     cut_at: int | None = None
     hang_at: int | None = None
+    drip_at: int | None = None
     length_off: int = 0
     before: Callable[[], object] = lambda: None
     key: str = ""
@@ -86,9 +89,18 @@ class S3FaultProxy:
         """Say nothing until the proxy is closed or `LONGEST_HANG_S` is over."""
         self._closing.wait(LONGEST_HANG_S)
 
+    def drip(self, file: BufferedIOBase, rest: bytes) -> None:
+        """Write a byte at a time, until the client gives up or the proxy is closed."""
+        for byte in rest:
+            file.write(bytes([byte]))
+            if self._closing.wait(DRIP_S):
+                break
+
 
 # Longer than any client's patience in a test, shorter than a test's.
 LONGEST_HANG_S = 20.0
+# Shorter than any client's patience.
+DRIP_S = 0.1
 
 
 @dataclass
@@ -175,11 +187,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        end = fault.cut_at if fault.cut_at is not None else fault.hang_at
+        end = next((at for at in (fault.cut_at, fault.hang_at, fault.drip_at) if at is not None), None)
         self.wfile.write(body if end is None else body[:end])
         self.wfile.flush()
         if fault.hang_at is not None:
             self.server.proxy.hold()
+        if fault.drip_at is not None:
+            self.server.proxy.drip(self.wfile, body[fault.drip_at :])
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
