@@ -6,6 +6,7 @@ A file that makes a C library crash, hang or eat memory costs that file, and the
 import contextlib
 import importlib
 import json
+import math
 import os
 import pickle
 import resource
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from viewfinder.errors import ImageError, ViewfinderError
-from viewfinder.images import Decoded, ImageLimits, Preprocess, check_bytes, configure_own_process
+from viewfinder.images import REASONS, Decoded, ImageLimits, Preprocess, check_bytes, configure_own_process
 
 DECODE = "viewfinder.images:decode"
 
@@ -105,7 +106,7 @@ class Decoder:
         if self._child is None:
             self._child = _Child((self._entry, self._preprocess, self._limits, self._timeout_s, self._memory_bytes))
         try:
-            header, body = self._child.ask(data, self._timeout_s)
+            outcome = _outcome(*self._child.ask(data, self._timeout_s), self._limits)
         except TimeoutError:
             self._end_child()
             raise ImageError(
@@ -114,10 +115,9 @@ class Decoder:
         except BaseException:  # an interrupt too: what is left of the answer must not meet the next file
             self._end_child()
             raise
-        if "reason" in header:
-            raise ImageError(header["reason"], header["message"])
-        pixels = np.frombuffer(body, dtype=np.uint8).reshape(header["shape"])
-        return Decoded(pixels, header["width"], header["height"], header["format"])
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome
 
     def _end_child(self) -> None:
         if self._child is not None:
@@ -125,12 +125,33 @@ class Decoder:
             self._child = None
 
 
+def _outcome(header: dict[str, Any], body: bytearray, limits: ImageLimits) -> Decoded | ImageError:
+    """What a child's answer says. Raises `_ChildDiedError` where it is none."""
+    match header:
+        case {"reason": str(reason), "message": str(message)} if reason in REASONS:
+            return ImageError(reason, message)
+        case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name)}:
+            counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
+            fits = counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
+            if fits and max(width, height) <= limits.max_pixels:
+                return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name)
+    raise _ChildDiedError(None)
+
+
 class _ChildDiedError(Exception):
-    def __init__(self, status: int) -> None:
-        super().__init__(f"The decoder process ended with status {status}.")
+    """The child is of no more use. Without a status it lives, and talks nonsense."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(
+            "The decoder process answers nonsense."
+            if status is None
+            else f"The decoder process ended with status {status}."
+        )
         self.status = status
 
     def blaming_the_file(self) -> ImageError:
+        if self.status is None:
+            return ImageError("decoder_crashed", "The file made the decoder process answer nonsense.")
         if self.status == -signal.SIGKILL:  # nobody but the system's memory killer ends two in a row
             return ImageError("decoder_out_of_memory", "The system ended the decoder, most likely for want of memory.")
         cause = signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
@@ -181,26 +202,30 @@ class _Child:
                 self._wait_until(deadline)
                 self._socket.sendall(part)
             header = json.loads(self._receive(deadline))
-            return header, self._receive(deadline)
-        except (ConnectionError, EOFError, json.JSONDecodeError):
+            body = self._receive(deadline)
+        except (ConnectionError, EOFError):
             raise _ChildDiedError(self._exit_status()) from None
+        except (ValueError, RecursionError):
+            raise _ChildDiedError(None) from None
+        if not isinstance(header, dict):
+            raise _ChildDiedError(None)
+        return header, body
 
     def end(self) -> None:
         self._socket.close()
         self._process.kill()
         self._process.wait()
 
-    def _exit_status(self) -> int:
+    def _exit_status(self) -> int | None:
         try:
             return self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it talks nonsense, but lives
-            self._process.kill()
-            return self._process.wait()
+        except subprocess.TimeoutExpired:  # it hung up, but lives
+            return None
 
     def _receive(self, deadline: float) -> bytearray:
         (length,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline))
         if length > _LARGEST_FRAME:
-            raise EOFError
+            raise ValueError(length)
         return self._receive_exactly(length, deadline)
 
     def _receive_exactly(self, length: int, deadline: float) -> bytearray:

@@ -1,7 +1,10 @@
 """What a decoder process runs in tests: files whose text says what goes wrong, and real pictures."""
 
+import contextlib
 import os
 import signal
+import stat
+import struct
 import time
 from pathlib import Path
 
@@ -35,6 +38,12 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
             for stream in (1, 2):
                 os.write(stream, b"Corrupt JPEG data: premature end of data segment\n" * 10_000)
             return decode_picture(argument, preprocess, limits)
+        case b"answer":  # this in the place of a header, and one byte; the channel is the one socket that is open
+            for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+                with contextlib.suppress(OSError):  # the listing's own
+                    if stat.S_ISSOCK(os.fstat(number).st_mode):
+                        os.write(number, struct.pack(">Q", len(argument)) + argument + struct.pack(">Q", 1) + b"x")
+            time.sleep(3600)
         case b"once":  # ends the first process that meets it, not the second
             marker = Path(os.fsdecode(argument))
             if not marker.exists():

@@ -101,6 +101,27 @@ def test_a_file_that_ends_its_decoder_costs_only_itself(
     assert decoder.decode(encoded(quadrants())).width == 80
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x80abc",
+        b"[" * 10_000,
+        b"[]",
+        b"{}",
+        b'{"reason": "boredom", "message": "."}',
+        b'{"shape": [-1], "width": 1, "height": 1, "format": "png"}',
+        b'{"shape": [2], "width": 1, "height": 1, "format": "png"}',
+        b'{"shape": [1], "width": 1' + b"0" * 30 + b', "height": 1, "format": "png"}',
+    ],
+    ids=lambda header: header[:40].decode("latin-1"),
+)
+def test_a_file_that_makes_its_decoder_answer_nonsense_costs_only_itself(decoder: Decoder, header: bytes) -> None:
+    error = failure(decoder, b"answer " + header)
+    assert error.reason == "decoder_crashed"
+    assert "nonsense" in error.message
+    assert decoder.decode(encoded(quadrants())).width == 80
+
+
 @pytest.mark.chaos("Files", "a picture loops for ever in its decoder")
 def test_a_file_that_hangs_is_given_up(impatient: Decoder) -> None:
     assert failure(impatient, b"hang").reason == "decode_timeout"
