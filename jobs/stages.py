@@ -79,8 +79,10 @@ class Compare:
         withheld = self._withheld([row["id"] for row in rows], store)
         present = [row for row in rows if row["id"] not in withheld]
         states, failures = self._known([row["id"] for row in present], store)
-        self._fill_etags(present)
+        self._ask([row for row in present if not row["etag"]])
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
+        # What is under way is limited by its size, which matters to nobody where an ETag says that nothing is new.
+        self._ask([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
         todo = [row for row in compared if row["action"] != "unchanged"]
         for action, count in (("unchanged", len(compared) - len(todo)), ("withheld", len(rows) - len(present))):
             if count:
@@ -101,10 +103,9 @@ class Compare:
         missing = [each for each in ids if each not in states]
         return states, store.failures(self.collection.index, missing)
 
-    def _fill_etags(self, rows: list[Row]) -> None:
-        """Ask for what a manifest of bare URIs does not know; what cannot be asked about fails in the fetch."""
-        bare = [row for row in rows if not row["etag"]]
-        if not bare:
+    def _ask(self, rows: list[Row]) -> None:
+        """Ask for what a manifest file does not know; what cannot be asked about fails in the fetch."""
+        if not rows:
             return
         objects = _objects(self.reach.access)
 
@@ -116,7 +117,7 @@ class Compare:
             row.update(etag=info.etag, size=info.size, last_modified=info.last_modified)
 
         with ThreadPoolExecutor(self.stat_threads) as pool:
-            list(pool.map(fill, bare))
+            list(pool.map(fill, rows))
 
     def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:
         caption = row.pop("caption")

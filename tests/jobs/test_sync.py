@@ -1,20 +1,23 @@
 """What a run does to an index, by the job's own stages in this process: real S3, real model, Qdrant's wire, no Ray."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.prune import PruneRefusedError
 from jobs.rows import table_of
-from jobs.stages import FetchAndDecode
+from jobs.stages import Compare, FetchAndDecode
 from tests.jobs.conftest import LIMITS, World
 from tests.jobs.pictures import fill, picture
 from viewfinder.decoder import Decoder
 from viewfinder.encoder import Encoder
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images import Preprocess, decode
+from viewfinder.listing import write_manifest
 from viewfinder.models import locate
 from viewfinder.objects import Objects, point_id
 from viewfinder.testing.objects import MemoryObjects
@@ -154,6 +157,21 @@ def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path:
     assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 0, "indexed": 1, "failed": 1, "pruned": 0}
     assert world.recorded_failures(["missing.jpg"]) == {"missing.jpg": "not_found"}
     assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 0, "failed": 1, "pruned": 0}
+
+
+def test_a_manifest_with_etags_but_no_sizes_is_asked_after_where_something_is_new(world: World, tmp_path: Path) -> None:
+    """Bytes under way were not limited for its rows: 32 pictures of 100 MB met in memory."""
+    fill(world.bucket, ["a.jpg"])
+    content = (world.bucket / "a.jpg").read_bytes()
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri,etag\n{world.source}/a.jpg,{hashlib.md5(content).hexdigest()}\n")
+    with Objects(world.reach.access) as objects:
+        (part,) = write_manifest([str(manifest)], tmp_path, objects).paths
+    (row,) = Compare(world.reach, None)(pq.read_table(part)).to_pylist()
+    assert (row["action"], row["size"]) == ("index", len(content))
+    assert world.sync(source=str(manifest))["indexed"] == 1
+    (world.bucket / "a.jpg").unlink()
+    assert world.sync(source=str(manifest))["unchanged"] == 1, "nobody asked, as the ETag is on record"
 
 
 def test_a_prune_of_a_large_part_is_refused_and_changes_nothing(
