@@ -1,5 +1,6 @@
 """What faults are tried on: an index that was made in peace, and the same index made amid faults."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,13 +44,33 @@ def proxy(s3: S3Endpoint) -> Iterator[S3FaultProxy]:
 
 
 @pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of this process's temporary files, for one test."""
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+@contextlib.contextmanager
+def nothing_left_over(temporary: Path) -> Iterator[None]:
+    """Afterwards this process has the child processes that it had before, and no temporary file."""
+    before = children()
+    yield
+    assert children() == before, "no process is left over"
+    assert not list(temporary.iterdir()), "no file is left over"
+
+
+@pytest.fixture
 def trial(
-    world: World, qdrant: QdrantDouble, proxy: S3FaultProxy, cost: Cost, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    qdrant: QdrantDouble,
+    proxy: S3FaultProxy,
+    cost: Cost,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Trial]:
-    """Both indexes, the first of them made; what is left over in processes and files is counted at the end."""
-    temporary = world.directory / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    """Both indexes, the first of them made; at the end nothing may be left over."""
     # Real pauses grow to 20 s, which a run of hours has and a test has not.
     monkeypatch.setattr("viewfinder.connection.Retry", partial(Retry, longest_s=LONGEST_PAUSE_S))
     access = ObjectAccess(
@@ -66,10 +87,8 @@ def trial(
         world.reach = replace(world.reach, access=access, address=address)
         made = Trial(world, qdrant, proxy, cost)
         made.without_faults()
-        before = children()
-        yield made
-        assert children() == before, "no process is left over"
-        assert not list(temporary.iterdir()), "no file is left over"
+        with nothing_left_over(temporary):
+            yield made
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -1,5 +1,6 @@
 """The service over HTTP while its store or its clients fail: it says so, serves everybody else, and is itself again."""
 
+import base64
 import contextlib
 import itertools
 import socket
@@ -18,8 +19,9 @@ from benchmarks.replica import INDEX, fill, listening
 from serve.api import build_api
 from serve.metrics import Metrics
 from serve.service import SearchService
-from tests.chaos.conftest import PATIENCE_S, until
+from tests.chaos.conftest import PATIENCE_S, children, nothing_left_over, until
 from tests.chaos.table import Cost, chance
+from tests.jobs.pictures import picture
 from viewfinder.models import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
@@ -34,18 +36,28 @@ Answers = Counter[tuple[int, str]]
 
 
 @pytest.fixture
-def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path) -> Iterator[str]:
-    """One replica of the service, on a socket."""
+def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path, temporary: Path) -> Iterator[str]:
+    """One replica of the service, on a socket, with a decoder; at the end nothing may be left over."""
     with connect(StoreAddress(tmp_path, qdrant.url)) as store:
         fill(store, locate(tiny_model))
     settings = Settings.load({}, qdrant_url=qdrant.url, index=INDEX, refresh_s=0.2, request_timeout_s=TIMEOUT_S)
-    service = SearchService.connect(settings, Metrics())
-    service.start()
-    try:
-        with listening(build_api(service)) as port:
-            yield f"http://127.0.0.1:{port}"
-    finally:
-        service.close()
+    with nothing_left_over(temporary):
+        before = children()
+        service = SearchService.connect(settings, Metrics())
+        service.start()
+        try:
+            with listening(build_api(service)) as port:
+                url = f"http://127.0.0.1:{port}"
+                search_by_picture(url)
+                assert children() > before, "a picture needs a decoder"
+                yield url
+        finally:
+            service.close()
+
+
+def search_by_picture(url: str) -> None:
+    body = {"image": base64.b64encode(picture(1)).decode()}
+    assert httpx.post(f"{url}/v1/search", json=body, timeout=PATIENCE_S).status_code == 200
 
 
 @dataclass
