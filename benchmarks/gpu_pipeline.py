@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
-from benchmarks.vit import vit_checkpoint
+from benchmarks.vit import need_cuda, vit_checkpoint
 from jobs.pipeline import CALLS_OF_A_GPU
 from viewfinder.cores import cpu_cores
 from viewfinder.decoder import Decoder
@@ -43,11 +43,7 @@ def measure_speed(quick: bool) -> Measurement:
 @functools.cache
 def _both(quick: bool) -> tuple[Measurement, Measurement]:
     """The runs, made once for both figures."""
-    import torch
-
-    if not torch.cuda.is_available():
-        skipped = Measurement(None, "needs a CUDA device, and torch sees none on this machine")
-        return skipped, skipped
+    need_cuda()
     files = [kept_photograph(seed, *size).read_bytes() for size in WEB for seed in range(3)]
     return measure_on("cuda", vit_checkpoint(quick), files, BATCH_SIZE if quick else PICTURES)
 

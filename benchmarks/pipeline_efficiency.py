@@ -18,7 +18,7 @@ from benchmarks.harness import Measurement, NoFigureError
 from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
-from benchmarks.vit import vit_checkpoint
+from benchmarks.vit import need_cuda, vit_checkpoint
 from jobs.pipeline import COMPARE_BATCH_SIZE
 from jobs.reach import Reach
 from jobs.rows import read_part
@@ -61,10 +61,7 @@ def measure_camera(quick: bool) -> Measurement:
 
 def measure_gpu(quick: bool) -> Measurement:
     """Pictures/s of the job on a GPU ÷ those of its slowest stage, alone; no value without a GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return Measurement(None, "needs a CUDA device, and torch sees none on this machine")
+    need_cuda()
     return _measured(WEB, WEB_PICTURES, quick, "cuda")
 
 

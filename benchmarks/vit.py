@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import NoFigureError
 from viewfinder.models import Checkpoint, locate
 
 ARCHITECTURE = "ViT-B-32-quickgelu"
@@ -32,6 +33,14 @@ def vit_checkpoint(quick: bool) -> Checkpoint:
             architecture[tower] |= sizes
     print(f"making {model_name(quick)}", file=sys.stderr, flush=True)
     return locate(str(random_checkpoint(scratch() / ARCHITECTURE, architecture)))
+
+
+def need_cuda() -> None:
+    """Raise `NoFigureError` where torch sees no CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise NoFigureError("needs a CUDA device, and torch sees none on this machine")
 
 
 @contextlib.contextmanager

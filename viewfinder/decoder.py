@@ -89,12 +89,12 @@ class Decoder:
         with self._lock:
             try:
                 return self._decode_once(data)
-            except _ChildDiedError:
+            except _ChildFailedError:
                 # It may have died of something else (the system short of memory, a heap that the file before spoilt),
                 # and a permanent failure is never tried again: the file is blamed when it ends a fresh child too.
                 try:
                     return self._decode_once(data)
-                except _ChildDiedError as exc:
+                except _ChildFailedError as exc:
                     raise exc.blaming_the_file() from exc
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Decoder:
 
 
 def _outcome(header: dict[str, Any], body: bytearray, limits: ImageLimits) -> Decoded | ImageError:
-    """What a child's answer says. Raises `_ChildDiedError` where it is none."""
+    """What a child's answer says. Raises `_ChildFailedError` where it is none."""
     match header:
         case {"reason": str(reason), "message": str(message)} if reason in REASONS:
             return ImageError(reason, message)
@@ -135,10 +135,10 @@ def _outcome(header: dict[str, Any], body: bytearray, limits: ImageLimits) -> De
             fits = counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
             if fits and max(width, height) <= limits.max_pixels:
                 return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name)
-    raise _ChildDiedError(None)
+    raise _ChildFailedError(None)
 
 
-class _ChildDiedError(Exception):
+class _ChildFailedError(Exception):
     """The child is of no more use. Without a status it lives, and talks nonsense."""
 
     def __init__(self, status: int | None) -> None:
@@ -183,9 +183,9 @@ class _Child:
                 raise ViewfinderError(f"The decoder process cannot be started ({sys.executable!r}): {exc}") from exc
         try:
             header, _ = self.ask(pickle.dumps(job), _START_TIMEOUT_S)
-        except (_ChildDiedError, TimeoutError) as exc:
+        except (_ChildFailedError, TimeoutError) as exc:
             self.end()
-            if isinstance(exc, _ChildDiedError) and exc.status == -signal.SIGKILL:
+            if isinstance(exc, _ChildFailedError) and exc.status == -signal.SIGKILL:
                 raise  # ended by a system short of memory, which may have room for the next one
             raise ViewfinderError(
                 f"The decoder process did not start ({sys.executable!r}, memory limit {job[-1]:,} bytes): {exc}"
@@ -195,7 +195,7 @@ class _Child:
             raise ViewfinderError(f"The decoder process cannot run {job[0]!r}: {header['error']}")
 
     def ask(self, content: bytes, timeout_s: float) -> tuple[dict[str, Any], bytearray]:
-        """Send one frame and wait for header and body. Raises `TimeoutError` and `_ChildDiedError`."""
+        """Send one frame and wait for header and body. Raises `TimeoutError` and `_ChildFailedError`."""
         deadline = time.monotonic() + timeout_s
         try:
             for part in (_LENGTH.pack(len(content)), content):
@@ -204,11 +204,11 @@ class _Child:
             header = json.loads(self._receive(deadline))
             body = self._receive(deadline)
         except (ConnectionError, EOFError):
-            raise _ChildDiedError(self._exit_status()) from None
+            raise _ChildFailedError(self._exit_status()) from None
         except (ValueError, RecursionError):
-            raise _ChildDiedError(None) from None
+            raise _ChildFailedError(None) from None
         if not isinstance(header, dict):
-            raise _ChildDiedError(None)
+            raise _ChildFailedError(None)
         return header, body
 
     def end(self) -> None:
