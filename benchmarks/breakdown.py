@@ -22,7 +22,7 @@ from benchmarks.bucket import WEB, bucket
 from benchmarks.discarding import discarding_store
 from benchmarks.job import index, scratch
 from benchmarks.processes import cpu_ticks, family
-from viewfinder.cores import cpu_cores
+from viewfinder.models.cpu import cpu_cores
 
 SAMPLE_S = 0.5
 # By words of the command line, the first that fits: Ray names its workers after what they do at the moment.
@@ -30,7 +30,7 @@ ROLES = {
     "encode": ("ray::MapWorker(MapBatches(Encode)",),
     "fetch": ("ray::MapBatches(FetchAndDecode)",),
     "write": ("ray::Write",),
-    "decode": ("viewfinder.decoder",),
+    "decode": ("viewfinder.images.decoder",),
     "S3": ("rclone",),
     "driver": ("jobs/index.py",),
     "Ray": ("ray::", "/ray/", "raylet", "gcs_server"),

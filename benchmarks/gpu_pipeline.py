@@ -15,12 +15,12 @@ from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import need_cuda, vit_checkpoint
-from jobs.pipeline import CALLS_OF_A_GPU
-from viewfinder.cores import cpu_cores
-from viewfinder.decoder import Decoder
-from viewfinder.encoder import Device, Encoder, Vectors
-from viewfinder.images import Decoded, ImageLimits
-from viewfinder.models import Checkpoint
+from viewfinder.cluster.pipeline import CALLS_OF_A_GPU
+from viewfinder.models.cpu import cpu_cores
+from viewfinder.images.decoder import Decoder
+from viewfinder.models.encoder import Device, Encoder, Vectors
+from viewfinder.images.decoding import Decoded, ImageLimits
+from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 
 BATCH_SIZE = 256

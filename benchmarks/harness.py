@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from viewfinder.cores import cpu_cores
+from viewfinder.models.cpu import cpu_cores
 
 QUICK = "QUICK smoke run, no measurement: "
 NOT_ASKED_FOR = "not asked for in this run"

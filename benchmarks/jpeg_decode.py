@@ -11,9 +11,9 @@ from benchmarks.bucket import QUALITY, photograph
 from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import in_turn
 from benchmarks.vit import model_name, vit_checkpoint
-from viewfinder.decoder import Decoder
-from viewfinder.encoder import Encoder
-from viewfinder.images import ImageLimits, Preprocess, decode
+from viewfinder.images.decoder import Decoder
+from viewfinder.models.encoder import Encoder
+from viewfinder.images.decoding import ImageLimits, Preprocess, decode
 from viewfinder.settings import Settings
 
 WIDTH, HEIGHT = 4000, 3000

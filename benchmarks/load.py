@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.replica import distinct_texts
-from viewfinder.cores import cpu_cores
+from viewfinder.models.cpu import cpu_cores
 
 # Of one request. Beyond it a client would have to call the service hung.
 TIMEOUT_S = 60.0

@@ -19,17 +19,17 @@ from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from benchmarks.vit import need_cuda, vit_checkpoint
-from jobs.pipeline import COMPARE_BATCH_SIZE
-from jobs.reach import Reach
-from jobs.rows import read_part
-from jobs.sink import write_rows
-from jobs.stages import Compare, Encode, FetchAndDecode
-from viewfinder.cores import cpu_cores
-from viewfinder.encoder import Device, Precision
-from viewfinder.images import ImageLimits
-from viewfinder.listing import write_manifest
-from viewfinder.models import Checkpoint, locate
-from viewfinder.objects import ObjectAccess, Objects
+from viewfinder.cluster.pipeline import COMPARE_BATCH_SIZE
+from viewfinder.indexing.reach import Reach
+from viewfinder.indexing.rows import read_part
+from viewfinder.cluster.datasink import write_rows
+from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
+from viewfinder.models.cpu import cpu_cores
+from viewfinder.models.encoder import Device, Precision
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.sources.manifest import write_manifest
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from viewfinder.cores import cpu_cores
+from viewfinder.models.cpu import cpu_cores
 
 BATCH_SIZE = 32
 

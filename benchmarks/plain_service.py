@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
 
 from benchmarks.replica import POINTS, random_vectors
-from viewfinder.models import Checkpoint
+from viewfinder.models.checkpoint import Checkpoint
 
 COLLECTION = "pictures"
 

@@ -16,13 +16,13 @@ import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from serve.generation import Follower
-from serve.service import SearchService
-from viewfinder.batch import PointBatch
-from viewfinder.embedded import open_directory
-from viewfinder.encoder import Encoder
-from viewfinder.models import Checkpoint
-from viewfinder.objects import point_id
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.search_service import SearchService
+from viewfinder.store.records import PointBatch
+from viewfinder.store.embedded import open_directory
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.sources.objects import point_id
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress
 

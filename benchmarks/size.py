@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from viewfinder.errors import UnknownModelError
-from viewfinder.registry import REGISTRY, ModelSpec, find
+from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
 
 Basis = Literal["measured", "arithmetic", "published", "assumed"]

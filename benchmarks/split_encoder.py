@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from viewfinder.cores import cpu_cores
+from viewfinder.models.cpu import cpu_cores
 from viewfinder.testing.fast_proxy import fast_proxy_environment
 
 # Read by Ray when it is imported, and by its workers from this environment.
@@ -113,7 +113,7 @@ def _deployed(model: str, directory: Path) -> Iterator[str]:
     from benchmarks.replica import INDEX, fill
     from benchmarks.vit import vit_checkpoint
     from serve.app import application
-    from viewfinder.models import locate
+    from viewfinder.models.checkpoint import locate
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress, connect
 
@@ -151,11 +151,11 @@ def _split(settings: Any) -> Any:
     """The application with an encoder of its own deployment: batches form there, across all requests."""
     from ray import serve
 
-    from serve.api import build_api
-    from serve.generation import Follower, Generation
-    from serve.metrics import Metrics, RayInstruments
-    from serve.service import SearchService
-    from viewfinder.encoder import Encoder
+    from viewfinder.service.http.api import build_api
+    from viewfinder.service.generation.generation import Follower, Generation
+    from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
+    from viewfinder.service.search_service import SearchService
+    from viewfinder.models.encoder import Encoder
     from viewfinder.store import StoreAddress, connect
 
     class RemoteGeneration(Generation):

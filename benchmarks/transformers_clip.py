@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from viewfinder.encoder import Encoder
-from viewfinder.models import Checkpoint
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.checkpoint import Checkpoint
 
 # What each part of a block is called there.
 _BLOCK = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import NoFigureError
-from viewfinder.models import Checkpoint, locate
+from viewfinder.models.checkpoint import Checkpoint, locate
 
 ARCHITECTURE = "ViT-B-32-quickgelu"
 _TINY = {"vision_cfg": {"width": 64, "layers": 1, "head_width": 32}, "text_cfg": {"width": 64, "heads": 2, "layers": 1}}

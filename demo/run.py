@@ -30,7 +30,7 @@ def main() -> int:
     # The demo is one machine on loopback: it must neither need nor leave a cluster token.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from viewfinder.errors import ViewfinderError
-    from viewfinder.models import locate
+    from viewfinder.models.checkpoint import locate
     from viewfinder.testing.s3 import S3Endpoint
 
     try:
@@ -77,8 +77,8 @@ def service() -> Iterator[str]:
     from ray import serve
 
     from serve.app import application
-    from viewfinder.cores import cpu_cores
-    from viewfinder.embedded import start_ray
+    from viewfinder.models.cpu import cpu_cores
+    from viewfinder.store.embedded import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress

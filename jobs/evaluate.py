@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.entry import finish, stdout
+from viewfinder.cli.entry import finish, stdout
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
 if TYPE_CHECKING:
-    from jobs.golden import Question
-    from viewfinder.encoder import Vectors
+    from viewfinder.evaluation.evaluation_set import Question
+    from viewfinder.models.encoder import Vectors
     from viewfinder.store import Collection, Store
 
 logger = logging.getLogger("viewfinder.evaluate")
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: Options, settings: Settings) -> int:
     """The flow, from questions to table and picture."""
-    from jobs.evaluation import draw, evaluate, markdown, record
-    from viewfinder.status import opened
+    from viewfinder.evaluation.comparison import draw, evaluate, markdown, record
+    from viewfinder.reindexing.status import opened
 
     with opened(settings) as store:
         collections = _chosen(store, settings.index, options.collections)
@@ -100,7 +100,7 @@ def run(options: Options, settings: Settings) -> int:
 
 
 def _chosen(store: "Store", index: str, names: Sequence[str]) -> "list[Collection]":
-    from jobs.operations import live_of
+    from viewfinder.reindexing.operations import live_of
 
     if not names:
         return [live_of(store, index)]
@@ -118,11 +118,11 @@ def _questions(
     """The questions, and their vectors by the model of each collection."""
     import numpy as np
 
-    from jobs.golden import Question, load
-    from jobs.verify import shared_captions
-    from viewfinder.encoder import Encoder
-    from viewfinder.models import locate
-    from viewfinder.objects import ObjectAccess, Objects
+    from viewfinder.evaluation.evaluation_set import Question, load
+    from viewfinder.reindexing.verify import shared_captions
+    from viewfinder.models.encoder import Encoder
+    from viewfinder.models.checkpoint import locate
+    from viewfinder.sources.objects import ObjectAccess, Objects
 
     if golden is not None:
         with Objects(ObjectAccess(endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous)) as objects:

@@ -7,8 +7,8 @@ ray job submit --working-dir . -- python jobs/index.py --source s3://bucket/pref
 import sys
 from collections.abc import Sequence
 
-from jobs.entry import finish
-from jobs.options import Options, parse
+from viewfinder.cli.entry import finish
+from viewfinder.indexing.options import Options, parse
 from viewfinder.settings import Settings
 
 
@@ -21,9 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: Options, settings: Settings) -> int:
     """The flow, from sources to report."""
     # Ray and the rest take seconds to import; a misspelled flag is told before.
-    from jobs import cluster, preflight
-    from jobs.report import Report
-    from jobs.sync import Sync
+    from viewfinder.cluster import session as cluster
+    from viewfinder.indexing import preflight
+    from viewfinder.indexing.report import Report
+    from viewfinder.indexing.run import Sync
 
     reach = preflight.check_reach(options, settings)
     report = Report.open(settings, reach.access, options.report, dry_run=options.dry_run)

@@ -7,8 +7,8 @@ ray job submit --working-dir . -- python jobs/reindex.py --when-model-changed
 import sys
 from collections.abc import Sequence
 
-from jobs.entry import finish
-from jobs.reindex_options import ReindexOptions, parse
+from viewfinder.cli.entry import finish
+from viewfinder.reindexing.options import ReindexOptions, parse
 from viewfinder.settings import Settings
 
 
@@ -19,13 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: ReindexOptions, settings: Settings) -> int:
-    """Answer what can be answered at once; all else is `jobs.phases`, with Ray."""
+    """Answer what can be answered at once; all else is `viewfinder.reindexing.workflow`, with Ray."""
     # Ray and the rest take seconds to import; a misspelled flag is told before.
-    from jobs import cluster, operations, preflight
-    from jobs.phases import Reindex
-    from jobs.reindex_report import ReindexReport
-    from jobs.work import ClusterWork
-    from viewfinder.status import opened
+    from viewfinder.cluster import session as cluster
+    from viewfinder.reindexing import operations
+    from viewfinder.indexing import preflight
+    from viewfinder.reindexing.workflow import Reindex
+    from viewfinder.reindexing.report import ReindexReport
+    from viewfinder.cluster.executor import ClusterWork
+    from viewfinder.reindexing.status import opened
 
     reach = preflight.check_target(options.model or settings.model, settings)
     for wanted, operation in (

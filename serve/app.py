@@ -10,11 +10,11 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from serve import access_log
-from serve.api import build_api
-from serve.guard import MAX_ARRIVING, capacity, is_loopback
-from serve.metrics import Metrics, RayInstruments
-from serve.service import SearchService
+from viewfinder.service.telemetry import access_log
+from viewfinder.service.http.api import build_api
+from viewfinder.service.http.guard import MAX_ARRIVING, capacity, is_loopback
+from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
+from viewfinder.service.search_service import SearchService
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 

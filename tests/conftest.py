@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import viewfinder.encoder
+import viewfinder.models.encoder
 from tests.chaos.table import FaultTable
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.s3 import S3Endpoint
+
+pytest_plugins = ["tests.fixtures.indexing", "tests.fixtures.services"]
 
 # Ray gives local clusters a token by default and keeps it in the home directory; tests must leave nothing there.
 # Set before anything imports ray.
@@ -19,25 +21,25 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 # Vectors are compared within 1e-5. A processor that is given weights in bfloat16 does not come so close.
-if viewfinder.encoder.multiplies_bfloat16():
+if viewfinder.models.encoder.multiplies_bfloat16():
     os.environ["VIEWFINDER_PRECISION"] = "float32"
-    viewfinder.encoder.multiplies_bfloat16 = lambda: False
+    viewfinder.models.encoder.multiplies_bfloat16 = lambda: False
 
 
 # Modules of many cases with real sockets, pictures or models: left out of `make test-fast`.
 SLOW_MODULES = {
-    "test_calls",
-    "test_objects",
-    "test_encoder",
-    "test_models",
-    "test_images",
-    "test_engine",
-    "test_demo_model",
-    "test_doctor",
-    "test_reindex",
-    "test_reindex_embedded",
-    "test_reindex_killed",
-    "test_rollback",
+    "tests/client/test_calls",
+    "tests/sources/test_objects",
+    "tests/models/test_encoder",
+    "tests/models/test_checkpoint",
+    "tests/images/test_decoding",
+    "tests/test_engine",
+    "tests/demo/test_demo_model",
+    "tests/cli/test_doctor",
+    "tests/reindexing/test_workflow",
+    "tests/reindexing/test_workflow_embedded",
+    "tests/reindexing/test_workflow_killed",
+    "tests/reindexing/test_rollback",
 }
 
 
@@ -63,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem in SLOW_MODULES:
+        if item.nodeid.partition(".py")[0] in SLOW_MODULES:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))

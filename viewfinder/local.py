@@ -14,21 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from viewfinder.answers import Hit, SearchResult, Stats
-from viewfinder.baselines import queries, renew, share
-from viewfinder.batch import Hit as StoredHit
-from viewfinder.batch import Vectors
-from viewfinder.captions import CaptionRecord
-from viewfinder.collection import VECTOR_NAMES, VectorName
-from viewfinder.decoder import Decoder
-from viewfinder.encoder import Encoder
+from viewfinder.client.results import Hit, SearchResult, Stats
+from viewfinder.store.baselines import queries, renew, share
+from viewfinder.store.records import Hit as StoredHit
+from viewfinder.store.records import Vectors
+from viewfinder.sources.captions import CaptionRecord
+from viewfinder.store.schema import VECTOR_NAMES, VectorName
+from viewfinder.images.decoder import Decoder
+from viewfinder.models.encoder import Encoder
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageError, ObjectError, SourceError
-from viewfinder.images import ImageLimits
-from viewfinder.listing import Patterns, Source
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.sources.manifest import Patterns, Source
 from viewfinder.local_batch import Batch, Item
-from viewfinder.models import Checkpoint, find, locate
-from viewfinder.objects import ObjectAccess, ObjectInfo, Objects, canonical_uri, display_key, file_path, point_id
-from viewfinder.queries import Picture, picture_bytes
+from viewfinder.models.checkpoint import Checkpoint, find, locate
+from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects, canonical_uri, display_key, file_path, point_id
+from viewfinder.client.requests import Picture, picture_bytes
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from viewfinder.batch import Mask, PointBatch, PointState, Vectors
-from viewfinder.captions import CaptionRecord
-from viewfinder.decoder import Decoder
-from viewfinder.encoder import Encoder
+from viewfinder.store.records import Mask, PointBatch, PointState, Vectors
+from viewfinder.sources.captions import CaptionRecord
+from viewfinder.images.decoder import Decoder
+from viewfinder.models.encoder import Encoder
 from viewfinder.errors import ObjectError
-from viewfinder.images import Decoded, ImageLimits
-from viewfinder.objects import ObjectInfo, Objects
+from viewfinder.images.decoding import Decoded, ImageLimits
+from viewfinder.sources.objects import ObjectInfo, Objects
 from viewfinder.store import Collection, Failure, Store
 
 

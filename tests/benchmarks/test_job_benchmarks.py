@@ -19,8 +19,8 @@ from benchmarks.margin import Margin
 from benchmarks.pipeline_efficiency import Cost, allowed
 from benchmarks.processes import Memory, Watch, cpu_s, family, stolen_s
 from benchmarks.vs_plain_loop import Compared
-from viewfinder.batch import PointBatch
-from viewfinder.objects import ObjectAccess, Objects, point_id
+from viewfinder.store.records import PointBatch
+from viewfinder.sources.objects import ObjectAccess, Objects, point_id
 from viewfinder.store import StoreAddress, connect
 
 

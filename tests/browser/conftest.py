@@ -15,15 +15,15 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from serve.api import build_api
-from serve.generation import Follower
-from serve.service import SearchService
-from tests.jobs.pictures import picture
-from viewfinder.batch import PointBatch
-from viewfinder.encoder import Encoder
-from viewfinder.images import ImageLimits, decode
-from viewfinder.models import Checkpoint, locate
-from viewfinder.objects import canonical_uri, point_id
+from viewfinder.service.http.api import build_api
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.search_service import SearchService
+from tests.indexing.pictures import picture
+from viewfinder.store.records import PointBatch
+from viewfinder.models.encoder import Encoder
+from viewfinder.images.decoding import ImageLimits, decode
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.sources.objects import canonical_uri, point_id
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.testing.models import tiny_checkpoint

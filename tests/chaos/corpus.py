@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from tests.viewfinder.test_images import encoded, photograph, quadrants
+from tests.images.test_decoding import encoded, photograph, quadrants
 
 # Read by Pillow, not written: begun rightly, then anything.
 BEGINNINGS = {

@@ -8,10 +8,10 @@ import pytest
 from tests.chaos.conftest import children
 from tests.chaos.corpus import BEGINNINGS, corpus, whole
 from tests.chaos.table import SEED, Cost
-from tests.viewfinder.test_images import encoded, quadrants
-from viewfinder.decoder import Decoder
+from tests.images.test_decoding import encoded, quadrants
+from viewfinder.images.decoder import Decoder
 from viewfinder.errors import ImageError
-from viewfinder.images import REASONS, ImageLimits, Preprocess
+from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess
 
 PREPROCESS = Preprocess(32)
 LIMITS = ImageLimits(10**7, 10**7)

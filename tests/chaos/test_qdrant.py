@@ -5,7 +5,7 @@ import pytest
 from tests.chaos.table import chance
 from tests.chaos.trial import Trial, strikes
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.retries import Retry
+from viewfinder.store.retries import Retry
 from viewfinder.testing.qdrant import DISK_FULL, Fault
 
 UPSERT = r"^PUT .*/points$"

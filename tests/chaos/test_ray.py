@@ -18,14 +18,14 @@ import pytest
 from tests.chaos.conftest import children, until
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, strikes
-from viewfinder.objects import point_id
+from viewfinder.sources.objects import point_id
 from viewfinder.testing.qdrant import Fault
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 
 UPSERT = r"^PUT /collections/images__(?!control).*/points$"
-DECODER = "viewfinder.decoder import run_child"
+DECODER = "viewfinder.images.decoder import run_child"
 # Pictures that S3 gives out before the first of them is written.
 AHEAD = 4
 # Less than the minute after which a client gives a read up.

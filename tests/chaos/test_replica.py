@@ -15,7 +15,7 @@ from tests.chaos.conftest import PATIENCE_S, nothing_left_over, until
 from tests.chaos.table import Cost
 from tests.chaos.test_ray import DECODER, busy, command, descendants, orphans
 from tests.chaos.test_service import CLIENTS, crowd, search_by_picture, tell
-from viewfinder.models import locate
+from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble

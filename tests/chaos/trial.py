@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tests.chaos.table import Cost
-from tests.jobs.conftest import World
-from tests.jobs.pictures import fill, picture
-from viewfinder.collection import VectorName
-from viewfinder.objects import point_id
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill, picture
+from viewfinder.store.schema import VectorName
+from viewfinder.sources.objects import point_id
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3_faults import FOREVER, S3Fault, S3FaultProxy
 

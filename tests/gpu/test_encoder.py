@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from viewfinder.encoder import Encoder
-from viewfinder.models import locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.checkpoint import locate
 
 pytestmark = pytest.mark.gpu
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from serve.guard import is_open
+from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
 
 FILES = ("compose.yaml", "compose.gpu.yaml")
@@ -140,7 +140,7 @@ def test_health_is_asked_where_it_needs_neither_key_nor_index(services: dict[str
 
 
 def test_the_index_service_hands_in_a_job_that_takes_its_arguments(services: dict[str, dict[str, Any]]) -> None:
-    from jobs.options import parse
+    from viewfinder.indexing.options import parse
 
     index = services["index"]
     assert index["profiles"] == ["index"]

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from tests.infra.test_grafana import metrics_of, queries
-from tests.jobs.conftest import World
-from tests.jobs.pictures import fill
-from viewfinder.objects import point_id
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill
+from viewfinder.sources.objects import point_id
 from viewfinder.testing.fast_proxy import fast_proxy_environment, free_ports
 from viewfinder.testing.s3 import S3Endpoint
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serve.guard import is_open
+from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
 
 DOCKERFILE = INFRA / "Dockerfile"

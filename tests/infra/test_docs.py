@@ -148,7 +148,7 @@ def test_the_proxy_in_the_runbook_lets_through_what_the_service_takes() -> None:
 
 
 def test_commands_of_viewfinder_in_the_runbook_exist() -> None:
-    cli = (ROOT / "viewfinder/cli.py").read_text(encoding="utf-8")
+    cli = (ROOT / "viewfinder/cli/main.py").read_text(encoding="utf-8")
     commands = re.findall(r'@app\.command\((?:name="(\w+)")?\)\n(?:@.*\n)*def (\w+)', cli)
     known = {name or function for name, function in commands}
     assert {"doctor", "search"} <= known

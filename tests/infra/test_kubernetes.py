@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs import options as jobs_options
-from jobs import reindex_options
-from serve.guard import is_open
+from viewfinder.indexing import options as jobs_options
+from viewfinder.reindexing import options as reindex_options
+from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import (
     BUILDS,
     COMPONENTS,
@@ -209,7 +209,7 @@ def test_the_disruption_budget_guards_replicas_and_blocks_no_head(base: list[dic
 
 
 def test_the_index_job_takes_its_cluster_away_when_it_has_ended(documents: list[dict[str, Any]]) -> None:
-    from jobs.options import parse
+    from viewfinder.indexing.options import parse
 
     job = one(documents, "RayJob", "index")["spec"]
     assert job["shutdownAfterJobFinishes"] is True

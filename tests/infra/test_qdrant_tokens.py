@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from serve.generation import Follower
-from serve.service import SearchService
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.search_service import SearchService
 from tests.infra.manifests import KUBERNETES
-from tests.serve.conftest import INDEX, World, checkpoints, local_client
-from viewfinder.encoder import Encoder
+from tests.service.conftest import INDEX, World, checkpoints, local_client
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
@@ -88,7 +88,7 @@ def test_searching_asks_nothing_that_a_reading_token_forbids(
         batch_size=8,
     )
     service = SearchService(store, follower, settings)
-    from serve.api import build_api
+    from viewfinder.service.http.api import build_api
 
     with local_client(build_api(service)) as client:
         World(store, service, client, checkpoints).build("first")  # type: ignore[arg-type]  # a client over ASGI

@@ -5,7 +5,7 @@ import re
 
 import yaml
 
-from serve.guard import is_open
+from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import ROOT
 from viewfinder.settings import Settings
 

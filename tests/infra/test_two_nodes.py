@@ -12,9 +12,9 @@ from urllib.request import urlopen
 import pytest
 
 from tests.chaos.trial import assert_same_vectors, vectors
-from tests.jobs.conftest import World
-from tests.jobs.pictures import fill
-from viewfinder.objects import point_id
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill
+from viewfinder.sources.objects import point_id
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 

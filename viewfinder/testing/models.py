@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from viewfinder.encoder import build_model
-from viewfinder.registry import CONFIG_NAME
+from viewfinder.models.encoder import build_model
+from viewfinder.models.registry import CONFIG_NAME
 
 Family = Literal["clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.objects import ObjectInfo, s3_parts
+from viewfinder.sources.objects import ObjectInfo, s3_parts
 
 
 class MemoryObjects:

@@ -20,8 +20,8 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ValidationError
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from viewfinder.catalog import RANKS_TEXT
-from viewfinder.connection import parse_version
+from viewfinder.store.collections import RANKS_TEXT
+from viewfinder.store.connection import parse_version
 from viewfinder.testing.openapi import Specification, with_text_query
 from viewfinder.testing.qdrant_rest import find_operation
 

@@ -1,0 +1,319 @@
+"""What `viewfinder doctor` finds on machines that lack something."""
+
+import importlib.metadata
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+from tests.indexing.pictures import fill
+from tests.fixtures.services import READ_KEY, Gallery, Running
+from viewfinder.cli import doctor
+from viewfinder.cli.main import app
+from viewfinder.cli.doctor import Check
+from viewfinder.store import StoreAddress, open_local
+from viewfinder.testing.s3 import S3Endpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings under which all is well; returns the data directory, which is not made yet."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        monkeypatch.setenv("VIEWFINDER_PORT", str(unused.getsockname()[1]))
+    monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def look(name: str, source: str | None = None) -> Check:
+    return next(check for check in doctor.examine(source) if check.name.startswith(name))
+
+
+def test_on_a_sound_machine_nothing_fails_and_nothing_is_changed(machine: Path, tiny_model: str) -> None:
+    checks = {check.name: check for check in doctor.examine()}
+    assert {name: check.state for name, check in checks.items() if check.state != "ok"} == {"source": "skipped"}
+    assert tiny_model in checks["model"].found
+    assert "nothing there yet" in checks["Qdrant"].found
+    assert "torch" in checks["all packages"].found
+    assert not machine.exists()
+
+
+def test_a_data_directory_that_cannot_be_is_told(machine: Path) -> None:
+    machine.write_text("a file where the directory should be")
+    check = look("data directory")
+    assert (check.state, str(machine) in check.found) == ("failed", True)
+
+
+def test_the_holder_of_the_embedded_store_is_named(machine: Path) -> None:
+    with open_local(StoreAddress(data_dir=machine)):
+        assert f"MiB, held by process {os.getpid()}" in look("Qdrant").found
+    assert "held by nobody" in look("Qdrant").found
+
+
+def test_a_qdrant_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_QDRANT_URL", "http://127.0.0.1:1")
+    check = look("Qdrant")
+    assert (check.state, "127.0.0.1:1" in check.found) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("model", "state", "says"),
+    [
+        ("ViT-B-23::openai", "failed", "Closest known"),
+        ("/nowhere/at/all", "failed", "no such directory"),
+        ("ViT-H-14-378::dfn5b", "note", "no weights of apple/DFN5B-CLIP-ViT-H-14-378"),
+    ],
+)
+def test_a_model_that_is_not_here_is_told_without_fetching_it(
+    model: str, state: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_MODEL", model)
+    check = look("model")
+    assert check.state == state
+    assert says in check.found
+
+
+def test_a_gpu_that_is_asked_for_and_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    monkeypatch.setenv("VIEWFINDER_DEVICE", "cuda")
+    assert look("GPU").state == "failed"
+
+
+def test_our_own_service_may_have_the_port(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_PORT", running.url.rpartition(":")[2])
+    check = look("port")
+    assert (check.state, f"5 points in {running.collection}" in check.found) == ("ok", True)
+
+
+def test_a_service_without_an_index_is_worth_a_note(without_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_PORT", without_index.rpartition(":")[2])
+    check = look("port")
+    assert (check.state, "jobs/index.py" in check.advice) == ("note", True)
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The port of some other program that speaks HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>a notebook</html>")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_another_program_on_the_port_is_told(stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_PORT", str(stranger))
+    check = look("port")
+    assert (check.state, check.advice) == ("failed", "End it, or set VIEWFINDER_PORT.")
+
+
+def test_a_service_that_the_settings_name_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:1")
+    assert look("service").state == "failed"
+
+
+def test_the_key_for_a_service_is_tried(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
+    check = look("service")
+    assert (check.state, "VIEWFINDER_API_KEY" in check.advice) == ("failed", True)
+    monkeypatch.setenv("VIEWFINDER_API_KEY", READ_KEY)
+    check = look("service")
+    assert (check.state, "3 points" in check.found) == ("ok", True)
+
+
+def test_a_locked_service_of_ours_may_have_the_port(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_PORT", locked.url.rpartition(":")[2])
+    check = look("port")
+    assert (check.state, "wants an API key" in check.found) == ("ok", True)
+
+
+def test_the_key_is_not_told_to_whatever_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["authorization"])
+            self.send_error(404)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        monkeypatch.setenv("VIEWFINDER_PORT", str(server.server_port))
+        monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:1")
+        monkeypatch.setenv("VIEWFINDER_API_KEY", "hush-hush")
+        assert look("port").state == "failed"
+        server.shutdown()
+        thread.join()
+    assert seen == [None]
+
+
+@pytest.mark.parametrize(
+    ("environment", "state", "says"),
+    [
+        ({}, "ok", "this machine only"),
+        ({"HOST": "0.0.0.0"}, "note", "this machine only"),
+        ({"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "1"}, "note", "may search"),
+        ({"API_KEYS": f"{'0' * 64},{'1' * 64}:admin"}, "ok", "2, of which 1"),
+    ],
+)
+def test_it_says_whom_the_service_would_answer(
+    environment: dict[str, str], state: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"VIEWFINDER_{name}", value)
+    check = look("API keys")
+    assert (check.state, says in check.found) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("address", "state"), [("127.0.0.1:1", "failed"), ("ray://127.0.0.1:1", "failed"), ("auto", "ok")]
+)
+def test_a_cluster_that_does_not_listen_is_told(address: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    check = look("Ray")
+    assert (check.state, "RAY_ADDRESS" in check.advice) == (state, state == "failed")
+
+
+def test_what_a_crashed_cluster_left_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "ray_current_cluster"
+    left.write_text("127.0.0.1:1")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(doctor, "_CURRENT_CLUSTER", left)
+    check = look("Ray")
+    assert check.state == "failed"
+    assert str(left) in check.advice
+
+
+def test_every_failure_says_what_to_do(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.write_text("a file where the directory should be")
+    settings = {
+        "VIEWFINDER_MODEL": "ViT-B-23::openai",
+        "VIEWFINDER_QDRANT_URL": "http://127.0.0.1:1",
+        "VIEWFINDER_HOST": "256.0.0.1",
+        "VIEWFINDER_SERVER": "http://127.0.0.1:1",
+        "RAY_ADDRESS": "127.0.0.1:1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    failed = {
+        check.name.split()[0]: check.advice for check in doctor.examine("/nowhere/at/all") if check.state == "failed"
+    }
+    assert failed.keys() == {"data", "Qdrant", "model", "port", "Ray", "service", "source"}
+    assert all(failed.values())
+
+
+def test_a_source_is_listed_and_read(s3: S3Endpoint, s3_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", s3.url)
+    fill(s3_root / "doctor", ["a.jpg"])
+    assert look("source", "s3://doctor").state == "ok"
+    missing = look("source", "s3://docter")
+    assert (missing.state, "'doctor'" in missing.found) == ("failed", True)
+    assert "credentials" in missing.advice
+    nowhere = look("source", str(s3_root / "nowhere"))
+    assert nowhere.state == "failed"
+    assert "credentials" not in nowhere.advice  # a directory has none
+
+
+def test_wrong_settings_are_told_and_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_MODLE", "demo")
+    checks = doctor.examine()
+    assert checks[-1].name == "settings"
+    assert "did you mean VIEWFINDER_MODEL?" in checks[-1].found
+
+
+@pytest.mark.parametrize(("device", "status"), [("cpu", 0), ("nonsense", 1)])
+def test_the_command_prints_a_table_and_ends_with_status_1_where_something_failed(
+    device: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_DEVICE", device)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == status
+    assert "what to do" in done.output
+    assert ("failed" in done.output) == bool(status)
+
+
+# A machine with nothing but the base dependencies
+
+
+@pytest.fixture(scope="module")
+def base_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with links to what `pip install viewfinder` would bring, and to nothing else."""
+    site = tmp_path_factory.mktemp("site")
+    todo, done = ["viewfinder"], set[str]()
+    while todo:
+        distribution = importlib.metadata.distribution(todo.pop())
+        if distribution.name in done:
+            continue
+        done.add(distribution.name)
+        requirements = [Requirement(each) for each in distribution.requires or []]
+        todo += [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(str(distribution.locate_file(top)))
+    (site / "viewfinder").symlink_to(ROOT / "viewfinder")
+    return site
+
+
+def bare(site: Path, program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(site)!r}); {program}", *arguments]
+    return subprocess.run(command, cwd="/", env=os.environ, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_without_the_extra_the_doctor_says_so(base_install: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_MODEL", "ViT-B-32::openai")
+    done = bare(base_install, "from viewfinder.cli.main import main; main()", "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert checks["client packages"]["state"] == "ok"
+    assert checks["all packages"]["state"] == "note"
+    assert "torch" in checks["all packages"]["found"]
+    assert {checks[name]["state"] for name in ("Qdrant", "model", "GPU")} == {"skipped"}
+    assert checks["GPU"]["advice"] == "pip install 'viewfinder[all]'"
+
+
+def test_without_the_extra_client_and_command_line_work(base_install: Path, running: Running) -> None:
+    done = bare(
+        base_install,
+        "from viewfinder.cli.main import main; main()",
+        "search",
+        "a red car",
+        "--server",
+        running.url,
+        "--json",
+    )
+    assert json.loads(done.stdout)["hits"][0]["caption"] == "a red car", done.stderr
+
+
+def test_without_the_extra_local_mode_says_what_to_install(base_install: Path) -> None:
+    done = bare(base_install, "from viewfinder import ImageSearchEngine; ImageSearchEngine(mode='local')")
+    last = done.stderr.splitlines()[-1]
+    assert "ConfigurationError: mode='local' needs" in last
+    assert "pip install 'viewfinder[all]'" in last

@@ -1,0 +1,234 @@
+"""Every call of the clients against the real application: pictures that lie as files, keys, takedowns."""
+
+import asyncio
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery
+from viewfinder import AsyncClient, Client, Part
+from viewfinder.errors import ConfigurationError, ServiceError
+from viewfinder.sources.objects import point_id
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """`ask(gallery, method, ...)` with a client of either kind; what comes piece by piece comes as a list."""
+
+    def ask(gallery: Gallery, method: str, *arguments: Any, api_key: str | None = None, **options: Any) -> Any:
+        async def in_a_loop() -> Any:
+            async with AsyncClient(gallery.url, api_key=api_key) as client:
+                answer = getattr(client, method)(*arguments, **options)
+                return [each async for each in answer] if method == "search_pages" else await answer
+
+        if request.param == "asyncio":
+            return asyncio.run(in_a_loop())
+        with Client(gallery.url, api_key=api_key) as client:
+            answer = getattr(client, method)(*arguments, **options)
+            return list(answer) if method == "search_pages" else answer
+
+    return ask
+
+
+# Searches
+
+
+@pytest.mark.parametrize("how", [str, Path, lambda path: path.read_bytes()], ids=["text", "path", "bytes"])
+def test_a_picture_finds_itself_first(gallery: Gallery, ask: Ask, how: Callable[[Path], Any]) -> None:
+    result = ask(gallery, "search", image=how(gallery.files[5]), limit=3)
+    assert len(result) == 3
+    assert result.hits[0].uri == gallery.uris[5]
+    assert result.hits[0].score == pytest.approx(1, abs=1e-4)
+    assert result.hits[0].relevance == 1
+
+
+@pytest.mark.parametrize("subject", [lambda uri: uri, point_id], ids=["uri", "id"])
+def test_a_picture_of_the_index_finds_its_likes_and_not_itself(
+    gallery: Gallery, ask: Ask, subject: Callable[[str], str]
+) -> None:
+    result = ask(gallery, "search", id=subject(gallery.uris[5]), limit=30)
+    assert {hit.uri for hit in result} == {*gallery.uris} - {gallery.uris[5]}
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, iter], ids=["list", "tuple", "array", "iterator"])
+def test_a_vector_may_be_any_sequence(gallery: Gallery, ask: Ask, kind: Callable[[Any], Any]) -> None:
+    vector = gallery.encoder.encode_texts(["picture 7"])[0][0]
+    result = ask(gallery, "search", vector=kind(vector), target="caption", limit=1)
+    assert result.hits[0].caption == "picture 7"
+
+
+def test_parts_are_added_up_with_their_weights(gallery: Gallery, ask: Ask) -> None:
+    parts = [Part(text="picture 7"), Part(text="picture 8", weight=-0.5), Part(image=gallery.files[3], weight=0.1)]
+    texts = gallery.encoder.encode_texts(["picture 7", "picture 8"])[0]
+    image = np.array([embedding.vector for embedding in ask(gallery, "embed", images=[gallery.files[3]]).images])[0]
+    result = ask(gallery, "search", queries=parts, target="caption", limit=1)
+    vector = texts[0] - 0.5 * texts[1] + 0.1 * image
+    expected = ask(gallery, "search", vector=vector, target="caption", limit=1)
+    assert result.hits[0].id == expected.hits[0].id
+    assert result.hits[0].score == pytest.approx(expected.hits[0].score, abs=1e-4)
+    assert result.hits[0].relevance is None
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"filter": {"tags": {"eq": "odd"}}}, 12),
+        ({"rank": "words", "filter": {"caption": {"text": "17"}}}, 1),
+        ({"rank": "hybrid", "weights": {"words": 2}, "limit": 5}, 5),
+        ({"diversity": 0.5, "limit": 4}, 4),
+        ({"score_threshold": 0.99999, "target": "caption"}, 1),
+        ({"offset": 20, "limit": None}, 4),
+    ],
+)
+def test_every_option_reaches_the_service(gallery: Gallery, ask: Ask, options: dict[str, Any], count: int) -> None:
+    assert len(ask(gallery, "search", "picture 17", **{"limit": 200, **options})) == count
+
+
+def test_words_are_ranked_by_words(gallery: Gallery, ask: Ask) -> None:
+    result = ask(gallery, "search", "17", rank="words", limit=1)
+    assert [(hit.caption, hit.relevance) for hit in result] == [("picture 17", None)]
+
+
+def test_groups_share_a_value(gallery: Gallery, ask: Ask) -> None:
+    result = ask(gallery, "search", "picture 7", target="caption", group_by="tags", group_size=2)
+    assert [(group.value, len(group.hits)) for group in result.groups] == [("odd", 2), ("even", 2)]
+    assert result.hits == tuple(group.hits[0] for group in result.groups)
+
+
+def test_pages_hold_every_picture_once_and_in_the_order_of_one_search(gallery: Gallery, ask: Ask) -> None:
+    pages = ask(gallery, "search_pages", "picture 7", limit=10)
+    assert [len(page) for page in pages] == [10, 10, 4]
+    whole = ask(gallery, "search", "picture 7", limit=200)
+    assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
+    assert pages[-1].cursor is None
+
+
+def test_a_batch_of_any_size_is_answered_in_its_order(gallery: Gallery, ask: Ask) -> None:
+    searches = [f"picture {number % 24}" for number in range(130)]
+    results = ask(gallery, "search_batch", searches, target="caption", limit=1)
+    assert [result.hits[0].caption for result in results] == searches
+
+
+def test_searches_of_a_batch_may_differ(gallery: Gallery, ask: Ask) -> None:
+    searches = ["picture 2", {"image": gallery.files[4], "limit": 2}, {"id": gallery.uris[0], "target": "caption"}]
+    results = ask(gallery, "search_batch", searches, limit=3)
+    assert [len(result) for result in results] == [3, 2, 3]
+    assert results[1].hits[0].uri == gallery.uris[4]
+
+
+# Vectors and probabilities
+
+
+def test_texts_and_pictures_become_vectors(gallery: Gallery, ask: Ask) -> None:
+    texts = [f"picture {number}" for number in range(70)] + ["cat " * 200]
+    answer = ask(gallery, "embed", texts, [gallery.files[0], gallery.files[1].read_bytes()])
+    assert [len(answer.texts), len(answer.images), answer.dimension] == [71, 2, 32]
+    expected = gallery.encoder.encode_texts(texts)[0]
+    np.testing.assert_allclose([each.vector for each in answer.texts], expected, atol=1e-5)
+    assert (answer.texts[0].cut, answer.texts[-1].cut > 0) == (0, True)
+    assert answer.fingerprint == gallery.encoder.fingerprint
+    assert any("Counted from text 64" in warning for warning in answer.warnings)
+    own = ask(gallery, "search", vector=answer.images[1].vector, limit=1)
+    assert own.hits[0].uri == gallery.uris[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [({"image": 0, "texts": ["a cat", "a dog", "a car"]}, True), ({"text": "a cat", "images": [0, 1, 2]}, False)],
+)
+def test_candidates_are_ranked_by_probability(gallery: Gallery, ask: Ask, given: dict[str, Any], texts: bool) -> None:
+    named = {name: gallery.files[value] if value == 0 else value for name, value in given.items()}
+    if "images" in named:
+        named["images"] = [gallery.files[number] for number in given["images"]]
+    ranking = ask(gallery, "rank", **named)
+    probabilities = [candidate.probability for candidate in ranking]
+    assert sum(probabilities) == pytest.approx(1)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sorted(candidate.index for candidate in ranking) == [0, 1, 2]
+    assert all((candidate.text is not None) == texts for candidate in ranking)
+
+
+@pytest.mark.parametrize("given", [{}, {"image": b""}, {"text": "a", "texts": ["b"]}, {"image": b"", "images": [b""]}])
+def test_a_ranking_of_nothing_is_wrong_usage(gallery: Gallery, ask: Ask, given: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="either image and texts"):
+        ask(gallery, "rank", **given)
+
+
+def test_nothing_to_embed_is_told(gallery: Gallery, ask: Ask) -> None:
+    with pytest.raises(ConfigurationError, match="nothing to embed"):
+        ask(gallery, "embed")
+
+
+# Single pictures, facets, models
+
+
+@pytest.mark.parametrize("subject", [lambda path: str(path), lambda path: path.as_uri()], ids=["path", "uri"])
+def test_a_picture_and_its_content_can_be_had(gallery: Gallery, ask: Ask, subject: Callable[[Path], str]) -> None:
+    file = gallery.files[2]
+    image = ask(gallery, "image", subject(file))
+    assert (image.id, image.uri, image.caption) == (point_id(gallery.uris[2]), gallery.uris[2], "picture 2")
+    assert image.payload["tags"] == ["even"]
+    assert ask(gallery, "content", image.id) == file.read_bytes()
+    with Image.open(io.BytesIO(ask(gallery, "content", image.id, width=16))) as small:
+        assert small.width == 16
+
+
+def test_values_of_a_field_are_counted(gallery: Gallery, ask: Ask) -> None:
+    facets = ask(gallery, "facets", "tags", filter={"uri": {"ne": gallery.uris[0]}})
+    assert {each.value: each.count for each in facets.values} == {"odd": 12, "even": 11}
+    assert len(ask(gallery, "facets", "tags", limit=1).values) == 1
+
+
+def test_the_models_say_which_is_live(gallery: Gallery, ask: Ask, tiny_model: str) -> None:
+    models = ask(gallery, "models")
+    assert models.live == tiny_model
+    assert {"ViT-B-32::openai", tiny_model} <= {model.name for model in models.models}
+
+
+@pytest.mark.parametrize("method", ["image", "content"])
+def test_a_picture_that_the_index_lacks_is_told(gallery: Gallery, ask: Ask, method: str) -> None:
+    with pytest.raises(ServiceError) as raised:
+        ask(gallery, method, "s3://nowhere/at-all.jpg")
+    assert (raised.value.status, raised.value.code, raised.value.exit_status) == (404, "not_found", 2)
+
+
+# Keys and takedowns
+
+
+def test_without_a_key_or_with_another_nothing_is_answered(locked: Gallery, ask: Ask) -> None:
+    assert len(ask(locked, "search", "picture 1", api_key=READ_KEY)) == 3
+    for wrong in (None, "guessed"):
+        with pytest.raises(ServiceError) as raised:
+            ask(locked, "search", "picture 1", api_key=wrong)
+        assert (raised.value.status, raised.value.code) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("method", ["remove", "restore", "tombstones"])
+def test_only_an_admin_takes_pictures_down(locked: Gallery, ask: Ask, method: str) -> None:
+    arguments = () if method == "tombstones" else (locked.uris[0],)
+    with pytest.raises(ServiceError) as raised:
+        ask(locked, method, *arguments, api_key=READ_KEY)
+    assert (raised.value.status, raised.value.code) == (403, "forbidden")
+    assert len(ask(locked, "search", "picture 1", api_key=READ_KEY)) == 3
+
+
+def test_a_picture_is_taken_down_once_and_may_come_back(locked: Gallery, ask: Ask) -> None:
+    def admin(method: str, *arguments: str) -> Any:
+        return ask(locked, method, *arguments, api_key=ADMIN_KEY)
+
+    uri = locked.uris[1]
+    removal = admin("remove", uri)
+    assert (removal.id, removal.uri, removal.removed) == (point_id(uri), uri, True)
+    assert uri not in {hit.uri for hit in admin("search", "picture 1")}
+    assert admin("remove", point_id(uri)).removed is False
+    assert [(each.id, each.uri) for each in admin("tombstones")] == [(point_id(uri), uri)]
+    assert admin("restore", uri).restored is True
+    assert admin("restore", uri).restored is False
+    assert admin("tombstones") == []

@@ -1,0 +1,75 @@
+"""What is asked, as JSON; and what is refused before anything is sent."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from viewfinder.errors import ConfigurationError, SourceError
+from viewfinder.client.protocol import Service
+from viewfinder.sources.objects import point_id
+from viewfinder.client.requests import Part, asked, image_id, next_page, search_body
+
+ID = point_id("s3://b/k")
+
+
+def test_a_body_holds_what_is_said_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    parts = [Part(image=tmp_path / "a"), Part(id="s3://b/k", weight=-1), Part(vector=np.float32([1, 0]))]
+    assert search_body(asked("a cat", {"limit": 3, "offset": None})) == {"text": "a cat", "limit": 3}
+    assert search_body({"queries": parts}) == {
+        "queries": [{"image": "YWJj", "weight": 1.0}, {"id": ID, "weight": -1}, {"vector": [1.0, 0.0], "weight": 1.0}]
+    }
+
+
+def test_dates_in_filters_are_written_as_the_service_takes_them() -> None:
+    call = Service("http://h", None, 1, 0).search(
+        {"text": "a", "filter": {"at": {"gt": datetime(2024, 5, 1, tzinfo=UTC)}}}
+    )
+    attempt: Any = next(call)
+    assert b'"gt": "2024-05-01T00:00:00+00:00"' in attempt.content
+
+
+def test_the_next_page_keeps_the_question_and_drops_the_offset() -> None:
+    page = next_page(asked("a cat", {"limit": 3, "offset": 2}), "there")
+    assert page is not None
+    assert search_body(page) == {"text": "a cat", "limit": 3, "cursor": "there"}
+    assert next_page(asked("a cat", {}), None) is None
+
+
+@pytest.mark.parametrize("subject", [ID, ID.upper(), "s3://b/k", "S3://b/k"])
+def test_a_picture_is_named_by_id_or_uri(subject: str) -> None:
+    assert image_id(subject) == ID
+
+
+@pytest.mark.parametrize("subject", ["", "k", "../stats", ID[:-1], ID + "/content"])
+def test_what_names_no_picture_is_refused(subject: str) -> None:
+    with pytest.raises(ConfigurationError, match="names no picture"):
+        image_id(subject)
+
+
+def test_a_uri_of_another_scheme_is_refused() -> None:
+    with pytest.raises(SourceError, match="ftp"):
+        image_id("ftp://host/a.jpg")
+
+
+@pytest.mark.parametrize("given", [{}, {"text": "a", "id": ID}, {"weight": 2.0}])
+def test_a_part_is_exactly_one_thing(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="exactly one of text, image, image_url, id, vector"):
+        Part(**given)
+
+
+@pytest.mark.parametrize("vector", [[float("nan")], [1, float("inf")], ["a"], [[1.0, 2.0]], 3])
+def test_a_vector_that_is_none_is_refused(vector: Any) -> None:
+    with pytest.raises(ConfigurationError, match="vector"):
+        search_body({"vector": vector})
+
+
+@pytest.mark.parametrize("picture", ["missing.jpg", ".", "a\0b"])
+def test_a_picture_that_cannot_be_read_is_named(picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="cannot be read") as raised:
+        search_body({"image": picture})
+    assert repr(picture) in str(raised.value)

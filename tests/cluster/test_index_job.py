@@ -1,0 +1,295 @@
+"""The job from end to end: a real S3 endpoint, a real Ray, a real small model, Qdrant's wire."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from viewfinder.cli.entry import STOPPED
+from tests.chaos.trial import assert_same_vectors, vectors
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill, picture
+from viewfinder.store.baselines import FEWEST, QUANTILES
+from viewfinder.models.checkpoint import locate
+from viewfinder.sources.objects import point_id
+from viewfinder.testing.qdrant import Fault, QdrantDouble
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [f"{number:02}.jpg" for number in range(12)]
+
+
+def test_a_bucket_becomes_an_index_and_a_rerun_leaves_it_alone(world: World, tiny_model: str) -> None:
+    fill(world.bucket, [*NAMES, "deep/er/中文 name.jpg"])
+    assert world.run() == 0
+    assert world.counts == {"listed": 13, "unchanged": 0, "indexed": 13, "failed": 0, "pruned": 0}
+    assert world.failures == {}
+    first = world.points
+    assert set(first) == {*NAMES, "deep/er/中文 name.jpg"}
+    payload = first["00.jpg"].payload
+    assert payload["uri"] == f"{world.source}/00.jpg"
+    assert (payload["width"], payload["height"], payload["format"]) == (48, 40, "jpeg")
+    assert payload["sources"] == [world.source]
+    assert payload["run_id"] == world.summary["run_id"]
+    assert payload["size"] == (world.bucket / "00.jpg").stat().st_size
+
+    assert world.run() == 0
+    assert world.counts == {"listed": 13, "unchanged": 13, "indexed": 0, "failed": 0, "pruned": 0}
+    assert world.points == first
+    metadata = world.collection.metadata
+    assert metadata.model_name == tiny_model
+    assert [source["source"] for source in metadata.sources] == [world.source]
+    assert len(metadata.runs) == 2
+
+
+def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: World) -> None:
+    import ray
+
+    @ray.remote(num_cpus=3)
+    class Service:
+        def up(self) -> bool:
+            return True
+
+    fill(world.bucket, NAMES)
+    service = Service.remote()
+    assert ray.get(service.up.remote())
+    try:
+        assert world.run() == 0
+    finally:
+        ray.kill(service)
+    assert world.counts["indexed"] == len(NAMES)
+
+
+def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, qdrant: QdrantDouble) -> None:
+    fill(world.bucket, NAMES)
+    good = picture(1)
+    broken = {
+        "empty.jpg": b"",
+        "text.jpg": b"this is no picture at all",
+        "cut.jpg": picture(2, (400, 400))[:900],
+        "page.html": b"<html><body>not here</body></html>",
+        "huge.png": _bomb(),
+    }
+    for name, content in broken.items():
+        (world.bucket / name).write_bytes(content)
+    (world.bucket / "no-suffix").write_bytes(good)
+    assert world.run() == 1, "five of eighteen is more than one in a hundred"
+    assert world.counts == {"listed": 18, "unchanged": 0, "indexed": 13, "failed": 5, "pruned": 0}
+    reasons = world.failures
+    assert set(reasons) == set(broken)
+    assert reasons["empty.jpg"] == "empty"
+    assert reasons["text.jpg"] == "not_an_image"
+    assert reasons["cut.jpg"] == "truncated"
+    assert reasons["huge.png"] == "too_many_pixels"
+
+    assert world.run("--max-failure-ratio", "0.5") == 0
+    assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 0, "failed": 5, "pruned": 0}
+    assert world.failures == reasons
+    assert world.summary["pictures"] == 0, "nothing was fetched"
+
+    (world.bucket / "text.jpg").write_bytes(picture(3))
+    assert world.run("--max-failure-ratio", "0.5") == 0
+    assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 1, "failed": 4, "pruned": 0}
+    assert "text.jpg" not in world.failures
+
+
+def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_by(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{number:02}.jpg" for number in range(FEWEST + 1)]
+    fill(world.bucket, names)
+    world.store.take_down(world.index, {point_id(f"{world.source}/00.jpg"): f"{world.source}/00.jpg"})
+    assert world.run() == 0
+    assert world.counts == {"listed": 21, "unchanged": 1, "indexed": 20, "failed": 0, "pruned": 0}
+    assert world.summary["withheld"] == 1
+    assert set(world.points) == set(names) - {"00.jpg"}
+    baselines = world.collection.metadata.baselines
+    assert baselines.keys() == {"text_image", "image_image"}
+    assert all(len(quantiles) == QUANTILES for quantiles in baselines.values())
+
+    capsys.readouterr()
+    assert world.run("--dry-run") == 0
+    assert re.search(r"taken down, would stay out\s+│\s+1\b", capsys.readouterr().out)
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(world.bucket, NAMES)
+    assert world.run("--dry-run") == 0
+    assert re.search(r"would be indexed\s+│\s+12\b", capsys.readouterr().out)
+    assert world.store.live(world.index) is None
+    assert world.run() == 0
+    before = world.points
+    fill(world.bucket, ["new.jpg"], first_seed=50)
+    (world.bucket / "07.jpg").unlink()
+    assert world.run("--dry-run", "--prune") == 0
+    said = capsys.readouterr().out
+    assert "would be indexed" in said
+    assert "would be pruned" in said
+    assert world.points == before
+
+
+def test_another_model_is_refused_with_both_fingerprints(
+    world: World, tiny_model: str, other_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world.bucket, NAMES[:2])
+    assert world.run() == 0
+    assert world.run("--model", other_model) == 1
+    said = capsys.readouterr().err
+    assert locate(tiny_model).fingerprint in said
+    assert locate(other_model).fingerprint in said
+    assert "jobs/reindex.py" in said
+
+
+def test_without_a_model_a_run_follows_the_live_collection(
+    world: World, other_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world.bucket, NAMES[:2])
+    assert world.run() == 0
+    monkeypatch.setenv("VIEWFINDER_MODEL", other_model)
+    fill(world.bucket, ["new.jpg"], first_seed=50)
+    assert world.run() == 0
+    assert world.counts["indexed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "status", "said"),
+    [
+        (["--source", "s3://no-such-bucket"], {}, 2, "no-such-bucket"),
+        (["--source", "SOURCE/no/such/prefix"], {}, 2, "no/such/prefix"),
+        (["--source", "/no/such/directory"], {}, 2, "/no/such/directory"),
+        (["--source", "gs://bucket/x"], {}, 2, "gs://"),
+        (["--source", "SOURCE", "--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
+        (["--source", "SOURCE"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
+        (["--source", "SOURCE"], {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}, 2, "secret"),
+        (["--source", "SOURCE"], {"VIEWFINDER_S3_ENDPOINT_URL": "http://127.0.0.1:9"}, 2, "http://127.0.0.1:9"),
+        (["--source", "SOURCE"], {"VIEWFINDER_MODLE": "demo"}, 2, "VIEWFINDER_MODEL"),
+        (["--source", "SOURCE", "--captions", "SOURCE/none.json"], {}, 2, "none.json"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    environment: dict[str, str],
+    status: int,
+    said: str,
+) -> None:
+    fill(world.bucket, NAMES[:2])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    from jobs.index import main
+
+    assert main([flag.replace("SOURCE", world.source) for flag in flags]) == status
+    error = capsys.readouterr().err
+    message = error[error.index("error: ") :]
+    assert said in message
+    assert "Traceback" not in error
+    assert "not-the-secret" not in message, "a secret is never repeated"
+
+
+def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple[int, str]:
+    """Exit status and output of a job over the world's bucket that gets a signal in the middle of its writing."""
+    # A slow store, so that there is a middle.
+    qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
+    environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
+    command = [sys.executable, "jobs/index.py", "--source", world.source]
+    with tempfile.TemporaryFile("w+") as output:
+        job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 200
+            while job.poll() is None and time.monotonic() < deadline:
+                live = world.store.live(world.index)
+                if live is not None and world.store.count(live) > 20:
+                    break
+                time.sleep(0.1)
+            job.send_signal(by)
+            job.wait(60)
+        finally:
+            job.kill()  # nothing, where it has ended
+            job.wait()
+        qdrant.faults.clear()
+        output.seek(0)
+        return job.returncode, output.read()
+
+
+@pytest.mark.chaos("Ray", "the driver is killed, the job run again")
+def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble) -> None:
+    names = [f"{number:04}.jpg" for number in range(400)]
+    fill(world.bucket, names)
+    status, said = interrupted(world, qdrant, by=signal.SIGKILL)
+    assert status == -signal.SIGKILL, said
+    killed_at = world.store.count(world.collection)
+    assert 0 < killed_at < 400
+
+    assert world.run() == 0
+    counts = world.counts
+    assert counts["indexed"] + counts["unchanged"] == 400
+    assert counts["unchanged"] >= killed_at
+    after_the_kill = {key: dict(record.payload) for key, record in world.points.items()}
+    vectors_after_the_kill = vectors(world)
+
+    # The same bucket into another index, without the kill.
+    assert world.run("--index", "whole") == 0
+    world.index = "whole"
+    whole = {key: dict(record.payload) for key, record in world.points.items()}
+    for payload in (*after_the_kill.values(), *whole.values()):
+        del payload["run_id"], payload["indexed_at"]
+    assert after_the_kill == whole
+    assert_same_vectors(vectors_after_the_kill, vectors(world))
+
+
+@pytest.mark.chaos("Ray", "the driver is told to end (SIGTERM)")
+def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble) -> None:
+    names = [f"{number:04}.jpg" for number in range(200)]
+    fill(world.bucket, names)
+    status, said = interrupted(world, qdrant, by=signal.SIGTERM)
+    assert status == 1, said
+    assert STOPPED in said
+    assert "SIGTERM" not in said, "Ray would print its own stack"
+    assert "Traceback" not in said
+
+    written = world.store.count(world.collection)
+    assert 0 < written < 200
+    assert world.run() == 0
+    counts = world.counts
+    assert counts["indexed"] + counts["unchanged"] == counts["listed"] == 200
+    assert counts["unchanged"] >= written
+    assert set(world.points) == set(names)
+
+
+@pytest.mark.chaos("Qdrant", "lost for good: one message")
+def test_qdrant_lost_for_good_ends_the_job_with_one_message(
+    world: World, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world.bucket, NAMES)
+    qdrant.faults.extend(Fault(status=503, on=r"PUT .*/points") for _ in range(10_000))
+    assert world.run() == 1
+    error = capsys.readouterr().err
+    assert f"Qdrant at {qdrant.url}" in error
+    assert "Traceback" not in error
+
+
+def test_the_report_can_go_to_s3(world: World) -> None:
+    fill(world.bucket, NAMES[:2])
+    assert world.run("--report", f"{world.source}/reports/today") == 0
+    summary = json.loads((world.bucket / "reports" / "today" / "summary.json").read_text())
+    assert summary["counts"]["indexed"] == 2
+    assert (world.bucket / "reports" / "today" / "failures.jsonl").read_text() == ""
+
+
+def _bomb() -> bytes:
+    """A PNG of 20,000 by 20,000 pixels in few bytes."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,69 @@
+"""A job's numbers: each object once, by what became of it. tests/infra/test_two_nodes.py sees that Ray exports them."""
+
+from collections import Counter
+from typing import Any, Self
+
+import pyarrow as pa
+
+from viewfinder.cluster.metrics import JobMetrics
+from viewfinder.cluster.datasink import Tally
+
+
+class Ledger:
+    """Makes metrics that write down what they are told; refuses what Ray's refuse."""
+
+    def __init__(self) -> None:
+        self.entries: Counter[tuple[Any, ...]] = Counter()
+
+    def __call__(self, name: str, description: str, labels: tuple[str, ...]) -> "Metric":
+        return Metric(self.entries, name, labels)
+
+
+class Metric:
+    def __init__(self, entries: Counter[tuple[Any, ...]], name: str, labels: tuple[str, ...]) -> None:
+        self._entries, self._name, self._labels = entries, name, labels
+        self._defaults: dict[str, str] = {}
+
+    def set_default_tags(self, tags: dict[str, str]) -> Self:
+        self._defaults = tags
+        return self
+
+    def inc(self, value: float, tags: dict[str, str]) -> None:
+        assert value > 0
+        given = self._defaults | tags
+        assert set(given) == set(self._labels)
+        self._entries[(self._name, *(given[label] for label in self._labels))] += value  # type: ignore[assignment]
+
+
+def test_every_object_of_a_block_is_counted_once_by_its_outcome_and_its_stages() -> None:
+    ledger = Ledger()
+    tally = Tally(indexed=5, unchanged=7, withheld=2, failed=3, pictures=4, compare_s=0.5, decode_s=2.0, encode_s=1.0)
+    table = pa.table(
+        {
+            "action": ["index", "failed", "failed", "failed", "unchanged"],
+            "stage": [None, "decode", "decode", "fetch", None],
+            "reason": [None, "truncated", "truncated", "access_denied", None],
+        }
+    )
+    metrics = JobMetrics("photos", ledger)
+    metrics.block(tally, table)
+    metrics.block(Tally(indexed=1, pictures=1), table.slice(0, 1))
+    metrics.block(Tally(), pa.table({}))
+    objects, done = "viewfinder_job_objects_total", "viewfinder_job_stage_objects_total"
+    seconds, failures = "viewfinder_job_stage_seconds_total", "viewfinder_job_failures_total"
+    assert ledger.entries == {
+        (objects, "indexed", "photos"): 6,
+        (objects, "unchanged", "photos"): 5,
+        (objects, "withheld", "photos"): 2,
+        (objects, "failed", "photos"): 3,
+        (failures, "decode", "truncated", "photos"): 2,
+        (failures, "fetch", "access_denied", "photos"): 1,
+        (done, "compare", "photos"): 16,
+        (done, "fetch", "photos"): 5,
+        (done, "decode", "photos"): 5,
+        (done, "encode", "photos"): 6,
+        (done, "write", "photos"): 6,
+        (seconds, "compare", "photos"): 0.5,
+        (seconds, "decode", "photos"): 2.0,
+        (seconds, "encode", "photos"): 1.0,
+    }

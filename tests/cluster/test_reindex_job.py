@@ -1,0 +1,129 @@
+"""The re-index from end to end: the job itself, on Ray, ended by the kernel where it hurts."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.reindex import main
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill, picture
+from viewfinder.models.checkpoint import locate
+from viewfinder.testing.qdrant import Fault, QdrantDouble
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [f"{number:03}.jpg" for number in range(60)]
+
+
+@pytest.fixture
+def indexed(world: World, other_model: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Sixty pictures under the first model, while the settings ask for the other."""
+    fill(world.bucket, NAMES)
+    world.sync()
+    monkeypatch.setenv("VIEWFINDER_MODEL", other_model)
+    monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:9")
+    return world
+
+
+def reindex(world: World, *flags: str) -> int:
+    world.runs += 1
+    world.report = world.directory / f"report-{world.runs:02}"
+    return main(["--report", str(world.report), *flags])
+
+
+def test_the_job_changes_the_model_of_an_index_whose_objects_change_meanwhile(
+    indexed: World, qdrant: QdrantDouble, other_model: str
+) -> None:
+    def change() -> None:
+        while not written_to(qdrant, "__0002"):
+            time.sleep(0.05)
+        (indexed.bucket / "007.jpg").write_bytes(picture(900, (64, 64)))
+        (indexed.bucket / "008.jpg").unlink()
+        (indexed.bucket / "new.jpg").write_bytes(picture(901))
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    assert reindex(indexed) == 0
+    changing.join()
+    assert indexed.collection.metadata.fingerprint == locate(other_model).fingerprint
+    assert set(indexed.points) == {*NAMES, "new.jpg"} - {"008.jpg"}
+    assert indexed.points["007.jpg"].payload["width"] == 64
+    summary = indexed.summary
+    assert summary["outcome"].startswith("switched from")
+    assert all(check["passed"] is not False for check in summary["checks"])
+
+    assert reindex(indexed) == 0
+    assert indexed.counts == {"listed": 60, "unchanged": 60, "indexed": 0, "failed": 0, "pruned": 0}
+    assert indexed.summary["outcome"] == "brought up to date"
+
+
+@pytest.mark.chaos("Ray", "the driver of a re-index is killed, the job run again")
+def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes_it(
+    indexed: World, qdrant: QdrantDouble, other_model: str
+) -> None:
+    """With the Ray that it had started; `test_reindex_killed.py` has the other phases."""
+    before = indexed.collection
+    # A slow store, so that there is a middle to be killed in.
+    qdrant.faults.extend(Fault(delay_s=0.5, on=r"PUT .*__0002/points") for _ in range(40))
+    log = indexed.directory / "log.txt"
+    with log.open("wb") as file:
+        job = subprocess.Popen(
+            [sys.executable, "jobs/reindex.py"],
+            cwd=ROOT,
+            env=os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "4", "VIEWFINDER_FETCH_BATCH_SIZE": "4"},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    while job.poll() is None and written_to(qdrant, "__0002") < 3:
+        time.sleep(0.1)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert job.returncode == -signal.SIGKILL, f"over before it could be killed: {log.read_text()}"
+    qdrant.faults.clear()
+    assert indexed.collection == before
+    assert len(indexed.points) == 60, "what is live is whole"
+
+    assert reindex(indexed) == 0
+    assert indexed.collection.metadata.model_name == other_model
+    assert set(indexed.points) == set(NAMES)
+    assert len(indexed.store.collections(indexed.index)) == 2
+
+
+def written_to(qdrant: QdrantDouble, ending: str) -> int:
+    """How many batches of points have come for the collection whose name ends so."""
+    return sum(each.method == "PUT" and each.path.endswith(f"{ending}/points") for each in qdrant.requests)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "status", "said"),
+    [
+        (["--index", "nothing"], {}, 2, "jobs/index.py --source"),
+        (["--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
+        (["--rollback"], {}, 2, "no former collection"),
+        (["--golden", "/no/such/file.jsonl"], {}, 2, "/no/such/file.jsonl"),
+        (["--status"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(
+    indexed: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    environment: dict[str, str],
+    status: int,
+    said: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(flags) == status
+    error = capsys.readouterr().err
+    assert said in error[error.index("error: ") :]
+    assert "Traceback" not in error

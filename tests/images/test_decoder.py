@@ -1,0 +1,284 @@
+"""A picture may take its decoder process down, never its reader."""
+
+import io
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.images.test_decoding import damaged_files, encoded, photograph, quadrants
+from viewfinder.images.decoder import Decoder
+from viewfinder.errors import ImageError, ViewfinderError
+from viewfinder.images.decoding import REASONS, Decoded, ImageLimits, Preprocess, decode
+
+PREPROCESS = Preprocess(32)
+LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=200_000_000)
+CRASHING = "tests.images.crashing:decode"
+MEMORY = 512 * 1024**2
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    with Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=MEMORY, entry=CRASHING) as decoder:
+        yield decoder
+
+
+@pytest.fixture
+def impatient() -> Iterator[Decoder]:
+    with Decoder(PREPROCESS, LIMITS, timeout_s=1.0, memory_bytes=MEMORY, entry=CRASHING) as decoder:
+        yield decoder
+
+
+def process_of(decoder: Decoder) -> int:
+    return decoder.decode(b"pid").width
+
+
+def failure(decoder: Decoder, data: bytes) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decoder.decode(data)
+    assert caught.value.permanent
+    assert caught.value.reason in REASONS
+    return caught.value
+
+
+def ended_within(process: int, seconds: float) -> bool:
+    watch = select.poll()
+    watch.register(process, select.POLLIN)  # a pidfd is readable once its process is no more
+    return bool(watch.poll(seconds * 1000))
+
+
+def test_a_picture_comes_back_as_if_decoded_here(decoder: Decoder) -> None:
+    data = encoded(photograph(901, 700, seed=3), "JPEG")
+    there, here = decoder.decode(data), decode(data, PREPROCESS, LIMITS)
+    assert (there.pixels == here.pixels).all()
+    assert there[1:] == here[1:] == (901, 700, "jpeg")
+    assert there.pixels.dtype == np.uint8
+    assert there.pixels.flags.writeable
+
+
+def test_a_bad_picture_fails_as_if_decoded_here(decoder: Decoder) -> None:
+    for data in (b"", b"no picture", encoded(quadrants())[:90]):
+        with pytest.raises(ImageError) as here:
+            decode(data, PREPROCESS, LIMITS)
+        there = failure(decoder, data)
+        assert (there.reason, there.message) == (here.value.reason, here.value.message)
+
+
+def test_one_process_decodes_many_files(decoder: Decoder) -> None:
+    assert process_of(decoder) != os.getpid()
+    failure(decoder, b"no picture")
+    assert process_of(decoder) == process_of(decoder)
+
+
+@pytest.mark.chaos("Files", "a picture ends its decoder: signals, exits, memory")
+@pytest.mark.parametrize(
+    ("command", "reason", "cause"),
+    [
+        (f"signal {signal.SIGSEGV:d}", "decoder_crashed", "SIGSEGV"),
+        (f"signal {signal.SIGABRT:d}", "decoder_crashed", "SIGABRT"),
+        ("exit 0", "decoder_crashed", "exit status 0"),
+        ("raise", "decoder_crashed", "exit status 1"),
+        (f"signal {signal.SIGKILL:d}", "decoder_out_of_memory", "memory"),
+        ("eat", "decoder_out_of_memory", "memory"),
+    ],
+    ids=["SIGSEGV", "SIGABRT", "an exit", "an exception", "SIGKILL", "memory"],
+)
+def test_a_file_that_ends_its_decoder_costs_only_itself(
+    decoder: Decoder, command: str, reason: str, cause: str
+) -> None:
+    error = failure(decoder, command.encode())
+    assert error.reason == reason
+    assert cause in error.message
+    assert decoder.decode(encoded(quadrants())).width == 80
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x80abc",
+        b"[" * 10_000,
+        b"[]",
+        b"{}",
+        b'{"reason": "boredom", "message": "."}',
+        b'{"shape": [-1], "width": 1, "height": 1, "format": "png"}',
+        b'{"shape": [2], "width": 1, "height": 1, "format": "png"}',
+        b'{"shape": [1], "width": 1' + b"0" * 30 + b', "height": 1, "format": "png"}',
+    ],
+    ids=lambda header: header[:40].decode("latin-1"),
+)
+def test_a_file_that_makes_its_decoder_answer_nonsense_costs_only_itself(decoder: Decoder, header: bytes) -> None:
+    error = failure(decoder, b"answer " + header)
+    assert error.reason == "decoder_crashed"
+    assert "nonsense" in error.message
+    assert decoder.decode(encoded(quadrants())).width == 80
+
+
+@pytest.mark.chaos("Files", "a picture loops for ever in its decoder")
+def test_a_file_that_hangs_is_given_up(impatient: Decoder) -> None:
+    assert failure(impatient, b"hang").reason == "decode_timeout"
+    assert failure(impatient, b"hang").reason == "decode_timeout"
+    assert impatient.decode(b"pid").height == 1
+
+
+def test_a_file_is_not_blamed_for_one_death_that_a_fresh_process_survives(decoder: Decoder, tmp_path: Path) -> None:
+    before = process_of(decoder)
+    assert decoder.decode(f"once {tmp_path / 'marker'}".encode()).width != before
+
+
+def test_a_decoder_that_died_while_idle_is_replaced(decoder: Decoder) -> None:
+    before = process_of(decoder)
+    handle = os.pidfd_open(before)
+    os.kill(before, signal.SIGKILL)
+    assert ended_within(handle, 60)
+    os.close(handle)
+    assert process_of(decoder) != before
+
+
+@pytest.mark.chaos("Files", "a picture needs more memory than it may have")
+def test_a_picture_that_needs_too_much_memory_is_named_and_the_process_goes_on() -> None:
+    large = encoded(Image.new("1", (13_000, 13_000)), "TIFF", compression="group4")
+    thin = encoded(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
+    with Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=256 * 1024**2) as decoder:
+        assert failure(decoder, large).reason == "decoder_out_of_memory"
+        assert failure(decoder, thin).reason == "decoder_out_of_memory"
+        assert decoder.decode(encoded(quadrants())).width == 80
+
+
+def test_the_pixel_limit_of_the_user_holds_even_above_pillows_own() -> None:
+    large = encoded(Image.new("1", (14_000, 13_000)), "TIFF", compression="group4")  # Pillow stops at 179 million
+    with Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=2 * 1024**3) as decoder:
+        assert decoder.decode(large).width == 14_000
+
+
+def test_what_libraries_print_neither_blocks_nor_confuses(decoder: Decoder) -> None:
+    data = b"chatter " + encoded(quadrants())
+    assert (decoder.decode(data).pixels == decode(data[8:], PREPROCESS, LIMITS).pixels).all()
+    assert decoder.decode(b"pid").height == 1
+
+
+def test_a_crash_leaves_no_core_file_and_memory_is_bounded(decoder: Decoder) -> None:
+    process = process_of(decoder)
+    assert resource.prlimit(process, resource.RLIMIT_CORE) == (0, 0)
+    assert resource.prlimit(process, resource.RLIMIT_AS) == (MEMORY, MEMORY)
+
+
+def test_the_child_loads_nothing_that_it_does_not_need(decoder: Decoder) -> None:
+    maps = Path(f"/proc/{process_of(decoder)}/maps").read_text()
+    assert "_imaging" in maps
+    assert "torch" not in maps
+    assert "/ray/" not in maps
+
+
+def test_closing_ends_the_process_and_decoding_starts_another() -> None:
+    decoder = Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=MEMORY, entry=CRASHING)
+    first = process_of(decoder)
+    decoder.close()
+    assert not Path(f"/proc/{first}").exists()
+    assert process_of(decoder) != first
+    decoder.close()
+    decoder.close()
+
+
+def test_threads_that_share_a_decoder_get_their_own_pictures(decoder: Decoder) -> None:
+    files = [encoded(photograph(40 + 3 * seed, 40, seed)) for seed in range(6)]
+    wrong: list[int] = []
+
+    def decode_again_and_again(data: bytes) -> None:
+        expected = decode(data, PREPROCESS, LIMITS)
+        wrong.extend(1 for _ in range(30) if not (decoder.decode(data).pixels == expected.pixels).all())
+
+    threads = [threading.Thread(target=decode_again_and_again, args=(data,)) for data in files]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_thread_that_started_the_child_may_end(decoder: Decoder) -> None:
+    processes: list[int] = []
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: processes.append(process_of(decoder)))
+        thread.start()
+        thread.join()
+    assert processes[0] == processes[1]
+
+
+@pytest.mark.parametrize("entry", ["tests.viewfinder.no_such_module:decode", "viewfinder.images.decoding:no_such_function"])
+def test_a_child_that_cannot_work_says_why(entry: str) -> None:
+    name = entry.partition(":")[0] if "no_such_module" in entry else entry.partition(":")[2]
+    with (
+        Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=MEMORY, entry=entry) as decoder,
+        pytest.raises(ViewfinderError, match=name),
+    ):
+        decoder.decode(b"pid")
+
+
+@pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_child_does_not_outlive_a_parent_that_is_killed(busy: bool, tmp_path: Path) -> None:
+    pipe = tmp_path / "hanging"
+    os.mkfifo(pipe)
+    program = (
+        "import pathlib, sys\n"
+        "from tests.images.test_decoder import CRASHING, LIMITS, MEMORY, PREPROCESS\n"
+        "from viewfinder.images.decoder import Decoder\n"
+        "decoder = Decoder(PREPROCESS, LIMITS, timeout_s=3, memory_bytes=MEMORY, entry=CRASHING)\n"
+        "child = decoder.decode(b'pid').width\n"
+        f"if {busy}: decoder.decode({b'hang ' + os.fsencode(pipe)!r})\n"
+        f"pathlib.Path({str(pipe)!r}).write_text(str(child))\n"
+        "sys.stdin.read()\n"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdin=subprocess.PIPE) as parent:
+        child = os.pidfd_open(int(pipe.read_text()))
+        assert not ended_within(child, 0)
+        parent.kill()
+    assert ended_within(child, 60)
+    os.close(child)
+
+
+def test_the_child_finds_its_modules_from_any_directory(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    (tmp_path / "viewfinder").mkdir()
+    (tmp_path / "viewfinder" / "decoder.py").write_text("raise SystemExit('the wrong viewfinder')")
+    program = (
+        f"import sys; sys.path[:0] = [{str(root)!r}]\n"
+        "from viewfinder.images.decoder import Decoder; from viewfinder.images.decoding import ImageLimits, Preprocess\n"
+        "with Decoder(Preprocess(32), ImageLimits(10**6, 10**6), timeout_s=60, memory_bytes=2**29) as decoder:\n"
+        "    print(decoder.decode(sys.stdin.buffer.read()).format)\n"
+    )
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, input=encoded(quadrants()), capture_output=True
+    )
+    assert done.stdout == b"png\n", done.stderr
+
+
+def test_damaged_files_have_the_same_outcome_there_as_here() -> None:
+    limits = ImageLimits(10**7, 10**6)
+
+    def outcome(decode_file: Callable[[bytes], Decoded], data: bytes) -> tuple[object, ...]:
+        try:
+            return decode_file(data)[1:]
+        except ImageError as error:
+            return (error.reason,)
+
+    with Decoder(PREPROCESS, limits, timeout_s=60, memory_bytes=MEMORY) as decoder:
+        for name, data in damaged_files(4):
+            here = outcome(lambda data: decode(data, PREPROCESS, limits), data)
+            assert outcome(decoder.decode, data) == here, name
+
+
+def test_a_decoder_is_ready_for_pictures_that_change_size_on_loading(decoder: Decoder) -> None:
+    icon = io.BytesIO()
+    Image.new("RGBA", (64, 64), "red").save(icon, "ICNS")
+    assert decoder.decode(icon.getvalue()).width == 1024

@@ -1,0 +1,165 @@
+"""The encoding stage by itself."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from viewfinder.indexing.rows import Row, table_of
+from viewfinder.indexing.stages import Encode
+from viewfinder.sources.captions import CaptionRecord
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.checkpoint import locate
+
+
+def rows(count: int, size: int) -> list[Row]:
+    """Pictures, every third with a caption; one row has failed."""
+    pixels = np.random.default_rng(5).integers(0, 256, (count, size, size, 3), np.uint8)
+    made: list[Row] = [{"action": "index", "count": 1, "pixels": each.tobytes()} for each in pixels]
+    for number, row in enumerate(made):
+        if number % 3 == 0:
+            row["caption"] = CaptionRecord("a red kite over a field " * (number + 1)).to_json()
+    made[1] = {"action": "failed", "count": 1, "stage": "decode", "reason": "not_an_image"}
+    return made
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewfinder.indexing.stages.cpu_cores", lambda: 8)
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
+    checkpoint = locate("demo-small")
+    made = [
+        Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=cores)(
+            table_of(rows(count, checkpoint.preprocess.size))
+        ).to_pylist()
+        for cores in (1, 3)
+    ]
+    for whole, divided in zip(*made, strict=True):
+        assert whole["caption_cut"] == divided["caption_cut"]
+        for vector in ("image_vector", "caption_vector"):
+            assert (whole[vector] is None) == (divided[vector] is None)
+            if whole[vector] is not None:
+                np.testing.assert_allclose(
+                    *(np.frombuffer(row[vector], np.float32) for row in (whole, divided)), atol=1e-5
+                )
+    present = [np.frombuffer(row["image_vector"], np.float32) for row in made[0] if row["image_vector"]]
+    assert len(present) == count - 1
+    assert len({vector.round(4).tobytes() for vector in present}) == len(present), "or any order would do"
+
+
+def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
+    checkpoint = locate("demo-small")
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
+    texts = ["a red car", "two dogs", "a guitar by the sea", "a lemon", "three horses", "a hedgehog", "a town"]
+    vectors, cuts = stage.encode_texts(texts)
+    whole, _ = stage.encoder().encode_texts(texts)
+    assert np.sum(vectors * whole, axis=1).min() > 0.9999
+    assert cuts.tolist() == [0] * 7
+    assert stage.encode_texts([])[0].shape == (0, checkpoint.dimension)
+
+
+def test_pictures_are_read_where_arrow_keeps_them() -> None:
+    checkpoint = locate("demo-small")
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+    whole = table_of(rows(12, checkpoint.preprocess.size))
+    expected = stage(whole)["image_vector"].to_pylist()
+    # As Ray hands them out: slices of blocks, joined, with a failed row between and without.
+    parts = pa.concat_tables([whole.slice(3, 4), whole.slice(0, 3), whole.slice(11), whole.slice(1, 1)])
+    assert parts["pixels"].num_chunks == 4
+    for given, wanted in zip(
+        stage(parts)["image_vector"].to_pylist(), [*expected[3:7], *expected[:3], *expected[11:], None], strict=True
+    ):
+        assert (given is None) == (wanted is None)
+        if wanted is not None:
+            np.testing.assert_allclose(np.frombuffer(given, np.float32), np.frombuffer(wanted, np.float32), atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[5], [0], [100], [-1, 1], [0, 2]])
+def test_cells_of_another_size_are_no_pictures(sizes: list[int]) -> None:
+    checkpoint = locate("demo-small")
+    right = checkpoint.preprocess.size**2 * 3
+    cells = [bytes(right + size) if abs(size) == 1 else bytes(size * right // 2) for size in sizes]
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+    with pytest.raises(ValueError, match="are no pictures of"):
+        stage(table_of([{"action": "index", "count": 1, "pixels": cell} for cell in cells]))
+
+
+def test_calls_at_once_share_one_encoder_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = locate("demo-small")
+    loaded = []
+    load, encode_images = Encoder.load, Encoder.encode_images
+    monkeypatch.setattr(Encoder, "load", lambda *args, **options: loaded.append(1) or load(*args, **options))
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+    tables = [table_of(rows(count, checkpoint.preprocess.size)) for count in (8, 12)]
+    alone = [stage(table)["image_vector"].to_pylist() for table in tables]
+
+    both_are_in = threading.Barrier(2)
+
+    def meet(encoder: Encoder, images: np.ndarray) -> np.ndarray:
+        both_are_in.wait(30)
+        return encode_images(encoder, images)
+
+    monkeypatch.setattr(Encoder, "encode_images", meet)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+    loaded.clear()
+    began = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        at_once = list(pool.map(stage, tables))
+    seconds = time.perf_counter() - began
+    assert len(loaded) == 1
+    for before, made in zip(alone, at_once, strict=True):
+        for one, other in zip(before, made["image_vector"].to_pylist(), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                np.testing.assert_allclose(np.frombuffer(one, np.float32), np.frombuffer(other, np.float32), atol=1e-5)
+    busy = sum(sum(table["encode_s"].to_pylist()) for table in at_once)
+    assert 0 < busy <= seconds, "time in which two calls were under way counts once"
+
+
+def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load(locate("demo-small"), device="cpu")
+    within, most = [], []
+
+    def compute(pixels: object) -> object:
+        within.append(1)
+        most.append(len(within))
+        time.sleep(0.5)
+        within.pop()
+        return torch.ones(len(pixels), 8)
+
+    monkeypatch.setattr(encoder.model, "encode_image", compute)
+    pictures = np.zeros((2, encoder.preprocess.size, encoder.preprocess.size, 3), np.uint8)
+    for turn, expected in (
+        (encoder._turn, 2),
+        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._turn, 1),
+    ):
+        most.clear()
+        monkeypatch.setattr(encoder, "_turn", turn)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(encoder.encode_images, [pictures, pictures]))
+        assert max(most) == expected
+
+
+def test_a_gpu_takes_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Metal ends a process in which two threads compute.
+    checkpoint = locate("demo-small")
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
+    encoder, calls = stage.encoder(), []
+    encode = encoder.encode_images
+    monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or encode(images))
+    table = table_of(rows(7, checkpoint.preprocess.size))
+    stage(table)
+    assert sorted(calls) == [2, 2, 2], "six pictures, one row has failed"
+    calls.clear()
+    monkeypatch.setattr(encoder, "device", "mps")
+    monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or np.ones((len(images), 2)))
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts: (np.ones((len(texts), 2)), np.zeros(len(texts))))
+    stage(table)
+    assert calls == [6]

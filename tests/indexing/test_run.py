@@ -1,0 +1,350 @@
+"""What a run does to an index, by the job's own stages in this process: real S3, real model, Qdrant's wire, no Ray."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from viewfinder.indexing.prune import PruneRefusedError
+from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.stages import Compare, FetchAndDecode
+from tests.fixtures.indexing import LIMITS, World
+from tests.indexing.pictures import fill, picture
+from viewfinder.images.decoder import Decoder
+from viewfinder.models.encoder import Encoder
+from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.images.decoding import Preprocess, decode
+from viewfinder.sources.manifest import write_manifest
+from viewfinder.models.checkpoint import locate
+from viewfinder.sources.objects import Objects, point_id
+from viewfinder.testing.objects import MemoryObjects
+from viewfinder.testing.qdrant import Fault, QdrantDouble
+
+NAMES = [f"{number:02}.jpg" for number in range(12)]
+
+
+def test_the_stored_vector_is_the_encoding_of_the_stored_picture(world: World, tiny_model: str) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    checkpoint = locate(tiny_model)
+    pixels = decode((world.bucket / "03.jpg").read_bytes(), checkpoint.preprocess, LIMITS).pixels
+    vector = Encoder.load(checkpoint, device="cpu").encode_images(pixels[np.newaxis])[0]
+    best = world.store.search(world.collection, vector, limit=1)[0]
+    assert best.payload["key"] == "03.jpg"
+    assert best.score == pytest.approx(1.0, abs=1e-4)
+
+
+def test_changed_and_new_objects_are_indexed_and_nothing_else(world: World) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    before = world.points
+    (world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+    (world.bucket / "new.png").write_bytes(picture(100, kind="PNG"))
+    assert world.sync() == {"listed": 13, "unchanged": 11, "indexed": 2, "failed": 0, "pruned": 0}
+    after = world.points
+    assert after["03.jpg"].payload["width"] == 64
+    assert after["03.jpg"].payload["etag"] != before["03.jpg"].payload["etag"]
+    assert after["new.png"].payload["format"] == "png"
+    assert all(after[name] == before[name] for name in NAMES if name != "03.jpg")
+
+
+def test_a_picture_that_turned_into_rubbish_is_no_longer_found(world: World) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    (world.bucket / "05.jpg").write_bytes(b"rubbish")
+    assert world.sync() == {"listed": 12, "unchanged": 11, "indexed": 0, "failed": 1, "pruned": 0}
+    assert "05.jpg" not in world.points
+    assert world.recorded_failures(["05.jpg"]) == {"05.jpg": "not_an_image"}
+
+
+def test_a_new_caption_is_written_without_fetching_the_picture(world: World) -> None:
+    fill(world.bucket, NAMES)
+    captions = world.bucket / "captions.json"
+    captions.write_text(json.dumps({name: f"picture {name}" for name in NAMES}))
+    flags = ("--captions", f"{world.source}/captions.json")
+    assert world.sync(*flags)["indexed"] == 12
+    assert world.points["04.jpg"].payload["caption"] == "picture 04.jpg"
+
+    captions.write_text(json.dumps({name: f"picture {name}" for name in NAMES} | {"04.jpg": "the fourth"}))
+    assert world.sync(*flags) == {"listed": 12, "unchanged": 11, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.pictures == 0
+    point = world.points["04.jpg"]
+    assert point.payload["caption"] == "the fourth"
+    state = world.store.states(world.collection, [point.id])[point.id]
+    assert (state.has_image, state.has_caption) == (True, True)
+
+
+def test_captions_stay_untouched_without_the_flag_even_when_the_picture_changes(world: World) -> None:
+    fill(world.bucket, NAMES)
+    (world.bucket / "captions.json").write_text(json.dumps({"04.jpg": "the fourth"}))
+    world.sync("--captions", f"{world.source}/captions.json")
+    (world.bucket / "04.jpg").write_bytes(picture(99, (64, 64)))
+    world.sync()
+    point = world.points["04.jpg"]
+    assert point.payload["width"] == 64
+    assert point.payload["caption"] == "the fourth"
+    assert world.store.states(world.collection, [point.id])[point.id].has_caption
+
+
+def test_a_caption_no_longer_given_stays_until_a_prune(world: World) -> None:
+    fill(world.bucket, NAMES)
+    captions = world.bucket / "captions.json"
+    captions.write_text(json.dumps({"04.jpg": "the fourth", "05.jpg": "the fifth"}))
+    flags = ("--captions", f"{world.source}/captions.json")
+    world.sync(*flags)
+    captions.write_text(json.dumps({"05.jpg": "the fifth"}))
+    world.sync(*flags)
+    assert world.points["04.jpg"].payload["caption"] == "the fourth"
+    world.sync(*flags, "--prune")
+    point = world.points["04.jpg"]
+    assert not point.payload.get("caption")
+    assert not world.store.states(world.collection, [point.id])[point.id].has_caption
+    assert world.points["05.jpg"].payload["caption"] == "the fifth"
+
+
+def test_a_prune_deletes_what_is_gone(world: World) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    (world.bucket / "07.jpg").unlink()
+    world.sync()
+    assert "07.jpg" in world.points, "without --prune nothing is deleted"
+    assert world.sync("--prune")["pruned"] == 1
+    assert set(world.points) == set(NAMES) - {"07.jpg"}
+
+
+def test_a_point_in_two_sources_outlives_the_loss_of_one(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg", "a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/5.jpg"])
+    inner, outer = f"{world.source}/a", world.source
+    world.sync(source=inner)
+    assert world.sync(source=outer) == {"listed": 6, "unchanged": 5, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.points["a/0.jpg"].payload["sources"] == sorted([inner, outer])
+    assert world.points["b/5.jpg"].payload["sources"] == [outer]
+
+    # Excluded from the outer source for good: only the inner one still holds it.
+    (world.bucket / "b" / "5.jpg").unlink()
+    world.sync("--prune", source=outer)
+    assert set(world.points) == {f"a/{number}.jpg" for number in range(5)}
+
+
+def test_overlapping_sources_in_one_run_index_each_object_once(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg", "a/1.jpg", "b/2.jpg"])
+    assert world.sync("--source", f"{world.source}/a")["listed"] == 3
+    assert world.points["a/0.jpg"].payload["sources"] == sorted([world.source, f"{world.source}/a"])
+
+
+def test_a_limit_indexes_that_many(world: World) -> None:
+    fill(world.bucket, NAMES)
+    assert world.sync("--limit", "5") == {"listed": 5, "unchanged": 0, "indexed": 5, "failed": 0, "pruned": 0}
+    assert sorted(world.points) == NAMES[:5]
+
+
+def test_include_and_exclude_choose(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg", "a/1.png", "b/2.jpg"])
+    world.sync("--include", "*.jpg", "--exclude", "b/*")
+    assert set(world.points) == {"a/0.jpg"}
+
+
+def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path: Path) -> None:
+    directory = tmp_path / "pictures"
+    fill(directory, ["x.jpg", "sub/y.jpg"])
+    assert world.sync(source=str(directory))["indexed"] == 2
+    fill(world.bucket, ["z.jpg"], first_seed=9)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri\n{world.source}/z.jpg\n{world.source}/z.jpg\n{world.source}/missing.jpg\n")
+    assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 0, "indexed": 1, "failed": 1, "pruned": 0}
+    assert world.recorded_failures(["missing.jpg"]) == {"missing.jpg": "not_found"}
+    assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 0, "failed": 1, "pruned": 0}
+
+
+def test_a_manifest_with_etags_but_no_sizes_is_asked_after_where_something_is_new(world: World, tmp_path: Path) -> None:
+    """Bytes under way were not limited for its rows: 32 pictures of 100 MB met in memory."""
+    fill(world.bucket, ["a.jpg"])
+    content = (world.bucket / "a.jpg").read_bytes()
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri,etag\n{world.source}/a.jpg,{hashlib.md5(content).hexdigest()}\n")
+    with Objects(world.reach.access) as objects:
+        (part,) = write_manifest([str(manifest)], tmp_path, objects).paths
+    (row,) = Compare(world.reach, None)(pq.read_table(part)).to_pylist()
+    assert (row["action"], row["size"]) == ("index", len(content))
+    assert world.sync(source=str(manifest))["indexed"] == 1
+    (world.bucket / "a.jpg").unlink()
+    assert world.sync(source=str(manifest))["unchanged"] == 1, "nobody asked, as the ETag is on record"
+
+
+def test_a_prune_of_a_large_part_is_refused_and_changes_nothing(
+    world: World,
+) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    for name in NAMES[:4]:
+        (world.bucket / name).unlink()
+    with pytest.raises(PruneRefusedError, match="4 of the 12 points"):
+        world.sync("--prune")
+    assert len(world.points) == 12
+    world.sync("--prune", "--prune-max-ratio", "0.5")
+    assert len(world.points) == 8
+
+
+def test_a_prune_behind_other_patterns_is_refused(world: World) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    with pytest.raises(PruneRefusedError, match="other --exclude patterns"):
+        world.sync("--prune", "--exclude", "07.jpg")
+    assert len(world.points) == 12
+
+
+def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, qdrant: QdrantDouble) -> None:
+    fill(world.bucket, NAMES)
+    (world.bucket / "bad.jpg").write_bytes(b"no picture")
+    assert world.sync()["failed"] == 1
+    assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 0, "failed": 1, "pruned": 0}
+    assert world.pictures == 0
+    (world.bucket / "bad.jpg").write_bytes(picture(77))
+    assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.recorded_failures(["bad.jpg"]) == {}
+
+
+@pytest.mark.chaos("S3", "an object vanishes between list and get")
+def test_an_object_that_vanished_after_the_listing_fails_and_is_tried_again(world: World, tmp_path: Path) -> None:
+    fill(world.bucket, ["z.jpg"])
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri\n{world.source}/z.jpg\n{world.source}/late.jpg\n")
+    assert world.sync(source=str(manifest))["failed"] == 1
+    (world.bucket / "late.jpg").write_bytes(picture(5))
+    assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 1, "failed": 0, "pruned": 0}
+
+
+def test_a_prune_of_an_emptied_source_is_refused(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg", "b/1.jpg"])
+    world.sync(source=f"{world.source}/a")
+    (world.bucket / "a" / "0.jpg").unlink()
+    with pytest.raises(ConfigurationError):
+        world.sync("--prune", source=f"{world.source}/a")
+    assert set(world.points) == {"a/0.jpg"}
+
+
+@pytest.mark.chaos("Qdrant", "503 at the first upserts")
+def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: QdrantDouble) -> None:
+    fill(world.bucket, NAMES)
+    qdrant.faults.extend(Fault(status=503, on=r"PUT .*/points") for _ in range(3))
+    assert world.sync()["indexed"] == 12
+    assert set(world.points) == set(NAMES)
+    assert not qdrant.faults, "each fault was met"
+
+
+@pytest.mark.chaos("Files", "pictures that crash, hang or swell their decoder, in the pipeline")
+def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
+    good = picture(1)
+    contents = {
+        "0.jpg": b"chatter " + good,
+        "1.jpg": b"signal 11",
+        "2.jpg": b"hang",
+        "3.jpg": b"eat",
+        "4.jpg": b"chatter " + good,
+    }
+    for name, content in contents.items():
+        (world.bucket / name).write_bytes(content)
+    rows = [
+        {"action": "index", "count": 1, "uri": f"{world.source}/{name}", "size": len(content)}
+        for name, content in contents.items()
+    ]
+    with Decoder(
+        Preprocess(32), LIMITS, timeout_s=4, memory_bytes=512 * 2**20, entry="tests.images.crashing:decode"
+    ) as decoder:
+        stage = FetchAndDecode(
+            world.reach.access,
+            Preprocess(32),
+            LIMITS,
+            threads=2,
+            timeout_s=4,
+            memory_bytes=512 * 2**20,
+            decoder=lambda: decoder,
+        )
+        done = stage(table_of(rows)).to_pylist()
+    assert [row["action"] for row in done] == ["index", "failed", "failed", "failed", "index"]
+    assert done[0]["decode_s"] > 4, "the time of the one that hangs counts"
+    assert [row["reason"] for row in done] == [
+        None,
+        "decoder_crashed",
+        "decode_timeout",
+        "decoder_out_of_memory",
+        None,
+    ]
+    assert all(row["stage"] == "decode" for row in done if row["action"] == "failed")
+    assert len(done[4]["pixels"]) == 32 * 32 * 3
+
+
+def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
+    class Refusing(MemoryObjects):
+        """S3 that lists and does not let read."""
+
+        def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+            raise ObjectError("access_denied", f"Could not read {uri!r}: AccessDenied.")
+
+    with Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30) as decoder:
+        stage = FetchAndDecode(
+            world.reach.access,
+            Preprocess(32),
+            LIMITS,
+            threads=2,
+            timeout_s=4,
+            memory_bytes=2**30,
+            objects=lambda: Objects(s3=Refusing()),
+            decoder=lambda: decoder,
+        )
+        rows = [{"action": "index", "count": 1, "uri": f"s3://b/{number}", "size": 10} for number in range(25)]
+        done = stage(table_of(rows[:19])).to_pylist()
+        assert all(row["reason"] == "access_denied" for row in done)
+        assert done[0]["fetch_s"] > 0, "so does that of reads that fail"
+        with pytest.raises(ConfigurationError, match="20 objects in a row may not be read"):
+            stage(table_of(rows))
+
+
+def test_a_caption_that_changed_and_a_new_source_are_both_noted(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg"])
+    captions = world.bucket / "captions.json"
+    captions.write_text(json.dumps({"a/0.jpg": "one"}))
+    flags = ("--captions", f"{world.source}/captions.json")
+    world.sync(*flags, source=f"{world.source}/a")
+    captions.write_text(json.dumps({"a/0.jpg": "another"}))
+    world.sync(*flags)
+    payload = world.points["a/0.jpg"].payload
+    assert payload["caption"] == "another"
+    assert payload["sources"] == sorted([world.source, f"{world.source}/a"])
+
+
+def test_a_prune_is_refused_where_one_of_several_sources_lists_nothing(world: World, tmp_path: Path) -> None:
+    fill(world.bucket, ["a/0.jpg", "b/1.jpg"])
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri\n{world.source}/b/1.jpg\n")
+    world.sync("--source", str(manifest), source=f"{world.source}/a")
+    manifest.write_text("uri\n")
+    with pytest.raises(PruneRefusedError, match=r"list\.csv"):
+        world.sync("--source", str(manifest), "--prune", source=f"{world.source}/a")
+    assert set(world.points) == {"a/0.jpg", "b/1.jpg"}
+
+
+def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -> None:
+    fill(world.bucket, NAMES)
+    (world.bucket / "captions.json").write_text("{}")
+    world.sync("--captions", f"{world.source}/captions.json")
+    world.sync("--limit", "3", "--include", "0*.jpg")
+    (source,) = world.collection.metadata.sources
+    assert "limit" not in source
+    assert source["include"] == []
+    world.sync()
+    (source,) = world.collection.metadata.sources
+    assert source["captions"] == f"{world.source}/captions.json"
+
+
+def test_a_picture_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
+    (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
+    for _ in range(2):
+        assert world.sync()["failed"] == 1
+        assert world.pictures == 0
+        assert world.recorded_failures(["wide.png"]) == {"wide.png": "too_many_pixels"}
+    failures = world.store.failures(world.index, [point_id(f"{world.source}/wide.png")])
+    assert not next(iter(failures.values())).permanent

@@ -1,0 +1,407 @@
+"""Names, files and fingerprints of models; nothing here reaches a hub."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+from safetensors.numpy import save_file
+
+from viewfinder.errors import ModelMismatchError, UnknownModelError
+from viewfinder.models.checkpoint import REGISTRY, ModelSpec, find, locate
+from viewfinder.testing.models import tiny_checkpoint
+
+ROOT = Path(__file__).parents[2]
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+OPEN_CLIP_SPECS = [spec for spec in REGISTRY.values() if spec.arch]
+
+
+def edit_config(directory: Path, change: dict[str, Any]) -> None:
+    """Merge `change` into the configuration, one level below its two sections."""
+    config = json.loads((directory / CONFIG).read_text())
+    for section, values in change.items():
+        config[section] = config.get(section, {}) | values
+    (directory / CONFIG).write_text(json.dumps(config))
+
+
+def run_python(code: str, *arguments: str, root: Path = ROOT, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path / "tiny")
+
+
+class TestRegistry:
+    @pytest.mark.parametrize("spec", OPEN_CLIP_SPECS, ids=lambda spec: spec.name)
+    def test_a_record_says_what_open_clip_says(self, spec: ModelSpec) -> None:
+        config = open_clip.get_model_config(spec.arch)
+        assert spec.name == f"{spec.arch}::{spec.tag}"
+        assert spec.dimension == config["embed_dim"]
+        assert spec.image_size == config["vision_cfg"]["image_size"]
+        assert spec.context_length == config["text_cfg"].get("context_length", 77)
+        assert spec.tag in open_clip.list_pretrained_tags_by_model(spec.arch)
+        assert spec.hub + "/" == open_clip.get_pretrained_cfg(spec.arch, spec.tag)["hf_hub"]
+
+    @pytest.mark.parametrize("spec", REGISTRY.values(), ids=lambda spec: spec.name)
+    def test_a_record_tells_a_reader_what_it_is_for(self, spec: ModelSpec) -> None:
+        assert spec.good_for
+        assert "unknown" not in (spec.languages, spec.licence)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "ViT-B-32::openai",
+            "ViT-B-16::openai",
+            "ViT-L-14::openai",
+            "ViT-L-14-336::openai",
+            "ViT-B-32::laion2b_e16",
+            "ViT-B-32::laion2b_s34b_b79k",
+            "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k",
+            "demo",
+            "demo-small",
+        ],
+    )
+    def test_the_promised_names_are_there(self, name: str) -> None:
+        assert find(name).name == name
+
+    def test_every_published_model_of_open_clip_names_a_hub_repository(self) -> None:
+        # Weights at a bare URL would need a second way to download.
+        assert all(open_clip.get_pretrained_cfg(arch, tag)["hf_hub"] for arch, tag in open_clip.list_pretrained())
+
+    def test_every_siglip_names_its_tokenizer(self) -> None:
+        # Without the name, open_clip guesses the tokenizer from the architecture's; we would take CLIP's.
+        siglip = [arch for arch in open_clip.list_models() if "siglip" in arch.lower()]
+        assert siglip
+        assert all(open_clip.get_model_config(arch)["text_cfg"].get("hf_tokenizer_name") for arch in siglip)
+
+
+class TestFind:
+    def test_any_pair_of_open_clip_is_a_model(self) -> None:
+        spec = find("ViT-B-16::metaclip_400m")
+        assert (spec.dimension, spec.image_size, spec.context_length) == (512, 224, 77)
+        assert spec.hub == "timm/vit_base_patch16_clip_224.metaclip_400m"
+
+    def test_a_hub_repository_is_taken_by_its_name(self) -> None:
+        spec = find("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+        assert spec.hub == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+        assert spec.dimension is None
+
+    def test_a_directory_tells_its_figures(self, directory: Path) -> None:
+        spec = find(str(directory))
+        assert (spec.dimension, spec.image_size, spec.context_length) == (32, 32, 77)
+
+    def test_a_relative_directory_is_found(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(directory.parent)
+        assert Path(find("./tiny").directory) == directory.resolve()
+        assert Path(find("tiny").directory) == directory.resolve()
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("ViT-B-23::openai", "Unknown model 'ViT-B-23::openai'. Closest known: 'ViT-B-32::openai'. List them with"),
+            ("vit-b-32::openai", "Closest known: 'ViT-B-32::openai'"),
+            ("ViT-B-32", "Closest known: 'ViT-B-32::openai'"),
+            ("ViT-B-32:openai", "Closest known: 'ViT-B-32::openai'"),
+            ("ViT-B-32::opnai", "'ViT-B-32' comes with the tags openai, laion400m_e31"),
+            ("ViT-B-32::opnai", "Closest known: 'ViT-B-32::openai'"),
+            ("ViT-S-32::openai", "'ViT-S-32' has no published weights"),
+            ("demos", "Closest known: 'demo'"),
+            ("./nowhere", "there is no such directory"),
+        ],
+    )
+    def test_a_wrong_name_is_told_the_right_one(self, name: str, told: str) -> None:
+        with pytest.raises(UnknownModelError) as caught:
+            find(name)
+        assert repr(name) in str(caught.value)
+        assert told in str(caught.value)
+
+
+class TestFingerprint:
+    def test_where_a_model_lies_is_no_part_of_it(self, tmp_path: Path) -> None:
+        first = locate(str(tiny_checkpoint(tmp_path / "one", "xlm-roberta")))
+        second = locate(str(tiny_checkpoint(tmp_path / "two", "xlm-roberta")))
+        assert first.fingerprint == second.fingerprint
+        assert first.weights != second.weights
+        assert len(first.fingerprint) == 12
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"model_cfg": {"quick_gelu": True}},
+            {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}},
+            {"preprocess_cfg": {"resize_mode": "squash"}},
+            {"preprocess_cfg": {"interpolation": "bilinear"}},
+            {"model_cfg": {"text_cfg": {"context_length": 64}}},
+        ],
+    )
+    def test_whatever_moves_the_vectors_changes_it(self, directory: Path, change: dict[str, Any]) -> None:
+        before = locate(str(directory)).fingerprint
+        edit_config(directory, change)
+        assert locate(str(directory)).fingerprint != before
+
+    def test_other_weights_change_it(self, directory: Path) -> None:
+        before = locate(str(directory)).fingerprint
+        tiny_checkpoint(directory, seed=1)
+        assert locate(str(directory)).fingerprint != before
+
+    @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "text_tower/config.json"])
+    def test_another_tokenizer_or_text_tower_changes_it(self, tmp_path: Path, file: str) -> None:
+        path = tiny_checkpoint(tmp_path, "xlm-roberta") / file
+        before = locate(str(tmp_path)).fingerprint
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"something": "else"}))
+        assert locate(str(tmp_path)).fingerprint != before
+
+    def test_who_wrote_the_text_tower_does_not(self, tmp_path: Path) -> None:
+        path = tiny_checkpoint(tmp_path, "xlm-roberta") / "text_tower" / "config.json"
+        before = locate(str(tmp_path)).fingerprint
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"transformers_version": "0.0.1"}))
+        assert locate(str(tmp_path)).fingerprint == before
+
+    def test_a_worker_verifies_that_it_has_the_same_model(self, directory: Path) -> None:
+        fingerprint = locate(str(directory)).fingerprint
+        assert locate(str(directory), expect=fingerprint).fingerprint == fingerprint
+        tiny_checkpoint(directory, seed=1)
+        with pytest.raises(ModelMismatchError) as caught:
+            locate(str(directory), expect=fingerprint)
+        assert fingerprint in str(caught.value)
+        assert locate(str(directory)).fingerprint in str(caught.value)
+
+
+class TestLocate:
+    def test_a_checkpoint_travels(self, directory: Path) -> None:
+        checkpoint = locate(str(directory))
+        assert pickle.loads(pickle.dumps(checkpoint)) == checkpoint
+        assert (checkpoint.name, checkpoint.dimension) == (str(directory), 32)
+
+    def test_the_preprocessing_is_the_configuration_s(self, tmp_path: Path) -> None:
+        preprocess = locate(str(tiny_checkpoint(tmp_path, "siglip"))).preprocess
+        assert (preprocess.size, preprocess.resize_mode, preprocess.mean) == (160, "squash", (0.5, 0.5, 0.5))
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ["model.pth", "open_clip_pytorch_model.bin", WEIGHTS],
+            ["pytorch_model.bin", "open_clip_pytorch_model.bin"],
+            ["model.pth", "pytorch_model.pth"],
+        ],
+    )
+    def test_of_several_weights_it_takes_the_one_that_open_clip_takes(self, tmp_path: Path, names: list[str]) -> None:
+        from open_clip.factory import _find_checkpoint_in_dir
+
+        weights = (tiny_checkpoint(tmp_path) / WEIGHTS).read_bytes()
+        (tmp_path / WEIGHTS).unlink()
+        for name in names:
+            (tmp_path / name).write_bytes(weights)
+        assert str(locate(str(tmp_path)).weights) == _find_checkpoint_in_dir(tmp_path)
+
+    def test_a_directory_without_configuration_is_told(self, directory: Path) -> None:
+        (directory / CONFIG).unlink()
+        with pytest.raises(
+            UnknownModelError, match=r"does not exist\. A local directory or a hub repository must hold"
+        ):
+            locate(str(directory))
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", "{}", '{"model_cfg": {}}', '{"model_cfg": {"embed_dim": "x"}}', "\xff"]
+    )
+    def test_a_broken_configuration_is_told(self, directory: Path, text: str) -> None:
+        (directory / CONFIG).write_bytes(text.encode("latin-1"))
+        with pytest.raises(UnknownModelError, match="is not a configuration of open_clip"):
+            locate(str(directory))
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({"model_cfg": {"vision_cfg": {"image_size": [32, 64]}}}, "square"),
+            ({"preprocess_cfg": {"resize_mode": "stretch"}}, "resize_mode 'stretch'"),
+            ({"preprocess_cfg": {"mean": [0.5, 0.5]}}, "preprocessing"),
+        ],
+    )
+    def test_preprocessing_that_cannot_be_done_is_told(
+        self, directory: Path, change: dict[str, Any], told: str
+    ) -> None:
+        edit_config(directory, change)
+        with pytest.raises(UnknownModelError, match=told):
+            locate(str(directory))
+
+    def test_missing_weights_are_told(self, directory: Path) -> None:
+        (directory / WEIGHTS).unlink()
+        with pytest.raises(UnknownModelError, match="has no weights in"):
+            locate(str(directory))
+
+    @pytest.mark.parametrize("size", [0, 100, 100_000])
+    def test_a_cut_download_is_told(self, directory: Path, size: int) -> None:
+        whole = (directory / WEIGHTS).read_bytes()
+        (directory / WEIGHTS).write_bytes(whole[:size])
+        with pytest.raises(UnknownModelError, match="is damaged"):
+            locate(str(directory))
+
+    def test_a_missing_tokenizer_is_told(self, tmp_path: Path) -> None:
+        (tiny_checkpoint(tmp_path, "siglip") / "tokenizer.json").unlink()
+        with pytest.raises(UnknownModelError, match="needs the files of its tokenizer 'tiny'"):
+            locate(str(tmp_path))
+
+    def test_the_installed_package_says_where_the_demo_model_is(self, tmp_path: Path) -> None:
+        shutil.copytree(ROOT / "viewfinder", tmp_path / "viewfinder", ignore=shutil.ignore_patterns("__pycache__"))
+        out = run_python(
+            "from viewfinder.errors import UnknownModelError\n"
+            "from viewfinder.models.checkpoint import locate\n"
+            "try: locate('demo')\n"
+            "except UnknownModelError as error: print(error)",
+            root=tmp_path,
+        )
+        assert "it stands in the repository, in demo/models/demo, and the installed package does not hold it" in out
+
+
+LOCATE_EACH = """
+import json, sys
+from viewfinder.errors import UnknownModelError
+from viewfinder.models.checkpoint import locate
+answers = {}
+for name in sys.argv[1:]:
+    try:
+        found = locate(name)
+        answers[name] = {"weights": found.weights.name, "quick_gelu": found.architecture.get("quick_gelu", False),
+            "tokenizer": found.tokenizer.kind, "size": found.preprocess.size, "mode": found.preprocess.resize_mode,
+            "fingerprint": found.fingerprint, "tower": found.architecture["text_cfg"].get("hf_model_name", "")}
+    except UnknownModelError as error:
+        answers[name] = {"error": str(error)}
+print(json.dumps(answers))
+"""
+
+
+class TestHub:
+    """What lies in the Hugging Face cache is found there without a network; the files are stand-ins for real ones."""
+
+    XLM = "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k"
+    OWN = "hf-hub:somebody/own"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def answers(cls, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+        home = tmp_path_factory.mktemp("hf-home")
+
+        def cached(repository: str, **files: str) -> Path:
+            folder = home / "hub" / f"models--{repository.replace('/', '--')}"
+            snapshot = folder / "snapshots" / ("0" * 40)
+            snapshot.mkdir(parents=True)
+            (folder / "refs").mkdir()
+            (folder / "refs" / "main").write_text("0" * 40)
+            for name, text in files.items():
+                (snapshot / name.replace("__", ".")).write_text(text)
+            return snapshot
+
+        save_file({}, cached("timm/vit_base_patch32_clip_224.openai") / WEIGHTS)
+        cached("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", open_clip_pytorch_model__bin="weights")
+        save_file({}, cached("timm/ViT-B-16-SigLIP2-384", tokenizer__json="{}") / WEIGHTS)
+        cached("jienengchen/ViTamin-S", pytorch_model__bin="weights")
+        save_file({}, cached(REGISTRY[cls.XLM].hub) / WEIGHTS)
+        cached("xlm-roberta-base", config__json='{"model_type": "xlm-roberta"}', tokenizer__json="{}")
+        own = {"model_cfg": open_clip.get_model_config("ViT-B-32-quickgelu")}
+        save_file({}, cached("somebody/own", open_clip_config__json=json.dumps(own)) / WEIGHTS)
+        cached("somebody/other", README__md="no model of open_clip")
+        names = [
+            "ViT-B-32::openai",
+            "ViT-B-32-quickgelu::openai",
+            "ViT-B/32::openai",
+            "ViT-B-32::laion2b_s34b_b79k",
+            "ViT-B-16-SigLIP2-384::webli",
+            "ViTamin-S::datacomp1b",
+            cls.XLM,
+            cls.OWN,
+            "hf-hub:somebody/other",
+            "hf-hub:nobody/nothing",
+            "hf-hub:no//name",
+            "ViT-L-14::openai",
+        ]
+        out = run_python(LOCATE_EACH, *names, HF_HOME=str(home), HF_HUB_OFFLINE="1")
+        answers: dict[str, dict[str, Any]] = json.loads(out.splitlines()[-1])
+        return answers
+
+    def test_openai_s_weights_get_the_activation_they_were_trained_with(self, answers: dict[str, Any]) -> None:
+        assert answers["ViT-B-32::openai"]["quick_gelu"] is True
+        assert answers["ViT-B-32::laion2b_s34b_b79k"]["quick_gelu"] is False
+
+    @pytest.mark.parametrize("name", ["ViT-B-32-quickgelu::openai", "ViT-B/32::openai", OWN])
+    def test_the_same_model_by_another_name_has_the_same_fingerprint(self, answers: dict[str, Any], name: str) -> None:
+        assert answers[name]["fingerprint"] == answers["ViT-B-32::openai"]["fingerprint"]
+
+    def test_the_files_are_those_that_open_clip_takes(self, answers: dict[str, Any]) -> None:
+        assert answers["ViT-B-32::openai"]["weights"] == WEIGHTS
+        assert answers["ViT-B-32::laion2b_s34b_b79k"]["weights"] == "open_clip_pytorch_model.bin"
+        assert answers["ViTamin-S::datacomp1b"]["weights"] == "pytorch_model.bin"
+
+    def test_a_tag_brings_its_preprocessing_and_its_tokenizer(self, answers: dict[str, Any]) -> None:
+        siglip = answers["ViT-B-16-SigLIP2-384::webli"]
+        assert (siglip["size"], siglip["mode"], siglip["tokenizer"]) == (384, "squash", "huggingface")
+        clip = answers["ViT-B-32::openai"]
+        assert (clip["size"], clip["mode"], clip["tokenizer"]) == (224, "shortest", "bpe")
+
+    def test_a_text_tower_of_the_hub_is_built_from_the_cache(self, answers: dict[str, Any]) -> None:
+        assert (Path(answers[self.XLM]["tower"]) / "config.json").is_file()
+        assert answers[self.XLM]["tokenizer"] == "huggingface"
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("ViT-L-14::openai", "could not be reached, and its cache on this machine lacks 'timm/vit_large"),
+            ("hf-hub:nobody/nothing", "could not be reached, and its cache on this machine lacks 'nobody/nothing'"),
+            ("hf-hub:somebody/other", "open_clip_config.json does not exist"),
+            ("hf-hub:no//name", "'no//name' is no name of a hub repository"),
+        ],
+    )
+    def test_what_cannot_be_had_is_told(self, answers: dict[str, Any], name: str, told: str) -> None:
+        assert told in answers[name]["error"]
+        assert repr(name) in answers[name]["error"]
+
+    def test_the_way_out_is_told(self, answers: dict[str, Any]) -> None:
+        message = answers["ViT-L-14::openai"]["error"]
+        assert "local checkpoint directory" in message
+        assert "HF_HOME" in message
+        assert "HF_HUB_OFFLINE" in message
+
+    def test_a_tag_whose_weights_have_moved_is_another_model(self, tmp_path: Path) -> None:
+        """The hub's cache keeps each revision; `main` says which of them the tag stands for by now."""
+        folder = tmp_path / "hub" / "models--somebody--own"
+        config = json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")})
+        (folder / "refs").mkdir(parents=True)
+        seen = []
+        for revision in ("a", "b", "b"):
+            snapshot = folder / "snapshots" / (revision * 40)
+            snapshot.mkdir(parents=True, exist_ok=True)
+            (snapshot / "open_clip_config.json").write_text(config)
+            save_file({"w": np.full(1, ord(revision), np.float32)}, snapshot / WEIGHTS)
+            (folder / "refs" / "main").write_text(revision * 40)
+            out = run_python(LOCATE_EACH, self.OWN, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+            seen.append(json.loads(out.splitlines()[-1])[self.OWN]["fingerprint"])
+        assert seen[0] != seen[1] == seen[2]
+
+
+def test_names_and_local_files_are_read_without_torch(directory: Path) -> None:
+    out = run_python(
+        "import sys\n"
+        "import viewfinder.models.encoder, viewfinder.models.checkpoint, viewfinder.models.tokenizer\n"
+        "viewfinder.models.checkpoint.find('ViT-B-32::openai')\n"
+        "viewfinder.models.checkpoint.locate(sys.argv[1])\n"
+        "print([name for name in ('torch', 'open_clip', 'transformers', 'ray') if name in sys.modules])",
+        str(directory),
+    )
+    assert out.strip() == "[]"

@@ -1,0 +1,108 @@
+"""Cursors: what goes in comes out, and nothing else is taken for one."""
+
+import base64
+
+import numpy as np
+import pytest
+
+from viewfinder.query.cursor import MAX_CURSOR, MAX_DEPTH, Cursor, CursorError, Place, mark
+from viewfinder.query.query import Part, Query
+from viewfinder.query.ranking import WINDOW
+
+VECTOR = np.random.default_rng(0).normal(size=512).astype(np.float32)
+VECTOR /= np.linalg.norm(VECTOR)
+CURSOR = Cursor("images__m__f__0001", "d" * 16, Place(20, frozenset({mark("a"), mark("b")}), 0.3125), "text", VECTOR)
+
+
+@pytest.mark.parametrize(
+    "cursor", [CURSOR, Cursor("c", "d" * 16, Place(3, frozenset({mark(1)}))), Cursor("c", "d" * 16, Place(0))]
+)
+def test_a_cursor_comes_back_as_it_went(cursor: Cursor) -> None:
+    again = Cursor.decode(cursor.encode(), "d" * 16)
+    assert again == cursor
+    if cursor.vector is None:
+        assert again.vector is None
+    else:
+        np.testing.assert_array_equal(again.vector, cursor.vector)
+
+
+def test_a_token_is_fit_for_an_address_and_no_longer_than_is_taken() -> None:
+    token = CURSOR.encode()
+    assert token.replace("-", "").replace("_", "").isalnum()
+    assert len(token) < 3000
+    deepest = Place(2 * WINDOW, frozenset(mark(number) for number in range(2 * WINDOW)))
+    widest = np.ones(1280, np.float32)  # the largest model of the registry
+    assert len(Cursor("c" * 200, "d" * 16, deepest, "text", widest).encode()) < MAX_CURSOR
+
+
+def test_a_token_that_was_changed_anywhere_is_refused() -> None:
+    token = CURSOR.encode()
+    for place in [*range(0, 60), *range(60, len(token), 97), len(token) - 1]:
+        other = "A" if token[place] != "A" else "B"
+        with pytest.raises(CursorError):
+            Cursor.decode(token[:place] + other + token[place + 1 :], CURSOR.digest)
+
+
+@pytest.mark.parametrize(
+    "token", ["x", "====", "A" * 400, "not a cursor", "käse", CURSOR.encode()[:-5], CURSOR.encode() + "AAAA"]
+)
+def test_what_is_no_token_is_refused(token: str) -> None:
+    with pytest.raises(CursorError):
+        Cursor.decode(token, CURSOR.digest)
+
+
+def test_another_query_is_told_so() -> None:
+    with pytest.raises(CursorError, match="another query"):
+        Cursor.decode(CURSOR.encode(), "e" * 16)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        Cursor("c", "d" * 16, Place(MAX_DEPTH + 1)),
+        Cursor("c", "d" * 16, Place(-1)),
+        Cursor("c", "d" * 16, Place(1), "text", np.array([np.nan], np.float32)),
+        Cursor("c", "d" * 16, Place(1), "text", np.zeros(4, np.float32)),
+        Cursor("c", "d" * 16, Place(1), "text", np.full(4, 3e38, np.float32)),
+        Cursor("c", "d" * 16, Place(1, score=float("nan"))),
+        Cursor("c", "d" * 16, Place(1, score=float("-inf"))),
+    ],
+)
+def test_a_place_that_no_page_ends_at_is_refused(cursor: Cursor) -> None:
+    with pytest.raises(CursorError):
+        Cursor.decode(cursor.encode(), cursor.digest)
+
+
+def test_the_last_character_has_one_spelling() -> None:
+    token = Cursor("cc", "d" * 16, Place(3)).encode()
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    twins = [
+        token[:-1] + last
+        for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        if last != token[-1] and base64.urlsafe_b64decode(token[:-1] + last + "=" * (-len(token) % 4)) == raw
+    ]
+    assert twins
+    for twin in twins:
+        with pytest.raises(CursorError):
+            Cursor.decode(twin, "d" * 16)
+
+
+def test_the_digest_tells_queries_apart_by_all_that_orders_hits_and_by_nothing_else() -> None:
+    part = (Part("text", "a cat"),)
+    same = [Query(part), Query(part, limit=50), Query(part, cursor="x"), Query(part, filter={})]
+    others = [
+        Query((Part("text", "a dog"),)),
+        Query((Part("text", "a cat", 2.0),)),
+        Query((Part("image", b"a cat"),)),
+        Query(part, target="both"),
+        Query(part, rank="words"),
+        Query(part, rank="hybrid"),
+        Query(part, rank="hybrid", weights=(1.0, 2.0)),
+        Query(part, filter={"width": {"gte": 3}}),
+        Query(part, score_threshold=0.0),
+        Query(part, diversity=0.5),
+        Query(part, diversity=0.5, limit=50),
+        Query(part, group_by="tags"),
+    ]
+    assert len({query.digest() for query in same}) == 1
+    assert len({query.digest() for query in [same[0], *others]}) == len(others) + 1

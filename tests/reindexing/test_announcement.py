@@ -1,0 +1,59 @@
+"""Whether the service has followed a switch, asked of a socket that answers like one."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from viewfinder.reindexing.announcement import tell
+
+
+@contextmanager
+def answering(*answers: object) -> Iterator[str]:
+    """A server that gives one answer after the other, the last for ever."""
+    left = list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_it_asks_until_the_service_names_the_new_collection() -> None:
+    with answering({"collection": "old"}, {"collection": "old"}, {"collection": "new"}) as url:
+        assert tell(url, "new", timeout_s=60)
+
+
+def test_a_service_that_does_not_follow_is_a_warning_with_its_own_words(caplog: pytest.LogCaptureFixture) -> None:
+    with answering({"collection": "old", "problem": "The model cannot be loaded."}) as url:
+        assert not tell(url, "new", timeout_s=0.1)
+    assert "The model cannot be loaded." in caplog.text
+
+
+@pytest.mark.parametrize("answer", [b"<html>", ["a", "list"]])
+def test_whatever_else_listens_there_does_no_harm(answer: object) -> None:
+    with answering(answer) as url:
+        assert not tell(url, "new", timeout_s=60)
+
+
+def test_no_service_at_all_does_no_harm() -> None:
+    assert not tell("http://127.0.0.1:9", "new", timeout_s=60)

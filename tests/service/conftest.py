@@ -1,0 +1,125 @@
+"""One replica's service without Ray: a real store in a directory, a real encoder with small random weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from viewfinder.service.http.api import build_api
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.search_service import SearchService
+from viewfinder.store.records import PointBatch
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.sources.objects import point_id
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.testing.models import tiny_checkpoint
+
+INDEX = "pictures"
+CAPTIONS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
+
+
+_encoders: dict[tuple[str, str], Encoder] = {}
+
+
+def load(checkpoint: Checkpoint) -> Encoder:
+    """The encoder of a checkpoint, loaded once for all worlds."""
+    key = (checkpoint.name, checkpoint.fingerprint)  # equal weights may lie in two directories
+    if key not in _encoders:
+        _encoders[key] = Encoder.load(checkpoint, device="cpu")
+    return _encoders[key]
+
+
+@dataclass
+class World:
+    """A store with its service, and the means to make further collections in it."""
+
+    store: Store
+    service: SearchService
+    client: TestClient
+    checkpoints: dict[str, Checkpoint]
+
+    def build(self, model: str, captions: tuple[str, ...] = CAPTIONS, *, promote: bool = True) -> Collection:
+        """A collection of one model, its captions encoded by that model, its pictures random unit vectors."""
+        checkpoint = self.checkpoints[model]
+        encoder = load(checkpoint)
+        spec = asdict(checkpoint.spec)
+        collection = self.store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+        uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
+        vectors, _ = encoder.encode_texts(list(captions))
+        payloads = [
+            {"uri": uri, "caption": text, "width": 100 * (number + 1), "height": 50, "sources": ["s3://bucket"]}
+            for number, (uri, text) in enumerate(zip(uris, captions, strict=True))
+        ]
+        rng = np.random.default_rng(0)
+        pictures = rng.normal(size=vectors.shape).astype(np.float32)
+        batch = PointBatch([point_id(uri) for uri in uris], payloads, image=pictures, caption=vectors)
+        self.store.upsert(collection, batch, wait=True)
+        if promote:
+            self.store.promote(INDEX, collection.name)
+        return collection
+
+
+def local_client(api: FastAPI, *, address: str = "127.0.0.1") -> TestClient:
+    """A client that comes from this address, and asks the service by the name of its machine."""
+    return TestClient(api, "http://127.0.0.1", raise_server_exceptions=False, client=(address, 50_000))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    root = tmp_path_factory.mktemp("checkpoints")
+    first = tiny_checkpoint(root / "first", seed=1, dimension=32)
+    second = tiny_checkpoint(root / "second", seed=2, dimension=16)
+    return {"first": locate(str(first)), "second": locate(str(second))}
+
+
+@pytest.fixture
+def configured() -> dict[str, object]:
+    """Settings other than the defaults; a module or a test overrides this fixture."""
+    return {}
+
+
+@contextmanager
+def open_world(directory: Path, checkpoints: dict[str, Checkpoint], configured: dict[str, object]) -> Iterator[World]:
+    """A world that lasts as long as the block; nothing is in its store yet."""
+    store = open_local(StoreAddress(data_dir=directory))
+    follower = Follower(
+        store,
+        INDEX,
+        load=load,
+        refresh_s=3600,  # the tests refresh by hand
+        batch_size=8,
+    )
+    service = SearchService(store, follower, Settings.load({}, **configured))
+    with local_client(build_api(service)) as client:
+        yield World(store, service, client, checkpoints)
+    service.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path, checkpoints: dict[str, Checkpoint], configured: dict[str, object]) -> Iterator[World]:
+    with open_world(tmp_path, checkpoints, configured) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
+    """As `served`, with the default settings, for all tests that only ask: they leave it as it is."""
+    with open_world(tmp_path_factory.mktemp("standing"), checkpoints, {}) as world:
+        world.build("first")
+        world.service.follower.refresh()
+        yield world
+
+
+@pytest.fixture
+def served(world: World) -> World:
+    """A world of a test's own whose first collection is live and bound."""
+    world.build("first")
+    world.service.follower.refresh()
+    return world

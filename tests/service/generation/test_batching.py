@@ -1,0 +1,118 @@
+"""How requests share the model."""
+
+import asyncio
+import threading
+
+import pytest
+
+from viewfinder.service.generation.batching import Batcher
+
+
+async def test_what_arrives_while_the_function_works_makes_the_next_batch() -> None:
+    batches: list[list[int]] = []
+    release = threading.Event()
+
+    def double(items: list[int]) -> list[int]:
+        batches.append(items)
+        if len(batches) == 1:
+            release.wait(10)
+        return [2 * item for item in items]
+
+    batcher = Batcher(double, max_size=4)
+    first = asyncio.create_task(batcher(0))
+    while not batches:
+        await asyncio.sleep(0.001)
+    others = [asyncio.create_task(batcher(number)) for number in range(1, 7)]
+    await asyncio.sleep(0)
+    release.set()
+    assert await asyncio.gather(first, *others) == [0, 2, 4, 6, 8, 10, 12]
+    assert batches == [[0], [1, 2, 3, 4], [5, 6]]
+    batcher.close()
+
+
+async def test_an_error_reaches_every_request_of_its_batch_and_no_other() -> None:
+    def picky(items: list[int]) -> list[int]:
+        if 13 in items:
+            raise ValueError("unlucky")
+        return items
+
+    batcher = Batcher(picky, max_size=1)
+    results = await asyncio.gather(batcher(1), batcher(13), batcher(2), return_exceptions=True)
+    assert results[0] == 1
+    assert isinstance(results[1], ValueError)
+    assert results[2] == 2
+    batcher.close()
+
+
+async def test_a_request_whose_client_has_gone_is_not_encoded() -> None:
+    seen: list[int] = []
+    release = threading.Event()
+
+    def note(items: list[int]) -> list[int]:
+        seen.extend(items)
+        release.wait(10)
+        return items
+
+    batcher = Batcher(note, max_size=8)
+    first = asyncio.create_task(batcher(1))
+    while not seen:
+        await asyncio.sleep(0.001)
+    gone, stays = asyncio.create_task(batcher(2)), asyncio.create_task(batcher(3))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    assert await first == 1
+    assert await stays == 3
+    assert seen == [1, 3]
+    batcher.close()
+
+
+def test_a_batch_of_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_size"):
+        Batcher(list, max_size=0)
+
+
+async def test_what_one_request_asks_for_is_encoded_in_one_call_even_beyond_the_size_of_a_batch() -> None:
+    batches: list[list[int]] = []
+
+    def double(items: list[int]) -> list[int]:
+        batches.append(items)
+        return [2 * item for item in items]
+
+    batcher = Batcher(double, max_size=4)
+    results = await asyncio.gather(
+        batcher.many([1, 2, 3]), batcher.many([4, 5]), batcher(6), batcher.many(list(range(10, 20))), batcher.many([])
+    )
+    assert results == [[2, 4, 6], [8, 10], 12, [2 * item for item in range(10, 20)], []]
+    assert batches == [[1, 2, 3], [4, 5, 6], list(range(10, 20))]
+    batcher.close()
+
+
+async def test_too_few_results_are_an_error_and_shift_nobody_elses() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda items: items[1:], max_size=4)
+    results = await asyncio.gather(batcher(1), batcher(2), return_exceptions=True)
+    assert [type(result) for result in results] == [RuntimeError, RuntimeError]
+    batcher.close()
+
+
+async def test_closing_ends_the_thread_but_neither_the_batch_under_way_nor_a_straggler() -> None:
+    threads: list[threading.Thread] = []
+    release = threading.Event()
+
+    def note(items: list[int]) -> list[int]:
+        threads.append(threading.current_thread())
+        release.wait(10)
+        return items
+
+    batcher = Batcher(note, max_size=1)
+    under_way, waiting = asyncio.create_task(batcher(1)), asyncio.create_task(batcher(2))
+    while not threads:
+        await asyncio.sleep(0.001)
+    batcher.close()
+    release.set()
+    assert await asyncio.gather(under_way, waiting) == [1, 2]
+    assert await batcher(3) == 3
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 10)
+    assert not any(thread.is_alive() for thread in threads)

@@ -1,0 +1,319 @@
+"""How a replica follows the alias and shares the model: one step, never a mixed pair, nothing encoded twice."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from viewfinder.service.generation.generation import Follower, Generation
+from viewfinder.service.telemetry.metrics import Metrics
+from tests.service.conftest import INDEX, World
+from tests.service.conftest import load as shared
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.testing.models import tiny_checkpoint
+
+
+def pair(world: World) -> tuple[str, str]:
+    body = world.client.get("/v1/search", params={"q": "a cat", "target": "caption"}).json()
+    return body["model"], body["collection"]
+
+
+def test_the_alias_moves_and_model_and_collection_change_together(served: World) -> None:
+    first = pair(served)
+    second = served.build("second")
+    assert pair(served) == first, "a replica changes at its own look at the alias, not in the middle of it"
+    served.service.follower.refresh()
+    assert pair(served) == (served.checkpoints["second"].name, second.name)
+
+
+def test_the_alias_moves_back_and_the_service_with_it(served: World) -> None:
+    first = pair(served)
+    served.build("second")
+    served.service.follower.refresh()
+    served.store.promote(INDEX, first[1])
+    served.service.follower.refresh()
+    assert pair(served) == first
+
+
+def test_a_new_collection_of_the_same_model_keeps_the_encoder(served: World) -> None:
+    before = served.service.generation()
+    served.build("first")
+    served.service.follower.refresh()
+    after = served.service.generation()
+    assert after.collection.name != before.collection.name
+    assert after.encoder is before.encoder
+
+
+@pytest.mark.chaos("Service", "the model of the next generation cannot be loaded")
+def test_a_model_that_cannot_be_loaded_leaves_the_old_generation_serving_and_says_so(
+    served: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = pair(served)
+    lost = tiny_checkpoint(tmp_path / "lost", seed=3)
+    served.checkpoints["lost"] = locate(str(lost))
+    served.build("lost")
+    shutil.rmtree(lost)
+    served.service.follower.refresh()
+    assert pair(served) == first
+    ready = served.client.get("/readyz")
+    assert ready.status_code == 200
+    assert "model of the live collection cannot be loaded" in ready.json()["problem"]
+    assert str(lost) in caplog.text
+    assert str(lost) not in ready.text, "paths of the server are for its log"
+
+
+async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_path: Path) -> None:
+    metrics = Metrics()
+    follower = follower_of(served, metrics=metrics)
+    lost = tiny_checkpoint(tmp_path / "lost", seed=3)
+    served.checkpoints["lost"] = locate(str(lost))
+    first = served.store.live(INDEX)
+    assert first is not None
+    follower.refresh()
+    assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    served.build("lost")
+    shutil.rmtree(lost)
+    follower.refresh()
+    assert "viewfinder_generation_behind 1.0" in await metrics.text()
+    served.store.promote(INDEX, first.name)
+    follower.refresh()
+    assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    follower.close()
+
+
+@pytest.mark.chaos("Service", "the next generation fails to warm")
+def test_a_generation_that_fails_to_warm_is_tried_again_while_the_old_one_serves(served: World) -> None:
+    room = [False]
+
+    class Full(Watched):
+        """As on a GPU whose memory the old generation fills."""
+
+        def encode_texts(self, texts: list[str]) -> Any:
+            if not room[0]:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super().encode_texts(texts)
+
+    def load(checkpoint: Checkpoint) -> Encoder:
+        encoder = shared(checkpoint)
+        return encoder if checkpoint == served.checkpoints["first"] else Full(encoder)  # type: ignore[return-value]
+
+    follower = Follower(served.store, INDEX, load=load, refresh_s=3600, batch_size=8)
+    follower.refresh()
+    first = follower.current
+    assert first is not None
+    second = served.build("second")
+    follower.refresh()
+    assert follower.current is first
+    assert "could not be loaded" in str(follower.problem)
+    assert "CUDA" not in str(follower.problem), "that is for the log"
+    room[0] = True
+    follower.refresh()
+    assert follower.current is not None
+    assert (follower.current.collection.name, follower.problem) == (second.name, None)
+    follower.close()
+
+
+def test_weights_that_moved_under_the_same_name_are_not_served(
+    served: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = pair(served)
+    moved = tiny_checkpoint(tmp_path / "moved", seed=3)
+    served.checkpoints["moved"] = locate(str(moved))
+    served.build("moved")
+    tiny_checkpoint(moved, seed=4)
+    served.service.follower.refresh()
+    assert pair(served) == first
+    assert "model of the live collection cannot be loaded" in str(served.service.follower.problem)
+    assert served.checkpoints["moved"].fingerprint in caplog.text
+
+
+def test_a_collection_dropped_behind_the_replica_costs_no_request(served: World) -> None:
+    old = served.service.generation().collection
+    second = served.build("second")
+    served.store.drop(old.name)
+    assert pair(served)[1] == second.name
+
+
+@pytest.mark.parametrize("text", ["a cat", "a dog in the snow"])
+def test_a_cached_text_gives_the_same_hits(served: World, text: str) -> None:
+    answers = [served.client.get("/v1/search", params={"q": text}).json()["hits"] for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
+class Watched:
+    """An encoder that notes what it is asked for, over a real one."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.texts: list[list[str]] = []
+        self.pictures: list[int] = []
+        self.holding_texts = threading.Event()
+        self.holding_texts.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode_texts(self, texts: list[str]) -> Any:
+        self.texts.append(texts)
+        self.holding_texts.wait(10)
+        return self._encoder.encode_texts(texts)
+
+    def encode_images(self, images: np.ndarray[Any, Any]) -> Any:
+        self.pictures.append(len(images))
+        return self._encoder.encode_images(images)
+
+
+@pytest.fixture
+def watched(served: World) -> Watched:
+    return Watched(served.service.generation().encoder)
+
+
+@pytest.fixture
+def generation(served: World, watched: Watched) -> Iterator[Generation]:
+    made = Generation(served.service.generation().collection, watched, batch_size=4)  # type: ignore[arg-type]
+    yield made
+    made.close()
+
+
+async def test_a_batch_of_texts_is_one_call_of_the_encoder_for_those_not_known_yet(
+    generation: Generation, watched: Watched
+) -> None:
+    await generation.encode_text("a dog")
+    texts = [f"text {number}" for number in range(60)] + ["a dog", "text 3", "a cat", "a cat"]
+    encoded = await generation.encode_texts(texts)
+    assert watched.texts == [["a dog"], [*(f"text {number}" for number in range(60)), "a cat"]]
+    alone, cut = watched._encoder.encode_texts(texts)
+    assert np.allclose(np.array([vector for vector, _ in encoded]), alone, atol=1e-5)
+    assert [tokens for _, tokens in encoded] == list(cut)
+
+
+async def test_requests_for_the_same_text_at_the_same_time_encode_it_once(
+    generation: Generation, watched: Watched
+) -> None:
+    watched.holding_texts.clear()
+    requests = [asyncio.create_task(generation.encode_text(text)) for text in ("a cat", "a cat", "a dog", "a cat")]
+    while not watched.texts:
+        await asyncio.sleep(0.001)
+    late = asyncio.create_task(generation.encode_text("a cat"))
+    await asyncio.sleep(0)
+    watched.holding_texts.set()
+    await asyncio.gather(*requests, late)
+    assert sorted(text for texts in watched.texts for text in texts) == ["a cat", "a dog"]
+
+
+async def test_pictures_of_several_requests_are_encoded_together_and_do_not_wait_for_texts(
+    generation: Generation, watched: Watched
+) -> None:
+    size = generation.encoder.preprocess.size
+    pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    watched.holding_texts.clear()
+    text = asyncio.create_task(generation.encode_text("a cat"))
+    while not watched.texts:
+        await asyncio.sleep(0.001)
+    first, second = await asyncio.gather(
+        generation.encode_images(list(pictures[:1])), generation.encode_images(list(pictures[1:]))
+    )
+    assert not text.done()
+    watched.holding_texts.set()
+    await text
+    assert watched.pictures == [4]
+    assert np.allclose(np.array(first + second), watched._encoder.encode_images(pictures), atol=1e-5)
+
+
+async def test_a_vector_that_requests_share_cannot_be_changed_and_keeps_no_batch_in_memory(
+    generation: Generation,
+) -> None:
+    (vector, _), _ = await generation.encode_texts(["a cat", "a dog"])
+    assert vector.base is None
+    with pytest.raises(ValueError, match="read-only"):
+        vector[0] = 0
+
+
+def test_the_generation_before_is_bound_for_a_time_of_grace(served: World) -> None:
+    now = [0.0]
+    follower = follower_of(served, clock=lambda: now[0], grace_s=100)
+    follower.refresh()
+    first = follower.current
+    assert first is not None
+    second = served.build("second")
+    now[0] = 1000
+    follower.refresh()
+    assert follower.current is not None
+    assert follower.current.collection.name == second.name
+    assert follower.bound(first.collection.name) is follower.previous is first
+    assert follower.bound(second.name) is follower.current
+    assert follower.bound("pictures__unknown") is None
+    now[0] = 1099
+    follower.refresh()
+    assert follower.previous is first
+    now[0] = 1100
+    follower.refresh()
+    assert follower.previous is follower.bound(first.collection.name) is None
+    follower.close()
+
+
+def test_a_rollback_within_the_time_of_grace_loads_nothing(served: World) -> None:
+    loaded: list[str] = []
+    follower = follower_of(served, loaded=loaded)
+    follower.refresh()
+    first = follower.current
+    assert first is not None
+    second = served.build("second")
+    follower.refresh()
+    served.store.promote(INDEX, first.collection.name)
+    follower.refresh()
+    assert follower.current is first
+    assert follower.bound(second.name) is follower.previous
+    assert loaded == [served.checkpoints["first"].name, served.checkpoints["second"].name]
+    follower.close()
+
+
+def test_no_more_than_two_models_are_in_memory_while_a_third_is_loaded(served: World, tmp_path: Path) -> None:
+    seen: list[Generation | None] = []
+    follower = follower_of(served, on_load=lambda: seen.append(follower.previous))
+    follower.refresh()
+    served.checkpoints["third"] = locate(str(tiny_checkpoint(tmp_path / "third", seed=5)))
+    for model in ("second", "third"):
+        served.build(model)
+        follower.refresh()
+    assert seen == [None, None, None]
+    assert follower.previous is not None
+    assert follower.previous.model == served.checkpoints["second"].name
+    follower.close()
+
+
+async def test_a_request_that_still_holds_a_dropped_generation_is_answered(served: World) -> None:
+    follower = follower_of(served, grace_s=0)
+    follower.refresh()
+    held = follower.current
+    assert held is not None
+    await held.encode_text("a cat")
+    served.build("second")
+    follower.refresh()
+    follower.refresh()
+    assert follower.bound(held.collection.name) is None
+    vector, _ = await held.encode_text("a dog")
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    follower.close()
+
+
+def follower_of(
+    world: World,
+    *,
+    loaded: list[str] | None = None,
+    on_load: Callable[[], None] = lambda: None,
+    **options: Any,
+) -> Follower:
+    def load(checkpoint: Checkpoint) -> Encoder:
+        on_load()
+        if loaded is not None:
+            loaded.append(checkpoint.name)
+        return shared(checkpoint)
+
+    return Follower(world.store, INDEX, load=load, refresh_s=3600, batch_size=8, **options)

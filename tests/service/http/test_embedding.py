@@ -1,0 +1,303 @@
+"""Vectors and probabilities for other programs, against what the model itself says."""
+
+import base64
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from viewfinder.service.http.api import build_api
+from viewfinder.service.images.query_images import Pictures
+from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
+from tests.service.conftest import World
+from viewfinder.models.encoder import Encoder
+from viewfinder.images.decoding import ImageLimits, decode
+from viewfinder.models.checkpoint import locate
+from viewfinder.testing.models import Family, tiny_checkpoint
+from viewfinder.models.tokenizer import Tokenizer
+
+TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
+
+
+def picture(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURES = [base64.b64encode(picture(seed)).decode() for seed in range(3)]
+
+
+def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = world.client.post(path, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+    return dict(answer.json() if status == 200 else answer.json()["error"])
+
+
+def encoder(world: World) -> Encoder:
+    return world.service.generation().encoder
+
+
+def pixels(world: World) -> np.ndarray[Any, Any]:
+    limits = ImageLimits(10**6, 10**6)
+    return np.stack([decode(picture(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
+
+
+def test_vectors_are_those_of_the_model_in_the_order_of_the_request(standing: World) -> None:
+    body = post(
+        standing, "/v1/embed", {"texts": TEXTS, "images": [PICTURES[0], f"data:image/png;base64,{PICTURES[1]}"]}
+    )
+    texts, _ = encoder(standing).encode_texts(TEXTS)
+    images = encoder(standing).encode_images(pixels(standing)[:2])
+    assert np.allclose([each["vector"] for each in body["texts"]], texts, atol=1e-5)
+    assert np.allclose([each["vector"] for each in body["images"]], images, atol=1e-5)
+    assert [each["cut"] for each in body["texts"]] == [0, 0, 0]
+    assert (body["model"], body["fingerprint"], body["dimension"]) == (
+        standing.checkpoints["first"].name,
+        standing.checkpoints["first"].fingerprint,
+        32,
+    )
+    assert body["took_ms"] > 0
+    assert body["warnings"] == []
+
+
+def test_a_text_beyond_the_context_is_embedded_with_a_warning(standing: World) -> None:
+    body = post(standing, "/v1/embed", {"texts": ["a cat", "cat " * 100]})
+    assert [each["cut"] for each in body["texts"]] == [0, 25]
+    assert body["warnings"] == ["Text 1 is longer than the model reads: 25 tokens beyond the first 77 were left out."]
+
+
+def test_as_many_inputs_as_are_allowed_are_answered(standing: World) -> None:
+    body = post(standing, "/v1/embed", {"texts": ["a cat"] * (MAX_INPUTS - 2), "images": [PIXEL, PIXEL]})
+    assert (len(body["texts"]), len(body["images"])) == (MAX_INPUTS - 2, 2)
+    assert body["images"][0] == body["images"][1]
+
+
+BAD_PICTURES = [
+    ("a cat", 422, "invalid_image", "base64"),
+    ("https://example.com/cat.jpg", 422, "invalid_image", "base64"),
+    (base64.b64encode(b"GET / HTTP/1.1").decode(), 422, "invalid_image", "No picture format"),
+    (base64.b64encode(picture(0)[:-2000]).decode(), 422, "invalid_image", "truncated"),
+    (base64.b64encode(bytes(21 * 1024**2)).decode(), 413, "body_too_large", "20,971,520"),
+]
+
+
+@pytest.mark.parametrize(("bad", "status", "code", "named"), BAD_PICTURES, ids=["text", "url", "http", "cut", "large"])
+@pytest.mark.parametrize("path", ["/v1/embed", "/v1/rank"])
+def test_a_bad_picture_is_refused_with_its_place(
+    standing: World, path: str, bad: str, status: int, code: str, named: str
+) -> None:
+    body: dict[str, Any] = {"images": [PIXEL, bad, "also bad"]}
+    error = post(standing, path, body | ({"text": "a cat"} if path == "/v1/rank" else {}), status)
+    assert error["code"] == code
+    assert error["message"].startswith("images.1: ")
+    assert named in error["message"]
+    assert post(standing, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "1 to 64"),
+        ({"texts": [], "images": []}, "1 to 64"),
+        ({"texts": ["a cat"] * 60, "images": [PIXEL] * 5}, "1 to 64, not 65"),
+        ({"texts": ["a cat"] * 65}, "texts"),
+        ({"texts": [""]}, "texts.0"),
+        ({"texts": ["x" * 5000]}, "texts.0"),
+        ({"texts": [1]}, "texts.0"),
+        ({"texts": "a cat"}, "texts"),
+        ({"images": [""]}, "images.0"),
+        ({"images": [None]}, "images.0"),
+        ({"texts": ["a cat"], "colour": "red"}, "colour"),
+        (b'{"texts": ["\\ud800"]}', "texts.0"),
+    ],
+)
+def test_a_wrong_embedding_request_is_refused_with_the_field_named(standing: World, body: Any, named: str) -> None:
+    error = post(standing, "/v1/embed", body, 422)
+    assert error["code"] == "invalid_request"
+    assert named in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/v1/embeddings", "/v1/rank"])
+def test_without_an_index_there_is_no_model_to_embed_with(world: World, path: str) -> None:
+    world.service.follower.refresh()
+    body: dict[str, Any] = {"texts": ["a cat"]}
+    if path == "/v1/rank":
+        body["image"] = PIXEL
+    assert post(world, path, {"input": "a cat"} if path == "/v1/embeddings" else body, 503)["code"] == "no_index"
+
+
+def reference_probabilities(world: World) -> tuple[Any, Any]:
+    """Softmax of the model's own logits, by open_clip's own means: pictures by texts, texts by pictures."""
+    own = encoder(world)
+    tokens, _ = own._tokenizer(TEXTS)
+    images = torch.from_numpy(pixels(world)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (own.preprocess.mean, own.preprocess.std))
+    with torch.inference_mode():
+        by_image, by_text = own.model.get_logits((images - mean) / std, tokens)
+    return by_image, by_text
+
+
+def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
+    logits, _ = reference_probabilities(standing)
+    body = post(standing, "/v1/rank", {"image": PICTURES[1], "texts": TEXTS})
+    check_ranking(body["candidates"], logits[1])
+    assert all(each["text"] == TEXTS[each["index"]] for each in body["candidates"])
+
+
+def test_the_probabilities_of_pictures_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
+    _, logits = reference_probabilities(standing)
+    body = post(standing, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
+    check_ranking(body["candidates"], logits[2])
+    assert [each["text"] for each in body["candidates"]] == [None] * 3
+
+
+def check_ranking(candidates: list[dict[str, Any]], logits: torch.Tensor) -> None:
+    probabilities = logits.softmax(0).tolist()
+    assert [each["index"] for each in candidates] == sorted(range(3), key=lambda index: -probabilities[index])
+    for each in candidates:
+        assert each["probability"] == pytest.approx(probabilities[each["index"]], abs=1e-5)
+        assert each["logit"] == pytest.approx(float(logits[each["index"]]), abs=1e-4)
+    assert sum(each["probability"] for each in candidates) == pytest.approx(1)
+
+
+def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(standing: World) -> None:
+    body = post(standing, "/v1/rank", {"image": PIXEL, "texts": ["a cat", "a dog", "a cat"]})
+    cats = [each for each in body["candidates"] if each["text"] == "a cat"]
+    assert [each["index"] for each in cats] == [0, 2]
+    assert cats[0]["probability"] == cats[1]["probability"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "`image` and `texts`"),
+        ({"image": PIXEL}, "`image` and `texts`"),
+        ({"image": PIXEL, "text": "a cat"}, "`image` and `texts`"),
+        ({"image": PIXEL, "texts": ["a cat"], "text": "a cat"}, "`image` and `texts`"),
+        ({"image": PIXEL, "texts": []}, "at least one"),
+        ({"text": "a cat", "images": []}, "at least one"),
+        ({"image": PIXEL, "texts": ["a cat"] * 65}, "texts"),
+        ({"text": "a cat", "images": [PIXEL] * 65}, "images"),
+        ({"image": [PIXEL], "texts": ["a cat"]}, "image"),
+    ],
+)
+def test_a_wrong_ranking_request_is_refused_with_the_reason(standing: World, body: Any, named: str) -> None:
+    error = post(standing, "/v1/rank", body, 422)
+    assert error["code"] == "invalid_request"
+    assert named in error["message"]
+
+
+def test_the_one_picture_of_a_ranking_is_refused_by_its_name(standing: World) -> None:
+    error = post(standing, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
+    assert error["code"] == "invalid_image"
+    assert error["message"].startswith("image: ")
+
+
+@pytest.fixture
+def client(standing: World) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client, at a real server on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(build_api(standing.service), log_config=None, lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as made:
+            yield made
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
+def test_openais_client_gets_the_models_vectors(standing: World, client: openai.OpenAI, options: Any) -> None:
+    model = standing.checkpoints["first"].name
+    answer = client.embeddings.create(input=TEXTS, model=model, user="somebody", dimensions=32, **options)
+    expected, _ = encoder(standing).encode_texts(TEXTS)
+    vectors = [
+        np.frombuffer(base64.b64decode(each.embedding), "<f4") if isinstance(each.embedding, str) else each.embedding
+        for each in answer.data
+    ]
+    assert np.allclose(vectors, expected, atol=1e-5)
+    assert [each.index for each in answer.data] == [0, 1, 2]
+    assert (answer.object, answer.model) == ("list", model)
+
+
+@pytest.mark.parametrize("model", ["viewfinder", "FINGERPRINT"])
+def test_the_live_model_goes_by_its_fingerprint_and_by_an_alias_too(
+    standing: World, client: openai.OpenAI, model: str
+) -> None:
+    model = model.replace("FINGERPRINT", standing.checkpoints["first"].fingerprint)
+    answer = client.embeddings.create(input="a cat", model=model)
+    assert answer.model == standing.checkpoints["first"].name
+    assert len(answer.data) == 1
+
+
+def test_usage_counts_the_tokens_that_the_model_has_read(client: openai.OpenAI) -> None:
+    def tokens(texts: str | list[str]) -> int:
+        usage = client.embeddings.create(input=texts, model="viewfinder").usage
+        assert usage.total_tokens == usage.prompt_tokens
+        return usage.prompt_tokens
+
+    # A mark before and one behind; a text beyond the context counts as far as it is read.
+    assert tokens("cat") == 3
+    assert tokens(["cat", "cat cat"]) == 7
+    assert tokens(["cat", "cat " * 100]) == 80
+    assert tokens("cat") == 3, "the cache makes no difference"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "code", "named"),
+    [
+        ({"model": "text-embedding-3-small"}, openai.NotFoundError, "model_not_found", "text-embedding-3-small"),
+        ({"input": [1, 2, 3]}, openai.UnprocessableEntityError, "invalid_request", "token arrays"),
+        ({"input": [[1, 2], [3]]}, openai.UnprocessableEntityError, "invalid_request", "token arrays"),
+        ({"input": []}, openai.UnprocessableEntityError, "invalid_request", "input"),
+        ({"input": ""}, openai.UnprocessableEntityError, "invalid_request", "input"),
+        ({"input": ["a"] * 65}, openai.UnprocessableEntityError, "invalid_request", "64"),
+        ({"dimensions": 16}, openai.UnprocessableEntityError, "invalid_request", "32"),
+        ({"encoding_format": "int8"}, openai.UnprocessableEntityError, "invalid_request", "encoding_format"),
+    ],
+)
+def test_openais_client_understands_a_refusal(
+    client: openai.OpenAI, options: Any, kind: type[openai.APIStatusError], code: str, named: str
+) -> None:
+    with pytest.raises(kind) as error:
+        client.embeddings.create(**({"input": "a cat", "model": "viewfinder"} | options))
+    assert error.value.code == code
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "short", "context"), [("clip", 3, 77), ("siglip", 4, 64), ("xlm-roberta", 5, 77), ("metaclip2", 5, 77)]
+)
+def test_every_kind_of_tokenizer_counts_what_it_encodes(
+    tmp_path: Path, family: Family, short: int, context: int
+) -> None:
+    tokenizer = Tokenizer(locate(str(tiny_checkpoint(tmp_path / "tiny", family))).tokenizer)
+    long = "cat " * 100
+    _, (cut,) = tokenizer([long])
+    assert tokenizer.lengths(["cat", long]) == [short, context + cut]
+    assert cut > 0
+
+
+def test_where_too_many_pictures_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
+    limits = ImageLimits(10**6, 10**6)
+    full = Pictures(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
+    served.service.pictures.close()
+    served.service.pictures = full
+    answer = served.client.post("/v1/embed", json={"images": [PIXEL, PIXEL]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert post(served, "/v1/embed", {"images": [PIXEL]})["images"]

@@ -1,0 +1,359 @@
+"""Pictures of the index over HTTP: their data, their content, thumbnails, and takedown."""
+
+import io
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from viewfinder.service.http.api import build_api
+from viewfinder.service.images.content import IN_MEMORY_BYTES
+from viewfinder.service.search_service import SearchService
+from tests.service.conftest import INDEX, World, local_client
+from viewfinder.store.records import PointBatch
+from viewfinder.sources.objects import Objects, canonical_uri, point_id
+from viewfinder.settings import Settings
+from viewfinder.store import Collection
+
+SIZE = (300, 200)
+
+
+def encoded(kind: str = "JPEG", size: tuple[int, int] = SIZE, orientation: int = 1) -> bytes:
+    """The left half red, the right half blue, stored as `orientation` says."""
+    picture = Image.new("RGB", size, "red")
+    picture.paste("blue", (size[0] // 2, 0, *size))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+@dataclass
+class Gallery:
+    """A served index whose pictures lie in a directory."""
+
+    world: World
+    directory: Path
+    collection: Collection
+
+    @property
+    def client(self) -> TestClient:
+        return self.world.client
+
+    def add(self, name: str, content: bytes, **payload: object) -> str:
+        """Put a file into the directory and the index; its id."""
+        path = self.directory / name
+        path.write_bytes(content)
+        uri = canonical_uri(str(path))
+        with Objects() as objects:
+            info = objects.stat(uri)
+        known = {"uri": uri, "key": name, "etag": info.etag, "size": info.size, "format": "jpeg"} | payload
+        vector = np.ones((1, self.collection.metadata.dimension), np.float32)
+        self.world.store.upsert(self.collection, PointBatch([point_id(uri)], [known], image=vector), wait=True)
+        return point_id(uri)
+
+    def get(self, id: str, **headers: str) -> httpx.Response:
+        return self.client.get(f"/v1/images/{id}/content", headers=headers)
+
+    def thumbnail(self, id: str, width: int, **headers: str) -> httpx.Response:
+        return self.client.get(f"/v1/images/{id}/content", params={"width": width}, headers=headers)
+
+
+@pytest.fixture
+def configured() -> dict[str, object]:
+    return {"index": INDEX}
+
+
+@pytest.fixture
+def gallery(served: World, tmp_path: Path) -> Gallery:
+    directory = tmp_path / "gallery"
+    directory.mkdir()
+    live = served.store.live(INDEX)
+    assert live is not None
+    return Gallery(served, directory, live)
+
+
+@pytest.fixture
+def strict(gallery: Gallery) -> Iterator[TestClient]:
+    """The same index behind tight limits."""
+    settings = Settings.load({}, index=INDEX, max_image_bytes=100_000, max_image_pixels=90_000, decode_timeout_s=1.0)
+    service = SearchService(gallery.world.store, gallery.world.service.follower, settings)
+    with local_client(build_api(service)) as client:
+        yield client
+    service.content.close()
+    service.pictures.close()
+
+
+def refused(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def shown(content: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(content))
+    picture.load()
+    return picture
+
+
+# -- Data -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_data_of_a_picture_are_its_payload(gallery: Gallery) -> None:
+    id = gallery.add("a.jpg", encoded(), caption="a flag", width=300, height=200, tags=["red"])
+    body = gallery.client.get(f"/v1/images/{id}").json()
+    assert (body["id"], body["caption"], body["width"], body["height"]) == (id, "a flag", 300, 200)
+    assert body["uri"] == canonical_uri(str(gallery.directory / "a.jpg"))
+    assert body["payload"]["tags"] == ["red"]
+    assert body["collection"] == gallery.collection.name
+
+
+@pytest.mark.parametrize("suffix", ["", "/content", "/content?width=64"])
+def test_a_picture_that_is_not_in_the_index_is_not_found(gallery: Gallery, suffix: str) -> None:
+    (gallery.directory / "secret.jpg").write_bytes(encoded())
+    absent = point_id(canonical_uri(str(gallery.directory / "secret.jpg")))
+    assert refused(gallery.client.get(f"/v1/images/{absent}{suffix}")) == (404, "not_found")
+
+
+STRANGE_IDS = (
+    "..%2f..%2fetc%2fpasswd",
+    "%2e%2e%2f",
+    "..",
+    "1",
+    "%00",
+    "None",
+    "AAAAAAAA-AAAA-5AAA-AAAA-AAAAAAAAAAAA",
+    uuid.uuid4().hex,
+    f"{{{uuid.uuid4()}}}",
+    f"urn:uuid:{uuid.uuid4()}",
+    f"{uuid.uuid4()}%0a",
+    f"{uuid.uuid4()}.jpg",
+    f"{uuid.uuid4()}/../../{uuid.uuid4()}",
+    "file:%2f%2f%2fetc%2fpasswd",
+    "s3:%2f%2fbucket%2f0.jpg",
+    "%ff%fe",
+    "９" * 8 + "-1111-1111-1111-" + "1" * 12,
+)
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("GET", "/content"), ("DELETE", "")])
+def test_an_id_that_is_no_plain_uuid_is_refused(gallery: Gallery, method: str, suffix: str) -> None:
+    answers = {id: gallery.client.request(method, f"/v1/images/{id}{suffix}") for id in STRANGE_IDS}
+    codes = {id: refused(answer) for id, answer in answers.items()}
+    assert set(codes.values()) <= {(404, "not_found"), (422, "invalid_request")}
+    assert list(gallery.world.store.all_tombstones(INDEX)) == []
+
+
+# -- Content ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [0, IN_MEMORY_BYTES])
+def test_the_content_is_the_object_byte_for_byte(gallery: Gallery, padding: int) -> None:
+    data = encoded() + b"\0" * padding
+    answer = gallery.get(gallery.add("a b.jpeg", data))
+    assert answer.status_code == 200
+    assert answer.content == data
+    assert answer.headers["content-length"] == str(len(data))
+
+
+def test_content_tells_a_browser_what_it_is_and_to_guess_nothing(gallery: Gallery) -> None:
+    id = gallery.add("nice 图.jpeg", encoded())
+    for answer in (gallery.get(id), gallery.thumbnail(id, 64)):
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"].startswith("private")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["content-disposition"] == (
+            f"inline; filename=\"{id}.jpg\"; filename*=UTF-8''nice%20%E5%9B%BE.jpg"
+        )
+
+
+@pytest.mark.parametrize("format", ["svg", "html", "text/html", "pdf", "", None, "ppm"])
+def test_what_a_browser_might_run_or_does_not_know_can_only_be_saved(gallery: Gallery, format: str | None) -> None:
+    id = gallery.add("page.html", b"<svg onload=alert(1)>", format=format)
+    answer = gallery.get(id)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert ".html" not in answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize("name", ['a";\r\nset-cookie: x=1;".jpg', "\u202egpj.exe", "..", "a" * 300, "", "b\x00.jpg"])
+def test_no_name_of_an_object_can_break_out_of_the_header(gallery: Gallery, name: str) -> None:
+    id = gallery.add("a.jpg", encoded(), key=f"some/where/{name}")
+    answer = gallery.get(id)
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+    assert len(answer.headers["content-disposition"]) < 1000
+    assert answer.headers["content-disposition"].startswith(f'inline; filename="{id}.jpg"')
+    assert ".exe" not in answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize("width", [None, 64])
+def test_a_client_that_has_the_picture_is_told_so_without_the_bucket_being_asked(
+    gallery: Gallery, width: int | None
+) -> None:
+    id = gallery.add("a.jpg", encoded())
+    path = f"/v1/images/{id}/content" + (f"?width={width}" if width else "")
+    first = gallery.client.get(path)
+    (gallery.directory / "a.jpg").unlink()
+    for given in (first.headers["etag"], f"W/{first.headers['etag']}", f'"other", {first.headers["etag"]}', "*"):
+        again = gallery.client.get(path, headers={"if-none-match": given})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+
+
+def test_widths_and_contents_have_etags_of_their_own(gallery: Gallery) -> None:
+    id = gallery.add("a.jpg", encoded())
+    tags = {gallery.get(id).headers["etag"], *(gallery.thumbnail(id, width).headers["etag"] for width in (64, 65))}
+    gallery.add("a.jpg", encoded(size=(301, 200)))
+    assert len(tags | {gallery.get(id).headers["etag"]}) == 4
+    assert all(gallery.get(id, **{"if-none-match": tag}).status_code == 200 for tag in tags)
+
+
+def test_an_object_gone_from_the_bucket_is_a_404_of_its_own(gallery: Gallery) -> None:
+    id = gallery.add("a.jpg", encoded())
+    (gallery.directory / "a.jpg").unlink()
+    assert refused(gallery.get(id)) == (404, "object_missing")
+    assert refused(gallery.thumbnail(id, 64)) == (404, "object_missing")
+    assert gallery.client.get(f"/v1/images/{id}").status_code == 200
+
+
+def test_a_bucket_that_cannot_be_reached_is_a_503_that_names_nothing_within(gallery: Gallery) -> None:
+    settings = Settings.load({}, index=INDEX, s3_endpoint_url="http://127.0.0.1:9", s3_anonymous=True)
+    service = SearchService(gallery.world.store, gallery.world.service.follower, settings)
+    with local_client(build_api(service)) as client:
+        id = gallery.add("a.jpg", encoded(), uri="s3://secret-bucket/a.jpg")
+        answer = client.get(f"/v1/images/{id}/content")
+    service.content.close()
+    service.pictures.close()
+    assert refused(answer) == (503, "bucket_unavailable")
+    assert answer.headers["retry-after"]
+    assert "secret-bucket" not in answer.text
+    assert "127.0.0.1" not in answer.text
+
+
+@pytest.mark.parametrize("told", [10, 10 * IN_MEMORY_BYTES])
+def test_an_object_beyond_the_limit_is_not_read(gallery: Gallery, strict: TestClient, told: int) -> None:
+    id = gallery.add("a.jpg", encoded() + b"\0" * 100_000, size=told)
+    for suffix in ("", "?width=64"):
+        assert refused(strict.get(f"/v1/images/{id}/content{suffix}")) == (422, "invalid_image")
+
+
+# -- Thumbnails -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "expected"),
+    [
+        ((300, 200), 150, (150, 100)),
+        ((300, 200), 16, (16, 11)),
+        ((300, 200), 2048, (300, 200)),  # never enlarged
+        ((20, 300), 64, (17, 256)),  # a tall one is bounded too
+    ],
+)
+def test_a_thumbnail_keeps_the_aspect(
+    gallery: Gallery, size: tuple[int, int], width: int, expected: tuple[int, int]
+) -> None:
+    answer = gallery.thumbnail(gallery.add("a.jpg", encoded(size=size)), width)
+    assert answer.status_code == 200
+    assert shown(answer.content).size == expected
+
+
+def test_a_thumbnail_stands_upright(gallery: Gallery) -> None:
+    small = shown(gallery.thumbnail(gallery.add("a.jpg", encoded(orientation=6)), 100).content).convert("RGB")
+    assert small.size == (100, 150)
+    (top, bottom) = (small.getpixel((50, 10)), small.getpixel((50, 140)))
+    assert isinstance(top, tuple)
+    assert isinstance(bottom, tuple)
+    assert (top[0] > 200, bottom[2] > 200) == (True, True), "the left side of the file is the upper one"
+
+
+@pytest.mark.parametrize("width", ["15", "2049", "0", "-1", "1e3", "abc", "64.5", ""])
+def test_a_width_out_of_bounds_is_refused(gallery: Gallery, width: str) -> None:
+    id = gallery.add("a.jpg", encoded())
+    answer = gallery.client.get(f"/v1/images/{id}/content", params={"width": width})
+    assert refused(answer) == (422, "invalid_request")
+    assert "width" in answer.json()["error"]["message"]
+
+
+def test_a_thumbnail_is_kept_until_its_object_is_indexed_anew(gallery: Gallery) -> None:
+    id = gallery.add("a.jpg", encoded())
+    first = gallery.thumbnail(id, 64)
+    path = gallery.directory / "a.jpg"
+    path.unlink()
+    assert gallery.thumbnail(id, 64).content == first.content
+    assert refused(gallery.thumbnail(id, 65)) == (404, "object_missing")
+    gallery.add("a.jpg", encoded(size=(100, 100)))
+    assert shown(gallery.thumbnail(id, 64).content).size == (64, 64)
+
+
+def test_a_picture_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: Gallery) -> None:
+    id = gallery.add("a.jpg", encoded())
+    before = gallery.thumbnail(id, 64).headers["etag"]
+    gallery.add("b.jpg", b"")  # the index learns nothing of what now happens to the first
+    (gallery.directory / "a.jpg").write_bytes(encoded(size=(100, 100)))
+    now = gallery.thumbnail(id, 32)
+    assert shown(now.content).size == (32, 32)
+    assert now.headers["etag"] != before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no picture at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", encoded()[:300], encoded("PNG")[:200]],
+)
+def test_a_broken_picture_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
+    assert refused(gallery.thumbnail(gallery.add("a.jpg", content), 64)) == (422, "invalid_image")
+
+
+def test_a_bomb_has_no_thumbnail_and_harms_nobody(gallery: Gallery, strict: TestClient) -> None:
+    id = gallery.add("bomb.png", encoded("PNG", (1000, 1000)))
+    assert refused(strict.get(f"/v1/images/{id}/content?width=64")) == (422, "invalid_image")
+    good = gallery.add("good.jpg", encoded())
+    assert strict.get(f"/v1/images/{good}/content?width=64").status_code == 200
+
+
+# -- Takedown ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -> None:
+    id = gallery.add("a.jpg", encoded())
+    assert gallery.thumbnail(id, 64).status_code == 200
+    uri = canonical_uri(str(gallery.directory / "a.jpg"))
+    assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": True}
+    for path in (f"/v1/images/{id}", f"/v1/images/{id}/content", f"/v1/images/{id}/content?width=64"):
+        assert refused(gallery.client.get(path)) == (404, "not_found")
+    assert id not in {hit["id"] for hit in gallery.client.get("/v1/search?q=flag&limit=50").json()["hits"]}
+    (stone,) = gallery.client.get("/v1/tombstones").json()["tombstones"]
+    assert (stone["id"], stone["uri"]) == (id, uri)
+    assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
+
+
+def test_a_picture_can_be_barred_before_it_was_ever_indexed(gallery: Gallery) -> None:
+    id = str(uuid.uuid4())
+    assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": "", "removed": False}
+    assert id in gallery.world.store.tombstones(INDEX, [id])
+
+
+def test_a_picture_can_be_taken_down_while_no_model_is_loaded(world: World) -> None:
+    collection = world.build("first")
+    id = point_id("s3://bucket/0.jpg")
+    assert world.client.delete(f"/v1/images/{id}").json()["removed"]
+    assert world.store.records(collection, [id]) == {}
+
+
+def test_tombstones_come_by_the_page_and_can_be_lifted(gallery: Gallery) -> None:
+    ids = sorted(gallery.add(f"{number}.jpg", encoded()) for number in range(5))
+    for id in ids:
+        gallery.client.delete(f"/v1/images/{id}")
+    pages = [gallery.client.get("/v1/tombstones", params={"limit": 2, "offset": offset}).json() for offset in (0, 2, 4)]
+    assert [page["more"] for page in pages] == [True, True, False]
+    assert sorted(stone["id"] for page in pages for stone in page["tombstones"]) == ids
+    path = f"/v1/tombstones/{ids[0]}"
+    assert gallery.client.delete(path).json() == {"id": ids[0], "restored": True}
+    assert gallery.client.delete(path).json() == {"id": ids[0], "restored": False}
+    assert set(gallery.world.store.tombstones(INDEX, ids)) == set(ids[1:])

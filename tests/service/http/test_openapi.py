@@ -1,0 +1,137 @@
+"""What the interface says of itself is complete, and true: schemathesis tries to prove otherwise."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from viewfinder.service.http.guard import is_open
+from tests.service.conftest import World
+from viewfinder.testing.s3 import S3Endpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "admin-" + "k" * 32
+# SCHEMATHESIS_EXAMPLES=200 searches for many minutes.
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
+
+
+@pytest.fixture
+def configured(s3: S3Endpoint) -> dict[str, object]:
+    return {"api_keys": f"{hashlib.sha256(KEY.encode()).hexdigest()}:admin", "s3_endpoint_url": s3.url}
+
+
+@pytest.fixture
+def address(served: World) -> Iterator[str]:
+    """The service on a real socket."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(served.client.app, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+
+
+@pytest.fixture
+def schema(served: World) -> dict[str, Any]:
+    described: dict[str, Any] = served.client.get("/openapi.json").json()
+    return described
+
+
+def operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(address: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"),
+            f"--config-file={ROOT / 'schemathesis.toml'}",
+            "run",
+            f"{address}/openapi.json",
+            f"--header=Authorization: Bearer {KEY}",
+            f"--max-examples={EXAMPLES}",
+            "--generation-database=none",
+            "--no-color",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_route_says_what_it_is_for_and_which_errors_it_gives(schema: dict[str, Any]) -> None:
+    for path, method, operation in operations(schema):
+        named = f"{method} {path}"
+        assert operation["summary"], named
+        assert operation["tags"], named
+        errors = {status for status in operation["responses"] if int(status) >= 400}
+        assert {"403", "500"} <= errors, named
+        if not is_open(path):
+            assert {"401", "429", "503", "504"} <= errors, named
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= errors, named
+
+
+def test_every_error_has_the_one_shape_and_an_example(schema: dict[str, Any]) -> None:
+    for path, method, operation in operations(schema):
+        for status, response in operation["responses"].items():
+            assert response["description"], f"{method} {path} {status}"
+            assert "X-Request-ID" in response["headers"]
+            if int(status) >= 400:
+                content = response["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}, f"{method} {path} {status}"
+                for code, example in content.get("examples", {}).items():
+                    assert example["value"]["error"]["code"] == code
+
+
+def test_every_parameter_is_explained(schema: dict[str, Any]) -> None:
+    for path, method, operation in operations(schema):
+        for parameter in operation.get("parameters", []):
+            kinds = [parameter, parameter["schema"], *parameter["schema"].get("anyOf", [])]
+            assert any("description" in kind for kind in kinds), f"{method} {path}: {parameter['name']}"
+
+
+def test_every_body_has_an_example(schema: dict[str, Any]) -> None:
+    for path, _, operation in operations(schema):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            body = schema["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+            fields = body.get("properties", {}).values()
+            assert "examples" in body or all({"examples", "description"} & field.keys() for field in fields), path
+
+
+def test_a_key_is_asked_for_where_one_is_needed(schema: dict[str, Any]) -> None:
+    assert schema["components"]["securitySchemes"].keys() == {"bearer", "header"}
+    assert schema["paths"]["/healthz"]["get"]["security"] == []
+    assert schema["paths"]["/v1/search"]["post"]["security"] == [{"bearer": []}, {"header": []}]
+
+
+def test_docs_need_nothing_from_elsewhere(served: World) -> None:
+    page = served.client.get("/docs")
+    assert page.status_code == 200
+    assert "//" not in page.text.replace("<!doctype", "").split("<body>")[0], "an address elsewhere"
+    assert "<script>" not in page.text
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "start.js"):
+        assert f"docs/{asset}" in page.text
+        assert served.client.get(f"/docs/{asset}").status_code == 200
+    assert served.client.get("/docs/..%2Findex.html").status_code == 404
+
+
+def test_metrics_need_a_key(served: World) -> None:
+    assert served.client.get("/metrics").status_code == 401
+    answer = served.client.get("/metrics", headers={"x-api-key": KEY})
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "viewfinder_request_seconds_bucket" in answer.text

@@ -1,0 +1,130 @@
+"""The web page's files: small, self-contained, lasting, and readable in both colour schemes."""
+
+import gzip
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from viewfinder.service.http.routes.page import DIRECTORY, LASTING, Page
+from tests.service.conftest import World
+
+# What travels for the whole page, bytes.
+LARGEST = 40_000
+
+
+def files_of(index: str) -> list[str]:
+    return re.findall(r'"(page/[^"]+)"', index)
+
+
+def test_the_page_is_served_before_there_is_an_index(world: World) -> None:
+    answer = world.client.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    for path in files_of(answer.text):
+        assert world.client.get(f"/{path}").status_code == 200
+
+
+def test_files_are_kept_for_ever_and_the_page_is_asked_for_again(world: World) -> None:
+    index = world.client.get("/")
+    assert index.headers["cache-control"] == "no-cache"
+    again = world.client.get("/", headers={"if-none-match": index.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = world.client.get("/", headers={"if-none-match": 'W/"other"'})
+    assert other.status_code == 200
+    for path in files_of(index.text):
+        assert world.client.get(f"/{path}").headers["cache-control"] == LASTING
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("app.js", "text/javascript; charset=utf-8"),
+        ("style.css", "text/css; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ],
+)
+def test_files_have_their_types(world: World, name: str, media_type: str) -> None:
+    version = Page.read().version
+    answer = world.client.get(f"/page/{version}/{name}")
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.content == (DIRECTORY / name).read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_files_travel_as_the_browser_takes_them(world: World, encoding: str) -> None:
+    with world.client.stream("GET", "/", headers={"accept-encoding": encoding}) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert answer.headers["vary"] == "accept-encoding"
+    assert (raw[:2] == b"\x1f\x8b") == (encoding == "gzip")
+    assert b"<!doctype html>" in (gzip.decompress(raw) if encoding == "gzip" else raw)
+
+
+@pytest.mark.parametrize("path", ["0/app.js", "{}/none.js", "{}/index.html", "{}/..%2Fapi.py", "{}/%2Fetc%2Fpasswd"])
+def test_other_versions_and_other_files_are_not_found(world: World, path: str) -> None:
+    assert world.client.get("/page/" + path.format(Page.read().version)).status_code == 404
+
+
+def test_a_changed_file_changes_the_version(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text('<script src="page/app.js"></script>')
+    (tmp_path / "app.js").write_text("one")
+    before = Page.read(tmp_path)
+    (tmp_path / "app.js").write_text("two")
+    after = Page.read(tmp_path)
+    assert before.version != after.version
+    assert f'"page/{after.version}/app.js"'.encode() in after.files["index.html"].content
+
+
+def test_head_tells_what_get_would(world: World) -> None:
+    assert world.client.head("/").headers["etag"] == world.client.get("/").headers["etag"]
+
+
+def test_the_page_is_small() -> None:
+    assert sum(len(file.compressed) for file in Page.read().files.values()) < LARGEST
+
+
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
+    index = (DIRECTORY / "index.html").read_text()
+    assert re.findall(r"<style|style=|<script>|\son\w+=|javascript:", index) == []
+    for path in DIRECTORY.iterdir():
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert re.findall(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text) == [], (
+            path
+        )
+
+
+def test_every_module_is_loaded_at_once_and_every_id_exists() -> None:
+    index = (DIRECTORY / "index.html").read_text()
+    scripts = {path.name for path in DIRECTORY.glob("*.js")}
+    assert {path.removeprefix("page/") for path in files_of(index) if path.endswith(".js")} == scripts
+    known = set(re.findall(r'\bid="([\w-]+)"', index))
+    for name in scripts:
+        used = re.findall(r'byId\("([\w-]+)"\)', (DIRECTORY / name).read_text())
+        assert set(used) <= known, name
+
+
+def luminance(color: str) -> float:
+    digits = color.lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    """The ratio of WCAG 2: 4.5 for text, 3 for what is to be pressed."""
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_can_be_told_apart(scheme: int) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", (DIRECTORY / "style.css").read_text(), re.DOTALL)
+    color = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", blocks[scheme]))
+    for text, ground in product(("ink", "soft", "accent"), ("paper", "raised", "wash")):
+        assert contrast(color[text], color[ground]) >= 4.5, (text, ground)
+    assert contrast(color["on-accent"], color["accent"]) >= 4.5
+    for ground in ("paper", "raised"):
+        assert contrast(color["edge"], color[ground]) >= 3, ground

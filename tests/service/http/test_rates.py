@@ -1,0 +1,61 @@
+"""Token buckets, by a clock of the test's own."""
+
+import pytest
+
+from viewfinder.service.http.rates import MOST_CLIENTS, Rates, client_of
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_minutes_requests_may_come_at_once_and_then_evenly() -> None:
+    clock = Clock()
+    rates = Rates(60, clock=clock)
+    assert [rates.take("a") for _ in range(61)] == [None] * 60 + [1]
+    clock.now += 1
+    assert [rates.take("a") for _ in range(2)] == [None, 1]
+    clock.now += 3600
+    assert [rates.take("a") for _ in range(61)] == [None] * 60 + [1], "a quiet hour saves no more than a minute"
+
+
+def test_the_wait_is_as_long_as_a_token_takes() -> None:
+    clock = Clock()
+    rates = Rates(2, clock=clock)
+    assert [rates.take("a") for _ in range(3)] == [None, None, 30]
+    clock.now += 10.5
+    assert rates.take("a") == 20
+    clock.now += 20
+    assert rates.take("a") is None
+
+
+def test_clients_do_not_pay_for_each_other() -> None:
+    rates = Rates(1, clock=Clock())
+    assert [rates.take(name) for name in "abab"] == [None, None, 60, 60]
+
+
+def test_many_clients_do_not_fill_the_memory_and_those_that_ask_are_kept() -> None:
+    rates = Rates(1, clock=Clock())
+    rates.take("first")
+    for number in range(MOST_CLIENTS - 1):
+        rates.take(str(number))
+    assert rates.take("first") == 60
+    rates.take("one more")
+    assert rates.take("first") == 60, "seen last, kept"
+    assert rates.take("0") is None, "the oldest was dropped"
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("unix", "unix"),
+    ],
+)
+def test_an_ipv6_network_is_one_client(address: str, client: str) -> None:
+    assert client_of(address) == client

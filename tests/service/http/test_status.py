@@ -1,0 +1,82 @@
+"""What a replica tells of itself: facets, models, statistics."""
+
+import json
+
+import pytest
+
+from tests.service.conftest import CAPTIONS, INDEX, World
+from viewfinder.models.registry import REGISTRY
+
+
+def test_facets_count_the_values_of_a_field(standing: World) -> None:
+    answer = standing.client.get("/v1/facets", params={"field": "width", "limit": 2})
+    live = standing.store.live(INDEX)
+    assert live is not None
+    assert answer.json() == {
+        "field": "width",
+        "values": [{"value": 100, "count": 1}, {"value": 200, "count": 1}],
+        "collection": live.name,
+    }
+    (all_of_them,) = standing.client.get("/v1/facets", params={"field": "sources"}).json()["values"]
+    assert all_of_them == {"value": "s3://bucket", "count": len(CAPTIONS)}
+
+
+def test_facets_count_only_what_the_filter_lets_through(standing: World) -> None:
+    params = {"field": "sources", "filter": json.dumps({"width": {"gte": 300}})}
+    assert standing.client.get("/v1/facets", params=params).json()["values"] == [{"value": "s3://bucket", "count": 3}]
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "code", "named"),
+    [
+        ({}, 422, "invalid_request", "field"),
+        ({"field": ""}, 422, "invalid_request", "field"),
+        ({"field": "width", "limit": "0"}, 422, "invalid_request", "limit"),
+        ({"field": "width", "limit": "1000"}, 422, "invalid_request", "limit"),
+        ({"field": "colour"}, 400, "invalid_filter", "colour"),
+        ({"field": "caption"}, 400, "invalid_filter", "caption"),
+        ({"field": "width", "filter": "{"}, 400, "invalid_filter", "filter"),
+        ({"field": "width", "filter": "[]"}, 400, "invalid_filter", "filter"),
+        ({"field": "width", "filter": "[" * 4000}, 400, "invalid_filter", "filter"),
+        ({"field": "width", "filter": "x" * 4001}, 422, "invalid_request", "filter"),
+        ({"field": "width", "filter": '{"colour": {"eq": 1}}'}, 400, "invalid_filter", "colour"),
+    ],
+)
+def test_a_facet_that_cannot_be_counted_is_refused_with_its_name(
+    standing: World, params: dict[str, str], status: int, code: str, named: str
+) -> None:
+    answer = standing.client.get("/v1/facets", params=params)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert named in answer.json()["error"]["message"]
+
+
+def test_models_are_those_of_the_registry_and_the_live_one(standing: World) -> None:
+    body = standing.client.get("/v1/models").json()
+    by_name = {model["name"]: model for model in body["models"]}
+    assert by_name.keys() == {*REGISTRY, body["live"]}
+    assert by_name["ViT-B-32::openai"]["dimension"] == 512
+    assert by_name[body["live"]]["dimension"] == 32
+    assert all("directory" not in model for model in body["models"])
+
+
+def test_models_are_told_before_there_is_an_index(world: World) -> None:
+    body = world.client.get("/v1/models").json()
+    assert (body["live"], len(body["models"])) == (None, len(REGISTRY))
+
+
+def test_stats_tell_what_the_index_is_made_of_and_nothing_secret(served: World) -> None:
+    live = served.store.live(INDEX)
+    assert live is not None
+    served.store.update_metadata(
+        live.name,
+        sources=[{"source": "s3://bucket", "captions": "s3://private/captions.csv"}],
+        fields={"meta.year": "integer"},
+        runs=["one", "two"],
+        baselines={"image_image": [0.0] * 101},
+    )
+    served.service.follower.refresh()
+    stats = served.client.get("/v1/stats").json()
+    assert (stats["points"], stats["captions"]) == (len(CAPTIONS), len(CAPTIONS))
+    assert (stats["sources"], stats["fields"]) == (["s3://bucket"], {"meta.year": "integer"})
+    assert (stats["last_run"], stats["relevance"]) == ("two", True)
+    assert "private" not in json.dumps(stats)

@@ -1,0 +1,148 @@
+"""The lanes of pictures: bounded, apart from searches, and giving back what nobody waits for."""
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from viewfinder.service.images.content import READ_AHEAD, READERS, Content, ContentBusyError, entity_tag
+from viewfinder.errors import ObjectError
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.testing.objects import MemoryObjects
+
+MakeContent = Callable[..., Content]
+
+LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000)
+
+
+class SlowObjects(MemoryObjects):
+    """A bucket that answers when it is let, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__({f"s3://b/{number}": png(number + 1) for number in range(40)})
+        self.open_for_all = threading.Event()
+        self.reads = 0
+
+    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+        self.reads += 1
+        self.open_for_all.wait()
+        return super().read(uri, max_bytes, etag)
+
+
+def png(width: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 10)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+async def bucket() -> AsyncIterator[SlowObjects]:
+    bucket = SlowObjects()
+    yield bucket
+    bucket.open_for_all.set()
+
+
+@pytest.fixture
+async def content(bucket: SlowObjects) -> AsyncIterator[MakeContent]:
+    """Makes lanes over the bucket."""
+    made: list[Content] = []
+
+    def make(**options: Any) -> Content:
+        settings: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2**30, "thumbnailers": 1, "cache_bytes": 10**6}
+        made.append(Content(ObjectAccess(), LIMITS, objects=Objects(s3=bucket), **(settings | options)))
+        return made[-1]
+
+    yield make
+    bucket.open_for_all.set()
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("kind", ["thumbnail", "original"])
+async def test_a_full_lane_turns_further_calls_away_and_takes_them_again_later(
+    bucket: SlowObjects, content: MakeContent, kind: str
+) -> None:
+    lanes = content(room=3)
+
+    async def ask(number: int) -> object:
+        uri = f"s3://b/{number}"
+        return await (lanes.thumbnail(uri, "", 64) if kind == "thumbnail" else lanes.original(uri, 10))
+
+    waiting = [asyncio.create_task(ask(number)) for number in range(3)]
+    await asyncio.sleep(0)  # each has taken its place
+    with pytest.raises(ContentBusyError):
+        await ask(3)
+    bucket.open_for_all.set()
+    await asyncio.gather(*waiting)
+    assert await ask(3)
+
+
+async def test_thumbnails_that_wait_hold_up_no_originals(bucket: SlowObjects, content: MakeContent) -> None:
+    lanes = content(room=20)
+    thumbnails = [asyncio.create_task(lanes.thumbnail(f"s3://b/{number}", "", 64)) for number in range(20)]
+    await asyncio.sleep(0)
+    original = asyncio.create_task(lanes.original("s3://b/30", 10))
+    while bucket.reads < READ_AHEAD + 1:  # those that the thumbnailer's threads read ahead, and the original
+        await asyncio.sleep(0.001)
+    bucket.open_for_all.set()
+    assert (await original).size == len(png(31))
+    assert len(await asyncio.gather(*thumbnails)) == 20
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done(bucket: SlowObjects, content: MakeContent) -> None:
+    lanes = content(room=READERS + 5)
+    calls = [asyncio.create_task(lanes.original(f"s3://b/{number}", 10)) for number in range(READERS + 5)]
+    while bucket.reads < READERS:
+        await asyncio.sleep(0.001)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    bucket.open_for_all.set()
+    assert (await lanes.original("s3://b/39", 10)).size == len(png(40))
+    assert bucket.reads == READERS + 1
+
+
+async def test_the_cache_holds_so_many_bytes_of_what_was_asked_for_last(
+    bucket: SlowObjects, content: MakeContent
+) -> None:
+    bucket.open_for_all.set()
+    first, etag = await content().thumbnail("s3://b/0", "", 64)
+    lanes = content(cache_bytes=2 * len(first) + 200)
+    etags = [bucket.stat(f"s3://b/{number}").etag for number in range(3)]
+    bucket.reads = 0
+    for number in (0, 1, 0, 2):  # the third pushes the second out
+        await lanes.thumbnail(f"s3://b/{number}", etags[number], 64)
+    assert bucket.reads == 3
+    assert await lanes.thumbnail("s3://b/0", etags[0], 64) == (first, etag)
+    assert bucket.reads == 3
+    await lanes.thumbnail("s3://b/1", etags[1], 64)
+    assert bucket.reads == 4
+
+
+async def test_without_a_cache_every_thumbnail_is_made(bucket: SlowObjects, content: MakeContent) -> None:
+    bucket.open_for_all.set()
+    lanes = content(cache_bytes=0)
+    for _ in range(2):
+        await lanes.thumbnail("s3://b/0", bucket.stat("s3://b/0").etag, 64)
+    assert bucket.reads == 2
+
+
+async def test_a_missing_object_is_told_as_such(bucket: SlowObjects, content: MakeContent) -> None:
+    bucket.open_for_all.set()
+    lanes = content()
+    with pytest.raises(ObjectError) as caught:
+        await lanes.thumbnail("s3://b/none", "", 64)
+    assert caught.value.reason == "not_found"
+
+
+def test_an_entity_tag_is_opaque_and_of_one_content_and_width() -> None:
+    odd = 'a"b\r\nc'
+    tags = {entity_tag(odd, None), entity_tag(odd, 64), entity_tag(odd, 65), entity_tag("other", 64)}
+    assert len(tags) == 4
+    assert all(len(tag) == 34 and tag.isascii() and tag.isprintable() for tag in tags)
+    assert entity_tag("", 64) == ""

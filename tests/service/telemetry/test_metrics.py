@@ -1,0 +1,59 @@
+"""Numbers as Prometheus reads them."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from viewfinder.service.telemetry.metrics import Metrics, merged
+
+AGENT = """# HELP ray_tasks Current number of tasks.
+# TYPE ray_tasks gauge
+ray_tasks{Component="raylet",State="RUNNING"} 3.0
+# HELP ray_viewfinder_errors_total Answers other than success.
+# TYPE ray_viewfinder_errors_total counter
+ray_viewfinder_errors_total{Component="core_worker",NodeAddress="10.0.0.%d",SessionName="s",Version="2.60.0",\
+WorkerId="w",code="not_found",otel_scope_name="ray",otel_scope_schema_url="",otel_scope_version=""} 3.0
+# HELP ray_other_total Of somebody else, who mentions viewfinder_errors_total.
+# TYPE ray_other_total counter
+ray_other_total{code="viewfinder"} 9.0
+# HELP ray_viewfinder_request_seconds Time to answer.
+# TYPE ray_viewfinder_request_seconds histogram
+ray_viewfinder_request_seconds_bucket{Component="core_worker",le="0.1",route="/v1/images/{id}"} 2.0
+ray_viewfinder_request_seconds_bucket{Component="core_worker",le="+Inf",route="/v1/images/{id}"} 2.0
+ray_viewfinder_request_seconds_count{Component="core_worker",route="/v1/images/{id}"} 2.0
+ray_viewfinder_request_seconds_sum{Component="core_worker",route="/v1/images/{id}"} 0.02
+"""
+
+
+def test_what_all_nodes_export_becomes_one_text_of_our_numbers() -> None:
+    text = merged([AGENT % 1, "", AGENT % 2])
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert set(families) == {"viewfinder_errors", "viewfinder_request_seconds"}
+    errors = families["viewfinder_errors"]
+    assert (errors.type, errors.documentation) == ("counter", "Answers other than success.")
+    assert [(sample.labels, sample.value) for sample in errors.samples] == [
+        ({"NodeAddress": f"10.0.0.{node}", "WorkerId": "w", "code": "not_found"}, 3.0) for node in (1, 2)
+    ]
+    assert len(families["viewfinder_request_seconds"].samples) == 8
+    assert text.count("# TYPE viewfinder_errors_total") == 1
+
+
+async def test_numbers_of_a_process_add_up() -> None:
+    metrics = Metrics()
+    with metrics.timed("decode"):
+        pass
+    metrics.observe("decode", 2.0)
+    metrics.batch("text", 3)
+    metrics.batch("text", 5)
+    for hit in (True, False, True):
+        metrics.cache(hit)
+    metrics.queue(7)
+    text = await metrics.text()
+    for line in (
+        'viewfinder_stage_seconds_count{stage="decode"} 2.0',
+        'viewfinder_encoded_total{kind="text"} 8.0',
+        'viewfinder_batch_size_count{kind="text"} 2.0',
+        'viewfinder_batch_size_bucket{kind="text",le="4.0"} 1.0',
+        'viewfinder_text_cache_total{result="hit"} 2.0',
+        'viewfinder_text_cache_total{result="miss"} 1.0',
+        "viewfinder_queue_depth 7.0",
+    ):
+        assert line in text

@@ -1,0 +1,185 @@
+"""The service as Ray Serve runs it: one replica, real HTTP, Qdrant's wire, the model that the job used."""
+
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from viewfinder.store.records import PointBatch
+from viewfinder.errors import ConfigurationError
+from viewfinder.models.checkpoint import locate
+from viewfinder.sources.objects import point_id
+from viewfinder.settings import Settings
+from viewfinder.store import Store, StoreAddress, connect
+from viewfinder.testing.qdrant import QdrantDouble
+
+pytestmark = pytest.mark.cluster
+
+INDEX = "served"
+CLIENTS = 8
+TIMEOUT_S = 60  # a loaded machine is slow, which is no failure
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
+        address = StoreAddress(data_dir=tmp_path_factory.mktemp("data"), url=double.url, retry_s=5)
+        with connect(address) as connected:
+            yield connected
+        assert not double.invalid
+
+
+@pytest.fixture(scope="module")
+def address(ray_session: None, store: Store) -> Iterator[str]:
+    from ray import serve
+
+    from serve.app import application
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = Settings.load(qdrant_url=store.address.url, index=INDEX, port=port, refresh_s=0.2, replica_cpus=0.5)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(application(settings), name="test", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def build(store: Store, model: str) -> str:
+    """A live collection of ten points of this model; its name."""
+    checkpoint = locate(model)
+    collection = store.create(
+        INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
+    )
+    uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
+    vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
+    payloads = [{"uri": uri, "made_by": collection.name} for uri in uris]
+    store.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    store.promote(INDEX, collection.name)
+    return collection.name
+
+
+def until_ready(address: str, collection: str) -> None:
+    for _ in range(300):
+        answer = httpx.get(f"{address}/readyz", timeout=TIMEOUT_S)
+        if answer.status_code == 200 and answer.json()["collection"] == collection:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError(f"the service never turned to {collection}: {answer.text}")
+
+
+def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_model(
+    address: str, store: Store, tiny_model: str, other_model: str
+) -> None:
+    answer = httpx.post(f"{address}/v1/search", json={"text": "a cat"}, timeout=TIMEOUT_S)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_index")
+
+    first = build(store, tiny_model)
+    until_ready(address, first)
+
+    answers: list[httpx.Response] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=TIMEOUT_S) as client:
+            while not stop.is_set():
+                answers.append(client.post(f"{address}/v1/search", json={"text": f"cat number {len(answers)}"}))
+
+    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    second = build(store, other_model)
+    until_ready(address, second)
+    threading.Event().wait(0.5)
+    stop.set()
+    for client in clients:
+        client.join()
+
+    assert Counter(answer.status_code for answer in answers) == {200: len(answers)}
+    pairs = Counter()
+    for body in (answer.json() for answer in answers):
+        pairs[body["model"], body["collection"]] += 1
+        assert {hit["payload"]["made_by"] for hit in body["hits"]} == {body["collection"]}
+    assert set(pairs) == {(tiny_model, first), (other_model, second)}
+
+
+def test_an_answer_has_one_request_id(address: str) -> None:
+    """Serve's proxy adds the header to every answer: with the service's own there were two."""
+    for headers in ({}, {"x-request-id": "mine"}):
+        answer = httpx.get(f"{address}/nothing", headers=headers, timeout=TIMEOUT_S)
+        assert answer.headers.get_list("x-request-id") == [answer.json()["error"]["request_id"]]
+    assert answer.headers["x-request-id"] == "mine"
+
+
+def test_the_numbers_of_replicas_come_through_ray(address: str, store: Store, tiny_model: str) -> None:
+    until_ready(address, build(store, tiny_model))
+    httpx.post(f"{address}/v1/search", json={"text": "a cat to be counted"}, timeout=TIMEOUT_S)
+    httpx.get(f"{address}/nothing", timeout=TIMEOUT_S)
+    wanted = ("viewfinder_request_seconds_count", "viewfinder_errors_total", "viewfinder_generation")
+    for _ in range(TIMEOUT_S):  # Ray hands the numbers on every ten seconds
+        text = httpx.get(f"{address}/metrics", timeout=TIMEOUT_S).text
+        if all(f"\n{name}{{" in text for name in wanted) and 'code="not_found"' in text:
+            break
+        threading.Event().wait(1)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {name.removesuffix("_count").removesuffix("_total") for name in wanted} <= families.keys()
+    samples = families["viewfinder_request_seconds"].samples
+    searches = [each for each in samples if each.labels["route"] == "/v1/search" and each.name.endswith("_count")]
+    assert {(each.labels["application"], each.labels["status"]) for each in searches} >= {("test", "200")}
+    assert all(each.labels["replica"] for each in searches)
+    assert all(name.startswith("viewfinder_") for name in families)
+
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "pictures.example"])
+def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
+    from serve.app import refuse_open_doors
+
+    with pytest.raises(ConfigurationError, match="VIEWFINDER_HOST") as raised:
+        refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+    assert "VIEWFINDER_API_KEYS" in str(raised.value)
+    assert "VIEWFINDER_ALLOW_ANONYMOUS=1" in str(raised.value)
+
+
+def test_without_keys_there_is_no_fast_proxy() -> None:
+    from serve.app import refuse_open_doors
+
+    with pytest.raises(ConfigurationError, match="RAY_SERVE_ENABLE_HA_PROXY"):
+        refuse_open_doors(Settings.load(), fast_proxy=True)
+
+
+@pytest.mark.parametrize("said", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
+def test_keys_or_a_word_open_all_addresses(said: dict[str, object]) -> None:
+    from serve.app import refuse_open_doors
+
+    refuse_open_doors(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_nothing(host: str) -> None:
+    from serve.app import refuse_open_doors
+
+    refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+
+
+def test_the_builder_refuses_before_anything_is_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve.app import build_app
+
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(ConfigurationError, match="fast proxy"):
+        build_app({"index": INDEX})
+    monkeypatch.setenv("VIEWFINDER_API_KEYS", "hunter2")
+    with pytest.raises(ConfigurationError, match="entry 1 of 1") as raised:
+        build_app()
+    assert "hunter2" not in str(raised.value)

@@ -1,0 +1,68 @@
+"""The alias moves back and forth under a crowd: no request fails, and no answer mixes two collections."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import uvicorn
+
+from benchmarks.clients import Answer, Clients
+from viewfinder.service.http.api import build_api
+from tests.service.conftest import INDEX, World
+
+CLIENTS = 16
+SWAPS = 10
+ANSWERS_BETWEEN = 64
+WORDS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
+# A text of its own now and then, which no cache has an answer for.
+TEXTS = [text if turn % 3 else f"{text} {turn}" for turn in range(1000) for text in WORDS]
+
+
+@contextmanager
+def listening(world: World) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        config = uvicorn.Config(build_api(world.service), log_config=None, lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            serving.join()
+
+
+def names(collection: str, answer: Answer) -> bool:
+    return answer.body.get("collection") == collection
+
+
+@pytest.mark.chaos("Service", "the model changes ten times under load")
+def test_ten_swaps_under_sixteen_clients_cost_no_request_and_mix_no_answer(world: World) -> None:
+    collections = {
+        model: world.build(model, tuple(f"{model}: {text}" for text in WORDS), promote=model == "first")
+        for model in ("first", "second")
+    }
+    models = {each.name: world.checkpoints[model].name for model, each in collections.items()}
+    marks = {each.name: model for model, each in collections.items()}
+    world.service.follower.refresh()
+    with listening(world) as url:
+        clients = Clients(url, TEXTS, CLIENTS, {"target": "caption", "limit": 5})
+        with clients.asking():
+            for number in range(SWAPS):
+                to = collections["second" if number % 2 == 0 else "first"]
+                world.store.promote(INDEX, to.name)
+                world.service.follower.refresh()
+                clients.wait_for(partial(names, to.name), ANSWERS_BETWEEN)
+
+    assert len(clients.answers) >= SWAPS * ANSWERS_BETWEEN
+    assert clients.failed == []
+    assert {answer.pair[1] for answer in clients.answers} == set(models)
+    for answer in clients.answers:
+        model, collection = answer.pair
+        assert model == models[collection]
+        hits = answer.body["hits"]
+        assert len(hits) == 5
+        assert all(hit["caption"].startswith(f"{marks[collection]}: ") for hit in hits)

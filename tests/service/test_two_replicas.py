@@ -1,0 +1,181 @@
+"""What can happen to replicas that follow the alias, on Ray Serve, under clients that never pause."""
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from benchmarks.clients import Answer, Clients
+from benchmarks.swaps import replicas
+from viewfinder.store.records import PointBatch
+from viewfinder.models.checkpoint import locate
+from viewfinder.sources.objects import point_id
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store, StoreAddress, connect
+from viewfinder.testing.models import tiny_checkpoint
+from viewfinder.testing.qdrant import QdrantDouble, Request
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.chaos("Service", "swaps, a replica killed in one, a model that cannot be loaded, the store away"),
+]
+
+INDEX = "followed"
+CLIENTS = 16
+IN_A_ROW = 64
+AWAY_S = 20
+# A replica that starts anew imports torch and loads a model, on a machine that may be busy.
+TIMEOUT_S = 300
+
+
+class Awayable(QdrantDouble):
+    """A server that cuts every connection while `away` is set."""
+
+    def __init__(self, **options: Any) -> None:
+        self.away = threading.Event()
+        super().__init__(**options)
+
+    def answer(self, request: Request, key: str | None) -> Any:
+        if self.away.is_set():
+            raise ConnectionError("away")
+        return super().answer(request, key)
+
+
+@pytest.fixture
+def qdrant() -> Iterator[Awayable]:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with Awayable(openapi=Path(openapi) if openapi else None) as double:
+        yield double
+        assert not double.invalid
+
+
+@pytest.fixture
+def store(qdrant: Awayable, tmp_path: Path) -> Iterator[Store]:
+    with connect(StoreAddress(data_dir=tmp_path, url=qdrant.url, retry_s=5)) as connected:
+        yield connected
+
+
+@pytest.fixture
+def url(ray_session: None, store: Store) -> Iterator[str]:
+    from ray import serve
+
+    from serve.app import application
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = Settings.load(
+        {},
+        qdrant_url=store.address.url,
+        index=INDEX,
+        port=port,
+        refresh_s=0.2,
+        replica_cpus=0.5,
+        min_replicas=2,
+        max_replicas=2,
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(application(settings), name="followed", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def build(store: Store, model: str) -> Collection:
+    """Ten points as if this model had made them; not live yet."""
+    checkpoint = locate(model)
+    made = store.create(INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension)
+    uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
+    vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
+    payloads = [{"uri": uri, "made_by": made.name} for uri in uris]
+    store.upsert(made, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    return made
+
+
+def until(what: str, wanted: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not wanted():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(4 * TIMEOUT_S)
+def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
+    store: Store, qdrant: Awayable, tiny_model: str, other_model: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first, second = build(store, tiny_model), build(store, other_model)
+    store.promote(INDEX, first.name)
+    url: str = request.getfixturevalue("url")
+    clients = Clients(url, [f"cat number {number}" for number in range(200)], CLIENTS)
+
+    def move(to: Collection) -> None:
+        store.promote(INDEX, to.name)
+        clients.wait_for(lambda answer: names(answer, to), IN_A_ROW, timeout_s=TIMEOUT_S)
+
+    with clients.asking():
+        move(second)
+        move(first)
+        assert clients.failed == []
+
+        # A replica is killed as the alias moves: another one starts in the middle of it.
+        before = replicas()
+        assert len(before) == 2
+        calm = len(clients.answers)
+        store.promote(INDEX, second.name)
+        os.kill(before[0], signal.SIGKILL)
+        until("two replicas again", lambda: before[0] not in replicas() and len(replicas()) == 2)
+        move(second)
+        # Requests that the killed one was working on are lost with it, and no others.
+        assert len(clients.failed) <= CLIENTS, clients.failed[:3]
+        lost = len(clients.failed)
+
+        # A model that no replica can load: the one before goes on serving, and they say so.
+        directory = tiny_checkpoint(tmp_path / "lost", seed=3)
+        broken = build(store, str(directory))
+        shutil.rmtree(directory)
+        store.promote(INDEX, broken.name)
+        until("the problem is told", lambda: "cannot be loaded" in str(readyz(url).get("problem")))
+        until("it is in the numbers", lambda: told_to_be_behind(url))
+        clients.wait_for(lambda answer: names(answer, second), IN_A_ROW, timeout_s=TIMEOUT_S)
+        move(first)
+        until("the problem is over", lambda: readyz(url).get("problem") is None)
+        assert len(clients.failed) == lost
+
+    assert len(clients.answers) > calm
+    for answer in clients.answers:
+        if answer.status == 200:
+            assert answer.pair in {(tiny_model, first.name), (other_model, second.name)}
+            assert {hit["payload"]["made_by"] for hit in answer.body["hits"]} == {answer.pair[1]}
+
+    clients = Clients(url, [f"dog number {number}" for number in range(200)], CLIENTS)
+    qdrant.away.set()
+    with clients.asking():
+        clients.wait_for(lambda answer: answer.status == 503, IN_A_ROW)
+        time.sleep(AWAY_S)
+        qdrant.away.clear()
+        clients.wait_for(lambda answer: names(answer, first), IN_A_ROW)
+    assert {each.body["error"]["code"] for each in clients.failed} == {"store_unavailable"}
+
+
+def names(answer: Answer, collection: Collection) -> bool:
+    return answer.status == 200 and answer.pair[1] == collection.name
+
+
+def readyz(url: str) -> dict[str, Any]:
+    body: dict[str, Any] = httpx.get(f"{url}/readyz", timeout=60).json()
+    return body
+
+
+def told_to_be_behind(url: str) -> bool:
+    """Whether some replica's gauge is up; Ray hands the numbers on every ten seconds."""
+    lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return any(line.startswith("viewfinder_generation_behind{") and line.endswith(" 1.0") for line in lines)

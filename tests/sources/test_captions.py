@@ -1,0 +1,215 @@
+"""Captions files in every format, found by every kind of key, and refused with the line that is wrong."""
+
+import json
+import logging
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from viewfinder.sources.captions import CaptionRecord, Captions
+from viewfinder.errors import ConfigurationError
+from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, s3_parts
+from viewfinder.testing.objects import MemoryObjects
+
+CAT = {"caption": "a cat", "tags": ["pet", "black cat"], "place": "图书馆"}
+RECORD = CaptionRecord("a cat", ("pet", "black cat"), {"place": "图书馆"})
+
+
+def _info(uri: str) -> ObjectInfo:
+    uri = canonical_uri(uri)
+    if uri.startswith("s3://"):
+        return ObjectInfo(uri, *s3_parts(uri), 1, "", "")
+    with Objects() as objects:
+        return objects.stat(uri)
+
+
+@contextmanager
+def _loaded(content: bytes, uri: str = "s3://b/set/captions.jsonl") -> Iterator[Captions]:
+    with Objects(s3=MemoryObjects({uri: content})) as objects, Captions.load(uri, objects) as captions:
+        yield captions
+
+
+def _lines(*rows: dict[str, Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _parquet(*rows: dict[str, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+CSV = 'key,caption,tags,place\r\n1.jpg,a cat,pet; black cat,图书馆\r\n2.jpg,"two\r\nlines",,\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("json", json.dumps({"1.jpg": CAT, "2.jpg": "two\r\nlines"}).encode()),
+        ("jsonl", _lines({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"})),
+        (
+            "jsonl",
+            _lines({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"}).replace(b"\n", b"\r\n\r\n"),
+        ),
+        ("csv", CSV),
+        ("parquet", _parquet({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"})),
+    ],
+    ids=["json", "jsonl", "jsonl with CRLF", "csv", "parquet"],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
+def test_every_format_says_the_same(suffix: str, content: bytes, mark: bytes) -> None:
+    content = content if suffix == "parquet" else mark + content
+    with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
+        first, second, third = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "123"])
+    assert first == RECORD
+    assert second == CaptionRecord("two\r\nlines")
+    assert third is None
+
+
+@pytest.mark.parametrize(
+    ("key", "object_uri"),
+    [
+        ("s3://b/set/deep/1.jpg", "s3://b/set/deep/1.jpg"),
+        ("set/deep/1.jpg", "s3://b/set/deep/1.jpg"),
+        ("deep/1.jpg", "s3://b/set/deep/1.jpg"),
+        ("./deep/1.jpg", "s3://b/set/deep/1.jpg"),
+        ("../other/1.jpg", "s3://b/other/1.jpg"),
+        ("a//b #%20.jpg", "s3://b/set/a//b #%20.jpg"),
+        ("s3://c/x.jpg", "s3://c/x.jpg"),
+        ("x.jpg", "s3://c/x.jpg"),  # the object key, in whatever bucket
+    ],
+)
+def test_a_key_is_a_uri_an_object_key_or_a_relative_path(key: str, object_uri: str) -> None:
+    with _loaded(_lines({"key": key, "caption": "here"})) as captions:
+        found = captions.find(_info(object_uri))
+        assert captions.unmatched() == 0
+    assert found == CaptionRecord("here")
+
+
+@pytest.mark.parametrize("key", ["1.jpg", "set/1.jpg", "elsewhere/set/deep/1.jpg", "s3://c/set/deep/1.jpg", "../1.jpg"])
+def test_another_key_is_not_taken_for_the_object(key: str) -> None:
+    with _loaded(_lines({"key": key, "caption": "elsewhere"})) as captions:
+        assert captions.find(_info("s3://b/set/deep/1.jpg")) is None
+        assert captions.unmatched() == 1
+
+
+@pytest.mark.parametrize("left", [3, 2, 1])
+def test_the_uri_goes_before_the_object_key_and_that_before_the_relative_path(left: int) -> None:
+    rows = [("1.jpg", "relative"), ("set/1.jpg", "key"), ("s3://b/set/1.jpg", "uri")][:left]
+    with _loaded(_lines(*({"key": key, "caption": caption} for key, caption in rows))) as captions:
+        found = captions.find(_info("s3://b/set/1.jpg"))
+    assert found == CaptionRecord(rows[-1][1])
+
+
+@pytest.mark.parametrize(
+    "key", ["{directory}/ü b.jpg", "file://{directory}/ü b.jpg", "ü b.jpg", "file://{directory}/%C3%BC%20b.jpg"]
+)
+def test_local_files_are_found_too(key: str, tmp_path: Path) -> None:
+    (tmp_path / "ü b.jpg").touch()
+    (tmp_path / "captions.json").write_text(json.dumps({key.format(directory=tmp_path): "here"}))
+    with Objects() as objects, Captions.load(str(tmp_path / "captions.json"), objects) as captions:
+        assert captions.find(_info(str(tmp_path / "ü b.jpg"))) == CaptionRecord("here")
+
+
+@pytest.mark.parametrize("in_file", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_bucket", ["NFC", "NFD"])
+def test_a_name_from_a_mac_is_the_same_name(in_file: Any, in_bucket: Any) -> None:
+    name = "Größe é.jpg"
+    with _loaded(_lines({"key": unicodedata.normalize(in_file, name), "caption": "here"})) as captions:
+        assert captions.find(_info("s3://b/set/" + unicodedata.normalize(in_bucket, name))) == CaptionRecord("here")
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_of_a_repeated_key_the_last_counts_and_a_warning_says_so(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [("1.jpg", "one"), ("2.jpg", "other"), ("1.jpg", "two"), ("1.jpg", "three")]
+    content = _lines(*({"key": key, "caption": caption} for key, caption in rows))
+    if suffix == "json":
+        content = ("{" + ",".join(f'"{key}": "{caption}"' for key, caption in rows) + "}").encode()
+    with caplog.at_level(logging.WARNING), _loaded(content, f"s3://b/captions.{suffix}") as captions:
+        assert captions.find(_info("s3://b/1.jpg")) == CaptionRecord("three")
+        assert captions.duplicates == 2
+        assert captions.unmatched() == 1
+    assert "2 keys of s3://b/captions" in caplog.text
+
+
+def test_more_objects_than_fit_one_query_are_found_in_their_order() -> None:
+    rows = [{"key": f"{number}.jpg", "caption": str(number)} for number in range(0, 2000, 2)]
+    with _loaded(_lines(*rows)) as captions:
+        found = captions.find_many([_info(f"s3://b/set/{number}.jpg") for number in range(2000)])
+        assert captions.unmatched() == 0
+    assert [record and record.caption for record in found] == [
+        None if number % 2 else str(number) for number in range(2000)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "says"),
+    [
+        ("jsonl", b'{"key": "a"}\n\n{"key": \n', r"line 3 is not JSON"),
+        ("jsonl", b'{"key": "a"}\n["b"]\n', r"line 2 holds a JSON list; expected an object"),
+        ("jsonl", b'{"file": "a", "text": "b"}\n', r"line 1 has no `key`.*it has file, text"),
+        ("jsonl", b'{"key": "a", "caption": 3}\n', r"line 1: `caption` is a JSON number"),
+        ("jsonl", b'{"key": "a", "tags": "x"}\n', r"line 1: `tags` must be a list of texts, not 'x'"),
+        ("jsonl", b'{"key": "a"}\n{"key": "\xff"}\n', r"line 2 is not UTF-8"),
+        ("jsonl", b'{"key": "a", "size": NaN}\n', r"line 1 holds NaN"),
+        ("jsonl", b'{"key": "a", "caption": "\\ud800"}\n', r"line 1 holds half a character"),
+        ("json", b'{"a": "b",\n"c" "d"}', r"not JSON: .*line 2"),
+        ("json", b'["a"]', r"holds a JSON list; expected an object {path: text}"),
+        ("json", b'{"a": 1}', r"at key 'a': `caption` is a JSON number"),
+        ("json", b'{"a":\n "\xff"}', r"line 2 is not UTF-8"),
+        ("csv", b"key,caption\na,b\nc,d,e\n", r"line 3 has more cells"),
+        ("csv", b"name,caption\na,b\n", r"line 2 has no `key`.*it has caption, name"),
+        ("csv", b"key,caption\na,b\n\xff,d\n", r"line 3 is not UTF-8"),
+        ("csv", b'key,caption\na,"b" c\n', r"line 2 is no CSV"),
+        ("parquet", b"PAR1 no", r"not a readable Parquet file"),
+        ("parquet", _parquet({"key": None, "caption": "x"}), r"row 1 has no `key`"),
+        ("xml", b"", r"none of the endings \.json"),
+    ],
+)
+def test_a_wrong_file_is_told_with_the_place_and_what_was_expected(suffix: str, content: bytes, says: str) -> None:
+    uri = f"s3://b/set/captions.{suffix}"
+    with pytest.raises(ConfigurationError, match=rf"--captions: '{uri}'.*{says}"), _loaded(content, uri):
+        pass
+
+
+def test_a_missing_file_is_told() -> None:
+    with Objects(s3=MemoryObjects()) as objects, pytest.raises(ConfigurationError, match=r"captions.*s3://b/c\.json"):
+        Captions.load("s3://b/c.json", objects)
+
+
+def test_the_hash_follows_the_record_and_not_its_spelling() -> None:
+    rows = [
+        {"key": "1", "caption": "a", "tags": ["x"], "width": 1, "place": None},
+        {"width": 1, "tags": ["x"], "caption": " a ", "key": "2"},
+        {"key": "3", "caption": "a", "tags": ["x"], "width": 2},
+        {"key": "4", "caption": "a", "tags": ["y"], "width": 1},
+        {"key": "5", "caption": "b", "tags": ["x"], "width": 1},
+        {"key": "6", "caption": None, "tags": ["x"], "width": 1},
+    ]
+    with _loaded(_lines(*rows)) as captions:
+        found = captions.find_many([_info(f"s3://b/set/{number}") for number in range(1, 7)])
+    hashes = [record.caption_hash for record in found if record]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 5
+    assert CaptionRecord("a", ("x",), {"width": 1}).caption_hash == "3b63004e05bdec8cb0f9aa32db231e0f"
+
+
+def test_a_record_crosses_a_table_unchanged() -> None:
+    assert CaptionRecord.from_json(RECORD.to_json()) == RECORD
+    assert CaptionRecord.from_json(RECORD.to_json()).caption_hash == RECORD.caption_hash
+
+
+def test_numbers_that_pandas_left_out_are_no_metadata() -> None:
+    with _loaded(
+        _parquet({"key": "1", "year": 2020.0}, {"key": "2", "year": float("nan")}), "s3://b/c.parquet"
+    ) as captions:
+        first, second = captions.find_many([_info("s3://b/1"), _info("s3://b/2")])
+    assert first is not None
+    assert second is not None
+    assert (first.meta, second.meta) == ({"year": 2020.0}, {})

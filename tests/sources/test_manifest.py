@@ -1,0 +1,323 @@
+"""Sources become a manifest: each object once, with the sources that hold it, or an error and nothing."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.sources.faulty import FaultyS3, error, page
+from viewfinder.sources.captions import CaptionRecord, Captions
+from viewfinder.errors import ConfigurationError, SourceError, ViewfinderError
+from viewfinder.sources.manifest import PART_ROWS, SCHEMA, Manifest, Patterns, write_manifest
+from viewfinder.sources.objects import ObjectAccess, Objects, file_uri
+from viewfinder.testing.objects import MemoryObjects
+
+Row = dict[str, Any]
+
+
+def _rows(manifest: Manifest) -> list[Row]:
+    rows: list[Row] = [row for path in manifest.paths for row in pq.read_table(path).to_pylist()]
+    return rows
+
+
+def _list(contents: Mapping[str, bytes] | Sequence[str], *sources: str, directory: Path, **options: Any) -> list[Row]:
+    """The rows of a bucket `b` with those keys, or of those URIs."""
+    given = contents if isinstance(contents, Mapping) else {f"s3://b/{key}": b"x" for key in contents}
+    with Objects(s3=MemoryObjects(given)) as objects:
+        return _rows(write_manifest(sources, directory, objects, **options))
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return sorted(row["key"] for row in rows)
+
+
+def _parquet(**columns: list[Any]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+# What is listed
+
+
+def test_a_row_holds_what_the_listing_says(tmp_path: Path) -> None:
+    with Objects(s3=MemoryObjects({"s3://b/p/a b#%20.jpg": b"12345", "s3://b/p2": b""})) as objects:
+        manifest = write_manifest(["s3://b/p/"], tmp_path, objects)
+        etag = objects.stat("s3://b/p/a b#%20.jpg").etag
+    assert pq.read_schema(manifest.paths[0]).equals(SCHEMA)
+    assert _rows(manifest) == [
+        {
+            "uri": "s3://b/p/a b#%20.jpg",
+            "bucket": "b",
+            "key": "p/a b#%20.jpg",
+            "size": 5,
+            "etag": etag,
+            "last_modified": "",
+            "sources": ["s3://b/p/"],
+            "caption": None,
+        }
+    ]
+    assert (manifest.listed, manifest.bytes) == (1, 5)
+    assert manifest.sources == ({"source": "s3://b/p/", "include": [], "exclude": []},)
+
+
+def test_companions_of_pictures_are_not_listed_and_everything_else_is(tmp_path: Path) -> None:
+    keys = ["1.jpg", "1.txt", "1.JSON", "c.jsonl", "m.csv", "m.parquet", "noext", "page.html", "d/", "d/x.jpg.txt.png"]
+    contents = {f"s3://b/{key}": b"" for key in keys}
+    assert _keys(_list(contents, "s3://b", directory=tmp_path)) == ["1.jpg", "d/x.jpg.txt.png", "noext", "page.html"]
+
+
+def test_an_object_named_by_the_user_is_listed_whatever_its_name(tmp_path: Path) -> None:
+    assert _keys(_list(["odd.txt"], "s3://b/odd.txt", directory=tmp_path, include=["*.jpg"])) == ["odd.txt"]
+
+
+def test_a_local_directory_is_listed_by_file_uri(tmp_path: Path) -> None:
+    pictures = tmp_path / "my pictures"
+    for name in ["ü 1.jpg", "deep/2.jpg", ".thumbs/2.jpg", "captions.jsonl"]:
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        (pictures / name).write_bytes(b"x")
+    with Objects() as objects:
+        rows = _rows(write_manifest([str(pictures)], tmp_path, objects))
+    assert {row["uri"] for row in rows} == {file_uri(str(pictures / name)) for name in ("deep/2.jpg", "ü 1.jpg")}
+    assert {source for row in rows for source in row["sources"]} == {file_uri(str(pictures))}
+    assert all(row["etag"] and row["size"] == 1 and row["last_modified"].endswith("Z") for row in rows)
+
+
+PATTERNS = [
+    ("*.jpg", "a.jpg", True),
+    ("*.jpg", "deep/er/a.jpg", True),
+    ("*.jpg", "a.JPG", False),
+    ("a*", "deep/abc", True),
+    ("deep", "deep/abc", False),
+    ("deep/*", "deep/abc", True),
+    ("deep/*", "deep/er/abc", False),
+    ("deep/**", "deep/er/abc", True),
+    ("deep/", "deep/er/abc", True),
+    ("er/", "deep/er/abc", False),
+    ("**/er/", "deep/er/abc", True),
+    ("**/er/*", "er/abc", True),
+    ("deep/**/abc", "deep/abc", True),
+    ("deep/**/abc", "deep/e/r/abc", True),
+    ("deep/**/abc", "deeper/abc", False),
+    ("/*.jpg", "a.jpg", True),
+    ("/a.jpg", "deep/a.jpg", False),
+    ("?.jpg", "ü.jpg", True),
+    ("?.jpg", "ab.jpg", False),
+    ("[ab].jpg", "b.jpg", True),
+    ("[!ab].jpg", "b.jpg", False),
+    ("[!ab].jpg", "c.jpg", True),
+    ("x[!a]y/z", "x/y/z", False),
+    ("[0-9]*", "7up", True),
+    ("[]].jpg", "].jpg", True),
+    ("[\\d].jpg", "1.jpg", False),
+    ("a+(b).jpg", "a+(b).jpg", True),
+    ("a[.jpg", "a[.jpg", True),
+    ("*\n*", "a\nb", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "relative", "matches"), PATTERNS)
+def test_patterns_mean_what_their_description_says(pattern: str, relative: str, matches: bool) -> None:
+    assert Patterns(include=(pattern,)).accept(relative) is matches
+    assert Patterns(exclude=(pattern,)).accept(relative) is not matches
+
+
+@pytest.mark.parametrize("pattern", ["", "[z-a]"])
+def test_a_broken_pattern_is_told(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="pattern"):
+        _list(["1.jpg"], "s3://b", directory=tmp_path, exclude=[pattern])
+
+
+def test_patterns_apply_below_each_source(tmp_path: Path) -> None:
+    keys = ["p/a/1.jpg", "p/a/2.png", "p/thumbs/1.jpg", "a/1.jpg", "q/3.jpg"]
+    rows = _list(keys, "s3://b/p", directory=tmp_path, include=["*.jpg", "*.gif"], exclude=["thumbs/*"])
+    assert _keys(rows) == ["p/a/1.jpg"]
+
+
+def test_local_patterns_are_typed_without_escapes(tmp_path: Path) -> None:
+    (tmp_path / "mein Bild ü.jpg").touch()
+    (tmp_path / "other.jpg").touch()
+    (tmp_path / "out").mkdir()
+    with Objects() as objects:
+        rows = _rows(write_manifest([str(tmp_path)], tmp_path / "out", objects, include=["mein * ü.jpg"]))
+    assert [Path(row["key"]).name for row in rows] == ["mein Bild ü.jpg"]
+
+
+# Several sources
+
+
+def test_an_object_of_several_sources_has_one_row_that_names_them_all(tmp_path: Path) -> None:
+    keys = ["p/1.jpg", "p/q/2.jpg", "p2/3.jpg", "p"]
+    rows = _list(keys, "s3://b/p/q", "s3://b/p", "s3://b/p/", "s3://b/p", directory=tmp_path)
+    assert {row["key"]: row["sources"] for row in rows} == {
+        "p": ["s3://b/p"],
+        "p/1.jpg": ["s3://b/p", "s3://b/p/"],
+        "p/q/2.jpg": ["s3://b/p", "s3://b/p/", "s3://b/p/q"],
+    }
+    assert len(rows) == 3
+
+
+def test_doubled_slashes_are_another_prefix(tmp_path: Path) -> None:
+    rows = _list(["p//1.jpg", "p/2.jpg"], "s3://b/p//", "s3://b/p/", directory=tmp_path)
+    assert {row["key"]: row["sources"] for row in rows} == {
+        "p//1.jpg": ["s3://b/p/", "s3://b/p//"],
+        "p/2.jpg": ["s3://b/p/"],
+    }
+
+
+def test_a_hidden_directory_named_by_the_user_is_not_lost_to_the_one_above(tmp_path: Path) -> None:
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "1.jpg").touch()
+    (tmp_path / "2.jpg").touch()
+    (tmp_path / "out").mkdir()
+    with Objects() as objects:
+        rows = _rows(write_manifest([str(tmp_path), str(tmp_path / ".hidden")], tmp_path / "out", objects))
+    assert {Path(row["key"]).name: len(row["sources"]) for row in rows} == {"1.jpg": 1, "2.jpg": 1}
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 100])
+def test_a_limit_takes_the_same_first_objects_each_time(limit: int, tmp_path: Path) -> None:
+    keys = [f"p/{number}.jpg" for number in range(4)]
+    rows = _list(keys, "s3://b/p", directory=tmp_path, limit=limit)
+    assert [row["key"] for row in rows] == keys[:limit]
+
+
+# Manifest files
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", b"uri,size,etag\r\ns3://b/p/1.jpg,7,\"e1\"\r\ns3://c/2.jpg,,\r\n"),
+        ("m.CSV", b"\xef\xbb\xbfname,url,size,etag\nx,1.jpg,7,e1\nx,s3://c/2.jpg,,\n"),
+        ("m.csv", b"etag,path,size\ne1,./1.jpg,7\n,s3://c/2.jpg,no\n"),
+        ("m.csv", b"etag,path,size\ne1,../p/1.jpg,7\n,s3://c/2.jpg,\n"),
+        ("m.parquet", _parquet(uri=["1.jpg", "s3://c/2.jpg"], size=[7, None], etag=['"e1"', None])),
+    ],
+)  # fmt: skip
+def test_a_manifest_file_names_objects(name: str, content: bytes, tmp_path: Path) -> None:
+    rows = _list({f"s3://b/p/{name}": content}, f"s3://b/p/{name}", directory=tmp_path)
+    assert [(row["uri"], row["size"], row["etag"]) for row in rows] == [
+        ("s3://b/p/1.jpg", 7, "e1"),
+        ("s3://c/2.jpg", -1, ""),
+    ]
+    assert all(row["sources"] == [f"s3://b/p/{name}"] for row in rows)
+
+
+def test_a_manifest_file_with_one_column_of_any_name_will_do(tmp_path: Path) -> None:
+    rows = _list({"s3://b/m.csv": b"photo\n1.jpg\n2 b.jpg\n1.jpg\n"}, "s3://b/m.csv", directory=tmp_path)
+    assert _keys(rows) == ["1.jpg", "2 b.jpg"]
+
+
+def test_a_local_manifest_file_names_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path\na b.jpg\n../up.jpg\n/abs/x.jpg\ns3://b/k\n")
+    with Objects() as objects:
+        rows = _rows(write_manifest([str(tmp_path / "m.csv")], tmp_path, objects))
+    names = [str(tmp_path / "a b.jpg"), str(tmp_path.parent / "up.jpg"), "/abs/x.jpg"]
+    assert sorted(row["uri"] for row in rows) == sorted([*map(file_uri, names), "s3://b/k"])
+
+
+def test_manifest_files_and_prefixes_that_overlap_give_one_row_each(tmp_path: Path) -> None:
+    contents = {
+        "s3://b/p/1.jpg": b"1",
+        "s3://b/p/2.jpg": b"2",
+        "s3://b/m 1.csv": b"uri\np/1.jpg\ns3://c/3.jpg\np/gone.jpg\n",
+        "s3://b/m 2.csv": b"uri,size\ns3://c/3.jpg,9\np/1.jpg,9\n",
+    }
+    rows = _list(contents, "s3://b/m 1.csv", "s3://b/p", "s3://b/m 2.csv", directory=tmp_path)
+    assert {row["key"]: row["sources"] for row in rows} == {
+        "p/1.jpg": ["s3://b/m 1.csv", "s3://b/m 2.csv", "s3://b/p"],
+        "p/2.jpg": ["s3://b/p"],
+        "3.jpg": ["s3://b/m 1.csv", "s3://b/m 2.csv"],
+        "p/gone.jpg": ["s3://b/m 1.csv"],
+    }
+    assert len(rows) == 4
+    assert {row["key"]: row["size"] for row in rows}["p/1.jpg"] == 1  # the listing knows better than a manifest
+
+
+def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
+    content = {"s3://b/m.csv": b"uri\na/1.jpg\na/2.png\nb/3.jpg\n"}
+    assert _keys(_list(content, "s3://b/m.csv", directory=tmp_path, include=["a/*"], exclude=["*.png"])) == ["a/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.csv", b"name,size\nx,1\n", "no column `uri`; its columns are name, size"),
+        ("m.csv", b"s3://b/1.jpg\ns3://b/2.jpg\n", "no header; write `uri`"),
+        ("m.csv", b"", "no column `uri`; its columns are none"),
+        ("m.csv", b"uri,size\n1.jpg,1\n,2\n", "no URI .*line 3"),
+        ("m.csv", b"uri\nhttp://x/1.jpg\n", "http:// is not supported.*line 2"),
+        ("m.csv", b"uri\n/home/me/1.jpg\n", "path of one machine.*line 2"),
+        ("m.csv", b"uri\n1.jpg\n\xff.jpg\n", "line 3 is not UTF-8"),
+        ("m.parquet", b"PAR1 no", "not a readable Parquet file"),
+        ("m.parquet", _parquet(uri=["1.jpg", None]), "no URI .*row 2"),
+        ("m.parquet", _parquet(uri=[1]), "no URI .*row 1"),
+    ],
+)
+def test_a_wrong_manifest_file_is_told_with_the_place(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+    uri = f"s3://b/{name}"
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        _list({uri: content}, uri, directory=tmp_path)
+    assert repr(uri) in str(caught.value)
+
+
+def test_a_missing_manifest_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"manifest 's3://b/m\.csv' cannot be read"):
+        _list(["1.jpg"], "s3://b/m.csv", directory=tmp_path)
+
+
+# The whole
+
+
+def test_captions_come_with_their_objects(tmp_path: Path) -> None:
+    contents = {f"s3://b/{number:03}.jpg": b"x" for number in range(600)}
+    contents["s3://b/captions.jsonl"] = b'{"key": "007.jpg", "caption": "agent"}\n{"key": "599.jpg", "tags": ["last"]}'
+    with (
+        Objects(s3=MemoryObjects(contents)) as objects,
+        Captions.load("s3://b/captions.jsonl", objects) as captions,
+    ):
+        manifest = write_manifest(["s3://b"], tmp_path, objects, captions=captions)
+    found = {row["key"]: CaptionRecord.from_json(row["caption"]) for row in _rows(manifest) if row["caption"]}
+    assert found == {"007.jpg": CaptionRecord("agent"), "599.jpg": CaptionRecord(None, ("last",))}
+    assert manifest.sources[0]["captions"] == "s3://b/captions.jsonl"
+
+
+def test_many_rows_lie_in_several_files_and_none_is_lost(tmp_path: Path) -> None:
+    counted: list[int] = []
+    names = "\n".join(f"{number:06}.jpg" for number in range(PART_ROWS + 10_000))
+    contents = {"s3://b/m.csv": f"uri\n{names}".encode()}
+    with Objects(s3=MemoryObjects(contents)) as objects:
+        manifest = write_manifest(["s3://b/m.csv"], tmp_path, objects, progress=counted.append)
+    uris = Counter(uri for path in manifest.paths for uri in pq.read_table(path, columns=["uri"])["uri"].to_pylist())
+    assert len(manifest.paths) == 2
+    assert len(uris) == manifest.listed == PART_ROWS + 10_000
+    assert set(uris.values()) == {1}
+    assert counted == sorted(counted)
+    assert counted[-1] == manifest.listed
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "says"),
+    [
+        (["p2/1.jpg"], {}, "no object that could be an image"),
+        (["p/1.txt"], {}, "no object that could be an image"),
+        (["p/1.jpg"], {"include": ["*.png"]}, "fits --include and --exclude"),
+    ],
+)
+def test_nothing_to_index_is_an_error(keys: list[str], options: Row, says: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=says):
+        _list(keys, "s3://b/p", directory=tmp_path, **options)
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_a_listing_that_breaks_off_is_an_error_and_not_a_shorter_manifest(limit: int | None, tmp_path: Path) -> None:
+    with FaultyS3([page("1.jpg", token="t")], for_ever=error(503, "SlowDown")) as server:
+        access = ObjectAccess(endpoint_url=server.url, anonymous=True, retry_s=0, backoff_s=0.001)
+        with Objects(access) as objects, pytest.raises(ViewfinderError, match="SlowDown"):
+            write_manifest(["s3://b"], tmp_path, objects, limit=limit)

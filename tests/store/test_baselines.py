@@ -1,0 +1,122 @@
+"""The scores of unrelated pairs: measured right, renewed when it matters, never in the way."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from viewfinder.store.baselines import ENOUGH_CAPTIONS, FEWEST, QUANTILES, estimate, is_due, queries, renew
+from viewfinder.store.records import PointBatch, Vectors
+from viewfinder.errors import StoreUnavailableError
+from viewfinder.sources.objects import point_id
+from viewfinder.store import Collection, Store, StoreAddress, open_local
+
+DIMENSION = 8
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+        yield store
+
+
+@pytest.fixture
+def collection(store: Store) -> Collection:
+    return store.open("pictures", "some-model", {}, "0123456789ab", DIMENSION)
+
+
+def unit(count: int, seed: int = 0) -> Vectors:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def fill(store: Store, collection: Collection, images: Vectors, captions: Vectors | None = None) -> None:
+    ids = [point_id(f"s3://b/{number}") for number in range(len(images))]
+    store.upsert(collection, PointBatch(ids, [{}] * len(ids), image=images, caption=captions), wait=True)
+
+
+def not_asked() -> Vectors:
+    raise AssertionError("no texts are needed")
+
+
+def test_quantiles_are_those_of_all_pairs(store: Store, collection: Collection) -> None:
+    images, texts = unit(30), unit(7, seed=1)
+    fill(store, collection, images)
+    found = estimate(store, collection, lambda: unit(40, seed=2)[:7])
+    assert found.keys() == {"image_image"}, "seven texts are too few"
+    texts = unit(40, seed=2)
+    found = estimate(store, collection, lambda: texts)
+    assert found.keys() == {"text_image", "image_image"}
+    expected = np.quantile(texts @ images.T, np.linspace(0, 1, QUANTILES))
+    assert found["text_image"] == pytest.approx(expected.tolist(), abs=1e-4)
+    others = (images @ images.T)[~np.eye(30, dtype=bool)]
+    assert found["image_image"] == pytest.approx(np.quantile(others, np.linspace(0, 1, QUANTILES)).tolist(), abs=0.02)
+    assert found["image_image"][-1] < 0.99, "no picture is a pair with itself"
+
+
+def test_captions_take_the_place_of_the_built_in_texts_where_there_are_enough(
+    store: Store, collection: Collection
+) -> None:
+    fill(store, collection, unit(ENOUGH_CAPTIONS), unit(ENOUGH_CAPTIONS, seed=1))
+    found = estimate(store, collection, not_asked)
+    assert found.keys() == {"text_image", "text_caption", "image_image", "image_caption"}
+    assert found["text_image"] == pytest.approx(found["image_caption"], abs=1e-4)
+
+
+def test_few_captions_are_compared_with_the_built_in_texts(store: Store, collection: Collection) -> None:
+    fill(store, collection, unit(FEWEST), unit(FEWEST, seed=1))
+    found = estimate(store, collection, lambda: unit(50, seed=2))
+    assert found.keys() == {"text_image", "text_caption", "image_image", "image_caption"}
+    assert all(len(quantiles) == QUANTILES and quantiles == sorted(quantiles) for quantiles in found.values())
+
+
+def test_too_few_points_say_nothing(store: Store, collection: Collection) -> None:
+    fill(store, collection, unit(FEWEST - 1))
+    assert estimate(store, collection, not_asked) == {}
+    assert not renew(store, collection, FEWEST - 1, not_asked)
+
+
+@pytest.mark.parametrize(
+    ("points", "changed", "due"),
+    [(1000, 0, False), (1000, 100, False), (1000, 101, True), (1101, 0, True), (1100, 0, False), (899, 0, True)],
+)
+def test_an_estimate_is_due_when_more_than_a_tenth_has_changed(
+    collection: Collection, points: int, changed: int, due: bool
+) -> None:
+    estimated = replace(collection.metadata, baselines={"image_image": [0.0]}, baselined_points=1000)
+    assert is_due(replace(collection, metadata=estimated), points, changed) == due
+    assert is_due(collection, points, changed), "the first one always is"
+
+
+def test_an_estimate_is_kept_with_the_collection_until_it_is_due_again(store: Store, collection: Collection) -> None:
+    fill(store, collection, unit(30))
+    assert renew(store, collection, 30, lambda: unit(40, seed=2))
+    live = store.live("pictures")
+    assert live is not None
+    assert live.metadata.baselined_points == 30
+    assert set(live.metadata.baselines) == {"text_image", "image_image"}
+    assert not renew(store, live, 3, not_asked)
+
+
+def test_what_goes_wrong_is_told_and_costs_nothing_else(
+    store: Store, collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(store, collection, unit(30))
+
+    def unavailable() -> Vectors:
+        raise StoreUnavailableError("no worker")
+
+    assert not renew(store, collection, 30, unavailable)
+    assert "no worker" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("languages", "chinese"),
+    [("English", False), ("unknown", False), ("English, Chinese", True), ("about 100", True), ("more than 100", True)],
+)
+def test_chinese_texts_are_for_models_that_know_chinese(languages: str, chinese: bool) -> None:
+    texts = queries(languages)
+    assert any(ord(text[0]) > 0x4E00 for text in texts) == chinese
+    assert len(set(texts)) == len(texts) >= 120

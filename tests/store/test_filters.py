@@ -1,0 +1,267 @@
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qdrant_client import models
+
+from viewfinder.errors import FilterError
+from viewfinder.store.filters import (
+    FIELDS,
+    MAX_CONDITIONS,
+    MAX_DEPTH,
+    MAX_TEXT,
+    MAX_VALUES,
+    check_countable,
+    check_groupable,
+    field_path,
+    parse_filter,
+)
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_no_filter_is_no_filter(nothing: Any) -> None:
+    assert parse_filter(nothing) is None
+
+
+def test_keys_of_one_object_must_all_hold() -> None:
+    made = parse_filter({"bucket": {"eq": "b"}, "width": {"gt": 1, "lte": 9}})
+    assert made == models.Filter(
+        must=[
+            models.FieldCondition(key="bucket", match=models.MatchValue(value="b")),
+            models.FieldCondition(key="width", range=models.Range(gt=1)),
+            models.FieldCondition(key="width", range=models.Range(lte=9)),
+        ]
+    )
+
+
+def test_dates_become_date_ranges_in_known_and_in_the_users_fields() -> None:
+    may = datetime(2024, 5, 31, tzinfo=UTC)
+    for name in ("last_modified", "meta.taken"):
+        made = parse_filter({name: {"gte": "2024-05-31"}})
+        assert made == models.Filter(must=[models.FieldCondition(key=name, range=models.DatetimeRange(gte=may))])
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ({"colour": {"eq": "red"}}, r"No field 'colour'.*width.*meta\.NAME"),
+        ({"meta": {"eq": "red"}}, "No field 'meta'"),
+        ({'meta."a': {"eq": "red"}}, "No field"),
+        ({"meta.a[0]": {"eq": "red"}}, "No field"),
+        ({"meta.a..b": {"eq": "red"}}, "No field"),
+        ({"meta.a\n": {"eq": "red"}}, "No field"),
+        ({"meta.\udc80": {"eq": "red"}}, "No field"),
+        ({"widht": {"eq": 1}}, "No field 'widht'.*Closest: 'width'"),
+        ({7: {"eq": 1}}, "No field 7"),
+        ({"width": {"equals": 3}}, "no operator 'equals'.*it takes eq, ne, in, gt, gte, lt, lte"),
+        ({"uri": {"gt": "a"}}, "no operator 'gt' for this field; it takes eq, ne, in"),
+        ({"uri": {"text": "a"}}, "no operator 'text'"),
+        ({"width": 3}, r"'width': expected an object.*not 3"),
+        ({"width": {}}, "'width': expected an object"),
+        ({"width": {"eq": "3"}}, "'width': expected a number, not '3'"),
+        ({"width": {"gt": True}}, "expected a number, not True"),
+        ({"width": {"gt": float("nan")}}, "expected a number, not nan"),
+        ({"meta.n": {"eq": 2**70}}, "expected a number"),
+        ({"has_image": {"eq": 1}}, "expected true or false, not 1"),
+        ({"bucket": {"eq": 3}}, "'bucket': expected a string, not 3"),
+        ({"meta.n": {"eq": [1]}}, r"not \[1\]"),
+        ({"indexed_at": {"gte": "yesterday"}}, "expected a date.*not 'yesterday'"),
+        ({"meta.n": {"gt": "a lot"}}, "expected a date"),
+        ({"caption": {"text": " "}}, "'text' takes words"),
+        ({"caption": {"text": "-- \x00 _"}}, "'text' takes words"),
+        ({"tags": {"in": []}}, f"'in' takes a list of 1 to {MAX_VALUES} values"),
+        ({"tags": {"in": ["a"] * (MAX_VALUES + 1)}}, "more than 1,000 values"),
+        ({"or": [{"tags": {"in": ["a"] * (MAX_VALUES // 2 + 1)}}] * 2}, "more than 1,000 values"),
+        ({"and": [{"caption": {"text": "a " * 600}}] * 2}, "more than 1,000 values or words"),
+        ({"caption": {"text": "a" * (MAX_TEXT + 1)}}, "a text of 4,097 characters"),
+        ({"uri": {"eq": "\ud800"}}, "broken Unicode"),
+        ({"tags": {"in": ["a", "\udfff"]}}, "broken Unicode"),
+        ({"caption": {"text": "a \udfff"}}, "broken Unicode"),
+        ({"width": {"\ud800": 1}}, "no operator"),
+        ({"width": {"eq": 10**5000}}, "expected a number, not a number of more than 30 digits"),
+        ({"meta.n": {"gt": -(10**5000)}}, "expected a number"),
+        ({"width": {"in": [float("inf")]}}, "expected a number, not inf"),
+        ({"indexed_at": {"gte": 20240531}}, "expected a date"),
+        ({"indexed_at": {"gte": 10**5000}}, "expected a date"),
+        ({"indexed_at": {"eq": "2024-05-31\udc80"}}, "expected a date"),
+        ({"indexed_at": {"gte": "0001-01-01T00:00:00+01:00"}}, "expected a date"),
+        ({"indexed_at": {"gte": "9999-12-31T23:59:59-01:00"}}, "expected a date"),
+        ({"indexed_at": {"in": ["2024-05-31"]}}, "no operator 'in'"),
+        ({"tags": {"in": ["a", 3]}}, "expected a string, not 3"),
+        ({"and": {"tags": {"eq": "a"}}}, "'and' in a filter takes a list"),
+        ({"or": []}, "'or' in a filter takes a list"),
+        ({"not": {}}, "A filter is an object"),
+        ({"and": ["tags"]}, "A filter is an object.*not 'tags'"),
+        ([], "A filter is an object"),
+        ({"or": [{"width": {"eq": 1}}] * (MAX_CONDITIONS + 1)}, f"more than {MAX_CONDITIONS} conditions"),
+    ],
+)
+def test_what_is_wrong_is_named(expression: Any, message: str) -> None:
+    with pytest.raises(FilterError, match=message):
+        parse_filter(expression)
+
+
+def test_depth_is_bounded() -> None:
+    expression: Any = {"width": {"eq": 1}}
+    for _ in range(MAX_DEPTH - 1):
+        expression = {"not": expression}
+    assert parse_filter(expression) is not None
+    with pytest.raises(FilterError, match=f"more than {MAX_DEPTH} levels"):
+        parse_filter({"not": expression})
+
+
+def test_long_values_are_cut_in_messages() -> None:
+    with pytest.raises(FilterError) as caught:
+        parse_filter({"width": {"eq": "x" * 10_000}})
+    assert len(str(caught.value)) < 200
+
+
+def test_depth_that_no_stack_could_bear_is_refused() -> None:
+    """Spelling the offending part out ran into Python's recursion limit."""
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for expression in (deep, {"width": deep}, {"width": {"eq": deep}}, {"or": deep}, {"width": {"in": [deep]}}):
+        with pytest.raises(FilterError):
+            parse_filter(expression)
+
+
+def test_dates_are_compared_in_utc_whatever_their_zone() -> None:
+    two = datetime(2024, 5, 31, 2, tzinfo=UTC)
+    for text in ("2024-05-31T02:00", "2024-05-31T02:00:00Z", "2024-05-31T04:30:00+02:30", "2024-05-30 23:00-03:00"):
+        made = parse_filter({"indexed_at": {"lt": text}})
+        assert made == models.Filter(must=[models.FieldCondition(key="indexed_at", range=models.DatetimeRange(lt=two))])
+        assert made.model_dump_json(exclude_none=True).count("Z") == 1
+
+
+@pytest.mark.parametrize("name", ["last_modified", "width", "has_image", "caption", "tags", "meta.x"])
+def test_null_means_a_field_that_is_missing_and_its_negation_one_that_is_there(name: str) -> None:
+    empty = models.IsEmptyCondition(is_empty=models.PayloadField(key=name))
+    assert parse_filter({name: {"eq": None}}) == models.Filter(must=[empty])
+    assert parse_filter({name: {"ne": None}}) == models.Filter(must=[models.Filter(must_not=[empty])])
+
+
+def test_names_that_are_no_plain_words_are_quoted_for_qdrant() -> None:
+    assert field_path("meta.shot by.année") == 'meta."shot by"."année"'
+    made = parse_filter({"meta.shot by": {"eq": "Ann"}})
+    assert made == models.Filter(
+        must=[models.FieldCondition(key='meta."shot by"', match=models.MatchValue(value="Ann"))]
+    )
+
+
+# -- Known fields ---------------------------------------------------------------------------------------------------
+
+KNOWN = {"meta.year": "integer", "meta.place": "keyword", "meta.price": "float", "meta.taken": "datetime"}
+
+
+@pytest.mark.parametrize("name", ["width", "meta.year", "meta.place.city"])
+def test_known_fields_and_what_lies_within_them_are_taken(name: str) -> None:
+    assert parse_filter({name: {"eq": 1}}, KNOWN) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("meta.yaer", r"No field 'meta\.yaer'.*Closest: 'meta\.year'.*meta\.place"),
+        ("year", r"Closest: 'meta\.year'"),
+        ("meta.years", r"Closest: 'meta\.year'"),
+        ("meta.zzz", r"There are bucket"),
+        ("x" * 100_000, "No field 'x"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest_and_with_all(name: str, message: str) -> None:
+    with pytest.raises(FilterError, match=message) as caught:
+        parse_filter({name: {"eq": 1}}, KNOWN)
+    assert len(str(caught.value)) < 1000
+    assert "meta.NAME" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "countable", "groupable"),
+    [
+        ("tags", True, True),
+        ("width", True, True),
+        ("has_image", True, False),
+        ("meta.year", True, True),
+        ("meta.place", True, True),
+        ("meta.price", False, False),
+        ("meta.taken", False, False),
+        ("meta.place.city", False, False),
+        ("last_modified", False, False),
+        ("caption_hash", False, False),
+    ],
+)
+def test_fields_are_counted_and_grouped_by_where_they_have_plain_values(
+    name: str, countable: bool, groupable: bool
+) -> None:
+    for check, fits in ((check_countable, countable), (check_groupable, groupable)):
+        if fits:
+            check(name, KNOWN)
+        else:
+            with pytest.raises(FilterError, match=r"has no values.*Those that can: .*meta\.place, meta\.year"):
+                check(name, KNOWN)
+
+
+def test_an_unknown_field_is_said_to_be_what_it_was_asked_for() -> None:
+    with pytest.raises(FilterError, match=r"No field 'widht' to be counted\. Closest: 'width'"):
+        check_countable("widht", KNOWN)
+    with pytest.raises(FilterError, match=r"No field 'widht' to be grouped by\. Closest: 'width'"):
+        check_groupable("widht", KNOWN)
+
+
+def test_without_known_fields_any_of_the_users_may_be_counted() -> None:
+    check_countable("meta.anything")
+
+
+# -- Hostile input --------------------------------------------------------------------------------------------------
+
+_TEXTS = st.one_of(
+    st.text(st.characters(), max_size=12),  # lone surrogates and NUL among them
+    st.sampled_from(["2024-05-31", "2024-02-30", "0001-01-01T00:00+23:59", "\u0662\u0660\u0662\u0664-05-31", "a\x00b"]),
+)
+_SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**63, -(2**63), 10**400]),
+    st.floats(),
+    _TEXTS,
+)
+_NAMES = st.one_of(st.sampled_from([*FIELDS, "meta.year", "meta.shot by", "and", "or", "not"]), _TEXTS)
+_OPERATORS = st.one_of(st.sampled_from(["eq", "ne", "in", "gt", "gte", "lt", "lte", "text"]), _TEXTS)
+_CONDITIONS = st.dictionaries(_OPERATORS, st.one_of(_SCALARS, st.lists(_SCALARS, max_size=3)), max_size=3)
+_FILTERS = st.recursive(
+    st.one_of(st.dictionaries(_NAMES, _CONDITIONS, max_size=3), _SCALARS),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(_NAMES, inner, max_size=2),
+        st.fixed_dictionaries({"or": st.lists(inner, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"not": inner}),
+    ),
+    max_leaves=20,
+)
+
+
+@pytest.mark.chaos("Fuzzing", "filters")
+@given(_FILTERS, st.sampled_from([None, KNOWN]))
+def test_whatever_is_sent_is_a_filter_or_the_users_error(expression: Any, fields: Any) -> None:
+    try:
+        made = parse_filter(expression, fields)
+    except FilterError as error:
+        str(error).encode()  # fit for an answer in JSON
+        return
+    if made is not None:
+        json.loads(made.model_dump_json())  # fit to be sent
+
+
+@pytest.mark.chaos("Fuzzing", "names of fields")
+@given(_NAMES, st.sampled_from([None, KNOWN]))
+def test_whatever_field_is_named_is_known_or_the_users_error(name: str, fields: Any) -> None:
+    for check in (check_countable, check_groupable):
+        try:
+            check(name, fields)
+        except FilterError as error:
+            str(error).encode()

@@ -1,0 +1,203 @@
+"""Faults of a server, over a real socket."""
+
+import logging
+import pickle
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from viewfinder.errors import StoreError, StoreUnavailableError
+from viewfinder.store.retries import Retry
+from viewfinder.store.server import ServerClient
+from viewfinder.settings import Settings
+from viewfinder.store import PointBatch, Store, StoreAddress, connect
+from viewfinder.testing.qdrant import Fault, QdrantDouble
+
+KEY = "correct-horse"
+POINT = "5d1b6a3e-0a2f-5b3e-9f43-0c9c6f1f6a01"
+
+Open = Callable[..., Store]
+
+
+@pytest.fixture
+def double() -> Iterator[QdrantDouble]:
+    with QdrantDouble() as made:
+        yield made
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Open]:
+    """Stores that retry without waiting, closed at the end."""
+    made: list[Store] = []
+
+    def open_at(url: str, *, attempts: bool = True, **settings: Any) -> Store:
+        address = StoreAddress(tmp_path, url=url, **settings)
+        retry = Retry(60.0 if attempts else 0.0, sleep=lambda _: None, clock=lambda: 0.0)
+        made.append(Store(ServerClient(address), address, retry))
+        return made[-1]
+
+    yield open_at
+    for store in made:
+        store.close()
+
+
+def write(store: Store) -> None:
+    made = store.open("images", "m", {}, "f00d", 2)
+    store.upsert(made, PointBatch([POINT], [{"etag": "e"}], image=np.ones((1, 2), np.float32)), wait=True)
+    assert store.count(made) == 1
+
+
+def upserts(double: QdrantDouble) -> int:
+    return sum(each.method == "PUT" and each.path.endswith("/points") for each in double.requests)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=429, retry_after="1"),
+        Fault(status=429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"),
+        Fault(status=429),
+        Fault(status=502),
+        Fault(status=503, retry_after="2"),
+        Fault(status=504),
+        Fault(drop="before"),
+        Fault(drop="after"),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_tried_again_and_written_once(double: QdrantDouble, open_store: Open, fault: Fault) -> None:
+    double.faults.extend([Fault(**{**vars(fault), "on": "PUT .*/points$"})] * 2)
+    write(open_store(double.url))
+    assert upserts(double) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500])
+def test_what_will_not_pass_is_not_tried_again(double: QdrantDouble, open_store: Open, status: int) -> None:
+    double.faults.append(Fault(status=status, on="PUT .*/points$"))
+    with pytest.raises(StoreError, match=rf"refused upsert with status {status}: injected status") as caught:
+        write(open_store(double.url))
+    assert not isinstance(caught.value, StoreUnavailableError)
+    assert upserts(double) == 1
+
+
+def test_the_servers_retry_after_is_waited_for(double: QdrantDouble, tmp_path: Path) -> None:
+    pauses: list[float] = []
+    address = StoreAddress(tmp_path, url=double.url)
+    retry = Retry(60.0, sleep=pauses.append, draw=lambda least, most: 0.0)
+    double.faults += [Fault(status=429, retry_after="7"), Fault(status=503, retry_after="9")]
+    with Store(ServerClient(address), address, retry) as store:
+        store.live("images")
+    assert pauses == [7.0, 9.0]
+
+
+def test_an_answer_that_comes_too_late_is_asked_for_again(double: QdrantDouble, open_store: Open) -> None:
+    double.faults.append(Fault(delay_s=5, on="PUT .*/points$"))
+    write(open_store(double.url, timeout_s=1))
+    assert upserts(double) == 2
+
+
+def test_accepted_but_not_yet_applied_is_no_failure(double: QdrantDouble, open_store: Open) -> None:
+    store = open_store(double.url)
+    made = store.open("images", "m", {}, "f00d", 2)
+    double.faults.append(Fault(late=6, on="PUT .*/points$"))
+    store.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
+    assert store.count(made) == 0
+    looks: list[str] = []
+    store._retry = Retry(60.0, sleep=lambda _: None)
+    store.wait_ready(made, 1, timeout_s=60, progress=looks.append)
+    assert looks[0] == "0 of 1 points"
+    assert upserts(double) == 1
+
+
+def test_a_closed_port_is_named_with_the_setting(open_store: Open) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    store = open_store(url, attempts=False)
+    for call in (store.check, lambda: store.live("images")):
+        with pytest.raises(StoreUnavailableError, match=rf"{url} cannot be reached .* VIEWFINDER_QDRANT_URL") as caught:
+            call()
+    assert "Gave up" not in str(caught.value)
+
+
+def test_check_does_not_retry(double: QdrantDouble, open_store: Open) -> None:
+    double.faults.append(Fault(status=503))
+    with pytest.raises(StoreUnavailableError):
+        open_store(double.url).check()
+    assert len(double.requests) == 1
+
+
+@pytest.mark.parametrize("key", [None, "wrong-" + KEY])
+def test_a_missing_or_wrong_api_key_is_said_and_never_shown(tmp_path: Path, open_store: Open, key: str | None) -> None:
+    with QdrantDouble(api_key=KEY) as double:
+        store = open_store(double.url, api_key=key)
+        for call in (store.check, lambda: store.live("images")):
+            with pytest.raises(StoreError, match=r"401.*VIEWFINDER_QDRANT_API_KEY") as caught:
+                call()
+            assert KEY not in str(caught.value)
+
+
+def test_the_right_api_key_opens_and_stays_out_of_sight(open_store: Open) -> None:
+    with QdrantDouble(api_key=KEY) as double:
+        store = open_store(double.url, api_key=KEY)
+        store.check()
+        write(store)
+    assert KEY not in f"{store.address!r} {store.address}"
+
+
+def test_an_old_server_is_refused(open_store: Open) -> None:
+    with QdrantDouble(version="1.14.1") as double, pytest.raises(StoreError, match=r"version 1\.14\.1.*1\.17 or newer"):
+        open_store(double.url).check()
+
+
+def test_another_web_server_is_not_taken_for_qdrant(open_store: Open) -> None:
+    with QdrantDouble(title="Hello world", version="") as double, pytest.raises(StoreError, match="not Qdrant"):
+        open_store(double.url).check()
+
+
+def test_a_web_page_is_not_taken_for_qdrant(open_store: Open) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>It works!</html>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            with pytest.raises(StoreError, match="not Qdrant"):
+                open_store(f"http://127.0.0.1:{server.server_address[1]}").check()
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_password_in_the_url_is_not_shown(tmp_path: Path) -> None:
+    address = StoreAddress(tmp_path, url="https://me:secret@qdrant.example.com/db")
+    assert str(address) == "Qdrant at https://qdrant.example.com:6333/db"
+
+
+def test_the_address_of_settings_travels(tmp_path: Path) -> None:
+    settings = Settings.load({}, data_dir=tmp_path, qdrant_url="http://q:1", qdrant_api_key=KEY, qdrant_retry_s=3)
+    address = StoreAddress.of(settings)
+    assert pickle.loads(pickle.dumps(address)) == address
+    assert (address.url, address.api_key, address.retry_s) == ("http://q:1", KEY, 3)
+
+
+def test_a_key_over_plain_http_to_another_machine_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        connect(StoreAddress(tmp_path, url="http://qdrant.example.com", api_key=KEY)).close()
+    assert "unencrypted" in caplog.text
+    assert KEY not in caplog.text

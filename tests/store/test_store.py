@@ -1,0 +1,507 @@
+"""What every store does, whatever stands behind it."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+import pytest
+
+from viewfinder.store.embedded import open_directory
+from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
+from viewfinder.store.server import ServerClient
+from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
+from viewfinder.testing.qdrant import QdrantDouble
+
+DIMENSION = 4
+MODEL = {"arch": "tiny", "licence": "MIT"}
+AXES = np.eye(DIMENSION, dtype=np.float32)
+
+
+def ids(count: int, prefix: str = "s3://b/") -> list[str]:
+    return [str(uuid5(NAMESPACE_URL, f"{prefix}{number}")) for number in range(count)]
+
+
+def opened(store: Store, index: str) -> Collection:
+    return store.open(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
+
+
+def pictures(count: int, **fields: Sequence[Any]) -> PointBatch:
+    """Points with image vectors along the axes in turn, and payload fields given as columns."""
+    payloads = [
+        {"uri": f"s3://b/{row}", "etag": f"e{row}", "sources": ["s3://b"]}
+        | {name: column[row] for name, column in fields.items()}
+        for row in range(count)
+    ]
+    return PointBatch(ids(count), payloads, image=AXES[np.arange(count) % DIMENSION])
+
+
+def plain_collection(store: Store, name: str) -> None:
+    store._call("create_collection", collection_name=name, vectors_config={})
+
+
+# -- Collections ----------------------------------------------------------------------------------------------------
+
+
+def test_an_index_that_was_never_made_has_no_live_collection(store: Store, index: str) -> None:
+    assert store.live(index) is None
+    assert store.collections(index) == []
+
+
+def test_open_makes_and_promotes_the_first_collection(store: Store, index: str) -> None:
+    made = opened(store, index)
+    assert made.name == f"{index}__vit-tiny__f00d__0001"
+    assert made.metadata.state == "live"
+    assert made.metadata.model == {**MODEL, "name": "ViT::tiny"}
+    assert (made.metadata.fingerprint, made.metadata.dimension, made.metadata.index) == ("f00d", DIMENSION, index)
+    assert store.live(index) == made
+
+
+def test_open_again_finds_the_same_collection_with_its_points(store: Store, index: str) -> None:
+    store.upsert(opened(store, index), pictures(3), wait=True)
+    again = opened(store, index)
+    assert store.count(again) == 3
+    assert [each.name for each in store.collections(index)] == [again.name]
+
+
+def test_open_with_another_model_names_both_and_changes_nothing(store: Store, index: str) -> None:
+    live = opened(store, index)
+    with pytest.raises(ModelMismatchError) as caught:
+        store.open(index, "ViT::other", MODEL, "beef", 8)
+    for part in ("ViT::tiny", "f00d", "ViT::other", "beef", "jobs/reindex.py", "--model"):
+        assert part in str(caught.value)
+    assert store.collections(index) == [live]
+
+
+def test_open_takes_over_what_a_crash_left_unpromoted(store: Store, index: str) -> None:
+    left = store.create(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
+    assert store.live(index) is None
+    assert opened(store, index).name == left.name
+
+
+def test_programs_that_open_at_once_get_one_collection(store: Store, index: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: opened(store, index).name, range(4)))
+    assert {each.name for each in store.collections(index)} == set(made)
+    assert len(set(made)) == 1
+
+
+def test_each_build_gets_its_own_collection_and_promote_moves_the_alias(store: Store, index: str) -> None:
+    first = opened(store, index)
+    second = store.create(index, "ViT::other", MODEL, "beef", 8)
+    assert (first.build, second.build) == (1, 2)
+    assert second.metadata.state == "building"
+    assert store.live(index) == first
+    store.promote(index, second.name)
+    live = store.live(index)
+    assert live is not None
+    assert (live.name, live.metadata.state) == (second.name, "live")
+
+
+def test_promote_refuses_a_collection_that_does_not_exist(store: Store, index: str) -> None:
+    live = opened(store, index)
+    with pytest.raises(CollectionMissingError, match="nowhere"):
+        store.promote(index, "nowhere")
+    assert store.live(index) == live
+
+
+def test_open_refuses_an_index_named_like_a_collection(store: Store, index: str) -> None:
+    plain_collection(store, index)
+    with pytest.raises(StoreError, match=f"collection named '{index}'"):
+        opened(store, index)
+    assert store.collections(index) == []
+
+
+def test_an_alias_to_a_collection_of_other_hands_is_refused_by_name(store: Store, index: str) -> None:
+    plain_collection(store, f"{index}_theirs")
+    store._call("update_collection_aliases", change_aliases_operations=[_alias(index, f"{index}_theirs")])
+    with pytest.raises(StoreError, match="not made by viewfinder"):
+        store.live(index)
+
+
+def test_metadata_changes_leave_other_fields_alone(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.update_metadata(made.name, state="retired", runs=["r1", "r2"])
+    store.update_metadata(made.name, sources=[{"uri": "s3://b", "include": ["*.jpg"]}], counts={"indexed": 3})
+    (found,) = store.collections(index)
+    assert found.metadata.state == "retired"
+    assert found.metadata.runs == ["r1", "r2"]
+    assert found.metadata.sources == [{"uri": "s3://b", "include": ["*.jpg"]}]
+    assert found.metadata.counts == {"indexed": 3}
+    assert found.metadata.created_at == made.metadata.created_at
+
+
+def test_collections_of_an_index_whose_name_begins_alike_are_not_its_own(store: Store, index: str) -> None:
+    mine, other = opened(store, index), opened(store, f"{index}__b")
+    assert store.collections(index) == [mine]
+    assert store.collections(f"{index}__b") == [other]
+
+
+def test_dropped_collections_are_gone_and_may_be_dropped_again(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.drop(made.name)
+    store.drop(made.name)
+    assert store.live(index) is None
+    with pytest.raises(CollectionMissingError):
+        store.count(made)
+    with pytest.raises(CollectionMissingError):
+        store.upsert(made, pictures(1), wait=True)
+
+
+def test_wait_ready_returns_when_the_count_is_right(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.upsert(made, pictures(5), wait=False)
+    looks: list[str] = []
+    store.wait_ready(made, 5, timeout_s=60, progress=looks.append, poll_s=0.05)
+    assert looks[-1] == "ready, seen 2 of 3 times"
+
+
+def test_wait_ready_says_what_is_missing(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.upsert(made, pictures(5), wait=True)
+    with pytest.raises(StoreError, match="5 of 6 points"):
+        store.wait_ready(made, 6, timeout_s=0.1, poll_s=0.05)
+
+
+# -- Points ---------------------------------------------------------------------------------------------------------
+
+
+def test_points_with_one_or_both_vectors_are_told_apart(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    payloads: list[dict[str, Any]] = [{"etag": "a", "sources": ["x", "y"]}, {"etag": "b", "caption_hash": "h"}, {}]
+    batch = PointBatch(
+        keys,
+        payloads,
+        image=AXES[:3],
+        caption=AXES[1:],
+        has_image=np.array([True, False, True]),
+        has_caption=np.array([False, True, True]),
+    )
+    store.upsert(made, batch, wait=True)
+    assert store.states(made, [*keys, *ids(2, "unknown")]) == {
+        keys[0]: PointState("a", "", ("x", "y"), has_image=True, has_caption=False),
+        keys[1]: PointState("b", "h", (), has_image=False, has_caption=True),
+        keys[2]: PointState("", "", (), has_image=True, has_caption=True),
+    }
+    assert {hit.id for hit in store.search(made, AXES[0], using="image", limit=9)} == {keys[0], keys[2]}
+    assert {hit.id for hit in store.search(made, AXES[0], using="caption", limit=9)} == {keys[1], keys[2]}
+
+
+def test_the_same_batch_twice_makes_no_duplicates(store: Store, index: str) -> None:
+    made = opened(store, index)
+    for _ in range(2):
+        store.upsert(made, pictures(70), wait=True)
+    assert store.count(made) == 70
+
+
+def test_an_upsert_replaces_the_whole_point(store: Store, index: str) -> None:
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.upsert(
+        made, PointBatch([key], [{"etag": "a", "caption": "old"}], image=AXES[:1], caption=AXES[:1]), wait=True
+    )
+    store.upsert(made, PointBatch([key], [{"etag": "b"}], image=AXES[1:2]), wait=True)
+    assert store.states(made, [key])[key] == PointState("b", "", (), has_image=True, has_caption=False)
+    assert store.search(made, AXES[0], using="caption", limit=1) == []
+    (hit,) = store.search(made, AXES[1], limit=1)
+    assert "caption" not in hit.payload
+
+
+def test_states_of_more_points_than_one_request_takes(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.upsert(made, pictures(1100), wait=True)
+    assert len(store.states(made, ids(1200))) == 1100
+
+
+def test_vectors_of_the_wrong_dimension_are_refused(store: Store, index: str) -> None:
+    made = opened(store, index)
+    with pytest.raises(StoreError, match=r"(?i)dimension"):
+        store.upsert(made, PointBatch(ids(1), [{}], image=np.ones((1, DIMENSION + 1), np.float32)), wait=True)
+
+
+def test_a_changed_caption_keeps_picture_and_other_fields(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(40)
+    store.upsert(made, pictures(40, meta=[{"year": 1999}] * 40), wait=True)
+    payloads = [
+        {"caption": f"number {row}", "caption_hash": f"h{row}", "tags": ["t"], "meta": {"place": "x"}}
+        for row in range(40)
+    ]
+    store.update_captions(made, keys, payloads, np.tile(AXES[3], (40, 1)))
+    assert store.states(made, keys)[keys[39]] == PointState("e39", "h39", ("s3://b",), has_image=True, has_caption=True)
+    assert len(store.search(made, AXES[3], using="caption", limit=99, score_threshold=0.99)) == 40
+    (hit,) = store.search(made, AXES[1], limit=1, filter={"uri": {"eq": "s3://b/5"}})
+    assert hit.score == pytest.approx(1, abs=1e-5)
+    assert hit.payload["caption"] == "number 5"
+    assert hit.payload["meta"] == {"place": "x"}
+
+
+def test_a_removed_caption_takes_its_vector_along(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    payloads = [{"caption": "c", "caption_hash": "h"} for _ in keys]
+    store.upsert(made, PointBatch(keys, payloads, image=AXES[:3], caption=AXES[:3]), wait=True)
+    gone: list[dict[str, Any]] = [{"caption": None, "caption_hash": None}, {"caption": "new", "caption_hash": "n"}]
+    store.update_captions(made, keys[:2], gone, AXES[:2], np.array([False, True]))
+    states = store.states(made, keys)
+    assert [(states[key].caption_hash, states[key].has_caption) for key in keys] == [
+        ("", False),
+        ("n", True),
+        ("h", True),
+    ]
+    assert {hit.id for hit in store.search(made, AXES[0], using="caption", limit=9)} == set(keys[1:])
+    assert len(store.search(made, AXES[0], using="image", limit=9)) == 3
+
+
+def test_captions_of_points_deleted_meanwhile_are_left_out(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    store.upsert(made, pictures(3), wait=True)
+    store.delete(made, keys[1:2])
+    store.update_captions(made, keys, [{"caption_hash": f"h{row}"} for row in range(3)], AXES[:3])
+    states = store.states(made, keys)
+    assert {key: state.caption_hash for key, state in states.items()} == {keys[0]: "h0", keys[2]: "h2"}
+    assert all(state.has_caption for state in states.values())
+
+
+def test_sources_are_added_and_taken_away(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    store.upsert(made, pictures(3), wait=True)
+    store.add_sources(made, {keys[0]: ["s3://c"], keys[1]: ["s3://b"], ids(1, "unknown")[0]: ["s3://c"]})
+    assert store.states(made, keys)[keys[0]].sources == ("s3://b", "s3://c")
+    assert set(store.remove_source(made, keys, "s3://b")) == set(keys[1:])
+    assert [store.states(made, keys)[key].sources for key in keys] == [("s3://c",), (), ()]
+    assert store.count(made) == 3
+
+
+def test_deleted_points_are_gone_and_may_be_deleted_again(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.upsert(made, pictures(5), wait=True)
+    for _ in range(2):
+        store.delete(made, ids(2))
+    assert store.count(made) == 3
+    assert set(store.states(made, ids(5))) == set(ids(5)[2:])
+
+
+def test_iterate_sees_every_point_once_with_the_fields_asked_for(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.upsert(made, pictures(1050), wait=True)
+    found = list(store.iterate(made, fields=["uri"]))
+    assert len(found) == 1050
+    assert {record.id: record.payload for record in found} == {
+        key: {"uri": f"s3://b/{row}"} for row, key in enumerate(ids(1050))
+    }
+
+
+def test_iterate_and_count_take_filters(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.upsert(made, pictures(6, width=[100, 200, 300, 400, 500, 600]), wait=True)
+    wide = {"width": {"gte": 400}}
+    assert store.count(made, wide) == 3
+    assert {record.payload["width"] for record in store.iterate(made, wide)} == {400, 500, 600}
+
+
+def test_search_ranks_by_cosine_with_threshold_offset_and_payload_choice(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    vectors = np.array([[1, 0, 0, 0], [3, 4, 0, 0], [0, 1, 0, 0]], np.float32)
+    store.upsert(made, PointBatch(keys, [{"uri": "u", "etag": "e"}] * 3, image=vectors), wait=True)
+    hits = store.search(made, [2.0, 0.0, 0.0, 0.0], limit=3)
+    assert [hit.id for hit in hits] == keys
+    assert [hit.score for hit in hits] == pytest.approx([1.0, 0.6, 0.0], abs=1e-5)
+    assert [hit.id for hit in store.search(made, AXES[0], limit=2, offset=1)] == keys[1:]
+    assert [hit.id for hit in store.search(made, AXES[0], limit=3, score_threshold=0.5)] == keys[:2]
+    assert store.search(made, AXES[0], limit=1, with_payload=["etag"])[0].payload == {"etag": "e"}
+    assert store.search(made, AXES[0], limit=1, with_payload=False)[0].payload == {}
+
+
+@pytest.mark.parametrize(
+    ("expression", "rows"),
+    [
+        ({"format": {"eq": "png"}}, {1}),
+        ({"format": {"ne": "png"}}, {0, 2}),
+        ({"format": {"in": ["png", "jpeg"]}}, {0, 1}),
+        ({"tags": {"eq": "sea"}}, {0, 1}),
+        ({"tags": {"in": ["sky", "sand"]}}, {0}),
+        ({"width": {"gt": 100, "lte": 300}}, {1, 2}),
+        ({"width": {"in": [100, 300]}}, {0, 2}),
+        ({"width": {"eq": 200.0}}, {1}),
+        ({"last_modified": {"gte": "2024-02-01"}}, {1, 2}),
+        ({"last_modified": {"lt": "2024-02-01T00:00:00Z"}}, {0}),
+        ({"last_modified": {"eq": "2024-03-01T01:00:00+01:00"}}, {2}),
+        ({"caption": {"text": "Car RED"}}, {0}),
+        ({"caption": {"eq": None}}, {2}),
+        ({"caption": {"ne": None}}, {0, 1}),
+        ({"meta.year": {"lt": 2020}}, {0}),
+        ({"meta.year": {"in": [2019, "n/a"]}}, {0, 2}),
+        ({"meta.place.city": {"eq": "Rome"}}, {1}),
+        ({"has_image": {"eq": True}, "format": {"eq": "png"}}, {1}),
+        ({"or": [{"format": {"eq": "png"}}, {"width": {"eq": 300}}]}, {1, 2}),
+        ({"and": [{"tags": {"eq": "sea"}}, {"not": {"format": {"eq": "png"}}}]}, {0}),
+        ({}, {0, 1, 2}),
+    ],
+    ids=str,
+)
+def test_filters_select(store: Store, index: str, expression: dict[str, Any], rows: set[int]) -> None:
+    made = opened(store, index)
+    batch = pictures(
+        3,
+        format=["jpeg", "png", "webp"],
+        tags=[["sea", "sky"], ["sea"], []],
+        width=[100, 200, 300],
+        last_modified=["2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z"],
+        caption=["a red car", "a blue car", None],
+        meta=[{"year": 2019}, {"year": 2021, "place": {"city": "Rome"}}, {"year": "n/a"}],
+    )
+    store.upsert(made, batch, wait=True)
+    keys = ids(3)
+    assert {hit.id for hit in store.search(made, AXES[0], limit=9, filter=expression)} == {keys[row] for row in rows}
+
+
+def test_a_filter_that_cannot_be_understood_is_the_users_error(store: Store, index: str) -> None:
+    with pytest.raises(FilterError, match="colour"):
+        store.count(opened(store, index), {"colour": {"eq": "red"}})
+
+
+# -- Failures -------------------------------------------------------------------------------------------------------
+
+
+def test_failures_are_kept_by_point_until_forgotten(store: Store, index: str) -> None:
+    first, second = ids(2)
+    failure = Failure("s3://b/0", "e0", "decode", "truncated", "ends after 3 bytes")
+    assert store.failures(index, [first]) == {}
+    store.forget_failures(index, [first])
+    store.record_failures(index, {first: failure, second: failure})
+    store.record_failures(index, {first: Failure("s3://b/0", "e1", "decode", "truncated", "again")})
+    assert store.failures(index, [first, second, *ids(3, "unknown")])[first].etag == "e1"
+    store.forget_failures(index, [first])
+    assert store.failures(index, [first, second]) == {second: failure}
+
+
+def test_failures_are_no_collection_of_the_index_and_outlive_them(store: Store, index: str) -> None:
+    failure = Failure("s3://b/0", "e0", "decode", "truncated", "m")
+    made = opened(store, index)
+    store.record_failures(index, {ids(1)[0]: failure})
+    assert store.collections(index) == [made]
+    store.drop(made.name)
+    assert store.failures(index, ids(1)) == {ids(1)[0]: failure}
+    assert store.failures(f"{index}x", ids(1)) == {}
+
+
+# -- The wire -------------------------------------------------------------------------------------------------------
+
+
+def test_check_tells_the_version(store: Store) -> None:
+    major, minor, *_ = store.check().split(".")
+    assert (int(major), int(minor)) >= (1, 17)
+
+
+@pytest.mark.skipif(
+    "QDRANT_OPENAPI" not in os.environ, reason="set QDRANT_OPENAPI to the path of Qdrant's published openapi.json"
+)
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/collections/c/points/query", {"query": [0.1], "limit": 0}),
+        ("PUT", "/collections/c/points", {"batch": {"ids": ["a"]}}),
+        ("POST", "/collections/c/points", {"ids": [-1]}),
+        ("PUT", "/collections/c", {"vectors": {"image": {"size": 0, "distance": "Cosine"}}}),
+        ("POST", "/collections/aliases", {}),
+        ("POST", "/collections/c/nothing", {}),
+        ("GET", "/collections?page=2", None),
+        ("POST", "/collections/c/points/query", {"query": {"text": ["car"]}, "using": "caption"}),
+        ("POST", "/collections/c/points/query", {"query": {"text": "car", "k": 1}, "using": "caption"}),
+        (
+            "POST",
+            "/collections/c/points/query/batch",
+            {"searches": [{"query": {"nearest": [1], "mmr": {"diversity": 2}}}]},
+        ),
+    ],
+)
+def test_the_double_refuses_what_the_specification_does_not_know(
+    tmp_path: Path, method: str, path: str, body: object
+) -> None:
+    import httpx
+
+    with QdrantDouble(openapi=Path(os.environ["QDRANT_OPENAPI"])) as double:
+        answer = httpx.request(method, double.url + path, json=body)
+        assert answer.status_code == 400
+        assert len(double.invalid) == 1
+
+
+@pytest.mark.skipif(
+    "QDRANT_OPENAPI" not in os.environ, reason="set QDRANT_OPENAPI to the path of Qdrant's published openapi.json"
+)
+def test_the_double_knows_text_queries_from_the_version_that_brought_them() -> None:
+    import httpx
+
+    body = {"query": {"text": "car"}, "using": "caption"}
+    for version, complaints in (("1.19.2", 1), ("1.20.0", 0)):
+        with QdrantDouble(openapi=Path(os.environ["QDRANT_OPENAPI"]), version=version) as double:
+            httpx.post(f"{double.url}/collections/c/points/query", json=body)
+            assert len(double.invalid) == complaints
+
+
+def test_bm25_is_only_asked_of_servers_that_know_it(tmp_path: Path) -> None:
+    asked = {}
+    for version in ("1.19.0", "1.20.0"):
+        with QdrantDouble(version=version) as double:
+            address = StoreAddress(tmp_path, url=double.url)
+            with Store(ServerClient(address), address) as store:
+                opened(store, "images")
+            (request,) = [each for each in double.requests if (each.body or {}).get("field_name") == "caption"]
+            asked[version] = request.body["field_schema"].get("scoring")
+    assert asked == {"1.19.0": None, "1.20.0": True}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "held"),
+    [
+        ("none", None),
+        ("int8", {"scalar": {"type": "int8", "always_ram": True}}),
+        ("4bit", {"turbo": {"bits": "bits4", "always_ram": True}}),
+    ],
+)
+def test_a_server_is_told_how_to_hold_the_vectors_and_keeps_the_originals_on_disk(
+    tmp_path: Path, quantization: Any, held: object
+) -> None:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
+        address = StoreAddress(tmp_path, url=double.url, quantization=quantization)
+        with Store(ServerClient(address), address) as store:
+            made = opened(store, "images")
+            store.upsert(made, pictures(3), wait=True)
+            assert [hit.id for hit in store.search(made, AXES[1], limit=1)] == ids(2)[1:]
+        (request,) = [each for each in double.requests if "vectors" in (each.body or {}) and each.method == "PUT"]
+        for vector in request.body["vectors"].values():
+            assert (vector["on_disk"], vector.get("quantization_config")) == (True, held)
+        assert len(request.body["vectors"]) == 2
+        assert double.invalid == []
+
+
+def test_a_server_without_4bit_quantization_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    with QdrantDouble(version="1.17.1") as double:
+        address = StoreAddress(tmp_path, url=double.url, quantization="4bit")
+        with Store(ServerClient(address), address) as store:
+            with pytest.raises(StoreError, match=r"version 1\.17, .* Upgrade Qdrant to 1\.18 .*QUANTIZATION=int8"):
+                opened(store, "images")
+            assert store.live("images") is None
+
+
+def test_the_embedded_store_takes_no_notice_of_quantization(tmp_path: Path) -> None:
+    address = StoreAddress(tmp_path, quantization="4bit")
+    with Store(open_directory(tmp_path), address) as store:
+        made = opened(store, "images")
+        store.upsert(made, pictures(3), wait=True)
+        assert [hit.id for hit in store.search(made, AXES[1], limit=1)] == ids(2)[1:]
+
+
+def _alias(alias: str, collection: str) -> Any:
+    from qdrant_client import models
+
+    return models.CreateAliasOperation(create_alias=models.CreateAlias(alias_name=alias, collection_name=collection))

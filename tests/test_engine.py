@@ -1,0 +1,428 @@
+"""The engine: in one process over a directory, and over a running service."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from viewfinder.indexing.rows import table_of
+from viewfinder.cluster.datasink import write_rows
+from viewfinder.indexing.stages import Encode, FetchAndDecode
+from tests.indexing.pictures import fill, picture
+from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
+from viewfinder import ImageSearchEngine, print_results
+from viewfinder.sources.captions import CaptionRecord
+from viewfinder.client import Group, Hit, SearchResult
+from viewfinder.images.decoder import Decoder
+from viewfinder.errors import (
+    CollectionMissingError,
+    ConfigurationError,
+    ModelMismatchError,
+    ServiceError,
+    SourceError,
+    UnknownModelError,
+)
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.models.checkpoint import locate
+from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
+from viewfinder.settings import Settings
+from viewfinder.store import Record, StoreAddress, open_local
+
+NAMES = ["a.jpg", "b.jpg", "deep/c d.jpg"]
+
+Open = Callable[..., ImageSearchEngine]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    directory = tmp_path / "pictures"
+    fill(directory, NAMES)
+    (directory / "notes.txt").write_text("no picture, and not meant as one")
+    return directory
+
+
+@pytest.fixture
+def local(tmp_path: Path, tiny_model: str) -> Iterator[Open]:
+    """Opens engines on one data directory; closes them all."""
+    opened: list[ImageSearchEngine] = []
+
+    def open_(**options: Any) -> ImageSearchEngine:
+        options = {"model_name": tiny_model, "data_dir": tmp_path / "data", **options}
+        opened.append(ImageSearchEngine(mode="local", **options))
+        return opened[-1]
+
+    yield open_
+    for engine in opened:
+        engine.close()
+
+
+def stored(data_dir: Path) -> dict[str, Record]:
+    """All points by the name of their file."""
+    with open_local(StoreAddress(data_dir=data_dir)) as store:
+        live = store.live("images")
+        assert live is not None
+        return {record.payload["uri"].rpartition("/")[2]: record for record in store.iterate(live)}
+
+
+# In this process
+
+
+def test_a_directory_is_indexed_and_found(local: Open, pictures: Path, tiny_model: str) -> None:
+    engine = local()
+    result = engine.index_directory(pictures, descriptions={"a.jpg": "a red car", "deep/c d.jpg": "two birds"})
+    assert (result.listed, result.indexed, result.unchanged, result.failed) == (3, 3, 0, 0)
+    assert result.unmatched == ()
+
+    assert len(engine.search("a red car", top_k=2)) == 2
+    first = engine.search("two birds", target="caption").hits[0]
+    assert first.uri == canonical_uri(str(pictures / "deep/c d.jpg"))
+    assert (first.id, first.caption, first.width, first.height) == (point_id(first.uri), "two birds", 48, 40)
+    assert first.score == pytest.approx(1, abs=1e-5)
+    batch = engine.search_batch(["a red car", "two birds"], top_k=1, target="caption")
+    assert [found.hits[0].caption for found in batch] == ["a red car", "two birds"]
+
+    stats = engine.get_stats()
+    assert (stats.points, stats.model, stats.index, stats.collection) == (3, tiny_model, "images", result.collection)
+
+
+def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, tmp_path: Path, tiny_model: str) -> None:
+    engine = local()
+    engine.index_directory(pictures, descriptions={"a.jpg": "a red car"})
+    engine.close()
+
+    checkpoint = locate(tiny_model)
+    source = canonical_uri(str(pictures))
+    job_dir = tmp_path / "job"
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
+    bounds: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2 * 1024**3}
+    with (
+        Objects() as objects,
+        open_local(StoreAddress(data_dir=job_dir)) as store,
+        Decoder(checkpoint.preprocess, limits, **bounds) as decoder,
+    ):
+        rows = [
+            {
+                **asdict(info),
+                "id": point_id(info.uri),
+                "action": "index",
+                "sources": [source],
+                "caption": CaptionRecord("a red car").to_json() if info.key.endswith("a.jpg") else None,
+            }
+            for info in objects.list(source)
+            if info.key.endswith(".jpg")
+        ]
+        fetch = FetchAndDecode(
+            ObjectAccess(), checkpoint.preprocess, limits, threads=1, decoder=lambda: decoder, **bounds
+        )
+        encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+        spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
+        collection = store.open("images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+        write_rows(store, collection, encode(fetch(table_of(rows))), run_id="job", batch_size=8)
+        theirs_metadata = collection.metadata
+
+    def bare(records: dict[str, Record]) -> dict[str, Any]:
+        own = ("run_id", "indexed_at")
+        return {
+            name: (record.id, {key: value for key, value in record.payload.items() if key not in own})
+            for name, record in records.items()
+        }
+
+    ours, theirs = stored(tmp_path / "data"), stored(job_dir)
+    assert bare(ours) == bare(theirs)
+    assert {name: record.payload.keys() for name, record in ours.items()} == {
+        name: record.payload.keys() for name, record in theirs.items()
+    }
+    with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
+        live = store.live("images")
+    assert live is not None
+    assert (live.name, live.metadata.model) == (collection.name, theirs_metadata.model)
+    assert live.metadata.sources == [{"source": source, "include": [], "exclude": []}]
+    assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "failed": 0, "pruned": 0}
+
+
+def test_a_rerun_leaves_alone_what_did_not_change(local: Open, pictures: Path, tmp_path: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures, descriptions={"a.jpg": "a red car"})
+    engine.close()
+    before = stored(tmp_path / "data")
+
+    engine = local()
+    again = engine.index_directory(pictures)
+    assert (again.indexed, again.unchanged) == (0, 3)
+    engine.close()
+    assert stored(tmp_path / "data") == before
+
+
+def test_a_changed_caption_or_picture_is_updated_alone(local: Open, pictures: Path, tmp_path: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures, descriptions={"a.jpg": "a red car", "b.jpg": "a boat"})
+    (pictures / "b.jpg").write_bytes(picture(99, (64, 32)))
+    result = engine.index_directory(pictures, descriptions={"a.jpg": "a blue car"})
+    assert (result.indexed, result.unchanged) == (2, 1)
+    assert engine.search("a blue car", target="caption").hits[0].score == pytest.approx(1, abs=1e-5)
+    engine.close()
+    points = stored(tmp_path / "data")
+    assert points["a.jpg"].payload["caption"] == "a blue car"
+    # Nothing was said of it this time, so its caption stays.
+    assert (points["b.jpg"].payload["caption"], points["b.jpg"].payload["width"]) == ("a boat", 64)
+    assert points["b.jpg"].payload["has_caption"] is True
+
+
+def test_bad_pictures_are_told_and_the_others_indexed(local: Open, pictures: Path) -> None:
+    (pictures / "text.jpg").write_text("this is no picture")
+    (pictures / "cut.jpg").write_bytes(picture(5, (400, 400))[:900])
+    engine = local()
+    result = engine.index_directory(pictures)
+    assert (result.listed, result.indexed, result.failed) == (5, 3, 2)
+    assert {Path(each.uri).name: (each.stage, each.reason) for each in result.failures} == {
+        "text.jpg": ("decode", "not_an_image"),
+        "cut.jpg": ("decode", "truncated"),
+    }
+    # Known failures are told again without a look at the file, until it changes.
+    assert engine.index_directory(pictures).failed == 2
+    (pictures / "text.jpg").write_bytes(picture(6))
+    healed = engine.index_directory(pictures)
+    assert (healed.indexed, healed.failed, healed.unchanged) == (1, 1, 3)
+
+
+def test_a_picture_that_became_broken_is_no_longer_found(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    (pictures / "a.jpg").write_text("no picture any more")
+    assert engine.index_directory(pictures).failed == 1
+    assert {Path(hit.uri).name for hit in engine.search("anything")} == {"b.jpg", "c%20d.jpg"}
+
+
+def test_single_files_are_indexed_with_descriptions_by_path_or_name(
+    local: Open, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures.parent)
+    engine = local()
+    paths = ["pictures/a.jpg", pictures / "b.jpg", "pictures/deep/c d.jpg"]
+    descriptions = {"pictures/a.jpg": "a red car", "b.jpg": "a boat", "c.jpg": "nothing here"}
+    result = engine.index_images(paths, descriptions=descriptions)
+    assert (result.indexed, result.unmatched) == (3, ("c.jpg",))
+    found = engine.search_batch(["a red car", "a boat"], top_k=1, target="caption")
+    assert [Path(each.hits[0].uri).name for each in found] == ["a.jpg", "b.jpg"]
+    assert found[0].hits[0].payload["sources"] == [canonical_uri(str(pictures / "a.jpg"))]
+
+
+def test_a_further_source_is_noted_without_encoding_anew(local: Open, pictures: Path, tmp_path: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    assert engine.index_directory(pictures / "deep").unchanged == 1
+    engine.close()
+    sources = stored(tmp_path / "data")["c%20d.jpg"].payload["sources"]
+    assert sources == [canonical_uri(str(pictures)), canonical_uri(str(pictures / "deep"))]
+
+
+def test_names_of_files_that_two_have_fit_neither(local: Open, pictures: Path) -> None:
+    fill(pictures, ["deep/a.jpg"])
+    result = local().index_images([pictures / "a.jpg", pictures / "deep/a.jpg"], {"a.jpg": "which?"})
+    assert result.unmatched == ("a.jpg",)
+
+
+@pytest.mark.parametrize("call", ["index_directory", "index_images"])
+def test_a_missing_place_is_one_error_that_names_what_is_near(local: Open, pictures: Path, call: str) -> None:
+    wrong = pictures.parent / "picturs"
+    engine = local()
+    with pytest.raises(SourceError, match="picturs"):
+        getattr(engine, call)(wrong if call == "index_directory" else [pictures / "a.jpg", wrong])
+    with pytest.raises(CollectionMissingError):  # nothing was made
+        engine.get_stats()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("search", "a cat"), CollectionMissingError),
+        (("search", ""), ConfigurationError),
+        (("search", "a cat", 0), ConfigurationError),
+        (("search", "a cat", 201), ConfigurationError),
+        (("search",), ConfigurationError),
+        (("index_images", []), SourceError),
+    ],
+)
+def test_wrong_calls_are_told(local: Open, arguments: tuple[Any, ...], error: type[Exception]) -> None:
+    name, *rest = arguments
+    with pytest.raises(error):
+        getattr(local(), name)(*rest)
+
+
+def test_an_empty_directory_and_a_description_that_is_no_text_are_told(local: Open, pictures: Path) -> None:
+    engine = local()
+    empty = pictures / "empty"
+    empty.mkdir()
+    with pytest.raises(SourceError, match="no files"):
+        engine.index_directory(empty)
+    (empty / "only.txt").touch()
+    with pytest.raises(SourceError, match="could be an image"):
+        engine.index_directory(empty)
+    with pytest.raises(ConfigurationError, match=r"description of 'a\.jpg'"):
+        engine.index_directory(pictures, descriptions={"a.jpg": None})  # type: ignore[dict-item]
+
+
+def test_another_model_is_refused_and_none_follows_the_index(
+    local: Open, pictures: Path, tiny_model: str, other_model: str
+) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    engine.close()
+    other = local(model_name=other_model)
+    for call in (lambda: other.search("a cat"), lambda: other.index_directory(pictures)):
+        with pytest.raises(ModelMismatchError, match=re.escape(tiny_model)):
+            call()
+    other.close()
+    assert local(model_name=None).search("a cat").model == tiny_model
+
+
+def test_a_misspelled_model_or_mode_is_told_at_once(local: Open) -> None:
+    with pytest.raises(UnknownModelError, match="Closest known: 'ViT-B-32::openai'"):
+        local(model_name="ViT-B-32::openia")
+    with pytest.raises(ConfigurationError, match="'service' and 'local'"):
+        ImageSearchEngine(mode="cloud")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="mode='local'"):
+        ImageSearchEngine(model_name="demo")
+
+
+def test_a_closed_engine_leaves_the_store_to_the_next(local: Open, tmp_path: Path) -> None:
+    with local():
+        assert (tmp_path / "data/qdrant/holder.json").exists()
+    with local():
+        pass
+    assert not (tmp_path / "data/qdrant/holder.json").exists()
+
+
+@pytest.mark.parametrize("how", [str, Path.read_bytes], ids=["path", "bytes"])
+def test_a_picture_finds_itself_first(local: Open, pictures: Path, how: Callable[[Path], Any]) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    found = engine.search(image=how(pictures / "b.jpg"), top_k=2)
+    assert [len(found), Path(found.hits[0].uri).name] == [2, "b.jpg"]
+    assert found.hits[0].score == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("image", ["missing.jpg", b"no picture"])
+def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Path, image: str | bytes) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    with pytest.raises(ConfigurationError, match="picture"):
+        engine.search(image=image)
+    with pytest.raises(ConfigurationError, match="a text or by an image"):
+        engine.search("a cat", image=image)
+
+
+def test_an_index_of_some_size_says_how_relevant_its_hits_are(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    assert {hit.relevance for hit in engine.search("a red car")} == {None}  # three pictures say nothing of a model
+    fill(pictures, [f"{number}.jpg" for number in range(30)], first_seed=10)
+    engine.index_directory(pictures)
+    assert engine.get_stats().relevance
+    relevances = [hit.relevance for hit in engine.search("a red car", top_k=40)]
+    assert relevances == sorted(relevances, reverse=True)
+    assert all(each is not None and 0 <= each <= 1 for each in relevances)
+    assert engine.search(image=pictures / "5.jpg").hits[0].relevance == 1
+
+
+def test_what_was_taken_down_is_not_indexed_again(local: Open, pictures: Path, tmp_path: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    engine.close()
+    uri = canonical_uri(str(pictures / "b.jpg"))
+    with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
+        store.take_down("images", {point_id(uri): uri})
+    engine = local()
+    for index in (lambda: engine.index_directory(pictures), lambda: engine.index_images([pictures / "b.jpg"])):
+        result = index()
+        assert (result.withheld, result.indexed, result.failed) == (1, 0, 0)
+        assert result.unchanged == result.listed
+    assert uri not in {hit.uri for hit in engine.search("a red car")}
+
+
+# Through a service
+
+
+def test_the_same_calls_ask_a_service(running: Running) -> None:
+    with ImageSearchEngine(mode="service", server=running.url) as engine:
+        assert engine.search("a red car", top_k=1).hits[0].caption == "a red car"
+        assert len(engine.search("a red car")) == 5
+        batch = engine.search_batch(CAPTIONS, top_k=3)
+        assert [result.hits[0].caption for result in batch] == list(CAPTIONS)
+        assert {len(result) for result in batch} == {3}
+        assert engine.get_stats().collection == running.collection
+
+
+def test_a_service_is_asked_by_picture_and_with_the_key_of_the_settings(
+    locked: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
+    with ImageSearchEngine() as engine, pytest.raises(ServiceError, match="unauthorized"):
+        engine.search("a cat")
+    monkeypatch.setenv("VIEWFINDER_API_KEY", READ_KEY)
+    with ImageSearchEngine() as engine:
+        assert engine.search(image=locked.files[1], top_k=1).hits[0].uri == locked.uris[1]
+
+
+def test_indexing_through_a_service_names_the_job_command(tmp_path: Path) -> None:
+    with ImageSearchEngine() as engine:
+        with pytest.raises(ConfigurationError) as raised:
+            engine.index_directory("s3://bucket/my photos", descriptions={"a.jpg": "a cat"})
+        command = "python jobs/index.py --source 's3://bucket/my photos' --captions captions.json"
+        assert command in str(raised.value).splitlines()[1]
+        with pytest.raises(ConfigurationError, match=f"--source {re.escape(str(tmp_path))}/a.jpg --source s3://b/c"):
+            engine.index_images([tmp_path / "a.jpg", "s3://b/c"])
+        with pytest.raises(ConfigurationError, match=r"--source images\.csv\nimages\.csv is .* your 1,000 paths"):
+            engine.index_images([f"{number}.jpg" for number in range(1000)])
+
+
+# The table
+
+
+def test_results_are_printed_as_they_are(running: Running) -> None:
+    with ImageSearchEngine(server=running.url) as engine:
+        result = engine.search("a red car", top_k=1)
+    odd = Hit(id="1", score=0.5, relevance=0.129, uri="s3://b/[red].jpg", caption="[/oops] a cat", payload={})
+    found: dict[str, Any] = {"model": "m", "collection": "c", "took_ms": 1.0}
+    results = [
+        SearchResult(hits=(*result.hits, odd), warnings=("The text is too [long].",), **found),
+        SearchResult(hits=(odd,), groups=(Group(value="[b]", hits=(odd,)),), **found),
+        SearchResult(hits=(), **found),
+    ]
+    output, errors = io.StringIO(), io.StringIO()
+    print_results(results, Console(file=output, width=200), Console(file=errors, width=40))
+    text = output.getvalue()
+    for expected in (
+        "1.000",
+        "a red car",
+        "300 x 50",
+        "12%",
+        "s3://b/[red].jpg",
+        "[/oops] a cat",
+        "[b]",
+        "Nothing found",
+    ):
+        assert expected in text
+    assert errors.getvalue() == "warning: The text is too [long].\n"
+    assert "too [long]" not in text
+
+
+def test_the_settings_fill_in_what_is_not_given(
+    pictures: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("VIEWFINDER_INDEX", "dogs")
+    monkeypatch.setenv("VIEWFINDER_MAX_IMAGE_PIXELS", "4096")
+    assert Settings.load().index == "dogs"
+    (pictures / "large.jpg").write_bytes(picture(7, (100, 100)))
+    with ImageSearchEngine(mode="local") as engine:
+        result = engine.index_directory(pictures)
+        assert [each.reason for each in result.failures] == ["too_many_pixels"]
+        assert (engine.get_stats().index, engine.get_stats().model) == ("dogs", tiny_model)
+    assert (tmp_path / "elsewhere/qdrant").is_dir()

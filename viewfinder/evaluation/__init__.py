@@ -1,0 +1,1 @@
+"""How well an index answers: evaluation sets, recall, latency, plots."""

@@ -1,0 +1,1 @@
+"""Image files: decoding in a process of its own, thumbnails."""

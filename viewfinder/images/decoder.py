@@ -1,0 +1,325 @@
+"""Decoding in a child process, so that no picture can take its reader down or hold it up.
+
+A file that makes a C library crash, hang or eat memory costs that file, and the next one meets a fresh child.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+
+from viewfinder.errors import ImageError, ViewfinderError
+from viewfinder.images.decoding import REASONS, Decoded, ImageLimits, Preprocess, check_bytes, configure_own_process
+
+DECODE = "viewfinder.images.decoding:decode"
+
+_DecodeFunction = Callable[[bytes, Preprocess, ImageLimits], Decoded]
+
+# A child answers within 0.3 s of its start on an idle machine; a machine at its limits gets time.
+_START_TIMEOUT_S = 60.0
+# How much longer than the parent's time limit an orphaned child may work on its last file.
+_ORPHAN_GRACE_S = 2
+
+# Far above any answer: a child that claims more has lost its mind to the file.
+_LARGEST_FRAME = 64 * 1024**2
+
+_LENGTH = struct.Struct(">Q")
+
+# Isolated and without `site`: no PYTHON* variables, no .pth files, nothing preloaded; the modules are those that the
+# parent sees. One BLAS thread: numpy would reserve address space for each core, and none of it is used here.
+_BOOT = (
+    "import os, sys; os.putenv('OPENBLAS_NUM_THREADS', '1'); sys.path[:] = sys.argv[1:]; "
+    "from viewfinder.images.decoder import run_child; run_child()"
+)
+
+
+class Decoder:
+    """One child process that decodes; started at the first file, and again after it was ended.
+
+    Calls from several threads are safe and wait for each other: give each thread a `Decoder` to decode side by side.
+    A `Decoder` holds a process, so it is made where it is used (never pickled) and closed, best by `with`.
+    `entry` names the function that the child runs, `module:function`, called like `viewfinder.images.decoding.decode`.
+    """
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        limits: ImageLimits,
+        *,
+        timeout_s: float,
+        memory_bytes: int,
+        entry: str = DECODE,
+    ) -> None:
+        self._preprocess = preprocess
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._entry = entry
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def decode(self, data: bytes) -> Decoded:
+        """Decode one file as `viewfinder.images.decoding.decode` does.
+
+        Raises `ImageError`, with the reasons `decoder_crashed`, `decode_timeout` and `decoder_out_of_memory` too, and
+        `ViewfinderError` where no child can be started.
+        """
+        check_bytes(data, self._limits)
+        with self._lock:
+            try:
+                return self._decode_once(data)
+            except _ChildFailedError:
+                # It may have died of something else (the system short of memory, a heap that the file before spoilt),
+                # and a permanent failure is never tried again: the file is blamed when it ends a fresh child too.
+                try:
+                    return self._decode_once(data)
+                except _ChildFailedError as exc:
+                    raise exc.blaming_the_file() from exc
+
+    def close(self) -> None:
+        """End the child, after the file at hand. A later `decode` starts another one."""
+        with self._lock:
+            self._end_child()
+
+    def _decode_once(self, data: bytes) -> Decoded:
+        if self._child is None:
+            self._child = _Child((self._entry, self._preprocess, self._limits, self._timeout_s, self._memory_bytes))
+        try:
+            outcome = _outcome(*self._child.ask(data, self._timeout_s), self._limits)
+        except TimeoutError:
+            self._end_child()
+            raise ImageError(
+                "decode_timeout", f"Decoding was stopped after {self._timeout_s:g} s (VIEWFINDER_DECODE_TIMEOUT_S)."
+            ) from None
+        except BaseException:  # an interrupt too: what is left of the answer must not meet the next file
+            self._end_child()
+            raise
+        if isinstance(outcome, ImageError):
+            raise outcome
+        return outcome
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+
+def _outcome(header: dict[str, Any], body: bytearray, limits: ImageLimits) -> Decoded | ImageError:
+    """What a child's answer says. Raises `_ChildFailedError` where it is none."""
+    match header:
+        case {"reason": str(reason), "message": str(message)} if reason in REASONS:
+            return ImageError(reason, message)
+        case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name)}:
+            counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
+            fits = counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
+            if fits and max(width, height) <= limits.max_pixels:
+                return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name)
+    raise _ChildFailedError(None)
+
+
+class _ChildFailedError(Exception):
+    """The child is of no more use. Without a status it lives, and talks nonsense."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__(
+            "The decoder process answers nonsense."
+            if status is None
+            else f"The decoder process ended with status {status}."
+        )
+        self.status = status
+
+    def blaming_the_file(self) -> ImageError:
+        if self.status is None:
+            return ImageError("decoder_crashed", "The file made the decoder process answer nonsense.")
+        if self.status == -signal.SIGKILL:  # nobody but the system's memory killer ends two in a row
+            return ImageError("decoder_out_of_memory", "The system ended the decoder, most likely for want of memory.")
+        cause = signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
+        return ImageError("decoder_crashed", f"The file brought the decoder process down ({cause}).")
+
+
+class _Child:
+    """The parent's end: a process and a socket pair that is its standard input and output.
+
+    Frames are a length (8 bytes, big-endian) and content. A request is the file; an answer is a JSON header and the
+    pixels. The answer is JSON, not a pickle: it comes from a process that has just read a stranger's bytes.
+    """
+
+    def __init__(self, job: tuple[str, Preprocess, ImageLimits, float, int]) -> None:
+        root = Path(__file__).absolute().parents[2]
+        search_path = [str(root), *(str(Path(entry).absolute()) for entry in sys.path)]
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _BOOT, *search_path],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.DEVNULL,  # libjpeg and libtiff complain there, and a full pipe would stop them
+                    cwd="/",
+                )
+            except OSError as exc:
+                self._socket.close()
+                raise ViewfinderError(f"The decoder process cannot be started ({sys.executable!r}): {exc}") from exc
+        try:
+            header, _ = self.ask(pickle.dumps(job), _START_TIMEOUT_S)
+        except (_ChildFailedError, TimeoutError) as exc:
+            self.end()
+            if isinstance(exc, _ChildFailedError) and exc.status == -signal.SIGKILL:
+                raise  # ended by a system short of memory, which may have room for the next one
+            raise ViewfinderError(
+                f"The decoder process did not start ({sys.executable!r}, memory limit {job[-1]:,} bytes): {exc}"
+            ) from exc
+        if "error" in header:
+            self.end()
+            raise ViewfinderError(f"The decoder process cannot run {job[0]!r}: {header['error']}")
+
+    def ask(self, content: bytes, timeout_s: float) -> tuple[dict[str, Any], bytearray]:
+        """Send one frame and wait for header and body. Raises `TimeoutError` and `_ChildFailedError`."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            for part in (_LENGTH.pack(len(content)), content):
+                self._wait_until(deadline)
+                self._socket.sendall(part)
+            header = json.loads(self._receive(deadline))
+            body = self._receive(deadline)
+        except (ConnectionError, EOFError):
+            raise _ChildFailedError(self._exit_status()) from None
+        except (ValueError, RecursionError):
+            raise _ChildFailedError(None) from None
+        if not isinstance(header, dict):
+            raise _ChildFailedError(None)
+        return header, body
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _exit_status(self) -> int | None:
+        try:
+            return self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # it hung up, but lives
+            return None
+
+    def _receive(self, deadline: float) -> bytearray:
+        (length,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline))
+        if length > _LARGEST_FRAME:
+            raise ValueError(length)
+        return self._receive_exactly(length, deadline)
+
+    def _receive_exactly(self, length: int, deadline: float) -> bytearray:
+        content = bytearray(length)
+        view = memoryview(content)
+        while view:
+            self._wait_until(deadline)
+            count = self._socket.recv_into(view)
+            if count == 0:
+                raise EOFError
+            view = view[count:]
+        return content
+
+    def _wait_until(self, deadline: float) -> None:
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
+            raise TimeoutError("no answer in time")
+        self._socket.settimeout(remaining_s)
+
+
+def run_child() -> NoReturn:
+    """The child's life: read the job, then answer each file, until the parent is gone (end of input)."""
+    channel = socket.socket(fileno=_private_channel())
+    requests = channel.makefile("rb")
+    entry, preprocess, limits, timeout_s, memory_bytes = pickle.loads(_next_frame(requests))
+    try:
+        decode = _function(entry)
+    except (ImportError, AttributeError, ValueError) as exc:
+        _answer(channel, {"error": f"{type(exc).__name__}: {exc}"})
+        sys.exit(1)
+    configure_own_process(limits)
+    _limit_resources(memory_bytes)
+    _answer(channel, {})
+    while True:
+        data = _next_frame(requests)
+        # Should the parent be killed now, nobody is left to stop a file that hangs: this signal is. It needs no thread
+        # and works inside C code. (PR_SET_PDEATHSIG fires when the parent's *thread* ends, so a pool would kill us.)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_GRACE_S)
+        header, body = _attempt(decode, data, preprocess, limits)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _answer(channel, header, body)
+
+
+def _attempt(
+    decode: _DecodeFunction, data: bytes, preprocess: Preprocess, limits: ImageLimits
+) -> tuple[dict[str, object], bytes]:
+    try:
+        pixels, width, height, format_name = decode(data, preprocess, limits)
+    except ImageError as error:
+        return {"reason": error.reason, "message": error.message}, b""
+    except MemoryError:
+        return {"reason": "decoder_out_of_memory", "message": "It does not fit into the decoder's memory."}, b""
+    header = {"shape": pixels.shape, "width": width, "height": height, "format": format_name}
+    return header, pixels.tobytes()
+
+
+def _private_channel() -> int:
+    # What a C library prints must not land between two frames.
+    channel = os.dup(0)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nowhere, standard)
+    return channel
+
+
+def _limit_resources(memory_bytes: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    with contextlib.suppress(OSError):  # where the system runs short, this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _function(entry: str) -> _DecodeFunction:
+    module, _, name = entry.partition(":")
+    function: _DecodeFunction = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _next_frame(requests: BinaryIO) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(requests, _LENGTH.size))
+    return _exactly(requests, length)
+
+
+def _exactly(requests: BinaryIO, length: int) -> bytes:
+    content = requests.read(length)
+    if len(content) < length:
+        sys.exit(0)  # the parent closed the channel, or is dead
+    return content
+
+
+def _answer(channel: socket.socket, header: dict[str, object], body: bytes = b"") -> None:
+    encoded = json.dumps(header).encode()
+    channel.sendall(b"".join((_LENGTH.pack(len(encoded)), encoded, _LENGTH.pack(len(body)), body)))

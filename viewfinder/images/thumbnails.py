@@ -1,0 +1,64 @@
+"""Thumbnails, made in a child process as the pixels of all strangers' pictures are."""
+
+import functools
+import os
+import struct
+from dataclasses import replace
+
+import numpy as np
+
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess, check_bytes, thumbnail
+
+MEDIA_TYPE = "image/jpeg"
+MIN_WIDTH, MAX_WIDTH = 16, 2048
+
+# Thumbnails give way to whatever else wants the core: a page of them may come a little later, a search may not.
+_NICENESS = 10
+_ENTRY = f"{__name__}:decode"
+# What the child is asked for: the width, then the file.
+_WIDTH = struct.Struct(">H")
+
+
+class Thumbnailer:
+    """Makes thumbnails in a child process of its own; threads wait for each other. Close it after use."""
+
+    def __init__(self, limits: ImageLimits, *, timeout_s: float, memory_bytes: int, entry: str = _ENTRY) -> None:
+        self._limits = limits
+        framed = replace(limits, max_bytes=limits.max_bytes + _WIDTH.size)
+        # `Preprocess` is a model's affair and goes unread; here each picture comes with its own width.
+        self._decoder = Decoder(
+            Preprocess(MAX_WIDTH), framed, timeout_s=timeout_s, memory_bytes=memory_bytes, entry=entry
+        )
+
+    def __enter__(self) -> "Thumbnailer":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def make(self, data: bytes, width: int) -> bytes:
+        """A JPEG of at most `width` by 4 · `width` pixels: upright, the aspect kept, never enlarged.
+
+        Raises `ImageError` as `Decoder.decode` does, and `ViewfinderError` where no child can be started.
+        """
+        if not MIN_WIDTH <= width <= MAX_WIDTH:
+            raise ValueError(f"width must be from {MIN_WIDTH} to {MAX_WIDTH}, not {width}")
+        check_bytes(data, self._limits)
+        return self._decoder.decode(_WIDTH.pack(width) + data).pixels.tobytes()
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
+    """What the child runs; the `pixels` that it answers with are the bytes of the JPEG."""
+    _give_way()
+    (width,) = _WIDTH.unpack_from(data)
+    small = thumbnail(data[_WIDTH.size :], width, limits)
+    return Decoded(np.frombuffer(small, np.uint8), width, 0, "jpeg")
+
+
+@functools.cache
+def _give_way() -> None:
+    os.nice(_NICENESS)

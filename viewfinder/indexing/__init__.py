@@ -1,0 +1,1 @@
+"""One object's way from the listing to its point. Knows nothing of Ray."""

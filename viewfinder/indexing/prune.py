@@ -1,0 +1,139 @@
+"""Points whose objects are gone: found by comparing this run's complete listings with what the collection holds."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from viewfinder.indexing.options import Options
+from viewfinder.errors import ViewfinderError
+from viewfinder.sources.manifest import Manifest
+from viewfinder.sources.objects import point_id
+from viewfinder.store import Collection, Record, Store
+
+logger = logging.getLogger("viewfinder.index")
+
+BATCH = 1000
+_ROWS = 50_000
+
+
+class PruneRefusedError(ViewfinderError):
+    """More would be deleted than the user allowed."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """How many points of these sources there are, how many lack a listed object, how many are left with no source."""
+
+    points: int
+    detached: int
+    deleted: int
+
+    def __add__(self, other: "Gone") -> "Gone":
+        return Gone(self.points + other.points, self.detached + other.detached, self.deleted + other.deleted)
+
+
+class Prune:
+    """Takes this run's sources from points that their listings lack, and deletes points left with none."""
+
+    def __init__(self, store: Store, collection: Collection, manifest: Manifest, *, max_ratio: float) -> None:
+        self._store = store
+        self._collection = collection
+        self._max_ratio = max_ratio
+        self._sources = [str(source["source"]) for source in manifest.sources]
+        self._listed = {source: _listed_ids(manifest.paths, source) for source in self._sources}
+
+    @classmethod
+    def of(cls, options: Options, store: Store, collection: Collection | None, manifest: Manifest) -> "Prune | None":
+        """The prune that `--prune` asks for, if it does; `PruneRefusedError` where a listing shows too little."""
+        if not options.prune or collection is None:
+            return None
+        recorded = {str(source["source"]): source for source in collection.metadata.sources}
+        for source in manifest.sources:
+            before = recorded.get(str(source["source"]), source)
+            changed = [
+                name for name in ("include", "exclude") if list(before.get(name, ())) != list(source.get(name, ()))
+            ]
+            if changed:
+                raise PruneRefusedError(
+                    f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so "
+                    "that this listing shows only a part of it. Use the same patterns, or run once without --prune."
+                )
+        prune = cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
+        if empty := [source for source, listed in prune._listed.items() if not len(listed)]:
+            raise PruneRefusedError(
+                f"--prune: {', '.join(map(repr, empty))} lists no object at all, which would delete all of its points. "
+                "If that is meant, drop the source's points with the collection."
+            )
+        return prune
+
+    def find(self) -> Gone:
+        """Count what `carry_out` would do; raises `PruneRefusedError` where that is more than the ratio allows."""
+        points = self._store.count(self._collection, self._filter())
+        detached = deleted = 0
+        for _, gone, left in self._missing():
+            detached += bool(gone)
+            deleted += not left
+        if points and detached / points > self._max_ratio:
+            raise PruneRefusedError(
+                f"--prune would take {detached:,} of the {points:,} points of these sources ({detached / points:.0%}) "
+                f"out of them, more than --prune-max-ratio {self._max_ratio:g} allows. Nothing was pruned. If the "
+                "objects are really gone, run again with a larger ratio."
+            )
+        return Gone(points, detached, deleted)
+
+    def carry_out(self) -> int:
+        """Prune, and say how many points were deleted."""
+        self.find()
+        pending: dict[str, list[str]] = {source: [] for source in self._sources}
+        deleted = 0
+        for record, gone, _ in self._missing():
+            for source in gone:
+                pending[source].append(record.id)
+                if len(pending[source]) == BATCH:
+                    deleted += self._detach(source, pending[source])
+                    pending[source] = []
+        return deleted + sum(self._detach(source, ids) for source, ids in pending.items() if ids)
+
+    def _detach(self, source: str, ids: Sequence[str]) -> int:
+        orphans = self._store.remove_source(self._collection, ids, source)
+        self._store.delete(self._collection, orphans)
+        return len(orphans)
+
+    def _missing(self) -> Iterator[tuple[Record, list[str], list[str]]]:
+        """Points with the sources that they are gone from and those that are left."""
+        for record in self._store.iterate(self._collection, self._filter(), ["sources"]):
+            sources = list(record.payload.get("sources") or ())
+            gone = [each for each in sources if each in self._listed and not _holds(self._listed[each], record.id)]
+            if gone:
+                yield record, gone, [each for each in sources if each not in gone]
+
+    def _filter(self) -> dict[str, object]:
+        return {"sources": {"in": self._sources}}
+
+
+def _listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
+    """Half of each listed point's id, sorted: 8 bytes a key, so 100 million keys are 800 MB and not a list of strings.
+
+    Two ids that share a half make a point that is gone look listed; it is kept, which is the safe side.
+    """
+    parts = []
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["uri", "sources"]):
+            rows = batch.to_pylist()
+            parts.append(np.array([_half(point_id(row["uri"])) for row in rows if source in row["sources"]], np.uint64))
+    return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+
+
+def _holds(ids: npt.NDArray[np.uint64], id_: str) -> bool:
+    half = np.uint64(_half(id_))
+    place = int(np.searchsorted(ids, half))
+    return place < len(ids) and bool(ids[place] == half)
+
+
+def _half(id_: str) -> int:
+    return int(id_.replace("-", "")[16:], 16)

@@ -1,0 +1,1 @@
+"""CLIP models: the registry, checkpoints, tokenizers, encoders."""

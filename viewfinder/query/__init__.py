@@ -1,0 +1,1 @@
+"""What a query means: parts, weights, filters, ranking, grouping, paging, relevance."""

@@ -1,0 +1,1 @@
+"""The model and collection that a replica answers from."""

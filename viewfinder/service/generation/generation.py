@@ -1,0 +1,283 @@
+"""Which collection a replica answers from, bound to the one model that made it.
+
+A generation is immutable: a collection, the encoder of its model, and the vectors of recent texts. A request takes the
+current one once and keeps it to the end, so no query ever meets vectors of another model. When the alias moves, the
+next generation is loaded and warmed beside the current one and takes its place in one assignment.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from viewfinder.service.generation.batching import Batcher
+from viewfinder.service.telemetry.metrics import Metrics
+from viewfinder.models.encoder import Encoder
+from viewfinder.errors import ModelMismatchError, StoreError, ViewfinderError
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.store import Collection, Store
+
+logger = logging.getLogger(__name__)
+
+Vector = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+TEXT_CACHE_SIZE = 10_000
+# For the reader who turns a page just after the index was rebuilt.
+GRACE_S = 300.0
+
+
+_STORE_PROBLEM = "The vector store cannot say which collection is live; the service's log has the reason."
+_MODEL_PROBLEM = "The model of the live collection cannot be loaded; the service's log has the reason."
+
+
+class NotReadyError(Exception):
+    """There is no collection to search; the text says why."""
+
+
+class NoIndexError(NotReadyError):
+    """Nothing was ever indexed under this name."""
+
+
+class Generation:
+    """One collection and the encoder of the model that made it. Vectors are unit length, shared and read-only.
+
+    Texts and pictures are batched each for themselves, in a thread each, so that neither waits behind the other.
+    """
+
+    def __init__(
+        self, collection: Collection, encoder: Encoder, *, batch_size: int, metrics: Metrics | None = None
+    ) -> None:
+        self.collection = collection
+        self.encoder = encoder
+        self._metrics = metrics or Metrics()
+        self._cache = _TextCache(TEXT_CACHE_SIZE)
+        self._texts: Batcher[str, tuple[Vector, int]] = Batcher(self._encode_texts, max_size=batch_size)
+        self._images: Batcher[Pixels, Vector] = Batcher(self._encode_images, max_size=batch_size)
+
+    @property
+    def model(self) -> str:
+        return self.collection.metadata.model_name
+
+    def warm(self) -> None:
+        """Encode once, so that the first query is as fast as the tenth."""
+        self.encoder.encode_texts(["warm up"])
+        size = self.encoder.preprocess.size
+        self.encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
+
+    async def encode_text(self, text: str) -> tuple[Vector, int]:
+        """The vector [D] of one text, and how many of its tokens did not fit the model."""
+        return (await self.encode_texts([text]))[0]
+
+    async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
+        """The same for several texts, in one call of the encoder for those that are not known yet."""
+        found = {text: self._cache.get(text) for text in texts}
+        for known in found.values():
+            self._metrics.cache(hit=known is not None)
+        missing = [text for text, known in found.items() if known is None]
+        if missing:
+            with self._metrics.timed("encode"):
+                found.update(zip(missing, await self._texts.many(missing), strict=True))
+        return [encoded for text in texts if (encoded := found[text]) is not None]
+
+    async def encode_images(self, images: Sequence[Pixels]) -> list[Vector]:
+        """The vectors [D] of pictures uint8 [S, S, 3], as `encoder.preprocess` wants them."""
+        if not images:
+            return []
+        with self._metrics.timed("encode"):
+            return await self._images.many(images)
+
+    def close(self) -> None:
+        """End the threads; a request that still holds the generation is served."""
+        self._texts.close()
+        self._images.close()
+
+    def _encode_texts(self, texts: list[str]) -> list[tuple[Vector, int]]:
+        # Requests of one batch may ask for the same text, and the batch before may just have answered it.
+        found = {text: self._cache.get(text) for text in texts}
+        missing = [text for text, known in found.items() if known is None]
+        if missing:
+            self._count("text", len(missing))
+            vectors, cut = self.encoder.encode_texts(missing)
+            for text, vector, tokens in zip(missing, _rows(vectors), cut, strict=True):
+                found[text] = vector, int(tokens)
+                self._cache.put(text, (vector, int(tokens)))
+        return [encoded for text in texts if (encoded := found[text]) is not None]
+
+    def _encode_images(self, images: list[Pixels]) -> list[Vector]:
+        self._count("image", len(images))
+        return _rows(self.encoder.encode_images(np.stack(images)))
+
+    def _count(self, kind: Literal["text", "image"], size: int) -> None:
+        self._metrics.batch(kind, size)
+        self._metrics.queue(self._texts.waiting + self._images.waiting)
+
+
+class _TextCache:
+    """The vectors of the texts asked for last. Safe in any thread."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, tuple[Vector, int]] = OrderedDict()
+
+    def get(self, text: str) -> tuple[Vector, int] | None:
+        with self._lock:
+            if (entry := self._entries.get(text)) is not None:
+                self._entries.move_to_end(text)
+            return entry
+
+    def put(self, text: str, entry: tuple[Vector, int]) -> None:
+        with self._lock:
+            self._entries[text] = entry
+            self._entries.move_to_end(text)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+
+def _rows(vectors: Vector) -> list[Vector]:
+    """Rows that stand alone, because a view in the cache would keep its whole batch in memory."""
+    rows = [vector.copy() for vector in vectors]
+    for row in rows:
+        row.setflags(write=False)
+    return rows
+
+
+class Follower:
+    """Keeps the current generation in step with the alias; `current` is None while there is nothing to serve.
+
+    The generation before it stays bound for `grace_s` seconds, so that cursors into its collection go on and a
+    rollback loads nothing. `problem` says in words why `current` is missing or behind.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: str,
+        *,
+        load: Callable[[Checkpoint], Encoder],
+        refresh_s: float,
+        batch_size: int,
+        grace_s: float = GRACE_S,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.problem: str | None = None
+        self.absent = False
+        # Both in one assignment: at no moment is a generation in neither place.
+        self._pair: tuple[Generation | None, Generation | None] = (None, None)
+        self._changed_at = 0.0
+        self._store = store
+        self._index = index
+        self._load = load
+        self._refresh_s = refresh_s
+        self._batch_size = batch_size
+        self._grace_s = grace_s
+        self._metrics = metrics or Metrics()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    @property
+    def current(self) -> Generation | None:
+        return self._pair[0]
+
+    @property
+    def previous(self) -> Generation | None:
+        """What was served before, within the time of grace."""
+        return self._pair[1]
+
+    def bound(self, name: str) -> Generation | None:
+        """The generation of the collection with this physical name, if it is the current or the previous one."""
+        for generation in self._pair:
+            if generation is not None and generation.collection.name == name:
+                return generation
+        return None
+
+    def start(self) -> None:
+        """Bind the live collection now, then follow the alias in the background."""
+        self.refresh()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following, end the threads of the generations and let go of their models."""
+        self._closed.set()
+        self._change(None, None)
+
+    def refresh(self) -> None:
+        """Look where the alias points; change generation if it moved. Never raises: the old generation goes on."""
+        with self._lock:
+            try:
+                self._follow()
+            except ViewfinderError as error:
+                of_store = isinstance(error, StoreError) and not isinstance(error, ModelMismatchError)
+                self._note(_STORE_PROBLEM if of_store else _MODEL_PROBLEM, error)
+            except Exception as error:
+                # Whatever the loading of a model can throw must not end the thread that would load the next one.
+                logger.exception("The live collection of index %r could not be loaded", self._index)
+                self._note("The live collection could not be loaded; the service's log says why.", error)
+
+    def _follow(self) -> None:
+        if self.previous is not None and self._clock() - self._changed_at >= self._grace_s:
+            self._change(self.current, None)
+        live = self._store.live(self._index)
+        self.absent = live is None
+        current = self.current
+        if live is None:
+            if current is not None:
+                self._change(None, current)
+            self._note(f"There is no index {self._index!r} yet.")
+            return
+        if current is None or live.name != current.collection.name:
+            bound = self._bind(live)
+            self._change(bound, current)
+            self._metrics.generation(bound.collection)
+            logger.info("Serving collection %r", live.name)
+        elif live != current.collection:
+            current.collection = live  # the same one, of which a job has noted more: fields, baselines
+        self.problem = None
+        self._metrics.behind(False)
+
+    def _bind(self, live: Collection) -> Generation:
+        if (known := self.bound(live.name)) is not None:
+            return known
+        fingerprint = live.metadata.fingerprint
+        for generation in self._pair:
+            if generation is not None and generation.encoder.fingerprint == fingerprint:
+                return self._generation(live, generation.encoder)
+        # No more than two models in memory: the one that serves and the one that is loaded.
+        if self.previous is not None:
+            self._change(self.current, None)
+        logger.info("Loading model %r for collection %r", live.metadata.model_name, live.name)
+        encoder = self._load(locate(live.metadata.model_name, expect=fingerprint))
+        generation = self._generation(live, encoder)
+        generation.warm()
+        return generation
+
+    def _generation(self, live: Collection, encoder: Encoder) -> Generation:
+        return Generation(live, encoder, batch_size=self._batch_size, metrics=self._metrics)
+
+    def _change(self, current: Generation | None, previous: Generation | None) -> None:
+        before = self._pair
+        self._pair = (current, previous)
+        self._changed_at = self._clock()
+        for generation in before:
+            if generation is not None and generation not in self._pair:
+                generation.close()
+
+    def _note(self, problem: str, cause: Exception | None = None) -> None:
+        """Keep what clients may know: paths and addresses in `cause` are for the log alone."""
+        if problem != self.problem:
+            logger.warning("%s", problem if cause is None else f"{problem} ({cause})")
+        self.problem = problem
+        self._metrics.behind(True)
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._refresh_s):
+            self.refresh()

@@ -1,0 +1,47 @@
+"""The interface explained, and the numbers: Swagger UI from a package, without a content delivery network."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.responses import PlainTextResponse
+
+from viewfinder.service.search_service import SearchService
+
+DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+}
+OWN = {"start.js": "text/javascript; charset=utf-8"}
+
+
+def router(service: SearchService) -> APIRouter:
+    """The routes of a service's documentation and metrics."""
+    routes = APIRouter()
+    # Of the package only the files: its code is FastAPI's own page with the addresses exchanged, and inline scripts.
+    packaged = files("fastapi_offline") / "static"
+
+    @routes.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response((DIRECTORY / "index.html").read_bytes(), media_type="text/html; charset=utf-8")
+
+    @routes.get("/docs/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name in OWN:
+            return Response((DIRECTORY / name).read_bytes(), media_type=OWN[name])
+        if name not in ASSETS:
+            raise HTTPException(404, "No such file.")
+        headers = {"cache-control": "public, max-age=86400"}
+        return Response((packaged / name).read_bytes(), media_type=ASSETS[name], headers=headers)
+
+    @routes.get(
+        "/metrics",
+        tags=["status"],
+        summary="Numbers of all replicas, for Prometheus",
+        response_class=PlainTextResponse,
+    )
+    async def metrics() -> Response:
+        return Response(await service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return routes

@@ -1,0 +1,185 @@
+"""Vectors and probabilities for other programs."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter
+
+from viewfinder.service.generation.generation import Generation, Pixels, Vector
+from viewfinder.query.language import language_warning
+from viewfinder.service.images.query_images import decode_base64
+from viewfinder.service.http.refusals import ERRORS, Refusal
+from viewfinder.service.http.routes.embedding_schemas import (
+    Candidate,
+    EmbedRequest,
+    EmbedResponse,
+    ImageVector,
+    OpenAIEmbedding,
+    OpenAIRequest,
+    OpenAIResponse,
+    OpenAIUsage,
+    RankRequest,
+    RankResponse,
+    TextVector,
+)
+from viewfinder.service.http.schemas import ErrorResponse
+from viewfinder.service.search_service import SearchService
+from viewfinder.errors import ImageError
+
+# What OpenAI's clients may name as the model when they do not care which one it is.
+ALIAS = "viewfinder"
+
+_UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorResponse, "description": "The service has no such model live."}
+}
+
+
+def router(service: SearchService) -> APIRouter:
+    """The embedding routes over one replica's service."""
+    routes = APIRouter(tags=["embedding"])
+
+    @routes.post("/v1/embed", responses=ERRORS, summary="Vectors of texts and pictures")
+    async def embed(body: EmbedRequest) -> EmbedResponse:
+        began = time.perf_counter()
+        generation = service.generation()
+        texts, images = await asyncio.gather(
+            generation.encode_texts(body.texts), _encode_images(service, generation, images=body.images)
+        )
+        return EmbedResponse(
+            **_answer(generation, began, _warnings(generation, body.texts, texts)),
+            dimension=generation.encoder.dimension,
+            texts=[TextVector(vector=vector.tolist(), cut=cut) for vector, cut in texts],
+            images=[ImageVector(vector=vector.tolist()) for vector in images],
+        )
+
+    @routes.post("/v1/embeddings", responses=ERRORS | _UNKNOWN_MODEL, summary="Vectors of texts, in OpenAI's shape")
+    async def embeddings(body: OpenAIRequest) -> OpenAIResponse:
+        generation = service.generation()
+        _check_model(body, generation)
+        encoded = await generation.encode_texts(body.input)
+        tokens = sum(await service.in_thread(generation.encoder.count_tokens, body.input))
+        as_text = body.encoding_format == "base64"
+        return OpenAIResponse(
+            data=[
+                OpenAIEmbedding(index=index, embedding=_base64(vector) if as_text else vector.tolist())
+                for index, (vector, _) in enumerate(encoded)
+            ],
+            model=generation.model,
+            usage=OpenAIUsage(prompt_tokens=tokens, total_tokens=tokens),
+            warnings=_warnings(generation, body.input, encoded),
+        )
+
+    @routes.post("/v1/rank", responses=ERRORS, summary="Which text fits a picture, or which picture a text")
+    async def rank(body: RankRequest) -> RankResponse:
+        began = time.perf_counter()
+        generation = service.generation()
+        texts = body.texts if body.text is None else [body.text]
+        given = {"images": body.images} if body.image is None else {"image": [body.image]}
+        encoded, images = await asyncio.gather(
+            generation.encode_texts(texts or []), _encode_images(service, generation, **given)
+        )
+        # One side is a single one. Not a matrix product: BLAS rounds rows by their place, and equals would differ.
+        scores = (np.array([vector for vector, _ in encoded], np.float64) * np.array(images, np.float64)).sum(axis=-1)
+        return RankResponse(
+            **_answer(generation, began, _warnings(generation, texts or [], encoded)),
+            candidates=_ranked(scores, generation, body.texts),
+        )
+
+    return routes
+
+
+async def _encode_images(service: SearchService, generation: Generation, **given: Sequence[str] | None) -> list[Vector]:
+    """Vectors of pictures in base64; the field's name stands in the refusal of one that is unfit."""
+    tasks = {
+        f"{field}.{index}" if field == "images" else field: asyncio.create_task(_pixels(service, generation, picture))
+        for field, pictures in given.items()
+        for index, picture in enumerate(pictures or ())
+    }
+    pixels: list[Pixels] = []
+    try:
+        for place, task in tasks.items():
+            try:
+                pixels.append(await task)
+            except ImageError as error:
+                raise _unfit(place, error) from error
+    finally:
+        # The first bad one decides: the others need not be decoded any more.
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+    return await generation.encode_images(pixels)
+
+
+async def _pixels(service: SearchService, generation: Generation, picture: str) -> Pixels:
+    return await service.pictures.pixels(decode_base64(picture), generation.encoder.preprocess)
+
+
+def _unfit(place: str, error: ImageError) -> Refusal:
+    if error.reason == "too_many_bytes":
+        return Refusal(413, "body_too_large", f"{place}: {error}", "Send a smaller picture: the model sees few pixels.")
+    return Refusal(422, "invalid_image", f"{place}: {error}", "Send JPEG, PNG, WebP, GIF, TIFF or BMP as base64.")
+
+
+def _ranked(
+    scores: "np.ndarray[Any, np.dtype[np.float64]]", generation: Generation, texts: list[str] | None
+) -> list[Candidate]:
+    logits = generation.encoder.logit_scale * scores + generation.encoder.logit_bias
+    weights = np.exp(logits - logits.max())
+    probabilities = weights / weights.sum()
+    return [
+        Candidate(
+            index=int(index),
+            text=texts[index] if texts else None,
+            score=float(scores[index]),
+            logit=float(logits[index]),
+            probability=float(probabilities[index]),
+        )
+        for index in np.argsort(-logits, kind="stable")
+    ]
+
+
+def _check_model(body: OpenAIRequest, generation: Generation) -> None:
+    encoder = generation.encoder
+    if body.model not in (generation.model, encoder.fingerprint, ALIAS):
+        raise Refusal(
+            404,
+            "model_not_found",
+            f"The model {body.model[:200]!r} is not live; {generation.model!r} is.",
+            f"Name that one, or {ALIAS!r} for whichever is live.",
+        )
+    if body.dimensions not in (None, encoder.dimension):
+        raise Refusal(
+            422,
+            "invalid_request",
+            f"dimensions: {generation.model!r} makes vectors of {encoder.dimension} numbers, not {body.dimensions}.",
+            "Leave `dimensions` out.",
+        )
+
+
+def _answer(generation: Generation, began: float, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "model": generation.model,
+        "fingerprint": generation.encoder.fingerprint,
+        "took_ms": round((time.perf_counter() - began) * 1000, 2),
+        "warnings": warnings,
+    }
+
+
+def _warnings(generation: Generation, texts: Sequence[str], encoded: Sequence[tuple[Vector, int]]) -> list[str]:
+    context, languages = generation.encoder.context_length, generation.encoder.checkpoint.spec.languages
+    warnings = [
+        f"Text {index} is longer than the model reads: {cut} tokens beyond the first {context} were left out."
+        for index, (_, cut) in enumerate(encoded)
+        if cut
+    ]
+    return warnings + [
+        f"Text {index}: {warning}" for index, text in enumerate(texts) if (warning := language_warning(text, languages))
+    ]
+
+
+def _base64(vector: Vector) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

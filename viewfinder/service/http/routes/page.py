@@ -1,0 +1,83 @@
+"""The web page: the files of `viewfinder/service/page`, read and compressed once, under addresses that last."""
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from viewfinder.service.search_service import SearchService
+
+DIRECTORY = Path(__file__).resolve().parents[2] / "page"
+MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+INDEX = "index.html"
+LASTING = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class PageFile:
+    """One file, as it is and as it travels."""
+
+    media_type: str
+    content: bytes
+    compressed: bytes
+
+    @classmethod
+    def of(cls, name: str, content: bytes) -> "PageFile":
+        return cls(MEDIA_TYPES[Path(name).suffix], content, gzip.compress(content, mtime=0))
+
+    def response(self, request: Request, headers: dict[str, str]) -> Response:
+        headers = headers | {"vary": "accept-encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            compressed = headers | {"content-encoding": "gzip"}
+            return Response(self.compressed, media_type=self.media_type, headers=compressed)
+        return Response(self.content, media_type=self.media_type, headers=headers)
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page's files by name.
+
+    `version` is a hash of them all and stands in their addresses, which so may be kept for ever. The modules import one
+    another by relative addresses and stay within a version: no browser ever runs a mixture of two.
+    """
+
+    files: dict[str, PageFile]
+    version: str
+
+    @classmethod
+    def read(cls, directory: Path = DIRECTORY) -> "Page":
+        content = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in MEDIA_TYPES}
+        version = hashlib.sha256(b"".join(name.encode() + data for name, data in content.items())).hexdigest()[:12]
+        content[INDEX] = content[INDEX].replace(b'"page/', f'"page/{version}/'.encode())
+        return cls({name: PageFile.of(name, data) for name, data in content.items()}, version)
+
+
+def router(service: SearchService) -> APIRouter:
+    """The page. It needs no key: it holds nothing of the index, and asks the user for one where its searches do."""
+    routes = APIRouter(include_in_schema=False)
+    page = Page.read()
+
+    @routes.api_route("/", methods=["GET", "HEAD"])
+    async def index(request: Request) -> Response:
+        # The one address without a version: asked for each time, and answered in full only where it has changed.
+        # A weak tag: it is the same for the compressed page.
+        headers = {"cache-control": "no-cache", "etag": f'W/"{page.version}"'}
+        if f'"{page.version}"' in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return page.files[INDEX].response(request, headers)
+
+    @routes.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
+    async def file(request: Request, version: str, name: str) -> Response:
+        # Replicas of two releases may run at once: one that is asked for the other's files has none that fit.
+        if version != page.version or name not in page.files or name == INDEX:
+            raise HTTPException(404, "This version of the page has no such file. Reload the page.")
+        return page.files[name].response(request, {"cache-control": LASTING})
+
+    return routes

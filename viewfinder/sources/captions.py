@@ -1,0 +1,252 @@
+"""Captions files: what people say of their pictures, looked up for each listed object.
+
+A file is JSON `{path: text}`, or JSONL, CSV or Parquet with the columns `key`, `caption`, `tags` and any others, which
+become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that order. Keys compare
+in Unicode's NFC form: macOS writes file names in another than most people type.
+"""
+
+import hashlib
+import json
+import logging
+import posixpath
+import sqlite3
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Self
+
+from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, display_key, file_path, s3_parts
+from viewfinder.sources.tables import csv_rows, json_kind, jsonl_rows, parquet_rows, parse_json
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (".json", ".jsonl", ".csv", ".parquet")
+TAG_SEPARATOR = ";"  # within the one cell that a CSV file has for tags
+
+# A whole JSON document must be parsed in memory; the other formats are read row by row.
+MAX_JSON_BYTES = 512 * 1024**2
+_LOOKED_UP = 250  # objects a query; SQLite takes a limited number of values, and each object has up to three keys
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRecord:
+    """All that a captions file says of one object."""
+
+    caption: str | None
+    tags: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The one spelling of the record."""
+        record = {"caption": self.caption, "tags": list(self.tags), "meta": dict(self.meta)}
+        return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        record = json.loads(text)
+        return cls(record["caption"], tuple(record["tags"]), record["meta"])
+
+    @property
+    def caption_hash(self) -> str:
+        """Changes with anything in the record, not with its key."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+
+
+class Captions:
+    """A captions file in a temporary database, so that a hundred million records need no memory. Close it after use."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.duplicates = 0
+        self._base = _place(uri).rpartition("/")[0] + "/"
+        self._file = tempfile.NamedTemporaryFile(prefix="viewfinder-captions-", suffix=".sqlite")  # noqa: SIM115
+        self._database = sqlite3.connect(self._file.name)
+        # Losing it to a crash costs nothing.
+        self._database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
+        self._database.execute("CREATE TABLE captions (key TEXT, record TEXT, used INTEGER DEFAULT 0)")
+
+    @classmethod
+    def load(cls, uri: str, objects: Objects) -> Self:
+        """Read the file at `uri`. Raises `ConfigurationError` naming the file, the line and what was expected there."""
+        uri = _readable(uri)
+        try:
+            file = objects.open(uri)
+        except ObjectError as error:
+            raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
+        captions = cls(uri)
+        try:
+            with file:
+                captions._fill(_rows(uri, file, captions._count_repeated))
+        except ConfigurationError as error:
+            captions.close()
+            raise ConfigurationError(f"--captions: {error}") from error
+        except BaseException:
+            captions.close()
+            raise
+        if captions.duplicates:
+            logger.warning("%d keys of %s stand there more than once; the last one counts", captions.duplicates, uri)
+        return captions
+
+    def find(self, info: ObjectInfo) -> CaptionRecord | None:
+        """The record of one object, if there is one."""
+        return self.find_many([info])[0]
+
+    def find_many(self, infos: Sequence[ObjectInfo]) -> list[CaptionRecord | None]:
+        """The record of each object, None where the file has none."""
+        found: list[CaptionRecord | None] = []
+        for start in range(0, len(infos), _LOOKED_UP):
+            keys = [self._keys(info) for info in infos[start : start + _LOOKED_UP]]
+            records = self._records({key for candidates in keys for key in candidates})
+            used = [next((key for key in candidates if key in records), None) for candidates in keys]
+            found += [None if key is None else CaptionRecord.from_json(records[key]) for key in used]
+            self._database.executemany(
+                "UPDATE captions SET used = 1 WHERE key = ?", [(key,) for key in used if key is not None]
+            )
+        return found
+
+    def matched(self) -> int:
+        """How many records an object has been found for."""
+        return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 1").fetchone()[0])
+
+    def unmatched(self) -> int:
+        """How many records no object has been found for."""
+        return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 0").fetchone()[0])
+
+    def close(self) -> None:
+        self._database.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _count_repeated(self, count: int) -> None:
+        self.duplicates += count
+
+    def _fill(self, rows: Iterable[tuple[str, CaptionRecord]]) -> None:
+        add = "INSERT INTO captions (key, record) VALUES (?, ?)"
+        self._database.executemany(add, ((self._key(key), record.to_json()) for key, record in rows))
+        # An index made afterwards is sorted on disk once; one kept up to date is written all over for each row.
+        self._database.execute("CREATE INDEX by_key ON captions (key)")
+        repeated = "SELECT rowid FROM (SELECT rowid, lead(key) OVER (ORDER BY key, rowid) = key AS again FROM captions)"
+        deleted = self._database.execute(f"DELETE FROM captions WHERE rowid IN ({repeated} WHERE again)")
+        self.duplicates += deleted.rowcount
+        self._database.commit()
+
+    def _key(self, key: str) -> str:
+        """A key as the file has it, in the one spelling that `_keys` looks up."""
+        if key.startswith("file://"):
+            key = _place(canonical_uri(key))
+        elif "://" not in key:
+            key = key.removeprefix("./")
+        return _nfc(key)
+
+    def _keys(self, info: ObjectInfo) -> list[str]:
+        place = _place(info.uri)
+        keys = [place, info.key]
+        if place.startswith(self._base):
+            keys.append(place.removeprefix(self._base))
+        elif place.partition("/")[0] == self._base.partition("/")[0] and _bucket(place) == _bucket(self._base):
+            keys.append(posixpath.relpath(place, self._base))  # ../images/1.jpg
+        return [_nfc(key) for key in keys]
+
+    def _records(self, keys: Iterable[str]) -> dict[str, str]:
+        wanted = list(keys)
+        marks = ",".join("?" * len(wanted))
+        query = f"SELECT key, record FROM captions WHERE key IN ({marks})"
+        return dict(self._database.execute(query, wanted).fetchall())
+
+
+def check_captions(uri: str, objects: Objects) -> None:
+    """Whether there is such a file, unread; raises `ConfigurationError` where there is none."""
+    uri = _readable(uri)
+    try:
+        objects.stat(uri)
+    except ObjectError as error:
+        raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
+
+
+def _readable(uri: str) -> str:
+    uri = canonical_uri(uri)
+    if not uri.lower().endswith(FORMATS):
+        raise ConfigurationError(f"--captions: {uri!r} has none of the endings {', '.join(FORMATS)}.")
+    return uri
+
+
+def _place(uri: str) -> str:
+    """A URI as keys are written: local files by their plain path."""
+    return display_key(file_path(uri)) if uri.startswith("file://") else uri
+
+
+def _bucket(place: str) -> str:
+    return s3_parts(place)[0] if place.startswith("s3://") else ""
+
+
+def _nfc(key: str) -> str:
+    return unicodedata.normalize("NFC", key)
+
+
+def _rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
+    suffix = uri.lower().rpartition(".")[2]
+    if suffix == "json":
+        yield from _json_rows(uri, file, count_repeated)
+        return
+    read, unit = {"jsonl": (jsonl_rows, "line"), "csv": (csv_rows, "line"), "parquet": (parquet_rows, "row")}[suffix]
+    for number, row in read(uri, file):
+        place = f"{uri!r} {unit} {number}"
+        if suffix == "csv" and "tags" in row:
+            row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
+        key = row.pop("key", None)
+        if not isinstance(key, str) or not key:
+            raise ConfigurationError(
+                f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
+                f"it has {', '.join(sorted(row)) or 'nothing'}."
+            )
+        yield _encodable(key, place), _record(row, place)
+
+
+def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
+    content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ConfigurationError(f"{uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{uri!r} line {line} is not UTF-8 text: {error.reason}.") from error
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        count_repeated(len(pairs) - len(dict(pairs)))
+        return dict(pairs)
+
+    document = parse_json(text, repr(uri), unique)
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{uri!r} holds a JSON {json_kind(document)}; expected an object {{path: text}}.")
+    for key, value in document.items():
+        place = f"{uri!r} at key {key!r}"
+        yield _encodable(key, place), _record(value if isinstance(value, dict) else {"caption": value}, place)
+
+
+def _record(row: dict[str, Any], place: str) -> CaptionRecord:
+    caption, tags = row.pop("caption", None), row.pop("tags", None) or []
+    if caption is not None and not isinstance(caption, str):
+        raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a text.")
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ConfigurationError(f"{place}: `tags` must be a list of texts, not {tags!r}.")
+    # A field that is null says as little as one that is absent.
+    meta = {name: value for name, value in row.items() if value is not None}
+    record = CaptionRecord((caption or "").strip() or None, tuple(tags), meta)
+    _encodable(record.to_json(), place)
+    return record
+
+
+def _encodable(text: str, place: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{place} holds half a character ({text[error.start]!r}).") from error
+    return text

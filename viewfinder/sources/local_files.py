@@ -1,0 +1,161 @@
+"""Local files behind `viewfinder.sources.objects`: nothing here blocks on a pipe, a device or a loop of links."""
+
+import difflib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from viewfinder.errors import ObjectError, SourceError
+from viewfinder.sources.objects import ObjectInfo, display_key, file_path, file_uri
+
+_REASONS = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.ENAMETOOLONG: "not_found",
+    errno.ELOOP: "not_found",
+    errno.EACCES: "access_denied",
+    errno.EPERM: "access_denied",
+    errno.ENXIO: "not_a_file",  # a socket
+}
+
+
+class LocalObjects:
+    """Files of this machine, by `file://` URI. The ETag is made of size and modification time, not of the content."""
+
+    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+        try:
+            with self.open(uri) as file:
+                before = os.fstat(file.fileno())
+                if etag and _etag(before) != etag:
+                    raise ObjectError("changed", f"{uri!r} changed since it was listed.")
+                if before.st_size > max_bytes:
+                    raise ObjectError(
+                        "too_many_bytes", f"{uri!r} has {before.st_size} bytes, more than {max_bytes}.", permanent=True
+                    )
+                data = file.read(before.st_size + 1)
+                if len(data) != before.st_size or _etag(os.fstat(file.fileno())) != _etag(before):
+                    raise ObjectError("changed", f"{uri!r} changed while it was read.")
+        except OSError as error:
+            raise _object_error(uri, error) from error
+        return data, _etag(before)
+
+    def open(self, uri: str) -> BinaryIO:
+        try:
+            # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Regular files ignore it.
+            descriptor = os.open(file_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise _object_error(uri, error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ObjectError("not_a_file", f"{uri!r} is no regular file.")
+        return os.fdopen(descriptor, "rb")
+
+    def write(self, uri: str, path: Path) -> None:
+        target = Path(file_path(uri))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise _object_error(uri, error) from error
+
+    def stat(self, uri: str) -> ObjectInfo:
+        try:
+            status = os.stat(file_path(uri))  # noqa: PTH116 - a path may be no valid Unicode
+        except OSError as error:
+            raise _object_error(uri, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectError("not_a_file", f"{uri!r} is no regular file.")
+        return _info(file_path(uri), status)
+
+    def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
+        path = file_path(source)
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            if stat.S_ISDIR(status.st_mode):
+                yield from _walk(_entries(path), _inodes_above(path))
+            elif stat.S_ISREG(status.st_mode):
+                yield _info(path, status)
+            else:
+                raise SourceError(f"The source {source!r} is neither a directory nor a regular file.")
+        except OSError as error:
+            raise _source_error(source, error) from error
+
+    def check(self, source: str) -> None:
+        found = next(self.list(source), None)
+        if found is None:
+            raise SourceError(
+                f"There are no files under {source!r} (names that begin with a dot do not count). "
+                "Name another directory, or put images there."
+            )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _walk(entries: Iterable[os.DirEntry[str]], above: frozenset[tuple[int, int]]) -> Iterator[ObjectInfo]:
+    for entry in entries:
+        try:
+            status = entry.stat()
+            if stat.S_ISREG(status.st_mode):
+                yield _info(entry.path, status)
+                continue
+            inode = (status.st_dev, status.st_ino)
+            below = _entries(entry.path) if stat.S_ISDIR(status.st_mode) and inode not in above else []
+        except OSError as error:
+            # Deleted meanwhile, or a link to nothing: the listing is true without it.
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                continue
+            raise
+        yield from _walk(below, above | {inode})
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    # Sorted, and walked depth first: the same tree gives the same order, which `--limit` relies on.
+    with os.scandir(directory) as entries:
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _inodes_above(path: str) -> frozenset[tuple[int, int]]:
+    # All directories up to the root, so that a link's treatment does not depend on where a listing began.
+    found = set()
+    while True:
+        status = os.stat(path)  # noqa: PTH116
+        found.add((status.st_dev, status.st_ino))
+        parent = os.path.dirname(path)  # noqa: PTH120
+        if parent == path:
+            return frozenset(found)
+        path = parent
+
+
+def _info(path: str, status: os.stat_result) -> ObjectInfo:
+    modified = datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return ObjectInfo(file_uri(path), "", display_key(path), status.st_size, _etag(status), modified)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _object_error(uri: str, error: OSError) -> ObjectError:
+    reason = _REASONS.get(error.errno or 0, "unavailable")
+    return ObjectError(reason, f"Could not read {uri!r}: {error.strerror or error}.")
+
+
+def _source_error(source: str, error: OSError) -> SourceError:
+    path = file_path(source)
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        # A directory below may be the one that fails: a listing without it would be a partial one.
+        where = display_key(os.fsdecode(error.filename)) if error.filename else display_key(path)
+        return SourceError(f"Cannot list {source!r}: {error.strerror} at {where!r}. Nothing was left out silently.")
+    parent, name = os.path.split(path)
+    try:
+        near = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)  # noqa: PTH208
+    except OSError:
+        near = []
+    hint = f" Near it: {', '.join(repr(display_key(os.path.join(parent, one))) for one in near)}." if near else ""  # noqa: PTH118
+    return SourceError(f"There is no file or directory {display_key(path)!r}.{hint}")

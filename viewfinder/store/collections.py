@@ -1,0 +1,256 @@
+"""The life of collections: made, promoted behind the alias, described, waited for, dropped."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from qdrant_client import models
+
+from viewfinder.store.schema import (
+    PAYLOAD_INDEXES,
+    Collection,
+    CollectionMetadata,
+    State,
+    build_number,
+    caption_index,
+    collection_name,
+    vectors_config,
+)
+from viewfinder.store.connection import Connection
+from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError, StoreUnavailableError
+from viewfinder.settings import Quantization
+
+RANKS_TEXT = (1, 20)  # the first server that ranks a text index by BM25
+HAS_4BIT = (1, 18)  # the first server with TurboQuant
+
+
+class Catalog(Connection):
+    """The collections of all indexes, and the aliases that say which are live."""
+
+    def live(self, index: str) -> Collection | None:
+        """The collection that the alias `index` names; None where there is no such alias."""
+        while (name := self._alias(index)) is not None:
+            try:
+                return self._describe(index, name)
+            except CollectionMissingError:
+                if self._alias(index) == name:
+                    raise
+                # The alias moved on between the two requests, and the old collection is gone already.
+        return None
+
+    def collections(self, index: str) -> list[Collection]:
+        """All collections of `index` by build, whatever their state."""
+        found = []
+        for each in self._call("get_collections").collections:
+            if build_number(index, each.name) is not None:
+                try:
+                    found.append(self._describe(index, each.name))
+                except CollectionMissingError:
+                    continue  # dropped by another program since the listing
+        return sorted(found, key=lambda collection: collection.build)
+
+    def described(self, collection: Collection) -> Collection:
+        """The collection with its metadata as they are now; `CollectionMissingError` where it is gone."""
+        return self._describe(collection.index, collection.name)
+
+    def open(
+        self, index: str, model_name: str, model_spec: Mapping[str, Any], fingerprint: str, dimension: int
+    ) -> Collection:
+        """The live collection of `index`, made and promoted where there is none.
+
+        Raises `ModelMismatchError` where another model made the live one.
+        """
+        live = self.live(index)
+        if live is None:
+            self._refuse_plain_collection(index)
+            known = self.collections(index)
+            # One that another program has just made, or has left behind in a crash before its promotion, is taken over.
+            # The build follows from the same look: programs that see none all make number 1, and so the same one.
+            same = [each.name for each in known if each.metadata.fingerprint == fingerprint]
+            following = collection_name(index, model_name, fingerprint, _following(each.build for each in known))
+            name = same[-1] if same else following
+            made = self._make(index, name, model_name, model_spec, fingerprint, dimension, "building")
+            self.promote(index, made.name)
+            live = self.live(index) or made
+        theirs = live.metadata
+        if theirs.fingerprint != fingerprint:
+            raise ModelMismatchError(
+                f"Index {index!r} was made by model {theirs.model_name!r} (fingerprint {theirs.fingerprint}), but the "
+                f"model in hand is {model_name!r} (fingerprint {fingerprint}). To change the model run "
+                "jobs/reindex.py; to go on with the live one pass its name as --model, or no --model at all."
+            )
+        return live
+
+    def create(
+        self,
+        index: str,
+        model_name: str,
+        model_spec: Mapping[str, Any],
+        fingerprint: str,
+        dimension: int,
+        state: State = "building",
+    ) -> Collection:
+        """A new collection beside those there are, with all its payload indexes and without data."""
+        builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
+        name = collection_name(index, model_name, fingerprint, _following(builds))
+        return self._make(index, name, model_name, model_spec, fingerprint, dimension, state)
+
+    def promote(self, index: str, name: str) -> None:
+        """Let the alias `index` name the collection `name`, in one step, whatever it named before."""
+        # Qdrant applies alias actions one by one and takes none back: so one action, and only when it can succeed.
+        if not self._call("collection_exists", collection_name=name):
+            raise CollectionMissingError(
+                f"Collection {name!r} cannot become the live one of {index!r}: it does not exist."
+            )
+        self._refuse_plain_collection(index)
+        create = models.CreateAlias(alias_name=index, collection_name=name)
+        self._call(
+            "update_collection_aliases", change_aliases_operations=[models.CreateAliasOperation(create_alias=create)]
+        )
+        self.update_metadata(name, state="live")
+
+    def update_metadata(self, name: str, **changes: Any) -> None:
+        """Replace fields of a collection's metadata; the others stay."""
+        unknown = changes.keys() - CollectionMetadata.__dataclass_fields__.keys()
+        if unknown:
+            raise ValueError(f"no metadata fields {sorted(unknown)}")
+        # Qdrant merges top-level keys itself, so that two programs that change different fields lose nothing.
+        self._call("update_collection", collection_name=name, metadata=changes)
+
+    def drop(self, name: str) -> None:
+        """Delete a collection with all its points; nothing happens where it is gone already."""
+        self._call("delete_collection", collection_name=name)
+
+    def index_field(self, collection: Collection, field: str, kind: str) -> None:
+        """Make a field of the captions file (`meta.NAME`) fast to filter by; `kind` as in `viewfinder.store.fields`."""
+        schema = models.PayloadSchemaType(kind)
+        self._call(
+            "create_payload_index", collection_name=collection.name, field_name=field, field_schema=schema, wait=True
+        )
+
+    def wait_ready(
+        self,
+        collection: Collection,
+        expected_count: int | None,
+        timeout_s: float,
+        progress: Callable[[str], None] | None = None,
+        *,
+        poll_s: float = 1.0,
+        polls: int = 3,
+    ) -> None:
+        """Return once `polls` looks in a row find the exact count, status green, an empty queue and idle optimizers.
+
+        Raises `StoreError` saying what is still missing after `timeout_s`.
+        """
+        clock, sleep = self._retry.clock, self._retry.sleep
+        deadline = clock() + timeout_s
+        stable = 0
+        while True:
+            missing = self._unready(collection, expected_count)
+            stable = 0 if missing else stable + 1
+            if stable >= polls:
+                return
+            if progress is not None:
+                progress(missing or f"ready, seen {stable} of {polls} times")
+            if clock() + poll_s > deadline:
+                raise StoreError(
+                    f"Collection {collection.name!r} is not ready after {timeout_s:g} s: {missing or 'not stable yet'}."
+                )
+            sleep(poll_s)
+
+    def _make(
+        self,
+        index: str,
+        name: str,
+        model_name: str,
+        model_spec: Mapping[str, Any],
+        fingerprint: str,
+        dimension: int,
+        state: State,
+    ) -> Collection:
+        """The collection `name` of `index`, made or found made; its payload indexes are there before any data."""
+        metadata = CollectionMetadata(
+            index=index,
+            fingerprint=fingerprint,
+            model={**model_spec, "name": model_name},
+            dimension=dimension,
+            state=state,
+            created_at=_now(),
+        )
+        quantization = self._quantization()
+        try:
+            self._call(
+                "create_collection",
+                collection_name=name,
+                vectors_config=vectors_config(dimension, quantization),
+                metadata=metadata.as_payload(),
+            )
+        except StoreUnavailableError:
+            raise
+        except StoreError:  # another program was first, a lost answer was asked for again, or it is a real refusal
+            if not self._call("collection_exists", collection_name=name):
+                raise
+        self._create_indexes(name)
+        return self._describe(index, name)
+
+    def _quantization(self) -> Quantization:
+        """How new collections hold their vectors; raises `StoreError` where the server cannot."""
+        wanted = self.address.quantization
+        version = self._server_version()
+        if version is None:
+            return "none"  # the embedded store compares float32, whatever is asked of it
+        if wanted == "4bit" and version < HAS_4BIT:
+            raise StoreError(
+                f"{self.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. Upgrade "
+                f"Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
+            )
+        return wanted
+
+    def _alias(self, index: str) -> str | None:
+        aliases = self._call("get_aliases").aliases
+        return next((each.collection_name for each in aliases if each.alias_name == index), None)
+
+    def _describe(self, index: str, name: str) -> Collection:
+        info = self._call("get_collection", collection_name=name)
+        metadata = CollectionMetadata.parse(name, info.config.metadata)
+        return Collection(name, index, build_number(index, name) or 0, metadata)
+
+    def _refuse_plain_collection(self, index: str) -> None:
+        if any(each.name == index for each in self._call("get_collections").collections):
+            raise StoreError(
+                f"{self.address} has a collection named {index!r}, so no index can have that name. "
+                "Choose another with --index or VIEWFINDER_INDEX, or remove that collection."
+            )
+
+    def _create_indexes(self, name: str) -> None:
+        version = self._server_version()
+        ranked = version is None or version >= RANKS_TEXT
+        for field, schema in {**PAYLOAD_INDEXES, "caption": caption_index(ranked=ranked)}.items():
+            self._call("create_payload_index", collection_name=name, field_name=field, field_schema=schema, wait=True)
+
+    def _unready(self, collection: Collection, expected_count: int | None) -> str | None:
+        """What a collection still lacks, or None."""
+        count = self._call("count", collection_name=collection.name, exact=True).count
+        if expected_count is not None and count != expected_count:
+            return f"{count:,} of {expected_count:,} points"
+        info = self._call("get_collection", collection_name=collection.name)
+        if info.status != models.CollectionStatus.GREEN:
+            return f"status {info.status.value}"
+        if info.update_queue is not None and (info.update_queue.length or info.update_queue.deferred_points):
+            return f"{info.update_queue.length:,} updates in the queue"
+        running = self._optimizations(collection)
+        return f"{running} optimizations running or queued" if running else None
+
+    def _optimizations(self, collection: Collection) -> int:
+        if self.address.url is None:
+            return 0  # the embedded store has no optimizers
+        answer = self._call("get_optimizations", collection_name=collection.name)
+        return len(answer.running) + int(answer.summary.queued_optimizations)
+
+
+def _following(builds: Iterable[int]) -> int:
+    return max(builds, default=0) + 1
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,226 @@
+"""Points of a collection: written in columns, described for a rerun, gone through."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from qdrant_client import models
+
+from viewfinder.store.records import Mask, PointBatch, PointState, Record, Vectors
+from viewfinder.store.schema import Collection, VectorName
+from viewfinder.store.connection import Connection
+from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
+from viewfinder.store.filters import parse_filter
+
+PAGE = 1000
+
+
+class Points(Connection):
+    """What is done to points, always by the physical collection and never by the alias."""
+
+    def upsert(self, collection: Collection, batch: PointBatch, *, wait: bool) -> None:
+        """Write whole points: what an earlier point of the same id held, vectors too, is gone.
+
+        `wait=False` returns once Qdrant has taken the points down; `wait=True` once they are applied, or once Qdrant
+        says that this takes longer, which is no failure either.
+        """
+        for part in batch.slices(self._client.max_batch):
+            for names, rows in part.by_signature():
+                vectors: dict[str, Any] = {name: _rows(part.vectors(name), rows) for name in names}
+                flags = {"has_image": "image" in names, "has_caption": "caption" in names}
+                points = models.Batch(
+                    ids=[part.ids[row] for row in rows],
+                    vectors=vectors,
+                    payloads=[{**part.payloads[row], **flags} for row in rows],
+                )
+                self._call("upsert", collection_name=collection.name, points=points, wait=wait)
+
+    def update_captions(
+        self,
+        collection: Collection,
+        ids: Sequence[str],
+        payloads: Sequence[Mapping[str, Any]],
+        vectors: Vectors | None = None,
+        present: Mask | None = None,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Change captions alone; image vectors and other payload fields stay, points that are gone are left out.
+
+        `vectors` are float32 [N, D]; where `present` (bool [N]) is False the caption vector is removed. In `payloads`
+        None removes a field.
+        """
+        rows = np.full(len(ids), vectors is not None) if present is None else present
+        self._update(collection, "caption", ids, payloads, vectors, rows, wait)
+
+    def update_images(
+        self,
+        collection: Collection,
+        ids: Sequence[str],
+        payloads: Sequence[Mapping[str, Any]],
+        vectors: Vectors,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Change pictures alone, float32 [N, D]; captions and other payload fields stay, as in `update_captions`."""
+        self._update(collection, "image", ids, payloads, vectors, np.full(len(ids), True), wait)
+
+    def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
+        """Note further sources in which points have been found."""
+        states = self.states(collection, list(sources))
+        self._set_sources(collection, {each: {*states[each].sources, *sources[each]} for each in states}, before=states)
+
+    def remove_source(self, collection: Collection, ids: Sequence[str], source: str) -> list[str]:
+        """Take `source` from these points; the ids of those left without any, which a prune deletes."""
+        states = self.states(collection, ids)
+        left = {each: set(state.sources) - {source} for each, state in states.items()}
+        self._set_sources(collection, left, before=states)
+        return [each for each, sources in left.items() if not sources]
+
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        """Delete points, those that exist."""
+        for page in _pages(ids):
+            self._call(
+                "delete", collection_name=collection.name, points_selector=models.PointIdsList(points=page), wait=True
+            )
+
+    def states(self, collection: Collection, ids: Sequence[str]) -> dict[str, PointState]:
+        """What is known of those of `ids` that exist; asked for 1,000 at a time, without vectors."""
+        states: dict[str, PointState] = {}
+        for page in _pages(ids):
+            records = self._call(
+                "retrieve", collection_name=collection.name, ids=page, with_payload=_STATE_FIELDS, with_vectors=False
+            )
+            states |= {str(record.id): _state(record.payload or {}) for record in records}
+        return states
+
+    def iterate(
+        self, collection: Collection, filter: Mapping[str, Any] | None = None, fields: Sequence[str] | None = None
+    ) -> Iterator[Record]:
+        """All points that `filter` lets through, by id, with the payload fields named or all of them."""
+        condition, offset = parse_filter(filter), None
+        while True:
+            records, offset = self._call(
+                "scroll",
+                collection_name=collection.name,
+                scroll_filter=condition,
+                limit=PAGE,
+                offset=offset,
+                with_payload=True if fields is None else list(fields),
+            )
+            yield from (Record(str(record.id), record.payload or {}) for record in records)
+            if offset is None:
+                return
+
+    def count(self, collection: Collection, filter: Mapping[str, Any] | None = None) -> int:
+        """How many points there are, exactly."""
+        answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=True)
+        return int(answer.count)
+
+    def _update(
+        self,
+        collection: Collection,
+        name: VectorName,
+        ids: Sequence[str],
+        payloads: Sequence[Mapping[str, Any]],
+        vectors: Vectors | None,
+        rows: Mask,
+        wait: bool,
+    ) -> None:
+        if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
+            raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
+        size = self._client.max_batch or PAGE
+        for start in range(0, len(ids), size):
+            chosen = list(range(start, min(start + size, len(ids))))
+            try:
+                self._change(collection, _changes(name, ids, payloads, vectors, rows, chosen), wait)
+            except (CollectionMissingError, StoreUnavailableError):
+                raise
+            except StoreError:
+                # Qdrant refuses to update the vector of a point that was deleted meanwhile.
+                kept = self.states(collection, [ids[row] for row in chosen])
+                still = [row for row in chosen if ids[row] in kept]
+                if len(still) == len(chosen):
+                    raise
+                if still:
+                    self._change(collection, _changes(name, ids, payloads, vectors, rows, still), wait)
+
+    def _change(self, collection: Collection, operations: list[Any], wait: bool) -> None:
+        self._call("batch_update_points", collection_name=collection.name, update_operations=operations, wait=wait)
+
+    def _set_sources(
+        self, collection: Collection, sources: Mapping[str, set[str]], before: Mapping[str, PointState]
+    ) -> None:
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for each, wanted in sources.items():
+            if wanted != set(before[each].sources):
+                groups[tuple(sorted(wanted))].append(each)
+        for wanted_sources, ids in groups.items():
+            for page in _pages(ids):
+                self._call(
+                    "set_payload",
+                    collection_name=collection.name,
+                    payload={"sources": list(wanted_sources)},
+                    points=_existing(page),
+                    wait=True,
+                )
+
+
+_STATE_FIELDS = ["etag", "caption_hash", "sources", "has_image", "has_caption"]
+
+
+def _state(payload: Mapping[str, Any]) -> PointState:
+    return PointState(
+        etag=str(payload.get("etag") or ""),
+        caption_hash=str(payload.get("caption_hash") or ""),
+        sources=tuple(payload.get("sources") or ()),
+        has_image=bool(payload.get("has_image")),
+        has_caption=bool(payload.get("has_caption")),
+    )
+
+
+def _changes(
+    name: VectorName,
+    ids: Sequence[str],
+    payloads: Sequence[Mapping[str, Any]],
+    vectors: Vectors | None,
+    present: Mask,
+    rows: list[int],
+) -> list[Any]:
+    """Operations that change one kind of vector and its payload in some rows, for one request.
+
+    Payloads come after vectors: a crash between them leaves the old hash, and the next run does both again.
+    """
+    operations: list[Any] = []
+    written = [row for row in rows if present[row]]
+    if written:
+        points = [
+            models.PointVectors(id=ids[row], vector={name: vector})
+            for row, vector in zip(written, _rows(vectors, written), strict=True)
+        ]
+        operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points)))
+    removed = [ids[row] for row in rows if not present[row]]
+    if removed:
+        delete = models.DeleteVectors(filter=_existing(removed), vector=[name])
+        operations.append(models.DeleteVectorsOperation(delete_vectors=delete))
+    for row in rows:
+        change = models.SetPayload(
+            payload={**payloads[row], f"has_{name}": bool(present[row])}, filter=_existing([ids[row]])
+        )
+        operations.append(models.SetPayloadOperation(set_payload=change))
+    return operations
+
+
+def _existing(ids: Sequence[str]) -> models.Filter:
+    """Those of `ids` that exist, where a list of ids would be refused for a single one that does not."""
+    return models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+
+
+def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
+    made: list[list[float]] = np.asarray(vectors, dtype=np.float32)[rows].tolist()
+    return made
+
+
+def _pages(ids: Sequence[str]) -> list[list[Any]]:
+    return [list(ids[start : start + PAGE]) for start in range(0, len(ids), PAGE)]

@@ -1,0 +1,129 @@
+"""What goes into a collection and what comes out: batches, states, records and hits."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from viewfinder.store.schema import VECTOR_NAMES, VectorName
+
+Vectors = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+_POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_point_id(text: str) -> bool:
+    """Whether an id has the one form that ids of points have; any other is nobody's, and Qdrant need not be asked."""
+    return _POINT_ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class PointState:
+    """What a job must know of a point to leave it alone."""
+
+    etag: str
+    caption_hash: str
+    sources: tuple[str, ...]
+    has_image: bool
+    has_caption: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """A point without its vectors."""
+
+    id: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score."""
+
+    id: str
+    score: float
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that share one value of a payload field, best first."""
+
+    value: str | int
+    hits: Sequence[Hit]
+
+
+@dataclass(frozen=True)
+class PointBatch:
+    """Points to write, in columns: N ids and payloads, and float32 [N, D] vectors of either kind.
+
+    Without its mask (bool [N]) a column of vectors is complete; where the mask is False the row is not looked at.
+    Raises `ValueError` where the columns do not fit, a vector is not finite, or a point would have no vector.
+    """
+
+    ids: Sequence[str]
+    payloads: Sequence[Mapping[str, Any]]
+    image: Vectors | None = None
+    caption: Vectors | None = None
+    has_image: Mask | None = None
+    has_caption: Mask | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.ids)
+        if len(self.payloads) != count:
+            raise ValueError(f"{count} ids, but {len(self.payloads)} payloads")
+        for name in VECTOR_NAMES:
+            vectors, rows = self.vectors(name), self.rows(name)
+            if len(rows) != count or (vectors is not None and (vectors.ndim != 2 or len(vectors) != count)):
+                shape = None if vectors is None else vectors.shape
+                raise ValueError(f"{count} ids, but {name} vectors of shape {shape} and a mask of {len(rows)}")
+            if vectors is None and rows.any():
+                raise ValueError(f"the mask asks for {name} vectors, but none are given")
+            if vectors is not None and not np.isfinite(vectors[rows]).all():
+                bad = [self.ids[row] for row in np.flatnonzero(rows & ~np.isfinite(vectors).all(axis=1)).tolist()]
+                raise ValueError(f"{name} vectors that are not finite, of points {bad[:3]}")
+        bare = np.flatnonzero(~(self.rows("image") | self.rows("caption"))).tolist()
+        if bare:
+            raise ValueError(f"points without any vector: {[self.ids[row] for row in bare[:3]]}")
+
+    def vectors(self, name: VectorName) -> Vectors | None:
+        """The column of one kind."""
+        return self.image if name == "image" else self.caption
+
+    def rows(self, name: VectorName) -> Mask:
+        """Which points have a vector of one kind, bool [N]."""
+        mask = self.has_image if name == "image" else self.has_caption
+        return np.full(len(self.ids), self.vectors(name) is not None) if mask is None else mask
+
+    def slices(self, size: int | None) -> Iterator["PointBatch"]:
+        """The batch in pieces of at most `size` points."""
+        count = len(self.ids)
+        size = size or max(1, count)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            yield PointBatch(
+                self.ids[part],
+                self.payloads[part],
+                **{name: column[part] for name, column in self._columns() if column is not None},
+            )
+
+    def by_signature(self) -> Iterator[tuple[tuple[VectorName, ...], list[int]]]:
+        """Rows that have the same vectors: a columnar request cannot leave single vectors out."""
+        image, caption = self.rows("image"), self.rows("caption")
+        for has_image, has_caption in ((True, True), (True, False), (False, True)):
+            rows = np.flatnonzero((image == has_image) & (caption == has_caption)).tolist()
+            names = tuple(name for name, has in zip(VECTOR_NAMES, (has_image, has_caption), strict=True) if has)
+            if rows:
+                yield names, rows
+
+    def _columns(self) -> list[tuple[str, Any]]:
+        return [
+            ("image", self.image),
+            ("caption", self.caption),
+            ("has_image", self.has_image),
+            ("has_caption", self.has_caption),
+        ]

@@ -1,0 +1,299 @@
+"""Searches: by vector or by words, many in one request; groups, facets, samples, vectors and records of points."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from qdrant_client import models
+
+from viewfinder.store.records import Group, Hit, Record, Vectors, is_point_id
+from viewfinder.store.collections import RANKS_TEXT, Catalog
+from viewfinder.store.schema import Collection, VectorName
+from viewfinder.errors import FilterError, StoreError
+from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
+
+T = TypeVar("T")
+
+_WORD = re.compile(r"[^\W_]")
+_PAGE = 1000
+_VECTOR_PAGE = 200  # 512 numbers are about 10 kB of JSON
+
+# With fewer candidates than 5 to 10 times the hits MMR only reorders; Qdrant itself takes no more than the maximum.
+_CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
+
+# Quantized vectors choose twice as many as are wanted, the originals rank them: without more to choose from rescoring
+# only reorders, without rescoring scores are no cosines. `jobs/evaluate.py` measures what is lost.
+RESCORED = models.QuantizationSearchParams(rescore=True, oversampling=2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One search, by exactly one of `vector` (float32 [D]) and `words`; `ValueError` where its parts do not fit.
+
+    `score_threshold` bounds `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0 chooses
+    among `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): hits then come in the order
+    of choice, and their scores stay cosines. `only` searches nothing but these ids, exactly. `exact` compares with
+    every point instead of following the graph.
+    """
+
+    vector: Vectors | None = None
+    words: str | None = None
+    using: VectorName = "image"
+    limit: int = 10
+    offset: int = 0
+    filter: Mapping[str, Any] | None = None
+    score_threshold: float | None = None
+    diversity: float = 0.0
+    candidates: int | None = None
+    only: Sequence[str] | None = None
+    exclude: Sequence[str] = ()
+    with_payload: bool | Sequence[str] = True
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.vector is None) == (self.words is None):
+            raise ValueError("a search is by a vector or by words, one of them")
+        if self.vector is not None and not (np.ndim(self.vector) == 1 and np.isfinite(self.vector).all()):
+            raise ValueError("a search takes one vector of finite numbers")
+        if self.limit < 1 or self.offset < 0:
+            raise ValueError(f"limit {self.limit} and offset {self.offset}: expected at least 1 and at least 0")
+        if not 0 <= self.diversity <= 1 or (self.diversity and self.vector is None):
+            raise ValueError(f"diversity {self.diversity}: expected 0 to 1, and a vector to search by")
+
+
+class Searches(Catalog):
+    """What is asked of points, always of the physical collection and never of the alias."""
+
+    _ranks_words = False  # of a server, once it is known
+
+    def search_many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
+        """The hits of each search, all in one request: by score, equal ones by id, or as MMR chose them.
+
+        Raises `FilterError`, and `StoreError` where words are asked of a server that does not rank by them.
+        """
+        requests = [self._request(collection, search) for search in searches]
+        asked = [place for place, search in enumerate(searches) if not _is_idle(search)]
+        found: list[list[Hit]] = [[] for _ in searches]
+        if asked:
+            self._check_words([searches[place] for place in asked])
+            chosen = [requests[place] for place in asked]
+            answers = self._call("query_batch_points", collection_name=collection.name, requests=chosen)
+            for place, answer in zip(asked, answers, strict=True):
+                hits = list(map(_hit, answer.points))
+                found[place] = hits if searches[place].diversity else _ranked(hits)
+        return found
+
+    def search(
+        self,
+        collection: Collection,
+        vector: Sequence[float] | Vectors,
+        *,
+        using: VectorName = "image",
+        limit: int,
+        offset: int = 0,
+        filter: Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
+        with_payload: bool | Sequence[str] = True,
+    ) -> list[Hit]:
+        """The nearest points to `vector` (D numbers) by cosine, best first."""
+        search = Search(
+            np.asarray(vector, dtype=np.float32),
+            using=using,
+            limit=limit,
+            offset=offset,
+            filter=filter,
+            score_threshold=score_threshold,
+            with_payload=with_payload,
+        )
+        return self.search_many(collection, [search])[0]
+
+    def search_groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[Group]:
+        """The best `search.limit` groups of points that share a value of `field`, each with its best points.
+
+        A point with several values (tags) stands in several groups, one without any in none. Raises `FilterError` for
+        a field that has no values to group by, `ValueError` for a search with diversity, which Qdrant cannot group.
+        """
+        if search.diversity:
+            raise ValueError("groups are by score: a search with diversity has none")
+        self._with_fields(collection, lambda fields: check_groupable(field, fields))
+        request = self._request(collection, search)
+        if _is_idle(search):
+            return []
+        self._check_words([search])
+        options = {} if request.params is None else {"search_params": request.params}
+        answer = self._call(
+            "query_points_groups",
+            collection_name=collection.name,
+            group_by=field_path(field),
+            query=request.query,
+            using=request.using,
+            query_filter=request.filter,
+            limit=search.limit + search.offset,
+            group_size=group_size,
+            with_payload=request.with_payload,
+            score_threshold=request.score_threshold,
+            **options,
+        )
+        groups = [Group(group.id, _ranked(map(_hit, group.hits))) for group in answer.groups]
+        return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
+
+    def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
+        """The whole payloads of those of `ids` that exist."""
+        found: dict[str, Record] = {}
+        for page in _pages(ids, _PAGE):
+            records = self._call("retrieve", collection_name=collection.name, ids=page, with_payload=True)
+            found |= {str(record.id): Record(str(record.id), record.payload or {}) for record in records}
+        return found
+
+    def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
+        """The unit vectors (float32 [D]) of those of `ids` that exist and have one of this kind."""
+        found: dict[str, Vectors] = {}
+        for page in _pages(ids, _VECTOR_PAGE):
+            records = self._call(
+                "retrieve", collection_name=collection.name, ids=page, with_payload=False, with_vectors=[using]
+            )
+            found |= {str(record.id): _vector(record, using) for record in records if using in (record.vector or {})}
+        return found
+
+    def sample(self, collection: Collection, count: int, using: VectorName = "image") -> Vectors:
+        """Unit vectors of `count` points chosen at random, or of all where there are fewer: float32 [n, D]."""
+        answer = self._call(
+            "query_points",
+            collection_name=collection.name,
+            query=models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=models.Filter(must=[models.HasVectorCondition(has_vector=using)]),
+            limit=count,
+            with_payload=False,
+            with_vectors=[using],
+        )
+        vectors = [_vector(point, using) for point in answer.points]
+        return np.stack(vectors) if vectors else np.empty((0, collection.metadata.dimension), np.float32)
+
+    def sample_records(
+        self, collection: Collection, count: int, filter: Mapping[str, Any] | None = None
+    ) -> list[Record]:
+        """`count` points chosen at random of those that `filter` lets through, or all where there are fewer."""
+        answer = self._call(
+            "query_points",
+            collection_name=collection.name,
+            query=models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=self._condition(collection, filter),
+            limit=count,
+            with_payload=True,
+        )
+        return [Record(str(point.id), point.payload or {}) for point in answer.points]
+
+    def facet(
+        self, collection: Collection, field: str, *, filter: Mapping[str, Any] | None = None, limit: int = 20
+    ) -> list[tuple[str | int | bool, int]]:
+        """The values of `field` that most points have, with the number of points; equal numbers by value.
+
+        On a server the numbers are its own, near the truth while points are being written. Raises `FilterError` for a
+        field that is unknown or whose values are not counted.
+        """
+        self._with_fields(collection, lambda fields: check_countable(field, fields))
+        answer = self._call(
+            "facet",
+            collection_name=collection.name,
+            key=field_path(field),
+            facet_filter=self._condition(collection, filter),
+            limit=limit,
+        )
+        return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
+
+    def _request(self, collection: Collection, search: Search) -> models.QueryRequest:
+        return models.QueryRequest(
+            query=_query(search),
+            using=search.using if search.words is None else "caption",
+            filter=_narrowed(self._condition(collection, search.filter), search),
+            params=self._params(search),
+            limit=search.limit,
+            offset=search.offset,
+            with_payload=search.with_payload if isinstance(search.with_payload, bool) else list(search.with_payload),
+            score_threshold=search.score_threshold,
+        )
+
+    def _params(self, search: Search) -> models.SearchParams | None:
+        # Local mode is always exact, and warns of parameters that it has no use for.
+        if search.vector is None or self.address.url is None:
+            return None
+        # Qdrant compares the original vectors in an exact search, and knows nothing to rescore where none is quantized.
+        exact = search.exact or search.only is not None
+        return models.SearchParams(exact=True) if exact else models.SearchParams(quantization=RESCORED)
+
+    def _condition(self, collection: Collection, expression: Mapping[str, Any] | None) -> models.Filter | None:
+        return self._with_fields(collection, lambda fields: parse_filter(expression, fields))
+
+    def _with_fields(self, collection: Collection, judge: Callable[[Mapping[str, str] | None], T]) -> T:
+        """What `judge` makes of the captions file's known fields; None stands for a collection that names none."""
+        fields = collection.metadata.fields
+        try:
+            return judge(fields or None)
+        except FilterError:
+            # A job may have brought further fields since the collection was looked at: only now is that worth a look.
+            now = self._describe(collection.index, collection.name).metadata.fields
+            if now == fields:
+                raise
+        return judge(now or None)
+
+    def _check_words(self, searches: Sequence[Search]) -> None:
+        if self._ranks_words or all(search.words is None for search in searches):
+            return
+        version = self._server_version()
+        if version is not None and version < RANKS_TEXT:
+            raise StoreError(
+                f"{self.address} has version {version[0]}.{version[1]}, which cannot rank captions by words. Upgrade "
+                f"Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
+            )
+        self._ranks_words = True
+
+
+def _query(search: Search) -> Any:
+    if search.words is not None:
+        # A lone surrogate is no part of a word, and no JSON carries it.
+        return models.TextQuery(text=search.words.encode("utf-8", "replace").decode())
+    vector = np.asarray(search.vector, dtype=np.float32).tolist()
+    if not search.diversity:
+        return models.NearestQuery(nearest=vector)
+    wanted = search.candidates or max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * (search.limit + search.offset))
+    mmr = models.Mmr(diversity=search.diversity, candidates_limit=min(wanted, _MAX_CANDIDATES))
+    return models.NearestQuery(nearest=vector, mmr=mmr)
+
+
+def _narrowed(condition: models.Filter | None, search: Search) -> models.Filter | None:
+    """The condition, and that a point is among `only` and not among `exclude`."""
+    must: list[Any] = [] if condition is None else [condition]
+    must += [] if search.only is None else [models.HasIdCondition(has_id=_known(search.only))]
+    must_not: list[Any] = [models.HasIdCondition(has_id=excluded)] if (excluded := _known(search.exclude)) else []
+    return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
+
+
+def _is_idle(search: Search) -> bool:
+    """Whether a search can find nothing, whatever there is: Qdrant need not be asked, and might refuse."""
+    if search.words is not None and not _WORD.search(search.words):
+        return True
+    return search.only is not None and not _known(search.only)
+
+
+def _hit(point: Any) -> Hit:
+    return Hit(str(point.id), point.score, point.payload or {})
+
+
+def _ranked(hits: Iterable[Hit]) -> list[Hit]:
+    """Best first; Qdrant leaves open which of two equal scores comes first."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+
+
+def _vector(record: Any, using: VectorName) -> Vectors:
+    return np.asarray(record.vector[using], dtype=np.float32)
+
+
+def _known(ids: Iterable[str]) -> list[Any]:
+    return [each for each in ids if is_point_id(each)]
+
+
+def _pages(ids: Sequence[str], size: int) -> list[list[Any]]:
+    known = _known(ids)
+    return [known[start : start + size] for start in range(0, len(known), size)]
