@@ -8,9 +8,9 @@ from benchmarks.harness import Measurement
 from benchmarks.ratio import Ratio, in_turn
 from benchmarks.replica import POINTS, distinct_texts, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from viewfinder.models.encoder import Encoder
 from viewfinder.query.query import Part, Query
 from viewfinder.service.search_service import SearchService
-from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 
 CLIENTS = 32

@@ -70,7 +70,7 @@ class _Server(ThreadingHTTPServer):
         if path == "/received":
             return self.received.total()
         points = _POINTS.fullmatch(path)
-        # Notes of an index (failures, tombstones) are kept: a job reads them back.
+        # Notes of an index (failures, takedowns) are kept: a job reads them back.
         if points and not points[1].endswith("__control") and self.local.collection_exists(points[1]):
             return self._discard(points[1], f"{method} {points[2]}", body)
         operation = find_operation(method, path)

@@ -16,11 +16,11 @@ from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import need_cuda, vit_checkpoint
 from viewfinder.cluster.pipeline import CALLS_OF_A_GPU
-from viewfinder.models.cpu import cpu_cores
 from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Device, Encoder, Vectors
 from viewfinder.images.decoding import Decoded, ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.cpu import cpu_cores
+from viewfinder.models.encoder import Device, Encoder, Vectors
 from viewfinder.settings import Settings
 
 BATCH_SIZE = 256

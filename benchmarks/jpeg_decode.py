@@ -12,8 +12,8 @@ from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import in_turn
 from benchmarks.vit import model_name, vit_checkpoint
 from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Encoder
 from viewfinder.images.decoding import ImageLimits, Preprocess, decode
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 
 WIDTH, HEIGHT = 4000, 3000

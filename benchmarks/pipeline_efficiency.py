@@ -19,18 +19,18 @@ from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from benchmarks.vit import need_cuda, vit_checkpoint
+from viewfinder.cluster.datasink import write_rows
 from viewfinder.cluster.pipeline import COMPARE_BATCH_SIZE
+from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.rows import read_part
-from viewfinder.cluster.datasink import write_rows
 from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
+from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Precision
-from viewfinder.images.decoding import ImageLimits
-from viewfinder.sources.manifest import write_manifest
-from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.settings import Settings
+from viewfinder.sources.manifest import write_manifest
+from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.store import StoreAddress, connect
 
 # For each core. The few are more than are fetched and decoded while the encoder loads its model: that must not count as

@@ -16,15 +16,15 @@ import uvicorn
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
+from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.generation import Follower
 from viewfinder.service.search_service import SearchService
-from viewfinder.store.records import PointBatch
-from viewfinder.store.embedded import open_directory
-from viewfinder.models.encoder import Encoder
-from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import point_id
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 from viewfinder.store import Store, StoreAddress
+from viewfinder.store.embedded import open_directory
+from viewfinder.store.records import PointBatch
 
 INDEX = "pictures"
 POINTS = 100
@@ -88,9 +88,9 @@ def random_vectors(dimension: int) -> NDArray[np.float32]:
 def fill(store: Store, checkpoint: Checkpoint) -> None:
     """A live collection of `POINTS` random vectors, as if this model had made them."""
     spec = asdict(checkpoint.spec)
-    collection = store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+    collection = store.collections.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
     vectors = random_vectors(checkpoint.dimension)
     uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
     payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]
-    store.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
-    store.promote(INDEX, collection.name)
+    store.points.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    store.collections.promote(INDEX, collection.name)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from benchmarks.harness import Measurement
 from benchmarks.replica import POINTS, distinct_texts, listening, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
-from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Hit, Search, Store
 

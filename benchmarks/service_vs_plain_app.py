@@ -11,8 +11,8 @@ from benchmarks.plain_service import plain_app
 from benchmarks.ratio import in_turn
 from benchmarks.replica import POINTS, listening, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from viewfinder.service.http.api import build_api
 from viewfinder.models.encoder import Encoder
+from viewfinder.service.http.api import build_api
 from viewfinder.settings import Settings
 
 CLIENTS = 32

@@ -151,11 +151,11 @@ def _split(settings: Any) -> Any:
     """The application with an encoder of its own deployment: batches form there, across all requests."""
     from ray import serve
 
-    from viewfinder.service.http.api import build_api
-    from viewfinder.service.generation.generation import Follower, Generation
-    from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
-    from viewfinder.service.search_service import SearchService
     from viewfinder.models.encoder import Encoder
+    from viewfinder.service.generation.generation import Follower, Generation
+    from viewfinder.service.http.api import build_api
+    from viewfinder.service.search_service import SearchService
+    from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
     from viewfinder.store import StoreAddress, connect
 
     class RemoteGeneration(Generation):

@@ -113,7 +113,7 @@ def _measure(
 def _swap(clients: Clients, store: Store) -> None:
     """One move of the alias by the job, and the time until every replica has followed."""
     _reindex("--rollback")
-    live = store.live(INDEX)
+    live = store.collections.live(INDEX)
     assert live is not None
     clients.wait_for(partial(_names, live.name), SETTLED)
 
@@ -204,7 +204,7 @@ def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
     hits: dict[tuple[str, str], Hits] = {}
     for _ in MODELS:
         _reindex("--rollback")
-        live = store.live(INDEX)
+        live = store.collections.live(INDEX)
         assert live is not None
         quiet = Clients(url, list(relevant), 4, {"limit": DEPTH})
         with quiet.asking():
@@ -213,7 +213,7 @@ def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
             for text in relevant:
                 answer = quiet.ask_once(client, text)
                 hits[answer.pair[1], text] = [hit["uri"] for hit in _hits(answer)]
-    found = store.collections(INDEX)
+    found = store.collections.all(INDEX)
     return Truth(
         models={each.name: each.metadata.model_name for each in found},
         runs={each.name: frozenset(each.metadata.runs) for each in found},

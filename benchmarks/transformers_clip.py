@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from viewfinder.models.encoder import Encoder
 from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.encoder import Encoder
 
 # What each part of a block is called there.
 _BLOCK = {

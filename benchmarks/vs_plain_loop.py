@@ -17,10 +17,10 @@ from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.job import ROOT, TIMEOUT_S, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.transformers_clip import convert
-from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.cpu import cpu_cores
+from viewfinder.models.encoder import Encoder, Vectors
 
 # For each core. The job decodes while it loads its model: its shorter run must have some left by then, or that would
 # count as speed.

@@ -104,7 +104,7 @@ def _chosen(store: "Store", index: str, names: Sequence[str]) -> "list[Collectio
 
     if not names:
         return [live_of(store, index)]
-    known = {each.name: each for each in store.collections(index)}
+    known = {each.name: each for each in store.collections.all(index)}
     if missing := [name for name in names if name not in known]:
         raise ConfigurationError(
             f"Index {index!r} has no collection {missing[0]!r}. It has: {', '.join(known) or 'none at all'}."
@@ -119,9 +119,9 @@ def _questions(
     import numpy as np
 
     from viewfinder.evaluation.evaluation_set import Question, load
-    from viewfinder.reindexing.verify import shared_captions
-    from viewfinder.models.encoder import Encoder
     from viewfinder.models.checkpoint import locate
+    from viewfinder.models.encoder import Encoder
+    from viewfinder.reindexing.verify import shared_captions
     from viewfinder.sources.objects import ObjectAccess, Objects
 
     if golden is not None:

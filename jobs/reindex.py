@@ -22,12 +22,12 @@ def run(options: ReindexOptions, settings: Settings) -> int:
     """Answer what can be answered at once; all else is `viewfinder.reindexing.workflow`, with Ray."""
     # Ray and the rest take seconds to import; a misspelled flag is told before.
     from viewfinder.cluster import session as cluster
-    from viewfinder.reindexing import operations
-    from viewfinder.indexing import preflight
-    from viewfinder.reindexing.workflow import Reindex
-    from viewfinder.reindexing.report import ReindexReport
     from viewfinder.cluster.executor import ClusterWork
+    from viewfinder.indexing import preflight
+    from viewfinder.reindexing import operations
+    from viewfinder.reindexing.report import ReindexReport
     from viewfinder.reindexing.status import opened
+    from viewfinder.reindexing.workflow import Reindex
 
     reach = preflight.check_target(options.model or settings.model, settings)
     for wanted, operation in (

@@ -10,12 +10,12 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from viewfinder.service.telemetry import access_log
+from viewfinder.errors import ConfigurationError
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import MAX_ARRIVING, capacity, is_loopback
-from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
 from viewfinder.service.search_service import SearchService
-from viewfinder.errors import ConfigurationError
+from viewfinder.service.telemetry import access_log
+from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
 from viewfinder.settings import Settings
 
 # Requests that a replica can refuse at the same moment, itself and in its own words.

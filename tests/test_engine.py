@@ -10,15 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from viewfinder.indexing.rows import table_of
-from viewfinder.cluster.datasink import write_rows
-from viewfinder.indexing.stages import Encode, FetchAndDecode
-from tests.indexing.pictures import fill, picture
 from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
+from tests.indexing.pictures import fill, picture
 from viewfinder import ImageSearchEngine, print_results
-from viewfinder.sources.captions import CaptionRecord
 from viewfinder.client import Group, Hit, SearchResult
-from viewfinder.images.decoder import Decoder
+from viewfinder.cluster.datasink import write_rows
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
@@ -27,10 +23,14 @@ from viewfinder.errors import (
     SourceError,
     UnknownModelError,
 )
+from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits
+from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.stages import Encode, FetchAndDecode
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
 from viewfinder.settings import Settings
+from viewfinder.sources.captions import CaptionRecord
+from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
 
 NAMES = ["a.jpg", "b.jpg", "deep/c d.jpg"]
@@ -64,9 +64,9 @@ def local(tmp_path: Path, tiny_model: str) -> Iterator[Open]:
 def stored(data_dir: Path) -> dict[str, Record]:
     """All points by the name of their file."""
     with open_local(StoreAddress(data_dir=data_dir)) as store:
-        live = store.live("images")
+        live = store.collections.live("images")
         assert live is not None
-        return {record.payload["uri"].rpartition("/")[2]: record for record in store.iterate(live)}
+        return {record.payload["uri"].rpartition("/")[2]: record for record in store.points.iterate(live)}
 
 
 # In this process
@@ -121,7 +121,9 @@ def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, t
         )
         encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
         spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-        collection = store.open("images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+        collection = store.collections.open(
+            "images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
+        )
         write_rows(store, collection, encode(fetch(table_of(rows))), run_id="job", batch_size=8)
         theirs_metadata = collection.metadata
 
@@ -138,7 +140,7 @@ def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, t
         name: record.payload.keys() for name, record in theirs.items()
     }
     with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
-        live = store.live("images")
+        live = store.collections.live("images")
     assert live is not None
     assert (live.name, live.metadata.model) == (collection.name, theirs_metadata.model)
     assert live.metadata.sources == [{"source": source, "include": [], "exclude": []}]

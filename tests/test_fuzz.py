@@ -15,8 +15,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.errors import ConfigurationError, SourceError
+from viewfinder.settings import PREFIX, Settings
+from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import SCHEMA, Patterns, write_manifest
 from viewfinder.sources.objects import (
     ObjectInfo,
@@ -28,7 +29,6 @@ from viewfinder.sources.objects import (
     point_id,
     s3_parts,
 )
-from viewfinder.settings import PREFIX, Settings
 from viewfinder.testing.objects import MemoryObjects
 
 # -- Names ----------------------------------------------------------------------------------------------------------

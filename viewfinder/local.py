@@ -14,23 +14,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from viewfinder.client.requests import Picture, picture_bytes
 from viewfinder.client.results import Hit, SearchResult, Stats
+from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageError, ObjectError, SourceError
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.local_batch import Batch, Item
+from viewfinder.models.checkpoint import Checkpoint, find, locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.settings import Settings
+from viewfinder.sources.captions import CaptionRecord
+from viewfinder.sources.manifest import Patterns, Source
+from viewfinder.sources.objects import (
+    ObjectAccess,
+    ObjectInfo,
+    Objects,
+    canonical_uri,
+    display_key,
+    file_path,
+    point_id,
+)
+from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
 from viewfinder.store.baselines import queries, renew, share
 from viewfinder.store.records import Hit as StoredHit
 from viewfinder.store.records import Vectors
-from viewfinder.sources.captions import CaptionRecord
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
-from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Encoder
-from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageError, ObjectError, SourceError
-from viewfinder.images.decoding import ImageLimits
-from viewfinder.sources.manifest import Patterns, Source
-from viewfinder.local_batch import Batch, Item
-from viewfinder.models.checkpoint import Checkpoint, find, locate
-from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects, canonical_uri, display_key, file_path, point_id
-from viewfinder.client.requests import Picture, picture_bytes
-from viewfinder.settings import Settings
-from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
 
 MAX_TOP_K = 200  # as the service has it
 _BATCH = 32
@@ -74,7 +82,7 @@ class LocalIndex:
             find(model_name)  # a misspelled name is told before the store is opened
         store = open_local(address) if address.url is None else connect(address)
         try:
-            live = store.live(settings.index)
+            live = store.collections.live(settings.index)
             return cls(settings, model_name or (live.metadata.model_name if live else settings.model), store)
         except BaseException:
             store.close()
@@ -119,8 +127,8 @@ class LocalIndex:
             fingerprint=metadata.fingerprint,
             dimension=metadata.dimension,
             collection=collection.name,
-            points=self._store.count(collection),
-            captions=self._store.count(collection, {"has_caption": {"eq": True}}),
+            points=self._store.points.count(collection),
+            captions=self._store.points.count(collection, {"has_caption": {"eq": True}}),
             state=metadata.state,
             created_at=metadata.created_at,
             sources=tuple(str(each["source"]) for each in metadata.sources),
@@ -148,7 +156,7 @@ class LocalIndex:
         began: float,
     ) -> list[SearchResult]:
         searches = [Search(vector, using=target, limit=top_k) for vector in vectors]
-        found = self._store.search_many(collection, searches)
+        found = self._store.search.many(collection, searches)
         took_ms = round((time.perf_counter() - began) * 1000, 2)
         baseline = collection.metadata.baselines.get(f"{kind}_{target}", ())
         return [
@@ -210,7 +218,7 @@ class LocalIndex:
             withheld += run.withheld
         indexed = len(items) - unchanged - len(failures)
         counts = {"listed": len(items), "unchanged": unchanged, "indexed": indexed, "failed": len(failures)}
-        self._store.update_metadata(collection.name, counts=counts | {"pruned": 0})
+        self._store.collections.update_metadata(collection.name, counts=counts | {"pruned": 0})
         texts = queries(self._checkpoint.spec.languages)
         renew(self._store, collection, indexed, lambda: self._encoder.encode_texts(texts)[0])
         return IndexResult(
@@ -228,7 +236,7 @@ class LocalIndex:
         known = {str(each["source"]): dict(each) for each in collection.metadata.sources}
         known = {source: {"source": source, "include": [], "exclude": []} for source in sources} | known
         runs = [*collection.metadata.runs, run_id][-_RUNS_KEPT:]
-        self._store.update_metadata(collection.name, sources=list(known.values()), runs=runs)
+        self._store.collections.update_metadata(collection.name, sources=list(known.values()), runs=runs)
 
     # -- The model and its collection ---------------------------------------------------------------------------------
 
@@ -263,13 +271,13 @@ class LocalIndex:
         checkpoint = self._checkpoint
         # Where this machine keeps the weights means nothing to the next.
         spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-        return self._store.open(
+        return self._store.collections.open(
             self._settings.index, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
         )
 
     def _live(self) -> Collection:
         """The live collection; raises `CollectionMissingError` where nothing is indexed yet."""
-        live = self._store.live(self._settings.index)
+        live = self._store.collections.live(self._settings.index)
         if live is None:
             raise CollectionMissingError(
                 f"There is no index {self._settings.index!r} yet in {self._store.address}: index_directory makes it."

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from viewfinder.store.records import Mask, PointBatch, PointState, Vectors
-from viewfinder.sources.captions import CaptionRecord
-from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Encoder
 from viewfinder.errors import ObjectError
+from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits
+from viewfinder.models.encoder import Encoder
+from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.objects import ObjectInfo, Objects
 from viewfinder.store import Collection, Failure, Store
+from viewfinder.store.records import Mask, PointBatch, PointState, Vectors
 
 
 @dataclass(eq=False)
@@ -52,12 +52,12 @@ class Batch:
 
     def compare(self) -> None:
         """Decide by ETag and caption hash what is to be done with each object."""
-        taken_down = self._store.tombstones(self._collection.index, [item.id for item in self._items])
+        taken_down = self._store.control(self._collection.index).takedowns([item.id for item in self._items])
         self._items = [item for item in self._items if item.id not in taken_down]
         self.withheld = self.unchanged = len(taken_down)
-        states = self._store.states(self._collection, [item.id for item in self._items])
+        states = self._store.points.states(self._collection, [item.id for item in self._items])
         missing = [item.id for item in self._items if item.id not in states]
-        self._known = self._store.failures(self._collection.index, missing)
+        self._known = self._store.control(self._collection.index).failures(missing)
         resourced: dict[str, list[str]] = {}
         for item in self._items:
             item.state = state = states.get(item.id)
@@ -79,7 +79,7 @@ class Batch:
                 if not {*item.sources} <= {*state.sources}:
                     resourced[item.id] = item.sources
         if resourced:
-            self._store.add_sources(self._collection, resourced)
+            self._store.points.add_sources(self._collection, resourced)
 
     def read(self, objects: Objects, decoder: Decoder, limits: ImageLimits) -> None:
         """Fetch and decode; a picture that cannot be had is a failure with a reason."""
@@ -107,7 +107,7 @@ class Batch:
             vectors = dict(zip((item.id for item in self.wanted), pictures, strict=True))
             self._insert([item for item in self.wanted if item.state is None], vectors, encoder)
             if changed := [item for item in self.wanted if item.state is not None]:
-                self._store.update_images(
+                self._store.points.update_images(
                     self._collection,
                     [item.id for item in changed],
                     [self._payload(item) for item in changed],
@@ -117,16 +117,16 @@ class Batch:
             captions, present = _encode_captions(self.recaptioned, encoder)
             payloads = [_caption_payload(item) | self._stamp for item in self.recaptioned]
             ids = [item.id for item in self.recaptioned]
-            self._store.update_captions(self._collection, ids, payloads, captions, present)
+            self._store.points.update_captions(self._collection, ids, payloads, captions, present)
 
     def note(self) -> None:
         """Remember failures, and forget those that have healed."""
         # A picture whose content changed into something broken must not be found by what it was.
-        self._store.delete(self._collection, self._gone)
+        self._store.points.delete(self._collection, self._gone)
         if self._failed:
-            self._store.record_failures(self._collection.index, self._failed)
+            self._store.control(self._collection.index).record_failures(self._failed)
         if healed := [item.id for item in self.wanted if item.id in self._known]:
-            self._store.forget_failures(self._collection.index, healed)
+            self._store.control(self._collection.index).forget_failures(healed)
 
     def _insert(self, items: Sequence[Item], vectors: Mapping[str, Any], encoder: Encoder) -> None:
         if not items:
@@ -139,7 +139,7 @@ class Batch:
             caption=captions,
             has_caption=present,
         )
-        self._store.upsert(self._collection, batch, wait=True)
+        self._store.points.upsert(self._collection, batch, wait=True)
 
     def _payload(self, item: Item) -> dict[str, Any]:
         assert item.picture is not None

@@ -19,9 +19,9 @@ from benchmarks.margin import Margin
 from benchmarks.pipeline_efficiency import Cost, allowed
 from benchmarks.processes import Memory, Watch, cpu_s, family, stolen_s
 from benchmarks.vs_plain_loop import Compared
-from viewfinder.store.records import PointBatch
 from viewfinder.sources.objects import ObjectAccess, Objects, point_id
 from viewfinder.store import StoreAddress, connect
+from viewfinder.store.records import PointBatch
 
 
 def finished(seconds: float, driver: float = 0, workers: float = 0) -> Run:
@@ -137,15 +137,15 @@ def test_a_watch_sees_the_memory_of_driver_and_workers_apart() -> None:
 def test_the_discarding_store_counts_points_and_keeps_none(tmp_path: Path) -> None:
     with discarding_store() as server, connect(StoreAddress(data_dir=tmp_path, url=server.url)) as store:
         assert store.check() == "1.20.0"
-        collection = store.open("images", "demo", {"name": "demo"}, "abc", 4)
+        collection = store.collections.open("images", "demo", {"name": "demo"}, "abc", 4)
         ids = [point_id(f"s3://bucket/{number}") for number in range(300)]
         batch = PointBatch(ids, [{"uri": "s3://bucket/x"}] * 300, image=np.ones((300, 4), np.float32))
-        store.upsert(collection, batch, wait=True)
+        store.points.upsert(collection, batch, wait=True)
         assert server.received() == 300
-        assert store.states(collection, ids) == {}
-        assert store.tombstones("images", ids) == {}
-        assert store.count(collection) == 0
-        assert store.live("images") == collection
+        assert store.points.states(collection, ids) == {}
+        assert store.control("images").takedowns(ids) == {}
+        assert store.points.count(collection) == 0
+        assert store.collections.live("images") == collection
 
 
 def test_a_bucket_has_many_keys_over_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

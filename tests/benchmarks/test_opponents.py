@@ -11,9 +11,9 @@ from benchmarks import gpu_pipeline, pipeline_efficiency, service_vs_plain_app
 from benchmarks.bucket import bucket, photograph
 from benchmarks.harness import NoFigureError
 from benchmarks.transformers_clip import convert
-from viewfinder.models.encoder import Encoder
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 pytestmark = pytest.mark.slow

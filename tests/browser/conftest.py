@@ -15,17 +15,17 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from viewfinder.service.http.api import build_api
-from viewfinder.service.generation.generation import Follower
-from viewfinder.service.search_service import SearchService
 from tests.indexing.pictures import picture
-from viewfinder.store.records import PointBatch
-from viewfinder.models.encoder import Encoder
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.sources.objects import canonical_uri, point_id
+from viewfinder.models.encoder import Encoder
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.http.api import build_api
+from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import canonical_uri, point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "holidays"
@@ -54,11 +54,13 @@ class Album:
     def build(self, store: Store) -> Collection:
         """A live collection of all of them."""
         spec = asdict(self.checkpoint.spec)
-        made = store.create(INDEX, self.checkpoint.name, spec, self.checkpoint.fingerprint, self.checkpoint.dimension)
-        store.upsert(made, self.batch, wait=True)
-        store.promote(INDEX, made.name)
-        store.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})
-        live = store.live(INDEX)
+        made = store.collections.create(
+            INDEX, self.checkpoint.name, spec, self.checkpoint.fingerprint, self.checkpoint.dimension
+        )
+        store.points.upsert(made, self.batch, wait=True)
+        store.collections.promote(INDEX, made.name)
+        store.collections.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})
+        live = store.collections.live(INDEX)
         assert live is not None
         return live
 

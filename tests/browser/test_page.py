@@ -602,7 +602,7 @@ def test_results_start_again_when_their_collection_is_gone(visit: Visits, own_si
     assert old is not None
     album.build(own_site.store)
     own_site.follower.refresh()
-    own_site.store.drop(old.collection.name)
+    own_site.store.collections.drop(old.collection.name)
     page.mouse.wheel(0, 20_000)
     expect(page.locator("#notes")).to_contain_text("start again from the best")
     assert tiles(page).count() >= PAGE

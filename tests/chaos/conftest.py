@@ -14,8 +14,8 @@ from tests.chaos.table import COST, Cost
 from tests.chaos.trial import Trial
 from tests.fixtures.indexing import World, kept, qdrant, world
 from viewfinder.sources.objects import ObjectAccess
-from viewfinder.store.retries import Retry
 from viewfinder.store import StoreAddress, connect
+from viewfinder.store.retries import Retry
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import S3FaultProxy

@@ -9,8 +9,8 @@ from tests.chaos.conftest import children
 from tests.chaos.corpus import BEGINNINGS, corpus, whole
 from tests.chaos.table import SEED, Cost
 from tests.images.test_decoding import encoded, quadrants
-from viewfinder.images.decoder import Decoder
 from viewfinder.errors import ImageError
+from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess
 
 PREPROCESS = Preprocess(32)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from viewfinder.indexing.reach import Reach
 from tests.chaos.conftest import READ_TIMEOUT_S
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, assert_same_vectors, vectors
 from tests.indexing.pictures import picture
+from viewfinder.indexing.reach import Reach
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 

@@ -16,13 +16,13 @@ import httpx
 import pytest
 
 from benchmarks.replica import INDEX, fill, listening
-from viewfinder.service.http.api import build_api
-from viewfinder.service.telemetry.metrics import Metrics
-from viewfinder.service.search_service import SearchService
 from tests.chaos.conftest import PATIENCE_S, children, nothing_left_over, until
 from tests.chaos.table import Cost, chance
 from tests.indexing.pictures import picture
 from viewfinder.models.checkpoint import locate
+from viewfinder.service.http.api import build_api
+from viewfinder.service.search_service import SearchService
+from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import Fault, QdrantDouble

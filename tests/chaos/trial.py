@@ -12,8 +12,8 @@ import numpy as np
 from tests.chaos.table import Cost
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
-from viewfinder.store.schema import VectorName
 from viewfinder.sources.objects import point_id
+from viewfinder.store.schema import VectorName
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3_faults import FOREVER, S3Fault, S3FaultProxy
 
@@ -36,9 +36,9 @@ class Index:
     @classmethod
     def of(cls, world: World) -> "Index":
         points = world.points
-        assert len({record.id for record in points.values()}) == len(points) == world.store.count(world.collection), (
-            "an object has one point"
-        )
+        assert (
+            len({record.id for record in points.values()}) == len(points) == world.store.points.count(world.collection)
+        ), "an object has one point"
         return cls(
             {
                 key: {name: value for name, value in record.payload.items() if name not in OF_THE_RUN}
@@ -53,7 +53,9 @@ def vectors(world: World) -> dict[str, Vectors]:
     """All vectors of the live collection: by kind, then by key."""
     ids = {record.id: key for key, record in world.points.items()}
     return {
-        kind: {ids[each]: vector for each, vector in world.store.vectors(world.collection, list(ids), kind).items()}
+        kind: {
+            ids[each]: vector for each, vector in world.store.points.vectors(world.collection, list(ids), kind).items()
+        }
         for kind in KINDS
     }
 

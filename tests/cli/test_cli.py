@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from viewfinder.service.http.keys import KeyRing
 from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery, Running
 from viewfinder import Client, __version__
 from viewfinder.cli.main import app
 from viewfinder.errors import ConfigurationError, ServiceUnavailableError
-from viewfinder.sources.objects import point_id
 from viewfinder.models.registry import REGISTRY
+from viewfinder.service.http.keys import KeyRing
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from viewfinder.cli.main import main; main()"]
@@ -206,7 +206,7 @@ def test_nothing_is_removed_unasked(locked: Gallery, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VIEWFINDER_API_KEY", ADMIN_KEY)
     assert isinstance(Ask()("remove", locked.uris[1], "--server", locked.url).exception, ConfigurationError)
     with Client(locked.url, api_key=ADMIN_KEY) as client:
-        assert client.tombstones() == []
+        assert client.takedowns() == []
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 1)])

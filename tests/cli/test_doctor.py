@@ -15,11 +15,11 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from tests.indexing.pictures import fill
 from tests.fixtures.services import READ_KEY, Gallery, Running
+from tests.indexing.pictures import fill
 from viewfinder.cli import doctor
-from viewfinder.cli.main import app
 from viewfinder.cli.doctor import Check
+from viewfinder.cli.main import app
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.testing.s3 import S3Endpoint
 

@@ -210,9 +210,9 @@ def test_without_a_key_or_with_another_nothing_is_answered(locked: Gallery, ask:
         assert (raised.value.status, raised.value.code) == (401, "unauthorized")
 
 
-@pytest.mark.parametrize("method", ["remove", "restore", "tombstones"])
+@pytest.mark.parametrize("method", ["remove", "restore", "takedowns"])
 def test_only_an_admin_takes_pictures_down(locked: Gallery, ask: Ask, method: str) -> None:
-    arguments = () if method == "tombstones" else (locked.uris[0],)
+    arguments = () if method == "takedowns" else (locked.uris[0],)
     with pytest.raises(ServiceError) as raised:
         ask(locked, method, *arguments, api_key=READ_KEY)
     assert (raised.value.status, raised.value.code) == (403, "forbidden")
@@ -228,7 +228,7 @@ def test_a_picture_is_taken_down_once_and_may_come_back(locked: Gallery, ask: As
     assert (removal.id, removal.uri, removal.removed) == (point_id(uri), uri, True)
     assert uri not in {hit.uri for hit in admin("search", "picture 1")}
     assert admin("remove", point_id(uri)).removed is False
-    assert [(each.id, each.uri) for each in admin("tombstones")] == [(point_id(uri), uri)]
+    assert [(each.id, each.uri) for each in admin("takedowns")] == [(point_id(uri), uri)]
     assert admin("restore", uri).restored is True
     assert admin("restore", uri).restored is False
-    assert admin("tombstones") == []
+    assert admin("takedowns") == []

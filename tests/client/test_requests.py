@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.client.protocol import Service
-from viewfinder.sources.objects import point_id
 from viewfinder.client.requests import Part, asked, image_id, next_page, search_body
+from viewfinder.errors import ConfigurationError, SourceError
+from viewfinder.sources.objects import point_id
 
 ID = point_id("s3://b/k")
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from viewfinder.reindexing.workflow import Reindex
+from tests.indexing.inprocess import InProcess, Kept
 from viewfinder.indexing.reach import Reach
 from viewfinder.reindexing.options import parse
 from viewfinder.reindexing.report import ReindexReport
-from tests.indexing.inprocess import InProcess, Kept
+from viewfinder.reindexing.workflow import Reindex
 from viewfinder.settings import Settings
 from viewfinder.store import connect
 

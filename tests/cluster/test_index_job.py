@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from viewfinder.cli.entry import STOPPED
 from tests.chaos.trial import assert_same_vectors, vectors
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
-from viewfinder.store.baselines import FEWEST, QUANTILES
+from viewfinder.cli.entry import STOPPED
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.objects import point_id
+from viewfinder.store.baselines import FEWEST, QUANTILES
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
@@ -126,7 +126,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, caps
     fill(world.bucket, NAMES)
     assert world.run("--dry-run") == 0
     assert re.search(r"would be indexed\s+│\s+12\b", capsys.readouterr().out)
-    assert world.store.live(world.index) is None
+    assert world.store.collections.live(world.index) is None
     assert world.run() == 0
     before = world.points
     fill(world.bucket, ["new.jpg"], first_seed=50)
@@ -209,8 +209,8 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple
         try:
             deadline = time.monotonic() + 200
             while job.poll() is None and time.monotonic() < deadline:
-                live = world.store.live(world.index)
-                if live is not None and world.store.count(live) > 20:
+                live = world.store.collections.live(world.index)
+                if live is not None and world.store.points.count(live) > 20:
                     break
                 time.sleep(0.1)
             job.send_signal(by)
@@ -229,7 +229,7 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     fill(world.bucket, names)
     status, said = interrupted(world, qdrant, by=signal.SIGKILL)
     assert status == -signal.SIGKILL, said
-    killed_at = world.store.count(world.collection)
+    killed_at = world.store.points.count(world.collection)
     assert 0 < killed_at < 400
 
     assert world.run() == 0
@@ -259,7 +259,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: Qdran
     assert "SIGTERM" not in said, "Ray would print its own stack"
     assert "Traceback" not in said
 
-    written = world.store.count(world.collection)
+    written = world.store.points.count(world.collection)
     assert 0 < written < 200
     assert world.run() == 0
     counts = world.counts

@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from viewfinder.cluster.metrics import JobMetrics
 from viewfinder.cluster.datasink import Tally
+from viewfinder.cluster.metrics import JobMetrics
 
 
 class Ledger:

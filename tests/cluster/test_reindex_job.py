@@ -94,7 +94,7 @@ def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes
     assert reindex(indexed) == 0
     assert indexed.collection.metadata.model_name == other_model
     assert set(indexed.points) == set(NAMES)
-    assert len(indexed.store.collections(indexed.index)) == 2
+    assert len(indexed.store.collections.all(indexed.index)) == 2
 
 
 def written_to(qdrant: QdrantDouble, ending: str) -> int:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from viewfinder.cluster.pipeline import CORES, WIDENED_BY, Outcome, Stage, Workers
 from viewfinder.cluster.datasink import Tally
+from viewfinder.cluster.pipeline import CORES, WIDENED_BY, Outcome, Stage, Workers
 from viewfinder.settings import Settings
 
 

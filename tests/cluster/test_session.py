@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from viewfinder.cluster.session import join
 from viewfinder.cluster.pipeline import CORES, Workers
+from viewfinder.cluster.session import join
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress
 

@@ -9,10 +9,10 @@ from PIL import Image
 
 from jobs.evaluate import main
 from viewfinder.evaluation.comparison import DEEPEST
-from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import point_id
+from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 
 TEXTS = [f"picture number {number}" for number in range(30)]
@@ -23,11 +23,11 @@ def collect(store: Store, model: str, order: Sequence[int]) -> str:
     """A collection in which the picture of row n stands where the caption of row order[n] does."""
     checkpoint = locate(model)
     captions = Encoder.load(checkpoint, device="cpu").encode_texts(TEXTS)[0]
-    made = store.create("images", checkpoint.name, {}, checkpoint.fingerprint, checkpoint.dimension)
+    made = store.collections.create("images", checkpoint.name, {}, checkpoint.fingerprint, checkpoint.dimension)
     payloads = [{"uri": uri, "caption": text, "caption_hash": text} for uri, text in zip(URIS, TEXTS, strict=True)]
     pictures: Vectors = captions[list(order)]
     batch = PointBatch([point_id(uri) for uri in URIS], payloads, image=pictures, caption=captions)
-    store.upsert(made, batch, wait=True)
+    store.points.upsert(made, batch, wait=True)
     return made.name
 
 
@@ -39,7 +39,7 @@ def collections(tmp_path: Path, tiny_model: str, other_model: str, monkeypatch: 
     with open_local(StoreAddress.of(Settings.load())) as store:
         right = collect(store, tiny_model, range(30))
         wrong = collect(store, other_model, [*range(1, 30), 0])
-        store.promote("images", right)
+        store.collections.promote("images", right)
     return right, wrong
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.evaluation.evaluation_set import Question, load, quality
 from viewfinder.errors import ConfigurationError
+from viewfinder.evaluation.evaluation_set import Question, load, quality
 from viewfinder.sources.objects import Objects, point_id
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from viewfinder.models.encoder import Encoder
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
 
 pytestmark = pytest.mark.gpu
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.images.test_decoding import damaged_files, encoded, photograph, quadrants
-from viewfinder.images.decoder import Decoder
 from viewfinder.errors import ImageError, ViewfinderError
+from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, Decoded, ImageLimits, Preprocess, decode
 
 PREPROCESS = Preprocess(32)
@@ -213,7 +213,7 @@ def test_the_thread_that_started_the_child_may_end(decoder: Decoder) -> None:
     assert processes[0] == processes[1]
 
 
-@pytest.mark.parametrize("entry", ["tests.viewfinder.no_such_module:decode", "viewfinder.images.decoding:no_such_function"])
+@pytest.mark.parametrize("entry", ["tests.no_such_module:decode", "viewfinder.images.decoding:no_such_function"])
 def test_a_child_that_cannot_work_says_why(entry: str) -> None:
     name = entry.partition(":")[0] if "no_such_module" in entry else entry.partition(":")[2]
     with (

@@ -9,26 +9,26 @@ from typing import Any
 
 import pyarrow as pa
 
-from viewfinder.indexing.caption_fields import note_fields
+from viewfinder.cluster.datasink import Tally, write_rows
 from viewfinder.cluster.fresh_encodings import through_stages
-from viewfinder.indexing.options import Options
 from viewfinder.cluster.pipeline import Outcome, Pass
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import ImageLimits, Preprocess
+from viewfinder.indexing.caption_fields import note_fields
+from viewfinder.indexing.options import Options
 from viewfinder.indexing.prune import Gone, Prune
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.report import merged_sources
 from viewfinder.indexing.rows import read_part
-from viewfinder.cluster.datasink import Tally, write_rows
-from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
 from viewfinder.indexing.run import Sync
+from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
 from viewfinder.indexing.takedowns import sweep
-from viewfinder.sources.captions import Captions
-from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Encoder, Vectors
-from viewfinder.images.decoding import ImageLimits, Preprocess
-from viewfinder.sources.manifest import Manifest, write_manifest
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.captions import Captions
+from viewfinder.sources.manifest import Manifest, write_manifest
+from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.store import Collection, Record, Store
 
 LIMITS = ImageLimits(10**7, 10**7)
@@ -108,7 +108,7 @@ class InProcess:
         manifest = self._listed(options, number)
         prune = Prune.of(options, self.store, collection, manifest)
         sources = merged_sources(collection.metadata.sources, manifest.sources)
-        self.store.update_metadata(
+        self.store.collections.update_metadata(
             collection.name, sources=sources, runs=list(dict.fromkeys([*collection.metadata.runs, self.run_id]))
         )
         note_fields(self.store, collection, manifest)

@@ -34,11 +34,11 @@ def test_fields_are_recorded_with_their_kinds_and_found_by_filters(world: World)
         "meta.licence": "keyword",
         "meta.taken": "datetime",
     }
-    found = world.store.iterate(world.collection, {"meta.year": {"gte": 2000}})
+    found = world.store.points.iterate(world.collection, {"meta.year": {"gte": 2000}})
     assert [record.payload["key"] for record in found] == ["01.jpg"]
-    assert world.store.facet(world.collection, "meta.licence") == [("CC0", 1)]
+    assert world.store.search.facet(world.collection, "meta.licence") == [("CC0", 1)]
     with pytest.raises(FilterError, match=r"meta\.yaer"):
-        world.store.facet(world.collection, "meta.yaer")
+        world.store.search.facet(world.collection, "meta.yaer")
 
 
 def test_later_runs_add_to_the_known_fields(world: World) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from viewfinder.indexing.rows import Row, table_of
 from viewfinder.indexing.stages import Encode
-from viewfinder.sources.captions import CaptionRecord
-from viewfinder.models.encoder import Encoder
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.sources.captions import CaptionRecord
 
 
 def rows(count: int, size: int) -> list[Row]:

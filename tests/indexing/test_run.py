@@ -8,17 +8,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fixtures.indexing import LIMITS, World
+from tests.indexing.pictures import fill, picture
+from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import Preprocess, decode
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.indexing.rows import table_of
 from viewfinder.indexing.stages import Compare, FetchAndDecode
-from tests.fixtures.indexing import LIMITS, World
-from tests.indexing.pictures import fill, picture
-from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Encoder
-from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.images.decoding import Preprocess, decode
-from viewfinder.sources.manifest import write_manifest
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects, point_id
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
@@ -32,7 +32,7 @@ def test_the_stored_vector_is_the_encoding_of_the_stored_picture(world: World, t
     checkpoint = locate(tiny_model)
     pixels = decode((world.bucket / "03.jpg").read_bytes(), checkpoint.preprocess, LIMITS).pixels
     vector = Encoder.load(checkpoint, device="cpu").encode_images(pixels[np.newaxis])[0]
-    best = world.store.search(world.collection, vector, limit=1)[0]
+    best = world.store.search.nearest(world.collection, vector, limit=1)[0]
     assert best.payload["key"] == "03.jpg"
     assert best.score == pytest.approx(1.0, abs=1e-4)
 
@@ -73,7 +73,7 @@ def test_a_new_caption_is_written_without_fetching_the_picture(world: World) -> 
     assert world.pictures == 0
     point = world.points["04.jpg"]
     assert point.payload["caption"] == "the fourth"
-    state = world.store.states(world.collection, [point.id])[point.id]
+    state = world.store.points.states(world.collection, [point.id])[point.id]
     assert (state.has_image, state.has_caption) == (True, True)
 
 
@@ -86,7 +86,7 @@ def test_captions_stay_untouched_without_the_flag_even_when_the_picture_changes(
     point = world.points["04.jpg"]
     assert point.payload["width"] == 64
     assert point.payload["caption"] == "the fourth"
-    assert world.store.states(world.collection, [point.id])[point.id].has_caption
+    assert world.store.points.states(world.collection, [point.id])[point.id].has_caption
 
 
 def test_a_caption_no_longer_given_stays_until_a_prune(world: World) -> None:
@@ -101,7 +101,7 @@ def test_a_caption_no_longer_given_stays_until_a_prune(world: World) -> None:
     world.sync(*flags, "--prune")
     point = world.points["04.jpg"]
     assert not point.payload.get("caption")
-    assert not world.store.states(world.collection, [point.id])[point.id].has_caption
+    assert not world.store.points.states(world.collection, [point.id])[point.id].has_caption
     assert world.points["05.jpg"].payload["caption"] == "the fifth"
 
 
@@ -346,5 +346,5 @@ def test_a_picture_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -
         assert world.sync()["failed"] == 1
         assert world.pictures == 0
         assert world.recorded_failures(["wide.png"]) == {"wide.png": "too_many_pixels"}
-    failures = world.store.failures(world.index, [point_id(f"{world.source}/wide.png")])
+    failures = world.store.control(world.index).failures([point_id(f"{world.source}/wide.png")])
     assert not next(iter(failures.values())).permanent

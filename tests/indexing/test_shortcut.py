@@ -6,19 +6,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from viewfinder.indexing import shortcut
-from viewfinder.reindexing.build import sources_of
-from viewfinder.cluster.pipeline import Pass
-from viewfinder.reindexing.options import ReindexOptions
-from viewfinder.indexing.report import Report
-from viewfinder.indexing.stages import Compare
-from viewfinder.cluster.executor import ClusterWork
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill
-from viewfinder.sources.manifest import Manifest
+from viewfinder.cluster.executor import ClusterWork
+from viewfinder.cluster.pipeline import Pass
+from viewfinder.indexing import shortcut
+from viewfinder.indexing.report import Report
+from viewfinder.indexing.stages import Compare
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import point_id
+from viewfinder.reindexing.build import sources_of
+from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.settings import Settings
+from viewfinder.sources.manifest import Manifest
+from viewfinder.sources.objects import point_id
 
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 

@@ -3,12 +3,12 @@
 import pyarrow as pa
 import pytest
 
-from viewfinder.indexing.rows import table_of
-from viewfinder.cluster.datasink import write_rows
-from viewfinder.indexing.stages import Compare
-from viewfinder.indexing.takedowns import sweep
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
+from viewfinder.cluster.datasink import write_rows
+from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.stages import Compare
+from viewfinder.indexing.takedowns import sweep
 from viewfinder.sources.objects import point_id
 
 NAMES = [f"{number:02}.jpg" for number in range(5)]
@@ -76,12 +76,12 @@ def test_a_takedown_between_a_writers_look_and_its_write_is_swept_up(world: Worl
     fill(world.bucket, NAMES)
     world.sync()
     taken = world.points["01.jpg"]
-    before = world.store.vectors(world.collection, [taken.id], "image")
+    before = world.store.points.vectors(world.collection, [taken.id], "image")
     take_down(world, "01.jpg")
     from viewfinder.store.records import PointBatch
 
     late = PointBatch([taken.id], [taken.payload], image=before[taken.id][None])
-    world.store.upsert(world.collection, late, wait=True)
+    world.store.points.upsert(world.collection, late, wait=True)
     assert sweep(world.store, world.collection) == 1
     assert set(world.points) == set(NAMES) - {"01.jpg"}
     assert sweep(world.store, world.collection) == 0

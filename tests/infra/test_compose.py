@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
-from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
+from viewfinder.service.http.guard import is_open
 
 FILES = ("compose.yaml", "compose.gpu.yaml")
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.infra.test_grafana import metrics_of, queries
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill
+from tests.infra.test_grafana import metrics_of, queries
 from viewfinder.sources.objects import point_id
 from viewfinder.testing.fast_proxy import fast_proxy_environment, free_ports
 from viewfinder.testing.s3 import S3Endpoint
@@ -122,7 +122,7 @@ def test_a_job_is_submitted_and_the_service_deployed_over_http_with_a_token(
     refused = head.tool("ray", "job", "submit", "--working-dir", ".", "--", *index, token="another-token-0123456789")
     assert refused.returncode != 0
     assert "Authentication failed" in refused.stderr
-    assert world.store.live("images") is None
+    assert world.store.collections.live("images") is None
 
     where = "import jobs.index, viewfinder; print(jobs.index.__file__, viewfinder.__file__)"
     shipped = head.tool("ray", "job", "submit", "--working-dir", ".", "--", "python", "-c", where)

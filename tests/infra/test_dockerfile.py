@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
+from viewfinder.service.http.guard import is_open
 
 DOCKERFILE = INFRA / "Dockerfile"
 

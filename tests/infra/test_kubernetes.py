@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from viewfinder.indexing import options as jobs_options
-from viewfinder.reindexing import options as reindex_options
-from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import (
     BUILDS,
     COMPONENTS,
@@ -29,6 +26,9 @@ from tests.infra.manifests import (
     selects,
     unknown_variables,
 )
+from viewfinder.indexing import options as jobs_options
+from viewfinder.reindexing import options as reindex_options
+from viewfinder.service.http.guard import is_open
 from viewfinder.settings import Settings
 
 WRITABLE = {"/tmp", "/data"}

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.service.generation.generation import Follower
-from viewfinder.service.search_service import SearchService
 from tests.infra.manifests import KUBERNETES
 from tests.service.conftest import INDEX, World, checkpoints, local_client
 from viewfinder.models.encoder import Encoder
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
@@ -102,7 +102,7 @@ def test_searching_asks_nothing_that_a_reading_token_forbids(
             ("GET", "/v1/stats", None),
             ("GET", "/v1/facets?field=tags", None),
             ("GET", f"/v1/images/{hit['id']}", None),
-            ("GET", "/v1/tombstones", None),
+            ("GET", "/v1/takedowns", None),
             ("GET", "/readyz", None),
         ):
             answer = client.request(method, path, json=body)

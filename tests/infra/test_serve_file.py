@@ -5,8 +5,8 @@ import re
 
 import yaml
 
-from viewfinder.service.http.guard import is_open
 from tests.infra.manifests import ROOT
+from viewfinder.service.http.guard import is_open
 from viewfinder.settings import Settings
 
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from viewfinder.models.encoder import Device, Encoder, build_model
 from viewfinder.errors import ConfigurationError, UnknownModelError
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import REGISTRY, Checkpoint, locate
+from viewfinder.models.encoder import Device, Encoder, build_model
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 FAMILIES = get_args(Family)

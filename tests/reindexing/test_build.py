@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.reindexing.build import check_room
-from viewfinder.store.directory import store_directory
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing.build import check_room
 from viewfinder.store import StoreAddress, open_local
+from viewfinder.store.directory import store_directory
 
 
 def test_an_embedded_store_needs_room_for_a_second_collection(tmp_path: Path, tiny_model: str) -> None:
     checkpoint = locate(tiny_model)
     with open_local(StoreAddress(data_dir=tmp_path)) as store:
-        live = store.open(
+        live = store.collections.open(
             "images", checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
         )
         check_room(store, live, checkpoint)

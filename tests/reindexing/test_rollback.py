@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.reindexing import operations
 from tests.fixtures.indexing import NAMES, Index
 from tests.indexing.pictures import fill
-from viewfinder.reindexing import hold
 from viewfinder.errors import ConfigurationError, StoreBusyError
+from viewfinder.reindexing import hold, operations
 from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.settings import Settings
 
@@ -47,8 +46,8 @@ def test_the_last_collections_are_kept_and_older_ones_dropped_after_their_grace(
     monkeypatch.setenv("VIEWFINDER_GRACE_S", "0")
     monkeypatch.setenv("VIEWFINDER_REFRESH_S", "0.001")
     long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
-    for each in index.store.collections("images")[:-1]:
-        index.store.update_metadata(each.name, retired_at=long_ago)
+    for each in index.store.collections.all("images")[:-1]:
+        index.store.collections.update_metadata(each.name, retired_at=long_ago)
     assert index.reindex("--rebuild", "--keep", "1") == 0
     assert index.states == {"other 4": "retired", "other 5": "live"}
 

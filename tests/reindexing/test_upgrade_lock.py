@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.store.control import Control
 from viewfinder.errors import StoreBusyError
 from viewfinder.reindexing.upgrade_lock import SUBJECT, Holding, Lease, standing
-from viewfinder.store.server import ServerClient
 from viewfinder.store import Store, StoreAddress
+from viewfinder.store.control import Control
+from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viewfinder.indexing.prune import PruneRefusedError
 from jobs.reindex import main
 from tests.fixtures.indexing import NAMES, Index
 from tests.indexing.pictures import fill, picture
-from viewfinder.store.records import PointBatch
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.reindexing.upgrade_lock import standing
+from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing.upgrade_lock import standing
 from viewfinder.sources.objects import Objects, point_id
+from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 
 # -- The change of a model ------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_every_stored_vector_is_the_new_models(index: Index) -> None:
     index.reindex()
     records = list(index.world.points.values())
     fresh = index.works[0].encode_pictures(locate(index.models[1]), records)
-    stored = index.store.vectors(index.live, [each.id for each in records])
+    stored = index.store.points.vectors(index.live, [each.id for each in records])
     assert fresh.keys() == stored.keys()
     assert all(fresh[id_] @ stored[id_] > 0.999 for id_ in fresh)
 
@@ -95,7 +95,7 @@ def test_weights_that_moved_under_the_same_name_are_another_model(
     shutil.rmtree(moved)
     shutil.copytree(index.models[1], moved)
     assert index.reindex("--index", "moving", "--when-model-changed", "--model", str(moved)) == 0
-    first, second = index.store.collections("moving")
+    first, second = index.store.collections.all("moving")
     assert first.metadata.model_name == second.metadata.model_name
     assert first.metadata.fingerprint != second.metadata.fingerprint
     assert index.live.name == second.name
@@ -209,7 +209,7 @@ def test_an_index_made_with_a_limit_is_refused(index: Index) -> None:
     index.world.sync("--limit", "3")
     with pytest.raises(ConfigurationError, match="--limit"):
         index.reindex("--index", "partial")
-    assert len(index.store.collections("partial")) == 1
+    assert len(index.store.collections.all("partial")) == 1
 
 
 def test_a_source_that_is_gone_ends_the_run_before_anything_is_built(index: Index) -> None:
@@ -240,10 +240,10 @@ def test_pictures_that_only_the_old_index_can_read_stop_the_switch(index: Index)
     index.world.sync()
     # What the live index has under this ETag is, for the new one, no picture.
     (index.world.bucket / "03.jpg").write_bytes(b"broken")
-    record = next(each for each in index.store.iterate(index.live) if each.payload["key"] == "03.jpg")
+    record = next(each for each in index.store.points.iterate(index.live) if each.payload["key"] == "03.jpg")
     with_etag = dict(record.payload) | {"etag": _etag(index, "03.jpg")}
-    vector = index.store.vectors(index.live, [record.id])[record.id]
-    index.store.upsert(index.live, PointBatch([record.id], [with_etag], image=vector[np.newaxis]), wait=True)
+    vector = index.store.points.vectors(index.live, [record.id])[record.id]
+    index.store.points.upsert(index.live, PointBatch([record.id], [with_etag], image=vector[np.newaxis]), wait=True)
     assert index.reindex("--index", "lenient", "--max-failure-ratio", "0.5") == 1
     assert index.failed_checks == ["failed, but live"]
 
@@ -299,10 +299,10 @@ def test_without_a_golden_set_captions_ask_for_their_own_pictures(index: Index) 
 def test_a_stored_vector_that_is_not_the_models_stops_the_switch(index: Index) -> None:
     def spoil(number: int) -> None:
         if number == 2:
-            target = index.store.collections("images")[-1]
-            record = next(index.store.iterate(target))
+            target = index.store.collections.all("images")[-1]
+            record = next(index.store.points.iterate(target))
             vector = np.eye(1, 16, dtype=np.float32)
-            index.store.upsert(target, PointBatch([record.id], [record.payload], image=vector), wait=True)
+            index.store.points.upsert(target, PointBatch([record.id], [record.payload], image=vector), wait=True)
 
     assert index.reindex(meanwhile=spoil) == 1
     assert "fresh encoding" in index.failed_checks
@@ -374,7 +374,7 @@ def _golden_in_favour_of_the_first_model(index: Index, directory: Path) -> Path:
     by_key = index.world.points
     records = [by_key[name] for name in names]
     batch = PointBatch([each.id for each in records], [each.payload for each in records], image=vectors)
-    index.store.upsert(index.live, batch, wait=True)
+    index.store.points.upsert(index.live, batch, wait=True)
     path = directory / "golden.jsonl"
     lines = [
         json.dumps({"text": text, "relevant": [f"{index.world.source}/{name}"]})
@@ -386,9 +386,9 @@ def _golden_in_favour_of_the_first_model(index: Index, directory: Path) -> Path:
 
 def _put_pictures_where_their_captions_are(index: Index) -> None:
     records = list(index.world.points.values())
-    captions = index.store.vectors(index.live, [each.id for each in records], "caption")
+    captions = index.store.points.vectors(index.live, [each.id for each in records], "caption")
     vectors = np.stack([captions[each.id] for each in records])
     batch = PointBatch(
         [each.id for each in records], [each.payload for each in records], image=vectors, caption=vectors
     )
-    index.store.upsert(index.live, batch, wait=True)
+    index.store.points.upsert(index.live, batch, wait=True)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from viewfinder.reindexing import operations
 from tests.fixtures.indexing import NAMES, Index, World
 from tests.indexing.pictures import fill
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing import operations
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, open_local
 

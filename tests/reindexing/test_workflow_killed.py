@@ -16,8 +16,8 @@ import pytest
 from tests.cluster import killable
 from tests.fixtures.indexing import NAMES, Index
 from viewfinder.errors import StoreBusyError
-from viewfinder.reindexing.upgrade_lock import standing
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing.upgrade_lock import standing
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
 # A process that is new has a model to load, on a machine that may be busy.
@@ -134,8 +134,8 @@ def assert_answers(index: Index, *, switched: bool) -> None:
     """The live collection is of the model that it should be of, whole, and can be searched."""
     assert index.live.metadata.fingerprint == locate(index.models[switched]).fingerprint
     assert set(index.world.points) == set(NAMES)
-    (vector,) = index.store.sample(index.live, 1)
-    assert len(index.store.search(index.live, np.asarray(vector), limit=5)) == 5
+    (vector,) = index.store.points.sample(index.live, 1)
+    assert len(index.store.search.nearest(index.live, np.asarray(vector), limit=5)) == 5
 
 
 @pytest.mark.chaos("Re-index", "the store is away for a while")
@@ -163,9 +163,9 @@ def test_a_store_that_is_away_for_a_while_delays_the_job_and_no_more(
 
 def test_states_that_a_killed_job_left_behind_follow_the_alias_at_the_next_run(index: Index) -> None:
     index.reindex()
-    first, other = index.store.collections("images")
-    index.store.update_metadata(first.name, state="live", retired_at="")
-    index.store.update_metadata(other.name, state="ready")
+    first, other = index.store.collections.all("images")
+    index.store.collections.update_metadata(first.name, state="live", retired_at="")
+    index.store.collections.update_metadata(other.name, state="ready")
     assert index.reindex() == 0
     assert index.states == {"first 1": "retired", "other 2": "live"}
 
@@ -181,7 +181,7 @@ def test_two_at_once_cannot_both_build(index: Index) -> None:
 
     assert index.reindex(meanwhile=another) == 0
     assert "Another job is building" in refused[0]
-    assert len(index.store.collections("images")) == 2
+    assert len(index.store.collections.all("images")) == 2
 
 
 def test_a_job_that_lost_its_lease_switches_nothing(index: Index) -> None:
@@ -206,6 +206,6 @@ def test_a_job_that_lost_its_lease_switches_nothing(index: Index) -> None:
 
 
 def test_what_builds_of_other_models_left_is_dropped(index: Index, tiny_model: str) -> None:
-    left = index.store.create("images", "left", {}, "beef", 4)
+    left = index.store.collections.create("images", "left", {}, "beef", 4)
     assert index.reindex() == 0
-    assert left.name not in [each.name for each in index.store.collections("images")]
+    assert left.name not in [each.name for each in index.store.collections.all("images")]

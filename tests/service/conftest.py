@@ -10,15 +10,15 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from viewfinder.service.http.api import build_api
-from viewfinder.service.generation.generation import Follower
-from viewfinder.service.search_service import SearchService
-from viewfinder.store.records import PointBatch
-from viewfinder.models.encoder import Encoder
 from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.sources.objects import point_id
+from viewfinder.models.encoder import Encoder
+from viewfinder.service.generation.generation import Follower
+from viewfinder.service.http.api import build_api
+from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "pictures"
@@ -50,7 +50,9 @@ class World:
         checkpoint = self.checkpoints[model]
         encoder = load(checkpoint)
         spec = asdict(checkpoint.spec)
-        collection = self.store.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+        collection = self.store.collections.create(
+            INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
+        )
         uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
         vectors, _ = encoder.encode_texts(list(captions))
         payloads = [
@@ -60,9 +62,9 @@ class World:
         rng = np.random.default_rng(0)
         pictures = rng.normal(size=vectors.shape).astype(np.float32)
         batch = PointBatch([point_id(uri) for uri in uris], payloads, image=pictures, caption=vectors)
-        self.store.upsert(collection, batch, wait=True)
+        self.store.points.upsert(collection, batch, wait=True)
         if promote:
-            self.store.promote(INDEX, collection.name)
+            self.store.collections.promote(INDEX, collection.name)
         return collection
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from viewfinder.store.records import PointBatch
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import point_id
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 from viewfinder.store import Store, StoreAddress, connect
+from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 
 pytestmark = pytest.mark.cluster
@@ -57,14 +57,14 @@ def address(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> str:
     """A live collection of ten points of this model; its name."""
     checkpoint = locate(model)
-    collection = store.create(
+    collection = store.collections.create(
         INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
     )
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": collection.name} for uri in uris]
-    store.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
-    store.promote(INDEX, collection.name)
+    store.points.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    store.collections.promote(INDEX, collection.name)
     return collection.name
 
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from benchmarks.load import Ask, crowd, mixed
 from benchmarks.replica import INDEX, distinct_texts, fill, listening, replica
+from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import capacity
-from viewfinder.models.encoder import Encoder, Vectors
-from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.fast_proxy import fast_proxy_environment

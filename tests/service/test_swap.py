@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 
 from benchmarks.clients import Answer, Clients
-from viewfinder.service.http.api import build_api
 from tests.service.conftest import INDEX, World
+from viewfinder.service.http.api import build_api
 
 CLIENTS = 16
 SWAPS = 10
@@ -53,7 +53,7 @@ def test_ten_swaps_under_sixteen_clients_cost_no_request_and_mix_no_answer(world
         with clients.asking():
             for number in range(SWAPS):
                 to = collections["second" if number % 2 == 0 else "first"]
-                world.store.promote(INDEX, to.name)
+                world.store.collections.promote(INDEX, to.name)
                 world.service.follower.refresh()
                 clients.wait_for(partial(names, to.name), ANSWERS_BETWEEN)
 

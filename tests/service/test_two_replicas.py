@@ -17,11 +17,11 @@ import pytest
 
 from benchmarks.clients import Answer, Clients
 from benchmarks.swaps import replicas
-from viewfinder.store.records import PointBatch
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import point_id
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 from viewfinder.store import Collection, Store, StoreAddress, connect
+from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -93,11 +93,13 @@ def url(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> Collection:
     """Ten points as if this model had made them; not live yet."""
     checkpoint = locate(model)
-    made = store.create(INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension)
+    made = store.collections.create(
+        INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
+    )
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": made.name} for uri in uris]
-    store.upsert(made, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    store.points.upsert(made, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
     return made
 
 
@@ -113,12 +115,12 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
     store: Store, qdrant: Awayable, tiny_model: str, other_model: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first, second = build(store, tiny_model), build(store, other_model)
-    store.promote(INDEX, first.name)
+    store.collections.promote(INDEX, first.name)
     url: str = request.getfixturevalue("url")
     clients = Clients(url, [f"cat number {number}" for number in range(200)], CLIENTS)
 
     def move(to: Collection) -> None:
-        store.promote(INDEX, to.name)
+        store.collections.promote(INDEX, to.name)
         clients.wait_for(lambda answer: names(answer, to), IN_A_ROW, timeout_s=TIMEOUT_S)
 
     with clients.asking():
@@ -130,7 +132,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         before = replicas()
         assert len(before) == 2
         calm = len(clients.answers)
-        store.promote(INDEX, second.name)
+        store.collections.promote(INDEX, second.name)
         os.kill(before[0], signal.SIGKILL)
         until("two replicas again", lambda: before[0] not in replicas() and len(replicas()) == 2)
         move(second)
@@ -142,7 +144,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         directory = tiny_checkpoint(tmp_path / "lost", seed=3)
         broken = build(store, str(directory))
         shutil.rmtree(directory)
-        store.promote(INDEX, broken.name)
+        store.collections.promote(INDEX, broken.name)
         until("the problem is told", lambda: "cannot be loaded" in str(readyz(url).get("problem")))
         until("it is in the numbers", lambda: told_to_be_behind(url))
         clients.wait_for(lambda answer: names(answer, second), IN_A_ROW, timeout_s=TIMEOUT_S)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.errors import ConfigurationError
+from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 

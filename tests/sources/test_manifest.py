@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.sources.faulty import FaultyS3, error, page
-from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.errors import ConfigurationError, SourceError, ViewfinderError
+from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import PART_ROWS, SCHEMA, Manifest, Patterns, write_manifest
 from viewfinder.sources.objects import ObjectAccess, Objects, file_uri
 from viewfinder.testing.objects import MemoryObjects

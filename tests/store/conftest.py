@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
+from viewfinder.store import Store, StoreAddress
 from viewfinder.store.embedded import attach, open_directory, start_ray
 from viewfinder.store.server import ServerClient
-from viewfinder.store import Store, StoreAddress
 from viewfinder.testing.qdrant import QdrantDouble
 
 OPENAPI = os.environ.get("QDRANT_OPENAPI")
@@ -55,4 +55,4 @@ def index(store: Store) -> Iterator[str]:
     yield name
     for each in store._call("get_collections").collections:
         if each.name.startswith(name):
-            store.drop(each.name)
+            store.collections.drop(each.name)

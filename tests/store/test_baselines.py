@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viewfinder.store.baselines import ENOUGH_CAPTIONS, FEWEST, QUANTILES, estimate, is_due, queries, renew
-from viewfinder.store.records import PointBatch, Vectors
 from viewfinder.errors import StoreUnavailableError
 from viewfinder.sources.objects import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.store.baselines import ENOUGH_CAPTIONS, FEWEST, QUANTILES, estimate, is_due, queries, renew
+from viewfinder.store.records import PointBatch, Vectors
 
 DIMENSION = 8
 
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def collection(store: Store) -> Collection:
-    return store.open("pictures", "some-model", {}, "0123456789ab", DIMENSION)
+    return store.collections.open("pictures", "some-model", {}, "0123456789ab", DIMENSION)
 
 
 def unit(count: int, seed: int = 0) -> Vectors:
@@ -34,7 +34,7 @@ def unit(count: int, seed: int = 0) -> Vectors:
 
 def fill(store: Store, collection: Collection, images: Vectors, captions: Vectors | None = None) -> None:
     ids = [point_id(f"s3://b/{number}") for number in range(len(images))]
-    store.upsert(collection, PointBatch(ids, [{}] * len(ids), image=images, caption=captions), wait=True)
+    store.points.upsert(collection, PointBatch(ids, [{}] * len(ids), image=images, caption=captions), wait=True)
 
 
 def not_asked() -> Vectors:
@@ -93,7 +93,7 @@ def test_an_estimate_is_due_when_more_than_a_tenth_has_changed(
 def test_an_estimate_is_kept_with_the_collection_until_it_is_due_again(store: Store, collection: Collection) -> None:
     fill(store, collection, unit(30))
     assert renew(store, collection, 30, lambda: unit(40, seed=2))
-    live = store.live("pictures")
+    live = store.collections.live("pictures")
     assert live is not None
     assert live.metadata.baselined_points == 30
     assert set(live.metadata.baselines) == {"text_image", "image_image"}

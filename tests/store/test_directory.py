@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store import Collection, PointBatch, Store, StoreAddress
+from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,13 +43,13 @@ def opened(data_dir: Path) -> Iterator[Store]:
 
 
 def collection(store: Store) -> Collection:
-    return store.open("images", "m", {}, "f00d", 2)
+    return store.collections.open("images", "m", {}, "f00d", 2)
 
 
 def write(store: Store, first: int, count: int) -> None:
     ids = [str(uuid5(NAMESPACE_URL, str(number))) for number in range(first, first + count)]
     vectors = np.ones((count, 2), np.float32)
-    store.upsert(collection(store), PointBatch(ids, [{"etag": "e"}] * count, image=vectors), wait=True)
+    store.points.upsert(collection(store), PointBatch(ids, [{"etag": "e"}] * count, image=vectors), wait=True)
 
 
 @contextmanager
@@ -93,9 +93,9 @@ def test_a_killed_program_leaves_the_store_free_and_whole(tmp_path: Path) -> Non
     assert left is not None
     assert left.pid == holder.pid
     with opened(tmp_path) as store:
-        assert store.count(collection(store)) == 40
+        assert store.points.count(collection(store)) == 40
         assert {
-            state.etag for state in store.states(collection(store), [str(uuid5(NAMESPACE_URL, "39"))]).values()
+            state.etag for state in store.points.states(collection(store), [str(uuid5(NAMESPACE_URL, "39"))]).values()
         } == {"e"}
 
 
@@ -127,7 +127,7 @@ def test_a_stale_or_damaged_holder_json_stops_nobody(tmp_path: Path, content: st
     directory.mkdir()
     (directory / "holder.json").write_text(content)
     with opened(tmp_path) as store:
-        assert store.live("images") is None
+        assert store.collections.live("images") is None
 
 
 def test_a_foreign_program_on_the_directory_is_told_from_ours(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_foreign_program_on_the_directory_is_told_from_ours(tmp_path: Path) ->
         pass
     foreign.close()
     with opened(tmp_path) as store:
-        assert store.live("images") is None
+        assert store.collections.live("images") is None
 
 
 def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -150,11 +150,11 @@ def test_threads_take_turns_and_lose_nothing(tmp_path: Path) -> None:
         made = collection(store)
         with ThreadPoolExecutor(8) as pool:
             writes: list[Future[Any]] = [pool.submit(write, store, 20 * part, 20) for part in range(16)]
-            searches = [pool.submit(store.search, made, [1.0, 1.0], limit=3) for _ in range(16)]
+            searches = [pool.submit(store.search.nearest, made, [1.0, 1.0], limit=3) for _ in range(16)]
             for each in [*writes, *searches]:
                 each.result()
     with opened(tmp_path) as store:
-        assert store.count(collection(store)) == 320
+        assert store.points.count(collection(store)) == 320
 
 
 def test_captions_are_ranked_by_words_after_reopening(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_captions_are_ranked_by_words_after_reopening(tmp_path: Path) -> None:
         batch = PointBatch(
             [str(uuid5(NAMESPACE_URL, "0"))], [{"caption": "a red car"}], image=np.ones((1, 2), np.float32)
         )
-        store.upsert(collection(store), batch, wait=True)
+        store.points.upsert(collection(store), batch, wait=True)
     with opened(tmp_path) as store:
         from qdrant_client import models
 

@@ -14,11 +14,10 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import numpy as np
 import pytest
 
-from viewfinder.store import embedded
+from viewfinder.errors import StoreBusyError
+from viewfinder.store import PointBatch, Store, StoreAddress, connect, embedded
 from viewfinder.store.directory import Holder, code_version, open_directory, store_directory
 from viewfinder.store.embedded import RaySession, start_ray
-from viewfinder.errors import StoreBusyError
-from viewfinder.store import PointBatch, Store, StoreAddress, connect
 
 pytestmark = pytest.mark.cluster
 
@@ -43,13 +42,13 @@ with start_ray(address, num_cpus=2, include_dashboard=False) as session, connect
 def write(store: Store, word: str) -> None:
     """Forty points named by a word: more than the holder takes in one call."""
     ids = [str(uuid5(NAMESPACE_URL, f"{word}/{row}")) for row in range(40)]
-    made = store.open("images", "m", {}, "f00d", 2)
-    store.upsert(made, PointBatch(ids, [{"etag": word}] * 40, image=np.ones((40, 2), np.float32)), wait=True)
+    made = store.collections.open("images", "m", {}, "f00d", 2)
+    store.points.upsert(made, PointBatch(ids, [{"etag": word}] * 40, image=np.ones((40, 2), np.float32)), wait=True)
 
 
 def points_of(store: Store) -> int:
-    live = store.live("images")
-    return 0 if live is None else store.count(live)
+    live = store.collections.live("images")
+    return 0 if live is None else store.points.count(live)
 
 
 @contextmanager
@@ -120,9 +119,9 @@ def test_points_survive_the_sudden_death_of_everything(tmp_path: Path) -> None:
     with Store(open_directory(tmp_path), StoreAddress(tmp_path)) as store:
         assert points_of(store) == 40
         ids = [str(uuid5(NAMESPACE_URL, f"doomed/{row}")) for row in range(40)]
-        live = store.live("images")
+        live = store.collections.live("images")
         assert live is not None
-        assert set(store.states(live, ids)) == set(ids)
+        assert set(store.points.states(live, ids)) == set(ids)
 
 
 def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> None:
@@ -131,28 +130,28 @@ def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> No
     @ray.remote(num_cpus=0.1)
     def on_a_worker(address: StoreAddress, index: str) -> int:
         with connect(address) as store:
-            made = store.open(index, "m", {}, "f00d", 2)
-            store.upsert(made, PointBatch([str(uuid4())], [{}], image=np.ones((1, 2), np.float32)), wait=True)
-            return store.count(made)
+            made = store.collections.open(index, "m", {}, "f00d", 2)
+            store.points.upsert(made, PointBatch([str(uuid4())], [{}], image=np.ones((1, 2), np.float32)), wait=True)
+            return store.points.count(made)
 
     index = f"w{uuid4().hex[:8]}"
     assert ray.get([on_a_worker.remote(ray_cluster, index) for _ in range(3)])[-1] in (1, 2, 3)
     with connect(ray_cluster) as store:
-        live = store.live(index)
+        live = store.collections.live(index)
         assert live is not None
-        assert store.count(live) == 3
+        assert store.points.count(live) == 3
 
 
 @pytest.mark.chaos("Ray", "the embedded store's holder dies under the store in use")
 def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: StoreAddress) -> None:
     index = f"d{uuid4().hex[:8]}"
     with connect(ray_cluster) as store:
-        made = store.open(index, "m", {}, "f00d", 2)
+        made = store.collections.open(index, "m", {}, "f00d", 2)
         holder = Holder.read(store_directory(ray_cluster.data_dir))
         assert holder is not None
         os.kill(holder.pid, signal.SIGKILL)
-        store.upsert(made, PointBatch([str(uuid4())], [{}], image=np.ones((1, 2), np.float32)), wait=True)
-        assert store.count(made) == 1
+        store.points.upsert(made, PointBatch([str(uuid4())], [{}], image=np.ones((1, 2), np.float32)), wait=True)
+        assert store.points.count(made) == 1
     after = Holder.read(store_directory(ray_cluster.data_dir))
     assert after is not None
     assert after.pid != holder.pid

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 
 from tests.store.test_store import AXES, DIMENSION, ids, opened, pictures
-from viewfinder.store.directory import open_directory
 from viewfinder.errors import CollectionMissingError, FilterError, StoreError
-from viewfinder.store.server import ServerClient
 from viewfinder.store import Collection, Group, PointBatch, Search, Store, StoreAddress
+from viewfinder.store.directory import open_directory
+from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
 CAPTIONS = ["a red car", "a red red bus", "a blue car on a long and winding road", "two birds", None]
@@ -33,7 +33,7 @@ def captioned(store: Store, index: str) -> Collection:
         width=[100, 200, 100, 300, 100],
         meta=[{"year": 1999, "shot by": "Ann"}, {"year": 2001}, {"year": 1999}, {"flash": True}, {}],
     )
-    store.upsert(made, batch, wait=True)
+    store.points.upsert(made, batch, wait=True)
     return made
 
 
@@ -69,9 +69,9 @@ def test_searches_of_every_kind_are_answered_in_one_request(store: Store, index:
         Search(vector(1, 0.9, 0.8, 0), diversity=0.5, limit=2),
         Search(AXES[0], filter={"format": {"eq": "png"}}, with_payload=False),
     ]
-    store.search_many(made, [Search(words="birds")])  # the version of a server is asked for once
+    store.search.many(made, [Search(words="birds")])  # the version of a server is asked for once
     calls = wire(store)
-    found = store.search_many(made, searches)
+    found = store.search.many(made, searches)
     assert [method for method, _ in calls] == ["query_batch_points"]
     assert [hit.id for hit in found[0]] == [keys[1]]
     assert [hit.id for hit in found[1]] == [keys[3]]
@@ -84,9 +84,9 @@ def test_nothing_is_asked_where_nothing_can_be_found(store: Store, index: str) -
     made = captioned(store, index)
     calls = wire(store)
     searches = [Search(AXES[0], only=[]), Search(words=" -- \udc80\x00 "), Search(AXES[0], only=["../../etc/passwd"])]
-    assert store.search_many(made, searches) == [[], [], []]
-    assert store.search_many(made, []) == []
-    assert store.search_groups(made, searches[0], "format") == []
+    assert store.search.many(made, searches) == [[], [], []]
+    assert store.search.many(made, []) == []
+    assert store.search.groups(made, searches[0], "format") == []
     assert calls == []
 
 
@@ -94,14 +94,14 @@ def test_a_filter_that_cannot_be_understood_is_told_even_where_nothing_can_be_fo
     made = opened(store, index)
     for search in (Search(words="--", filter={"colour": {"eq": 1}}), Search(AXES[0], only=[], filter={"or": []})):
         with pytest.raises(FilterError):
-            store.search_many(made, [search])
+            store.search.many(made, [search])
 
 
 def test_equal_scores_come_by_id(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(40)
-    store.upsert(made, PointBatch(keys, [{}] * 40, image=np.tile(AXES[0], (40, 1))), wait=True)
-    assert [hit.id for hit in store.search(made, AXES[0], limit=40)] == sorted(keys)
+    store.points.upsert(made, PointBatch(keys, [{}] * 40, image=np.tile(AXES[0], (40, 1))), wait=True)
+    assert [hit.id for hit in store.search.nearest(made, AXES[0], limit=40)] == sorted(keys)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_only_and_exclude_narrow_a_search_and_scores_stay_exact(store: Store, in
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(30, DIMENSION)).astype(np.float32)
     keys = ids(30)
-    store.upsert(made, PointBatch(keys, [{"width": row} for row in range(30)], image=vectors), wait=True)
+    store.points.upsert(made, PointBatch(keys, [{"width": row} for row in range(30)], image=vectors), wait=True)
     query = rng.normal(size=DIMENSION).astype(np.float32)
     wanted = [*keys[:6], "no-id", *ids(1, "unknown")]
     searches = [
@@ -138,7 +138,7 @@ def test_only_and_exclude_narrow_a_search_and_scores_stay_exact(store: Store, in
         Search(query, exclude=keys[:29]),
         Search(query, exclude=["no-id"], limit=99),
     ]
-    exact, narrowed, rest, everything = store.search_many(made, searches)
+    exact, narrowed, rest, everything = store.search.many(made, searches)
     cosines = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
     assert {hit.id: hit.score for hit in exact} == pytest.approx(
         {keys[row]: float(cosines[row]) for row in range(6)}, abs=1e-6
@@ -152,7 +152,7 @@ def test_scores_of_given_points_are_asked_for_without_approximation(tmp_path: Pa
     with QdrantDouble() as double:
         address = StoreAddress(tmp_path, url=double.url)
         with Store(ServerClient(address), address) as store:
-            store.search_many(opened(store, "images"), [Search(AXES[0], only=ids(1)), Search(AXES[0])])
+            store.search.many(opened(store, "images"), [Search(AXES[0], only=ids(1)), Search(AXES[0])])
         exact, usual = double.requests[-1].body["searches"]
         assert exact["params"] == {"exact": True}
         assert usual["params"] == {"quantization": {"rescore": True, "oversampling": 2.0}}
@@ -164,7 +164,7 @@ def test_scores_of_given_points_are_asked_for_without_approximation(tmp_path: Pa
 def test_words_rank_captions_by_bm25(store: Store, index: str) -> None:
     made = captioned(store, index)
     keys = ids(5)
-    red, car, nothing = store.search_many(
+    red, car, nothing = store.search.many(
         made, [Search(words="RED"), Search(words="car, bicycle"), Search(words="zebra")]
     )
     # The second has the word twice, in one word more; of the cars the shorter caption wins.
@@ -179,8 +179,8 @@ def test_words_rank_captions_by_bm25(store: Store, index: str) -> None:
 def test_words_take_filters_thresholds_offsets_and_ids(store: Store, index: str) -> None:
     made = captioned(store, index)
     keys = ids(5)
-    best = store.search_many(made, [Search(words="red")])[0][0].score
-    filtered, second, above, narrowed = store.search_many(
+    best = store.search.many(made, [Search(words="red")])[0][0].score
+    filtered, second, above, narrowed = store.search.many(
         made,
         [
             Search(words="red", filter={"format": {"eq": "jpeg"}}),
@@ -195,7 +195,7 @@ def test_words_take_filters_thresholds_offsets_and_ids(store: Store, index: str)
 
 def test_broken_unicode_around_words_does_no_harm(store: Store, index: str) -> None:
     made = captioned(store, index)
-    assert [hit.id for hit in store.search_many(made, [Search(words="\ud800birds\x00")])[0]] == ids(5)[3:4]
+    assert [hit.id for hit in store.search.many(made, [Search(words="\ud800birds\x00")])[0]] == ids(5)[3:4]
 
 
 def test_an_older_server_is_named_where_words_are_asked_of_it(tmp_path: Path) -> None:
@@ -204,12 +204,12 @@ def test_an_older_server_is_named_where_words_are_asked_of_it(tmp_path: Path) ->
         with Store(ServerClient(address), address) as store:
             made = opened(store, "images")
             for ask in (
-                lambda: store.search_many(made, [Search(AXES[0]), Search(words="car")]),
-                lambda: store.search_groups(made, Search(words="car"), "format"),
+                lambda: store.search.many(made, [Search(AXES[0]), Search(words="car")]),
+                lambda: store.search.groups(made, Search(words="car"), "format"),
             ):
                 with pytest.raises(StoreError, match=r"version 1\.19.*Upgrade Qdrant to 1\.20"):
                     ask()
-            assert store.search_many(made, [Search(AXES[0])]) == [[]]
+            assert store.search.many(made, [Search(AXES[0])]) == [[]]
 
 
 # -- Diversity ------------------------------------------------------------------------------------------------------
@@ -222,13 +222,13 @@ def crowded(store: Store, index: str) -> tuple[Collection, npt.NDArray[np.float3
     crowd = vector(1, 0.1, 0, 0) + rng.normal(scale=1e-3, size=(60, DIMENSION)).astype(np.float32)
     others = np.array([[1, -0.6, 0, 0], [1, 0, 0.8, 0], [1, 0, 0, -0.9]], np.float32)
     vectors = np.concatenate([crowd, others]).astype(np.float32)
-    store.upsert(made, PointBatch(ids(63), [{}] * 63, image=vectors), wait=True)
+    store.points.upsert(made, PointBatch(ids(63), [{}] * 63, image=vectors), wait=True)
     return made, vectors
 
 
 def test_diversity_reaches_past_near_duplicates_and_keeps_the_cosine(store: Store, index: str) -> None:
     made, vectors = crowded(store, index)
-    plain, diverse = store.search_many(made, [Search(AXES[0], limit=4), Search(AXES[0], limit=4, diversity=0.5)])
+    plain, diverse = store.search.many(made, [Search(AXES[0], limit=4), Search(AXES[0], limit=4, diversity=0.5)])
     assert {hit.id for hit in plain} <= set(ids(60))
     assert {hit.id for hit in diverse} >= set(ids(63)[60:])
     assert diverse[0].id == plain[0].id
@@ -238,7 +238,7 @@ def test_diversity_reaches_past_near_duplicates_and_keeps_the_cosine(store: Stor
 
 def test_hits_of_a_diverse_search_come_in_the_order_of_choice_page_by_page(store: Store, index: str) -> None:
     made, _ = crowded(store, index)
-    whole, first, second = store.search_many(
+    whole, first, second = store.search.many(
         made,
         [
             Search(AXES[0], limit=6, diversity=0.7, candidates=63),
@@ -264,7 +264,7 @@ def test_diversity_has_candidates_enough_to_choose_from(tmp_path: Path, search: 
     with QdrantDouble() as double:
         address = StoreAddress(tmp_path, url=double.url)
         with Store(ServerClient(address), address) as store:
-            store.search_many(opened(store, "images"), [search])
+            store.search.many(opened(store, "images"), [search])
         (asked,) = double.requests[-1].body["searches"]
         assert asked["query"]["mmr"] == {"diversity": 0.5, "candidates_limit": candidates}
 
@@ -280,9 +280,9 @@ def test_the_embedded_store_chooses_as_qdrants_own_local_mode_does(tmp_path: Pat
         for client, where in ((open_directory(tmp_path), address), (ServerClient(remote), remote)):
             with Store(client, where) as store:
                 made = opened(store, "images")
-                store.upsert(made, PointBatch(ids(80), [{}] * 80, image=vectors), wait=True)
+                store.points.upsert(made, PointBatch(ids(80), [{}] * 80, image=vectors), wait=True)
                 search = Search(query.astype(np.float32), diversity=diversity, limit=15, offset=2)
-                chosen.append([hit.id for hit in store.search_many(made, [search])[0]])
+                chosen.append([hit.id for hit in store.search.many(made, [search])[0]])
     assert chosen[0] == chosen[1]
     assert len(set(chosen[0])) == 15
 
@@ -294,13 +294,13 @@ def test_groups_have_the_best_points_of_each_value(store: Store, index: str) -> 
     made = captioned(store, index)
     keys = ids(5)
     query = vector(1, 0.5, 0.25, 0.125)
-    groups = store.search_groups(made, Search(query), "tags", group_size=1)
+    groups = store.search.groups(made, Search(query), "tags", group_size=1)
     assert {group.value: [hit.id for hit in group.hits] for group in groups} == {
         "car": [keys[0]],
         "street": [keys[0]],
         "bird": [keys[4]],
     }
-    best, second = store.search_groups(made, Search(query, filter={"width": {"lte": 200}}), "width")
+    best, second = store.search.groups(made, Search(query, filter={"width": {"lte": 200}}), "width")
     assert (best.value, second.value) == (100, 200)
     assert [hit.id for hit in best.hits] == [*sorted([keys[0], keys[4]]), keys[2]]
     assert best.hits[0].payload["format"] in ("jpeg", "png")
@@ -311,7 +311,7 @@ def test_groups_come_by_their_best_hit_and_page_by_page(store: Store, index: str
     query = vector(1, 0.5, 0.25, 0.125)
 
     def values(**options: Any) -> list[Any]:
-        return [group.value for group in store.search_groups(made, Search(query, **options), "width", group_size=2)]
+        return [group.value for group in store.search.groups(made, Search(query, **options), "width", group_size=2)]
 
     assert values() == [100, 200, 300]
     assert values(limit=2) + values(limit=2, offset=2) == [100, 200, 300]
@@ -322,7 +322,7 @@ def test_groups_come_by_their_best_hit_and_page_by_page(store: Store, index: str
 
 def test_words_are_grouped_too(store: Store, index: str) -> None:
     made = captioned(store, index)
-    groups = store.search_groups(made, Search(words="red car", with_payload=False), "format")
+    groups = store.search.groups(made, Search(words="red car", with_payload=False), "format")
     assert [(group.value, [hit.id for hit in group.hits]) for group in groups] == [
         ("jpeg", [ids(5)[0], ids(5)[2]]),
         ("png", [ids(5)[1]]),
@@ -333,7 +333,7 @@ def test_words_are_grouped_too(store: Store, index: str) -> None:
 
 def test_a_diverse_search_has_no_groups(store: Store, index: str) -> None:
     with pytest.raises(ValueError, match="diversity"):
-        store.search_groups(captioned(store, index), Search(AXES[0], diversity=0.5), "format")
+        store.search.groups(captioned(store, index), Search(AXES[0], diversity=0.5), "format")
 
 
 @pytest.mark.parametrize(
@@ -350,30 +350,30 @@ def test_a_diverse_search_has_no_groups(store: Store, index: str) -> None:
 def test_facets_count_the_values_of_a_field(
     store: Store, index: str, field: str, filter: dict[str, Any] | None, values: list[Any]
 ) -> None:
-    assert store.facet(captioned(store, index), field, filter=filter) == values
+    assert store.search.facet(captioned(store, index), field, filter=filter) == values
 
 
 def test_facets_of_the_users_own_fields(store: Store, index: str) -> None:
     made = opened(store, index)
     fields = {"meta.year": "integer", "meta.shot by": "keyword", "meta.flash": "bool", "meta.price": "float"}
-    store.index_field(made, "meta.year", "integer")
-    store.index_field(made, 'meta."shot by"', "keyword")
-    store.index_field(made, "meta.flash", "bool")
-    store.update_metadata(made.name, fields=fields)
+    store.collections.index_field(made, "meta.year", "integer")
+    store.collections.index_field(made, 'meta."shot by"', "keyword")
+    store.collections.index_field(made, "meta.flash", "bool")
+    store.collections.update_metadata(made.name, fields=fields)
     made = captioned(store, index)
-    assert store.facet(made, "meta.year") == [(1999, 2), (2001, 1)]
-    assert store.facet(made, "meta.shot by") == [("Ann", 1)]
-    assert store.facet(made, "meta.flash") == [(True, 1)]
-    assert store.facet(made, "tags", limit=2) == [("car", 2), ("street", 2)]
+    assert store.search.facet(made, "meta.year") == [(1999, 2), (2001, 1)]
+    assert store.search.facet(made, "meta.shot by") == [("Ann", 1)]
+    assert store.search.facet(made, "meta.flash") == [(True, 1)]
+    assert store.search.facet(made, "tags", limit=2) == [("car", 2), ("street", 2)]
     with pytest.raises(FilterError, match=r"'meta\.price' has no values that can be counted.*meta\.year"):
-        store.facet(made, "meta.price")
+        store.search.facet(made, "meta.price")
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda store, made, field: store.facet(made, field),
-        lambda store, made, field: store.search_groups(made, Search(AXES[0]), field),
+        lambda store, made, field: store.search.facet(made, field),
+        lambda store, made, field: store.search.groups(made, Search(AXES[0]), field),
     ],
     ids=["facet", "groups"],
 )
@@ -400,25 +400,25 @@ def test_fields_without_values_to_count_or_group_by_are_refused_by_name(
 
 def test_a_field_that_no_captions_file_gave_is_refused_with_the_nearest(store: Store, index: str) -> None:
     made = captioned(store, index)
-    store.update_metadata(made.name, fields={"meta.year": "integer", "meta.shot by": "keyword"})
+    store.collections.update_metadata(made.name, fields={"meta.year": "integer", "meta.shot by": "keyword"})
     with pytest.raises(FilterError, match=r"No field 'meta\.yaer'.*Closest: 'meta\.year'"):
-        store.search_many(opened(store, index), [Search(AXES[0], filter={"meta.yaer": {"eq": 1999}})])
-    (hits,) = store.search_many(opened(store, index), [Search(AXES[0], filter={"meta.shot by": {"eq": "Ann"}})])
+        store.search.many(opened(store, index), [Search(AXES[0], filter={"meta.yaer": {"eq": 1999}})])
+    (hits,) = store.search.many(opened(store, index), [Search(AXES[0], filter={"meta.shot by": {"eq": "Ann"}})])
     assert [hit.id for hit in hits] == ids(1)
 
 
 def test_a_collection_that_names_no_fields_takes_any(store: Store, index: str) -> None:
     made = captioned(store, index)
     assert made.metadata.fields == {}
-    assert store.search_many(made, [Search(AXES[0], filter={"meta.nothing": {"eq": 1}})]) == [[]]
+    assert store.search.many(made, [Search(AXES[0], filter={"meta.nothing": {"eq": 1}})]) == [[]]
 
 
 def test_fields_that_came_after_the_collection_was_looked_at_are_found(store: Store, index: str) -> None:
     made = captioned(store, index)
-    store.update_metadata(made.name, fields={"meta.year": "integer"})
+    store.collections.update_metadata(made.name, fields={"meta.year": "integer"})
     before = opened(store, index)
-    store.update_metadata(made.name, fields={"meta.year": "integer", "meta.flash": "bool"})
-    (hits,) = store.search_many(before, [Search(AXES[0], filter={"meta.flash": {"eq": True}})])
+    store.collections.update_metadata(made.name, fields={"meta.year": "integer", "meta.flash": "bool"})
+    (hits,) = store.search.many(before, [Search(AXES[0], filter={"meta.flash": {"eq": True}})])
     assert [hit.id for hit in hits] == ids(5)[3:4]
 
 
@@ -426,7 +426,7 @@ def test_baselines_are_kept_with_the_collection(store: Store, index: str) -> Non
     made = opened(store, index)
     assert made.metadata.baselines == {}
     quantiles = np.linspace(-1, 1, 101).tolist()
-    store.update_metadata(made.name, baselines={"text_image": quantiles})
+    store.collections.update_metadata(made.name, baselines={"text_image": quantiles})
     assert opened(store, index).metadata.baselines == {"text_image": quantiles}
 
 
@@ -437,7 +437,7 @@ STRANGE = ["", "../..", "a" * 10_000, "\ud800", "1", "{" + ids(1)[0] + "}", ids(
 
 def test_records_are_those_that_exist(store: Store, index: str) -> None:
     made = captioned(store, index)
-    found = store.records(made, [*ids(2), *ids(1, "unknown"), *STRANGE])
+    found = store.points.records(made, [*ids(2), *ids(1, "unknown"), *STRANGE])
     assert {each: record.payload["uri"] for each, record in found.items()} == {
         key: f"s3://b/{row}" for row, key in enumerate(ids(2))
     }
@@ -449,12 +449,12 @@ def test_vectors_are_unit_length_and_only_of_points_that_have_one(store: Store, 
     keys = ids(250)
     images = np.tile(vector(3, 4, 0, 0), (250, 1))
     batch = PointBatch(keys, [{}] * 250, image=images, caption=images[:, ::-1].copy(), has_caption=np.arange(250) < 2)
-    store.upsert(made, batch, wait=True)
-    found = store.vectors(made, [*keys, *ids(1, "unknown"), *STRANGE], "image")
+    store.points.upsert(made, batch, wait=True)
+    found = store.points.vectors(made, [*keys, *ids(1, "unknown"), *STRANGE], "image")
     assert set(found) == set(keys)
     assert found[keys[249]].dtype == np.float32
     np.testing.assert_allclose(found[keys[249]], [0.6, 0.8, 0, 0], atol=1e-6)
-    captions = store.vectors(made, keys[:5], "caption")
+    captions = store.points.vectors(made, keys[:5], "caption")
     assert set(captions) == set(keys[:2])
     np.testing.assert_allclose(captions[keys[0]], [0, 0, 0.8, 0.6], atol=1e-6)
 
@@ -464,29 +464,29 @@ def test_a_sample_is_of_points_that_have_the_vector(store: Store, index: str) ->
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(60, DIMENSION)).astype(np.float32)
     batch = PointBatch(ids(60), [{}] * 60, image=vectors, caption=vectors, has_caption=np.arange(60) < 3)
-    store.upsert(made, batch, wait=True)
-    some, all_captions = store.sample(made, 20, "image"), store.sample(made, 20, "caption")
+    store.points.upsert(made, batch, wait=True)
+    some, all_captions = store.points.sample(made, 20, "image"), store.points.sample(made, 20, "caption")
     assert (some.shape, some.dtype, all_captions.shape) == ((20, DIMENSION), np.float32, (3, DIMENSION))
     np.testing.assert_allclose(np.linalg.norm(some, axis=1), 1, atol=1e-5)
     assert len(np.unique(some.round(5), axis=0)) == 20
 
 
 def test_a_sample_of_nothing_is_empty(store: Store, index: str) -> None:
-    assert store.sample(opened(store, index), 5, "image").shape == (0, DIMENSION)
+    assert store.points.sample(opened(store, index), 5, "image").shape == (0, DIMENSION)
 
 
 def test_sampled_records_are_whole_and_pass_the_filter(store: Store, index: str) -> None:
     made = captioned(store, index)
-    some = store.sample_records(made, 2, {"has_caption": {"eq": False}})
+    some = store.points.sample_records(made, 2, {"has_caption": {"eq": False}})
     assert len({each.id for each in some}) == 2
-    png = store.sample_records(made, 10, {"format": {"eq": "png"}})
+    png = store.points.sample_records(made, 10, {"format": {"eq": "png"}})
     assert {each.payload["uri"] for each in png} == {"s3://b/1", "s3://b/4"}
 
 
 def test_an_exact_search_is_told_to_a_server_and_finds_the_same(store: Store, index: str) -> None:
     made = captioned(store, index)
     calls = wire(store)
-    near, exact = store.search_many(made, [Search(AXES[0], limit=3), Search(AXES[0], limit=3, exact=True)])
+    near, exact = store.search.many(made, [Search(AXES[0], limit=3), Search(AXES[0], limit=3, exact=True)])
     assert near == exact
     told = [request.params and bool(request.params.exact) for request in calls[0][1]["requests"]]
     assert told == ([None, None] if store.address.url is None else [False, True])
@@ -495,13 +495,13 @@ def test_an_exact_search_is_told_to_a_server_and_finds_the_same(store: Store, in
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda store, made: store.search_many(made, [Search(AXES[0])]),
-        lambda store, made: store.search_many(made, [Search(words="car")]),
-        lambda store, made: store.search_groups(made, Search(AXES[0]), "format"),
-        lambda store, made: store.records(made, ids(1)),
-        lambda store, made: store.vectors(made, ids(1), "image"),
-        lambda store, made: store.facet(made, "format"),
-        lambda store, made: store.sample(made, 3, "image"),
+        lambda store, made: store.search.many(made, [Search(AXES[0])]),
+        lambda store, made: store.search.many(made, [Search(words="car")]),
+        lambda store, made: store.search.groups(made, Search(AXES[0]), "format"),
+        lambda store, made: store.points.records(made, ids(1)),
+        lambda store, made: store.points.vectors(made, ids(1), "image"),
+        lambda store, made: store.search.facet(made, "format"),
+        lambda store, made: store.points.sample(made, 3, "image"),
     ],
     ids=["search", "words", "groups", "records", "vectors", "facet", "sample"],
 )
@@ -509,7 +509,7 @@ def test_a_dropped_collection_is_missing_whatever_is_asked_of_it(
     store: Store, index: str, ask: Callable[[Store, Collection], Any]
 ) -> None:
     made = opened(store, index)
-    store.drop(made.name)
+    store.collections.drop(made.name)
     with pytest.raises(CollectionMissingError):
         ask(store, made)
 
@@ -519,49 +519,49 @@ def test_a_dropped_collection_is_missing_whatever_is_asked_of_it(
 
 def test_what_is_taken_down_is_gone_from_every_collection_and_stays_barred(store: Store, index: str) -> None:
     made = captioned(store, index)
-    second = store.create(index, "ViT::other", {}, "beef", DIMENSION)
-    store.upsert(second, pictures(3), wait=True)
+    second = store.collections.create(index, "ViT::other", {}, "beef", DIMENSION)
+    store.points.upsert(second, pictures(3), wait=True)
     keys, (unknown,) = ids(5), ids(1, "unknown")
     assert store.take_down(index, {keys[0]: "", keys[4]: "s3://b/4", unknown: ""}) == {keys[0], keys[4]}
-    assert (store.count(made), store.count(second)) == (3, 2)
-    barred = store.tombstones(index, [*keys, unknown])
+    assert (store.points.count(made), store.points.count(second)) == (3, 2)
+    barred = store.control(index).takedowns([*keys, unknown])
     assert {each: stone.uri for each, stone in barred.items()} == {
         keys[0]: "s3://b/0",
         keys[4]: "s3://b/4",
         unknown: "",
     }
     assert all(stone.at.endswith("+00:00") for stone in barred.values())
-    assert dict(store.all_tombstones(index)) == barred
-    assert list(store.all_tombstones(f"{index}x")) == []
+    assert dict(store.control(index).all_takedowns()) == barred
+    assert list(store.control(f"{index}x").all_takedowns()) == []
 
 
 def test_taking_down_again_changes_nothing_but_a_uri_that_was_unknown(store: Store, index: str) -> None:
     (key, other) = ids(2)
     assert store.take_down(index, {key: "", other: "s3://b/1"}) == set()
-    before = store.tombstones(index, [key, other])
+    before = store.control(index).takedowns([key, other])
     assert store.take_down(index, {key: "s3://b/0", other: "s3://elsewhere"}) == set()
-    after = store.tombstones(index, [key, other])
+    after = store.control(index).takedowns([key, other])
     assert {each: stone.uri for each, stone in after.items()} == {key: "s3://b/0", other: "s3://b/1"}
     assert {each: stone.at for each, stone in after.items()} == {each: stone.at for each, stone in before.items()}
 
 
-def test_a_tombstone_is_lifted_alone(store: Store, index: str) -> None:
+def test_a_takedown_is_lifted_alone(store: Store, index: str) -> None:
     keys = ids(3)
     store.restore(index, keys)
     store.take_down(index, dict.fromkeys(keys, ""))
     store.restore(index, [keys[0], *STRANGE])
-    assert set(store.tombstones(index, keys)) == set(keys[1:])
+    assert set(store.control(index).takedowns(keys)) == set(keys[1:])
 
 
 @pytest.mark.parametrize("strange", [each for each in STRANGE if len(each) < 100])
 def test_only_points_are_taken_down(store: Store, index: str, strange: str) -> None:
-    assert store.tombstones(index, [strange]) == {}
+    assert store.control(index).takedowns([strange]) == {}
     with pytest.raises(ValueError, match="no ids of points"):
         store.take_down(index, {strange: ""})
 
 
-def test_more_tombstones_than_one_request_takes(store: Store, index: str) -> None:
+def test_more_takedowns_than_one_request_takes(store: Store, index: str) -> None:
     keys: Sequence[str] = ids(1100)
     store.take_down(index, dict.fromkeys(keys, ""))
-    assert {each for each, _ in store.all_tombstones(index)} == set(keys)
-    assert len(store.tombstones(index, keys)) == 1100
+    assert {each for each, _ in store.control(index).all_takedowns()} == set(keys)
+    assert len(store.control(index).takedowns(keys)) == 1100

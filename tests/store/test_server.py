@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.store.retries import Retry
-from viewfinder.store.server import ServerClient
 from viewfinder.settings import Settings
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
+from viewfinder.store.retries import Retry
+from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 KEY = "correct-horse"
@@ -48,9 +48,9 @@ def open_store(tmp_path: Path) -> Iterator[Open]:
 
 
 def write(store: Store) -> None:
-    made = store.open("images", "m", {}, "f00d", 2)
-    store.upsert(made, PointBatch([POINT], [{"etag": "e"}], image=np.ones((1, 2), np.float32)), wait=True)
-    assert store.count(made) == 1
+    made = store.collections.open("images", "m", {}, "f00d", 2)
+    store.points.upsert(made, PointBatch([POINT], [{"etag": "e"}], image=np.ones((1, 2), np.float32)), wait=True)
+    assert store.points.count(made) == 1
 
 
 def upserts(double: QdrantDouble) -> int:
@@ -92,7 +92,7 @@ def test_the_servers_retry_after_is_waited_for(double: QdrantDouble, tmp_path: P
     retry = Retry(60.0, sleep=pauses.append, draw=lambda least, most: 0.0)
     double.faults += [Fault(status=429, retry_after="7"), Fault(status=503, retry_after="9")]
     with Store(ServerClient(address), address, retry) as store:
-        store.live("images")
+        store.collections.live("images")
     assert pauses == [7.0, 9.0]
 
 
@@ -104,13 +104,13 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(double: QdrantDouble, 
 
 def test_accepted_but_not_yet_applied_is_no_failure(double: QdrantDouble, open_store: Open) -> None:
     store = open_store(double.url)
-    made = store.open("images", "m", {}, "f00d", 2)
+    made = store.collections.open("images", "m", {}, "f00d", 2)
     double.faults.append(Fault(late=6, on="PUT .*/points$"))
-    store.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
-    assert store.count(made) == 0
+    store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
+    assert store.points.count(made) == 0
     looks: list[str] = []
     store._retry = Retry(60.0, sleep=lambda _: None)
-    store.wait_ready(made, 1, timeout_s=60, progress=looks.append)
+    store.collections.wait_ready(made, 1, timeout_s=60, progress=looks.append)
     assert looks[0] == "0 of 1 points"
     assert upserts(double) == 1
 
@@ -120,7 +120,7 @@ def test_a_closed_port_is_named_with_the_setting(open_store: Open) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
     store = open_store(url, attempts=False)
-    for call in (store.check, lambda: store.live("images")):
+    for call in (store.check, lambda: store.collections.live("images")):
         with pytest.raises(StoreUnavailableError, match=rf"{url} cannot be reached .* VIEWFINDER_QDRANT_URL") as caught:
             call()
     assert "Gave up" not in str(caught.value)
@@ -137,7 +137,7 @@ def test_check_does_not_retry(double: QdrantDouble, open_store: Open) -> None:
 def test_a_missing_or_wrong_api_key_is_said_and_never_shown(tmp_path: Path, open_store: Open, key: str | None) -> None:
     with QdrantDouble(api_key=KEY) as double:
         store = open_store(double.url, api_key=key)
-        for call in (store.check, lambda: store.live("images")):
+        for call in (store.check, lambda: store.collections.live("images")):
             with pytest.raises(StoreError, match=r"401.*VIEWFINDER_QDRANT_API_KEY") as caught:
                 call()
             assert KEY not in str(caught.value)

@@ -10,10 +10,10 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 import pytest
 
-from viewfinder.store.embedded import open_directory
 from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
-from viewfinder.store.server import ServerClient
 from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
+from viewfinder.store.embedded import open_directory
+from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
 DIMENSION = 4
@@ -26,7 +26,7 @@ def ids(count: int, prefix: str = "s3://b/") -> list[str]:
 
 
 def opened(store: Store, index: str) -> Collection:
-    return store.open(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
+    return store.collections.open(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
 
 
 def pictures(count: int, **fields: Sequence[Any]) -> PointBatch:
@@ -47,8 +47,8 @@ def plain_collection(store: Store, name: str) -> None:
 
 
 def test_an_index_that_was_never_made_has_no_live_collection(store: Store, index: str) -> None:
-    assert store.live(index) is None
-    assert store.collections(index) == []
+    assert store.collections.live(index) is None
+    assert store.collections.all(index) == []
 
 
 def test_open_makes_and_promotes_the_first_collection(store: Store, index: str) -> None:
@@ -57,46 +57,46 @@ def test_open_makes_and_promotes_the_first_collection(store: Store, index: str) 
     assert made.metadata.state == "live"
     assert made.metadata.model == {**MODEL, "name": "ViT::tiny"}
     assert (made.metadata.fingerprint, made.metadata.dimension, made.metadata.index) == ("f00d", DIMENSION, index)
-    assert store.live(index) == made
+    assert store.collections.live(index) == made
 
 
 def test_open_again_finds_the_same_collection_with_its_points(store: Store, index: str) -> None:
-    store.upsert(opened(store, index), pictures(3), wait=True)
+    store.points.upsert(opened(store, index), pictures(3), wait=True)
     again = opened(store, index)
-    assert store.count(again) == 3
-    assert [each.name for each in store.collections(index)] == [again.name]
+    assert store.points.count(again) == 3
+    assert [each.name for each in store.collections.all(index)] == [again.name]
 
 
 def test_open_with_another_model_names_both_and_changes_nothing(store: Store, index: str) -> None:
     live = opened(store, index)
     with pytest.raises(ModelMismatchError) as caught:
-        store.open(index, "ViT::other", MODEL, "beef", 8)
+        store.collections.open(index, "ViT::other", MODEL, "beef", 8)
     for part in ("ViT::tiny", "f00d", "ViT::other", "beef", "jobs/reindex.py", "--model"):
         assert part in str(caught.value)
-    assert store.collections(index) == [live]
+    assert store.collections.all(index) == [live]
 
 
 def test_open_takes_over_what_a_crash_left_unpromoted(store: Store, index: str) -> None:
-    left = store.create(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
-    assert store.live(index) is None
+    left = store.collections.create(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
+    assert store.collections.live(index) is None
     assert opened(store, index).name == left.name
 
 
 def test_programs_that_open_at_once_get_one_collection(store: Store, index: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: opened(store, index).name, range(4)))
-    assert {each.name for each in store.collections(index)} == set(made)
+    assert {each.name for each in store.collections.all(index)} == set(made)
     assert len(set(made)) == 1
 
 
 def test_each_build_gets_its_own_collection_and_promote_moves_the_alias(store: Store, index: str) -> None:
     first = opened(store, index)
-    second = store.create(index, "ViT::other", MODEL, "beef", 8)
+    second = store.collections.create(index, "ViT::other", MODEL, "beef", 8)
     assert (first.build, second.build) == (1, 2)
     assert second.metadata.state == "building"
-    assert store.live(index) == first
-    store.promote(index, second.name)
-    live = store.live(index)
+    assert store.collections.live(index) == first
+    store.collections.promote(index, second.name)
+    live = store.collections.live(index)
     assert live is not None
     assert (live.name, live.metadata.state) == (second.name, "live")
 
@@ -104,29 +104,31 @@ def test_each_build_gets_its_own_collection_and_promote_moves_the_alias(store: S
 def test_promote_refuses_a_collection_that_does_not_exist(store: Store, index: str) -> None:
     live = opened(store, index)
     with pytest.raises(CollectionMissingError, match="nowhere"):
-        store.promote(index, "nowhere")
-    assert store.live(index) == live
+        store.collections.promote(index, "nowhere")
+    assert store.collections.live(index) == live
 
 
 def test_open_refuses_an_index_named_like_a_collection(store: Store, index: str) -> None:
     plain_collection(store, index)
     with pytest.raises(StoreError, match=f"collection named '{index}'"):
         opened(store, index)
-    assert store.collections(index) == []
+    assert store.collections.all(index) == []
 
 
 def test_an_alias_to_a_collection_of_other_hands_is_refused_by_name(store: Store, index: str) -> None:
     plain_collection(store, f"{index}_theirs")
     store._call("update_collection_aliases", change_aliases_operations=[_alias(index, f"{index}_theirs")])
     with pytest.raises(StoreError, match="not made by viewfinder"):
-        store.live(index)
+        store.collections.live(index)
 
 
 def test_metadata_changes_leave_other_fields_alone(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.update_metadata(made.name, state="retired", runs=["r1", "r2"])
-    store.update_metadata(made.name, sources=[{"uri": "s3://b", "include": ["*.jpg"]}], counts={"indexed": 3})
-    (found,) = store.collections(index)
+    store.collections.update_metadata(made.name, state="retired", runs=["r1", "r2"])
+    store.collections.update_metadata(
+        made.name, sources=[{"uri": "s3://b", "include": ["*.jpg"]}], counts={"indexed": 3}
+    )
+    (found,) = store.collections.all(index)
     assert found.metadata.state == "retired"
     assert found.metadata.runs == ["r1", "r2"]
     assert found.metadata.sources == [{"uri": "s3://b", "include": ["*.jpg"]}]
@@ -136,34 +138,34 @@ def test_metadata_changes_leave_other_fields_alone(store: Store, index: str) -> 
 
 def test_collections_of_an_index_whose_name_begins_alike_are_not_its_own(store: Store, index: str) -> None:
     mine, other = opened(store, index), opened(store, f"{index}__b")
-    assert store.collections(index) == [mine]
-    assert store.collections(f"{index}__b") == [other]
+    assert store.collections.all(index) == [mine]
+    assert store.collections.all(f"{index}__b") == [other]
 
 
 def test_dropped_collections_are_gone_and_may_be_dropped_again(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.drop(made.name)
-    store.drop(made.name)
-    assert store.live(index) is None
+    store.collections.drop(made.name)
+    store.collections.drop(made.name)
+    assert store.collections.live(index) is None
     with pytest.raises(CollectionMissingError):
-        store.count(made)
+        store.points.count(made)
     with pytest.raises(CollectionMissingError):
-        store.upsert(made, pictures(1), wait=True)
+        store.points.upsert(made, pictures(1), wait=True)
 
 
 def test_wait_ready_returns_when_the_count_is_right(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.upsert(made, pictures(5), wait=False)
+    store.points.upsert(made, pictures(5), wait=False)
     looks: list[str] = []
-    store.wait_ready(made, 5, timeout_s=60, progress=looks.append, poll_s=0.05)
+    store.collections.wait_ready(made, 5, timeout_s=60, progress=looks.append, poll_s=0.05)
     assert looks[-1] == "ready, seen 2 of 3 times"
 
 
 def test_wait_ready_says_what_is_missing(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.upsert(made, pictures(5), wait=True)
+    store.points.upsert(made, pictures(5), wait=True)
     with pytest.raises(StoreError, match="5 of 6 points"):
-        store.wait_ready(made, 6, timeout_s=0.1, poll_s=0.05)
+        store.collections.wait_ready(made, 6, timeout_s=0.1, poll_s=0.05)
 
 
 # -- Points ---------------------------------------------------------------------------------------------------------
@@ -181,60 +183,62 @@ def test_points_with_one_or_both_vectors_are_told_apart(store: Store, index: str
         has_image=np.array([True, False, True]),
         has_caption=np.array([False, True, True]),
     )
-    store.upsert(made, batch, wait=True)
-    assert store.states(made, [*keys, *ids(2, "unknown")]) == {
+    store.points.upsert(made, batch, wait=True)
+    assert store.points.states(made, [*keys, *ids(2, "unknown")]) == {
         keys[0]: PointState("a", "", ("x", "y"), has_image=True, has_caption=False),
         keys[1]: PointState("b", "h", (), has_image=False, has_caption=True),
         keys[2]: PointState("", "", (), has_image=True, has_caption=True),
     }
-    assert {hit.id for hit in store.search(made, AXES[0], using="image", limit=9)} == {keys[0], keys[2]}
-    assert {hit.id for hit in store.search(made, AXES[0], using="caption", limit=9)} == {keys[1], keys[2]}
+    assert {hit.id for hit in store.search.nearest(made, AXES[0], using="image", limit=9)} == {keys[0], keys[2]}
+    assert {hit.id for hit in store.search.nearest(made, AXES[0], using="caption", limit=9)} == {keys[1], keys[2]}
 
 
 def test_the_same_batch_twice_makes_no_duplicates(store: Store, index: str) -> None:
     made = opened(store, index)
     for _ in range(2):
-        store.upsert(made, pictures(70), wait=True)
-    assert store.count(made) == 70
+        store.points.upsert(made, pictures(70), wait=True)
+    assert store.points.count(made) == 70
 
 
 def test_an_upsert_replaces_the_whole_point(store: Store, index: str) -> None:
     made = opened(store, index)
     (key,) = ids(1)
-    store.upsert(
+    store.points.upsert(
         made, PointBatch([key], [{"etag": "a", "caption": "old"}], image=AXES[:1], caption=AXES[:1]), wait=True
     )
-    store.upsert(made, PointBatch([key], [{"etag": "b"}], image=AXES[1:2]), wait=True)
-    assert store.states(made, [key])[key] == PointState("b", "", (), has_image=True, has_caption=False)
-    assert store.search(made, AXES[0], using="caption", limit=1) == []
-    (hit,) = store.search(made, AXES[1], limit=1)
+    store.points.upsert(made, PointBatch([key], [{"etag": "b"}], image=AXES[1:2]), wait=True)
+    assert store.points.states(made, [key])[key] == PointState("b", "", (), has_image=True, has_caption=False)
+    assert store.search.nearest(made, AXES[0], using="caption", limit=1) == []
+    (hit,) = store.search.nearest(made, AXES[1], limit=1)
     assert "caption" not in hit.payload
 
 
 def test_states_of_more_points_than_one_request_takes(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.upsert(made, pictures(1100), wait=True)
-    assert len(store.states(made, ids(1200))) == 1100
+    store.points.upsert(made, pictures(1100), wait=True)
+    assert len(store.points.states(made, ids(1200))) == 1100
 
 
 def test_vectors_of_the_wrong_dimension_are_refused(store: Store, index: str) -> None:
     made = opened(store, index)
     with pytest.raises(StoreError, match=r"(?i)dimension"):
-        store.upsert(made, PointBatch(ids(1), [{}], image=np.ones((1, DIMENSION + 1), np.float32)), wait=True)
+        store.points.upsert(made, PointBatch(ids(1), [{}], image=np.ones((1, DIMENSION + 1), np.float32)), wait=True)
 
 
 def test_a_changed_caption_keeps_picture_and_other_fields(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(40)
-    store.upsert(made, pictures(40, meta=[{"year": 1999}] * 40), wait=True)
+    store.points.upsert(made, pictures(40, meta=[{"year": 1999}] * 40), wait=True)
     payloads = [
         {"caption": f"number {row}", "caption_hash": f"h{row}", "tags": ["t"], "meta": {"place": "x"}}
         for row in range(40)
     ]
-    store.update_captions(made, keys, payloads, np.tile(AXES[3], (40, 1)))
-    assert store.states(made, keys)[keys[39]] == PointState("e39", "h39", ("s3://b",), has_image=True, has_caption=True)
-    assert len(store.search(made, AXES[3], using="caption", limit=99, score_threshold=0.99)) == 40
-    (hit,) = store.search(made, AXES[1], limit=1, filter={"uri": {"eq": "s3://b/5"}})
+    store.points.update_captions(made, keys, payloads, np.tile(AXES[3], (40, 1)))
+    assert store.points.states(made, keys)[keys[39]] == PointState(
+        "e39", "h39", ("s3://b",), has_image=True, has_caption=True
+    )
+    assert len(store.search.nearest(made, AXES[3], using="caption", limit=99, score_threshold=0.99)) == 40
+    (hit,) = store.search.nearest(made, AXES[1], limit=1, filter={"uri": {"eq": "s3://b/5"}})
     assert hit.score == pytest.approx(1, abs=1e-5)
     assert hit.payload["caption"] == "number 5"
     assert hit.payload["meta"] == {"place": "x"}
@@ -244,26 +248,26 @@ def test_a_removed_caption_takes_its_vector_along(store: Store, index: str) -> N
     made = opened(store, index)
     keys = ids(3)
     payloads = [{"caption": "c", "caption_hash": "h"} for _ in keys]
-    store.upsert(made, PointBatch(keys, payloads, image=AXES[:3], caption=AXES[:3]), wait=True)
+    store.points.upsert(made, PointBatch(keys, payloads, image=AXES[:3], caption=AXES[:3]), wait=True)
     gone: list[dict[str, Any]] = [{"caption": None, "caption_hash": None}, {"caption": "new", "caption_hash": "n"}]
-    store.update_captions(made, keys[:2], gone, AXES[:2], np.array([False, True]))
-    states = store.states(made, keys)
+    store.points.update_captions(made, keys[:2], gone, AXES[:2], np.array([False, True]))
+    states = store.points.states(made, keys)
     assert [(states[key].caption_hash, states[key].has_caption) for key in keys] == [
         ("", False),
         ("n", True),
         ("h", True),
     ]
-    assert {hit.id for hit in store.search(made, AXES[0], using="caption", limit=9)} == set(keys[1:])
-    assert len(store.search(made, AXES[0], using="image", limit=9)) == 3
+    assert {hit.id for hit in store.search.nearest(made, AXES[0], using="caption", limit=9)} == set(keys[1:])
+    assert len(store.search.nearest(made, AXES[0], using="image", limit=9)) == 3
 
 
 def test_captions_of_points_deleted_meanwhile_are_left_out(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
-    store.upsert(made, pictures(3), wait=True)
-    store.delete(made, keys[1:2])
-    store.update_captions(made, keys, [{"caption_hash": f"h{row}"} for row in range(3)], AXES[:3])
-    states = store.states(made, keys)
+    store.points.upsert(made, pictures(3), wait=True)
+    store.points.delete(made, keys[1:2])
+    store.points.update_captions(made, keys, [{"caption_hash": f"h{row}"} for row in range(3)], AXES[:3])
+    states = store.points.states(made, keys)
     assert {key: state.caption_hash for key, state in states.items()} == {keys[0]: "h0", keys[2]: "h2"}
     assert all(state.has_caption for state in states.values())
 
@@ -271,27 +275,27 @@ def test_captions_of_points_deleted_meanwhile_are_left_out(store: Store, index: 
 def test_sources_are_added_and_taken_away(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
-    store.upsert(made, pictures(3), wait=True)
-    store.add_sources(made, {keys[0]: ["s3://c"], keys[1]: ["s3://b"], ids(1, "unknown")[0]: ["s3://c"]})
-    assert store.states(made, keys)[keys[0]].sources == ("s3://b", "s3://c")
-    assert set(store.remove_source(made, keys, "s3://b")) == set(keys[1:])
-    assert [store.states(made, keys)[key].sources for key in keys] == [("s3://c",), (), ()]
-    assert store.count(made) == 3
+    store.points.upsert(made, pictures(3), wait=True)
+    store.points.add_sources(made, {keys[0]: ["s3://c"], keys[1]: ["s3://b"], ids(1, "unknown")[0]: ["s3://c"]})
+    assert store.points.states(made, keys)[keys[0]].sources == ("s3://b", "s3://c")
+    assert set(store.points.remove_source(made, keys, "s3://b")) == set(keys[1:])
+    assert [store.points.states(made, keys)[key].sources for key in keys] == [("s3://c",), (), ()]
+    assert store.points.count(made) == 3
 
 
 def test_deleted_points_are_gone_and_may_be_deleted_again(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.upsert(made, pictures(5), wait=True)
+    store.points.upsert(made, pictures(5), wait=True)
     for _ in range(2):
-        store.delete(made, ids(2))
-    assert store.count(made) == 3
-    assert set(store.states(made, ids(5))) == set(ids(5)[2:])
+        store.points.delete(made, ids(2))
+    assert store.points.count(made) == 3
+    assert set(store.points.states(made, ids(5))) == set(ids(5)[2:])
 
 
 def test_iterate_sees_every_point_once_with_the_fields_asked_for(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.upsert(made, pictures(1050), wait=True)
-    found = list(store.iterate(made, fields=["uri"]))
+    store.points.upsert(made, pictures(1050), wait=True)
+    found = list(store.points.iterate(made, fields=["uri"]))
     assert len(found) == 1050
     assert {record.id: record.payload for record in found} == {
         key: {"uri": f"s3://b/{row}"} for row, key in enumerate(ids(1050))
@@ -300,24 +304,24 @@ def test_iterate_sees_every_point_once_with_the_fields_asked_for(store: Store, i
 
 def test_iterate_and_count_take_filters(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.upsert(made, pictures(6, width=[100, 200, 300, 400, 500, 600]), wait=True)
+    store.points.upsert(made, pictures(6, width=[100, 200, 300, 400, 500, 600]), wait=True)
     wide = {"width": {"gte": 400}}
-    assert store.count(made, wide) == 3
-    assert {record.payload["width"] for record in store.iterate(made, wide)} == {400, 500, 600}
+    assert store.points.count(made, wide) == 3
+    assert {record.payload["width"] for record in store.points.iterate(made, wide)} == {400, 500, 600}
 
 
 def test_search_ranks_by_cosine_with_threshold_offset_and_payload_choice(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
     vectors = np.array([[1, 0, 0, 0], [3, 4, 0, 0], [0, 1, 0, 0]], np.float32)
-    store.upsert(made, PointBatch(keys, [{"uri": "u", "etag": "e"}] * 3, image=vectors), wait=True)
-    hits = store.search(made, [2.0, 0.0, 0.0, 0.0], limit=3)
+    store.points.upsert(made, PointBatch(keys, [{"uri": "u", "etag": "e"}] * 3, image=vectors), wait=True)
+    hits = store.search.nearest(made, [2.0, 0.0, 0.0, 0.0], limit=3)
     assert [hit.id for hit in hits] == keys
     assert [hit.score for hit in hits] == pytest.approx([1.0, 0.6, 0.0], abs=1e-5)
-    assert [hit.id for hit in store.search(made, AXES[0], limit=2, offset=1)] == keys[1:]
-    assert [hit.id for hit in store.search(made, AXES[0], limit=3, score_threshold=0.5)] == keys[:2]
-    assert store.search(made, AXES[0], limit=1, with_payload=["etag"])[0].payload == {"etag": "e"}
-    assert store.search(made, AXES[0], limit=1, with_payload=False)[0].payload == {}
+    assert [hit.id for hit in store.search.nearest(made, AXES[0], limit=2, offset=1)] == keys[1:]
+    assert [hit.id for hit in store.search.nearest(made, AXES[0], limit=3, score_threshold=0.5)] == keys[:2]
+    assert store.search.nearest(made, AXES[0], limit=1, with_payload=["etag"])[0].payload == {"etag": "e"}
+    assert store.search.nearest(made, AXES[0], limit=1, with_payload=False)[0].payload == {}
 
 
 @pytest.mark.parametrize(
@@ -358,14 +362,16 @@ def test_filters_select(store: Store, index: str, expression: dict[str, Any], ro
         caption=["a red car", "a blue car", None],
         meta=[{"year": 2019}, {"year": 2021, "place": {"city": "Rome"}}, {"year": "n/a"}],
     )
-    store.upsert(made, batch, wait=True)
+    store.points.upsert(made, batch, wait=True)
     keys = ids(3)
-    assert {hit.id for hit in store.search(made, AXES[0], limit=9, filter=expression)} == {keys[row] for row in rows}
+    assert {hit.id for hit in store.search.nearest(made, AXES[0], limit=9, filter=expression)} == {
+        keys[row] for row in rows
+    }
 
 
 def test_a_filter_that_cannot_be_understood_is_the_users_error(store: Store, index: str) -> None:
     with pytest.raises(FilterError, match="colour"):
-        store.count(opened(store, index), {"colour": {"eq": "red"}})
+        store.points.count(opened(store, index), {"colour": {"eq": "red"}})
 
 
 # -- Failures -------------------------------------------------------------------------------------------------------
@@ -374,23 +380,23 @@ def test_a_filter_that_cannot_be_understood_is_the_users_error(store: Store, ind
 def test_failures_are_kept_by_point_until_forgotten(store: Store, index: str) -> None:
     first, second = ids(2)
     failure = Failure("s3://b/0", "e0", "decode", "truncated", "ends after 3 bytes")
-    assert store.failures(index, [first]) == {}
-    store.forget_failures(index, [first])
-    store.record_failures(index, {first: failure, second: failure})
-    store.record_failures(index, {first: Failure("s3://b/0", "e1", "decode", "truncated", "again")})
-    assert store.failures(index, [first, second, *ids(3, "unknown")])[first].etag == "e1"
-    store.forget_failures(index, [first])
-    assert store.failures(index, [first, second]) == {second: failure}
+    assert store.control(index).failures([first]) == {}
+    store.control(index).forget_failures([first])
+    store.control(index).record_failures({first: failure, second: failure})
+    store.control(index).record_failures({first: Failure("s3://b/0", "e1", "decode", "truncated", "again")})
+    assert store.control(index).failures([first, second, *ids(3, "unknown")])[first].etag == "e1"
+    store.control(index).forget_failures([first])
+    assert store.control(index).failures([first, second]) == {second: failure}
 
 
 def test_failures_are_no_collection_of_the_index_and_outlive_them(store: Store, index: str) -> None:
     failure = Failure("s3://b/0", "e0", "decode", "truncated", "m")
     made = opened(store, index)
-    store.record_failures(index, {ids(1)[0]: failure})
-    assert store.collections(index) == [made]
-    store.drop(made.name)
-    assert store.failures(index, ids(1)) == {ids(1)[0]: failure}
-    assert store.failures(f"{index}x", ids(1)) == {}
+    store.control(index).record_failures({ids(1)[0]: failure})
+    assert store.collections.all(index) == [made]
+    store.collections.drop(made.name)
+    assert store.control(index).failures(ids(1)) == {ids(1)[0]: failure}
+    assert store.control(f"{index}x").failures(ids(1)) == {}
 
 
 # -- The wire -------------------------------------------------------------------------------------------------------
@@ -475,8 +481,8 @@ def test_a_server_is_told_how_to_hold_the_vectors_and_keeps_the_originals_on_dis
         address = StoreAddress(tmp_path, url=double.url, quantization=quantization)
         with Store(ServerClient(address), address) as store:
             made = opened(store, "images")
-            store.upsert(made, pictures(3), wait=True)
-            assert [hit.id for hit in store.search(made, AXES[1], limit=1)] == ids(2)[1:]
+            store.points.upsert(made, pictures(3), wait=True)
+            assert [hit.id for hit in store.search.nearest(made, AXES[1], limit=1)] == ids(2)[1:]
         (request,) = [each for each in double.requests if "vectors" in (each.body or {}) and each.method == "PUT"]
         for vector in request.body["vectors"].values():
             assert (vector["on_disk"], vector.get("quantization_config")) == (True, held)
@@ -490,15 +496,15 @@ def test_a_server_without_4bit_quantization_is_named_before_anything_is_made(tmp
         with Store(ServerClient(address), address) as store:
             with pytest.raises(StoreError, match=r"version 1\.17, .* Upgrade Qdrant to 1\.18 .*QUANTIZATION=int8"):
                 opened(store, "images")
-            assert store.live("images") is None
+            assert store.collections.live("images") is None
 
 
 def test_the_embedded_store_takes_no_notice_of_quantization(tmp_path: Path) -> None:
     address = StoreAddress(tmp_path, quantization="4bit")
     with Store(open_directory(tmp_path), address) as store:
         made = opened(store, "images")
-        store.upsert(made, pictures(3), wait=True)
-        assert [hit.id for hit in store.search(made, AXES[1], limit=1)] == ids(2)[1:]
+        store.points.upsert(made, pictures(3), wait=True)
+        assert [hit.id for hit in store.search.nearest(made, AXES[1], limit=1)] == ids(2)[1:]
 
 
 def _alias(alias: str, collection: str) -> Any:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from viewfinder.client import Client
-from viewfinder.models.cpu import cpu_cores
 from viewfinder.engine import INSTALL_ALL
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
+from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 
@@ -164,7 +164,7 @@ def _qdrant(settings: Settings) -> Check:
         return _embedded(settings)
     with connect(address) as store:
         version = store.check()
-        live = store.live(settings.index)
+        live = store.collections.live(settings.index)
     serves = f"index {settings.index!r} is {live.name}" if live else f"no index {settings.index!r} yet"
     return Check("Qdrant", "ok", f"{address}, version {version}; {serves}")
 

@@ -7,8 +7,8 @@ from viewfinder.client.client import (
     Client,
     Embedding,
     Embeddings,
-    FacetValue,
     Facets,
+    FacetValue,
     Group,
     Hit,
     Image,
@@ -24,8 +24,8 @@ from viewfinder.client.client import (
     SearchRequest,
     SearchResult,
     Stats,
+    Takedown,
     Target,
-    Tombstone,
 )
 
 __all__ = [
@@ -52,6 +52,6 @@ __all__ = [
     "SearchRequest",
     "SearchResult",
     "Stats",
+    "Takedown",
     "Target",
-    "Tombstone",
 ]

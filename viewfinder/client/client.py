@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 import httpx
 
+from viewfinder.client.protocol import DEFAULT_SERVER, Answer, Attempt, Call, Draw, Pause, Response, Service
+from viewfinder.client.requests import Part, Picture, Rank, SearchOptions, SearchRequest, Target, asked, next_page
 from viewfinder.client.results import (
     Candidate,
     Embedding,
@@ -30,10 +32,8 @@ from viewfinder.client.results import (
     Restoration,
     SearchResult,
     Stats,
-    Tombstone,
+    Takedown,
 )
-from viewfinder.client.protocol import DEFAULT_SERVER, Answer, Attempt, Call, Draw, Pause, Response, Service
-from viewfinder.client.requests import Part, Picture, Rank, SearchOptions, SearchRequest, Target, asked, next_page
 
 if TYPE_CHECKING:
     from viewfinder.settings import Settings
@@ -62,8 +62,8 @@ __all__ = [
     "SearchRequest",
     "SearchResult",
     "Stats",
+    "Takedown",
     "Target",
-    "Tombstone",
 ]
 
 T = TypeVar("T")
@@ -183,12 +183,12 @@ class Client(_AnyClient[httpx.Client]):
         return self._run(self._service.remove(subject))
 
     def restore(self, subject: str) -> Restoration:
-        """Lift the tombstone of a picture, by an admin's key: the next run of the job indexes it again."""
+        """Lift the takedown of a picture, by an admin's key: the next run of the job indexes it again."""
         return self._run(self._service.restore(subject))
 
-    def tombstones(self) -> list[Tombstone]:
+    def takedowns(self) -> list[Takedown]:
         """All pictures that were taken down, by an admin's key."""
-        return self._run(self._service.tombstones())
+        return self._run(self._service.takedowns())
 
     def stats(self) -> Stats:
         """Model, collection and number of points that the service searches."""
@@ -327,9 +327,9 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         """As `Client.restore`."""
         return await self._run(self._service.restore(subject))
 
-    async def tombstones(self) -> list[Tombstone]:
-        """As `Client.tombstones`."""
-        return await self._run(self._service.tombstones())
+    async def takedowns(self) -> list[Takedown]:
+        """As `Client.takedowns`."""
+        return await self._run(self._service.takedowns())
 
     async def stats(self) -> Stats:
         """As `Client.stats`."""

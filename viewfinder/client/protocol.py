@@ -17,6 +17,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from viewfinder import __version__
+from viewfinder.client.requests import Picture, SearchRequest, image_id, picture_base64, search_body
 from viewfinder.client.results import (
     Embeddings,
     Facets,
@@ -27,10 +28,9 @@ from viewfinder.client.results import (
     Restoration,
     SearchResult,
     Stats,
-    Tombstone,
+    Takedown,
 )
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
-from viewfinder.client.requests import Picture, SearchRequest, image_id, picture_base64, search_body
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ DEFAULT_SERVER = "http://localhost:8000"
 # Most texts and pictures of one request, and most bytes of them.
 BATCH = 64
 _BATCH_BYTES = 8 * 1024**2
-_TOMBSTONES = 1000
+_TAKEDOWNS = 1000
 
 T = TypeVar("T")
 
@@ -166,15 +166,15 @@ class Service:
         return (yield from self._ask(_REMOVAL, "DELETE", f"/v1/images/{image_id(subject)}"))
 
     def restore(self, subject: str) -> Call[Restoration]:
-        return (yield from self._ask(_RESTORATION, "DELETE", f"/v1/tombstones/{image_id(subject)}"))
+        return (yield from self._ask(_RESTORATION, "DELETE", f"/v1/takedowns/{image_id(subject)}"))
 
-    def tombstones(self) -> Call[list[Tombstone]]:
-        found: list[Tombstone] = []
+    def takedowns(self) -> Call[list[Takedown]]:
+        found: list[Takedown] = []
         while True:
-            path = _path("/v1/tombstones", limit=_TOMBSTONES, offset=len(found))
-            page = yield from self._ask(_TOMBSTONE_PAGE, "GET", path)
-            found += page.tombstones
-            if not page.more or not page.tombstones:
+            path = _path("/v1/takedowns", limit=_TAKEDOWNS, offset=len(found))
+            page = yield from self._ask(_TAKEDOWN_PAGE, "GET", path)
+            found += page.takedowns
+            if not page.more or not page.takedowns:
                 return found
 
     def stats(self) -> Call[Stats]:
@@ -279,8 +279,8 @@ class _SearchResults:
 
 
 @dataclass(frozen=True)
-class _TombstonePage:
-    tombstones: tuple[Tombstone, ...]
+class _TakedownPage:
+    takedowns: tuple[Takedown, ...]
     more: bool = False
 
 
@@ -293,7 +293,7 @@ _FACETS = TypeAdapter(Facets)
 _MODELS = TypeAdapter(Models)
 _REMOVAL = TypeAdapter(Removal)
 _RESTORATION = TypeAdapter(Restoration)
-_TOMBSTONE_PAGE = TypeAdapter(_TombstonePage)
+_TAKEDOWN_PAGE = TypeAdapter(_TakedownPage)
 _STATS = TypeAdapter(Stats)
 _OBJECT = TypeAdapter(dict[str, Any])
 _ERROR = TypeAdapter(_Refused)

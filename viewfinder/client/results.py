@@ -201,8 +201,8 @@ class Restoration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tombstone:
-    """A picture that was taken down: reruns and re-indexes leave it out until the tombstone is lifted."""
+class Takedown:
+    """A picture that was taken down: reruns and re-indexes leave it out until the takedown is lifted."""
 
     id: str
     uri: str

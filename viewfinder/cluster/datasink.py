@@ -14,9 +14,9 @@ from ray.data.datasource import WriteResult
 
 from viewfinder.cluster import metrics
 from viewfinder.indexing.rows import ACTIONS, Row
-from viewfinder.store.records import PointBatch, Vectors
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.store import Collection, Failure, Store, StoreAddress, connect
+from viewfinder.store.records import PointBatch, Vectors
 
 OBJECT_FIELDS = ("uri", "bucket", "key", "etag", "size", "last_modified")
 PICTURE_FIELDS = ("width", "height", "format")
@@ -107,21 +107,21 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     new = [row for row in groups["index"] if not row["exists"]]
     changed = [row for row in groups["index"] if row["exists"]]
     for part in _slices(new, batch_size):
-        store.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1])
+        store.points.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1])
     # Points that exist keep what this run does not bring: an upsert would drop their captions.
     for part in _slices(changed, batch_size):
         points = _points(part, stamp, captions=False)
-        store.update_images(collection, points.ids, points.payloads, _column(part, "image_vector")[0])
+        store.points.update_images(collection, points.ids, points.payloads, _column(part, "image_vector")[0])
     recaptioned = groups["caption"] + [row for row in changed if row["caption_applies"]]
     for part in _slices(recaptioned, batch_size):
         vectors, present = _column(part, "caption_vector")
         payloads = [_caption_payload(row) | {"sources": row["sources"]} | stamp for row in part]
-        store.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
+        store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
     if groups["sources"]:
-        store.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
+        store.points.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
     _write_failures(store, collection, groups["failed"], run_id)
     if healed := [row["id"] for row in groups["index"] if row["had_failure"]]:
-        store.forget_failures(collection.index, healed)
+        store.control(collection.index).forget_failures(healed)
 
     withheld = sum(row["count"] for row in groups["withheld"])
     return Tally(
@@ -141,7 +141,7 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
 def _without_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
     """The rows, those withheld that were taken down since they were compared: right before they would be written."""
     ids = [row["id"] for row in rows if row["id"] is not None]  # folded rows have none
-    taken_down = store.tombstones(collection.index, ids) if ids else {}
+    taken_down = store.control(collection.index).takedowns(ids) if ids else {}
     return [row | {"action": "withheld"} if row["id"] in taken_down else row for row in rows]
 
 
@@ -150,7 +150,7 @@ def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], r
         return
     # A picture whose content changed into something broken must not be found by what it was.
     if gone := [row["id"] for row in rows if row["exists"] and row["permanent"]]:
-        store.delete(collection, gone)
+        store.points.delete(collection, gone)
     records = {
         row["id"]: Failure(
             uri=row["uri"],
@@ -163,7 +163,7 @@ def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], r
         )
         for row in rows
     }
-    store.record_failures(collection.index, records)
+    store.control(collection.index).record_failures(records)
 
 
 def _points(rows: Sequence[Row], stamp: dict[str, str], *, captions: bool = True) -> PointBatch:

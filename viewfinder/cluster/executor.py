@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Protocol
 
 from viewfinder.cluster import fresh_encodings as fresh
+from viewfinder.cluster.pipeline import Pass
 from viewfinder.indexing import preflight
 from viewfinder.indexing.options import Options
-from viewfinder.cluster.pipeline import Pass
 from viewfinder.indexing.prune import Gone
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import Sync
-from viewfinder.models.encoder import Vectors
 from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Record, Store
 

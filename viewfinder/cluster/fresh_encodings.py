@@ -10,14 +10,14 @@ import numpy as np
 import ray
 
 from viewfinder.cluster.pipeline import Workers, told_as_ours
-from viewfinder.indexing.rows import table_of
-from viewfinder.indexing.stages import Encode, FetchAndDecode
-from viewfinder.models.encoder import Vectors
 from viewfinder.errors import ViewfinderError
 from viewfinder.images.decoding import ImageLimits
+from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.stages import Encode, FetchAndDecode
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import ObjectAccess
+from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import Record
 
 T = TypeVar("T")

@@ -13,14 +13,14 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from viewfinder.cluster import metrics
-from viewfinder.indexing.rows import read_part
 from viewfinder.cluster.datasink import QdrantDatasink, Tally
-from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
 from viewfinder.errors import ViewfinderError
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.sources.manifest import Manifest
+from viewfinder.indexing.rows import read_part
+from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
+from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection
 
 logger = logging.getLogger("viewfinder.index")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from viewfinder.cluster.pipeline import CORES, configure_ray_data
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.store.embedded import start_ray
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect
+from viewfinder.store.embedded import start_ray
 
 # Pipelines of several stages starve on two logical CPUs: beside a decoder for each core others must have room.
 LEAST_CPUS, CPUS_BESIDE_DECODERS = 4, 2

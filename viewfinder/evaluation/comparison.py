@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from viewfinder.evaluation.evaluation_set import DEPTHS, Quality, Question, quality
-from viewfinder.reindexing.verify import approximate_recall, searched
 from viewfinder.models.encoder import Vectors
+from viewfinder.reindexing.verify import approximate_recall, searched
 from viewfinder.store import Collection, Store
 
 DEEPEST = 50
@@ -53,7 +53,7 @@ def evaluate(
             Evaluation(
                 collection=collection.name,
                 model=collection.metadata.model_name,
-                points=store.count(collection),
+                points=store.points.count(collection),
                 dimension=collection.metadata.dimension,
                 quality=quality(questions, answers, range(1, DEEPEST + 1)),
                 approximate=(None if store.address.url is None else approximate_recall(store, collection, list(asked))),
@@ -135,7 +135,7 @@ def _times(store: Store, collections: Sequence[Collection], vectors: Sequence[Ve
     for number in range(-_WARM_UP, _TIMED):
         for collection, asks, spent in zip(collections, vectors, times, strict=True):
             began = time.perf_counter()
-            store.search(collection, asks[number % asked], limit=LIMIT, with_payload=False)
+            store.search.nearest(collection, asks[number % asked], limit=LIMIT, with_payload=False)
             if number >= 0:
                 spent.append(1000 * (time.perf_counter() - began))
     return times

@@ -6,10 +6,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from viewfinder.sources.captions import CaptionRecord
-from viewfinder.store.fields import Fields
-from viewfinder.store.filters import field_path
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
+from viewfinder.store.fields import Fields
+from viewfinder.store.filters import field_path
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -24,10 +24,10 @@ def note_fields(store: Store, collection: Collection, manifest: Manifest) -> dic
     fields = _seen(manifest).merged(known)
     changed = {name: kind for name, kind in fields.items() if known.get(name) != kind}
     for name, kind in changed.items():
-        store.index_field(collection, field_path(name), kind)
+        store.collections.index_field(collection, field_path(name), kind)
     if changed:
         logger.info("Fields to filter by: %s", ", ".join(f"{name} ({kind})" for name, kind in changed.items()))
-        store.update_metadata(collection.name, fields=fields)
+        store.collections.update_metadata(collection.name, fields=fields)
     return fields
 
 

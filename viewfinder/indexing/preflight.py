@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.cluster import progress
-from viewfinder.indexing.options import Options
 from viewfinder.cluster.pipeline import told_as_ours
-from viewfinder.indexing.reach import Reach
-from viewfinder.sources.captions import Captions, check_captions
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
-from viewfinder.sources.manifest import Manifest, Patterns, write_manifest
+from viewfinder.indexing.options import Options
+from viewfinder.indexing.reach import Reach
 from viewfinder.models.checkpoint import Checkpoint, find, locate
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
 from viewfinder.settings import Settings
+from viewfinder.sources.captions import Captions, check_captions
+from viewfinder.sources.manifest import Manifest, Patterns, write_manifest
+from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
 from viewfinder.store import Collection, Store, StoreAddress, connect
 
 logger = logging.getLogger("viewfinder.index")
@@ -57,7 +57,7 @@ def check_sources(options: Options, reach: Reach) -> None:
 
 def choose_model(options: Options, settings: Settings, store: Store) -> Checkpoint:
     """The model of this run: the one asked for, else that of the live collection, else the settings'."""
-    live = store.live(settings.index)
+    live = store.collections.live(settings.index)
     name = options.model or (live.metadata.model_name if live else settings.model)
     # A hub tag whose weights moved is another model; it must not write into what the old one made.
     expect = live.metadata.fingerprint if live and name == live.metadata.model_name else None
@@ -67,9 +67,9 @@ def choose_model(options: Options, settings: Settings, store: Store) -> Checkpoi
 
 def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *, create: bool) -> Collection | None:
     """The live collection, made where there is none and `create` says so. Raises `ModelMismatchError`."""
-    if not create and store.live(settings.index) is None:
+    if not create and store.collections.live(settings.index) is None:
         return None
-    return store.open(
+    return store.collections.open(
         settings.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from viewfinder.indexing.options import Options
 from viewfinder.errors import ViewfinderError
+from viewfinder.indexing.options import Options
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.objects import point_id
 from viewfinder.store import Collection, Record, Store
@@ -73,7 +73,7 @@ class Prune:
 
     def find(self) -> Gone:
         """Count what `carry_out` would do; raises `PruneRefusedError` where that is more than the ratio allows."""
-        points = self._store.count(self._collection, self._filter())
+        points = self._store.points.count(self._collection, self._filter())
         detached = deleted = 0
         for _, gone, left in self._missing():
             detached += bool(gone)
@@ -100,13 +100,13 @@ class Prune:
         return deleted + sum(self._detach(source, ids) for source, ids in pending.items() if ids)
 
     def _detach(self, source: str, ids: Sequence[str]) -> int:
-        orphans = self._store.remove_source(self._collection, ids, source)
-        self._store.delete(self._collection, orphans)
+        orphans = self._store.points.remove_source(self._collection, ids, source)
+        self._store.points.delete(self._collection, orphans)
         return len(orphans)
 
     def _missing(self) -> Iterator[tuple[Record, list[str], list[str]]]:
         """Points with the sources that they are gone from and those that are left."""
-        for record in self._store.iterate(self._collection, self._filter(), ["sources"]):
+        for record in self._store.points.iterate(self._collection, self._filter(), ["sources"]):
             sources = list(record.payload.get("sources") or ())
             gone = [each for each in sources if each in self._listed and not _holds(self._listed[each], record.id)]
             if gone:

@@ -20,13 +20,13 @@ from rich.table import Table
 
 from viewfinder.cli.entry import stdout
 from viewfinder.cluster.pipeline import WIDENED_BY, Pass, Stage
-from viewfinder.indexing.prune import Gone
-from viewfinder.store.directory import ADVICE, COMFORTABLE_POINTS
 from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.indexing.prune import Gone
+from viewfinder.settings import Settings
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
-from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store
+from viewfinder.store.directory import ADVICE, COMFORTABLE_POINTS
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -99,7 +99,7 @@ class Report:
         """Note the run and its sources with the collection, so that a re-index can read them all again."""
         sources = merged_sources(collection.metadata.sources, manifest.sources)
         runs = list(dict.fromkeys([*collection.metadata.runs, self.run_id]))[-_RUNS_KEPT:]
-        store.update_metadata(collection.name, sources=sources, runs=runs)
+        store.collections.update_metadata(collection.name, sources=sources, runs=runs)
 
     def finish(self, store: Store, collection: Collection, done: Pass, max_failure_ratio: float) -> int:
         """Write the report, print the summary and say with which status the job ends."""
@@ -128,10 +128,10 @@ class Report:
             "widened_by": WIDENED_BY.get(outcome.slowest or ""),
         }
         self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
-        store.update_metadata(collection.name, counts=counts)
+        store.collections.update_metadata(collection.name, counts=counts)
         _print(summary, self.destination)
         # Said here: what the store's holder logs, nobody sees.
-        if store.address.url is None and store.count(collection) > COMFORTABLE_POINTS:
+        if store.address.url is None and store.points.count(collection) > COMFORTABLE_POINTS:
             logger.warning(ADVICE)
         if problem:
             print(f"error: {problem}", file=sys.stderr)
@@ -157,7 +157,7 @@ class Report:
         """Stream this run's failures from the store into failures.jsonl; the count by reason."""
         reasons: Counter[str] = Counter()
         with tempfile.NamedTemporaryFile() as file:
-            for failure in store.failures_of_run(collection.index, self.run_id):
+            for failure in store.control(collection.index).failures_of_run(self.run_id):
                 reasons[failure.reason] += 1
                 line = {
                     "uri": failure.uri,

@@ -5,24 +5,23 @@ The index job makes one such pass; a re-index makes as many as it takes until no
 
 from collections.abc import Mapping
 
-from viewfinder.cluster import pipeline
-from viewfinder.cluster import progress
+from viewfinder.cluster import pipeline, progress
+from viewfinder.cluster.fresh_encodings import encode_texts
+from viewfinder.cluster.pipeline import Outcome, Pass
 from viewfinder.indexing import shortcut
 from viewfinder.indexing.caption_fields import note_fields
-from viewfinder.cluster.fresh_encodings import encode_texts
 from viewfinder.indexing.options import Options
-from viewfinder.cluster.pipeline import Outcome, Pass
 from viewfinder.indexing.prune import Gone, Prune
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.stages import Compare
 from viewfinder.indexing.takedowns import sweep
-from viewfinder.store.baselines import queries, renew
-from viewfinder.models.encoder import Vectors
-from viewfinder.sources.manifest import Manifest
 from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
+from viewfinder.store.baselines import queries, renew
 
 # Loading a model takes seconds; a cluster without room for it must not hold up a job that is done otherwise.
 QUERIES_TIMEOUT_S = 120.0

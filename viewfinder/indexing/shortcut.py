@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from viewfinder.cluster import metrics
+from viewfinder.cluster.datasink import Tally, write_rows
 from viewfinder.cluster.pipeline import COMPARE_BATCH_SIZE, Outcome, Stage
 from viewfinder.indexing.rows import read_part
-from viewfinder.cluster.datasink import Tally, write_rows
 from viewfinder.indexing.stages import Compare
-from viewfinder.sources.manifest import Manifest
 from viewfinder.settings import Settings
+from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
 
 # The driver compares so many in about a second.

@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.rows import FAILURE_FIELDS, SCHEMA, Row, table_of
-from viewfinder.sources.captions import CaptionRecord
-from viewfinder.models.cpu import cpu_cores
-from viewfinder.images.decoder import Decoder
-from viewfinder.models.encoder import Device, Encoder, Precision, Vectors
-from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.cpu import cpu_cores
+from viewfinder.models.encoder import Device, Encoder, Precision, Vectors
+from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.objects import ObjectAccess, Objects, point_id
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress, connect
 
@@ -93,15 +93,15 @@ class Compare:
 
     def _withheld(self, ids: Sequence[str], store: Store) -> Container[str]:
         """Those of these points that have been taken down."""
-        return () if self.collection is None else store.tombstones(self.collection.index, ids)
+        return () if self.collection is None else store.control(self.collection.index).takedowns(ids)
 
     def _known(self, ids: Sequence[str], store: Store) -> tuple[dict[str, PointState], dict[str, Failure]]:
         """What there is of these points, and of those that there are not, why."""
         if self.collection is None:  # a dry run before the first run
             return {}, {}
-        states = store.states(self.collection, ids)
+        states = store.points.states(self.collection, ids)
         missing = [each for each in ids if each not in states]
-        return states, store.failures(self.collection.index, missing)
+        return states, store.control(self.collection.index).failures(missing)
 
     def _ask(self, rows: list[Row]) -> None:
         """Ask for what a manifest file does not know; what cannot be asked about fails in the fetch."""

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from viewfinder.models import hub
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
+from viewfinder.models import hub
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
 # Part of every fingerprint. Raise it only when canonical vectors move by more than 1e-3: each index is then built anew.

@@ -18,9 +18,9 @@ from typing import Any
 
 from viewfinder.query.cursor import MAX_DEPTH, Place, mark
 from viewfinder.query.query import Query
+from viewfinder.store.filters import field_path
 from viewfinder.store.records import Group, Hit, Vectors
 from viewfinder.store.schema import VectorName
-from viewfinder.store.filters import field_path
 from viewfinder.store.search import Search
 
 WINDOW = 500

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from viewfinder.query.ranking import Asks, Grouped, Page, Ranking
-from viewfinder.store.search import Search
 from viewfinder.store import Hit
+from viewfinder.store.search import Search
 
 T = TypeVar("T")
 

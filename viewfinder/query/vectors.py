@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from viewfinder.service.generation.generation import Generation, Vector
-from viewfinder.query.language import language_warning
-from viewfinder.service.images.query_images import Pictures, decode_base64
-from viewfinder.query.query import Part, Query
-from viewfinder.service.http.refusals import Refusal
-from viewfinder.query.relevance import query_kind
-from viewfinder.service.images.fetcher import AddressError
-from viewfinder.query.rounds import together
-from viewfinder.store.schema import VectorName
 from viewfinder.errors import ImageError
+from viewfinder.query.language import language_warning
+from viewfinder.query.query import Part, Query
+from viewfinder.query.relevance import query_kind
+from viewfinder.query.rounds import together
+from viewfinder.service.generation.generation import Generation, Vector
+from viewfinder.service.http.refusals import Refusal
+from viewfinder.service.images.fetcher import AddressError
+from viewfinder.service.images.query_images import Pictures, decode_base64
+from viewfinder.store.schema import VectorName
 
 # Texts of one encoder call.
 _MAX_TEXTS = 64

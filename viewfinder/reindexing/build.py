@@ -7,20 +7,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from viewfinder.indexing.options import Options
-from viewfinder.cluster.pipeline import Pass
-from viewfinder.indexing.preflight import recorded_spec
-from viewfinder.cluster.progress import LOG_EVERY_S
-from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.cluster.executor import Work
-from viewfinder.store.schema import SCHEMA_VERSION
-from viewfinder.store.directory import store_directory
+from viewfinder.cluster.pipeline import Pass
+from viewfinder.cluster.progress import LOG_EVERY_S
 from viewfinder.errors import ConfigurationError
-from viewfinder.reindexing.upgrade_lock import Lease
+from viewfinder.indexing.options import Options
+from viewfinder.indexing.preflight import recorded_spec
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import canonical_uri
+from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, size
+from viewfinder.reindexing.upgrade_lock import Lease
+from viewfinder.sources.objects import canonical_uri
 from viewfinder.store import Collection, Store
+from viewfinder.store.directory import store_directory
+from viewfinder.store.schema import SCHEMA_VERSION
 
 logger = logging.getLogger("viewfinder.reindex")
 
@@ -92,7 +92,7 @@ def candidate(store: Store, live: Collection, checkpoint: Checkpoint, *, rebuild
     """
     same = [
         each
-        for each in store.collections(live.index)
+        for each in store.collections.all(live.index)
         if each.name != live.name
         and each.metadata.fingerprint == checkpoint.fingerprint
         and each.metadata.schema_version == SCHEMA_VERSION
@@ -107,15 +107,15 @@ def open_target(store: Store, lease: Lease, live: Collection, checkpoint: Checkp
     """The collection to be filled. What other builds left unfinished is dropped."""
     lease.check()
     chosen = candidate(store, live, checkpoint, rebuild=rebuild)
-    for each in store.collections(live.index):
+    for each in store.collections.all(live.index):
         left = each.metadata.state in ("building", "ready") and each.name != live.name
         if left and (chosen is None or each.name != chosen.name):
             logger.info("Dropping %s, which a build left unfinished or unfit", each.name)
-            store.drop(each.name)
+            store.collections.drop(each.name)
     if chosen is not None:
         logger.info("Going on with %s (%s)", chosen.name, chosen.metadata.state)
         return chosen
-    made = store.create(
+    made = store.collections.create(
         live.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
     )
     logger.info("Building %s beside %s", made.name, live.name)
@@ -143,42 +143,42 @@ def fill(
         target = note_sources(store, target, wanted)
         passes = []
         for each in wanted:
-            passes.append(work.sync(each, store.described(target), checkpoint))
+            passes.append(work.sync(each, store.collections.refresh(target), checkpoint))
             lease.check()
         told(passes)
         if any(each.changed for each in passes):
             continue
         logger.info("Nothing has changed any more; waiting until %s is ready", target.name)
-        store.wait_ready(target, None, READY_TIMEOUT_S, _Told())
+        store.collections.wait_ready(target, None, READY_TIMEOUT_S, _Told())
         # A takedown between the listing and this count makes the two differ: then another round.
         if all(count == each.expected for count, each in zip(counts(store, target, passes), passes, strict=True)):
             break
     else:
         logger.info("The sources change all the time; what is missing now follows after the switch")
-        store.wait_ready(target, None, READY_TIMEOUT_S, _Told())
+        store.collections.wait_ready(target, None, READY_TIMEOUT_S, _Told())
     if target.metadata.state == "building":
-        store.update_metadata(target.name, state="ready")
+        store.collections.update_metadata(target.name, state="ready")
     return passes
 
 
 def counts(store: Store, collection: Collection, passes: Sequence[Pass]) -> list[int]:
     """How many points each pass's sources have in the collection."""
     named = [[str(source["source"]) for source in each.manifest.sources] for each in passes]
-    return [store.count(collection, {"sources": {"in": sources}}) for sources in named]
+    return [store.points.count(collection, {"sources": {"in": sources}}) for sources in named]
 
 
 def note_sources(store: Store, target: Collection, groups: Sequence[Options]) -> Collection:
     """Have the target record these sources and no others; points of others alone are deleted."""
     wanted = {uri: _record(uri, group) for group in groups for uri in group.sources}
-    target = store.described(target)
+    target = store.collections.refresh(target)
     recorded = {str(each["source"]): dict(each) for each in target.metadata.sources}
     for uri in recorded.keys() - wanted.keys():
-        of_it = (record.id for record in store.iterate(target, {"sources": {"in": [uri]}}, ["sources"]))
+        of_it = (record.id for record in store.points.iterate(target, {"sources": {"in": [uri]}}, ["sources"]))
         while page := list(itertools.islice(of_it, _PAGE)):
-            store.delete(target, store.remove_source(target, page, uri))
+            store.points.delete(target, store.points.remove_source(target, page, uri))
     if recorded != wanted:
-        store.update_metadata(target.name, sources=list(wanted.values()))
-    return store.described(target)
+        store.collections.update_metadata(target.name, sources=list(wanted.values()))
+    return store.collections.refresh(target)
 
 
 class _Told:

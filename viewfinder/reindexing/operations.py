@@ -2,14 +2,11 @@
 
 import logging
 
-from viewfinder.reindexing import announcement
-from viewfinder.reindexing import promotion
 from viewfinder.cli.entry import stdout
-from viewfinder.reindexing import hold
-from viewfinder.reindexing import status
 from viewfinder.errors import ConfigurationError, ModelMismatchError, UnknownModelError
-from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing import announcement, hold, promotion, status
+from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store
 
@@ -60,7 +57,7 @@ def has_model(store: Store, settings: Settings, model: str | None) -> bool:
 
 def live_of(store: Store, index: str) -> Collection:
     """The live collection; raises `ConfigurationError` where there is none yet."""
-    live = store.live(index)
+    live = store.collections.live(index)
     if live is None:
         raise ConfigurationError(
             f"There is no index {index!r} in {store.address} yet. Make it with "

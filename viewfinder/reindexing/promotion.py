@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from viewfinder.reindexing import hold
 from viewfinder.errors import ConfigurationError
+from viewfinder.reindexing import hold
 from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.store import Collection, Store
 
@@ -20,36 +20,38 @@ def utc_now() -> datetime:
 
 def settled(store: Store, live: Collection) -> bool:
     """Whether the recorded states are those that the alias, which points at `live`, says."""
-    return all((each.metadata.state == "live") == (each.name == live.name) for each in store.collections(live.index))
+    return all(
+        (each.metadata.state == "live") == (each.name == live.name) for each in store.collections.all(live.index)
+    )
 
 
 def settle(store: Store, index: str, *, clock: Clock = utc_now) -> None:
     """Let the recorded states follow the alias, which alone decides: a job may have been killed between the two."""
-    live = store.live(index)
+    live = store.collections.live(index)
     if live is None:
         return
     if live.metadata.state != "live":
-        store.update_metadata(live.name, state="live", retired_at="")
-    for each in store.collections(index):
+        store.collections.update_metadata(live.name, state="live", retired_at="")
+    for each in store.collections.all(index):
         if each.name != live.name and each.metadata.state == "live":
-            store.update_metadata(each.name, state="retired", retired_at=_stamp(clock))
+            store.collections.update_metadata(each.name, state="retired", retired_at=_stamp(clock))
 
 
 def swap(store: Store, lease: Lease, to: Collection, *, clock: Clock = utc_now) -> None:
     """Make `to` the live collection and retire the one before. Raises `StoreBusyError` where the lease was lost."""
     lease.check()
-    store.update_metadata(to.name, promoted_at=_stamp(clock), retired_at="")
-    store.promote(to.index, to.name)
+    store.collections.update_metadata(to.name, promoted_at=_stamp(clock), retired_at="")
+    store.collections.promote(to.index, to.name)
     settle(store, to.index, clock=clock)
     logger.info("Live is now %s", to.name)
 
 
 def retired(store: Store, index: str) -> list[Collection]:
     """Former collections, the one that was live last first."""
-    live = store.live(index)
+    live = store.collections.live(index)
     former = [
         each
-        for each in store.collections(index)
+        for each in store.collections.all(index)
         if each.metadata.state == "retired" and (live is None or each.name != live.name)
     ]
     return sorted(former, key=lambda each: (each.metadata.retired_at, each.build), reverse=True)
@@ -64,7 +66,7 @@ def drop_old(store: Store, lease: Lease, index: str, *, keep: int, grace_s: floa
         if since and datetime.fromisoformat(since) + timedelta(seconds=grace_s) > clock():
             logger.info("%s is dropped by a later run: somebody may still be turning its pages", each.name)
             continue
-        store.drop(each.name)
+        store.collections.drop(each.name)
         dropped.append(each.name)
         logger.info("Dropped %s", each.name)
     return dropped
@@ -72,7 +74,7 @@ def drop_old(store: Store, lease: Lease, index: str, *, keep: int, grace_s: floa
 
 def roll_back(store: Store, lease: Lease, index: str, *, clock: Clock = utc_now) -> Collection:
     """Make the last former collection live again, and hold scheduled runs. Raises `ConfigurationError`."""
-    live = store.live(index)
+    live = store.collections.live(index)
     former = retired(store, index)
     if live is None or not former:
         raise ConfigurationError(

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from viewfinder.reindexing import hold
 from viewfinder.reindexing import upgrade_lock as lease
-from viewfinder.store.directory import store_directory, try_lock
-from viewfinder.store.embedded import start_ray
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store, StoreAddress, connect, open_local
+from viewfinder.store.directory import store_directory, try_lock
+from viewfinder.store.embedded import start_ray
 
 # What a payload takes with its indexes, and what a graph adds to float32 vectors.
 _PAYLOAD_BYTES = 1000
@@ -61,17 +61,17 @@ def opened(settings: Settings) -> Iterator[Store]:
 
 def read(store: Store, index: str) -> IndexStatus:
     """The status of `index` now."""
-    live = store.live(index)
+    live = store.collections.live(index)
     name = live.name if live else ""
-    collections = tuple(_describe(store, each, each.name == name) for each in store.collections(index))
+    collections = tuple(_describe(store, each, each.name == name) for each in store.collections.all(index))
     control = store.control(index)
     return IndexStatus(index, collections, hold.standing(control), lease.standing(control))
 
 
 def estimated_bytes(store: Store, collection: Collection, dimension: int | None = None) -> int:
     """About what a collection takes on a server, or would take with vectors of another dimension."""
-    points = store.count(collection)
-    vectors = sum(store.count(collection, {kind: {"eq": True}}) for kind in ("has_image", "has_caption"))
+    points = store.points.count(collection)
+    vectors = sum(store.points.count(collection, {kind: {"eq": True}}) for kind in ("has_image", "has_caption"))
     numbers = dimension or collection.metadata.dimension
     return round(points * _PAYLOAD_BYTES + vectors * numbers * 4 * _GRAPH_FACTOR)
 
@@ -118,7 +118,7 @@ def _describe(store: Store, collection: Collection, live: bool) -> CollectionSta
         model=metadata.model_name,
         fingerprint=metadata.fingerprint,
         state=metadata.state,
-        points=store.count(collection),
+        points=store.points.count(collection),
         built_at=metadata.created_at,
         bytes=estimated_bytes(store, collection),
         live=live,

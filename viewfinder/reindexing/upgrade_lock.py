@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from viewfinder.store.control import Control
 from viewfinder.errors import StoreBusyError, StoreError
+from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
 

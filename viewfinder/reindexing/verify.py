@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viewfinder.reindexing import build
-from viewfinder.evaluation.evaluation_set import DEPTHS, Quality, Question, quality
-from viewfinder.cluster.pipeline import Pass
 from viewfinder.cluster.executor import Work
-from viewfinder.models.encoder import Vectors
+from viewfinder.cluster.pipeline import Pass
+from viewfinder.evaluation.evaluation_set import DEPTHS, Quality, Question, quality
 from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.encoder import Vectors
+from viewfinder.reindexing import build
 from viewfinder.sources.objects import point_id
 from viewfinder.store import Collection, Hit, Record, Search, Store
 
@@ -72,7 +72,7 @@ def verify(
     run_id: str,
 ) -> list[Check]:
     """All checks, in the order in which they are told; `questions` may be empty."""
-    sampled = store.sample_records(sides.new, SAMPLED, {"has_image": {"eq": True}})
+    sampled = store.points.sample_records(sides.new, SAMPLED, {"has_image": {"eq": True}})
     fresh = work.encode_pictures(sides.new_model, sampled)
     return [
         *_counted(store, sides, passes, bounds, run_id),
@@ -89,18 +89,18 @@ def verify(
 def _counted(store: Store, sides: Sides, passes: Sequence[Pass], bounds: Bounds, run_id: str) -> list[Check]:
     expected = sum(each.expected for each in passes)
     found = sum(build.counts(store, sides.new, passes))
-    everything = store.count(sides.new)
+    everything = store.points.count(sides.new)
     sources = sorted({str(source["source"]) for each in passes for source in each.manifest.sources})
-    strays = everything - store.count(sides.new, {"sources": {"in": sources}})
+    strays = everything - store.points.count(sides.new, {"sources": {"in": sources}})
 
     listed = sum(each.manifest.listed for each in passes)
     failed = sum(each.outcome.tally.failed for each in passes)
     ratio = failed / listed if listed else 0.0
     lost = _lost(store, sides, run_id) if failed else 0
     before, captions, captions_before = (
-        store.count(sides.live),
-        store.count(sides.new, {"has_caption": {"eq": True}}),
-        store.count(sides.live, {"has_caption": {"eq": True}}),
+        store.points.count(sides.live),
+        store.points.count(sides.new, {"has_caption": {"eq": True}}),
+        store.points.count(sides.live, {"has_caption": {"eq": True}}),
     )
     kept = 1 - bounds.loss_ratio
     return [
@@ -123,7 +123,7 @@ def _lost(store: Store, sides: Sides, run_id: str) -> int:
     """Objects that failed in this run while the live collection has a picture of the very same content."""
     lost = 0
     page: dict[str, str] = {}
-    for failure in store.failures_of_run(sides.live.index, run_id):
+    for failure in store.control(sides.live.index).failures_of_run(run_id):
         page[point_id(failure.uri)] = failure.etag
         if len(page) == 1000:
             lost += _held(store, sides.live, page)
@@ -132,7 +132,7 @@ def _lost(store: Store, sides: Sides, run_id: str) -> int:
 
 
 def _held(store: Store, live: Collection, etags: dict[str, str]) -> int:
-    states = store.states(live, list(etags))
+    states = store.points.states(live, list(etags))
     return sum(state.has_image and state.etag == etags[id_] for id_, state in states.items())
 
 
@@ -147,7 +147,7 @@ def _compared(store: Store, sides: Sides, sampled: Sequence[Record], fresh: dict
     if not fresh:
         note = f"none of {len(sampled)} sampled pictures can be read and encoded any more"
         return [Check("fresh encoding", False, 0, wanted, note), Check("self-retrieval", False, 0, "= 1", note)]
-    stored = store.vectors(sides.new, list(fresh))
+    stored = store.points.vectors(sides.new, list(fresh))
     cosines = [float(stored[id_] @ vector) if id_ in stored else -1.0 for id_, vector in fresh.items()]
     worst = min(cosines)
     found = 0
@@ -214,11 +214,11 @@ def answer(store: Store, collection: Collection, questions: Sequence[Question], 
 def shared_captions(store: Store, one: Collection, other: Collection) -> dict[str, tuple[Vectors, Vectors]]:
     """Vectors of the same captions in both collections by point id; so the models need not be asked again."""
     both = {"and": [{"has_caption": {"eq": True}}, {"has_image": {"eq": True}}]}
-    sampled = store.sample_records(one, MOST_CAPTIONS, both)
+    sampled = store.points.sample_records(one, MOST_CAPTIONS, both)
     hashes = {each.id: each.payload.get("caption_hash") for each in sampled}
-    there = store.states(other, list(hashes))
+    there = store.points.states(other, list(hashes))
     same = [id_ for id_, state in there.items() if state.has_image and state.caption_hash == hashes[id_]]
-    of_one, of_other = store.vectors(one, same, "caption"), store.vectors(other, same, "caption")
+    of_one, of_other = store.points.vectors(one, same, "caption"), store.points.vectors(other, same, "caption")
     return {id_: (of_one[id_], of_other[id_]) for id_ in same if id_ in of_one and id_ in of_other}
 
 
@@ -249,14 +249,14 @@ def approximate_recall(store: Store, collection: Collection, vectors: Sequence[V
 
 def _timed(store: Store, sides: Sides, bounds: Bounds) -> Check:
     """Median time of a search of each, asked in turns so that whatever else happens slows both."""
-    new, live = store.sample(sides.new, TIMED), store.sample(sides.live, TIMED)
+    new, live = store.points.sample(sides.new, TIMED), store.points.sample(sides.live, TIMED)
     if not len(new) or not len(live):
         return Check("median query ms", None, None, "", "no vectors to ask with")
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(TIMED):
         for side, (collection, vectors) in enumerate(((sides.new, new), (sides.live, live))):
             began = time.perf_counter()
-            store.search(collection, vectors[number % len(vectors)], limit=10, with_payload=False)
+            store.search.nearest(collection, vectors[number % len(vectors)], limit=10, with_payload=False)
             times[side].append(1000 * (time.perf_counter() - began))
     now, before = map(statistics.median, times)
     # Below the noise a factor says nothing.
@@ -278,5 +278,5 @@ def searched(
         searches = [
             Search(vector, limit=limit, with_payload=False, exact=exact) for vector in vectors[start : start + _BATCH]
         ]
-        found += store.search_many(collection, searches)
+        found += store.search.many(collection, searches)
     return found

@@ -8,26 +8,23 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from viewfinder.reindexing import announcement
-from viewfinder.reindexing import build
+from viewfinder.cli.entry import stdout
+from viewfinder.cluster.executor import Work
+from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation import evaluation_set as golden
 from viewfinder.indexing import preflight
-from viewfinder.reindexing import promotion
-from viewfinder.cli.entry import stdout
-from viewfinder.reindexing.operations import live_of
 from viewfinder.indexing.options import Options
 from viewfinder.indexing.prune import Gone
 from viewfinder.indexing.reach import Reach
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.reindexing import announcement, build, hold, promotion
+from viewfinder.reindexing.operations import live_of
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.report import ReindexReport
-from viewfinder.reindexing.verify import Bounds, Sides, verify
-from viewfinder.cluster.executor import Work
-from viewfinder.reindexing import hold
-from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.reindexing.upgrade_lock import Lease
-from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.sources.objects import Objects
+from viewfinder.reindexing.verify import Bounds, Sides, verify
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger("viewfinder.reindex")
@@ -91,9 +88,9 @@ class Reindex:
         with self._report.phase("preflight"):
             self._check(groups)
         with self._report.phase("update"):
-            passes = [self._work.sync(each, self._store.described(live), wanted) for each in groups]
+            passes = [self._work.sync(each, self._store.collections.refresh(live), wanted) for each in groups]
             self._report.round(passes)
-        self._store.update_metadata(live.name, counts=self._report.counts)
+        self._store.collections.update_metadata(live.name, counts=self._report.counts)
         return self._finish(live, "brought up to date", self._too_many_failures())
 
     def _change(self, lease: Lease, live: Collection, wanted: Checkpoint) -> int:
@@ -103,7 +100,7 @@ class Reindex:
         def groups() -> Sequence[Options]:
             # Runs of jobs/index.py may bring sources to the live collection meanwhile. Nothing is lost by pruning a
             # collection that nobody searches; that the index does not shrink is looked at before the switch.
-            return build.sources_of(store.described(live), options, prune_max_ratio=1.0)
+            return build.sources_of(store.collections.refresh(live), options, prune_max_ratio=1.0)
 
         with report.phase("preflight"):
             questions = self._questions(live)
@@ -113,10 +110,10 @@ class Reindex:
         with report.phase("build"):
             target = build.open_target(store, lease, live, wanted, rebuild=options.rebuild)
             passes = build.fill(store, self._work, lease, target, wanted, groups, report.round)
-            store.update_metadata(target.name, counts=report.counts)
+            store.collections.update_metadata(target.name, counts=report.counts)
         with report.phase("verify"):
             bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
-            sides = Sides(live, store.described(target), wanted, live_model)
+            sides = Sides(live, store.collections.refresh(target), wanted, live_model)
             checks = verify(store, self._work, sides, passes, questions, bounds, report.run_id)
             report.verified(checks)
         if unfit := [f"{each.name} is {each.figure}, wanted {each.wanted}" for each in checks if each.passed is False]:
@@ -133,7 +130,7 @@ class Reindex:
                 hold.lift(store.control(live.index))
             announcement.tell(self._settings.server, target.name)
         with report.phase("catch up"):
-            now = [self._work.sync(each, store.described(target), wanted) for each in groups()]
+            now = [self._work.sync(each, store.collections.refresh(target), wanted) for each in groups()]
             report.round(now)
         with report.phase("clean up"):
             grace_s = self._settings.grace_s + self._settings.refresh_s
@@ -144,7 +141,9 @@ class Reindex:
                 self._settings.model,
                 options.model,
             )
-        return self._finish(store.described(target), f"switched from {live.name}", former=live.name, dropped=dropped)
+        return self._finish(
+            store.collections.refresh(target), f"switched from {live.name}", former=live.name, dropped=dropped
+        )
 
     def _settle(self, live: Collection, held: hold.Hold | None) -> None:
         """Put right what a job left that was killed right after it had moved the alias."""
@@ -171,7 +170,7 @@ class Reindex:
         with Objects(self._reach.access) as objects:
             questions = golden.load(self._options.golden, objects)
         relevant = sorted({id_ for question in questions for id_ in question.relevant})
-        if not self._store.states(live, relevant):
+        if not self._store.points.states(live, relevant):
             raise ConfigurationError(
                 f"The golden set {self._options.golden!r} names {len(relevant)} pictures, none of which is in "
                 f"{live.name!r}: it could not tell a good model from a bad one. Its URIs must be those of the index."

@@ -7,27 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from viewfinder.service.telemetry.access_log import note
-from viewfinder.service.images.content import Content
-from viewfinder.query.cursor import Cursor, CursorError
-from viewfinder.service.generation.generation import Follower, Generation, NoIndexError, NotReadyError, Vector
-from viewfinder.query.language import identifier, names_of
-from viewfinder.service.telemetry.metrics import Metrics
-from viewfinder.service.images.query_images import Pictures
-from viewfinder.query.query import Query
-from viewfinder.query.ranking import Grouped, Page, Ranking, ranking
-from viewfinder.service.http.refusals import Refusal
-from viewfinder.query.rounds import run
-from viewfinder.query.vectors import Composed, Points, compose
-from viewfinder.store.schema import VECTOR_NAMES, VectorName
-from viewfinder.models.encoder import Encoder
 from viewfinder.errors import CollectionMissingError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import ObjectAccess
-from viewfinder.store.search import Search
+from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import Cursor, CursorError
+from viewfinder.query.language import identifier, names_of
+from viewfinder.query.query import Query
+from viewfinder.query.ranking import Grouped, Page, Ranking, ranking
+from viewfinder.query.rounds import run
+from viewfinder.query.vectors import Composed, Points, compose
+from viewfinder.service.generation.generation import Follower, Generation, NoIndexError, NotReadyError, Vector
+from viewfinder.service.http.refusals import Refusal
+from viewfinder.service.images.content import Content
+from viewfinder.service.images.query_images import Pictures
+from viewfinder.service.telemetry.access_log import note
+from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import Collection, Hit, Store, StoreAddress, connect
+from viewfinder.store.schema import VECTOR_NAMES, VectorName
+from viewfinder.store.search import Search
 
 # Threads that wait for Qdrant; more than a replica's batches could fill are never busy.
 SEARCH_THREADS = 32
@@ -136,7 +136,7 @@ class SearchService:
 
     async def points(self, generation: Generation) -> int:
         """How many points the generation's collection holds."""
-        count: int = await self.in_thread(self.store.count, generation.collection)
+        count: int = await self.in_thread(self.store.points.count, generation.collection)
         return count
 
     async def _begin(self, queries: Sequence[Query], generation: Generation) -> list[Found]:
@@ -175,7 +175,7 @@ class SearchService:
             collection = bound.collection
         else:
             # This replica may be younger than the cursor. The vector is in there, so no encoder is needed.
-            known = await self.in_thread(self.store.collections, self.generation().collection.index)
+            known = await self.in_thread(self.store.collections.all, self.generation().collection.index)
             served = [each for each in known if each.name == name and each.metadata.state in ("live", "retired")]
             if not served:
                 raise _gone()
@@ -191,7 +191,7 @@ class SearchService:
         for name in VECTOR_NAMES:
             missing = [each for each in named if each not in vectors]
             if missing:
-                found = await self.in_thread(self.store.vectors, collection, missing, name)
+                found = await self.in_thread(self.store.points.vectors, collection, missing, name)
                 vectors |= found
                 kinds |= dict.fromkeys(found, name)
         for each in named:
@@ -203,12 +203,12 @@ class SearchService:
 
     async def _turn(self, collection: Collection, rankings: Sequence[Ranking]) -> list[Page]:
         async def search(searches: list[Search]) -> list[list[Hit]]:
-            found: list[list[Hit]] = await self.in_thread(self.store.search_many, collection, searches)
+            found: list[list[Hit]] = await self.in_thread(self.store.search.many, collection, searches)
             return found
 
         async def group(asked: Grouped) -> Any:
             return await self.in_thread(
-                self.store.search_groups, collection, asked.search, asked.field, group_size=asked.size
+                self.store.search.groups, collection, asked.search, asked.field, group_size=asked.size
             )
 
         with self.metrics.timed("search"):

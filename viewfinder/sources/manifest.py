@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from viewfinder.sources.captions import Captions
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
+from viewfinder.sources.captions import Captions
 from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, display_key, file_path, s3_parts
 from viewfinder.sources.tables import csv_columns, csv_rows, parquet_columns, parquet_rows
 

@@ -23,6 +23,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
 from viewfinder.sources.objects import ObjectAccess, ObjectInfo, s3_parts
+from viewfinder.sources.parallel_listing import Page, scan
 from viewfinder.sources.s3_errors import (
     FAILURES,
     PASSING_REASONS,
@@ -32,7 +33,6 @@ from viewfinder.sources.s3_errors import (
     is_missing_bucket,
     reason,
 )
-from viewfinder.sources.parallel_listing import Page, scan
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -12,7 +12,7 @@ from viewfinder.store.store import (
     Search,
     Store,
     StoreAddress,
-    Tombstone,
+    Takedown,
     connect,
     open_local,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "Search",
     "Store",
     "StoreAddress",
-    "Tombstone",
+    "Takedown",
     "connect",
     "open_local",
 ]

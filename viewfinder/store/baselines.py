@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from viewfinder.store import Store
 from viewfinder.store.baseline_texts import CHINESE, ENGLISH
 from viewfinder.store.records import Vectors
 from viewfinder.store.schema import Collection
-from viewfinder.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +44,12 @@ def renew(store: Store, collection: Collection, changed: int, encode: Callable[[
     Never fails: searches do without. `encode` as in `estimate`.
     """
     try:
-        points = store.count(collection)
+        points = store.points.count(collection)
         if not is_due(collection, points, changed):
             return False
         baselines = estimate(store, collection, encode)
         if baselines:
-            store.update_metadata(collection.name, baselines=baselines, baselined_points=points)
+            store.collections.update_metadata(collection.name, baselines=baselines, baselined_points=points)
     except Exception as error:
         # All pictures are indexed by now: nothing that goes wrong here is worth a failed run.
         logger.warning("Hits will not say how relevant they are, until the next run: %s", error)
@@ -72,8 +72,8 @@ def estimate(store: Store, collection: Collection, encode: Callable[[], Vectors]
     Pairs are chance ones among random points; a few are related after all, which only the highest quantiles feel.
     `encode` gives the unit vectors (float32 [N, D]) of `queries`, and is called only where captions do not serve.
     """
-    images = store.sample(collection, SAMPLE, "image")
-    captions = store.sample(collection, SAMPLE, "caption")
+    images = store.points.sample(collection, SAMPLE, "image")
+    captions = store.points.sample(collection, SAMPLE, "caption")
     if max(len(images), len(captions)) < FEWEST:
         return {}
     texts = captions if len(captions) >= ENOUGH_CAPTIONS else encode()

@@ -6,6 +6,9 @@ from typing import Any
 
 from qdrant_client import models
 
+from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError, StoreUnavailableError
+from viewfinder.settings import Quantization
+from viewfinder.store.connection import Connection
 from viewfinder.store.schema import (
     PAYLOAD_INDEXES,
     Collection,
@@ -16,16 +19,17 @@ from viewfinder.store.schema import (
     collection_name,
     vectors_config,
 )
-from viewfinder.store.connection import Connection
-from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError, StoreUnavailableError
-from viewfinder.settings import Quantization
 
 RANKS_TEXT = (1, 20)  # the first server that ranks a text index by BM25
 HAS_4BIT = (1, 18)  # the first server with TurboQuant
 
 
-class Catalog(Connection):
+class Collections:
     """The collections of all indexes, and the aliases that say which are live."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._call = connection.call
 
     def live(self, index: str) -> Collection | None:
         """The collection that the alias `index` names; None where there is no such alias."""
@@ -38,7 +42,7 @@ class Catalog(Connection):
                 # The alias moved on between the two requests, and the old collection is gone already.
         return None
 
-    def collections(self, index: str) -> list[Collection]:
+    def all(self, index: str) -> list[Collection]:
         """All collections of `index` by build, whatever their state."""
         found = []
         for each in self._call("get_collections").collections:
@@ -49,7 +53,7 @@ class Catalog(Connection):
                     continue  # dropped by another program since the listing
         return sorted(found, key=lambda collection: collection.build)
 
-    def described(self, collection: Collection) -> Collection:
+    def refresh(self, collection: Collection) -> Collection:
         """The collection with its metadata as they are now; `CollectionMissingError` where it is gone."""
         return self._describe(collection.index, collection.name)
 
@@ -63,7 +67,7 @@ class Catalog(Connection):
         live = self.live(index)
         if live is None:
             self._refuse_plain_collection(index)
-            known = self.collections(index)
+            known = self.all(index)
             # One that another program has just made, or has left behind in a crash before its promotion, is taken over.
             # The build follows from the same look: programs that see none all make number 1, and so the same one.
             same = [each.name for each in known if each.metadata.fingerprint == fingerprint]
@@ -142,7 +146,7 @@ class Catalog(Connection):
 
         Raises `StoreError` saying what is still missing after `timeout_s`.
         """
-        clock, sleep = self._retry.clock, self._retry.sleep
+        clock, sleep = self._connection.retry.clock, self._connection.retry.sleep
         deadline = clock() + timeout_s
         stable = 0
         while True:
@@ -195,13 +199,13 @@ class Catalog(Connection):
 
     def _quantization(self) -> Quantization:
         """How new collections hold their vectors; raises `StoreError` where the server cannot."""
-        wanted = self.address.quantization
-        version = self._server_version()
+        wanted = self._connection.address.quantization
+        version = self._connection.server_version()
         if version is None:
             return "none"  # the embedded store compares float32, whatever is asked of it
         if wanted == "4bit" and version < HAS_4BIT:
             raise StoreError(
-                f"{self.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. Upgrade "
+                f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. Upgrade "
                 f"Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
             )
         return wanted
@@ -218,12 +222,12 @@ class Catalog(Connection):
     def _refuse_plain_collection(self, index: str) -> None:
         if any(each.name == index for each in self._call("get_collections").collections):
             raise StoreError(
-                f"{self.address} has a collection named {index!r}, so no index can have that name. "
+                f"{self._connection.address} has a collection named {index!r}, so no index can have that name. "
                 "Choose another with --index or VIEWFINDER_INDEX, or remove that collection."
             )
 
     def _create_indexes(self, name: str) -> None:
-        version = self._server_version()
+        version = self._connection.server_version()
         ranked = version is None or version >= RANKS_TEXT
         for field, schema in {**PAYLOAD_INDEXES, "caption": caption_index(ranked=ranked)}.items():
             self._call("create_payload_index", collection_name=name, field_name=field, field_schema=schema, wait=True)
@@ -242,7 +246,7 @@ class Catalog(Connection):
         return f"{running} optimizations running or queued" if running else None
 
     def _optimizations(self, collection: Collection) -> int:
-        if self.address.url is None:
+        if self._connection.address.url is None:
             return 0  # the embedded store has no optimizers
         answer = self._call("get_optimizations", collection_name=collection.name)
         return len(answer.running) + int(answer.summary.queued_optimizations)

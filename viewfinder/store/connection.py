@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from viewfinder.store.retries import Retry
 from viewfinder.settings import Quantization, Settings
+from viewfinder.store.retries import Retry
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,21 @@ class Connection:
 
     def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
         self.address = address
-        self._client = client
-        self._retry = retry or Retry(address.retry_s)
+        self.client = client
+        self.retry = retry or Retry(address.retry_s)
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def is_embedded(self) -> bool:
+        """True for the embedded store, False for a Qdrant server."""
+        return self.address.url is None
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def call(self, method: str, **arguments: Any) -> Any:
+        """What `QdrantClient.<method>(**arguments)` returns, after as many attempts as the address allows."""
+        return self.retry(lambda: self.client.call(method, **arguments))
 
-    def close(self) -> None:
-        """Let go of sockets; the embedded store's holder goes on."""
-        self._client.close()
-
-    def _call(self, method: str, **arguments: Any) -> Any:
-        return self._retry(lambda: self._client.call(method, **arguments))
-
-    def _server_version(self) -> tuple[int, int] | None:
-        """Major and minor version of the server; None for the embedded store, which can all that we ask."""
-        return None if self.address.url is None else parse_version(self._call("info").version)
+    def server_version(self) -> tuple[int, int] | None:
+        """Major and minor version of the server; None for the embedded store, which supports every request here."""
+        return None if self.is_embedded else parse_version(self.call("info").version)
 
 
 def parse_version(text: str) -> tuple[int, int]:

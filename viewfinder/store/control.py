@@ -1,6 +1,6 @@
 """What must outlive any one collection of an index, in a small collection of its own, `{index}__control`.
 
-Each kind of note has its own ids (UUIDv5 of kind and subject), so that a failure, a tombstone and the build lease of
+Each kind of note has its own ids (UUIDv5 of kind and subject), so that a failure, a takedown and the build lease of
 the same index never overwrite each other. Points carry a payload and no vector.
 """
 
@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from qdrant_client import models
 
-from viewfinder.store.records import is_point_id
 from viewfinder.errors import CollectionMissingError, StoreError
+from viewfinder.store.records import is_point_id
 
-Kind = Literal["failure", "tombstone", "lease", "hold"]
+Kind = Literal["failure", "takedown", "lease", "hold"]
 
 # Fixed for ever: every id in every control collection hangs on it.
 _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
@@ -43,7 +43,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Tombstone:
+class Takedown:
     """A picture taken down: its URI, "" where it was never known, and since when (ISO 8601, UTC)."""
 
     uri: str
@@ -73,30 +73,30 @@ class Control:
         """Drop the failures of these points: their content has changed, or has been indexed."""
         self.remove("failure", ids)
 
-    def tombstones(self, ids: Sequence[str]) -> dict[str, Tombstone]:
-        """The tombstones of these points, of those that have one."""
-        notes = self.read("tombstone", list(filter(is_point_id, ids)))
-        return {subject: _tombstone(note) for subject, note in notes.items()}
+    def takedowns(self, ids: Sequence[str]) -> dict[str, Takedown]:
+        """The takedowns of these points, of those that have one."""
+        notes = self.read("takedown", list(filter(is_point_id, ids)))
+        return {subject: _takedown(note) for subject, note in notes.items()}
 
-    def all_tombstones(self) -> Iterator[tuple[str, Tombstone]]:
-        """Every tombstone with the id of its point, however many."""
-        return ((note["subject"], _tombstone(note)) for note in self._notes(_equals("kind", "tombstone")))
+    def all_takedowns(self) -> Iterator[tuple[str, Takedown]]:
+        """Every takedown with the id of its point, however many."""
+        return ((note["subject"], _takedown(note)) for note in self._notes(_equals("kind", "takedown")))
 
     def take_down(self, pictures: Mapping[str, str]) -> None:
-        """Set tombstones by point id on these URIs; one that stands keeps its date, and its URI where it has one."""
+        """Set takedowns by point id on these URIs; one that stands keeps its date, and its URI where it has one."""
         if strange := [each for each in pictures if not is_point_id(each)]:
             raise ValueError(f"no ids of points: {strange[:3]}")
-        known = self.tombstones(list(pictures))
+        known = self.takedowns(list(pictures))
         notes = {
             each: {"uri": uri, "at": known[each].at if each in known else _now()}
             for each, uri in pictures.items()
             if each not in known or (uri and not known[each].uri)
         }
-        self.write("tombstone", notes)
+        self.write("takedown", notes)
 
     def restore(self, ids: Sequence[str]) -> None:
-        """Lift the tombstones of these points."""
-        self.remove("tombstone", list(filter(is_point_id, ids)))
+        """Lift the takedowns of these points."""
+        self.remove("takedown", list(filter(is_point_id, ids)))
 
     def read(self, kind: Kind, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Notes of one kind by subject."""
@@ -192,8 +192,8 @@ class Control:
             )
 
 
-def _tombstone(note: Mapping[str, Any]) -> Tombstone:
-    return Tombstone(str(note["uri"]), str(note["at"]))
+def _takedown(note: Mapping[str, Any]) -> Takedown:
+    return Takedown(str(note["uri"]), str(note["at"]))
 
 
 def _now() -> str:

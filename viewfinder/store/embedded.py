@@ -18,6 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from viewfinder.errors import (
+    ConfigurationError,
+    StoreBusyError,
+    StoreError,
+    StoreUnavailableError,
+    ViewfinderError,
+)
 from viewfinder.store.connection import StoreAddress
 from viewfinder.store.directory import (
     LOCK_WAIT_S,
@@ -28,13 +35,6 @@ from viewfinder.store.directory import (
     open_directory,
     store_directory,
     try_lock,
-)
-from viewfinder.errors import (
-    ConfigurationError,
-    StoreBusyError,
-    StoreError,
-    StoreUnavailableError,
-    ViewfinderError,
 )
 
 __all__ = ["HolderClient", "RaySession", "attach", "open_directory", "start_ray"]

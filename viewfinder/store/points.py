@@ -7,17 +7,22 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from viewfinder.store.records import Mask, PointBatch, PointState, Record, Vectors
-from viewfinder.store.schema import Collection, VectorName
-from viewfinder.store.connection import Connection
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
+from viewfinder.store.connection import Connection
 from viewfinder.store.filters import parse_filter
+from viewfinder.store.records import Mask, PointBatch, PointState, Record, Vectors, is_point_id
+from viewfinder.store.schema import Collection, VectorName
 
 PAGE = 1000
+VECTOR_PAGE = 200  # 512 numbers are about 10 kB of JSON
 
 
-class Points(Connection):
-    """What is done to points, always by the physical collection and never by the alias."""
+class Points:
+    """The points of one physical collection, never of an alias."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._call = connection.call
 
     def upsert(self, collection: Collection, batch: PointBatch, *, wait: bool) -> None:
         """Write whole points: what an earlier point of the same id held, vectors too, is gone.
@@ -25,7 +30,7 @@ class Points(Connection):
         `wait=False` returns once Qdrant has taken the points down; `wait=True` once they are applied, or once Qdrant
         says that this takes longer, which is no failure either.
         """
-        for part in batch.slices(self._client.max_batch):
+        for part in batch.slices(self._connection.client.max_batch):
             for names, rows in part.by_signature():
                 vectors: dict[str, Any] = {name: _rows(part.vectors(name), rows) for name in names}
                 flags = {"has_image": "image" in names, "has_caption": "caption" in names}
@@ -118,6 +123,52 @@ class Points(Connection):
         answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=True)
         return int(answer.count)
 
+    def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
+        """The whole payloads of those of `ids` that exist."""
+        found: dict[str, Record] = {}
+        for page in _pages(ids):
+            records = self._call("retrieve", collection_name=collection.name, ids=page, with_payload=True)
+            found |= {str(record.id): Record(str(record.id), record.payload or {}) for record in records}
+        return found
+
+    def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
+        """The unit vectors (float32 [D]) of those of `ids` that exist and have one of this kind."""
+        found: dict[str, Vectors] = {}
+        for page in _pages(ids, VECTOR_PAGE):
+            records = self._call(
+                "retrieve", collection_name=collection.name, ids=page, with_payload=False, with_vectors=[using]
+            )
+            found |= {str(record.id): _vector(record, using) for record in records if using in (record.vector or {})}
+        return found
+
+    def sample(self, collection: Collection, count: int, using: VectorName = "image") -> Vectors:
+        """Unit vectors of `count` points chosen at random, or of all where there are fewer: float32 [n, D]."""
+        answer = self._call(
+            "query_points",
+            collection_name=collection.name,
+            query=models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=models.Filter(must=[models.HasVectorCondition(has_vector=using)]),
+            limit=count,
+            with_payload=False,
+            with_vectors=[using],
+        )
+        vectors = [_vector(point, using) for point in answer.points]
+        return np.stack(vectors) if vectors else np.empty((0, collection.metadata.dimension), np.float32)
+
+    def sample_records(
+        self, collection: Collection, count: int, filter: Mapping[str, Any] | None = None
+    ) -> list[Record]:
+        """`count` points chosen at random of those that `filter` lets through, or all where there are fewer."""
+        answer = self._call(
+            "query_points",
+            collection_name=collection.name,
+            query=models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=parse_filter(filter),
+            limit=count,
+            with_payload=True,
+        )
+        return [Record(str(point.id), point.payload or {}) for point in answer.points]
+
     def _update(
         self,
         collection: Collection,
@@ -130,7 +181,7 @@ class Points(Connection):
     ) -> None:
         if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
             raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
-        size = self._client.max_batch or PAGE
+        size = self._connection.client.max_batch or PAGE
         for start in range(0, len(ids), size):
             chosen = list(range(start, min(start + size, len(ids))))
             try:
@@ -222,5 +273,11 @@ def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
     return made
 
 
-def _pages(ids: Sequence[str]) -> list[list[Any]]:
-    return [list(ids[start : start + PAGE]) for start in range(0, len(ids), PAGE)]
+def _vector(record: Any, using: VectorName) -> Vectors:
+    return np.asarray(record.vector[using], dtype=np.float32)
+
+
+def _pages(ids: Sequence[str], size: int = PAGE) -> list[list[Any]]:
+    """Ids in pages of at most `size`; what is not a point id is left out."""
+    known = [each for each in ids if is_point_id(each)]
+    return [known[start : start + size] for start in range(0, len(known), size)]

@@ -1,4 +1,4 @@
-"""Searches: by vector or by words, many in one request; groups, facets, samples, vectors and records of points."""
+"""Searches: by vector or by words, many in one request; groups and facets of points."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,18 +8,16 @@ from typing import Any, TypeVar
 import numpy as np
 from qdrant_client import models
 
-from viewfinder.store.records import Group, Hit, Record, Vectors, is_point_id
-from viewfinder.store.collections import RANKS_TEXT, Catalog
-from viewfinder.store.schema import Collection, VectorName
 from viewfinder.errors import FilterError, StoreError
+from viewfinder.store.collections import RANKS_TEXT, Collections
+from viewfinder.store.connection import Connection
 from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
+from viewfinder.store.records import Group, Hit, Vectors, is_point_id
+from viewfinder.store.schema import Collection, VectorName
 
 T = TypeVar("T")
 
 _WORD = re.compile(r"[^\W_]")
-_PAGE = 1000
-_VECTOR_PAGE = 200  # 512 numbers are about 10 kB of JSON
-
 # With fewer candidates than 5 to 10 times the hits MMR only reorders; Qdrant itself takes no more than the maximum.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
 
@@ -63,12 +61,16 @@ class Search:
             raise ValueError(f"diversity {self.diversity}: expected 0 to 1, and a vector to search by")
 
 
-class Searches(Catalog):
-    """What is asked of points, always of the physical collection and never of the alias."""
+class Searches:
+    """Searches over the points of one physical collection, never over an alias."""
 
-    _ranks_words = False  # of a server, once it is known
+    def __init__(self, connection: Connection, collections: Collections) -> None:
+        self._connection = connection
+        self._call = connection.call
+        self._collections = collections
+        self._ranks_words = False  # of a server, once it is known
 
-    def search_many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
+    def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
         """The hits of each search, all in one request: by score, equal ones by id, or as MMR chose them.
 
         Raises `FilterError`, and `StoreError` where words are asked of a server that does not rank by them.
@@ -85,7 +87,7 @@ class Searches(Catalog):
                 found[place] = hits if searches[place].diversity else _ranked(hits)
         return found
 
-    def search(
+    def nearest(
         self,
         collection: Collection,
         vector: Sequence[float] | Vectors,
@@ -107,9 +109,9 @@ class Searches(Catalog):
             score_threshold=score_threshold,
             with_payload=with_payload,
         )
-        return self.search_many(collection, [search])[0]
+        return self.many(collection, [search])[0]
 
-    def search_groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[Group]:
+    def groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[Group]:
         """The best `search.limit` groups of points that share a value of `field`, each with its best points.
 
         A point with several values (tags) stands in several groups, one without any in none. Raises `FilterError` for
@@ -138,52 +140,6 @@ class Searches(Catalog):
         )
         groups = [Group(group.id, _ranked(map(_hit, group.hits))) for group in answer.groups]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
-
-    def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
-        """The whole payloads of those of `ids` that exist."""
-        found: dict[str, Record] = {}
-        for page in _pages(ids, _PAGE):
-            records = self._call("retrieve", collection_name=collection.name, ids=page, with_payload=True)
-            found |= {str(record.id): Record(str(record.id), record.payload or {}) for record in records}
-        return found
-
-    def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
-        """The unit vectors (float32 [D]) of those of `ids` that exist and have one of this kind."""
-        found: dict[str, Vectors] = {}
-        for page in _pages(ids, _VECTOR_PAGE):
-            records = self._call(
-                "retrieve", collection_name=collection.name, ids=page, with_payload=False, with_vectors=[using]
-            )
-            found |= {str(record.id): _vector(record, using) for record in records if using in (record.vector or {})}
-        return found
-
-    def sample(self, collection: Collection, count: int, using: VectorName = "image") -> Vectors:
-        """Unit vectors of `count` points chosen at random, or of all where there are fewer: float32 [n, D]."""
-        answer = self._call(
-            "query_points",
-            collection_name=collection.name,
-            query=models.SampleQuery(sample=models.Sample.RANDOM),
-            query_filter=models.Filter(must=[models.HasVectorCondition(has_vector=using)]),
-            limit=count,
-            with_payload=False,
-            with_vectors=[using],
-        )
-        vectors = [_vector(point, using) for point in answer.points]
-        return np.stack(vectors) if vectors else np.empty((0, collection.metadata.dimension), np.float32)
-
-    def sample_records(
-        self, collection: Collection, count: int, filter: Mapping[str, Any] | None = None
-    ) -> list[Record]:
-        """`count` points chosen at random of those that `filter` lets through, or all where there are fewer."""
-        answer = self._call(
-            "query_points",
-            collection_name=collection.name,
-            query=models.SampleQuery(sample=models.Sample.RANDOM),
-            query_filter=self._condition(collection, filter),
-            limit=count,
-            with_payload=True,
-        )
-        return [Record(str(point.id), point.payload or {}) for point in answer.points]
 
     def facet(
         self, collection: Collection, field: str, *, filter: Mapping[str, Any] | None = None, limit: int = 20
@@ -217,7 +173,7 @@ class Searches(Catalog):
 
     def _params(self, search: Search) -> models.SearchParams | None:
         # Local mode is always exact, and warns of parameters that it has no use for.
-        if search.vector is None or self.address.url is None:
+        if search.vector is None or self._connection.address.url is None:
             return None
         # Qdrant compares the original vectors in an exact search, and knows nothing to rescore where none is quantized.
         exact = search.exact or search.only is not None
@@ -233,7 +189,7 @@ class Searches(Catalog):
             return judge(fields or None)
         except FilterError:
             # A job may have brought further fields since the collection was looked at: only now is that worth a look.
-            now = self._describe(collection.index, collection.name).metadata.fields
+            now = self._collections.refresh(collection).metadata.fields
             if now == fields:
                 raise
         return judge(now or None)
@@ -241,10 +197,10 @@ class Searches(Catalog):
     def _check_words(self, searches: Sequence[Search]) -> None:
         if self._ranks_words or all(search.words is None for search in searches):
             return
-        version = self._server_version()
+        version = self._connection.server_version()
         if version is not None and version < RANKS_TEXT:
             raise StoreError(
-                f"{self.address} has version {version[0]}.{version[1]}, which cannot rank captions by words. Upgrade "
+                f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank captions by words. Upgrade "
                 f"Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
             )
         self._ranks_words = True
@@ -286,14 +242,5 @@ def _ranked(hits: Iterable[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-def _vector(record: Any, using: VectorName) -> Vectors:
-    return np.asarray(record.vector[using], dtype=np.float32)
-
-
 def _known(ids: Iterable[str]) -> list[Any]:
     return [each for each in ids if is_point_id(each)]
-
-
-def _pages(ids: Sequence[str], size: int) -> list[list[Any]]:
-    known = _known(ids)
-    return [known[start : start + size] for start in range(0, len(known), size)]

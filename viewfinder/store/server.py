@@ -12,8 +12,8 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from viewfinder.store.connection import StoreAddress
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
+from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
 

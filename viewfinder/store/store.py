@@ -4,15 +4,18 @@ One synchronous `Store` serves the job's workers, the service's threads and the 
 server or the embedded store. Every call retries what may pass and raises nothing but the `StoreError` family.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
-from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
-from viewfinder.store.schema import Collection, CollectionMetadata
-from viewfinder.store.connection import StoreAddress, parse_version
-from viewfinder.store.control import Control, Failure, Tombstone
-from viewfinder.store.embedded import attach, open_directory
 from viewfinder.errors import CollectionMissingError, StoreError
+from viewfinder.store.collections import Collections
+from viewfinder.store.connection import Client, Connection, StoreAddress, parse_version
+from viewfinder.store.control import Control, Failure, Takedown
+from viewfinder.store.embedded import attach, open_directory
 from viewfinder.store.points import Points
+from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
+from viewfinder.store.retries import Retry
+from viewfinder.store.schema import Collection, CollectionMetadata
 from viewfinder.store.search import Search, Searches
 from viewfinder.store.server import ServerClient
 
@@ -28,7 +31,7 @@ __all__ = [
     "Search",
     "Store",
     "StoreAddress",
-    "Tombstone",
+    "Takedown",
     "connect",
     "open_local",
 ]
@@ -52,8 +55,22 @@ def open_local(address: StoreAddress) -> "Store":
     return Store(open_directory(address.data_dir), address)
 
 
-class Store(Searches, Points):
-    """Everything that viewfinder asks of Qdrant."""
+class Store:
+    """One Qdrant, by subject: `collections`, `points`, `search`, and `control(index)`. Safe to share between threads.
+
+    Close it after use, best by `with`. It does not travel to other processes; the address does.
+    """
+
+    def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
+        self._connection = Connection(client, address, retry)
+        self.address = address
+        self.collections = Collections(self._connection)
+        self.points = Points(self._connection)
+        self.search = Searches(self._connection, self.collections)
+
+    def control(self, index: str) -> Control:
+        """The records of `index` that outlive its collections: failures, takedowns, locks."""
+        return Control(self._connection.call, index)
 
     def check(self) -> str:
         """Preflight, within seconds and without retries: the server's version.
@@ -61,8 +78,8 @@ class Store(Searches, Points):
         Raises `StoreError` in one message where nothing answers, something other than Qdrant does, the server is too
         old, or the API key is refused.
         """
-        if self.address.url is None:
-            return str(self._client.call("info").version)
+        if self._connection.is_embedded:
+            return str(self._connection.client.call("info").version)
         client = ServerClient(self.address, timeout_s=min(_CHECK_TIMEOUT_S, self.address.timeout_s))
         try:
             info = client.call("info")
@@ -78,26 +95,6 @@ class Store(Searches, Points):
             client.close()
         return version
 
-    def control(self, index: str) -> Control:
-        """The notes of `index` that outlive its collections."""
-        return Control(self._call, index)
-
-    def failures(self, index: str, ids: Sequence[str]) -> dict[str, Failure]:
-        """Recorded failures by point id."""
-        return Control(self._call, index).failures(ids)
-
-    def failures_of_run(self, index: str, run_id: str) -> Iterator[Failure]:
-        """All failures that one run met, streamed."""
-        return Control(self._call, index).failures_of_run(run_id)
-
-    def record_failures(self, index: str, failures: Mapping[str, Failure]) -> None:
-        """Keep failures by point id, so that a rerun need not fetch the same content to fail again."""
-        Control(self._call, index).record_failures(failures)
-
-    def forget_failures(self, index: str, ids: Sequence[str]) -> None:
-        """Drop recorded failures."""
-        Control(self._call, index).forget_failures(ids)
-
     def take_down(self, index: str, pictures: Mapping[str, str]) -> set[str]:
         """Bar points (id: URI, or "" where it is not known) from `index` and delete them, live and elsewhere at once.
 
@@ -105,31 +102,33 @@ class Store(Searches, Points):
         Raises `ValueError` for what is no point id.
         """
         ids = list(pictures)
-        collections = self.collections(index)
+        collections = self.collections.all(index)
         uris: dict[str, str] = {}
         for collection in collections:
             try:
-                records = self.records(collection, ids)
+                records = self.points.records(collection, ids)
             except CollectionMissingError:
                 continue  # dropped by another program since the listing
             uris |= {each: str(record.payload.get("uri") or "") for each, record in records.items()}
-        # The tombstones first: a job that writes meanwhile finds them, whatever becomes of this program.
-        Control(self._call, index).take_down({each: uri or uris.get(each, "") for each, uri in pictures.items()})
+        # The takedowns first: a job that writes meanwhile finds them, whatever becomes of this program.
+        self.control(index).take_down({each: uri or uris.get(each, "") for each, uri in pictures.items()})
         for collection in collections:
             try:
-                self.delete(collection, ids)
+                self.points.delete(collection, ids)
             except CollectionMissingError:
                 continue
         return set(uris)
 
     def restore(self, index: str, ids: Sequence[str]) -> None:
-        """Lift tombstones, those that exist; the next run of the job finds the pictures again."""
-        Control(self._call, index).restore(ids)
+        """Lift takedowns, those that exist; the next run of the job finds the images again."""
+        self.control(index).restore(ids)
 
-    def tombstones(self, index: str, ids: Sequence[str]) -> dict[str, Tombstone]:
-        """Which of these points are barred from `index`."""
-        return Control(self._call, index).tombstones(ids)
+    def close(self) -> None:
+        """Let go of sockets; the embedded store's holder goes on."""
+        self._connection.client.close()
 
-    def all_tombstones(self, index: str) -> Iterator[tuple[str, Tombstone]]:
-        """Everything that is barred from `index`, streamed, with the ids."""
-        return Control(self._call, index).all_tombstones()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

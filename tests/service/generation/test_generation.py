@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.service.generation.generation import Follower, Generation
-from viewfinder.service.telemetry.metrics import Metrics
 from tests.service.conftest import INDEX, World
 from tests.service.conftest import load as shared
-from viewfinder.models.encoder import Encoder
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.service.generation.generation import Follower, Generation
+from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.testing.models import tiny_checkpoint
 
 
@@ -36,7 +36,7 @@ def test_the_alias_moves_back_and_the_service_with_it(served: World) -> None:
     first = pair(served)
     served.build("second")
     served.service.follower.refresh()
-    served.store.promote(INDEX, first[1])
+    served.store.collections.promote(INDEX, first[1])
     served.service.follower.refresh()
     assert pair(served) == first
 
@@ -73,7 +73,7 @@ async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_p
     follower = follower_of(served, metrics=metrics)
     lost = tiny_checkpoint(tmp_path / "lost", seed=3)
     served.checkpoints["lost"] = locate(str(lost))
-    first = served.store.live(INDEX)
+    first = served.store.collections.live(INDEX)
     assert first is not None
     follower.refresh()
     assert "viewfinder_generation_behind 0.0" in await metrics.text()
@@ -81,7 +81,7 @@ async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_p
     shutil.rmtree(lost)
     follower.refresh()
     assert "viewfinder_generation_behind 1.0" in await metrics.text()
-    served.store.promote(INDEX, first.name)
+    served.store.collections.promote(INDEX, first.name)
     follower.refresh()
     assert "viewfinder_generation_behind 0.0" in await metrics.text()
     follower.close()
@@ -136,7 +136,7 @@ def test_weights_that_moved_under_the_same_name_are_not_served(
 def test_a_collection_dropped_behind_the_replica_costs_no_request(served: World) -> None:
     old = served.service.generation().collection
     second = served.build("second")
-    served.store.drop(old.name)
+    served.store.collections.drop(old.name)
     assert pair(served)[1] == second.name
 
 
@@ -266,7 +266,7 @@ def test_a_rollback_within_the_time_of_grace_loads_nothing(served: World) -> Non
     assert first is not None
     second = served.build("second")
     follower.refresh()
-    served.store.promote(INDEX, first.collection.name)
+    served.store.collections.promote(INDEX, first.collection.name)
     follower.refresh()
     assert follower.current is first
     assert follower.bound(second.name) is follower.previous

@@ -21,7 +21,7 @@ def test_a_caption_is_found_by_its_own_words(standing: World) -> None:
 
 
 def test_an_answer_names_the_model_and_collection_that_made_it(standing: World) -> None:
-    live = standing.store.live("pictures")
+    live = standing.store.collections.live("pictures")
     assert live is not None
     body = standing.client.post("/v1/search", json={"text": "a cat"}).json()
     assert (body["model"], body["collection"]) == (live.metadata.model_name, live.name)

@@ -16,15 +16,15 @@ import torch
 import uvicorn
 from PIL import Image
 
-from viewfinder.service.http.api import build_api
-from viewfinder.service.images.query_images import Pictures
-from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
 from tests.service.conftest import World
-from viewfinder.models.encoder import Encoder
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import locate
-from viewfinder.testing.models import Family, tiny_checkpoint
+from viewfinder.models.encoder import Encoder
 from viewfinder.models.tokenizer import Tokenizer
+from viewfinder.service.http.api import build_api
+from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
+from viewfinder.service.images.query_images import Pictures
+from viewfinder.testing.models import Family, tiny_checkpoint
 
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
 

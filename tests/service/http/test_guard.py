@@ -13,12 +13,12 @@ from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from starlette.types import Message, Scope
 
-from viewfinder.service.telemetry.access_log import AccessLog, note
+from tests.service.conftest import local_client
 from viewfinder.service.http.guard import HEADERS, MAX_BODIES, Guard, capacity
 from viewfinder.service.http.keys import require_admin
-from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.service.http.refusals import answer_errors
-from tests.service.conftest import local_client
+from viewfinder.service.telemetry.access_log import AccessLog, note
+from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 
 READ_KEY, ADMIN_KEY = "read-key-" + "r" * 32, "admin-key-" + "a" * 32

@@ -225,7 +225,7 @@ IDS = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/v1/images/{}", "/v1/images/{}/content", "/v1/tombstones/{}"])
+@pytest.mark.parametrize("path", ["/v1/images/{}", "/v1/images/{}/content", "/v1/takedowns/{}"])
 @pytest.mark.parametrize("id", IDS)
 def test_path_tricks_in_ids(served: World, path: str, id: str) -> None:
     answer = served.client.get(path.format(id))

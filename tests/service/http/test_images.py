@@ -12,14 +12,14 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from tests.service.conftest import INDEX, World, local_client
 from viewfinder.service.http.api import build_api
 from viewfinder.service.images.content import IN_MEMORY_BYTES
 from viewfinder.service.search_service import SearchService
-from tests.service.conftest import INDEX, World, local_client
-from viewfinder.store.records import PointBatch
-from viewfinder.sources.objects import Objects, canonical_uri, point_id
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import Objects, canonical_uri, point_id
 from viewfinder.store import Collection
+from viewfinder.store.records import PointBatch
 
 SIZE = (300, 200)
 
@@ -56,7 +56,7 @@ class Gallery:
             info = objects.stat(uri)
         known = {"uri": uri, "key": name, "etag": info.etag, "size": info.size, "format": "jpeg"} | payload
         vector = np.ones((1, self.collection.metadata.dimension), np.float32)
-        self.world.store.upsert(self.collection, PointBatch([point_id(uri)], [known], image=vector), wait=True)
+        self.world.store.points.upsert(self.collection, PointBatch([point_id(uri)], [known], image=vector), wait=True)
         return point_id(uri)
 
     def get(self, id: str, **headers: str) -> httpx.Response:
@@ -75,7 +75,7 @@ def configured() -> dict[str, object]:
 def gallery(served: World, tmp_path: Path) -> Gallery:
     directory = tmp_path / "gallery"
     directory.mkdir()
-    live = served.store.live(INDEX)
+    live = served.store.collections.live(INDEX)
     assert live is not None
     return Gallery(served, directory, live)
 
@@ -146,7 +146,7 @@ def test_an_id_that_is_no_plain_uuid_is_refused(gallery: Gallery, method: str, s
     answers = {id: gallery.client.request(method, f"/v1/images/{id}{suffix}") for id in STRANGE_IDS}
     codes = {id: refused(answer) for id, answer in answers.items()}
     assert set(codes.values()) <= {(404, "not_found"), (422, "invalid_request")}
-    assert list(gallery.world.store.all_tombstones(INDEX)) == []
+    assert list(gallery.world.store.control(INDEX).all_takedowns()) == []
 
 
 # -- Content ----------------------------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -
     for path in (f"/v1/images/{id}", f"/v1/images/{id}/content", f"/v1/images/{id}/content?width=64"):
         assert refused(gallery.client.get(path)) == (404, "not_found")
     assert id not in {hit["id"] for hit in gallery.client.get("/v1/search?q=flag&limit=50").json()["hits"]}
-    (stone,) = gallery.client.get("/v1/tombstones").json()["tombstones"]
+    (stone,) = gallery.client.get("/v1/takedowns").json()["takedowns"]
     assert (stone["id"], stone["uri"]) == (id, uri)
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
 
@@ -336,24 +336,24 @@ def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -
 def test_a_picture_can_be_barred_before_it_was_ever_indexed(gallery: Gallery) -> None:
     id = str(uuid.uuid4())
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": "", "removed": False}
-    assert id in gallery.world.store.tombstones(INDEX, [id])
+    assert id in gallery.world.store.control(INDEX).takedowns([id])
 
 
 def test_a_picture_can_be_taken_down_while_no_model_is_loaded(world: World) -> None:
     collection = world.build("first")
     id = point_id("s3://bucket/0.jpg")
     assert world.client.delete(f"/v1/images/{id}").json()["removed"]
-    assert world.store.records(collection, [id]) == {}
+    assert world.store.points.records(collection, [id]) == {}
 
 
-def test_tombstones_come_by_the_page_and_can_be_lifted(gallery: Gallery) -> None:
+def test_takedowns_come_by_the_page_and_can_be_lifted(gallery: Gallery) -> None:
     ids = sorted(gallery.add(f"{number}.jpg", encoded()) for number in range(5))
     for id in ids:
         gallery.client.delete(f"/v1/images/{id}")
-    pages = [gallery.client.get("/v1/tombstones", params={"limit": 2, "offset": offset}).json() for offset in (0, 2, 4)]
+    pages = [gallery.client.get("/v1/takedowns", params={"limit": 2, "offset": offset}).json() for offset in (0, 2, 4)]
     assert [page["more"] for page in pages] == [True, True, False]
-    assert sorted(stone["id"] for page in pages for stone in page["tombstones"]) == ids
-    path = f"/v1/tombstones/{ids[0]}"
+    assert sorted(stone["id"] for page in pages for stone in page["takedowns"]) == ids
+    path = f"/v1/takedowns/{ids[0]}"
     assert gallery.client.delete(path).json() == {"id": ids[0], "restored": True}
     assert gallery.client.delete(path).json() == {"id": ids[0], "restored": False}
-    assert set(gallery.world.store.tombstones(INDEX, ids)) == set(ids[1:])
+    assert set(gallery.world.store.control(INDEX).takedowns(ids)) == set(ids[1:])

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from pydantic import SecretStr
 
-from viewfinder.service.http.keys import Key, KeyRing, presented_key
 from viewfinder.errors import ConfigurationError
+from viewfinder.service.http.keys import Key, KeyRing, presented_key
 from viewfinder.settings import Settings
 
 DIGEST = hashlib.sha256(b"correct horse").hexdigest()

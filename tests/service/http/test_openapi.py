@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from viewfinder.service.http.guard import is_open
 from tests.service.conftest import World
+from viewfinder.service.http.guard import is_open
 from viewfinder.testing.s3 import S3Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]

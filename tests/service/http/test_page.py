@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.service.http.routes.page import DIRECTORY, LASTING, Page
 from tests.service.conftest import World
+from viewfinder.service.http.routes.page import DIRECTORY, LASTING, Page
 
 # What travels for the whole page, bytes.
 LARGEST = 40_000

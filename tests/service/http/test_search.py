@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.service.conftest import CAPTIONS, World, local_client
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
-from tests.service.conftest import CAPTIONS, World, local_client
-from viewfinder.sources.objects import point_id
 from viewfinder.settings import Settings
+from viewfinder.sources.objects import point_id
 from viewfinder.store import Store
 
 Body = dict[str, Any]
@@ -58,8 +58,8 @@ def vector_of(world: World, text: str) -> np.ndarray[Any, Any]:
 def cosines(world: World, vector: np.ndarray[Any, Any], using: Any) -> dict[str, float]:
     """What every score should be, without any search: the stored vectors times the query's."""
     collection = world.service.generation().collection
-    everything = [record.id for record in world.store.iterate(collection)]
-    stored = world.store.vectors(collection, everything, using)
+    everything = [record.id for record in world.store.points.iterate(collection)]
+    stored = world.store.points.vectors(collection, everything, using)
     return {each: float(own @ vector / np.linalg.norm(vector)) for each, own in stored.items()}
 
 
@@ -90,7 +90,7 @@ def test_a_raw_vector_of_any_length_finds_what_its_direction_finds(standing: Wor
 @pytest.mark.parametrize("target", ["image", "caption"])
 def test_the_likes_of_a_picture_are_found_by_its_id_and_not_itself(standing: World, target: str) -> None:
     collection = standing.service.generation().collection
-    own = standing.store.vectors(collection, [an_id(2)], "image")[an_id(2)]
+    own = standing.store.points.vectors(collection, [an_id(2)], "image")[an_id(2)]
     expected = {each: score for each, score in cosines(standing, own, target).items() if each != an_id(2)}
     assert scores(search(standing, id=an_id(2), target=target)) == pytest.approx(expected, abs=1e-5)
     assert ids(search(standing, id=an_id(2).upper())) == ids(search(standing, id=an_id(2)))
@@ -109,7 +109,7 @@ def test_a_picture_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(s
 
 def test_a_list_is_the_weighted_sum_of_unit_vectors(standing: World) -> None:
     vector = np.random.default_rng(5).normal(size=32)
-    own = standing.store.vectors(standing.service.generation().collection, [an_id(0)], "image")[an_id(0)]
+    own = standing.store.points.vectors(standing.service.generation().collection, [an_id(0)], "image")[an_id(0)]
     total = (
         vector_of(standing, "a dog") - 0.5 * vector_of(standing, "grass") + 2 * vector / np.linalg.norm(vector) + own
     )
@@ -167,7 +167,9 @@ def test_hits_come_in_groups_of_one_value(standing: World, options: Body) -> Non
 
 def test_relevance_says_where_a_cosine_lies_among_unrelated_pairs(world: World) -> None:
     collection = world.build("first")
-    world.store.update_metadata(collection.name, baselines={"text_image": [-1.0, 1.0], "image_image": [-1.0, 0.0]})
+    world.store.collections.update_metadata(
+        collection.name, baselines={"text_image": [-1.0, 1.0], "image_image": [-1.0, 0.0]}
+    )
     world.service.follower.refresh()
     for hit in search(world, text="a cat")["hits"]:
         assert hit["relevance"] == pytest.approx((hit["score"] + 1) / 2, abs=1e-3)
@@ -249,7 +251,7 @@ def test_a_cursor_whose_collection_is_gone_says_so(served: World, refreshed: boo
     served.build("second")
     if refreshed:
         served.service.follower.refresh()
-    served.store.drop(page["collection"])
+    served.store.collections.drop(page["collection"])
     answer = served.client.post("/v1/search", json={"text": "a cat", "cursor": page["cursor"]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (410, "collection_gone")
 
@@ -398,7 +400,7 @@ def test_what_does_not_go_together_is_refused_with_the_reason(
 
 def test_a_field_of_the_captions_file_that_the_index_does_not_know_is_named(world: World) -> None:
     collection = world.build("first")
-    world.store.update_metadata(collection.name, fields={"meta.year": "integer"})
+    world.store.collections.update_metadata(collection.name, fields={"meta.year": "integer"})
     world.service.follower.refresh()
     assert search(world, text="a cat", filter={"meta.year": {"eq": 2020}})["hits"] == []
     answer = world.client.post("/v1/search", json={"text": "a cat", "filter": {"meta.yaer": {"eq": 2020}}})
@@ -450,7 +452,7 @@ def test_a_search_that_takes_too_long_is_given_up(standing: World) -> None:
     class Slow(Counted):
         def search_many(self, *arguments: Any) -> Any:
             release.wait(30)
-            return self._store.search_many(*arguments)
+            return self._store.search.many(*arguments)
 
     settings = Settings.load({}, request_timeout_s=0.2)
     service = SearchService(cast(Store, Slow(standing.store)), standing.service.follower, settings)

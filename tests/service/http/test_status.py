@@ -10,7 +10,7 @@ from viewfinder.models.registry import REGISTRY
 
 def test_facets_count_the_values_of_a_field(standing: World) -> None:
     answer = standing.client.get("/v1/facets", params={"field": "width", "limit": 2})
-    live = standing.store.live(INDEX)
+    live = standing.store.collections.live(INDEX)
     assert live is not None
     assert answer.json() == {
         "field": "width",
@@ -65,9 +65,9 @@ def test_models_are_told_before_there_is_an_index(world: World) -> None:
 
 
 def test_stats_tell_what_the_index_is_made_of_and_nothing_secret(served: World) -> None:
-    live = served.store.live(INDEX)
+    live = served.store.collections.live(INDEX)
     assert live is not None
-    served.store.update_metadata(
+    served.store.collections.update_metadata(
         live.name,
         sources=[{"source": "s3://bucket", "captions": "s3://private/captions.csv"}],
         fields={"meta.year": "integer"},

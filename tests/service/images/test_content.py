@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from viewfinder.service.images.content import READ_AHEAD, READERS, Content, ContentBusyError, entity_tag
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
+from viewfinder.service.images.content import READ_AHEAD, READERS, Content, ContentBusyError, entity_tag
 from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.testing.objects import MemoryObjects
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viewfinder.service.images.query_images import OverloadedError, Pictures, decode_base64
-from viewfinder.service.images.fetcher import AddressError, Fetcher
 from viewfinder.errors import ImageError
 from viewfinder.images.decoding import ImageLimits, Preprocess, decode
+from viewfinder.service.images.fetcher import AddressError, Fetcher
+from viewfinder.service.images.query_images import OverloadedError, Pictures, decode_base64
 
 PREPROCESS = Preprocess(size=32)
 LIMITS = ImageLimits(max_bytes=200_000, max_pixels=1_000_000)

@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from viewfinder.service.generation.batching import Batcher
-from viewfinder.service.telemetry.metrics import Metrics
-from viewfinder.models.encoder import Encoder
 from viewfinder.errors import ModelMismatchError, StoreError, ViewfinderError
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.service.generation.batching import Batcher
+from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class Follower:
     def _follow(self) -> None:
         if self.previous is not None and self._clock() - self._changed_at >= self._grace_s:
             self._change(self.current, None)
-        live = self._store.live(self._index)
+        live = self._store.collections.live(self._index)
         self.absent = live is None
         current = self.current
         if live is None:

@@ -3,17 +3,12 @@
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from viewfinder.service.telemetry.access_log import AccessLog
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.openapi import describe
 from viewfinder.service.http.refusals import answer_errors
-from viewfinder.service.http.routes import docs
-from viewfinder.service.http.routes import embedding
-from viewfinder.service.http.routes import images
-from viewfinder.service.http.routes import page
-from viewfinder.service.http.routes import search
-from viewfinder.service.http.routes import status
+from viewfinder.service.http.routes import docs, embedding, images, page, search, status
 from viewfinder.service.search_service import SearchService
+from viewfinder.service.telemetry.access_log import AccessLog
 
 DESCRIPTION = "Describe what you are looking for, get the images."
 

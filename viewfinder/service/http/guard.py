@@ -13,11 +13,11 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from viewfinder.service.telemetry import access_log
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
-from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.service.http.rates import Rates, client_of
 from viewfinder.service.http.refusals import Refusal, refusal_of, refused
+from viewfinder.service.telemetry import access_log
+from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 
 # What anybody may see who reaches the service: whether it lives, how to speak with it, and the page, which holds

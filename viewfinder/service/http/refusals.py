@@ -9,11 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from viewfinder.service.telemetry import access_log
-from viewfinder.service.generation.generation import NoIndexError, NotReadyError
-from viewfinder.service.images.query_images import OverloadedError
-from viewfinder.service.http.schemas import ErrorResponse
 from viewfinder.errors import FilterError, StoreError, StoreUnavailableError
+from viewfinder.service.generation.generation import NoIndexError, NotReadyError
+from viewfinder.service.http.schemas import ErrorResponse
+from viewfinder.service.images.query_images import OverloadedError
+from viewfinder.service.telemetry import access_log
 
 logger = logging.getLogger(__name__)
 

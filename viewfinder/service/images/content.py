@@ -18,8 +18,8 @@ from typing import BinaryIO, TypeVar
 
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.images.thumbnails import Thumbnailer
+from viewfinder.sources.objects import ObjectAccess, Objects
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from viewfinder.service.telemetry.metrics import Metrics
-from viewfinder.service.images.fetcher import AddressError, Fetcher
-from viewfinder.images.decoder import Decoder
 from viewfinder.errors import ImageError
+from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess, check_bytes
+from viewfinder.service.images.fetcher import AddressError, Fetcher
+from viewfinder.service.telemetry.metrics import Metrics
 
 Pixels = npt.NDArray[np.uint8]
 

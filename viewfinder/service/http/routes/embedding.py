@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter
 
-from viewfinder.service.generation.generation import Generation, Pixels, Vector
+from viewfinder.errors import ImageError
 from viewfinder.query.language import language_warning
-from viewfinder.service.images.query_images import decode_base64
+from viewfinder.service.generation.generation import Generation, Pixels, Vector
 from viewfinder.service.http.refusals import ERRORS, Refusal
 from viewfinder.service.http.routes.embedding_schemas import (
     Candidate,
@@ -27,8 +27,8 @@ from viewfinder.service.http.routes.embedding_schemas import (
     TextVector,
 )
 from viewfinder.service.http.schemas import ErrorResponse
+from viewfinder.service.images.query_images import decode_base64
 from viewfinder.service.search_service import SearchService
-from viewfinder.errors import ImageError
 
 # What OpenAI's clients may name as the model when they do not care which one it is.
 ALIAS = "viewfinder"

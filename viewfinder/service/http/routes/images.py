@@ -14,15 +14,15 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
-from viewfinder.service.images.content import ContentBusyError, entity_tag
+from viewfinder.errors import CollectionMissingError, ImageError, ObjectError
+from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.keys import require_admin
 from viewfinder.service.http.refusals import ERRORS, Refusal
 from viewfinder.service.http.schemas import ErrorResponse
+from viewfinder.service.images.content import ContentBusyError, entity_tag
 from viewfinder.service.search_service import SearchService
-from viewfinder.errors import CollectionMissingError, ImageError, ObjectError
 from viewfinder.store import Record
-from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class ImageBody(BaseModel):
     collection: str = Field(description="Physical name of the collection that was asked.")
 
 
-class TakedownBody(BaseModel):
+class TakenDownBody(BaseModel):
     """A picture that is kept out of the index."""
 
     id: str
@@ -86,7 +86,7 @@ class TakedownBody(BaseModel):
     removed: bool = Field(description="Whether a collection of the index held it until now.")
 
 
-class TombstoneBody(BaseModel):
+class TakedownBody(BaseModel):
     """One takedown."""
 
     id: str
@@ -94,10 +94,10 @@ class TombstoneBody(BaseModel):
     at: str = Field(description="When, ISO 8601 in UTC.")
 
 
-class TombstonesBody(BaseModel):
+class TakedownsBody(BaseModel):
     """Takedowns, a page of them."""
 
-    tombstones: list[TombstoneBody]
+    takedowns: list[TakedownBody]
     more: bool = Field(description="Whether there are some beyond this page.")
 
 
@@ -164,42 +164,42 @@ def router(service: SearchService) -> APIRouter:
         responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
         summary="Take a picture out of the index for good",
     )
-    async def take_down(id: ImageId, request: Request) -> TakedownBody:
+    async def take_down(id: ImageId, request: Request) -> TakenDownBody:
         def bar() -> tuple[bool, str]:
             # Not by way of the generation: a replica that cannot load its model can still take a picture down.
             held = service.store.take_down(index, {id: ""})
-            return id in held, service.store.tombstones(index, [id])[id].uri
+            return id in held, service.store.control(index).takedowns([id])[id].uri
 
         removed, uri = await service.in_thread(bar)
         logger.info("%s took %s down", getattr(request.state, "id", "?"), uri or id)
-        return TakedownBody(id=id, uri=uri, removed=removed)
+        return TakenDownBody(id=id, uri=uri, removed=removed)
 
     @routes.get(
-        "/v1/tombstones",
+        "/v1/takedowns",
         dependencies=[Depends(require_admin)],
         responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
         summary="Pictures that were taken down",
     )
-    async def tombstones(
+    async def takedowns(
         limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of them.")] = 100,
         offset: Annotated[int, Query(ge=0, le=10_000_000, description="How many to leave out, by id.")] = 0,
-    ) -> TombstonesBody:
-        def page() -> list[TombstoneBody]:
-            found = itertools.islice(service.store.all_tombstones(index), offset, offset + limit + 1)
-            return [TombstoneBody(id=each, uri=stone.uri, at=stone.at) for each, stone in found]
+    ) -> TakedownsBody:
+        def page() -> list[TakedownBody]:
+            found = itertools.islice(service.store.control(index).all_takedowns(), offset, offset + limit + 1)
+            return [TakedownBody(id=each, uri=stone.uri, at=stone.at) for each, stone in found]
 
-        found: list[TombstoneBody] = await service.in_thread(page)
-        return TombstonesBody(tombstones=found[:limit], more=len(found) > limit)
+        found: list[TakedownBody] = await service.in_thread(page)
+        return TakedownsBody(takedowns=found[:limit], more=len(found) > limit)
 
     @routes.delete(
-        "/v1/tombstones/{id}",
+        "/v1/takedowns/{id}",
         dependencies=[Depends(require_admin)],
         responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
         summary="Let a picture come back with the next index run",
     )
     async def restore(id: ImageId, request: Request) -> RestoredBody:
         def lift() -> bool:
-            stood = id in service.store.tombstones(index, [id])
+            stood = id in service.store.control(index).takedowns([id])
             service.store.restore(index, [id])
             return stood
 
@@ -215,7 +215,7 @@ async def _record(service: SearchService, id: str) -> tuple[Record, Generation]:
     for last in (False, True):
         generation = service.generation()
         try:
-            found = await service.in_thread(service.store.records, generation.collection, [id])
+            found = await service.in_thread(service.store.points.records, generation.collection, [id])
         except CollectionMissingError:
             if last:
                 raise

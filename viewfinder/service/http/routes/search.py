@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from viewfinder.query.query import Part, Query
 from viewfinder.query.ranking import Scored
-from viewfinder.service.http.refusals import ERRORS, Refusal
 from viewfinder.query.relevance import relevance
+from viewfinder.service.http.refusals import ERRORS, Refusal
 from viewfinder.service.http.schemas import (
     MAX_ADDRESS_FILTER,
     BatchRequest,

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from viewfinder.errors import FilterError
+from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.refusals import ERRORS
 from viewfinder.service.http.schemas import MAX_ADDRESS_FILTER, StatsResponse
 from viewfinder.service.search_service import SearchService
-from viewfinder.errors import FilterError
-from viewfinder.models.registry import REGISTRY, ModelSpec
 
 MAX_FACETS = 100
 
@@ -72,7 +72,7 @@ def router(service: SearchService) -> APIRouter:
         collection, metadata = generation.collection, generation.collection.metadata
         points, captions = await asyncio.gather(
             service.points(generation),
-            service.in_thread(service.store.count, collection, {"has_caption": {"eq": True}}),
+            service.in_thread(service.store.points.count, collection, {"has_caption": {"eq": True}}),
         )
         return StatsBody(
             index=collection.index,
@@ -109,7 +109,7 @@ def router(service: SearchService) -> APIRouter:
     ) -> FacetsBody:
         collection = service.generation().collection
         condition = _parsed(filter)
-        counted = await service.in_thread(service.store.facet, collection, field, filter=condition, limit=limit)
+        counted = await service.in_thread(service.store.search.facet, collection, field, filter=condition, limit=limit)
         values = [FacetValue(value=value, count=count) for value, count in counted]
         return FacetsBody(field=field, values=values, collection=collection.name)
 
