@@ -109,7 +109,7 @@ def test_flags_in_a_page_are_those_of_the_program(page: str, program: str) -> No
     used = set()
     for command in re.findall(rf"{re.escape(program)} ([^\n`#]*)", (ROOT / page).read_text(encoding="utf-8")):
         used |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command))
-    sources = [ROOT / program, *(ROOT / "jobs").glob("*options.py")]
+    sources = [ROOT / program, *(ROOT / "viewfinder").glob("*/options.py")]
     assert (ROOT / program).exists() or not used, f"{page} names flags of {program}, which is not there"
     code = "".join(source.read_text(encoding="utf-8") for source in sources if source.exists())
     assert not {flag for flag in used if f'"{flag}"' not in code}

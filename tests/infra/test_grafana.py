@@ -158,7 +158,7 @@ def literals(*folders: str) -> str:
 
 def ours() -> set[str]:
     """The metrics that jobs and the service make."""
-    return set(re.findall(r'(?i:counter|gauge|histogram)\(\s*"(viewfinder_\w+)"', literals("jobs", "serve")))
+    return set(re.findall(r'(?i:counter|gauge|histogram)\(\s*"(viewfinder_\w+)"', literals("viewfinder")))
 
 
 def rays() -> set[str]:
@@ -211,7 +211,7 @@ def test_every_metric_of_ours_is_on_the_dashboard() -> None:
 
 @pytest.mark.parametrize("expr", QUERIES)
 def test_what_a_query_selects_by_exists_in_the_code(expr: str) -> None:
-    code = literals("jobs", "serve", "viewfinder")
+    code = literals("viewfinder")
     for metric, label, value in labels_of(expr):
         assert label in ("route", "status", "deployment", "code", "outcome", "reason", "stage", "result"), metric
         if label not in ("route", "status"):  # patterns over paths and numbers

@@ -53,6 +53,6 @@ def index(store: Store) -> Iterator[str]:
     """An index name of the test's own, and nothing of it left afterwards where the store outlives the test."""
     name = f"t{uuid4().hex[:10]}"
     yield name
-    for each in store._call("get_collections").collections:
+    for each in store.connection.call("get_collections").collections:
         if each.name.startswith(name):
             store.collections.drop(each.name)

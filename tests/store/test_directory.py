@@ -167,7 +167,7 @@ def test_captions_are_ranked_by_words_after_reopening(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         from qdrant_client import models
 
-        answer = store._call(
+        answer = store.connection.call(
             "query_points", collection_name=collection(store).name, query=models.TextQuery(text="car"), using="caption"
         )
         assert len(answer.points) == 1

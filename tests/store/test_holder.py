@@ -196,7 +196,7 @@ def test_a_holder_made_by_other_code_is_closed_and_replaced(ray_cluster: StoreAd
     start_ray(address)
     assert (store_directory(tmp_path) / "closed").exists()
     with connect(address) as store:
-        assert store._call("collection_exists", collection_name="theirs")
+        assert store.connection.call("collection_exists", collection_name="theirs")
     now = Holder.read(store_directory(tmp_path))
     assert now is not None
     assert now.code == code_version()

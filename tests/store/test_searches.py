@@ -53,7 +53,7 @@ def wire(store: Store) -> list[tuple[str, dict[str, Any]]]:
         def close(self) -> None:
             self._client.close()
 
-    store._client = Recorder(store._client)
+    store.connection.client = Recorder(store.connection.client)
     return calls
 
 

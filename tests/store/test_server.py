@@ -109,7 +109,7 @@ def test_accepted_but_not_yet_applied_is_no_failure(double: QdrantDouble, open_s
     store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 0
     looks: list[str] = []
-    store._retry = Retry(60.0, sleep=lambda _: None)
+    store.connection.retry = Retry(60.0, sleep=lambda _: None)
     store.collections.wait_ready(made, 1, timeout_s=60, progress=looks.append)
     assert looks[0] == "0 of 1 points"
     assert upserts(double) == 1

@@ -40,7 +40,7 @@ def pictures(count: int, **fields: Sequence[Any]) -> PointBatch:
 
 
 def plain_collection(store: Store, name: str) -> None:
-    store._call("create_collection", collection_name=name, vectors_config={})
+    store.connection.call("create_collection", collection_name=name, vectors_config={})
 
 
 # -- Collections ----------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_open_refuses_an_index_named_like_a_collection(store: Store, index: str)
 
 def test_an_alias_to_a_collection_of_other_hands_is_refused_by_name(store: Store, index: str) -> None:
     plain_collection(store, f"{index}_theirs")
-    store._call("update_collection_aliases", change_aliases_operations=[_alias(index, f"{index}_theirs")])
+    store.connection.call("update_collection_aliases", change_aliases_operations=[_alias(index, f"{index}_theirs")])
     with pytest.raises(StoreError, match="not made by viewfinder"):
         store.collections.live(index)
 

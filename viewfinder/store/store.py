@@ -62,15 +62,15 @@ class Store:
     """
 
     def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
-        self._connection = Connection(client, address, retry)
+        self.connection = Connection(client, address, retry)
         self.address = address
-        self.collections = Collections(self._connection)
-        self.points = Points(self._connection)
-        self.search = Searches(self._connection, self.collections)
+        self.collections = Collections(self.connection)
+        self.points = Points(self.connection)
+        self.search = Searches(self.connection, self.collections)
 
     def control(self, index: str) -> Control:
         """The records of `index` that outlive its collections: failures, takedowns, locks."""
-        return Control(self._connection.call, index)
+        return Control(self.connection.call, index)
 
     def check(self) -> str:
         """Preflight, within seconds and without retries: the server's version.
@@ -78,8 +78,8 @@ class Store:
         Raises `StoreError` in one message where nothing answers, something other than Qdrant does, the server is too
         old, or the API key is refused.
         """
-        if self._connection.is_embedded:
-            return str(self._connection.client.call("info").version)
+        if self.connection.is_embedded:
+            return str(self.connection.client.call("info").version)
         client = ServerClient(self.address, timeout_s=min(_CHECK_TIMEOUT_S, self.address.timeout_s))
         try:
             info = client.call("info")
@@ -125,7 +125,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of sockets; the embedded store's holder goes on."""
-        self._connection.client.close()
+        self.connection.client.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,12 +1,13 @@
 """Searches over HTTP: what can be looked for, in which order it is found, and what is refused."""
 
 import base64
+import copy
 import io
 import json
 import threading
 from collections import Counter
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.objects import point_id
 from viewfinder.store import Store
+from viewfinder.store.search import Searches
 
 Body = dict[str, Any]
 
@@ -64,15 +66,22 @@ def cosines(world: World, vector: np.ndarray[Any, Any], using: Any) -> dict[str,
 
 
 class Counted:
-    """A store that counts what is asked of it."""
+    """A store's searches, counted by method."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, search: Searches) -> None:
+        self._search = search
         self.calls: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
         self.calls[name] += 1
-        return getattr(self._store, name)
+        return getattr(self._search, name)
+
+
+def with_search(store: Store, search: Any) -> Store:
+    """The same store, but with other searches."""
+    twin = copy.copy(store)
+    twin.search = search
+    return twin
 
 
 # -- What can be looked for ------------------------------------------------------------------------------------------
@@ -316,16 +325,16 @@ def test_a_batch_answers_each_search_as_it_would_be_alone(standing: World) -> No
 
 
 def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(standing: World) -> None:
-    counted = Counted(standing.store)
-    service = SearchService(cast(Store, counted), standing.service.follower, Settings.load({}))
+    counted = Counted(standing.store.search)
+    service = SearchService(with_search(standing.store, counted), standing.service.follower, Settings.load({}))
     with local_client(build_api(service)) as client:
         searches = [{"text": f"cat {number}", "target": "caption"} for number in range(64)]
         answer = client.post("/v1/search/batch", json={"searches": searches})
         assert answer.status_code == 200
         assert len(answer.json()["results"]) == 64
-        assert counted.calls["search_many"] == 1
+        assert counted.calls["many"] == 1
         client.post("/v1/search/batch", json={"searches": [{"text": f"cat {n}", "target": "both"} for n in range(9)]})
-        assert counted.calls["search_many"] == 3  # fused: candidates, then the hits with their cosines
+        assert counted.calls["many"] == 3  # fused: candidates, then the hits with their cosines
     service.pictures.close()
 
 
@@ -450,12 +459,14 @@ def test_a_search_that_takes_too_long_is_given_up(standing: World) -> None:
     release = threading.Event()
 
     class Slow(Counted):
-        def search_many(self, *arguments: Any) -> Any:
+        def many(self, *arguments: Any) -> Any:
             release.wait(30)
-            return self._store.search.many(*arguments)
+            return self._search.many(*arguments)
 
     settings = Settings.load({}, request_timeout_s=0.2)
-    service = SearchService(cast(Store, Slow(standing.store)), standing.service.follower, settings)
+    service = SearchService(
+        with_search(standing.store, Slow(standing.store.search)), standing.service.follower, settings
+    )
     with local_client(build_api(service)) as client:
         answer = client.post("/v1/search", json={"text": "a cat"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
