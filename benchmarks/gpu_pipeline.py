@@ -122,7 +122,7 @@ def _ahead(
 
 def _decoder(checkpoint: Checkpoint) -> Decoder:
     settings = Settings.load({})
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    limits = ImageLimits.of(settings)
     return Decoder(
         checkpoint.preprocess, limits, timeout_s=settings.decode_timeout_s, memory_bytes=settings.decode_memory_bytes
     )

@@ -100,10 +100,9 @@ def run(options: Options, settings: Settings) -> int:
 
 
 def _chosen(store: "Store", index: str, names: Sequence[str]) -> "list[Collection]":
-    from viewfinder.reindexing.operations import live_of
 
     if not names:
-        return [live_of(store, index)]
+        return [store.collections.require_live(index)]
     known = {each.name: each for each in store.collections.all(index)}
     if missing := [name for name in names if name not in known]:
         raise ConfigurationError(
@@ -125,7 +124,7 @@ def _questions(
     from viewfinder.sources.objects import ObjectAccess, Objects
 
     if golden is not None:
-        with Objects(ObjectAccess(endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous)) as objects:
+        with Objects(ObjectAccess.of(settings)) as objects:
             questions = load(golden, objects)
         texts = [each.text for each in questions]
         vectors = []

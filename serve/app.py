@@ -10,9 +10,10 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from viewfinder.addresses import is_loopback
 from viewfinder.errors import ConfigurationError
 from viewfinder.service.http.api import build_api
-from viewfinder.service.http.guard import MAX_ARRIVING, capacity, is_loopback
+from viewfinder.service.http.guard import MAX_ARRIVING, capacity
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics, RayInstruments

@@ -30,7 +30,8 @@ from viewfinder.indexing.stages import Encode, FetchAndDecode
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import CaptionRecord
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
+from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
 
 NAMES = ["a.jpg", "b.jpg", "deep/c d.jpg"]

@@ -19,16 +19,8 @@ from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.settings import PREFIX, Settings
 from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import SCHEMA, Patterns, write_manifest
-from viewfinder.sources.objects import (
-    ObjectInfo,
-    Objects,
-    canonical_uri,
-    display_key,
-    file_path,
-    file_uri,
-    point_id,
-    s3_parts,
-)
+from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.uris import canonical_uri, display_key, file_path, file_uri, point_id, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 
 # -- Names ----------------------------------------------------------------------------------------------------------

@@ -25,15 +25,8 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.manifest import Patterns, Source
-from viewfinder.sources.objects import (
-    ObjectAccess,
-    ObjectInfo,
-    Objects,
-    canonical_uri,
-    display_key,
-    file_path,
-    point_id,
-)
+from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects
+from viewfinder.sources.uris import canonical_uri, display_key, file_path, point_id
 from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
 from viewfinder.store.baselines import queries, renew, share
 from viewfinder.store.records import Hit as StoredHit
@@ -260,11 +253,11 @@ class LocalIndex:
 
     @property
     def _limits(self) -> ImageLimits:
-        return ImageLimits(self._settings.max_image_bytes, self._settings.max_image_pixels)
+        return ImageLimits.of(self._settings)
 
     @property
     def _access(self) -> ObjectAccess:
-        return ObjectAccess(endpoint_url=self._settings.s3_endpoint_url, anonymous=self._settings.s3_anonymous)
+        return ObjectAccess.of(self._settings)
 
     def _open(self) -> Collection:
         """The live collection, made where there is none; raises `ModelMismatchError`."""

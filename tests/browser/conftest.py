@@ -23,7 +23,7 @@ from viewfinder.service.generation.generation import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import canonical_uri, point_id
+from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint

@@ -13,9 +13,9 @@ import pytest
 from tests.chaos.table import COST, Cost
 from tests.chaos.trial import Trial
 from tests.fixtures.indexing import World, kept, qdrant, world
+from viewfinder.backoff import Backoff
 from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import StoreAddress, connect
-from viewfinder.store.retries import Retry
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import S3FaultProxy
@@ -72,7 +72,7 @@ def trial(
 ) -> Iterator[Trial]:
     """Both indexes, the first of them made; at the end nothing may be left over."""
     # Real pauses grow to 20 s, which a run of hours has and a test has not.
-    monkeypatch.setattr("viewfinder.store.connection.Retry", partial(Retry, longest_s=LONGEST_PAUSE_S))
+    monkeypatch.setattr("viewfinder.store.connection.Backoff", partial(Backoff, maximum_s=LONGEST_PAUSE_S))
     access = ObjectAccess(
         endpoint_url=proxy.url,
         threads=4,

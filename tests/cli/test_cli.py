@@ -18,7 +18,7 @@ from viewfinder.errors import ConfigurationError, ServiceUnavailableError
 from viewfinder.models.registry import REGISTRY
 from viewfinder.service.http.keys import KeyRing
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from viewfinder.cli.main import main; main()"]

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery
 from viewfinder import AsyncClient, Client, Part
 from viewfinder.errors import ConfigurationError, ServiceError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 Ask = Callable[..., Any]
 

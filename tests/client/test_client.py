@@ -22,7 +22,7 @@ from tests.fixtures.services import CAPTIONS, INDEX, Running
 from viewfinder import AsyncClient, Client
 from viewfinder.client import SearchResult
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 ROOT = Path(__file__).resolve().parents[2]
 

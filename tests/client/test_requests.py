@@ -10,7 +10,7 @@ import pytest
 from viewfinder.client.protocol import Service
 from viewfinder.client.requests import Part, asked, image_id, next_page, search_body
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 ID = point_id("s3://b/k")
 

@@ -19,7 +19,7 @@ from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
 from viewfinder.cli.entry import STOPPED
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store.baselines import FEWEST, QUANTILES
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 

@@ -12,7 +12,7 @@ from viewfinder.evaluation.comparison import DEEPEST
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 
 TEXTS = [f"picture number {number}" for number in range(30)]

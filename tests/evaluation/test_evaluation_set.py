@@ -7,7 +7,8 @@ import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.evaluation.evaluation_set import Question, load, quality
-from viewfinder.sources.objects import Objects, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import point_id
 
 
 def test_a_golden_set_names_points_by_their_uris(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from viewfinder.indexing.stages import Compare, FetchAndDecode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.sources.manifest import write_manifest
-from viewfinder.sources.objects import Objects, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import point_id
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 

@@ -18,7 +18,7 @@ from viewfinder.reindexing.build import sources_of
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.settings import Settings
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 

@@ -9,7 +9,7 @@ from viewfinder.cluster.datasink import write_rows
 from viewfinder.indexing.rows import table_of
 from viewfinder.indexing.stages import Compare
 from viewfinder.indexing.takedowns import sweep
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 NAMES = [f"{number:02}.jpg" for number in range(5)]
 

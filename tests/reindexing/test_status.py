@@ -11,7 +11,7 @@ from viewfinder.cli.main import app
 from viewfinder.reindexing import hold, status
 from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 
 

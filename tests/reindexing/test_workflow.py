@@ -15,7 +15,8 @@ from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.upgrade_lock import standing
-from viewfinder.sources.objects import Objects, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import point_id
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 

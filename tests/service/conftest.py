@@ -16,7 +16,7 @@ from viewfinder.service.generation.generation import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress, connect
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble

@@ -19,7 +19,7 @@ from benchmarks.clients import Answer, Clients
 from benchmarks.swaps import replicas
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, connect
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint

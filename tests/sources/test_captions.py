@@ -14,7 +14,8 @@ import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.captions import CaptionRecord, Captions
-from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, s3_parts
+from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 
 CAT = {"caption": "a cat", "tags": ["pet", "black cat"], "place": "图书馆"}

@@ -14,7 +14,8 @@ from tests.sources.faulty import FaultyS3, error, page
 from viewfinder.errors import ConfigurationError, SourceError, ViewfinderError
 from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import PART_ROWS, SCHEMA, Manifest, Patterns, write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects, file_uri
+from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.uris import file_uri
 from viewfinder.testing.objects import MemoryObjects
 
 Row = dict[str, Any]

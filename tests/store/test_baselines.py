@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.baselines import ENOUGH_CAPTIONS, FEWEST, QUANTILES, estimate, is_due, queries, renew
 from viewfinder.store.records import PointBatch, Vectors

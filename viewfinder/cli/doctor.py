@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from viewfinder.addresses import is_loopback
 from viewfinder.client import Client
 from viewfinder.engine import INSTALL_ALL
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
@@ -33,7 +34,6 @@ LARGE_STORE_BYTES = 200_000_000
 _CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _WANTS_KEY = "a viewfinder service that wants an API key, and got none or another one"
 _QDRANT_ADVICE = (
     "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
@@ -281,7 +281,7 @@ def _keys(settings: Settings) -> Check:
     if settings.allow_anonymous:
         found = f"none: whoever reaches {settings.host} may search"
         return Check("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
-    if settings.host in _LOOPBACK:
+    if is_loopback(settings.host):
         return Check("API keys", "ok", "none: the service answers this machine only")
     advice = "Set VIEWFINDER_API_KEYS ('viewfinder key' makes one), or VIEWFINDER_ALLOW_ANONYMOUS=1."
     return Check("API keys", "note", f"none: on {settings.host}, too, the service answers this machine only", advice)
@@ -312,10 +312,11 @@ def _source(settings: Settings, source: str | None) -> Check:
     """List, and read one object: credentials often allow the one without the other."""
     if source is None:
         return Check("source", "skipped", "no bucket was named", "viewfinder doctor --source s3://bucket/prefix")
-    from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
+    from viewfinder.sources.objects import ObjectAccess, Objects
+    from viewfinder.sources.uris import canonical_uri
 
     uri = canonical_uri(source)
-    with Objects(ObjectAccess(settings.s3_endpoint_url, anonymous=settings.s3_anonymous)) as objects:
+    with Objects(ObjectAccess.of(settings)) as objects:
         objects.check(uri)
         first = next(iter(objects.list(uri)))
         try:

@@ -17,6 +17,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from viewfinder import __version__
+from viewfinder.addresses import is_loopback
+from viewfinder.backoff import Backoff
 from viewfinder.client.requests import Picture, SearchRequest, image_id, picture_base64, search_body
 from viewfinder.client.results import (
     Embeddings,
@@ -45,8 +47,7 @@ T = TypeVar("T")
 
 # Answers that pass: the service full or without an index yet, or the proxy before it between two replicas.
 _PASSING = frozenset({429, 502, 503, 504})
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
+_MAXIMUM_PAUSE_S = 10.0
 
 
 # What passes between a call and the client that carries it out: attempts and pauses out, answers in.
@@ -100,7 +101,7 @@ class Service:
         self._url, self._shown = _address(server)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._draw = draw
+        self._backoff = Backoff(timeout_s, maximum_s=_MAXIMUM_PAUSE_S, draw=draw)
         self._headers = {"user-agent": f"viewfinder/{__version__}"}
         if api_key is not None:
             if not (api_key and api_key.isascii() and api_key.isprintable()):
@@ -230,7 +231,7 @@ class Service:
             if isinstance(answer, Response) and answer.status == 200:
                 return answer
             error = self._error(answer, attempts, request_id)
-            pause_s = _pause_s(attempts, answer, self._draw)
+            pause_s = self._backoff.pause_s(attempts, _retry_after_s(answer))
             late = time.monotonic() + pause_s >= deadline
             if not isinstance(error, ServiceUnavailableError) or attempts > retries or late:
                 raise error from (answer if isinstance(answer, httpx.RequestError) else None)
@@ -361,9 +362,8 @@ def _path(path: str, **parameters: str | int | None) -> str:
 
 
 def _is_open(url: str) -> bool:
-    """Whether others can read what goes to this address."""
-    host = httpx.URL(url).host
-    return url.startswith("http://") and not (host in ("localhost", "::1") or host.startswith("127."))
+    """Return True for an address to which requests travel unencrypted over a network."""
+    return url.startswith("http://") and not is_loopback(url)
 
 
 def _address(server: str) -> tuple[str, str]:
@@ -377,14 +377,8 @@ def _address(server: str) -> tuple[str, str]:
     return str(url).rstrip("/"), str(url.copy_with(username=None, password=None)).rstrip("/")
 
 
-def _pause_s(attempts: int, answer: Answer, draw: Draw) -> float:
-    """Full jitter, so that clients refused together do not come back together, and no less than what was asked for."""
-    ceiling_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
-    asked_s = _retry_after_s(answer.headers.get("retry-after", "")) if isinstance(answer, Response) else 0.0
-    return max(draw(0.0, ceiling_s), asked_s)
-
-
-def _retry_after_s(text: str) -> float:
+def _retry_after_s(answer: Answer) -> float:
+    text = answer.headers.get("retry-after", "") if isinstance(answer, Response) else ""
     if text.isdecimal():
         return float(text)
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.objects import canonical_uri, point_id
+from viewfinder.sources.uris import canonical_uri, point_id
 
 Target = Literal["image", "caption", "both"]
 Rank = Literal["clip", "words", "hybrid"]

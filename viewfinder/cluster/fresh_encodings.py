@@ -34,7 +34,7 @@ def encode_pictures(
     checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
 ) -> dict[str, Vectors]:
     """Unit vectors (float32 [D]) by point id, of those pictures that can be read and are still what was indexed."""
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    limits = ImageLimits.of(settings)
     fetch = FetchAndDecode(
         access,
         checkpoint.preprocess,

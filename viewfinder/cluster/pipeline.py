@@ -219,7 +219,7 @@ def index_objects(
     fetch_and_decode = FetchAndDecode(
         compare.reach.access,
         checkpoint.preprocess,
-        ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        ImageLimits.of(settings),
         threads=settings.fetch_threads,
         timeout_s=settings.decode_timeout_s,
         memory_bytes=settings.decode_memory_bytes,

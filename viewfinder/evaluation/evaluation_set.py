@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.sources.objects import Objects, canonical_uri, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri, point_id
 
 DEPTHS = (1, 5, 10)
 MAX_BYTES = 100 * 1024**2

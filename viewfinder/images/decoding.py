@@ -11,13 +11,16 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from viewfinder.errors import ImageError
+
+if TYPE_CHECKING:
+    from viewfinder.settings import Settings  # without pydantic, a decoder process starts in half the time
 
 REASONS: Mapping[str, str] = {
     "empty": "The object has no bytes.",
@@ -96,6 +99,11 @@ class ImageLimits:
 
     max_bytes: int
     max_pixels: int
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "ImageLimits":
+        """Return the limits that the settings name."""
+        return cls(settings.max_image_bytes, settings.max_image_pixels)
 
 
 class Decoded(NamedTuple):

@@ -16,7 +16,8 @@ from viewfinder.models.checkpoint import Checkpoint, find, locate
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import Captions, check_captions
 from viewfinder.sources.manifest import Manifest, Patterns, write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
+from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store, StoreAddress, connect
 
 logger = logging.getLogger("viewfinder.index")
@@ -35,9 +36,7 @@ def check_reach(options: Options, settings: Settings) -> Reach:
 def check_target(model: str, settings: Settings) -> Reach:
     """The model's name, and whether a Qdrant server answers; the embedded store is checked by opening it."""
     find(model)
-    access = ObjectAccess(
-        endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
-    )
+    access = ObjectAccess.of(settings)
     reach = Reach(access, StoreAddress.of(settings))
     if reach.address.url is not None:
         with connect(reach.address) as store:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.options import Options
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Record, Store
 
 logger = logging.getLogger("viewfinder.index")

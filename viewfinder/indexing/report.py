@@ -24,7 +24,8 @@ from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.indexing.prune import Gone
 from viewfinder.settings import Settings
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
+from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import ADVICE, COMFORTABLE_POINTS
 

@@ -21,7 +21,8 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Encoder, Precision, Vectors
 from viewfinder.sources.captions import CaptionRecord
-from viewfinder.sources.objects import ObjectAccess, Objects, point_id
+from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress, connect
 
 # Objects being read or decoded by one task, in bytes: 64 pictures of 100 MB must not meet in memory.

@@ -17,7 +17,7 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, size
 from viewfinder.reindexing.upgrade_lock import Lease
-from viewfinder.sources.objects import canonical_uri
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
 from viewfinder.store.schema import SCHEMA_VERSION

@@ -3,7 +3,7 @@
 import logging
 
 from viewfinder.cli.entry import stdout
-from viewfinder.errors import ConfigurationError, ModelMismatchError, UnknownModelError
+from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing import announcement, hold, promotion, status
 from viewfinder.reindexing.upgrade_lock import Lease
@@ -31,7 +31,7 @@ def release(store: Store, settings: Settings) -> int:
 
 def roll_back(store: Store, settings: Settings) -> int:
     """Switch back to the collection before, whatever state it is in, and hold scheduled runs."""
-    live = live_of(store, settings.index)
+    live = store.collections.require_live(settings.index)
     with Lease(store.control(settings.index), "rollback") as lease:
         promotion.settle(store, settings.index)
         former = promotion.roll_back(store, lease, settings.index)
@@ -47,23 +47,12 @@ def roll_back(store: Store, settings: Settings) -> int:
 
 def has_model(store: Store, settings: Settings, model: str | None) -> bool:
     """Whether the index has the wanted model already; said, and found out without Ray, as a scheduler asks often."""
-    live = live_of(store, settings.index)
+    live = store.collections.require_live(settings.index)
     wanted = locate(model or settings.model)
     same = wanted.fingerprint == live.metadata.fingerprint
     if same:
         logger.info("%s has model %s (%s) already; nothing to do", live.name, wanted.name, wanted.fingerprint)
     return same
-
-
-def live_of(store: Store, index: str) -> Collection:
-    """The live collection; raises `ConfigurationError` where there is none yet."""
-    live = store.collections.live(index)
-    if live is None:
-        raise ConfigurationError(
-            f"There is no index {index!r} in {store.address} yet. Make it with "
-            "'python jobs/index.py --source s3://bucket/prefix'."
-        )
-    return live
 
 
 def _warn_where_unloadable(former: Collection) -> None:

@@ -13,7 +13,7 @@ from viewfinder.evaluation.evaluation_set import DEPTHS, Quality, Question, qual
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.reindexing import build
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Hit, Record, Search, Store
 
 SAMPLED = 64

@@ -18,7 +18,6 @@ from viewfinder.indexing.prune import Gone
 from viewfinder.indexing.reach import Reach
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.reindexing import announcement, build, hold, promotion
-from viewfinder.reindexing.operations import live_of
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.report import ReindexReport
 from viewfinder.reindexing.upgrade_lock import Lease
@@ -51,7 +50,7 @@ class Reindex:
 
     def run(self) -> int:
         """Do what there is to do; the exit status."""
-        live = live_of(self._store, self._settings.index)
+        live = self._store.collections.require_live(self._settings.index)
         held = hold.standing(self._store.control(live.index))
         if held and self._options.model is None:
             logger.warning(
@@ -73,7 +72,7 @@ class Reindex:
             return self._foretell(f"{how} for model {wanted.name} ({wanted.fingerprint})", live, groups, found)
         with Lease(self._store.control(live.index), self._report.run_id) as lease:
             promotion.settle(self._store, live.index)
-            live = live_of(self._store, live.index)
+            live = self._store.collections.require_live(live.index)
             # Another job may have been at it until the lease was free.
             return self._update(live, wanted) if self._has(live, wanted) else self._change(lease, live, wanted)
 

@@ -55,14 +55,14 @@ class SearchService:
         self.follower = follower
         self.settings = settings
         self.metrics = metrics or Metrics()
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        limits = ImageLimits.of(settings)
         decoding: dict[str, Any] = {
             "timeout_s": settings.decode_timeout_s,
             "memory_bytes": settings.decode_memory_bytes,
         }
         sent = replace(limits, max_bytes=settings.max_query_image_bytes)
         self.pictures = Pictures(sent, allow_url=settings.allow_image_url, metrics=self.metrics, **decoding)
-        access = ObjectAccess(endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous)
+        access = ObjectAccess.of(settings)
         self.content = Content(
             access,
             limits,

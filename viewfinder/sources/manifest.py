@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.captions import Captions
-from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, display_key, file_path, s3_parts
+from viewfinder.sources.objects import ObjectInfo, Objects
 from viewfinder.sources.tables import csv_columns, csv_rows, parquet_columns, parquet_rows
+from viewfinder.sources.uris import canonical_uri, display_key, file_path, s3_parts
 
 # Companions of pictures. Of everything else the content decides, not the name.
 NOT_IMAGES = (".txt", ".json", ".jsonl", ".csv", ".parquet")

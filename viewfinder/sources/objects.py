@@ -1,25 +1,15 @@
-"""Objects and where they lie: canonical URIs, point ids, and one door to S3 and local files for jobs and service.
+"""Objects in S3 and in local directories, read and listed by canonical URI (`viewfinder.sources.uris`)."""
 
-    s3://BUCKET/KEY          KEY is taken literally: no escapes, and no `//`, `..`, `#`, `?` or `%` means anything
-    file:///ABSOLUTE/PATH    percent-encoded bytes of the path, so that every file name there is comes back unharmed
-
-A point's id is made of the URI: an object spelled in two ways would be two points.
-"""
-
-import os
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
-from urllib.parse import quote, unquote_to_bytes
 
 from viewfinder.errors import ConfigurationError, SourceError
-
-POINT_NAMESPACE = uuid.UUID("6ad3b0f2-6a5e-4d0c-9d3e-3f4d5f1d7a10")
-"""Namespace of the point ids. A change here orphans every point of every index."""
+from viewfinder.settings import Settings
+from viewfinder.sources.uris import SUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +34,14 @@ class ObjectAccess:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
     retry_s: float = 30.0  # after it no new attempt is begun; the second attempt always is
-    backoff_s: float = 0.2  # first pause, doubled each time up to 10 s, jittered
+    backoff_s: float = 0.2  # maximum of the first pause; doubles with each attempt up to 10 s
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ObjectAccess":
+        """Return the access that the settings describe."""
+        return cls(
+            endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
+        )
 
 
 class Backend(Protocol):
@@ -153,73 +150,4 @@ class Objects:
                     f"Reading {uri!r} needs {error.name}, which is not installed: pip install 'viewfinder[all]'."
                 ) from error
             return S3Objects(self.access)
-        raise SourceError(f"{uri!r} is no canonical URI; {_SUPPORTED}.")
-
-
-_SUPPORTED = "supported are s3://BUCKET/KEY, file:///PATH and local paths"
-
-
-def canonical_uri(text: str) -> str:
-    """The one spelling of a source's or object's URI: `s3://` as it stands, anything local as an absolute `file://`.
-
-    Only the bare bucket is trimmed: `s3://b/` is `s3://b`. Local paths lose `.`, `..` and doubled slashes, by their
-    spelling alone: symbolic links stay. Raises `SourceError` for other schemes.
-    """
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme.lower() == "s3":
-        return _canonical_s3(text, rest)
-    if separator and scheme.lower() == "file":
-        host, slash, path = rest.partition("/")
-        if host.lower() not in ("", "localhost") or not slash:
-            raise SourceError(f"{text!r} names the host {host!r}: write file:///ABSOLUTE/PATH, with three slashes.")
-        return file_uri(os.fsdecode(unquote_to_bytes("/" + path)))
-    if separator and scheme.isascii() and scheme.replace("+", "").isalnum():
-        hint = " Write s3:// instead." if scheme.lower() in ("s3a", "s3n") else ""
-        raise SourceError(f"Cannot read {text!r}: {scheme}:// is not supported; {_SUPPORTED}.{hint}")
-    if not text:
-        raise SourceError(f"The source is empty; {_SUPPORTED}.")
-    return file_uri(text)
-
-
-def point_id(uri: str) -> str:
-    """The id of an object's point, the same in every collection: UUIDv5 of the canonical URI."""
-    return str(uuid.uuid5(POINT_NAMESPACE, uri))
-
-
-def s3_parts(uri: str) -> tuple[str, str]:
-    """Bucket and key of a canonical `s3://` URI; the key is "" for a bare bucket."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
-def file_uri(path: str) -> str:
-    """The canonical URI of a local path."""
-    if "\0" in path:
-        raise SourceError(f"The path {path!r} holds a NUL character.")
-    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib cannot do it by spelling alone
-    try:
-        name = os.fsencode("/" + path.lstrip("/"))  # POSIX lets a path keep two leading slashes
-    except UnicodeEncodeError as error:
-        raise SourceError(f"The path {path!r} holds half a character, which no file name does.") from error
-    return "file://" + quote(name)
-
-
-def file_path(uri: str) -> str:
-    """The path of a canonical `file://` URI, the inverse of `file_uri`."""
-    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
-
-
-def display_key(path: str) -> str:
-    """A local path as text for tables and payloads: bytes that are no UTF-8 show as backslash escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _canonical_s3(text: str, rest: str) -> str:
-    bucket, _, key = rest.partition("/")
-    if not bucket:
-        raise SourceError(f"{text!r} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SourceError(f"{text!r} is not valid Unicode, which S3 keys always are.") from error
-    return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
+        raise SourceError(f"{uri!r} is no canonical URI; {SUPPORTED}.")

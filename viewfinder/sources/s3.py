@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import random
 import tempfile
 import threading
 import time
@@ -21,8 +20,9 @@ from botocore.exceptions import BotoCoreError, IncompleteReadError, ProfileNotFo
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
+from viewfinder.backoff import Backoff
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
-from viewfinder.sources.objects import ObjectAccess, ObjectInfo, s3_parts
+from viewfinder.sources.objects import ObjectAccess, ObjectInfo
 from viewfinder.sources.parallel_listing import Page, scan
 from viewfinder.sources.s3_errors import (
     FAILURES,
@@ -33,6 +33,7 @@ from viewfinder.sources.s3_errors import (
     is_missing_bucket,
     reason,
 )
+from viewfinder.sources.uris import s3_parts
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -44,7 +45,7 @@ Result = TypeVar("Result")
 CHUNK_BYTES = 120 * 1024
 # A hundred reads that share 1 Mbit/s get more each.
 LEAST_BYTES_PER_S = 1024
-LONGEST_PAUSE_S = 10.0
+MAXIMUM_PAUSE_S = 10.0
 CHECK_TIMEOUT_S = 10.0
 
 
@@ -53,6 +54,7 @@ class S3Objects:
 
     def __init__(self, access: ObjectAccess) -> None:
         self._access = access
+        self._backoff = Backoff(access.retry_s, first_s=access.backoff_s, maximum_s=MAXIMUM_PAUSE_S)
         self._lock = threading.Lock()
         self._lazy_client: S3Client | None = None
         self._keys: object = None
@@ -230,10 +232,10 @@ class S3Objects:
 
     def _retrying(self, attempt: Callable[[], Result], uri: str, doing: str = "read") -> Result:
         """Run `attempt` until it succeeds, fails for good, or `retry_s` is over; raises `ObjectError`."""
-        access, started, pause_s = self._access, time.monotonic(), self._access.backoff_s
-        tries, renewed = 0, False
+        backoff = self._backoff
+        started, attempts, renewed = backoff.clock(), 0, False
         while True:
-            tries += 1
+            attempts += 1
             client = self._client
             try:
                 return attempt()
@@ -242,15 +244,15 @@ class S3Objects:
                     renewed = True
                     continue
                 why = reason(error)
+                pause_s = backoff.pause_s(attempts, None)
                 # A hanging read may have used up the deadline alone: a second attempt is always made.
-                if why not in PASSING_REASONS or (tries > 1 and time.monotonic() - started + pause_s > access.retry_s):
-                    after = f" after {tries} attempts" if tries > 1 else ""
+                late = attempts > 1 and backoff.clock() - started + pause_s > backoff.deadline_s
+                if why not in PASSING_REASONS or late:
+                    after = f" after {attempts} attempts" if attempts > 1 else ""
                     raise ObjectError(
                         why, f"Could not {doing} {uri!r}{after}: {brief(error, self._where())}"
                     ) from error
-            # Jitter: thousands of readers slowed down together must not come back together.
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            backoff.sleep(pause_s)
 
     def _renew(self, refused: "S3Client") -> bool:
         """Let go of a client whose credentials were refused, if the chain has others by now.

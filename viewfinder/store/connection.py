@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from viewfinder.backoff import Backoff
 from viewfinder.settings import Quantization, Settings
-from viewfinder.store.retries import Retry
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Client(Protocol):
 class Connection:
     """A client and the patience to go with it. Safe to share between threads; to other processes goes the address."""
 
-    def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
+    def __init__(self, client: Client, address: StoreAddress, retry: Backoff | None = None) -> None:
         self.address = address
         self.client = client
-        self.retry = retry or Retry(address.retry_s)
+        self.retry = retry or Backoff(address.retry_s)
 
     @property
     def is_embedded(self) -> bool:

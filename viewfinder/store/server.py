@@ -5,13 +5,13 @@ import json
 import logging
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
+from viewfinder.addresses import is_loopback
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
 from viewfinder.store.connection import StoreAddress
 
@@ -30,7 +30,7 @@ class ServerClient:
 
     def __init__(self, address: StoreAddress, *, timeout_s: float | None = None) -> None:
         self._address = address
-        if address.api_key and str(address.url).startswith("http://") and not _is_loopback(str(address.url)):
+        if address.api_key and str(address.url).startswith("http://") and not is_loopback(str(address.url)):
             logger.warning("The API key goes to %s unencrypted; use https.", address)
         self._client = QdrantClient(
             url=address.url,
@@ -114,10 +114,6 @@ def _trust() -> ssl.SSLContext:
 
 def _is_grpc(error: Exception) -> bool:
     return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
-
-
-def _is_loopback(url: str) -> bool:
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def _said(content: bytes) -> str:

@@ -7,6 +7,7 @@ server or the embedded store. Every call retries what may pass and raises nothin
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from viewfinder.backoff import Backoff
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
 from viewfinder.store.connection import Client, Connection, StoreAddress, parse_version
@@ -14,7 +15,6 @@ from viewfinder.store.control import Control, Failure, Takedown
 from viewfinder.store.embedded import attach, open_directory
 from viewfinder.store.points import Points
 from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
-from viewfinder.store.retries import Retry
 from viewfinder.store.schema import Collection, CollectionMetadata
 from viewfinder.store.search import Search, Searches
 from viewfinder.store.server import ServerClient
@@ -61,7 +61,7 @@ class Store:
     Close it after use, best by `with`. It does not travel to other processes; the address does.
     """
 
-    def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
+    def __init__(self, client: Client, address: StoreAddress, retry: Backoff | None = None) -> None:
         self.connection = Connection(client, address, retry)
         self.address = address
         self.collections = Collections(self.connection)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.service.conftest import CAPTIONS, World
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 
 def test_a_caption_is_found_by_its_own_words(standing: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.service.conftest import World, open_world
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 SEARCH = "/v1/search"
 JSON = {"content-type": "application/json"}

@@ -17,7 +17,8 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.images.content import IN_MEMORY_BYTES
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import Objects, canonical_uri, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Collection
 from viewfinder.store.records import PointBatch
 

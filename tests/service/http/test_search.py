@@ -17,7 +17,7 @@ from tests.service.conftest import CAPTIONS, World, local_client
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Store
 from viewfinder.store.search import Searches
 

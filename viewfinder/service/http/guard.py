@@ -5,14 +5,14 @@ refuses has the same shape as what the routes refuse.
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from viewfinder.addresses import is_loopback
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
 from viewfinder.service.http.rates import Rates, client_of
 from viewfinder.service.http.refusals import Refusal, refusal_of, refused
@@ -186,8 +186,8 @@ class Guard:
         """
         if not is_loopback(host):
             raise Refusal(403, "forbidden", "The service answers only its own machine.", LOOPBACK_HINT)
-        named = [_hostname(f"//{each}") for each in headers.getlist("host")]
-        named += [_hostname(each) for each in headers.getlist("origin") if each not in self._origins]
+        named = [f"//{each}" for each in headers.getlist("host")]
+        named += [each for each in headers.getlist("origin") if each not in self._origins]
         if not named or not all(is_loopback(each) for each in named):
             raise Refusal(
                 403,
@@ -255,22 +255,3 @@ class _Visit:
 def is_open(path: str) -> bool:
     """Whether a path needs no key where others do."""
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address means this machine to everybody."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
-
-
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # unbalanced brackets
-        return ""

@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.store.retries import Retry
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Clock:
         self.now += pause_s
 
 
-def retry(clock: Clock, deadline_s: float, **settings: float) -> Retry:
-    return Retry(deadline_s, clock=clock, sleep=clock.sleep, draw=lambda _, ceiling: ceiling, **settings)
+def retry(clock: Clock, deadline_s: float, **settings: float) -> Backoff:
+    return Backoff(deadline_s, clock=clock, sleep=clock.sleep, draw=lambda _, ceiling: ceiling, **settings)
 
 
 def failing(times: int, retry_after_s: float | None = None) -> Callable[[], str]:
@@ -41,8 +41,8 @@ def failing(times: int, retry_after_s: float | None = None) -> Callable[[], str]
 
 def test_pauses_double_up_to_the_longest() -> None:
     clock = Clock()
-    assert retry(clock, 1000, first_s=1.0, longest_s=5.0)(failing(4)) == "done"
-    assert clock.pauses == [2.0, 4.0, 5.0, 5.0]
+    assert retry(clock, 1000, first_s=1.0, maximum_s=5.0)(failing(4)) == "done"
+    assert clock.pauses == [1.0, 2.0, 4.0, 5.0]
 
 
 def test_pauses_are_drawn_between_nothing_and_the_ceiling() -> None:
@@ -53,21 +53,21 @@ def test_pauses_are_drawn_between_nothing_and_the_ceiling() -> None:
         return most / 2
 
     clock = Clock()
-    Retry(1000, first_s=1.0, clock=clock, sleep=clock.sleep, draw=draw)(failing(2))
-    assert asked == [(0.0, 2.0), (0.0, 4.0)]
-    assert clock.pauses == [1.0, 2.0]
+    Backoff(1000, first_s=1.0, clock=clock, sleep=clock.sleep, draw=draw)(failing(2))
+    assert asked == [(0.0, 1.0), (0.0, 2.0)]
+    assert clock.pauses == [0.5, 1.0]
 
 
 def test_a_pause_is_never_shorter_than_the_server_asks_for() -> None:
     clock = Clock()
     retry(clock, 1000, first_s=1.0)(failing(3, retry_after_s=3.5))
-    assert clock.pauses == [3.5, 4.0, 8.0]
+    assert clock.pauses == [3.5, 3.5, 4.0]
 
 
 def test_the_deadline_ends_it_with_the_number_of_attempts() -> None:
     clock = Clock()
     with pytest.raises(StoreUnavailableError, match=r"Qdrant is away\. Gave up after 4 attempts in 7 s\."):
-        retry(clock, 10, first_s=0.5, longest_s=100)(failing(99))
+        retry(clock, 10, first_s=1.0, maximum_s=100)(failing(99))
     assert clock.pauses == [1.0, 2.0, 4.0]
 
 
