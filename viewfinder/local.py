@@ -20,8 +20,9 @@ from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageE
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.local_batch import Batch, Item
-from viewfinder.models.checkpoint import Checkpoint, find, locate
+from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.manifest import Patterns, Source

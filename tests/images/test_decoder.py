@@ -252,7 +252,8 @@ def test_the_child_finds_its_modules_from_any_directory(tmp_path: Path) -> None:
     (tmp_path / "viewfinder" / "decoder.py").write_text("raise SystemExit('the wrong viewfinder')")
     program = (
         f"import sys; sys.path[:0] = [{str(root)!r}]\n"
-        "from viewfinder.images.decoder import Decoder; from viewfinder.images.decoding import ImageLimits, Preprocess\n"
+        "from viewfinder.images.decoder import Decoder\n"
+        "from viewfinder.images.decoding import ImageLimits, Preprocess\n"
         "with Decoder(Preprocess(32), ImageLimits(10**6, 10**6), timeout_s=60, memory_bytes=2**29) as decoder:\n"
         "    print(decoder.decode(sys.stdin.buffer.read()).format)\n"
     )

@@ -137,11 +137,11 @@ def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(encoder.model, "encode_image", compute)
     pictures = np.zeros((2, encoder.preprocess.size, encoder.preprocess.size, 3), np.uint8)
     for turn, expected in (
-        (encoder._turn, 2),
-        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._turn, 1),
+        (encoder._device_lock, 2),
+        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._device_lock, 1),
     ):
         most.clear()
-        monkeypatch.setattr(encoder, "_turn", turn)
+        monkeypatch.setattr(encoder, "_device_lock", turn)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(encoder.encode_images, [pictures, pictures]))
         assert max(most) == expected

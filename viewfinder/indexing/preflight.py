@@ -12,7 +12,8 @@ from viewfinder.cluster.pipeline import told_as_ours
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.indexing.options import Options
 from viewfinder.indexing.reach import Reach
-from viewfinder.models.checkpoint import Checkpoint, find, locate
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import Captions, check_captions
 from viewfinder.sources.manifest import Manifest, Patterns, write_manifest

@@ -221,8 +221,8 @@ class Collections:
             return "none"  # the embedded store compares float32, whatever is asked of it
         if wanted == "4bit" and version < HAS_4BIT:
             raise StoreError(
-                f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. Upgrade "
-                f"Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
+                f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. "
+                f"Upgrade Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
             )
         return wanted
 

@@ -200,8 +200,8 @@ class Searches:
         version = self._connection.server_version()
         if version is not None and version < RANKS_TEXT:
             raise StoreError(
-                f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank captions by words. Upgrade "
-                f"Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
+                f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank captions by words. "
+                f"Upgrade Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
             )
         self._ranks_words = True
 

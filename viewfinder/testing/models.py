@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from viewfinder.models.encoder import build_model
+from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import CONFIG_NAME
 
 Family = Literal["clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca"]
