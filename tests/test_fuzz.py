@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.settings import PREFIX, Settings
 from viewfinder.sources.captions import CaptionRecord, Captions
-from viewfinder.sources.manifest import SCHEMA, Patterns, write_manifest
+from viewfinder.sources.manifest import MANIFEST_SCHEMA, write_manifest
 from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, file_uri, point_id, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 
@@ -212,7 +213,7 @@ def test_a_manifest_is_read_or_refused_in_words(file: tuple[str, bytes]) -> None
         rows = [row for path in manifest.paths for row in pq.read_table(path).to_pylist()]
         assert len(rows) == manifest.listed == len({row["uri"] for row in rows})
         assert all(row["uri"] == canonical_uri(row["uri"]) for row in rows)
-        assert pq.read_schema(manifest.paths[0]).equals(SCHEMA)
+        assert pq.read_schema(manifest.paths[0]).equals(MANIFEST_SCHEMA)
 
 
 # -- Settings -------------------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import CaptionRecord
-from viewfinder.sources.manifest import Patterns, Source
 from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects
+from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, point_id
 from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
 from viewfinder.store.baselines import queries, renew, share

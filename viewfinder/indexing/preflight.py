@@ -16,8 +16,9 @@ from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import Captions, check_captions
-from viewfinder.sources.manifest import Manifest, Patterns, write_manifest
+from viewfinder.sources.manifest import Manifest, write_manifest
 from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store, StoreAddress, connect
 

@@ -14,26 +14,26 @@ from viewfinder.sources.uris import SUPPORTED
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a listing says of one object, its content unseen."""
+    """The properties of one object that a listing returns."""
 
     uri: str
     bucket: str  # "" for a local file
     key: str  # a local file: its absolute path
     size: int  # bytes; -1 where unknown (a manifest without sizes)
-    etag: str  # without quotes; "" where unknown, then reading tells it. A local file: from its size and mtime.
+    etag: str  # without quotes; "" where unknown until read. A local file: made of size and mtime.
     last_modified: str  # ISO 8601 in UTC to the second; "" where unknown
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectAccess:
-    """How to reach objects: plain values that travel to workers. Credentials do not: boto3's chain finds them there."""
+    """How to reach objects: plain values that are sent to workers, where boto3's chain finds the credentials."""
 
     endpoint_url: str | None = None
     anonymous: bool = False
     threads: int = 16  # concurrent requests, and so the size of the connection pool
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
-    retry_s: float = 30.0  # after it no new attempt is begun; the second attempt always is
+    retry_s: float = 30.0  # no new attempt begins after it, except the second
     backoff_s: float = 0.2  # maximum of the first pause; doubles with each attempt up to 10 s
 
     @classmethod
@@ -63,9 +63,9 @@ class Backend(Protocol):
 
 
 class Objects:
-    """Reads and lists objects by canonical URI. One for each process serves all of its threads.
+    """Reads and lists objects by canonical URI. One instance serves all threads of a process.
 
-    Clients are made at first use. Backends given take the place of the real ones.
+    Clients are created at first use. `s3` and `files` replace the real backends.
     """
 
     def __init__(
@@ -80,41 +80,41 @@ class Objects:
         self._lock = threading.Lock()
 
     def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
-        """The content of one object and its ETag; transient failures are retried for `access.retry_s`.
+        """Return the content of one object and its ETag; transient errors are retried for `access.retry_s`.
 
         Raises `ObjectError` with the reason `not_found`, `access_denied`, `archived`, `not_a_file`, `too_many_bytes`
-        (permanent), `changed` (its ETag is no longer `etag`, where that is given), `throttled`, `unavailable` or
+        (permanent), `changed` (its ETag is not `etag`, if given), `throttled`, `unavailable` or
         `refused`.
         """
         return self._backend(uri).read(uri, max_bytes, etag)
 
     def open(self, uri: str) -> BinaryIO:
-        """One object as a seekable file, for tables of any size; S3's come by way of an unnamed temporary file.
+        """Return one object as a seekable file of any size; an object in S3 is copied to an unnamed temporary file.
 
         Raises `ObjectError` as `read` does.
         """
         return self._backend(uri).open(uri)
 
     def write(self, uri: str, path: Path) -> None:
-        """Make the local file `path` the content of one object. Raises `ObjectError` as `read` does."""
+        """Copy the local file `path` to one object. Raises `ObjectError` as `read` does."""
         self._backend(uri).write(uri, path)
 
     def stat(self, uri: str) -> ObjectInfo:
-        """What is known of one object without its content. Raises `ObjectError` as `read` does."""
+        """Return the properties of one object. Raises `ObjectError` as `read` does."""
         return self._backend(uri).stat(uri)
 
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
-        """The object `source` itself, then what lies under it; `s3://b/p` means `p` and `p/...`, never `p2`.
+        """Yield the object `source` itself, then those below it; `s3://b/p` means `p` and `p/...`, not `p2`.
 
-        `ordered=False` lists S3 with `access.threads` requests at a time, in no particular order. Left out: S3's
-        directory markers (no bytes, a key that ends in `/`), local names that begin with a dot, and all that is no
-        regular file. Local links are followed, except back into a directory above.
-        Raises `SourceError` or `ViewfinderError` where the listing cannot be completed; never ends early silently.
+        `ordered=False` lists S3 with `access.threads` concurrent requests, in no particular order. Skipped are S3's
+        directory markers (0 bytes, a key that ends in `/`), hidden local files, and everything that is not a regular
+        file. Local links are followed, except into a parent directory.
+        Raises `SourceError` or `ViewfinderError` if the listing cannot be completed; it never ends early silently.
         """
         return self._backend(source).list(source, ordered=ordered)
 
     def check(self, source: str) -> None:
-        """Ask, within seconds, whether anything can be listed at `source`; raises a `SourceError` that says why not."""
+        """Raise `SourceError`, within seconds, if nothing can be listed at `source`."""
         self._backend(source).check(source)
 
     def close(self) -> None:
@@ -144,10 +144,10 @@ class Objects:
             return LocalObjects()
         if scheme == "s3":
             try:
-                from viewfinder.sources.s3 import S3Objects  # boto3 is no part of the plain client's installation
+                from viewfinder.sources.s3 import S3Objects  # boto3 comes with an extra
             except ModuleNotFoundError as error:
                 raise ConfigurationError(
                     f"Reading {uri!r} needs {error.name}, which is not installed: pip install 'viewfinder[all]'."
                 ) from error
             return S3Objects(self.access)
-        raise SourceError(f"{uri!r} is no canonical URI; {SUPPORTED}.")
+        raise SourceError(f"{uri!r} is not a canonical URI; {SUPPORTED}.")

@@ -19,10 +19,10 @@ SUPPORTED = "supported are s3://BUCKET/KEY, file:///PATH and local paths"
 
 
 def canonical_uri(text: str) -> str:
-    """The one spelling of a source's or object's URI: `s3://` as it stands, anything local as an absolute `file://`.
+    """Return the canonical URI of a source or object: `s3://` unchanged, local paths as absolute `file://`.
 
-    Only the bare bucket is trimmed: `s3://b/` is `s3://b`. Local paths lose `.`, `..` and doubled slashes, by their
-    spelling alone: symbolic links stay. Raises `SourceError` for other schemes.
+    `s3://b/` becomes `s3://b`. Local paths are normalised as text (`.`, `..`, doubled slashes); symbolic links are not
+    resolved. Raises `SourceError` for other schemes.
     """
     scheme, separator, rest = text.partition("://")
     if separator and scheme.lower() == "s3":
@@ -41,42 +41,47 @@ def canonical_uri(text: str) -> str:
 
 
 def point_id(uri: str) -> str:
-    """The id of an object's point, the same in every collection: UUIDv5 of the canonical URI."""
+    """Return the id of an object's point, the same in every collection: UUIDv5 of the canonical URI."""
     return str(uuid.uuid5(POINT_NAMESPACE, uri))
 
 
 def s3_parts(uri: str) -> tuple[str, str]:
-    """Bucket and key of a canonical `s3://` URI; the key is "" for a bare bucket."""
+    """Return bucket and key of a canonical `s3://` URI; the key is "" for a bare bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
 
 def file_uri(path: str) -> str:
-    """The canonical URI of a local path."""
+    """Return the canonical URI of a local path."""
     if "\0" in path:
-        raise SourceError(f"The path {path!r} holds a NUL character.")
-    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib cannot do it by spelling alone
+        raise SourceError(f"The path {path!r} contains a NUL character.")
+    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib cannot normalise without resolving links
     try:
         name = os.fsencode("/" + path.lstrip("/"))  # POSIX lets a path keep two leading slashes
     except UnicodeEncodeError as error:
-        raise SourceError(f"The path {path!r} holds half a character, which no file name does.") from error
+        raise SourceError(f"The path {path!r} contains half a surrogate pair, which no file name does.") from error
     return "file://" + quote(name)
 
 
 def file_path(uri: str) -> str:
-    """The path of a canonical `file://` URI, the inverse of `file_uri`."""
+    """Return the path of a canonical `file://` URI: the inverse of `file_uri`."""
     return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
 
 
 def display_key(path: str) -> str:
-    """A local path as text for tables and payloads: bytes that are no UTF-8 show as backslash escapes."""
+    """Return a local path as text for tables and payloads; bytes that are not UTF-8 become backslash escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """Return bucket and key of a canonical URI; a local file has the bucket "" and its path as key."""
+    return s3_parts(uri) if uri.startswith("s3://") else ("", display_key(file_path(uri)))
 
 
 def _canonical_s3(text: str, rest: str) -> str:
     bucket, _, key = rest.partition("/")
     if not bucket:
-        raise SourceError(f"{text!r} names no bucket; write s3://BUCKET or s3://BUCKET/PREFIX.")
+        raise SourceError(f"{text!r} has no bucket; write s3://BUCKET or s3://BUCKET/PREFIX.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
