@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from viewfinder.indexing.stages import Compare
 
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill
@@ -12,7 +13,6 @@ from viewfinder.cluster.executor import ClusterWork
 from viewfinder.cluster.pipeline import Pass
 from viewfinder.indexing import shortcut
 from viewfinder.indexing.report import Report
-from viewfinder.indexing.stages import Compare
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.build import sources_of
 from viewfinder.reindexing.options import ReindexOptions

@@ -45,7 +45,7 @@ def connect(address: StoreAddress) -> "Store":
     """The store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
 
     Asks nothing of a server yet: `Store.check` does. For the embedded store the process must have joined Ray
-    (`viewfinder.store.embedded.start_ray`).
+    (`viewfinder.cluster.session.start_ray`).
     """
     return Store(attach(address.data_dir) if address.url is None else ServerClient(address), address)
 
