@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
+from viewfinder.indexing.reach import Reach
 
 from benchmarks.bucket import CAMERA, SMALL, WEB, Bucket, bucket
 from benchmarks.discarding import DiscardingStore, discarding_store
@@ -19,12 +20,12 @@ from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from benchmarks.vit import need_cuda, vit_checkpoint
-from viewfinder.cluster.datasink import write_rows
-from viewfinder.cluster.pipeline import COMPARE_BATCH_SIZE
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.indexing.reach import Reach
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
+from viewfinder.indexing.encode import Encode
+from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.rows import read_part
-from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
+from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Precision

@@ -23,7 +23,7 @@ from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
-from viewfinder.store.embedded import open_directory
+from viewfinder.store.directory import open_directory
 from viewfinder.store.records import PointBatch
 
 INDEX = "pictures"

@@ -80,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(options: Options, settings: Settings) -> int:
     """The flow, from questions to table and picture."""
+    from viewfinder.cluster.session import open_store
     from viewfinder.evaluation.comparison import draw, evaluate, markdown, record
-    from viewfinder.reindexing.status import opened
 
-    with opened(settings) as store:
+    with open_store(settings) as store:
         collections = _chosen(store, settings.index, options.collections)
         questions, vectors = _questions(store, collections, options.golden, settings)
         evaluations = evaluate(store, collections, questions, vectors)

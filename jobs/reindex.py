@@ -21,33 +21,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(options: ReindexOptions, settings: Settings) -> int:
     """Answer what can be answered at once; all else is `viewfinder.reindexing.workflow`, with Ray."""
     # Ray and the rest take seconds to import; a misspelled flag is told before.
+    from viewfinder.cli.progress import ConsoleProgress
     from viewfinder.cluster import session as cluster
-    from viewfinder.cluster.executor import ClusterWork
+    from viewfinder.cluster.executor import RayExecutor
     from viewfinder.indexing import preflight
+    from viewfinder.indexing.run import Indexer
     from viewfinder.reindexing import operations
     from viewfinder.reindexing.report import ReindexReport
-    from viewfinder.reindexing.status import opened
     from viewfinder.reindexing.workflow import Reindex
+    from viewfinder.store import StoreAddress
 
-    reach = preflight.check_target(options.model or settings.model, settings)
+    preflight.check_target(options.model or settings.model, settings)
     for wanted, operation in (
         (options.status, operations.show),
         (options.release, operations.release),
         (options.rollback, operations.roll_back),
     ):
         if wanted:
-            with opened(settings) as store:
+            with cluster.open_store(settings) as store:
                 return operation(store, settings)
 
     if options.when_model_changed:
-        with opened(settings) as store:
+        with cluster.open_store(settings) as store:
             if operations.has_model(store, settings, options.model):
                 return 0
 
-    report = ReindexReport.open(settings, reach.access, options.report, dry_run=options.dry_run)
-    with report, cluster.join(settings, reach.address) as store, report.workspace() as workspace:
-        work = ClusterWork(settings, reach, store, report, workspace)
-        return Reindex(options, settings, reach, store, work, report).run()
+    access = preflight.object_access(settings)
+    report = ReindexReport.open(settings, access, options.report, dry_run=options.dry_run)
+    with report, cluster.join(settings, StoreAddress.of(settings)) as store, report.workspace() as workspace:
+        indexer = Indexer(settings, store, RayExecutor(), report.run_id, workspace, progress=ConsoleProgress())
+        return Reindex(options, settings, access, store, indexer, report).run()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
 from tests.indexing.pictures import fill, picture
 from viewfinder import ImageSearchEngine, print_results
 from viewfinder.client import Group, Hit, SearchResult
-from viewfinder.cluster.datasink import write_rows
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
@@ -25,8 +24,10 @@ from viewfinder.errors import (
 )
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits
+from viewfinder.indexing.encode import Encode
+from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.rows import table_of
-from viewfinder.indexing.stages import Encode, FetchAndDecode
+from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import CaptionRecord
@@ -343,7 +344,7 @@ def test_what_was_taken_down_is_not_indexed_again(local: Open, pictures: Path, t
     engine = local()
     for index in (lambda: engine.index_directory(pictures), lambda: engine.index_images([pictures / "b.jpg"])):
         result = index()
-        assert (result.withheld, result.indexed, result.failed) == (1, 0, 0)
+        assert (result.taken_down, result.indexed, result.failed) == (1, 0, 0)
         assert result.unchanged == result.listed
     assert uri not in {hit.uri for hit in engine.search("a red car")}
 

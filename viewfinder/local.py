@@ -4,13 +4,11 @@ Points, failures and metadata are those that the job writes, so that either goes
 """
 
 import functools
-import secrets
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,37 +17,40 @@ from viewfinder.client.results import Hit, SearchResult, Stats
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageError, ObjectError, SourceError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.local_batch import Batch, Item
+from viewfinder.indexing.executor import InProcessExecutor
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.preflight import object_access, open_collection
+from viewfinder.indexing.report import Summary
+from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
-from viewfinder.sources.captions import CaptionRecord
+from viewfinder.sources.captions import Captions
+from viewfinder.sources.manifest import Manifest, manifest_of, write_manifest
 from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects
-from viewfinder.sources.patterns import Patterns, Source
-from viewfinder.sources.uris import canonical_uri, display_key, file_path, point_id
+from viewfinder.sources.uris import canonical_uri, display_key, file_path
 from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
-from viewfinder.store.baselines import queries, renew, share
+from viewfinder.store.baselines import share
 from viewfinder.store.records import Hit as StoredHit
 from viewfinder.store.records import Vectors
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
 MAX_TOP_K = 200  # as the service has it
 _BATCH = 32
-_RUNS_KEPT = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexResult:
     """What one call of `index_directory` or `index_images` did: listed = unchanged + indexed + failed.
 
-    `withheld` of the unchanged stay out of the index because they were taken down. `failures` say which pictures are
-    not in the index and why; `unmatched` are the keys of descriptions that belong to none of the pictures.
+    The `taken_down` are included in the unchanged and stay out of the index. `failures` say which images are not in the
+    index and why; `unmatched` are the keys of descriptions that belong to none of the images.
     """
 
     listed: int
     unchanged: int
-    withheld: int
+    taken_down: int
     indexed: int
     failures: tuple[Failure, ...]
     unmatched: tuple[str, ...]
@@ -67,6 +68,7 @@ class LocalIndex:
         self._settings = settings
         self._model_name = model_name
         self._store = store
+        self._executor = InProcessExecutor()
 
     @classmethod
     def open(cls, settings: Settings, model_name: str | None) -> "LocalIndex":
@@ -85,6 +87,7 @@ class LocalIndex:
     def close(self) -> None:
         if "_decoder" in self.__dict__:  # cached, so made
             self._decoder.close()
+        self._executor.close()
         self._store.close()
 
     # -- Searching ----------------------------------------------------------------------------------------------------
@@ -173,64 +176,50 @@ class LocalIndex:
         source = canonical_uri(str(path))
         with Objects(self._access) as objects:
             objects.check(source)
-            within = Source(source, Patterns())
-            infos = [info for info in objects.list(source) if within.holds(info.uri)]
-            if not infos:
-                raise SourceError(f"Nothing to index in {source!r}: there is no file that could be an image.")
-            base = file_path(source) if source.startswith("file://") else source
-            captions, unmatched = _matched(descriptions, infos, base=base)
-            items = [Item(point_id(info.uri), info, [source], captions.get(info.uri)) for info in infos]
-            return self._index(items, objects, [source], unmatched)
+
+            def listing(directory: Path, captions: Captions) -> Manifest:
+                return write_manifest([source], directory, objects, captions=captions)
+
+            return self._index(listing, descriptions, base=source)
 
     def index_images(self, paths: Sequence[str | Path], descriptions: Mapping[str, str]) -> IndexResult:
         if not paths:
             raise SourceError("There is no image to index: the list of paths is empty.")
         with Objects(self._access) as objects:
             infos = [_stat(objects, uri) for uri in dict.fromkeys(canonical_uri(str(path)) for path in paths)]
-            captions, unmatched = _matched(descriptions, infos, base=None)
-            items = [Item(point_id(info.uri), info, [info.uri], captions.get(info.uri)) for info in infos]
-            return self._index(items, objects, [info.uri for info in infos], unmatched)
+
+            def listing(directory: Path, captions: Captions) -> Manifest:
+                return manifest_of(infos, directory, captions=captions)
+
+            by_name = _unique_names(info.uri for info in infos)
+            spelled = {by_name.get(_nfc(str(key)), key): text for key, text in descriptions.items()}
+            return self._index(listing, spelled, base=canonical_uri("."))
 
     def _index(
-        self, items: Sequence[Item], objects: Objects, sources: Sequence[str], unmatched: Sequence[str]
+        self, listing: Callable[[Path, Captions], Manifest], descriptions: Mapping[str, str], *, base: str
     ) -> IndexResult:
-        collection = self._open()
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-        self._note_run(collection, run_id, sources)
-        failures: list[Failure] = []
-        unchanged = withheld = 0
-        size = self._settings.encode_batch_size or _BATCH
-        for start in range(0, len(items), size):
-            run = Batch(self._store, collection, run_id, items[start : start + size])
-            run.compare()
-            run.read(objects, self._decoder, self._limits)
-            if run.wanted or run.recaptioned:
-                run.write(self._encoder)
-            run.note()
-            failures += run.failures
-            unchanged += run.unchanged
-            withheld += run.withheld
-        indexed = len(items) - unchanged - len(failures)
-        counts = {"listed": len(items), "unchanged": unchanged, "indexed": indexed, "failed": len(failures)}
-        self._store.collections.update_metadata(collection.name, counts=counts | {"pruned": 0})
-        texts = queries(self._checkpoint.spec.languages)
-        renew(self._store, collection, indexed, lambda: self._encoder.encode_texts(texts)[0])
+        with Captions.given(descriptions, base) as captions:
+            summary = index(
+                IndexOptions(sources=(), model=self._model_name),
+                self._settings,
+                self._store,
+                self._executor,
+                access=self._access,
+                listing=lambda options, directory: listing(directory, captions),
+            )
+            unmatched = tuple(captions.unmatched_keys())
+        assert isinstance(summary, Summary)
+        counts = summary.counts
+        control = self._store.control(self._settings.index)
         return IndexResult(
-            listed=len(items),
-            unchanged=unchanged,
-            withheld=withheld,
-            indexed=indexed,
-            failures=tuple(failures),
-            unmatched=tuple(unmatched),
-            collection=collection.name,
+            listed=counts["listed"],
+            unchanged=counts["unchanged"],
+            taken_down=summary.taken_down,
+            indexed=counts["indexed"],
+            failures=tuple(control.failures_of_run(summary.run_id)) if counts["failed"] else (),
+            unmatched=unmatched,
+            collection=summary.collection,
         )
-
-    def _note_run(self, collection: Collection, run_id: str, sources: Sequence[str]) -> None:
-        """Note run and sources with the collection, so that a re-index can read them all again."""
-        known = {str(each["source"]): dict(each) for each in collection.metadata.sources}
-        known = {source: {"source": source, "include": [], "exclude": []} for source in sources} | known
-        runs = [*collection.metadata.runs, run_id][-_RUNS_KEPT:]
-        self._store.collections.update_metadata(collection.name, sources=list(known.values()), runs=runs)
 
     # -- The model and its collection ---------------------------------------------------------------------------------
 
@@ -238,36 +227,29 @@ class LocalIndex:
     def _checkpoint(self) -> Checkpoint:
         return locate(self._model_name)
 
-    @functools.cached_property
+    @property
     def _encoder(self) -> Encoder:
-        return Encoder.load(self._checkpoint, device=self._settings.device, precision=self._settings.precision)
+        return self._executor.encoder(self._checkpoint, self._settings)
 
     @functools.cached_property
     def _decoder(self) -> Decoder:
-        """One process for all pictures, of the index and of queries; it starts with the first."""
+        """One process for all images of queries; it starts with the first."""
         return Decoder(
             self._checkpoint.preprocess,
-            self._limits,
+            ImageLimits(self._settings.max_image_bytes, self._settings.max_image_pixels),
             timeout_s=self._settings.decode_timeout_s,
             memory_bytes=self._settings.decode_memory_bytes,
         )
 
-    @property
-    def _limits(self) -> ImageLimits:
-        return ImageLimits.of(self._settings)
-
-    @property
+    @functools.cached_property
     def _access(self) -> ObjectAccess:
-        return ObjectAccess.of(self._settings)
+        return object_access(self._settings)
 
     def _open(self) -> Collection:
         """The live collection, made where there is none; raises `ModelMismatchError`."""
-        checkpoint = self._checkpoint
-        # Where this machine keeps the weights means nothing to the next.
-        spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-        return self._store.collections.open(
-            self._settings.index, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
+        collection = open_collection(self._store, self._settings, self._checkpoint, create=True)
+        assert collection is not None
+        return collection
 
     def _live(self) -> Collection:
         """The live collection; raises `CollectionMissingError` where nothing is indexed yet."""
@@ -300,39 +282,15 @@ def _stat(objects: Objects, uri: str) -> ObjectInfo:
         raise SourceError(f"{error.message} Nothing was indexed.") from error
 
 
-def _matched(
-    descriptions: Mapping[str, str], infos: Sequence[ObjectInfo], *, base: str | None
-) -> tuple[dict[str, CaptionRecord], list[str]]:
-    """The caption of each URI that has one, and the keys that fit nothing.
-
-    A relative key counts from `base`; without it, from the working directory, or it is the name of just one file.
-    """
-    by_place = {_place(info.uri): info.uri for info in infos}
+def _unique_names(uris: Iterable[str]) -> dict[str, str]:
+    """URIs by the last part of their path, of those whose last part no other has."""
     named: dict[str, list[str]] = defaultdict(list)
-    for place, uri in by_place.items():
-        named[place.rpartition("/")[2]].append(uri)
-    captions: dict[str, CaptionRecord] = {}
-    unmatched: list[str] = []
-    for key, text in descriptions.items():
-        if not isinstance(text, str):
-            raise ConfigurationError(f"The description of {str(key)!r} is no text: {text!r}.")
-        name = str(key)
-        rooted = "://" in name or name.startswith(("/", "~"))
-        found = [by_place.get(_place(name if rooted or base is None else f"{base.rstrip('/')}/{name}"))]
-        if found == [None] and base is None:
-            found = [*named.get(_nfc(name), ())]
-        if len(found) == 1 and found[0] is not None:
-            captions[found[0]] = CaptionRecord(text.strip() or None)
-        else:
-            unmatched.append(name)
-    return captions, unmatched
+    for uri in uris:
+        path = display_key(file_path(uri)) if uri.startswith("file://") else uri
+        named[_nfc(path.rpartition("/")[2])].append(uri)
+    return {name: found[0] for name, found in named.items() if len(found) == 1}
 
 
-def _place(text: str) -> str:
-    uri = canonical_uri(text)
-    return _nfc(display_key(file_path(uri)) if uri.startswith("file://") else uri)
-
-
-def _nfc(text: str) -> str:
+def _nfc(name: str) -> str:
     # macOS writes file names in another form than most people type.
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", name)

@@ -4,7 +4,6 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.chaos.table import COST, Cost
 from tests.chaos.trial import Trial
-from tests.fixtures.indexing import World, kept, qdrant, world
+from tests.fixtures.indexing import World, executor, qdrant, world
 from viewfinder.backoff import Backoff
 from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import StoreAddress, connect
@@ -20,7 +19,7 @@ from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import S3FaultProxy
 
-__all__ = ["kept", "qdrant", "world"]
+__all__ = ["executor", "qdrant", "world"]
 
 # Short, so that a client's patience does not decide how long the suite takes.
 READ_TIMEOUT_S = 1.0
@@ -84,7 +83,7 @@ def trial(
     address = StoreAddress(world.directory, qdrant.url, timeout_s=STORE_TIMEOUT_S, retry_s=60)
     with connect(address) as store:
         world.store = store
-        world.reach = replace(world.reach, access=access, address=address)
+        world.access = access
         made = Trial(world, qdrant, proxy, cost)
         made.without_faults()
         with nothing_left_over(temporary):

@@ -95,7 +95,7 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
     assert world.run("--max-failure-ratio", "0.5") == 0
     assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 0, "failed": 5, "pruned": 0}
     assert world.failures == reasons
-    assert world.summary["pictures"] == 0, "nothing was fetched"
+    assert world.summary["images"] == 0, "nothing was fetched"
 
     (world.bucket / "text.jpg").write_bytes(picture(3))
     assert world.run("--max-failure-ratio", "0.5") == 0
@@ -111,7 +111,7 @@ def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_b
     world.store.take_down(world.index, {point_id(f"{world.source}/00.jpg"): f"{world.source}/00.jpg"})
     assert world.run() == 0
     assert world.counts == {"listed": 21, "unchanged": 1, "indexed": 20, "failed": 0, "pruned": 0}
-    assert world.summary["withheld"] == 1
+    assert world.summary["taken_down"] == 1
     assert set(world.points) == set(names) - {"00.jpg"}
     baselines = world.collection.metadata.baselines
     assert baselines.keys() == {"text_image", "image_image"}

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.rows import Row, table_of
-from viewfinder.indexing.stages import Encode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
-from viewfinder.sources.captions import CaptionRecord
 
 
 def rows(count: int, size: int) -> list[Row]:
@@ -22,14 +21,14 @@ def rows(count: int, size: int) -> list[Row]:
     made: list[Row] = [{"action": "index", "count": 1, "pixels": each.tobytes()} for each in pixels]
     for number, row in enumerate(made):
         if number % 3 == 0:
-            row["caption"] = CaptionRecord("a red kite over a field " * (number + 1)).to_json()
+            row["caption"] = "a red kite over a field " * (number + 1)
     made[1] = {"action": "failed", "count": 1, "stage": "decode", "reason": "not_an_image"}
     return made
 
 
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("viewfinder.indexing.stages.cpu_cores", lambda: 8)
+    monkeypatch.setattr("viewfinder.indexing.encode.cpu_cores", lambda: 8)
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])
@@ -87,7 +86,7 @@ def test_cells_of_another_size_are_no_pictures(sizes: list[int]) -> None:
     right = checkpoint.preprocess.size**2 * 3
     cells = [bytes(right + size) if abs(size) == 1 else bytes(size * right // 2) for size in sizes]
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
-    with pytest.raises(ValueError, match="are no pictures of"):
+    with pytest.raises(ValueError, match="are not images of"):
         stage(table_of([{"action": "index", "count": 1, "pixels": cell} for cell in cells]))
 
 

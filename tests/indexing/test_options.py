@@ -6,28 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.indexing.options import Options, parse
+from viewfinder.indexing.options import IndexOptions, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_source_is_enough() -> None:
-    assert parse(["--source", "s3://b"]) == Options(sources=("s3://b",))
+    assert parse(["--source", "s3://b"]) == IndexOptions(sources=("s3://b",))
 
 
 def test_everything_that_can_be_said() -> None:
     line = (
-        "--source a --source b --captions c.json --include *.jpg --exclude t/* --index x --model demo --limit 5 "
+        "--source a --source b --captions c.json --include *.jpg --exclude t/* --index x --model demo --max-objects 5 "
         "--dry-run --report r --max-failure-ratio 0.5"
     )
-    assert parse(line.split()) == Options(
+    assert parse(line.split()) == IndexOptions(
         sources=("a", "b"),
         captions="c.json",
         include=("*.jpg",),
         exclude=("t/*",),
         index="x",
         model="demo",
-        limit=5,
+        max_objects=5,
         dry_run=True,
         report="r",
         max_failure_ratio=0.5,
@@ -38,10 +38,10 @@ def test_everything_that_can_be_said() -> None:
     ("line", "said"),
     [
         ("", "--source"),
-        ("--source a --limit 0", "'0' is not a whole number of at least 1"),
-        ("--source a --limit many", "'many' is not a whole number"),
+        ("--source a --max-objects 0", "'0' is not a whole number of at least 1"),
+        ("--source a --max-objects many", "'many' is not a whole number"),
         ("--source a --max-failure-ratio 2", "'2' is not a number from 0 to 1"),
-        ("--source a --prune --limit 5", "--prune needs a complete listing"),
+        ("--source a --prune --max-objects 5", "--prune needs a complete listing"),
         ("--source a --sauce b", "--sauce"),
     ],
 )

@@ -11,8 +11,8 @@ from tests.indexing.pictures import fill
 from viewfinder.cluster.executor import ClusterWork
 from viewfinder.cluster.pipeline import Pass
 from viewfinder.indexing import shortcut
+from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.report import Report
-from viewfinder.indexing.stages import Compare
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.build import sources_of
 from viewfinder.reindexing.options import ReindexOptions

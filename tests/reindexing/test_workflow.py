@@ -41,14 +41,14 @@ def test_another_model_gets_a_collection_of_its_own_and_the_alias(index: Index) 
     assert figures["fresh encoding"] == pytest.approx(1.0, abs=1e-3)
     assert figures["self-retrieval"] == 1
     assert figures["approximate/exact"] == 1
-    assert index.works[0].checked == [index.world.source]
+    assert index.indexers[0].checked == [index.world.source]
     assert standing(index.store.control("images")) is None
 
 
 def test_every_stored_vector_is_the_new_models(index: Index) -> None:
     index.reindex()
     records = list(index.world.points.values())
-    fresh = index.works[0].encode_pictures(locate(index.models[1]), records)
+    fresh = index.indexers[0].encode_images(locate(index.models[1]), records)
     stored = index.store.points.vectors(index.live, [each.id for each in records])
     assert fresh.keys() == stored.keys()
     assert all(fresh[id_] @ stored[id_] > 0.999 for id_ in fresh)
@@ -71,7 +71,7 @@ def test_the_same_model_is_brought_up_to_date_in_place(index: Index) -> None:
 def test_when_model_changed_does_nothing_else(index: Index) -> None:
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--when-model-changed", "--model", index.models[0]) == 0
-    assert index.works[0].passes == []
+    assert index.indexers[0].results == []
     assert index.reindex("--when-model-changed") == 0
     assert index.live.metadata.model_name == index.models[1]
 
@@ -207,8 +207,8 @@ def test_without_an_index_there_is_nothing_to_change(index: Index) -> None:
 
 def test_an_index_made_with_a_limit_is_refused(index: Index) -> None:
     index.world.index, index.world.model = "partial", index.models[0]
-    index.world.sync("--limit", "3")
-    with pytest.raises(ConfigurationError, match="--limit"):
+    index.world.sync("--max-objects", "3")
+    with pytest.raises(ConfigurationError, match="--max-objects"):
         index.reindex("--index", "partial")
     assert len(index.store.collections.all("partial")) == 1
 
@@ -363,7 +363,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def _etag(index: Index, name: str) -> str:
-    with Objects(index.world.reach.access) as objects:
+    with Objects(index.world.access) as objects:
         return objects.stat(f"{index.world.source}/{name}").etag
 
 
@@ -371,7 +371,7 @@ def _golden_in_favour_of_the_first_model(index: Index, directory: Path) -> Path:
     """Questions whose vectors, by the first model, are put where their pictures' vectors stand in the live index."""
     names = NAMES[:6]
     texts = [f"the picture {name}" for name in names]
-    vectors = index.world.work("golden").encode_texts(locate(index.models[0]), texts)
+    vectors = index.world.indexer("golden").encode_texts(locate(index.models[0]), texts)
     by_key = index.world.points
     records = [by_key[name] for name in names]
     batch = PointBatch([each.id for each in records], [each.payload for each in records], image=vectors)

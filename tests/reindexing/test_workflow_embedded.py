@@ -1,7 +1,6 @@
 """Changing the model of an index in the embedded store: the same phases, without a server."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -19,7 +18,7 @@ def embedded(world: World, tiny_model: str, other_model: str, monkeypatch: pytes
     monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:9")
     address = StoreAddress(data_dir=world.directory / "data")
     with open_local(address) as store:
-        world.store, world.reach = store, replace(world.reach, address=address)
+        world.store = store
         fill(world.bucket, NAMES)
         world.sync()
         monkeypatch.setenv("VIEWFINDER_MODEL", other_model)

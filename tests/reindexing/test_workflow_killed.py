@@ -111,7 +111,7 @@ def test_a_job_killed_at_any_phase_leaves_an_index_that_answers_and_a_rerun_comp
         monkeypatch.setenv("VIEWFINDER_REFRESH_S", "0.001")
     qdrant.stop_at(*ways, after=after)
     directory = index.world.directory / "killed"
-    job = killable.start(index.world.reach, directory, ["--keep", "0"] if dropping else [])
+    job = killable.start(index.world.access, index.world.store.address, directory, ["--keep", "0"] if dropping else [])
     while not qdrant.reached.wait(0.1):
         assert job.is_alive(), (directory / "log.txt").read_text()
     assert_answers(index, switched=switched)
@@ -144,10 +144,10 @@ def test_a_store_that_is_away_for_a_while_delays_the_job_and_no_more(
 ) -> None:
     """Away among the pictures of the build; the job has the time that jobs have by default."""
     monkeypatch.setenv("VIEWFINDER_QDRANT_RETRY_S", "120")
-    reach = replace(index.world.reach, address=replace(index.world.reach.address, retry_s=120))
+    address = replace(index.world.store.address, retry_s=120)
     qdrant.stop_at(WRITTEN, WRITTEN)
     directory = index.world.directory / "patient"
-    job = killable.start(reach, directory)
+    job = killable.start(index.world.access, address, directory)
     while not qdrant.reached.wait(0.1):
         assert job.is_alive(), (directory / "log.txt").read_text()
     qdrant.away.set()

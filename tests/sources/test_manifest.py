@@ -285,8 +285,11 @@ def test_captions_come_with_their_objects(tmp_path: Path) -> None:
         Captions.load("s3://b/captions.jsonl", objects) as captions,
     ):
         manifest = write_manifest(["s3://b"], tmp_path, objects, captions=captions)
-    found = {row["key"]: CaptionRecord.from_json(row["caption"]) for row in _rows(manifest) if row["caption"]}
-    assert found == {"007.jpg": CaptionRecord("agent"), "599.jpg": CaptionRecord(None, ("last",))}
+    columns = ("caption", "caption_hash", "caption_details")
+    found = {
+        row["key"]: CaptionRecord(*(row[name] for name in columns)) for row in _rows(manifest) if row["caption_hash"]
+    }
+    assert found == {"007.jpg": CaptionRecord.of("agent"), "599.jpg": CaptionRecord.of(None, ("last",))}
     assert manifest.sources[0]["captions"] == "s3://b/captions.jsonl"
 
 

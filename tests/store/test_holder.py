@@ -14,10 +14,10 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import numpy as np
 import pytest
 
+from viewfinder.cluster.session import RaySession, start_ray
 from viewfinder.errors import StoreBusyError
 from viewfinder.store import PointBatch, Store, StoreAddress, connect, embedded
 from viewfinder.store.directory import Holder, code_version, open_directory, store_directory
-from viewfinder.store.embedded import RaySession, start_ray
 
 pytestmark = pytest.mark.cluster
 
@@ -28,7 +28,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from tests.store.test_holder import points_of, write
-from viewfinder.store.embedded import start_ray
+from viewfinder.cluster.session import start_ray
 from viewfinder.store import StoreAddress, connect
 address = StoreAddress(Path(sys.argv[1]), retry_s=20)
 with start_ray(address, num_cpus=2, include_dashboard=False) as session, connect(address) as store:

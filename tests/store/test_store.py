@@ -12,7 +12,7 @@ import pytest
 
 from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
 from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
-from viewfinder.store.embedded import open_directory
+from viewfinder.store.directory import open_directory
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 

@@ -1,31 +1,33 @@
 """A running search service from Python: `Client` for threads, `AsyncClient` for asyncio, with the same answers."""
 
 from viewfinder.client.client import (
-    DEFAULT_SERVER,
     AsyncClient,
     Candidate,
     Client,
-    Embedding,
-    Embeddings,
-    Facets,
     FacetValue,
     Group,
     Hit,
-    Image,
-    Model,
-    Models,
     Part,
     Picture,
     Rank,
     Ranking,
-    Removal,
-    Restoration,
     SearchOptions,
     SearchRequest,
-    SearchResult,
-    Stats,
     Takedown,
     Target,
+)
+from viewfinder.client.protocol import DEFAULT_SERVER
+from viewfinder.client.results import (
+    Embedding,
+    Embeddings,
+    Facets,
+    Image,
+    Model,
+    Models,
+    Removal,
+    Restoration,
+    SearchResult,
+    Stats,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The command line of `jobs/index.py`."""
+"""The options of one index run."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ PRUNE_MAX_RATIO = 0.2
 
 
 @dataclass(frozen=True)
-class Options:
-    """What one run shall do; the rest comes from the settings."""
+class IndexOptions:
+    """The sources of one run, and what to do with them; everything else comes from the settings."""
 
     sources: tuple[str, ...]
     captions: str | None = None
@@ -18,7 +18,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     index: str | None = None
     model: str | None = None
-    limit: int | None = None
+    max_objects: int | None = None
     prune: bool = False
     prune_max_ratio: float = PRUNE_MAX_RATIO
     dry_run: bool = False
@@ -26,7 +26,10 @@ class Options:
     max_failure_ratio: float = MAX_FAILURE_RATIO
 
 
-def parse(argv: Sequence[str] | None = None) -> Options:
+# -- The command line of jobs/index.py ----------------------------------------------------------------------------
+
+
+def parse(argv: Sequence[str] | None = None) -> IndexOptions:
     """Read the command line; a wrong one ends the program with status 2 and one line that says why."""
     parser = argparse.ArgumentParser(
         prog="jobs/index.py",
@@ -42,7 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--exclude", action="append", default=[], metavar="GLOB", help="leave out objects that match; repeatable")
     add("--index", metavar="NAME", help="name of the index (default: VIEWFINDER_INDEX, else images)")
     add("--model", metavar="NAME", help="model of a new index (default: that of the live index, else VIEWFINDER_MODEL)")
-    add("--limit", type=count, metavar="N", help="index the first N objects only")
+    add("--max-objects", type=count, metavar="N", help="index the first N objects only")
     add("--prune", action="store_true", help="delete points whose objects are gone, and captions no longer given")
     add("--prune-max-ratio", type=ratio, default=PRUNE_MAX_RATIO, metavar="R",
         help="refuse to prune a larger part of these sources' points (default: %(default)s)")  # fmt: skip
@@ -51,11 +54,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     add("--max-failure-ratio", type=ratio, default=MAX_FAILURE_RATIO, metavar="R",
         help="end with status 1 when a larger part of the objects fails (default: %(default)s)")  # fmt: skip
     values = vars(parser.parse_args(argv))
-    if values["prune"] and values["limit"] is not None:
-        parser.error("--prune needs a complete listing, so it cannot go with --limit")
+    if values["prune"] and values["max_objects"] is not None:
+        parser.error("--prune needs a complete listing, so it cannot go with --max-objects")
     for name in ("sources", "include", "exclude"):
         values[name] = tuple(values[name])
-    return Options(**values)
+    return IndexOptions(**values)
 
 
 def count(text: str) -> int:

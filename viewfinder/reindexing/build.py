@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from viewfinder.cluster.executor import Work
-from viewfinder.cluster.pipeline import Pass
-from viewfinder.cluster.progress import LOG_EVERY_S
 from viewfinder.errors import ConfigurationError
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import recorded_spec
+from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, size
@@ -26,6 +25,8 @@ logger = logging.getLogger("viewfinder.reindex")
 
 # A bucket that never rests is caught up with once more after the switch.
 ROUNDS = 5
+# How often a wait of hours is logged.
+LOG_EVERY_S = 15.0
 # Qdrant builds the graphs of 100 million vectors in hours.
 READY_TIMEOUT_S = 12 * 3600.0
 # The embedded store's files grow while they are written.
@@ -33,7 +34,7 @@ _ROOM_FACTOR = 1.2
 _PAGE = 1000
 
 
-def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[Options]:
+def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[IndexOptions]:
     """What to read, in passes of equal options: the sources that the live collection records, or those given.
 
     Raises `ConfigurationError` where that is not the whole index: none recorded, or one of them with `--limit`.
@@ -57,7 +58,7 @@ def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: fl
         key = (tuple(each.get("include", ())), tuple(each.get("exclude", ())), captions)
         groups.setdefault(key, []).append(uri)
     return [
-        Options(
+        IndexOptions(
             sources=tuple(uris),
             captions=captions,
             include=include,
@@ -124,18 +125,18 @@ def open_target(store: Store, lease: Lease, live: Collection, checkpoint: Checkp
 
 def fill(
     store: Store,
-    work: Work,
+    work: Indexer,
     lease: Lease,
     target: Collection,
     checkpoint: Checkpoint,
-    groups: Callable[[], Sequence[Options]],
-    told: Callable[[Sequence[Pass]], None],
-) -> list[Pass]:
+    groups: Callable[[], Sequence[IndexOptions]],
+    told: Callable[[Sequence[RunResult]], None],
+) -> list[RunResult]:
     """Pass over the sources until nothing has changed meanwhile and the count is right; the last round's passes.
 
     `groups` says before each round what the sources are by then; `told` hears of each round.
     """
-    passes: list[Pass] = []
+    passes: list[RunResult] = []
     for number in range(1, ROUNDS + 1):
         lease.check()
         wanted = groups()
@@ -161,13 +162,13 @@ def fill(
     return passes
 
 
-def counts(store: Store, collection: Collection, passes: Sequence[Pass]) -> list[int]:
+def counts(store: Store, collection: Collection, passes: Sequence[RunResult]) -> list[int]:
     """How many points each pass's sources have in the collection."""
     named = [[str(source["source"]) for source in each.manifest.sources] for each in passes]
     return [store.points.count(collection, {"sources": {"in": sources}}) for sources in named]
 
 
-def note_sources(store: Store, target: Collection, groups: Sequence[Options]) -> Collection:
+def note_sources(store: Store, target: Collection, groups: Sequence[IndexOptions]) -> Collection:
     """Have the target record these sources and no others; points of others alone are deleted."""
     wanted = {uri: _record(uri, group) for group in groups for uri in group.sources}
     target = store.collections.refresh(target)
@@ -193,7 +194,7 @@ class _Told:
             logger.info("%s", state)
 
 
-def _record(uri: str, group: Options) -> dict[str, Any]:
+def _record(uri: str, group: IndexOptions) -> dict[str, Any]:
     captions = {"captions": group.captions} if group.captions else {}
     return {"source": uri, "include": list(group.include), "exclude": list(group.exclude), **captions}
 

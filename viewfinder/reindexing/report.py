@@ -1,11 +1,10 @@
 """What a re-index leaves behind: summary.json with phases, checks and counts, failures.jsonl, tables on stdout."""
 
-import json
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -14,8 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from viewfinder.cli.entry import stdout
-from viewfinder.cluster.pipeline import Pass
-from viewfinder.indexing.report import Report, reasons_shown
+from viewfinder.cli.index_report import list_reasons, print_plan
+from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.prune import PrunePlan
+from viewfinder.indexing.report import Plan, Report
 from viewfinder.reindexing.verify import Check
 from viewfinder.store import Collection, Store
 
@@ -48,7 +49,7 @@ class ReindexReport(Report):
         finally:
             self._phases[name] = round(self._phases.get(name, 0.0) + time.monotonic() - began, 2)
 
-    def round(self, passes: Sequence[Pass]) -> None:
+    def round(self, passes: Sequence[RunResult]) -> None:
         """Count one round over all sources: listed and failed as of the last, unchanged as of the first, others added.
 
         So listed = unchanged + indexed + failed, unless something has changed under way.
@@ -75,13 +76,13 @@ class ReindexReport(Report):
 
     def done(self, store: Store, live: Collection, *, outcome: str, problem: str | None = None, **more: Any) -> int:
         """Write the report, print the summary and say with which status the job ends."""
-        reasons = self._write_failures(store, live, None)
+        reasons = self.write_failures(store, live, None)
         summary = {
             "run_id": self.run_id,
             "state": "failed" if problem else "done",
             "problem": problem,
             "outcome": outcome,
-            "started_at": self._started_at,
+            "started_at": self.started_at,
             "seconds": self.seconds,
             "index": live.index,
             "collection": live.name,
@@ -93,11 +94,16 @@ class ReindexReport(Report):
             "checks": [asdict(each) for each in self._checks],
             **more,
         }
-        self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
+        self.write_summary(summary)
         self._print_done(summary)
         if problem:
             print(f"error: {problem}", file=sys.stderr)
         return 1 if problem else 0
+
+    def dry_run(self, actions: Mapping[str, int], prune: PrunePlan | None) -> int:
+        """Print what a run would do with so many objects."""
+        print_plan(Plan(actions, prune))
+        return 0
 
     def _print_done(self, summary: dict[str, Any]) -> None:
         table = Table(title=f"Run {self.run_id}: {summary['state']}", show_header=False, title_justify="left")
@@ -107,7 +113,7 @@ class ReindexReport(Report):
         if self._counts:
             table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in self._counts.items()))
         if summary["failures"]:
-            table.add_row("failures", reasons_shown(summary["failures"]))
+            table.add_row("failures", list_reasons(summary["failures"]))
         phases = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in self._phases.items())
         table.add_row("time", f"{summary['seconds']:,.1f} s" + (f": {phases}" if phases else ""))
         table.add_row("report", self.destination)

@@ -1,7 +1,6 @@
 """The collections of an index as people want to see them: which is live, which could be, how large they are."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,10 +9,7 @@ from rich.table import Table
 
 from viewfinder.reindexing import hold
 from viewfinder.reindexing import upgrade_lock as lease
-from viewfinder.settings import Settings
-from viewfinder.store import Collection, Store, StoreAddress, connect, open_local
-from viewfinder.store.directory import store_directory, try_lock
-from viewfinder.store.embedded import start_ray
+from viewfinder.store import Collection, Store
 
 # What a payload takes with its indexes, and what a graph adds to float32 vectors.
 _PAYLOAD_BYTES = 1000
@@ -42,21 +38,6 @@ class IndexStatus:
     collections: tuple[CollectionStatus, ...]
     hold: hold.Hold | None
     lease: lease.Holding | None
-
-
-@contextmanager
-def opened(settings: Settings) -> Iterator[Store]:
-    """The store that the settings name; an embedded one through its holder, where there is one."""
-    address = StoreAddress.of(settings)
-    with ExitStack() as stack:
-        if address.url is not None:
-            yield stack.enter_context(connect(address))
-        elif (lock := try_lock(store_directory(address.data_dir) / "holder.lock")) is not None:
-            lock.close()
-            yield stack.enter_context(open_local(address))
-        else:
-            stack.enter_context(start_ray(address, ray_address=settings.ray_address))
-            yield stack.enter_context(connect(address))
 
 
 def read(store: Store, index: str) -> IndexStatus:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viewfinder.cluster.executor import Work
-from viewfinder.cluster.pipeline import Pass
 from viewfinder.evaluation.evaluation_set import DEPTHS, Quality, Question, quality
+from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.reindexing import build
@@ -64,16 +64,16 @@ class Sides:
 
 def verify(
     store: Store,
-    work: Work,
+    work: Indexer,
     sides: Sides,
-    passes: Sequence[Pass],
+    passes: Sequence[RunResult],
     questions: Sequence[Question],
     bounds: Bounds,
     run_id: str,
 ) -> list[Check]:
     """All checks, in the order in which they are told; `questions` may be empty."""
     sampled = store.points.sample_records(sides.new, SAMPLED, {"has_image": {"eq": True}})
-    fresh = work.encode_pictures(sides.new_model, sampled)
+    fresh = work.encode_images(sides.new_model, sampled)
     return [
         *_counted(store, sides, passes, bounds, run_id),
         *_compared(store, sides, sampled, fresh),
@@ -86,7 +86,7 @@ def verify(
 # -- Numbers of points ----------------------------------------------------------------------------------------------
 
 
-def _counted(store: Store, sides: Sides, passes: Sequence[Pass], bounds: Bounds, run_id: str) -> list[Check]:
+def _counted(store: Store, sides: Sides, passes: Sequence[RunResult], bounds: Bounds, run_id: str) -> list[Check]:
     expected = sum(each.expected for each in passes)
     found = sum(build.counts(store, sides.new, passes))
     everything = store.points.count(sides.new)
@@ -167,7 +167,7 @@ def _compared(store: Store, sides: Sides, sampled: Sequence[Record], fresh: dict
 # -- Questions ------------------------------------------------------------------------------------------------------
 
 
-def _asked(store: Store, work: Work, sides: Sides, questions: Sequence[Question], bounds: Bounds) -> list[Check]:
+def _asked(store: Store, work: Indexer, sides: Sides, questions: Sequence[Question], bounds: Bounds) -> list[Check]:
     """Quality on the golden set, or else on captions that ask for their own pictures, against the live model's."""
     names = [*(f"recall@{depth}" for depth in DEPTHS), "MRR"]
     if questions:

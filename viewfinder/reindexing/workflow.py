@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from viewfinder.cli.entry import stdout
-from viewfinder.cluster.executor import Work
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation import evaluation_set as golden
 from viewfinder.indexing import preflight
-from viewfinder.indexing.options import Options
-from viewfinder.indexing.prune import Gone
-from viewfinder.indexing.reach import Reach
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.prune import PrunePlan
+from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.reindexing import announcement, build, hold, promotion
 from viewfinder.reindexing.options import ReindexOptions
@@ -23,7 +22,7 @@ from viewfinder.reindexing.report import ReindexReport
 from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.reindexing.verify import Bounds, Sides, verify
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import Objects
+from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger("viewfinder.reindex")
@@ -36,14 +35,14 @@ class Reindex:
         self,
         options: ReindexOptions,
         settings: Settings,
-        reach: Reach,
+        access: ObjectAccess,
         store: Store,
-        work: Work,
+        work: Indexer,
         report: ReindexReport,
     ) -> None:
         self._options = options
         self._settings = settings
-        self._reach = reach
+        self._access = access
         self._store = store
         self._work = work
         self._report = report
@@ -96,7 +95,7 @@ class Reindex:
         """Another model, or a rebuild: a new collection beside the live one, and the switch once it is proven."""
         store, report, options = self._store, self._report, self._options
 
-        def groups() -> Sequence[Options]:
+        def groups() -> Sequence[IndexOptions]:
             # Runs of jobs/index.py may bring sources to the live collection meanwhile. Nothing is lost by pruning a
             # collection that nobody searches; that the index does not shrink is looked at before the switch.
             return build.sources_of(store.collections.refresh(live), options, prune_max_ratio=1.0)
@@ -157,16 +156,16 @@ class Reindex:
     def _has(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _check(self, groups: Sequence[Options]) -> None:
+    def _check(self, groups: Sequence[IndexOptions]) -> None:
         """Each source listed and one object of each read, here and on a worker, before anything is built."""
         for each in groups:
-            preflight.check_sources(each, self._reach)
+            preflight.check_sources(each, self._access)
         self._work.check([source for each in groups for source in each.sources])
 
     def _questions(self, live: Collection) -> Sequence[golden.Question]:
         if self._options.golden is None:
             return ()
-        with Objects(self._reach.access) as objects:
+        with Objects(self._access) as objects:
             questions = golden.load(self._options.golden, objects)
         relevant = sorted({id_ for question in questions for id_ in question.relevant})
         if not self._store.points.states(live, relevant):
@@ -185,7 +184,7 @@ class Reindex:
             )
         return None
 
-    def _foretell(self, what: str, live: Collection, groups: Sequence[Options], target: Collection | None) -> int:
+    def _foretell(self, what: str, live: Collection, groups: Sequence[IndexOptions], target: Collection | None) -> int:
         """Say what a run would do, in numbers; `target` is what there is already of the collection to be filled."""
         plans = [self._work.plan(each, target) for each in groups]
         actions = sum((Counter(each) for each, _ in plans), Counter[str]())
@@ -195,7 +194,7 @@ class Reindex:
         for each in groups:
             captions = f" with captions {each.captions}" if each.captions else ""
             console.print(f"  from {', '.join(each.sources)}{captions}")
-        return self._report.dry_run(actions, sum(gone, Gone(0, 0, 0)) if gone else None)
+        return self._report.dry_run(actions, sum(gone, PrunePlan(0, 0, 0)) if gone else None)
 
     def _finish(self, live: Collection, outcome: str, problem: str | None = None, **more: object) -> int:
         if self._options.dry_run:

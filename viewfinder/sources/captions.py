@@ -1,4 +1,4 @@
-"""Captions files: captions, tags and other fields by object, looked up for each listed object.
+"""Captions files: texts, tags and metadata of images, looked up for each listed object.
 
 A file is JSON `{path: text}`, or JSONL, CSV or Parquet with the columns `key`, `caption`, `tags` and any others, which
 become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that order. Keys are
@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError
@@ -33,40 +33,53 @@ _OBJECTS_PER_QUERY = 250  # SQLite limits the values of a query, and each object
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """The caption, tags and other fields of one object."""
+    """One object's entry in a captions file, in the columns that carry it to the payload of its point.
+
+    `details` holds tags and metadata as JSON, written once where the file is read and parsed once where the payload is
+    made (`parse_details`). `caption_hash` changes with anything in the record, not with its key.
+    """
 
     caption: str | None
-    tags: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Return the record as JSON with sorted keys: equal records give equal text."""
-        record = {"caption": self.caption, "tags": list(self.tags), "meta": dict(self.meta)}
-        return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    caption_hash: str
+    details: str
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        record = json.loads(text)
-        return cls(record["caption"], tuple(record["tags"]), record["meta"])
+    def of(cls, caption: str | None, tags: Sequence[str] = (), meta: Mapping[str, Any] | None = None) -> Self:
+        """The record of these values."""
+        details = _json({"tags": list(tags), "meta": dict(meta or {})})
+        whole = f'{{"caption":{_json(caption)},{details[1:]}'
+        return cls(caption, hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:32], details)
 
-    @property
-    def caption_hash(self) -> str:
-        """Hash of the whole record, without its key."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+
+def parse_details(details: str) -> dict[str, Any]:
+    """The fields `tags` (list of texts) and `meta` (object) of a payload."""
+    parsed: dict[str, Any] = json.loads(details)
+    return parsed
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 
 class Captions:
-    """A captions file in a temporary database, so that memory does not grow with the file. Close it after use."""
+    """Records by key in a temporary database, so that a hundred million of them need no memory. Close it after use.
 
-    def __init__(self, uri: str) -> None:
+    `uri` names the file that they come from, None where they were given in memory. Relative keys count from `base`, a
+    URI that ends in `/`.
+    """
+
+    def __init__(self, uri: str | None, base: str) -> None:
         self.uri = uri
         self.duplicates = 0
-        self._base = _path_or_uri(uri).rpartition("/")[0] + "/"
+        self._base = _path_or_uri(base)
         self._file = tempfile.NamedTemporaryFile(prefix="viewfinder-captions-", suffix=".sqlite")  # noqa: SIM115
         self._database = sqlite3.connect(self._file.name)
         # No journal: the database is not needed after a crash.
         self._database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
-        self._database.execute("CREATE TABLE captions (key TEXT, record TEXT, used INTEGER DEFAULT 0)")
+        self._database.execute(
+            "CREATE TABLE captions "
+            "(key TEXT, given TEXT, caption TEXT, hash TEXT, details TEXT, used INTEGER DEFAULT 0)"
+        )
 
     @classmethod
     def load(cls, uri: str, objects: Objects) -> Self:
@@ -76,7 +89,7 @@ class Captions:
             file = objects.open(uri)
         except ObjectError as error:
             raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
-        captions = cls(uri)
+        captions = cls(uri, uri.rpartition("/")[0] + "/")
         try:
             with file:
                 captions._fill(_rows(uri, file, captions._count_repeated))
@@ -90,6 +103,22 @@ class Captions:
             logger.warning("%d keys of %s occur more than once; the last one is used", captions.duplicates, uri)
         return captions
 
+    @classmethod
+    def given(cls, texts: Mapping[str, str], base: str) -> Self:
+        """Captions given in memory: a key is a URI, an absolute path, or a path relative to the URI `base`.
+
+        Raises `ConfigurationError` for a caption that is not a text.
+        """
+        for key, text in texts.items():
+            if not isinstance(text, str):
+                raise ConfigurationError(f"The description of {str(key)!r} is no text: {text!r}.")
+        captions = cls(None, base if base.endswith("/") else f"{base}/")
+        captions._fill(
+            (_encodable(str(key), f"the description {str(key)!r}"), CaptionRecord.of(text.strip() or None))
+            for key, text in texts.items()
+        )
+        return captions
+
     def find(self, info: ObjectInfo) -> CaptionRecord | None:
         """Return the record of one object, or None."""
         return self.find_many([info])[0]
@@ -101,7 +130,7 @@ class Captions:
             keys = [self._keys(info) for info in infos[start : start + _OBJECTS_PER_QUERY]]
             records = self._records({key for candidates in keys for key in candidates})
             used = [next((key for key in candidates if key in records), None) for candidates in keys]
-            found += [None if key is None else CaptionRecord.from_json(records[key]) for key in used]
+            found += [None if key is None else records[key] for key in used]
             self._database.executemany(
                 "UPDATE captions SET used = 1 WHERE key = ?", [(key,) for key in used if key is not None]
             )
@@ -114,6 +143,10 @@ class Captions:
     def unmatched(self) -> int:
         """Return the number of records without a listed object."""
         return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 0").fetchone()[0])
+
+    def unmatched_keys(self) -> list[str]:
+        """The keys, as given, of those records."""
+        return [key for (key,) in self._database.execute("SELECT given FROM captions WHERE used = 0 ORDER BY rowid")]
 
     def close(self) -> None:
         self._database.close()
@@ -129,9 +162,11 @@ class Captions:
         self.duplicates += count
 
     def _fill(self, rows: Iterable[tuple[str, CaptionRecord]]) -> None:
-        add = "INSERT INTO captions (key, record) VALUES (?, ?)"
-        self._database.executemany(add, ((self._key(key), record.to_json()) for key, record in rows))
-        # Created after the rows: an index sorted once on disk is much faster than one updated per row.
+        add = "INSERT INTO captions (key, given, caption, hash, details) VALUES (?, ?, ?, ?, ?)"
+        self._database.executemany(
+            add, ((self._key(key), key, each.caption, each.caption_hash, each.details) for key, each in rows)
+        )
+        # An index made afterwards is sorted on disk once; one kept up to date is written all over for each row.
         self._database.execute("CREATE INDEX by_key ON captions (key)")
         repeated = "SELECT rowid FROM (SELECT rowid, lead(key) OVER (ORDER BY key, rowid) = key AS again FROM captions)"
         deleted = self._database.execute(f"DELETE FROM captions WHERE rowid IN ({repeated} WHERE again)")
@@ -139,11 +174,12 @@ class Captions:
         self._database.commit()
 
     def _key(self, key: str) -> str:
-        """Normalise a key of the file to the form that `_keys` looks up."""
-        if key.startswith("file://"):
+        """A key as the file has it, in the one spelling that `_keys` looks up."""
+        if key.startswith(("file://", "~")):
             key = _path_or_uri(canonical_uri(key))
         elif "://" not in key:
-            key = key.removeprefix("./")
+            # A local path given in memory may be spelled in several ways; the key of a file is taken as it stands.
+            key = posixpath.normpath(key) if self.uri is None and "://" not in self._base else key.removeprefix("./")
         return _nfc(key)
 
     def _keys(self, info: ObjectInfo) -> list[str]:
@@ -155,11 +191,11 @@ class Captions:
             keys.append(posixpath.relpath(place, self._base))  # ../images/1.jpg
         return [_nfc(key) for key in keys]
 
-    def _records(self, keys: Iterable[str]) -> dict[str, str]:
+    def _records(self, keys: Iterable[str]) -> dict[str, CaptionRecord]:
         wanted = list(keys)
         marks = ",".join("?" * len(wanted))
-        query = f"SELECT key, record FROM captions WHERE key IN ({marks})"
-        return dict(self._database.execute(query, wanted).fetchall())
+        query = f"SELECT key, caption, hash, details FROM captions WHERE key IN ({marks})"
+        return {key: CaptionRecord(*record) for key, *record in self._database.execute(query, wanted)}
 
 
 def check_captions(uri: str, objects: Objects) -> None:
@@ -240,8 +276,8 @@ def _record(row: dict[str, Any], place: str) -> CaptionRecord:
         raise ConfigurationError(f"{place}: `tags` must be a list of strings, not {tags!r}.")
     # A null field is treated as absent.
     meta = {name: value for name, value in row.items() if value is not None}
-    record = CaptionRecord((caption or "").strip() or None, tuple(tags), meta)
-    _encodable(record.to_json(), place)
+    record = CaptionRecord.of((caption or "").strip() or None, tags, meta)
+    _encodable((record.caption or "") + record.details, place)
     return record
 
 

@@ -41,19 +41,26 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         "etag": pa.string(),
         "last_modified": pa.string(),
         "sources": pa.list_(pa.string()),
+        # A `CaptionRecord`; the hash is null where the captions say nothing of the object.
         "caption": pa.string(),
+        "caption_hash": pa.string(),
+        "caption_details": pa.string(),
     }
 )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A listing, complete unless `limit` ended it: part files, and the options that repeat it."""
+    """A complete listing, unless `limit` ended it: part files, and what is needed to list the same again.
+
+    `with_captions` is True where captions were looked up for the objects, whether or not any was found.
+    """
 
     paths: tuple[Path, ...]
     listed: int
     bytes: int
     sources: tuple[Mapping[str, Any], ...]
+    with_captions: bool = False
 
 
 def write_manifest(
@@ -89,11 +96,19 @@ def write_manifest(
             + (" and matches --include and --exclude." if include or exclude else ".")
         )
     options: dict[str, Any] = {"include": list(include), "exclude": list(exclude)}
-    options |= {"captions": captions.uri} if captions else {}
+    options |= {"captions": captions.uri} if captions and captions.uri else {}
     options |= {"limit": limit} if limit is not None else {}
-    return Manifest(
-        tuple(writer.paths), writer.listed, writer.bytes, tuple({"source": source.uri, **options} for source in known)
-    )
+    return writer.manifest([{"source": source.uri, **options} for source in known])
+
+
+def manifest_of(infos: Iterable[ObjectInfo], directory: Path, *, captions: Captions | None = None) -> Manifest:
+    """Write single objects into part files in `directory`; each is a source by itself."""
+    sources = []
+    with _Writer(directory, captions, None) as writer:
+        for batch in _batches(infos):
+            writer.add([(info, [info.uri]) for info in batch])
+            sources += [{"source": info.uri, "include": [], "exclude": []} for info in batch]
+    return writer.manifest(sources)
 
 
 # An object and the URIs of the sources that contain it.
@@ -200,6 +215,11 @@ class _Writer:
         if self._part is not None:
             self._part.close()
 
+    def manifest(self, sources: Sequence[Mapping[str, Any]]) -> Manifest:
+        """All that was written, once this is closed."""
+        captioned = self._captions is not None
+        return Manifest(tuple(self.paths), self.listed, self.bytes, tuple(sources), captioned)
+
     def add(self, rows: Sequence[_ListedObject]) -> None:
         infos = [info for info, _ in rows]
         records = self._captions.find_many(infos) if self._captions else [None] * len(infos)
@@ -213,7 +233,9 @@ class _Writer:
                     "etag": info.etag,
                     "last_modified": info.last_modified,
                     "sources": sources,
-                    "caption": record.to_json() if record else None,
+                    "caption": record.caption if record else None,
+                    "caption_hash": record.caption_hash if record else None,
+                    "caption_details": record.details if record else None,
                 }
             )
             self.bytes += max(0, info.size)

@@ -12,7 +12,8 @@ from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
 from viewfinder.store.connection import Client, Connection, StoreAddress, parse_version
 from viewfinder.store.control import Control, Failure, Takedown
-from viewfinder.store.embedded import attach, open_directory
+from viewfinder.store.directory import open_directory
+from viewfinder.store.embedded import attach
 from viewfinder.store.points import Points
 from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
 from viewfinder.store.schema import Collection, CollectionMetadata
@@ -45,7 +46,7 @@ def connect(address: StoreAddress) -> "Store":
     """The store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
 
     Asks nothing of a server yet: `Store.check` does. For the embedded store the process must have joined Ray
-    (`viewfinder.store.embedded.start_ray`).
+    (`viewfinder.cluster.session.start_ray`).
     """
     return Store(attach(address.data_dir) if address.url is None else ServerClient(address), address)
 
