@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.indexing.inprocess import InProcess, Kept
 from viewfinder.indexing.reach import Reach
+from viewfinder.indexing.report import Report
 from viewfinder.reindexing.options import parse
-from viewfinder.reindexing.report import ReindexReport
-from viewfinder.reindexing.workflow import Reindex
+from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
 from viewfinder.store import connect
 
@@ -34,7 +34,7 @@ def _reindex(environment: Mapping[str, str], reach: Reach, directory: Path, flag
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
     settings = Settings.load()
-    report = ReindexReport.open(settings, reach.access, str(directory / "report"))
+    report = Report.open(settings, reach.access, str(directory / "report"))
     with connect(reach.address) as store, report:
-        work = InProcess(reach, store, directory / "manifests", report.run_id, Kept())
-        sys.exit(Reindex(parse(flags), settings, reach, store, work, report).run())
+        indexer = InProcess(reach, store, directory / "manifests", report.run_id, Kept())
+        sys.exit(reindex(parse(flags), settings, store, indexer, report).exit_status)

@@ -69,7 +69,7 @@ class Kept:
 
 @dataclass
 class InProcess:
-    """`viewfinder.cluster.executor.Work`; `meanwhile` is called with the number of each pass between its listing and its writing."""
+    """An `Indexer`; `meanwhile` is called with the number of each pass between its listing and its writing."""
 
     reach: Reach
     store: Store
@@ -130,7 +130,7 @@ class InProcess:
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
         return Encoder.load(checkpoint, device="cpu", threads=1).encode_texts(list(texts))[0]
 
-    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
+    def encode_images(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
         return through_stages(*self._stages(checkpoint), {each.id: each.payload for each in records})
 
     def _stages(self, checkpoint: Checkpoint) -> tuple[FetchAndDecode, Encode]:

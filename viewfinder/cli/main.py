@@ -132,18 +132,20 @@ def collections(
 ) -> None:
     """Show the collections of an index in the store itself: model, state, points, size, which one is live."""
     try:
+        from viewfinder.cli import status_table
+        from viewfinder.cluster.session import open_store
         from viewfinder.reindexing import status
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"'status' needs {error.name}, which is not installed: {INSTALL_ALL}.") from error
     settings = Settings.load(index=index)
-    with status.opened(settings) as store:
+    with open_store(settings) as store:
         found = status.read(store, settings.index)
     if as_json:
         _print_json(asdict(found))
         return
     console = _console()
-    console.print(status.table(found))
-    for note in status.notes(found):
+    console.print(status_table.table(found))
+    for note in status_table.notes(found):
         console.print(escape(note))
 
 

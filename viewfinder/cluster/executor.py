@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from viewfinder.cluster import fresh_encodings as fresh
 from viewfinder.cluster.pipeline import Pass
@@ -19,25 +18,6 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Record, Store
-
-
-class Work(Protocol):
-    """Passes over sources, and encodings to verify what they brought."""
-
-    def check(self, sources: Sequence[str]) -> None:
-        """List each source and read one object of it where the work is done; raises `SourceError`."""
-
-    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
-        """How many of the listed objects would need what, and which points would go; nothing is written."""
-
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
-        """One pass over the sources of `options`."""
-
-    def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
-        """Unit vectors float32 [N, D]."""
-
-    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
-        """Unit vectors (float32 [D]) by point id, of pictures that are still what was indexed."""
 
 
 class ClusterWork:
@@ -65,7 +45,7 @@ class ClusterWork:
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
         return fresh.encode_texts(checkpoint, self._settings, texts)
 
-    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
+    def encode_images(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
         return fresh.encode_pictures(checkpoint, self._settings, self._reach.access, records)
 
     @contextmanager

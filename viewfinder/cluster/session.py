@@ -3,12 +3,13 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from viewfinder.cluster.pipeline import CORES, configure_ray_data
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.settings import Settings
-from viewfinder.store import Store, StoreAddress, connect
+from viewfinder.store import Store, StoreAddress, connect, open_local
+from viewfinder.store.directory import store_directory, try_lock
 from viewfinder.store.embedded import start_ray
 
 # Pipelines of several stages starve on two logical CPUs: beside a decoder for each core others must have room.
@@ -33,3 +34,18 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
         configure_ray_data()
         with connect(address) as store:
             yield store
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """Open the store that the settings name; an embedded one through its holder, where there is one."""
+    address = StoreAddress.of(settings)
+    with ExitStack() as stack:
+        if address.url is not None:
+            yield stack.enter_context(connect(address))
+        elif (lock := try_lock(store_directory(address.data_dir) / "holder.lock")) is not None:
+            lock.close()
+            yield stack.enter_context(open_local(address))
+        else:
+            stack.enter_context(start_ray(address, ray_address=settings.ray_address))
+            yield stack.enter_context(connect(address))

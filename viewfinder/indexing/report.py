@@ -55,7 +55,7 @@ class Report:
         self._data_dir = data_dir
         self._access = access
         self._began = time.monotonic()
-        self._started_at = _now()
+        self.started_at = _now()
 
     @classmethod
     def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
@@ -105,13 +105,13 @@ class Report:
         """Write the report, print the summary and say with which status the job ends."""
         manifest, outcome, counts = done.manifest, done.outcome, done.counts
         tally = outcome.tally
-        reasons = self._write_failures(store, collection, tally.failed)
+        reasons = self.write_failures(store, collection, tally.failed)
         problem = _problem(counts, max_failure_ratio)
         summary = {
             "run_id": self.run_id,
             "state": "failed" if problem else "done",
             "problem": problem,
-            "started_at": self._started_at,
+            "started_at": self.started_at,
             "seconds": self.seconds,
             "index": collection.index,
             "collection": collection.name,
@@ -127,7 +127,7 @@ class Report:
             "slowest_stage": outcome.slowest,
             "widened_by": WIDENED_BY.get(outcome.slowest or ""),
         }
-        self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
+        self.write_summary(summary)
         store.collections.update_metadata(collection.name, counts=counts)
         _print(summary, self.destination)
         # Said here: what the store's holder logs, nobody sees.
@@ -139,21 +139,19 @@ class Report:
 
     def dry_run(self, actions: Mapping[str, int], gone: Gone | None) -> int:
         """Print what a run would do with so many objects."""
-        table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
-        table.add_row("listed", f"{sum(actions.values()):,}")
-        for action, count in sorted(actions.items()):
-            table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
-        if gone is not None:
-            table.add_row("would be pruned", f"{gone.deleted:,} of {gone.points:,} points")
-        stdout().print(table)
+        stdout().print(dry_run_table(actions, gone))
         return 0
 
     def fail(self, error: BaseException) -> None:
         """Note that the run ended early, and why."""
-        record = {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self._started_at}
-        self._write("summary.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
+        record = {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self.started_at}
+        self.write_summary(record)
 
-    def _write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
+
+    def write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
         """Stream this run's failures from the store into failures.jsonl; the count by reason."""
         reasons: Counter[str] = Counter()
         with tempfile.NamedTemporaryFile() as file:
@@ -185,6 +183,17 @@ class Report:
                 objects.write(f"{self.destination.rstrip('/')}/{name}", path)
         except ObjectError as error:
             raise ConfigurationError(f"The report cannot be written: {error.message}") from error
+
+
+def dry_run_table(actions: Mapping[str, int], gone: Gone | None) -> Table:
+    """Return what a run would do with so many objects."""
+    table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
+    table.add_row("listed", f"{sum(actions.values()):,}")
+    for action, count in sorted(actions.items()):
+        table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
+    if gone is not None:
+        table.add_row("would be pruned", f"{gone.deleted:,} of {gone.points:,} points")
+    return table
 
 
 def merged_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

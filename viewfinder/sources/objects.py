@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from viewfinder.errors import ConfigurationError, SourceError
+from viewfinder.settings import Settings
 
 POINT_NAMESPACE = uuid.UUID("6ad3b0f2-6a5e-4d0c-9d3e-3f4d5f1d7a10")
 """Namespace of the point ids. A change here orphans every point of every index."""
@@ -45,6 +46,13 @@ class ObjectAccess:
     read_timeout_s: float = 60.0
     retry_s: float = 30.0  # after it no new attempt is begun; the second attempt always is
     backoff_s: float = 0.2  # first pause, doubled each time up to 10 s, jittered
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ObjectAccess":
+        """Return the access that the settings describe."""
+        return cls(
+            endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
+        )
 
 
 class Backend(Protocol):

@@ -6,7 +6,13 @@ from typing import Any
 
 from qdrant_client import models
 
-from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError, StoreUnavailableError
+from viewfinder.errors import (
+    CollectionMissingError,
+    ConfigurationError,
+    ModelMismatchError,
+    StoreError,
+    StoreUnavailableError,
+)
 from viewfinder.settings import Quantization
 from viewfinder.store.connection import Connection
 from viewfinder.store.schema import (
@@ -41,6 +47,16 @@ class Collections:
                     raise
                 # The alias moved on between the two requests, and the old collection is gone already.
         return None
+
+    def require_live(self, index: str) -> Collection:
+        """Return the live collection; raise `ConfigurationError` where there is none yet."""
+        live = self.live(index)
+        if live is None:
+            raise ConfigurationError(
+                f"There is no index {index!r} in {self._connection.address} yet. Make it with "
+                "'viewfinder index s3://bucket/prefix'."
+            )
+        return live
 
     def all(self, index: str) -> list[Collection]:
         """All collections of `index` by build, whatever their state."""
