@@ -25,12 +25,12 @@ def test_an_evaluation_set_names_points_by_their_uris(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b'{"text": "a"}', "line 1"),
-        (b'{"text": "a", "relevant": ["s3://b/1"]}\n{"text": "", "relevant": ["s3://b/1"]}', "line 2"),
-        (b'{"text": "a", "relevant": []}', "line 1"),
-        (b'{"text": "a", "relevant": "s3://b/1"}', "line 1"),
-        (b"[1]", "line 1"),
-        (b"no json", "line 1"),
+        (b'{"text": "a"}', "Line 1"),
+        (b'{"text": "a", "relevant": ["s3://b/1"]}\n{"text": "", "relevant": ["s3://b/1"]}', "Line 2"),
+        (b'{"text": "a", "relevant": []}', "Line 1"),
+        (b'{"text": "a", "relevant": "s3://b/1"}', "Line 1"),
+        (b"[1]", "Line 1"),
+        (b"no json", "Line 1"),
         (b"\xff\xfe", "UTF-8"),
     ],
 )
@@ -47,11 +47,8 @@ def test_a_missing_evaluation_set_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_figures_are_as_worked_out_by_hand() -> None:
-    queries = [
-        LabelledQuery("one", frozenset("a")),
-        LabelledQuery("two", frozenset("bc")),
-        LabelledQuery("none", frozenset("z")),
-    ]
+    relevant = {"one": "a", "two": "bc", "none": "z"}
+    queries = [LabelledQuery(text, frozenset(ids)) for text, ids in relevant.items()]
     answers = [["x", "a", "y"], ["b", "x", "x", "x", "x", "x", "c"], ["x"] * 10]
     found = score(queries, answers)
     assert found.queries == 3

@@ -365,7 +365,7 @@ def _etag(index: Index, name: str) -> str:
 
 
 def _evaluation_set_for_the_first_model(index: Index, directory: Path) -> Path:
-    """Write queries and give their images, in the live collection, the vectors that the first model gives the queries."""
+    """Write queries, and give their images in the live collection the vectors of the queries by the first model."""
     names = NAMES[:6]
     texts = [f"the image {name}" for name in names]
     vectors = index.world.work("queries").encode_texts(locate(index.models[0]), texts)
