@@ -8,10 +8,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from viewfinder.indexing.executor import InProcessExecutor
+from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import Indexer
 from viewfinder.reindexing.options import parse
-from viewfinder.reindexing.report import ReindexReport
-from viewfinder.reindexing.workflow import Reindex
+from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
 from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import StoreAddress, connect
@@ -37,7 +37,7 @@ def _reindex(
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
     settings = Settings.load()
-    report = ReindexReport.open(settings, access, str(directory / "report"))
+    report = Report.open(settings, access, str(directory / "report"))
     with connect(address) as store, report, report.workspace() as workspace, InProcessExecutor(cores=1) as executor:
         indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)
-        sys.exit(Reindex(parse(flags), settings, access, store, indexer, report).run())
+        sys.exit(reindex(parse(flags), settings, store, indexer, report).exit_status)

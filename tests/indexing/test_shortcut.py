@@ -14,7 +14,7 @@ from viewfinder.indexing import shortcut
 from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.report import Report
 from viewfinder.models.checkpoint import locate
-from viewfinder.reindexing.build import sources_of
+from viewfinder.reindexing.build import plan_runs
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.settings import Settings
 from viewfinder.sources.manifest import Manifest
@@ -37,7 +37,7 @@ def sync(world: World, directory: Path) -> Pass:
     """What a job would do on its cluster; there is none here."""
     settings = Settings.load()
     report = Report.open(settings, world.reach.access, str(directory / "report"))
-    (options,) = sources_of(world.collection, ReindexOptions(), prune_max_ratio=1.0)
+    (options,) = plan_runs(world.collection, ReindexOptions(), prune_max_ratio=1.0)
     work = ClusterWork(settings, world.reach, world.store, report, directory)
     return work.sync(options, world.collection, locate(world.model))
 

@@ -1,4 +1,4 @@
-"""The command line of the re-index: what it reads, and how it refuses."""
+"""The command line of the re-index, and the crontab in its documentation."""
 
 import re
 import shlex
@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.reindexing.options import ReindexOptions, parse
+from viewfinder.reindexing.options import ReindexOptions, parse, parse_action
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_nothing_need_be_said() -> None:
+def test_all_options_have_defaults() -> None:
     assert parse([]) == ReindexOptions()
 
 
-def test_everything_that_can_be_said() -> None:
+def test_all_options_are_read() -> None:
     line = (
-        "--model demo --index x --source a --source b --captions c.json --golden g.jsonl --keep 0 --report r "
+        "--model demo --index x --source a --source b --captions c.json --evaluation-set g.jsonl --keep 0 --report r "
         "--max-failure-ratio 0.5 --prune-max-ratio 0.4 --max-quality-loss 0.1 --rebuild --dry-run"
     )
     assert parse(line.split()) == ReindexOptions(
@@ -27,7 +27,7 @@ def test_everything_that_can_be_said() -> None:
         index="x",
         sources=("a", "b"),
         captions="c.json",
-        golden="g.jsonl",
+        evaluation_set="g.jsonl",
         keep=0,
         report="r",
         max_failure_ratio=0.5,
@@ -39,19 +39,30 @@ def test_everything_that_can_be_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--keep -1", "'-1' is not a whole number"),
         ("--rollback --release", "not allowed with"),
-        ("--rebuild --when-model-changed", "--when-model-changed rules out"),
+        ("--rebuild --when-model-changed", "--rebuild contradicts --when-model-changed"),
         ("--modle demo", "--modle"),
     ],
 )
-def test_a_wrong_line_ends_with_status_2_and_says_why(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_ends_with_status_2_and_a_reason(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(line.split())
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_golden_is_an_alias_of_evaluation_set() -> None:
+    assert parse(["--golden", "g.jsonl"]).evaluation_set == "g.jsonl"
+
+
+@pytest.mark.parametrize("action", ["rollback", "release", "status"])
+def test_an_action_is_chosen_by_its_flag(action: str) -> None:
+    assert parse_action([f"--{action}"]) == (action, ReindexOptions())
 
 
 @pytest.mark.parametrize("entry", ["reindex", "evaluate"])
@@ -62,7 +73,7 @@ def test_help_loads_neither_ray_nor_torch(entry: str) -> None:
         "print('loaded', sorted({'ray', 'torch', 'open_clip', 'matplotlib'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--golden" in done.stdout
+    assert "--evaluation-set" in done.stdout
     assert done.stdout.endswith("loaded []\n")
 
 
@@ -82,12 +93,12 @@ def test_the_crontab_in_the_documentation_has_entries() -> None:
 @pytest.mark.parametrize("entry", CRONTAB)
 def test_an_entry_of_the_crontab_in_the_documentation_would_run_the_job(entry: str) -> None:
     *fields, command = entry.split(maxsplit=5)
-    for value, (least, most) in zip(fields, RANGES, strict=True):
-        assert value == "*" or least <= int(value) <= most
-    assert "%" not in command, "which cron takes for the end of the line"
+    for value, (minimum, maximum) in zip(fields, RANGES, strict=True):
+        assert value == "*" or minimum <= int(value) <= maximum
+    assert "%" not in command, "cron reads it as the end of the line"
     change_directory, run = command.split(" && ")
     assert shlex.split(change_directory) == ["cd", "/srv/viewfinder"]
     python, script, *flags = shlex.split(run)
     assert python == ".venv/bin/python"
     assert (ROOT / script).is_file()
-    assert parse(flags).golden == "s3://bucket/golden.jsonl"
+    assert parse(flags).evaluation_set == "s3://bucket/queries.jsonl"

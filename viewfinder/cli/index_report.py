@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from viewfinder.cli.entry import stdout
+from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.report import Plan, Summary
 
 # Reasons in the table; failures.jsonl has them all.
@@ -44,13 +45,18 @@ def print_summary(summary: Summary) -> int:
 
 def print_plan(plan: Plan) -> None:
     """Print what a run would do."""
+    stdout().print(plan_table(plan.actions, plan.prune))
+
+
+def plan_table(actions: Mapping[str, int], prune: PrunePlan | None) -> Table:
+    """The listed objects by the action they need, and the points that would be pruned."""
     table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
-    table.add_row("listed", f"{sum(plan.actions.values()):,}")
-    for action, count in sorted(plan.actions.items()):
+    table.add_row("listed", f"{sum(actions.values()):,}")
+    for action, count in sorted(actions.items()):
         table.add_row(_ACTIONS[action], f"{count:,}")
-    if plan.prune is not None:
-        table.add_row("would be pruned", f"{plan.prune.deleted:,} of {plan.prune.points:,} points")
-    stdout().print(table)
+    if prune is not None:
+        table.add_row("would be pruned", f"{prune.deleted:,} of {prune.points:,} points")
+    return table
 
 
 def list_reasons(failures: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from viewfinder import __version__
-from viewfinder.cli import doctor
+from viewfinder.cli import doctor, status_table
 from viewfinder.client import Client, Part, Rank, SearchOptions, Target
 from viewfinder.engine import INSTALL_ALL, print_results
 from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
@@ -143,8 +143,8 @@ def collections(
         _print_json(asdict(found))
         return
     console = _console()
-    console.print(status.table(found))
-    for note in status.notes(found):
+    console.print(status_table.table(found))
+    for note in status_table.notes(found):
         console.print(escape(note))
 
 

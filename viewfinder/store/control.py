@@ -1,6 +1,6 @@
 """What must outlive any one collection of an index, in a small collection of its own, `{index}__control`.
 
-Each kind of note has its own ids (UUIDv5 of kind and subject), so that a failure, a takedown and the build lease of
+Each kind of note has its own ids (UUIDv5 of kind and subject), so that a failure, a takedown and the upgrade lock of
 the same index never overwrite each other. Points carry a payload and no vector.
 """
 
@@ -15,7 +15,7 @@ from qdrant_client import models
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.records import is_point_id
 
-Kind = Literal["failure", "takedown", "lease", "hold"]
+Kind = Literal["failure", "takedown", "upgrade_lock", "rollback_pause"]
 
 # Fixed for ever: every id in every control collection hangs on it.
 _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
