@@ -72,7 +72,7 @@ def test_with_the_same_model_the_live_collection_is_updated(index: Index) -> Non
 def test_when_model_changed_ignores_changed_objects(index: Index) -> None:
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--when-model-changed", "--model", index.models[0]) == 0
-    assert index.indexers[0].passes == []
+    assert index.indexers[0].results == []
     assert index.reindex("--when-model-changed") == 0
     assert index.live.metadata.model_name == index.models[1]
 
@@ -208,7 +208,7 @@ def test_a_missing_index_is_refused(index: Index) -> None:
 
 def test_an_index_made_with_a_limit_is_refused(index: Index) -> None:
     index.world.index, index.world.model = "partial", index.models[0]
-    index.world.sync("--limit", "3")
+    index.world.sync("--max-objects", "3")
     with pytest.raises(ConfigurationError, match="--max-objects"):
         index.reindex("--index", "partial")
     assert len(index.store.collections.all("partial")) == 1
@@ -361,7 +361,7 @@ def plan_of(index: Index) -> ReindexPlan:
 
 
 def _etag(index: Index, name: str) -> str:
-    with Objects(index.world.reach.access) as objects:
+    with Objects(index.world.access) as objects:
         return objects.stat(f"{index.world.source}/{name}").etag
 
 
@@ -369,7 +369,7 @@ def _evaluation_set_for_the_first_model(index: Index, directory: Path) -> Path:
     """Write queries, and give their images in the live collection the vectors of the queries by the first model."""
     names = NAMES[:6]
     texts = [f"the image {name}" for name in names]
-    vectors = index.world.work("queries").encode_texts(locate(index.models[0]), texts)
+    vectors = index.world.indexer("queries").encode_texts(locate(index.models[0]), texts)
     by_key = index.world.points
     records = [by_key[name] for name in names]
     batch = PointBatch([each.id for each in records], [each.payload for each in records], image=vectors)
