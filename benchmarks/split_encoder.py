@@ -182,7 +182,7 @@ def _split(settings: Any) -> Any:
             self._service.start()
 
         async def encode(self, texts: list[str]) -> Any:
-            return await self._service.generation().encode_texts(texts)
+            return await self._service.follower.snapshot().encode_texts(texts)
 
     @serve.ingress()
     class Ingress:

@@ -144,33 +144,33 @@ DIGEST = "0" * 64
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "pictures.example"])
 def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="VIEWFINDER_HOST") as raised:
-        refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+        require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)
     assert "VIEWFINDER_API_KEYS" in str(raised.value)
     assert "VIEWFINDER_ALLOW_ANONYMOUS=1" in str(raised.value)
 
 
 def test_without_keys_there_is_no_fast_proxy() -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="RAY_SERVE_ENABLE_HA_PROXY"):
-        refuse_open_doors(Settings.load(), fast_proxy=True)
+        require_keys_or_loopback(Settings.load(), fast_proxy=True)
 
 
 @pytest.mark.parametrize("said", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
 def test_keys_or_a_word_open_all_addresses(said: dict[str, object]) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
-    refuse_open_doors(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
+    require_keys_or_loopback(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_needs_nothing(host: str) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
-    refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+    require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)
 
 
 def test_the_builder_refuses_before_anything_is_deployed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.models.tokenizer import Tokenizer
+from viewfinder.query.images import QueryImages
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
-from viewfinder.service.images.query_images import Pictures
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
@@ -46,7 +46,7 @@ def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any
 
 
 def encoder(world: World) -> Encoder:
-    return world.service.generation().encoder
+    return world.service.follower.snapshot().encoder
 
 
 def pixels(world: World) -> np.ndarray[Any, Any]:
@@ -294,9 +294,9 @@ def test_every_kind_of_tokenizer_counts_what_it_encodes(
 
 def test_where_too_many_pictures_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
     limits = ImageLimits(10**6, 10**6)
-    full = Pictures(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
-    served.service.pictures.close()
-    served.service.pictures = full
+    full = QueryImages(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
+    served.service.images.close()
+    served.service.images = full
     answer = served.client.post("/v1/embed", json={"images": [PIXEL, PIXEL]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"

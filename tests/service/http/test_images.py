@@ -88,7 +88,7 @@ def strict(gallery: Gallery) -> Iterator[TestClient]:
     with local_client(build_api(service)) as client:
         yield client
     service.content.close()
-    service.pictures.close()
+    service.images.close()
 
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
@@ -230,7 +230,7 @@ def test_a_bucket_that_cannot_be_reached_is_a_503_that_names_nothing_within(gall
         id = gallery.add("a.jpg", encoded(), uri="s3://secret-bucket/a.jpg")
         answer = client.get(f"/v1/images/{id}/content")
     service.content.close()
-    service.pictures.close()
+    service.images.close()
     assert refused(answer) == (503, "bucket_unavailable")
     assert answer.headers["retry-after"]
     assert "secret-bucket" not in answer.text

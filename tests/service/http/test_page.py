@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import World
-from viewfinder.service.http.routes.page import DIRECTORY, LASTING, Page
+from viewfinder.service.http.routes.page import DIRECTORY, IMMUTABLE, WebPage
 
 # What travels for the whole page, bytes.
 LARGEST = 40_000
@@ -34,7 +34,7 @@ def test_files_are_kept_for_ever_and_the_page_is_asked_for_again(world: World) -
     other = world.client.get("/", headers={"if-none-match": 'W/"other"'})
     assert other.status_code == 200
     for path in files_of(index.text):
-        assert world.client.get(f"/{path}").headers["cache-control"] == LASTING
+        assert world.client.get(f"/{path}").headers["cache-control"] == IMMUTABLE
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_files_are_kept_for_ever_and_the_page_is_asked_for_again(world: World) -
     ],
 )
 def test_files_have_their_types(world: World, name: str, media_type: str) -> None:
-    version = Page.read().version
+    version = WebPage.read().version
     answer = world.client.get(f"/page/{version}/{name}")
     assert answer.headers["content-type"] == media_type
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -64,15 +64,15 @@ def test_files_travel_as_the_browser_takes_them(world: World, encoding: str) -> 
 
 @pytest.mark.parametrize("path", ["0/app.js", "{}/none.js", "{}/index.html", "{}/..%2Fapi.py", "{}/%2Fetc%2Fpasswd"])
 def test_other_versions_and_other_files_are_not_found(world: World, path: str) -> None:
-    assert world.client.get("/page/" + path.format(Page.read().version)).status_code == 404
+    assert world.client.get("/page/" + path.format(WebPage.read().version)).status_code == 404
 
 
 def test_a_changed_file_changes_the_version(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text('<script src="page/app.js"></script>')
     (tmp_path / "app.js").write_text("one")
-    before = Page.read(tmp_path)
+    before = WebPage.read(tmp_path)
     (tmp_path / "app.js").write_text("two")
-    after = Page.read(tmp_path)
+    after = WebPage.read(tmp_path)
     assert before.version != after.version
     assert f'"page/{after.version}/app.js"'.encode() in after.files["index.html"].content
 
@@ -82,7 +82,7 @@ def test_head_tells_what_get_would(world: World) -> None:
 
 
 def test_the_page_is_small() -> None:
-    assert sum(len(file.compressed) for file in Page.read().files.values()) < LARGEST
+    assert sum(len(file.compressed) for file in WebPage.read().files.values()) < LARGEST
 
 
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:

@@ -1,4 +1,4 @@
-"""The interface explained, and the numbers: Swagger UI from a package, without a content delivery network."""
+"""The routes of API documentation (Swagger UI, without a CDN) and of metrics."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ OWN = {"start.js": "text/javascript; charset=utf-8"}
 def router(service: SearchService) -> APIRouter:
     """The routes of a service's documentation and metrics."""
     routes = APIRouter()
-    # Of the package only the files: its code is FastAPI's own page with the addresses exchanged, and inline scripts.
+    # Only the files of the package: its own page has inline scripts, which our policy forbids.
     packaged = files("fastapi_offline") / "static"
 
     @routes.get("/docs", include_in_schema=False)
@@ -38,7 +38,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.get(
         "/metrics",
         tags=["status"],
-        summary="Numbers of all replicas, for Prometheus",
+        summary="Metrics of all replicas, for Prometheus",
         response_class=PlainTextResponse,
     )
     async def metrics() -> Response:

@@ -1,4 +1,4 @@
-"""Pictures that come with a query: decoded as the job decodes them, whatever they are, and never in this process."""
+"""Images that come with a query: decoded as the job decodes them, whatever they are, and never in this process."""
 
 import asyncio
 import base64
@@ -17,19 +17,20 @@ from PIL import Image
 
 from viewfinder.errors import ImageError
 from viewfinder.images.decoding import ImageLimits, Preprocess, decode
-from viewfinder.service.images.fetcher import AddressError, Fetcher
-from viewfinder.service.images.query_images import OverloadedError, Pictures, decode_base64
+from viewfinder.query.errors import AddressError
+from viewfinder.query.fetcher import Fetcher
+from viewfinder.query.images import OverloadedError, QueryImages, decode_base64
 
 PREPROCESS = Preprocess(size=32)
 LIMITS = ImageLimits(max_bytes=200_000, max_pixels=1_000_000)
 
 
-def made(**options: Any) -> Pictures:
-    return Pictures(LIMITS, **({"timeout_s": 20, "memory_bytes": 2 * 1024**3, "allow_url": False} | options))
+def made(**options: Any) -> QueryImages:
+    return QueryImages(LIMITS, **({"timeout_s": 20, "memory_bytes": 2 * 1024**3, "allow_url": False} | options))
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Iterator[Pictures]:
+def pictures() -> Iterator[QueryImages]:
     shared = made()
     yield shared
     shared.close()
@@ -74,7 +75,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_a_picture_of_a_query_is_seen_as_one_of_the_index_is(pictures: Pictures, name: str) -> None:
+async def test_a_picture_of_a_query_is_seen_as_one_of_the_index_is(pictures: QueryImages, name: str) -> None:
     seen = await pictures.pixels(GOOD[name], PREPROCESS)
     assert seen.dtype == np.uint8
     assert np.array_equal(seen, decode(GOOD[name], PREPROCESS, LIMITS).pixels)
@@ -93,14 +94,14 @@ async def test_a_picture_of_a_query_is_seen_as_one_of_the_index_is(pictures: Pic
     ],
     ids=["empty", "text", "svg", "short jpeg", "short png", "bomb", "many bytes"],
 )
-async def test_what_is_no_usable_picture_is_named(pictures: Pictures, data: bytes, reason: str) -> None:
+async def test_what_is_no_usable_picture_is_named(pictures: QueryImages, data: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as error:
         await pictures.pixels(data, PREPROCESS)
     assert error.value.reason == reason
     assert np.any(await pictures.pixels(GOOD["jpeg"], PREPROCESS)), "the next one is decoded"
 
 
-async def test_two_generations_may_want_their_pictures_in_different_sizes(pictures: Pictures) -> None:
+async def test_two_generations_may_want_their_pictures_in_different_sizes(pictures: QueryImages) -> None:
     sizes = [32, 48, 32, 64, 48]
     seen = await asyncio.gather(*(pictures.pixels(GOOD["png"], Preprocess(size=size)) for size in sizes))
     assert [pixels.shape for pixels in seen] == [(size, size, 3) for size in sizes]
@@ -175,10 +176,10 @@ def test_what_is_no_base64_is_refused(text: str) -> None:
     assert error.value.reason == "not_base64"
 
 
-async def test_addresses_are_not_fetched_unless_the_operator_allows_it(pictures: Pictures) -> None:
+async def test_addresses_are_not_fetched_unless_the_operator_allows_it(pictures: QueryImages) -> None:
     with pytest.raises(AddressError) as error:
         await pictures.fetch("https://example.com/cat.jpg")
-    assert error.value.code == "image_url_disabled"
+    assert error.value.reason == "image_url_disabled"
     assert "VIEWFINDER_ALLOW_IMAGE_URL" in error.value.message
 
 
@@ -186,7 +187,7 @@ async def test_where_it_is_allowed_private_addresses_are_still_refused() -> None
     pictures = made(allow_url=True)
     with pytest.raises(AddressError) as error:
         await pictures.fetch("http://169.254.169.254/latest/meta-data/")
-    assert error.value.code == "forbidden_address"
+    assert error.value.reason == "forbidden_address"
     pictures.close()
 
 
@@ -194,5 +195,5 @@ async def test_a_given_fetcher_is_not_used_without_the_operators_word() -> None:
     pictures = made(fetcher=Fetcher(max_bytes=1000, allowed=lambda _: True, ports=range(65536)))
     with pytest.raises(AddressError) as error:
         await pictures.fetch("http://127.0.0.1:9/")
-    assert error.value.code == "image_url_disabled"
+    assert error.value.reason == "image_url_disabled"
     pictures.close()

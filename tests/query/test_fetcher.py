@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from viewfinder.service.images.fetcher import MAX_REDIRECTS, Address, AddressError, Fetcher, is_own, is_public
+from viewfinder.query.errors import AddressError
+from viewfinder.query.fetcher import MAX_REDIRECTS, Address, Fetcher, is_own, is_public
 
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 INSIDE = ipaddress.ip_address("10.0.0.5")
@@ -213,12 +214,12 @@ async def test_what_is_not_a_public_web_address_is_refused_before_a_connection_i
     names.answers["127.0.0.1.nip.test"] = ["127.0.0.1"]
     error = await refusal(Fetcher(max_bytes=1000, resolve=names, tls=TLS), url)
     # A connection that was tried would end as `fetch_failed`.
-    assert error.code == "forbidden_address"
+    assert error.reason == "forbidden_address"
     assert "secret" not in error.message
 
 
 async def test_the_system_resolver_finds_loopback_and_it_is_refused() -> None:
-    assert (await refusal(Fetcher(max_bytes=1000), "http://localhost/")).code == "forbidden_address"
+    assert (await refusal(Fetcher(max_bytes=1000), "http://localhost/")).reason == "forbidden_address"
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
@@ -246,7 +247,7 @@ async def test_an_open_and_a_closed_port_inside_are_refused_in_the_same_words() 
         with socket.create_server(("127.0.0.1", 0)) as listener:
             closed = listener.getsockname()[1]
         errors = [await refusal(fetcher(each, **fetching), f"http://inside.test:{each}/") for each in (port, closed)]
-    assert (errors[0].code, errors[0].message) == (errors[1].code, errors[1].message)
+    assert (errors[0].reason, errors[0].message) == (errors[1].reason, errors[1].message)
 
 
 async def test_a_name_is_resolved_once_and_a_second_answer_is_never_asked_for() -> None:
@@ -256,14 +257,14 @@ async def test_a_name_is_resolved_once_and_a_second_answer_is_never_asked_for() 
         assert await fetching.fetch(f"http://pictures.test:{port}/") == b"picture"
         assert names.asked == ["pictures.test"]
         # Now the name leads inside: what was public a moment ago does not count.
-        assert (await refusal(fetching, f"http://pictures.test:{port}/")).code == "forbidden_address"
+        assert (await refusal(fetching, f"http://pictures.test:{port}/")).reason == "forbidden_address"
 
 
 async def test_a_name_that_changes_between_two_redirects_is_refused() -> None:
     names = Names(pictures_test=["127.0.0.1", "10.0.0.5"])
     async with serving(replying(answer(b"", "302 Found", "Location: /again"))) as port:
         error = await refusal(fetcher(port, resolve=names), f"http://pictures.test:{port}/")
-    assert error.code == "forbidden_address"
+    assert error.reason == "forbidden_address"
     assert len(names.asked) == 2
 
 
@@ -290,7 +291,7 @@ async def test_a_redirect_is_checked_like_the_first_address(location: str) -> No
     async with serving(redirect) as port:
         names = Names(pictures_test=["127.0.0.1"], inside_test=["10.0.0.5"])
         error = await refusal(fetcher(port, resolve=names), f"http://pictures.test:{port}/")
-    assert error.code == "forbidden_address"
+    assert error.reason == "forbidden_address"
     assert len(requests) == 1
 
 
@@ -314,7 +315,7 @@ async def test_a_few_redirects_are_followed(status: str) -> None:
 async def test_endless_or_broken_redirects_end_as_a_failure(location: str) -> None:
     async with serving(replying(answer(b"", "302 Found", location))) as port:
         error = await refusal(fetcher(port), f"http://pictures.test:{port}/")
-    assert error.code == "fetch_failed"
+    assert error.reason == "fetch_failed"
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ async def test_a_body_without_end_is_cut_off_at_the_limit(head: bytes) -> None:
 
     async with serving(endless) as port:
         error = await refusal(fetcher(port), f"http://pictures.test:{port}/")
-    assert (error.code, "1,000 bytes" in error.message) == ("fetch_failed", True)
+    assert (error.reason, "1,000 bytes" in error.message) == ("fetch_failed", True)
 
 
 async def test_a_body_of_just_the_limit_is_taken() -> None:
@@ -378,7 +379,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def test_a_server_that_takes_for_ever_is_left(handler: Handler) -> None:
     async with serving(handler) as port:
         error = await refusal(fetcher(port, timeout_s=0.3), f"http://pictures.test:{port}/")
-    assert error.code == "fetch_failed"
+    assert error.reason == "fetch_failed"
     assert "0.3 seconds" in error.message
 
 
@@ -388,7 +389,7 @@ async def test_a_resolver_that_takes_for_ever_is_left() -> None:
         return []
 
     error = await refusal(fetcher(80, timeout_s=0.1, resolve=resolve), "http://pictures.test:80/")
-    assert error.code == "fetch_failed"
+    assert error.reason == "fetch_failed"
 
 
 @pytest.mark.parametrize(
@@ -406,7 +407,7 @@ async def test_a_resolver_that_takes_for_ever_is_left() -> None:
 async def test_what_is_no_whole_answer_is_a_failure_that_names_only_the_host(content: bytes) -> None:
     async with serving(replying(content)) as port:
         error = await refusal(fetcher(port), f"http://pictures.test:{port}/path?signature=secret")
-    assert error.code == "fetch_failed"
+    assert error.reason == "fetch_failed"
     assert "pictures.test" in error.message
     assert "secret" not in error.message
     assert "path" not in error.message
@@ -468,4 +469,4 @@ async def test_certificates_are_checked_against_the_name_in_the_address(
             assert names == ["pictures.test"]
             fetching.close()
         else:
-            assert (await refusal(fetching, f"https://{host}:{port}/")).code == "fetch_failed"
+            assert (await refusal(fetching, f"https://{host}:{port}/")).reason == "fetch_failed"
