@@ -103,7 +103,7 @@ def by_cosine(search: Search, place: Place | None) -> Ranking:
         passed = min(search.offset, _SLACK)
         (hits,) = yield [replace(search, offset=search.offset - passed, limit=passed + limit + 1)]
         page = hits[passed : passed + limit]
-        # The hits before `offset` are fetched since one may have the last hit's score: it must not follow on the next page.
+        # A hit before `offset` may have the last hit's score: remember it, so that it does not follow on the next page.
         return _cosine_page(page, search.offset, hits[:passed], None, more=len(hits) > passed + limit)
     start = max(0, place.position - _SLACK)
     size = place.position - start + limit + 1 + _SLACK

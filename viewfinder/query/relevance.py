@@ -12,7 +12,7 @@ from viewfinder.store.schema import VectorName
 
 
 def query_kind(query: Query, ids: Mapping[str, VectorName]) -> str | None:
-    """The kind of thing that the query's vector encodes: `text` or `image`; None for a mixture, a difference, raw numbers.
+    """The kind of thing that the query's vector encodes: `text`, `image`, or None for mixtures and raw numbers.
 
     `ids` maps the id of a point to the vector that was taken of it: the caption of a point without an image is a text.
     """

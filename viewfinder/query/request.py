@@ -28,7 +28,7 @@ Text = Annotated[
     Field(
         min_length=1,
         max_length=MAX_TEXT,
-        description="A description of the images to find. Tokens beyond the model's context are ignored, with a warning.",
+        description="Describes the images to find. Tokens beyond the model's context are ignored, with a warning.",
         examples=["a cat on the beach"],
     ),
 ]
@@ -64,7 +64,7 @@ RawVector = Annotated[
     Field(
         min_length=1,
         max_length=8192,
-        description="A vector of the live model's dimension (`/v1/stats`). Its length does not matter; it must not be zero.",
+        description="A vector of the live model's dimension (`/v1/stats`), of any length above zero.",
         examples=[[0.12, -0.03, 0.99]],
     ),
 ]
@@ -74,8 +74,8 @@ Offset = Annotated[
     Field(
         ge=0,
         le=MAX_DEPTH,
-        description=f"Number of hits (or groups) to skip, from the best. Below {WINDOW} unless hits are ordered by the cosine of "
-        "one vector. `cursor` pages without repeating or missing hits.",
+        description=f"Number of hits (or groups) to skip, from the best. Below {WINDOW} unless hits are ordered by the cosine "
+        "of one vector. `cursor` pages without repeating or missing hits.",
         examples=[0],
     ),
 ]
@@ -127,8 +127,8 @@ Diversity = Annotated[
     Field(
         ge=0,
         le=1,
-        description="Above 0, hits are also chosen to differ from each other (maximal marginal relevance): 0.3 thins out "
-        "near-duplicates, 1 ignores the query. They are chosen from the `10 * limit` nearest (100 to 1,000). Only with "
+        description="Above 0, hits are also chosen to differ from each other (maximal marginal relevance): 0.3 thins "
+        "out near-duplicates, 1 ignores the query. They are chosen from the `10 * limit` nearest (100 to 1,000). Only with "
         "rank `clip`, one target, and without `group_by`.",
         examples=[0.3],
     ),
@@ -243,7 +243,7 @@ class SearchOptionsBody(BaseModel):
             )
         if self.diversity > 0 and (ranked_by or self.group_by):
             _refuse(
-                "diversity: cannot be combined with {other}. It chooses single hits among the neighbours of one vector.",
+                "diversity: cannot be combined with {other}. It chooses among the neighbours of one vector.",
                 other=ranked_by or "group_by",
             )
         if self.cursor is not None and self.offset:
@@ -336,8 +336,8 @@ class BatchBody(BaseModel):
     searches: list[SearchBody] = Field(
         min_length=1,
         max_length=MAX_SEARCHES,
-        description="Encoded as one batch and searched in one request. Without cursors: a batch searches one collection, "
-        "and each cursor belongs to its own.",
+        description="Encoded as one batch and searched in one request. Without cursors: a batch searches one "
+        "collection, and each cursor belongs to its own.",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """From the parts of a query - texts, images, points, numbers - to the one unit vector it is searched by."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -42,10 +43,14 @@ class QueryEncoder(Protocol):
 
 
 class DirectEncoder:
-    """A `QueryEncoder` that calls the encoder at once, in the calling thread."""
+    """A `QueryEncoder` that calls the encoder at once, in the calling thread; loaded on first use."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load = load
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return self._load()
 
     async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
         if not texts:

@@ -127,7 +127,7 @@ def test_without_an_index_the_answer_is_503_with_the_command_that_makes_one(worl
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "no_index")
     assert "There is no index 'pictures' yet" in error["message"]
-    assert "jobs/index.py" in error["hint"]
+    assert "viewfinder index" in error["hint"]
     assert answer.headers["retry-after"] == "5"
     assert world.client.get("/healthz").status_code == 200
 
