@@ -175,7 +175,7 @@ def test_reciprocal_ranks_are_added_by_weight() -> None:
 def test_every_score_of_a_fused_order_is_a_cosine_even_where_only_the_words_found_it(shelf: Shelf) -> None:
     shelf.noise = 0
     shelf.image["buried"] = -0.5
-    shelf.image |= {f"near-{number}": 0.95 for number in range(WINDOW)}  # "buried" is in no window of pictures
+    shelf.image |= {f"near-{number}": 0.95 for number in range(WINDOW)}  # "buried" is in no window of images
     shelf.words["buried"] = 99.0
     found = {each.id: each for each in shelf.turn(text(rank="hybrid", limit=200)).hits}
     assert found["buried"].score == -0.5

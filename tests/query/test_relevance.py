@@ -34,8 +34,8 @@ def test_relevance_is_the_share_of_unrelated_pairs_that_are_less_alike(
         ([QueryPart("text", "a cat")], "text"),
         ([QueryPart("image", b"...")], "image"),
         ([QueryPart("image_url", "https://example.org/cat.jpg")], "image"),
-        ([QueryPart("id", "pictured")], "image"),
-        ([QueryPart("id", "captioned")], "text"),
+        ([QueryPart("id", "with-image")], "image"),
+        ([QueryPart("id", "caption-only")], "text"),
         ([QueryPart("vector", (1.0, 0.0))], None),
         ([QueryPart("text", "a cat"), QueryPart("text", "a beach", 0.5)], "text"),
         ([QueryPart("text", "a cat"), QueryPart("image", b"...")], None),
@@ -43,4 +43,4 @@ def test_relevance_is_the_share_of_unrelated_pairs_that_are_less_alike(
     ],
 )
 def test_only_a_query_of_one_kind_has_a_relevance(parts: list[QueryPart], kind: str | None) -> None:
-    assert query_kind(Query(tuple(parts)), {"pictured": "image", "captioned": "caption"}) == kind
+    assert query_kind(Query(tuple(parts)), {"with-image": "image", "caption-only": "caption"}) == kind

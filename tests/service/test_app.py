@@ -142,7 +142,7 @@ def test_the_numbers_of_replicas_come_through_ray(address: str, store: Store, ti
 DIGEST = "0" * 64
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "pictures.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "images.example"])
 def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
     from viewfinder.service.app import require_keys_or_loopback
 

@@ -152,7 +152,7 @@ class Watched:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.texts: list[list[str]] = []
-        self.pictures: list[int] = []
+        self.images: list[int] = []
         self.holding_texts = threading.Event()
         self.holding_texts.set()
 
@@ -165,7 +165,7 @@ class Watched:
         return self._encoder.encode_texts(texts)
 
     def encode_images(self, images: np.ndarray[Any, Any]) -> Any:
-        self.pictures.append(len(images))
+        self.images.append(len(images))
         return self._encoder.encode_images(images)
 
 
@@ -207,23 +207,23 @@ async def test_requests_for_the_same_text_at_the_same_time_encode_it_once(
     assert sorted(text for texts in watched.texts for text in texts) == ["a cat", "a dog"]
 
 
-async def test_pictures_of_several_requests_are_encoded_together_and_do_not_wait_for_texts(
+async def test_images_of_several_requests_are_encoded_together_and_do_not_wait_for_texts(
     generation: Generation, watched: Watched
 ) -> None:
     size = generation.encoder.preprocess.size
-    pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
     watched.holding_texts.clear()
     text = asyncio.create_task(generation.encode_text("a cat"))
     while not watched.texts:
         await asyncio.sleep(0.001)
     first, second = await asyncio.gather(
-        generation.encode_images(list(pictures[:1])), generation.encode_images(list(pictures[1:]))
+        generation.encode_images(list(images[:1])), generation.encode_images(list(images[1:]))
     )
     assert not text.done()
     watched.holding_texts.set()
     await text
-    assert watched.pictures == [4]
-    assert np.allclose(np.array(first + second), watched._encoder.encode_images(pictures), atol=1e-5)
+    assert watched.images == [4]
+    assert np.allclose(np.array(first + second), watched._encoder.encode_images(images), atol=1e-5)
 
 
 async def test_a_vector_that_requests_share_cannot_be_changed_and_keeps_no_batch_in_memory(
@@ -249,7 +249,7 @@ def test_the_generation_before_is_bound_for_a_time_of_grace(served: World) -> No
     assert follower.previous is first
     assert follower.known(first.collection.name) is first.collection
     assert follower.known(second.name) is follower.current.collection
-    assert follower.known("pictures__unknown") is None
+    assert follower.known("images__unknown") is None
     now[0] = 1099
     follower.refresh()
     assert follower.previous is first

@@ -24,14 +24,14 @@ from viewfinder.store.search import Searches
 Body = dict[str, Any]
 
 
-def picture(colour: str = "red") -> bytes:
+def image(colour: str = "red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (48, 40), colour).save(file, "PNG")
     return file.getvalue()
 
 
 def as_base64(colour: str = "red") -> str:
-    return base64.b64encode(picture(colour)).decode()
+    return base64.b64encode(image(colour)).decode()
 
 
 def an_id(number: int) -> str:
@@ -97,7 +97,7 @@ def test_a_raw_vector_of_any_length_finds_what_its_direction_finds(standing: Wor
 
 
 @pytest.mark.parametrize("target", ["image", "caption"])
-def test_the_likes_of_a_picture_are_found_by_its_id_and_not_itself(standing: World, target: str) -> None:
+def test_the_likes_of_an_image_are_found_by_its_id_and_not_itself(standing: World, target: str) -> None:
     collection = standing.service.follower.snapshot().collection
     own = standing.store.points.vectors(collection, [an_id(2)], "image")[an_id(2)]
     expected = {each: score for each, score in cosines(standing, own, target).items() if each != an_id(2)}
@@ -105,11 +105,11 @@ def test_the_likes_of_a_picture_are_found_by_its_id_and_not_itself(standing: Wor
     assert ids(search(standing, id=an_id(2).upper())) == ids(search(standing, id=an_id(2)))
 
 
-def test_a_picture_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(standing: World) -> None:
+def test_an_image_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(standing: World) -> None:
     bare = search(standing, image=as_base64())
     assert len(bare["hits"]) == len(CAPTIONS)
     assert ids(search(standing, image=f"data:image/png;base64,{as_base64()}")) == ids(bare)
-    files = {"image": ("cat.png", picture(), "image/png")}
+    files = {"image": ("cat.png", image(), "image/png")}
     options = {"limit": 2, "filter": {"width": {"gte": 200}}}
     upload = standing.client.post("/v1/search/image", files=files, data={"options": json.dumps(options)}).json()
     assert ids(upload) == [hit["id"] for hit in bare["hits"] if hit["width"] >= 200][:2]
@@ -420,12 +420,12 @@ def test_a_field_of_the_captions_file_that_the_index_does_not_know_is_named(worl
 @pytest.mark.parametrize(
     ("content", "options", "status", "code"),
     [
-        (b"no picture", "{}", 422, "invalid_image"),
+        (b"no image", "{}", 422, "invalid_image"),
         (b"", "{}", 422, "invalid_image"),
-        (picture(), "{", 400, "invalid_json"),
-        (picture(), '{"text": "a cat"}', 422, "invalid_request"),
-        (picture(), '{"rank": "words"}', 422, "invalid_request"),
-        (picture(), '{"limit": 0}', 422, "invalid_request"),
+        (image(), "{", 400, "invalid_json"),
+        (image(), '{"text": "a cat"}', 422, "invalid_request"),
+        (image(), '{"rank": "words"}', 422, "invalid_request"),
+        (image(), '{"limit": 0}', 422, "invalid_request"),
     ],
 )
 def test_an_upload_that_cannot_be_searched_by_is_refused(

@@ -1,4 +1,4 @@
-"""The reader of pictures: bounded, apart from searches, and giving back what nobody waits for."""
+"""The reader of images: bounded, apart from searches, and giving back what nobody waits for."""
 
 import asyncio
 import io
