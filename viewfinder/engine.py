@@ -195,9 +195,7 @@ def _open_local(settings: Settings, model_name: str | None) -> _Backend:
     try:
         local = importlib.import_module("viewfinder.local")
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"mode='local' needs {error.name}: {INSTALL_LOCAL}."
-        ) from error
+        raise ConfigurationError(f"mode='local' needs {error.name}: {INSTALL_LOCAL}.") from error
     backend: _Backend = local.LocalIndex.open(settings, model_name)
     return backend
 

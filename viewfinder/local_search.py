@@ -13,7 +13,7 @@ from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.query.images import QueryImages
-from viewfinder.query.request import MAX_SEARCHES, parse, parse_batch
+from viewfinder.query.request import MAX_SEARCHES, parse_batch, parse_query
 from viewfinder.query.searcher import Searcher
 from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
@@ -46,7 +46,7 @@ class LocalSearch:
 
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
-        return self._run(self._searcher.search(parse(search_body(request))))
+        return self._run(self._searcher.search(parse_query(search_body(request))))
 
     def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult]:
         """The answers to several requests, encoded and searched together, 64 at a time."""

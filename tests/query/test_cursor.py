@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-from viewfinder.query.cursor import MAX_CURSOR, MAX_DEPTH, Cursor, Place, mark
+from viewfinder.query.cursor import MAX_CURSOR, MAX_POSITION, Cursor, Place, mark
 from viewfinder.query.errors import CursorError
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import WINDOW
@@ -60,7 +60,7 @@ def test_another_query_is_told_so() -> None:
 @pytest.mark.parametrize(
     "cursor",
     [
-        Cursor("c", "d" * 16, Place(MAX_DEPTH + 1)),
+        Cursor("c", "d" * 16, Place(MAX_POSITION + 1)),
         Cursor("c", "d" * 16, Place(-1)),
         Cursor("c", "d" * 16, Place(1), "text", np.array([np.nan], np.float32)),
         Cursor("c", "d" * 16, Place(1), "text", np.zeros(4, np.float32)),

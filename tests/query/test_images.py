@@ -109,9 +109,7 @@ async def test_two_generations_may_want_their_images_in_different_sizes(images: 
 
 async def test_beyond_the_queue_a_replica_says_that_it_is_full() -> None:
     images = made(max_waiting=2)
-    results = await asyncio.gather(
-        *(images.pixels(GOOD["png"], PREPROCESS) for _ in range(3)), return_exceptions=True
-    )
+    results = await asyncio.gather(*(images.pixels(GOOD["png"], PREPROCESS) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [np.ndarray, np.ndarray, OverloadedError]
     assert np.any(await images.pixels(GOOD["png"], PREPROCESS)), "there is room again"
     images.close()

@@ -9,7 +9,7 @@ import pytest
 
 from viewfinder.query.cursor import Place
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import MAX_DEPTH, WINDOW, Grouped, Page, fuse, ranking
+from viewfinder.query.ranking import MAX_POSITION, WINDOW, Grouped, HitPage, fuse, ranking
 from viewfinder.store.records import Group, Hit
 from viewfinder.store.search import Search
 
@@ -28,7 +28,7 @@ class Shelf:
         self.rng = np.random.default_rng(0)
         self.searches: list[Search] = []
 
-    def turn(self, query: Query, place: Place | None = None) -> Page:
+    def turn(self, query: Query, place: Place | None = None) -> HitPage:
         vector = None if query.rank == "words" else ASKED
         steps = ranking(query, vector, place)
         asked = next(steps)
@@ -36,7 +36,7 @@ class Shelf:
             try:
                 asked = steps.send(self._groups(asked) if isinstance(asked, Grouped) else list(map(self._hits, asked)))
             except StopIteration as done:
-                page: Page = done.value
+                page: HitPage = done.value
                 return page
 
     def read(self, query: Query, between: Callable[[], None] = lambda: None) -> list[str]:
@@ -159,8 +159,8 @@ def test_the_depth_of_fusion_is_the_same_on_every_page(shelf: Shelf) -> None:
 
 def test_no_page_begins_deeper_than_the_limit() -> None:
     shelf = Shelf()
-    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_DEPTH + 50)}
-    page = shelf.turn(text(limit=200, offset=MAX_DEPTH - 200))
+    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_POSITION + 50)}
+    page = shelf.turn(text(limit=200, offset=MAX_POSITION - 200))
     assert len(page.hits) == 200
     assert page.place is None
 

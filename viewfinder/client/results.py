@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-Pixels = Annotated[int | None, Field(description="Pixels, as displayed.", examples=[4032])]
+PixelCount = Annotated[int | None, Field(description="Pixels, as displayed.", examples=[4032])]
 Collection = Annotated[
     str,
     Field(
@@ -51,8 +51,8 @@ class Hit:
     ] = None
     uri: Uri
     caption: Caption = None
-    width: Pixels = None
-    height: Pixels = None
+    width: PixelCount = None
+    height: PixelCount = None
     payload: Payload
 
 
@@ -197,8 +197,8 @@ class Image:
     id: str
     uri: Uri
     caption: Caption = None
-    width: Pixels = None
-    height: Pixels = None
+    width: PixelCount = None
+    height: PixelCount = None
     payload: Payload
     collection: Collection
 

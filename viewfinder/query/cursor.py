@@ -23,7 +23,7 @@ Vector = npt.NDArray[np.float32]
 
 MAX_CURSOR = 32_768
 # The deepest page: the store counts all hits before the one where a page begins.
-MAX_DEPTH = 10_000
+MAX_POSITION = 10_000
 _CHECKSUM = 6
 _MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, a collision in one of a million scrolls
 _ROUNDING = 1e-3  # of a unit vector's length
@@ -103,7 +103,7 @@ class Cursor:
         position, score = int(head["n"]), None if head["s"] is None else float(head["s"])
         length = 1.0 if vector is None else float(np.linalg.norm(vector.astype(np.float64)))
         is_valid = math.isfinite(score or 0.0) and abs(length - 1) < _ROUNDING
-        if len(tail) % _MARK or not 0 <= position <= MAX_DEPTH or not is_valid:
+        if len(tail) % _MARK or not 0 <= position <= MAX_POSITION or not is_valid:
             raise ValueError("not written by encode")
         marks = frozenset(tail[start : start + _MARK] for start in range(0, len(tail), _MARK))
         place = Place(position, marks, score)

@@ -27,9 +27,9 @@ Resolve = Callable[[str], Awaitable[Sequence[Address]]]
 PORTS = frozenset({80, 443, 8080, 8443})
 MAX_URL = 4096
 MAX_REDIRECTS = 3
-TIMEOUT_S = 10.0
+FETCH_TIMEOUT_S = 10.0
 # One of several addresses may be dead: try the next one after this time.
-CONNECT_TIMEOUT_S = 3.0
+FETCH_CONNECT_TIMEOUT_S = 3.0
 MAX_ADDRESSES = 4
 # Parallel fetches, each with up to `max_bytes` in memory, and threads of the system's resolver.
 MAX_FETCHES = 16
@@ -98,7 +98,7 @@ class Fetcher:
         self,
         *,
         max_bytes: int,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = FETCH_TIMEOUT_S,
         resolve: Resolve | None = None,
         allowed: Callable[[Address], bool] = may_be_fetched,
         ports: Collection[int] = PORTS,
@@ -210,7 +210,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         failure: Exception = httpcore.ConnectError("no address")
         for address in (await self._addresses(host))[:MAX_ADDRESSES]:
             try:
-                return await self._network.connect_tcp(str(address), port, CONNECT_TIMEOUT_S, None, socket_options)
+                return await self._network.connect_tcp(
+                    str(address), port, FETCH_CONNECT_TIMEOUT_S, None, socket_options
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure

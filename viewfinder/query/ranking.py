@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from viewfinder.query.cursor import MAX_DEPTH, Place, mark
+from viewfinder.query.cursor import MAX_POSITION, Place, mark
 from viewfinder.query.query import Query
 from viewfinder.store.filters import check_groupable, field_path
 from viewfinder.store.records import Group, Hit, Vectors
@@ -36,7 +36,7 @@ _MIN_CANDIDATES, _MAX_CANDIDATES = 100, 1000
 
 
 @dataclass(frozen=True)
-class Page:
+class HitPage:
     """Hits, best first; `groups` with `group_by`; `place` where a further page exists."""
 
     hits: list[Hit]
@@ -54,10 +54,10 @@ class Grouped:
 
 
 Step = Sequence[Search] | Grouped
-Ranking = Generator[Step, Any, Page]  # receives a list[Hit] for each search, or the list[Group]
+RankingSteps = Generator[Step, Any, HitPage]  # receives a list[Hit] for each search, or the list[Group]
 
 
-def ranking(query: Query, vector: Vectors | None, place: Place | None) -> Ranking:
+def ranking(query: Query, vector: Vectors | None, place: Place | None) -> RankingSteps:
     """The ranking of a query by its vector (float32 [D]; None for rank `words`), from `place` on."""
     basis = Search(
         vector=vector,
@@ -96,7 +96,7 @@ def _orders(query: Query, basis: Search) -> list[tuple[float, Search]]:
     return orders
 
 
-def by_cosine(search: Search, place: Place | None) -> Ranking:
+def by_cosine(search: Search, place: Place | None) -> RankingSteps:
     """Hits of one vector by cosine, from `search.offset` or after `place`."""
     limit = search.limit
     if place is None:
@@ -114,14 +114,14 @@ def by_cosine(search: Search, place: Place | None) -> Ranking:
             # Many points before this place were deleted, or share its score: the window may begin too late.
             earlier = max(0, start - 4 * size)
             start, size = earlier, size + start - earlier
-        elif len(fresh) <= limit and len(window) == size and start + size < MAX_DEPTH * 2:
+        elif len(fresh) <= limit and len(window) == size and start + size < MAX_POSITION * 2:
             # Many points were added before this place: the window ends too early.
             size *= 2
         else:
             return _cosine_page(fresh[:limit], place.position, [], place, more=len(fresh) > limit)
 
 
-def by_window(search: Search, place: Place | None) -> Ranking:
+def by_window(search: Search, place: Place | None) -> RankingSteps:
     """Hits in an order other than that of cosines."""
     depth = WINDOW
     if search.diversity:
@@ -130,10 +130,10 @@ def by_window(search: Search, place: Place | None) -> Ranking:
     (hits,) = yield [replace(search, offset=0, limit=min(depth, _wanted(search, place)))]
     chosen, following = _page_of([hit.id for hit in hits], search, place)
     found = {hit.id: hit for hit in hits}
-    return Page([found[each] for each in chosen], None, following)
+    return HitPage([found[each] for each in chosen], None, following)
 
 
-def by_groups(grouped: Grouped, place: Place | None) -> Ranking:
+def by_groups(grouped: Grouped, place: Place | None) -> RankingSteps:
     """Groups by their best hit, as the store makes them; `limit` and `offset` count groups."""
     search = grouped.search
     wanted = min(WINDOW, _wanted(search, place))
@@ -141,7 +141,7 @@ def by_groups(grouped: Grouped, place: Place | None) -> Ranking:
     chosen, following = _page_of([group.value for group in groups], search, place)
     found = {mark(group.value): group for group in groups}
     shown = [found[mark(value)] for value in chosen]
-    return Page([group.hits[0] for group in shown if group.hits], shown, following)
+    return HitPage([group.hits[0] for group in shown if group.hits], shown, following)
 
 
 def by_fusion(
@@ -149,7 +149,7 @@ def by_fusion(
     targets: Sequence[VectorName],
     place: Place | None,
     grouping: tuple[str, int] | None = None,
-) -> Ranking:
+) -> RankingSteps:
     """Hits by the weighted sum of their reciprocal ranks in several searches, the first of which is by a vector.
 
     Their scores are cosines, the higher one with two `targets`, fetched in a second request: a hit may be in one list
@@ -164,7 +164,7 @@ def by_fusion(
     if grouping is None:
         chosen, following = _page_of(order, first, place)
         found = yield from _with_cosines(first, targets, chosen)
-        return Page([found[each] for each in chosen if each in found], None, following)
+        return HitPage([found[each] for each in chosen if each in found], None, following)
     payloads = {hit.id: hit.payload for hits in lists for hit in hits}
     members = _members(order, payloads, *grouping)
     values, following = _page_of([value for value, _ in members.values()], first, place)
@@ -172,7 +172,7 @@ def by_fusion(
     found = yield from _with_cosines(first, targets, dict.fromkeys(each for _, ids in chosen_members for each in ids))
     groups = [Group(value, [found[each] for each in ids if each in found]) for value, ids in chosen_members]
     groups = [group for group in groups if group.hits]
-    return Page([group.hits[0] for group in groups], groups, following)
+    return HitPage([group.hits[0] for group in groups], groups, following)
 
 
 def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
@@ -185,16 +185,16 @@ def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
     return sorted((each for each, total in sums.items() if total > 0), key=lambda each: (-sums[each], each))
 
 
-def _cosine_page(hits: list[Hit], before: int, passed: list[Hit], place: Place | None, *, more: bool) -> Page:
+def _cosine_page(hits: list[Hit], before: int, passed: list[Hit], place: Place | None, *, more: bool) -> HitPage:
     position = before + len(hits)
-    if not more or not hits or position >= MAX_DEPTH:
-        return Page(hits)
+    if not more or not hits or position >= MAX_POSITION:
+        return HitPage(hits)
     last = hits[-1].score
     # A hit that returns with a score one bit lower is not a new hit: remember all hits near the last score.
     marks = {mark(hit.id) for hit in [*passed, *hits] if hit.score <= last + 2 * _NOISE}
     if place is not None and place.score is not None and place.score <= last + 2 * _NOISE:
         marks |= place.marks
-    return Page(hits, None, Place(position, frozenset(marks), last))
+    return HitPage(hits, None, Place(position, frozenset(marks), last))
 
 
 def _is_after(hit: Hit, place: Place) -> bool:

@@ -11,13 +11,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from viewfinder.client.requests import Rank, Target
-from viewfinder.query.cursor import MAX_CURSOR, MAX_DEPTH
+from viewfinder.query.cursor import MAX_CURSOR, MAX_POSITION
 from viewfinder.query.errors import QueryError
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import WINDOW
 
 MAX_LIMIT = 200
-MAX_TEXT = 4_000
+MAX_QUERY_TEXT = 4_000
 MAX_PARTS = 16
 MAX_SEARCHES = 64
 MAX_BATCH_PARTS = 256
@@ -27,7 +27,7 @@ Text = Annotated[
     str,
     Field(
         min_length=1,
-        max_length=MAX_TEXT,
+        max_length=MAX_QUERY_TEXT,
         description="Describes the images to find. Tokens beyond the model's context are ignored, with a warning.",
         examples=["a cat on the beach"],
     ),
@@ -58,9 +58,9 @@ Id = Annotated[
     ),
     AfterValidator(str.lower),
 ]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 RawVector = Annotated[
-    list[Number],
+    list[FiniteNumber],
     Field(
         min_length=1,
         max_length=8192,
@@ -73,9 +73,9 @@ Offset = Annotated[
     int,
     Field(
         ge=0,
-        le=MAX_DEPTH,
-        description=f"Number of hits (or groups) to skip, from the best. Below {WINDOW} unless hits are ordered by the cosine "
-        "of one vector. `cursor` pages without repeating or missing hits.",
+        le=MAX_POSITION,
+        description=f"Number of hits (or groups) to skip, from the best. Below {WINDOW} unless hits are ordered by the "
+        "cosine of one vector. `cursor` pages without repeating or missing hits.",
         examples=[0],
     ),
 ]
@@ -128,8 +128,8 @@ Diversity = Annotated[
         ge=0,
         le=1,
         description="Above 0, hits are also chosen to differ from each other (maximal marginal relevance): 0.3 thins "
-        "out near-duplicates, 1 ignores the query. They are chosen from the `10 * limit` nearest (100 to 1,000). Only with "
-        "rank `clip`, one target, and without `group_by`.",
+        "out near-duplicates, 1 ignores the query. They are chosen from the `10 * limit` nearest (100 to 1,000). Only "
+        "with rank `clip`, one target, and without `group_by`.",
         examples=[0.3],
     ),
 ]
@@ -215,7 +215,7 @@ class SearchOptionsBody(BaseModel):
 
     target: TargetField = "image"
     rank: RankField = "clip"
-    weights: WeightsBody | None = Field(None, description="For rank `hybrid`; both 1 by default.")
+    weights: WeightsBody | None = Field(default=None, description="For rank `hybrid`; both 1 by default.")
     # Strict: JSON has numbers, a URL only text.
     limit: Limit = Field(10, strict=True)
     offset: Offset = Field(0, strict=True)
@@ -224,7 +224,7 @@ class SearchOptionsBody(BaseModel):
     score_threshold: Threshold | None = Field(None, strict=True)
     diversity: Diversity = Field(0.0, strict=True)
     group_by: GroupBy | None = None
-    group_size: GroupSize = Field(3, strict=True)
+    group_size: GroupSize = Field(default=3, strict=True)
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -303,7 +303,7 @@ class SearchBody(SearchOptionsBody, PartFields):
     )
 
     queries: list[PartBody] | None = Field(
-        None,
+        default=None,
         min_length=1,
         max_length=MAX_PARTS,
         description="Several parts at once: the weighted sum of their unit vectors.",
@@ -365,12 +365,12 @@ class BatchBody(BaseModel):
         return [each.query() for each in self.searches]
 
 
-def parse(document: Mapping[str, Any]) -> Query:
+def parse_query(document: Mapping[str, Any]) -> Query:
     """The query of a JSON object as in `POST /v1/search`; raises `QueryError`."""
     try:
         return SearchBody.model_validate(document).query()
     except ValidationError as error:
-        raise QueryError(describe(error.errors())) from error
+        raise QueryError(describe_errors(error.errors())) from error
 
 
 def parse_batch(documents: Iterable[Mapping[str, Any]]) -> list[Query]:
@@ -378,10 +378,10 @@ def parse_batch(documents: Iterable[Mapping[str, Any]]) -> list[Query]:
     try:
         return BatchBody.model_validate({"searches": list(documents)}).queries()
     except ValidationError as error:
-        raise QueryError(describe(error.errors())) from error
+        raise QueryError(describe_errors(error.errors())) from error
 
 
-def describe(errors: Iterable[ErrorDetails]) -> str:
+def describe_errors(errors: Iterable[ErrorDetails]) -> str:
     """The problems that pydantic found, each after the path of its field."""
     problems = []
     for each in errors:

@@ -1,6 +1,6 @@
 """Answers queries: encode, search the live collection, and return hits with relevance, cursor and warnings.
 
-The service and the engine's local mode both search with `Searcher`. They differ in what stands behind `LiveIndex`.
+The service and the engine's local mode both search with `Searcher`. They differ in their `LiveIndex`.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from viewfinder.client.results import Group, Hit, SearchResult, Stats
 from viewfinder.errors import CollectionMissingError
-from viewfinder.query.cursor import Cursor
+from viewfinder.query.cursor import Cursor, Vector
 from viewfinder.query.errors import CollectionGoneError, CursorError, UnknownImageError
 from viewfinder.query.images import QueryImages, Timed, untimed
 from viewfinder.query.query import Query
-from viewfinder.query.ranking import Grouped, Page, Ranking, Step, ranking
+from viewfinder.query.ranking import Grouped, HitPage, RankingSteps, Step, ranking
 from viewfinder.query.relevance import relevance
-from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, Vector, compose, gather_or_cancel
+from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel
 from viewfinder.store import Collection, Search, Store
 from viewfinder.store import Group as StoredGroup
 from viewfinder.store import Hit as StoredHit
@@ -160,7 +160,7 @@ class Searcher:
                 raise UnknownImageError(f"id: the index holds no image {each!r}.", "Use the id of a hit.")
         return NamedPoints(vectors, kinds)
 
-    async def _run(self, collection: Collection, rankings: Sequence[Ranking]) -> list[Page]:
+    async def _run(self, collection: Collection, rankings: Sequence[RankingSteps]) -> list[HitPage]:
         async def search(searches: list[Search]) -> list[list[StoredHit]]:
             found: list[list[StoredHit]] = await self._in_thread(self._store.search.many, collection, searches)
             return found
@@ -180,12 +180,12 @@ class Searcher:
 
 
 async def run_rankings(
-    rankings: Sequence[Ranking],
+    rankings: Sequence[RankingSteps],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
     group: Callable[[Grouped], Awaitable[list[StoredGroup]]],
-) -> list[Page]:
+) -> list[HitPage]:
     """The page of each ranking. The searches of all rankings in one round are one `search`; each group is its own."""
-    pages: dict[int, Page] = {}
+    pages: dict[int, HitPage] = {}
     waiting: dict[int, Step] = {number: next(each) for number, each in enumerate(rankings)}
     while waiting:
         following: dict[int, Step] = {}
@@ -219,7 +219,7 @@ async def _answers(
     return answers | dict(zip(grouped, groups, strict=True))
 
 
-def _result(query: Query, composed: Composed, page: Page, collection: Collection, began: float) -> SearchResult:
+def _result(query: Query, composed: Composed, page: HitPage, collection: Collection, began: float) -> SearchResult:
     baselines = collection.metadata.baselines
 
     def hit(stored: StoredHit) -> Hit:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from viewfinder.errors import ImageError
 from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import Vector
 from viewfinder.query.errors import AddressError, QueryError, QueryImageError
 from viewfinder.query.images import Pixels, QueryImages, decode_base64
 from viewfinder.query.language import language_warning
@@ -19,7 +19,6 @@ from viewfinder.query.relevance import query_kind
 from viewfinder.store.schema import VectorName
 
 T = TypeVar("T")
-Vector = npt.NDArray[np.float32]
 
 # Texts of one encoder call.
 _MAX_TEXTS = 64

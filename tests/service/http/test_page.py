@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import World
-from viewfinder.service.http.routes.page import DIRECTORY, IMMUTABLE, WebPage
+from viewfinder.service.http.routes.page import IMMUTABLE, PAGE_DIRECTORY, WebPage
 
 # What travels for the whole page, bytes.
 LARGEST = 40_000
@@ -50,7 +50,7 @@ def test_files_have_their_types(world: World, name: str, media_type: str) -> Non
     answer = world.client.get(f"/page/{version}/{name}")
     assert answer.headers["content-type"] == media_type
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.content == (DIRECTORY / name).read_bytes()
+    assert answer.content == (PAGE_DIRECTORY / name).read_bytes()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
@@ -86,9 +86,9 @@ def test_the_page_is_small() -> None:
 
 
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
-    index = (DIRECTORY / "index.html").read_text()
+    index = (PAGE_DIRECTORY / "index.html").read_text()
     assert re.findall(r"<style|style=|<script>|\son\w+=|javascript:", index) == []
-    for path in DIRECTORY.iterdir():
+    for path in PAGE_DIRECTORY.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert re.findall(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text) == [], (
             path
@@ -96,12 +96,12 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
 
 
 def test_every_module_is_loaded_at_once_and_every_id_exists() -> None:
-    index = (DIRECTORY / "index.html").read_text()
-    scripts = {path.name for path in DIRECTORY.glob("*.js")}
+    index = (PAGE_DIRECTORY / "index.html").read_text()
+    scripts = {path.name for path in PAGE_DIRECTORY.glob("*.js")}
     assert {path.removeprefix("page/") for path in files_of(index) if path.endswith(".js")} == scripts
     known = set(re.findall(r'\bid="([\w-]+)"', index))
     for name in scripts:
-        used = re.findall(r'byId\("([\w-]+)"\)', (DIRECTORY / name).read_text())
+        used = re.findall(r'byId\("([\w-]+)"\)', (PAGE_DIRECTORY / name).read_text())
         assert set(used) <= known, name
 
 
@@ -121,7 +121,7 @@ def contrast(first: str, second: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_colours_can_be_told_apart(scheme: int) -> None:
-    blocks = re.findall(r":root \{(.*?)\}", (DIRECTORY / "style.css").read_text(), re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", (PAGE_DIRECTORY / "style.css").read_text(), re.DOTALL)
     color = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", blocks[scheme]))
     for text, ground in product(("ink", "soft", "accent"), ("paper", "raised", "wash")):
         assert contrast(color[text], color[ground]) >= 4.5, (text, ground)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
-class Batcher(Generic[Item, Result]):
+class Batcher(Generic[ItemT, ResultT]):
     """Calls a function that is cheaper per batch, one batch at a time, in its own thread.
 
     A batch never waits to fill: an idle function starts at once with the items there are, and items that arrive
@@ -20,12 +20,12 @@ class Batcher(Generic[Item, Result]):
     (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.)
     """
 
-    def __init__(self, function: Callable[[list[Item]], Sequence[Result]], *, max_size: int) -> None:
+    def __init__(self, function: Callable[[list[ItemT]], Sequence[ResultT]], *, max_size: int) -> None:
         if max_size < 1:
             raise ValueError(f"max_size must be at least 1, not {max_size}")
         self._function = function
         self._max_size = max_size
-        self._waiting: deque[tuple[Sequence[Item], asyncio.Future[list[Result]]]] = deque()
+        self._waiting: deque[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]] = deque()
         self._running: asyncio.Task[None] | None = None
         self._lock = threading.Lock()  # `close` may be called from any thread
         self._thread: ThreadPoolExecutor | None = None
@@ -36,15 +36,15 @@ class Batcher(Generic[Item, Result]):
         """Number of items not in a batch yet."""
         return sum(len(items) for items, _ in list(self._waiting))
 
-    async def __call__(self, item: Item) -> Result:
+    async def __call__(self, item: ItemT) -> ResultT:
         """The function's result for one item; raises the function's error if the batch fails."""
         return (await self.many([item]))[0]
 
-    async def many(self, items: Sequence[Item]) -> list[Result]:
+    async def many(self, items: Sequence[ItemT]) -> list[ResultT]:
         """The function's results for several items, from one call."""
         if not items:
             return []
-        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -78,9 +78,9 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 self._end_thread()
 
-    def _next(self) -> list[tuple[Sequence[Item], "asyncio.Future[list[Result]]"]]:
+    def _next(self) -> list[tuple[Sequence[ItemT], "asyncio.Future[list[ResultT]]"]]:
         """The next batch, without requests whose clients have disconnected."""
-        batch: list[tuple[Sequence[Item], asyncio.Future[list[Result]]]] = []
+        batch: list[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]] = []
         size = 0
         while self._waiting:
             items, future = self._waiting[0]
@@ -92,7 +92,7 @@ class Batcher(Generic[Item, Result]):
                 size += len(items)
         return batch
 
-    def _submit(self, items: list[Item]) -> "Future[list[Result]]":
+    def _submit(self, items: list[ItemT]) -> "Future[list[ResultT]]":
         with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")

@@ -13,20 +13,18 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from viewfinder.errors import ModelMismatchError, StoreError, ViewfinderError
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import Vector
+from viewfinder.query.images import Pixels
 from viewfinder.service.generation.batching import Batcher
 from viewfinder.service.telemetry.access_log import note
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger(__name__)
-
-Vector = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 TEXT_CACHE_SIZE = 10_000
 # So that a cursor works just after the index was rebuilt.

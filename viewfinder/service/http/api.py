@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from viewfinder.service.http.guard import Guard
-from viewfinder.service.http.openapi import describe
+from viewfinder.service.http.openapi import complete_schema
 from viewfinder.service.http.refusals import answer_errors
 from viewfinder.service.http.routes import docs, embedding, images, page, search, status
 from viewfinder.service.search_service import SearchService
@@ -27,7 +27,7 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
     answer_errors(api)
     for routes in (search, embedding, images, status, docs, page):
         api.include_router(routes.router(service))
-    describe(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
+    complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
     # The last one added is the outermost: the log sees every request, and CORS headers are on refusals too.
     api.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
     if service.settings.cors_origins:

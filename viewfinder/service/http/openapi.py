@@ -12,7 +12,7 @@ SECURITY_SCHEMES = {
 }
 
 # By status: a description, and its codes, each with an example of message and hint.
-ERRORS: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
+ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     400: (
         "The body, the filter or the cursor is invalid.",
         {
@@ -97,7 +97,7 @@ RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"ty
 REQUEST_ID = {"X-Request-ID": {"description": "The client's own id, or a new one.", "schema": {"type": "string"}}}
 
 
-def describe(api: FastAPI, *, keyed: bool) -> None:
+def complete_schema(api: FastAPI, *, keyed: bool) -> None:
     """Add API keys, and every error that a route can give, with examples, to `GET /openapi.json`.
 
     `keyed` is True if the service requires keys.
@@ -130,8 +130,8 @@ def _complete(schema: dict[str, Any], *, keyed: bool) -> None:
             for status in sorted(statuses):
                 response = operation["responses"].setdefault(str(status), {})
                 response.setdefault("headers", {}).update(REQUEST_ID | (RETRY_AFTER if status in (429, 503) else {}))
-                if status in ERRORS:
-                    _complete_error(response, *ERRORS[status])
+                if status in ERROR_CODES:
+                    _complete_error(response, *ERROR_CODES[status])
 
 
 def _complete_error(response: dict[str, Any], description: str, codes: dict[str, tuple[str, str]]) -> None:

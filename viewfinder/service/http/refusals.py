@@ -19,7 +19,7 @@ from viewfinder.query.errors import (
     UnknownImageError,
 )
 from viewfinder.query.images import OverloadedError
-from viewfinder.query.request import describe
+from viewfinder.query.request import describe_errors
 from viewfinder.service.generation.generation import NoIndexError, NotReadyError
 from viewfinder.service.telemetry import access_log
 
@@ -29,7 +29,7 @@ INDEX_HINT = "Index images: viewfinder index s3://bucket/prefix"
 DOCS_HINT = "GET /docs lists every route and field with its bounds."
 
 JSON_HINT = "Send a JSON object in UTF-8 that is not nested too deeply."
-# FastAPI's message for bytes that are not UTF-8, and for JSON too deep, or with too large a number, for Python's parser.
+# FastAPI's message for bytes that are not UTF-8, and for JSON that is too deep, or has too large a number, to parse.
 UNREADABLE = "There was an error parsing the body"
 
 # A message repeats names from the request, which may be as long as a body.
@@ -51,7 +51,7 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
         400: "The body is not JSON, or the filter is invalid.",
@@ -165,7 +165,7 @@ def _invalid(request: Request, error: RequestValidationError) -> Refusal:
                 f"The body is {request.headers.get('content-type', 'of no type')!r}, not JSON.",
                 "Send Content-Type: application/json.",
             )
-    problems = describe(_without_place(detail) for detail in error.errors())
+    problems = describe_errors(_without_place(detail) for detail in error.errors())
     return Refusal(422, "invalid_request", problems, DOCS_HINT)
 
 

@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from viewfinder.service.telemetry import access_log
 from viewfinder.store import Collection
 
-Stage = Literal["fetch", "decode", "encode", "search", "content"]
-Number = Callable[[float, dict[str, str]], None]
+RequestStage = Literal["fetch", "decode", "encode", "search", "content"]
+Recorder = Callable[[float, dict[str, str]], None]
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
@@ -33,9 +33,9 @@ AGENT_LABELS = re.compile(r'\b(?:otel_scope_\w+|SessionName|Version|Component)="
 class Instruments(Protocol):
     """A metrics backend. Each method creates one metric and returns the function that records its values."""
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
-    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
-    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number: ...
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Recorder: ...
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder: ...
+    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder: ...
 
     async def text(self) -> str:
         """All metrics in Prometheus' text format."""
@@ -76,14 +76,14 @@ class Metrics:
         if record.code:
             self.error(record.code)
 
-    def observe(self, stage: Stage, seconds: float) -> None:
+    def observe(self, stage: RequestStage, seconds: float) -> None:
         """Record the time of a stage, also in the access log line of the current request."""
         self._stages(seconds, {"stage": stage})
         if record := access_log.current.get():
             record.stage(stage, seconds)
 
     @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
+    def timed(self, stage: RequestStage) -> Iterator[None]:
         """`observe` a block, whether it succeeds or not."""
         began = time.perf_counter()
         try:
@@ -130,15 +130,15 @@ class ProcessInstruments:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = Counter(name, description, labels, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).inc(value)
 
-    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = Gauge(name, description, labels, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).set(value)
 
-    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number:
+    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder:
         metric = Histogram(name, description, labels, buckets=bounds, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).observe(value)
 
@@ -150,7 +150,7 @@ class RayInstruments:
     """The numbers of all replicas of a Ray cluster, each series with its application and replica."""
 
     def __init__(self, *, application: str, replica: str) -> None:
-        # Here and not above: whoever builds the interface without Ray shall not wait for it to be imported.
+        # Imported here, so that the API can be built without Ray.
         import ray
         from ray.util import metrics
 
@@ -158,15 +158,15 @@ class RayInstruments:
         self._metrics = metrics
         self._tags = {"application": application, "replica": replica}
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = self._metrics.Counter(name, description, (*labels, *self._tags)).set_default_tags(self._tags)
         return lambda value, given: metric.inc(value, given)
 
-    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = self._metrics.Gauge(name, description, (*labels, *self._tags)).set_default_tags(self._tags)
         return lambda value, given: metric.set(value, given)
 
-    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number:
+    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder:
         tags = (*labels, *self._tags)
         metric = self._metrics.Histogram(name, description, list(bounds), tags).set_default_tags(self._tags)
         return lambda value, given: metric.observe(value, given)

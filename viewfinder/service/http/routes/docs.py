@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from viewfinder.service.search_service import SearchService
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
+DOCS_DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
@@ -24,12 +24,12 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return Response((DIRECTORY / "index.html").read_bytes(), media_type="text/html; charset=utf-8")
+        return Response((DOCS_DIRECTORY / "index.html").read_bytes(), media_type="text/html; charset=utf-8")
 
     @routes.get("/docs/{name}", include_in_schema=False)
     async def asset(name: str) -> Response:
         if name in OWN:
-            return Response((DIRECTORY / name).read_bytes(), media_type=OWN[name])
+            return Response((DOCS_DIRECTORY / name).read_bytes(), media_type=OWN[name])
         if name not in ASSETS:
             raise HTTPException(404, "No such file.")
         headers = {"cache-control": "public, max-age=86400"}

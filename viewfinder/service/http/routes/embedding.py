@@ -11,12 +11,12 @@ from fastapi import APIRouter
 
 from viewfinder.client.results import Candidate, Embedding, Embeddings, Ranking
 from viewfinder.errors import ImageError
+from viewfinder.query.cursor import Vector
 from viewfinder.query.errors import QueryImageError
 from viewfinder.query.images import Pixels, decode_base64
 from viewfinder.query.language import language_warning
-from viewfinder.query.vectors import Vector
 from viewfinder.service.generation.generation import Generation
-from viewfinder.service.http.refusals import ERRORS, ErrorResponse, Refusal
+from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.http.routes.embedding_schemas import (
     EmbedRequest,
     OpenAIEmbedding,
@@ -39,7 +39,7 @@ def router(service: SearchService) -> APIRouter:
     """The embedding routes over one replica's service."""
     routes = APIRouter(tags=["embedding"])
 
-    @routes.post("/v1/embed", responses=ERRORS, summary="Vectors of texts and images")
+    @routes.post("/v1/embed", responses=ERROR_RESPONSES, summary="Vectors of texts and images")
     async def embed(body: EmbedRequest) -> Embeddings:
         began = time.perf_counter()
         generation = service.follower.snapshot()
@@ -53,7 +53,9 @@ def router(service: SearchService) -> APIRouter:
             images=tuple(Embedding(vector=tuple(vector.tolist())) for vector in images),
         )
 
-    @routes.post("/v1/embeddings", responses=ERRORS | _UNKNOWN_MODEL, summary="Vectors of texts, in OpenAI's format")
+    @routes.post(
+        "/v1/embeddings", responses=ERROR_RESPONSES | _UNKNOWN_MODEL, summary="Vectors of texts, in OpenAI's format"
+    )
     async def embeddings(body: OpenAIRequest) -> OpenAIResponse:
         generation = service.follower.snapshot()
         _check_model(body, generation)
@@ -70,7 +72,7 @@ def router(service: SearchService) -> APIRouter:
             warnings=_warnings(generation, body.input, encoded),
         )
 
-    @routes.post("/v1/rank", responses=ERRORS, summary="Rank texts by an image, or images by a text")
+    @routes.post("/v1/rank", responses=ERROR_RESPONSES, summary="Rank texts by an image, or images by a text")
     async def rank(body: RankRequest) -> Ranking:
         began = time.perf_counter()
         generation = service.follower.snapshot()

@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from viewfinder.query.request import MAX_TEXT
+from viewfinder.query.request import MAX_QUERY_TEXT
 
 # Texts and images of one request together: one encoder call of this size does not delay others much.
 MAX_INPUTS = 64
 
-EmbedText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="A text.")]
+EmbedText = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_TEXT, description="A text.")]
 Base64File = Annotated[
     str,
     Field(

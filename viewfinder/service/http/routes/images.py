@@ -18,7 +18,7 @@ from viewfinder.errors import CollectionMissingError, ImageError, ObjectError
 from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.keys import require_admin
-from viewfinder.service.http.refusals import ERRORS, ErrorResponse, Refusal
+from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.images.content import ContentBusyError, entity_tag
 from viewfinder.service.search_service import SearchService
 from viewfinder.store import Record
@@ -53,7 +53,7 @@ UNKNOWN_TYPE = ("application/octet-stream", "bin")
 
 # Private: access depends on the key. Short: an image that was taken down must not stay in caches.
 CACHE_CONTROL = "private, max-age=300"
-CHUNK_BYTES = 256 * 1024
+STREAM_CHUNK_BYTES = 256 * 1024
 MAX_NAME = 80
 
 _REFUSED: Mapping[int | str, dict[str, Any]] = {
@@ -68,12 +68,12 @@ _ADMIN_ONLY: Mapping[int | str, dict[str, Any]] = {
 def router(service: SearchService) -> APIRouter:
     """The images routes over one replica's service."""
     routes = APIRouter(tags=["images"])
-    unavailable: dict[int | str, dict[str, Any]] = {503: ERRORS[503], 504: ERRORS[504]}
+    unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
     index = service.settings.index
 
     @routes.get(
         "/v1/images/{id}",
-        responses={404: _REFUSED[404], 422: ERRORS[422], **unavailable},
+        responses={404: _REFUSED[404], 422: ERROR_RESPONSES[422], **unavailable},
         summary="Everything the index stores about an image",
     )
     async def image(id: ImageId) -> Image:
@@ -90,7 +90,7 @@ def router(service: SearchService) -> APIRouter:
             200: {"description": "The image.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
             304: {"description": "The client's copy is current."},
             **_REFUSED,
-            422: ERRORS[422],
+            422: ERROR_RESPONSES[422],
             **unavailable,
         },
         summary="The image itself, or a thumbnail of it",
@@ -122,7 +122,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.delete(
         "/v1/images/{id}",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
+        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Take an image down",
     )
     async def take_down(id: ImageId, request: Request) -> Removal:
@@ -138,7 +138,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.get(
         "/v1/takedowns",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
+        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Images that were taken down",
     )
     async def takedowns(
@@ -155,7 +155,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.delete(
         "/v1/takedowns/{id}",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
+        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Lift a takedown; the next index run adds the image again",
     )
     async def restore(id: ImageId, request: Request) -> Restoration:
@@ -222,7 +222,7 @@ class _FileResponse(StreamingResponse):
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+    while chunk := await asyncio.to_thread(file.read, STREAM_CHUNK_BYTES):
         yield chunk
 
 

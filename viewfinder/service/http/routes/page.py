@@ -9,8 +9,8 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from viewfinder.service.search_service import SearchService
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "page"
-MEDIA_TYPES = {
+PAGE_DIRECTORY = Path(__file__).resolve().parents[2] / "page"
+FILE_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -30,7 +30,7 @@ class PageFile:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> "PageFile":
-        return cls(MEDIA_TYPES[Path(name).suffix], content, gzip.compress(content, mtime=0))
+        return cls(FILE_TYPES[Path(name).suffix], content, gzip.compress(content, mtime=0))
 
     def response(self, request: Request, headers: dict[str, str]) -> Response:
         headers = headers | {"vary": "accept-encoding"}
@@ -52,8 +52,8 @@ class WebPage:
     version: str
 
     @classmethod
-    def read(cls, directory: Path = DIRECTORY) -> "WebPage":
-        content = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in MEDIA_TYPES}
+    def read(cls, directory: Path = PAGE_DIRECTORY) -> "WebPage":
+        content = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in FILE_TYPES}
         version = hashlib.sha256(b"".join(name.encode() + data for name, data in content.items())).hexdigest()[:12]
         content[INDEX] = content[INDEX].replace(b'"page/', f'"page/{version}/'.encode())
         return cls({name: PageFile.of(name, data) for name, data in content.items()}, version)

@@ -26,13 +26,13 @@ from viewfinder.query.request import (
     Threshold,
     UploadOptionsBody,
 )
-from viewfinder.service.http.refusals import ERRORS, ErrorResponse, Refusal
+from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.search_service import SearchService
 
 # Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
 MAX_FILTER_PARAMETER = 4_000
 
-_RESPONSES: dict[int | str, dict[str, Any]] = ERRORS | {
+_RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
     404: {"model": ErrorResponse, "description": "The index holds no image with the given id."},
     410: {
         "model": ErrorResponse,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from viewfinder.client.results import Facets, FacetValue, Model, Models, Stats
 from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.service.generation.generation import Generation
-from viewfinder.service.http.refusals import ERRORS
+from viewfinder.service.http.refusals import ERROR_RESPONSES
 from viewfinder.service.http.routes.search import MAX_FILTER_PARAMETER, filter_parameter
 from viewfinder.service.search_service import SearchService
 
@@ -18,7 +18,7 @@ MAX_FACETS = 100
 def router(service: SearchService) -> APIRouter:
     """The status routes over one replica's service."""
     routes = APIRouter(tags=["status"])
-    unavailable: dict[int | str, dict[str, Any]] = {503: ERRORS[503], 504: ERRORS[504]}
+    unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
 
     @routes.get("/v1/stats", responses=unavailable, summary="The collection that is searched, and its size")
     async def stats() -> Stats:
@@ -26,7 +26,7 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.get(
         "/v1/facets",
-        responses={400: ERRORS[400], 422: ERRORS[422], **unavailable},
+        responses={400: ERROR_RESPONSES[400], 422: ERROR_RESPONSES[422], **unavailable},
         summary="The most frequent values of a field",
     )
     async def facets(
@@ -58,7 +58,7 @@ def router(service: SearchService) -> APIRouter:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @routes.get("/readyz", responses={503: ERRORS[503]}, summary="Readiness to answer queries")
+    @routes.get("/readyz", responses={503: ERROR_RESPONSES[503]}, summary="Readiness to answer queries")
     async def readyz() -> dict[str, str | None]:
         generation = service.follower.snapshot()
         return {"status": "ready", "collection": generation.collection.name, "problem": service.follower.problem}
