@@ -48,7 +48,7 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
         try:
             fill(store, encoder.checkpoint)
             follower.refresh()
-            service.generation()  # raises where the refresh could not bind
+            service.follower.snapshot()  # raises where the refresh could not bind
             yield service
         finally:
             service.close()

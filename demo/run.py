@@ -76,10 +76,10 @@ def service() -> Iterator[str]:
 
     from ray import serve
 
-    from serve.app import application
     from viewfinder.cluster.session import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.models.cpu import cpu_cores
+    from viewfinder.service.app import application
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress
 

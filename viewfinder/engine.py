@@ -1,22 +1,24 @@
-"""Index and search pictures in a few lines of Python: through a running service, or all in this process.
+"""Index and search images in a few lines of Python: through a running service, or in this process.
 
 engine = ImageSearchEngine(mode="local")
 engine.index_directory("photos", descriptions={"cat.jpg": "our cat on the sofa"})
 print_results(engine.search("a cat", top_k=5))
 """
 
+import importlib
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from viewfinder.client import Client, Picture, SearchResult, Stats
+from viewfinder.client import Client, SearchOptions, SearchRequest, SearchResult, Stats
+from viewfinder.client.requests import next_page
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
@@ -24,23 +26,24 @@ if TYPE_CHECKING:
     from viewfinder.local import IndexResult
 
 INSTALL_ALL = "pip install 'viewfinder[all]'"
+INSTALL_LOCAL = "pip install 'viewfinder[local]'"
 
-EngineTarget = Literal["image", "caption"]
 AnyPath = str | Path
 
 _PATHS_SHOWN = 20
 
 
 class ImageSearchEngine:
-    """Indexes and searches pictures. Close it after use, best by `with`.
+    """Indexes and searches images. Use it in a `with` statement, or close it after use.
 
-    `mode="service"` asks the service at `server`; the index there is made by the job. `mode="local"` needs neither
-    service nor Ray: it holds the embedded store in `data_dir` by itself (or uses the Qdrant server that the settings
-    name) and encodes in this process. Without `model_name` it follows the model of `index`, and for a new index takes
-    the settings' one. What is not given comes from the settings.
+    `mode="service"` asks the service at `server`, whose index is made by the index job. `mode="local"` needs neither
+    service nor Ray: it opens the embedded store in `data_dir` (or uses the Qdrant server of the settings) and encodes
+    in this process. Without `model_name` it uses the model of `index`, and for a new index that of the settings.
+    Arguments that are not given come from the settings.
 
-    Raises `ConfigurationError` for a wrong argument or a missing package, `StoreBusyError` where another program holds
-    the store, and `ModelMismatchError` where `index` was made by another model.
+    Both modes answer the same searches with the same hits and refuse the same ones: local mode with `QueryError` and
+    `FilterError`, a service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package,
+    `StoreBusyError` if another program holds the store, and `ModelMismatchError` if `index` was made by another model.
     """
 
     def __init__(
@@ -56,59 +59,62 @@ class ImageSearchEngine:
         self._backend: _Backend
         if mode == "service":
             if (model_name, data_dir, index) != (None, None, None):
-                raise ConfigurationError("model_name, data_dir and index go with mode='local'; a service has its own.")
+                raise ConfigurationError("model_name, data_dir and index are for mode='local'; a service has its own.")
             self._backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
         elif mode == "local":
             self._backend = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
         else:
-            raise ConfigurationError(f"Unknown mode {mode!r}; there are 'service' and 'local'.")
+            raise ConfigurationError(f"Unknown mode {mode!r}; use 'service' or 'local'.")
 
     def index_directory(self, path: AnyPath, descriptions: Mapping[str, str] | None = None) -> "IndexResult":
-        """Index all pictures under a directory (or an `s3://` prefix); those that did not change are left alone.
+        """Index all images under a directory or an `s3://` prefix; unchanged ones are skipped.
 
-        A key of `descriptions` is a URI, an absolute path, or a path relative to the directory; a description is
-        searched with `target="caption"`. Pictures that cannot be read are told in the result, not raised.
+        A key of `descriptions` is a URI, an absolute path, or a path relative to the directory. `target="caption"`
+        searches descriptions. Unreadable images are listed in the result, not raised.
         """
         return self._backend.index_directory(path, descriptions or {})
 
     def index_images(self, paths: Iterable[AnyPath], descriptions: Mapping[str, str] | None = None) -> "IndexResult":
-        """Index single files. A key of `descriptions` is a path as given here, or its last part where that is unique.
+        """Index single files. A key of `descriptions` is a path as given here, or its last part if that is unique.
 
-        Raises `SourceError` where a file does not exist, before anything is indexed.
+        Raises `SourceError` if a file does not exist, before anything is indexed.
         """
         paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
         return self._backend.index_images(paths, descriptions or {})
 
-    def search(
-        self,
-        text: str | None = None,
-        top_k: int = 5,
-        *,
-        image: Picture | None = None,
-        target: EngineTarget = "image",
-    ) -> SearchResult:
-        """The pictures that fit best a text or `image`, the path or the bytes of a picture.
+    def search(self, text: str | None = None, /, top_k: int = 10, **request: Unpack[SearchRequest]) -> SearchResult:
+        """The images that match best, at most `top_k`.
 
-        They are compared with the pictures themselves or with their descriptions.
+        Takes the options of `Client.search` in both modes: `image=`, `image_url=`, `id=`, `vector=` or weighted
+        `queries=` instead of a text; `target`, `rank`, `weights`, `filter`, `group_by`, `group_size`, `diversity`,
+        `score_threshold`, `offset` and `cursor`.
         """
-        if image is None:
-            return self.search_batch([text or ""], top_k, target=target)[0]
-        if text is not None:
-            raise ConfigurationError("A search is by a text or by an image; Client adds up several with queries=.")
-        return self._backend.search_image(image, top_k, target)
+        return self._backend.search(_request(text, top_k, request))
+
+    def search_pages(
+        self, text: str | None = None, /, top_k: int = 10, **request: Unpack[SearchRequest]
+    ) -> Iterator[SearchResult]:
+        """All hits, in pages of `top_k`; no image comes twice."""
+        following: SearchRequest | None = _request(text, top_k, request)
+        while following is not None:
+            page = self._backend.search(following)
+            yield page
+            following = next_page(following, page.cursor)
 
     def search_batch(
-        self, texts: Sequence[str], top_k: int = 3, *, target: EngineTarget = "image"
+        self, searches: Iterable[str | SearchRequest], top_k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
-        """One result for each text, in their order."""
-        return self._backend.search_texts(texts, top_k, target)
+        """One result for each search, a text or a mapping as in `Client.search_batch`, in their order."""
+        texts = [{"text": each} if isinstance(each, str) else each for each in searches]
+        defaults = {"limit": top_k, **options}
+        return self._backend.search_batch([cast(SearchRequest, {**defaults, **each}) for each in texts])
 
     def get_stats(self) -> Stats:
         """Model, collection and number of points."""
         return self._backend.stats()
 
     def close(self) -> None:
-        """Let go of the store or of the connections."""
+        """Close the store or the connections."""
         self._backend.close()
 
     def __enter__(self) -> Self:
@@ -121,7 +127,7 @@ class ImageSearchEngine:
 def print_results(
     results: SearchResult | Iterable[SearchResult], console: Console | None = None, errors: Console | None = None
 ) -> None:
-    """Print hits as a table, or one table for each result of `search_batch`; warnings go to standard error."""
+    """Print hits as a table, one for each result of `search_batch`; warnings go to standard error."""
     console, errors = console or Console(), errors or Console(stderr=True)
     for result in [results] if isinstance(results, SearchResult) else results:
         console.print(_table(result) if result.hits else "Nothing found.")
@@ -130,12 +136,12 @@ def print_results(
 
 
 def _table(result: SearchResult) -> Table:
-    columns: list[Column | str] = ["score", "relevance", Column("picture", overflow="fold"), "caption", "size"]
+    columns: list[Column | str] = ["score", "relevance", Column("image", overflow="fold"), "caption", "size"]
     table = Table(*(["group"] if result.groups else []), *columns, box=SIMPLE_HEAD)
     groups = [([escape(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
     for name, hits in groups:
         for hit in hits:
-            # Rounded down, as on the page: 100% is for what nothing unrelated comes near to.
+            # Rounded down, as on the page: 100% is above all unrelated pairs.
             relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
             size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
             table.add_row(*name, f"{hit.score:.3f}", relevance, escape(hit.uri), escape(hit.caption or ""), size)
@@ -147,9 +153,9 @@ class _Backend(Protocol):
 
     def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult": ...
 
-    def search_texts(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]: ...
+    def search(self, request: SearchRequest) -> SearchResult: ...
 
-    def search_image(self, image: Picture, top_k: int, target: EngineTarget) -> SearchResult: ...
+    def search_batch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]: ...
 
     def stats(self) -> Stats: ...
 
@@ -157,7 +163,7 @@ class _Backend(Protocol):
 
 
 class _Remote:
-    """A service; what it searches is indexed by a job, next to its Ray, and not through it."""
+    """A running service. Its index is made by the index job, not through the service."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -168,11 +174,11 @@ class _Remote:
     def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult":
         raise _use_the_job(paths, descriptions)
 
-    def search_texts(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]:
-        return self._client.search_batch(texts, limit=top_k, target=target)
+    def search(self, request: SearchRequest) -> SearchResult:
+        return self._client.search(**request)
 
-    def search_image(self, image: Picture, top_k: int, target: EngineTarget) -> SearchResult:
-        return self._client.search(image=image, limit=top_k, target=target)
+    def search_batch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        return self._client.search_batch(requests)
 
     def stats(self) -> Stats:
         return self._client.stats()
@@ -181,12 +187,17 @@ class _Remote:
         self._client.close()
 
 
+def _request(text: str | None, top_k: int, request: Mapping[str, Any]) -> SearchRequest:
+    return cast(SearchRequest, {"limit": top_k, **request, **({} if text is None else {"text": text})})
+
+
 def _open_local(settings: Settings, model_name: str | None) -> _Backend:
     try:
-        from viewfinder.local import LocalIndex
+        local = importlib.import_module("viewfinder.local")
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"mode='local' needs {error.name}, which is not installed: {INSTALL_ALL}.") from error
-    return LocalIndex.open(settings, model_name)
+        raise ConfigurationError(f"mode='local' needs {error.name}: {INSTALL_LOCAL}.") from error
+    backend: _Backend = local.LocalIndex.open(settings, model_name)
+    return backend
 
 
 def _use_the_job(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> ConfigurationError:
@@ -194,7 +205,7 @@ def _use_the_job(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> C
     note = ""
     if len(paths) > _PATHS_SHOWN:
         command += ["--source", "images.csv"]
-        note = f"images.csv is a file with the column 'uri' and your {len(paths):,} paths in it."
+        note = f"images.csv is a file with a column 'uri' that lists your {len(paths):,} paths."
     else:
         for path in paths:
             text = str(path)
@@ -203,6 +214,6 @@ def _use_the_job(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> C
         command += ["--captions", "captions.json"]
         note += " captions.json holds your descriptions as {path: text}."
     return ConfigurationError(
-        "A service does not index, the job does. In a checkout of viewfinder run:\n"
+        "A service does not index; run the index job next to it, in a checkout of viewfinder:\n"
         f"  {shlex.join(command)}\n{note}".rstrip()
     )

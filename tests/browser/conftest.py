@@ -1,4 +1,4 @@
-"""The page in a real browser, before a real service on a loopback port: its pictures, store and encoder are real."""
+"""The page in a real browser, before a real service on a loopback port: its images, store and encoder are real."""
 
 import hashlib
 import shutil
@@ -42,7 +42,7 @@ START_LIMIT_S = 30
 
 @dataclass
 class Album:
-    """Pictures in a directory, with what an index knows of them."""
+    """Images in a directory, with what an index knows of them."""
 
     directory: Path
     checkpoint: Checkpoint
@@ -88,7 +88,7 @@ class Visit:
 
     def screenshot(self, name: str) -> None:
         self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(300)  # of fading in: a picture of it for people, no part of any test
+        self.page.wait_for_timeout(300)  # of fading in: an image of it for people, no part of any test
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
@@ -110,7 +110,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
             {
                 "uri": canonical_uri(str(path)),
                 "key": str(path),
-                "caption": MARKUP if number == 0 else f"picture number {number}",
+                "caption": MARKUP if number == 0 else f"image number {number}",
                 "width": width,
                 "height": height,
                 "format": "png" if number % 5 == 0 else "jpeg",

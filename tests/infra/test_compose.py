@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
-from viewfinder.service.http.guard import is_open
+from viewfinder.service.http.guard import is_open_path
 
 FILES = ("compose.yaml", "compose.gpu.yaml")
 
@@ -136,7 +136,7 @@ def test_the_stores_have_no_way_out_and_publish_nothing(compose: dict[str, Any])
 def test_health_is_asked_where_it_needs_neither_key_nor_index(services: dict[str, dict[str, Any]]) -> None:
     (path,) = re.findall(r"127\.0\.0\.1:8000(/\w+)", services["ray"]["healthcheck"]["test"][-1])
     assert path == "/healthz"
-    assert is_open(path)
+    assert is_open_path(path)
 
 
 def test_the_index_service_hands_in_a_job_that_takes_its_arguments(services: dict[str, dict[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from tests.infra.manifests import (
 )
 from viewfinder.indexing import options as jobs_options
 from viewfinder.reindexing import options as reindex_options
-from viewfinder.service.http.guard import is_open
+from viewfinder.service.http.guard import is_open_path
 from viewfinder.settings import Settings
 
 WRITABLE = {"/tmp", "/data"}
@@ -131,7 +131,7 @@ def test_probes_ask_for_what_the_program_answers_without_a_key(documents: list[d
 
     service = {probe["httpGet"]["port"]: probe["httpGet"]["path"] for probe in probes(documents, "readinessProbe")}
     assert service == {8000: "/readyz", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT: "/api/healthz"}
-    assert is_open(service[8000])
+    assert is_open_path(service[8000])
     # Ray exempts this path from its token.
     assert '"/api/healthz"' in Path(agent).read_text()
     # A worker without a replica has no proxy: a liveness probe on it would kill pods that wait for one.

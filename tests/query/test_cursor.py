@@ -5,8 +5,9 @@ import base64
 import numpy as np
 import pytest
 
-from viewfinder.query.cursor import MAX_CURSOR, MAX_DEPTH, Cursor, CursorError, Place, mark
-from viewfinder.query.query import Part, Query
+from viewfinder.query.cursor import MAX_CURSOR, MAX_POSITION, Cursor, Place, mark
+from viewfinder.query.errors import CursorError
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import WINDOW
 
 VECTOR = np.random.default_rng(0).normal(size=512).astype(np.float32)
@@ -59,7 +60,7 @@ def test_another_query_is_told_so() -> None:
 @pytest.mark.parametrize(
     "cursor",
     [
-        Cursor("c", "d" * 16, Place(MAX_DEPTH + 1)),
+        Cursor("c", "d" * 16, Place(MAX_POSITION + 1)),
         Cursor("c", "d" * 16, Place(-1)),
         Cursor("c", "d" * 16, Place(1), "text", np.array([np.nan], np.float32)),
         Cursor("c", "d" * 16, Place(1), "text", np.zeros(4, np.float32)),
@@ -88,12 +89,12 @@ def test_the_last_character_has_one_spelling() -> None:
 
 
 def test_the_digest_tells_queries_apart_by_all_that_orders_hits_and_by_nothing_else() -> None:
-    part = (Part("text", "a cat"),)
+    part = (QueryPart("text", "a cat"),)
     same = [Query(part), Query(part, limit=50), Query(part, cursor="x"), Query(part, filter={})]
     others = [
-        Query((Part("text", "a dog"),)),
-        Query((Part("text", "a cat", 2.0),)),
-        Query((Part("image", b"a cat"),)),
+        Query((QueryPart("text", "a dog"),)),
+        Query((QueryPart("text", "a cat", 2.0),)),
+        Query((QueryPart("image", b"a cat"),)),
         Query(part, target="both"),
         Query(part, rank="words"),
         Query(part, rank="hybrid"),

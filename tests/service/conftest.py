@@ -21,7 +21,7 @@ from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint
 
-INDEX = "pictures"
+INDEX = "images"
 CAPTIONS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
 
 
@@ -46,7 +46,7 @@ class World:
     checkpoints: dict[str, Checkpoint]
 
     def build(self, model: str, captions: tuple[str, ...] = CAPTIONS, *, promote: bool = True) -> Collection:
-        """A collection of one model, its captions encoded by that model, its pictures random unit vectors."""
+        """A collection of one model, its captions encoded by that model, its images random unit vectors."""
         checkpoint = self.checkpoints[model]
         encoder = load(checkpoint)
         spec = asdict(checkpoint.spec)
@@ -60,8 +60,8 @@ class World:
             for number, (uri, text) in enumerate(zip(uris, captions, strict=True))
         ]
         rng = np.random.default_rng(0)
-        pictures = rng.normal(size=vectors.shape).astype(np.float32)
-        batch = PointBatch([point_id(uri) for uri in uris], payloads, image=pictures, caption=vectors)
+        images = rng.normal(size=vectors.shape).astype(np.float32)
+        batch = PointBatch([point_id(uri) for uri in uris], payloads, image=images, caption=vectors)
         self.store.points.upsert(collection, batch, wait=True)
         if promote:
             self.store.collections.promote(INDEX, collection.name)

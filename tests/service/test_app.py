@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def address(ray_session: None, store: Store) -> Iterator[str]:
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.service.app import application
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -142,39 +142,39 @@ def test_the_numbers_of_replicas_come_through_ray(address: str, store: Store, ti
 DIGEST = "0" * 64
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "pictures.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "images.example"])
 def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="VIEWFINDER_HOST") as raised:
-        refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+        require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)
     assert "VIEWFINDER_API_KEYS" in str(raised.value)
     assert "VIEWFINDER_ALLOW_ANONYMOUS=1" in str(raised.value)
 
 
 def test_without_keys_there_is_no_fast_proxy() -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="RAY_SERVE_ENABLE_HA_PROXY"):
-        refuse_open_doors(Settings.load(), fast_proxy=True)
+        require_keys_or_loopback(Settings.load(), fast_proxy=True)
 
 
 @pytest.mark.parametrize("said", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
 def test_keys_or_a_word_open_all_addresses(said: dict[str, object]) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
-    refuse_open_doors(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
+    require_keys_or_loopback(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_needs_nothing(host: str) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
-    refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+    require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)
 
 
 def test_the_builder_refuses_before_anything_is_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve.app import build_app
+    from viewfinder.service.app import build_app
 
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
     with pytest.raises(ConfigurationError, match="fast proxy"):

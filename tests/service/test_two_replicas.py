@@ -69,7 +69,7 @@ def store(qdrant: Awayable, tmp_path: Path) -> Iterator[Store]:
 def url(ray_session: None, store: Store) -> Iterator[str]:
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.service.app import application
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

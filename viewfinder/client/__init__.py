@@ -1,29 +1,17 @@
 """A running search service from Python: `Client` for threads, `AsyncClient` for asyncio, with the same answers."""
 
-from viewfinder.client.client import (
-    AsyncClient,
-    Candidate,
-    Client,
-    FacetValue,
-    Group,
-    Hit,
-    Part,
-    Picture,
-    Rank,
-    Ranking,
-    SearchOptions,
-    SearchRequest,
-    Takedown,
-    Target,
-)
+from viewfinder.client.client import AsyncClient, Candidate, Client, Group, Hit, Takedown
 from viewfinder.client.protocol import DEFAULT_SERVER
+from viewfinder.client.requests import Part, Picture, Rank, SearchOptions, SearchRequest, Target
 from viewfinder.client.results import (
     Embedding,
     Embeddings,
     Facets,
+    FacetValue,
     Image,
     Model,
     Models,
+    Ranking,
     Removal,
     Restoration,
     SearchResult,

@@ -1,7 +1,7 @@
 """A running search service from Python: `Client` for threads, `AsyncClient` for asyncio, with the same answers.
 
-Both only carry out what the `Service` of `viewfinder.client.protocol` decides: it builds requests, reads answers, and says
-when to try again.
+Both only carry out what the `Service` of `viewfinder.client.protocol` decides: it builds requests, reads answers, and
+says when to try again.
 """
 
 import asyncio

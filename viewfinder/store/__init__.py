@@ -2,10 +2,10 @@
 
 from viewfinder.store.connection import StoreAddress
 from viewfinder.store.control import Failure
-from viewfinder.store.records import PointBatch, PointState
+from viewfinder.store.records import PointBatch, PointState, Record
 from viewfinder.store.schema import Collection, CollectionMetadata
 from viewfinder.store.search import Search
-from viewfinder.store.store import Group, Hit, Record, Store, Takedown, connect, open_local
+from viewfinder.store.store import Group, Hit, Store, Takedown, connect, open_local
 
 __all__ = [
     "Collection",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score."""
+    """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score.
+
+    `cosines` are those with the query's vector, by kind of vector; empty in a search by words.
+    """
 
     id: str
     score: float
     payload: Mapping[str, Any]
+    cosines: Mapping[VectorName, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

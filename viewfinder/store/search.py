@@ -83,7 +83,7 @@ class Searches:
             chosen = [requests[place] for place in asked]
             answers = self._call("query_batch_points", collection_name=collection.name, requests=chosen)
             for place, answer in zip(asked, answers, strict=True):
-                hits = list(map(_hit, answer.points))
+                hits = [_hit(searches[place], point) for point in answer.points]
                 found[place] = hits if searches[place].diversity else _ranked(hits)
         return found
 
@@ -138,7 +138,7 @@ class Searches:
             score_threshold=request.score_threshold,
             **options,
         )
-        groups = [Group(group.id, _ranked(map(_hit, group.hits))) for group in answer.groups]
+        groups = [Group(group.id, _ranked(_hit(search, point) for point in group.hits)) for group in answer.groups]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
 
     def facet(
@@ -233,8 +233,9 @@ def _is_idle(search: Search) -> bool:
     return search.only is not None and not _known(search.only)
 
 
-def _hit(point: Any) -> Hit:
-    return Hit(str(point.id), point.score, point.payload or {})
+def _hit(search: Search, point: Any) -> Hit:
+    cosines = {} if search.vector is None else {search.using: point.score}
+    return Hit(str(point.id), point.score, point.payload or {}, cosines)
 
 
 def _ranked(hits: Iterable[Hit]) -> list[Hit]:

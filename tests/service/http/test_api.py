@@ -21,7 +21,7 @@ def test_a_caption_is_found_by_its_own_words(standing: World) -> None:
 
 
 def test_an_answer_names_the_model_and_collection_that_made_it(standing: World) -> None:
-    live = standing.store.collections.live("pictures")
+    live = standing.store.collections.live("images")
     assert live is not None
     body = standing.client.post("/v1/search", json={"text": "a cat"}).json()
     assert (body["model"], body["collection"]) == (live.metadata.model_name, live.name)
@@ -126,8 +126,8 @@ def test_without_an_index_the_answer_is_503_with_the_command_that_makes_one(worl
     answer = world.client.get(path)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "no_index")
-    assert "There is no index 'pictures' yet" in error["message"]
-    assert "jobs/index.py" in error["hint"]
+    assert "There is no index 'images' yet" in error["message"]
+    assert "viewfinder index" in error["hint"]
     assert answer.headers["retry-after"] == "5"
     assert world.client.get("/healthz").status_code == 200
 

@@ -21,21 +21,21 @@ from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.models.tokenizer import Tokenizer
+from viewfinder.query.images import QueryImages
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
-from viewfinder.service.images.query_images import Pictures
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
-PICTURES = [base64.b64encode(picture(seed)).decode() for seed in range(3)]
+PICTURES = [base64.b64encode(image(seed)).decode() for seed in range(3)]
 
 
 def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any]:
@@ -46,12 +46,12 @@ def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any
 
 
 def encoder(world: World) -> Encoder:
-    return world.service.generation().encoder
+    return world.service.follower.snapshot().encoder
 
 
 def pixels(world: World) -> np.ndarray[Any, Any]:
     limits = ImageLimits(10**6, 10**6)
-    return np.stack([decode(picture(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
+    return np.stack([decode(image(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
 
 
 def test_vectors_are_those_of_the_model_in_the_order_of_the_request(standing: World) -> None:
@@ -87,15 +87,15 @@ def test_as_many_inputs_as_are_allowed_are_answered(standing: World) -> None:
 BAD_PICTURES = [
     ("a cat", 422, "invalid_image", "base64"),
     ("https://example.com/cat.jpg", 422, "invalid_image", "base64"),
-    (base64.b64encode(b"GET / HTTP/1.1").decode(), 422, "invalid_image", "No picture format"),
-    (base64.b64encode(picture(0)[:-2000]).decode(), 422, "invalid_image", "truncated"),
+    (base64.b64encode(b"GET / HTTP/1.1").decode(), 422, "invalid_image", "begins with"),
+    (base64.b64encode(image(0)[:-2000]).decode(), 422, "invalid_image", "truncated"),
     (base64.b64encode(bytes(21 * 1024**2)).decode(), 413, "body_too_large", "20,971,520"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "status", "code", "named"), BAD_PICTURES, ids=["text", "url", "http", "cut", "large"])
 @pytest.mark.parametrize("path", ["/v1/embed", "/v1/rank"])
-def test_a_bad_picture_is_refused_with_its_place(
+def test_a_bad_image_is_refused_with_its_place(
     standing: World, path: str, bad: str, status: int, code: str, named: str
 ) -> None:
     body: dict[str, Any] = {"images": [PIXEL, bad, "also bad"]}
@@ -139,7 +139,7 @@ def test_without_an_index_there_is_no_model_to_embed_with(world: World, path: st
 
 
 def reference_probabilities(world: World) -> tuple[Any, Any]:
-    """Softmax of the model's own logits, by open_clip's own means: pictures by texts, texts by pictures."""
+    """Softmax of the model's own logits, by open_clip's own means: images by texts, texts by images."""
     own = encoder(world)
     tokens, _ = own._tokenizer(TEXTS)
     images = torch.from_numpy(pixels(world)).permute(0, 3, 1, 2).float() / 255
@@ -156,7 +156,7 @@ def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(sta
     assert all(each["text"] == TEXTS[each["index"]] for each in body["candidates"])
 
 
-def test_the_probabilities_of_pictures_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
+def test_the_probabilities_of_images_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
     _, logits = reference_probabilities(standing)
     body = post(standing, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
     check_ranking(body["candidates"], logits[2])
@@ -199,7 +199,7 @@ def test_a_wrong_ranking_request_is_refused_with_the_reason(standing: World, bod
     assert named in error["message"]
 
 
-def test_the_one_picture_of_a_ranking_is_refused_by_its_name(standing: World) -> None:
+def test_the_one_image_of_a_ranking_is_refused_by_its_name(standing: World) -> None:
     error = post(standing, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
     assert error["code"] == "invalid_image"
     assert error["message"].startswith("image: ")
@@ -292,11 +292,11 @@ def test_every_kind_of_tokenizer_counts_what_it_encodes(
     assert cut > 0
 
 
-def test_where_too_many_pictures_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
+def test_where_too_many_images_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
     limits = ImageLimits(10**6, 10**6)
-    full = Pictures(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
-    served.service.pictures.close()
-    served.service.pictures = full
+    full = QueryImages(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
+    served.service.images.close()
+    served.service.images = full
     answer = served.client.post("/v1/embed", json={"images": [PIXEL, PIXEL]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"

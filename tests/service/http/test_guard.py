@@ -142,7 +142,7 @@ def test_without_keys_another_sites_page_in_a_browser_here_is_refused(headers: d
 
 def test_anonymous_strangers_may_look_but_not_take_down() -> None:
     client = Served(allow_anonymous=True).client("8.8.8.8")
-    assert client.get("/v1/things/a", headers={"host": "pictures.example"}).json()["scope"] == "read"
+    assert client.get("/v1/things/a", headers={"host": "images.example"}).json()["scope"] == "read"
     assert code(client.delete("/v1/things/a")) == (403, "forbidden")
 
 

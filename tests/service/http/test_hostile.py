@@ -192,7 +192,7 @@ def test_an_upload_that_is_no_form(served: World, kind: str) -> None:
 
 @pytest.mark.parametrize("field", ["limit", "image", "options", "Image"])
 def test_a_form_with_more_than_is_looked_at(served: World, field: str) -> None:
-    """`-F limit=5` beside the picture went unheeded, and so did all pictures but the last."""
+    """`-F limit=5` beside the image went unheeded, and so did all images but the last."""
     parts = [("image", ("a.jpg", b"x")), ("options", (None, "{}")), (field, (None, "5"))]
     answer = served.client.post("/v1/search/image", files=parts)
     assert error(answer) == (422, "invalid_request")

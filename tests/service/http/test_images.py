@@ -1,4 +1,4 @@
-"""Pictures of the index over HTTP: their data, their content, thumbnails, and takedown."""
+"""Images of the index over HTTP: their data, their content, thumbnails, and takedown."""
 
 import io
 import uuid
@@ -27,18 +27,18 @@ SIZE = (300, 200)
 
 def encoded(kind: str = "JPEG", size: tuple[int, int] = SIZE, orientation: int = 1) -> bytes:
     """The left half red, the right half blue, stored as `orientation` says."""
-    picture = Image.new("RGB", size, "red")
-    picture.paste("blue", (size[0] // 2, 0, *size))
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    picture.save(file, kind, exif=exif)
+    image.save(file, kind, exif=exif)
     return file.getvalue()
 
 
 @dataclass
 class Gallery:
-    """A served index whose pictures lie in a directory."""
+    """A served index whose images lie in a directory."""
 
     world: World
     directory: Path
@@ -89,7 +89,7 @@ def strict(gallery: Gallery) -> Iterator[TestClient]:
     with local_client(build_api(service)) as client:
         yield client
     service.content.close()
-    service.pictures.close()
+    service.images.close()
 
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
@@ -97,15 +97,15 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
 
 
 def shown(content: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(content))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image
 
 
 # -- Data -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_data_of_a_picture_are_its_payload(gallery: Gallery) -> None:
+def test_the_data_of_an_image_are_its_payload(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded(), caption="a flag", width=300, height=200, tags=["red"])
     body = gallery.client.get(f"/v1/images/{id}").json()
     assert (body["id"], body["caption"], body["width"], body["height"]) == (id, "a flag", 300, 200)
@@ -115,7 +115,7 @@ def test_the_data_of_a_picture_are_its_payload(gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "/content", "/content?width=64"])
-def test_a_picture_that_is_not_in_the_index_is_not_found(gallery: Gallery, suffix: str) -> None:
+def test_an_image_that_is_not_in_the_index_is_not_found(gallery: Gallery, suffix: str) -> None:
     (gallery.directory / "secret.jpg").write_bytes(encoded())
     absent = point_id(canonical_uri(str(gallery.directory / "secret.jpg")))
     assert refused(gallery.client.get(f"/v1/images/{absent}{suffix}")) == (404, "not_found")
@@ -195,7 +195,7 @@ def test_no_name_of_an_object_can_break_out_of_the_header(gallery: Gallery, name
 
 
 @pytest.mark.parametrize("width", [None, 64])
-def test_a_client_that_has_the_picture_is_told_so_without_the_bucket_being_asked(
+def test_a_client_that_has_the_image_is_told_so_without_the_bucket_being_asked(
     gallery: Gallery, width: int | None
 ) -> None:
     id = gallery.add("a.jpg", encoded())
@@ -231,7 +231,7 @@ def test_a_bucket_that_cannot_be_reached_is_a_503_that_names_nothing_within(gall
         id = gallery.add("a.jpg", encoded(), uri="s3://secret-bucket/a.jpg")
         answer = client.get(f"/v1/images/{id}/content")
     service.content.close()
-    service.pictures.close()
+    service.images.close()
     assert refused(answer) == (503, "bucket_unavailable")
     assert answer.headers["retry-after"]
     assert "secret-bucket" not in answer.text
@@ -293,7 +293,7 @@ def test_a_thumbnail_is_kept_until_its_object_is_indexed_anew(gallery: Gallery) 
     assert shown(gallery.thumbnail(id, 64).content).size == (64, 64)
 
 
-def test_a_picture_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: Gallery) -> None:
+def test_an_image_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     before = gallery.thumbnail(id, 64).headers["etag"]
     gallery.add("b.jpg", b"")  # the index learns nothing of what now happens to the first
@@ -305,9 +305,9 @@ def test_a_picture_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no picture at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", encoded()[:300], encoded("PNG")[:200]],
+    [b"", b"no image at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", encoded()[:300], encoded("PNG")[:200]],
 )
-def test_a_broken_picture_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
+def test_a_broken_image_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
     assert refused(gallery.thumbnail(gallery.add("a.jpg", content), 64)) == (422, "invalid_image")
 
 
@@ -321,7 +321,7 @@ def test_a_bomb_has_no_thumbnail_and_harms_nobody(gallery: Gallery, strict: Test
 # -- Takedown ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -> None:
+def test_a_takedown_removes_the_image_at_once_and_for_good(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     assert gallery.thumbnail(id, 64).status_code == 200
     uri = canonical_uri(str(gallery.directory / "a.jpg"))
@@ -334,13 +334,13 @@ def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
 
 
-def test_a_picture_can_be_barred_before_it_was_ever_indexed(gallery: Gallery) -> None:
+def test_an_image_can_be_barred_before_it_was_ever_indexed(gallery: Gallery) -> None:
     id = str(uuid.uuid4())
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": "", "removed": False}
     assert id in gallery.world.store.control(INDEX).takedowns([id])
 
 
-def test_a_picture_can_be_taken_down_while_no_model_is_loaded(world: World) -> None:
+def test_an_image_can_be_taken_down_while_no_model_is_loaded(world: World) -> None:
     collection = world.build("first")
     id = point_id("s3://bucket/0.jpg")
     assert world.client.delete(f"/v1/images/{id}").json()["removed"]

@@ -24,14 +24,14 @@ from viewfinder.store.search import Searches
 Body = dict[str, Any]
 
 
-def picture(colour: str = "red") -> bytes:
+def image(colour: str = "red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (48, 40), colour).save(file, "PNG")
     return file.getvalue()
 
 
 def as_base64(colour: str = "red") -> str:
-    return base64.b64encode(picture(colour)).decode()
+    return base64.b64encode(image(colour)).decode()
 
 
 def an_id(number: int) -> str:
@@ -54,12 +54,12 @@ def scores(answer: Body) -> dict[str, float]:
 
 
 def vector_of(world: World, text: str) -> np.ndarray[Any, Any]:
-    return world.service.generation().encoder.encode_texts([text])[0][0]
+    return world.service.follower.snapshot().encoder.encode_texts([text])[0][0]
 
 
 def cosines(world: World, vector: np.ndarray[Any, Any], using: Any) -> dict[str, float]:
     """What every score should be, without any search: the stored vectors times the query's."""
-    collection = world.service.generation().collection
+    collection = world.service.follower.snapshot().collection
     everything = [record.id for record in world.store.points.iterate(collection)]
     stored = world.store.points.vectors(collection, everything, using)
     return {each: float(own @ vector / np.linalg.norm(vector)) for each, own in stored.items()}
@@ -97,19 +97,19 @@ def test_a_raw_vector_of_any_length_finds_what_its_direction_finds(standing: Wor
 
 
 @pytest.mark.parametrize("target", ["image", "caption"])
-def test_the_likes_of_a_picture_are_found_by_its_id_and_not_itself(standing: World, target: str) -> None:
-    collection = standing.service.generation().collection
+def test_the_likes_of_an_image_are_found_by_its_id_and_not_itself(standing: World, target: str) -> None:
+    collection = standing.service.follower.snapshot().collection
     own = standing.store.points.vectors(collection, [an_id(2)], "image")[an_id(2)]
     expected = {each: score for each, score in cosines(standing, own, target).items() if each != an_id(2)}
     assert scores(search(standing, id=an_id(2), target=target)) == pytest.approx(expected, abs=1e-5)
     assert ids(search(standing, id=an_id(2).upper())) == ids(search(standing, id=an_id(2)))
 
 
-def test_a_picture_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(standing: World) -> None:
+def test_an_image_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(standing: World) -> None:
     bare = search(standing, image=as_base64())
     assert len(bare["hits"]) == len(CAPTIONS)
     assert ids(search(standing, image=f"data:image/png;base64,{as_base64()}")) == ids(bare)
-    files = {"image": ("cat.png", picture(), "image/png")}
+    files = {"image": ("cat.png", image(), "image/png")}
     options = {"limit": 2, "filter": {"width": {"gte": 200}}}
     upload = standing.client.post("/v1/search/image", files=files, data={"options": json.dumps(options)}).json()
     assert ids(upload) == [hit["id"] for hit in bare["hits"] if hit["width"] >= 200][:2]
@@ -118,7 +118,7 @@ def test_a_picture_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(s
 
 def test_a_list_is_the_weighted_sum_of_unit_vectors(standing: World) -> None:
     vector = np.random.default_rng(5).normal(size=32)
-    own = standing.store.points.vectors(standing.service.generation().collection, [an_id(0)], "image")[an_id(0)]
+    own = standing.store.points.vectors(standing.service.follower.snapshot().collection, [an_id(0)], "image")[an_id(0)]
     total = (
         vector_of(standing, "a dog") - 0.5 * vector_of(standing, "grass") + 2 * vector / np.linalg.norm(vector) + own
     )
@@ -189,7 +189,7 @@ def test_relevance_says_where_a_cosine_lies_among_unrelated_pairs(world: World) 
 
 
 def test_a_language_that_the_model_does_not_know_is_warned_of(served: World) -> None:
-    encoder = served.service.generation().encoder
+    encoder = served.service.follower.snapshot().encoder
     encoder.checkpoint = replace(encoder.checkpoint, spec=replace(encoder.checkpoint.spec, languages="English"))
     assert "Chinese" in " ".join(search(served, text="一只猫")["warnings"])
     assert search(served, text="a cat")["warnings"] == []
@@ -335,7 +335,7 @@ def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(standing: Wo
         assert counted.calls["many"] == 1
         client.post("/v1/search/batch", json={"searches": [{"text": f"cat {n}", "target": "both"} for n in range(9)]})
         assert counted.calls["many"] == 3  # fused: candidates, then the hits with their cosines
-    service.pictures.close()
+    service.images.close()
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
         ),
         ({"queries": [{"text": "a cat", "weight": 0}]}, 422, "invalid_request", "cancel each other out"),
         ({"vector": [1.0, 2.0, 3.0]}, 422, "invalid_request", "vectors of 32 finite numbers"),
-        ({"vector": [0.0] * 32}, 422, "invalid_request", "nothing but zeros"),
+        ({"vector": [0.0] * 32}, 422, "invalid_request", "only zeros"),
         ({"vector": []}, 422, "invalid_request", "vector"),
         ({"id": "../../etc/passwd"}, 422, "invalid_request", "id"),
         ({"id": an_id(77)}, 404, "not_found", an_id(77)),
@@ -420,12 +420,12 @@ def test_a_field_of_the_captions_file_that_the_index_does_not_know_is_named(worl
 @pytest.mark.parametrize(
     ("content", "options", "status", "code"),
     [
-        (b"no picture", "{}", 422, "invalid_image"),
+        (b"no image", "{}", 422, "invalid_image"),
         (b"", "{}", 422, "invalid_image"),
-        (picture(), "{", 400, "invalid_json"),
-        (picture(), '{"text": "a cat"}', 422, "invalid_request"),
-        (picture(), '{"rank": "words"}', 422, "invalid_request"),
-        (picture(), '{"limit": 0}', 422, "invalid_request"),
+        (image(), "{", 400, "invalid_json"),
+        (image(), '{"text": "a cat"}', 422, "invalid_request"),
+        (image(), '{"rank": "words"}', 422, "invalid_request"),
+        (image(), '{"limit": 0}', 422, "invalid_request"),
     ],
 )
 def test_an_upload_that_cannot_be_searched_by_is_refused(
@@ -471,4 +471,4 @@ def test_a_search_that_takes_too_long_is_given_up(standing: World) -> None:
         answer = client.post("/v1/search", json={"text": "a cat"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     release.set()
-    service.pictures.close()
+    service.images.close()

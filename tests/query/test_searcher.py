@@ -5,9 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from viewfinder.query.query import Part, Query
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import ranking
-from viewfinder.query.rounds import run, together
+from viewfinder.query.searcher import run_rankings
+from viewfinder.query.vectors import gather_or_cancel
 from viewfinder.store.records import Hit
 from viewfinder.store.search import Search
 
@@ -23,11 +24,15 @@ async def test_each_round_of_all_rankings_is_one_request() -> None:
         raise AssertionError("nothing is grouped")
 
     vector = np.ones(2, np.float32)
-    queries = [Query((Part("text", "a"),)), Query((Part("text", "b"),), target="both"), Query((Part("text", "c"),))]
-    pages = await run([ranking(query, vector, None) for query in queries], search, group)
+    queries = [
+        Query((QueryPart("text", "a"),)),
+        Query((QueryPart("text", "b"),), target="both"),
+        Query((QueryPart("text", "c"),)),
+    ]
+    pages = await run_rankings([ranking(query, vector, None) for query in queries], search, group)
     # One list each, and two for both targets; then the cosines of the fused hits, of either kind.
     assert requests == [4, 2]
-    assert [each.hit.id for each in pages[0].hits] == ["image-11"]
+    assert [each.id for each in pages[0].hits] == ["image-11"]
 
 
 async def test_work_that_is_of_no_use_any_more_is_not_left_waiting() -> None:
@@ -46,10 +51,10 @@ async def test_work_that_is_of_no_use_any_more_is_not_left_waiting() -> None:
         raise ValueError("unlucky")
 
     with pytest.raises(ValueError, match="unlucky"):
-        await together(wait("first"), fail(), wait("second"))
+        await gather_or_cancel(wait("first"), fail(), wait("second"))
     await asyncio.sleep(0)
     assert cancelled == ["first", "second"]
-    gone = asyncio.create_task(together(wait("third")))
+    gone = asyncio.create_task(gather_or_cancel(wait("third")))
     await asyncio.sleep(0.01)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):

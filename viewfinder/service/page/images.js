@@ -1,10 +1,10 @@
-// Pictures of the index on the screen.
+// Thumbnails and originals of indexed images.
 
 import { apiKey, download } from "./api.js";
 
-// Few widths, so that caches on the way meet each again.
+// Few widths, so that caches are used.
 const WIDTHS = [160, 320, 480, 640, 960, 1280, 1920];
-const RETRIES_MS = [1500, 5000]; // thumbnails are shed under load, and come a moment later
+const RETRIES_MS = [1500, 5000]; // a busy service refuses thumbnails for a moment
 
 export const original = (id) => `v1/images/${encodeURIComponent(id)}/content`;
 
@@ -24,7 +24,7 @@ const seen = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 
-/** Show picture `id` in `img`, `width` CSS pixels wide; resolves with whether that worked. Lazily: once it is near. */
+/** Show image `id` in `img`, `width` CSS pixels wide; resolves to true if it was loaded. `lazy` waits until it is near. */
 export async function show(img, id, width, { lazy = false } = {}) {
   const path = thumbnail(id, width);
   img.dataset.path = path;
@@ -39,10 +39,10 @@ export async function show(img, id, width, { lazy = false } = {}) {
     if (attempt === RETRIES_MS.length) return false;
     await new Promise((resolve) => setTimeout(resolve, RETRIES_MS[attempt]));
   }
-  return false; // another picture has taken its place
+  return false; // replaced by another image
 }
 
-/** An <img> can send no key: with one, the picture is fetched and handed over. */
+/** An <img> cannot send a key, so with a key the image is fetched. */
 async function load(img, path) {
   let source = path;
   if (apiKey.get()) {
@@ -60,13 +60,13 @@ async function load(img, path) {
   return loaded;
 }
 
-/** A link to the original; with a key it is fetched when it is asked for. */
+/** A link to the original; with a key it is fetched on click. */
 export function linkOriginal(link, id) {
   link.href = original(id);
   link.onclick = async (event) => {
     if (!apiKey.get()) return;
     event.preventDefault();
-    const tab = window.open("", "_blank"); // now, while the click allows it
+    const tab = window.open("", "_blank"); // opened during the click, or the browser blocks it
     const blob = await download(original(id)).catch(() => null);
     if (blob && tab) tab.location = URL.createObjectURL(blob);
     else tab?.close();

@@ -1,13 +1,16 @@
-"""Pictures that come with a query: base64, uploads and addresses become what a model sees.
+"""Images that come with a query: base64, uploads and URLs become the pixels that a model takes.
 
-Decoding happens in child processes (`viewfinder.images.decoder`), so that no picture can take a replica down or hold it up.
+Decoding happens in child processes (`viewfinder.images.decoder`), so that no image can crash or block this one.
 """
 
 import asyncio
 import base64
 import re
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,25 +18,26 @@ import numpy.typing as npt
 from viewfinder.errors import ImageError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess, check_bytes
-from viewfinder.service.images.fetcher import AddressError, Fetcher
-from viewfinder.service.telemetry.metrics import Metrics
+from viewfinder.query.errors import AddressError
+from viewfinder.query.fetcher import Fetcher
 
 Pixels = npt.NDArray[np.uint8]
+Timed = Callable[[Literal["fetch", "decode", "search"]], AbstractContextManager[None]]
 
-# Side by side; decoding takes a fifth of the time of encoding on the same core.
+# Run in parallel; decoding takes a fifth of the time of encoding on the same core.
 DECODERS = 2
-# Pictures that may wait for a decoder, four of the largest requests: beyond them a replica says that it is full.
+# Images that may wait for a decoder: four of the largest requests. Further ones are refused.
 MAX_WAITING = 256
 
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
 class OverloadedError(Exception):
-    """More work waits than will be done in time; trying again a little later helps."""
+    """Too many images wait to be decoded; the same request may succeed later."""
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of a picture given as base64, bare or as a `data:` URL; raises `ImageError`."""
+    """The bytes of an image given as base64, bare or as a `data:` URL; raises `ImageError`."""
     head = _DATA_URL.match(text)
     try:
         # Lines of 76 characters, as MIME and `base64` of the command line make them, are base64 too.
@@ -41,14 +45,19 @@ def decode_base64(text: str) -> bytes:
         return base64.b64decode("".join(lines), validate=True)
     except ValueError:
         raise ImageError(
-            "not_base64", "It is no base64: give the content of a picture's file as base64 or as a data: URL."
+            "not_base64", "Not base64: send the content of an image file as base64 or as a data: URL."
         ) from None
 
 
-class Pictures:
-    """Decodes the pictures of queries, and fetches those that are given by their address.
+def untimed(stage: str) -> AbstractContextManager[None]:
+    """The `Timed` that measures nothing."""
+    return nullcontext()
 
-    No larger file than `limits` say is decoded or fetched. It holds processes and threads: `close` ends them.
+
+class QueryImages:
+    """Decodes the images of queries, and fetches those given by URL, within `limits`.
+
+    Holds child processes and threads; `close` ends them.
     """
 
     def __init__(
@@ -59,14 +68,14 @@ class Pictures:
         memory_bytes: int,
         allow_url: bool,
         fetcher: Fetcher | None = None,
-        metrics: Metrics | None = None,
+        timed: Timed = untimed,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self._limits = limits
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._fetcher = (fetcher or Fetcher(max_bytes=limits.max_bytes)) if allow_url else None
-        self._metrics = metrics or Metrics()
+        self._timed = timed
         self._max_waiting = max_waiting
         self._waiting = 0
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
@@ -75,29 +84,29 @@ class Pictures:
         self._closed = False
 
     async def pixels(self, data: bytes, preprocess: Preprocess) -> Pixels:
-        """uint8 [S, S, 3] of a picture's file; raises `ImageError`, and `OverloadedError` where too many wait."""
+        """The pixels uint8 [S, S, 3] of an image file; raises `ImageError`, and `OverloadedError` if too many wait."""
         check_bytes(data, self._limits)
         if self._waiting >= self._max_waiting:
-            raise OverloadedError(f"{self._waiting} pictures wait for being decoded already.")
+            raise OverloadedError(f"{self._waiting} images are already waiting to be decoded.")
         self._waiting += 1
         try:
-            with self._metrics.timed("decode"):
+            with self._timed("decode"):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, preprocess)
         finally:
             self._waiting -= 1
 
     async def fetch(self, url: str) -> bytes:
-        """The content behind a public address; raises `AddressError`."""
+        """The content at a public URL; raises `AddressError`."""
         if self._fetcher is None:
             raise AddressError(
                 "image_url_disabled",
-                "This service fetches no addresses (VIEWFINDER_ALLOW_IMAGE_URL).",
+                "This service does not fetch URLs (VIEWFINDER_ALLOW_IMAGE_URL).",
             )
-        with self._metrics.timed("fetch"):
+        with self._timed("fetch"):
             return await self._fetcher.fetch(url)
 
     def close(self) -> None:
-        """End the decoders, after the pictures at hand."""
+        """End the decoders once their current images are done."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
@@ -121,7 +130,7 @@ class Pictures:
         return Decoder(preprocess, self._limits, timeout_s=self._timeout_s, memory_bytes=self._memory_bytes)
 
     def _keep(self, *decoders: tuple[Preprocess, Decoder]) -> None:
-        """Keep decoders for the next pictures: no more idle ones than threads, the latest used first to stay."""
+        """Keep decoders for the next images: at most one idle decoder per thread, the most recently used ones."""
         with self._lock:
             self._idle.extend(decoders)
             surplus_count = max(0, len(self._idle) - (0 if self._closed else DECODERS))

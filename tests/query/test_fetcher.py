@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from viewfinder.service.images.fetcher import MAX_REDIRECTS, Address, AddressError, Fetcher, is_own, is_public
+from viewfinder.query.errors import AddressError
+from viewfinder.query.fetcher import MAX_REDIRECTS, Address, Fetcher, is_own, is_public
 
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 INSIDE = ipaddress.ip_address("10.0.0.5")
@@ -77,7 +78,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
 
 def fetcher(port: int = 80, **options: Any) -> Fetcher:
     """One to which 127.0.0.1 is a public address, and nothing else."""
-    given = {"max_bytes": 1000, "resolve": Names(pictures_test=["127.0.0.1"]), "ports": {port}, "tls": TLS}
+    given = {"max_bytes": 1000, "resolve": Names(images_test=["127.0.0.1"]), "ports": {port}, "tls": TLS}
     return Fetcher(**(given | {"allowed": lambda address: address == LOOPBACK} | options))
 
 
@@ -94,13 +95,13 @@ async def test_content_is_fetched_and_nothing_of_this_machine_goes_with_the_requ
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     requests: list[bytes] = []
-    async with serving(replying(answer(b"picture", "200 OK", "Content-Type: text/html"), requests=requests)) as port:
+    async with serving(replying(answer(b"image", "200 OK", "Content-Type: text/html"), requests=requests)) as port:
         fetching = fetcher(port)
-        assert await fetching.fetch(f"http://Pictures.TEST.:{port}/a b?c=d#e") == b"picture"
+        assert await fetching.fetch(f"http://Images.TEST.:{port}/a b?c=d#e") == b"image"
         fetching.close()
     assert requests[0].split(b"\r\n") == [
         b"GET /a%20b?c=d HTTP/1.1",
-        f"Host: pictures.test:{port}".encode(),
+        f"Host: images.test:{port}".encode(),
         b"Accept: image/*",
         b"Accept-Encoding: identity",
         b"User-Agent: viewfinder",
@@ -213,12 +214,12 @@ async def test_what_is_not_a_public_web_address_is_refused_before_a_connection_i
     names.answers["127.0.0.1.nip.test"] = ["127.0.0.1"]
     error = await refusal(Fetcher(max_bytes=1000, resolve=names, tls=TLS), url)
     # A connection that was tried would end as `fetch_failed`.
-    assert error.code == "forbidden_address"
+    assert error.reason == "forbidden_address"
     assert "secret" not in error.message
 
 
 async def test_the_system_resolver_finds_loopback_and_it_is_refused() -> None:
-    assert (await refusal(Fetcher(max_bytes=1000), "http://localhost/")).code == "forbidden_address"
+    assert (await refusal(Fetcher(max_bytes=1000), "http://localhost/")).reason == "forbidden_address"
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
@@ -246,24 +247,24 @@ async def test_an_open_and_a_closed_port_inside_are_refused_in_the_same_words() 
         with socket.create_server(("127.0.0.1", 0)) as listener:
             closed = listener.getsockname()[1]
         errors = [await refusal(fetcher(each, **fetching), f"http://inside.test:{each}/") for each in (port, closed)]
-    assert (errors[0].code, errors[0].message) == (errors[1].code, errors[1].message)
+    assert (errors[0].reason, errors[0].message) == (errors[1].reason, errors[1].message)
 
 
 async def test_a_name_is_resolved_once_and_a_second_answer_is_never_asked_for() -> None:
-    names = Names(pictures_test=["127.0.0.1", "10.0.0.5"])
-    async with serving(replying(answer(b"picture"))) as port:
+    names = Names(images_test=["127.0.0.1", "10.0.0.5"])
+    async with serving(replying(answer(b"image"))) as port:
         fetching = fetcher(port, resolve=names)
-        assert await fetching.fetch(f"http://pictures.test:{port}/") == b"picture"
-        assert names.asked == ["pictures.test"]
+        assert await fetching.fetch(f"http://images.test:{port}/") == b"image"
+        assert names.asked == ["images.test"]
         # Now the name leads inside: what was public a moment ago does not count.
-        assert (await refusal(fetching, f"http://pictures.test:{port}/")).code == "forbidden_address"
+        assert (await refusal(fetching, f"http://images.test:{port}/")).reason == "forbidden_address"
 
 
 async def test_a_name_that_changes_between_two_redirects_is_refused() -> None:
-    names = Names(pictures_test=["127.0.0.1", "10.0.0.5"])
+    names = Names(images_test=["127.0.0.1", "10.0.0.5"])
     async with serving(replying(answer(b"", "302 Found", "Location: /again"))) as port:
-        error = await refusal(fetcher(port, resolve=names), f"http://pictures.test:{port}/")
-    assert error.code == "forbidden_address"
+        error = await refusal(fetcher(port, resolve=names), f"http://images.test:{port}/")
+    assert error.reason == "forbidden_address"
     assert len(names.asked) == 2
 
 
@@ -274,10 +275,10 @@ async def test_a_name_that_changes_between_two_redirects_is_refused() -> None:
         "http://169.254.169.254/latest/meta-data/",
         "http://[::1]:{port}/",
         "//inside.test:{port}/",
-        "http://pictures.test:1/",
-        "http://user:password@pictures.test:{port}/",
+        "http://images.test:1/",
+        "http://user:password@images.test:{port}/",
         "file:///etc/passwd",
-        "gopher://pictures.test:{port}/",
+        "gopher://images.test:{port}/",
     ],
 )
 async def test_a_redirect_is_checked_like_the_first_address(location: str) -> None:
@@ -288,9 +289,9 @@ async def test_a_redirect_is_checked_like_the_first_address(location: str) -> No
         writer.write(answer(b"", "302 Found", "Location: " + location.format(port=port)))
 
     async with serving(redirect) as port:
-        names = Names(pictures_test=["127.0.0.1"], inside_test=["10.0.0.5"])
-        error = await refusal(fetcher(port, resolve=names), f"http://pictures.test:{port}/")
-    assert error.code == "forbidden_address"
+        names = Names(images_test=["127.0.0.1"], inside_test=["10.0.0.5"])
+        error = await refusal(fetcher(port, resolve=names), f"http://images.test:{port}/")
+    assert error.reason == "forbidden_address"
     assert len(requests) == 1
 
 
@@ -301,11 +302,11 @@ async def test_a_few_redirects_are_followed(status: str) -> None:
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append((await reader.readuntil(b"\r\n\r\n")).split()[1])
         last = len(seen) > MAX_REDIRECTS
-        writer.write(answer(b"picture") if last else answer(b"", status, f"Location: ./{len(seen)}"))
+        writer.write(answer(b"image") if last else answer(b"", status, f"Location: ./{len(seen)}"))
 
     async with serving(redirect) as port:
         fetching = fetcher(port)
-        assert await fetching.fetch(f"http://pictures.test:{port}/a/b") == b"picture"
+        assert await fetching.fetch(f"http://images.test:{port}/a/b") == b"image"
         assert seen == [b"/a/b", b"/a/1", b"/a/2", b"/a/3"]
         fetching.close()
 
@@ -313,8 +314,8 @@ async def test_a_few_redirects_are_followed(status: str) -> None:
 @pytest.mark.parametrize("location", ["Location: /again", "Location: http://[::1", "Location: \xff\xfe", "X-Other: 1"])
 async def test_endless_or_broken_redirects_end_as_a_failure(location: str) -> None:
     async with serving(replying(answer(b"", "302 Found", location))) as port:
-        error = await refusal(fetcher(port), f"http://pictures.test:{port}/")
-    assert error.code == "fetch_failed"
+        error = await refusal(fetcher(port), f"http://images.test:{port}/")
+    assert error.reason == "fetch_failed"
 
 
 @pytest.mark.parametrize(
@@ -338,14 +339,14 @@ async def test_a_body_without_end_is_cut_off_at_the_limit(head: bytes) -> None:
             await asyncio.sleep(0)
 
     async with serving(endless) as port:
-        error = await refusal(fetcher(port), f"http://pictures.test:{port}/")
-    assert (error.code, "1,000 bytes" in error.message) == ("fetch_failed", True)
+        error = await refusal(fetcher(port), f"http://images.test:{port}/")
+    assert (error.reason, "1,000 bytes" in error.message) == ("fetch_failed", True)
 
 
 async def test_a_body_of_just_the_limit_is_taken() -> None:
     async with serving(replying(answer(bytes(1000)))) as port:
         fetching = fetcher(port)
-        assert await fetching.fetch(f"http://pictures.test:{port}/") == bytes(1000)
+        assert await fetching.fetch(f"http://images.test:{port}/") == bytes(1000)
         fetching.close()
 
 
@@ -377,8 +378,8 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 )
 async def test_a_server_that_takes_for_ever_is_left(handler: Handler) -> None:
     async with serving(handler) as port:
-        error = await refusal(fetcher(port, timeout_s=0.3), f"http://pictures.test:{port}/")
-    assert error.code == "fetch_failed"
+        error = await refusal(fetcher(port, timeout_s=0.3), f"http://images.test:{port}/")
+    assert error.reason == "fetch_failed"
     assert "0.3 seconds" in error.message
 
 
@@ -387,8 +388,8 @@ async def test_a_resolver_that_takes_for_ever_is_left() -> None:
         await asyncio.Event().wait()
         return []
 
-    error = await refusal(fetcher(80, timeout_s=0.1, resolve=resolve), "http://pictures.test:80/")
-    assert error.code == "fetch_failed"
+    error = await refusal(fetcher(80, timeout_s=0.1, resolve=resolve), "http://images.test:80/")
+    assert error.reason == "fetch_failed"
 
 
 @pytest.mark.parametrize(
@@ -405,36 +406,36 @@ async def test_a_resolver_that_takes_for_ever_is_left() -> None:
 )
 async def test_what_is_no_whole_answer_is_a_failure_that_names_only_the_host(content: bytes) -> None:
     async with serving(replying(content)) as port:
-        error = await refusal(fetcher(port), f"http://pictures.test:{port}/path?signature=secret")
-    assert error.code == "fetch_failed"
-    assert "pictures.test" in error.message
+        error = await refusal(fetcher(port), f"http://images.test:{port}/path?signature=secret")
+    assert error.reason == "fetch_failed"
+    assert "images.test" in error.message
     assert "secret" not in error.message
     assert "path" not in error.message
 
 
 async def test_a_second_address_is_tried_where_the_first_is_dead() -> None:
-    async with serving(replying(answer(b"picture"))) as port:
-        names = Names(pictures_test=["127.0.0.2 127.0.0.1"])  # nothing listens on the former
+    async with serving(replying(answer(b"image"))) as port:
+        names = Names(images_test=["127.0.0.2 127.0.0.1"])  # nothing listens on the former
         fetching = fetcher(port, resolve=names, allowed=lambda address: address.is_loopback)
-        assert await fetching.fetch(f"http://pictures.test:{port}/") == b"picture"
+        assert await fetching.fetch(f"http://images.test:{port}/") == b"image"
         fetching.close()
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for pictures.test, with its key."""
+    """A certificate for images.test, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pictures.test")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "images.test")])
     now = datetime.datetime.now(datetime.UTC)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("pictures.test")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("images.test")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    path = tmp_path_factory.mktemp("tls") / "pictures.pem"
+    path = tmp_path_factory.mktemp("tls") / "images.pem"
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -445,11 +446,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("host", "trusted", "served"),
     [
-        ("pictures.test", True, True),
-        ("pictures.test.", True, True),
+        ("images.test", True, True),
+        ("images.test.", True, True),
         ("other.test", True, False),
         ("127.0.0.1", True, False),
-        ("pictures.test", False, False),
+        ("images.test", False, False),
     ],
 )
 async def test_certificates_are_checked_against_the_name_in_the_address(
@@ -460,12 +461,12 @@ async def test_certificates_are_checked_against_the_name_in_the_address(
     names: list[str] = []
     context.sni_callback = lambda connection, name, _: names.append(name)
     trust = ssl.create_default_context(cafile=str(certificate)) if trusted else TLS
-    async with serving(replying(answer(b"picture")), context) as port:
-        resolve = Names(pictures_test=["127.0.0.1"], other_test=["127.0.0.1"])
+    async with serving(replying(answer(b"image")), context) as port:
+        resolve = Names(images_test=["127.0.0.1"], other_test=["127.0.0.1"])
         fetching = fetcher(port, resolve=resolve, tls=trust)
         if served:
-            assert await fetching.fetch(f"https://{host}:{port}/") == b"picture"
-            assert names == ["pictures.test"]
+            assert await fetching.fetch(f"https://{host}:{port}/") == b"image"
+            assert names == ["images.test"]
             fetching.close()
         else:
-            assert (await refusal(fetching, f"https://{host}:{port}/")).code == "fetch_failed"
+            assert (await refusal(fetching, f"https://{host}:{port}/")).reason == "fetch_failed"

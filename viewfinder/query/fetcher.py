@@ -1,7 +1,7 @@
-"""Fetching a picture from an address that a stranger wrote, without becoming the stranger's hand in this network.
+"""Fetches an image from a URL that an untrusted client sent, without giving access to this network (SSRF).
 
-A name is resolved here, once; every address must be public, and the connection goes to one of those addresses, so
-nothing resolves the name again and gets another answer (DNS rebinding). Each redirect is checked in the same way.
+A host name is resolved once; every address must be public, and the connection goes to one of those addresses. The name
+is never resolved a second time, which could give another answer (DNS rebinding). Redirects are checked alike.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address
-from typing import Literal
 
 import httpcore
 import httpx
+
+from viewfinder.query.errors import AddressError
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +27,19 @@ Resolve = Callable[[str], Awaitable[Sequence[Address]]]
 PORTS = frozenset({80, 443, 8080, 8443})
 MAX_URL = 4096
 MAX_REDIRECTS = 3
-TIMEOUT_S = 10.0
-# Of several addresses one may be dead; the next gets its turn after so many seconds.
-CONNECT_TIMEOUT_S = 3.0
+FETCH_TIMEOUT_S = 10.0
+# One of several addresses may be dead: try the next one after this time.
+FETCH_CONNECT_TIMEOUT_S = 3.0
 MAX_ADDRESSES = 4
-# Fetches at a time, each with up to `max_bytes` in memory, and threads that wait for the system's resolver.
+# Parallel fetches, each with up to `max_bytes` in memory, and threads of the system's resolver.
 MAX_FETCHES = 16
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-# `127.1`, `2130706433`, `0x7f.0.0.1`, `0177.1`: a name whose last label is a number is meant as an IPv4 address.
+# `127.1`, `2130706433`, `0x7f.0.0.1`, `0177.1`: a name whose last label is a number is an IPv4 address.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# Global by the registry or to Python's `ipaddress`, and still not for strangers' pictures.
+# Global by the registry or in Python's `ipaddress`, and still refused.
 _REFUSED_V4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
@@ -47,8 +48,8 @@ _REFUSED_V4 = tuple(
         "168.63.129.16/32",  # the platform service within each virtual machine of Azure
     )
 )
-# Addresses of IPv6 are refused but for this one block, all of the unicast space that was ever given out. So no list
-# need name the mapped, compatible, translated (NAT64), site-local, unique local, link-local and multicast ones.
+# The only IPv6 block that is allowed: all unicast space assigned so far. It excludes mapped, compatible, NAT64,
+# site-local, unique local, link-local and multicast addresses without listing them.
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(
     ipaddress.IPv6Network(network)
@@ -61,21 +62,8 @@ _REFUSED_V6 = tuple(
 )
 
 
-class AddressError(Exception):
-    """An address that is not fetched, or cannot be: `code` is one of the service's stable words.
-
-    The message names the host at most, since paths and query strings may hold secrets, and does not tell a name that
-    leads inside from one that leads nowhere.
-    """
-
-    def __init__(self, code: Literal["forbidden_address", "fetch_failed", "image_url_disabled"], message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the Internet, and neither to this network nor to a way around that question."""
+    """Return whether an address is on the public Internet and does not embed or relay to another address."""
     if isinstance(address, IPv4Address):
         refused = address.is_multicast or address.is_reserved or any(address in network for network in _REFUSED_V4)
         return address.is_global and not refused
@@ -84,7 +72,7 @@ def is_public(address: Address) -> bool:
 
 
 def is_own(address: Address) -> bool:
-    """Whether an address is one of this machine's: its other services may listen on a public one."""
+    """Return whether an address is one of this machine's, whose other services may listen on a public one."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         # Connecting a datagram socket sends nothing; it only chooses the address to send from.
@@ -96,22 +84,21 @@ def is_own(address: Address) -> bool:
 
 
 def may_be_fetched(address: Address) -> bool:
-    """The service's policy: public, and not this machine."""
+    """The default policy: public, and not this machine."""
     return is_public(address) and not is_own(address)
 
 
 class Fetcher:
-    """Gets the content behind http and https addresses.
+    """Fetches http and https URLs, without proxies, cookies or credentials of this machine.
 
-    Neither proxies, cookies nor credentials of this machine take part. Tests give a `resolve`, an `allowed` and `ports`
-    that lead to servers of their own.
+    Tests pass `resolve`, `allowed` and `ports` that lead to their own servers.
     """
 
     def __init__(
         self,
         *,
         max_bytes: int,
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = FETCH_TIMEOUT_S,
         resolve: Resolve | None = None,
         allowed: Callable[[Address], bool] = may_be_fetched,
         ports: Collection[int] = PORTS,
@@ -126,7 +113,7 @@ class Fetcher:
         self._turns = asyncio.Semaphore(MAX_FETCHES)
 
     async def fetch(self, url: str) -> bytes:
-        """The content, whatever it is; raises `AddressError`."""
+        """The content, of any media type; raises `AddressError`."""
         target = self._parse(url)
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
@@ -137,7 +124,7 @@ class Fetcher:
                     target = self._parse(answer)
         except TimeoutError:
             raise AddressError(
-                "fetch_failed", f"{target.host!r} did not deliver within {self._timeout_s:g} seconds."
+                "fetch_failed", f"{target.host!r} did not answer within {self._timeout_s:g} seconds."
             ) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             logger.info("Fetching from %r failed: %s", target.host, type(error).__name__)
@@ -145,18 +132,18 @@ class Fetcher:
         raise AddressError("fetch_failed", f"The address redirects more than {MAX_REDIRECTS} times.")
 
     def close(self) -> None:
-        """End the threads; a fetch under way fails."""
+        """End the threads; running fetches fail."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _parse(self, url: str | httpx.URL) -> httpx.URL:
-        """The address in its one canonical form, from which all that follows is taken."""
+        """The URL in canonical form, which everything else is derived from."""
         if isinstance(url, str) and len(url) > MAX_URL:
             raise AddressError("forbidden_address", f"The address is longer than {MAX_URL} characters.")
         try:
             parsed = httpx.URL(url)
             host = parsed.raw_host.decode("ascii")
         except (httpx.InvalidURL, UnicodeError):
-            raise AddressError("forbidden_address", "The address is no URL.") from None
+            raise AddressError("forbidden_address", "The address is not a URL.") from None
         if parsed.scheme not in ("http", "https"):
             raise AddressError("forbidden_address", f"Only http and https are fetched, not {parsed.scheme[:20]!r}.")
         if parsed.userinfo:
@@ -171,7 +158,7 @@ class Fetcher:
         return parsed.copy_with(host=host)
 
     async def _get(self, url: httpx.URL) -> bytes | httpx.URL:
-        """The content, or where else it is said to be."""
+        """The content, or the URL of a redirect."""
         request = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=_port(url), target=url.raw_path)
         headers = [
             (b"Host", url.netloc),
@@ -179,7 +166,7 @@ class Fetcher:
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", b"viewfinder"),
         ]
-        # A pool for each request: no connection is ever used for another host or another client.
+        # One pool per request: no connection is reused for another host or client.
         async with (
             httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=self._backend) as pool,
             pool.stream("GET", request, headers=headers) as response,
@@ -197,7 +184,7 @@ class Fetcher:
 
     async def _system_resolve(self, name: str) -> list[Address]:
         def resolve() -> list[Address]:
-            # The dot at the end keeps names of the cluster's own search domains out.
+            # The trailing dot prevents lookups in the cluster's own search domains.
             found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
             return [ipaddress.ip_address(entry[4][0]) for entry in found]
 
@@ -205,7 +192,7 @@ class Fetcher:
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that were checked, and to nothing else."""
+    """Connects only to addresses that were checked."""
 
     def __init__(self, resolve: Resolve, allowed: Callable[[Address], bool]) -> None:
         self._resolve = resolve
@@ -223,14 +210,16 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         failure: Exception = httpcore.ConnectError("no address")
         for address in (await self._addresses(host))[:MAX_ADDRESSES]:
             try:
-                return await self._network.connect_tcp(str(address), port, CONNECT_TIMEOUT_S, None, socket_options)
+                return await self._network.connect_tcp(
+                    str(address), port, FETCH_CONNECT_TIMEOUT_S, None, socket_options
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
 
     async def _addresses(self, host: str) -> Sequence[Address]:
         addresses = await self._look_up(host)
-        # One that is not public spoils them all: an honest host has no such address.
+        # One private address refuses the host: a public host has none.
         if not addresses or not all(self._allowed(address) for address in addresses):
             raise AddressError("forbidden_address", f"{host!r} does not lead to a public address.")
         return addresses
@@ -239,13 +228,13 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         try:
             return [ipaddress.ip_address(host)]
         except ValueError:
-            pass  # a name, most likely
+            pass  # a name
         if _NUMERIC_LABEL.fullmatch(host.rpartition(".")[2]):
             return []
         try:
             return await self._resolve(host)
         except (OSError, UnicodeError):
-            return []  # said in the words of an address that is not public, so that nobody maps this network by them
+            return []  # the same message as for a private address, or clients could map this network
 
 
 def _port(url: httpx.URL) -> int:
@@ -258,4 +247,4 @@ def _redirect(url: httpx.URL, response: httpcore.Response) -> httpx.URL:
     try:
         return url.join(location.decode())
     except (httpx.InvalidURL, UnicodeError):
-        raise AddressError("fetch_failed", f"{url.host!r} redirects to what is no URL.") from None
+        raise AddressError("fetch_failed", f"{url.host!r} redirects to something that is not a URL.") from None
