@@ -9,7 +9,7 @@ import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects
 from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, point_id
 from viewfinder.store import Collection, Failure, Search, Store, StoreAddress, connect, open_local
-from viewfinder.store.baselines import queries, renew, share
+from viewfinder.store.baselines import share_below, unrelated_texts, update_baselines
 from viewfinder.store.records import Hit as StoredHit
 from viewfinder.store.records import Vectors
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
@@ -213,8 +213,8 @@ class LocalIndex:
         indexed = len(items) - unchanged - len(failures)
         counts = {"listed": len(items), "unchanged": unchanged, "indexed": indexed, "failed": len(failures)}
         self._store.collections.update_metadata(collection.name, counts=counts | {"pruned": 0})
-        texts = queries(self._checkpoint.spec.languages)
-        renew(self._store, collection, indexed, lambda: self._encoder.encode_texts(texts)[0])
+        texts = unrelated_texts(self._checkpoint.spec.languages)
+        update_baselines(self._store, collection, indexed, lambda: self._encoder.encode_texts(texts)[0])
         return IndexResult(
             listed=len(items),
             unchanged=unchanged,
@@ -262,12 +262,7 @@ class LocalIndex:
 
     def _open(self) -> Collection:
         """The live collection, made where there is none; raises `ModelMismatchError`."""
-        checkpoint = self._checkpoint
-        # Where this machine keeps the weights means nothing to the next.
-        spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-        return self._store.collections.open(
-            self._settings.index, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
+        return self._store.collections.open(self._settings.index, self._checkpoint.identity)
 
     def _live(self) -> Collection:
         """The live collection; raises `CollectionMissingError` where nothing is indexed yet."""
@@ -284,7 +279,7 @@ def _hit(hit: StoredHit, baseline: Sequence[float]) -> Hit:
     return Hit(
         id=hit.id,
         score=hit.score,
-        relevance=share(baseline, hit.score) if baseline else None,
+        relevance=share_below(baseline, hit.score) if baseline else None,
         uri=payload.get("uri", ""),
         caption=payload.get("caption"),
         width=payload.get("width"),

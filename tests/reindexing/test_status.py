@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from viewfinder.cli.main import app
+from viewfinder.models.registry import ModelIdentity
 from viewfinder.reindexing import hold, status
 from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.settings import Settings
@@ -23,14 +24,14 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def fill(store: Store, index: str) -> tuple[str, str]:
     """A live collection of three points, one with a caption, and one that is being built."""
-    live = store.collections.open(index, "first", {}, "f00d", 4)
+    live = store.collections.open(index, ModelIdentity("first", "f00d", 4))
     vectors = np.eye(3, 4, dtype=np.float32)
     ids = [point_id(f"s3://b/{number}") for number in range(3)]
     captioned = np.array([True, False, False])
     store.points.upsert(
         live, PointBatch(ids, [{}, {}, {}], image=vectors, caption=vectors, has_caption=captioned), wait=True
     )
-    return live.name, store.collections.create(index, "second", {}, "beef", 8).name
+    return live.name, store.collections.create(index, ModelIdentity("second", "beef", 8)).name
 
 
 def test_the_live_collection_and_the_one_being_built_are_told_apart(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from tests.cluster import killable
 from tests.fixtures.indexing import NAMES, Index
 from viewfinder.errors import StoreBusyError
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.registry import ModelIdentity
 from viewfinder.reindexing.upgrade_lock import standing
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -206,6 +207,6 @@ def test_a_job_that_lost_its_lease_switches_nothing(index: Index) -> None:
 
 
 def test_what_builds_of_other_models_left_is_dropped(index: Index, tiny_model: str) -> None:
-    left = index.store.collections.create("images", "left", {}, "beef", 4)
+    left = index.store.collections.create("images", ModelIdentity("left", "beef", 4))
     assert index.reindex() == 0
     assert left.name not in [each.name for each in index.store.collections.all("images")]

@@ -37,5 +37,5 @@ def _seen(manifest: Manifest) -> Fields:
         for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["caption"]):
             captions = batch.column(0)
             for record in captions.filter(pc.invert(pc.match_substring(captions, _WITHOUT))).to_pylist():
-                fields.see(CaptionRecord.from_json(record).meta)
+                fields.add(CaptionRecord.from_json(record).meta)
     return fields

@@ -3,9 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from viewfinder.cluster import progress
 from viewfinder.cluster.pipeline import told_as_ours
@@ -70,14 +68,7 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
     """The live collection, made where there is none and `create` says so. Raises `ModelMismatchError`."""
     if not create and store.collections.live(settings.index) is None:
         return None
-    return store.collections.open(
-        settings.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
-    )
-
-
-def recorded_spec(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a collection keeps of its model; where this machine has the weights means nothing to the next."""
-    return {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
+    return store.collections.open(settings.index, checkpoint.identity)
 
 
 def list_objects(options: Options, access: ObjectAccess, directory: Path) -> Manifest:

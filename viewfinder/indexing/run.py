@@ -21,7 +21,7 @@ from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
-from viewfinder.store.baselines import queries, renew
+from viewfinder.store.baselines import unrelated_texts, update_baselines
 
 # Loading a model takes seconds; a cluster without room for it must not hold up a job that is done otherwise.
 QUERIES_TIMEOUT_S = 120.0
@@ -64,7 +64,7 @@ class Sync:
         outcome = self._index(checkpoint, report.run_id)
         pruned = self._prune.carry_out() if self._prune else 0
         sweep(store, collection)
-        renew(store, collection, outcome.tally.indexed, lambda: self._encoded_queries(checkpoint))
+        update_baselines(store, collection, outcome.tally.indexed, lambda: self._encoded_queries(checkpoint))
         return Pass(manifest, outcome, pruned)
 
     def _index(self, checkpoint: Checkpoint, run_id: str) -> Outcome:
@@ -79,5 +79,5 @@ class Sync:
             )
 
     def _encoded_queries(self, checkpoint: Checkpoint) -> Vectors:
-        texts = queries(checkpoint.spec.languages)
+        texts = unrelated_texts(checkpoint.spec.languages)
         return encode_texts(checkpoint, self._settings, texts, timeout_s=QUERIES_TIMEOUT_S)

@@ -12,7 +12,6 @@ from viewfinder.cluster.pipeline import Pass
 from viewfinder.cluster.progress import LOG_EVERY_S
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.options import Options
-from viewfinder.indexing.preflight import recorded_spec
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, size
@@ -115,9 +114,7 @@ def open_target(store: Store, lease: Lease, live: Collection, checkpoint: Checkp
     if chosen is not None:
         logger.info("Going on with %s (%s)", chosen.name, chosen.metadata.state)
         return chosen
-    made = store.collections.create(
-        live.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
-    )
+    made = store.collections.create(live.index, checkpoint.identity)
     logger.info("Building %s beside %s", made.name, live.name)
     return made
 
