@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +86,7 @@ def random_vectors(dimension: int) -> NDArray[np.float32]:
 
 def fill(store: Store, checkpoint: Checkpoint) -> None:
     """A live collection of `POINTS` random vectors, as if this model had made them."""
-    spec = asdict(checkpoint.spec)
-    collection = store.collections.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+    collection = store.collections.create(INDEX, checkpoint.identity)
     vectors = random_vectors(checkpoint.dimension)
     uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
     payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]

@@ -122,10 +122,7 @@ def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, t
             ObjectAccess(), checkpoint.preprocess, limits, threads=1, decoder=lambda: decoder, **bounds
         )
         encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
-        spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-        collection = store.collections.open(
-            "images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
+        collection = store.collections.open("images", checkpoint.identity)
         write_rows(store, collection, encode(fetch(table_of(rows))), run_id="job", batch_size=8)
         theirs_metadata = collection.metadata
 

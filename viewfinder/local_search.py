@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from viewfinder.client.requests import search_body
@@ -110,9 +110,7 @@ class _LiveIndex:
             self._checkpoint = locate(self._model_name)
         asked = self._checkpoint
         if asked.fingerprint != live.metadata.fingerprint:
-            self._store.collections.open(
-                self._index, asked.name, asdict(asked.spec), asked.fingerprint, asked.dimension
-            )
+            self._store.collections.open(self._index, asked.identity)
 
     def _encoder_of(self, live: Collection) -> Encoder:
         fingerprint = live.metadata.fingerprint

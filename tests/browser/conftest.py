@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,7 @@ class Album:
 
     def build(self, store: Store) -> Collection:
         """A live collection of all of them."""
-        spec = asdict(self.checkpoint.spec)
-        made = store.collections.create(
-            INDEX, self.checkpoint.name, spec, self.checkpoint.fingerprint, self.checkpoint.dimension
-        )
+        made = store.collections.create(INDEX, self.checkpoint.identity)
         store.points.upsert(made, self.batch, wait=True)
         store.collections.promote(INDEX, made.name)
         store.collections.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})

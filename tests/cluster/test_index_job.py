@@ -20,7 +20,7 @@ from tests.indexing.pictures import fill, picture
 from viewfinder.cli.entry import STOPPED
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.uris import point_id
-from viewfinder.store.baselines import FEWEST, QUANTILES
+from viewfinder.store.baselines import MINIMUM_VECTORS, QUANTILES
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
@@ -106,7 +106,7 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
 def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_by(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [f"{number:02}.jpg" for number in range(FEWEST + 1)]
+    names = [f"{number:02}.jpg" for number in range(MINIMUM_VECTORS + 1)]
     fill(world.bucket, names)
     world.store.take_down(world.index, {point_id(f"{world.source}/00.jpg"): f"{world.source}/00.jpg"})
     assert world.run() == 0
@@ -147,7 +147,7 @@ def test_another_model_is_refused_with_both_fingerprints(
     said = capsys.readouterr().err
     assert locate(tiny_model).fingerprint in said
     assert locate(other_model).fingerprint in said
-    assert "jobs/reindex.py" in said
+    assert "viewfinder reindex" in said
 
 
 def test_without_a_model_a_run_follows_the_live_collection(

@@ -23,7 +23,7 @@ def collect(store: Store, model: str, order: Sequence[int]) -> str:
     """Make a collection in which image n has the vector of caption order[n]; return its name."""
     checkpoint = locate(model)
     captions = Encoder.load(checkpoint, device="cpu").encode_texts(TEXTS)[0]
-    made = store.collections.create("images", checkpoint.name, {}, checkpoint.fingerprint, checkpoint.dimension)
+    made = store.collections.create("images", checkpoint.identity)
     payloads = [{"uri": uri, "caption": text, "caption_hash": text} for uri, text in zip(URIS, TEXTS, strict=True)]
     images: Vectors = captions[list(order)]
     batch = PointBatch([point_id(uri) for uri in URIS], payloads, image=images, caption=captions)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from viewfinder.evaluation.recall import approximate_recall, shared_captions
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Hit, PointBatch, Search, Store, StoreAddress, open_local
 
 IDS = [point_id(f"s3://b/{number}") for number in range(4)]

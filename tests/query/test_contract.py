@@ -25,7 +25,7 @@ from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress, open_local
-from viewfinder.store.baselines import renew
+from viewfinder.store.baselines import update_baselines
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint
 
@@ -106,9 +106,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> I
     """60 points with captions, tags, sizes and baselines; every tenth has a caption only."""
     with open_local(StoreAddress(data_dir=tmp_path_factory.mktemp("store"))) as store:
         spec = asdict(checkpoint.spec)
-        collection = store.collections.open(
-            "images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
+        collection = store.collections.open("images", checkpoint.identity)
         encoder = load(checkpoint)
         captions = [f"a {ANIMALS[n % 4]} in the {PLACES[n % 3]} number {n}" for n in range(COUNT)]
         texts, _ = encoder.encode_texts(captions)
@@ -130,7 +128,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> I
         ids = [point_id(uri_of(n)) for n in range(COUNT)]
         batch = PointBatch(ids, payloads, image=images, caption=texts, has_image=has_image)
         store.points.upsert(collection, batch, wait=True)
-        renew(store, collection, COUNT, lambda: encoder.encode_texts([f"thing {n}" for n in range(50)])[0])
+        update_baselines(store, collection, COUNT, lambda: encoder.encode_texts([f"thing {n}" for n in range(50)])[0])
         yield store
 
 

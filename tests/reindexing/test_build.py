@@ -1,6 +1,5 @@
 """Disk space for a second collection beside the live one."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from viewfinder.store.directory import store_directory
 def test_an_embedded_store_needs_disk_space_for_a_second_collection(tmp_path: Path, tiny_model: str) -> None:
     checkpoint = locate(tiny_model)
     with open_local(StoreAddress(data_dir=tmp_path)) as store:
-        live = store.collections.open(
-            "images", checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-        )
+        live = store.collections.open("images", checkpoint.identity)
         check_disk_space(store, live, checkpoint)
         # A sparse file: this long, but without blocks on disk.
         with (store_directory(tmp_path) / "vectors").open("wb") as file:

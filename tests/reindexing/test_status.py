@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from viewfinder.cli.main import app
+from viewfinder.models.registry import ModelIdentity
 from viewfinder.reindexing import status
 from viewfinder.reindexing.rollback import pause_runs
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
@@ -24,13 +25,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def fill(store: Store, index: str) -> tuple[str, str]:
     """Make a live collection of three points, one with a caption, and one that is being built; return their names."""
-    live = store.collections.open(index, "first", {}, "f00d", 4)
+    live = store.collections.open(index, ModelIdentity("first", "f00d", 4))
     vectors = np.eye(3, 4, dtype=np.float32)
     ids = [point_id(f"s3://b/{number}") for number in range(3)]
     has_caption = np.array([True, False, False])
     batch = PointBatch(ids, [{}, {}, {}], image=vectors, caption=vectors, has_caption=has_caption)
     store.points.upsert(live, batch, wait=True)
-    return live.name, store.collections.create(index, "second", {}, "beef", 8).name
+    return live.name, store.collections.create(index, ModelIdentity("second", "beef", 8)).name
 
 
 def test_live_and_building_collections_are_told_apart(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from tests.cluster import killable
 from tests.fixtures.reindexing import NAMES, Index
 from viewfinder.errors import StoreBusyError
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.registry import ModelIdentity
 from viewfinder.reindexing.upgrade_lock import KIND, SUBJECT, read_holder
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -206,6 +207,6 @@ def test_a_run_that_lost_its_lock_promotes_nothing(index: Index) -> None:
 
 
 def test_unfinished_collections_of_other_models_are_dropped(index: Index, tiny_model: str) -> None:
-    unfinished = index.store.collections.create("images", "left", {}, "beef", 4)
+    unfinished = index.store.collections.create("images", ModelIdentity("left", "beef", 4))
     assert index.reindex() == 0
     assert unfinished.name not in [each.name for each in index.store.collections.all("images")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +49,7 @@ class World:
         """A collection of one model, its captions encoded by that model, its images random unit vectors."""
         checkpoint = self.checkpoints[model]
         encoder = load(checkpoint)
-        spec = asdict(checkpoint.spec)
-        collection = self.store.collections.create(
-            INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
+        collection = self.store.collections.create(INDEX, checkpoint.identity)
         uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
         vectors, _ = encoder.encode_texts(list(captions))
         payloads = [

@@ -5,7 +5,6 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -57,9 +56,7 @@ def address(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> str:
     """A live collection of ten points of this model; its name."""
     checkpoint = locate(model)
-    collection = store.collections.create(
-        INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-    )
+    collection = store.collections.create(INDEX, checkpoint.identity)
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": collection.name} for uri in uris]

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +92,7 @@ def url(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> Collection:
     """Ten points as if this model had made them; not live yet."""
     checkpoint = locate(model)
-    made = store.collections.create(
-        INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-    )
+    made = store.collections.create(INDEX, checkpoint.identity)
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": made.name} for uri in uris]

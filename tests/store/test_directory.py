@@ -19,6 +19,7 @@ import pytest
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from viewfinder.errors import StoreBusyError, StoreError
+from viewfinder.models.registry import ModelIdentity
 from viewfinder.store import Collection, PointBatch, Store, StoreAddress
 from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
 
@@ -43,7 +44,7 @@ def opened(data_dir: Path) -> Iterator[Store]:
 
 
 def collection(store: Store) -> Collection:
-    return store.collections.open("images", "m", {}, "f00d", 2)
+    return store.collections.open("images", ModelIdentity("m", "f00d", 2))
 
 
 def write(store: Store, first: int, count: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
+from viewfinder.models.registry import ModelIdentity
 from viewfinder.settings import Settings
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
 from viewfinder.store.server import ServerClient
@@ -48,7 +49,7 @@ def open_store(tmp_path: Path) -> Iterator[Open]:
 
 
 def write(store: Store) -> None:
-    made = store.collections.open("images", "m", {}, "f00d", 2)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     store.points.upsert(made, PointBatch([POINT], [{"etag": "e"}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 1
 
@@ -104,7 +105,7 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(double: QdrantDouble, 
 
 def test_accepted_but_not_yet_applied_is_no_failure(double: QdrantDouble, open_store: Open) -> None:
     store = open_store(double.url)
-    made = store.collections.open("images", "m", {}, "f00d", 2)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     double.faults.append(Fault(late=6, on="PUT .*/points$"))
     store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 0

@@ -37,5 +37,5 @@ def _fields_of(manifest: Manifest) -> Fields:
         for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["caption_details"]):
             details = batch.column(0)
             for record in details.filter(pc.invert(pc.match_substring(details, _NO_META))).to_pylist():
-                fields.see(parse_details(record)["meta"])
+                fields.add(parse_details(record)["meta"])
     return fields

@@ -3,9 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.indexing.options import IndexOptions
@@ -83,14 +81,7 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
     """The live collection, made where there is none if `create`. Raises `ModelMismatchError`."""
     if not create and store.collections.live(settings.index) is None:
         return None
-    return store.collections.open(
-        settings.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
-    )
-
-
-def recorded_spec(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The model's registry entry as a collection keeps it: without the directory, which is this machine's."""
-    return {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
+    return store.collections.open(settings.index, checkpoint.identity)
 
 
 def list_objects(

@@ -29,7 +29,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import Collection, Record, Store
-from viewfinder.store.baselines import queries, renew
+from viewfinder.store.baselines import unrelated_texts, update_baselines
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -159,7 +159,7 @@ class Indexer:
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
         delete_taken_down(store, collection)
-        renew(store, collection, outcome.tally.indexed, lambda: self._encode_queries(checkpoint))
+        update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
         return RunResult(manifest, outcome, pruned)
 
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
@@ -206,8 +206,8 @@ class Indexer:
         runs = list(dict.fromkeys([*collection.metadata.runs, self._run_id]))[-_RUNS_KEPT:]
         self._store.collections.update_metadata(collection.name, sources=sources, runs=runs)
 
-    def _encode_queries(self, checkpoint: Checkpoint) -> Vectors:
-        texts = queries(checkpoint.spec.languages)
+    def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
+        texts = unrelated_texts(checkpoint.spec.languages)
         return self._executor.encode_texts(checkpoint, self._settings, texts, timeout_s=QUERIES_TIMEOUT_S)
 
 

@@ -7,7 +7,7 @@ So each collection stores the quantiles of the cosines of unrelated pairs, by ki
 from collections.abc import Mapping, Sequence
 
 from viewfinder.query.query import Query
-from viewfinder.store.baselines import share
+from viewfinder.store.baselines import share_below
 from viewfinder.store.schema import VectorName
 
 
@@ -35,7 +35,7 @@ def relevance(
     None where the query has no single kind, or the collection stores no baseline for it.
     """
     shares = [
-        share(baseline, cosine)
+        share_below(baseline, cosine)
         for name, cosine in cosines.items()
         if kind is not None and (baseline := baselines.get(f"{kind}_{name}"))
     ]

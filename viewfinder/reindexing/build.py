@@ -10,7 +10,6 @@ from typing import Any
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.accounting import RunResult
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.preflight import recorded_spec
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
@@ -120,9 +119,7 @@ def open_new(store: Store, lock: UpgradeLock, live: Collection, checkpoint: Chec
     if reusable is not None:
         logger.info("Continuing with %s (%s)", reusable.name, reusable.metadata.state)
         return reusable
-    created = store.collections.create(
-        live.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
-    )
+    created = store.collections.create(live.index, checkpoint.identity)
     logger.info("Building %s beside %s", created.name, live.name)
     return created
 
