@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from viewfinder.client import Client, Picture, SearchResult, Stats
+from viewfinder.client import Client, ImageInput, SearchResult, Stats
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
@@ -84,7 +84,7 @@ class ImageSearchEngine:
         text: str | None = None,
         top_k: int = 5,
         *,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         target: EngineTarget = "image",
     ) -> SearchResult:
         """The pictures that fit best a text or `image`, the path or the bytes of a picture.
@@ -149,7 +149,7 @@ class _Backend(Protocol):
 
     def search_texts(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]: ...
 
-    def search_image(self, image: Picture, top_k: int, target: EngineTarget) -> SearchResult: ...
+    def search_image(self, image: ImageInput, top_k: int, target: EngineTarget) -> SearchResult: ...
 
     def stats(self) -> Stats: ...
 
@@ -171,7 +171,7 @@ class _Remote:
     def search_texts(self, texts: Sequence[str], top_k: int, target: EngineTarget) -> list[SearchResult]:
         return self._client.search_batch(texts, limit=top_k, target=target)
 
-    def search_image(self, image: Picture, top_k: int, target: EngineTarget) -> SearchResult:
+    def search_image(self, image: ImageInput, top_k: int, target: EngineTarget) -> SearchResult:
         return self._client.search(image=image, limit=top_k, target=target)
 
     def stats(self) -> Stats:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from viewfinder.client.requests import Picture, picture_bytes
+from viewfinder.client.requests import ImageInput, image_bytes
 from viewfinder.client.results import Hit, SearchResult, Stats
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ImageError, ObjectError, SourceError
 from viewfinder.images.decoder import Decoder
@@ -107,8 +107,8 @@ class LocalIndex:
             results += [replace(each, warnings=self._cut(tokens)) for each, tokens in zip(found, cuts, strict=True)]
         return results
 
-    def search_image(self, image: Picture, top_k: int, target: VectorName) -> SearchResult:
-        content = picture_bytes(image)
+    def search_image(self, image: ImageInput, top_k: int, target: VectorName) -> SearchResult:
+        content = image_bytes(image)
         collection = self._searchable(top_k, target)
         began = time.perf_counter()
         try:

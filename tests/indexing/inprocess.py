@@ -15,7 +15,7 @@ from viewfinder.cluster.pipeline import Outcome, Pass
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.caption_fields import note_fields
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.prune import Gone, Prune
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.report import merged_sources
@@ -84,11 +84,11 @@ class InProcess:
     def check(self, sources: Sequence[str]) -> None:
         self.checked += sources
 
-    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
+    def plan(self, options: IndexOptions, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
         manifest = self._listed(options, next(self.numbers))
         return Sync(options, Settings.load({}), self.reach, self.store, collection, manifest).plan()
 
-    def _listed(self, options: Options, number: int) -> Manifest:
+    def _listed(self, options: IndexOptions, number: int) -> Manifest:
         directory = self.directory / f"{self.run_id}-{number:02}"
         directory.mkdir(parents=True)
         objects = self.kept.objects(self.reach.access)
@@ -100,10 +100,10 @@ class InProcess:
                 captions=captions,
                 include=options.include,
                 exclude=options.exclude,
-                limit=options.limit,
+                limit=options.max_objects,
             )
 
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
+    def sync(self, options: IndexOptions, collection: Collection, checkpoint: Checkpoint) -> Pass:
         number = next(self.numbers)
         manifest = self._listed(options, number)
         prune = Prune.of(options, self.store, collection, manifest)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmarks.size import GPUS, REPLICA_QPS, S3_GET_PRICE, S3_GETS_PER_S, S3_LIST_PRICE, TOWERS, main, quantity
+
 from viewfinder.models.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""A running search service from Python: `Client` for threads, `AsyncClient` for asyncio, with the same answers."""
+"""Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results."""
 
 from viewfinder.client.client import (
     DEFAULT_SERVER,
@@ -12,10 +12,10 @@ from viewfinder.client.client import (
     Group,
     Hit,
     Image,
+    ImageInput,
     Model,
     Models,
     Part,
-    Picture,
     Rank,
     Ranking,
     Removal,
@@ -40,10 +40,10 @@ __all__ = [
     "Group",
     "Hit",
     "Image",
+    "ImageInput",
     "Model",
     "Models",
     "Part",
-    "Picture",
     "Rank",
     "Ranking",
     "Removal",

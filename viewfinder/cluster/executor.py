@@ -10,7 +10,7 @@ from typing import Protocol
 from viewfinder.cluster import fresh_encodings as fresh
 from viewfinder.cluster.pipeline import Pass
 from viewfinder.indexing import preflight
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.prune import Gone
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.report import Report
@@ -27,10 +27,10 @@ class Work(Protocol):
     def check(self, sources: Sequence[str]) -> None:
         """List each source and read one object of it where the work is done; raises `SourceError`."""
 
-    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
+    def plan(self, options: IndexOptions, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
         """How many of the listed objects would need what, and which points would go; nothing is written."""
 
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
+    def sync(self, options: IndexOptions, collection: Collection, checkpoint: Checkpoint) -> Pass:
         """One pass over the sources of `options`."""
 
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
@@ -54,11 +54,11 @@ class ClusterWork:
     def check(self, sources: Sequence[str]) -> None:
         preflight.check_worker(sources, self._reach)
 
-    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
+    def plan(self, options: IndexOptions, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
         with self._listed(options, collection) as sync:
             return sync.plan()
 
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
+    def sync(self, options: IndexOptions, collection: Collection, checkpoint: Checkpoint) -> Pass:
         with self._listed(options, collection) as sync:
             return sync.carry_out(checkpoint, self._report)
 
@@ -69,7 +69,7 @@ class ClusterWork:
         return fresh.encode_pictures(checkpoint, self._settings, self._reach.access, records)
 
     @contextmanager
-    def _listed(self, options: Options, collection: Collection | None) -> Iterator[Sync]:
+    def _listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[Sync]:
         # A manifest of a large bucket takes gigabytes: one at a time.
         with tempfile.TemporaryDirectory(dir=self._workspace, prefix=f"pass-{next(self._numbers)}-") as directory:
             manifest = preflight.list_objects(options, self._reach.access, Path(directory))

@@ -10,7 +10,7 @@ from typing import Any
 from viewfinder.cluster import progress
 from viewfinder.cluster.pipeline import told_as_ours
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.reach import Reach
 from viewfinder.models.checkpoint import Checkpoint, find, locate
 from viewfinder.settings import Settings
@@ -25,7 +25,7 @@ _LOOKED_AT = 20
 WAITING_TOLD_S = 30.0
 
 
-def check_reach(options: Options, settings: Settings) -> Reach:
+def check_reach(options: IndexOptions, settings: Settings) -> Reach:
     """Names, sources and store, as this machine sees them, before Ray is started."""
     reach = check_target(options.model or settings.model, settings)
     check_sources(options, reach)
@@ -45,7 +45,7 @@ def check_target(model: str, settings: Settings) -> Reach:
     return reach
 
 
-def check_sources(options: Options, reach: Reach) -> None:
+def check_sources(options: IndexOptions, reach: Reach) -> None:
     """Whether the patterns make sense, the sources exist and the captions file is one."""
     Patterns(options.include, options.exclude)
     with Objects(reach.access) as objects:
@@ -55,7 +55,7 @@ def check_sources(options: Options, reach: Reach) -> None:
             check_captions(options.captions, objects)
 
 
-def choose_model(options: Options, settings: Settings, store: Store) -> Checkpoint:
+def choose_model(options: IndexOptions, settings: Settings, store: Store) -> Checkpoint:
     """The model of this run: the one asked for, else that of the live collection, else the settings'."""
     live = store.collections.live(settings.index)
     name = options.model or (live.metadata.model_name if live else settings.model)
@@ -79,7 +79,7 @@ def recorded_spec(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
 
 
-def list_objects(options: Options, access: ObjectAccess, directory: Path) -> Manifest:
+def list_objects(options: IndexOptions, access: ObjectAccess, directory: Path) -> Manifest:
     """List the sources into a manifest in `directory`, each object once, with its caption."""
     with Objects(access) as objects, _captions(options, objects) as captions, progress.listing() as listed:
         manifest = write_manifest(
@@ -89,10 +89,10 @@ def list_objects(options: Options, access: ObjectAccess, directory: Path) -> Man
             captions=captions,
             include=options.include,
             exclude=options.exclude,
-            limit=options.limit,
+            limit=options.max_objects,
             progress=listed,
         )
-        if captions is not None and options.limit is None and (unmatched := captions.unmatched()):
+        if captions is not None and options.max_objects is None and (unmatched := captions.unmatched()):
             if options.prune and captions.matched() == 0:
                 raise ConfigurationError(
                     f"--prune: none of the {unmatched:,} captions of {options.captions!r} belongs to a listed object, "
@@ -144,5 +144,5 @@ def _read_one(source: str, objects: Objects) -> None:
         )
 
 
-def _captions(options: Options, objects: Objects) -> "AbstractContextManager[Captions | None]":
+def _captions(options: IndexOptions, objects: Objects) -> "AbstractContextManager[Captions | None]":
     return nullcontext() if options.captions is None else Captions.load(options.captions, objects)

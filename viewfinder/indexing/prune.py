@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from viewfinder.errors import ViewfinderError
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.objects import point_id
 from viewfinder.store import Collection, Record, Store
@@ -48,7 +48,9 @@ class Prune:
         self._listed = {source: _listed_ids(manifest.paths, source) for source in self._sources}
 
     @classmethod
-    def of(cls, options: Options, store: Store, collection: Collection | None, manifest: Manifest) -> "Prune | None":
+    def of(
+        cls, options: IndexOptions, store: Store, collection: Collection | None, manifest: Manifest
+    ) -> "Prune | None":
         """The prune that `--prune` asks for, if it does; `PruneRefusedError` where a listing shows too little."""
         if not options.prune or collection is None:
             return None

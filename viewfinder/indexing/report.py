@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from rich.table import Table
 
-from viewfinder.cli.entry import stdout
+from viewfinder.cli.output import stdout
 from viewfinder.cluster.pipeline import WIDENED_BY, Pass, Stage
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.indexing.prune import Gone

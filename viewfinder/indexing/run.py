@@ -10,7 +10,7 @@ from viewfinder.cluster.fresh_encodings import encode_texts
 from viewfinder.cluster.pipeline import Outcome, Pass
 from viewfinder.indexing import shortcut
 from viewfinder.indexing.caption_fields import note_fields
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.prune import Gone, Prune
 from viewfinder.indexing.reach import Reach
 from viewfinder.indexing.report import Report
@@ -32,7 +32,7 @@ class Sync:
 
     def __init__(
         self,
-        options: Options,
+        options: IndexOptions,
         settings: Settings,
         reach: Reach,
         store: Store,

@@ -47,9 +47,18 @@ def _multilingual(name: str, dimension: int, hub: str, good_for: str) -> ModelSp
     return ModelSpec(name, arch, tag, dimension, 224, 77, "about 100", "MIT", good_for, hub)
 
 
-def _demo(name: str, good_for: str) -> ModelSpec:
+def _demo(name: str, dimension: int, good_for: str) -> ModelSpec:
     directory = Path(__file__).resolve().parents[2] / "demo" / "models" / name
-    return ModelSpec(name, languages="English, Chinese", licence="MIT", good_for=good_for, directory=str(directory))
+    return ModelSpec(
+        name,
+        dimension=dimension,
+        image_size=64,
+        context_length=77,
+        languages="English, Chinese",
+        licence="MIT",
+        good_for=good_for,
+        directory=str(directory),
+    )
 
 
 _SPECS = (
@@ -105,8 +114,8 @@ _SPECS = (
         "laion/CLIP-ViT-H-14-frozen-xlm-roberta-large-laion5B-s13B-b90k",
         "many languages, quality, with a large GPU",
     ),
-    _demo("demo", "the demo's painted scenes, and nothing else"),
-    _demo("demo-small", "trying a change of model on the demo"),
+    _demo("demo", 256, "the demo's painted scenes, and nothing else"),
+    _demo("demo-small", 128, "trying a change of model on the demo"),
 )
 
 REGISTRY: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})

@@ -11,7 +11,7 @@ from viewfinder.cluster.executor import Work
 from viewfinder.cluster.pipeline import Pass
 from viewfinder.cluster.progress import LOG_EVERY_S
 from viewfinder.errors import ConfigurationError
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import recorded_spec
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
@@ -33,7 +33,7 @@ _ROOM_FACTOR = 1.2
 _PAGE = 1000
 
 
-def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[Options]:
+def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[IndexOptions]:
     """What to read, in passes of equal options: the sources that the live collection records, or those given.
 
     Raises `ConfigurationError` where that is not the whole index: none recorded, or one of them with `--limit`.
@@ -57,7 +57,7 @@ def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: fl
         key = (tuple(each.get("include", ())), tuple(each.get("exclude", ())), captions)
         groups.setdefault(key, []).append(uri)
     return [
-        Options(
+        IndexOptions(
             sources=tuple(uris),
             captions=captions,
             include=include,
@@ -128,7 +128,7 @@ def fill(
     lease: Lease,
     target: Collection,
     checkpoint: Checkpoint,
-    groups: Callable[[], Sequence[Options]],
+    groups: Callable[[], Sequence[IndexOptions]],
     told: Callable[[Sequence[Pass]], None],
 ) -> list[Pass]:
     """Pass over the sources until nothing has changed meanwhile and the count is right; the last round's passes.
@@ -167,7 +167,7 @@ def counts(store: Store, collection: Collection, passes: Sequence[Pass]) -> list
     return [store.points.count(collection, {"sources": {"in": sources}}) for sources in named]
 
 
-def note_sources(store: Store, target: Collection, groups: Sequence[Options]) -> Collection:
+def note_sources(store: Store, target: Collection, groups: Sequence[IndexOptions]) -> Collection:
     """Have the target record these sources and no others; points of others alone are deleted."""
     wanted = {uri: _record(uri, group) for group in groups for uri in group.sources}
     target = store.collections.refresh(target)
@@ -193,7 +193,7 @@ class _Told:
             logger.info("%s", state)
 
 
-def _record(uri: str, group: Options) -> dict[str, Any]:
+def _record(uri: str, group: IndexOptions) -> dict[str, Any]:
     captions = {"captions": group.captions} if group.captions else {}
     return {"source": uri, "include": list(group.include), "exclude": list(group.exclude), **captions}
 

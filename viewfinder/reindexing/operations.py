@@ -2,7 +2,7 @@
 
 import logging
 
-from viewfinder.cli.entry import stdout
+from viewfinder.cli.output import stdout
 from viewfinder.errors import ConfigurationError, ModelMismatchError, UnknownModelError
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing import announcement, hold, promotion, status

@@ -13,7 +13,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from viewfinder.cli.entry import stdout
+from viewfinder.cli.output import stdout
 from viewfinder.cluster.pipeline import Pass
 from viewfinder.indexing.report import Report, reasons_shown
 from viewfinder.reindexing.verify import Check

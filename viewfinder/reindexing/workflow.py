@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from viewfinder.cli.entry import stdout
+from viewfinder.cli.output import stdout
 from viewfinder.cluster.executor import Work
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation import evaluation_set as golden
 from viewfinder.indexing import preflight
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.prune import Gone
 from viewfinder.indexing.reach import Reach
 from viewfinder.models.checkpoint import Checkpoint, locate
@@ -97,7 +97,7 @@ class Reindex:
         """Another model, or a rebuild: a new collection beside the live one, and the switch once it is proven."""
         store, report, options = self._store, self._report, self._options
 
-        def groups() -> Sequence[Options]:
+        def groups() -> Sequence[IndexOptions]:
             # Runs of jobs/index.py may bring sources to the live collection meanwhile. Nothing is lost by pruning a
             # collection that nobody searches; that the index does not shrink is looked at before the switch.
             return build.sources_of(store.collections.refresh(live), options, prune_max_ratio=1.0)
@@ -158,21 +158,21 @@ class Reindex:
     def _has(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _check(self, groups: Sequence[Options]) -> None:
+    def _check(self, groups: Sequence[IndexOptions]) -> None:
         """Each source listed and one object of each read, here and on a worker, before anything is built."""
         for each in groups:
             preflight.check_sources(each, self._reach)
         self._work.check([source for each in groups for source in each.sources])
 
     def _questions(self, live: Collection) -> Sequence[golden.Question]:
-        if self._options.golden is None:
+        if self._options.evaluation_set is None:
             return ()
         with Objects(self._reach.access) as objects:
-            questions = golden.load(self._options.golden, objects)
+            questions = golden.load(self._options.evaluation_set, objects)
         relevant = sorted({id_ for question in questions for id_ in question.relevant})
         if not self._store.points.states(live, relevant):
             raise ConfigurationError(
-                f"The golden set {self._options.golden!r} names {len(relevant)} pictures, none of which is in "
+                f"The golden set {self._options.evaluation_set!r} names {len(relevant)} pictures, none of which is in "
                 f"{live.name!r}: it could not tell a good model from a bad one. Its URIs must be those of the index."
             )
         return questions
@@ -186,7 +186,7 @@ class Reindex:
             )
         return None
 
-    def _foretell(self, what: str, live: Collection, groups: Sequence[Options], target: Collection | None) -> int:
+    def _foretell(self, what: str, live: Collection, groups: Sequence[IndexOptions], target: Collection | None) -> int:
         """Say what a run would do, in numbers; `target` is what there is already of the collection to be filled."""
         plans = [self._work.plan(each, target) for each in groups]
         actions = sum((Counter(each) for each, _ in plans), Counter[str]())
