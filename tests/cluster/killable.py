@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.fixtures.options import reindex_options
 from tests.indexing.inprocess import InProcess, Kept
 from viewfinder.indexing.reach import Reach
-from viewfinder.reindexing.options import parse
 from viewfinder.reindexing.report import ReindexReport
 from viewfinder.reindexing.workflow import Reindex
 from viewfinder.settings import Settings
@@ -37,4 +37,4 @@ def _reindex(environment: Mapping[str, str], reach: Reach, directory: Path, flag
     report = ReindexReport.open(settings, reach.access, str(directory / "report"))
     with connect(reach.address) as store, report:
         work = InProcess(reach, store, directory / "manifests", report.run_id, Kept())
-        sys.exit(Reindex(parse(flags), settings, reach, store, work, report).run())
+        sys.exit(Reindex(reindex_options(flags), settings, reach, store, work, report).run())
