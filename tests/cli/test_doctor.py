@@ -177,8 +177,8 @@ def test_the_key_is_not_told_to_whatever_has_the_port(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("environment", "state", "says"),
     [
-        ({}, "ok", "this machine only"),
-        ({"HOST": "0.0.0.0"}, "note", "this machine only"),
+        ({}, "ok", "only this machine"),
+        ({"HOST": "0.0.0.0"}, "note", "only this machine"),
         ({"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "1"}, "note", "may search"),
         ({"API_KEYS": f"{'0' * 64},{'1' * 64}:admin"}, "ok", "2, of which 1"),
     ],

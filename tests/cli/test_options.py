@@ -1,7 +1,11 @@
 """The options of index and reindex, as records, and `--ray` with and without an address."""
 
+import re
+import shlex
+
 import pytest
 
+from tests.cli.conftest import ROOT
 from tests.fixtures.options import index_options, reindex_options
 from viewfinder.cli.options import join_ray_address
 from viewfinder.indexing.options import IndexOptions
@@ -79,3 +83,30 @@ def test_every_option_of_reindex(evaluation_set: str) -> None:
 )
 def test_the_address_of_ray_may_be_left_out(line: str, joined: str) -> None:
     assert join_ray_address(line.split()) == joined.split()
+
+
+CRONTAB = [
+    line.strip()
+    for line in (ROOT / "docs" / "changing-models.md").read_text().splitlines()
+    if re.match(r"    [\d*]\S* .*jobs/reindex", line)
+]
+# minute, hour, day of month, month, day of week
+RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def test_the_crontab_in_the_documentation_has_entries() -> None:
+    assert len(CRONTAB) == 2
+
+
+@pytest.mark.parametrize("entry", CRONTAB)
+def test_an_entry_of_the_crontab_in_the_documentation_would_run_the_job(entry: str) -> None:
+    *fields, command = entry.split(maxsplit=5)
+    for value, (minimum, maximum) in zip(fields, RANGES, strict=True):
+        assert value == "*" or minimum <= int(value) <= maximum
+    assert "%" not in command, "cron reads it as the end of the line"
+    change_directory, run = command.split(" && ")
+    assert shlex.split(change_directory) == ["cd", "/srv/viewfinder"]
+    python, script, *flags = shlex.split(run)
+    assert python == ".venv/bin/python"
+    assert (ROOT / script).is_file()
+    assert reindex_options(flags).evaluation_set == "s3://bucket/golden.jsonl"

@@ -109,7 +109,7 @@ def written_to(qdrant: QdrantDouble, ending: str) -> int:
         (["--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
         (["--rollback"], {}, 2, "no former collection"),
         (["--golden", "/no/such/file.jsonl"], {}, 2, "/no/such/file.jsonl"),
-        (["--status"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
+        (["--rollback"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
     ],
 )
 def test_a_mistake_is_one_clear_message(

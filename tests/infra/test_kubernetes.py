@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.fixtures.options import index_options, reindex_options
 from tests.infra.manifests import (
     BUILDS,
     COMPONENTS,
@@ -26,8 +27,6 @@ from tests.infra.manifests import (
     selects,
     unknown_variables,
 )
-from viewfinder.indexing import options as jobs_options
-from viewfinder.reindexing import options as reindex_options
 from viewfinder.service.http.guard import is_open
 from viewfinder.settings import Settings
 
@@ -209,14 +208,12 @@ def test_the_disruption_budget_guards_replicas_and_blocks_no_head(base: list[dic
 
 
 def test_the_index_job_takes_its_cluster_away_when_it_has_ended(documents: list[dict[str, Any]]) -> None:
-    from viewfinder.indexing.options import parse
-
     job = one(documents, "RayJob", "index")["spec"]
     assert job["shutdownAfterJobFinishes"] is True
     assert job["ttlSecondsAfterFinished"] > 0
     program, *arguments = shlex.split(job["entrypoint"])[1:]
     assert in_image(program).is_file()
-    assert parse(arguments).sources
+    assert index_options(arguments).sources
 
 
 def test_no_schedule_starts_a_second_run_beside_a_first(documents: list[dict[str, Any]]) -> None:
@@ -244,12 +241,12 @@ def test_a_schedule_hands_its_job_to_a_cluster_that_is_there(documents: list[dic
 
 
 def test_one_schedule_brings_new_objects_and_the_other_looks_at_the_model(documents: list[dict[str, Any]]) -> None:
-    update = jobs_options.parse(program(documents, "update", "jobs/index.py"))
+    update = index_options(program(documents, "update", "jobs/index.py"))
     first = shlex.split(one(documents, "RayJob", "index")["spec"]["entrypoint"])[2:]
     assert update.prune
     assert update.model is None, "it follows the live index, whatever the settings say"
-    assert (update.sources, update.captions) == (jobs_options.parse(first).sources, jobs_options.parse(first).captions)
-    assert reindex_options.parse(program(documents, "reindex", "jobs/reindex.py")).when_model_changed
+    assert (update.sources, update.captions) == (index_options(first).sources, index_options(first).captions)
+    assert reindex_options(program(documents, "reindex", "jobs/reindex.py")).when_model_changed
 
 
 def program(documents: list[dict[str, Any]], cron: str, expected: str) -> list[str]:

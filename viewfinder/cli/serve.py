@@ -51,7 +51,7 @@ def serve(
     """Run the search service until Ctrl-C.
 
     Serves a page for people and the HTTP interface. Prints the address when the service is ready; with --json as
-    {"url": ...}.
+    {"url": ADDRESS}.
     """
     settings = Settings.load(config=config, host=host, port=port, index=index)
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
