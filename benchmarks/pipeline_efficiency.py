@@ -83,7 +83,7 @@ def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bo
         measured: list[dict[str, Cost]] = []
         for _ in range(rounds):
             for count, made in runs.items():
-                made.append(index(pictures, directory, "--limit", str(count), store=store.url, **as_told))
+                made.append(index(pictures, directory, "--max-objects", str(count), store=store.url, **as_told))
             measured.append(stages_alone(pictures, store, checkpoint, directory, alone, device, precision))
         described = pictures.described
     costs = {

@@ -1,14 +1,18 @@
-"""Index a bucket of images: list → compare with what is indexed → fetch, decode, encode → Qdrant.
+"""`viewfinder index --ray` as a Ray job.
 
-python jobs/index.py --source s3://bucket/prefix
-ray job submit --working-dir . -- python jobs/index.py --source s3://bucket/prefix
+python jobs/index.py s3://bucket/prefix
+ray job submit --working-dir . -- python jobs/index.py s3://bucket/prefix
 """
 
 import sys
+from collections.abc import Sequence
 
-from viewfinder.cli.index_job import main
+from viewfinder.cli.main import main as viewfinder
 
-__all__ = ["main"]
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit status."""
+    return viewfinder(["index", "--ray=", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

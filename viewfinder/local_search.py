@@ -1,10 +1,11 @@
 """Searches one index in this process, without a service: the same `viewfinder.query` that the service runs."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from viewfinder.client.requests import search_body
 from viewfinder.client.results import SearchResult, Stats
@@ -25,13 +26,17 @@ Load = Callable[[Checkpoint], Encoder]
 
 
 class LocalSearch:
-    """Answers searches from `store`. Models are loaded by `load` when a query first needs them.
+    """Answers searches from `store`. Models are loaded when a query first needs them, by `load` if given.
 
     With `model_name` the live collection must have been made by that model; without, each search uses the model of the
     live collection. Close it after use; the store stays open.
     """
 
-    def __init__(self, store: Store, settings: Settings, load: Load, *, model_name: str | None) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, load: Load | None = None, *, model_name: str | None = None
+    ) -> None:
+        if load is None:
+            load = functools.partial(Encoder.load, device=settings.device, precision=settings.precision)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         self._images = QueryImages(
             replace(limits, max_bytes=settings.max_query_image_bytes),
@@ -63,6 +68,12 @@ class LocalSearch:
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
         self._images.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._thread.submit(self._runner.run, coroutine).result()

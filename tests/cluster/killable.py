@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.fixtures.options import reindex_options
 from viewfinder.indexing.executor import InProcessExecutor
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import Indexer
-from viewfinder.reindexing.options import parse
 from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
 from viewfinder.sources.objects import ObjectAccess
@@ -40,4 +40,4 @@ def _reindex(
     report = Report.open(settings, access, str(directory / "report"))
     with connect(address) as store, report, report.workspace() as workspace, InProcessExecutor(cores=1) as executor:
         indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)
-        sys.exit(reindex(parse(flags), settings, store, indexer, report).exit_status)
+        sys.exit(reindex(reindex_options(flags), settings, store, indexer, report).exit_status)

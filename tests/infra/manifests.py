@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.settings import PREFIX, Settings
+from viewfinder.settings import PREFIX, Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
@@ -63,13 +63,13 @@ def locked(package: str) -> str:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Complaints about variables that nothing reads, and about settings whose value is wrong."""
-    aliases = {field.validation_alias for field in Settings.model_fields.values()}
+    variables = set(map(variable, Settings.model_fields))
     complaints = []
     settings = {}
     for name, value in environment.items():
         if name.startswith(PREFIX):
             settings[name] = value
-        elif name not in aliases:
+        elif name not in variables:
             home = OTHERS.get(name)
             if home is None or not re.search(rf"\b{name}\b", _source(home)):
                 complaints.append(f"{name}: nothing reads it")

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.fixtures.options import index_options
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
 from viewfinder.service.http.guard import is_open_path
 
@@ -140,8 +141,6 @@ def test_health_is_asked_where_it_needs_neither_key_nor_index(services: dict[str
 
 
 def test_the_index_service_hands_in_a_job_that_takes_its_arguments(services: dict[str, dict[str, Any]]) -> None:
-    from viewfinder.indexing.options import parse
-
     index = services["index"]
     assert index["profiles"] == ["index"]
     assert index["entrypoint"][:3] == ["ray", "job", "submit"]
@@ -150,7 +149,7 @@ def test_the_index_service_hands_in_a_job_that_takes_its_arguments(services: dic
     assert (ROOT / program.removeprefix("/app/")).is_file()
     # The directory that the S3 store shows is a bucket of this name.
     (mount,) = [each for each in services["s3"]["volumes"] if "/buckets/" in each]
-    assert parse(index["command"]).sources == (f"s3://{mount.split(':')[-2].rpartition('/')[2]}",)
+    assert index_options(index["command"]).sources == (f"s3://{mount.split(':')[-2].rpartition('/')[2]}",)
 
 
 def test_the_head_serves_what_the_serve_file_says(services: dict[str, dict[str, Any]]) -> None:

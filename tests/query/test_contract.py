@@ -105,7 +105,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Iterator[Store]:
     """60 points with captions, tags, sizes and baselines; every tenth has a caption only."""
     with open_local(StoreAddress(data_dir=tmp_path_factory.mktemp("store"))) as store:
-        spec = asdict(checkpoint.spec)
         collection = store.collections.open("images", checkpoint.identity)
         encoder = load(checkpoint)
         captions = [f"a {ANIMALS[n % 4]} in the {PLACES[n % 3]} number {n}" for n in range(COUNT)]

@@ -1,327 +1,44 @@
-"""What `viewfinder doctor` looks at: one `Check` for each thing that a first run needs, none of which is changed.
+"""`viewfinder doctor`: check this machine."""
 
-It must work where things do not: heavy packages are imported inside the checks that need them, and a check that
-cannot be made says so.
-"""
+from dataclasses import asdict
+from typing import Annotated
 
-import importlib.metadata
-import os
-import platform
-import re
-import shutil
-import socket
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+import typer
 
-from viewfinder.addresses import is_loopback
-from viewfinder.client import Client
-from viewfinder.engine import INSTALL_ALL
-from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
-from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.registry import find
-from viewfinder.settings import Settings
+from viewfinder.cli import checks, output
+from viewfinder.cli.entry import FAILED
+from viewfinder.cli.options import Config, Json, examples, source_uri
 
-State = Literal["ok", "note", "failed", "skipped"]
-
-LEAST_FREE_BYTES = 1024**3
-# 20,000 points: 10 kB each, measured with picture and caption at 512 dimensions.
-LARGE_STORE_BYTES = 200_000_000
-# Where `ray start` notes the cluster of this machine, for whoever names none.
-_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
-_CONNECT_TIMEOUT_S = 2.0
-_SERVICE_TIMEOUT_S = 5.0
-_WANTS_KEY = "a viewfinder service that wants an API key, and got none or another one"
-_QDRANT_ADVICE = (
-    "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
-)
-_BUCKET_ADVICE = "Check the name and what the credentials allow (s3:ListBucket, s3:GetObject), and VIEWFINDER_S3_*."
-_DIRECTORY_ADVICE = "Check the path; a bucket begins with s3://."
-# "qdrant-client>=1.18; extra == 'all'", "ray[data,serve]>=2.60; extra == 'all'"
-_REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(\[[\w,-]*\])?(>=(?P<least>[\d.]+))?(; extra == ['\"](?P<extra>\w+)['\"])?"
+EPILOG = examples(
+    "viewfinder doctor",
+    "viewfinder doctor --source s3://bucket/prefix",
+    statuses="Exit status: 0 nothing failed, 1 a check failed, 2 wrong usage.",
 )
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at: what was found, and what to do about it. `note`: works, but worth knowing."""
+def doctor(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            help="Check that this s3:// prefix or directory can be read.",
+            metavar="SRC",
+            show_default=False,
+            parser=source_uri,
+        ),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Check that this machine is set up.
 
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-
-
-def examine(source: str | None = None) -> list[Check]:
-    """All checks, in the order in which they would stop a first run; `source` adds one that reads there."""
-    checks = [_python(), *_packages()]
-    try:
-        settings = Settings.load()
-    except ConfigurationError as error:
-        return [*checks, Check("settings", "failed", str(error), "Correct or unset these variables.")]
-    looks: list[tuple[str, Callable[[], Check], str]] = [
-        ("settings", lambda: _settings(settings), ""),
-        ("data directory", lambda: _data_dir(settings), ""),
-        ("Qdrant", lambda: _qdrant(settings), _QDRANT_ADVICE),
-        ("model", lambda: _model(settings), "Set VIEWFINDER_MODEL; 'viewfinder models' lists names."),
-        ("GPU", lambda: _gpu(settings), ""),
-        ("Ray", lambda: _ray(settings), ""),
-        (f"port {settings.port}", lambda: _port(settings), ""),
-        ("API keys", lambda: _keys(settings), ""),
-    ]
-    if settings.model_fields_set & {"server", "api_key"}:
-        looks.append(("service", lambda: _service(settings), ""))
-    advice = _BUCKET_ADVICE if (source or "").startswith("s3:") else _DIRECTORY_ADVICE
-    looks.append(("source", lambda: _source(settings, source), advice))
-    return checks + [_looked(*each) for each in looks]
-
-
-def _looked(name: str, look: Callable[[], Check], advice: str) -> Check:
-    """What a look finds; `advice` goes with an error that it ends in."""
-    try:
-        return look()
-    except ModuleNotFoundError as error:
-        return Check(name, "skipped", f"{error.name} is not installed", INSTALL_ALL)
-    except ViewfinderError as error:
-        return Check(name, "failed", str(error), advice)
-
-
-def _python() -> Check:
-    # An older one could not even have loaded this module.
-    return Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-
-
-def _packages() -> Iterator[Check]:
-    """The packages of the client, then those that jobs, service and local mode need besides."""
-    try:
-        required = importlib.metadata.requires("viewfinder") or []
-    except importlib.metadata.PackageNotFoundError:
-        yield Check("packages", "note", "viewfinder runs without being installed", "make setup")
-        return
-    for extra, name, state in ((None, "client packages", "failed"), ("all", "all packages", "note")):
-        found, missing = [], []
-        for match in map(_REQUIREMENT.match, required):
-            if match is None or match["extra"] != extra:
-                continue
-            version = _version(match["name"])
-            least = match["least"] or "0"
-            if version is None or _numbers(version) < _numbers(least):
-                missing.append(f"{match['name']}>={least}" + (f" (there is {version})" if version else ""))
-            else:
-                found.append(f"{match['name']} {version}")
-        if missing:
-            what = "" if extra is None else "; without them there are only client and command line"
-            yield Check(name, state, f"missing: {', '.join(missing)}{what}", INSTALL_ALL)  # type: ignore[arg-type]
-        else:
-            yield Check(name, "ok", ", ".join(found))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _settings(settings: Settings) -> Check:
-    changed = sorted(settings.model_fields_set)
-    return Check("settings", "ok", f"set: {', '.join(changed)}" if changed else "all at their defaults")
-
-
-def _data_dir(settings: Settings) -> Check:
-    directory, advice = settings.data_dir, "Make it writable, or set VIEWFINDER_DATA_DIR."
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    if not existing.is_dir():
-        return Check("data directory", "failed", f"{existing} is no directory", advice)
-    if existing == directory:
-        try:
-            with tempfile.TemporaryFile(dir=directory):
-                pass
-        except OSError as error:
-            return Check("data directory", "failed", f"{directory} cannot be written: {error.strerror}", advice)
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        return Check("data directory", "failed", f"{directory} cannot be made in {existing}", advice)
-    free = shutil.disk_usage(existing).free
-    found = f"{directory}{'' if existing == directory else ' (will be made)'}, {free / 1024**3:,.1f} GiB free"
-    if free < LEAST_FREE_BYTES:
-        return Check("data directory", "note", found, "Free some space, or set VIEWFINDER_DATA_DIR.")
-    return Check("data directory", "ok", found)
-
-
-def _qdrant(settings: Settings) -> Check:
-    from viewfinder.store import StoreAddress, connect
-
-    address = replace(StoreAddress.of(settings), retry_s=0.0, timeout_s=_SERVICE_TIMEOUT_S)
-    if address.url is None:
-        return _embedded(settings)
-    with connect(address) as store:
-        version = store.check()
-        live = store.collections.live(settings.index)
-    serves = f"index {settings.index!r} is {live.name}" if live else f"no index {settings.index!r} yet"
-    return Check("Qdrant", "ok", f"{address}, version {version}; {serves}")
-
-
-def _embedded(settings: Settings) -> Check:
-    from viewfinder.store.directory import ADVICE, Holder, store_directory, try_lock
-
-    directory = store_directory(settings.data_dir)
-    if not directory.is_dir():
-        return Check("Qdrant", "ok", f"embedded in {directory}, nothing there yet")
-    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    lock = try_lock(directory / "holder.lock")
-    if lock is None:
-        holder: object = Holder.read(directory) or "a program that left no name"
+    Looks at packages, settings, store, model, GPU, Ray, port and keys.
+    """
+    found = checks.examine(source, config=config)
+    if as_json:
+        output.print_json([asdict(check) for check in found])
     else:
-        lock.close()
-        holder = "nobody"
-    found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {holder}"
-    if size > LARGE_STORE_BYTES:
-        return Check("Qdrant", "note", found, ADVICE)
-    return Check("Qdrant", "ok", found)
-
-
-def _model(settings: Settings) -> Check:
-    """Whether the weights lie on this machine, without fetching them."""
-    spec = find(settings.model)
-    if spec.directory:
-        from viewfinder.models.checkpoint import locate
-
-        checkpoint = locate(settings.model)  # reads a directory, downloads nothing
-        return Check("model", "ok", f"{checkpoint.name}, {checkpoint.dimension} dimensions, {checkpoint.weights}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(spec.hub, local_files_only=True))
-    except LocalEntryNotFoundError:
-        weights = None
-    else:
-        weights = next((path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".bin")), None)
-    if weights is None:
-        advice = "The first run downloads them; without a network name a local checkpoint directory (VIEWFINDER_MODEL)."
-        return Check("model", "note", f"{spec.name}: no weights of {spec.hub} on this machine", advice)
-    return Check("model", "ok", f"{spec.name}: {weights}")
-
-
-def _gpu(settings: Settings) -> Check:
-    import torch
-
-    if not torch.cuda.is_available():
-        found = f"torch {torch.__version__} sees none; {cpu_cores()} CPU cores"
-        if settings.device == "cuda":
-            return Check("GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA.")
-        if shutil.which("nvidia-smi"):
-            advice = "Run nvidia-smi; does its driver know the CUDA version that torch was built for?"
-            return Check("GPU", "note", f"{found}; but NVIDIA's driver is installed", advice)
-        return Check("GPU", "ok", found)
-    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return Check("GPU", "ok", ", ".join(f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards))
-
-
-def _ray(settings: Settings) -> Check:
-    """Whether something listens at the cluster's address; joining it would cost seconds."""
-    address = (settings.ray_address or "").removeprefix("ray://")
-    advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
-    if not address and _CURRENT_CLUSTER.is_file():
-        # Of a `ray start` on this machine; a crash leaves it behind, and `serve run` then tries for minutes.
-        address = _CURRENT_CLUSTER.read_text().strip()
-        advice = f"Delete {_CURRENT_CLUSTER}, which a cluster that ended badly has left, or start the cluster again."
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        return Check(
-            "Ray", "ok", f"RAY_ADDRESS is {address}" if address else "one on this machine, started when needed"
-        )
-    if _refusal(host.strip("[]"), int(port)) is None:
-        return Check("Ray", "ok", f"something listens at {address}")
-    return Check("Ray", "failed", f"nothing listens at {address}", advice)
-
-
-def _port(settings: Settings) -> Check:
-    name = f"port {settings.port}"
-    if settings.port == 0:
-        return Check(name, "ok", "the service takes a free one")
-    # A service that listens on all addresses is asked on the one that is always there.
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
-    match _refusal(host, settings.port):
-        case None:
-            # Whoever listens here is not told our key.
-            address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-            check = _asked(name, Client(address, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
-            if check.found == _WANTS_KEY:
-                return Check(name, "ok", check.found)
-            return replace(check, advice="End it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
-        case ConnectionRefusedError():
-            return Check(name, "ok", f"free on {host}")
-        case error:
-            return Check(name, "failed", f"{host}: {error}", "Correct VIEWFINDER_HOST.")
-
-
-def _refusal(host: str, port: int) -> OSError | None:
-    """Why there is no connection, or None where there is one."""
-    try:
-        with closing(socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)):
-            return None
-    except OSError as error:
-        return error
-
-
-def _keys(settings: Settings) -> Check:
-    """Whom a service with these settings answers."""
-    if settings.api_keys:
-        admins = sum(key.get_secret_value().endswith(":admin") for key in settings.api_keys)
-        return Check("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} may take pictures down")
-    if settings.allow_anonymous:
-        found = f"none: whoever reaches {settings.host} may search"
-        return Check("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
-    if is_loopback(settings.host):
-        return Check("API keys", "ok", "none: the service answers this machine only")
-    advice = "Set VIEWFINDER_API_KEYS ('viewfinder key' makes one), or VIEWFINDER_ALLOW_ANONYMOUS=1."
-    return Check("API keys", "note", f"none: on {settings.host}, too, the service answers this machine only", advice)
-
-
-def _service(settings: Settings) -> Check:
-    """The service that client and command line ask, with their key."""
-    check = _asked("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
-    return replace(check, found=f"{settings.server}: {check.found}")
-
-
-def _asked(name: str, client: Client) -> Check:
-    with client:
-        try:
-            stats = client.stats()
-        except ServiceUnavailableError as error:
-            ours = error.code == "no_index"
-            return Check(name, "note" if ours else "failed", error.message, error.hint)
-        except ServiceError as error:
-            if error.code == "unauthorized":
-                return Check(name, "failed", _WANTS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
-            return Check(name, "failed", f"another program answers: {error.message}", error.hint)
-    found = f"the service answers: {stats.points:,} points in {stats.collection}"
-    return Check(name, "note", f"{found}; {stats.problem}") if stats.problem else Check(name, "ok", found)
-
-
-def _source(settings: Settings, source: str | None) -> Check:
-    """List, and read one object: credentials often allow the one without the other."""
-    if source is None:
-        return Check("source", "skipped", "no bucket was named", "viewfinder doctor --source s3://bucket/prefix")
-    from viewfinder.sources.objects import ObjectAccess, Objects
-    from viewfinder.sources.uris import canonical_uri
-
-    uri = canonical_uri(source)
-    with Objects(ObjectAccess.of(settings)) as objects:
-        objects.check(uri)
-        first = next(iter(objects.list(uri)))
-        try:
-            objects.read(first.uri, max_bytes=max(first.size, 1))
-        except ObjectError as error:
-            advice = "The credentials need s3:GetObject." if error.reason == "access_denied" else ""
-            return Check("source", "failed", f"{uri} can be listed, but not read: {error.message}", advice)
-    return Check("source", "ok", f"{uri} can be listed and read")
+        rows = [[check.name, check.state, check.found, check.advice] for check in found]
+        output.print_table(["check", "state", "found", "what to do"], rows)
+    if any(check.state == "failed" for check in found):
+        raise typer.Exit(FAILED)

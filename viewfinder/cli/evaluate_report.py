@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from viewfinder.cli.entry import stdout
 from viewfinder.errors import ConfigurationError
 from viewfinder.evaluation.comparison import PERCENTILES, Evaluation
 from viewfinder.evaluation.evaluation_set import DEPTHS
@@ -38,11 +37,6 @@ def save(evaluation: Evaluation, directory: Path) -> None:
         draw(evaluation, directory / "evaluation.png")
     except OSError as error:
         raise ConfigurationError(f"--out: {str(directory)!r} cannot be written: {error.strerror}.") from error
-
-
-def show(evaluation: Evaluation) -> None:
-    """Print the table."""
-    stdout().print(markdown(evaluation), end="", soft_wrap=True)
 
 
 def _recall(value: float | None) -> str:

@@ -1,15 +1,13 @@
-"""The report of an index run as tables on standard output."""
+"""The report of an index run on standard output; a problem goes to standard error."""
 
-import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 
-from rich.table import Table
-
-from viewfinder.cli.entry import stdout
+from viewfinder.cli import output
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.report import Plan, Summary
 
-# Reasons in the table; failures.jsonl has them all.
+# Reasons that are shown; failures.jsonl has them all.
 _MAX_REASONS = 8
 _ACTIONS = {
     "index": "would be indexed",
@@ -21,45 +19,54 @@ _ACTIONS = {
 }
 
 
-def print_summary(summary: Summary) -> int:
-    """Print what a run did; returns the exit status."""
-    counts = summary.counts
-    table = Table(title=f"Run {summary.run_id}: {summary.state}", show_header=False, title_justify="left")
-    table.add_row("collection", summary.collection)
-    table.add_row("model", summary.model)
-    table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-    if summary.taken_down:
-        table.add_row("taken down", f"{summary.taken_down:,} of the unchanged")
-    if summary.failures:
-        table.add_row("failures", list_reasons(summary.failures))
-    rate = counts["indexed"] / summary.seconds if summary.seconds else 0.0
-    table.add_row("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed a second with start-up")
-    if summary.bottleneck:
-        table.add_row("bottleneck", f"{summary.bottleneck}; to speed it up, {summary.advice}")
-    table.add_row("report", summary.report)
-    stdout().print(table)
+def show_summary(summary: Summary, *, as_json: bool) -> None:
+    """Print what a run did."""
+    if as_json:
+        output.print_json(asdict(summary))
+    else:
+        output.print_record(_fields(summary), title=f"Run {summary.run_id}: {summary.state}")
     if summary.problem:
-        print(f"error: {summary.problem}", file=sys.stderr)
-    return 1 if summary.problem else 0
+        output.note(f"error: {summary.problem}")
 
 
-def print_plan(plan: Plan) -> None:
+def show_plan(plan: Plan, *, as_json: bool) -> None:
     """Print what a run would do."""
-    stdout().print(plan_table(plan.actions, plan.prune))
+    if as_json:
+        output.print_json(asdict(plan))
+    else:
+        output.print_record(plan_fields(plan.actions, plan.prune), title="Dry run: nothing was changed")
 
 
-def plan_table(actions: Mapping[str, int], prune: PrunePlan | None) -> Table:
+def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tuple[str, str]]:
     """The listed objects by the action they need, and the points that would be pruned."""
-    table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
-    table.add_row("listed", f"{sum(actions.values()):,}")
-    for action, count in sorted(actions.items()):
-        table.add_row(_ACTIONS[action], f"{count:,}")
+    fields = [("listed", f"{sum(actions.values()):,}")]
+    fields += [(_ACTIONS[action], f"{count:,}") for action, count in sorted(actions.items())]
     if prune is not None:
-        table.add_row("would be pruned", f"{prune.deleted:,} of {prune.points:,} points")
-    return table
+        fields.append(("would be pruned", f"{prune.deleted:,} of {prune.points:,} points"))
+    return fields
 
 
 def list_reasons(failures: Mapping[str, int]) -> str:
     """The most frequent reasons of failures with their counts."""
     shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_MAX_REASONS]]
     return ", ".join(shown) + (", …" if len(failures) > _MAX_REASONS else "")
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """Counts with their names."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _fields(summary: Summary) -> list[tuple[str, str]]:
+    rate = summary.counts["indexed"] / summary.seconds if summary.seconds else 0.0
+    fields = [
+        ("collection", summary.collection),
+        ("model", summary.model),
+        ("objects", list_counts(summary.counts)),
+        ("taken down", f"{summary.taken_down:,} of the unchanged" if summary.taken_down else ""),
+        ("failures", list_reasons(summary.failures)),
+        ("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed a second with start-up"),
+        ("bottleneck", f"{summary.bottleneck}; to speed it up, {summary.advice}" if summary.bottleneck else ""),
+        ("report", summary.report),
+    ]
+    return [(name, value) for name, value in fields if value]

@@ -1,82 +1,87 @@
-"""Rendering of re-index results, rollbacks and pauses on standard output; problems go to standard error."""
+"""The result of a re-index, a rollback or a release on standard output; a problem goes to standard error."""
 
-import sys
-from collections.abc import Sequence
+from dataclasses import asdict
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from viewfinder.cli.entry import stdout
-from viewfinder.cli.index_report import list_reasons, plan_table
+from viewfinder.cli import output
+from viewfinder.cli.index_report import list_counts, list_reasons, plan_fields
 from viewfinder.reindexing.report import ReindexPlan, ReindexResult
 from viewfinder.reindexing.rollback import RollbackPause, RollbackResult
-from viewfinder.reindexing.verify import Check
 
 _RESULTS = {True: "ok", False: "FAILED", None: "-"}
 
 
-def show(result: ReindexResult) -> None:
+def show_result(result: ReindexResult, *, as_json: bool) -> None:
     """Print the result of a re-index or of its dry run."""
-    console = stdout()
-    if result.plan is not None:
+    if as_json:
+        output.print_json(asdict(result))
+    elif result.plan is not None:
         _show_plan(result.plan, result.collection)
     elif result.dry_run:
-        console.print(f"{result.outcome}; nothing was changed.")
+        output.print_text(f"{result.outcome}; nothing was changed.")
     else:
         if result.checks:
-            console.print(_checks_table(result.checks))
-        console.print(_summary_table(result))
+            rows = [
+                [
+                    each.name,
+                    _RESULTS[each.passed],
+                    "" if each.value is None else f"{each.value:,}",
+                    each.bound,
+                    each.note,
+                ]
+                for each in result.checks
+            ]
+            output.print_table(["check", "result", "value", "bound", "note"], rows)
+        output.print_record(_fields(result), title=f"Run {result.run_id}: {'failed' if result.problem else 'done'}")
     if result.problem:
-        print(f"error: {result.problem}", file=sys.stderr)
+        output.note(f"error: {result.problem}")
 
 
-def show_rollback(result: RollbackResult) -> None:
+def show_rollback(result: RollbackResult, *, as_json: bool) -> None:
     """Print which collection is live after a rollback, and how old it is."""
+    if as_json:
+        output.print_json(asdict(result))
+        return
     runs = "1 run has" if result.missed_runs == 1 else f"{result.missed_runs} runs have"
-    console = stdout()
-    console.print(f"{result.collection} (model {result.model}) is live.")
-    console.print(
+    output.print_text(
+        f"{result.collection} (model {result.model}) is live.\n"
         f"It was retired at {result.retired_at or 'an unknown time'}; the last run that wrote to it was "
-        f"{result.last_run or 'not recorded'}. Since then {runs} written to {result.rolled_back_from}."
+        f"{result.last_run or 'not recorded'}. Since then {runs} written to {result.rolled_back_from}.\n"
+        "To bring it up to date: viewfinder index. Scheduled runs are paused until --release or --model."
     )
-    console.print("To bring it up to date: viewfinder index. Scheduled runs are paused until --release or --model.")
 
 
-def show_release(pause: RollbackPause | None, index: str) -> None:
+def show_release(pause: RollbackPause | None, index: str, *, as_json: bool) -> None:
     """Print which pause was ended."""
-    if pause:
-        stdout().print(f"Scheduled runs continue. They were paused {pause}.")
+    if as_json:
+        output.print_json({"index": index, "ended": None if pause is None else asdict(pause)})
+    elif pause:
+        output.print_text(f"Scheduled runs continue. They were paused {pause}.")
     else:
-        stdout().print(f"Scheduled runs of index {index!r} were not paused.")
+        output.print_text(f"Scheduled runs of index {index!r} were not paused.")
+
+
+def show_nothing_to_do(index: str, *, as_json: bool) -> None:
+    """Print that the live collection has the wanted model already."""
+    if as_json:
+        output.print_json({"index": index, "outcome": "nothing to do: the model has not changed"})
 
 
 def _show_plan(plan: ReindexPlan, live: str) -> None:
-    console = stdout()
-    console.print(f"Would {plan.step}; live is {live}.")
+    output.print_text(f"Would {plan.step}; live is {live}.")
     for sources, captions in plan.sources:
-        console.print(f"  from {', '.join(sources)}{f' with captions {captions}' if captions else ''}")
-    console.print(plan_table(plan.actions, plan.gone))
+        output.print_text(f"  from {', '.join(sources)}{f' with captions {captions}' if captions else ''}")
+    output.print_record(plan_fields(plan.actions, plan.gone))
 
 
-def _checks_table(checks: Sequence[Check]) -> Table:
-    table = Table("check", "result", "value", "bound", "", title="Verification", title_justify="left", box=SIMPLE_HEAD)
-    for each in checks:
-        value = "" if each.value is None else f"{each.value:,}"
-        table.add_row(each.name, _RESULTS[each.passed], value, each.bound, each.note)
-    return table
-
-
-def _summary_table(result: ReindexResult) -> Table:
-    state = "failed" if result.problem else "done"
-    table = Table(title=f"Run {result.run_id}: {state}", show_header=False, title_justify="left")
-    table.add_row("outcome", result.outcome)
-    table.add_row("live", result.collection)
-    table.add_row("model", result.model)
-    if result.counts:
-        table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in result.counts.items()))
-    if result.failures:
-        table.add_row("failures", list_reasons(result.failures))
+def _fields(result: ReindexResult) -> list[tuple[str, str]]:
     phases = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in result.phases.items())
-    table.add_row("time", f"{result.seconds:,.1f} s" + (f": {phases}" if phases else ""))
-    table.add_row("report", result.report)
-    return table
+    fields = [
+        ("outcome", result.outcome),
+        ("live", result.collection),
+        ("model", result.model),
+        ("objects", list_counts(result.counts)),
+        ("failures", list_reasons(result.failures)),
+        ("time", f"{result.seconds:,.1f} s" + (f": {phases}" if phases else "")),
+        ("report", result.report or ""),
+    ]
+    return [(name, value) for name, value in fields if value]

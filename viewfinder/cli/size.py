@@ -1,35 +1,33 @@
-"""How much of everything an index takes: GPUs, CPU cores, Qdrant's memory and disk, S3 requests, money.
+"""`viewfinder size`: estimate the machines, memory, disk, requests and money that an index needs."""
 
-python benchmarks/size.py --images 100M --model ViT-B-32::openai --gpu L4
-
-Each line says what it rests on: measured (by this repository's benchmarks), arithmetic, published (by others), or
-assumed. docs/scaling.md explains the figures; whoever has better ones passes them in.
-"""
-
-import argparse
-import json
 import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal
 
-from viewfinder.errors import UnknownModelError
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.options import Json, examples, ratio, whole
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
 
+EPILOG = examples(
+    "viewfinder size --images 100M",
+    "viewfinder size --images 2.5M --model ViT-L-14::openai --gpu H100 --hours 8",
+)
+
 Basis = Literal["measured", "arithmetic", "published", "assumed"]
 
-# Measured with benchmarks/jpeg_decode.py's pictures at 0.1 to 3.9 MB: CPU seconds of one core for a JPEG to 224 pixels.
+# Measured with benchmarks/jpeg_decode.py's images at 0.1 to 3.9 MB: CPU seconds of one core for a JPEG to 224 pixels.
 DECODE_S = 0.0027
 DECODE_S_PER_MB = 0.0070
 # Measured beside it: ViT-B-32's image tower, float32, batches of 32, one thread.
 CPU_ENCODE_GFLOPS = 92.0
 # Measured against a loopback endpoint, whose share is in it: 1,000 objects read in a second by two cores.
 FETCH_S = 0.002
-# Measured: `batching` of benchmarks/out/results.json, searches/s of a replica with one core, no text asked twice.
+# Measured: `batching` of benchmarks/out/results.json, searches/s of a replica with one core, no text sent twice.
 REPLICA_QPS = 45.0
 # Measured: points of 512 dimensions that one core of a job sends by REST.
 WRITTEN_POINTS_PER_S = 20_000.0
@@ -48,8 +46,8 @@ GPUS = {
 # Published by AWS for S3 Standard in us-east-1: dollars for 1,000 requests, and GETs a second for one prefix.
 S3_GET_PRICE, S3_LIST_PRICE, S3_GETS_PER_S = 0.0004, 0.005, 5500
 LISTED_PER_REQUEST = 1000
-# Published by Qdrant: links of a graph's lowest level are twice m, m is 16, a link takes 4 bytes; the levels above add
-# one part in sixteen.
+# Published by Qdrant: the lowest level of a graph has 2m links of 4 bytes each, m is 16; the levels above add
+# one sixteenth.
 GRAPH_BYTES = 2 * 16 * 4 * 17 / 16
 
 # Layers, width, patch and the ratio of the feed-forward layers of image towers: open_clip's and timm's configurations.
@@ -68,7 +66,7 @@ SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the answer."""
+    """One figure of an estimate: its value, and what it is based on."""
 
     part: str
     what: str
@@ -80,7 +78,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be sized; every default that is no choice of the user's is an assumption."""
+    """The input of an estimate; defaults that the user did not choose are assumptions."""
 
     images: int
     model: ModelSpec
@@ -102,7 +100,7 @@ class Plan:
 
     @property
     def gflops(self) -> float:
-        """Of one picture through the image tower, two for each multiply-add."""
+        """Of one image through the image tower, two for each multiply-add."""
         layers, width, patch, ratio = TOWERS[_tower(self.model) or ""]
         side = (self.model.image_size or 0) // patch
         tokens = side * side + 1
@@ -110,7 +108,7 @@ class Plan:
         return 2 * (layers * layer + side * side * 3 * patch * patch * width) / 1e9
 
     def lines(self) -> Iterator[Line]:
-        """The answer, line by line."""
+        """All figures."""
         yield from self._encoding()
         yield from self._bucket()
         yield from self._qdrant()
@@ -118,7 +116,7 @@ class Plan:
 
     def _encoding(self) -> Iterator[Line]:
         core_s = FETCH_S + DECODE_S + DECODE_S_PER_MB * self.image_mb
-        yield Line("index", "image tower", self.gflops, "GFLOP/picture", "arithmetic", "layers x tokens x width")
+        yield Line("index", "image tower", self.gflops, "GFLOP/image", "arithmetic", "layers x tokens x width")
         basis: Basis = "measured"
         if self.gpu == "none":
             rate, how = CPU_ENCODE_GFLOPS / self.gflops, "one core, float32, as ViT-B-32's"
@@ -126,14 +124,14 @@ class Plan:
             rate = GPUS[self.gpu][0] * 1000 * self.utilisation / self.gflops
             basis, how = "assumed", f"{self.utilisation:.0%} of {GPUS[self.gpu][0]:g} published TFLOP/s"
         one = "core" if self.gpu == "none" else self.gpu
-        yield Line("index", f"pictures a second of one {one}", rate, "1/s", basis, how)
+        yield Line("index", f"images a second of one {one}", rate, "1/s", basis, how)
         work_h = self.images / rate / 3600
-        yield Line("index", f"encoding, {one} hours", work_h, "h", "arithmetic", "pictures / rate")
+        yield Line("index", f"encoding, {one} hours", work_h, "h", "arithmetic", "images / rate")
         encoders = math.ceil(work_h / self.hours)
         yield Line("index", f"{one}s to be done in {self.hours:g} h", encoders, "", "arithmetic", "rounded up")
         yield Line("index", "fetch and decode", core_s * 1000, "ms of a core", "measured", f"{self.image_mb:g} MB JPEG")
         cpu_h = self.images * core_s / 3600
-        yield Line("index", "fetch and decode, core hours", cpu_h, "h", "arithmetic", "pictures x time")
+        yield Line("index", "fetch and decode, core hours", cpu_h, "h", "arithmetic", "images x time")
         cores = math.ceil(cpu_h / self.hours)
         yield Line("index", f"cores to be done in {self.hours:g} h", cores, "", "arithmetic", "beside the encoders")
         if self.gpu != "none":
@@ -149,7 +147,7 @@ class Plan:
     def _bucket(self) -> Iterator[Line]:
         lists = math.ceil(self.images / LISTED_PER_REQUEST)
         yield Line("S3", "LIST requests of a run", lists, "", "arithmetic", f"{LISTED_PER_REQUEST:,} keys each")
-        yield Line("S3", "GET requests of a first run", self.images, "", "arithmetic", "one a picture; reruns: changes")
+        yield Line("S3", "GET requests of a first run", self.images, "", "arithmetic", "one an image; reruns: changes")
         read = self.images * self.image_mb / 1e6
         yield Line("S3", "read by a first run", read, "TB", "arithmetic", "free within a region, not through a NAT")
         first = self.images / 1000 * S3_GET_PRICE + lists / 1000 * S3_LIST_PRICE
@@ -182,23 +180,11 @@ class Plan:
         yield Line("Qdrant", "a month", price, "$", "assumed", how)
 
     def _service(self) -> Iterator[Line]:
-        # Batches make up for a busy moment; a queue that never empties they do not.
+        # Batches absorb a short burst, but not a queue that never empties.
         replicas = max(2, math.ceil(self.qps / (0.7 * REPLICA_QPS)))
         how = f"{REPLICA_QPS:g}/s a core with ViT-B-32, 70 % busy, two at least"
         yield Line("service", f"replicas for {self.qps:g} searches a second", replicas, "", "measured", how)
         yield Line("service", "a month", replicas * 730 * self.vcpu_price, "$", "assumed", "a core a replica")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the plan; 2 for what cannot be sized."""
-    plan, as_json = _parse(argv)
-    lines = list(plan.lines())
-    text = json.dumps([asdict(line) for line in lines], indent=2) if as_json else _table(plan, lines)
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `| head` has read what it wanted; Python would complain once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def quantity(text: str) -> int:
@@ -211,49 +197,127 @@ def quantity(text: str) -> int:
     return int(value)
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[Plan, bool]:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/size.py", description=__doc__.partition("\n")[0], allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--images", required=True, type=_checked(quantity), metavar="N", help="pictures: 100k, 2.5M, 1B")
-    add("--model", default="ViT-B-32::openai", metavar="NAME", help="as 'viewfinder models' lists them (%(default)s)")
-    add("--gpu", default="L4", metavar="KIND", help=f"{', '.join(GPUS)}, or none (%(default)s)")
-    add("--hours", default=24.0, type=_positive, metavar="H", help="for the first run (%(default)g)")
-    add("--image-mb", default=0.5, type=_positive, metavar="MB", help="mean size of a picture (%(default)g)")
-    add("--captions", default=0.0, type=_share, metavar="SHARE", help="of the pictures that have one (%(default)g)")
-    add("--quantization", default="none", choices=get_args(Quantization), help="in Qdrant's memory (%(default)s)")
-    add("--copies", default=2, type=_checked(quantity), metavar="N", help="Qdrant's replication factor (%(default)s)")
-    add("--qps", default=20.0, type=_positive, metavar="N", help="searches a second, new texts (%(default)g)")
-    add("--utilisation", default=0.25, type=_share, metavar="SHARE", help="of the GPU's peak (%(default)g)")
-    add("--payload-bytes", default=1000.0, type=_positive, metavar="B", help="of a point, on disk (%(default)g)")
-    add("--index-bytes", default=400.0, type=_positive, metavar="B", help="payload indexes and ids (%(default)g)")
-    add("--headroom", default=1.25, type=_positive, metavar="X", help="times what must be there (%(default)g)")
-    add("--gpu-price", type=_positive, metavar="$", help="an hour")
-    add("--vcpu-price", default=0.045, type=_positive, metavar="$", help="an hour of a core (%(default)g)")
-    add("--memory-price", default=5.0, type=_positive, metavar="$", help="a month of a GB (%(default)g)")
-    add("--disk-price", default=0.08, type=_positive, metavar="$", help="a month of a GB (%(default)g)")
-    add("--json", action="store_true", help="for programs")
-    values = vars(parser.parse_args(argv))
-    as_json = values.pop("json")
-    kinds = {kind.lower(): kind for kind in (*GPUS, "none")}
-    if values["gpu"].lower() not in kinds:
-        parser.error(f"--gpu: {values['gpu']!r} is not known; there are {', '.join(kinds.values())}")
-    values["gpu"] = gpu = kinds[values["gpu"].lower()]
-    if values["gpu_price"] is None:
-        values["gpu_price"] = 0.0 if gpu == "none" else GPUS[gpu][1]
-    if values["utilisation"] == 0:
-        parser.error("--utilisation: must be above 0")
-    if values["headroom"] < 1:
-        parser.error(f"--headroom: must be at least 1, not {values['headroom']:g}")
+def _quantity(text: Any) -> int:
     try:
-        values["model"] = model = find(values["model"])
-    except UnknownModelError as error:
-        parser.error(f"--model: {error}")
+        return quantity(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from error
+
+
+def _gpu(text: str) -> str:
+    kinds = {kind.lower(): kind for kind in (*GPUS, "none")}
+    if text.lower() not in kinds:
+        raise typer.BadParameter(f"{text!r} is not known; there are {', '.join(kinds.values())}.")
+    return kinds[text.lower()]
+
+
+def _positive(text: Any) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text!r} is not a number above 0.")
+    return value
+
+
+def _share_above_0(text: Any) -> float:
+    value = ratio(text)
+    if value == 0:
+        raise typer.BadParameter("It must be above 0.")
+    return value
+
+
+def _headroom(text: Any) -> float:
+    value = _positive(text)
+    if value < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of at least 1.")
+    return value
+
+
+def size(
+    images: Annotated[
+        int, typer.Option(metavar="N", help="Images, as 100k, 2.5M or 1B.", parser=_quantity, show_default=False)
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model, as 'viewfinder models' lists it.")
+    ] = "ViT-B-32::openai",
+    gpu: Annotated[str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=_gpu)] = "L4",
+    hours: Annotated[float, typer.Option(metavar="H", help="Time for the first run.", parser=_positive)] = 24.0,
+    image_mb: Annotated[float, typer.Option(metavar="MB", help="Mean size of an image.", parser=_positive)] = 0.5,
+    captions: Annotated[float, typer.Option(metavar="R", help="Share of images with a caption.", parser=ratio)] = 0.0,
+    quantization: Annotated[Quantization, typer.Option(help="Format of vectors in Qdrant's memory.")] = "none",
+    copies: Annotated[int, typer.Option(metavar="N", help="Qdrant's replication factor.", parser=whole(1))] = 2,
+    qps: Annotated[
+        float, typer.Option(metavar="N", help="Searches a second, each with a new text.", parser=_positive)
+    ] = 20.0,
+    utilisation: Annotated[
+        float, typer.Option(metavar="R", help="Share of the GPU's peak.", parser=_share_above_0)
+    ] = 0.25,
+    payload_bytes: Annotated[
+        float, typer.Option(metavar="B", help="Payload of a point on disk.", parser=_positive)
+    ] = 1000.0,
+    index_bytes: Annotated[
+        float, typer.Option(metavar="B", help="Payload indexes and id of a point.", parser=_positive)
+    ] = 400.0,
+    headroom: Annotated[
+        float, typer.Option(metavar="X", help="Factor on Qdrant's memory and disk.", parser=_headroom)
+    ] = 1.25,
+    gpu_price: Annotated[
+        float | None, typer.Option(metavar="$", help="A GPU for an hour.", parser=_positive, show_default=False)
+    ] = None,
+    vcpu_price: Annotated[float, typer.Option(metavar="$", help="A CPU core for an hour.", parser=_positive)] = 0.045,
+    memory_price: Annotated[
+        float, typer.Option(metavar="$", help="A GB of memory for a month.", parser=_positive)
+    ] = 5.0,
+    disk_price: Annotated[float, typer.Option(metavar="$", help="A GB of disk for a month.", parser=_positive)] = 0.08,
+    as_json: Json = False,
+) -> None:
+    """Estimate machines, memory, disk and cost of an index.
+
+    Each line says what it is based on: measured (by this project's benchmarks), arithmetic, published (by others), or
+    assumed. docs/scaling.md explains the figures; pass better ones as options.
+    """
+    if gpu_price is None:
+        gpu_price = 0.0 if gpu == "none" else GPUS[gpu][1]
+    plan = Plan(
+        images=images,
+        model=_sized_model(model),
+        gpu=gpu,
+        hours=hours,
+        image_mb=image_mb,
+        captions=captions,
+        quantization=quantization,
+        copies=copies,
+        qps=qps,
+        utilisation=utilisation,
+        payload_bytes=payload_bytes,
+        index_bytes=index_bytes,
+        headroom=headroom,
+        gpu_price=gpu_price,
+        vcpu_price=vcpu_price,
+        memory_price=memory_price,
+        disk_price=disk_price,
+    )
+    lines = list(plan.lines())
+    if as_json:
+        output.print_json([asdict(line) for line in lines])
+        return
+    headings = ["part", "figure", "value", "unit", "basis", "how"]
+    rows = [[line.part, line.what, _number(line.value), line.unit, line.basis, line.how] for line in lines]
+    if output.stdout().is_terminal:
+        output.print_text(f"{images:,} images, {plan.model.name}, {gpu}")
+    output.print_table(headings, rows)
+
+
+def _sized_model(name: str) -> ModelSpec:
+    model = find(name)
     if _tower(model) is None or not model.dimension or not model.image_size:
-        sizes = [name for name, spec in REGISTRY.items() if _tower(spec)]
-        parser.error(f"--model: the size of {model.name!r} is not known; take the nearest of {', '.join(sizes)}")
-    return Plan(**values), as_json
+        sizes = [known for known, spec in REGISTRY.items() if _tower(spec)]
+        raise typer.BadParameter(
+            f"the size of {model.name!r} is not known; take the nearest of {', '.join(sizes)}.", param_hint="'--model'"
+        )
+    return model
 
 
 def _tower(model: ModelSpec) -> str | None:
@@ -262,49 +326,5 @@ def _tower(model: ModelSpec) -> str | None:
     return max(held, key=len, default=None)
 
 
-def _table(plan: Plan, lines: Sequence[Line]) -> str:
-    width = max(len(line.what) for line in lines)
-    rows = (
-        f"{line.part:8} {line.what:{width}} {_number(line.value):>14} {line.unit:13} {line.basis:10} {line.how}"
-        for line in lines
-    )
-    return "\n".join([f"{plan.images:,} pictures, {plan.model.name}, {plan.gpu}", "", *rows])
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def _checked(convert: Callable[[str], int]) -> Callable[[str], int]:
-    def checked(text: str) -> int:
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return checked
-
-
-def _positive(text: str) -> float:
-    value = _float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not from 0 to 1")
-    return value
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())
