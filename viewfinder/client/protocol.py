@@ -27,8 +27,10 @@ from viewfinder.client.results import (
     Removal,
     Restoration,
     SearchResult,
+    SearchResults,
     Stats,
     Takedown,
+    Takedowns,
 )
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
 
@@ -281,19 +283,8 @@ class _ErrorBody:
     error: _Refusal
 
 
-@dataclass(frozen=True)
-class _SearchResults:
-    results: tuple[SearchResult, ...]
-
-
-@dataclass(frozen=True)
-class _TakedownPage:
-    takedowns: tuple[Takedown, ...]
-    more: bool = False
-
-
 _SEARCH_RESULT = TypeAdapter(SearchResult)
-_SEARCH_RESULTS = TypeAdapter(_SearchResults)
+_SEARCH_RESULTS = TypeAdapter(SearchResults)
 _EMBEDDINGS = TypeAdapter(Embeddings)
 _RANKING = TypeAdapter(Ranking)
 _IMAGE = TypeAdapter(Image)
@@ -301,7 +292,7 @@ _FACETS = TypeAdapter(Facets)
 _MODELS = TypeAdapter(Models)
 _REMOVAL = TypeAdapter(Removal)
 _RESTORATION = TypeAdapter(Restoration)
-_TAKEDOWN_PAGE = TypeAdapter(_TakedownPage)
+_TAKEDOWN_PAGE = TypeAdapter(Takedowns)
 _STATS = TypeAdapter(Stats)
 _OBJECT = TypeAdapter(dict[str, Any])
 _ERROR = TypeAdapter(_ErrorBody)

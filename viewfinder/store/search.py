@@ -32,8 +32,8 @@ class Search:
 
     `score_threshold` applies to `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0
     selects hits from `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), in the order of
-    selection; scores stay cosines. `only` searches only these ids, exactly. `exact` compares with every point instead
-    of using the graph.
+    selection; scores stay cosines. `having` searches only points with this kind of vector, `only` only these ids,
+    exactly. `exact` compares with every point instead of using the graph.
     """
 
     vector: Vectors | None = None
@@ -45,6 +45,7 @@ class Search:
     score_threshold: float | None = None
     diversity: float = 0.0
     candidates: int | None = None
+    having: VectorName | None = None
     only: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     with_payload: bool | Sequence[str] = True
@@ -75,7 +76,12 @@ class Searches:
 
         Raises `FilterError`, and `StoreError` for a search by words on a server without BM25.
         """
-        requests = [self._request(collection, search) for search in searches]
+        # The searches of one query share their filter, which is parsed once.
+        conditions: dict[int, models.Filter | None] = {}
+        for search in searches:
+            if id(search.filter) not in conditions:
+                conditions[id(search.filter)] = self._condition(collection, search.filter)
+        requests = [self._request(search, conditions[id(search.filter)]) for search in searches]
         sent = [place for place, search in enumerate(searches) if not _cannot_match(search)]
         found: list[list[Hit]] = [[] for _ in searches]
         if sent:
@@ -83,7 +89,7 @@ class Searches:
             chosen = [requests[place] for place in sent]
             answers = self._call("query_batch_points", collection_name=collection.name, requests=chosen)
             for place, answer in zip(sent, answers, strict=True):
-                hits = list(map(_hit, answer.points))
+                hits = [_hit(searches[place], point) for point in answer.points]
                 found[place] = hits if searches[place].diversity else _ranked(hits)
         return found
 
@@ -120,7 +126,7 @@ class Searches:
         if search.diversity:
             raise ValueError("a search with diversity cannot be grouped")
         self._with_fields(collection, lambda fields: check_groupable(field, fields))
-        request = self._request(collection, search)
+        request = self._request(search, self._condition(collection, search.filter))
         if _cannot_match(search):
             return []
         self._check_words([search])
@@ -138,7 +144,7 @@ class Searches:
             score_threshold=request.score_threshold,
             **options,
         )
-        groups = [Group(group.id, _ranked(map(_hit, group.hits))) for group in answer.groups]
+        groups = [Group(group.id, _ranked(_hit(search, point) for point in group.hits)) for group in answer.groups]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
 
     def facet(
@@ -159,11 +165,11 @@ class Searches:
         )
         return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
 
-    def _request(self, collection: Collection, search: Search) -> models.QueryRequest:
+    def _request(self, search: Search, condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(
             query=_query(search),
             using=search.using if search.words is None else "caption",
-            filter=_with_ids(self._condition(collection, search.filter), search),
+            filter=_narrow(condition, search),
             params=self._params(search),
             limit=search.limit,
             offset=search.offset,
@@ -218,9 +224,11 @@ def _query(search: Search) -> Any:
     return models.NearestQuery(nearest=vector, mmr=mmr)
 
 
-def _with_ids(condition: models.Filter | None, search: Search) -> models.Filter | None:
-    """Return the condition with those of `only` and `exclude` added."""
+def _narrow(condition: models.Filter | None, search: Search) -> models.Filter | None:
+    """Return the condition with those of `having`, `only` and `exclude` added."""
     must: list[Any] = [] if condition is None else [condition]
+    if search.having is not None:
+        must.append(models.FieldCondition(key=f"has_{search.having}", match=models.MatchValue(value=True)))
     must += [] if search.only is None else [models.HasIdCondition(has_id=_valid_ids(search.only))]
     must_not: list[Any] = [models.HasIdCondition(has_id=excluded)] if (excluded := _valid_ids(search.exclude)) else []
     return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
@@ -233,8 +241,9 @@ def _cannot_match(search: Search) -> bool:
     return search.only is not None and not _valid_ids(search.only)
 
 
-def _hit(point: Any) -> Hit:
-    return Hit(str(point.id), point.score, point.payload or {})
+def _hit(search: Search, point: Any) -> Hit:
+    cosines = {} if search.vector is None else {search.using: point.score}
+    return Hit(str(point.id), point.score, point.payload or {}, cosines)
 
 
 def _ranked(hits: Iterable[Hit]) -> list[Hit]:
