@@ -22,7 +22,7 @@ _FORKS.set_forkserver_preload([__name__, "torch", "open_clip"])
 
 
 def start(access: ObjectAccess, address: StoreAddress, directory: Path, flags: Sequence[str] = ()) -> BaseProcess:
-    """A job under way with this process's environment; its manifests, report and log go to `directory`."""
+    """A job under way with this process's environment; its report and log go to `directory`."""
     directory.mkdir()
     process = _FORKS.Process(target=_reindex, args=(dict(os.environ), access, address, directory, list(flags)))
     process.start()
@@ -36,7 +36,7 @@ def _reindex(
     with (directory / "log.txt").open("wb") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    settings = Settings.load()
+    settings = Settings.load(write_batch_size=4, fetch_threads=4, device="cpu")  # batches to be killed between
     report = ReindexReport.open(settings, access, str(directory / "report"))
     with connect(address) as store, report, report.workspace() as workspace, InProcessExecutor(cores=1) as executor:
         indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)

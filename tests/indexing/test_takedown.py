@@ -93,7 +93,9 @@ def test_taken_down_rows_are_counted_and_carry_nothing(world: World, captions: b
     world.sync()
     take_down(world, "00.jpg", "01.jpg")
     rows = [listed(world, name) for name in NAMES]
-    compared = Compare(world.access, world.store.address, world.collection, captions=captions)(pa.Table.from_pylist(rows)).to_pylist()
+    compared = Compare(world.access, world.store.address, world.collection, captions=captions)(
+        pa.Table.from_pylist(rows)
+    ).to_pylist()
     (taken_down,) = [row for row in compared if row["action"] == "taken_down"]
     assert (taken_down["count"], taken_down["uri"]) == (2, None)
     assert sum(row["count"] for row in compared) == 5

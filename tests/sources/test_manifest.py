@@ -60,6 +60,8 @@ def test_a_row_holds_what_the_listing_says(tmp_path: Path) -> None:
             "last_modified": "",
             "sources": ["s3://b/p/"],
             "caption": None,
+            "caption_hash": None,
+            "caption_details": None,
         }
     ]
     assert (manifest.listed, manifest.bytes) == (1, 5)

@@ -37,7 +37,7 @@ _PAGE = 1000
 def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[IndexOptions]:
     """What to read, in passes of equal options: the sources that the live collection records, or those given.
 
-    Raises `ConfigurationError` where that is not the whole index: none recorded, or one of them with `--limit`.
+    Raises `ConfigurationError` where that is not the whole index: none recorded, or one of them with `--max-objects`.
     """
     recorded = {str(each["source"]): each for each in live.metadata.sources}
     if options.sources:
@@ -49,8 +49,8 @@ def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: fl
         )
     if limited := [uri for uri, each in recorded.items() if "limit" in each]:
         raise ConfigurationError(
-            f"{', '.join(map(repr, limited))} was indexed with --limit, so that a re-index would bring another part of "
-            "it. Index it in full first (jobs/index.py without --limit), or name the sources with --source."
+            f"{', '.join(map(repr, limited))} was indexed with --max-objects, so that a re-index would bring another part of "
+            "it. Index it in full first (jobs/index.py without --max-objects), or name the sources with --source."
         )
     groups: dict[tuple[Any, ...], list[str]] = {}
     for uri, each in recorded.items():
