@@ -103,7 +103,7 @@ def measure_cores(quick: bool) -> Measurement:
                 for pid in family(os.getpid()):
                     _bind(pid, here[:count])
                 few, many = (
-                    index(pictures, directory, "--limit", str(of_one * count), store=store.url) for of_one in each
+                    index(pictures, directory, "--max-objects", str(of_one * count), store=store.url) for of_one in each
                 )
                 rates[count] = Margin(few.indexed, few.seconds, many.indexed, many.seconds).per_second
         finally:
@@ -126,7 +126,7 @@ def _growth(quick: bool) -> Growth:
     counts = (10, 30, 60) if quick else PICTURES
     with scratch() as directory, discarding_store() as store:
         pictures = laid_out(directory, SMALL, counts[-1])
-        runs = [index(pictures, directory, "--limit", str(count), store=store.url) for count in counts]
+        runs = [index(pictures, directory, "--max-objects", str(count), store=store.url) for count in counts]
         growth = Growth(counts, runs, pictures.described)
     if not quick:
         _plot(growth)

@@ -19,12 +19,11 @@ from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from benchmarks.vit import need_cuda, vit_checkpoint
-from viewfinder.cluster.datasink import write_rows
-from viewfinder.cluster.pipeline import COMPARE_BATCH_SIZE
-from viewfinder.images.decoding import ImageLimits
-from viewfinder.indexing.reach import Reach
-from viewfinder.indexing.rows import read_part
-from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
+from viewfinder.indexing.encode import Encode
+from viewfinder.indexing.fetch import FetchAndDecode
+from viewfinder.indexing.rows import paths_table, read_part
+from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Precision
@@ -82,7 +81,7 @@ def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bo
         measured: list[dict[str, Cost]] = []
         for _ in range(rounds):
             for count, made in runs.items():
-                made.append(index(pictures, directory, "--limit", str(count), store=store.url, **as_told))
+                made.append(index(pictures, directory, "--max-objects", str(count), store=store.url, **as_told))
             measured.append(stages_alone(pictures, store, checkpoint, directory, alone, device, precision))
         described = pictures.described
     costs = {
@@ -153,15 +152,8 @@ def stages_alone(
             manifest = write_manifest([pictures.source], listing, objects, limit=count)
             spec = {"name": checkpoint.name}
             collection = points.open("alone", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
-            compare = Compare(Reach(access, address), collection)
-            fetch = FetchAndDecode(
-                access,
-                checkpoint.preprocess,
-                ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
-                threads=settings.fetch_threads,
-                timeout_s=settings.decode_timeout_s,
-                memory_bytes=settings.decode_memory_bytes,
-            )
+            compare = Compare(access, address, collection)
+            fetch = FetchAndDecode.of(settings, access, checkpoint)
             on_gpu = device == "cuda"
             cores = None if on_gpu else 1
             encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=cores)
@@ -177,7 +169,7 @@ def stages_alone(
                     ),
                 ),
             ]
-            table = pa.concat_tables(read_part(pa.table({"path": [str(path) for path in manifest.paths]})))
+            table = pa.concat_tables(read_part(paths_table(manifest.paths)))
             costs = {}
             for name, size, stage in stages:
                 for warm_up in (True, False):  # a decoder is started, a model loaded, connections are made

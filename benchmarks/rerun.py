@@ -15,7 +15,7 @@ def measure(quick: bool) -> Measurement:
         seconds = {}
         for limit in (1, count):
             for name in ("first", "second"):
-                run = index(pictures, directory, "--limit", str(limit), index=f"of-{limit}")
+                run = index(pictures, directory, "--max-objects", str(limit), index=f"of-{limit}")
                 expected = limit if name == "first" else 0
                 if run.indexed != expected:
                     raise RuntimeError(f"the {name} run indexed {run.indexed} pictures, not {expected}")

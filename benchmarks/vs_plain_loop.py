@@ -102,7 +102,7 @@ def _compared(quick: bool) -> Compared:
 
 def _job(pictures: Bucket, directory: Path, store: DiscardingStore, count: int) -> float:
     before = store.received()
-    run = index(pictures, directory, "--limit", str(count), store=store.url)
+    run = index(pictures, directory, "--max-objects", str(count), store=store.url)
     if (run.indexed, store.received() - before) != (count, count):
         raise RuntimeError(f"{run.indexed} of {count} indexed, {store.received() - before} written")
     return run.seconds

@@ -77,11 +77,11 @@ def service() -> Iterator[str]:
     from ray import serve
 
     from serve.app import application
+    from viewfinder.cluster.session import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.models.cpu import cpu_cores
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress
-    from viewfinder.cluster.session import start_ray
 
     settings = Settings.load(port=free_port(Settings.load().port))
     cpus = max(LEAST_CPUS, cpu_cores())
