@@ -15,7 +15,7 @@ from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import need_cuda, vit_checkpoint
-from viewfinder.cluster.pipeline import CALLS_OF_A_GPU
+from viewfinder.cluster.resources import CALLS_PER_GPU
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def measure_on(
     name = torch.cuda.get_device_name() if device == "cuda" else device
     detail = (
         f"{whole:,.0f} pictures/s from bytes to vectors; {alone:,.0f} encoding alone, in batches of "
-        f"{len(batch)}, {CALLS_OF_A_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
+        f"{len(batch)}, {CALLS_PER_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
         f"decoder processes; JPEGs of {np.mean([len(data) for data in files]) / 1000:.0f} kB on average"
     )
     return Measurement(ratio.value, detail), Measurement(whole, detail)
@@ -80,10 +80,10 @@ def measure_on(
 def _encode(count: int, batches: Iterator[Pixels], encoder: Encoder) -> None:
     """All of the batches, as many at once as the job's encoder has in hand."""
     done, under_way = 0, deque[Future[Vectors]]()
-    with ThreadPoolExecutor(CALLS_OF_A_GPU) as pool:
+    with ThreadPoolExecutor(CALLS_PER_GPU) as pool:
         for batch in batches:
             under_way.append(pool.submit(encoder.encode_images, batch))
-            if len(under_way) > CALLS_OF_A_GPU:
+            if len(under_way) > CALLS_PER_GPU:
                 done += len(under_way.popleft().result())
         done += sum(len(each.result()) for each in under_way)
     if done < count:

@@ -41,7 +41,7 @@ class Run:
     def stages(self) -> str:
         """Busy seconds of each stage's workers together."""
         busy = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in self.summary["stages"])
-        return f"busy seconds {busy}; slowest {self.summary['slowest_stage']}"
+        return f"busy seconds {busy}; bottleneck {self.summary['bottleneck']}"
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The engine: in one process over a directory, and over a running service."""
 
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,7 @@ from viewfinder.errors import (
     SourceError,
     UnknownModelError,
 )
-from viewfinder.images.decoder import Decoder
-from viewfinder.images.decoding import ImageLimits
-from viewfinder.indexing.encode import Encode
-from viewfinder.indexing.fetch import FetchAndDecode
-from viewfinder.indexing.rows import table_of
-from viewfinder.indexing.write import write_rows
-from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
-from viewfinder.sources.captions import CaptionRecord
-from viewfinder.sources.objects import ObjectAccess, Objects
 from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
 
@@ -92,58 +83,23 @@ def test_a_directory_is_indexed_and_found(local: Open, pictures: Path, tiny_mode
     assert (stats.points, stats.model, stats.index, stats.collection) == (3, tiny_model, "images", result.collection)
 
 
-def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, tmp_path: Path, tiny_model: str) -> None:
+def test_points_and_metadata_are_those_of_a_run(local: Open, pictures: Path, tmp_path: Path) -> None:
     engine = local()
     engine.index_directory(pictures, descriptions={"a.jpg": "a red car"})
     engine.close()
 
-    checkpoint = locate(tiny_model)
     source = canonical_uri(str(pictures))
-    job_dir = tmp_path / "job"
-    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
-    bounds: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2 * 1024**3}
-    with (
-        Objects() as objects,
-        open_local(StoreAddress(data_dir=job_dir)) as store,
-        Decoder(checkpoint.preprocess, limits, **bounds) as decoder,
-    ):
-        rows = [
-            {
-                **asdict(info),
-                "id": point_id(info.uri),
-                "action": "index",
-                "sources": [source],
-                "caption": CaptionRecord("a red car").to_json() if info.key.endswith("a.jpg") else None,
-            }
-            for info in objects.list(source)
-            if info.key.endswith(".jpg")
-        ]
-        fetch = FetchAndDecode(
-            ObjectAccess(), checkpoint.preprocess, limits, threads=1, decoder=lambda: decoder, **bounds
-        )
-        encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
-        collection = store.collections.open("images", checkpoint.identity)
-        write_rows(store, collection, encode(fetch(table_of(rows))), run_id="job", batch_size=8)
-        theirs_metadata = collection.metadata
-
-    def bare(records: dict[str, Record]) -> dict[str, Any]:
-        own = ("run_id", "indexed_at")
-        return {
-            name: (record.id, {key: value for key, value in record.payload.items() if key not in own})
-            for name, record in records.items()
-        }
-
-    ours, theirs = stored(tmp_path / "data"), stored(job_dir)
-    assert bare(ours) == bare(theirs)
-    assert {name: record.payload.keys() for name, record in ours.items()} == {
-        name: record.payload.keys() for name, record in theirs.items()
-    }
+    payload = stored(tmp_path / "data")["a.jpg"].payload
+    assert (payload["caption"], payload["tags"], payload["meta"]) == ("a red car", [], {})
+    assert payload["sources"] == [source]
     with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
         live = store.collections.live("images")
     assert live is not None
-    assert (live.name, live.metadata.model) == (collection.name, theirs_metadata.model)
-    assert live.metadata.sources == [{"source": source, "include": [], "exclude": []}]
+    assert list(live.metadata.runs) == [payload["run_id"]]
+    assert [dict(each) for each in live.metadata.sources] == [{"source": source, "include": [], "exclude": []}]
     assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "failed": 0, "pruned": 0}
+    summary = json.loads((tmp_path / "data" / "runs" / payload["run_id"] / "summary.json").read_text())
+    assert summary["state"] == "done", "with the report of a job"
 
 
 def test_a_rerun_leaves_alone_what_did_not_change(local: Open, pictures: Path, tmp_path: Path) -> None:

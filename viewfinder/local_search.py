@@ -37,7 +37,7 @@ class LocalSearch:
     ) -> None:
         if load is None:
             load = functools.partial(Encoder.load, device=settings.device, precision=settings.precision)
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        limits = ImageLimits.of(settings)
         self._images = QueryImages(
             replace(limits, max_bytes=settings.max_query_image_bytes),
             timeout_s=settings.decode_timeout_s,

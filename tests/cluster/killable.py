@@ -36,7 +36,7 @@ def _reindex(
     with (directory / "log.txt").open("wb") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    settings = Settings.load()
+    settings = Settings.load(write_batch_size=4, fetch_threads=4, device="cpu")  # batches to be killed between
     report = Report.open(settings, access, str(directory / "report"))
     with connect(address) as store, report, report.workspace() as workspace, InProcessExecutor(cores=1) as executor:
         indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)

@@ -157,7 +157,7 @@ class InProcessExecutor:
     def _fetch(self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess) -> FetchAndDecode:
         options = _DecoderOptions(
             checkpoint.preprocess,
-            ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+            ImageLimits.of(settings),
             settings.decode_timeout_s,
             settings.decode_memory_bytes,
         )

@@ -69,7 +69,7 @@ class FetchAndDecode:
         return cls(
             access,
             checkpoint.preprocess,
-            ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+            ImageLimits.of(settings),
             threads=settings.fetch_threads,
             timeout_s=settings.decode_timeout_s,
             memory_bytes=settings.decode_memory_bytes,

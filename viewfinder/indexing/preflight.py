@@ -24,17 +24,10 @@ logger = logging.getLogger("viewfinder.index")
 _MAX_TRIED = 20
 
 
-def object_access(settings: Settings) -> ObjectAccess:
-    """How objects are reached by these settings."""
-    return ObjectAccess(
-        endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
-    )
-
-
 def check(options: IndexOptions, settings: Settings) -> None:
     """Check names, sources and store as this machine sees them, before anything heavy is started."""
     check_target(options.model or settings.model, settings)
-    check_sources(options, object_access(settings))
+    check_sources(options, ObjectAccess.of(settings))
 
 
 def check_target(model: str, settings: Settings) -> None:

@@ -83,8 +83,8 @@ class Prune:
         if points and detached / points > self._max_ratio:
             raise PruneRefusedError(
                 f"--prune would remove {detached:,} of the {points:,} points of these sources "
-                f"({detached / points:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing was pruned. If the "
-                "objects are really gone, run again with a larger ratio."
+                f"({detached / points:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing pruned. "
+                "If the objects are really gone, run again with a larger ratio."
             )
         return PrunePlan(points, detached, deleted)
 

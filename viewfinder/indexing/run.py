@@ -18,7 +18,7 @@ from viewfinder.indexing.caption_fields import record_fields
 from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
 from viewfinder.indexing.executor import Executor, IndexJob, compare_all
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.preflight import choose_model, list_objects, object_access, open_collection
+from viewfinder.indexing.preflight import choose_model, list_objects, open_collection
 from viewfinder.indexing.progress import NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan
 from viewfinder.indexing.report import Plan, Report, Summary
@@ -58,7 +58,7 @@ def index(
 
     `listing` replaces the listing of `options.sources`, which are then not checked either. Raises `ViewfinderError`.
     """
-    access = access or object_access(settings)
+    access = access or ObjectAccess.of(settings)
     report = Report.open(settings, access, options.report, dry_run=options.dry_run)
     with report, report.workspace() as workspace:
         checkpoint = choose_model(options, settings, store)
@@ -98,7 +98,7 @@ class Indexer:
         self._executor = executor
         self._run_id = run_id
         self._workspace = workspace
-        self._access = access or object_access(settings)
+        self._access = access or ObjectAccess.of(settings)
         self._progress = progress or NoProgress()
         self._listing = listing
         self._numbers = itertools.count(1)

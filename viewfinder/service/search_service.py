@@ -36,7 +36,7 @@ class SearchService:
         self.follower = follower
         self.settings = settings
         self.metrics = metrics or Metrics()
-        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        limits = ImageLimits.of(settings)
         decoding: dict[str, Any] = {
             "timeout_s": settings.decode_timeout_s,
             "memory_bytes": settings.decode_memory_bytes,
@@ -48,7 +48,7 @@ class SearchService:
             **decoding,
         )
         self.content = ImageContent(
-            ObjectAccess(endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous),
+            ObjectAccess.of(settings),
             limits,
             thumbnailers=settings.thumbnailers,
             cache_bytes=settings.thumbnail_cache_bytes,
