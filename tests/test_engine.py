@@ -1,5 +1,6 @@
 """The engine: in one process over a directory, and over a running service."""
 
+import asyncio
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from rich.console import Console
 from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
 from tests.indexing.pictures import fill, picture
 from viewfinder import ImageSearchEngine, print_results
-from viewfinder.client import Group, Hit, SearchResult
+from viewfinder.client import Group, Hit, Part, SearchResult
 from viewfinder.cluster.datasink import write_rows
 from viewfinder.errors import (
     CollectionMissingError,
@@ -317,6 +318,33 @@ def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Pa
         engine.search(image=image)
     with pytest.raises(ConfigurationError, match="a text or by an image"):
         engine.search("a cat", image=image)
+
+
+def test_local_mode_takes_the_options_of_the_api(local: Open, pictures: Path) -> None:
+    engine = local()
+    descriptions = {"a.jpg": "a red car", "b.jpg": "two birds", "deep/c d.jpg": "two red birds"}
+    engine.index_directory(pictures, descriptions=descriptions)
+    by_words = engine.search("birds", rank="words")
+    assert {hit.caption for hit in by_words} == {"two birds", "two red birds"}
+    parts = [Part(text="a red car"), Part(image=pictures / "b.jpg", weight=0.5)]
+    grouped = engine.search(queries=parts, target="both", group_by="kind", filter={"width": {"gte": 1}}, limit=2)
+    assert grouped.groups is not None
+    assert [len(group.hits) for group in grouped.groups] == [3]
+    pages = list(engine.search_pages("two birds", 2, target="caption"))
+    assert [len(page) for page in pages] == [2, 1]
+    assert len({hit.id for page in pages for hit in page}) == 3
+    batch = engine.search_batch(["a red car", {"image": pictures / "b.jpg", "limit": 1}], 2)
+    assert [len(result) for result in batch] == [2, 1]
+
+
+def test_local_mode_works_inside_a_running_event_loop(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+
+    async def notebook() -> int:
+        return len(engine.search("a red car"))
+
+    assert asyncio.run(notebook()) == 3
 
 
 def test_an_index_of_some_size_says_how_relevant_its_hits_are(local: Open, pictures: Path) -> None:

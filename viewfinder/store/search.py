@@ -32,8 +32,8 @@ class Search:
 
     `score_threshold` bounds `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0 chooses
     among `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): hits then come in the order
-    of choice, and their scores stay cosines. `only` searches nothing but these ids, exactly. `exact` compares with
-    every point instead of following the graph.
+    of choice, and their scores stay cosines. `having` searches only points with this kind of vector, `only` nothing but
+    these ids, exactly. `exact` compares with every point instead of following the graph.
     """
 
     vector: Vectors | None = None
@@ -45,6 +45,7 @@ class Search:
     score_threshold: float | None = None
     diversity: float = 0.0
     candidates: int | None = None
+    having: VectorName | None = None
     only: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     with_payload: bool | Sequence[str] = True
@@ -75,7 +76,12 @@ class Searches:
 
         Raises `FilterError`, and `StoreError` where words are asked of a server that does not rank by them.
         """
-        requests = [self._request(collection, search) for search in searches]
+        # The searches of one query share their filter, which is parsed once.
+        conditions: dict[int, models.Filter | None] = {}
+        for search in searches:
+            if id(search.filter) not in conditions:
+                conditions[id(search.filter)] = self._condition(collection, search.filter)
+        requests = [self._request(search, conditions[id(search.filter)]) for search in searches]
         asked = [place for place, search in enumerate(searches) if not _is_idle(search)]
         found: list[list[Hit]] = [[] for _ in searches]
         if asked:
@@ -120,7 +126,7 @@ class Searches:
         if search.diversity:
             raise ValueError("groups are by score: a search with diversity has none")
         self._with_fields(collection, lambda fields: check_groupable(field, fields))
-        request = self._request(collection, search)
+        request = self._request(search, self._condition(collection, search.filter))
         if _is_idle(search):
             return []
         self._check_words([search])
@@ -159,11 +165,11 @@ class Searches:
         )
         return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
 
-    def _request(self, collection: Collection, search: Search) -> models.QueryRequest:
+    def _request(self, search: Search, condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(
             query=_query(search),
             using=search.using if search.words is None else "caption",
-            filter=_narrowed(self._condition(collection, search.filter), search),
+            filter=_narrowed(condition, search),
             params=self._params(search),
             limit=search.limit,
             offset=search.offset,
@@ -219,8 +225,10 @@ def _query(search: Search) -> Any:
 
 
 def _narrowed(condition: models.Filter | None, search: Search) -> models.Filter | None:
-    """The condition, and that a point is among `only` and not among `exclude`."""
+    """The condition, and that a point has the vector `having`, and is among `only` and not among `exclude`."""
     must: list[Any] = [] if condition is None else [condition]
+    if search.having is not None:
+        must.append(models.FieldCondition(key=f"has_{search.having}", match=models.MatchValue(value=True)))
     must += [] if search.only is None else [models.HasIdCondition(has_id=_known(search.only))]
     must_not: list[Any] = [models.HasIdCondition(has_id=excluded)] if (excluded := _known(search.exclude)) else []
     return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
