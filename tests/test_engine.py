@@ -29,6 +29,7 @@ from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.rows import table_of
 from viewfinder.indexing.stages import Encode, FetchAndDecode
 from viewfinder.models.checkpoint import locate
+from viewfinder.query.errors import QueryError
 from viewfinder.settings import Settings
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
@@ -287,7 +288,7 @@ def test_another_model_is_refused_and_none_follows_the_index(
 def test_a_misspelled_model_or_mode_is_told_at_once(local: Open) -> None:
     with pytest.raises(UnknownModelError, match="Closest known: 'ViT-B-32::openai'"):
         local(model_name="ViT-B-32::openia")
-    with pytest.raises(ConfigurationError, match="'service' and 'local'"):
+    with pytest.raises(ConfigurationError, match="'service' or 'local'"):
         ImageSearchEngine(mode="cloud")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="mode='local'"):
         ImageSearchEngine(model_name="demo")
@@ -314,10 +315,17 @@ def test_a_picture_finds_itself_first(local: Open, pictures: Path, how: Callable
 def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Path, image: str | bytes) -> None:
     engine = local()
     engine.index_directory(pictures)
-    with pytest.raises(ConfigurationError, match="picture"):
+    with pytest.raises(ConfigurationError, match="image"):
         engine.search(image=image)
-    with pytest.raises(ConfigurationError, match="a text or by an image"):
-        engine.search("a cat", image=image)
+
+
+def test_a_search_takes_one_thing_to_look_for(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    with pytest.raises(QueryError, match="exactly one of .*, not text and image"):
+        engine.search("a cat", image=pictures / "b.jpg")
+    with pytest.raises(QueryError, match="limit"):
+        engine.search("a cat", top_k=201)
 
 
 def test_local_mode_takes_the_options_of_the_api(local: Open, pictures: Path) -> None:
