@@ -1,5 +1,6 @@
 """The engine: in one process over a directory, and over a running service."""
 
+import asyncio
 import io
 import json
 import re
@@ -241,7 +242,7 @@ def test_another_model_is_refused_and_none_follows_the_index(
 def test_a_misspelled_model_or_mode_is_told_at_once(local: Open) -> None:
     with pytest.raises(UnknownModelError, match="Closest known: 'ViT-B-32::openai'"):
         local(model_name="ViT-B-32::openia")
-    with pytest.raises(ConfigurationError, match="'service' and 'local'"):
+    with pytest.raises(ConfigurationError, match="'service' or 'local'"):
         ImageSearchEngine(mode="cloud")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="mode='local'"):
         ImageSearchEngine(model_name="demo")
@@ -268,10 +269,44 @@ def test_a_picture_finds_itself_first(local: Open, pictures: Path, how: Callable
 def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Path, image: str | bytes) -> None:
     engine = local()
     engine.index_directory(pictures)
-    with pytest.raises(ConfigurationError, match="picture"):
+    with pytest.raises(ConfigurationError, match="image"):
         engine.search(image=image)
-    with pytest.raises(ConfigurationError, match="a text or by an image"):
-        engine.search("a cat", image=image)
+
+
+def test_a_search_takes_one_thing_to_look_for(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    with pytest.raises(QueryError, match="exactly one of .*, not text and image"):
+        engine.search("a cat", image=pictures / "b.jpg")
+    with pytest.raises(QueryError, match="limit"):
+        engine.search("a cat", top_k=201)
+
+
+def test_local_mode_takes_the_options_of_the_api(local: Open, pictures: Path) -> None:
+    engine = local()
+    descriptions = {"a.jpg": "a red car", "b.jpg": "two birds", "deep/c d.jpg": "two red birds"}
+    engine.index_directory(pictures, descriptions=descriptions)
+    by_words = engine.search("birds", rank="words")
+    assert {hit.caption for hit in by_words} == {"two birds", "two red birds"}
+    parts = [Part(text="a red car"), Part(image=pictures / "b.jpg", weight=0.5)]
+    grouped = engine.search(queries=parts, target="both", group_by="kind", filter={"width": {"gte": 1}}, limit=2)
+    assert grouped.groups is not None
+    assert [len(group.hits) for group in grouped.groups] == [3]
+    pages = list(engine.search_pages("two birds", 2, target="caption"))
+    assert [len(page) for page in pages] == [2, 1]
+    assert len({hit.id for page in pages for hit in page}) == 3
+    batch = engine.search_batch(["a red car", {"image": pictures / "b.jpg", "limit": 1}], 2)
+    assert [len(result) for result in batch] == [2, 1]
+
+
+def test_local_mode_works_inside_a_running_event_loop(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+
+    async def notebook() -> int:
+        return len(engine.search("a red car"))
+
+    assert asyncio.run(notebook()) == 3
 
 
 def test_an_index_of_some_size_says_how_relevant_its_hits_are(local: Open, pictures: Path) -> None:

@@ -48,6 +48,7 @@ class LocalSearch:
         # A loop in a thread of its own, since the caller may run in a loop already, as notebooks do.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-search")
         self._runner = asyncio.Runner()
+        self._closed = False
 
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
@@ -65,6 +66,9 @@ class LocalSearch:
         return self._run(self._searcher.stats())
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         self._thread.submit(self._runner.close).result()
         self._thread.shutdown()
         self._images.close()

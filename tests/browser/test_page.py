@@ -41,7 +41,7 @@ def searches(page: Page) -> list[Any]:
 # --- Arriving
 
 
-def test_first_visit_says_what_is_here_and_offers_searches(visit: Visits, site: Site) -> None:
+def test_the_start_page_shows_the_index_and_example_searches(visit: Visits, site: Site) -> None:
     here = visit(site)
     page = here.page
     expect(page.locator("#about")).to_contain_text(f"{COUNT} images in {INDEX}")
@@ -111,7 +111,7 @@ def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: S
         expect(page.get_by_role("button", name="Less like this")).to_be_in_viewport()
 
 
-def test_a_phone_is_not_told_to_drop_images(visit: Visits, site: Site) -> None:
+def test_a_phone_does_not_show_the_hint_to_drop_images(visit: Visits, site: Site) -> None:
     for options, told in (({}, True), (PHONE, False)):
         page = visit(site, **options).page
         expect(page.locator("#about")).to_contain_text(INDEX)
@@ -299,7 +299,7 @@ def test_the_large_view_goes_from_image_to_image(visit: Visits, site: Site) -> N
     expect(page).to_have_url(site.address + QUERY)
 
 
-def test_the_large_view_tells_what_the_index_knows(visit: Visits, site: Site, album: Album) -> None:
+def test_the_viewer_shows_the_metadata(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site, f"/?open={album.batch.ids[1]}").page
     data = page.locator("#v-data")
     for said in ("64 × 64", "JPEG", "May 31, 2024", "Season", "autumn", "2021", album.file(1).name):
@@ -417,7 +417,7 @@ def test_a_tab_without_room_for_all_its_images_keeps_the_last(visit: Visits, sit
     assert page.evaluate("Object.keys(sessionStorage)") == ["viewfinder-image:006.jpg"]
 
 
-def test_what_is_no_image_is_explained(visit: Visits, site: Site, album: Album) -> None:
+def test_a_file_that_is_not_an_image_is_explained(visit: Visits, site: Site, album: Album) -> None:
     here = visit(site, expected=("422",))
     page = here.page
     page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
@@ -515,7 +515,7 @@ def test_counts_and_problems_are_announced(visit: Visits, site: Site) -> None:
     expect(page.get_by_role("list", name="Images", exact=True)).not_to_have_attribute("aria-busy", "true")
 
 
-def test_still_for_those_who_want_no_motion(visit: Visits, site: Site) -> None:
+def test_no_animation_with_reduced_motion(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY, reduced_motion="reduce").page
     expect(tiles(page)).to_have_count(PAGE)
     assert page.evaluate("getComputedStyle(document.querySelector('.frame img')).transitionDuration") in ("0s", "")

@@ -1,4 +1,4 @@
-"""Addresses that strangers write: what is fetched, what is refused, and how little a refusal tells."""
+"""The fetcher of image URLs: which URLs it fetches and refuses, and that errors reveal nothing."""
 
 import asyncio
 import datetime
@@ -203,7 +203,7 @@ async def test_content_is_fetched_and_nothing_of_this_machine_goes_with_the_requ
         "\ud800",
     ],
 )
-async def test_what_is_not_a_public_web_address_is_refused_before_a_connection_is_made(url: str) -> None:
+async def test_a_url_that_is_not_public_is_refused_before_a_connection_is_made(url: str) -> None:
     names = Names(
         localhost=["127.0.0.1 ::1"],
         public_test=["93.184.216.34"],
@@ -228,7 +228,7 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
     assert not is_own(ipaddress.ip_address(address))
 
 
-def test_this_machines_own_addresses_are_known() -> None:
+def test_addresses_of_this_machine_are_recognized() -> None:
     assert is_own(LOOPBACK)
 
 
@@ -404,7 +404,7 @@ async def test_a_resolver_that_takes_for_ever_is_left() -> None:
         b"",
     ],
 )
-async def test_what_is_no_whole_answer_is_a_failure_that_names_only_the_host(content: bytes) -> None:
+async def test_an_incomplete_answer_is_a_failure_that_names_only_the_host(content: bytes) -> None:
     async with serving(replying(content)) as port:
         error = await refusal(fetcher(port), f"http://images.test:{port}/path?signature=secret")
     assert error.reason == "fetch_failed"

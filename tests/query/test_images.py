@@ -1,4 +1,4 @@
-"""Images that come with a query: decoded as the job decodes them, whatever they are, and never in this process."""
+"""Images of a query are decoded as the index job decodes them, and never in this process."""
 
 import asyncio
 import base64
@@ -94,7 +94,7 @@ async def test_an_image_of_a_query_is_seen_as_one_of_the_index_is(images: QueryI
     ],
     ids=["empty", "text", "svg", "short jpeg", "short png", "bomb", "many bytes"],
 )
-async def test_what_is_no_usable_image_is_named(images: QueryImages, data: bytes, reason: str) -> None:
+async def test_an_unusable_image_has_a_reason(images: QueryImages, data: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as error:
         await images.pixels(data, PREPROCESS)
     assert error.value.reason == reason
@@ -168,7 +168,7 @@ def test_base64_is_taken_as_programs_write_it(text: str) -> None:
         TEXT + "!",
     ],
 )
-def test_what_is_no_base64_is_refused(text: str) -> None:
+def test_invalid_base64_is_refused(text: str) -> None:
     with pytest.raises(ImageError) as error:
         decode_base64(text)
     assert error.value.reason == "not_base64"

@@ -1,4 +1,4 @@
-"""The order of hits and the turning of pages, over points in memory that change between two pages."""
+"""The order of hits and pages, over points in memory that change between pages."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,7 +123,7 @@ def test_pages_neither_repeat_nor_miss_a_point_while_others_come_and_go(shelf: S
 
 
 @pytest.mark.parametrize("removed", [10, 60, 100])
-def test_a_place_is_found_again_after_most_of_what_was_before_it_has_gone(shelf: Shelf, removed: int) -> None:
+def test_a_page_continues_after_most_earlier_hits_were_deleted(shelf: Shelf, removed: int) -> None:
     page = shelf.turn(text(limit=80))
     shelf.image = {each: score for each, score in shelf.image.items() if int(each) >= removed}
     rest = shelf.turn(text(limit=80), page.place)
@@ -146,7 +146,7 @@ def test_points_of_the_same_score_come_once_each(offset: int) -> None:
     assert shown[-1] == "last"
 
 
-def test_a_cosine_order_asks_for_no_more_than_a_page_and_what_may_have_moved(shelf: Shelf) -> None:
+def test_a_cosine_order_fetches_one_page_and_some_slack(shelf: Shelf) -> None:
     shelf.read(text(limit=10))
     assert max(search.limit for search in shelf.searches) <= 100
     assert [search.limit for search in shelf.searches[:1]] == [11]

@@ -1,4 +1,4 @@
-"""Where a cosine lies among those of unrelated pairs."""
+"""Relevance: the share of unrelated pairs with a lower cosine."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rankings that run side by side."""
+"""Rankings of several queries run together."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ async def test_each_round_of_all_rankings_is_one_request() -> None:
     assert [each.id for each in pages[0].hits] == ["image-11"]
 
 
-async def test_work_that_is_of_no_use_any_more_is_not_left_waiting() -> None:
+async def test_after_an_error_the_remaining_work_is_cancelled() -> None:
     never = asyncio.Event()
     cancelled: list[str] = []
 

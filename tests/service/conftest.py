@@ -108,9 +108,9 @@ def world(tmp_path: Path, checkpoints: dict[str, Checkpoint], configured: dict[s
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
+def shared(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
     """As `served`, with the default settings, for all tests that only ask: they leave it as it is."""
-    with open_world(tmp_path_factory.mktemp("standing"), checkpoints, {}) as world:
+    with open_world(tmp_path_factory.mktemp("shared"), checkpoints, {}) as world:
         world.build("first")
         world.service.follower.refresh()
         yield world

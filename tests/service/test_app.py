@@ -1,4 +1,4 @@
-"""The service as Ray Serve runs it: one replica, real HTTP, Qdrant's wire, the model that the job used."""
+"""The service on Ray Serve: one replica, real HTTP, and Qdrant's protocol."""
 
 import os
 import socket

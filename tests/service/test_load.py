@@ -1,4 +1,4 @@
-"""A crowd against the service as Ray Serve runs it: real HTTP, Qdrant's wire, more requests than it takes in."""
+"""The service on Ray Serve under more requests than it admits."""
 
 import asyncio
 import os

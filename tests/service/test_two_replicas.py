@@ -1,4 +1,4 @@
-"""What can happen to replicas that follow the alias, on Ray Serve, under clients that never pause."""
+"""Two replicas on Ray Serve follow the alias under constant load."""
 
 import os
 import shutil

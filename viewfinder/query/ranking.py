@@ -87,12 +87,9 @@ def _orders(query: Query, basis: Search) -> list[tuple[float, Search]]:
     clip, words = query.weights if query.rank == "hybrid" else (1.0, 0.0)
     orders = [(clip / len(query.targets), replace(basis, using=name)) for name in query.targets]
     if query.rank == "hybrid":
-        kept = dict(query.filter or {})
-        if query.target != "both":
-            # A point without a vector of the target's kind has no cosine.
-            flag = f"has_{query.target}"
-            kept = {"and": [kept, {flag: {"eq": True}}]} if flag in kept else {**kept, flag: {"eq": True}}
-        orders.append((words, replace(basis, vector=None, words=query.words, filter=kept)))
+        # A point without a vector of the target's kind has no cosine.
+        having = None if query.target == "both" else query.target
+        orders.append((words, replace(basis, vector=None, words=query.words, having=having)))
     return orders
 
 

@@ -1,4 +1,4 @@
-"""How a replica follows the alias and shares the model: one step, never a mixed pair, nothing encoded twice."""
+"""Generations: a replica follows the alias in one step, and shares the model between requests."""
 
 import asyncio
 import shutil
@@ -133,7 +133,7 @@ def test_weights_that_moved_under_the_same_name_are_not_served(
     assert served.checkpoints["moved"].fingerprint in caplog.text
 
 
-def test_a_collection_dropped_behind_the_replica_costs_no_request(served: World) -> None:
+def test_a_request_after_the_collection_was_dropped_is_answered_from_the_next(served: World) -> None:
     old = served.service.follower.snapshot().collection
     second = served.build("second")
     served.store.collections.drop(old.name)
@@ -226,7 +226,7 @@ async def test_images_of_several_requests_are_encoded_together_and_do_not_wait_f
     assert np.allclose(np.array(first + second), watched._encoder.encode_images(images), atol=1e-5)
 
 
-async def test_a_vector_that_requests_share_cannot_be_changed_and_keeps_no_batch_in_memory(
+async def test_cached_vectors_are_read_only_copies(
     generation: Generation,
 ) -> None:
     (vector, _), _ = await generation.encode_texts(["a cat", "a dog"])

@@ -1,4 +1,4 @@
-"""Other sites' pages: shut out, but for those that the settings name."""
+"""CORS: pages of other sites are refused unless the settings allow them."""
 
 import pytest
 

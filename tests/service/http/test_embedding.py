@@ -1,4 +1,4 @@
-"""Vectors and probabilities for other programs, against what the model itself says."""
+"""The embedding routes, compared with the model itself."""
 
 import base64
 import io
@@ -54,32 +54,30 @@ def pixels(world: World) -> np.ndarray[Any, Any]:
     return np.stack([decode(image(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
 
 
-def test_vectors_are_those_of_the_model_in_the_order_of_the_request(standing: World) -> None:
-    body = post(
-        standing, "/v1/embed", {"texts": TEXTS, "images": [PICTURES[0], f"data:image/png;base64,{PICTURES[1]}"]}
-    )
-    texts, _ = encoder(standing).encode_texts(TEXTS)
-    images = encoder(standing).encode_images(pixels(standing)[:2])
+def test_vectors_are_those_of_the_model_in_the_order_of_the_request(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": TEXTS, "images": [PICTURES[0], f"data:image/png;base64,{PICTURES[1]}"]})
+    texts, _ = encoder(shared).encode_texts(TEXTS)
+    images = encoder(shared).encode_images(pixels(shared)[:2])
     assert np.allclose([each["vector"] for each in body["texts"]], texts, atol=1e-5)
     assert np.allclose([each["vector"] for each in body["images"]], images, atol=1e-5)
     assert [each["cut"] for each in body["texts"]] == [0, 0, 0]
     assert (body["model"], body["fingerprint"], body["dimension"]) == (
-        standing.checkpoints["first"].name,
-        standing.checkpoints["first"].fingerprint,
+        shared.checkpoints["first"].name,
+        shared.checkpoints["first"].fingerprint,
         32,
     )
     assert body["took_ms"] > 0
     assert body["warnings"] == []
 
 
-def test_a_text_beyond_the_context_is_embedded_with_a_warning(standing: World) -> None:
-    body = post(standing, "/v1/embed", {"texts": ["a cat", "cat " * 100]})
+def test_a_text_beyond_the_context_is_embedded_with_a_warning(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": ["a cat", "cat " * 100]})
     assert [each["cut"] for each in body["texts"]] == [0, 25]
     assert body["warnings"] == ["Text 1 is longer than the model reads: 25 tokens beyond the first 77 were left out."]
 
 
-def test_as_many_inputs_as_are_allowed_are_answered(standing: World) -> None:
-    body = post(standing, "/v1/embed", {"texts": ["a cat"] * (MAX_INPUTS - 2), "images": [PIXEL, PIXEL]})
+def test_as_many_inputs_as_are_allowed_are_answered(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": ["a cat"] * (MAX_INPUTS - 2), "images": [PIXEL, PIXEL]})
     assert (len(body["texts"]), len(body["images"])) == (MAX_INPUTS - 2, 2)
     assert body["images"][0] == body["images"][1]
 
@@ -96,14 +94,14 @@ BAD_PICTURES = [
 @pytest.mark.parametrize(("bad", "status", "code", "named"), BAD_PICTURES, ids=["text", "url", "http", "cut", "large"])
 @pytest.mark.parametrize("path", ["/v1/embed", "/v1/rank"])
 def test_a_bad_image_is_refused_with_its_place(
-    standing: World, path: str, bad: str, status: int, code: str, named: str
+    shared: World, path: str, bad: str, status: int, code: str, named: str
 ) -> None:
     body: dict[str, Any] = {"images": [PIXEL, bad, "also bad"]}
-    error = post(standing, path, body | ({"text": "a cat"} if path == "/v1/rank" else {}), status)
+    error = post(shared, path, body | ({"text": "a cat"} if path == "/v1/rank" else {}), status)
     assert error["code"] == code
     assert error["message"].startswith("images.1: ")
     assert named in error["message"]
-    assert post(standing, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
+    assert post(shared, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +121,8 @@ def test_a_bad_image_is_refused_with_its_place(
         (b'{"texts": ["\\ud800"]}', "texts.0"),
     ],
 )
-def test_a_wrong_embedding_request_is_refused_with_the_field_named(standing: World, body: Any, named: str) -> None:
-    error = post(standing, "/v1/embed", body, 422)
+def test_a_wrong_embedding_request_is_refused_with_the_field_named(shared: World, body: Any, named: str) -> None:
+    error = post(shared, "/v1/embed", body, 422)
     assert error["code"] == "invalid_request"
     assert named in error["message"]
 
@@ -149,16 +147,16 @@ def reference_probabilities(world: World) -> tuple[Any, Any]:
     return by_image, by_text
 
 
-def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
-    logits, _ = reference_probabilities(standing)
-    body = post(standing, "/v1/rank", {"image": PICTURES[1], "texts": TEXTS})
+def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(shared: World) -> None:
+    logits, _ = reference_probabilities(shared)
+    body = post(shared, "/v1/rank", {"image": PICTURES[1], "texts": TEXTS})
     check_ranking(body["candidates"], logits[1])
     assert all(each["text"] == TEXTS[each["index"]] for each in body["candidates"])
 
 
-def test_the_probabilities_of_images_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
-    _, logits = reference_probabilities(standing)
-    body = post(standing, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
+def test_the_probabilities_of_images_are_the_softmax_of_the_models_own_logits(shared: World) -> None:
+    _, logits = reference_probabilities(shared)
+    body = post(shared, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
     check_ranking(body["candidates"], logits[2])
     assert [each["text"] for each in body["candidates"]] == [None] * 3
 
@@ -172,8 +170,8 @@ def check_ranking(candidates: list[dict[str, Any]], logits: torch.Tensor) -> Non
     assert sum(each["probability"] for each in candidates) == pytest.approx(1)
 
 
-def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(standing: World) -> None:
-    body = post(standing, "/v1/rank", {"image": PIXEL, "texts": ["a cat", "a dog", "a cat"]})
+def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(shared: World) -> None:
+    body = post(shared, "/v1/rank", {"image": PIXEL, "texts": ["a cat", "a dog", "a cat"]})
     cats = [each for each in body["candidates"] if each["text"] == "a cat"]
     assert [each["index"] for each in cats] == [0, 2]
     assert cats[0]["probability"] == cats[1]["probability"]
@@ -193,23 +191,23 @@ def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(standing:
         ({"image": [PIXEL], "texts": ["a cat"]}, "image"),
     ],
 )
-def test_a_wrong_ranking_request_is_refused_with_the_reason(standing: World, body: Any, named: str) -> None:
-    error = post(standing, "/v1/rank", body, 422)
+def test_a_wrong_ranking_request_is_refused_with_the_reason(shared: World, body: Any, named: str) -> None:
+    error = post(shared, "/v1/rank", body, 422)
     assert error["code"] == "invalid_request"
     assert named in error["message"]
 
 
-def test_the_one_image_of_a_ranking_is_refused_by_its_name(standing: World) -> None:
-    error = post(standing, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
+def test_the_one_image_of_a_ranking_is_refused_by_its_name(shared: World) -> None:
+    error = post(shared, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
     assert error["code"] == "invalid_image"
     assert error["message"].startswith("image: ")
 
 
 @pytest.fixture
-def client(standing: World) -> Iterator[openai.OpenAI]:
+def client(shared: World) -> Iterator[openai.OpenAI]:
     """OpenAI's own client, at a real server on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(build_api(standing.service), log_config=None, lifespan="off", ws="none")
+        config = uvicorn.Config(build_api(shared.service), log_config=None, lifespan="off", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -221,10 +219,10 @@ def client(standing: World) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
-def test_openais_client_gets_the_models_vectors(standing: World, client: openai.OpenAI, options: Any) -> None:
-    model = standing.checkpoints["first"].name
+def test_openais_client_gets_the_models_vectors(shared: World, client: openai.OpenAI, options: Any) -> None:
+    model = shared.checkpoints["first"].name
     answer = client.embeddings.create(input=TEXTS, model=model, user="somebody", dimensions=32, **options)
-    expected, _ = encoder(standing).encode_texts(TEXTS)
+    expected, _ = encoder(shared).encode_texts(TEXTS)
     vectors = [
         np.frombuffer(base64.b64decode(each.embedding), "<f4") if isinstance(each.embedding, str) else each.embedding
         for each in answer.data
@@ -236,11 +234,11 @@ def test_openais_client_gets_the_models_vectors(standing: World, client: openai.
 
 @pytest.mark.parametrize("model", ["viewfinder", "FINGERPRINT"])
 def test_the_live_model_goes_by_its_fingerprint_and_by_an_alias_too(
-    standing: World, client: openai.OpenAI, model: str
+    shared: World, client: openai.OpenAI, model: str
 ) -> None:
-    model = model.replace("FINGERPRINT", standing.checkpoints["first"].fingerprint)
+    model = model.replace("FINGERPRINT", shared.checkpoints["first"].fingerprint)
     answer = client.embeddings.create(input="a cat", model=model)
-    assert answer.model == standing.checkpoints["first"].name
+    assert answer.model == shared.checkpoints["first"].name
     assert len(answer.data) == 1
 
 

@@ -1,4 +1,4 @@
-"""Images of the index over HTTP: their data, their content, thumbnails, and takedown."""
+"""Single images over HTTP: record, content, thumbnails, takedown."""
 
 import io
 import uuid
@@ -143,7 +143,7 @@ STRANGE_IDS = (
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("GET", "/content"), ("DELETE", "")])
-def test_an_id_that_is_no_plain_uuid_is_refused(gallery: Gallery, method: str, suffix: str) -> None:
+def test_an_id_that_is_not_a_plain_uuid_is_refused(gallery: Gallery, method: str, suffix: str) -> None:
     answers = {id: gallery.client.request(method, f"/v1/images/{id}{suffix}") for id in STRANGE_IDS}
     codes = {id: refused(answer) for id, answer in answers.items()}
     assert set(codes.values()) <= {(404, "not_found"), (422, "invalid_request")}
@@ -162,7 +162,7 @@ def test_the_content_is_the_object_byte_for_byte(gallery: Gallery, padding: int)
     assert answer.headers["content-length"] == str(len(data))
 
 
-def test_content_tells_a_browser_what_it_is_and_to_guess_nothing(gallery: Gallery) -> None:
+def test_content_has_its_media_type_and_nosniff(gallery: Gallery) -> None:
     id = gallery.add("nice 图.jpeg", encoded())
     for answer in (gallery.get(id), gallery.thumbnail(id, 64)):
         assert answer.headers["content-type"] == "image/jpeg"
@@ -175,7 +175,7 @@ def test_content_tells_a_browser_what_it_is_and_to_guess_nothing(gallery: Galler
 
 
 @pytest.mark.parametrize("format", ["svg", "html", "text/html", "pdf", "", None, "ppm"])
-def test_what_a_browser_might_run_or_does_not_know_can_only_be_saved(gallery: Gallery, format: str | None) -> None:
+def test_unknown_formats_are_offered_for_download_only(gallery: Gallery, format: str | None) -> None:
     id = gallery.add("page.html", b"<svg onload=alert(1)>", format=format)
     answer = gallery.get(id)
     assert answer.headers["content-type"] == "application/octet-stream"
@@ -195,9 +195,7 @@ def test_no_name_of_an_object_can_break_out_of_the_header(gallery: Gallery, name
 
 
 @pytest.mark.parametrize("width", [None, 64])
-def test_a_client_that_has_the_image_is_told_so_without_the_bucket_being_asked(
-    gallery: Gallery, width: int | None
-) -> None:
+def test_a_current_etag_is_answered_304_without_reading_the_bucket(gallery: Gallery, width: int | None) -> None:
     id = gallery.add("a.jpg", encoded())
     path = f"/v1/images/{id}/content" + (f"?width={width}" if width else "")
     first = gallery.client.get(path)
@@ -265,7 +263,7 @@ def test_a_thumbnail_keeps_the_aspect(
     assert shown(answer.content).size == expected
 
 
-def test_a_thumbnail_stands_upright(gallery: Gallery) -> None:
+def test_a_thumbnail_is_upright(gallery: Gallery) -> None:
     small = shown(gallery.thumbnail(gallery.add("a.jpg", encoded(orientation=6)), 100).content).convert("RGB")
     assert small.size == (100, 150)
     (top, bottom) = (small.getpixel((50, 10)), small.getpixel((50, 140)))
@@ -282,7 +280,7 @@ def test_a_width_out_of_bounds_is_refused(gallery: Gallery, width: str) -> None:
     assert "width" in answer.json()["error"]["message"]
 
 
-def test_a_thumbnail_is_kept_until_its_object_is_indexed_anew(gallery: Gallery) -> None:
+def test_a_thumbnail_is_cached_until_its_object_is_indexed_again(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     first = gallery.thumbnail(id, 64)
     path = gallery.directory / "a.jpg"
@@ -311,7 +309,7 @@ def test_a_broken_image_has_no_thumbnail(gallery: Gallery, content: bytes) -> No
     assert refused(gallery.thumbnail(gallery.add("a.jpg", content), 64)) == (422, "invalid_image")
 
 
-def test_a_bomb_has_no_thumbnail_and_harms_nobody(gallery: Gallery, strict: TestClient) -> None:
+def test_a_decompression_bomb_has_no_thumbnail_and_does_no_harm(gallery: Gallery, strict: TestClient) -> None:
     id = gallery.add("bomb.png", encoded("PNG", (1000, 1000)))
     assert refused(strict.get(f"/v1/images/{id}/content?width=64")) == (422, "invalid_image")
     good = gallery.add("good.jpg", encoded())
@@ -334,7 +332,7 @@ def test_a_takedown_removes_the_image_at_once_and_for_good(gallery: Gallery) -> 
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
 
 
-def test_an_image_can_be_barred_before_it_was_ever_indexed(gallery: Gallery) -> None:
+def test_an_image_can_be_taken_down_before_it_was_indexed(gallery: Gallery) -> None:
     id = str(uuid.uuid4())
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": "", "removed": False}
     assert id in gallery.world.store.control(INDEX).takedowns([id])

@@ -1,4 +1,4 @@
-"""What the interface says of itself is complete, and true: schemathesis tries to prove otherwise."""
+"""The OpenAPI schema is complete, and schemathesis finds no deviation from it."""
 
 import hashlib
 import os
@@ -73,7 +73,7 @@ def test_schemathesis_finds_nothing(address: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_route_says_what_it_is_for_and_which_errors_it_gives(schema: dict[str, Any]) -> None:
+def test_every_route_has_a_summary_and_its_errors(schema: dict[str, Any]) -> None:
     for path, method, operation in operations(schema):
         named = f"{method} {path}"
         assert operation["summary"], named

@@ -1,4 +1,4 @@
-"""The web page's files: small, self-contained, lasting, and readable in both colour schemes."""
+"""The files of the web page: size, self-containment, caching, contrast in both colour schemes."""
 
 import gzip
 import re
@@ -77,7 +77,7 @@ def test_a_changed_file_changes_the_version(tmp_path: Path) -> None:
     assert f'"page/{after.version}/app.js"'.encode() in after.files["index.html"].content
 
 
-def test_head_tells_what_get_would(world: World) -> None:
+def test_head_has_the_headers_of_get(world: World) -> None:
     assert world.client.head("/").headers["etag"] == world.client.get("/").headers["etag"]
 
 
@@ -120,7 +120,7 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_colours_can_be_told_apart(scheme: int) -> None:
+def test_colours_have_enough_contrast(scheme: int) -> None:
     blocks = re.findall(r":root \{(.*?)\}", (PAGE_DIRECTORY / "style.css").read_text(), re.DOTALL)
     color = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", blocks[scheme]))
     for text, ground in product(("ink", "soft", "accent"), ("paper", "raised", "wash")):

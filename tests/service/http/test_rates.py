@@ -1,4 +1,4 @@
-"""Token buckets, by a clock of the test's own."""
+"""Token buckets with a fake clock."""
 
 import pytest
 

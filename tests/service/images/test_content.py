@@ -1,4 +1,4 @@
-"""The reader of images: bounded, apart from searches, and giving back what nobody waits for."""
+"""Image content: bounded pools, cancellation, cache."""
 
 import asyncio
 import io
@@ -82,7 +82,7 @@ async def test_a_full_lane_turns_further_calls_away_and_takes_them_again_later(
     assert await ask(3)
 
 
-async def test_thumbnails_that_wait_hold_up_no_originals(bucket: SlowObjects, content: MakeContent) -> None:
+async def test_waiting_thumbnails_do_not_delay_originals(bucket: SlowObjects, content: MakeContent) -> None:
     reader = content(max_calls=20)
     thumbnails = [asyncio.create_task(reader.thumbnail(f"s3://b/{number}", "", 64)) for number in range(20)]
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_thumbnails_that_wait_hold_up_no_originals(bucket: SlowObjects, co
     assert len(await asyncio.gather(*thumbnails)) == 20
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done(bucket: SlowObjects, content: MakeContent) -> None:
+async def test_cancelled_calls_are_not_executed(bucket: SlowObjects, content: MakeContent) -> None:
     reader = content(max_calls=READERS + 5)
     calls = [asyncio.create_task(reader.original(f"s3://b/{number}", 10)) for number in range(READERS + 5)]
     while bucket.reads < READERS:
@@ -107,9 +107,7 @@ async def test_what_nobody_waits_for_any_more_is_not_done(bucket: SlowObjects, c
     assert bucket.reads == READERS + 1
 
 
-async def test_the_cache_holds_so_many_bytes_of_what_was_asked_for_last(
-    bucket: SlowObjects, content: MakeContent
-) -> None:
+async def test_the_cache_holds_the_most_recent_bytes(bucket: SlowObjects, content: MakeContent) -> None:
     bucket.open_for_all.set()
     first, etag = await content().thumbnail("s3://b/0", "", 64)
     reader = content(cache_bytes=2 * len(first) + 200)
@@ -132,7 +130,7 @@ async def test_without_a_cache_every_thumbnail_is_made(bucket: SlowObjects, cont
     assert bucket.reads == 2
 
 
-async def test_a_missing_object_is_told_as_such(bucket: SlowObjects, content: MakeContent) -> None:
+async def test_a_missing_object_has_its_own_error(bucket: SlowObjects, content: MakeContent) -> None:
     bucket.open_for_all.set()
     reader = content()
     with pytest.raises(ObjectError) as caught:
