@@ -17,8 +17,7 @@ from packaging.requirements import Requirement
 from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import READ_KEY, Gallery, Running
 from tests.indexing.pictures import fill
-from viewfinder.cli import checks
-from viewfinder.cli.checks import Check
+from viewfinder.cli.doctor import Check, examine
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.testing.s3 import S3Endpoint
 
@@ -36,11 +35,11 @@ def machine(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def look(name: str, source: str | None = None) -> Check:
-    return next(check for check in checks.examine(source) if check.name.startswith(name))
+    return next(check for check in examine(source) if check.name.startswith(name))
 
 
 def test_on_a_sound_machine_nothing_fails_and_nothing_is_changed(machine: Path, tiny_model: str) -> None:
-    found = {check.name: check for check in checks.examine()}
+    found = {check.name: check for check in examine()}
     assert {name: check.state for name, check in found.items() if check.state != "ok"} == {"source": "skipped"}
     assert tiny_model in found["model"].found
     assert "nothing stored yet" in found["Qdrant"].found
@@ -205,7 +204,7 @@ def test_what_a_crashed_cluster_left_behind_is_told(tmp_path: Path, monkeypatch:
     left = tmp_path / "ray_current_cluster"
     left.write_text("127.0.0.1:1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    check = next(check for check in checks.examine(current_cluster=left) if check.name == "Ray")
+    check = next(check for check in examine(current_cluster=left) if check.name == "Ray")
     assert check.state == "failed"
     assert str(left) in check.advice
 
@@ -221,9 +220,7 @@ def test_every_failure_says_what_to_do(machine: Path, monkeypatch: pytest.Monkey
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    failed = {
-        check.name.split()[0]: check.advice for check in checks.examine("/nowhere/at/all") if check.state == "failed"
-    }
+    failed = {check.name.split()[0]: check.advice for check in examine("/nowhere/at/all") if check.state == "failed"}
     assert failed.keys() == {"data", "Qdrant", "model", "port", "Ray", "service", "source"}
     assert all(failed.values())
 
@@ -242,7 +239,7 @@ def test_a_source_is_listed_and_read(s3: S3Endpoint, s3_root: Path, monkeypatch:
 
 def test_wrong_settings_are_told_and_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_MODLE", "demo")
-    last = checks.examine()[-1]
+    last = examine()[-1]
     assert last.name == "settings"
     assert "did you mean VIEWFINDER_MODEL?" in last.found
 

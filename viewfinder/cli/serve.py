@@ -5,7 +5,7 @@ import errno
 import logging
 import socket
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,15 +15,11 @@ from viewfinder.cli.options import Config, Index, Json, examples, whole
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
-if TYPE_CHECKING:
-    from ray.serve import Application
-
 EPILOG = examples(
     "viewfinder serve",
     "viewfinder serve --port 8080 --index cats",
     "VIEWFINDER_API_KEYS=DIGEST viewfinder serve --host 0.0.0.0",
 )
-APPLICATION = "viewfinder"
 
 _CONNECT_TIMEOUT_S = 2.0
 # Ray Serve's own actors need room beside the first replica.
@@ -99,15 +95,13 @@ def _taken(host: str, port: int) -> ConfigurationError:
 
 
 def _run(settings: Settings, *, as_json: bool) -> None:
-    """Start Ray and Ray Serve, print the address, and wait for Ctrl-C or SIGTERM."""
+    """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
     with packages_of("all", "serve"):
-        from ray import serve as ray_serve
-
-        from viewfinder.cluster.session import start_ray
         from viewfinder.models.cpu import cpu_cores
+        from viewfinder.service.serving import build, serving
         from viewfinder.store import StoreAddress
 
-    application = _application(settings)  # refuses settings that let strangers in, before anything is started
+    application = build(settings)  # refuses an open service before anything is started
     output.note("Starting Ray ...")
     with start_ray(
         StoreAddress.of(settings),
@@ -117,29 +111,11 @@ def _run(settings: Settings, *, as_json: bool) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     ):
-        if ray_serve.status().applications:
-            raise ConfigurationError(
-                "A service already runs on this Ray cluster, which has one port for all services. End it first, or "
-                "start this one with another VIEWFINDER_DATA_DIR."
-            )
         output.note("Starting the service ...")
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        ray_serve.start(http_options={"host": settings.host, "port": settings.port})
-        try:
-            ray_serve.run(application, name=APPLICATION, route_prefix="/")
-            url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+        with serving(application, settings.host, settings.port) as url:
             if as_json:
                 output.print_json_line({"url": url})
             else:
                 output.print_text(f"Ready: {url} (Ctrl-C stops)")
             while True:
                 time.sleep(3600)
-        finally:
-            ray_serve.shutdown()
-
-
-def _application(settings: Settings) -> "Application":
-    from viewfinder.service.app import application, require_keys_or_loopback
-
-    require_keys_or_loopback(settings, fast_proxy=settings.fast_proxy)
-    return application(settings)
