@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
 from tests.indexing.pictures import fill, picture
 from viewfinder import ImageSearchEngine, print_results
-from viewfinder.client import Group, Hit, SearchResult
+from viewfinder.client import Group, Hit, Part, SearchResult
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
@@ -23,6 +23,7 @@ from viewfinder.errors import (
     SourceError,
     UnknownModelError,
 )
+from viewfinder.query.errors import QueryError
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
@@ -276,7 +277,7 @@ def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Pa
 def test_a_search_takes_one_thing_to_look_for(local: Open, pictures: Path) -> None:
     engine = local()
     engine.index_directory(pictures)
-    with pytest.raises(QueryError, match="exactly one of .*, not text and image"):
+    with pytest.raises(QueryError, match=r"exactly one of .*, not text and image"):
         engine.search("a cat", image=pictures / "b.jpg")
     with pytest.raises(QueryError, match="limit"):
         engine.search("a cat", top_k=201)

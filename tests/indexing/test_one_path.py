@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.indexing import Index, World
+from tests.fixtures.indexing import World
+from tests.fixtures.reindexing import Index
 from tests.indexing.pictures import fill, picture
 from viewfinder import ImageSearchEngine
 from viewfinder.errors import StoreError, StoreUnavailableError

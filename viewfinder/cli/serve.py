@@ -97,6 +97,7 @@ def _taken(host: str, port: int) -> ConfigurationError:
 def _run(settings: Settings, *, as_json: bool) -> None:
     """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
     with packages_of("all", "serve"):
+        from viewfinder.cluster.session import start_ray
         from viewfinder.models.cpu import cpu_cores
         from viewfinder.service.serving import build, serving
         from viewfinder.store import StoreAddress

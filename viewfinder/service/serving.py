@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from ray import serve
 from ray.serve import Application
 
-from serve.app import application, refuse_open_doors
 from viewfinder.errors import ConfigurationError
+from viewfinder.service.app import application, require_keys_or_loopback
 from viewfinder.settings import Settings
 
 APPLICATION = "viewfinder"
@@ -16,7 +16,7 @@ APPLICATION = "viewfinder"
 
 def build(settings: Settings) -> Application:
     """The application; raises `ConfigurationError` if other machines could reach a service without API keys."""
-    refuse_open_doors(settings, fast_proxy=settings.fast_proxy)
+    require_keys_or_loopback(settings, fast_proxy=settings.fast_proxy)
     return application(settings)
 
 
