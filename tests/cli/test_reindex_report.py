@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from viewfinder.cli.reindex_report import show, show_release, show_rollback
+from viewfinder.cli.reindex_report import show_release, show_result, show_rollback
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.reindexing.report import ReindexPlan, ReindexResult
 from viewfinder.reindexing.rollback import RollbackPause, RollbackResult
@@ -39,31 +39,32 @@ def test_a_result_shows_checks_counts_failures_and_phases(capsys: pytest.Capture
         Check("MRR", False, 0.1, "≥ 0.4000"),
         Check("failed", None, None, ""),
     ]
-    show(
+    show_result(
         result(
             checks=checks, counts={"listed": 1200, "indexed": 3}, failures={"not_an_image": 2}, phases={"build": 10.0}
-        )
+        ),
+        as_json=False,
     )
     output = printed(capsys)
     for part in (
         "points ok 1,200 = 1,200",
         "MRR FAILED 0.1 ≥ 0.4000",
-        "Run run-7: done",
-        "live │ second",
-        "objects │ 1,200 listed, 3 indexed",
-        "failures │ 2 not_an_image",
+        "run run-7: done",
+        "live second",
+        "objects 1,200 listed, 3 indexed",
+        "failures 2 not_an_image",
         "12.5 s: build 10.0 s",
-        "report │ file:///reports/run-7",
+        "report file:///reports/run-7",
     ):
         assert part in output
 
 
 def test_a_problem_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     failed = result(problem="MRR is 0.1")
-    show(failed)
+    show_result(failed, as_json=False)
     captured = capsys.readouterr()
     assert captured.err == "error: MRR is 0.1\n"
-    assert "Run run-7: failed" in captured.out
+    assert "run\trun-7: failed" in captured.out
     assert failed.exit_status == 1
 
 
@@ -74,15 +75,15 @@ def test_a_dry_run_shows_the_plan_in_numbers(capsys: pytest.CaptureFixture[str])
         {"index": 2, "unchanged": 10},
         PrunePlan(12, 1, 1),
     )
-    show(result(dry_run=True, plan=plan, report=None))
+    show_result(result(dry_run=True, plan=plan, report=None), as_json=False)
     output = printed(capsys)
     assert "Would bring the live collection up to date; live is second." in output
     assert "from s3://b with captions c.json" in output
-    assert "listed │ 12 would be indexed │ 2 unchanged │ 10 would be pruned │ 1 of 12 points" in output
+    assert "listed 12 would be indexed 2 unchanged 10 would be pruned 1 of 12 points" in output
 
 
 def test_a_dry_run_without_a_plan_shows_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
-    show(result(dry_run=True, outcome="paused after a rollback", report=None))
+    show_result(result(dry_run=True, outcome="paused after a rollback", report=None), as_json=False)
     assert printed(capsys) == "paused after a rollback; nothing was changed."
 
 
@@ -90,7 +91,9 @@ def test_a_dry_run_without_a_plan_shows_the_outcome(capsys: pytest.CaptureFixtur
 def test_a_rollback_shows_how_old_the_collection_is(
     capsys: pytest.CaptureFixture[str], missed: int, words: str
 ) -> None:
-    show_rollback(RollbackResult("first", "ViT::a", "second", "2026-01-01T00:00:00+00:00", "run-1", missed))
+    show_rollback(
+        RollbackResult("first", "ViT::a", "second", "2026-01-01T00:00:00+00:00", "run-1", missed), as_json=False
+    )
     output = printed(capsys)
     assert "first (model ViT::a) is live." in output
     assert f"the last run that wrote to it was run-1. Since then {words} written to second." in output
@@ -98,7 +101,7 @@ def test_a_rollback_shows_how_old_the_collection_is(
 
 
 def test_a_release_names_the_pause_if_there_was_one(capsys: pytest.CaptureFixture[str]) -> None:
-    show_release(RollbackPause("first", "second", "2026-01-01T00:00:00+00:00"), "images")
+    show_release(RollbackPause("first", "second", "2026-01-01T00:00:00+00:00"), "images", as_json=False)
     assert "paused since 2026-01-01T00:00:00+00:00, when 'second' was rolled back to 'first'" in printed(capsys)
-    show_release(None, "images")
+    show_release(None, "images", as_json=False)
     assert printed(capsys) == "Scheduled runs of index 'images' were not paused."

@@ -24,7 +24,7 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
     if as_json:
         output.print_json(asdict(summary))
     else:
-        output.print_record(_fields(summary), title=f"Run {summary.run_id}: {summary.state}")
+        output.print_record(_fields(summary))
     if summary.problem:
         output.note(f"error: {summary.problem}")
 
@@ -60,6 +60,7 @@ def list_counts(counts: Mapping[str, int]) -> str:
 def _fields(summary: Summary) -> list[tuple[str, str]]:
     rate = summary.counts["indexed"] / summary.seconds if summary.seconds else 0.0
     fields = [
+        ("run", f"{summary.run_id}: {summary.state}"),
         ("collection", summary.collection),
         ("model", summary.model),
         ("objects", list_counts(summary.counts)),

@@ -31,7 +31,7 @@ def show_result(result: ReindexResult, *, as_json: bool) -> None:
                 for each in result.checks
             ]
             output.print_table(["check", "result", "value", "bound", "note"], rows)
-        output.print_record(_fields(result), title=f"Run {result.run_id}: {'failed' if result.problem else 'done'}")
+        output.print_record(_fields(result))
     if result.problem:
         output.note(f"error: {result.problem}")
 
@@ -76,6 +76,7 @@ def _show_plan(plan: ReindexPlan, live: str) -> None:
 def _fields(result: ReindexResult) -> list[tuple[str, str]]:
     phases = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in result.phases.items())
     fields = [
+        ("run", f"{result.run_id}: {'failed' if result.problem else 'done'}"),
         ("outcome", result.outcome),
         ("live", result.collection),
         ("model", result.model),
