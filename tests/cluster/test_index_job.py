@@ -161,43 +161,6 @@ def test_without_a_model_a_run_follows_the_live_collection(
     assert world.counts["indexed"] == 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "environment", "status", "said"),
-    [
-        (["--source", "s3://no-such-bucket"], {}, 2, "no-such-bucket"),
-        (["--source", "SOURCE/no/such/prefix"], {}, 2, "no/such/prefix"),
-        (["--source", "/no/such/directory"], {}, 2, "/no/such/directory"),
-        (["--source", "gs://bucket/x"], {}, 2, "gs://"),
-        (["--source", "SOURCE", "--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
-        (["--source", "SOURCE"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
-        (["--source", "SOURCE"], {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}, 2, "secret"),
-        (["--source", "SOURCE"], {"VIEWFINDER_S3_ENDPOINT_URL": "http://127.0.0.1:9"}, 2, "http://127.0.0.1:9"),
-        (["--source", "SOURCE"], {"VIEWFINDER_MODLE": "demo"}, 2, "VIEWFINDER_MODEL"),
-        (["--source", "SOURCE", "--captions", "SOURCE/none.json"], {}, 2, "none.json"),
-    ],
-)
-def test_a_mistake_is_one_clear_message(
-    world: World,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    environment: dict[str, str],
-    status: int,
-    said: str,
-) -> None:
-    fill(world.bucket, NAMES[:2])
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    from jobs.index import main
-
-    assert main([flag.replace("SOURCE", world.source) for flag in flags]) == status
-    error = capsys.readouterr().err
-    message = error[error.index("error: ") :]
-    assert said in message
-    assert "Traceback" not in error
-    assert "not-the-secret" not in message, "a secret is never repeated"
-
-
 def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple[int, str]:
     """Exit status and output of a job over the world's bucket that gets a signal in the middle of its writing."""
     # A slow store, so that there is a middle.
