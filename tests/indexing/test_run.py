@@ -29,7 +29,7 @@ from viewfinder.testing.qdrant import Fault, QdrantDouble
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 
-def test_the_stored_vector_is_the_encoding_of_the_stored_picture(world: World, tiny_model: str) -> None:
+def test_the_stored_vector_is_the_encoding_of_the_stored_image(world: World, tiny_model: str) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     checkpoint = locate(tiny_model)
@@ -54,7 +54,7 @@ def test_changed_and_new_objects_are_indexed_and_nothing_else(world: World) -> N
     assert all(after[name] == before[name] for name in NAMES if name != "03.jpg")
 
 
-def test_a_picture_that_turned_into_rubbish_is_no_longer_found(world: World) -> None:
+def test_an_image_that_turned_into_rubbish_is_no_longer_found(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     (world.bucket / "05.jpg").write_bytes(b"rubbish")
@@ -63,15 +63,15 @@ def test_a_picture_that_turned_into_rubbish_is_no_longer_found(world: World) -> 
     assert world.recorded_failures(["05.jpg"]) == {"05.jpg": "not_an_image"}
 
 
-def test_a_new_caption_is_written_without_fetching_the_picture(world: World) -> None:
+def test_a_new_caption_is_written_without_fetching_the_image(world: World) -> None:
     fill(world.bucket, NAMES)
     captions = world.bucket / "captions.json"
-    captions.write_text(json.dumps({name: f"picture {name}" for name in NAMES}))
+    captions.write_text(json.dumps({name: f"image {name}" for name in NAMES}))
     flags = ("--captions", f"{world.source}/captions.json")
     assert world.sync(*flags)["indexed"] == 12
-    assert world.points["04.jpg"].payload["caption"] == "picture 04.jpg"
+    assert world.points["04.jpg"].payload["caption"] == "image 04.jpg"
 
-    captions.write_text(json.dumps({name: f"picture {name}" for name in NAMES} | {"04.jpg": "the fourth"}))
+    captions.write_text(json.dumps({name: f"image {name}" for name in NAMES} | {"04.jpg": "the fourth"}))
     assert world.sync(*flags) == {"listed": 12, "unchanged": 11, "indexed": 1, "failed": 0, "pruned": 0}
     assert world.images == 0
     point = world.points["04.jpg"]
@@ -80,7 +80,7 @@ def test_a_new_caption_is_written_without_fetching_the_picture(world: World) -> 
     assert (state.has_image, state.has_caption) == (True, True)
 
 
-def test_captions_stay_untouched_without_the_flag_even_when_the_picture_changes(world: World) -> None:
+def test_captions_stay_untouched_without_the_flag_even_when_the_image_changes(world: World) -> None:
     fill(world.bucket, NAMES)
     (world.bucket / "captions.json").write_text(json.dumps({"04.jpg": "the fourth"}))
     world.sync("--captions", f"{world.source}/captions.json")
@@ -151,7 +151,7 @@ def test_include_and_exclude_choose(world: World) -> None:
 
 
 def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path: Path) -> None:
-    directory = tmp_path / "pictures"
+    directory = tmp_path / "images"
     fill(directory, ["x.jpg", "sub/y.jpg"])
     assert world.sync(source=str(directory))["indexed"] == 2
     fill(world.bucket, ["z.jpg"], first_seed=9)
@@ -163,7 +163,7 @@ def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path:
 
 
 def test_a_manifest_with_etags_but_no_sizes_is_asked_after_where_something_is_new(world: World, tmp_path: Path) -> None:
-    """Bytes under way were not limited for its rows: 32 pictures of 100 MB met in memory."""
+    """Bytes under way were not limited for its rows: 32 images of 100 MB met in memory."""
     fill(world.bucket, ["a.jpg"])
     content = (world.bucket / "a.jpg").read_bytes()
     manifest = tmp_path / "list.csv"
@@ -201,7 +201,7 @@ def test_a_prune_behind_other_patterns_is_refused(world: World) -> None:
 
 def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / "bad.jpg").write_bytes(b"no picture")
+    (world.bucket / "bad.jpg").write_bytes(b"no image")
     assert world.sync()["failed"] == 1
     assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 0, "failed": 1, "pruned": 0}
     assert world.images == 0
@@ -238,8 +238,8 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: Q
     assert not qdrant.faults, "each fault was met"
 
 
-@pytest.mark.chaos("Files", "pictures that crash, hang or swell their decoder, in the pipeline")
-def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
+@pytest.mark.chaos("Files", "images that crash, hang or swell their decoder, in the pipeline")
+def test_images_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
     good = picture(1)
     contents = {
         "0.jpg": b"chatter " + good,
@@ -343,7 +343,7 @@ def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -
     assert source["captions"] == f"{world.source}/captions.json"
 
 
-def test_a_picture_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
+def test_an_image_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
     (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
     for _ in range(2):
         assert world.sync()["failed"] == 1

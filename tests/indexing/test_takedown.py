@@ -31,7 +31,7 @@ def test_a_rerun_neither_fetches_nor_writes_what_was_taken_down(world: World) ->
     take_down(world, "01.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 5, "indexed": 0, "failed": 0, "pruned": 0}
     assert (world.taken_down, world.images) == (1, 0)
-    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even as another picture
+    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even as another image
     assert world.sync()["indexed"] == 0
     assert set(world.points) == set(NAMES) - {"01.jpg"}
 
@@ -45,13 +45,13 @@ def test_what_was_taken_down_before_it_was_ever_indexed_stays_out(world: World) 
 
 def test_a_broken_object_that_was_taken_down_is_no_failure(world: World) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / "bad.jpg").write_bytes(b"no picture")
+    (world.bucket / "bad.jpg").write_bytes(b"no image")
     take_down(world, "bad.jpg")
     assert world.sync()["failed"] == 0
     assert world.recorded_failures(["bad.jpg"]) == {}
 
 
-def test_a_lifted_takedown_lets_the_picture_back_in(world: World) -> None:
+def test_a_lifted_takedown_lets_the_image_back_in(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "01.jpg")

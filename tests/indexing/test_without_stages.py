@@ -43,7 +43,7 @@ class IdleExecutor(InProcessExecutor):
 def indexed(world: World) -> World:
     """Ten images, a broken one, and one that was taken down."""
     fill(world.bucket, NAMES[:11])
-    (world.bucket / "bad.jpg").write_bytes(b"no picture")
+    (world.bucket / "bad.jpg").write_bytes(b"no image")
     world.store.take_down("images", {point_id(f"{world.source}/03.jpg"): ""})
     world.sync()
     return world
