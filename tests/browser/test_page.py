@@ -402,10 +402,10 @@ def test_a_search_by_image_survives_a_reload(visit: Visits, site: Site, album: A
 
 def test_an_image_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site) -> None:
     page = visit(site, "/?image=006.jpg").page
-    expect(page.locator("#problem")).to_contain_text("no longer here")
+    expect(page.locator("#problem")).to_contain_text("not available in this tab")
     expect(page.locator("#problem")).to_contain_text("006.jpg")
     page.goto(f"{site.address}/?q=number&image=006.jpg")
-    expect(page.locator("#notes")).to_contain_text("left out")
+    expect(page.locator("#notes")).to_contain_text("ignored")
     expect(tiles(page)).to_have_count(PAGE)
 
 
@@ -573,7 +573,7 @@ def test_a_key_is_asked_for_kept_and_sent_with_images(visit: Visits, locked_site
     here.screenshot("key")
     box.fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.locator("#problem .warning")).to_contain_text("not known")
+    expect(page.locator("#problem .warning")).to_contain_text("unknown")
     page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     expect(tiles(page)).to_have_count(PAGE)

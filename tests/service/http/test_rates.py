@@ -2,7 +2,7 @@
 
 import pytest
 
-from viewfinder.service.http.rates import MAX_CLIENTS, RateLimiter, client_of
+from viewfinder.service.http.guard import MAX_CLIENTS, RateLimiter, client_of
 
 
 class Clock:

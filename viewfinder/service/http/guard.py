@@ -5,7 +5,11 @@ shape as those of the routes.
 """
 
 import asyncio
-from collections.abc import Iterable
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -14,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from viewfinder.addresses import is_loopback
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
-from viewfinder.service.http.rates import RateLimiter, client_of
 from viewfinder.service.http.refusals import Refusal, refusal_of, refused
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
@@ -48,6 +51,8 @@ HEADERS = {
 # Requests whose bodies are still arriving. They are not queued yet, or a few hundred slow clients would block all
 # others.
 MAX_INCOMING = 1024
+# Buckets kept, of the most recent clients; one that is dropped starts full again.
+MAX_CLIENTS = 10_000
 # Bodies of the maximum size that may be in memory at the same time.
 MAX_BODIES = 16
 
@@ -145,7 +150,11 @@ class Guard:
             client, scope["state"]["scope"] = self._identify(scope["headers"], host)
             if self._rates and (wait_s := self._rates.take(client)):
                 raise Refusal(
-                    429, "rate_limited", "Too many requests.", "Retry after Retry-After seconds.", retry_after_s=wait_s
+                    429,
+                    "rate_limited",
+                    "Too many requests.",
+                    "Wait for the seconds in Retry-After, then try again.",
+                    retry_after_s=wait_s,
                 )
         self._check_query(scope["query_string"])
         length = headers.get("content-length", "")
@@ -247,6 +256,38 @@ class _Request:
     is_open: bool
     complete: bool = False
     held_bytes: int = 0
+
+
+class RateLimiter:
+    """Token buckets that hold one minute's requests and refill evenly."""
+
+    def __init__(self, requests_per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_tokens = float(requests_per_minute)
+        self._per_second = requests_per_minute / 60
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str) -> int | None:
+        """Count one request of this client: None if it is allowed, else the seconds until the next one is."""
+        now = self._clock()
+        tokens, then = self._buckets.pop(client, (self._max_tokens, now))
+        tokens = min(self._max_tokens, tokens + (now - then) * self._per_second)
+        wait_s = None if tokens >= 1 else max(1, math.ceil((1 - tokens) / self._per_second))
+        self._buckets[client] = (tokens - 1 if wait_s is None else tokens, now)
+        if len(self._buckets) > MAX_CLIENTS:
+            self._buckets.popitem(last=False)
+        return wait_s
+
+
+def client_of(address: str) -> str:
+    """The client of an address: an IPv6 /64 network is one client, which owns all its addresses."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def is_open_path(path: str) -> bool:

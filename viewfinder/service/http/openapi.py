@@ -60,7 +60,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
             "invalid_image": ("image: not an image that can be decoded.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF."),
         },
     ),
-    429: ("The rate limit is exceeded.", {"rate_limited": ("Too many requests.", "Retry after Retry-After seconds.")}),
+    429: (
+        "The rate limit is exceeded.",
+        {"rate_limited": ("Too many requests.", "Wait for the seconds in Retry-After, then try again.")},
+    ),
     500: (
         "Internal error.",
         {"internal_error": ("Internal error.", "See the service's log.")},
