@@ -88,6 +88,9 @@ def test_completion_knows_commands(shell: str) -> None:
         ("index photos --prune-max-ratio nan", "'nan' is not a number from 0 to 1"),
         ("index photos --prune --max-objects 5", "needs a complete listing"),
         ("index photos --config nowhere.toml", "--config: 'nowhere.toml' cannot be read"),
+        ("index . --model ViT-B-23::openai", "Closest known: 'ViT-B-32::openai'"),
+        ("index . --model demmo", "Closest known: 'demo'"),
+        ("index . --model ./nowhere", "no such directory"),
         ("reindex --keep -1", "'-1' is not a whole number of at least 0"),
         ("reindex --rollback --release", "cannot go with --release"),
         ("reindex --rebuild --when-model-changed", "cannot go with --when-model-changed"),
@@ -113,7 +116,16 @@ def test_a_mistake_is_named_with_the_valid_spelling(line: str, says: str, viewfi
     assert says in " ".join(done.err.split())
 
 
-@pytest.mark.parametrize("line", ["index --souce x", "index s3:/bucket/x", "search a --rank luck", "serve --prot 1"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "index . --model ViT-B-23::openai",
+        "index --souce x",
+        "index s3:/bucket/x",
+        "search a --rank luck",
+        "serve --prot 1",
+    ],
+)
 def test_a_mistake_is_answered_at_once_and_without_heavy_packages(line: str) -> None:
     code = (
         "import sys\nfrom viewfinder.cli.main import main\n"

@@ -20,6 +20,7 @@ from viewfinder.cli.options import (
     Ray,
     Report,
     examples,
+    model_name,
     source_uri,
     whole,
 )
@@ -64,6 +65,7 @@ def index(
         str | None,
         typer.Option(
             metavar="NAME",
+            parser=model_name,
             help="Model of a new index. [default: that of the live collection, else VIEWFINDER_MODEL]",
             show_default=False,
         ),

@@ -1,5 +1,6 @@
 """Options that several commands share, and the values they accept. Nothing here imports ray, torch or open_clip."""
 
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -9,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from viewfinder.cli.entry import EXIT_STATUSES
+from viewfinder.errors import UnknownModelError
+from viewfinder.models.registry import HUB_PREFIX, REGISTRY, find
 
 # Of `--ray ADDRESS`; anything else after `--ray` is an argument of its own.
 _RAY_ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
@@ -32,6 +35,25 @@ def source_uri(text: str) -> str:
     if near is None:
         raise typer.BadParameter(f"{text!r} is not a source; write s3://bucket/prefix, file:///path or a path.")
     raise typer.BadParameter(f"{text!r} is not a source; did you mean {near}://{match['rest']}?")
+
+
+def model_name(text: str) -> str:
+    """The name of a model. Raises `UnknownModelError` with the closest one, as far as it is known without open_clip."""
+    if text in REGISTRY or text.startswith(HUB_PREFIX):
+        return text
+    if "::" not in text:
+        find(text)
+        return text
+    # Importing open_clip takes 13 s of CPU; its package has a file for each architecture.
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        return text
+    architectures = {path.stem for path in (Path(package.origin).parent / "model_configs").glob("*.json")}
+    if text.partition("::")[0].replace("/", "-") not in architectures:
+        near = get_close_matches(text, REGISTRY, n=1, cutoff=0.4)
+        hint = f" Closest known: {near[0]!r}." if near else ""
+        raise UnknownModelError(f"Unknown model {text!r}.{hint} List them with 'viewfinder models'.")
+    return text
 
 
 def whole(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:

@@ -18,6 +18,7 @@ from viewfinder.cli.options import (
     Ray,
     Report,
     examples,
+    model_name,
     ratio,
     source_uri,
     whole,
@@ -37,7 +38,12 @@ EPILOG = examples(
 def reindex(
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="New model of the index. [default: VIEWFINDER_MODEL]", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            parser=model_name,
+            help="New model of the index. [default: VIEWFINDER_MODEL]",
+            show_default=False,
+        ),
     ] = None,
     index: Index = None,
     source: Annotated[

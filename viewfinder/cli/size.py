@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import Json, examples, ratio, whole
+from viewfinder.cli.options import Json, examples, model_name, ratio, whole
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
 
@@ -240,7 +240,7 @@ def size(
         int, typer.Option(metavar="N", help="Images, as 100k, 2.5M or 1B.", parser=_quantity, show_default=False)
     ],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Model, as 'viewfinder models' lists it.")
+        str, typer.Option(metavar="NAME", help="Model, as 'viewfinder models' lists it.", parser=model_name)
     ] = "ViT-B-32::openai",
     gpu: Annotated[str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=_gpu)] = "L4",
     hours: Annotated[float, typer.Option(metavar="H", help="Time for the first run.", parser=_positive)] = 24.0,
