@@ -33,6 +33,8 @@ from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["a.jpg", "b.jpg", "deep/c d.jpg"]
 
 Open = Callable[..., ImageSearchEngine]

@@ -23,6 +23,8 @@ from viewfinder.cli.main import app
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.testing.s3 import S3Endpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -17,6 +17,8 @@ from demo import scenes
 from demo.recall import recall_at, word_precision
 from demo.vocabulary import THINGS
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 CORPUS = DEMO / "corpus"
 CORPUS_SEED = 7

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from viewfinder._version import __version__
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import PREFIX, Settings
 
@@ -25,7 +26,7 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 COMPONENTS = ("ingress", "head-fault-tolerance")  # those that no overlay switches on
 BUILDS = [("base",), ("overlays/dev",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
-VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+VERSION = __version__
 
 # Variables that others read, and the file that does.
 OTHERS = {

@@ -18,6 +18,8 @@ from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.models.checkpoint import REGISTRY, ModelSpec, find, locate
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 OPEN_CLIP_SPECS = [spec for spec in REGISTRY.values() if spec.arch]

@@ -21,6 +21,8 @@ from viewfinder.models.checkpoint import REGISTRY, Checkpoint, locate
 from viewfinder.models.encoder import Device, Encoder, build_model
 from viewfinder.testing.models import Family, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = get_args(Family)
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 TEXTS = [

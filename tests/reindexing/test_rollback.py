@@ -12,6 +12,8 @@ from viewfinder.reindexing import hold, operations
 from viewfinder.reindexing.upgrade_lock import Lease
 from viewfinder.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_former_collection_of_the_wanted_model_is_caught_up_and_not_built_anew(index: Index) -> None:
     first = index.live

@@ -19,6 +19,8 @@ from viewfinder.sources.objects import Objects, point_id
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 # -- The change of a model ------------------------------------------------------------------------------------------
 
 

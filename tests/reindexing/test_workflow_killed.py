@@ -20,6 +20,8 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.upgrade_lock import standing
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
+pytestmark = pytest.mark.slow
+
 # A process that is new has a model to load, on a machine that may be busy.
 TIMEOUT_S = 240
 AWAY_S = 20
