@@ -1,4 +1,4 @@
-"""The GitHub Actions workflows: actionlint accepts them, actions are pinned, and a release tests before it publishes."""
+"""The GitHub Actions workflows: actionlint accepts them, actions are pinned, a release tests before it publishes."""
 
 import re
 import shutil
