@@ -13,6 +13,8 @@ from viewfinder.errors import ImageError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(32)
 LIMITS = ImageLimits(10**7, 10**7)
 TIMEOUT_S = 10.0

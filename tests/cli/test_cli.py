@@ -20,6 +20,8 @@ from viewfinder.service.http.keys import KeyRing
 from viewfinder.settings import Settings
 from viewfinder.sources.objects import point_id
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from viewfinder.cli.main import main; main()"]
 

@@ -15,6 +15,8 @@ from viewfinder.settings import Settings
 from viewfinder.sources.objects import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [f"picture number {number}" for number in range(30)]
 URIS = [f"s3://bucket/{number}.jpg" for number in range(30)]
 

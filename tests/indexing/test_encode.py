@@ -15,6 +15,8 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.sources.captions import CaptionRecord
 
+pytestmark = pytest.mark.slow
+
 
 def rows(count: int, size: int) -> list[Row]:
     """Pictures, every third with a caption; one row has failed."""

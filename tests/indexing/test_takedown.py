@@ -11,6 +11,8 @@ from viewfinder.indexing.stages import Compare
 from viewfinder.indexing.takedowns import sweep
 from viewfinder.sources.objects import point_id
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(5)]
 
 

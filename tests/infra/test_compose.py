@@ -18,6 +18,8 @@ from tests.infra.arguments import parsed
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
 from viewfinder.service.http.guard import is_open
 
+pytestmark = pytest.mark.slow
+
 FILES = ("compose.yaml", "compose.gpu.yaml")
 
 

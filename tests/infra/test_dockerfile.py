@@ -13,6 +13,8 @@ import yaml
 from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
 from viewfinder.service.http.guard import is_open
 
+pytestmark = pytest.mark.slow
+
 DOCKERFILE = INFRA / "Dockerfile"
 
 

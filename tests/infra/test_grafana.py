@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BOARD: dict[str, Any] = json.loads((ROOT / "infra/grafana/dashboard.json").read_text())
 RULES: dict[str, Any] = yaml.safe_load((ROOT / "infra/grafana/alerts.yaml").read_text())

@@ -30,6 +30,8 @@ from tests.infra.manifests import (
 from viewfinder.service.http.guard import is_open
 from viewfinder.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 WRITABLE = {"/tmp", "/data"}
 
 

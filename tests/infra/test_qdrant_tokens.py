@@ -23,6 +23,8 @@ from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["checkpoints"]
 
 SCRIPT = KUBERNETES / "qdrant/qdrant_token.py"

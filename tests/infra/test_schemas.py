@@ -13,6 +13,8 @@ import yaml
 
 from tests.infra.manifests import BUILDS, build, one
 
+pytestmark = pytest.mark.slow
+
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 
 

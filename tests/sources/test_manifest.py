@@ -17,6 +17,8 @@ from viewfinder.sources.manifest import PART_ROWS, SCHEMA, Manifest, Patterns, w
 from viewfinder.sources.objects import ObjectAccess, Objects, file_uri
 from viewfinder.testing.objects import MemoryObjects
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 
 

@@ -26,6 +26,8 @@ from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
 from viewfinder.service.images.query_images import Pictures
 from viewfinder.testing.models import Family, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
 
 

@@ -21,6 +21,8 @@ from viewfinder.sources.objects import Objects, canonical_uri, point_id
 from viewfinder.store import Collection
 from viewfinder.store.records import PointBatch
 
+pytestmark = pytest.mark.slow
+
 SIZE = (300, 200)
 
 

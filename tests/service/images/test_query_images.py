@@ -20,6 +20,8 @@ from viewfinder.images.decoding import ImageLimits, Preprocess, decode
 from viewfinder.service.images.fetcher import AddressError, Fetcher
 from viewfinder.service.images.query_images import OverloadedError, Pictures, decode_base64
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(size=32)
 LIMITS = ImageLimits(max_bytes=200_000, max_pixels=1_000_000)
 
