@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint bench chaos lock
+.PHONY: help setup demo test test-fast test-all lint bench chaos package lock
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ help: ## List the targets
 
 setup: $(READY) ## Make .venv with everything that development, tests and the demo need
 
-# Everything comes from the lock; the project itself goes in as an editable install, without its dependencies again.
+# Everything comes from the lock; the project itself is an editable install without dependencies.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "viewfinder needs Python 3.11 or newer; '$(PYTHON)' is older. Name another: make PYTHON=python3.12"; exit 2; }
@@ -25,26 +25,35 @@ $(READY): requirements.lock pyproject.toml
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
-demo: setup ## Index the sample pictures and serve them (ONCE=1 stops after three queries)
+demo: setup ## Index the sample images and serve them (ONCE=1 stops after three queries)
 	@$(BIN)/python demo/run.py $(if $(ONCE),--once)
 
-test: setup lint ## What CI does: ruff, mypy, pytest
+test: setup lint ## What CI runs: lint, then all tests except the long ones (at most 12 minutes on two cores)
 	@$(BIN)/pytest
 
-test-fast: setup ## The quick tests: no cluster, no browser, no faults
-	@$(BIN)/pytest -m "not cluster and not browser and not chaos and not slow and not long"
+test-fast: setup ## Tests without Ray, browser, faults or model loading (less than a minute)
+	@$(BIN)/pytest -m "not slow and not cluster and not browser and not chaos and not full"
 
-lint: setup ## ruff and mypy
+test-all: setup lint ## Every test, before a release (about an hour)
+	@$(BIN)/pytest -m ""
+
+lint: setup ## ruff, ruff format, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
-bench: setup ## Measure against what people would use instead (GPU=1: what needs a GPU); writes benchmarks/out/results.json
+bench: setup ## Benchmarks against the usual alternatives (GPU=1: those that need a GPU); writes benchmarks/out/results.json
 	@$(BIN)/python -m benchmarks $(if $(GPU),gpu_pipeline gpu_pictures_per_s pipeline_efficiency_gpu)
 
-chaos: setup ## Inject faults into S3, Qdrant, Ray and the service; tells what each cost
+chaos: setup ## Inject faults into S3, Qdrant, Ray and the service; print what each cost
 	@$(BIN)/pytest -m chaos
 
-lock: ## Resolve requirements.lock anew
+package: setup ## Build the wheel and the source archive into dist/ and check them
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation
+	@$(BIN)/twine check --strict dist/*
+
+lock: ## Resolve requirements.lock again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
 	  --extra all --extra dev pyproject.toml --output-file requirements.lock

@@ -1,4 +1,4 @@
-"""What tests share: one S3 endpoint and one Ray for the whole session, each started when the first test asks for it."""
+"""Shared fixtures: one S3 endpoint and one Ray per session, each started when the first test asks for it."""
 
 import os
 from collections.abc import Iterator
@@ -20,35 +20,18 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
-# Vectors are compared within 1e-5. A processor that is given weights in bfloat16 does not come so close.
+# Vectors are compared within 1e-5; bfloat16 weights are not that exact.
 if viewfinder.models.encoder.multiplies_bfloat16():
     os.environ["VIEWFINDER_PRECISION"] = "float32"
     viewfinder.models.encoder.multiplies_bfloat16 = lambda: False
-
-
-# Modules of many cases with real sockets, pictures or models: left out of `make test-fast`.
-SLOW_MODULES = {
-    "tests/client/test_calls",
-    "tests/sources/test_objects",
-    "tests/models/test_encoder",
-    "tests/models/test_checkpoint",
-    "tests/images/test_decoding",
-    "tests/test_engine",
-    "tests/demo/test_demo_model",
-    "tests/cli/test_doctor",
-    "tests/reindexing/test_workflow",
-    "tests/reindexing/test_workflow_embedded",
-    "tests/reindexing/test_workflow_killed",
-    "tests/reindexing/test_rollback",
-}
 
 
 # Each Ray worker imports torch and open_clip anew, a quarter of a minute of a core each.
 CLUSTER_TIMEOUT_S = 900
 
 
-# The same examples in every run of the suite, and none kept on disk; `make chaos` tries others, and more of them, which
-# follow from CHAOS_SEED where that is given.
+# The same examples in every run of the suite, none kept on disk. `make chaos` tries more and other examples; CHAOS_SEED
+# repeats them.
 settings.register_profile("suite", derandomize=True, deadline=None, database=None)
 settings.register_profile(
     "chaos", deadline=None, database=None, max_examples=1000, print_blob=True, suppress_health_check=list(HealthCheck)
@@ -65,21 +48,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.partition(".py")[0] in SLOW_MODULES:
-            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
 def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its sub-directories are the buckets."""
+    """Directory of the endpoint; its sub-directories are the buckets."""
     return tmp_path_factory.mktemp("s3")
 
 
 @pytest.fixture(scope="session")
 def s3(s3_root: Path) -> Iterator[S3Endpoint]:
-    """A real endpoint, its credentials in this environment where boto3's chain finds them."""
+    """A real endpoint; its credentials are in the environment, where boto3's chain finds them."""
     with S3Endpoint(s3_root) as endpoint:
         keys = {
             "AWS_ACCESS_KEY_ID": endpoint.access_key,
@@ -97,7 +78,7 @@ def s3(s3_root: Path) -> Iterator[S3Endpoint]:
 
 @pytest.fixture(scope="session")
 def ray_session(s3: S3Endpoint) -> Iterator[None]:
-    """One Ray for all tests that need one. Its workers inherit this environment, and with it S3's credentials."""
+    """One Ray for all tests that need one. Its workers inherit this environment, S3's credentials included."""
     import ray
 
     for attempt in range(3):
@@ -105,7 +86,7 @@ def ray_session(s3: S3Endpoint) -> Iterator[None]:
             ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
             break
         except Exception as error:
-            # Ray gives its own daemons half a minute, which a loaded machine may exceed.
+            # Ray gives its daemons 30 s to start; a loaded machine may need longer.
             if attempt == 2 or "timed out during startup" not in str(error):
                 raise
     yield

@@ -28,6 +28,8 @@ from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["a.jpg", "b.jpg", "deep/c d.jpg"]
 
 Open = Callable[..., ImageSearchEngine]

@@ -25,6 +25,8 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import StoreAddress, connect
 from viewfinder.store.records import PointBatch
 
+pytestmark = pytest.mark.slow
+
 
 def finished(seconds: float, driver: float = 0, workers: float = 0) -> Run:
     return Run(seconds, {}, Memory(driver, workers, 0))

@@ -13,6 +13,8 @@ from viewfinder.errors import ImageError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(32)
 LIMITS = ImageLimits(10**7, 10**7)
 TIMEOUT_S = 10.0
@@ -23,7 +25,7 @@ PATIENCE_S = 60.0
 
 @pytest.mark.chaos("Files", "a fuzzed corpus")
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.full)])
 def test_a_damaged_file_is_a_picture_or_a_reason_and_never_more(cost: Cost, count: int) -> None:
     began, before = time.perf_counter(), children()
     outcomes: Counter[str] = Counter()

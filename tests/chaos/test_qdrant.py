@@ -46,14 +46,14 @@ def test_what_passes_changes_nothing(trial: Trial, faults: list[Fault]) -> None:
     trial.with_faults(store=faults)
 
 
-@pytest.mark.long
+@pytest.mark.full
 @pytest.mark.chaos("Qdrant", "restarted, away for 30 s")
 def test_half_a_minute_away_changes_nothing(trial: Trial) -> None:
     trial.with_faults(store=some("restarted, away for 30 s", 1, Fault(away_s=30.0, on=WRITE)))
 
 
 @pytest.mark.chaos("Qdrant", "a storm: every kind, in any order")
-@pytest.mark.parametrize("round", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 10))])
+@pytest.mark.parametrize("round", [0, *(pytest.param(number, marks=pytest.mark.full) for number in range(1, 10))])
 def test_a_storm_changes_nothing(trial: Trial, round: int) -> None:
     kinds = [each for faults in PASSING.values() for each in faults if not each.away_s and each.delay_s == 0]
     trial.cost.fault = f"a storm of 8 faults, number {round}"

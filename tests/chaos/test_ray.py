@@ -22,7 +22,7 @@ from viewfinder.sources.uris import point_id
 from viewfinder.testing.qdrant import Fault
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.usefixtures("ray_session")]
+pytestmark = [pytest.mark.cluster, pytest.mark.full, pytest.mark.usefixtures("ray_session")]
 
 UPSERT = r"^PUT /collections/images__(?!control).*/points$"
 DECODER = "viewfinder.images.decoder import run_child"

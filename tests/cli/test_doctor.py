@@ -21,6 +21,8 @@ from viewfinder.cli.doctor import Check, examine
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.testing.s3 import S3Endpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -15,6 +15,8 @@ from viewfinder import AsyncClient, Client, Part
 from viewfinder.errors import ConfigurationError, ServiceError
 from viewfinder.sources.uris import point_id
 
+pytestmark = pytest.mark.slow
+
 Ask = Callable[..., Any]
 
 

@@ -24,6 +24,8 @@ from viewfinder.client import SearchResult
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
 from viewfinder.sources.uris import point_id
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 Ask = Callable[..., Any]

@@ -18,6 +18,8 @@ from demo.recall import recall_at, word_precision
 from demo.vocabulary import THINGS
 from viewfinder.models.registry import find
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 CORPUS = DEMO / "corpus"
 MODELS = {name: Path(find(name).directory) for name in ("demo", "demo-small")}

@@ -20,6 +20,8 @@ from viewfinder.errors import ImageError, ViewfinderError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, Decoded, ImageLimits, Preprocess, decode
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(32)
 LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=200_000_000)
 CRASHING = "tests.images.crashing:decode"

@@ -21,6 +21,8 @@ from PIL import Image, ImageDraw, features
 from viewfinder.errors import ImageError
 from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess, decode, thumbnail
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 SMALL = Preprocess(SIZE)
 LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=50_000_000)

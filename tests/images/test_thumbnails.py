@@ -10,6 +10,8 @@ from viewfinder.errors import ImageError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.images.thumbnails import MAX_WIDTH, MIN_WIDTH, Thumbnailer
 
+pytestmark = pytest.mark.slow
+
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=2_000_000)
 
 

@@ -14,6 +14,8 @@ from viewfinder.indexing.rows import Row, table_of
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 
+pytestmark = pytest.mark.slow
+
 
 def rows(count: int, size: int) -> list[Row]:
     """Images, every third with a caption; one row has failed."""

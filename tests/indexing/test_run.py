@@ -26,6 +26,8 @@ from viewfinder.sources.uris import point_id
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 

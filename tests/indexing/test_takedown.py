@@ -11,6 +11,8 @@ from viewfinder.indexing.run import delete_taken_down
 from viewfinder.indexing.write import write_rows
 from viewfinder.sources.uris import point_id
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(5)]
 
 

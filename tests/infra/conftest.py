@@ -1,4 +1,4 @@
-"""The index job's world, for tests that run it on other clusters than the session's."""
+"""Fixtures of the index job, for tests that run it on another cluster than the session's."""
 
 from tests.fixtures.indexing import executor, qdrant, world
 

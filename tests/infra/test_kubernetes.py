@@ -1,4 +1,4 @@
-"""The manifests as they would be applied: what they refer to, and what they allow."""
+"""The manifests as they would be applied: references, privileges, versions, schedules."""
 
 import copy
 import re
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.infra.arguments import parsed
 from tests.infra.manifests import (
     BUILDS,
     COMPONENTS,
@@ -26,10 +27,10 @@ from tests.infra.manifests import (
     selects,
     unknown_variables,
 )
-from viewfinder.indexing import options as jobs_options
-from viewfinder.reindexing import options as reindex_options
-from viewfinder.service.http.guard import is_open_path
+from viewfinder.service.http.guard import is_open
 from viewfinder.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 WRITABLE = {"/tmp", "/data"}
 
@@ -44,7 +45,7 @@ def base() -> list[dict[str, Any]]:
     return build("base")
 
 
-def test_every_component_is_built_by_some_test_and_named_by_the_overlay_for_production() -> None:
+def test_every_component_is_built_by_a_test_and_listed_in_the_gpu_overlay() -> None:
     found = {path.parent.name for path in (KUBERNETES / "components").glob("*/kustomization.yaml")}
     overlay = (KUBERNETES / "overlays/gpu/kustomization.yaml").read_text()
     named = re.findall(r"^  (# )?- \.\./\.\./components/(\S+)$", overlay, re.MULTILINE)
@@ -57,18 +58,21 @@ def test_every_component_is_built_by_some_test_and_named_by_the_overlay_for_prod
 # -- Pods -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_container_may_do_more_than_it_needs(documents: list[dict[str, Any]]) -> None:
+def test_containers_run_without_privileges(documents: list[dict[str, Any]]) -> None:
     found = list(pods(documents))
     assert len(found) >= 8
-    assert [complaint for pod in found for complaint in weaknesses(pod)] == []
+    assert [weakness for pod in found for weakness in weaknesses(pod)] == []
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda spec: spec["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"), "root is writable"),
+        (
+            lambda spec: spec["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"),
+            "root file system is writable",
+        ),
         (lambda spec: spec["containers"][0]["securityContext"].pop("capabilities"), "keeps capabilities"),
-        (lambda spec: spec["securityContext"].update(runAsUser=0), "may be root"),
+        (lambda spec: spec["securityContext"].update(runAsUser=0), "may run as root"),
         (lambda spec: spec["containers"][0]["resources"].pop("limits"), "no limit of memory"),
         (lambda spec: spec["containers"][0].update(image="viewfinder:latest"), "is not pinned"),
         (lambda spec: spec["containers"][0]["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}), "secret"),
@@ -76,25 +80,25 @@ def test_no_container_may_do_more_than_it_needs(documents: list[dict[str, Any]])
         (lambda spec: spec.update(hostNetwork=True), "hostNetwork"),
     ],
 )
-def test_a_weakened_pod_is_noticed(base: list[dict[str, Any]], change: Any, complaint: str) -> None:
+def test_a_privilege_would_be_noticed(base: list[dict[str, Any]], change: Any, complaint: str) -> None:
     pod = next(each for each in pods(base) if each.where == "RayService/viewfinder/replicas")
     spec = copy.deepcopy(dict(pod.spec))
     change(spec)
     assert any(complaint in each for each in weaknesses(Pod(pod.where, pod.labels, spec, pod.ray)))
 
 
-def test_every_variable_is_read_by_something(documents: list[dict[str, Any]]) -> None:
+def test_every_environment_variable_is_read_by_a_program(documents: list[dict[str, Any]]) -> None:
     for pod in pods(documents):
         assert unknown_variables(environment(pod, documents)) == [], pod.where
 
 
-def test_a_misspelled_variable_is_noticed(documents: list[dict[str, Any]]) -> None:
+def test_a_misspelled_variable_would_be_noticed() -> None:
     assert "did you mean VIEWFINDER_QDRANT_URL" in unknown_variables({"VIEWFINDER_QDRANT_URI": "x"})[0]
     assert unknown_variables({"HF_HUB_OFLINE": "1"}) == ["HF_HUB_OFLINE: nothing reads it"]
     assert "VIEWFINDER_DEVICE" in unknown_variables({"VIEWFINDER_DEVICE": "gpu"})[0]
 
 
-def test_settings_are_referred_to_by_the_name_that_carries_their_hash(documents: list[dict[str, Any]]) -> None:
+def test_pods_refer_to_the_settings_by_their_hashed_name(documents: list[dict[str, Any]]) -> None:
     maps = [each["metadata"]["name"] for each in documents if each["kind"] == "ConfigMap"]
     (settings,) = [name for name in maps if name.startswith("settings-")]
     named = {
@@ -106,7 +110,7 @@ def test_settings_are_referred_to_by_the_name_that_carries_their_hash(documents:
     assert named == {settings}
 
 
-def test_every_secret_is_one_that_the_readme_has_made(documents: list[dict[str, Any]]) -> None:
+def test_the_readme_creates_every_secret(documents: list[dict[str, Any]]) -> None:
     readme = (KUBERNETES / "README.md").read_text()
     assert not [each for each in documents if each["kind"] == "Secret"]
     references = {
@@ -125,14 +129,14 @@ def test_every_secret_is_one_that_the_readme_has_made(documents: list[dict[str, 
         assert f"| `{name}`" in readme, name
 
 
-def test_probes_ask_for_what_the_program_answers_without_a_key(documents: list[dict[str, Any]]) -> None:
+def test_probes_ask_paths_that_need_no_key(documents: list[dict[str, Any]]) -> None:
     from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
     from ray.dashboard.http_server_agent import __file__ as agent
 
     service = {probe["httpGet"]["port"]: probe["httpGet"]["path"] for probe in probes(documents, "readinessProbe")}
     assert service == {8000: "/readyz", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT: "/api/healthz"}
-    assert is_open_path(service[8000])
-    # Ray exempts this path from its token.
+    assert is_open(service[8000])
+    # Ray does not ask for its token on this path.
     assert '"/api/healthz"' in Path(agent).read_text()
     # A worker without a replica has no proxy: a liveness probe on it would kill pods that wait for one.
     assert {probe["httpGet"]["port"] for probe in probes(documents, "livenessProbe")} == {
@@ -143,7 +147,7 @@ def test_probes_ask_for_what_the_program_answers_without_a_key(documents: list[d
 # -- Versions -------------------------------------------------------------------------------------------------------
 
 
-def test_versions_are_the_locks(documents: list[dict[str, Any]]) -> None:
+def test_versions_are_those_of_the_lock(documents: list[dict[str, Any]]) -> None:
     assert {cluster["rayVersion"] for cluster in clusters(documents)} == {locked("ray")}
     values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text())
     qdrant = values["image"]["tag"].removeprefix("v")
@@ -157,7 +161,7 @@ def test_versions_are_the_locks(documents: list[dict[str, Any]]) -> None:
 # -- The service ----------------------------------------------------------------------------------------------------
 
 
-def test_the_service_is_configured_like_the_serve_file(documents: list[dict[str, Any]]) -> None:
+def test_the_service_has_the_configuration_of_the_serve_file(documents: list[dict[str, Any]]) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     text = one(documents, "RayService", "viewfinder")["spec"]["serveConfigV2"]
@@ -181,7 +185,7 @@ def test_replicas_and_nodes_grow_together(documents: list[dict[str, Any]]) -> No
     (group,) = cluster["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert cluster["enableInTreeAutoscaling"] is True
-    # One replica fills one pod, so there must be as many pods to be had as replicas.
+    # One replica fills one pod, so as many pods as replicas must be able to start.
     assert args["replica_cpus"] == int(limits["cpu"])
     assert args.get("replica_gpus", 0) == int(limits.get("nvidia.com/gpu", 0))
     assert group["minReplicas"] <= args["min_replicas"] <= group["replicas"]
@@ -189,7 +193,7 @@ def test_replicas_and_nodes_grow_together(documents: list[dict[str, Any]]) -> No
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_an_upgrade_is_without_an_outage(documents: list[dict[str, Any]]) -> None:
+def test_an_upgrade_causes_no_outage(documents: list[dict[str, Any]]) -> None:
     service = one(documents, "RayService", "viewfinder")["spec"]
     assert service["upgradeStrategy"] == {"type": "NewCluster"}
     args = yaml.safe_load(service["serveConfigV2"])["applications"][0]["args"]
@@ -197,7 +201,7 @@ def test_an_upgrade_is_without_an_outage(documents: list[dict[str, Any]]) -> Non
     assert service["excludeHeadPodFromServeSvc"] is True
 
 
-def test_the_disruption_budget_guards_replicas_and_blocks_no_head(base: list[dict[str, Any]]) -> None:
+def test_the_disruption_budget_covers_replicas_and_no_head(base: list[dict[str, Any]]) -> None:
     budget = one(base, "PodDisruptionBudget", "service")["spec"]
     guarded = [pod.where for pod in pods(base) if selects(budget["selector"], pod.labels)]
     assert guarded == ["RayService/viewfinder/replicas"]
@@ -208,29 +212,27 @@ def test_the_disruption_budget_guards_replicas_and_blocks_no_head(base: list[dic
 # -- Jobs -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_index_job_takes_its_cluster_away_when_it_has_ended(documents: list[dict[str, Any]]) -> None:
-    from viewfinder.indexing.options import parse
-
+def test_the_index_job_removes_its_cluster_when_it_ends(documents: list[dict[str, Any]]) -> None:
     job = one(documents, "RayJob", "index")["spec"]
     assert job["shutdownAfterJobFinishes"] is True
     assert job["ttlSecondsAfterFinished"] > 0
     program, *arguments = shlex.split(job["entrypoint"])[1:]
     assert in_image(program).is_file()
-    assert parse(arguments).sources
+    assert parsed("index", arguments)["src"]
 
 
-def test_no_schedule_starts_a_second_run_beside_a_first(documents: list[dict[str, Any]]) -> None:
+def test_a_schedule_never_starts_a_second_run_beside_a_first(documents: list[dict[str, Any]]) -> None:
     schedules = [each["spec"] for each in documents if each["kind"] == "CronJob"]
     for cron in schedules:
         assert cron["concurrencyPolicy"] == "Forbid"
         assert cron["timeZone"] == "Etc/UTC"
         assert cron["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
-    # Each at a time of its own: those that hand in jobs share a cluster.
+    # At different times, because those that submit jobs share a cluster.
     assert len({cron["schedule"] for cron in schedules}) == len(schedules)
 
 
 @pytest.mark.parametrize("name", ["update", "reindex"])
-def test_a_schedule_hands_its_job_to_a_cluster_that_is_there(documents: list[dict[str, Any]], name: str) -> None:
+def test_a_schedule_submits_its_job_to_a_cluster_that_exists(documents: list[dict[str, Any]], name: str) -> None:
     cron = one(documents, "CronJob", name)["spec"]["jobTemplate"]["spec"]
     (container,) = cron["template"]["spec"]["containers"]
     assert container["command"][:3] == ["ray", "job", "submit"]
@@ -239,21 +241,21 @@ def test_a_schedule_hands_its_job_to_a_cluster_that_is_there(documents: list[dic
     # The name that KubeRay gives the head's Service.
     assert address == f"http://{cluster['metadata']['name']}-head-svc:8265"
     assert cluster["spec"]["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "0.0.0.0"
-    # A second submission would not know of the first.
+    # A retried submission would not know that the first job runs.
     assert cron["backoffLimit"] == 0
 
 
-def test_one_schedule_brings_new_objects_and_the_other_looks_at_the_model(documents: list[dict[str, Any]]) -> None:
-    update = jobs_options.parse(program(documents, "update", "jobs/index.py"))
-    first = shlex.split(one(documents, "RayJob", "index")["spec"]["entrypoint"])[2:]
-    assert update.prune
-    assert update.model is None, "it follows the live index, whatever the settings say"
-    assert (update.sources, update.captions) == (jobs_options.parse(first).sources, jobs_options.parse(first).captions)
-    assert reindex_options.parse(program(documents, "reindex", "jobs/reindex.py")).when_model_changed
+def test_one_schedule_indexes_new_objects_and_the_other_follows_the_model(documents: list[dict[str, Any]]) -> None:
+    update = parsed("index", program(documents, "update", "jobs/index.py"))
+    first = parsed("index", shlex.split(one(documents, "RayJob", "index")["spec"]["entrypoint"])[2:])
+    assert update["prune"]
+    assert update["model"] is None, "it uses the model of the live index, whatever the settings say"
+    assert (update["src"], update["captions"]) == (first["src"], first["captions"])
+    assert parsed("reindex", program(documents, "reindex", "jobs/reindex.py"))["when_model_changed"]
 
 
 def program(documents: list[dict[str, Any]], cron: str, expected: str) -> list[str]:
-    """The arguments that a schedule gives the program."""
+    """The arguments that a schedule passes to the program."""
     template = one(documents, "CronJob", cron)["spec"]["jobTemplate"]["spec"]["template"]
     python, path, *arguments = template["spec"]["containers"][0]["args"]
     assert (python, path) == ("python", f"/app/{expected}")
@@ -261,7 +263,7 @@ def program(documents: list[dict[str, Any]], cron: str, expected: str) -> list[s
     return arguments
 
 
-def test_jobs_on_gpus_ask_for_as_many_encoders_as_there_can_be_gpus() -> None:
+def test_jobs_on_gpus_have_one_encoder_for_each_gpu_that_can_start() -> None:
     documents = build("overlays/gpu")
     for kind, name in (("RayJob", "index"), ("RayCluster", "reindex")):
         cluster = ray_cluster(one(documents, kind, name))
@@ -274,7 +276,7 @@ def test_jobs_on_gpus_ask_for_as_many_encoders_as_there_can_be_gpus() -> None:
         assert pod.containers[0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-# -- How it is checked ----------------------------------------------------------------------------------------------
+# -- Helpers --------------------------------------------------------------------------------------------------------
 
 
 def clusters(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -306,10 +308,10 @@ def in_image(path: str) -> Path:
 
 
 def weaknesses(pod: Pod) -> Iterator[str]:
-    """What the `restricted` level of Pod Security, or whoever runs a cluster, would not let pass."""
+    """Weaknesses that the `restricted` level of Pod Security, or a cluster's operator, would reject."""
     context = pod.spec.get("securityContext", {})
     if not context.get("runAsNonRoot") or context.get("runAsUser") == 0:
-        yield f"{pod.where}: may be root"
+        yield f"{pod.where}: may run as root"
     if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield f"{pod.where}: no seccomp profile"
     if not pod.spec.get("serviceAccountName"):
@@ -322,13 +324,13 @@ def weaknesses(pod: Pod) -> Iterator[str]:
         where = f"{pod.where}/{container['name']}"
         own = container.get("securityContext", {})
         if own.get("readOnlyRootFilesystem") is not True:
-            yield f"{where}: its root is writable"
+            yield f"{where}: its root file system is writable"
         if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
             yield f"{where}: may gain privileges"
         if own.get("capabilities") != {"drop": ["ALL"]}:
             yield f"{where}: keeps capabilities"
         if {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")} != WRITABLE:
-            yield f"{where}: Ray writes to /tmp, viewfinder to /data"
+            yield f"{where}: exactly /tmp (for Ray) and /data (for viewfinder) must be writable"
         resources = container.get("resources", {})
         for what in ("cpu", "memory"):
             if what not in resources.get("requests", {}):
@@ -340,6 +342,6 @@ def weaknesses(pod: Pod) -> Iterator[str]:
             yield f"{where}: {container['image']} is not pinned to this version"
         for each in container.get("env", ()):
             if SECRET_NAME.search(each["name"]) and "secretKeyRef" not in each.get("valueFrom", {}):
-                yield f"{where}: the secret {each['name']} stands in the file"
+                yield f"{where}: the file contains the secret {each['name']}"
         if pod.ray and not {"readinessProbe", "livenessProbe"} <= set(container):
             yield f"{where}: no probes"

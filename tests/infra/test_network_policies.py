@@ -1,4 +1,4 @@
-"""Who may speak to whom in the cluster: the network policies as Kubernetes would apply them, and the ingress."""
+"""Connections that the network policies allow, as Kubernetes would apply them, and the ingress."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ PODS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", ["base", "overlays/dev", "overlays/gpu"])
-def test_the_pods_of_the_matrix_are_those_of_the_manifests(name: str) -> None:
+def test_the_pods_of_this_test_are_those_of_the_manifests(name: str) -> None:
     ours = [labels for namespace, labels in PODS.values() if namespace == "viewfinder"]
     for pod in pods(build(name)):
         assert any(labels.items() <= pod.labels.items() for labels in ours), pod.where
@@ -88,17 +88,17 @@ def test_the_pods_of_the_matrix_are_those_of_the_manifests(name: str) -> None:
         ("stranger", "solver", 8089, False),
     ],
 )
-def test_who_may_speak_to_whom(source: str, target: str, port: int, allowed: bool) -> None:
+def test_connections_that_are_allowed(source: str, target: str, port: int, allowed: bool) -> None:
     assert reaches(build("overlays/gpu", *COMPONENTS), PODS[source], PODS[target], port) is allowed
 
 
-def test_without_the_default_everybody_would_reach_everything() -> None:
+def test_without_policies_everything_is_reachable() -> None:
     base = build("base")
     without = [each for each in base if each["kind"] != "NetworkPolicy"]
     assert reaches(without, PODS["stranger"], PODS["qdrant"], 6335)
 
 
-def test_what_strangers_name_is_never_fetched_from_a_private_network() -> None:
+def test_replicas_cannot_fetch_from_private_networks() -> None:
     base = build("base")
     blocks = [
         target["ipBlock"]
@@ -116,14 +116,14 @@ def test_what_strangers_name_is_never_fetched_from_a_private_network() -> None:
             ]
 
 
-def test_the_ingress_leads_to_the_service_that_kuberay_makes_over_tls() -> None:
+def test_the_ingress_leads_over_tls_to_the_service_that_kuberay_makes() -> None:
     built = build("overlays/gpu", *COMPONENTS)
     spec = one(built, "Ingress", "viewfinder")["spec"]
     ((path,),) = [rule["http"]["paths"] for rule in spec["rules"]]
     name = one(built, "RayService", "viewfinder")["metadata"]["name"]
     assert path["backend"]["service"] == {"name": f"{name}-serve-svc", "port": {"number": 8000}}
     assert [rule["host"] for rule in spec["rules"]] == spec["tls"][0]["hosts"]
-    # Where requests come from is one namespace, in both files.
+    # Requests come from the same namespace in both policies.
     (searches,) = one(built, "NetworkPolicy", "searches")["spec"]["ingress"][0]["from"]
     (certificates,) = one(built, "NetworkPolicy", "certificates")["spec"]["ingress"][0]["from"]
     assert searches == certificates
@@ -132,7 +132,7 @@ def test_the_ingress_leads_to_the_service_that_kuberay_makes_over_tls() -> None:
 def reaches(
     documents: list[dict[str, Any]], source: tuple[str, dict[str, str]], target: tuple[str, dict[str, str]], port: int
 ) -> bool:
-    """Whether network policies let a pod open a connection, as Kubernetes defines it: both ends must allow it."""
+    """Return True if network policies allow a connection: as in Kubernetes, both ends must allow it."""
     return _allows(documents, "Egress", source, target, port) and _allows(documents, "Ingress", target, source, port)
 
 

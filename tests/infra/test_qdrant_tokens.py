@@ -1,4 +1,4 @@
-"""Tokens for Qdrant: how they are made, and that the weak one is enough for searching."""
+"""Tokens for Qdrant: their format, and a read token is enough for searching."""
 
 import base64
 import hashlib
@@ -23,10 +23,12 @@ from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["checkpoints"]
 
 SCRIPT = KUBERNETES / "qdrant/qdrant_token.py"
-# What Qdrant's table of access allows to `r`, as far as viewfinder asks for it.
+# Requests of viewfinder that Qdrant's access table allows to `r`.
 READING = re.compile(
     r"GET /(|aliases|collections(/[^/]+(/exists|/points/[^/]+|/optimizations)?)?)"
     r"|POST /collections/[^/]+/(facet|points(|/count|/scroll|/query(/(batch|groups))?))"
@@ -37,7 +39,7 @@ def decoded(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
-def test_a_token_is_signed_with_the_key_and_says_what_it_allows() -> None:
+def test_a_token_is_signed_with_the_key_and_holds_access_and_expiry() -> None:
     make = runpy.run_path(str(SCRIPT))["token"]
     header, claims, signature = make("the key", access="r", expires=1_900_000_000).split(".")
     assert json.loads(decoded(header)) == {"alg": "HS256", "typ": "JWT"}
@@ -45,7 +47,7 @@ def test_a_token_is_signed_with_the_key_and_says_what_it_allows() -> None:
     assert decoded(signature) == hmac.digest(b"the key", f"{header}.{claims}".encode(), hashlib.sha256)
 
 
-def test_a_token_is_like_that_of_the_standards_example() -> None:
+def test_the_signature_is_that_of_the_example_in_rfc_7515() -> None:
     """RFC 7515, appendix A.1: the same algorithm over a known key and text."""
     key = decoded("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
     signed = (
@@ -75,7 +77,7 @@ def qdrant() -> Iterator[QdrantDouble]:
         yield double
 
 
-def test_searching_asks_nothing_that_a_reading_token_forbids(
+def test_a_read_token_is_enough_for_searching(
     qdrant: QdrantDouble, checkpoints: dict[str, object], tmp_path: Path
 ) -> None:
     settings = Settings.load({}, qdrant_url=qdrant.url, qdrant_api_key="the key", data_dir=tmp_path)

@@ -14,7 +14,7 @@ from tests.infra.manifests import KUBERNETES, build, one
 from viewfinder.testing.openapi import Specification
 
 
-def test_qdrant_asks_for_keys_and_runs_without_privileges() -> None:
+def test_qdrant_requires_keys_and_runs_without_privileges() -> None:
     values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text())
     assert values["config"]["service"]["jwt_rbac"] is True
     assert {each["name"] for each in values["env"]} >= {"QDRANT__SERVICE__API_KEY"}
@@ -42,7 +42,7 @@ def test_the_address_of_qdrant_is_that_of_the_release_in_the_readme() -> None:
     assert settings["data"]["VIEWFINDER_QDRANT_URL"] == "http://qdrant:6333"
 
 
-def test_each_node_is_asked_for_its_own_snapshot() -> None:
+def test_every_node_makes_a_snapshot() -> None:
     (container,) = snapshots_pod()["containers"]
     nodes = [each.partition("=")[2] for each in container["args"] if each.startswith("--node=")]
     values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text())
@@ -50,7 +50,7 @@ def test_each_node_is_asked_for_its_own_snapshot() -> None:
     assert nodes == [f"http://qdrant-{number}.qdrant-headless:6333" for number in range(values["replicaCount"])]
 
 
-def test_the_program_for_snapshots_is_where_the_schedule_looks_for_it() -> None:
+def test_the_schedule_mounts_the_snapshot_program() -> None:
     pod = snapshots_pod()
     (container,) = pod["containers"]
     (mount,) = [each for each in container["volumeMounts"] if each.get("readOnly")]
@@ -61,7 +61,7 @@ def test_the_program_for_snapshots_is_where_the_schedule_looks_for_it() -> None:
 
 
 class Nodes:
-    """Two nodes of Qdrant with S3 behind them, as far as snapshots go: each lists what both have made."""
+    """A double of two Qdrant nodes that keep snapshots in S3: each lists the snapshots of both."""
 
     def __init__(self, *, refuse: str = "") -> None:
         self.kept: dict[str, list[str]] = {
@@ -105,26 +105,26 @@ def run(nodes: Nodes, monkeypatch: pytest.MonkeyPatch, *flags: str, index: str =
     return status
 
 
-def test_the_control_collection_and_the_live_one_are_kept_on_every_node_so_many_times(
+def test_every_node_keeps_the_newest_snapshots_of_the_control_and_the_live_collection(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes = Nodes()
     for _ in range(4):
         assert run(nodes, monkeypatch, "--keep", "2") == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(each["node"], each["collection"]) for each in told[:4]] == [
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["node"], each["collection"]) for each in printed[:4]] == [
         ("http://one", "images__control"),
         ("http://one", "images__m__f00d__0002"),
         ("http://two", "images__control"),
         ("http://two", "images__m__f00d__0002"),
     ]
     for collection in ("images__control", "images__m__f00d__0002"):
-        names = [each["name"] for each in told if each["collection"] == collection]
+        names = [each["name"] for each in printed if each["collection"] == collection]
         assert sorted(nodes.kept[collection]) == sorted(names[-4:]), "the newest two of each of two nodes"
-    assert nodes.kept["images__m__f00d__0001"] == [], "what is not live can be made again"
+    assert nodes.kept["images__m__f00d__0001"] == [], "only the live collection needs snapshots"
 
 
-def test_what_is_asked_for_snapshots_and_a_restore_is_in_qdrants_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_for_snapshots_follow_qdrants_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     if not (openapi := os.environ.get("QDRANT_OPENAPI")):
         pytest.skip("set QDRANT_OPENAPI to Qdrant's openapi.json")
     specification = Specification(json.loads(Path(openapi).read_text()))
@@ -139,7 +139,7 @@ def test_what_is_asked_for_snapshots_and_a_restore_is_in_qdrants_specification(m
 @pytest.mark.parametrize(
     ("refuse", "index", "said"), [("POST", "images", "403"), ("", "photos", "there is no alias 'photos'")]
 )
-def test_a_snapshot_that_is_not_made_is_a_failure_in_one_line(
+def test_a_failed_snapshot_is_reported_in_one_line(
     refuse: str, index: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(Nodes(refuse=refuse), monkeypatch, index=index) == 1

@@ -1,4 +1,4 @@
-"""The manifests as they would be applied, against the schemas of Kubernetes and the definitions of KubeRay."""
+"""The manifests as applied follow the schemas of Kubernetes and KubeRay's definitions."""
 
 import copy
 import functools
@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from tests.infra.manifests import BUILDS, build, one
+
+pytestmark = pytest.mark.slow
 
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 
@@ -27,7 +29,7 @@ def base() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("release", ["1.33", "newest"])
-def test_kubernetes_kinds_pass_the_official_schemas_strictly(documents: list[dict[str, Any]], release: str) -> None:
+def test_kubernetes_kinds_follow_the_official_schemas(documents: list[dict[str, Any]], release: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     version = validate.latest_version() if release == "newest" else release
     native = [each for each in documents if each["kind"] not in RAY_KINDS]
@@ -45,14 +47,14 @@ def test_kubernetes_kinds_pass_the_official_schemas_strictly(documents: list[dic
         (["spec", "jobTemplate", "spec", "backoffLimit"], "none"),
     ],
 )
-def test_a_cron_job_with_a_mistake_does_not_pass(base: list[dict[str, Any]], path: list[Any], value: object) -> None:
+def test_a_mistake_in_a_cron_job_would_be_noticed(base: list[dict[str, Any]], path: list[Any], value: object) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     document = changed(one(base, "CronJob", "reindex"), path, value)
     with pytest.raises(validate.ValidationError):
         validate.validate(document, validate.latest_version(), strict=True)
 
 
-def test_rays_kinds_pass_kuberays_definitions(documents: list[dict[str, Any]]) -> None:
+def test_ray_kinds_follow_kuberays_definitions(documents: list[dict[str, Any]]) -> None:
     kinds = [each for each in documents if each["kind"] in RAY_KINDS]
     assert {each["kind"] for each in kinds} == set(RAY_KINDS)
     for each in kinds:
@@ -70,7 +72,7 @@ def test_rays_kinds_pass_kuberays_definitions(documents: list[dict[str, Any]]) -
         ("RayCluster", "reindex", ["spec", "upgradeStrategy", "type"], "NewCluster"),
     ],
 )
-def test_a_ray_kind_with_a_mistake_does_not_pass(
+def test_a_mistake_in_a_ray_kind_would_be_noticed(
     base: list[dict[str, Any]], kind: str, name: str, path: list[Any], value: object
 ) -> None:
     with pytest.raises(jsonschema.ValidationError):
@@ -87,7 +89,7 @@ def changed(document: Mapping[str, Any], path: list[Any], value: object) -> dict
 
 
 def check_against_definition(document: Mapping[str, Any]) -> None:
-    """Validate against KubeRay's CRD, refusing fields that it does not know (the API server drops them silently)."""
+    """Validate against KubeRay's CRD; unknown fields are errors (the API server drops them silently)."""
     folder = os.environ.get("KUBERAY_CRDS")
     if not folder:
         pytest.skip("set KUBERAY_CRDS to a folder with KubeRay's CRDs (ray.io_rayservices.yaml, ...)")

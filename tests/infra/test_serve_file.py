@@ -1,4 +1,4 @@
-"""The file that `serve deploy` takes: Serve's own validation, and that its arguments are settings of ours."""
+"""`serve_config.yaml`: Serve's validation, and its arguments are settings."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from viewfinder.service.http.guard import is_open_path
 from viewfinder.settings import Settings
 
 
-def test_it_passes_serves_own_validation_and_its_arguments_are_settings() -> None:
+def test_serve_accepts_it_and_its_arguments_are_settings() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     schema = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "infra/serve_config.yaml").read_text()))
@@ -18,18 +18,18 @@ def test_it_passes_serves_own_validation_and_its_arguments_are_settings() -> Non
     assert application.import_path == "serve.app:build_app"
     settings = Settings.load(**application.args)
     assert settings.max_replicas == 4
-    assert not settings.api_keys, "keys in this file would be seen in Ray's dashboard"
+    assert not settings.api_keys, "Ray's dashboard shows this file"
     assert schema.http_options.request_timeout_s is not None
     assert schema.http_options.request_timeout_s > settings.request_timeout_s, "Serve would answer before the service"
 
 
-def test_the_entry_point_that_it_names_takes_arguments() -> None:
-    from viewfinder.service.app import build_app
+def test_its_entry_point_takes_arguments() -> None:
+    from serve.app import build_app
 
     assert list(inspect.signature(build_app).parameters) == ["args"]
 
 
-def test_the_ports_to_be_closed_are_those_that_ray_opens() -> None:
+def test_ports_that_a_firewall_must_close_are_those_that_ray_opens() -> None:
     from ray.serve._private import constants
 
     ranges = (constants.RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT, constants.RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT)
@@ -42,7 +42,7 @@ def test_the_ports_to_be_closed_are_those_that_ray_opens() -> None:
             assert re.search(rf"\b{port} \((its|the proxy's) ", text), port
 
 
-def test_the_service_is_at_one_port_everywhere() -> None:
+def test_the_service_has_one_port_in_all_files() -> None:
     port = yaml.safe_load((ROOT / "infra/serve_config.yaml").read_text())["http_options"]["port"]
     settings = Settings.load({})
     assert settings.port == port
@@ -58,8 +58,8 @@ def test_the_service_is_at_one_port_everywhere() -> None:
     assert f"\nEXPOSE {port} " in dockerfile
 
 
-def test_whoever_has_no_key_may_read_how_to_ask() -> None:
-    assert is_open_path("/docs")
-    assert is_open_path("/openapi.json")
-    assert not is_open_path("/v1/search")
-    assert not is_open_path("/metrics")
+def test_the_documentation_needs_no_key() -> None:
+    assert is_open("/docs")
+    assert is_open("/openapi.json")
+    assert not is_open("/v1/search")
+    assert not is_open("/metrics")

@@ -187,8 +187,8 @@ def test_the_text_of_the_page_says_what_the_program_says(capsys: pytest.CaptureF
     decoding = ten["fetch and decode, core hours"]
     largest = [plan("1B", "--quantization", each)["memory of one copy"] for each in ("int8", "4bit")]
     for said in (
-        f"wants {hundred['cores that keep one L4 busy']:.0f} cores for each L4",
-        f"a million pictures are {on_cores:.0f} core hours on CPUs",
+        f"needs {hundred['cores that keep one L4 busy']:.0f} cores for each L4",
+        f"a million images are {on_cores:.0f} core hours on CPUs",
         f"{million['encoding, L4 hours'] * 60:.0f} minutes of an L4",
         f"{figure(million['fetch and decode, core hours'])} core hours of decoding either way",
         f"in {figure(ten['encoding, L4 hours'])} hours; with the four cores",

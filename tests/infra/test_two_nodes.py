@@ -1,4 +1,4 @@
-"""The main job on a Ray of two nodes, one of which is lost in the middle."""
+"""The index job on two Ray nodes, one of which is lost during the run."""
 
 import json
 import re
@@ -18,15 +18,15 @@ from viewfinder.sources.uris import point_id
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 
-# Half a minute on a machine of its own; beside a dozen other programs it takes what it takes.
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+# Half a minute on an idle machine; much longer on a busy one.
+pytestmark = [pytest.mark.cluster, pytest.mark.full, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"{number:03}.jpg" for number in range(120)]
 BROKEN = "broken.jpg"
 UPSERT = r"^PUT .*/points"
 WAIT_S = 240
-# The job's, all but the failures: whichever node its one failure is written on may be the one that is lost.
+# The job's metrics except failures: the node that writes its only failure may be the one that is lost.
 EXPORTED = {
     "ray_viewfinder_job_objects_listed",
     "ray_viewfinder_job_objects_total",
@@ -47,7 +47,7 @@ class TwoNodes:
         self._raylet: int = where["raylet"]
 
     def worker_is_busy(self) -> bool:
-        """Whether a stage of the pipeline runs on the second node: Ray names its processes after their tasks."""
+        """Return True while a stage runs on the second node; Ray names its processes after their tasks."""
         return any(_command(child).startswith(("ray::Map", "ray::Write")) for child in _children(self._raylet))
 
     def lose_the_worker(self) -> None:
@@ -58,7 +58,7 @@ class TwoNodes:
         assert self._answer() == "lost\n"
 
     def exported(self) -> set[str]:
-        """The names of the metrics that the head's agent tells Prometheus."""
+        """The names of the metrics that the head's agent exports."""
         with urlopen(self._metrics, timeout=10) as answer:
             return set(re.findall(r"^(ray_viewfinder_\w+)\{", str(answer.read(), "utf-8"), re.MULTILINE))
 
@@ -72,7 +72,7 @@ class TwoNodes:
 
 @pytest.fixture
 def two_nodes(s3: S3Endpoint, world: World) -> Iterator[TwoNodes]:
-    # After `s3` and `world`: nodes inherit this environment, and with it S3's credentials.
+    # After `s3` and `world`: nodes inherit this environment, S3's credentials included.
     cluster = TwoNodes()
     yield cluster
     cluster.close()
@@ -83,15 +83,15 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     world: World, qdrant: QdrantDouble, two_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / BROKEN).write_bytes(b"this is no picture")
+    (world.bucket / BROKEN).write_bytes(b"this is no image")
     monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
     for name in ("FETCH_BATCH_SIZE", "ENCODE_BATCH_SIZE", "WRITE_BATCH_SIZE"):
         monkeypatch.setenv(f"VIEWFINDER_{name}", "4")
-    # Writes that take a while make a job with a middle.
+    # Slow writes, so that the node is lost before the job ends.
     slow = [Fault(delay_s=0.2, on=UPSERT) for _ in NAMES]
     qdrant.faults.extend(slow)
     world.report = world.directory / "report"
-    command = [sys.executable, "jobs/index.py", "--source", world.source, "--report", str(world.report)]
+    command = [sys.executable, "jobs/index.py", world.source, "--report", str(world.report)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as job:
         try:
             until(lambda: len(slow) - len(qdrant.faults) >= 5 and two_nodes.worker_is_busy(), job)
@@ -108,20 +108,20 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     assert {name: record.id for name, record in world.points.items()} == {
         name: point_id(f"{world.source}/{name}") for name in NAMES
     }
-    written_amid_the_loss = vectors(world)
+    written_despite_the_loss = vectors(world)
 
     qdrant.faults.clear()
     world.index = "calm"
     world.sync()
-    assert_same_vectors(written_amid_the_loss, vectors(world))
+    assert_same_vectors(written_despite_the_loss, vectors(world))
 
 
 def until(condition: Callable[[], bool], job: "subprocess.Popen[str]") -> None:
-    """Wait for what must come while the job runs."""
+    """Wait for a condition that must become true while the job runs."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert job.poll() is None, f"the job ended too early: {job.communicate()[1]}"
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.1)
 
 
@@ -133,5 +133,5 @@ def _children(process: int) -> list[int]:
 def _command(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().rstrip(b"\0").decode()
-    except OSError:  # gone by now
+    except OSError:  # it has ended
         return ""

@@ -1,6 +1,6 @@
-"""A Ray of two nodes as a program: it says where they are, loses the second when told to, and ends with its input.
+"""Run a Ray cluster of two nodes: print their addresses, kill the second on request, end with standard input.
 
-A process of its own, because Ray's `Cluster` leaves sockets open in the one that makes it.
+A separate program, because Ray's `Cluster` leaves sockets open in the process that makes it.
 """
 
 import json
@@ -10,8 +10,8 @@ from ray.cluster_utils import Cluster
 
 
 def main() -> None:
-    """Serve one test."""
-    # Numbers reach the agents every second instead of every ten; a lost node is noticed within seconds.
+    """Run the cluster for one test."""
+    # Metrics reach the agents every second instead of every ten; a lost node is noticed within seconds.
     quick = {
         "metrics_report_interval_ms": 1000,
         "health_check_initial_delay_ms": 0,

@@ -19,6 +19,8 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 OPEN_CLIP_SPECS = [spec for spec in REGISTRY.values() if spec.arch]

@@ -23,6 +23,8 @@ from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import REGISTRY
 from viewfinder.testing.models import Family, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = get_args(Family)
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 TEXTS = [

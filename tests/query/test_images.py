@@ -21,6 +21,8 @@ from viewfinder.query.errors import AddressError
 from viewfinder.query.fetcher import Fetcher
 from viewfinder.query.images import OverloadedError, QueryImages, decode_base64
 
+pytestmark = pytest.mark.slow
+
 PREPROCESS = Preprocess(size=32)
 LIMITS = ImageLimits(max_bytes=200_000, max_pixels=1_000_000)
 

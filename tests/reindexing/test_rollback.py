@@ -12,6 +12,8 @@ from viewfinder.reindexing.rollback import RollbackPause, pause_runs, read_pause
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_retired_collection_of_the_wanted_model_is_caught_up_instead_of_built(index: Index) -> None:
     first = index.live

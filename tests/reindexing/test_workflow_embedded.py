@@ -12,6 +12,8 @@ from viewfinder.reindexing.rollback import roll_back
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, open_local
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def embedded(world: World, tiny_model: str, other_model: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:

@@ -195,6 +195,7 @@ async def test_requests_under_way_are_answered_when_the_replica_is_replaced(
 
 
 @pytest.mark.cluster
+@pytest.mark.full  # the same tests again, in a process with the fast proxy
 @pytest.mark.timeout(LONGEST_RUN_S + 30)
 def test_all_of_this_holds_behind_the_fast_proxy() -> None:
     # A Ray of its own, because Ray reads what proxy to run when it is imported.

@@ -26,6 +26,7 @@ from viewfinder.testing.qdrant import QdrantDouble, Request
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.full,
     pytest.mark.chaos("Service", "swaps, a replica killed in one, a model that cannot be loaded, the store away"),
 ]
 

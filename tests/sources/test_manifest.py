@@ -19,6 +19,8 @@ from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import file_uri
 from viewfinder.testing.objects import MemoryObjects
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 
 

@@ -19,6 +19,8 @@ from viewfinder.sources.uris import canonical_uri, file_path, file_uri, point_id
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.s3 import S3Endpoint
 
+pytestmark = pytest.mark.slow
+
 ODD_NAMES = ["a b.jpg", "#1?.jpg", "100%.jpg", "%20.jpg", "größe 图.jpg", "a+b&c=d.jpg", "'\"<>.jpg", "a\\b.jpg", "~x"]
 ODD_KEYS = [*ODD_NAMES, "a//b", "/a", "a/", "a/../b", "./a", "a\nb", " a ", "s3://b/c"]
 

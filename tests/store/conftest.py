@@ -25,7 +25,15 @@ def ray_cluster(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> 
         yield address
 
 
-@pytest.fixture(params=["directory", pytest.param("holder", marks=pytest.mark.cluster), "double", "server"])
+@pytest.fixture(
+    params=[
+        "directory",
+        # The actor holds a directory, so most of the suite repeats; `make test` runs tests/store/test_holder.py.
+        pytest.param("holder", marks=[pytest.mark.cluster, pytest.mark.full]),
+        pytest.param("double", marks=pytest.mark.slow),
+        "server",
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "directory":
         address = StoreAddress(data_dir=tmp_path, retry_s=0)

@@ -23,6 +23,8 @@ from viewfinder.models.registry import ModelIdentity
 from viewfinder.store import Collection, PointBatch, Store, StoreAddress
 from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 # Writes 40 points, names itself, and waits for its end.

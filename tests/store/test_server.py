@@ -20,6 +20,8 @@ from viewfinder.store import PointBatch, Store, StoreAddress, connect
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 KEY = "correct-horse"
 POINT = "5d1b6a3e-0a2f-5b3e-9f43-0c9c6f1f6a01"
 

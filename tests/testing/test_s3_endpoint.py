@@ -9,6 +9,8 @@ import pytest
 from viewfinder.errors import ConfigurationError
 from viewfinder.testing.s3 import S3Endpoint
 
+pytestmark = pytest.mark.slow
+
 
 def _answers(url: str) -> bool:
     with socket.socket() as probe:

@@ -3,9 +3,9 @@
 kubectl -n viewfinder get secret qdrant-admin -o jsonpath='{.data.api-key}' | base64 -d \
   | python infra/kubernetes/qdrant/qdrant_token.py --access r --days 90
 
-`r` may read every collection: all that searching needs. `m` may change everything. Qdrant knows `rw` only for
-collections that are named one by one, and each re-index makes a new one; besides, noting a run in a collection's
-metadata, moving the alias and making a collection need `m` in any case.
+`r` may read every collection, which is enough for searching. `m` may change everything; jobs need it. Qdrant has `rw` only
+for collections that are named one by one, but each re-index makes a new one, and writing a collection's metadata, moving
+the alias and making a collection need `m` in any case.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make a token for Qdrant from its API key, read from standard input.")
     parser.add_argument("--access", choices=["r", "m"], required=True, help="r: read everything; m: manage")
-    parser.add_argument("--days", type=int, required=True, help="how long the token holds")
+    parser.add_argument("--days", type=int, required=True, help="days until the token expires")
     options = parser.parse_args(argv)
     key = sys.stdin.read().strip()
     if not key or options.days < 1:

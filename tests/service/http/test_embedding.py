@@ -26,6 +26,8 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
 from viewfinder.testing.models import Family, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
 
 

@@ -11,6 +11,8 @@ from tests.service.conftest import World, open_world
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.sources.uris import point_id
 
+pytestmark = pytest.mark.slow
+
 SEARCH = "/v1/search"
 JSON = {"content-type": "application/json"}
 SECRET = "s3cr3t-words-of-a-query"

@@ -22,6 +22,8 @@ from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Collection
 from viewfinder.store.records import PointBatch
 
+pytestmark = pytest.mark.slow
+
 SIZE = (300, 200)
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.service.conftest import World
 from viewfinder.service.http.routes.page import IMMUTABLE, PAGE_DIRECTORY, WebPage
 
+pytestmark = pytest.mark.slow
+
 # What travels for the whole page, bytes.
 LARGEST = 40_000
 

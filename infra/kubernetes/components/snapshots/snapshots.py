@@ -1,9 +1,9 @@
-"""Snapshots of an index in Qdrant: of its control collection and of the live one, on each node.
+"""Make snapshots of an index in Qdrant: of its control collection and the live one, on each node.
 
 python snapshots.py --node http://qdrant-0.qdrant-headless:6333 --node http://qdrant-1.qdrant-headless:6333 --keep 7
 
-Where Qdrant puts them its own configuration says (`storage.snapshots_config`). The index and the key are the settings
-VIEWFINDER_INDEX and VIEWFINDER_QDRANT_API_KEY. Each snapshot made becomes one line of JSON on standard output.
+Qdrant's own configuration says where they go (`storage.snapshots_config`). The index and the key are the settings
+VIEWFINDER_INDEX and VIEWFINDER_QDRANT_API_KEY. Each snapshot is reported as one line of JSON on standard output.
 """
 
 import argparse
@@ -19,19 +19,19 @@ import httpx
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
-# COLLECTION-PEER-YEAR-MONTH-DAY-HOUR-MINUTE-SECOND.snapshot: with S3 behind them all nodes list the snapshots of all.
+# COLLECTION-PEER-YEAR-MONTH-DAY-HOUR-MINUTE-SECOND.snapshot. With S3, every node lists the snapshots of all nodes.
 NAME = re.compile(r".+-(?P<peer>\d+)-(?P<time>\d{4}(-\d\d){5})\.snapshot")
-# A large collection takes its time, and answers when it is done.
+# The response arrives when the snapshot is complete, which takes long for a large collection.
 TIMEOUT = httpx.Timeout(30.0, read=6 * 3600.0)
 
 
 def main(argv: Sequence[str] | None = None, transport: httpx.BaseTransport | None = None) -> int:
-    """0 when every snapshot is made, 1 when one is not, 2 for wrong usage or configuration."""
+    """Return 0 if every snapshot was made, 1 if one failed, 2 for wrong usage or configuration."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--node", action="append", required=True, dest="nodes", metavar="URL", help="each node of Qdrant"
     )
-    parser.add_argument("--keep", type=int, default=7, metavar="N", help="of each collection and node (%(default)s)")
+    parser.add_argument("--keep", type=int, default=7, metavar="N", help="snapshots to keep of each collection and node (%(default)s)")
     options = parser.parse_args(argv)
     if options.keep < 1:
         parser.error(f"--keep: at least 1, not {options.keep}")
@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None, transport: httpx.BaseTransport | Non
 
 
 def collections(client: httpx.Client, index: str) -> Iterator[str]:
-    """What cannot be made again first. Raises `LookupError` where there is no index."""
+    """The collections to save, the one that cannot be rebuilt first. Raise `LookupError` if there is no index."""
     aliases = result(client.get("/aliases"))["aliases"]
     live = [each["collection_name"] for each in aliases if each["alias_name"] == index]
     if not live:
-        raise LookupError(f"there is no alias {index!r}; is anything indexed?")
+        raise LookupError(f"there is no alias {index!r}; has anything been indexed?")
     control = f"{index}__control"
     if result(client.get(f"/collections/{control}/exists"))["exists"]:
         yield control
@@ -69,7 +69,7 @@ def collections(client: httpx.Client, index: str) -> Iterator[str]:
 
 
 def outdated(client: httpx.Client, collection: str, keep: int) -> Iterator[str]:
-    """All but the newest `keep` snapshots of each node."""
+    """The names of all but the newest `keep` snapshots of each node."""
     of_peer = defaultdict(list)
     for each in result(client.get(f"/collections/{collection}/snapshots")):
         if match := NAME.fullmatch(each["name"]):
@@ -78,10 +78,10 @@ def outdated(client: httpx.Client, collection: str, keep: int) -> Iterator[str]:
         yield from (name for _, name in sorted(snapshots)[:-keep])
 
 
-def result(answer: httpx.Response) -> Any:
-    """What stands under "result"; raises `httpx.HTTPStatusError`."""
-    answer.raise_for_status()
-    return answer.json()["result"]
+def result(response: httpx.Response) -> Any:
+    """The field "result" of a response; raise `httpx.HTTPStatusError`."""
+    response.raise_for_status()
+    return response.json()["result"]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,19 @@
+"""Arguments of jobs in deployment files, parsed by the command line that will get them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import typer
+
+from viewfinder.cli.main import app
+
+
+def parsed(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values that `viewfinder COMMAND` reads from `arguments`; raises click's `UsageError`."""
+    group = typer.main.get_command(app)
+    found = group.get_command(typer.Context(group), command)  # type: ignore[attr-defined]
+    if found is None:
+        pytest.skip(f"viewfinder has no command {command!r} yet")
+    values: dict[str, Any] = found.make_context(command, list(arguments)).params
+    return values
