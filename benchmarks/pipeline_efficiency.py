@@ -30,8 +30,9 @@ from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Precision
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.store import StoreAddress, connect
 
 # For each core. The few are more than are fetched and decoded while the encoder loads its model: that must not count as

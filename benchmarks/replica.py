@@ -24,6 +24,7 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.directory import open_directory
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 
 INDEX = "pictures"
 POINTS = 100
@@ -86,7 +87,7 @@ def random_vectors(dimension: int) -> NDArray[np.float32]:
 
 def fill(store: Store, checkpoint: Checkpoint) -> None:
     """A live collection of `POINTS` random vectors, as if this model had made them."""
-    collection = store.collections.create(INDEX, checkpoint.identity)
+    collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     vectors = random_vectors(checkpoint.dimension)
     uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
     payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]

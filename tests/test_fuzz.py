@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.settings import PREFIX, Settings
+from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.captions import CaptionRecord, Captions, parse_details
 from viewfinder.sources.manifest import MANIFEST_SCHEMA, write_manifest
-from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, file_uri, point_id, s3_parts
 from viewfinder.testing.objects import MemoryObjects

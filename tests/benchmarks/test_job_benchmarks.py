@@ -19,11 +19,12 @@ from benchmarks.margin import Margin
 from benchmarks.pipeline_efficiency import Cost, allowed
 from benchmarks.processes import Memory, Watch, cpu_s, family, stolen_s
 from benchmarks.vs_plain_loop import Compared
-from viewfinder.models.registry import ModelIdentity
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
 from viewfinder.store import StoreAddress, connect
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
 

@@ -26,6 +26,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "holidays"
@@ -53,7 +54,7 @@ class Album:
 
     def build(self, store: Store) -> Collection:
         """A live collection of all of them."""
-        made = store.collections.create(INDEX, self.checkpoint.identity)
+        made = store.collections.create(INDEX, ModelIdentity.of(self.checkpoint))
         store.points.upsert(made, self.batch, wait=True)
         store.collections.promote(INDEX, made.name)
         store.collections.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})

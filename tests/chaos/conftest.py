@@ -13,7 +13,7 @@ from tests.chaos.table import COST, Cost
 from tests.chaos.trial import Trial
 from tests.fixtures.indexing import World, executor, qdrant, world
 from viewfinder.backoff import Backoff
-from viewfinder.sources.objects import ObjectAccess
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint

@@ -10,7 +10,7 @@ from tests.chaos.conftest import READ_TIMEOUT_S
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, assert_same_vectors, vectors
 from tests.indexing.pictures import picture
-from viewfinder.sources.objects import ObjectAccess
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 

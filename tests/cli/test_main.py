@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from tests.cli.conftest import PROGRAM, ROOT, Viewfinder, program
-from viewfinder import __version__
+from viewfinder._version import __version__
 from viewfinder.cli.main import app
 
 GROUP: Any = typer.main.get_command(app)

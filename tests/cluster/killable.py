@@ -13,7 +13,7 @@ from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import Indexer
 from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import ObjectAccess
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import StoreAddress, connect
 
 # Torch takes many seconds to import: once, in the process that the others are forked from.

@@ -14,6 +14,7 @@ from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 TEXTS = [f"image number {number}" for number in range(30)]
 URIS = [f"s3://bucket/{number}.jpg" for number in range(30)]
@@ -23,7 +24,7 @@ def collect(store: Store, model: str, order: Sequence[int]) -> str:
     """Make a collection in which image n has the vector of caption order[n]; return its name."""
     checkpoint = locate(model)
     captions = Encoder.load(checkpoint, device="cpu").encode_texts(TEXTS)[0]
-    made = store.collections.create("images", checkpoint.identity)
+    made = store.collections.create("images", ModelIdentity.of(checkpoint))
     payloads = [{"uri": uri, "caption": text, "caption_hash": text} for uri, text in zip(URIS, TEXTS, strict=True)]
     images: Vectors = captions[list(order)]
     batch = PointBatch([point_id(uri) for uri in URIS], payloads, image=images, caption=captions)

@@ -19,7 +19,7 @@ import yaml
 
 from viewfinder._version import __version__
 from viewfinder.errors import ConfigurationError
-from viewfinder.settings import PREFIX, Settings, variable
+from viewfinder.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"

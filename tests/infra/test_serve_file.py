@@ -6,7 +6,6 @@ import re
 import yaml
 
 from tests.infra.manifests import ROOT
-from viewfinder.service.http.guard import is_open_path
 from viewfinder.settings import Settings
 
 
@@ -24,7 +23,7 @@ def test_serve_accepts_it_and_its_arguments_are_settings() -> None:
 
 
 def test_its_entry_point_takes_arguments() -> None:
-    from serve.app import build_app
+    from viewfinder.service.app import build_app
 
     assert list(inspect.signature(build_app).parameters) == ["args"]
 

@@ -16,8 +16,8 @@ from tests.service.conftest import load, local_client
 from viewfinder.client.requests import Part, search_body
 from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import ViewfinderError
-from viewfinder.local_search import LocalSearch
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.query.local import LocalSearch
 from viewfinder.service.generation.generation import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.refusals import refusal_of
@@ -27,6 +27,7 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress, open_local
 from viewfinder.store.baselines import update_baselines
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
 COUNT = 60
@@ -105,7 +106,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Iterator[Store]:
     """60 points with captions, tags, sizes and baselines; every tenth has a caption only."""
     with open_local(StoreAddress(data_dir=tmp_path_factory.mktemp("store"))) as store:
-        collection = store.collections.open("images", checkpoint.identity)
+        collection = store.collections.open("images", ModelIdentity.of(checkpoint))
         encoder = load(checkpoint)
         captions = [f"a {ANIMALS[n % 4]} in the {PLACES[n % 3]} number {n}" for n in range(COUNT)]
         texts, _ = encoder.encode_texts(captions)

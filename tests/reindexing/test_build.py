@@ -9,12 +9,13 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.build import check_disk_space
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.directory import store_directory
+from viewfinder.store.schema import ModelIdentity
 
 
 def test_an_embedded_store_needs_disk_space_for_a_second_collection(tmp_path: Path, tiny_model: str) -> None:
     checkpoint = locate(tiny_model)
     with open_local(StoreAddress(data_dir=tmp_path)) as store:
-        live = store.collections.open("images", checkpoint.identity)
+        live = store.collections.open("images", ModelIdentity.of(checkpoint))
         check_disk_space(store, live, checkpoint)
         # A sparse file: this long, but without blocks on disk.
         with (store_directory(tmp_path) / "vectors").open("wb") as file:

@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from viewfinder.cli.main import app
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.reindexing import status
 from viewfinder.reindexing.rollback import pause_runs
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 
 @pytest.fixture

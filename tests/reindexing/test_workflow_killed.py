@@ -17,8 +17,8 @@ from tests.cluster import killable
 from tests.fixtures.reindexing import NAMES, Index
 from viewfinder.errors import StoreBusyError
 from viewfinder.models.checkpoint import locate
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.reindexing.upgrade_lock import KIND, SUBJECT, read_holder
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
 # A new process loads a model, perhaps on a busy machine.

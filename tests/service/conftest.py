@@ -19,6 +19,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "images"
@@ -49,7 +50,7 @@ class World:
         """A collection of one model, its captions encoded by that model, its images random unit vectors."""
         checkpoint = self.checkpoints[model]
         encoder = load(checkpoint)
-        collection = self.store.collections.create(INDEX, checkpoint.identity)
+        collection = self.store.collections.create(INDEX, ModelIdentity.of(checkpoint))
         uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
         vectors, _ = encoder.encode_texts(list(captions))
         payloads = [

@@ -18,6 +18,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress, connect
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.qdrant import QdrantDouble
 
 pytestmark = pytest.mark.cluster
@@ -56,7 +57,7 @@ def address(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> str:
     """A live collection of ten points of this model; its name."""
     checkpoint = locate(model)
-    collection = store.collections.create(INDEX, checkpoint.identity)
+    collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": collection.name} for uri in uris]

@@ -21,6 +21,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, connect
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -93,7 +94,7 @@ def url(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> Collection:
     """Ten points as if this model had made them; not live yet."""
     checkpoint = locate(model)
-    made = store.collections.create(INDEX, checkpoint.identity)
+    made = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": made.name} for uri in uris]

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from viewfinder.errors import ConfigurationError
+from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.captions import CaptionRecord, Captions, parse_details
-from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 

@@ -12,9 +12,10 @@ import pytest
 
 from tests.sources.faulty import FaultyS3, error, page
 from viewfinder.errors import ConfigurationError, SourceError, ViewfinderError
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import MANIFEST_SCHEMA, PART_ROWS, Manifest, write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import file_uri
 from viewfinder.testing.objects import MemoryObjects

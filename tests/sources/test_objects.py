@@ -14,7 +14,8 @@ import pytest
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
-from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects
+from viewfinder.sources.access import ObjectAccess, ObjectInfo
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, file_path, file_uri, point_id, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.s3 import S3Endpoint

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from viewfinder.errors import ViewfinderError
-from viewfinder.sources.objects import ObjectInfo
+from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.parallel_listing import ListingPage, list_parallel
 
 PAGE = 5

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.baselines import (
@@ -21,6 +20,7 @@ from viewfinder.store.baselines import (
     update_baselines,
 )
 from viewfinder.store.records import PointBatch, Vectors
+from viewfinder.store.schema import ModelIdentity
 
 DIMENSION = 8
 

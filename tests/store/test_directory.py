@@ -19,9 +19,9 @@ import pytest
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from viewfinder.errors import StoreBusyError, StoreError
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.store import Collection, PointBatch, Store, StoreAddress
 from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ import pytest
 
 from viewfinder.cluster.session import RaySession, start_ray
 from viewfinder.errors import StoreBusyError
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.store import PointBatch, Store, StoreAddress, connect, embedded
 from viewfinder.store.directory import Holder, code_version, open_directory, store_directory
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.cluster
 

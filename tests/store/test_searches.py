@@ -10,9 +10,9 @@ import pytest
 
 from tests.store.test_store import AXES, DIMENSION, ids, opened, pictures
 from viewfinder.errors import CollectionMissingError, FilterError, StoreError
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.store import Collection, Group, PointBatch, Search, Store, StoreAddress
 from viewfinder.store.directory import open_directory
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 

@@ -14,9 +14,9 @@ import pytest
 
 from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.settings import Settings
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 

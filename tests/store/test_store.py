@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
 from viewfinder.store.directory import open_directory
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 

@@ -377,7 +377,8 @@ def _source(settings: Settings, source: str | None) -> Check:
     """List, and read one object: credentials often allow only one of the two."""
     if source is None:
         return Check("source", "skipped", "no source was given", "viewfinder doctor --source s3://bucket/prefix")
-    from viewfinder.sources.objects import ObjectAccess, Objects
+    from viewfinder.sources.access import ObjectAccess
+    from viewfinder.sources.objects import Objects
     from viewfinder.sources.uris import canonical_uri
 
     uri = canonical_uri(source)

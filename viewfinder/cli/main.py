@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder import __version__
+from viewfinder._version import __version__
 from viewfinder.cli import doctor, evaluate, index, key, models, output, reindex, search, serve, size, status, takedown
 from viewfinder.cli.entry import exit_status
 from viewfinder.cli.options import RayCommand, examples

@@ -150,7 +150,7 @@ def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_js
         from viewfinder.indexing.report import Report
         from viewfinder.indexing.run import Indexer
         from viewfinder.reindexing.workflow import has_wanted_model, reindex
-        from viewfinder.sources.objects import ObjectAccess
+        from viewfinder.sources.access import ObjectAccess
 
     preflight.check_target(options.model or settings.model, settings)
     if options.when_model_changed:

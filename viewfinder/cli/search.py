@@ -16,7 +16,7 @@ from viewfinder.cli.options import Config, Index, Json, Server, examples, ratio,
 from viewfinder.cli.service import find_service
 from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
 from viewfinder.client.requests import next_page
-from viewfinder.engine import print_results
+from viewfinder.engine.engine import print_results
 from viewfinder.settings import Settings
 
 DEFAULT_LIMIT, MAX_LIMIT = 10, 200
@@ -168,7 +168,7 @@ def _searcher(settings: Settings) -> Iterator[Callable[[SearchRequest], SearchRe
     output.note(f"No service answers on this machine; searching index {settings.index!r} in this process.")
     with packages_of("local", "search"):
         from viewfinder.cluster.session import open_store
-        from viewfinder.local_search import LocalSearch
+        from viewfinder.query.local import LocalSearch
 
     with open_store(settings) as store, LocalSearch(store, settings) as local:
         yield local.search

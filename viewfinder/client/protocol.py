@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from viewfinder import __version__
+from viewfinder._version import __version__
 from viewfinder.client.requests import ImageInput, SearchRequest, image_base64, image_id, search_body
 from viewfinder.client.results import (
     Embeddings,

@@ -26,8 +26,8 @@ from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import Record, Store, StoreAddress
 
 logger = logging.getLogger("viewfinder.index")

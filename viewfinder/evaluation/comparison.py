@@ -14,7 +14,8 @@ from viewfinder.evaluation.recall import approximate_recall, measure_quality, sh
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 
 MAX_DEPTH = 50

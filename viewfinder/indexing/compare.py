@@ -11,7 +11,7 @@ import pyarrow as pa
 from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of, store_at
 from viewfinder.indexing.rows import Row, rows_of, table_of
-from viewfinder.sources.objects import ObjectAccess
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
 

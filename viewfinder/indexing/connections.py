@@ -2,7 +2,8 @@
 
 import functools
 
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.store import Store, StoreAddress, connect
 
 

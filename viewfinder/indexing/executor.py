@@ -28,8 +28,8 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import Collection, Record, Store
 
 T = TypeVar("T")

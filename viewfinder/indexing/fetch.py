@@ -16,7 +16,8 @@ from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 
 # Bytes of the objects that one task reads or decodes at a time: 64 images of 100 MB must not meet in memory.
 IN_FLIGHT_BYTES = 256 * 1024**2

@@ -11,12 +11,14 @@ from viewfinder.indexing.progress import ListingProgress
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import Captions, check_captions
 from viewfinder.sources.manifest import Manifest, write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store, StoreAddress, connect
+from viewfinder.store.schema import ModelIdentity
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -74,7 +76,7 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
     """The live collection, made where there is none if `create`. Raises `ModelMismatchError`."""
     if not create and store.collections.live(settings.index) is None:
         return None
-    return store.collections.open(settings.index, checkpoint.identity)
+    return store.collections.open(settings.index, ModelIdentity.of(checkpoint))
 
 
 def list_objects(

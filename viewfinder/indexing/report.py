@@ -19,7 +19,8 @@ from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.indexing.accounting import ADVICE, RunResult, Stage
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store import directory as embedded_store

@@ -26,8 +26,8 @@ from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import ObjectAccess
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
-from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelIdentity, ModelSpec, find, read_config
+from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
 # Part of every fingerprint. Raise it only when vectors change by more than 1e-3: every index must then be rebuilt.
 ENCODER_VERSION = 1
@@ -56,12 +56,6 @@ class Checkpoint:
     @property
     def dimension(self) -> int:
         return int(self.architecture["embed_dim"])
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """The record of the model that a collection keeps, without this machine's directory."""
-        spec = {name: value for name, value in asdict(self.spec).items() if name != "directory"}
-        return ModelIdentity(self.name, self.fingerprint, self.dimension, spec)
 
 
 def locate(name: str, *, expect: str | None = None) -> Checkpoint:

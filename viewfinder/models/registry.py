@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,16 +30,6 @@ class ModelSpec:
     good_for: str = ""
     hub: str = ""  # Hugging Face repository of the weights
     directory: str = ""  # local directory of the weights
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """The model of a collection: its name, the fingerprint and dimension of its vectors, and its properties."""
-
-    name: str
-    fingerprint: str
-    dimension: int
-    spec: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_config(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,7 +18,7 @@ from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
-from viewfinder.store.schema import SCHEMA_VERSION
+from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 
 logger = logging.getLogger("viewfinder.reindex")
 
@@ -119,7 +119,7 @@ def open_new(store: Store, lock: UpgradeLock, live: Collection, checkpoint: Chec
     if reusable is not None:
         logger.info("Continuing with %s (%s)", reusable.name, reusable.metadata.state)
         return reusable
-    created = store.collections.create(live.index, checkpoint.identity)
+    created = store.collections.create(live.index, ModelIdentity.of(checkpoint))
     logger.info("Building %s beside %s", created.name, live.name)
     return created
 

@@ -31,7 +31,8 @@ from viewfinder.reindexing.rollback import RollbackPause, read_pause, resume_run
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.reindexing.verify import Bounds, Candidate, verify
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger("viewfinder.reindex")

@@ -19,7 +19,7 @@ from viewfinder.service.images.content import ImageContent
 from viewfinder.service.telemetry.access_log import note
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import ObjectAccess
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import Store, StoreAddress, connect
 
 # Threads that wait for Qdrant: more than the batches of a replica keep busy.

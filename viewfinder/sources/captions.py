@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import csv_rows, json_kind, jsonl_rows, parquet_rows, parse_json
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, s3_parts
 

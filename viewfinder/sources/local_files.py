@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.objects import ObjectInfo
+from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.uris import display_key, file_path, file_uri
 
 _REASONS = {

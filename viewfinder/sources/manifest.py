@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
+from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.captions import Captions
-from viewfinder.sources.objects import ObjectInfo, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.tables import csv_columns, csv_rows, parquet_columns, parquet_rows
 from viewfinder.sources.uris import bucket_and_key, canonical_uri, file_path, s3_parts

@@ -2,64 +2,14 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.settings import Settings
+from viewfinder.sources.access import Backend, ObjectAccess, ObjectInfo
+from viewfinder.sources.local_files import LocalObjects
 from viewfinder.sources.uris import SUPPORTED
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """The properties of one object that a listing returns."""
-
-    uri: str
-    bucket: str  # "" for a local file
-    key: str  # a local file: its absolute path
-    size: int  # bytes; -1 where unknown (a manifest without sizes)
-    etag: str  # without quotes; "" where unknown until read. A local file: made of size and mtime.
-    last_modified: str  # ISO 8601 in UTC to the second; "" where unknown
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectAccess:
-    """How to reach objects: plain values that are sent to workers, where boto3's chain finds the credentials."""
-
-    endpoint_url: str | None = None
-    anonymous: bool = False
-    threads: int = 16  # concurrent requests, and so the size of the connection pool
-    connect_timeout_s: float = 5.0
-    read_timeout_s: float = 60.0
-    retry_s: float = 30.0  # no new attempt begins after it, except the second
-    backoff_s: float = 0.2  # maximum of the first pause; doubles with each attempt up to 10 s
-
-    @classmethod
-    def of(cls, settings: Settings) -> "ObjectAccess":
-        """Return the access that the settings describe."""
-        return cls(
-            endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
-        )
-
-
-class Backend(Protocol):
-    """The objects of one URI scheme. Real: `S3Objects`, `LocalObjects`; in memory: `viewfinder.testing.objects`."""
-
-    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]: ...
-
-    def open(self, uri: str) -> BinaryIO: ...
-
-    def write(self, uri: str, path: Path) -> None: ...
-
-    def stat(self, uri: str) -> ObjectInfo: ...
-
-    def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]: ...
-
-    def check(self, source: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Objects:
@@ -139,15 +89,13 @@ class Objects:
 
     def _connect(self, scheme: str, uri: str) -> Backend:
         if scheme == "file":
-            from viewfinder.sources.local_files import LocalObjects
-
             return LocalObjects()
         if scheme == "s3":
             try:
-                from viewfinder.sources.s3 import S3Objects  # boto3 comes with an extra
+                from viewfinder.sources.s3 import S3Objects  # noqa: PLC0415 - boto3 comes with an extra
             except ModuleNotFoundError as error:
                 raise ConfigurationError(
-                    f"Reading {uri!r} needs {error.name}, which is not installed: pip install 'viewfinder[all]'."
+                    f"Reading {uri!r} needs {error.name}, which is not installed: pip install 'viewfinder[local]'."
                 ) from error
             return S3Objects(self.access)
         raise SourceError(f"{uri!r} is not a canonical URI; {SUPPORTED}.")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from viewfinder.errors import ViewfinderError
-from viewfinder.sources.objects import ObjectInfo
+from viewfinder.sources.access import ObjectInfo
 
 # A level with at most so many children is listed child by child; a wider one is split into ranges of keys.
 MAX_RECURSED_CHILDREN = 64

@@ -22,7 +22,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.backoff import Backoff
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
-from viewfinder.sources.objects import ObjectAccess, ObjectInfo
+from viewfinder.sources.access import ObjectAccess, ObjectInfo
 from viewfinder.sources.parallel_listing import ListingPage, list_parallel
 from viewfinder.sources.s3_errors import (
     FAILURES,

@@ -13,7 +13,6 @@ from viewfinder.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from viewfinder.models.registry import ModelIdentity
 from viewfinder.settings import Quantization
 from viewfinder.store.connection import Connection
 from viewfinder.store.schema import (
@@ -21,6 +20,7 @@ from viewfinder.store.schema import (
     Collection,
     CollectionMetadata,
     CollectionState,
+    ModelIdentity,
     build_number,
     caption_index,
     collection_name,

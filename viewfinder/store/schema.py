@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from qdrant_client import models
 
@@ -35,6 +35,38 @@ PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
     "has_image": models.PayloadSchemaType.BOOL,
     "has_caption": models.PayloadSchemaType.BOOL,
 }
+
+
+class DescribedModel(Protocol):
+    """A model with its files at hand, such as `viewfinder.models.checkpoint.Checkpoint`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def spec(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The model of a collection: its name, the fingerprint and dimension of its vectors, and its properties."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: DescribedModel) -> "ModelIdentity":
+        """The record of a model that a collection keeps, without this machine's directory."""
+        spec = {name: value for name, value in asdict(model.spec).items() if name != "directory"}
+        return cls(model.name, model.fingerprint, model.dimension, spec)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.objects import ObjectInfo
+from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.uris import s3_parts
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.service.images.content import READ_AHEAD, READERS, ContentBusyError, ImageContent, entity_tag
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.testing.objects import MemoryObjects
 
 MakeContent = Callable[..., ImageContent]

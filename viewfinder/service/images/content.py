@@ -19,7 +19,8 @@ from typing import BinaryIO, TypeVar
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.images.thumbnails import Thumbnailer
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 
 T = TypeVar("T")
 

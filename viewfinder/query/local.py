@@ -19,6 +19,7 @@ from viewfinder.query.searcher import Searcher
 from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store
+from viewfinder.store.schema import ModelIdentity
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ class _LiveIndex:
             self._checkpoint = locate(self._model_name)
         asked = self._checkpoint
         if asked.fingerprint != live.metadata.fingerprint:
-            self._store.collections.open(self._index, asked.identity)
+            self._store.collections.open(self._index, ModelIdentity.of(asked))
 
     def _encoder_of(self, live: Collection) -> Encoder:
         fingerprint = live.metadata.fingerprint

@@ -17,12 +17,13 @@ from viewfinder.indexing.executor import InProcessExecutor
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.report import Summary
 from viewfinder.indexing.run import index
-from viewfinder.local_search import LocalSearch
 from viewfinder.models.registry import find
+from viewfinder.query.local import LocalSearch
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess, ObjectInfo
 from viewfinder.sources.captions import Captions
 from viewfinder.sources.manifest import Manifest, manifest_of, write_manifest
-from viewfinder.sources.objects import ObjectAccess, ObjectInfo, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, display_key, file_path
 from viewfinder.store import Failure, Store, StoreAddress, connect, open_local
 

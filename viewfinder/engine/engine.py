@@ -23,7 +23,7 @@ from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
 if TYPE_CHECKING:
-    from viewfinder.local import IndexResult
+    from viewfinder.engine.local import IndexResult
 
 INSTALL_ALL = "pip install 'viewfinder[all]'"
 INSTALL_LOCAL = "pip install 'viewfinder[local]'"
@@ -193,7 +193,7 @@ def _request(text: str | None, top_k: int, request: Mapping[str, Any]) -> Search
 
 def _open_local(settings: Settings, model_name: str | None) -> _Backend:
     try:
-        local = importlib.import_module("viewfinder.local")
+        local = importlib.import_module("viewfinder.engine.local")
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"mode='local' needs {error.name}: {INSTALL_LOCAL}.") from error
     backend: _Backend = local.LocalIndex.open(settings, model_name)
