@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, EpsImagePlugin, Image, ImageFile, UnidentifiedImageError
 
 from viewfinder.errors import ImageError
 
@@ -172,8 +172,6 @@ def configure_own_process(limits: ImageLimits) -> None:
 
     In a host's process they are left alone: there, Pillow's own limit (179 million pixels) holds beside `limits`.
     """
-    from PIL import AvifImagePlugin, EpsImagePlugin
-
     Image.init()
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2  # Pillow warns above it and raises above its double
     EpsImagePlugin.gs_binary = False

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pickle
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,8 +152,6 @@ def _unit(features: "torch.Tensor") -> Vectors:
 
 
 def _load_model(checkpoint: Checkpoint) -> "torch.nn.Module":
-    import pickle
-
     import open_clip
     import safetensors
 
