@@ -526,7 +526,7 @@ def test_no_animation_with_reduced_motion(visit: Visits, site: Site) -> None:
 
 def test_without_an_index_the_command_is_there(visit: Visits, empty_site: Site) -> None:
     here = visit(empty_site, expected=("503",))
-    expect(here.page.locator("#problem code").first).to_have_text("python jobs/index.py --source s3://bucket/prefix")
+    expect(here.page.locator("#problem code").first).to_have_text("viewfinder index s3://bucket/prefix")
     here.screenshot("no-index")
 
 
