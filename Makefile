@@ -44,7 +44,7 @@ lint: setup ## ruff, ruff format, mypy, import-linter
 	@$(BIN)/lint-imports
 
 bench: setup ## Benchmarks against the usual alternatives (GPU=1: those that need a GPU); writes benchmarks/out/results.json
-	@$(BIN)/python -m benchmarks $(if $(GPU),gpu_pipeline gpu_pictures_per_s pipeline_efficiency_gpu)
+	@$(BIN)/python -m benchmarks $(if $(GPU),gpu_pipeline gpu_images_per_s pipeline_efficiency_gpu)
 
 chaos: setup ## Inject faults into S3, Qdrant, Ray and the service; print what each cost
 	@$(BIN)/pytest -m chaos

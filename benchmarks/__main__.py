@@ -13,16 +13,16 @@ RESULTS = Path(__file__).parent / "out" / "results.json"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, write the results; 1 where a benchmark broke, whatever the figures are."""
+    """Measure, print the table, write the results. Return 1 if a benchmark raised an error."""
     names = [benchmark.name for benchmark in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"what to measure (all): {', '.join(names)}")
+    parser.add_argument("name", nargs="*", help=f"benchmarks to run (all): {', '.join(names)}")
     parser.add_argument(
-        "--quick", action="store_true", help="run the code once on tiny models; the figures mean nothing"
+        "--quick", action="store_true", help="run the code once on tiny models; the values mean nothing"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help="where the results go (%(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE", help="file for the results (%(default)s)")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that no job is left running
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that no job keeps running
     if unknown := [name for name in arguments.name if name not in names]:
         parser.error(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(names)}")
 

@@ -1,4 +1,4 @@
-"""Searches a second at 32 clients, with dynamic batches and one by one: the same replica, the same thread count."""
+"""Searches per second at 32 clients, with dynamic batches and one by one, on the same replica and thread count."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ CLIENTS = 32
 
 
 def measure(quick: bool) -> Measurement:
-    """Throughput with batches ÷ without, in float32; the other precision stands in the detail."""
+    """Throughput with batches ÷ without, in float32; `detail` has bfloat16."""
     batch_size: int = Settings.model_fields["batch_size"].default
     threads = round(Settings.model_fields["replica_cpus"].default)
     searches = CLIENTS * (1 if quick else 3)
@@ -28,7 +28,7 @@ def measure(quick: bool) -> Measurement:
         ratio.value,
         f"{searches / ratio.second_ms * 1000:.1f} searches/s in batches of up to {batch_size}, "
         f"{searches / ratio.first_ms * 1000:.1f} one by one ({ratio}); {CLIENTS} asyncio clients on one replica's "
-        f"service in process, without HTTP and Ray; {model_name(quick)}, {threads} thread as a replica has it, "
+        f"service in process, without HTTP and Ray; {model_name(quick)}, {threads} thread as in a replica, "
         f"distinct texts, embedded store of {POINTS} points; "
         f"in bfloat16 {other.value:.2f} ({searches / other.second_ms * 1000:.1f} searches/s in batches)",
     )
@@ -53,7 +53,7 @@ def _compare(
 
 
 async def _crowd(service: SearchService, texts: Iterator[str], searches: int) -> None:
-    """`CLIENTS` clients, each of which searches again as soon as it has its answer."""
+    """Run `CLIENTS` clients; each searches again as soon as it has its response."""
 
     async def client() -> None:
         for _ in range(searches // CLIENTS):

@@ -1,4 +1,4 @@
-"""Buckets of generated photographs behind a real S3 endpoint: many keys, few files, made once."""
+"""Buckets of generated photographs behind a real S3 endpoint: many keys over few files."""
 
 import io
 import os
@@ -15,12 +15,12 @@ from PIL import Image
 from viewfinder.testing.s3 import S3Endpoint
 
 QUALITY = 85
-# What a lens and the interpolation of colours leave of a point, as the deviation of a Gaussian: files of 3.9 MB, common
-# for cameras of 12 megapixels. Without it they have 5.7 MB.
+# Standard deviation of the Gaussian blur of lens and demosaicing. It gives files of 3.9 MB, common for cameras of 12
+# megapixels; without it they have 5.7 MB.
 BLUR_PIXELS = 0.7
 
-# Making a picture of 12 megapixels takes seconds: they are kept between runs.
-KEPT = Path(__file__).parent / "out" / "pictures"
+# Files are kept between runs, because generating an image of 12 megapixels takes seconds.
+KEPT = Path(__file__).parent / "out" / "images"
 
 CAMERA = ((2048, 1536), (2592, 1944), (3264, 2448), (4000, 3000))  # 3 to 12 megapixels
 WEB = ((640, 480), (480, 640), (1024, 683), (500, 375))
@@ -29,7 +29,7 @@ SMALL = ((96, 96), (96, 72), (72, 96), (128, 96))
 
 @dataclass(frozen=True)
 class Bucket:
-    """`count` objects at `source`, whose different contents lie in `files`; without `endpoint` a local directory."""
+    """`count` objects at `source`, copies of `files`; a local directory if there is no `endpoint`."""
 
     source: str
     count: int
@@ -38,7 +38,7 @@ class Bucket:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program needs to read it."""
+        """Variables that a program needs to read it."""
         if self.endpoint is None:
             return {}
         return {
@@ -51,7 +51,7 @@ class Bucket:
 
     @property
     def described(self) -> str:
-        """The objects in words."""
+        """A description for `detail`."""
         sizes = [path.stat().st_size for path in self.files]
         place = "a local directory" if self.endpoint is None else "a loopback S3 endpoint (rclone)"
         return f"JPEGs of {_kilobytes(min(sizes))} to {_kilobytes(max(sizes))} from {place}"
@@ -61,19 +61,19 @@ class Bucket:
 def bucket(
     root: Path, sizes: Sequence[tuple[int, int]], count: int, *, each: int = 3, kept: Path = KEPT
 ) -> Iterator[Bucket]:
-    """The pictures of `laid_out` as a bucket, served for the `with` block."""
+    """Serve the images of `laid_out` as a bucket."""
     local = laid_out(root, sizes, count, each=each, kept=kept)
     with S3Endpoint(root, changing=False) as endpoint:
-        yield Bucket("s3://pictures", count, local.files, endpoint)
+        yield Bucket("s3://images", count, local.files, endpoint)
 
 
 def laid_out(root: Path, sizes: Sequence[tuple[int, int]], count: int, *, each: int = 3, kept: Path = KEPT) -> Bucket:
-    """`count` files in `root`/pictures, over `each` different pictures of every (width, height) in turn.
+    """Make `count` files in `root`/images: `each` different images of every (width, height), repeated in turn.
 
-    They are hard links: neither the disk nor the page cache is what is measured.
+    They are hard links, so that disk and page cache do not affect the measurement.
     """
     files = [kept_photograph(seed, width, height, kept) for width, height in sizes for seed in range(each)]
-    directory = root / "pictures"
+    directory = root / "images"
     directory.mkdir(parents=True)
     local = [directory.parent / path.name for path in files]
     for path, copy in zip(files, local, strict=True):
@@ -84,7 +84,7 @@ def laid_out(root: Path, sizes: Sequence[tuple[int, int]], count: int, *, each: 
 
 
 def kept_photograph(seed: int, width: int, height: int, kept: Path = KEPT) -> Path:
-    """The file of a photograph in `kept`, made where it is not there yet."""
+    """The file of a photograph in `kept`, generated if it does not exist."""
     path = kept / f"{width}x{height}-{seed}.jpg"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,12 +95,11 @@ def kept_photograph(seed: int, width: int, height: int, kept: Path = KEPT) -> Pa
 
 
 def photograph(seed: int, width: int, height: int, *, blur_pixels: float = BLUR_PIXELS) -> bytes:
-    """A JPEG with a photograph's statistics.
+    """Generate a JPEG with a photograph's statistics.
 
-    Amplitudes fall as 1/frequency, through a lens that blurs by a Gaussian of this deviation; colours are weak, and the
-    sensor is noisy.
+    Amplitudes fall as 1/frequency, blurred by a Gaussian of this standard deviation; weak colours, sensor noise.
     """
-    print(f"making picture {seed} of {width} x {height}", file=sys.stderr, flush=True)
+    print(f"making image {seed} of {width} x {height}", file=sys.stderr, flush=True)
     rng = np.random.default_rng(seed)
     light, blue, red = (_cloud(rng, width, height, blur_pixels) for _ in range(3))
     planes = [128 + 50 * light, 128 + 12 * blue, 128 + 12 * red]
@@ -112,7 +111,7 @@ def photograph(seed: int, width: int, height: int, *, blur_pixels: float = BLUR_
 
 
 def _cloud(rng: np.random.Generator, width: int, height: int, blur_pixels: float) -> NDArray[np.float32]:
-    """Noise float32 [height, width] of mean 0 and deviation 1 whose amplitudes fall as 1/frequency, blurred."""
+    """Blurred noise with amplitudes that fall as 1/frequency: float32 [height, width], mean 0, deviation 1."""
     down = np.fft.fftfreq(height).astype(np.float32)[:, None]
     across = np.fft.rfftfreq(width).astype(np.float32)[None, :]
     frequency = np.sqrt(down**2 + across**2)

@@ -1,4 +1,4 @@
-"""Every benchmark with the bound that it has to meet, where there is one."""
+"""All benchmarks, with their bounds."""
 
 import importlib
 
@@ -6,7 +6,7 @@ from benchmarks.harness import Benchmark, Measure, Measurement
 
 
 def _in(module: str, function: str = "measure") -> Measure:
-    """A measurement of one of the modules beside this one, imported when it is run: torch is not needed for --help."""
+    """A measurement of another module of this package, imported when it runs, so that --help does not load torch."""
 
     def measure(quick: bool) -> Measurement:
         result: Measurement = getattr(importlib.import_module(f"benchmarks.{module}"), function)(quick)
@@ -16,7 +16,7 @@ def _in(module: str, function: str = "measure") -> Measure:
 
 
 BENCHMARKS = (
-    # The agreed ones.
+    # With a bound.
     Benchmark("pipeline_efficiency", 0.85, "higher", _in("pipeline_efficiency", "measure_web")),
     Benchmark("memory_growth", 1.2, "lower", _in("growth", "measure_memory")),
     Benchmark("text_encode_fp32", 2.5, "higher", _in("text_encode", "measure_float32")),
@@ -27,9 +27,9 @@ BENCHMARKS = (
     Benchmark("batching", 2, "higher", _in("batching")),
     Benchmark("service_overhead_ms", 5, "lower", _in("service_overhead")),
     Benchmark("gpu_pipeline", 0.6, "higher", _in("gpu_pipeline")),
-    Benchmark("gpu_pictures_per_s", 5000, "higher", _in("gpu_pipeline", "measure_speed")),
+    Benchmark("gpu_images_per_s", 5000, "higher", _in("gpu_pipeline", "measure_speed")),
     Benchmark("pipeline_efficiency_gpu", 0.85, "higher", _in("pipeline_efficiency", "measure_gpu")),
-    # Further ones, without a bound.
+    # Without a bound.
     Benchmark("pipeline_efficiency_camera", None, "higher", _in("pipeline_efficiency", "measure_camera")),
     Benchmark("vs_transformers_loop", None, "higher", _in("vs_plain_loop", "measure_transformers")),
     Benchmark("text_vs_transformers", None, "higher", _in("vs_transformers", "measure_texts")),

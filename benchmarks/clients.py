@@ -1,4 +1,4 @@
-"""Clients that ask a service without a pause while something happens to it, and what each of them was told."""
+"""Clients that search without pause while the service changes, and record every response."""
 
 import itertools
 import threading
@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx
 
-# Of one request. Beyond it a client would have to call the service hung.
+# Of one request.
 TIMEOUT_S = 60.0
-_FEWEST_S = 120.0
+_WAIT_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request: `status` 0 where the connection broke, `body` then says how."""
+    """The response to one request; `status` is 0 if the connection failed, and `body` then has the error."""
 
     text: str
     status: int
@@ -24,13 +24,13 @@ class Answer:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Model and collection, as the answer names them."""
+        """Model and collection named in the response."""
         return self.body["model"], self.body["collection"]
 
 
 @dataclass
 class Clients:
-    """`count` of them, each with its own connection and place in `texts`."""
+    """`count` clients, each with its own connection and starting place in `texts`."""
 
     url: str
     texts: Sequence[str]
@@ -42,12 +42,12 @@ class Clients:
 
     @property
     def failed(self) -> list[Answer]:
-        """Answers other than 200."""
+        """Responses other than 200."""
         return [each for each in self.answers if each.status != 200]
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """They ask as long as the block runs."""
+        """Search as long as the block runs."""
         threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(self.count)]
         for thread in threads:
             thread.start()
@@ -58,8 +58,8 @@ class Clients:
             for thread in threads:
                 thread.join()
 
-    def wait_for(self, wanted: Callable[[Answer], bool], count: int, *, timeout_s: float = _FEWEST_S) -> None:
-        """Until so many further answers were as wanted, one after the other; `TimeoutError` where they never are."""
+    def wait_for(self, wanted: Callable[[Answer], bool], count: int, *, timeout_s: float = _WAIT_TIMEOUT_S) -> None:
+        """Wait until `count` new responses in a row satisfy `wanted`; raise `TimeoutError`."""
         with self._heard:
             start = len(self.answers)
 
@@ -69,10 +69,10 @@ class Clients:
 
             if not self._heard.wait_for(heard, timeout_s):
                 last = self.answers[-1] if self.answers else None
-                raise TimeoutError(f"No {count} such answers in a row within {timeout_s:g} s; the last was {last}")
+                raise TimeoutError(f"Not {count} such responses in a row within {timeout_s:g} s; the last was {last}")
 
     def ask_once(self, client: httpx.Client, text: str) -> Answer:
-        """One request."""
+        """Make one request."""
         try:
             answer = client.get("/v1/search", params={"q": text, **self.params})
             return Answer(text, answer.status_code, answer.json())

@@ -1,7 +1,7 @@
-"""A Qdrant that keeps no points: `python -m benchmarks.discarding` on a free loopback port, in a process of its own.
+"""A double of a Qdrant server that keeps no points: `python -m benchmarks.discarding`, on a free loopback port.
 
-It speaks Qdrant's wire, so that a job pays for making and sending its requests; collections, aliases and notes are
-real, in local mode. Points are counted as they come, and forgotten. A store that kept them would be what is measured.
+It speaks Qdrant's protocol, so that a job pays for making and sending its requests. Collections, aliases and control
+records are real, in local mode. Points are counted and dropped, because storing them would dominate the measurement.
 """
 
 import json
@@ -29,20 +29,20 @@ _POINTS = re.compile(r"/collections/(.+?)/points(.*)")
 
 @dataclass(frozen=True)
 class DiscardingStore:
-    """One that runs: where it listens, and its process."""
+    """A running store: its address and process."""
 
     url: str
     pid: int
 
     def received(self) -> int:
-        """How many points have been written so far."""
+        """The number of points written so far."""
         with urlopen(f"{self.url}/received") as answer:
             return int(json.load(answer)["result"])
 
 
 @contextmanager
 def discarding_store() -> Iterator[DiscardingStore]:
-    """One in a process of its own, for the `with` block."""
+    """Run a store in a separate process."""
     command = [sys.executable, "-m", "benchmarks.discarding"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -66,11 +66,11 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def answer(self, method: str, path: str, body: bytes) -> Any:
-        """What stands under "result"."""
+        """The field "result" of the response."""
         if path == "/received":
             return self.received.total()
         points = _POINTS.fullmatch(path)
-        # Notes of an index (failures, takedowns) are kept: a job reads them back.
+        # Control records (failures, takedowns) are kept: a job reads them again.
         if points and not points[1].endswith("__control") and self.local.collection_exists(points[1]):
             return self._discard(points[1], f"{method} {points[2]}", body)
         operation = find_operation(method, path)
@@ -103,22 +103,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
         if path == "/":
-            self._say(200, {"title": "qdrant - vector search engine", "version": VERSION})
+            self._send(200, {"title": "qdrant - vector search engine", "version": VERSION})
             return
         try:
-            self._say(200, {"result": self.server.answer(self.command, path, body), "status": "ok", "time": 0.0})
+            self._send(200, {"result": self.server.answer(self.command, path, body), "status": "ok", "time": 0.0})
         except (KeyError, ValueError) as error:
-            said = str(error).replace("not found", "doesn't exist!")
-            self._say(404, {"status": {"error": f"Not found: {said}"}, "time": 0.0})
+            message = str(error).replace("not found", "doesn't exist!")
+            self._send(404, {"status": {"error": f"Not found: {message}"}, "time": 0.0})
 
     do_PUT = do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's own names
 
     def setup(self) -> None:
         super().setup()
-        # Head and body of an answer are two small packets, which the kernel would hold back for 40 ms.
+        # Headers and body are two small packets, which the kernel would delay by 40 ms.
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def _say(self, status: int, answer: Mapping[str, Any]) -> None:
+    def _send(self, status: int, answer: Mapping[str, Any]) -> None:
         content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -127,11 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 def _ids(body: bytes) -> int:
-    """How many points a columnar upsert holds, without reading its vectors."""
+    """The number of points in a columnar upsert, without reading its vectors."""
     ids = re.search(rb'"ids":\s*\[([^\]]*)\]', body)
     if ids is None:
         raise ValueError("no columnar upsert")
@@ -139,7 +139,7 @@ def _ids(body: bytes) -> int:
 
 
 def main() -> None:
-    """Say where, and serve until standard input ends or the process is told to."""
+    """Print the address, and serve until standard input ends or the process gets a signal."""
     server = _Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)

@@ -1,4 +1,4 @@
-"""JPEG bytes to vectors on one GPU, decoders and encoder side by side, beside encoding alone."""
+"""JPEG bytes to vectors on one GPU, decoding and encoding in parallel, compared with encoding alone."""
 
 import functools
 from collections import deque
@@ -24,34 +24,34 @@ from viewfinder.models.encoder import Device, Encoder, Vectors
 from viewfinder.settings import Settings
 
 BATCH_SIZE = 256
-PICTURES = 50 * BATCH_SIZE
+IMAGES = 50 * BATCH_SIZE
 ROUNDS = 3
 
 Pixels = NDArray[np.uint8]
 
 
 def measure(quick: bool) -> Measurement:
-    """Pictures/s from bytes to vectors ÷ pictures/s of the encoder alone; no value without a GPU."""
+    """Images/s from bytes to vectors ÷ images/s of the encoder alone; raise `NoFigureError` without a GPU."""
     return _both(quick)[0]
 
 
 def measure_speed(quick: bool) -> Measurement:
-    """Pictures/s from bytes to vectors; no value without a GPU."""
+    """Images/s from bytes to vectors; raise `NoFigureError` without a GPU."""
     return _both(quick)[1]
 
 
 @functools.cache
 def _both(quick: bool) -> tuple[Measurement, Measurement]:
-    """The runs, made once for both figures."""
+    """Measure once for both figures."""
     need_cuda()
     files = [kept_photograph(seed, *size).read_bytes() for size in WEB for seed in range(3)]
-    return measure_on("cuda", vit_checkpoint(quick), files, BATCH_SIZE if quick else PICTURES)
+    return measure_on("cuda", vit_checkpoint(quick), files, BATCH_SIZE if quick else IMAGES)
 
 
 def measure_on(
     device: Device, checkpoint: Checkpoint, files: Sequence[bytes], count: int
 ) -> tuple[Measurement, Measurement]:
-    """The ratio and the speed on any device, over `count` pictures that go through `files` in turn."""
+    """Ratio and speed on any device, over `count` images that repeat `files`."""
     import torch
 
     encoder = Encoder.load(checkpoint, device=device)
@@ -59,7 +59,7 @@ def measure_on(
     with ExitStack() as stack:
         decoders = [stack.enter_context(_decoder(checkpoint)) for _ in range(cores)]
         batch = np.stack([decoders[0].decode(data).pixels for data in islice(cycle(files), min(BATCH_SIZE, count))])
-        encoder.encode_images(batch)  # the first call chooses kernels and takes memory
+        encoder.encode_images(batch)  # the first call selects kernels and allocates memory
         ratio = in_turn(
             "gpu_pipeline",
             lambda: _encode(count, (batch for _ in range(0, count, len(batch))), encoder),
@@ -70,28 +70,28 @@ def measure_on(
     alone, whole = count / ratio.first_ms * 1000, count / ratio.second_ms * 1000
     name = torch.cuda.get_device_name() if device == "cuda" else device
     detail = (
-        f"{whole:,.0f} pictures/s from bytes to vectors; {alone:,.0f} encoding alone, in batches of "
-        f"{len(batch)}, {CALLS_PER_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
+        f"{whole:,.0f} images/s from bytes to vectors; {alone:,.0f} encoding alone, in batches of "
+        f"{len(batch)}, {CALLS_OF_A_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
         f"decoder processes; JPEGs of {np.mean([len(data) for data in files]) / 1000:.0f} kB on average"
     )
     return Measurement(ratio.value, detail), Measurement(whole, detail)
 
 
 def _encode(count: int, batches: Iterator[Pixels], encoder: Encoder) -> None:
-    """All of the batches, as many at once as the job's encoder has in hand."""
-    done, under_way = 0, deque[Future[Vectors]]()
-    with ThreadPoolExecutor(CALLS_PER_GPU) as pool:
+    """Encode all batches, as many at once as the job's encoder does."""
+    done, in_progress = 0, deque[Future[Vectors]]()
+    with ThreadPoolExecutor(CALLS_OF_A_GPU) as pool:
         for batch in batches:
-            under_way.append(pool.submit(encoder.encode_images, batch))
-            if len(under_way) > CALLS_PER_GPU:
-                done += len(under_way.popleft().result())
-        done += sum(len(each.result()) for each in under_way)
+            in_progress.append(pool.submit(encoder.encode_images, batch))
+            if len(in_progress) > CALLS_OF_A_GPU:
+                done += len(in_progress.popleft().result())
+        done += sum(len(each.result()) for each in in_progress)
     if done < count:
-        raise RuntimeError(f"{done} of {count} pictures were encoded")
+        raise RuntimeError(f"{done} of {count} images were encoded")
 
 
 def _batches(decoders: Sequence[Decoder], files: Sequence[bytes], size: int) -> Iterator[Pixels]:
-    """The files' pixels, uint8 [N, height, width, 3]; decoders work a few batches ahead of whoever takes them."""
+    """Batches of pixels, uint8 [N, height, width, 3]; decoding runs a few batches ahead."""
     with ThreadPoolExecutor(len(decoders)) as pool:
         decoded = _ahead(pool, decoders, files, 4 * size)
         while taken := list(islice(decoded, size)):
@@ -99,7 +99,7 @@ def _batches(decoders: Sequence[Decoder], files: Sequence[bytes], size: int) -> 
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, decoders: Sequence[Decoder], files: Sequence[bytes], most: int
+    pool: ThreadPoolExecutor, decoders: Sequence[Decoder], files: Sequence[bytes], maximum: int
 ) -> Iterator[Pixels]:
     idle: SimpleQueue[Decoder] = SimpleQueue()
     for each in decoders:
@@ -112,12 +112,12 @@ def _ahead(
         finally:
             idle.put(decoder)
 
-    under_way: deque[Future[Decoded]] = deque()
+    in_progress: deque[Future[Decoded]] = deque()
     for data in files:
-        under_way.append(pool.submit(decode, data))
-        if len(under_way) > most:
-            yield under_way.popleft().result().pixels
-    yield from (each.result().pixels for each in under_way)
+        in_progress.append(pool.submit(decode, data))
+        if len(in_progress) > maximum:
+            yield in_progress.popleft().result().pixels
+    yield from (each.result().pixels for each in in_progress)
 
 
 def _decoder(checkpoint: Checkpoint) -> Decoder:

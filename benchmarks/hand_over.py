@@ -1,8 +1,7 @@
-"""How much of its time a GPU's encoder computes, when Ray Data hands it one batch at a time, and when two.
+"""Share of time that a GPU computes if Ray Data passes its encoder one batch at a time, or two.
 
-`python -m benchmarks.hand_over`. In place of the GPU is a device that sleeps as long as a batch would take it and
-leaves the cores alone; all else is the job's own: blocks in the object store, actor, stage. So it tells what the
-hand-over costs, not what a GPU would do.
+`python -m benchmarks.hand_over`. The GPU is replaced by a device that sleeps as long as a GPU would compute. Everything
+else is the job's own: blocks in the object store, actor, stage. So it measures the cost of passing batches, no GPU.
 """
 
 import argparse
@@ -28,7 +27,7 @@ CALLS = (1, 2)
 
 
 class _Device:
-    """Takes `1 / per_second` seconds a picture, one batch after the other."""
+    """Take `1 / per_second` seconds per image, one batch after the other."""
 
     device = "stand-in"
     preprocess = SimpleNamespace(size=SIDE)
@@ -41,7 +40,7 @@ class _Device:
 
     def encode_images(self, images: np.ndarray) -> np.ndarray:
         upload = np.empty_like(images)
-        upload[...] = images  # as the encoder does, before the GPU is needed
+        upload[...] = images  # the encoder copies too, before it needs the GPU
         with self._computing:
             self._began = self._began or time.perf_counter()
             time.sleep(len(images) / self._per_second)
@@ -51,7 +50,7 @@ class _Device:
 
 
 class _Stage(Encode):
-    """The job's, with the stand-in; each batch tells how long it has been busy since the first began."""
+    """The job's stage with the stand-in; each batch carries the device's busy and elapsed time so far."""
 
     def __init__(self, per_second: float) -> None:
         super().__init__("stand-in", "", device="cpu", precision="float32", cores=None)
@@ -69,10 +68,10 @@ class _Stage(Encode):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure in turn and print."""
+    """Measure both in turn and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hand_over", description=__doc__)
-    parser.add_argument("--per-second", type=float, default=2000, help="pictures that the device does (%(default)s)")
-    parser.add_argument("--batches", type=int, default=50, help=f"of {BATCH} pictures, in a round (%(default)s)")
+    parser.add_argument("--per-second", type=float, default=2000, help="images per second of the device (%(default)s)")
+    parser.add_argument("--batches", type=int, default=50, help=f"batches of {BATCH} images per round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, in turn (%(default)s)")
     arguments = parser.parse_args(argv)
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -96,14 +95,14 @@ def main(argv: list[str] | None = None) -> int:
     one, two = (median(shares[calls]) for calls in CALLS)
     batch_ms = BATCH * 1000 / arguments.per_second
     print(
-        f"A device of {arguments.per_second:,.0f} pictures/s, {batch_ms:.0f} ms a batch: busy {one:.0%} with one batch "
-        f"at a time, {two:.0%} with two, {two / one:.2f} times as many pictures; medians of {arguments.rounds}."
+        f"A device of {arguments.per_second:,.0f} images/s, {batch_ms:.0f} ms per batch: busy {one:.0%} with one batch "
+        f"at a time, {two:.0%} with two, {two / one:.2f} times as many images; medians of {arguments.rounds}."
     )
     return 0
 
 
 def _busy(blocks: list[Any], calls: int, per_second: float) -> float:
-    """The device's share of the time from its first batch to its last."""
+    """Busy share of the time from the device's first batch to its last."""
     import ray
     from ray.data import ActorPoolStrategy
 

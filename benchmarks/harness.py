@@ -1,4 +1,4 @@
-"""Runs benchmarks one after the other, and reports every one of the catalogue, measured or not."""
+"""Run benchmarks one after the other, and report all of the catalogue, measured or not."""
 
 import json
 import os
@@ -19,34 +19,34 @@ from rich.text import Text
 from viewfinder.models.cpu import cpu_cores
 
 QUICK = "QUICK smoke run, no measurement: "
-NOT_ASKED_FOR = "not asked for in this run"
-NOT_REACHED = "the run was ended before it"
+NOT_SELECTED = "not selected in this run"
+NOT_REACHED = "the run ended before this benchmark"
 
-_NARROWEST_TABLE = 120
+_MINIMUM_WIDTH = 120
 
 
 class NoFigureError(Exception):
-    """Raised while measuring where there is no honest figure, with the reason: not a fault of the benchmark."""
+    """Raised if there is no meaningful figure, with the reason; not an error of the benchmark."""
 
 
 class WrongAnswerError(Exception):
-    """Raised where the two sides do not give the same answer: what one of them takes would mean nothing."""
+    """Raised if the two sides give different results, so that their times cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A figure, or None with the reason in `detail`."""
+    """A value, or None with the reason in `detail`."""
 
     value: float | None
     detail: str
 
 
-Measure = Callable[[bool], Measurement]  # called with whether the run is a quick one
+Measure = Callable[[bool], Measurement]  # called with True for a quick run
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A name, the bound that its value has to meet (None where none is set), and what measures it."""
+    """A name, the bound of its value (or None), and the function that measures it."""
 
     name: str
     bound: float | None
@@ -56,7 +56,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one benchmark; `broke` where measuring raised, or its two sides disagreed."""
+    """The result of one benchmark; `broke` if measuring raised an error or its two sides differ."""
 
     benchmark: Benchmark
     value: float | None
@@ -65,7 +65,7 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bound is met; None without a bound or a value, or where a quick run gave it."""
+        """True if the bound is met; None without a bound or a value, and in a quick run."""
         bound = self.benchmark.bound
         if self.value is None or bound is None or self.detail.startswith(QUICK):
             return None
@@ -88,12 +88,12 @@ def run(
     quick: bool,
     after_each: Callable[[Sequence[Result]], None] = lambda results: None,
 ) -> list[Result]:
-    """One result for each benchmark, in order; those that are not chosen, or not reached yet, have no value.
+    """One result for each benchmark, in order; those not chosen or not reached have no value.
 
-    A run takes an hour: `after_each` may keep what there is by then.
+    A run takes an hour, so `after_each` may write intermediate results.
     """
     results = [
-        Result(benchmark, None, NOT_REACHED if benchmark.name in chosen else NOT_ASKED_FOR) for benchmark in benchmarks
+        Result(benchmark, None, NOT_REACHED if benchmark.name in chosen else NOT_SELECTED) for benchmark in benchmarks
     ]
     for number, benchmark in enumerate(benchmarks):
         if benchmark.name in chosen:
@@ -103,25 +103,25 @@ def run(
 
 
 def write(results: Sequence[Result], path: Path) -> None:
-    """The list that other programs read."""
+    """Write the results as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps([result.as_json() for result in results], indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def print_table(results: Sequence[Result]) -> None:
-    """The same for people."""
+    """Print the results as a table."""
     table = Table("name", "value", "bound", "met?", "detail", box=SIMPLE_HEAD)
     signs = {"higher": "≥", "lower": "≤"}
     for result in results:
         value = "–" if result.value is None else f"{result.value:.2f}"
         met = {True: "yes", False: "NO", None: "–"}[result.met]
-        least = result.benchmark.bound
-        bound = "–" if least is None else f"{signs[result.benchmark.better]} {least:g}"
-        # A detail may hold brackets, which rich would take for its markup.
+        limit = result.benchmark.bound
+        bound = "–" if limit is None else f"{signs[result.benchmark.better]} {limit:g}"
+        # `Text`, because rich would read brackets in a detail as markup.
         table.add_row(result.benchmark.name, value, bound, met, Text(result.detail))
-    columns = shutil.get_terminal_size(fallback=(_NARROWEST_TABLE, 24)).columns
-    Console(width=max(columns, _NARROWEST_TABLE)).print(table)
+    columns = shutil.get_terminal_size(fallback=(_MINIMUM_WIDTH, 24)).columns
+    Console(width=max(columns, _MINIMUM_WIDTH)).print(table)
 
 
 def _measured(benchmark: Benchmark, *, quick: bool) -> Result:
@@ -133,7 +133,7 @@ def _measured(benchmark: Benchmark, *, quick: bool) -> Result:
     except WrongAnswerError as error:
         return Result(benchmark, None, f"wrong: {error}", broke=True)
     except Exception as error:
-        # The others are still worth measuring, and the results still hold every name.
+        # Continue with the others: the results must have every name.
         traceback.print_exc()
         return Result(benchmark, None, f"broke: {type(error).__name__}: {error}", broke=True)
     if measurement.value is None:

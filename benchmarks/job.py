@@ -1,4 +1,4 @@
-"""The index job as a user runs it, a program of its own: how long it takes and how much memory."""
+"""Run the index job as a user does, as a separate program, and measure its time and memory."""
 
 import json
 import os
@@ -22,10 +22,7 @@ TIMEOUT_S = 1800.0
 
 @dataclass(frozen=True)
 class Run:
-    """A finished job: wall seconds from its start to its end, its summary.json, and its memory's peak.
-
-    CPU seconds of the job, and those that the hypervisor kept from the machine meanwhile.
-    """
+    """A finished job: wall seconds, summary.json, peak memory, CPU seconds, and seconds taken by the hypervisor."""
 
     seconds: float
     summary: Mapping[str, Any]
@@ -39,14 +36,14 @@ class Run:
 
     @property
     def stages(self) -> str:
-        """Busy seconds of each stage's workers together."""
+        """Busy seconds of each stage's workers, summed, and the bottleneck."""
         busy = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in self.summary["stages"])
         return f"busy seconds {busy}; bottleneck {self.summary['bottleneck']}"
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory of our own; its path is short, because Ray's sockets lie below it."""
+    """A temporary directory with a short path, because Ray's sockets are below it."""
     path = Path(tempfile.mkdtemp(prefix="vf-"))
     try:
         yield path
@@ -57,9 +54,9 @@ def scratch() -> Iterator[Path]:
 def index(
     bucket: Bucket, directory: Path, *flags: str, model: str = "demo", store: str | None = None, **settings: object
 ) -> Run:
-    """Run the job over the bucket; without `store`, a Qdrant's address, into the embedded store in `directory`.
+    """Run the job over the bucket into the Qdrant at `store`, or into the embedded store in `directory`.
 
-    `settings` are those of viewfinder; `RAY_ADDRESS` may be one of them. Raises `RuntimeError` where the job fails.
+    `settings` are those of viewfinder; `RAY_ADDRESS` may be one of them. Raise `RuntimeError` if the job fails.
     """
     report = Path(tempfile.mkdtemp(prefix="report-", dir=directory))
     given = {
@@ -74,12 +71,12 @@ def index(
         **{name: value for name, value in os.environ.items() if not name.startswith(("VIEWFINDER_", "RAY_"))},
         **bucket.environment,
         **{_variable(name): str(value) for name, value in given.items() if value is not None},
-        # Local clusters would get a token in the home directory, and report to Ray's makers.
+        # By default Ray writes a token into the home directory and sends usage reports.
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(directory),
     }
-    command = [sys.executable, "jobs/index.py", "--source", bucket.source, "--report", str(report), *flags]
+    command = [sys.executable, "jobs/index.py", bucket.source, "--report", str(report), *flags]
     began, stolen = time.perf_counter(), stolen_s()
     with (report / "stdout").open("w") as stdout:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout)
@@ -87,11 +84,11 @@ def index(
             with Watch(process.pid) as watch:
                 status = process.wait(TIMEOUT_S)
         finally:
-            process.terminate()  # nothing happens to one that has ended; an interrupted one ends its Ray
+            process.terminate()  # no effect if it has ended; an interrupted job ends its Ray
             process.wait(60)
     seconds = time.perf_counter() - began
-    told = report / "summary.json"
-    summary = json.loads(told.read_text()) if told.exists() else {}
+    written = report / "summary.json"
+    summary = json.loads(written.read_text()) if written.exists() else {}
     if status != 0:
         raise RuntimeError(f"the job ended with status {status}: {summary.get('problem', 'it wrote no report')}")
     run = Run(seconds, summary, watch.peak, watch.cpu_s, stolen_s() - stolen)

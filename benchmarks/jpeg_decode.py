@@ -1,4 +1,4 @@
-"""Photographs of 12 megapixels to the model's pixels: Pillow with open_clip's transform beside ours, on one core."""
+"""Decode photographs of 12 megapixels: Pillow with open_clip's transform against ours, on one core."""
 
 import io
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 
 WIDTH, HEIGHT = 4000, 3000
-LEAST_COSINE = 0.99
+MINIMUM_COSINE = 0.99
 
 Pixels = NDArray[np.uint8]
 
 
 def measure(quick: bool) -> Measurement:
-    """Plain Pillow's time ÷ that of the decoder process that a job uses; no value where an embedding moves."""
+    """Plain Pillow's time ÷ that of a job's decoder process; raise `WrongAnswerError` if embeddings differ."""
     width, height = (WIDTH // 4, HEIGHT // 4) if quick else (WIDTH, HEIGHT)
     files = [photograph(seed, width, height) for seed in range(2 if quick else 4)]
     sharp = photograph(0, width, height, blur_pixels=0)
@@ -41,8 +41,8 @@ def measure(quick: bool) -> Measurement:
         ours = np.stack([decoder.decode(data).pixels for data in files])
         vectors, ours_vectors = encoder.encode_images(theirs), encoder.encode_images(ours)
         cosine = float((vectors * ours_vectors).sum(axis=1).min())
-        if not cosine >= LEAST_COSINE:  # so, because NaN compares false
-            raise WrongAnswerError(f"the embeddings' cosine falls to {cosine:.4f}; {LEAST_COSINE} is needed")
+        if not cosine >= MINIMUM_COSINE:  # `not >=`, because NaN compares false
+            raise WrongAnswerError(f"the embeddings' cosine falls to {cosine:.4f}; {MINIMUM_COSINE} is needed")
         ratio = in_turn(
             "jpeg_decode_12mp",
             lambda: [plain(data) for data in files],
@@ -67,17 +67,17 @@ def measure(quick: bool) -> Measurement:
     megabytes = float(np.mean([len(data) for data in files])) / 1e6
     return Measurement(
         ratio.value,
-        f"{_per_second(len(files), ratio.first_ms)} and {_per_second(len(files), ratio.second_ms)} pictures/s "
-        f"({ratio}), the second in a decoder process as a job has it (called in process: {inside.value:.2f}); "
+        f"{_per_second(len(files), ratio.first_ms)} and {_per_second(len(files), ratio.second_ms)} images/s "
+        f"({ratio}), the second in a decoder process as in a job (called in process: {inside.value:.2f}); "
         f"{len(files)} generated JPEGs of {width} x {height}, quality {QUALITY}, {megabytes:.1f} MB each, to "
-        f"{encoder.preprocess.size} pixels; {hard.value:.2f} for one without blur of {len(sharp) / 1e6:.1f} MB; least "
-        f"embedding cosine {cosine:.5f} with {model_name(quick)} (different pictures: up to {apart:.3f}), "
+        f"{encoder.preprocess.size} pixels; {hard.value:.2f} for one without blur of {len(sharp) / 1e6:.1f} MB; "
+        f"minimum embedding cosine {cosine:.5f} with {model_name(quick)} (different images: up to {apart:.3f}), "
         f"pixels differ by {difference:.2f} of 255 on average",
     )
 
 
 def _plain(preprocess: Preprocess) -> Callable[[bytes], Pixels]:
-    """open_clip's transform up to where it makes floats of the pixels, which is the encoder's part of ours."""
+    """open_clip's transform without the conversion to floats, which our encoder does."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     transform = image_transform_v2(PreprocessCfg(size=preprocess.size), is_train=False)

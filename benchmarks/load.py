@@ -1,4 +1,4 @@
-"""A crowd of clients against a running service: `python -m benchmarks.load http://localhost:8000`."""
+"""Many clients against a running service: `python -m benchmarks.load http://localhost:8000`."""
 
 import argparse
 import asyncio
@@ -26,14 +26,14 @@ from rich.text import Text
 from benchmarks.replica import distinct_texts
 from viewfinder.models.cpu import cpu_cores
 
-# Of one request. Beyond it a client would have to call the service hung.
+# Of one request.
 TIMEOUT_S = 60.0
-PICTURE_SIZE = 320
+IMAGE_SIZE = 320
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One request, and what kind of query it is."""
+    """One request and its kind of query."""
 
     kind: str
     method: str
@@ -43,7 +43,7 @@ class Ask:
 
 @dataclass
 class Outcome:
-    """What a crowd met. `errors` counts by kind and reason: status and code, or what broke the connection."""
+    """Results of a crowd of clients. `errors` counts by kind and reason: status and code, or the connection error."""
 
     seconds: float = 0.0
     latencies_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -55,11 +55,11 @@ class Outcome:
 
     @property
     def per_second(self) -> float:
-        """Successful answers a second."""
+        """Successful responses per second."""
         return self.answered / self.seconds
 
     def percentiles_ms(self, kind: str) -> tuple[float, float, float, float]:
-        """The 50th, 95th and 99th, and the slowest; of successful answers, in milliseconds."""
+        """The 50th, 95th and 99th percentile and the maximum of successful responses, in milliseconds."""
         latencies_ms = [seconds * 1000 for seconds in self.latencies_s[kind]]
         if len(latencies_ms) == 1:
             return (latencies_ms[0],) * 4
@@ -70,9 +70,9 @@ class Outcome:
 async def crowd(
     address: str, asks: Iterator[Ask], *, clients: int, seconds: float | None = None, key: str | None = None
 ) -> Outcome:
-    """`clients` clients, each of which asks again as soon as it has its answer, for so many `seconds`.
+    """Run `clients` clients for `seconds`; each asks again as soon as it has its response.
 
-    They end earlier where `asks` does. Requests under way are still waited for, up to `TIMEOUT_S`.
+    They end earlier if `asks` ends. Requests in progress are waited for, up to `TIMEOUT_S`.
     """
     outcome = Outcome()
     began = time.perf_counter()
@@ -101,7 +101,7 @@ async def _ask(session: aiohttp.ClientSession, ask: Ask, outcome: Outcome) -> No
         outcome.latencies_s[ask.kind].append(time.perf_counter() - began)
     else:
         outcome.errors[ask.kind, _reason(answer.status, content)] += 1
-        # A client that is turned away waits: without it, refusals would be all that the crowd does.
+        # A rejected client waits; otherwise the crowd would produce nothing but rejections.
         await asyncio.sleep(min(1.0, float(answer.headers.get("retry-after", 0))))
 
 
@@ -113,7 +113,7 @@ def _reason(status: int, content: bytes) -> str:
 
 @asynccontextmanager
 async def _session(address: str, clients: int, key: str | None) -> AsyncIterator[aiohttp.ClientSession]:
-    # No limit of its own on connections: each client has one, as clients on as many machines would.
+    # One connection per client, like clients on separate machines.
     async with aiohttp.ClientSession(
         address,
         connector=aiohttp.TCPConnector(limit=clients),
@@ -124,15 +124,15 @@ async def _session(address: str, clients: int, key: str | None) -> AsyncIterator
 
 
 def texts_only() -> Iterator[Ask]:
-    """Searches by texts that differ, so that no cache helps."""
+    """Searches by distinct texts, so that no cache helps."""
     return (Ask("text", "POST", "/v1/search", {"text": text}) for text in distinct_texts())
 
 
 def mixed(hit: Mapping[str, Any] | None) -> Iterator[Ask]:
-    """Every kind of query in turn, for ever; `hit` is one of the index's, None where it is empty."""
+    """Every kind of query in turn, endlessly; `hit` is a hit of the index, or None if it is empty."""
     texts = itertools.cycle(list(distinct_texts()))
     again = next(texts)
-    pictures = itertools.cycle([_picture(seed) for seed in range(16)])
+    images = itertools.cycle([_image(seed) for seed in range(16)])
     kinds: list[Callable[[], Ask]] = [
         lambda: Ask("text", "POST", "/v1/search", {"text": next(texts)}),
         lambda: Ask("text, known", "POST", "/v1/search", {"text": again}),
@@ -145,7 +145,7 @@ def mixed(hit: Mapping[str, Any] | None) -> Iterator[Ask]:
             "/v1/search",
             {"text": next(texts), "filter": {"and": [{"width": {"gte": 16}}, {"not": {"format": {"eq": "GIF"}}}]}},
         ),
-        lambda: Ask("picture", "POST", "/v1/search", {"image": next(pictures)}),
+        lambda: Ask("image", "POST", "/v1/search", {"image": next(images)}),
         lambda: Ask(
             "weighted",
             "POST",
@@ -163,19 +163,19 @@ def mixed(hit: Mapping[str, Any] | None) -> Iterator[Ask]:
     return (make() for make in itertools.cycle(kinds))
 
 
-def _picture(seed: int) -> str:
+def _image(seed: int) -> str:
     """A small JPEG in base64."""
     small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(small).resize((PICTURE_SIZE, PICTURE_SIZE)).save(file, "JPEG")
+    Image.fromarray(small).resize((IMAGE_SIZE, IMAGE_SIZE)).save(file, "JPEG")
     return base64.b64encode(file.getvalue()).decode()
 
 
 async def run(address: str, *, clients: int, seconds: float, key: str | None) -> Outcome:
-    """One request to see that there is an index, then the mixed crowd. Raises `SystemExit` where it cannot begin."""
+    """Check that there is an index, then run the mixed crowd. Raise `SystemExit` if the service cannot be used."""
     async with _session(address, 1, key) as session:
         try:
-            async with session.post("/v1/search", json={"text": "a picture", "limit": 1}) as answer:
+            async with session.post("/v1/search", json={"text": "an image", "limit": 1}) as answer:
                 content = await answer.read()
                 if answer.status != 200:
                     raise SystemExit(f"{address} answers {_reason(answer.status, content)}")
@@ -186,9 +186,9 @@ async def run(address: str, *, clients: int, seconds: float, key: str | None) ->
 
 
 def table(outcome: Outcome) -> Table:
-    """A line for each kind of query."""
+    """One row for each kind of query."""
     lines = Table(
-        "query", "answered", "errors", "p50", "p95", "p99", "slowest (ms)", "what went wrong", box=SIMPLE_HEAD
+        "query", "answered", "errors", "p50", "p95", "p99", "slowest (ms)", "errors by reason", box=SIMPLE_HEAD
     )
     kinds = dict.fromkeys([*outcome.latencies_s, *(kind for kind, _ in outcome.errors)])
     for kind in kinds:
@@ -201,13 +201,15 @@ def table(outcome: Outcome) -> Table:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the crowd and print what it met; 1 where any request failed."""
+    """Run the crowd and print the results; return 1 if any request failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
-    parser.add_argument("address", help="the service, as http://localhost:8000")
-    parser.add_argument("--clients", type=int, default=32, help="clients at the same time (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long they go on asking (%(default)s)")
+    parser.add_argument("address", help="address of the service, such as http://localhost:8000")
+    parser.add_argument("--clients", type=int, default=32, help="concurrent clients (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration (%(default)s)")
     parser.add_argument(
-        "--key-from", metavar="VARIABLE", help="environment variable with the API key (a key on the line would be seen)"
+        "--key-from",
+        metavar="VARIABLE",
+        help="environment variable with the API key (process lists show command lines)",
     )
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.clients <= 1000:

@@ -1,4 +1,4 @@
-"""The job's pictures a second beside what its stages allow: the cores, were they never idle and did nothing else."""
+"""Images per second of the job ÷ the rate that its stages would allow if the cores did nothing else."""
 
 import os
 import tempfile
@@ -35,36 +35,36 @@ from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.store import StoreAddress, connect
 
-# For each core. The few are more than are fetched and decoded while the encoder loads its model: that must not count as
-# speed.
-WEB_PICTURES = (2_500, 6_500)
-CAMERA_PICTURES = (750, 2_000)
+# Per core. The smaller number is more than are fetched and decoded while the encoder loads its model, so that this does
+# not count as speed.
+WEB_IMAGES = (2_500, 6_500)
+CAMERA_IMAGES = (750, 2_000)
 ALONE = 1_000
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes for one picture, alone: CPU seconds of all processes, and seconds."""
+    """Cost of a stage alone per image: CPU seconds of all processes, and wall seconds."""
 
     cpu_s: float
     seconds: float
 
 
 def measure_web(quick: bool) -> Measurement:
-    """Pictures/s of the job ÷ (cores ÷ CPU seconds a picture of all its stages, each alone), for the web's pictures."""
-    return _measured(WEB, WEB_PICTURES, quick, "cpu")
+    """Images/s of the job ÷ (cores ÷ CPU seconds per image of all stages, each alone), for images of web size."""
+    return _measured(WEB, WEB_IMAGES, quick, "cpu")
 
 
 def measure_camera(quick: bool) -> Measurement:
-    """The same for a camera's, on which the stages have more to do, and Ray has not."""
-    return _measured(CAMERA, CAMERA_PICTURES, quick, "cpu")
+    """The same for camera images, which cost the stages more and Ray no more."""
+    return _measured(CAMERA, CAMERA_IMAGES, quick, "cpu")
 
 
 def measure_gpu(quick: bool) -> Measurement:
-    """Pictures/s of the job on a GPU ÷ those of its slowest stage, alone; no value without a GPU."""
+    """Images/s of the job on a GPU ÷ those of its bottleneck alone; raise `NoFigureError` without a GPU."""
     need_cuda()
-    return _measured(WEB, WEB_PICTURES, quick, "cuda")
+    return _measured(WEB, WEB_IMAGES, quick, "cuda")
 
 
 def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bool, device: Device) -> Measurement:
@@ -74,19 +74,19 @@ def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bo
     on_gpu = device == "cuda"
     checkpoint, name = (vit_checkpoint(quick), "ViT-B-32") if on_gpu else (locate("demo"), "demo")
     precision: Precision = "auto" if on_gpu else "float32"
-    as_told = {"model": checkpoint.name, "device": device, "precision": precision}
+    settings = {"model": checkpoint.name, "device": device, "precision": precision}
     with (
         scratch() as directory,
         discarding_store() as store,
-        bucket(directory / "s3", SMALL if quick else sizes, many) as pictures,
+        bucket(directory / "s3", SMALL if quick else sizes, many) as images,
     ):
         runs: dict[int, list[Run]] = {few: [], many: []}
         measured: list[dict[str, Cost]] = []
         for _ in range(rounds):
             for count, made in runs.items():
-                made.append(index(pictures, directory, "--max-objects", str(count), store=store.url, **as_told))
-            measured.append(stages_alone(pictures, store, checkpoint, directory, alone, device, precision))
-        described = pictures.described
+                made.append(index(images, directory, "--max-objects", str(count), store=store.url, **settings))
+            measured.append(stages_alone(images, store, checkpoint, directory, alone, device, precision))
+        described = images.described
     costs = {
         stage: Cost(median(one[stage].cpu_s for one in measured), median(one[stage].seconds for one in measured))
         for stage in measured[0]
@@ -96,16 +96,16 @@ def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bo
     bound = allowed(costs, cores * (1 - stolen), on_gpu=on_gpu)
     if margin.per_second > bound and not quick:
         raise NoFigureError(
-            f"the job made {margin}, and its stages allow {bound:.1f}: the shorter run was over before its model was "
-            "loaded, or the machine was busy with something else"
+            f"the job reached {margin}, but its stages allow only {bound:.1f}: the shorter run ended before its model "
+            "was loaded, or the machine did other work"
         )
     sums = sorted(sum(cost.cpu_s for cost in one.values()) for one in measured)
     shown = ", ".join(f"{stage} {cost.cpu_s * 1000:.2f}" for stage, cost in costs.items())
-    encoding = f"; encode alone {1 / costs['encode'].seconds:,.0f} pictures/s" if on_gpu else ""
+    encoding = f"; encode alone {1 / costs['encode'].seconds:,.0f} images/s" if on_gpu else ""
     return Measurement(
         margin.per_second / bound,
         f"job {margin}; the stages allow {bound:.1f} on {cores} cores, {stolen:.0%} of whose "
-        f"time the hypervisor kept meanwhile: CPU milliseconds a picture, each alone over "
+        f"time the hypervisor took: CPU milliseconds per image, each alone over "
         f"{alone:,}, S3 endpoint and loopback store included, medians of {rounds}: {shown} (together "
         f"{sums[0] * 1000:.2f} to {sums[-1] * 1000:.2f}){encoding}; the job itself spends "
         f"{_cpu_ms(runs[few][-1], runs[many][-1]):.2f} with Ray and without these two; {runs[many][-1].stages}; model "
@@ -114,7 +114,7 @@ def _measured(sizes: Sequence[tuple[int, int]], each: tuple[int, int], quick: bo
 
 
 def allowed(costs: Mapping[str, Cost], cores: float, *, on_gpu: bool) -> float:
-    """Pictures a second of all stages together, which share the cores; on a GPU of the slowest, which do not."""
+    """Images per second of all stages, which share the cores; on a GPU, of the slower of encoding and the rest."""
     if not on_gpu:
         return cores / sum(cost.cpu_s for cost in costs.values())
     others = sum(cost.cpu_s for stage, cost in costs.items() if stage != "encode")
@@ -122,18 +122,18 @@ def allowed(costs: Mapping[str, Cost], cores: float, *, on_gpu: bool) -> float:
 
 
 def _margin(runs: Mapping[int, Sequence[Run]], measure: Callable[[Run], float]) -> float:
-    """What the larger runs come to beyond the smaller ones."""
+    """The sum over the larger runs minus that over the smaller ones."""
     few, many = (sum(map(measure, runs[count])) for count in sorted(runs))
     return many - few
 
 
 def _cpu_ms(few: Run, many: Run) -> float:
-    """CPU milliseconds of a picture in the job: driver, Ray and workers."""
+    """CPU milliseconds per image in the job: driver, Ray and workers."""
     return (many.cpu_s - few.cpu_s) / (many.indexed - few.indexed) * 1000
 
 
 def stages_alone(
-    pictures: Bucket,
+    images: Bucket,
     store: DiscardingStore,
     checkpoint: Checkpoint,
     directory: Path,
@@ -141,20 +141,22 @@ def stages_alone(
     device: Device,
     precision: Precision,
 ) -> dict[str, Cost]:
-    """What each stage takes for a picture, over `count` of them, one stage after the other in this process.
+    """Cost of each stage per image, over `count` images, one stage after the other in this process.
 
-    The stages are the job's own objects, on tables of its own sizes; what the S3 endpoint and the store spend on them
-    is part of it, because here they share the cores.
+    The stages are the job's own objects, on tables of the job's sizes. CPU time of the S3 endpoint and the store
+    counts, because they share the cores.
     """
     settings = Settings.load({})
-    with _as_environment(pictures.environment):
-        access = ObjectAccess(endpoint_url=pictures.environment["AWS_ENDPOINT_URL"], threads=settings.fetch_threads)
+    with _as_environment(images.environment):
+        access = ObjectAccess(endpoint_url=images.environment["AWS_ENDPOINT_URL"], threads=settings.fetch_threads)
         address = StoreAddress(data_dir=directory / "data", url=store.url)
         with Objects(access) as objects, connect(address) as points:
             listing = Path(tempfile.mkdtemp(prefix="alone-", dir=directory))
-            manifest = write_manifest([pictures.source], listing, objects, limit=count)
+            manifest = write_manifest([images.source], listing, objects, limit=count)
             spec = {"name": checkpoint.name}
-            collection = points.open("alone", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+            collection = points.collections.open(
+                "alone", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
+            )
             compare = Compare(Reach(access, address), collection)
             fetch = FetchAndDecode(
                 access,
@@ -182,28 +184,28 @@ def stages_alone(
             table = pa.concat_tables(read_part(pa.table({"path": [str(path) for path in manifest.paths]})))
             costs = {}
             for name, size, stage in stages:
-                for warm_up in (True, False):  # a decoder is started, a model loaded, connections are made
+                for warm_up in (True, False):  # starts a decoder, loads a model, opens connections
                     rows = table.slice(0, size) if warm_up else table
                     spent, made = _spent(stage, rows, size)
                 costs[name] = Cost(spent.cpu_s / count, spent.seconds / count)
                 if isinstance(made[0], pa.Table):
                     table = pa.concat_tables(made)
-                print(f"{name} alone: {costs[name].cpu_s * 1000:.2f} CPU ms a picture", flush=True)
+                print(f"{name} alone: {costs[name].cpu_s * 1000:.2f} CPU ms per image", flush=True)
     return costs
 
 
 def _spent(stage: Callable[[pa.Table], Any], table: pa.Table, size: int) -> tuple[Cost, list[Any]]:
-    """CPU seconds of this process and all its children in the stage, seconds, and what it made."""
+    """Run a stage: CPU seconds of this process and its children, wall seconds, and the results."""
     before, began = cpu_s(family(os.getpid())), time.perf_counter()
     made = [stage(table.slice(start, size)) for start in range(0, len(table), size)]
     seconds = time.perf_counter() - began
-    time.sleep(0.1)  # what the other side of a socket still does
+    time.sleep(0.1)  # for work that the other side of a socket still does
     return Cost(cpu_s(family(os.getpid())) - before, seconds), made
 
 
 @contextmanager
 def _as_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """boto3 finds credentials in the environment."""
+    """Set variables, in which boto3 finds credentials."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,9 +1,9 @@
-"""What a person would write instead: boto3, Pillow, a model and a DataLoader, in one file.
+"""The usual alternative to the job: boto3, Pillow, a model and a DataLoader, in one file.
 
     python -m benchmarks.plain_loop open_clip|transformers MODEL_DIRECTORY BUCKET LIMIT VECTORS.npy
 
-Reads the first objects of the bucket with all cores and keeps the vectors; it writes them to no database, forgets what
-it has done, and ends at the first broken picture. Credentials and AWS_ENDPOINT_URL come from the environment.
+Read the first objects of the bucket with all cores and keep the vectors. It writes to no database, cannot resume, and
+ends at the first broken image. Credentials and AWS_ENDPOINT_URL come from the environment.
 """
 
 import functools
@@ -25,8 +25,8 @@ Preprocess = Callable[[Image.Image], torch.Tensor]
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Pictures(torch.utils.data.Dataset[torch.Tensor]):
-    """The objects of a bucket as the model takes them."""
+class Images(torch.utils.data.Dataset[torch.Tensor]):
+    """The objects of a bucket as the model's input."""
 
     def __init__(self, bucket: str, keys: Sequence[str], preprocess: Preprocess) -> None:
         self.bucket, self.keys, self.preprocess = bucket, keys, preprocess
@@ -41,12 +41,12 @@ class Pictures(torch.utils.data.Dataset[torch.Tensor]):
 
 @functools.cache
 def client() -> Any:
-    """One for each worker process. Called in none before they are forked: they would share its connections."""
+    """One client per worker process; never called before the fork, because workers would share its connections."""
     return boto3.client("s3")
 
 
 def open_clip_model(directory: str) -> tuple[Preprocess, Encode]:
-    """As open_clip's README has it."""
+    """As in open_clip's README."""
     import open_clip
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{directory}")
@@ -55,7 +55,7 @@ def open_clip_model(directory: str) -> tuple[Preprocess, Encode]:
 
 
 def transformers_model(directory: str) -> tuple[Preprocess, Encode]:
-    """As the documentation of Hugging Face's CLIP has it."""
+    """As in the documentation of Hugging Face's CLIP."""
     from transformers import CLIPModel, CLIPProcessor
 
     model, processor = CLIPModel.from_pretrained(directory).eval(), CLIPProcessor.from_pretrained(directory)
@@ -66,7 +66,7 @@ def transformers_model(directory: str) -> tuple[Preprocess, Encode]:
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         features = model.get_image_features(pixel_values=pixels)
-        features = getattr(features, "pooler_output", features)  # from transformers 5 on, an output with more in it
+        features = getattr(features, "pooler_output", features)  # since transformers 5 an object with more fields
         return torch.nn.functional.normalize(features, dim=-1)
 
     return preprocess, encode
@@ -81,7 +81,7 @@ def main(library: str, directory: str, bucket: str, limit: str, vectors: str) ->
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket)
     keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())][: int(limit)]
     loader = torch.utils.data.DataLoader(
-        Pictures(bucket, keys, preprocess), batch_size=BATCH_SIZE, num_workers=cpu_cores()
+        Images(bucket, keys, preprocess), batch_size=BATCH_SIZE, num_workers=cpu_cores()
     )
     done = []
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What a person would write instead of the service: FastAPI, open_clip and Qdrant, a text encoded in each request."""
+"""The usual alternative to the service: FastAPI, open_clip and Qdrant, encoding one text per request."""
 
 import threading
 from typing import Any
@@ -10,7 +10,7 @@ from qdrant_client import QdrantClient, models
 from benchmarks.replica import POINTS, random_vectors
 from viewfinder.models.checkpoint import Checkpoint
 
-COLLECTION = "pictures"
+COLLECTION = "images"
 
 
 class Question(BaseModel):
@@ -21,7 +21,7 @@ class Question(BaseModel):
 
 
 def plain_app(checkpoint: Checkpoint) -> FastAPI:
-    """The application, over as many vectors as `benchmarks.replica` has."""
+    """The application, over the vectors of `benchmarks.replica`."""
     import open_clip
     import torch
 
@@ -35,7 +35,7 @@ def plain_app(checkpoint: Checkpoint) -> FastAPI:
     payloads = [{"uri": f"s3://bucket/{number}.jpg", "width": 640, "height": 480} for number in range(POINTS)]
     vectors = random_vectors(checkpoint.dimension)
     client.upsert(COLLECTION, models.Batch(ids=list(range(POINTS)), vectors=vectors.tolist(), payloads=payloads))
-    turn = threading.Lock()  # local mode does not take two searches at once
+    turn = threading.Lock()  # local mode does not allow concurrent searches
     app = FastAPI()
 
     @app.post("/v1/search")

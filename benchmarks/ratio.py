@@ -1,4 +1,4 @@
-"""Two ways to do the same work, timed in turn within one run, so that a busy machine slows both."""
+"""Time two ways to do the same work alternately in one run, so that a busy machine slows both."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ class Ratio:
 
     @property
     def value(self) -> float:
-        """How many times as long the first takes, by the medians."""
+        """Median of the first ÷ median of the second."""
         return median(self.first_s) / median(self.second_s)
 
     @property
@@ -43,7 +43,7 @@ def in_turn(
     warm_ups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ratio:
-    """Time `first` and `second` alternately, `rounds` times each, after rounds that are not counted."""
+    """Time `first` and `second` alternately, `rounds` times each, after `warm_ups` that do not count."""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
     first_s: list[float] = []

@@ -1,4 +1,4 @@
-"""One replica's service without Ray, over a small embedded store: what Ray Serve would hold in a process."""
+"""The service of one replica without Ray, over a small embedded store."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ from viewfinder.store.directory import open_directory
 from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
 
-INDEX = "pictures"
+INDEX = "images"
 POINTS = 100
 
 _START_TIMEOUT_S = 60
@@ -39,7 +39,7 @@ _TIMES = ["at night", "at noon", "in the morning", "in winter", "in summer", "af
 
 @contextlib.contextmanager
 def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = Store) -> Iterator[SearchService]:
-    """A warm service over `POINTS` random vectors; `kind` makes its store as `Store` does."""
+    """A warm service over `POINTS` random vectors; `kind` is the class of its store."""
     with tempfile.TemporaryDirectory(prefix="viewfinder-bench-", ignore_cleanup_errors=True) as directory:
         address = StoreAddress(data_dir=Path(directory))
         store = kind(open_directory(address.data_dir), address)
@@ -48,7 +48,7 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
         try:
             fill(store, encoder.checkpoint)
             follower.refresh()
-            service.follower.snapshot()  # raises where the refresh could not bind
+            service.generation()  # raises if the refresh failed
             yield service
         finally:
             service.close()
@@ -56,7 +56,7 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
 
 @contextlib.contextmanager
 def listening(app: FastAPI) -> Iterator[int]:
-    """An application behind a real socket on loopback; yields its port."""
+    """Serve an application on loopback; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -74,20 +74,21 @@ def listening(app: FastAPI) -> Iterator[int]:
 
 
 def distinct_texts() -> Iterator[str]:
-    """Short queries without a repetition, so that no cache helps; the same ones in every run."""
+    """Short queries without repetition, so that no cache helps; the same in every run."""
     parts = list(itertools.product(_COLOURS, _THINGS, _PLACES, _TIMES))
     random.Random(0).shuffle(parts)
     return (f"a {colour} {thing} in {place} {time}" for colour, thing, place, time in parts)
 
 
 def random_vectors(dimension: int) -> NDArray[np.float32]:
-    """float32 [POINTS, dimension], the same ones in every run."""
+    """float32 [POINTS, dimension], the same in every run."""
     return np.random.default_rng(0).normal(size=(POINTS, dimension)).astype(np.float32)
 
 
 def fill(store: Store, checkpoint: Checkpoint) -> None:
-    """A live collection of `POINTS` random vectors, as if this model had made them."""
-    collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
+    """Make a live collection of `POINTS` random vectors for this model."""
+    spec = asdict(checkpoint.spec)
+    collection = store.collections.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
     vectors = random_vectors(checkpoint.dimension)
     uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
     payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]

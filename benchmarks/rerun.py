@@ -1,26 +1,26 @@
-"""A second run over an unchanged bucket beside the first: what skipping saves."""
+"""Time of a second run over an unchanged bucket ÷ the first."""
 
 from benchmarks.bucket import SMALL, bucket
 from benchmarks.harness import Measurement
 from benchmarks.job import index, scratch
 from benchmarks.margin import Margin
 
-PICTURES = 10_000
+IMAGES = 10_000
 
 
 def measure(quick: bool) -> Measurement:
-    """Seconds of the second run ÷ of the first, less those of the same two runs over a single picture."""
-    count = 40 if quick else PICTURES
-    with scratch() as directory, bucket(directory / "s3", SMALL, count) as pictures:
+    """Seconds of the second run ÷ of the first, both minus the seconds of the same run over one image."""
+    count = 40 if quick else IMAGES
+    with scratch() as directory, bucket(directory / "s3", SMALL, count) as images:
         seconds = {}
         for limit in (1, count):
             for name in ("first", "second"):
-                run = index(pictures, directory, "--max-objects", str(limit), index=f"of-{limit}")
+                run = index(images, directory, "--max-objects", str(limit), index=f"of-{limit}")
                 expected = limit if name == "first" else 0
                 if run.indexed != expected:
-                    raise RuntimeError(f"the {name} run indexed {run.indexed} pictures, not {expected}")
+                    raise RuntimeError(f"the {name} run indexed {run.indexed} images, not {expected}")
                 seconds[name, limit] = run.seconds
-        described = pictures.described
+        described = images.described
     first, second = (Margin(1, seconds[name, 1], count, seconds[name, count]) for name in ("first", "second"))
     whole = second.many_s / first.many_s
     return Measurement(

@@ -1,4 +1,4 @@
-"""What the service adds to a search: from the client's socket and back, less the encoder and the vector search."""
+"""Time of a search at the client's socket minus that of the encoder and the vector search."""
 
 import contextlib
 import http.client
@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +21,25 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Hit, Search, Store
+from viewfinder.store.search import Searches
 
 
 def measure(quick: bool) -> Measurement:
-    """The median, in milliseconds, over requests of one client, each with a text of its own."""
+    """The median in milliseconds over requests of one client, each with a different text."""
     threads = round(Settings.model_fields["replica_cpus"].default)
     with torch_threads(threads):
         encoder = _TimedEncoder.load(vit_checkpoint(quick), device="cpu", precision="float32")
         assert isinstance(encoder, _TimedEncoder)
         with replica(encoder, batch_size=Settings.model_fields["batch_size"].default, kind=_TimedStore) as service:
             assert isinstance(service.store, _TimedStore)
-            requests = _requests(service, encoder, service.store, 5 if quick else 200)
+            requests = _requests(service, encoder, service.store.search, 5 if quick else 200)
     overhead_ms = [each.overhead_ms for each in requests]
     lowest, *_, highest = quantiles(overhead_ms, n=10)
     stages = {
         "whole request": [each.total_ms for each in requests],
         "encoder": [each.encode_ms for each in requests],
         "vector search": [each.search_ms for each in requests],
-        "all else": overhead_ms,
+        "overhead": overhead_ms,
     }
     shown = ", ".join(f"{name} {median(ms):.1f} and {quantiles(ms, n=100)[-1]:.1f} ms" for name, ms in stages.items())
     return Measurement(
@@ -73,19 +75,27 @@ class _TimedEncoder(Encoder):
             self.spent_s += time.perf_counter() - began
 
 
-class _TimedStore(Store):
+class _TimedSearches(Searches):
     spent_s = 0.0
 
-    def search_many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
+    def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
         began = time.perf_counter()
         try:
-            return super().search_many(collection, searches)
+            return super().many(collection, searches)
         finally:
             self.spent_s += time.perf_counter() - began
 
 
-def _requests(service: SearchService, encoder: _TimedEncoder, store: _TimedStore, count: int) -> list[_Request]:
-    """One after the other, each with a text of its own; the first tenth is not counted."""
+class _TimedStore(Store):
+    search: _TimedSearches
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.search = _TimedSearches(self.connection, self.collections)
+
+
+def _requests(service: SearchService, encoder: _TimedEncoder, searches: _TimedSearches, count: int) -> list[_Request]:
+    """Make requests one after the other, each with a different text; the first tenth does not count."""
     requests: list[_Request] = []
     warm_ups = max(1, count // 10)
     with (
@@ -94,7 +104,7 @@ def _requests(service: SearchService, encoder: _TimedEncoder, store: _TimedStore
     ):
         for number, text in zip(range(warm_ups + count), distinct_texts(), strict=False):
             body = json.dumps({"text": text})
-            encoder.spent_s = store.spent_s = 0.0
+            encoder.spent_s = searches.spent_s = 0.0
             began = time.perf_counter()
             connection.request("POST", "/v1/search", body, {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -104,7 +114,7 @@ def _requests(service: SearchService, encoder: _TimedEncoder, store: _TimedStore
                 raise RuntimeError(f"the service answered {answer.status}: {content[:300]!r}")
             if number < warm_ups:
                 continue
-            requests.append(_Request(elapsed_s * 1000, encoder.spent_s * 1000, store.spent_s * 1000))
+            requests.append(_Request(elapsed_s * 1000, encoder.spent_s * 1000, searches.spent_s * 1000))
             if len(requests) % max(1, count // 5) == 0:
                 shown = f"{len(requests)}/{count}: {requests[-1].total_ms:.1f} ms"
                 print(f"service_overhead_ms: {shown}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Searches a second at 32 clients, socket to socket: the service beside a FastAPI application without batches."""
+"""Searches per second at 32 clients over HTTP: the service against a FastAPI application without batches."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ CLIENTS = 32
 
 
 def measure(quick: bool) -> Measurement:
-    """Time that the plain application takes for some searches ÷ that of the service for as many."""
+    """Time of the plain application ÷ time of the service, for the same number of searches."""
     searches = CLIENTS * (1 if quick else 4)
     batch_size: int = Settings.model_fields["batch_size"].default
     threads = round(Settings.model_fields["replica_cpus"].default)
@@ -30,7 +30,7 @@ def measure(quick: bool) -> Measurement:
         encoder = Encoder.load(checkpoint, device="cpu", precision="float32")
         service = stack.enter_context(replica(encoder, batch_size=batch_size))
         ports = [stack.enter_context(listening(app)) for app in (plain_app(checkpoint), build_api(service))]
-        for port in ports:  # outside of `in_turn`, because these are no part of the percentiles
+        for port in ports:  # warm up here, because these must not count in the percentiles
             _searched(port, texts, searches, Outcome())
         ratio = in_turn(
             "service_vs_plain_app",
@@ -58,5 +58,5 @@ def _searched(port: int, texts: Iterator[Ask], searches: int, into: Outcome) -> 
 
 
 def _latency(outcome: Outcome) -> str:
-    half, _, most, _ = outcome.percentiles_ms("text")
-    return f"median {half:.0f} ms and 99th percentile {most:.0f} ms from socket to socket"
+    middle, _, high, _ = outcome.percentiles_ms("text")
+    return f"median {middle:.0f} ms and 99th percentile {high:.0f} ms from socket to socket"

@@ -1,8 +1,8 @@
-"""One deployment that encodes and searches, beside an ingress with its encoder split off.
+"""One deployment that encodes and searches, against an ingress with a separate encoder deployment.
 
-`python -m benchmarks.split_encoder`. All run on one Ray, over the same store, model and batch size, and get the same
-load in turn: the measurement behind docs/decisions/0005-one-deployment.md. Split, the service has two processes and
-reserves two CPUs; so there is also one deployment with two replicas.
+`python -m benchmarks.split_encoder`, the measurement of docs/decisions/0005-encoder-and-search-in-one-deployment.md.
+All run on one Ray, over the same store, model and batch size, and get the same load in turn. The split service has two
+processes and reserves two CPUs, so one deployment with two replicas is measured too.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from typing import Any
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.testing.fast_proxy import fast_proxy_environment
 
-# Read by Ray when it is imported, and by its workers from this environment.
+# Ray reads these when it is imported, and its workers inherit them.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # nobody else is served
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # there are no other clients
 }
 SPLIT = "split"
 ROUTES = {"one replica": "/one", "two replicas": "/two", SPLIT: "/split"}
@@ -106,7 +106,7 @@ def _spread(ratios: list[float]) -> str:
 
 @contextlib.contextmanager
 def _deployed(model: str, directory: Path) -> Iterator[str]:
-    """All applications, warm, on a Ray of their own; yields the address."""
+    """Deploy all applications on their own Ray and warm them up; yield the address."""
     import ray
     from ray import serve
 
@@ -131,7 +131,7 @@ def _deployed(model: str, directory: Path) -> Iterator[str]:
         max_replicas=1,
         allow_anonymous=True,
     )
-    # CPUs for all that is deployed; they are never busy at the same time.
+    # CPUs for all deployments, which are never busy at the same time.
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
         with connect(StoreAddress(data_dir=directory)) as store:
@@ -148,7 +148,7 @@ def _deployed(model: str, directory: Path) -> Iterator[str]:
 
 
 def _split(settings: Any) -> Any:
-    """The application with an encoder of its own deployment: batches form there, across all requests."""
+    """The application with a separate encoder deployment, which batches across all requests."""
     from ray import serve
 
     from viewfinder.models.encoder import Encoder
@@ -159,7 +159,7 @@ def _split(settings: Any) -> Any:
     from viewfinder.store import StoreAddress, connect
 
     class RemoteGeneration(Generation):
-        """Encodes elsewhere. What it has of an encoder itself only describes the model."""
+        """Encodes in the other deployment; its own encoder only describes the model."""
 
         remote: Any
 

@@ -1,8 +1,8 @@
-"""The model of a live index changed back and forth under a crowd: `python -m benchmarks.swaps`.
+"""Change the model of a live index repeatedly while clients search: `python -m benchmarks.swaps`.
 
-Pictures of the demo's corpus are indexed with one model by the job; Ray Serve answers from two replicas; then
-`jobs/reindex.py` brings the other model, and `--rollback` the one before, again and again, while clients ask without a
-pause. Told is what a user would mind: requests that failed, answers that mix collections, hits that were lost.
+The job indexes images of the demo corpus with one model, and two Ray Serve replicas serve them. Then `jobs/reindex.py`
+builds the other model, and `--rollback` switches between the two while clients search without pause. Printed are failed
+requests, responses that mix collections, and lost hits.
 """
 
 import argparse
@@ -33,15 +33,15 @@ INDEX = "swaps"
 MODELS = ("demo", "demo-small")
 CORPUS = Path(__file__).parents[1] / "demo" / "corpus"
 DEPTH = 10
-# So many answers in a row from the new collection: by then every replica gives them.
-SETTLED = 64
+# After this many responses in a row from the new collection, every replica is assumed to serve it.
+RESPONSES_IN_A_ROW = 64
 
 Hits = list[str]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the answers of each collection have to be: its model, the runs that wrote it, its hits when all is quiet."""
+    """Expected responses of each collection: its model, the runs that wrote it, its hits without load."""
 
     models: Mapping[str, str]
     runs: Mapping[str, frozenset[str]]
@@ -49,11 +49,11 @@ class Truth:
     relevant: Mapping[str, str]
 
     def recall(self, answers: Iterable[tuple[str, Hits]], depth: int) -> float:
-        """The share of texts whose own picture is among the first `depth` hits."""
+        """Share of texts whose own image is among the first `depth` hits."""
         return fmean(self.relevant[text] in hits[:depth] for text, hits in answers)
 
     def mixed(self, answer: Answer) -> bool:
-        """Whether model and collection do not belong together, or a hit was not written by a run of the collection."""
+        """True if model and collection do not match, or no run of the collection wrote one of the hits."""
         model, collection = answer.pair
         runs = self.runs.get(collection, frozenset())
         return self.models.get(collection) != model or any(
@@ -61,24 +61,24 @@ class Truth:
         )
 
     def lost(self, answer: Answer) -> bool:
-        """Whether the relevant picture is missing, which this collection finds on a quiet service."""
+        """True if the relevant image is missing although this collection finds it without load."""
         wanted = self.relevant[answer.text]
         found = [hit["uri"] for hit in _hits(answer)]
         return wanted in self.hits[answer.pair[1], answer.text] and wanted not in found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; 0 where no request failed, nothing was mixed and nothing lost, 1 otherwise."""
+    """Run the benchmark; return 0 if no request failed, nothing was mixed and nothing lost, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.swaps", description=__doc__, allow_abbrev=False)
     parser.add_argument("--swaps", type=int, default=10)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--kill", action="store_true", help="then kill a replica (-9) and go on swapping")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--kill", action="store_true", help="then kill a replica (SIGKILL) and continue swapping")
     arguments = parser.parse_args(argv)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="viewfinder-swaps-")))
-        questions = _pictures(directory / "pictures", arguments.pictures)
+        questions = _images(directory / "images", arguments.images)
         store = stack.enter_context(_store(directory))
         url = stack.enter_context(_service(directory, arguments.replicas))
         return _measure(store, url, directory, questions, arguments)
@@ -103,22 +103,22 @@ def _measure(
                 time.sleep(0.1)
             _swap(clients, store)
     seconds = time.monotonic() - began
-    ok = _tell("while swapping", clients.answers[:swapped], truth)
+    ok = _report("while swapping", clients.answers[:swapped], truth)
     if arguments.kill:
-        _tell("while a replica was killed and another one started", clients.answers[swapped:], truth)
-    print(f"{arguments.clients} clients, {arguments.replicas} replicas, {arguments.pictures} pictures, {seconds:.0f} s")
+        _report("while a replica was killed and replaced", clients.answers[swapped:], truth)
+    print(f"{arguments.clients} clients, {arguments.replicas} replicas, {arguments.images} images, {seconds:.0f} s")
     return 0 if ok else 1
 
 
 def _swap(clients: Clients, store: Store) -> None:
-    """One move of the alias by the job, and the time until every replica has followed."""
+    """Let the job move the alias, and wait until every replica has followed."""
     _reindex("--rollback")
     live = store.collections.live(INDEX)
     assert live is not None
-    clients.wait_for(partial(_names, live.name), SETTLED)
+    clients.wait_for(partial(_names, live.name), RESPONSES_IN_A_ROW)
 
 
-def _tell(what: str, answers: Sequence[Answer], truth: Truth) -> bool:
+def _report(what: str, answers: Sequence[Answer], truth: Truth) -> bool:
     good = [each for each in answers if each.status == 200]
     failed = Counter(
         f"{each.status} {each.body.get('error', {}).get('code')}" for each in answers if each.status != 200
@@ -141,8 +141,8 @@ def _tell(what: str, answers: Sequence[Answer], truth: Truth) -> bool:
 # -- Parts ----------------------------------------------------------------------------------------------------------
 
 
-def _pictures(directory: Path, count: int) -> dict[str, str]:
-    """So many pictures of the corpus; the URI that answers each question."""
+def _images(directory: Path, count: int) -> dict[str, str]:
+    """Copy `count` images of the corpus; return the URI of the relevant image by query."""
     directory.mkdir()
     relevant = {}
     for line in (CORPUS / "captions.jsonl").read_text(encoding="utf-8").splitlines()[:count]:
@@ -154,7 +154,7 @@ def _pictures(directory: Path, count: int) -> dict[str, str]:
 
 @contextmanager
 def _store(directory: Path) -> Iterator[Store]:
-    """`VIEWFINDER_QDRANT_URL`, else a server for tests that answers as Qdrant does."""
+    """The store at `VIEWFINDER_QDRANT_URL`, or else a double of Qdrant."""
     with ExitStack() as stack:
         if "VIEWFINDER_QDRANT_URL" not in os.environ:
             os.environ["VIEWFINDER_QDRANT_URL"] = stack.enter_context(QdrantDouble()).url
@@ -166,7 +166,7 @@ def _store(directory: Path) -> Iterator[Store]:
 
 @contextmanager
 def _service(directory: Path, count: int) -> Iterator[str]:
-    """An index of the pictures by the first model, and so many replicas that answer from it."""
+    """Index the images with the first model and start `count` replicas; yield the address."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
     from ray import serve
@@ -178,11 +178,11 @@ def _service(directory: Path, count: int) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ["VIEWFINDER_SERVER"] = url = f"http://127.0.0.1:{port}"
-    # Room for the replicas, and for the stages of a job beside them.
+    # CPUs for the replicas and for the stages of a job.
     ray.init(address="local", num_cpus=count + 4, include_dashboard=False, log_to_driver=False)
     try:
-        if index(["--source", str(directory / "pictures")]):
-            raise SystemExit("The pictures could not be indexed.")
+        if index([str(directory / "images")]):
+            raise SystemExit("The images could not be indexed.")
         settings = Settings.load(port=port, refresh_s=1, replica_cpus=0.5, min_replicas=count, max_replicas=count)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(application(settings), name=INDEX, route_prefix="/")
@@ -200,7 +200,7 @@ def _reindex(*flags: str) -> None:
 
 
 def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
-    """What both collections answer while nothing else happens."""
+    """Responses of both collections without load."""
     hits: dict[tuple[str, str], Hits] = {}
     for _ in MODELS:
         _reindex("--rollback")
@@ -208,7 +208,7 @@ def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
         assert live is not None
         quiet = Clients(url, list(relevant), 4, {"limit": DEPTH})
         with quiet.asking():
-            quiet.wait_for(partial(_names, live.name), SETTLED)
+            quiet.wait_for(partial(_names, live.name), RESPONSES_IN_A_ROW)
         with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
             for text in relevant:
                 answer = quiet.ask_once(client, text)
@@ -231,7 +231,7 @@ def _hits(answer: Answer) -> list[dict[str, object]]:
 
 
 def replicas() -> list[int]:
-    """Process ids of the replicas on the Ray that this process has started, by the titles that Ray gives them."""
+    """Ids of replica processes on the Ray that this process started, found by their titles."""
     return sorted(pid for pid in _descendants(os.getpid()) if _title(pid).startswith("ray::ServeReplica:"))
 
 
@@ -239,7 +239,7 @@ def _descendants(pid: int) -> Iterator[int]:
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children = [int(each) for each in path.read_text().split()]
-        except OSError:  # it has just ended
+        except OSError:  # the process has ended
             continue
         for child in children:
             yield child

@@ -1,4 +1,4 @@
-"""One short query from text to unit vector: open_clip's `encode_text` beside ours, same weights, same threads."""
+"""One short query from text to unit vector: open_clip's `encode_text` against ours, same weights and threads."""
 
 import functools
 from collections.abc import Callable
@@ -14,24 +14,24 @@ from viewfinder.models.encoder import Encoder, Vectors
 from viewfinder.settings import Settings
 
 QUERY = "a red car parked in the snow"
-# Both must say the same of these too: an empty one, other scripts, and one longer than the model reads.
+# Vectors of these must agree too: an empty text, other scripts, and a text that is truncated.
 OTHERS = ["", "a dog", "一只猫在窗台上", "two children on a beach, one of them waving", "many words " * 50]
 
-# Queries are encoded by replicas, and this is what one has unless it is told otherwise.
+# Threads of a replica by default.
 REPLICA_THREADS = round(Settings.model_fields["replica_cpus"].default)
 
-LARGEST_DIFFERENCE = 1e-5
-LEAST_COSINE = 0.999
+MAXIMUM_DIFFERENCE = 1e-5
+MINIMUM_COSINE = 0.999
 
 Encode = Callable[[list[str]], Vectors]
 
 
 def measure_float32(quick: bool) -> Measurement:
-    """open_clip's time ÷ ours, both in float32; no value where a component differs by more than 1e-5."""
+    """open_clip's time ÷ ours, both in float32; raise `WrongAnswerError` if vectors differ by more than 1e-5."""
     theirs, ours = _opponent(quick), _ours(quick, "float32")
     difference = float(np.abs(_each_alone(theirs) - _each_alone(ours)).max())
-    if not difference <= LARGEST_DIFFERENCE:  # so, because NaN compares false
-        raise WrongAnswerError(f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
+    if not difference <= MAXIMUM_DIFFERENCE:  # `not <=`, because NaN compares false
+        raise WrongAnswerError(f"the vectors differ by {difference:.1e}; {MAXIMUM_DIFFERENCE:.0e} is allowed")
     with torch_threads(REPLICA_THREADS):
         ratio = _time("text_encode_fp32", theirs, ours, quick)
     with torch_threads(None) as threads:
@@ -44,13 +44,13 @@ def measure_float32(quick: bool) -> Measurement:
 
 
 def measure_bfloat16(quick: bool) -> Measurement:
-    """open_clip's time in float32 ÷ ours with bfloat16 weights; no value where a cosine falls below 0.999."""
+    """open_clip's time in float32 ÷ ours with bfloat16 weights; raise `WrongAnswerError` below cosine 0.999."""
     import torch
 
     theirs, ours = _opponent(quick), _ours(quick, "bfloat16")
     cosine = float((_each_alone(theirs) * _each_alone(ours)).sum(axis=1).min())
-    if not cosine >= LEAST_COSINE:  # so, because NaN compares false
-        raise WrongAnswerError(f"the cosine to open_clip's vectors falls to {cosine:.5f}; {LEAST_COSINE} is needed")
+    if not cosine >= MINIMUM_COSINE:  # `not >=`, because NaN compares false
+        raise WrongAnswerError(f"the cosine to open_clip's vectors falls to {cosine:.5f}; {MINIMUM_COSINE} is needed")
     with torch_threads(REPLICA_THREADS):
         ratio = _time("text_encode_bf16", theirs, ours, quick)
         same = _time("text_encode_bf16, both bfloat16", _opponent(quick, torch.bfloat16), ours, quick, rounds=15)
@@ -58,7 +58,7 @@ def measure_bfloat16(quick: bool) -> Measurement:
         wide = _time(f"text_encode_bf16, {threads} threads", theirs, ours, quick, rounds=15)
     return Measurement(
         ratio.value,
-        f"{_figures('open_clip in float32', ratio)}; {_with(quick)}; least cosine {cosine:.5f} "
+        f"{_figures('open_clip in float32', ratio)}; {_with(quick)}; minimum cosine {cosine:.5f} "
         f"{_apart(theirs)}; with torch's own {threads} threads {wide.value:.2f} ({wide}); to open_clip in bfloat16 "
         f"{same.value:.2f} ({same.first_ms:.1f} ms); {_processor()}",
     )
@@ -77,7 +77,7 @@ def _ours(quick: bool, precision: Literal["float32", "bfloat16"]) -> Encode:
 
 @functools.lru_cache(maxsize=1)
 def _opponent(quick: bool, dtype: Any = None) -> Encode:
-    """What open_clip's own documentation says to write."""
+    """As in open_clip's documentation."""
     import open_clip
     import torch
 
@@ -96,7 +96,7 @@ def _opponent(quick: bool, dtype: Any = None) -> Encode:
 
 
 def _each_alone(encode: Encode) -> Vectors:
-    # As they are timed: in one batch, the longest text would have the shorter ones run at its full length.
+    # One at a time, as they are timed: in a batch, short texts run at the length of the longest.
     return np.concatenate([encode([text]) for text in [QUERY, *OTHERS]])
 
 
@@ -111,10 +111,10 @@ def _figures(opponent: str, ratio: Ratio) -> str:
 
 
 def _with(quick: bool) -> str:
-    return f"{model_name(quick)}, {REPLICA_THREADS} thread each as a replica has it, query {QUERY!r}"
+    return f"{model_name(quick)}, {REPLICA_THREADS} thread each as in a replica, query {QUERY!r}"
 
 
 def _apart(encode: Encode) -> str:
-    # Vectors that are all alike would make any comparison easy.
+    # If all vectors were alike, any comparison would pass.
     first, second = encode([QUERY, OTHERS[1]])
     return f"(cosine of two different texts {float(first @ second):.3f})"

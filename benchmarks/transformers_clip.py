@@ -1,4 +1,4 @@
-"""A checkpoint of open_clip as Hugging Face Transformers' CLIPModel and CLIPProcessor have it: the same weights."""
+"""Convert a checkpoint of open_clip to Hugging Face Transformers' CLIPModel and CLIPProcessor."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Encoder
 
-# What each part of a block is called there.
+# Names of a block's parts in Transformers.
 _BLOCK = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -20,7 +20,7 @@ _NAMES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # so spelled there
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # Transformers spells it like this
     "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
     "visual.ln_post.weight": "vision_model.post_layernorm.weight",
     "visual.ln_post.bias": "vision_model.post_layernorm.bias",
@@ -30,14 +30,14 @@ _NAMES = {
     "ln_final.bias": "text_model.final_layer_norm.bias",
     "logit_scale": "logit_scale",
 }
-_TURNED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+_TRANSPOSED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 
 
 def convert(checkpoint: Checkpoint, directory: Path) -> Path:
-    """Write `directory`, for `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained`.
+    """Write `directory` for `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained`.
 
-    For checkpoints of OpenAI's architecture. Raises `KeyError` where the weights have a part that it lacks, and
-    `RuntimeError` where Transformers' model has one that they lack.
+    For checkpoints of OpenAI's architecture. Raise `KeyError` for weights that Transformers' model lacks, and
+    `RuntimeError` for weights that it needs and the checkpoint lacks.
     """
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
@@ -46,7 +46,7 @@ def convert(checkpoint: Checkpoint, directory: Path) -> Path:
     model.load_state_dict(dict(_renamed(weights)))
     model.save_pretrained(directory)
     preprocess = checkpoint.preprocess
-    pictures = CLIPImageProcessor(
+    images = CLIPImageProcessor(
         size={"shortest_edge": preprocess.size},
         crop_size={"height": preprocess.size, "width": preprocess.size},
         image_mean=list(preprocess.mean),
@@ -54,7 +54,7 @@ def convert(checkpoint: Checkpoint, directory: Path) -> Path:
     )
     vocabulary, merges = _write_vocabulary(directory)
     texts = CLIPTokenizer(str(vocabulary), str(merges), model_max_length=checkpoint.tokenizer.context_length)
-    CLIPProcessor(pictures, texts).save_pretrained(directory)
+    CLIPProcessor(images, texts).save_pretrained(directory)
     return directory
 
 
@@ -92,8 +92,8 @@ def _renamed(weights: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, values in weights.items():
         if name in ("attn_mask", "logit_bias"):
             continue
-        if name in _TURNED:
-            yield _TURNED[name], values.T
+        if name in _TRANSPOSED:
+            yield _TRANSPOSED[name], values.T
         elif ".resblocks." in name:
             yield from _of_block(name, values)
         else:
@@ -114,7 +114,7 @@ def _of_block(name: str, values: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _write_vocabulary(directory: Path) -> tuple[Path, Path]:
-    """CLIP's byte-pair encoding, from the copy that open_clip ships, in the two files that Transformers reads."""
+    """Write open_clip's copy of CLIP's byte-pair encoding as the two files that Transformers reads."""
     from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = SimpleTokenizer()

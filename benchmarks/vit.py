@@ -1,4 +1,4 @@
-"""ViT-B-32 as OpenAI trained it, but with random weights: its speed does not depend on what it has learned."""
+"""ViT-B-32 in OpenAI's architecture with random weights, which do not change its speed."""
 
 import contextlib
 import functools
@@ -16,13 +16,13 @@ _TINY = {"vision_cfg": {"width": 64, "layers": 1, "head_width": 32}, "text_cfg":
 
 
 def model_name(quick: bool) -> str:
-    """The model in words."""
+    """A description of the model."""
     return "a tiny random model" if quick else "ViT-B-32 (quickgelu, random weights)"
 
 
 @functools.cache
 def vit_checkpoint(quick: bool) -> Checkpoint:
-    """The checkpoint (600 MB), made once for all benchmarks of a run and deleted with it; a tiny one in a quick run."""
+    """The checkpoint (600 MB; tiny in a quick run), made once per run and deleted at its end."""
     import open_clip
 
     from viewfinder.testing.models import random_checkpoint
@@ -36,7 +36,7 @@ def vit_checkpoint(quick: bool) -> Checkpoint:
 
 
 def need_cuda() -> None:
-    """Raise `NoFigureError` where torch sees no CUDA device."""
+    """Raise `NoFigureError` if torch finds no CUDA device."""
     import torch
 
     if not torch.cuda.is_available():
@@ -45,7 +45,7 @@ def need_cuda() -> None:
 
 @contextlib.contextmanager
 def torch_threads(count: int | None) -> Iterator[int]:
-    """Run with so many CPU threads, without a number with torch's own choice; yields how many."""
+    """Run with `count` CPU threads (None: torch's default); yield the number."""
     import torch
 
     before = torch.get_num_threads()
@@ -58,10 +58,10 @@ def torch_threads(count: int | None) -> Iterator[int]:
 
 @functools.cache
 def _directory() -> "tempfile.TemporaryDirectory[str]":
-    # Kept by the cache, so that it goes when the program does.
+    # The cache keeps it until the program ends.
     return tempfile.TemporaryDirectory(prefix="viewfinder-bench-", ignore_cleanup_errors=True)
 
 
 def scratch() -> Path:
-    """A directory that goes when the program does."""
+    """A directory that is deleted when the program ends."""
     return Path(_directory().name)

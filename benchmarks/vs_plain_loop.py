@@ -1,4 +1,4 @@
-"""The job beside plain loops over the same bucket: pictures a second from S3 to vectors, all on all cores."""
+"""Images per second from S3 to vectors: the job against plain loops over the same bucket, all on all cores."""
 
 import functools
 import os
@@ -22,17 +22,17 @@ from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Encoder, Vectors
 
-# For each core. The job decodes while it loads its model: its shorter run must have some left by then, or that would
-# count as speed.
-JOB_PICTURES = (500, 1000)
-LOOP_PICTURES = (100, 500)
+# Per core. The job decodes while it loads its model; its shorter run must have images left then, or that would count as
+# speed.
+JOB_IMAGES = (500, 1000)
+LOOP_IMAGES = (100, 500)
 ROUNDS = 3
-LEAST_COSINE = 0.99
+MINIMUM_COSINE = 0.99
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The job's speed, and of each library's loop its speed and the least cosine between its vectors and the job's."""
+    """Speed of the job and of each library's loop, and the minimum cosine between their vectors."""
 
     job: Margin
     loops: Mapping[str, Margin]
@@ -40,38 +40,38 @@ class Compared:
     described: str
 
     def beside(self, library: str) -> Measurement:
-        """Pictures/s of the job ÷ those of a loop; no value where the two do not make the same vectors."""
+        """Images/s of the job ÷ those of a loop; raise `WrongAnswerError` if their vectors differ."""
         loop, cosine = self.loops[library], self.cosines[library]
-        if not cosine >= LEAST_COSINE:  # so, because NaN compares false
-            raise WrongAnswerError(f"the cosine to the loop's vectors falls to {cosine:.4f}; {LEAST_COSINE} is needed")
+        if not cosine >= MINIMUM_COSINE:  # `not >=`, because NaN compares false
+            raise WrongAnswerError(
+                f"the cosine to the loop's vectors falls to {cosine:.4f}; {MINIMUM_COSINE} is needed"
+            )
         whole, whole_s = self.job.nearest(loop.many)
         with_start_up = whole / whole_s / (loop.many / loop.many_s)
         return Measurement(
             self.job.per_second / loop.per_second,
             f"job {self.job}; {library} + DataLoader {loop}; whole runs with start-up "
             f"{with_start_up:.2f}; {cpu_cores()} worker processes in the loop, model demo, "
-            f"{self.described}; the loop keeps its vectors, the job writes them to a loopback store; least cosine "
+            f"{self.described}; the loop keeps its vectors, the job writes them to a loopback store; minimum cosine "
             f"between them {cosine:.4f}",
         )
 
 
 def measure_open_clip(quick: bool) -> Measurement:
-    """Beside open_clip in a DataLoader."""
+    """Against open_clip in a DataLoader."""
     return _compared(quick).beside("open_clip")
 
 
 def measure_transformers(quick: bool) -> Measurement:
-    """Beside Hugging Face Transformers' CLIPModel and CLIPProcessor in a DataLoader."""
+    """Against Hugging Face Transformers' CLIPModel and CLIPProcessor in a DataLoader."""
     return _compared(quick).beside("transformers")
 
 
 @functools.cache
 def _compared(quick: bool) -> Compared:
-    """The runs, made once for both figures; in turn, so that a busy minute falls on all."""
+    """Run once for both figures; in turn, so that a busy minute affects all."""
     cores = cpu_cores()
-    of_job, of_loops = (
-        (8, 40) if quick else (few * cores, many * cores) for few, many in (JOB_PICTURES, LOOP_PICTURES)
-    )
+    of_job, of_loops = ((8, 40) if quick else (few * cores, many * cores) for few, many in (JOB_IMAGES, LOOP_IMAGES))
     rounds = 1 if quick else ROUNDS
     checkpoint = locate("demo")
     job_s: dict[int, list[float]] = {count: [] for count in of_job}
@@ -84,14 +84,14 @@ def _compared(quick: bool) -> Compared:
             "open_clip": checkpoint.weights.parent,
             "transformers": convert(checkpoint, directory / "transformers"),
         }
-        with bucket(directory / "s3", SMALL if quick else CAMERA, max(of_job)) as pictures:
+        with bucket(directory / "s3", SMALL if quick else CAMERA, max(of_job)) as images:
             for jobs, loops in [*zip(of_job, of_loops, strict=True)] * rounds:
-                job_s[jobs].append(_job(pictures, directory, store, jobs))
+                job_s[jobs].append(_job(images, directory, store, jobs))
                 for library, model in models.items():
-                    seconds, vectors[library] = _loop(library, model, pictures, directory, loops)
+                    seconds, vectors[library] = _loop(library, model, images, directory, loops)
                     loop_s[library][loops].append(seconds)
-            cosines = {library: _least_cosine(checkpoint, pictures, made) for library, made in vectors.items()}
-            described = pictures.described
+            cosines = {library: _minimum_cosine(checkpoint, images, made) for library, made in vectors.items()}
+            described = images.described
     return Compared(
         job=Margin.of(job_s),
         loops={library: Margin.of(spent) for library, spent in loop_s.items()},
@@ -100,18 +100,18 @@ def _compared(quick: bool) -> Compared:
     )
 
 
-def _job(pictures: Bucket, directory: Path, store: DiscardingStore, count: int) -> float:
+def _job(images: Bucket, directory: Path, store: DiscardingStore, count: int) -> float:
     before = store.received()
-    run = index(pictures, directory, "--max-objects", str(count), store=store.url)
+    run = index(images, directory, "--max-objects", str(count), store=store.url)
     if (run.indexed, store.received() - before) != (count, count):
         raise RuntimeError(f"{run.indexed} of {count} indexed, {store.received() - before} written")
     return run.seconds
 
 
-def _loop(library: str, model: Path, pictures: Bucket, directory: Path, count: int) -> tuple[float, Vectors]:
-    name, vectors = pictures.source.removeprefix("s3://"), directory / f"{library}.npy"
+def _loop(library: str, model: Path, images: Bucket, directory: Path, count: int) -> tuple[float, Vectors]:
+    name, vectors = images.source.removeprefix("s3://"), directory / f"{library}.npy"
     command = [sys.executable, "-m", "benchmarks.plain_loop", library, str(model), name, str(count), str(vectors)]
-    environment = os.environ | pictures.environment
+    environment = os.environ | images.environment
     began = time.perf_counter()
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=TIMEOUT_S)
     seconds = time.perf_counter() - began
@@ -119,10 +119,10 @@ def _loop(library: str, model: Path, pictures: Bucket, directory: Path, count: i
     return seconds, np.load(vectors)
 
 
-def _least_cosine(checkpoint: Checkpoint, pictures: Bucket, vectors: Vectors) -> float:
-    """Between a loop's vectors and ours, over the different pictures of the bucket."""
+def _minimum_cosine(checkpoint: Checkpoint, images: Bucket, vectors: Vectors) -> float:
+    """Minimum cosine between a loop's vectors and ours, over the distinct images of the bucket."""
     limits = ImageLimits(max_bytes=10**9, max_pixels=10**9)
-    files = pictures.files[: len(vectors)]  # keys go through them in turn
+    files = images.files[: len(vectors)]  # keys repeat them in order
     pixels = np.stack([decode(path.read_bytes(), checkpoint.preprocess, limits).pixels for path in files])
     ours = Encoder.load(checkpoint, device="cpu", precision="float32").encode_images(pixels)
     return float((ours * vectors[: len(ours)]).sum(axis=1).min())

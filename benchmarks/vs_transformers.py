@@ -1,4 +1,4 @@
-"""Texts and pictures to vectors beside Hugging Face Transformers' CLIPModel: the same weights and threads."""
+"""Texts and images to vectors: Hugging Face Transformers' CLIPModel against ours, same weights and threads."""
 
 import functools
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from benchmarks.vit import model_name, scratch, torch_threads, vit_checkpoint
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.encoder import Encoder, Vectors
 
-LARGEST_DIFFERENCE = 1e-5
-PICTURES = 8
+MAXIMUM_DIFFERENCE = 1e-5
+IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Opponent:
-    """Transformers' model behind the calls that our encoder has."""
+    """Transformers' model with the methods of our encoder."""
 
     encode_texts: Callable[[list[str]], Vectors]
     encode_images: Callable[[NDArray[np.uint8]], Vectors]
@@ -45,10 +45,10 @@ def measure_texts(quick: bool) -> Measurement:
 
 
 def measure_images(quick: bool) -> Measurement:
-    """Transformers' time ÷ ours for decoded pictures of the model's size, normalising included on both sides."""
+    """Transformers' time ÷ ours for decoded images of the model's size, normalisation included on both sides."""
     ours, theirs = _ours(quick), _opponent(quick)
     limits = ImageLimits(max_bytes=10**9, max_pixels=10**9)
-    files = [kept_photograph(seed, *WEB[0]) for seed in range(2 if quick else PICTURES)]
+    files = [kept_photograph(seed, *WEB[0]) for seed in range(2 if quick else IMAGES)]
     pixels = np.stack([decode(path.read_bytes(), ours.preprocess, limits).pixels for path in files])
     difference = float(np.abs(theirs.encode_images(pixels) - ours.encode_images(pixels)).max())
     return _measured(
@@ -56,7 +56,7 @@ def measure_images(quick: bool) -> Measurement:
         lambda: theirs.encode_images(pixels),
         lambda: ours.encode_images(pixels),
         difference,
-        f"{len(pixels)} pictures of {ours.preprocess.size} pixels in a batch, {model_name(quick)}",
+        f"{len(pixels)} images of {ours.preprocess.size} pixels in a batch, {model_name(quick)}",
         rounds=1 if quick else 9,
     )
 
@@ -64,8 +64,8 @@ def measure_images(quick: bool) -> Measurement:
 def _measured(
     name: str, first: Callable[[], object], second: Callable[[], object], difference: float, what: str, *, rounds: int
 ) -> Measurement:
-    if not difference <= LARGEST_DIFFERENCE:  # so, because NaN compares false
-        raise WrongAnswerError(f"the vectors differ by {difference:.1e}; {LARGEST_DIFFERENCE:.0e} is allowed")
+    if not difference <= MAXIMUM_DIFFERENCE:  # `not <=`, because NaN compares false
+        raise WrongAnswerError(f"the vectors differ by {difference:.1e}; {MAXIMUM_DIFFERENCE:.0e} is allowed")
     with torch_threads(REPLICA_THREADS):
         ratio = in_turn(name, first, second, rounds=rounds)
     return Measurement(
@@ -82,7 +82,7 @@ def _ours(quick: bool) -> Encoder:
 
 @functools.lru_cache(maxsize=1)
 def _opponent(quick: bool) -> Opponent:
-    """As the documentation of Hugging Face's CLIP has it."""
+    """As in the documentation of Hugging Face's CLIP."""
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
@@ -90,7 +90,7 @@ def _opponent(quick: bool) -> Opponent:
     model, processor = CLIPModel.from_pretrained(directory).eval(), CLIPProcessor.from_pretrained(directory)
 
     def unit(features: object) -> Vectors:
-        tensor = getattr(features, "pooler_output", features)  # from transformers 5 on, an output with more in it
+        tensor = getattr(features, "pooler_output", features)  # since transformers 5 an object with more fields
         vectors: Vectors = torch.nn.functional.normalize(tensor, dim=-1).numpy()
         return vectors
 
@@ -100,8 +100,8 @@ def _opponent(quick: bool) -> Opponent:
             return unit(model.get_text_features(**tokens))
 
     def encode_images(pixels: NDArray[np.uint8]) -> Vectors:
-        pictures = processor(images=[Image.fromarray(each) for each in pixels], return_tensors="pt")
+        images = processor(images=[Image.fromarray(each) for each in pixels], return_tensors="pt")
         with torch.inference_mode():
-            return unit(model.get_image_features(**pictures))
+            return unit(model.get_image_features(**images))
 
     return Opponent(encode_texts, encode_images)

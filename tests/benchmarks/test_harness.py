@@ -1,4 +1,4 @@
-"""How figures are taken, compared with their bounds and written down; nothing here is timed for real."""
+"""Taking ratios, comparing with bounds and writing results; nothing here is really timed."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ import benchmarks
 from benchmarks.__main__ import main
 from benchmarks.catalog import BENCHMARKS
 from benchmarks.harness import (
-    NOT_ASKED_FOR,
     NOT_REACHED,
+    NOT_SELECTED,
     QUICK,
     Benchmark,
     Measurement,
@@ -26,7 +26,7 @@ from benchmarks.harness import (
 )
 from benchmarks.ratio import Ratio, in_turn
 
-# The contract: other programs read these names.
+# Other programs read these names.
 NAMES = [
     "pipeline_efficiency",
     "memory_growth",
@@ -41,7 +41,7 @@ NAMES = [
 ]
 # They follow the others.
 FURTHER = [
-    "gpu_pictures_per_s",
+    "gpu_images_per_s",
     "pipeline_efficiency_gpu",
     "pipeline_efficiency_camera",
     "vs_transformers_loop",
@@ -54,7 +54,7 @@ FURTHER = [
 
 
 class Clock:
-    """Stands still but for the work done."""
+    """A clock that advances only by work."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -73,8 +73,8 @@ class Clock:
         return run_once
 
 
-def fake(value: float | None, detail: str = "as told") -> Sequence[Benchmark]:
-    """The catalogue with measurers that only say a value."""
+def fake(value: float | None, detail: str = "as given") -> Sequence[Benchmark]:
+    """The catalogue with functions that return a fixed value."""
     return [Benchmark(each.name, each.bound, each.better, lambda _: Measurement(value, detail)) for each in BENCHMARKS]
 
 
@@ -82,7 +82,7 @@ def benchmark(better: Literal["higher", "lower"]) -> Benchmark:
     return Benchmark("speed", 2.0, better, lambda _: Measurement(None, ""))
 
 
-def test_two_sides_that_disagree_give_no_figure_and_a_failed_run() -> None:
+def test_two_sides_with_different_results_give_no_value_and_a_failed_run() -> None:
     def disagree(quick: bool) -> Measurement:
         raise WrongAnswerError("the vectors differ by 1e-01")
 
@@ -90,13 +90,13 @@ def test_two_sides_that_disagree_give_no_figure_and_a_failed_run() -> None:
     assert (result.value, result.detail, result.broke) == (None, "wrong: the vectors differ by 1e-01", True)
 
 
-def test_the_two_are_timed_alternately() -> None:
+def test_both_sides_are_timed_alternately() -> None:
     clock = Clock()
     in_turn("x", clock.work("A", 1, 1, 1), clock.work("B", 1, 1, 1), rounds=3, warm_ups=0, clock=clock)
     assert clock.done == ["A", "B", "A", "B", "A", "B"]
 
 
-def test_the_ratio_is_that_of_the_medians_and_warm_ups_do_not_count() -> None:
+def test_the_ratio_is_that_of_the_medians_without_warm_ups() -> None:
     clock = Clock()
     slow, fast = clock.work("slow", 900, 6, 8, 700), clock.work("fast", 0.5, 2, 500, 1)
     ratio = in_turn("x", slow, fast, rounds=3, warm_ups=1, clock=clock)
@@ -105,11 +105,11 @@ def test_the_ratio_is_that_of_the_medians_and_warm_ups_do_not_count() -> None:
     assert (ratio.first_ms, ratio.second_ms) == (8000, 2000)
 
 
-def test_the_spread_of_the_pairs_leaves_out_the_outer_quarters() -> None:
+def test_the_spread_excludes_the_outer_quarters() -> None:
     assert "4 pairs in turn, half of them from 2.00 to 3.00" in str(Ratio((1, 2, 3, 400), (1, 1, 1, 1)))
 
 
-def test_a_ratio_of_no_rounds_is_refused() -> None:
+def test_zero_rounds_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
         in_turn("x", lambda: None, lambda: None, rounds=0)
 
@@ -120,12 +120,12 @@ def test_the_catalogue_holds_every_name_once() -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, *FURTHER])
-def test_the_page_beside_the_code_explains_every_name(name: str) -> None:
+def test_the_readme_explains_every_name(name: str) -> None:
     page = (Path(benchmarks.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert page.count(f"| `{name}` |") == 1
 
 
-def test_the_results_hold_every_name_once_in_the_agreed_shape(tmp_path: Path) -> None:
+def test_the_results_hold_every_name_once(tmp_path: Path) -> None:
     path = tmp_path / "out" / "results.json"
     write(run(fake(3.14159265), [*NAMES, *FURTHER], quick=False), path)
     rows = json.loads(path.read_text(encoding="utf-8"))
@@ -135,11 +135,11 @@ def test_the_results_hold_every_name_once_in_the_agreed_shape(tmp_path: Path) ->
         assert list(row) == ["name", "value", "bound", "better", "detail"]
         assert row["better"] in ("higher", "lower")
         assert row["value"] == 3.1416
-        assert row["detail"].startswith("as told; ")
+        assert row["detail"].startswith("as given; ")
         assert "load average" in row["detail"]
 
 
-def test_what_is_not_asked_for_is_not_run_and_stands_in_the_results_as_null() -> None:
+def test_benchmarks_not_selected_are_null_in_the_results() -> None:
     ran: list[str] = []
 
     def recording(name: str) -> Benchmark:
@@ -153,15 +153,15 @@ def test_what_is_not_asked_for_is_not_run_and_stands_in_the_results_as_null() ->
     assert ran == ["rerun"]
     assert [result.benchmark.name for result in results] == NAMES
     skipped = [result.as_json() for result in results if result.benchmark.name != "rerun"]
-    assert [(row["value"], row["detail"]) for row in skipped] == [(None, NOT_ASKED_FOR)] * 9
+    assert [(row["value"], row["detail"]) for row in skipped] == [(None, NOT_SELECTED)] * 9
 
 
-def test_what_cannot_be_measured_is_null_with_its_reason() -> None:
+def test_a_value_that_cannot_be_measured_is_null_with_its_reason() -> None:
     result = run(fake(None, "needs a GPU"), NAMES, quick=False)[0]
     assert (result.value, result.detail, result.met, result.broke) == (None, "needs a GPU", None, False)
 
 
-def test_what_was_measured_is_kept_when_the_run_is_ended() -> None:
+def test_results_are_kept_when_the_run_is_interrupted() -> None:
     def ended(quick: bool) -> Measurement:
         raise KeyboardInterrupt
 
@@ -173,7 +173,7 @@ def test_what_was_measured_is_kept_when_the_run_is_ended() -> None:
     assert (first.value, second.value, second.detail) == (2.0, None, NOT_REACHED)
 
 
-def test_a_benchmark_that_breaks_is_reported_and_the_others_still_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_reported_and_the_other_benchmarks_run(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(quick: bool) -> Measurement:
         raise ZeroDivisionError("no rounds")
 
@@ -184,7 +184,7 @@ def test_a_benchmark_that_breaks_is_reported_and_the_others_still_run(capsys: py
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_quick_run_says_so_and_meets_nothing() -> None:
+def test_a_quick_run_is_marked_and_meets_no_bound() -> None:
     asked: list[bool] = []
 
     def measure(quick: bool) -> Measurement:
@@ -207,7 +207,7 @@ def test_a_quick_run_says_so_and_meets_nothing() -> None:
         ("higher", None, None),
     ],
 )
-def test_a_bound_is_met_by_the_value_at_it(
+def test_a_value_equal_to_the_bound_meets_it(
     better: Literal["higher", "lower"], value: float | None, met: bool | None
 ) -> None:
     assert Result(benchmark(better), value, "").met is met

@@ -1,4 +1,4 @@
-"""The opponents do the same work: the same weights and the same vectors, at tiny size."""
+"""The alternatives that benchmarks compare with give the same vectors, with a tiny model."""
 
 import subprocess
 import sys
@@ -39,37 +39,37 @@ def test_the_converted_model_makes_the_same_vectors(family: Family, tmp_path: Pa
         np.testing.assert_allclose(unit, ours, atol=1e-5)
 
 
-def test_the_plain_loop_makes_the_jobs_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plain_loop_gives_the_vectors_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = locate(str(tiny_checkpoint(tmp_path / "tiny")))
-    with bucket(tmp_path / "s3", [(64, 48)], 3, each=2, kept=tmp_path) as pictures:
-        for name, value in pictures.environment.items():
+    with bucket(tmp_path / "s3", [(64, 48)], 3, each=2, kept=tmp_path) as images:
+        for name, value in images.environment.items():
             monkeypatch.setenv(name, value)
-        command = [sys.executable, "-m", "benchmarks.plain_loop", "open_clip", str(tmp_path / "tiny"), "pictures"]
+        command = [sys.executable, "-m", "benchmarks.plain_loop", "open_clip", str(tmp_path / "tiny"), "images"]
         subprocess.run([*command, "3", str(tmp_path / "vectors.npy")], check=True)
         limits = ImageLimits(10**7, 10**7)
-        pixels = [decode(path.read_bytes(), checkpoint.preprocess, limits).pixels for path in pictures.files]
+        pixels = [decode(path.read_bytes(), checkpoint.preprocess, limits).pixels for path in images.files]
     ours = Encoder.load(checkpoint, device="cpu", precision="float32").encode_images(np.stack(pixels))
     theirs = np.load(tmp_path / "vectors.npy")
     assert theirs.shape == (3, checkpoint.dimension)
     assert (theirs * ours[[0, 1, 0]]).sum(axis=1).min() > 0.99
 
 
-def test_the_service_and_the_plain_application_both_answer_the_crowd() -> None:
+def test_the_service_and_the_plain_application_answer_all_clients() -> None:
     measured = service_vs_plain_app.measure(quick=True)
     assert measured.value is not None
     assert measured.value > 0
 
 
-def test_the_gpus_benchmark_runs_on_any_device(tmp_path: Path) -> None:
+def test_the_gpu_benchmark_runs_on_any_device(tmp_path: Path) -> None:
     checkpoint = locate(str(tiny_checkpoint(tmp_path / "tiny")))
     ratio, speed = gpu_pipeline.measure_on("cpu", checkpoint, [photograph(0, 64, 48), photograph(1, 48, 64)], 30)
     assert ratio.value is not None
     assert ratio.value > 0
     assert speed.value is not None
-    assert f"{speed.value:,.0f} pictures/s from bytes to vectors" in ratio.detail
+    assert f"{speed.value:,.0f} images/s from bytes to vectors" in ratio.detail
 
 
-def test_without_a_gpu_there_is_no_figure_and_a_reason() -> None:
+def test_without_a_gpu_there_is_a_reason_and_no_value() -> None:
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What the benchmark of swaps would call a fault."""
+"""Faults that the benchmark of swaps counts."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def answer(model: str, collection: str, *hits: tuple[str, str], text: str = "a c
         (answer("demo", "three"), True),
     ],
 )
-def test_an_answer_is_mixed_where_model_collection_and_hits_do_not_belong_together(given: Answer, mixed: bool) -> None:
+def test_a_response_is_mixed_if_model_collection_and_hits_do_not_match(given: Answer, mixed: bool) -> None:
     assert TRUTH.mixed(given) == mixed
 
 
@@ -42,16 +42,16 @@ def test_an_answer_is_mixed_where_model_collection_and_hits_do_not_belong_togeth
         (answer("demo-small", "two", ("2", "run-2"), text="a dog"), False),
     ],
 )
-def test_a_hit_is_lost_where_the_collection_finds_it_when_all_is_quiet(given: Answer, lost: bool) -> None:
+def test_a_hit_is_lost_if_the_collection_finds_it_without_load(given: Answer, lost: bool) -> None:
     assert TRUTH.lost(given) == lost
 
 
-def test_recall_counts_own_pictures_down_to_a_depth() -> None:
+def test_recall_counts_own_images_down_to_a_depth() -> None:
     asked = [("a cat", ["1", "2"]), ("a cat", ["2", "1"])]
     assert (TRUTH.recall(asked, 1), TRUTH.recall(asked, 2)) == (0.5, 1.0)
 
 
-def test_a_connection_that_breaks_is_a_failed_answer() -> None:
+def test_a_broken_connection_is_a_failed_response() -> None:
     clients = Clients("http://127.0.0.1:9", ["a cat"], 2)
     with clients.asking():
         clients.wait_for(lambda given: given.status == 0, 2)

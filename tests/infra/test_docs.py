@@ -118,7 +118,7 @@ def test_commands_and_flags_in_a_page_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_files_in_a_page_exist(page: str) -> None:
     named = re.findall(r"(?<![\w/.-])(?:infra|docs|jobs|serve|benchmarks|demo|viewfinder|tests)/[\w./-]*\w", read(page))
-    made = {"benchmarks/out/results.json", "benchmarks/out/pictures", "tests/output"}
+    made = {"benchmarks/out/results.json", "benchmarks/out/images", "tests/output"}
     assert not {name for name in named if name not in made and not (ROOT / name).exists()}
 
 
