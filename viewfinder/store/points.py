@@ -68,7 +68,7 @@ class Points:
         *,
         wait: bool = True,
     ) -> None:
-        """Change image vectors only, float32 [N, D]; the caption and other payload fields stay."""
+        """Change image vectors only, float32 [N, D]; captions and other payload fields stay. See `update_captions`."""
         self._update(collection, "image", ids, payloads, vectors, np.full(len(ids), True), wait)
 
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
