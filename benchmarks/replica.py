@@ -24,7 +24,6 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.directory import open_directory
 from viewfinder.store.records import PointBatch
-from viewfinder.store.schema import ModelIdentity
 
 INDEX = "images"
 POINTS = 100
