@@ -21,13 +21,15 @@ def run(options: IndexOptions, settings: Settings) -> int:
     from viewfinder.cluster.executor import RayExecutor
     from viewfinder.cluster.session import join
     from viewfinder.indexing import preflight
-    from viewfinder.indexing.report import Summary
+    from viewfinder.indexing.report import Report, Summary
     from viewfinder.indexing.run import index
     from viewfinder.store import StoreAddress
 
     preflight.check(options, settings)
-    with join(settings, StoreAddress.of(settings)) as store:
-        result = index(options, settings, store, RayExecutor(), progress=ConsoleProgress())
+    # Opened first: a wrong destination is found before Ray is started.
+    report = Report.open(settings, preflight.object_access(settings), options.report, dry_run=options.dry_run)
+    with report, join(settings, StoreAddress.of(settings)) as store:
+        result = index(options, settings, store, RayExecutor(), progress=ConsoleProgress(), report=report)
     if isinstance(result, Summary):
         return print_summary(result)
     print_plan(result)
