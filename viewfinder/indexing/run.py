@@ -53,14 +53,27 @@ def index(
     access: ObjectAccess | None = None,
     progress: Progress | None = None,
     listing: Listing | None = None,
+    report: Report | None = None,
 ) -> Summary | Plan:
     """Bring the index in line with the sources and write the report; with `options.dry_run` only say what it would do.
 
-    `listing` replaces the listing of `options.sources`, which are then not checked either. Raises `ViewfinderError`.
+    `listing` replaces the listing of `options.sources`, which are then not checked either. `report` is one that the
+    caller has opened, before it started a cluster. Raises `ViewfinderError`.
     """
-    access = access or ObjectAccess.of(settings)
-    report = Report.open(settings, access, options.report, dry_run=options.dry_run)
-    with report, report.workspace() as workspace:
+    access = access or object_access(settings)
+    if report is None:
+        with Report.open(settings, access, options.report, dry_run=options.dry_run) as opened:
+            return index(
+                options,
+                settings,
+                store,
+                executor,
+                access=access,
+                progress=progress,
+                listing=listing,
+                report=opened,
+            )
+    with report.workspace() as workspace:
         checkpoint = choose_model(options, settings, store)
         if listing is None:
             executor.check(options.sources, access, store)
