@@ -51,7 +51,7 @@ _REPLACE_WAIT_S = 20.0
 
 
 class HolderClient:
-    """A `Client` through the actor that holds the directory; made anew by whoever asks first when it has died."""
+    """A `StoreClient` through the actor that holds the directory; the next call after its death creates it again."""
 
     max_batch: int | None = MAX_BATCH
 
@@ -87,7 +87,7 @@ class HolderClient:
 
 
 def attach(data_dir: Path) -> HolderClient:
-    """The embedded store as any process that has joined Ray reaches it: driver, worker, replica."""
+    """Return a client of the embedded store for any process that has joined Ray: driver, worker, replica."""
     return HolderClient(data_dir)
 
 
@@ -173,7 +173,7 @@ def start_ray(
 
 
 class _HolderActor:
-    """What runs in Ray. It opens the directory at the first call, so that its errors reach the caller as they are."""
+    """The actor. It opens the directory at the first call, so that its errors reach the caller unchanged."""
 
     def __init__(self, data_dir: str) -> None:
         self._data_dir = Path(data_dir)
