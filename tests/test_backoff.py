@@ -96,3 +96,17 @@ def test_other_errors_are_final() -> None:
     with pytest.raises(StoreError):
         retry(clock, 1000)(refused)
     assert calls == [1]
+
+
+def test_the_errors_to_retry_can_be_chosen() -> None:
+    clock = Clock()
+    calls: list[int] = []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise StoreError("not yet")
+        return "done"
+
+    assert retry(clock, 1000)(call, retry_on=(StoreError,)) == "done"
+    assert len(calls) == 3

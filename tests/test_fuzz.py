@@ -1,4 +1,4 @@
-"""Whatever stands in names, captions files, manifests, patterns and settings: it is taken, or the user's error."""
+"""Any content of names, captions files, manifests, patterns and settings is accepted or raises a user's error."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a decoder process runs in tests: files whose text says what goes wrong, and real pictures."""
+"""The function of decoder processes in tests: files whose text names the fault to cause, and real images."""
 
 import contextlib
 import os

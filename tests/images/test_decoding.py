@@ -1,4 +1,4 @@
-"""What the model gets to see of a file, and by which name a file that is no picture goes."""
+"""The pixels that a model gets of a file, and the reasons of files that are not images."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Names, files and fingerprints of models; nothing here reaches a hub."""
+"""Names, files and fingerprints of models, without a network."""
 
 import json
 import os
@@ -293,7 +293,7 @@ print(json.dumps(answers))
 
 
 class TestHub:
-    """What lies in the Hugging Face cache is found there without a network; the files are stand-ins for real ones."""
+    """Files in the Hugging Face cache are found without a network; the files are small stand-ins."""
 
     XLM = "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k"
     OWN = "hf-hub:somebody/own"

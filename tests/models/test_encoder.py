@@ -88,7 +88,7 @@ def pictures(count: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def text_tower(config: dict[str, Any]) -> tuple[object, ...]:
-    """What decides how texts go through a model."""
+    """The properties of a text tower that decide how it is run."""
     text = config["text_cfg"]
     return (
         "hf_model_name" in text,

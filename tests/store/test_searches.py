@@ -1,4 +1,4 @@
-"""What every store finds: searches in one request, words, diversity, groups, facets, samples, vectors and records."""
+"""Searches, words, diversity, groups, facets, samples, vectors and records: the contract of every store."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

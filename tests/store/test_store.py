@@ -1,4 +1,4 @@
-"""What every store does, whatever stands behind it."""
+"""Collections and points: the contract of every store."""
 
 import os
 from collections.abc import Sequence

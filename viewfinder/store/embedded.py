@@ -26,7 +26,7 @@ _REPLACE_WAIT_S = 20.0
 
 
 class HolderClient:
-    """A `Client` through the actor that holds the directory; made anew by whoever asks first when it has died."""
+    """A `StoreClient` through the actor that holds the directory; the next call after its death creates it again."""
 
     max_batch: int | None = MAX_BATCH
 
@@ -60,7 +60,7 @@ class HolderClient:
 
 
 def attach(data_dir: Path) -> HolderClient:
-    """The embedded store as any process that has joined Ray reaches it: driver, worker, replica."""
+    """Return a client of the embedded store for any process that has joined Ray: driver, worker, replica."""
     return HolderClient(data_dir)
 
 
@@ -68,7 +68,7 @@ def attach(data_dir: Path) -> HolderClient:
 
 
 class _HolderActor:
-    """What runs in Ray. It opens the directory at the first call, so that its errors reach the caller as they are."""
+    """The actor. It opens the directory at the first call, so that its errors reach the caller unchanged."""
 
     def __init__(self, data_dir: str) -> None:
         self._data_dir = Path(data_dir)
