@@ -9,7 +9,7 @@ from benchmarks.ratio import Ratio, in_turn
 from benchmarks.replica import POINTS, distinct_texts, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
 from viewfinder.models.encoder import Encoder
-from viewfinder.query.query import Part, Query
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 
@@ -57,6 +57,6 @@ async def _crowd(service: SearchService, texts: Iterator[str], searches: int) ->
 
     async def client() -> None:
         for _ in range(searches // CLIENTS):
-            await service.search(Query((Part("text", next(texts)),)))
+            await service.search(Query((QueryPart("text", next(texts)),)))
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))

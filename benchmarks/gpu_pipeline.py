@@ -15,7 +15,6 @@ from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import need_cuda, vit_checkpoint
-from viewfinder.cluster.pipeline import CALLS_OF_A_GPU
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
@@ -122,7 +121,7 @@ def _ahead(
 
 def _decoder(checkpoint: Checkpoint) -> Decoder:
     settings = Settings.load({})
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    limits = ImageLimits.of(settings)
     return Decoder(
         checkpoint.preprocess, limits, timeout_s=settings.decode_timeout_s, memory_bytes=settings.decode_memory_bytes
     )

@@ -17,8 +17,8 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
+from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.rows import SCHEMA, table_of
-from viewfinder.indexing.stages import Encode
 from viewfinder.models.encoder import Encoder
 
 SIDE, DIMENSION = 224, 512
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     import ray
 
-    from viewfinder.cluster.pipeline import configure_ray_data
+    from viewfinder.cluster.session import configure_ray_data
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
+from viewfinder.indexing.reach import Reach
 
 from benchmarks.bucket import CAMERA, SMALL, WEB, Bucket, bucket
 from benchmarks.discarding import DiscardingStore, discarding_store
@@ -19,18 +20,19 @@ from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from benchmarks.vit import need_cuda, vit_checkpoint
-from viewfinder.cluster.datasink import write_rows
-from viewfinder.cluster.pipeline import COMPARE_BATCH_SIZE
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.indexing.reach import Reach
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
+from viewfinder.indexing.encode import Encode
+from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.rows import read_part
-from viewfinder.indexing.stages import Compare, Encode, FetchAndDecode
+from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Precision
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.objects import Objects
 from viewfinder.store import StoreAddress, connect
 
 # Per core. The smaller number is more than are fetched and decoded while the encoder loads its model, so that this does
@@ -159,7 +161,7 @@ def stages_alone(
             fetch = FetchAndDecode(
                 access,
                 checkpoint.preprocess,
-                ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+                ImageLimits.of(settings),
                 threads=settings.fetch_threads,
                 timeout_s=settings.decode_timeout_s,
                 memory_bytes=settings.decode_memory_bytes,

@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.generation import Follower
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
-from viewfinder.store.embedded import open_directory
+from viewfinder.store.directory import open_directory
 from viewfinder.store.records import PointBatch
 
 INDEX = "images"

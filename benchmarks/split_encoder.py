@@ -112,8 +112,8 @@ def _deployed(model: str, directory: Path) -> Iterator[str]:
 
     from benchmarks.replica import INDEX, fill
     from benchmarks.vit import vit_checkpoint
-    from serve.app import application
     from viewfinder.models.checkpoint import locate
+    from viewfinder.service.app import application
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress, connect
 
@@ -182,7 +182,7 @@ def _split(settings: Any) -> Any:
             self._service.start()
 
         async def encode(self, texts: list[str]) -> Any:
-            return await self._service.generation().encode_texts(texts)
+            return await self._service.follower.snapshot().encode_texts(texts)
 
     @serve.ingress()
     class Ingress:

@@ -172,7 +172,7 @@ def _service(directory: Path, count: int) -> Iterator[str]:
     from ray import serve
 
     from jobs.index import main as index
-    from serve.app import application
+    from viewfinder.service.app import application
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Measure a model on scenes and phrasings that it never saw: `python demo/recall.py --model demo/models/demo`.
+"""Measure a model on scenes and phrasings that it never saw: `python demo/recall.py --model viewfinder/models/demo`.
 
 The scenes go through JPEG files and the model's own preprocessing, as they do in an index job.
 """

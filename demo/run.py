@@ -76,12 +76,12 @@ def service() -> Iterator[str]:
 
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.cluster.session import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.models.cpu import cpu_cores
+    from viewfinder.service.app import application
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress
-    from viewfinder.store.embedded import start_ray
 
     settings = Settings.load(port=free_port(Settings.load().port))
     cpus = max(MINIMUM_CPUS, cpu_cores())

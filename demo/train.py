@@ -56,7 +56,13 @@ PREPROCESS = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-# Steps, scenes and the minutes after which the schedule ends in any case.
+_ROOT = Path(__file__).resolve().parents[1]
+# The package contains `demo`, so that a wheel does too.
+DIRECTORIES = {
+    "demo": _ROOT / "viewfinder" / "models" / "demo",
+    "demo-small": _ROOT / "demo" / "models" / "demo-small",
+}
+# Steps, scenes, and the minutes after which the schedule ends in any case.
 DEFAULTS = {"demo": (2_400, 30_000, 45), "demo-small": (2_000, 20_000, 10)}
 
 
@@ -102,7 +108,7 @@ def with_unknown_words(tokens: torch.Tensor, share: float = 0.1) -> torch.Tensor
 
 
 def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """Like `model.encode_text`, which accepts only rows padded to the full context: three times the work."""
+    """Like `model.encode_text`, which accepts only rows padded to full length: three times the work."""
     length = tokens.shape[1]
     hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
     hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
@@ -229,7 +235,7 @@ def _progress_line(done: int, steps: int, loss: float, progress: float, elapsed:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo/train.py", description="Train a demo model on painted scenes.")
     parser.add_argument("--model", choices=MODELS, default="demo", help="model to train (%(default)s)")
-    parser.add_argument("--out", type=Path, help="directory to write (demo/models/MODEL)")
+    parser.add_argument("--out", type=Path, help="directory to write (default: that of the shipped model)")
     parser.add_argument("--steps", type=int, help="steps of 256 scenes")
     parser.add_argument("--scenes", type=int, help="scenes to paint for training")
     parser.add_argument("--minutes", type=float, help="the learning rate reaches zero after this time at the latest")
@@ -245,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"demo/train.py: {error}", file=sys.stderr)
         return 2
     steps, scenes, minutes = DEFAULTS[args.model]
-    out = args.out or Path(__file__).resolve().parent / "models" / args.model
+    out = args.out or DIRECTORIES[args.model]
     steps, scenes, minutes = args.steps or steps, args.scenes or scenes, args.minutes or minutes
     if scenes < BATCH_SIZE or steps < 1 or minutes <= 0:
         parser.error(f"--scenes must be at least {BATCH_SIZE}, --steps and --minutes positive")

@@ -87,8 +87,8 @@ class Dataset:
             tokens[language] = rows[:, : int((rows != 0).sum(1).max())]
             claims = claimed[language] = _incidence([text.claims for text in texts])
             partial = torch.tensor([not text.complete for text in texts])
-            # A text that is true of an image is not its negative. A text that names everything in its scene is true only
-            # of scenes with the same kinds: "a cat on the beach" is a valid negative of a scene with a cat and a dog.
+            # A text that is true of an image is not its negative. A text that names everything in its scene is true
+            # only of scenes with the same kinds: "a cat on the beach" is a negative of a scene with a cat and a dog.
             fits = (true_facts @ claims.T == claims.sum(1)) & (same_kinds | partial)
             allowed[language] = ~fits | torch.eye(size, dtype=torch.bool)
         return Batch(self.images[torch.tensor(chosen)], true_facts, claimed, tokens, allowed)

@@ -1,1 +1,1 @@
-"""What runs on the cluster as a job: index a bucket, rebuild for another model, evaluate."""
+"""Entry points of Ray jobs: index, reindex, evaluate."""

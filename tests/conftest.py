@@ -12,7 +12,7 @@ from tests.chaos.table import FaultTable
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.s3 import S3Endpoint
 
-pytest_plugins = ["tests.fixtures.indexing", "tests.fixtures.services"]
+pytest_plugins = ["tests.fixtures.indexing", "tests.fixtures.reindexing", "tests.fixtures.services"]
 
 # Ray gives local clusters a token by default and keeps it in the home directory; tests must leave nothing there.
 # Set before anything imports ray.

@@ -1,9 +1,10 @@
 """The engine: in one process over a directory, and over a running service."""
 
+import asyncio
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from rich.console import Console
 from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
 from tests.indexing.pictures import fill, picture
 from viewfinder import ImageSearchEngine, print_results
-from viewfinder.client import Group, Hit, SearchResult
-from viewfinder.cluster.datasink import write_rows
+from viewfinder.client import Group, Hit, Part, SearchResult
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
@@ -23,14 +23,9 @@ from viewfinder.errors import (
     SourceError,
     UnknownModelError,
 )
-from viewfinder.images.decoder import Decoder
-from viewfinder.images.decoding import ImageLimits
-from viewfinder.indexing.rows import table_of
-from viewfinder.indexing.stages import Encode, FetchAndDecode
-from viewfinder.models.checkpoint import locate
+from viewfinder.query.errors import QueryError
 from viewfinder.settings import Settings
-from viewfinder.sources.captions import CaptionRecord
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri, point_id
+from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Record, StoreAddress, open_local
 
 pytestmark = pytest.mark.slow
@@ -92,61 +87,23 @@ def test_a_directory_is_indexed_and_found(local: Open, pictures: Path, tiny_mode
     assert (stats.points, stats.model, stats.index, stats.collection) == (3, tiny_model, "images", result.collection)
 
 
-def test_its_points_are_those_that_the_job_writes(local: Open, pictures: Path, tmp_path: Path, tiny_model: str) -> None:
+def test_points_and_metadata_are_those_of_a_run(local: Open, pictures: Path, tmp_path: Path) -> None:
     engine = local()
     engine.index_directory(pictures, descriptions={"a.jpg": "a red car"})
     engine.close()
 
-    checkpoint = locate(tiny_model)
     source = canonical_uri(str(pictures))
-    job_dir = tmp_path / "job"
-    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6)
-    bounds: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2 * 1024**3}
-    with (
-        Objects() as objects,
-        open_local(StoreAddress(data_dir=job_dir)) as store,
-        Decoder(checkpoint.preprocess, limits, **bounds) as decoder,
-    ):
-        rows = [
-            {
-                **asdict(info),
-                "id": point_id(info.uri),
-                "action": "index",
-                "sources": [source],
-                "caption": CaptionRecord("a red car").to_json() if info.key.endswith("a.jpg") else None,
-            }
-            for info in objects.list(source)
-            if info.key.endswith(".jpg")
-        ]
-        fetch = FetchAndDecode(
-            ObjectAccess(), checkpoint.preprocess, limits, threads=1, decoder=lambda: decoder, **bounds
-        )
-        encode = Encode(tiny_model, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
-        spec = {name: value for name, value in asdict(checkpoint.spec).items() if name != "directory"}
-        collection = store.collections.open(
-            "images", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
-        write_rows(store, collection, encode(fetch(table_of(rows))), run_id="job", batch_size=8)
-        theirs_metadata = collection.metadata
-
-    def bare(records: dict[str, Record]) -> dict[str, Any]:
-        own = ("run_id", "indexed_at")
-        return {
-            name: (record.id, {key: value for key, value in record.payload.items() if key not in own})
-            for name, record in records.items()
-        }
-
-    ours, theirs = stored(tmp_path / "data"), stored(job_dir)
-    assert bare(ours) == bare(theirs)
-    assert {name: record.payload.keys() for name, record in ours.items()} == {
-        name: record.payload.keys() for name, record in theirs.items()
-    }
+    payload = stored(tmp_path / "data")["a.jpg"].payload
+    assert (payload["caption"], payload["tags"], payload["meta"]) == ("a red car", [], {})
+    assert payload["sources"] == [source]
     with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
         live = store.collections.live("images")
     assert live is not None
-    assert (live.name, live.metadata.model) == (collection.name, theirs_metadata.model)
-    assert live.metadata.sources == [{"source": source, "include": [], "exclude": []}]
+    assert list(live.metadata.runs) == [payload["run_id"]]
+    assert [dict(each) for each in live.metadata.sources] == [{"source": source, "include": [], "exclude": []}]
     assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "failed": 0, "pruned": 0}
+    summary = json.loads((tmp_path / "data" / "runs" / payload["run_id"] / "summary.json").read_text())
+    assert summary["state"] == "done", "with the report of a job"
 
 
 def test_a_rerun_leaves_alone_what_did_not_change(local: Open, pictures: Path, tmp_path: Path) -> None:
@@ -288,7 +245,7 @@ def test_another_model_is_refused_and_none_follows_the_index(
 def test_a_misspelled_model_or_mode_is_told_at_once(local: Open) -> None:
     with pytest.raises(UnknownModelError, match="Closest known: 'ViT-B-32::openai'"):
         local(model_name="ViT-B-32::openia")
-    with pytest.raises(ConfigurationError, match="'service' and 'local'"):
+    with pytest.raises(ConfigurationError, match="'service' or 'local'"):
         ImageSearchEngine(mode="cloud")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="mode='local'"):
         ImageSearchEngine(model_name="demo")
@@ -315,10 +272,44 @@ def test_a_picture_finds_itself_first(local: Open, pictures: Path, how: Callable
 def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Path, image: str | bytes) -> None:
     engine = local()
     engine.index_directory(pictures)
-    with pytest.raises(ConfigurationError, match="picture"):
+    with pytest.raises(ConfigurationError, match=r"image|picture"):
         engine.search(image=image)
-    with pytest.raises(ConfigurationError, match="a text or by an image"):
-        engine.search("a cat", image=image)
+
+
+def test_a_search_takes_one_thing_to_look_for(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+    with pytest.raises(QueryError, match=r"exactly one of .*, not text and image"):
+        engine.search("a cat", image=pictures / "b.jpg")
+    with pytest.raises(QueryError, match="limit"):
+        engine.search("a cat", top_k=201)
+
+
+def test_local_mode_takes_the_options_of_the_api(local: Open, pictures: Path) -> None:
+    engine = local()
+    descriptions = {"a.jpg": "a red car", "b.jpg": "two birds", "deep/c d.jpg": "two red birds"}
+    engine.index_directory(pictures, descriptions=descriptions)
+    by_words = engine.search("birds", rank="words")
+    assert {hit.caption for hit in by_words} == {"two birds", "two red birds"}
+    parts = [Part(text="a red car"), Part(image=pictures / "b.jpg", weight=0.5)]
+    grouped = engine.search(queries=parts, target="both", group_by="kind", filter={"width": {"gte": 1}}, limit=2)
+    assert grouped.groups is not None
+    assert [len(group.hits) for group in grouped.groups] == [3]
+    pages = list(engine.search_pages("two birds", 2, target="caption"))
+    assert [len(page) for page in pages] == [2, 1]
+    assert len({hit.id for page in pages for hit in page}) == 3
+    batch = engine.search_batch(["a red car", {"image": pictures / "b.jpg", "limit": 1}], 2)
+    assert [len(result) for result in batch] == [2, 1]
+
+
+def test_local_mode_works_inside_a_running_event_loop(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.index_directory(pictures)
+
+    async def notebook() -> int:
+        return len(engine.search("a red car"))
+
+    assert asyncio.run(notebook()) == 3
 
 
 def test_an_index_of_some_size_says_how_relevant_its_hits_are(local: Open, pictures: Path) -> None:
@@ -344,7 +335,7 @@ def test_what_was_taken_down_is_not_indexed_again(local: Open, pictures: Path, t
     engine = local()
     for index in (lambda: engine.index_directory(pictures), lambda: engine.index_images([pictures / "b.jpg"])):
         result = index()
-        assert (result.withheld, result.indexed, result.failed) == (1, 0, 0)
+        assert (result.taken_down, result.indexed, result.failed) == (1, 0, 0)
         assert result.unchanged == result.listed
     assert uri not in {hit.uri for hit in engine.search("a red car")}
 

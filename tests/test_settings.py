@@ -1,5 +1,6 @@
-"""Settings: read once, every problem in one message, every field in the docs."""
+"""Settings: their sources, all problems in one message, all fields in the docs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.settings import PREFIX, Settings
+from viewfinder.settings import PREFIX, Settings, variable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting in the environment, and an empty working directory."""
+    monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
 
@@ -77,14 +78,107 @@ def test_settings_do_not_change() -> None:
         settings.index = "other"  # type: ignore[misc]
 
 
-def test_every_setting_stands_in_the_docs_with_its_description() -> None:
+def documented(name: str) -> str:
+    """The row of docs/configuration.md that a setting must have."""
+    field = Settings.model_fields[name]
+    default = field.default
+    if default in (None, ()):
+        shown = "unset"
+    elif isinstance(default, bool):
+        shown = "on" if default else "off"
+    else:
+        shown = str(default)
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = ", ".join(
+        f"{sign} {getattr(bound, attribute):,}"
+        for bound in field.metadata
+        for attribute, sign in signs.items()
+        if getattr(bound, attribute, None) is not None
+    )
+    return f"| `{variable(name)}` | `{shown}` | {bounds} | {field.description} |"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_docs_give_default_bounds_and_description_of_a_setting(name: str) -> None:
+    assert documented(name) in (ROOT / "docs" / "configuration.md").read_text()
+
+
+def test_the_docs_list_no_other_setting() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
-    for name, field in Settings.model_fields.items():
-        variable = field.validation_alias or PREFIX + name.upper()
-        assert f"| `{variable}` |" in page
-        assert f"| {field.description} |" in page
-    listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert len(listed) == len(Settings.model_fields), "a setting in the docs that is no more"
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [variable(name) for name in Settings.model_fields]
+
+
+# Files
+
+
+def test_each_source_goes_before_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "viewfinder.toml").write_text('index = "toml"\nmodel = "toml"\nqdrant_url = "http://toml"\nport = 1\n')
+    (tmp_path / ".env").write_text(
+        "VIEWFINDER_INDEX=dotenv\nVIEWFINDER_MODEL=dotenv\nVIEWFINDER_QDRANT_URL=http://dotenv\n"
+    )
+    monkeypatch.setenv("VIEWFINDER_INDEX", "environment")
+    monkeypatch.setenv("VIEWFINDER_MODEL", "environment")
+    settings = Settings.load(config="viewfinder.toml", index="flag")
+    assert settings.index == "flag"
+    assert settings.model == "environment"
+    assert settings.qdrant_url == "http://dotenv"
+    assert settings.port == 1
+    assert settings.batch_size == 16
+
+
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_the_toml_file_can_be_named_by_a_variable(where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('cors_origins = ["https://example.org"]\n')
+    if where == ".env":
+        (tmp_path / ".env").write_text("VIEWFINDER_CONFIG=a.toml\n")
+    else:
+        monkeypatch.setenv("VIEWFINDER_CONFIG", "a.toml")
+    assert Settings.load().cors_origins == ("https://example.org",)
+
+
+def test_an_empty_variable_leaves_the_value_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("VIEWFINDER_INDEX=dotenv\n")
+    monkeypatch.setenv("VIEWFINDER_INDEX", "")
+    assert Settings.load().index == "dotenv"
+
+
+def test_ray_variables_are_read_from_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / ".env").write_text("RAY_ADDRESS=10.0.0.1:6379\nOTHER=ignored\n")
+    assert Settings.load().ray_address == "10.0.0.1:6379"
+
+
+def test_problems_of_all_sources_are_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.toml").write_text('modle = "demo"\nbatch_size = 0\nqdrant_api_key = 3\n')
+    (tmp_path / ".env").write_text("VIEWFINDER_PROT=1\n")
+    monkeypatch.setenv("VIEWFINDER_MIN_REPLICAS", "-1")
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.load(config="a.toml", nonsense=1)
+    message = str(raised.value)
+    for line in (
+        ".env: VIEWFINDER_PROT: no such setting; did you mean VIEWFINDER_PORT?",
+        "a.toml: modle: no such setting; did you mean model?",
+        "a.toml: batch_size: input should be greater than or equal to 1 (given: '0')",
+        "VIEWFINDER_MIN_REPLICAS: input should be greater than or equal to 0 (given: '-1')",
+        "nonsense: no such setting; docs/configuration.md lists all of them.",
+    ):
+        assert line in message
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "cannot be read: No such file"), ("a =", "is not a TOML file")])
+def test_a_file_that_cannot_be_read_is_named(content: str | None, says: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "a.toml").write_text(content)
+    with pytest.raises(ConfigurationError, match=f"--config: 'a.toml' {says}"):
+        Settings.load(config="a.toml")
+
+
+def test_a_given_environment_replaces_the_process_and_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("VIEWFINDER_INDEX=dotenv\n")
+    monkeypatch.setenv("VIEWFINDER_MODEL", "demo")
+    settings = Settings.load({"VIEWFINDER_PORT": "1"})
+    assert (settings.index, settings.model, settings.port) == ("images", "ViT-B-32::openai", 1)
 
 
 @pytest.mark.parametrize("module", ["viewfinder", "viewfinder.cli.main", "viewfinder.settings", "viewfinder.store"])

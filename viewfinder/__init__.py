@@ -7,7 +7,7 @@ from viewfinder._version import __version__
 
 if TYPE_CHECKING:
     from viewfinder.client import AsyncClient, Client, Part
-    from viewfinder.engine import ImageSearchEngine, print_results
+    from viewfinder.engine.engine import ImageSearchEngine, print_results
 
 __all__ = ["AsyncClient", "Client", "ImageSearchEngine", "Part", "__version__", "print_results"]
 

@@ -1,16 +1,16 @@
-"""Every error that viewfinder raises on purpose.
+"""The errors that viewfinder raises.
 
     ViewfinderError                  exit status 1: the work failed
-    ├── ConfigurationError           exit status 2: a flag, a setting, a file or a name that the user gave is wrong
-    │   ├── UnknownModelError        no such model, or its weights cannot be had
-    │   ├── FilterError              a search filter names no such field or operator, or is too large
-    │   └── SourceError              a bucket, key, directory or manifest that does not exist or may not be read
-    ├── ObjectError                  one object could not be read: a recorded failure, not the end of the job
-    ├── ImageError                   one object is no usable image: a recorded failure, not the end of the job
+    ├── ConfigurationError           exit status 2: a flag, setting, file or name given by the user is wrong
+    │   ├── UnknownModelError        the model is unknown, or its weights cannot be found
+    │   ├── FilterError              a search filter has an unknown field or operator, or is too large
+    │   └── SourceError              a bucket, key, directory or manifest does not exist or may not be read
+    ├── ObjectError                  one object could not be read: recorded as a failure, the job goes on
+    ├── ImageError                   one object is not a usable image: recorded as a failure, the job goes on
     ├── StoreError                   Qdrant refused or failed
-    │   ├── StoreUnavailableError    Qdrant cannot be reached, or did not answer in time
+    │   ├── StoreUnavailableError    Qdrant cannot be reached or did not answer in time
     │   ├── StoreBusyError           the embedded store is held by another process
-    │   ├── CollectionMissingError   the collection does not exist, or no longer
+    │   ├── CollectionMissingError   the collection does not exist or was dropped
     │   └── ModelMismatchError       the collection was made by another model
     └── ServiceError                 the search service refused or failed; exit status 2 where the request was wrong
         └── ServiceUnavailableError  the service cannot be reached, has no index yet, or did not answer in time
@@ -20,7 +20,7 @@ A message says what failed, with which value, what exists instead, and what to d
 
 
 class ViewfinderError(Exception):
-    """What all of viewfinder's own errors have in common: a text fit to be shown to a user."""
+    """Base of all errors; its text is written for users."""
 
     exit_status = 1
 
@@ -36,7 +36,7 @@ class UnknownModelError(ConfigurationError):
 
 
 class FilterError(ConfigurationError):
-    """A filter of a search or a prune cannot be understood."""
+    """A filter of a search or a prune is invalid."""
 
 
 class SourceError(ConfigurationError):
@@ -44,7 +44,7 @@ class SourceError(ConfigurationError):
 
 
 class ObjectError(ViewfinderError):
-    """One object could not be read: `reason` is a stable snake_case word; `permanent`, that a retry is idle."""
+    """One object could not be read: `reason` is a stable snake_case word; a `permanent` error repeats on a retry."""
 
     def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -57,20 +57,20 @@ class ObjectError(ViewfinderError):
 
 
 class ImageError(ObjectError):
-    """One object is no usable image; its content decides, so trying again changes nothing."""
+    """One object is not a usable image. Its content decides, so the error is permanent by default."""
 
     def __init__(self, reason: str, message: str, *, permanent: bool = True) -> None:
         super().__init__(reason, message, permanent=permanent)
 
 
 class StoreError(ViewfinderError):
-    """Qdrant refused a request or failed to carry it out."""
+    """Qdrant refused a request or failed to execute it."""
 
 
 class StoreUnavailableError(StoreError):
-    """Qdrant cannot be reached, or did not answer before the deadline; the same request may succeed later.
+    """Qdrant cannot be reached or did not answer in time; the same request may succeed later.
 
-    `retry_after_s` is the pause that Qdrant asked for, in seconds.
+    `retry_after_s` is Qdrant's Retry-After in seconds, None if it sent none.
     """
 
     retry_after_s: float | None = None
@@ -81,22 +81,22 @@ class StoreBusyError(StoreError):
 
 
 class CollectionMissingError(StoreError):
-    """The collection does not exist, or no longer."""
+    """The collection does not exist or was dropped."""
 
 
 class ModelMismatchError(StoreError):
-    """The collection was made by another model than the one in hand."""
+    """The collection was made by another model than that of the run."""
 
 
 class ServiceError(ViewfinderError):
-    """The search service answered with an error, or with something that is no answer of a viewfinder service.
+    """The search service answered with an error, or another program answered.
 
-    `code` is the service's stable word (`http_STATUS` where something before it answered), `status` the HTTP status, 0
-    where there was no answer. With `request_id` the service's log tells more.
+    `code` is the service's stable snake_case word (`http_STATUS` if a proxy answered), `status` the HTTP status, 0
+    without an answer. The service's log has details under `request_id`.
     """
 
     def __init__(self, code: str, message: str, hint: str = "", request_id: str = "", status: int = 0) -> None:
-        super().__init__(code, message, hint, request_id, status)  # all of them, so that it can be pickled
+        super().__init__(code, message, hint, request_id, status)  # all arguments, so that it can be pickled
         self.code = code
         self.message = message
         self.hint = hint
@@ -115,5 +115,5 @@ class ServiceUnavailableError(ServiceError):
 
 
 def _rebuild(kind: type[ObjectError], reason: str, message: str, permanent: bool) -> ObjectError:
-    # Exceptions cross process borders by pickle, which forgets keyword-only arguments.
+    # Pickle, which carries exceptions between processes, drops keyword-only arguments.
     return kind(reason, message, permanent=permanent)

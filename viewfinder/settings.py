@@ -1,28 +1,36 @@
-"""What can be configured, in one frozen record read once from the environment at the edge of a program.
+"""All settings, in one frozen record that is built once at the edge of a program.
 
 A program calls `Settings.load()` in its `main()` or builder and passes values down; no other module reads the
-environment. `docs/configuration.md` lists every field; a test holds the two together.
+environment. Values come from flags, then the environment, then `.env` in the working directory, then a TOML file
+(`--config` or `VIEWFINDER_CONFIG`), then the defaults. `docs/configuration.md` lists every field; a test compares both.
 """
 
 import difflib
 import os
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from viewfinder.errors import ConfigurationError
 
 PREFIX = "VIEWFINDER_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+DOTENV = ".env"
+
+# Variables of Ray that are settings here too.
+_RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_HA_PROXY"}
+_SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key"})
 
 # Qdrant takes more, but an index name stands in aliases, file names and shell lines.
 INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
-# As browsers send it: no path, no slash at the end.
+# As browsers send it: no path, no trailing slash.
 ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
 
@@ -37,24 +45,26 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Quantization = Literal["none", "int8", "4bit"]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings with their defaults; each is set by `VIEWFINDER_<NAME>`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     # What is indexed, and where it is kept
     model: str = Field(
         "ViT-B-32::openai",
         min_length=1,
-        description="CLIP model of the first index, and what a re-index aims at: ARCH::TAG, hf-hub:ORG/NAME, "
+        description="CLIP model of a new index and the target of a re-index: ARCH::TAG, hf-hub:ORG/NAME, "
         "a local checkpoint directory, `demo` or `demo-small`.",
     )
-    index: str = Field("images", pattern=INDEX_PATTERN, description="Name of the index; the alias in Qdrant.")
+    index: str = Field(
+        "images",
+        pattern=INDEX_PATTERN,
+        description="Name of the index, which is its alias in Qdrant: 1 to 63 lower-case letters, digits, `-` or `_`.",
+    )
     data_dir: AbsolutePath = Field(
         Path("~/.viewfinder"),
-        description="Directory of the embedded store, caches and run reports, absolute, on the head node.",
+        description="Directory of the embedded store, caches and run reports, on the head node of a cluster.",
     )
 
     # Qdrant
@@ -65,13 +75,13 @@ class Settings(BaseSettings):
     qdrant_grpc: bool = Field(False, description="Write to Qdrant by gRPC instead of REST.")
     qdrant_timeout_s: float = Field(60.0, gt=0, le=3600, description="Time limit of one request to Qdrant, in seconds.")
     qdrant_retry_s: float = Field(
-        120.0, ge=0, le=86_400, description="How long a job goes on retrying an unavailable Qdrant, in seconds."
+        120.0, ge=0, le=86_400, description="Time that a job keeps retrying while Qdrant is unavailable, in seconds."
     )
 
     quantization: Quantization = Field(
         "none",
-        description="How a Qdrant server holds the vectors of collections made from now on: float32 (`none`), `int8` "
-        "or `4bit` in memory beside float32 on disk. The embedded store has float32 alone.",
+        description="Format of vectors in a Qdrant server's memory, for new collections: float32 (`none`), `int8` or "
+        "`4bit`; the last two keep float32 on disk. The embedded store always uses float32.",
     )
 
     # S3
@@ -84,118 +94,141 @@ class Settings(BaseSettings):
 
     # Ray
     ray_address: str | None = Field(
-        None, validation_alias="RAY_ADDRESS", description="Ray cluster to join. Unset: one on this machine."
+        None,
+        description="Ray cluster that runs the job, as HOST:PORT, `auto` or `ray://HOST:PORT`. Unset: this machine.",
     )
 
-    # Limits of one picture
+    # Limits of one image
     max_image_bytes: int = Field(
-        100 * 1024**2, ge=1024, description="Larger objects are recorded as failures and not fetched, in bytes."
+        100 * 1024**2,
+        ge=1024,
+        description="Maximum size of an object, in bytes. Larger ones are not fetched and count as failed.",
     )
     max_image_pixels: int = Field(
-        200_000_000, ge=4096, description="Larger pictures are recorded as failures before they are decoded, in pixels."
+        200_000_000,
+        ge=4096,
+        description="Maximum size of an image, in pixels. Larger ones are not decoded and count as failed.",
     )
     max_query_image_bytes: int = Field(
-        20 * 1024**2, ge=1024, description="Larger pictures in queries are refused, sent or fetched, in bytes."
+        20 * 1024**2, ge=1024, description="Maximum size of an image in a query, sent or fetched, in bytes."
     )
-    decode_timeout_s: float = Field(20.0, gt=0, le=600, description="Time limit for decoding one picture, in seconds.")
+    decode_timeout_s: float = Field(20.0, gt=0, le=600, description="Time limit for decoding one image, in seconds.")
     decode_memory_bytes: int = Field(
         2 * 1024**3, ge=256 * 1024**2, description="Memory limit of a decoder process, in bytes."
     )
 
     # The pipeline
-    fetch_batch_size: int = Field(
-        64, ge=1, le=4096, description="Objects that one fetch-and-decode task holds at once."
-    )
-    fetch_threads: int = Field(16, ge=1, le=256, description="Concurrent reads of one fetch-and-decode task.")
+    fetch_batch_size: int = Field(64, ge=1, le=4096, description="Objects in one fetch-and-decode task.")
+    fetch_threads: int = Field(16, ge=1, le=256, description="Concurrent reads in one fetch-and-decode task.")
     encode_batch_size: int | None = Field(
         None,
         ge=1,
         le=8192,
-        description="Pictures of one batch, which an encoder's CPU cores divide. Unset: 256 on a GPU, 32 a core.",
+        description="Images in one batch of an encoder. Unset: 256 on a GPU, 32 for each CPU core.",
     )
     encoders: int | None = Field(
         None,
         ge=1,
         le=4096,
-        description="Encoder actors. Unset: one for each GPU of the cluster, without GPUs one for every 8 cores.",
+        description="Encoder actors. Unset: one for each GPU of the cluster; without GPUs, one for every 8 CPU cores.",
     )
-    write_batch_size: int = Field(128, ge=1, le=2048, description="Points of one upsert (the embedded store takes 32).")
+    write_batch_size: int = Field(128, ge=1, le=2048, description="Points in one upsert (the embedded store uses 32).")
     writers: int | None = Field(
         None,
         ge=1,
         le=64,
-        description="Concurrent streams of upserts into Qdrant. Unset: 4 with GPUs, else one for 4 cores, up to 4.",
+        description="Concurrent streams of upserts into Qdrant. Unset: 4 with GPUs, else one for "
+        "every 4 CPU cores, up to 4.",
     )
 
     # The encoder
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the encoder runs.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device of the encoder. `auto`: a GPU if there is one, else the CPU."
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Weights of the encoder. `auto`: bfloat16 on GPUs and CPUs that compute in it; old GPUs float16.",
+        description="Number format of the encoder's weights. `auto`: bfloat16 on GPUs and CPUs that support it, "
+        "float16 on older GPUs, else float32.",
     )
 
     # The service
     host: str = Field(
-        "127.0.0.1", description="Address of `make demo`; `serve run` takes its own from a Serve configuration."
+        "127.0.0.1",
+        description="Address that `viewfinder serve` listens on. `serve run` takes its own from a Serve configuration.",
     )
-    port: int = Field(
-        8000, ge=0, le=65_535, description="Port of `make demo`, and what `doctor` looks at; 0 takes a free one."
+    port: int = Field(8000, ge=0, le=65_535, description="Port that `viewfinder serve` listens on; 0 takes a free one.")
+    min_replicas: int = Field(1, ge=0, le=1000, description="Minimum number of service replicas.")
+    max_replicas: int = Field(4, ge=1, le=1000, description="Maximum number of service replicas.")
+    replica_cpus: float = Field(1.0, gt=0, le=256, description="CPU cores for one replica.")
+    replica_gpus: float = Field(0.0, ge=0, le=16, description="GPUs for one replica; fractions are allowed.")
+    batch_size: int = Field(
+        16, ge=1, le=512, description="Maximum number of queries that a replica encodes in one batch."
     )
-    min_replicas: int = Field(1, ge=0, le=1000, description="Least number of service replicas.")
-    max_replicas: int = Field(4, ge=1, le=1000, description="Largest number of service replicas.")
-    replica_cpus: float = Field(1.0, gt=0, le=256, description="CPU cores of one replica.")
-    replica_gpus: float = Field(0.0, ge=0, le=16, description="GPUs of one replica, fractions allowed.")
-    batch_size: int = Field(16, ge=1, le=512, description="Most queries that a replica encodes in one batch.")
     queue_size: int = Field(
-        256, ge=1, le=100_000, description="Requests that may wait in a replica; beyond it the answer is 503."
+        256,
+        ge=1,
+        le=100_000,
+        description="Maximum number of requests that wait in a replica. Further ones get status 503.",
     )
-    request_timeout_s: float = Field(30.0, gt=0, le=3600, description="Time limit of one request, in seconds.")
-    refresh_s: float = Field(5.0, gt=0, le=3600, description="How often a replica looks for a moved alias, in seconds.")
+    request_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Time limit of one request to the service, in seconds."
+    )
+    refresh_s: float = Field(
+        5.0, gt=0, le=3600, description="Interval at which a replica checks which collection is live, in seconds."
+    )
     grace_s: float = Field(
         300.0,
         ge=0,
         le=86_400,
-        description="How long a replica keeps the collection and model that it served before, for cursors, in seconds.",
+        description="Time that a replica keeps the previous collection and model after a change, for "
+        "open cursors, in seconds.",
     )
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    api_keys: tuple[SecretStr, ...] = Field(
         (),
-        description="SHA-256 hex digests of the API keys, separated by commas; `:admin` behind one grants takedowns.",
+        description="SHA-256 hex digests of the API keys, separated by commas. `:admin` after a "
+        "digest allows takedowns.",
     )
     allow_anonymous: bool = Field(
-        False, description="Let whoever reaches the service search without a key; takedowns still need an admin key."
+        False, description="Allow searches without a key from any address. Takedowns still need an admin key."
     )
     allow_image_url: bool = Field(
-        False, description="Let the service fetch pictures from public addresses (`image_url`)."
+        False, description="Allow the service to fetch query images from public addresses (`image_url`)."
     )
     max_body_bytes: int = Field(
-        30 * 1024**2, ge=1024, le=1024**3, description="Larger request bodies are refused with 413, in bytes."
+        30 * 1024**2,
+        ge=1024,
+        le=1024**3,
+        description="Maximum size of a request body, in bytes. Larger ones get status 413.",
     )
     requests_per_minute: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
-        description="Requests a minute of one API key, or one address without keys, to each replica. Unset: no limit.",
+        description="Requests a minute to each replica from one API key or, without keys, one "
+        "address. Unset: no limit.",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: tuple[str, ...] = Field(
         (),
-        description="Origins (`https://host`) whose pages may call the service, separated by commas; `*` means all.",
+        description="Origins (`https://host`) whose pages may call the service, separated by commas. `*` allows all.",
     )
     fast_proxy: bool = Field(
         False,
-        validation_alias="RAY_SERVE_ENABLE_HA_PROXY",
-        description="Ray Serve's fast proxy, which listens on all addresses; set before `ray start`, on every node.",
+        description="Use Ray Serve's fast proxy, which listens on all addresses. Set it before `ray "
+        "start`, on every node.",
     )
 
     thumbnailers: int = Field(
-        1, ge=1, le=64, description="Processes of a replica that make thumbnails, at a lower priority than searches."
+        1, ge=1, le=64, description="Processes for thumbnails in a replica; they run at a lower priority than searches."
     )
     thumbnail_cache_bytes: int = Field(
-        64 * 1024**2, ge=0, le=64 * 1024**3, description="Thumbnails that a replica keeps in memory, in bytes."
+        64 * 1024**2, ge=0, le=64 * 1024**3, description="Maximum size of the thumbnail cache of a replica, in bytes."
     )
 
     # The command line
-    server: str = Field("http://localhost:8000", description="Address of the service that `viewfinder` asks.")
-    api_key: SecretStr | None = Field(None, description="API key that `viewfinder` sends to that service.")
+    server: str = Field(
+        "http://localhost:8000", description="Address of the service that `viewfinder` and the client use."
+    )
+    api_key: SecretStr | None = Field(None, description="API key that `viewfinder` and the client send to the service.")
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
@@ -205,13 +238,13 @@ class Settings(BaseSettings):
     @field_validator("api_keys")
     @classmethod
     def _digests(cls, entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        # Which entry, not what it holds: somebody who pastes a key instead of its digest shall not find it in a log.
+        # Name the entry by its number: a key pasted instead of its digest must not appear in a log.
         digests = []
         for number, entry in enumerate(entries, start=1):
             if not (match := KEY_PATTERN.fullmatch(entry.get_secret_value().lower())):
                 raise ValueError(
                     f"entry {number} of {len(entries)} is not the SHA-256 digest of a key, 64 hex digits with or "
-                    "without ':admin' behind; make one with: printf %s \"$KEY\" | sha256sum"
+                    "without ':admin' after it; make one with 'viewfinder key'"
                 )
             digests.append(match[1])
             if match[1] in digests[:-1]:
@@ -234,42 +267,95 @@ class Settings(BaseSettings):
         return value
 
     @classmethod
-    def load(cls, environment: Mapping[str, str] | None = None, **overrides: object) -> "Settings":
-        """Read the environment, with `overrides` (those that are not None) going first.
+    def load(
+        cls, environment: Mapping[str, str] | None = None, *, config: str | Path | None = None, **flags: object
+    ) -> "Settings":
+        """The settings from `flags` (None means not given), `environment`, `.env`, the TOML file and the defaults.
 
-        `environment` is only looked through for misspelled names; pydantic reads the process's own.
+        Without an `environment` the process's own is read, and `.env`; with one, nothing else but `config`. The TOML
+        file is `config`, else the one that `VIEWFINDER_CONFIG` names.
         Raises `ConfigurationError` naming every problem at once.
         """
-        problems = _unknown_names(os.environ if environment is None else environment)
+        problems: list[str] = []
+        if environment is None:
+            dotenv = {name: value for name, value in dotenv_values(DOTENV).items() if value is not None}
+            problems += _unknown_variables(dotenv, f"{DOTENV}: ") + _unknown_variables(os.environ)
+            environment = {**dotenv, **_without_empty(os.environ)}
+        else:
+            problems += _unknown_variables(environment)
+        values: dict[str, object] = {}
+        sources: dict[str, str] = {}
+        if path := config or environment.get(CONFIG_VARIABLE):
+            values, found = _read_toml(Path(path).expanduser(), "--config" if config else CONFIG_VARIABLE)
+            problems += found
+            sources = dict.fromkeys(values, f"{path}: ")
+        named = _by_field(environment)
+        given = {name: value for name, value in flags.items() if value is not None}
+        values |= named | given
+        for name in named.keys() | given.keys():
+            sources.pop(name, None)
         try:
-            given = {name: value for name, value in overrides.items() if value is not None}
-            settings = cls(**given)  # type: ignore[arg-type]  # pydantic checks them, and that is what is asked here
+            settings = cls.model_validate(values)
         except ValidationError as error:
-            problems += [_problem(detail) for detail in error.errors()]
+            problems += [_problem(detail, sources) for detail in error.errors()]
         if problems:
             raise ConfigurationError("\n".join(["The configuration is wrong:", *(f"  {line}" for line in problems)]))
         return settings
 
 
-def _unknown_names(environment: Mapping[str, str]) -> list[str]:
-    # pydantic's extra="forbid" does not look at the environment: a misspelled name would be ignored.
-    fields = Settings.model_fields.items()
-    known = [PREFIX + name.upper() for name, field in fields if field.validation_alias is None]
-    lines = []
-    for name in sorted(environment):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else "docs/configuration.md lists all of them."
-            lines.append(f"{name}: no such setting; {hint}")
-    return lines
+def variable(field: str) -> str:
+    """The environment variable that sets a field."""
+    return _RAY_VARIABLES.get(field, PREFIX + field.upper())
 
 
-def _problem(detail: Mapping[str, object]) -> str:
-    location = detail["loc"]
-    name = str(location[0]) if isinstance(location, tuple) and location else "?"
-    secret = name in ("qdrant_api_key", "api_keys", "api_key")
+def _without_empty(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if value}
+
+
+def _by_field(environment: Mapping[str, str]) -> dict[str, object]:
+    """The values that variables give to fields; an empty variable counts as unset."""
+    variables = {field: environment.get(variable(field)) for field in Settings.model_fields}
+    return {field: value for field, value in variables.items() if value}
+
+
+def _unknown_variables(environment: Iterable[str], place: str = "") -> list[str]:
+    """A line for each misspelled `VIEWFINDER_` name; otherwise it would be ignored."""
+    known = [
+        CONFIG_VARIABLE,
+        *(PREFIX + field.upper() for field in Settings.model_fields if field not in _RAY_VARIABLES),
+    ]
+    return [
+        f"{place}{name}: no such setting; {_nearest(name, known)}"
+        for name in sorted(environment)
+        if name.startswith(PREFIX) and name not in known
+    ]
+
+
+def _read_toml(path: Path, named_by: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of a TOML file by field, and what is wrong with it."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return {}, [f"{named_by}: {str(path)!r} cannot be read: {error.strerror}"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{named_by}: {str(path)!r} is not a TOML file: {error}"]
+    known = list(Settings.model_fields)
+    problems = [f"{path}: {name}: no such setting; {_nearest(name, known)}" for name in document if name not in known]
+    return {name: value for name, value in document.items() if name in known}, problems
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else "docs/configuration.md lists all of them."
+
+
+def _problem(detail: Mapping[str, Any], places: Mapping[str, str]) -> str:
+    """One validation error as a line that names the variable, or the file and its key."""
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: no such setting; {_nearest(name, list(Settings.model_fields))}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     value = repr(str(detail["input"]))
-    given = "" if secret or value in message else f" (given: {value})"
-    variable = name if name.isupper() else PREFIX + name.upper()
-    return f"{variable}: {message[0].lower()}{message[1:]}{given}"
+    given = "" if name in _SECRETS or value in message else f" (given: {value})"
+    shown = f"{places[name]}{name}" if name in places else variable(name)
+    return f"{shown}: {message[0].lower()}{message[1:]}{given}"

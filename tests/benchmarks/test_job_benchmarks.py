@@ -19,9 +19,12 @@ from benchmarks.margin import Margin
 from benchmarks.pipeline_efficiency import Cost, allowed
 from benchmarks.processes import Memory, Watch, cpu_s, family, stolen_s
 from benchmarks.vs_plain_loop import Compared
-from viewfinder.sources.objects import ObjectAccess, Objects, point_id
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import point_id
 from viewfinder.store import StoreAddress, connect
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +150,7 @@ def test_a_watch_separates_memory_of_driver_and_workers() -> None:
 def test_the_discarding_store_counts_points_and_keeps_none(tmp_path: Path) -> None:
     with discarding_store() as server, connect(StoreAddress(data_dir=tmp_path, url=server.url)) as store:
         assert store.check() == "1.20.0"
-        collection = store.collections.open("images", "demo", {"name": "demo"}, "abc", 4)
+        collection = store.collections.open("images", ModelIdentity("demo", "abc", 4))
         ids = [point_id(f"s3://bucket/{number}") for number in range(300)]
         batch = PointBatch(ids, [{"uri": "s3://bucket/x"}] * 300, image=np.ones((300, 4), np.float32))
         store.points.upsert(collection, batch, wait=True)

@@ -1,4 +1,4 @@
-"""The page in a real browser, before a real service on a loopback port: its pictures, store and encoder are real."""
+"""The page in a real browser, before a real service on a loopback port: its images, store and encoder are real."""
 
 import hashlib
 import shutil
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from viewfinder.service.generation.generation import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import canonical_uri, point_id
+from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "holidays"
@@ -42,7 +43,7 @@ START_LIMIT_S = 30
 
 @dataclass
 class Album:
-    """Pictures in a directory, with what an index knows of them."""
+    """Images in a directory, with what an index knows of them."""
 
     directory: Path
     checkpoint: Checkpoint
@@ -53,10 +54,7 @@ class Album:
 
     def build(self, store: Store) -> Collection:
         """A live collection of all of them."""
-        spec = asdict(self.checkpoint.spec)
-        made = store.collections.create(
-            INDEX, self.checkpoint.name, spec, self.checkpoint.fingerprint, self.checkpoint.dimension
-        )
+        made = store.collections.create(INDEX, ModelIdentity.of(self.checkpoint))
         store.points.upsert(made, self.batch, wait=True)
         store.collections.promote(INDEX, made.name)
         store.collections.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})
@@ -88,7 +86,7 @@ class Visit:
 
     def screenshot(self, name: str) -> None:
         self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(300)  # of fading in: a picture of it for people, no part of any test
+        self.page.wait_for_timeout(300)  # of fading in: an image of it for people, no part of any test
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
@@ -110,7 +108,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
             {
                 "uri": canonical_uri(str(path)),
                 "key": str(path),
-                "caption": MARKUP if number == 0 else f"picture number {number}",
+                "caption": MARKUP if number == 0 else f"image number {number}",
                 "width": width,
                 "height": height,
                 "format": "png" if number % 5 == 0 else "jpeg",

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 Visits = Callable[..., Visit]
 PAGE = 40
 PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-QUERY = "/?q=picture+number"
+QUERY = "/?q=image+number"
 
 
 def tiles(page: Page) -> Any:
@@ -41,17 +41,17 @@ def searches(page: Page) -> list[Any]:
 # --- Arriving
 
 
-def test_first_visit_says_what_is_here_and_offers_searches(visit: Visits, site: Site) -> None:
+def test_the_start_page_shows_the_index_and_example_searches(visit: Visits, site: Site) -> None:
     here = visit(site)
     page = here.page
-    expect(page.locator("#about")).to_contain_text(f"{COUNT} pictures in {INDEX}")
-    expect(page.get_by_label("What the pictures shall show")).to_be_focused()
+    expect(page.locator("#about")).to_contain_text(f"{COUNT} images in {INDEX}")
+    expect(page.get_by_label("Describe the images to find")).to_be_focused()
     here.screenshot("first-visit")
     example = page.locator("#examples a").first
     wanted = example.text_content()
     example.click()
-    expect(page.get_by_label("What the pictures shall show")).to_have_value(str(wanted))
-    expect(page.locator("#status")).to_contain_text(f"The best {PAGE} pictures")
+    expect(page.get_by_label("Describe the images to find")).to_have_value(str(wanted))
+    expect(page.locator("#status")).to_contain_text(f"The best {PAGE} images")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -111,11 +111,11 @@ def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: S
         expect(page.get_by_role("button", name="Less like this")).to_be_in_viewport()
 
 
-def test_a_phone_is_not_told_to_drop_pictures(visit: Visits, site: Site) -> None:
+def test_a_phone_does_not_show_the_hint_to_drop_images(visit: Visits, site: Site) -> None:
     for options, told in (({}, True), (PHONE, False)):
         page = visit(site, **options).page
         expect(page.locator("#about")).to_contain_text(INDEX)
-        assert page.get_by_text("Or drop a picture").is_visible() == told
+        assert page.get_by_text("You can also drop an image").is_visible() == told
 
 
 # --- Searching
@@ -123,14 +123,14 @@ def test_a_phone_is_not_told_to_drop_pictures(visit: Visits, site: Site) -> None
 
 def test_enter_searches_and_the_address_says_so(visit: Visits, site: Site) -> None:
     page = visit(site).page
-    page.get_by_label("What the pictures shall show").fill("number 7")
+    page.get_by_label("Describe the images to find").fill("number 7")
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_contain_text(" ms")
     expect(page).to_have_url(f"{site.address}/?q=number+7")
     expect(page).to_have_title("number 7 – viewfinder")
 
 
-def test_rows_are_justified_before_any_picture_has_come(visit: Visits, site: Site) -> None:
+def test_rows_are_justified_before_any_image_has_come(visit: Visits, site: Site) -> None:
     page = visit(site, expected=("net::ERR_FAILED",)).page
     page.route("**/content*", lambda route: route.abort())
     page.goto(site.address + QUERY)
@@ -151,10 +151,10 @@ def test_rows_are_justified_before_any_picture_has_come(visit: Visits, site: Sit
     assert {round(box["width"] / box["height"], 1) for box in boxes} <= shapes
 
 
-def test_scrolling_brings_all_pictures_and_then_says_so(visit: Visits, site: Site) -> None:
+def test_scrolling_brings_all_images_and_then_says_so(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
-    end = page.get_by_text(f"That was all: {COUNT} pictures.")
+    end = page.get_by_text(f"End of results: {COUNT} images.")
     for _ in range(20):
         page.mouse.wheel(0, 4000)
         page.wait_for_load_state("networkidle")
@@ -162,7 +162,7 @@ def test_scrolling_brings_all_pictures_and_then_says_so(visit: Visits, site: Sit
             break
     expect(end).to_be_visible()
     assert len(set(page.eval_on_selector_all("#results a.tile", "all => all.map(({ href }) => href)"))) == COUNT
-    expect(page.locator("#status")).to_contain_text(f"{COUNT} pictures")
+    expect(page.locator("#status")).to_contain_text(f"{COUNT} images")
 
 
 def test_a_slow_answer_does_not_replace_a_later_one(visit: Visits, site: Site) -> None:
@@ -176,7 +176,7 @@ def test_a_slow_answer_does_not_replace_a_later_one(visit: Visits, site: Site) -
             route.continue_()
 
     page.route("**/v1/search", hold_first)
-    box = page.get_by_label("What the pictures shall show")
+    box = page.get_by_label("Describe the images to find")
     box.fill("slow")
     box.press("Enter")
     expect(page.locator("#status")).to_have_text("Searching …")
@@ -209,7 +209,7 @@ def test_words_and_targets_are_a_choice_away(visit: Visits, site: Site) -> None:
     asked = searches(page)
     page.get_by_label("Rank by").select_option("words")
     expect(page).to_have_url(re.compile("rank=words"))
-    expect(tiles(page).first).to_contain_text("picture number 12")
+    expect(tiles(page).first).to_contain_text("image number 12")
     page.get_by_label("Rank by").select_option("clip")
     page.get_by_label("Search in").select_option("caption")
     expect(page).to_have_url(re.compile("target=caption"))
@@ -229,7 +229,7 @@ def test_the_whole_state_survives_a_reload(visit: Visits, site: Site, album: Alb
     path = f"/?q=number&like={like}&unlike={unlike}&f=tags:sea&f=meta.year:2021&target=both&open={shown}"
     for _ in range(2):
         page.goto(site.address + path)
-        expect(page.get_by_role("heading", name="picture number 1", exact=True)).to_be_visible()
+        expect(page.get_by_role("heading", name="image number 1", exact=True)).to_be_visible()
         expect(page.locator("#parts li")).to_have_count(2)
         expect(page.get_by_role("button", name="sea", pressed=True)).to_be_attached()
     assert asked[0] == asked[1]
@@ -241,9 +241,9 @@ def test_the_whole_state_survives_a_reload(visit: Visits, site: Site, album: Alb
     }
 
 
-def test_back_and_forward_go_through_searches_and_pictures(visit: Visits, site: Site) -> None:
+def test_back_and_forward_go_through_searches_and_images(visit: Visits, site: Site) -> None:
     page = visit(site, "/?q=one").page
-    box = page.get_by_label("What the pictures shall show")
+    box = page.get_by_label("Describe the images to find")
     expect(tiles(page)).to_have_count(PAGE)
     box.fill("two")
     box.press("Enter")
@@ -264,7 +264,7 @@ def test_back_and_forward_go_through_searches_and_pictures(visit: Visits, site: 
     assert asked == []  # what was seen already is remembered
 
 
-def test_a_picture_that_is_gone_does_not_break_its_address(visit: Visits, site: Site) -> None:
+def test_an_image_that_is_gone_does_not_break_its_address(visit: Visits, site: Site) -> None:
     path = "/?q=number&open=00000000-0000-4000-8000-000000000000"
     page = visit(site, path, expected=("404",)).page
     expect(page.locator("#notes")).to_contain_text("not in the index")
@@ -272,10 +272,10 @@ def test_a_picture_that_is_gone_does_not_break_its_address(visit: Visits, site: 
     expect(tiles(page)).to_have_count(PAGE)
 
 
-# --- One picture
+# --- One image
 
 
-def test_the_large_view_goes_from_picture_to_picture(visit: Visits, site: Site) -> None:
+def test_the_large_view_goes_from_image_to_image(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
     expect(tiles(page)).to_have_count(PAGE)
@@ -284,12 +284,12 @@ def test_the_large_view_goes_from_picture_to_picture(visit: Visits, site: Site) 
     page.keyboard.press("Enter")
     title = page.locator("#v-caption")
     expect(title).to_have_text(names[0])
-    expect(page.get_by_role("button", name="Previous picture")).to_be_disabled()
-    expect(page.locator("#v-picture")).not_to_have_js_property("naturalWidth", 0)
+    expect(page.get_by_role("button", name="Previous image")).to_be_disabled()
+    expect(page.locator("#v-image")).not_to_have_js_property("naturalWidth", 0)
     here.screenshot("large")
     page.keyboard.press("ArrowRight")
     expect(title).to_have_text(names[1])
-    page.get_by_role("button", name="Next picture").click()
+    page.get_by_role("button", name="Next image").click()
     expect(title).to_have_text(names[2])
     page.keyboard.press("ArrowLeft")
     expect(title).to_have_text(names[1])
@@ -299,7 +299,7 @@ def test_the_large_view_goes_from_picture_to_picture(visit: Visits, site: Site) 
     expect(page).to_have_url(site.address + QUERY)
 
 
-def test_the_large_view_tells_what_the_index_knows(visit: Visits, site: Site, album: Album) -> None:
+def test_the_viewer_shows_the_metadata(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site, f"/?open={album.batch.ids[1]}").page
     data = page.locator("#v-data")
     for said in ("64 × 64", "JPEG", "May 31, 2024", "Season", "autumn", "2021", album.file(1).name):
@@ -334,7 +334,7 @@ def test_more_and_less_like_this_become_parts_of_the_search(visit: Visits, site:
     expect(page).to_have_url(site.address + QUERY)
 
 
-# --- A picture of one's own
+# --- An image of one's own
 
 
 def chosen(page: Page, album: Album) -> None:
@@ -366,68 +366,68 @@ def pasted(page: Page, album: Album) -> None:
 
 
 @pytest.mark.parametrize("give", [chosen, dropped, pasted])
-def test_a_picture_finds_itself(visit: Visits, site: Site, album: Album, give: Callable[[Page, Album], None]) -> None:
+def test_an_image_finds_itself(visit: Visits, site: Site, album: Album, give: Callable[[Page, Album], None]) -> None:
     here = visit(site)
     page = here.page
     expect(tiles(page).first).to_be_visible()
     give(page, album)
-    expect(page).to_have_url(f"{site.address}/?picture=006.jpg")
+    expect(page).to_have_url(f"{site.address}/?image=006.jpg")
     expect(page.locator("#status")).to_contain_text(" ms")
-    expect(tiles(page).first).to_contain_text("picture number 6")
+    expect(tiles(page).first).to_contain_text("image number 6")
     expect(page.locator("#drop")).to_be_hidden()
 
 
-def test_a_picture_goes_together_with_words(visit: Visits, site: Site, album: Album) -> None:
+def test_an_image_goes_together_with_words(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
     asked = searches(page)
     chosen(page, album)
     expect(page.locator("#parts li")).to_have_count(1)
-    page.get_by_label("What the pictures shall show").fill("number")
+    page.get_by_label("Describe the images to find").fill("number")
     page.keyboard.press("Enter")
-    expect(page).to_have_url(f"{site.address}/?q=number&picture=006.jpg")
+    expect(page).to_have_url(f"{site.address}/?q=number&image=006.jpg")
     expect(page.locator("#status")).to_contain_text(" ms")
     assert [sorted(part) for part in asked[-1]["queries"]] == [["text", "weight"], ["image", "weight"]]
-    page.get_by_role("button", name="Remove this picture").click()
+    page.get_by_role("button", name="Remove this image").click()
     expect(page).to_have_url(f"{site.address}/?q=number")
 
 
-def test_a_search_by_picture_survives_a_reload(visit: Visits, site: Site, album: Album) -> None:
+def test_a_search_by_image_survives_a_reload(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
     chosen(page, album)
-    expect(tiles(page).first).to_contain_text("picture number 6")
+    expect(tiles(page).first).to_contain_text("image number 6")
     page.reload()
-    expect(tiles(page).first).to_contain_text("picture number 6")
+    expect(tiles(page).first).to_contain_text("image number 6")
     expect(page.locator("#parts img")).not_to_have_js_property("naturalWidth", 0)
 
 
-def test_a_picture_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site) -> None:
-    page = visit(site, "/?picture=006.jpg").page
-    expect(page.locator("#problem")).to_contain_text("no longer here")
+def test_an_image_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site) -> None:
+    page = visit(site, "/?image=006.jpg").page
+    expect(page.locator("#problem")).to_contain_text("not available in this tab")
     expect(page.locator("#problem")).to_contain_text("006.jpg")
-    page.goto(f"{site.address}/?q=number&picture=006.jpg")
-    expect(page.locator("#notes")).to_contain_text("left out")
+    page.goto(f"{site.address}/?q=number&image=006.jpg")
+    expect(page.locator("#notes")).to_contain_text("ignored")
     expect(tiles(page)).to_have_count(PAGE)
 
 
-def test_a_tab_without_room_for_all_its_pictures_keeps_the_last(visit: Visits, site: Site, album: Album) -> None:
+def test_a_tab_without_room_for_all_its_images_keeps_the_last(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
-    page.evaluate("sessionStorage.setItem('viewfinder-picture:earlier', 'data:,' + 'x'.repeat(5 * 1024 * 1024 - 200))")
+    page.evaluate("sessionStorage.setItem('viewfinder-image:earlier', 'data:,' + 'x'.repeat(5 * 1024 * 1024 - 200))")
     chosen(page, album)
-    expect(tiles(page).first).to_contain_text("picture number 6")
-    assert page.evaluate("Object.keys(sessionStorage)") == ["viewfinder-picture:006.jpg"]
+    expect(tiles(page).first).to_contain_text("image number 6")
+    assert page.evaluate("Object.keys(sessionStorage)") == ["viewfinder-image:006.jpg"]
 
 
-def test_what_is_no_picture_is_explained(visit: Visits, site: Site, album: Album) -> None:
+def test_a_file_that_is_not_an_image_is_explained(visit: Visits, site: Site, album: Album) -> None:
     here = visit(site, expected=("422",))
     page = here.page
-    page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
-    expect(page.locator("#problem")).to_contain_text("This picture cannot be read")
-    expect(page.locator("#parts img")).to_have_count(0)  # no torn picture in its chip
-    here.screenshot("no-picture")
+    page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    expect(page.locator("#problem")).to_contain_text("This image cannot be read")
+    expect(page.locator("#parts img")).to_have_count(0)  # no torn image in its chip
+    here.screenshot("no-image")
     with page.expect_file_chooser() as choosing:
-        page.get_by_role("button", name="Choose another picture").click()
+        page.get_by_role("button", name="Choose another image").click()
     choosing.value.set_files(album.file(6))
-    expect(tiles(page).first).to_contain_text("picture number 6")
+    expect(tiles(page).first).to_contain_text("image number 6")
 
 
 # --- Filters
@@ -439,12 +439,12 @@ def test_filters_combine_and_let_go(visit: Visits, site: Site) -> None:
     asked = searches(page)
     chips = page.get_by_role("group", name="Filters")
     chips.get_by_role("button", name="sea").click()
-    expect(chips.get_by_role("button", name="snow")).to_have_count(0)  # no picture has both
+    expect(chips.get_by_role("button", name="snow")).to_have_count(0)  # no image has both
     chips.get_by_role("button", name="boat").click()
     chips.get_by_role("button", name="png").click()
-    expect(page.locator("#status")).to_contain_text("5 pictures")
+    expect(page.locator("#status")).to_contain_text("5 images")
     chips.get_by_role("button", name="jpeg").click()
-    expect(page.locator("#status")).to_contain_text("25 pictures")
+    expect(page.locator("#status")).to_contain_text("25 images")
     here.screenshot("filtered")
     assert asked[-1]["filter"] == {
         "and": [{"tags": {"eq": "sea"}}, {"tags": {"eq": "boat"}}, {"format": {"in": ["png", "jpeg"]}}]
@@ -459,7 +459,7 @@ def test_filters_combine_and_let_go(visit: Visits, site: Site) -> None:
 def test_nothing_found_offers_a_way_out(visit: Visits, site: Site) -> None:
     here = visit(site, f"{QUERY}&f=tags:snow&f=tags:boat")
     page = here.page
-    expect(page.locator("#problem")).to_contain_text("No picture passes all these filters together.")
+    expect(page.locator("#problem")).to_contain_text("No image matches all these filters.")
     here.screenshot("nothing-found")
     page.get_by_role("button", name="Clear the filters").click()
     expect(tiles(page)).to_have_count(PAGE)
@@ -484,7 +484,7 @@ def test_the_grid_is_one_stop_that_arrows_move_through(visit: Visits, site: Site
     page.keyboard.press("ArrowUp")
     expect(tiles(page).first).to_be_focused()
     page.keyboard.press("/")
-    expect(page.get_by_label("What the pictures shall show")).to_be_focused()
+    expect(page.get_by_label("Describe the images to find")).to_be_focused()
 
 
 def test_everything_to_press_has_a_name_and_a_visible_focus(visit: Visits, site: Site, album: Album) -> None:
@@ -510,12 +510,12 @@ def test_everything_to_press_has_a_name_and_a_visible_focus(visit: Visits, site:
 
 def test_counts_and_problems_are_announced(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY).page
-    expect(page.get_by_role("status").first).to_contain_text(f"The best {PAGE} pictures")
+    expect(page.get_by_role("status").first).to_contain_text(f"The best {PAGE} images")
     assert page.locator("#problem").get_attribute("aria-live") == "assertive"
-    expect(page.get_by_role("list", name="Pictures", exact=True)).not_to_have_attribute("aria-busy", "true")
+    expect(page.get_by_role("list", name="Images", exact=True)).not_to_have_attribute("aria-busy", "true")
 
 
-def test_still_for_those_who_want_no_motion(visit: Visits, site: Site) -> None:
+def test_no_animation_with_reduced_motion(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY, reduced_motion="reduce").page
     expect(tiles(page)).to_have_count(PAGE)
     assert page.evaluate("getComputedStyle(document.querySelector('.frame img')).transitionDuration") in ("0s", "")
@@ -526,13 +526,13 @@ def test_still_for_those_who_want_no_motion(visit: Visits, site: Site) -> None:
 
 def test_without_an_index_the_command_is_there(visit: Visits, empty_site: Site) -> None:
     here = visit(empty_site, expected=("503",))
-    expect(here.page.locator("#problem code").first).to_have_text("python jobs/index.py --source s3://bucket/prefix")
+    expect(here.page.locator("#problem code").first).to_have_text("viewfinder index s3://bucket/prefix")
     here.screenshot("no-index")
 
 
 def test_an_index_that_comes_is_found_by_trying_again(visit: Visits, empty_site: Site, album: Album) -> None:
     page = visit(empty_site, QUERY, expected=("503",)).page
-    expect(page.get_by_role("heading", name="Nothing can be searched yet")).to_be_visible()
+    expect(page.get_by_role("heading", name="There is nothing to search yet")).to_be_visible()
     album.build(empty_site.store)
     empty_site.follower.refresh()
     page.get_by_role("button", name="Try again").click()
@@ -544,7 +544,7 @@ def test_a_service_that_is_away_is_explained(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY, expected=("net::ERR_CONNECTION_REFUSED",)).page
     expect(tiles(page)).to_have_count(PAGE)
     page.route("**/v1/search", lambda route: route.abort("connectionrefused"))
-    page.get_by_label("What the pictures shall show").fill("other")
+    page.get_by_label("Describe the images to find").fill("other")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="The service cannot be reached")).to_be_visible()
 
@@ -559,13 +559,13 @@ def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, si
 @pytest.mark.parametrize("address", ["q=a&like=nonsense", "like=00000000-0000-0000-0000-000000000000"])
 def test_an_address_that_cannot_be_asked_leads_back_to_the_start(visit: Visits, site: Site, address: str) -> None:
     page = visit(site, f"/?{address}", expected=("422", "404")).page
-    page.get_by_role("button", name="Start anew").click()
+    page.get_by_role("button", name="New search").click()
     expect(page).to_have_url(f"{site.address}/")
     expect(tiles(page).first).to_be_visible()
     expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_a_key_is_asked_for_kept_and_sent_with_pictures(visit: Visits, locked_site: Site) -> None:
+def test_a_key_is_asked_for_kept_and_sent_with_images(visit: Visits, locked_site: Site) -> None:
     here = visit(locked_site, QUERY, expected=("401",))
     page = here.page
     box = page.get_by_label("API key")
@@ -573,13 +573,13 @@ def test_a_key_is_asked_for_kept_and_sent_with_pictures(visit: Visits, locked_si
     here.screenshot("key")
     box.fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.locator("#problem .warning")).to_contain_text("not known")
+    expect(page.locator("#problem .warning")).to_contain_text("unknown")
     page.get_by_label("API key").fill(KEY)
     page.keyboard.press("Enter")
     expect(tiles(page)).to_have_count(PAGE)
     expect(page.locator(".frame.shown img").nth(3)).not_to_have_js_property("naturalWidth", 0)
     tiles(page).first.click()
-    expect(page.locator("#v-picture")).not_to_have_js_property("naturalWidth", 0)
+    expect(page.locator("#v-image")).not_to_have_js_property("naturalWidth", 0)
     with page.expect_popup() as opened:
         page.get_by_role("link", name="Open the original").click()
     expect(opened.value).to_have_url(re.compile("^blob:"))

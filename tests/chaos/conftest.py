@@ -4,7 +4,6 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,15 +11,15 @@ import pytest
 
 from tests.chaos.table import COST, Cost
 from tests.chaos.trial import Trial
-from tests.fixtures.indexing import World, kept, qdrant, world
-from viewfinder.sources.objects import ObjectAccess
+from tests.fixtures.indexing import World, executor, qdrant, world
+from viewfinder.backoff import Backoff
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import StoreAddress, connect
-from viewfinder.store.retries import Retry
 from viewfinder.testing.qdrant import QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import S3FaultProxy
 
-__all__ = ["kept", "qdrant", "world"]
+__all__ = ["executor", "qdrant", "world"]
 
 # Short, so that a client's patience does not decide how long the suite takes.
 READ_TIMEOUT_S = 1.0
@@ -72,7 +71,7 @@ def trial(
 ) -> Iterator[Trial]:
     """Both indexes, the first of them made; at the end nothing may be left over."""
     # Real pauses grow to 20 s, which a run of hours has and a test has not.
-    monkeypatch.setattr("viewfinder.store.connection.Retry", partial(Retry, longest_s=LONGEST_PAUSE_S))
+    monkeypatch.setattr("viewfinder.store.connection.Backoff", partial(Backoff, maximum_s=LONGEST_PAUSE_S))
     access = ObjectAccess(
         endpoint_url=proxy.url,
         threads=4,
@@ -84,7 +83,7 @@ def trial(
     address = StoreAddress(world.directory, qdrant.url, timeout_s=STORE_TIMEOUT_S, retry_s=60)
     with connect(address) as store:
         world.store = store
-        world.reach = replace(world.reach, access=access, address=address)
+        world.access = access
         made = Trial(world, qdrant, proxy, cost)
         made.without_faults()
         with nothing_left_over(temporary):

@@ -4,8 +4,8 @@ import pytest
 
 from tests.chaos.table import chance
 from tests.chaos.trial import Trial, strikes
+from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.store.retries import Retry
 from viewfinder.testing.qdrant import DISK_FULL, Fault
 
 UPSERT = r"^PUT .*/points$"
@@ -75,7 +75,7 @@ def test_a_full_disk_ends_the_run_with_what_to_do_and_the_next_one_goes_on(trial
 
 @pytest.mark.chaos("Qdrant", "away for longer than a job waits")
 def test_a_store_that_stays_away_ends_the_run_and_the_next_one_goes_on(trial: Trial) -> None:
-    trial.world.store.connection.retry = Retry(1.0)
+    trial.world.store.connection.retry = Backoff(1.0)
     spared = [Fault(on=UPSERT)] * chance("away for good").randint(1, 4)
     with pytest.raises(StoreUnavailableError, match="Gave up after"):
         trial.sync(store=[*spared, *[Fault(status=503, on=UPSERT)] * 1000])

@@ -18,7 +18,7 @@ import pytest
 from tests.chaos.conftest import children, until
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, strikes
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.testing.qdrant import Fault
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 

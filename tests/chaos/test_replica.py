@@ -30,7 +30,7 @@ def url(ray_session: None, qdrant: QdrantDouble, tiny_model: str, tmp_path: Path
     """Two replicas on Ray Serve; at the end none of them is left over, nor anything of this process."""
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.service.app import application
 
     with connect(StoreAddress(tmp_path, qdrant.url)) as store:
         fill(store, locate(tiny_model))

@@ -10,7 +10,7 @@ from tests.chaos.conftest import READ_TIMEOUT_S
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, assert_same_vectors, vectors
 from tests.indexing.pictures import picture
-from viewfinder.indexing.reach import Reach
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 
@@ -69,7 +69,7 @@ def test_a_storm_changes_nothing(trial: Trial) -> None:
 
 @pytest.mark.chaos("S3", "one object cannot be read for long")
 def test_an_object_that_cannot_be_read_is_a_failure_until_it_can(trial: Trial) -> None:
-    trial.world.reach = _impatient(trial)
+    trial.world.access = _impatient(trial)
     counts = trial.sync([S3Fault(rf"^GET /[^?]+{NAMES[7]}", FOREVER, status=500, code="InternalError")])
     assert counts == trial.counts[0] | {"indexed": len(NAMES) - 1, "failed": 3}
     assert trial.world.recorded_failures([NAMES[7]]) == {NAMES[7]: "unavailable"}
@@ -122,7 +122,7 @@ def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     keep(s3)
-    trial.world.reach = _impatient(trial)  # another way to the objects, and so a client that reads the file
+    trial.world.access = _impatient(trial)  # another way to the objects, and so a client that reads the file
     with S3Endpoint(s3_root) as rotated:
 
         def rotate() -> None:
@@ -140,6 +140,5 @@ def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
         trial.same_as_calm(0)
 
 
-def _impatient(trial: Trial) -> Reach:
-    reach = trial.world.reach
-    return replace(reach, access=replace(reach.access, retry_s=READ_TIMEOUT_S / 2))
+def _impatient(trial: Trial) -> ObjectAccess:
+    return replace(trial.world.access, retry_s=READ_TIMEOUT_S / 2)

@@ -12,7 +12,7 @@ import numpy as np
 from tests.chaos.table import Cost
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store.schema import VectorName
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3_faults import FOREVER, S3Fault, S3FaultProxy

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery
 from viewfinder import AsyncClient, Client, Part
 from viewfinder.errors import ConfigurationError, ServiceError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +136,7 @@ def test_texts_and_pictures_become_vectors(gallery: Gallery, ask: Ask) -> None:
     np.testing.assert_allclose([each.vector for each in answer.texts], expected, atol=1e-5)
     assert (answer.texts[0].cut, answer.texts[-1].cut > 0) == (0, True)
     assert answer.fingerprint == gallery.encoder.fingerprint
-    assert any("Counted from text 64" in warning for warning in answer.warnings)
+    assert any("Numbers start after text 64" in warning for warning in answer.warnings)
     own = ask(gallery, "search", vector=answer.images[1].vector, limit=1)
     assert own.hits[0].uri == gallery.uris[1]
 
@@ -212,7 +212,7 @@ def test_without_a_key_or_with_another_nothing_is_answered(locked: Gallery, ask:
         assert (raised.value.status, raised.value.code) == (401, "unauthorized")
 
 
-@pytest.mark.parametrize("method", ["remove", "restore", "takedowns"])
+@pytest.mark.parametrize("method", ["take_down", "restore", "takedowns"])
 def test_only_an_admin_takes_pictures_down(locked: Gallery, ask: Ask, method: str) -> None:
     arguments = () if method == "takedowns" else (locked.uris[0],)
     with pytest.raises(ServiceError) as raised:
@@ -226,10 +226,10 @@ def test_a_picture_is_taken_down_once_and_may_come_back(locked: Gallery, ask: As
         return ask(locked, method, *arguments, api_key=ADMIN_KEY)
 
     uri = locked.uris[1]
-    removal = admin("remove", uri)
+    removal = admin("take_down", uri)
     assert (removal.id, removal.uri, removal.removed) == (point_id(uri), uri, True)
     assert uri not in {hit.uri for hit in admin("search", "picture 1")}
-    assert admin("remove", point_id(uri)).removed is False
+    assert admin("take_down", point_id(uri)).removed is False
     assert [(each.id, each.uri) for each in admin("takedowns")] == [(point_id(uri), uri)]
     assert admin("restore", uri).restored is True
     assert admin("restore", uri).restored is False

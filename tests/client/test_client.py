@@ -22,7 +22,7 @@ from tests.fixtures.services import CAPTIONS, INDEX, Running
 from viewfinder import AsyncClient, Client
 from viewfinder.client import SearchResult
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
 
@@ -242,12 +242,12 @@ def test_what_may_pass_is_tried_again_as_one_call(ask: Ask, passing: Planned) ->
     assert len({headers["x-request-id"] for headers in script.requests}) == 1
 
 
-def test_a_removal_whose_answer_is_lost_is_asked_again(ask: Ask) -> None:
+def test_a_takedown_is_repeated_when_its_answer_is_lost(ask: Ask) -> None:
     id_ = point_id("s3://b/k")
     done = Planned(200, json.dumps({"id": id_, "uri": "s3://b/k", "removed": False}).encode())
     script = Scripted([Planned(None), done])
     with script.listening() as server:
-        assert ask(server, "remove", "s3://b/k").removed is False
+        assert ask(server, "take_down", "s3://b/k").removed is False
     assert script.bodies == [f"/v1/images/{id_}"] * 2
 
 
@@ -342,7 +342,7 @@ def test_where_nothing_listens_the_message_says_what_to_start(ask: Ask) -> None:
         server = f"http://127.0.0.1:{unused.getsockname()[1]}"
     assert ask(server, "healthy") is False
     assert ask(server, "ready") is False
-    with pytest.raises(ServiceUnavailableError, match=r"cannot be reached.*serve run serve\.app:build_app") as raised:
+    with pytest.raises(ServiceUnavailableError, match=r"cannot be reached.*viewfinder serve") as raised:
         ask(server, "search", "a cat", client={"retries": 0})
     assert raised.value.code == "unreachable"
 

@@ -1,4 +1,4 @@
-"""What is asked, as JSON; and what is refused before anything is sent."""
+"""Search requests as JSON, and requests that are refused before they are sent."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from viewfinder.client.protocol import Service
-from viewfinder.client.requests import Part, asked, image_id, next_page, search_body
+from viewfinder.client.requests import Part, image_id, next_page, search_body, search_request
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 ID = point_id("s3://b/k")
 
@@ -18,7 +18,7 @@ ID = point_id("s3://b/k")
 def test_a_body_holds_what_is_said_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     parts = [Part(image=tmp_path / "a"), Part(id="s3://b/k", weight=-1), Part(vector=np.float32([1, 0]))]
-    assert search_body(asked("a cat", {"limit": 3, "offset": None})) == {"text": "a cat", "limit": 3}
+    assert search_body(search_request("a cat", {"limit": 3, "offset": None})) == {"text": "a cat", "limit": 3}
     assert search_body({"queries": parts}) == {
         "queries": [{"image": "YWJj", "weight": 1.0}, {"id": ID, "weight": -1}, {"vector": [1.0, 0.0], "weight": 1.0}]
     }
@@ -33,10 +33,10 @@ def test_dates_in_filters_are_written_as_the_service_takes_them() -> None:
 
 
 def test_the_next_page_keeps_the_question_and_drops_the_offset() -> None:
-    page = next_page(asked("a cat", {"limit": 3, "offset": 2}), "there")
+    page = next_page(search_request("a cat", {"limit": 3, "offset": 2}), "there")
     assert page is not None
     assert search_body(page) == {"text": "a cat", "limit": 3, "cursor": "there"}
-    assert next_page(asked("a cat", {}), None) is None
+    assert next_page(search_request("a cat", {}), None) is None
 
 
 @pytest.mark.parametrize("subject", [ID, ID.upper(), "s3://b/k", "S3://b/k"])
@@ -46,7 +46,7 @@ def test_a_picture_is_named_by_id_or_uri(subject: str) -> None:
 
 @pytest.mark.parametrize("subject", ["", "k", "../stats", ID[:-1], ID + "/content"])
 def test_what_names_no_picture_is_refused(subject: str) -> None:
-    with pytest.raises(ConfigurationError, match="names no picture"):
+    with pytest.raises(ConfigurationError, match="is neither an id"):
         image_id(subject)
 
 

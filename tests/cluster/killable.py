@@ -7,34 +7,37 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.indexing.inprocess import InProcess, Kept
-from viewfinder.indexing.reach import Reach
-from viewfinder.reindexing.options import parse
-from viewfinder.reindexing.report import ReindexReport
-from viewfinder.reindexing.workflow import Reindex
+from tests.fixtures.options import reindex_options
+from viewfinder.indexing.executor import InProcessExecutor
+from viewfinder.indexing.report import Report
+from viewfinder.indexing.run import Indexer
+from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
-from viewfinder.store import connect
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.store import StoreAddress, connect
 
 # Torch takes many seconds to import: once, in the process that the others are forked from.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__, "torch", "open_clip"])
 
 
-def start(reach: Reach, directory: Path, flags: Sequence[str] = ()) -> BaseProcess:
+def start(access: ObjectAccess, address: StoreAddress, directory: Path, flags: Sequence[str] = ()) -> BaseProcess:
     """A job under way with this process's environment; its manifests, report and log go to `directory`."""
     directory.mkdir()
-    process = _FORKS.Process(target=_reindex, args=(dict(os.environ), reach, directory, list(flags)))
+    process = _FORKS.Process(target=_reindex, args=(dict(os.environ), access, address, directory, list(flags)))
     process.start()
     return process
 
 
-def _reindex(environment: Mapping[str, str], reach: Reach, directory: Path, flags: Sequence[str]) -> None:
+def _reindex(
+    environment: Mapping[str, str], access: ObjectAccess, address: StoreAddress, directory: Path, flags: Sequence[str]
+) -> None:
     os.environ.update(environment)
     with (directory / "log.txt").open("wb") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    settings = Settings.load()
-    report = ReindexReport.open(settings, reach.access, str(directory / "report"))
-    with connect(reach.address) as store, report:
-        work = InProcess(reach, store, directory / "manifests", report.run_id, Kept())
-        sys.exit(Reindex(parse(flags), settings, reach, store, work, report).run())
+    settings = Settings.load(write_batch_size=4, fetch_threads=4, device="cpu")  # batches to be killed between
+    report = Report.open(settings, access, str(directory / "report"))
+    with connect(address) as store, report, report.workspace() as workspace, InProcessExecutor(cores=1) as executor:
+        indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)
+        sys.exit(reindex(reindex_options(flags), settings, store, indexer, report).exit_status)

@@ -19,8 +19,8 @@ from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
 from viewfinder.cli.entry import STOPPED
 from viewfinder.models.checkpoint import locate
-from viewfinder.sources.objects import point_id
-from viewfinder.store.baselines import FEWEST, QUANTILES
+from viewfinder.sources.uris import point_id
+from viewfinder.store.baselines import MINIMUM_VECTORS, QUANTILES
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
@@ -95,7 +95,7 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
     assert world.run("--max-failure-ratio", "0.5") == 0
     assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 0, "failed": 5, "pruned": 0}
     assert world.failures == reasons
-    assert world.summary["pictures"] == 0, "nothing was fetched"
+    assert world.summary["images"] == 0, "nothing was fetched"
 
     (world.bucket / "text.jpg").write_bytes(picture(3))
     assert world.run("--max-failure-ratio", "0.5") == 0
@@ -106,12 +106,12 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
 def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_by(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [f"{number:02}.jpg" for number in range(FEWEST + 1)]
+    names = [f"{number:02}.jpg" for number in range(MINIMUM_VECTORS + 1)]
     fill(world.bucket, names)
     world.store.take_down(world.index, {point_id(f"{world.source}/00.jpg"): f"{world.source}/00.jpg"})
     assert world.run() == 0
     assert world.counts == {"listed": 21, "unchanged": 1, "indexed": 20, "failed": 0, "pruned": 0}
-    assert world.summary["withheld"] == 1
+    assert world.summary["taken_down"] == 1
     assert set(world.points) == set(names) - {"00.jpg"}
     baselines = world.collection.metadata.baselines
     assert baselines.keys() == {"text_image", "image_image"}
@@ -147,7 +147,7 @@ def test_another_model_is_refused_with_both_fingerprints(
     said = capsys.readouterr().err
     assert locate(tiny_model).fingerprint in said
     assert locate(other_model).fingerprint in said
-    assert "jobs/reindex.py" in said
+    assert "viewfinder reindex" in said
 
 
 def test_without_a_model_a_run_follows_the_live_collection(
@@ -159,43 +159,6 @@ def test_without_a_model_a_run_follows_the_live_collection(
     fill(world.bucket, ["new.jpg"], first_seed=50)
     assert world.run() == 0
     assert world.counts["indexed"] == 1
-
-
-@pytest.mark.parametrize(
-    ("flags", "environment", "status", "said"),
-    [
-        (["--source", "s3://no-such-bucket"], {}, 2, "no-such-bucket"),
-        (["--source", "SOURCE/no/such/prefix"], {}, 2, "no/such/prefix"),
-        (["--source", "/no/such/directory"], {}, 2, "/no/such/directory"),
-        (["--source", "gs://bucket/x"], {}, 2, "gs://"),
-        (["--source", "SOURCE", "--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
-        (["--source", "SOURCE"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
-        (["--source", "SOURCE"], {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}, 2, "secret"),
-        (["--source", "SOURCE"], {"VIEWFINDER_S3_ENDPOINT_URL": "http://127.0.0.1:9"}, 2, "http://127.0.0.1:9"),
-        (["--source", "SOURCE"], {"VIEWFINDER_MODLE": "demo"}, 2, "VIEWFINDER_MODEL"),
-        (["--source", "SOURCE", "--captions", "SOURCE/none.json"], {}, 2, "none.json"),
-    ],
-)
-def test_a_mistake_is_one_clear_message(
-    world: World,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    environment: dict[str, str],
-    status: int,
-    said: str,
-) -> None:
-    fill(world.bucket, NAMES[:2])
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    from jobs.index import main
-
-    assert main([flag.replace("SOURCE", world.source) for flag in flags]) == status
-    error = capsys.readouterr().err
-    message = error[error.index("error: ") :]
-    assert said in message
-    assert "Traceback" not in error
-    assert "not-the-secret" not in message, "a secret is never repeated"
 
 
 def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple[int, str]:

@@ -1,12 +1,12 @@
-"""A job's numbers: each object once, by what became of it. tests/infra/test_two_nodes.py sees that Ray exports them."""
+"""A job's numbers: each object once, by outcome. tests/infra/test_two_nodes.py sees that Ray exports them."""
 
 from collections import Counter
 from typing import Any, Self
 
 import pyarrow as pa
 
-from viewfinder.cluster.datasink import Tally
 from viewfinder.cluster.metrics import JobMetrics
+from viewfinder.indexing.accounting import Tally
 
 
 class Ledger:
@@ -37,7 +37,7 @@ class Metric:
 
 def test_every_object_of_a_block_is_counted_once_by_its_outcome_and_its_stages() -> None:
     ledger = Ledger()
-    tally = Tally(indexed=5, unchanged=7, withheld=2, failed=3, pictures=4, compare_s=0.5, decode_s=2.0, encode_s=1.0)
+    tally = Tally(indexed=5, unchanged=7, taken_down=2, failed=3, images=4, compare_s=0.5, decode_s=2.0, encode_s=1.0)
     table = pa.table(
         {
             "action": ["index", "failed", "failed", "failed", "unchanged"],
@@ -46,15 +46,15 @@ def test_every_object_of_a_block_is_counted_once_by_its_outcome_and_its_stages()
         }
     )
     metrics = JobMetrics("photos", ledger)
-    metrics.block(tally, table)
-    metrics.block(Tally(indexed=1, pictures=1), table.slice(0, 1))
-    metrics.block(Tally(), pa.table({}))
+    metrics.add_block(tally, table)
+    metrics.add_block(Tally(indexed=1, images=1), table.slice(0, 1))
+    metrics.add_block(Tally(), pa.table({}))
     objects, done = "viewfinder_job_objects_total", "viewfinder_job_stage_objects_total"
     seconds, failures = "viewfinder_job_stage_seconds_total", "viewfinder_job_failures_total"
     assert ledger.entries == {
         (objects, "indexed", "photos"): 6,
         (objects, "unchanged", "photos"): 5,
-        (objects, "withheld", "photos"): 2,
+        (objects, "taken_down", "photos"): 2,
         (objects, "failed", "photos"): 3,
         (failures, "decode", "truncated", "photos"): 2,
         (failures, "fetch", "access_denied", "photos"): 1,

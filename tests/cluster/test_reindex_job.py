@@ -105,10 +105,10 @@ def written_to(qdrant: QdrantDouble, ending: str) -> int:
 @pytest.mark.parametrize(
     ("flags", "environment", "status", "said"),
     [
-        (["--index", "nothing"], {}, 2, "jobs/index.py --source"),
+        (["--index", "nothing"], {}, 2, "viewfinder index"),
         (["--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
-        (["--rollback"], {}, 2, "no former collection"),
-        (["--golden", "/no/such/file.jsonl"], {}, 2, "/no/such/file.jsonl"),
+        (["--rollback"], {}, 2, "no retired collection"),
+        (["--evaluation-set", "/no/such/file.jsonl"], {}, 2, "/no/such/file.jsonl"),
         (["--status"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
     ],
 )

@@ -2,8 +2,7 @@
 
 import pytest
 
-from viewfinder.cluster.datasink import Tally
-from viewfinder.cluster.pipeline import CORES, WIDENED_BY, Outcome, Stage, Workers
+from viewfinder.cluster.resources import CORES, Workers
 from viewfinder.settings import Settings
 
 
@@ -15,12 +14,12 @@ def test_each_gpu_gets_an_encoder() -> None:
     workers = plan({"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4})
     assert (workers.encoders, workers.gpus, workers.batch_size, workers.cores) == (4, 1, 256, None)
     assert workers.decoder_cpus == 1
-    assert workers.calls == 2, "one is copied while the other is computed"
+    assert workers.concurrent_calls == 2, "one is copied while the other is computed"
 
 
 def test_without_gpus_one_encoder_takes_the_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
-    assert (workers.encoders, workers.gpus, workers.calls) == (1, 0, 1)
+    assert (workers.encoders, workers.gpus, workers.concurrent_calls) == (1, 0, 1)
     assert (workers.cores, workers.batch_size) == (2, 64)
 
 
@@ -41,11 +40,11 @@ def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
 
 
 def test_a_cluster_decodes_on_what_it_has_and_a_ray_of_ones_own_on_its_cores() -> None:
-    assert plan({"CPU": 16}, {"CPU": 16}).most_decoders is None, "it may grow"
+    assert plan({"CPU": 16}, {"CPU": 16}).max_decoders is None, "it may grow"
     for cpus, cores in ((4, 2), (3, 1)):
         own = {"CPU": cpus, CORES: cores}
         workers = plan(own, own)
-        assert (workers.decoders, workers.most_decoders, workers.cores, workers.writers) == (cores, cores, cores, 1)
+        assert (workers.decoders, workers.max_decoders, workers.cores, workers.writers) == (cores, cores, cores, 1)
 
 
 def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:
@@ -55,10 +54,10 @@ def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -
 def test_it_is_said_that_no_gpu_is_free() -> None:
     total = {"CPU": 8, "GPU": 1}
     workers = plan(total, total)
-    assert workers.wait(total, total) is None
-    assert "all 1 of this cluster are in use" in (workers.wait(total, {"CPU": 8}) or "")
-    assert "has none yet" in (workers.wait({"CPU": 0}, {}) or "")
-    assert plan({"CPU": 2}, {"CPU": 2}).wait({"CPU": 2}, {}) is None, "nor is one needed"
+    assert workers.missing_gpu(total, total) is None
+    assert "all 1 of this cluster are in use" in (workers.missing_gpu(total, {"CPU": 8}) or "")
+    assert "has none yet" in (workers.missing_gpu({"CPU": 0}, {}) or "")
+    assert plan({"CPU": 2}, {"CPU": 2}).missing_gpu({"CPU": 2}, {}) is None, "nor is one needed"
 
 
 @pytest.mark.parametrize("free", [0.25, 1.0, 2.0])
@@ -66,32 +65,3 @@ def test_beside_a_service_on_a_small_machine_the_stages_still_fit(free: float) -
     workers = plan({"CPU": 2}, {"CPU": free})
     assert workers.decoder_cpus + workers.encoder_cpus < free
     assert workers.decoder_cpus != workers.encoder_cpus, "or Ray Data would fuse the two"
-
-
-def test_the_slowest_stage_is_the_one_whose_workers_are_the_busiest() -> None:
-    stages = [
-        Stage("fetch", objects=100, seconds=80, workers=16),
-        Stage("decode", objects=100, seconds=20, workers=1),
-        Stage("encode", objects=100, seconds=30, workers=2),
-        Stage("write", objects=0, seconds=0, workers=4),
-    ]
-    outcome = Outcome(Tally(), stages)
-    assert outcome.slowest == "decode"
-    assert "CPU cores" in WIDENED_BY[outcome.slowest]
-
-
-def test_a_stage_that_has_more_objects_to_do_may_be_the_slowest_one_at_a_higher_rate() -> None:
-    stages = [
-        Stage("compare", objects=1_000_000, seconds=100, workers=1),
-        Stage("encode", objects=10_000, seconds=20, workers=1),
-    ]
-    assert Outcome(Tally(), stages).slowest == "compare"
-
-
-def test_a_stage_whose_objects_all_failed_may_be_the_slowest_one() -> None:
-    stages = [Stage("compare", 50, 1, 1), Stage("fetch", 0, 300, 16), Stage("encode", 0, 0, 1)]
-    assert Outcome(Tally(), stages).slowest == "fetch"
-
-
-def test_where_nothing_was_done_no_stage_is_slow() -> None:
-    assert Outcome(Tally(), [Stage("encode", 0, 0, 1)]).slowest is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from viewfinder.cluster.pipeline import CORES, Workers
+from viewfinder.cluster.resources import CORES, Workers
 from viewfinder.cluster.session import join
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress
@@ -30,4 +30,4 @@ def test_a_ray_of_the_jobs_own_knows_the_cores_and_decodes_on_no_more(
         pass
     assert (started["num_cpus"], started["resources"]) == (cpus, {CORES: cores})
     resources = {"CPU": float(cpus), CORES: float(cores)}
-    assert Workers.plan(settings, resources, resources).most_decoders == cores
+    assert Workers.plan(settings, resources, resources).max_decoders == cores

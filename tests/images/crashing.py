@@ -12,7 +12,7 @@ import numpy as np
 
 from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.images.decoding import decode as decode_picture
-from viewfinder.images.thumbnails import decode as decode_thumbnail
+from viewfinder.images.thumbnails import decode_thumbnail
 
 
 def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:

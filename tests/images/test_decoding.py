@@ -494,5 +494,6 @@ def test_this_pillow_has_the_codecs_that_buckets_need() -> None:
 
 
 def test_importing_the_decoder_loads_neither_torch_nor_ray() -> None:
-    code = "import sys, viewfinder.images.decoder; print(sorted({'torch', 'ray', 'open_clip', 'pydantic'} & set(sys.modules)))"
+    heavy = {"torch", "ray", "open_clip", "pydantic"}
+    code = f"import sys, viewfinder.images.decoder; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

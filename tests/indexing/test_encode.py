@@ -9,29 +9,28 @@ import pyarrow as pa
 import pytest
 import torch
 
+from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.rows import Row, table_of
-from viewfinder.indexing.stages import Encode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
-from viewfinder.sources.captions import CaptionRecord
 
 pytestmark = pytest.mark.slow
 
 
 def rows(count: int, size: int) -> list[Row]:
-    """Pictures, every third with a caption; one row has failed."""
+    """Images, every third with a caption; one row has failed."""
     pixels = np.random.default_rng(5).integers(0, 256, (count, size, size, 3), np.uint8)
     made: list[Row] = [{"action": "index", "count": 1, "pixels": each.tobytes()} for each in pixels]
     for number, row in enumerate(made):
         if number % 3 == 0:
-            row["caption"] = CaptionRecord("a red kite over a field " * (number + 1)).to_json()
+            row["caption"] = "a red kite over a field " * (number + 1)
     made[1] = {"action": "failed", "count": 1, "stage": "decode", "reason": "not_an_image"}
     return made
 
 
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("viewfinder.indexing.stages.cpu_cores", lambda: 8)
+    monkeypatch.setattr("viewfinder.indexing.encode.cpu_cores", lambda: 8)
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])
@@ -67,7 +66,7 @@ def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
     assert stage.encode_texts([])[0].shape == (0, checkpoint.dimension)
 
 
-def test_pictures_are_read_where_arrow_keeps_them() -> None:
+def test_images_are_read_where_arrow_keeps_them() -> None:
     checkpoint = locate("demo-small")
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
     whole = table_of(rows(12, checkpoint.preprocess.size))
@@ -84,12 +83,12 @@ def test_pictures_are_read_where_arrow_keeps_them() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[5], [0], [100], [-1, 1], [0, 2]])
-def test_cells_of_another_size_are_no_pictures(sizes: list[int]) -> None:
+def test_cells_of_another_size_are_no_images(sizes: list[int]) -> None:
     checkpoint = locate("demo-small")
     right = checkpoint.preprocess.size**2 * 3
     cells = [bytes(right + size) if abs(size) == 1 else bytes(size * right // 2) for size in sizes]
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
-    with pytest.raises(ValueError, match="are no pictures of"):
+    with pytest.raises(ValueError, match="are not images of"):
         stage(table_of([{"action": "index", "count": 1, "pixels": cell} for cell in cells]))
 
 
@@ -137,15 +136,15 @@ def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) 
         return torch.ones(len(pixels), 8)
 
     monkeypatch.setattr(encoder.model, "encode_image", compute)
-    pictures = np.zeros((2, encoder.preprocess.size, encoder.preprocess.size, 3), np.uint8)
+    images = np.zeros((2, encoder.preprocess.size, encoder.preprocess.size, 3), np.uint8)
     for turn, expected in (
-        (encoder._turn, 2),
-        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._turn, 1),
+        (encoder._device_lock, 2),
+        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._device_lock, 1),
     ):
         most.clear()
-        monkeypatch.setattr(encoder, "_turn", turn)
+        monkeypatch.setattr(encoder, "_device_lock", turn)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(encoder.encode_images, [pictures, pictures]))
+            list(pool.map(encoder.encode_images, [images, images]))
         assert max(most) == expected
 
 
@@ -158,7 +157,7 @@ def test_a_gpu_takes_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or encode(images))
     table = table_of(rows(7, checkpoint.preprocess.size))
     stage(table)
-    assert sorted(calls) == [2, 2, 2], "six pictures, one row has failed"
+    assert sorted(calls) == [2, 2, 2], "six images, one row has failed"
     calls.clear()
     monkeypatch.setattr(encoder, "device", "mps")
     monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or np.ones((len(images), 2)))

@@ -1,7 +1,8 @@
-"""What a run does to an index, by the job's own stages in this process: real S3, real model, Qdrant's wire, no Ray."""
+"""Runs in this process: a real S3 endpoint, a real model, Qdrant's wire, no Ray."""
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from tests.indexing.pictures import fill, picture
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Preprocess, decode
+from viewfinder.indexing.compare import Compare
+from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.indexing.rows import table_of
-from viewfinder.indexing.stages import Compare, FetchAndDecode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.sources.manifest import write_manifest
-from viewfinder.sources.objects import Objects, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import point_id
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.slow
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 
-def test_the_stored_vector_is_the_encoding_of_the_stored_picture(world: World, tiny_model: str) -> None:
+def test_the_stored_vector_is_the_encoding_of_the_stored_image(world: World, tiny_model: str) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     checkpoint = locate(tiny_model)
@@ -53,7 +56,7 @@ def test_changed_and_new_objects_are_indexed_and_nothing_else(world: World) -> N
     assert all(after[name] == before[name] for name in NAMES if name != "03.jpg")
 
 
-def test_a_picture_that_turned_into_rubbish_is_no_longer_found(world: World) -> None:
+def test_an_image_that_turned_into_rubbish_is_no_longer_found(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     (world.bucket / "05.jpg").write_bytes(b"rubbish")
@@ -62,24 +65,24 @@ def test_a_picture_that_turned_into_rubbish_is_no_longer_found(world: World) -> 
     assert world.recorded_failures(["05.jpg"]) == {"05.jpg": "not_an_image"}
 
 
-def test_a_new_caption_is_written_without_fetching_the_picture(world: World) -> None:
+def test_a_new_caption_is_written_without_fetching_the_image(world: World) -> None:
     fill(world.bucket, NAMES)
     captions = world.bucket / "captions.json"
-    captions.write_text(json.dumps({name: f"picture {name}" for name in NAMES}))
+    captions.write_text(json.dumps({name: f"image {name}" for name in NAMES}))
     flags = ("--captions", f"{world.source}/captions.json")
     assert world.sync(*flags)["indexed"] == 12
-    assert world.points["04.jpg"].payload["caption"] == "picture 04.jpg"
+    assert world.points["04.jpg"].payload["caption"] == "image 04.jpg"
 
-    captions.write_text(json.dumps({name: f"picture {name}" for name in NAMES} | {"04.jpg": "the fourth"}))
+    captions.write_text(json.dumps({name: f"image {name}" for name in NAMES} | {"04.jpg": "the fourth"}))
     assert world.sync(*flags) == {"listed": 12, "unchanged": 11, "indexed": 1, "failed": 0, "pruned": 0}
-    assert world.pictures == 0
+    assert world.images == 0
     point = world.points["04.jpg"]
     assert point.payload["caption"] == "the fourth"
     state = world.store.points.states(world.collection, [point.id])[point.id]
     assert (state.has_image, state.has_caption) == (True, True)
 
 
-def test_captions_stay_untouched_without_the_flag_even_when_the_picture_changes(world: World) -> None:
+def test_captions_stay_untouched_without_the_flag_even_when_the_image_changes(world: World) -> None:
     fill(world.bucket, NAMES)
     (world.bucket / "captions.json").write_text(json.dumps({"04.jpg": "the fourth"}))
     world.sync("--captions", f"{world.source}/captions.json")
@@ -139,7 +142,7 @@ def test_overlapping_sources_in_one_run_index_each_object_once(world: World) -> 
 
 def test_a_limit_indexes_that_many(world: World) -> None:
     fill(world.bucket, NAMES)
-    assert world.sync("--limit", "5") == {"listed": 5, "unchanged": 0, "indexed": 5, "failed": 0, "pruned": 0}
+    assert world.sync("--max-objects", "5") == {"listed": 5, "unchanged": 0, "indexed": 5, "failed": 0, "pruned": 0}
     assert sorted(world.points) == NAMES[:5]
 
 
@@ -150,7 +153,7 @@ def test_include_and_exclude_choose(world: World) -> None:
 
 
 def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path: Path) -> None:
-    directory = tmp_path / "pictures"
+    directory = tmp_path / "images"
     fill(directory, ["x.jpg", "sub/y.jpg"])
     assert world.sync(source=str(directory))["indexed"] == 2
     fill(world.bucket, ["z.jpg"], first_seed=9)
@@ -162,14 +165,14 @@ def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path:
 
 
 def test_a_manifest_with_etags_but_no_sizes_is_asked_after_where_something_is_new(world: World, tmp_path: Path) -> None:
-    """Bytes under way were not limited for its rows: 32 pictures of 100 MB met in memory."""
+    """Bytes under way were not limited for its rows: 32 images of 100 MB met in memory."""
     fill(world.bucket, ["a.jpg"])
     content = (world.bucket / "a.jpg").read_bytes()
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri,etag\n{world.source}/a.jpg,{hashlib.md5(content).hexdigest()}\n")
-    with Objects(world.reach.access) as objects:
+    with Objects(world.access) as objects:
         (part,) = write_manifest([str(manifest)], tmp_path, objects).paths
-    (row,) = Compare(world.reach, None)(pq.read_table(part)).to_pylist()
+    (row,) = Compare(world.access, world.store.address, None)(pq.read_table(part)).to_pylist()
     assert (row["action"], row["size"]) == ("index", len(content))
     assert world.sync(source=str(manifest))["indexed"] == 1
     (world.bucket / "a.jpg").unlink()
@@ -200,10 +203,10 @@ def test_a_prune_behind_other_patterns_is_refused(world: World) -> None:
 
 def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / "bad.jpg").write_bytes(b"no picture")
+    (world.bucket / "bad.jpg").write_bytes(b"no image")
     assert world.sync()["failed"] == 1
     assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 0, "failed": 1, "pruned": 0}
-    assert world.pictures == 0
+    assert world.images == 0
     (world.bucket / "bad.jpg").write_bytes(picture(77))
     assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 1, "failed": 0, "pruned": 0}
     assert world.recorded_failures(["bad.jpg"]) == {}
@@ -237,8 +240,8 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: Q
     assert not qdrant.faults, "each fault was met"
 
 
-@pytest.mark.chaos("Files", "pictures that crash, hang or swell their decoder, in the pipeline")
-def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
+@pytest.mark.chaos("Files", "images that crash, hang or swell their decoder, in the pipeline")
+def test_images_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
     good = picture(1)
     contents = {
         "0.jpg": b"chatter " + good,
@@ -257,13 +260,13 @@ def test_pictures_that_kill_hang_or_swell_their_decoder_cost_only_themselves(wor
         Preprocess(32), LIMITS, timeout_s=4, memory_bytes=512 * 2**20, entry="tests.images.crashing:decode"
     ) as decoder:
         stage = FetchAndDecode(
-            world.reach.access,
+            world.access,
             Preprocess(32),
             LIMITS,
             threads=2,
             timeout_s=4,
             memory_bytes=512 * 2**20,
-            decoder=lambda: decoder,
+            decoder=lambda: nullcontext(decoder),
         )
         done = stage(table_of(rows)).to_pylist()
     assert [row["action"] for row in done] == ["index", "failed", "failed", "failed", "index"]
@@ -288,14 +291,14 @@ def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
 
     with Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30) as decoder:
         stage = FetchAndDecode(
-            world.reach.access,
+            world.access,
             Preprocess(32),
             LIMITS,
             threads=2,
             timeout_s=4,
             memory_bytes=2**30,
             objects=lambda: Objects(s3=Refusing()),
-            decoder=lambda: decoder,
+            decoder=lambda: nullcontext(decoder),
         )
         rows = [{"action": "index", "count": 1, "uri": f"s3://b/{number}", "size": 10} for number in range(25)]
         done = stage(table_of(rows[:19])).to_pylist()
@@ -333,7 +336,7 @@ def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -
     fill(world.bucket, NAMES)
     (world.bucket / "captions.json").write_text("{}")
     world.sync("--captions", f"{world.source}/captions.json")
-    world.sync("--limit", "3", "--include", "0*.jpg")
+    world.sync("--max-objects", "3", "--include", "0*.jpg")
     (source,) = world.collection.metadata.sources
     assert "limit" not in source
     assert source["include"] == []
@@ -342,11 +345,11 @@ def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -
     assert source["captions"] == f"{world.source}/captions.json"
 
 
-def test_a_picture_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
+def test_an_image_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
     (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
     for _ in range(2):
         assert world.sync()["failed"] == 1
-        assert world.pictures == 0
+        assert world.images == 0
         assert world.recorded_failures(["wide.png"]) == {"wide.png": "too_many_pixels"}
     failures = world.store.control(world.index).failures([point_id(f"{world.source}/wide.png")])
     assert not next(iter(failures.values())).permanent

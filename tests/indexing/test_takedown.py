@@ -5,11 +5,11 @@ import pytest
 
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill, picture
-from viewfinder.cluster.datasink import write_rows
+from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.rows import table_of
-from viewfinder.indexing.stages import Compare
-from viewfinder.indexing.takedowns import sweep
-from viewfinder.sources.objects import point_id
+from viewfinder.indexing.run import delete_taken_down
+from viewfinder.indexing.write import write_rows
+from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def listed(world: World, name: str, **more: object) -> dict[str, object]:
     """A row as the manifest has it."""
     content = (world.bucket / name).read_bytes()
     known = {"uri": f"{world.source}/{name}", "bucket": world.bucket.name, "key": name, "size": len(content)}
-    return known | {"etag": "new", "last_modified": "", "sources": [world.source], "caption": None} | more
+    return known | {"etag": "new", "last_modified": "", "sources": [world.source], "caption_hash": None} | more
 
 
 def test_a_rerun_neither_fetches_nor_writes_what_was_taken_down(world: World) -> None:
@@ -32,8 +32,8 @@ def test_a_rerun_neither_fetches_nor_writes_what_was_taken_down(world: World) ->
     world.sync()
     take_down(world, "01.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 5, "indexed": 0, "failed": 0, "pruned": 0}
-    assert (world.withheld, world.pictures) == (1, 0)
-    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even as another picture
+    assert (world.taken_down, world.images) == (1, 0)
+    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even as another image
     assert world.sync()["indexed"] == 0
     assert set(world.points) == set(NAMES) - {"01.jpg"}
 
@@ -42,18 +42,18 @@ def test_what_was_taken_down_before_it_was_ever_indexed_stays_out(world: World) 
     fill(world.bucket, NAMES)
     take_down(world, "01.jpg", "02.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 2, "indexed": 3, "failed": 0, "pruned": 0}
-    assert world.withheld == 2
+    assert world.taken_down == 2
 
 
 def test_a_broken_object_that_was_taken_down_is_no_failure(world: World) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / "bad.jpg").write_bytes(b"no picture")
+    (world.bucket / "bad.jpg").write_bytes(b"no image")
     take_down(world, "bad.jpg")
     assert world.sync()["failed"] == 0
     assert world.recorded_failures(["bad.jpg"]) == {}
 
 
-def test_a_lifted_takedown_lets_the_picture_back_in(world: World) -> None:
+def test_a_lifted_takedown_lets_the_image_back_in(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "01.jpg")
@@ -66,11 +66,11 @@ def test_a_takedown_between_comparison_and_write_is_seen_by_the_writer(world: Wo
     fill(world.bucket, NAMES)
     world.sync()
     rows = [listed(world, "00.jpg"), listed(world, "01.jpg"), listed(world, "02.jpg")]
-    compared = Compare(world.reach, world.collection)(pa.Table.from_pylist(rows))
+    compared = Compare(world.access, world.store.address, world.collection)(pa.Table.from_pylist(rows))
     take_down(world, "01.jpg")
     broken = [row | {"action": "failed", "stage": "fetch", "reason": "not_found"} for row in compared.to_pylist()]
     tally = write_rows(world.store, world.collection, table_of(broken), run_id="run", batch_size=4)
-    assert (tally.failed, tally.unchanged, tally.withheld) == (2, 1, 1)
+    assert (tally.failed, tally.unchanged, tally.taken_down) == (2, 1, 1)
     assert set(world.recorded_failures(NAMES)) == {"00.jpg", "02.jpg"}
 
 
@@ -84,18 +84,20 @@ def test_a_takedown_between_a_writers_look_and_its_write_is_swept_up(world: Worl
 
     late = PointBatch([taken.id], [taken.payload], image=before[taken.id][None])
     world.store.points.upsert(world.collection, late, wait=True)
-    assert sweep(world.store, world.collection) == 1
+    assert delete_taken_down(world.store, world.collection) == 1
     assert set(world.points) == set(NAMES) - {"01.jpg"}
-    assert sweep(world.store, world.collection) == 0
+    assert delete_taken_down(world.store, world.collection) == 0
 
 
 @pytest.mark.parametrize("captions", [True, False])
-def test_withheld_rows_are_counted_and_carry_nothing(world: World, captions: bool) -> None:
+def test_taken_down_rows_are_counted_and_carry_nothing(world: World, captions: bool) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "00.jpg", "01.jpg")
     rows = [listed(world, name) for name in NAMES]
-    compared = Compare(world.reach, world.collection, captions=captions)(pa.Table.from_pylist(rows)).to_pylist()
-    (withheld,) = [row for row in compared if row["action"] == "withheld"]
-    assert (withheld["count"], withheld["uri"]) == (2, None)
+    compared = Compare(world.access, world.store.address, world.collection, captions=captions)(
+        pa.Table.from_pylist(rows)
+    ).to_pylist()
+    (taken_down,) = [row for row in compared if row["action"] == "taken_down"]
+    assert (taken_down["count"], taken_down["uri"]) == (2, None)
     assert sum(row["count"] for row in compared) == 5

@@ -19,7 +19,7 @@ import yaml
 
 from viewfinder._version import __version__
 from viewfinder.errors import ConfigurationError
-from viewfinder.settings import PREFIX, Settings
+from viewfinder.settings import PREFIX, Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
@@ -64,13 +64,13 @@ def locked(package: str) -> str:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Errors: variables that no program reads, and settings with a wrong value."""
-    aliases = {field.validation_alias for field in Settings.model_fields.values()}
+    variables = set(map(variable, Settings.model_fields))
     errors = []
     settings = {}
     for name, value in environment.items():
         if name.startswith(PREFIX):
             settings[name] = value
-        elif name not in aliases:
+        elif name not in variables:
             home = OTHERS.get(name)
             if home is None or not re.search(rf"\b{name}\b", _source(home)):
                 errors.append(f"{name}: nothing reads it")

@@ -16,7 +16,7 @@ import yaml
 
 from tests.infra.arguments import parsed
 from tests.infra.manifests import INFRA, ROOT, SECRET_NAME, VERSION, locked, tool, unknown_variables
-from viewfinder.service.http.guard import is_open
+from viewfinder.service.http.guard import is_open_path
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ def test_the_stores_have_an_internal_network_and_open_no_port(compose: dict[str,
 def test_the_health_check_needs_neither_key_nor_index(services: dict[str, dict[str, Any]]) -> None:
     (path,) = re.findall(r"127\.0\.0\.1:8000(/\w+)", services["ray"]["healthcheck"]["test"][-1])
     assert path == "/healthz"
-    assert is_open(path)
+    assert is_open_path(path)
 
 
 def test_the_index_service_submits_the_job_with_valid_arguments(services: dict[str, dict[str, Any]]) -> None:

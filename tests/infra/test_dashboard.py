@@ -18,7 +18,7 @@ import yaml
 from tests.fixtures.indexing import World
 from tests.indexing.pictures import fill
 from tests.infra.test_grafana import metrics_of, queries
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.testing.fast_proxy import fast_proxy_environment, free_ports
 from viewfinder.testing.s3 import S3Endpoint
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
-from viewfinder.service.http.guard import is_open
+from viewfinder.service.http.guard import is_open_path
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_health_check_and_command_exist() -> None:
     (check,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", "\n".join(instructions("HEALTHCHECK")))
     config = yaml.safe_load((INFRA / "serve_config.yaml").read_text())
     assert int(check[0]) == config["http_options"]["port"]
-    assert is_open(check[1])
+    assert is_open_path(check[1])
     assert instructions("CMD")[-1] == '["serve", "run", "infra/serve_config.yaml"]'
     assert sent("infra/serve_config.yaml")
 

@@ -27,7 +27,7 @@ from tests.infra.manifests import (
     selects,
     unknown_variables,
 )
-from viewfinder.service.http.guard import is_open
+from viewfinder.service.http.guard import is_open_path
 from viewfinder.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -135,7 +135,7 @@ def test_probes_ask_paths_that_need_no_key(documents: list[dict[str, Any]]) -> N
 
     service = {probe["httpGet"]["port"]: probe["httpGet"]["path"] for probe in probes(documents, "readinessProbe")}
     assert service == {8000: "/readyz", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT: "/api/healthz"}
-    assert is_open(service[8000])
+    assert is_open_path(service[8000])
     # Ray does not ask for its token on this path.
     assert '"/api/healthz"' in Path(agent).read_text()
     # A worker without a replica has no proxy: a liveness probe on it would kill pods that wait for one.

@@ -6,7 +6,7 @@ import re
 import yaml
 
 from tests.infra.manifests import ROOT
-from viewfinder.service.http.guard import is_open
+from viewfinder.service.http.guard import is_open_path
 from viewfinder.settings import Settings
 
 
@@ -24,7 +24,7 @@ def test_serve_accepts_it_and_its_arguments_are_settings() -> None:
 
 
 def test_its_entry_point_takes_arguments() -> None:
-    from serve.app import build_app
+    from viewfinder.service.app import build_app
 
     assert list(inspect.signature(build_app).parameters) == ["args"]
 
@@ -59,7 +59,7 @@ def test_the_service_has_one_port_in_all_files() -> None:
 
 
 def test_the_documentation_needs_no_key() -> None:
-    assert is_open("/docs")
-    assert is_open("/openapi.json")
-    assert not is_open("/v1/search")
-    assert not is_open("/metrics")
+    assert is_open_path("/docs")
+    assert is_open_path("/openapi.json")
+    assert not is_open_path("/v1/search")
+    assert not is_open_path("/metrics")

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
-from viewfinder.models.checkpoint import REGISTRY, ModelSpec, find, locate
+from viewfinder.models.checkpoint import locate
+from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.testing.models import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -217,7 +218,7 @@ class TestLocate:
     def test_a_directory_without_configuration_is_told(self, directory: Path) -> None:
         (directory / CONFIG).unlink()
         with pytest.raises(
-            UnknownModelError, match=r"does not exist\. A local directory or a hub repository must hold"
+            UnknownModelError, match=r"does not exist\. A local directory or a hub repository must contain"
         ):
             locate(str(directory))
 
@@ -226,7 +227,7 @@ class TestLocate:
     )
     def test_a_broken_configuration_is_told(self, directory: Path, text: str) -> None:
         (directory / CONFIG).write_bytes(text.encode("latin-1"))
-        with pytest.raises(UnknownModelError, match="is not a configuration of open_clip"):
+        with pytest.raises(UnknownModelError, match="is not an open_clip configuration"):
             locate(str(directory))
 
     @pytest.mark.parametrize(
@@ -261,16 +262,17 @@ class TestLocate:
         with pytest.raises(UnknownModelError, match="needs the files of its tokenizer 'tiny'"):
             locate(str(tmp_path))
 
-    def test_the_installed_package_says_where_the_demo_model_is(self, tmp_path: Path) -> None:
+    def test_the_installed_package_contains_demo_and_says_where_demo_small_is(self, tmp_path: Path) -> None:
         shutil.copytree(ROOT / "viewfinder", tmp_path / "viewfinder", ignore=shutil.ignore_patterns("__pycache__"))
         out = run_python(
             "from viewfinder.errors import UnknownModelError\n"
             "from viewfinder.models.checkpoint import locate\n"
-            "try: locate('demo')\n"
+            "locate('demo')\n"
+            "try: locate('demo-small')\n"
             "except UnknownModelError as error: print(error)",
             root=tmp_path,
         )
-        assert "it stands in the repository, in demo/models/demo, and the installed package does not hold it" in out
+        assert "only a clone of the repository does, in demo/models/demo-small" in out
 
 
 LOCATE_EACH = """
@@ -367,7 +369,7 @@ class TestHub:
             ("ViT-L-14::openai", "could not be reached, and its cache on this machine lacks 'timm/vit_large"),
             ("hf-hub:nobody/nothing", "could not be reached, and its cache on this machine lacks 'nobody/nothing'"),
             ("hf-hub:somebody/other", "open_clip_config.json does not exist"),
-            ("hf-hub:no//name", "'no//name' is no name of a hub repository"),
+            ("hf-hub:no//name", "'no//name' is not the name of a hub repository"),
         ],
     )
     def test_what_cannot_be_had_is_told(self, answers: dict[str, Any], name: str, told: str) -> None:
@@ -400,8 +402,8 @@ class TestHub:
 def test_names_and_local_files_are_read_without_torch(directory: Path) -> None:
     out = run_python(
         "import sys\n"
-        "import viewfinder.models.encoder, viewfinder.models.checkpoint, viewfinder.models.tokenizer\n"
-        "viewfinder.models.checkpoint.find('ViT-B-32::openai')\n"
+        "import viewfinder.models.encoder, viewfinder.models.checkpoint, viewfinder.models.registry\n"
+        "viewfinder.models.registry.find('ViT-B-32::openai')\n"
         "viewfinder.models.checkpoint.locate(sys.argv[1])\n"
         "print([name for name in ('torch', 'open_clip', 'transformers', 'ray') if name in sys.modules])",
         str(directory),

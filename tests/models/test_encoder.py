@@ -17,8 +17,10 @@ from PIL import Image
 
 from viewfinder.errors import ConfigurationError, UnknownModelError
 from viewfinder.images.decoding import ImageLimits, decode
-from viewfinder.models.checkpoint import REGISTRY, Checkpoint, locate
-from viewfinder.models.encoder import Device, Encoder, build_model
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.encoder import Device, Encoder
+from viewfinder.models.open_clip_internals import build_model
+from viewfinder.models.registry import REGISTRY
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -221,7 +223,7 @@ class TestMemory:
     @pytest.fixture
     def batches(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         """The sizes of the batches that reach the model, whose memory ends at three pictures."""
-        monkeypatch.setattr(clip.encoder, "_most", sys.maxsize)  # other tests have its memory whole again
+        monkeypatch.setattr(clip.encoder, "_maximum_batch", sys.maxsize)  # other tests have its memory whole again
         sizes: list[int] = []
 
         def full(module: object, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -248,7 +250,7 @@ class TestMemory:
         assert batches == [2, 2, 1]
 
     def test_memory_too_small_for_one_picture_is_an_error(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(clip.encoder, "_most", sys.maxsize)
+        monkeypatch.setattr(clip.encoder, "_maximum_batch", sys.maxsize)
 
         def full(module: object, arguments: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.packaging.environments import ROOT, Environment
-from viewfinder import __version__
+from viewfinder._version import __version__
 from viewfinder.testing.fast_proxy import free_ports
 
 pytestmark = pytest.mark.slow

@@ -1,12 +1,13 @@
-"""Cursors: what goes in comes out, and nothing else is taken for one."""
+"""Cursors: round trip, and refusal of invalid tokens."""
 
 import base64
 
 import numpy as np
 import pytest
 
-from viewfinder.query.cursor import MAX_CURSOR, MAX_DEPTH, Cursor, CursorError, Place, mark
-from viewfinder.query.query import Part, Query
+from viewfinder.query.cursor import MAX_CURSOR, MAX_POSITION, Cursor, Place, mark
+from viewfinder.query.errors import CursorError
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import WINDOW
 
 VECTOR = np.random.default_rng(0).normal(size=512).astype(np.float32)
@@ -26,7 +27,7 @@ def test_a_cursor_comes_back_as_it_went(cursor: Cursor) -> None:
         np.testing.assert_array_equal(again.vector, cursor.vector)
 
 
-def test_a_token_is_fit_for_an_address_and_no_longer_than_is_taken() -> None:
+def test_a_token_is_url_safe_and_within_the_maximum_length() -> None:
     token = CURSOR.encode()
     assert token.replace("-", "").replace("_", "").isalnum()
     assert len(token) < 3000
@@ -46,12 +47,12 @@ def test_a_token_that_was_changed_anywhere_is_refused() -> None:
 @pytest.mark.parametrize(
     "token", ["x", "====", "A" * 400, "not a cursor", "käse", CURSOR.encode()[:-5], CURSOR.encode() + "AAAA"]
 )
-def test_what_is_no_token_is_refused(token: str) -> None:
+def test_an_invalid_token_is_refused(token: str) -> None:
     with pytest.raises(CursorError):
         Cursor.decode(token, CURSOR.digest)
 
 
-def test_another_query_is_told_so() -> None:
+def test_a_token_of_another_query_is_refused() -> None:
     with pytest.raises(CursorError, match="another query"):
         Cursor.decode(CURSOR.encode(), "e" * 16)
 
@@ -59,7 +60,7 @@ def test_another_query_is_told_so() -> None:
 @pytest.mark.parametrize(
     "cursor",
     [
-        Cursor("c", "d" * 16, Place(MAX_DEPTH + 1)),
+        Cursor("c", "d" * 16, Place(MAX_POSITION + 1)),
         Cursor("c", "d" * 16, Place(-1)),
         Cursor("c", "d" * 16, Place(1), "text", np.array([np.nan], np.float32)),
         Cursor("c", "d" * 16, Place(1), "text", np.zeros(4, np.float32)),
@@ -68,7 +69,7 @@ def test_another_query_is_told_so() -> None:
         Cursor("c", "d" * 16, Place(1, score=float("-inf"))),
     ],
 )
-def test_a_place_that_no_page_ends_at_is_refused(cursor: Cursor) -> None:
+def test_a_place_at_which_no_page_can_end_is_refused(cursor: Cursor) -> None:
     with pytest.raises(CursorError):
         Cursor.decode(cursor.encode(), cursor.digest)
 
@@ -87,13 +88,13 @@ def test_the_last_character_has_one_spelling() -> None:
             Cursor.decode(twin, "d" * 16)
 
 
-def test_the_digest_tells_queries_apart_by_all_that_orders_hits_and_by_nothing_else() -> None:
-    part = (Part("text", "a cat"),)
+def test_the_digest_depends_on_everything_that_orders_hits_and_on_nothing_else() -> None:
+    part = (QueryPart("text", "a cat"),)
     same = [Query(part), Query(part, limit=50), Query(part, cursor="x"), Query(part, filter={})]
     others = [
-        Query((Part("text", "a dog"),)),
-        Query((Part("text", "a cat", 2.0),)),
-        Query((Part("image", b"a cat"),)),
+        Query((QueryPart("text", "a dog"),)),
+        Query((QueryPart("text", "a cat", 2.0),)),
+        Query((QueryPart("image", b"a cat"),)),
         Query(part, target="both"),
         Query(part, rank="words"),
         Query(part, rank="hybrid"),

@@ -1,4 +1,4 @@
-"""Warnings of a language that the model does not know: seldom, and never wrongly for a short English query."""
+"""Language warnings, and no false ones for short English queries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The order of hits and the turning of pages, over points in memory that change between two pages."""
+"""The order of hits and pages, over points in memory that change between pages."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.query.cursor import Place
-from viewfinder.query.query import Part, Query
-from viewfinder.query.ranking import MAX_DEPTH, WINDOW, Grouped, Page, fuse, ranking
+from viewfinder.query.cursor import MAX_POSITION, Place
+from viewfinder.query.query import Query, QueryPart
+from viewfinder.query.ranking import WINDOW, Grouped, HitPage, fuse, ranking
 from viewfinder.store.records import Group, Hit
 from viewfinder.store.search import Search
 
@@ -28,7 +28,7 @@ class Shelf:
         self.rng = np.random.default_rng(0)
         self.searches: list[Search] = []
 
-    def turn(self, query: Query, place: Place | None = None) -> Page:
+    def turn(self, query: Query, place: Place | None = None) -> HitPage:
         vector = None if query.rank == "words" else ASKED
         steps = ranking(query, vector, place)
         asked = next(steps)
@@ -36,17 +36,17 @@ class Shelf:
             try:
                 asked = steps.send(self._groups(asked) if isinstance(asked, Grouped) else list(map(self._hits, asked)))
             except StopIteration as done:
-                page: Page = done.value
+                page: HitPage = done.value
                 return page
 
     def read(self, query: Query, between: Callable[[], None] = lambda: None) -> list[str]:
         """All ids, page after page, with something happening before each further page."""
         page = self.turn(query)
-        ids = [each.hit.id for each in page.hits]
+        ids = [each.id for each in page.hits]
         while page.place is not None:
             between()
             page = self.turn(replace(query, offset=0), page.place)
-            ids += [each.hit.id for each in page.hits]
+            ids += [each.id for each in page.hits]
         return ids
 
     def _hits(self, search: Search) -> list[Hit]:
@@ -55,7 +55,10 @@ class Shelf:
         kept = [each for each in scores if (search.only is None or each in search.only) and each not in search.exclude]
         noisy = {each: scores[each] + self.noise * self.rng.uniform(-1, 1) for each in kept}
         ordered = sorted(noisy, key=lambda each: (-noisy[each], each))[search.offset : search.offset + search.limit]
-        return [Hit(each, noisy[each], self.payloads.get(each, {})) for each in ordered]
+        cosines = {} if search.words is not None else {search.using: 0.0}
+        return [
+            Hit(each, noisy[each], self.payloads.get(each, {}), dict.fromkeys(cosines, noisy[each])) for each in ordered
+        ]
 
     def _groups(self, grouped: Grouped) -> list[Group]:
         groups: dict[str, list[Hit]] = {}
@@ -66,7 +69,7 @@ class Shelf:
 
 
 def text(**options: Any) -> Query:
-    return Query((Part("text", "a cat"),), **options)
+    return Query((QueryPart("text", "a cat"),), **options)
 
 
 def numbered(number: int) -> str:
@@ -90,7 +93,7 @@ KINDS = [text(), text(target="both"), text(rank="words"), text(rank="hybrid"), t
 @pytest.mark.parametrize("limit", [1, 7, 100])
 def test_pages_together_are_the_whole_ranking(shelf: Shelf, query: Query, limit: int) -> None:
     shelf.noise = 0
-    whole = [each.hit.id for each in shelf.turn(replace(query, limit=200)).hits]
+    whole = [each.id for each in shelf.turn(replace(query, limit=200)).hits]
     assert len(whole) == 100
     assert shelf.read(replace(query, limit=limit)) == whole
 
@@ -120,18 +123,18 @@ def test_pages_neither_repeat_nor_miss_a_point_while_others_come_and_go(shelf: S
 
 
 @pytest.mark.parametrize("removed", [10, 60, 100])
-def test_a_place_is_found_again_after_most_of_what_was_before_it_has_gone(shelf: Shelf, removed: int) -> None:
+def test_a_page_continues_after_most_earlier_hits_were_deleted(shelf: Shelf, removed: int) -> None:
     page = shelf.turn(text(limit=80))
     shelf.image = {each: score for each, score in shelf.image.items() if int(each) >= removed}
     rest = shelf.turn(text(limit=80), page.place)
-    assert [each.hit.id for each in rest.hits] == [numbered(each) for each in range(max(80, removed), 100)]
+    assert [each.id for each in rest.hits] == [numbered(each) for each in range(max(80, removed), 100)]
 
 
 def test_a_place_is_found_again_after_many_have_come_before_it(shelf: Shelf) -> None:
     page = shelf.turn(text(limit=10))
     shelf.image |= {f"new-{number}": 0.95 for number in range(300)}
     following = shelf.turn(text(limit=10), page.place)
-    assert [each.hit.id for each in following.hits] == [numbered(each) for each in range(10, 20)]
+    assert [each.id for each in following.hits] == [numbered(each) for each in range(10, 20)]
 
 
 @pytest.mark.parametrize("offset", [0, 3])
@@ -143,7 +146,7 @@ def test_points_of_the_same_score_come_once_each(offset: int) -> None:
     assert shown[-1] == "last"
 
 
-def test_a_cosine_order_asks_for_no_more_than_a_page_and_what_may_have_moved(shelf: Shelf) -> None:
+def test_a_cosine_order_fetches_one_page_and_some_slack(shelf: Shelf) -> None:
     shelf.read(text(limit=10))
     assert max(search.limit for search in shelf.searches) <= 100
     assert [search.limit for search in shelf.searches[:1]] == [11]
@@ -156,8 +159,8 @@ def test_the_depth_of_fusion_is_the_same_on_every_page(shelf: Shelf) -> None:
 
 def test_no_page_begins_deeper_than_the_limit() -> None:
     shelf = Shelf()
-    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_DEPTH + 50)}
-    page = shelf.turn(text(limit=200, offset=MAX_DEPTH - 200))
+    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_POSITION + 50)}
+    page = shelf.turn(text(limit=200, offset=MAX_POSITION - 200))
     assert len(page.hits) == 200
     assert page.place is None
 
@@ -172,42 +175,42 @@ def test_reciprocal_ranks_are_added_by_weight() -> None:
 def test_every_score_of_a_fused_order_is_a_cosine_even_where_only_the_words_found_it(shelf: Shelf) -> None:
     shelf.noise = 0
     shelf.image["buried"] = -0.5
-    shelf.image |= {f"near-{number}": 0.95 for number in range(WINDOW)}  # "buried" is in no window of pictures
+    shelf.image |= {f"near-{number}": 0.95 for number in range(WINDOW)}  # "buried" is in no window of images
     shelf.words["buried"] = 99.0
-    found = {each.hit.id: each for each in shelf.turn(text(rank="hybrid", limit=200)).hits}
-    assert found["buried"].hit.score == -0.5
+    found = {each.id: each for each in shelf.turn(text(rank="hybrid", limit=200)).hits}
+    assert found["buried"].score == -0.5
     assert found["buried"].cosines == {"image": -0.5}
 
 
 def test_with_both_targets_the_score_is_the_better_cosine(shelf: Shelf) -> None:
     shelf.noise = 0
     for each in shelf.turn(text(target="both", limit=100)).hits:
-        both = {"image": shelf.image[each.hit.id], "caption": shelf.caption[each.hit.id]}
+        both = {"image": shelf.image[each.id], "caption": shelf.caption[each.id]}
         assert each.cosines == both
-        assert each.hit.score == max(both.values())
+        assert each.score == max(both.values())
 
 
 def test_the_weights_say_which_order_leads(shelf: Shelf) -> None:
-    by_words = [each.hit.id for each in shelf.turn(text(rank="words")).hits]
-    mostly = [each.hit.id for each in shelf.turn(text(rank="hybrid", weights=(0.0, 1.0))).hits]
+    by_words = [each.id for each in shelf.turn(text(rank="words")).hits]
+    mostly = [each.id for each in shelf.turn(text(rank="hybrid", weights=(0.0, 1.0))).hits]
     assert mostly == by_words
-    by_cosine = [each.hit.id for each in shelf.turn(text()).hits]
-    assert [each.hit.id for each in shelf.turn(text(rank="hybrid", weights=(1.0, 0.0))).hits] == by_cosine
+    by_cosine = [each.id for each in shelf.turn(text()).hits]
+    assert [each.id for each in shelf.turn(text(rank="hybrid", weights=(1.0, 0.0))).hits] == by_cosine
 
 
 @pytest.mark.parametrize("query", [text(), text(target="both"), text(rank="words"), text(rank="hybrid")])
 def test_groups_come_by_their_best_hit_and_page_after_page(shelf: Shelf, query: Query) -> None:
     shelf.noise = 0
     shelf.payloads = {each: {"bucket": f"bucket-{int(each) % 7}"} for each in shelf.image}
-    ungrouped = [each.hit.id for each in shelf.turn(replace(query, limit=100)).hits]
+    ungrouped = [each.id for each in shelf.turn(replace(query, limit=100)).hits]
     best = {f"bucket-{number}": [each for each in ungrouped if int(each) % 7 == number][:2] for number in range(7)}
     expected = sorted(best.items(), key=lambda item: ungrouped.index(item[1][0]))
     grouped = replace(query, limit=3, group_by="bucket", group_size=2)
     page, found = shelf.turn(grouped), []
     while True:
         assert page.groups is not None
-        found += [(value, [each.hit.id for each in hits]) for value, hits in page.groups]
-        assert [each.hit.id for each in page.hits] == [hits[0].hit.id for _, hits in page.groups]
+        found += [(group.value, [each.id for each in group.hits]) for group in page.groups]
+        assert [each.id for each in page.hits] == [group.hits[0].id for group in page.groups]
         if page.place is None:
             break
         page = shelf.turn(grouped, page.place)
@@ -218,12 +221,12 @@ def test_a_point_with_several_values_is_in_several_groups_and_one_without_in_non
     shelf.payloads = {numbered(0): {"meta": {"on": ["a", "b"]}}, numbered(1): {"meta": {"on": "b"}}}
     page = shelf.turn(text(target="both", group_by="meta.on"))
     assert page.groups is not None
-    groups = {value: {each.hit.id for each in hits} for value, hits in page.groups}
+    groups = {group.value: {each.id for each in group.hits} for group in page.groups}
     assert groups == {"a": {numbered(0)}, "b": {numbered(0), numbered(1)}}
 
 
 @pytest.mark.parametrize("rank", ["clip", "hybrid"])
 def test_a_point_that_is_searched_by_is_not_found(shelf: Shelf, rank: Any) -> None:
-    query = Query((Part("text", "a cat"), Part("id", numbered(0))), rank=rank, limit=200)
+    query = Query((QueryPart("text", "a cat"), QueryPart("id", numbered(0))), rank=rank, limit=200)
     assert numbered(0) not in shelf.read(query)
     assert len(shelf.read(query)) == 99

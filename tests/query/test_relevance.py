@@ -1,8 +1,8 @@
-"""Where a cosine lies among those of unrelated pairs."""
+"""Relevance: the share of unrelated pairs with a lower cosine."""
 
 import pytest
 
-from viewfinder.query.query import Part, Query
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.relevance import query_kind, relevance
 
 BASELINES = {"text_image": [0.1 + 0.2 * share / 100 for share in range(101)], "text_caption": [0.5, 0.7, 0.9]}
@@ -31,16 +31,16 @@ def test_relevance_is_the_share_of_unrelated_pairs_that_are_less_alike(
 @pytest.mark.parametrize(
     ("parts", "kind"),
     [
-        ([Part("text", "a cat")], "text"),
-        ([Part("image", b"...")], "image"),
-        ([Part("image_url", "https://example.org/cat.jpg")], "image"),
-        ([Part("id", "pictured")], "image"),
-        ([Part("id", "captioned")], "text"),
-        ([Part("vector", (1.0, 0.0))], None),
-        ([Part("text", "a cat"), Part("text", "a beach", 0.5)], "text"),
-        ([Part("text", "a cat"), Part("image", b"...")], None),
-        ([Part("text", "a cat"), Part("text", "grass", -1)], None),
+        ([QueryPart("text", "a cat")], "text"),
+        ([QueryPart("image", b"...")], "image"),
+        ([QueryPart("image_url", "https://example.org/cat.jpg")], "image"),
+        ([QueryPart("id", "with-image")], "image"),
+        ([QueryPart("id", "caption-only")], "text"),
+        ([QueryPart("vector", (1.0, 0.0))], None),
+        ([QueryPart("text", "a cat"), QueryPart("text", "a beach", 0.5)], "text"),
+        ([QueryPart("text", "a cat"), QueryPart("image", b"...")], None),
+        ([QueryPart("text", "a cat"), QueryPart("text", "grass", -1)], None),
     ],
 )
-def test_only_a_query_of_one_kind_has_a_relevance(parts: list[Part], kind: str | None) -> None:
-    assert query_kind(Query(tuple(parts)), {"pictured": "image", "captioned": "caption"}) == kind
+def test_only_a_query_of_one_kind_has_a_relevance(parts: list[QueryPart], kind: str | None) -> None:
+    assert query_kind(Query(tuple(parts)), {"with-image": "image", "caption-only": "caption"}) == kind

@@ -1,26 +1,24 @@
-"""What must hold before a second collection is built beside the live one."""
+"""Disk space for a second collection beside the live one."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
-from viewfinder.reindexing.build import check_room
+from viewfinder.reindexing.build import check_disk_space
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.directory import store_directory
+from viewfinder.store.schema import ModelIdentity
 
 
-def test_an_embedded_store_needs_room_for_a_second_collection(tmp_path: Path, tiny_model: str) -> None:
+def test_an_embedded_store_needs_disk_space_for_a_second_collection(tmp_path: Path, tiny_model: str) -> None:
     checkpoint = locate(tiny_model)
     with open_local(StoreAddress(data_dir=tmp_path)) as store:
-        live = store.collections.open(
-            "images", checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-        )
-        check_room(store, live, checkpoint)
-        # A file that is this long, and takes no room itself.
+        live = store.collections.open("images", ModelIdentity.of(checkpoint))
+        check_disk_space(store, live, checkpoint)
+        # A sparse file: this long, but without blocks on disk.
         with (store_directory(tmp_path) / "vectors").open("wb") as file:
             file.truncate(2**43)
         with pytest.raises(ConfigurationError, match=r"a second collection beside the live one takes about 10.6 TB"):
-            check_room(store, live, checkpoint)
+            check_disk_space(store, live, checkpoint)

@@ -1,21 +1,21 @@
-"""The collections that a switch leaves: kept for a rollback, gone back to, held, released, dropped."""
+"""Retired collections: reused, rolled back to, dropped; and the pause of scheduled runs after a rollback."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.indexing import NAMES, Index
+from tests.fixtures.reindexing import NAMES, Index
 from tests.indexing.pictures import fill
 from viewfinder.errors import ConfigurationError, StoreBusyError
-from viewfinder.reindexing import hold, operations
-from viewfinder.reindexing.upgrade_lock import Lease
+from viewfinder.reindexing.rollback import RollbackPause, pause_runs, read_pause, release, roll_back
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.settings import Settings
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_former_collection_of_the_wanted_model_is_caught_up_and_not_built_anew(index: Index) -> None:
+def test_a_retired_collection_of_the_wanted_model_is_caught_up_instead_of_built(index: Index) -> None:
     first = index.live
     index.reindex()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
@@ -28,7 +28,7 @@ def test_a_former_collection_of_the_wanted_model_is_caught_up_and_not_built_anew
     assert index.states == {"first 1": "live", "other 2": "retired"}
 
 
-def test_a_source_that_left_the_index_is_gone_from_a_former_collection_too(index: Index, tmp_path: Path) -> None:
+def test_a_source_that_left_the_index_also_leaves_a_reused_collection(index: Index, tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", ["x.jpg", "y.jpg"], first_seed=80)
     index.world.sync(source=str(tmp_path / "elsewhere"))
     index.reindex("--source", index.world.source)
@@ -38,13 +38,13 @@ def test_a_source_that_left_the_index_is_gone_from_a_former_collection_too(index
     assert len(index.live.metadata.sources) == 1
 
 
-def test_the_last_collections_are_kept_and_older_ones_dropped_after_their_grace(
+def test_the_last_collections_are_kept_and_older_ones_dropped_after_the_grace_time(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
         assert index.reindex("--rebuild", "--keep", "2") == 0
     assert index.states == {"first 1": "retired", "other 2": "retired", "other 3": "retired", "other 4": "live"}
-    assert index.summary["dropped"] == [], "within the time of grace"
+    assert index.summary["dropped"] == [], "within the grace time"
     monkeypatch.setenv("VIEWFINDER_GRACE_S", "0")
     monkeypatch.setenv("VIEWFINDER_REFRESH_S", "0.001")
     long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
@@ -54,64 +54,61 @@ def test_the_last_collections_are_kept_and_older_ones_dropped_after_their_grace(
     assert index.states == {"other 4": "retired", "other 5": "live"}
 
 
-def test_a_rollback_holds_scheduled_runs_until_it_is_released(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rollback_pauses_scheduled_runs_until_release(index: Index) -> None:
     first = index.live
     index.reindex()
     second = index.live
     settings = Settings.load()
-    assert operations.roll_back(index.store, settings) == 0
-    said = capsys.readouterr().out
-    assert first.name in said
-    assert "1 run has written" in " ".join(said.split())
+    result = roll_back(settings, index.store)
+    assert (result.collection, result.model) == (first.name, index.models[0])
+    assert (result.rolled_back_from, result.missed_runs) == (second.name, 1)
+    assert result.retired_at != ""
     assert index.live.name == first.name
     assert index.states == {"first 1": "live", "other 2": "retired"}
 
     assert index.reindex() == 0
-    assert index.summary["outcome"] == "held after a rollback"
+    assert index.summary["outcome"] == "paused after a rollback"
     assert index.live.name == first.name
 
-    assert operations.release(index.store, settings) == 0
+    ended = release(settings, index.store)
+    assert ended is not None
+    assert (ended.collection, ended.rolled_back_from) == (first.name, second.name)
+    assert release(settings, index.store) is None
     assert index.reindex() == 0
     assert index.live.name == second.name
 
 
-def test_a_model_that_is_asked_for_lifts_the_hold_once_it_is_live(index: Index) -> None:
+def test_promoting_the_model_given_ends_the_pause(index: Index) -> None:
     index.reindex()
-    operations.roll_back(index.store, Settings.load())
+    roll_back(Settings.load(), index.store)
     assert index.reindex("--model", index.models[0]) == 0
-    assert hold.standing(index.store.control("images")), "it is the model that was rolled back to"
+    assert pause_of(index), "it is the model that was rolled back to"
     assert index.reindex("--model", index.models[1]) == 0
-    assert hold.standing(index.store.control("images")) is None
+    assert pause_of(index) is None
     assert index.live.metadata.model_name == index.models[1]
 
 
-def test_a_hold_that_a_killed_job_could_not_lift_any_more_is_lifted_by_its_rerun(index: Index) -> None:
+def test_a_rerun_ends_the_pause_that_a_killed_run_left_after_its_promotion(index: Index) -> None:
     first = index.live
     index.reindex()
-    hold.place(index.store.control("images"), first.name, index.live.name)
+    pause_runs(index.store.control("images"), first.name, index.live.name)
     assert index.reindex("--model", index.models[1], "--dry-run") == 0
-    assert hold.standing(index.store.control("images"))
+    assert pause_of(index)
     assert index.reindex("--model", index.models[1]) == 0
-    assert hold.standing(index.store.control("images")) is None
+    assert pause_of(index) is None
 
 
-def test_there_is_no_way_back_without_a_former_collection(index: Index) -> None:
-    with pytest.raises(ConfigurationError, match="no former collection"):
-        operations.roll_back(index.store, Settings.load())
-    assert hold.standing(index.store.control("images")) is None
+def test_a_rollback_without_a_retired_collection_is_refused(index: Index) -> None:
+    with pytest.raises(ConfigurationError, match="no retired collection"):
+        roll_back(Settings.load(), index.store)
+    assert pause_of(index) is None
 
 
-def test_a_rollback_waits_for_no_build_but_says_who_builds(index: Index) -> None:
+def test_a_rollback_during_a_build_is_refused_and_names_the_run(index: Index) -> None:
     index.reindex()
-    with Lease(index.store.control("images"), "a build"), pytest.raises(StoreBusyError, match="run a build"):
-        operations.roll_back(index.store, Settings.load())
+    with UpgradeLock(index.store.control("images"), "a build"), pytest.raises(StoreBusyError, match="run a build"):
+        roll_back(Settings.load(), index.store)
 
 
-def test_the_status_shows_every_collection_and_the_hold(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
-    index.reindex()
-    operations.roll_back(index.store, Settings.load())
-    capsys.readouterr()
-    assert operations.show(index.store, Settings.load()) == 0
-    said = capsys.readouterr().out
-    for part in ("retired", "live", "yes", "12", "Held since"):
-        assert part in said
+def pause_of(index: Index) -> RollbackPause | None:
+    return read_pause(index.store.control("images"))

@@ -1,4 +1,4 @@
-"""The collections of an index as `viewfinder status` and `jobs/reindex.py --status` show them."""
+"""The status of an index: its collections, the pause after a rollback, the upgrade lock."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from viewfinder.cli.main import app
-from viewfinder.reindexing import hold, status
-from viewfinder.reindexing.upgrade_lock import Lease
+from viewfinder.reindexing import status
+from viewfinder.reindexing.rollback import pause_runs
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 
 @pytest.fixture
@@ -22,46 +24,45 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def fill(store: Store, index: str) -> tuple[str, str]:
-    """A live collection of three points, one with a caption, and one that is being built."""
-    live = store.collections.open(index, "first", {}, "f00d", 4)
+    """Make a live collection of three points, one with a caption, and one that is being built; return their names."""
+    live = store.collections.open(index, ModelIdentity("first", "f00d", 4))
     vectors = np.eye(3, 4, dtype=np.float32)
     ids = [point_id(f"s3://b/{number}") for number in range(3)]
-    captioned = np.array([True, False, False])
-    store.points.upsert(
-        live, PointBatch(ids, [{}, {}, {}], image=vectors, caption=vectors, has_caption=captioned), wait=True
-    )
-    return live.name, store.collections.create(index, "second", {}, "beef", 8).name
+    has_caption = np.array([True, False, False])
+    batch = PointBatch(ids, [{}, {}, {}], image=vectors, caption=vectors, has_caption=has_caption)
+    store.points.upsert(live, batch, wait=True)
+    return live.name, store.collections.create(index, ModelIdentity("second", "beef", 8)).name
 
 
-def test_the_live_collection_and_the_one_being_built_are_told_apart(settings: Settings) -> None:
+def test_live_and_building_collections_are_told_apart(settings: Settings) -> None:
     with open_local(StoreAddress.of(settings)) as store:
         live, building = fill(store, "images")
         found = status.read(store, "images")
-        assert [(each.name, each.live, each.state, each.points) for each in found.collections] == [
-            (live, True, "live", 3),
-            (building, False, "building", 0),
-        ]
-        assert found.collections[0].bytes == 3 * 1000 + 4 * (4 * 4 * 1.25)
-        assert (found.hold, found.lease) == (None, None)
-        assert list(status.notes(found)) == []
+    assert [(each.name, each.live, each.state, each.points) for each in found.collections] == [
+        (live, True, "live", 3),
+        (building, False, "building", 0),
+    ]
+    assert found.collections[0].bytes == 3 * 1000 + 4 * (4 * 4 * 1.25)
+    assert (found.rollback_pause, found.locked_by) == (None, None)
 
 
-def test_hold_and_lease_are_named(settings: Settings) -> None:
+def test_the_pause_and_the_lock_holder_are_part_of_the_status(settings: Settings) -> None:
     with open_local(StoreAddress.of(settings)) as store:
         live, building = fill(store, "images")
-        hold.place(store.control("images"), live, building)
-        with Lease(store.control("images"), "run-7"):
-            notes = " ".join(status.notes(status.read(store, "images")))
-    assert "run run-7" in notes
-    assert "--release" in notes
-    assert building in notes
+        pause_runs(store.control("images"), live, building)
+        with UpgradeLock(store.control("images"), "run-7"):
+            found = status.read(store, "images")
+    assert found.rollback_pause is not None
+    assert found.rollback_pause.rolled_back_from == building
+    assert found.locked_by is not None
+    assert found.locked_by.run_id == "run-7"
 
 
-def test_a_lease_that_a_killed_job_has_left_is_not_told(settings: Settings) -> None:
+def test_an_expired_lock_is_left_out(settings: Settings) -> None:
     with open_local(StoreAddress.of(settings)) as store:
         fill(store, "images")
-        Lease(store.control("images"), "killed", ttl_s=-1).take()
-        assert list(status.notes(status.read(store, "images"))) == []
+        UpgradeLock(store.control("images"), "killed", ttl_s=-1).acquire()
+        assert status.read(store, "images").locked_by is None
 
 
 def test_the_command_shows_the_same_as_table_and_json(settings: Settings) -> None:
@@ -75,12 +76,12 @@ def test_the_command_shows_the_same_as_table_and_json(settings: Settings) -> Non
     assert [each["live"] for each in document["collections"]] == [True, False]
 
 
-def test_an_index_that_does_not_exist_is_said_not_to(settings: Settings) -> None:
+def test_the_command_reports_a_missing_index(settings: Settings) -> None:
     assert "There is no index 'other' yet" in CliRunner().invoke(app, ["status", "--index", "other"]).output
 
 
 @pytest.mark.parametrize(
     ("count", "shown"), [(999, "999 B"), (1000, "1 kB"), (2_340_000, "2.34 MB"), (5e9, "5 GB"), (7.2e12, "7.2 TB")]
 )
-def test_sizes_are_said_for_people(count: float, shown: str) -> None:
-    assert status.size(count) == shown
+def test_sizes_have_units(count: float, shown: str) -> None:
+    assert status.format_bytes(count) == shown

@@ -1,4 +1,4 @@
-"""The build lease: one holder at a time, whoever is killed, whenever they come."""
+"""The upgrade lock: one holder at a time, even if holders are killed or many runs start at once."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from viewfinder.errors import StoreBusyError
-from viewfinder.reindexing.upgrade_lock import SUBJECT, Holding, Lease, standing
+from viewfinder.reindexing.upgrade_lock import KIND, SUBJECT, LockHolder, UpgradeLock, read_holder
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.control import Control
 from viewfinder.store.server import ServerClient
@@ -27,98 +27,86 @@ def control(tmp_path: Path) -> Iterator[Control]:
     with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
         address = StoreAddress(data_dir=tmp_path, url=double.url, retry_s=0)
         with Store(ServerClient(address), address) as store:
-            yield store.control("pictures")
+            yield store.control("images")
         assert double.invalid == []
 
 
-def lease(control: Control, now: datetime = NOON, run_id: str = "run") -> Lease:
-    return Lease(control, run_id, ttl_s=60, clock=lambda: now)
+def make_lock(control: Control, now: datetime = NOON, run_id: str = "run") -> UpgradeLock:
+    return UpgradeLock(control, run_id, ttl_s=60, clock=lambda: now)
 
 
-def elsewhere(control: Control, until: datetime, **changes: object) -> Holding:
-    """A lease that another machine holds."""
-    holding = Holding("other", "their run", "far-away", 1, until.isoformat(timespec="milliseconds"))
-    note = asdict(holding) | changes
-    control.write("lease", {SUBJECT: note})
-    return Holding.parse(note)
+def lock_from_elsewhere(control: Control, expires_at: datetime, **changes: object) -> LockHolder:
+    """Write the lock of a run on another machine."""
+    holder = LockHolder("other", "other run", "far-away", 1, expires_at.isoformat(timespec="milliseconds"))
+    record = asdict(holder) | changes
+    control.write(KIND, {SUBJECT: record})
+    return LockHolder.parse(record)
 
 
-def test_a_lease_is_held_and_let_go(control: Control) -> None:
-    with lease(control) as held:
-        assert (holding := standing(control)) is not None
-        assert (holding.pid, holding.run_id) == (os.getpid(), "run")
-        held.check()
-    assert standing(control) is None
+def test_a_lock_is_held_and_released(control: Control) -> None:
+    with make_lock(control) as lock:
+        assert (holder := read_holder(control)) is not None
+        assert (holder.pid, holder.run_id) == (os.getpid(), "run")
+        lock.renew()
+    assert read_holder(control) is None
 
 
-def test_a_second_job_is_refused_and_told_who_builds(control: Control) -> None:
-    elsewhere(control, NOON + timedelta(seconds=30))
-    with pytest.raises(StoreBusyError, match="process 1 on far-away, run their run"):
-        lease(control).take()
+def test_a_second_run_is_refused_and_told_who_holds_the_lock(control: Control) -> None:
+    lock_from_elsewhere(control, NOON + timedelta(seconds=30))
+    with pytest.raises(StoreBusyError, match=r"locked by run other run \(process 1 on far-away\)"):
+        make_lock(control).acquire()
 
 
-def test_an_expired_lease_is_taken_over_and_its_holder_finds_out(control: Control) -> None:
-    slow = lease(control)
-    slow.take()
-    fast = lease(control, NOON + timedelta(seconds=61))
-    fast.take()
-    with pytest.raises(StoreBusyError, match="lost its build lease"):
-        slow.check()
+def test_an_expired_lock_is_taken_over_and_its_former_holder_is_refused(control: Control) -> None:
+    slow = make_lock(control)
+    slow.acquire()
+    fast = make_lock(control, NOON + timedelta(seconds=61))
+    fast.acquire()
+    with pytest.raises(StoreBusyError, match="lost the upgrade lock"):
+        slow.renew()
     slow.release()
-    assert standing(control) is not None, "a lease that another holds is not released"
-    fast.check()
+    assert read_holder(control) is not None, "a run does not release the lock of another"
+    fast.renew()
 
 
-def test_a_lease_is_renewed_by_a_check(control: Control) -> None:
+def test_renew_extends_the_lock(control: Control) -> None:
     now = NOON
-    held = Lease(control, "run", ttl_s=60, clock=lambda: now)
-    held.take()
+    lock = UpgradeLock(control, "run", ttl_s=60, clock=lambda: now)
+    lock.acquire()
     now += timedelta(seconds=50)
-    held.check()
+    lock.renew()
     with pytest.raises(StoreBusyError):
-        lease(control, NOON + timedelta(seconds=100)).take()
+        make_lock(control, NOON + timedelta(seconds=100)).acquire()
 
 
-def test_the_lease_of_a_process_that_was_killed_is_taken_over_at_once(control: Control) -> None:
-    own = lease(control)
-    own.take()
+def test_the_lock_of_a_killed_process_on_this_machine_is_taken_over_at_once(control: Control) -> None:
+    make_lock(control).acquire()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        holding = standing(control)
-        assert holding is not None
-        started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        elsewhere(control, NOON + timedelta(seconds=30), pid=child.pid, machine=holding.machine, process=started)
+        own = read_holder(control)
+        assert own is not None
+        start = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        in_30_s = NOON + timedelta(seconds=30)
+        lock_from_elsewhere(control, in_30_s, pid=child.pid, machine=own.machine, process_start=start)
         with pytest.raises(StoreBusyError, match=f"process {child.pid}"):
-            lease(control).take()
+            make_lock(control).acquire()
     finally:
         child.kill()
         child.communicate()
-    lease(control).take()
+    make_lock(control).acquire()
 
 
-def test_of_many_that_come_at_once_one_gets_it(control: Control) -> None:
-    def attempt(number: int) -> bool:
+@pytest.mark.parametrize("expired", [False, True], ids=["unlocked", "expired"])
+def test_one_of_many_simultaneous_runs_gets_the_lock(control: Control, expired: bool) -> None:
+    if expired:
+        lock_from_elsewhere(control, NOON - timedelta(seconds=1))
+
+    def acquires(number: int) -> bool:
         try:
-            lease(control, run_id=f"run-{number}").take()
+            make_lock(control, run_id=f"run-{number}").acquire()
         except StoreBusyError:
             return False
         return True
 
     with ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(attempt, range(16))) == 1
-
-
-def test_of_many_that_find_it_expired_one_gets_it(control: Control) -> None:
-    elsewhere(control, NOON - timedelta(seconds=1))
-    results = []
-
-    def attempt(number: int) -> None:
-        try:
-            lease(control, run_id=f"run-{number}").take()
-            results.append(number)
-        except StoreBusyError:
-            pass
-
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(attempt, range(16)))
-    assert len(results) == 1
+        assert sum(pool.map(acquires, range(16))) == 1

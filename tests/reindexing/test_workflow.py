@@ -1,4 +1,4 @@
-"""Changing the model of an index, phase by phase: real S3, real small models, Qdrant's wire, no Ray."""
+"""The phases of a re-index, over a real S3 endpoint, small models and a Qdrant double, without Ray."""
 
 import json
 import re
@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 
 from jobs.reindex import main
-from tests.fixtures.indexing import NAMES, Index
+from tests.fixtures.reindexing import NAMES, Index
 from tests.indexing.pictures import fill, picture
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.indexing.prune import PruneRefusedError
+from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
 from viewfinder.models.checkpoint import locate
-from viewfinder.reindexing.upgrade_lock import standing
-from viewfinder.sources.objects import Objects, point_id
+from viewfinder.reindexing.report import ReindexPlan
+from viewfinder.reindexing.upgrade_lock import read_holder
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import point_id
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 
-pytestmark = pytest.mark.slow
-
-# -- The change of a model ------------------------------------------------------------------------------------------
+# -- Change of model -------------------------------------------------------------------------------------------------
 
 
-def test_another_model_gets_a_collection_of_its_own_and_the_alias(index: Index) -> None:
+def test_another_model_gets_a_collection_of_its_own_which_is_promoted(index: Index) -> None:
     before = index.live
     assert index.reindex() == 0
     assert index.live.name != before.name
@@ -33,29 +33,29 @@ def test_another_model_gets_a_collection_of_its_own_and_the_alias(index: Index) 
     assert set(index.world.points) == set(NAMES)
     assert index.states == {"first 1": "retired", "other 2": "live"}
     assert index.summary["state"] == "done"
-    assert index.summary["former"] == before.name
+    assert index.summary["retired"] == before.name
     assert index.summary["counts"] == {"listed": 12, "unchanged": 0, "indexed": 12, "failed": 0, "pruned": 0}
     assert index.failed_checks == []
-    assert set(index.summary["phases"]) == {"preflight", "build", "verify", "switch", "catch up", "clean up"}
-    figures = {each["name"]: each["figure"] for each in index.summary["checks"]}
-    assert figures["points"] == 12
-    assert figures["fresh encoding"] == pytest.approx(1.0, abs=1e-3)
-    assert figures["self-retrieval"] == 1
-    assert figures["approximate/exact"] == 1
-    assert index.works[0].checked == [index.world.source]
-    assert standing(index.store.control("images")) is None
+    assert set(index.summary["phases"]) == {"preflight", "build", "verify", "promote", "catch up", "clean up"}
+    values = {each["name"]: each["value"] for each in index.summary["checks"]}
+    assert values["points"] == 12
+    assert values["fresh encoding"] == pytest.approx(1.0, abs=1e-3)
+    assert values["self-retrieval"] == 1
+    assert values["approximate/exact recall@10"] == 1
+    assert index.indexers[0].checked == [index.world.source]
+    assert read_holder(index.store.control("images")) is None
 
 
-def test_every_stored_vector_is_the_new_models(index: Index) -> None:
+def test_every_stored_vector_is_of_the_new_model(index: Index) -> None:
     index.reindex()
     records = list(index.world.points.values())
-    fresh = index.works[0].encode_pictures(locate(index.models[1]), records)
+    fresh = index.indexers[0].encode_images(locate(index.models[1]), records)
     stored = index.store.points.vectors(index.live, [each.id for each in records])
     assert fresh.keys() == stored.keys()
     assert all(fresh[id_] @ stored[id_] > 0.999 for id_ in fresh)
 
 
-def test_the_same_model_is_brought_up_to_date_in_place(index: Index) -> None:
+def test_with_the_same_model_the_live_collection_is_updated(index: Index) -> None:
     before = index.live
     (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
     (index.world.bucket / "05.jpg").unlink()
@@ -69,25 +69,25 @@ def test_the_same_model_is_brought_up_to_date_in_place(index: Index) -> None:
     assert index.summary["counts"] == {"listed": 12, "unchanged": 12, "failed": 0, "indexed": 0, "pruned": 0}
 
 
-def test_when_model_changed_does_nothing_else(index: Index) -> None:
+def test_when_model_changed_ignores_changed_objects(index: Index) -> None:
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--when-model-changed", "--model", index.models[0]) == 0
-    assert index.works[0].passes == []
+    assert index.indexers[0].results == []
     assert index.reindex("--when-model-changed") == 0
     assert index.live.metadata.model_name == index.models[1]
 
 
-def test_a_scheduled_run_that_finds_the_wanted_model_only_looks(
+def test_a_scheduled_run_that_finds_the_wanted_model_only_reads(
     index: Index, qdrant: QdrantDouble, tmp_path: Path
 ) -> None:
     before = len(qdrant.requests)
     assert main(["--when-model-changed", "--model", index.models[0]]) == 0
-    asked = {f"{each.method} {each.path}" for each in qdrant.requests[before:]}
-    assert asked <= {"GET /", "GET /aliases", "GET /collections", f"GET /collections/{index.live.name}"}
-    assert not (tmp_path / "data" / "runs").exists(), "nor does it leave a report every hour"
+    requests = {f"{each.method} {each.path}" for each in qdrant.requests[before:]}
+    assert requests <= {"GET /", "GET /aliases", "GET /collections", f"GET /collections/{index.live.name}"}
+    assert not (tmp_path / "data" / "runs").exists(), "no report is written every hour"
 
 
-def test_weights_that_moved_under_the_same_name_are_another_model(
+def test_changed_weights_under_the_same_name_are_another_model(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = tmp_path / "moved"
@@ -110,7 +110,7 @@ def test_a_rebuild_makes_a_new_collection_with_the_same_model(index: Index) -> N
     assert index.states == {"first 1": "retired", "first 2": "live"}
 
 
-def test_objects_that_change_during_the_build_are_right_after_the_switch(index: Index) -> None:
+def test_objects_that_change_during_the_build_are_current_after_the_promotion(index: Index) -> None:
     bucket = index.world.bucket
 
     def change(number: int) -> None:
@@ -131,22 +131,22 @@ def test_objects_that_change_during_the_build_are_right_after_the_switch(index: 
     assert {name: record.payload["etag"] for name, record in index.world.points.items()} == etags
 
 
-def test_what_changes_while_the_alias_moves_follows_after_the_switch(index: Index) -> None:
+def test_objects_that_appear_during_the_promotion_follow_after_it(index: Index) -> None:
     seen: list[str] = []
 
     def change(number: int) -> None:
-        # After the build's two rounds comes the pass over the collection that is live by now.
+        # After the two rounds of the build comes a run over the collection that is live by now.
         if index.live.metadata.model_name == index.models[1] and not seen:
             seen.append(index.live.name)
             fill(index.world.bucket, ["last.jpg"], first_seed=52)
 
     assert index.reindex(meanwhile=change) == 0
-    assert seen, "there was a pass after the switch"
+    assert seen, "there was a run after the promotion"
     assert index.reindex() == 0
     assert "last.jpg" in index.world.points
 
 
-def test_a_bucket_that_never_rests_is_switched_all_the_same(index: Index) -> None:
+def test_a_bucket_that_changes_all_the_time_is_promoted_all_the_same(index: Index) -> None:
     def grow(number: int) -> None:
         fill(index.world.bucket, [f"more-{number}.jpg"], first_seed=100 + number)
 
@@ -168,20 +168,20 @@ def test_a_source_that_joins_the_index_during_the_build_is_in_the_new_collection
     assert len(index.live.metadata.sources) == 2
 
 
-def test_captions_and_patterns_are_read_again_as_they_were_recorded(index: Index) -> None:
+def test_recorded_captions_and_patterns_are_used_again(index: Index) -> None:
     world = index.world
-    (world.bucket / "captions.json").write_text(json.dumps({name: f"picture {name}" for name in NAMES[:4]}))
+    (world.bucket / "captions.json").write_text(json.dumps({name: f"image {name}" for name in NAMES[:4]}))
     world.sync("--captions", f"{world.source}/captions.json")
     fill(world.bucket, ["b/x.jpg", "b/y.png"], first_seed=70)
     world.sync("--include", "*.png", source=f"{world.source}/b")
     assert index.reindex() == 0
-    assert world.points["03.jpg"].payload["caption"] == "picture 03.jpg"
+    assert world.points["03.jpg"].payload["caption"] == "image 03.jpg"
     sources = {each["source"]: each for each in index.live.metadata.sources}
     assert sources[world.source]["captions"].endswith("captions.json")
     assert sources[f"{world.source}/b"]["include"] == ["*.png"]
 
 
-def test_what_was_taken_down_stays_out_of_the_new_collection(index: Index) -> None:
+def test_images_taken_down_stay_out_of_the_new_collection(index: Index) -> None:
     def take_down(number: int) -> None:
         if number == 2:
             index.store.take_down("images", {point_id(f"{index.world.source}/02.jpg"): ""})
@@ -191,25 +191,25 @@ def test_what_was_taken_down_stays_out_of_the_new_collection(index: Index) -> No
     assert set(index.world.points) == set(NAMES) - {"01.jpg", "02.jpg"}
 
 
-def test_given_sources_take_the_place_of_the_recorded_ones(index: Index, tmp_path: Path) -> None:
+def test_given_sources_replace_the_recorded_ones(index: Index, tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", NAMES, first_seed=80)
     assert index.reindex("--source", str(tmp_path / "elsewhere")) == 0
     assert [each["source"] for each in index.live.metadata.sources] == [(tmp_path / "elsewhere").as_uri()]
     assert len(index.world.points) == 12
 
 
-# -- What is refused ------------------------------------------------------------------------------------------------
+# -- Refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_without_an_index_there_is_nothing_to_change(index: Index) -> None:
-    with pytest.raises(ConfigurationError, match=r"jobs/index\.py"):
+def test_a_missing_index_is_refused(index: Index) -> None:
+    with pytest.raises(ConfigurationError, match="viewfinder index"):
         index.reindex("--index", "nothing")
 
 
 def test_an_index_made_with_a_limit_is_refused(index: Index) -> None:
     index.world.index, index.world.model = "partial", index.models[0]
-    index.world.sync("--limit", "3")
-    with pytest.raises(ConfigurationError, match="--limit"):
+    index.world.sync("--max-objects", "3")
+    with pytest.raises(ConfigurationError, match="--max-objects"):
         index.reindex("--index", "partial")
     assert len(index.store.collections.all("partial")) == 1
 
@@ -224,7 +224,7 @@ def test_a_source_that_is_gone_ends_the_run_before_anything_is_built(index: Inde
     assert index.summary == {}
 
 
-def test_an_index_that_would_shrink_is_not_switched(index: Index) -> None:
+def test_an_index_that_would_shrink_is_refused(index: Index) -> None:
     before = index.live
     for name in NAMES[:6]:
         (index.world.bucket / name).unlink()
@@ -237,10 +237,10 @@ def test_an_index_that_would_shrink_is_not_switched(index: Index) -> None:
     assert len(index.world.points) == 6
 
 
-def test_pictures_that_only_the_old_index_can_read_stop_the_switch(index: Index) -> None:
+def test_images_that_only_the_live_collection_has_prevent_the_promotion(index: Index) -> None:
     index.world.index, index.world.model = "lenient", index.models[0]
     index.world.sync()
-    # What the live index has under this ETag is, for the new one, no picture.
+    # The live collection has an image of this ETag; the new run finds none.
     (index.world.bucket / "03.jpg").write_bytes(b"broken")
     record = next(each for each in index.store.points.iterate(index.live) if each.payload["key"] == "03.jpg")
     with_etag = dict(record.payload) | {"etag": _etag(index, "03.jpg")}
@@ -250,21 +250,21 @@ def test_pictures_that_only_the_old_index_can_read_stop_the_switch(index: Index)
     assert index.failed_checks == ["failed, but live"]
 
 
-def test_too_many_failures_stop_the_switch(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_failures_prevent_the_promotion(index: Index) -> None:
     for name in ("bad.jpg", "worse.jpg"):
-        (index.world.bucket / name).write_bytes(b"no picture")
+        (index.world.bucket / name).write_bytes(b"no image")
     assert index.reindex() == 1
     assert index.failed_checks == ["failed"]
     assert "--rebuild" in index.summary["problem"]
-    assert "failures │ 2 not_an_image" in told(capsys)
+    assert index.summary["failures"] == {"not_an_image": 2}
     assert index.reindex("--max-failure-ratio", "0.5") == 0
 
 
-def test_a_bad_model_is_refused_by_the_golden_set(index: Index, tmp_path: Path) -> None:
-    """The first model answers its own captions by construction; the other one is as good as chance."""
-    golden = _golden_in_favour_of_the_first_model(index, tmp_path)
+def test_a_bad_model_fails_on_the_evaluation_set(index: Index, tmp_path: Path) -> None:
+    """The first model finds the images by construction; the other one is as good as chance."""
+    path = _evaluation_set_for_the_first_model(index, tmp_path)
     before = index.live
-    assert index.reindex("--golden", str(golden)) == 1
+    assert index.reindex("--evaluation-set", str(path)) == 1
     assert "MRR" in index.failed_checks
     assert "recall@1" in index.summary["problem"]
     assert index.live == before
@@ -272,33 +272,33 @@ def test_a_bad_model_is_refused_by_the_golden_set(index: Index, tmp_path: Path) 
     assert set(index.world.points) == set(NAMES)
 
 
-def test_a_loss_of_quality_that_is_meant_can_be_allowed(index: Index, tmp_path: Path) -> None:
-    golden = _golden_in_favour_of_the_first_model(index, tmp_path)
-    assert index.reindex("--golden", str(golden), "--max-quality-loss", "1") == 0
+def test_a_loss_of_quality_can_be_allowed(index: Index, tmp_path: Path) -> None:
+    path = _evaluation_set_for_the_first_model(index, tmp_path)
+    assert index.reindex("--evaluation-set", str(path), "--max-quality-loss", "1") == 0
     assert index.live.metadata.model_name == index.models[1]
 
 
-def test_a_golden_set_of_another_world_is_told(index: Index, tmp_path: Path) -> None:
-    golden = tmp_path / "golden.jsonl"
-    golden.write_text(json.dumps({"text": "a cat", "relevant": ["s3://elsewhere/1.jpg"]}))
-    with pytest.raises(ConfigurationError, match="none of which is in"):
-        index.reindex("--golden", str(golden))
+def test_an_evaluation_set_of_another_index_is_refused(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text(json.dumps({"text": "a cat", "relevant": ["s3://elsewhere/1.jpg"]}))
+    with pytest.raises(ConfigurationError, match="None of the 1 images"):
+        index.reindex("--evaluation-set", str(path))
     assert index.states == {"first 1": "live"}
 
 
-def test_without_a_golden_set_captions_ask_for_their_own_pictures(index: Index) -> None:
+def test_without_an_evaluation_set_captions_search_for_their_own_images(index: Index) -> None:
     world = index.world
     names = [f"{number:02}.jpg" for number in range(60)]
     fill(world.bucket, names)
     (world.bucket / "captions.json").write_text(json.dumps({name: f"number {name}" for name in names}))
     world.sync("--captions", f"{world.source}/captions.json")
-    _put_pictures_where_their_captions_are(index)
+    _move_images_to_their_captions(index)
     assert index.reindex() == 1
     assert {"recall@1", "MRR"} <= set(index.failed_checks)
     assert "60 captions" in next(each["note"] for each in index.summary["checks"] if each["name"] == "MRR")
 
 
-def test_a_stored_vector_that_is_not_the_models_stops_the_switch(index: Index) -> None:
+def test_a_stored_vector_of_another_model_prevents_the_promotion(index: Index) -> None:
     def spoil(number: int) -> None:
         if number == 2:
             target = index.store.collections.all("images")[-1]
@@ -308,76 +308,73 @@ def test_a_stored_vector_that_is_not_the_models_stops_the_switch(index: Index) -
 
     assert index.reindex(meanwhile=spoil) == 1
     assert "fresh encoding" in index.failed_checks
-    assert index.reindex() == 1, "nothing has changed about it"
+    assert index.reindex() == 1, "the collection is still the same"
     assert index.reindex("--rebuild") == 0
     assert index.states == {"first 1": "retired", "other 2": "live"}
 
 
-# -- What would be done ----------------------------------------------------------------------------------------------
+# -- Dry runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_tells_in_numbers_what_it_would_do_and_writes_nothing(
-    index: Index, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(index: Index, qdrant: QdrantDouble) -> None:
     (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
     (index.world.bucket / "05.jpg").unlink()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     before = len(qdrant.requests)
 
     assert index.reindex("--dry-run") == 0
-    said = told(capsys)
-    assert "Would build a new collection for model" in said
-    assert f"from {index.world.source}" in said
-    assert "listed │ 12 would be indexed │ 12" in said
+    plan = plan_of(index)
+    assert plan.step.startswith("build a new collection for model")
+    assert plan.sources == [((index.world.source,), None)]
+    assert plan.actions == {"index": 12}
 
     assert index.reindex("--dry-run", "--model", index.models[0]) == 0
-    said = told(capsys)
-    assert "Would bring the live collection up to date" in said
-    assert "listed │ 12 would be indexed │ 2 unchanged │ 10 would be pruned │ 1 of 12 points" in said
+    plan = plan_of(index)
+    assert plan.step == "bring the live collection up to date"
+    assert plan.actions == {"index": 2, "unchanged": 10}
+    assert plan.gone == PrunePlan(points=12, detached=1, deleted=1)
 
     reading = re.compile(r"GET /|POST /collections/[^/]+/points(/(scroll|count|query|query/batch))?$")
-    asked = [f"{each.method} {each.path}" for each in qdrant.requests[before:]]
-    assert [each for each in asked if not reading.match(each)] == []
+    requests = [f"{each.method} {each.path}" for each in qdrant.requests[before:]]
+    assert [each for each in requests if not reading.match(each)] == []
     assert not list(index.world.directory.glob("reindex-*")), "no report either"
 
 
-def test_a_dry_run_says_what_is_left_to_do_of_an_unfinished_build(
-    index: Index, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_counts_what_an_unfinished_build_still_lacks(index: Index) -> None:
     for name in ("bad.jpg", "worse.jpg"):
-        (index.world.bucket / name).write_bytes(b"no picture")
+        (index.world.bucket / name).write_bytes(b"no image")
     assert index.reindex() == 1
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
-    capsys.readouterr()
     assert index.reindex("--dry-run") == 0
-    said = told(capsys)
-    assert "Would go on with" in said
-    assert "known failures of unchanged content │ 2 would be indexed │ 1 unchanged │ 12" in said
+    plan = plan_of(index)
+    assert plan.step.startswith("continue with")
+    assert plan.actions == {"failed": 2, "index": 1, "unchanged": 12}
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
-    """What went to standard output, in one line, without the frames of tables."""
-    return " ".join(re.sub(r"[┌─┬┐└┴┘]|^│|│$", "", capsys.readouterr().out, flags=re.MULTILINE).split())
+def plan_of(index: Index) -> ReindexPlan:
+    assert index.result is not None
+    assert index.result.plan is not None
+    return index.result.plan
 
 
-# -- Means ----------------------------------------------------------------------------------------------------------
+# -- Helpers --------------------------------------------------------------------------------------------------------
 
 
 def _etag(index: Index, name: str) -> str:
-    with Objects(index.world.reach.access) as objects:
+    with Objects(index.world.access) as objects:
         return objects.stat(f"{index.world.source}/{name}").etag
 
 
-def _golden_in_favour_of_the_first_model(index: Index, directory: Path) -> Path:
-    """Questions whose vectors, by the first model, are put where their pictures' vectors stand in the live index."""
+def _evaluation_set_for_the_first_model(index: Index, directory: Path) -> Path:
+    """Write queries, and give their images in the live collection the vectors of the queries by the first model."""
     names = NAMES[:6]
-    texts = [f"the picture {name}" for name in names]
-    vectors = index.world.work("golden").encode_texts(locate(index.models[0]), texts)
+    texts = [f"the image {name}" for name in names]
+    vectors = index.world.indexer("queries").encode_texts(locate(index.models[0]), texts)
     by_key = index.world.points
     records = [by_key[name] for name in names]
     batch = PointBatch([each.id for each in records], [each.payload for each in records], image=vectors)
     index.store.points.upsert(index.live, batch, wait=True)
-    path = directory / "golden.jsonl"
+    path = directory / "queries.jsonl"
     lines = [
         json.dumps({"text": text, "relevant": [f"{index.world.source}/{name}"]})
         for text, name in zip(texts, names, strict=True)
@@ -386,7 +383,7 @@ def _golden_in_favour_of_the_first_model(index: Index, directory: Path) -> Path:
     return path
 
 
-def _put_pictures_where_their_captions_are(index: Index) -> None:
+def _move_images_to_their_captions(index: Index) -> None:
     records = list(index.world.points.values())
     captions = index.store.points.vectors(index.live, [each.id for each in records], "caption")
     vectors = np.stack([captions[each.id] for each in records])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ from viewfinder.service.generation.generation import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
-INDEX = "pictures"
+INDEX = "images"
 CAPTIONS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
 
 
@@ -46,13 +47,10 @@ class World:
     checkpoints: dict[str, Checkpoint]
 
     def build(self, model: str, captions: tuple[str, ...] = CAPTIONS, *, promote: bool = True) -> Collection:
-        """A collection of one model, its captions encoded by that model, its pictures random unit vectors."""
+        """A collection of one model, its captions encoded by that model, its images random unit vectors."""
         checkpoint = self.checkpoints[model]
         encoder = load(checkpoint)
-        spec = asdict(checkpoint.spec)
-        collection = self.store.collections.create(
-            INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-        )
+        collection = self.store.collections.create(INDEX, ModelIdentity.of(checkpoint))
         uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
         vectors, _ = encoder.encode_texts(list(captions))
         payloads = [
@@ -60,8 +58,8 @@ class World:
             for number, (uri, text) in enumerate(zip(uris, captions, strict=True))
         ]
         rng = np.random.default_rng(0)
-        pictures = rng.normal(size=vectors.shape).astype(np.float32)
-        batch = PointBatch([point_id(uri) for uri in uris], payloads, image=pictures, caption=vectors)
+        images = rng.normal(size=vectors.shape).astype(np.float32)
+        batch = PointBatch([point_id(uri) for uri in uris], payloads, image=images, caption=vectors)
         self.store.points.upsert(collection, batch, wait=True)
         if promote:
             self.store.collections.promote(INDEX, collection.name)
@@ -111,9 +109,9 @@ def world(tmp_path: Path, checkpoints: dict[str, Checkpoint], configured: dict[s
 
 
 @pytest.fixture(scope="session")
-def standing(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
+def shared(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
     """As `served`, with the default settings, for all tests that only ask: they leave it as it is."""
-    with open_world(tmp_path_factory.mktemp("standing"), checkpoints, {}) as world:
+    with open_world(tmp_path_factory.mktemp("shared"), checkpoints, {}) as world:
         world.build("first")
         world.service.follower.refresh()
         yield world

@@ -1,11 +1,10 @@
-"""The service as Ray Serve runs it: one replica, real HTTP, Qdrant's wire, the model that the job used."""
+"""The service on Ray Serve: one replica, real HTTP, and Qdrant's protocol."""
 
 import os
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -16,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress, connect
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.qdrant import QdrantDouble
 
 pytestmark = pytest.mark.cluster
@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def address(ray_session: None, store: Store) -> Iterator[str]:
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.service.app import application
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,9 +57,7 @@ def address(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> str:
     """A live collection of ten points of this model; its name."""
     checkpoint = locate(model)
-    collection = store.collections.create(
-        INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-    )
+    collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": collection.name} for uri in uris]
@@ -142,39 +140,39 @@ def test_the_numbers_of_replicas_come_through_ray(address: str, store: Store, ti
 DIGEST = "0" * 64
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "pictures.example"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "images.example"])
 def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="VIEWFINDER_HOST") as raised:
-        refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+        require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)
     assert "VIEWFINDER_API_KEYS" in str(raised.value)
     assert "VIEWFINDER_ALLOW_ANONYMOUS=1" in str(raised.value)
 
 
 def test_without_keys_there_is_no_fast_proxy() -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="RAY_SERVE_ENABLE_HA_PROXY"):
-        refuse_open_doors(Settings.load(), fast_proxy=True)
+        require_keys_or_loopback(Settings.load(), fast_proxy=True)
 
 
 @pytest.mark.parametrize("said", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
 def test_keys_or_a_word_open_all_addresses(said: dict[str, object]) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
-    refuse_open_doors(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
+    require_keys_or_loopback(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_needs_nothing(host: str) -> None:
-    from serve.app import refuse_open_doors
+    from viewfinder.service.app import require_keys_or_loopback
 
-    refuse_open_doors(Settings.load(host=host), fast_proxy=False)
+    require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)
 
 
 def test_the_builder_refuses_before_anything_is_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve.app import build_app
+    from viewfinder.service.app import build_app
 
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
     with pytest.raises(ConfigurationError, match="fast proxy"):

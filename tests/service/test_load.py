@@ -1,4 +1,4 @@
-"""A crowd against the service as Ray Serve runs it: real HTTP, Qdrant's wire, more requests than it takes in."""
+"""The service on Ray Serve under more requests than it admits."""
 
 import asyncio
 import os
@@ -107,13 +107,13 @@ def closed_gate(qdrant: GatedQdrant) -> Iterator[threading.Event]:
 def deploy(settings: Settings) -> None:
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.service.app import application
 
     serve.run(application(settings), name="load", route_prefix="/")
 
 
 def search(client: httpx.AsyncClient, number: int) -> "asyncio.Task[httpx.Response]":
-    return asyncio.create_task(client.post("/v1/search", json={"text": f"picture number {number}"}))
+    return asyncio.create_task(client.post("/v1/search", json={"text": f"image number {number}"}))
 
 
 async def until_full(client: httpx.AsyncClient, *, full: bool = True) -> httpx.Response:
@@ -174,7 +174,7 @@ async def test_requests_whose_clients_have_gone_make_room(
 
 
 @pytest.mark.cluster
-async def test_a_picture_of_many_megabytes_arrives(client: httpx.AsyncClient) -> None:
+async def test_an_image_of_many_megabytes_arrives(client: httpx.AsyncClient) -> None:
     # Ray refuses messages of more than 4 MB between its processes in some modes.
     answer = await client.post("/v1/search/image", files={"image": ("big.jpg", b"\xff\xd8" + bytes(6_000_000))})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")

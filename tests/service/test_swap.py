@@ -1,4 +1,4 @@
-"""The alias moves back and forth under a crowd: no request fails, and no answer mixes two collections."""
+"""The alias moves back and forth under load: no request fails, and no answer mixes two collections."""
 
 import socket
 import threading
@@ -40,7 +40,7 @@ def names(collection: str, answer: Answer) -> bool:
 
 
 @pytest.mark.chaos("Service", "the model changes ten times under load")
-def test_ten_swaps_under_sixteen_clients_cost_no_request_and_mix_no_answer(world: World) -> None:
+def test_ten_swaps_under_sixteen_clients_fail_no_request_and_mix_no_answer(world: World) -> None:
     collections = {
         model: world.build(model, tuple(f"{model}: {text}" for text in WORDS), promote=model == "first")
         for model in ("first", "second")

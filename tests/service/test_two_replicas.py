@@ -1,4 +1,4 @@
-"""What can happen to replicas that follow the alias, on Ray Serve, under clients that never pause."""
+"""Two replicas on Ray Serve follow the alias under constant load."""
 
 import os
 import shutil
@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from benchmarks.clients import Answer, Clients
 from benchmarks.swaps import replicas
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, connect
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -70,7 +70,7 @@ def store(qdrant: Awayable, tmp_path: Path) -> Iterator[Store]:
 def url(ray_session: None, store: Store) -> Iterator[str]:
     from ray import serve
 
-    from serve.app import application
+    from viewfinder.service.app import application
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -94,9 +94,7 @@ def url(ray_session: None, store: Store) -> Iterator[str]:
 def build(store: Store, model: str) -> Collection:
     """Ten points as if this model had made them; not live yet."""
     checkpoint = locate(model)
-    made = store.collections.create(
-        INDEX, checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-    )
+    made = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
     vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
     payloads = [{"uri": uri, "made_by": made.name} for uri in uris]

@@ -12,9 +12,12 @@ import pytest
 
 from tests.sources.faulty import FaultyS3, error, page
 from viewfinder.errors import ConfigurationError, SourceError, ViewfinderError
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord, Captions
-from viewfinder.sources.manifest import PART_ROWS, SCHEMA, Manifest, Patterns, write_manifest
-from viewfinder.sources.objects import ObjectAccess, Objects, file_uri
+from viewfinder.sources.manifest import MANIFEST_SCHEMA, PART_ROWS, Manifest, write_manifest
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.patterns import Patterns
+from viewfinder.sources.uris import file_uri
 from viewfinder.testing.objects import MemoryObjects
 
 pytestmark = pytest.mark.slow
@@ -51,7 +54,7 @@ def test_a_row_holds_what_the_listing_says(tmp_path: Path) -> None:
     with Objects(s3=MemoryObjects({"s3://b/p/a b#%20.jpg": b"12345", "s3://b/p2": b""})) as objects:
         manifest = write_manifest(["s3://b/p/"], tmp_path, objects)
         etag = objects.stat("s3://b/p/a b#%20.jpg").etag
-    assert pq.read_schema(manifest.paths[0]).equals(SCHEMA)
+    assert pq.read_schema(manifest.paths[0]).equals(MANIFEST_SCHEMA)
     assert _rows(manifest) == [
         {
             "uri": "s3://b/p/a b#%20.jpg",
@@ -62,6 +65,8 @@ def test_a_row_holds_what_the_listing_says(tmp_path: Path) -> None:
             "last_modified": "",
             "sources": ["s3://b/p/"],
             "caption": None,
+            "caption_hash": None,
+            "caption_details": None,
         }
     ]
     assert (manifest.listed, manifest.bytes) == (1, 5)
@@ -251,15 +256,15 @@ def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("m.csv", b"name,size\nx,1\n", "no column `uri`; its columns are name, size"),
-        ("m.csv", b"s3://b/1.jpg\ns3://b/2.jpg\n", "no header; write `uri`"),
+        ("m.csv", b"s3://b/1.jpg\ns3://b/2.jpg\n", "no header; insert the line `uri`"),
         ("m.csv", b"", "no column `uri`; its columns are none"),
-        ("m.csv", b"uri,size\n1.jpg,1\n,2\n", "no URI .*line 3"),
+        ("m.csv", b"uri,size\n1.jpg,1\n,2\n", "No URI .*line 3"),
         ("m.csv", b"uri\nhttp://x/1.jpg\n", "http:// is not supported.*line 2"),
-        ("m.csv", b"uri\n/home/me/1.jpg\n", "path of one machine.*line 2"),
+        ("m.csv", b"uri\n/home/me/1.jpg\n", "local path.*line 2"),
         ("m.csv", b"uri\n1.jpg\n\xff.jpg\n", "line 3 is not UTF-8"),
         ("m.parquet", b"PAR1 no", "not a readable Parquet file"),
-        ("m.parquet", _parquet(uri=["1.jpg", None]), "no URI .*row 2"),
-        ("m.parquet", _parquet(uri=[1]), "no URI .*row 1"),
+        ("m.parquet", _parquet(uri=["1.jpg", None]), "No URI .*row 2"),
+        ("m.parquet", _parquet(uri=[1]), "No URI .*row 1"),
     ],
 )
 def test_a_wrong_manifest_file_is_told_with_the_place(name: str, content: bytes, says: str, tmp_path: Path) -> None:
@@ -285,8 +290,11 @@ def test_captions_come_with_their_objects(tmp_path: Path) -> None:
         Captions.load("s3://b/captions.jsonl", objects) as captions,
     ):
         manifest = write_manifest(["s3://b"], tmp_path, objects, captions=captions)
-    found = {row["key"]: CaptionRecord.from_json(row["caption"]) for row in _rows(manifest) if row["caption"]}
-    assert found == {"007.jpg": CaptionRecord("agent"), "599.jpg": CaptionRecord(None, ("last",))}
+    columns = ("caption", "caption_hash", "caption_details")
+    found = {
+        row["key"]: CaptionRecord(*(row[name] for name in columns)) for row in _rows(manifest) if row["caption_hash"]
+    }
+    assert found == {"007.jpg": CaptionRecord.of("agent"), "599.jpg": CaptionRecord.of(None, ("last",))}
     assert manifest.sources[0]["captions"] == "s3://b/captions.jsonl"
 
 
@@ -309,7 +317,7 @@ def test_many_rows_lie_in_several_files_and_none_is_lost(tmp_path: Path) -> None
     [
         (["p2/1.jpg"], {}, "no object that could be an image"),
         (["p/1.txt"], {}, "no object that could be an image"),
-        (["p/1.jpg"], {"include": ["*.png"]}, "fits --include and --exclude"),
+        (["p/1.jpg"], {"include": ["*.png"]}, "matches --include and --exclude"),
     ],
 )
 def test_nothing_to_index_is_an_error(keys: list[str], options: Row, says: str, tmp_path: Path) -> None:

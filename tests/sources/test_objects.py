@@ -14,16 +14,9 @@ import pytest
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
-from viewfinder.sources.objects import (
-    ObjectAccess,
-    ObjectInfo,
-    Objects,
-    canonical_uri,
-    file_path,
-    file_uri,
-    point_id,
-    s3_parts,
-)
+from viewfinder.sources.access import ObjectAccess, ObjectInfo
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri, file_path, file_uri, point_id, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.s3 import S3Endpoint
 
@@ -96,8 +89,8 @@ def test_every_file_name_comes_back_from_its_uri(name: str) -> None:
         ("http://x/y.jpg", "http:// is not supported"),
         ("gs://b/k", "supported are s3://"),
         ("s3a://b/k", "Write s3:// instead"),
-        ("s3://", "names no bucket"),
-        ("s3:///k", "names no bucket"),
+        ("s3://", "has no bucket"),
+        ("s3:///k", "has no bucket"),
         ("s3://b/\udc80", "not valid Unicode"),
         ("file://host/x", "three slashes"),
         ("", "empty"),
@@ -325,13 +318,13 @@ def test_a_written_object_can_be_read_back(access: ObjectAccess, endpoint: S3End
 @pytest.mark.parametrize(
     ("source", "environment", "says"),
     [
-        ("s3://shpo/images", {}, r"no bucket 'shpo' at http://127.*Buckets there: 'shop'"),
+        ("s3://shpo/images", {}, r"no bucket 'shpo' at http://127.*Existing buckets: 'shop'"),
         ("s3://shop/imagse", {}, r"nothing at or under 's3://shop/imagse'.*Near it: .*'s3://shop/images/'"),
         ("s3://shop/image", {}, r"Near it: .*'s3://shop/images/'"),
         ("s3://empty", {}, "bucket 'empty' .* is empty"),
-        ("s3://Not_A_Bucket!/x", {}, "no valid bucket name"),
+        ("s3://Not_A_Bucket!/x", {}, "not a valid bucket name"),
         ("s3://shop", {"AWS_ACCESS_KEY_ID": "AKIAWRONG"}, "does not know the access key"),
-        ("s3://shop", {"AWS_SECRET_ACCESS_KEY": "sesame-wrong"}, "secret key is not the access key's"),
+        ("s3://shop", {"AWS_SECRET_ACCESS_KEY": "sesame-wrong"}, "secret key does not match the access key"),
         ("s3://shop", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "No credentials.*S3_ANONYMOUS=1"),
         ("s3://shop", {"AWS_PROFILE": "nobody"}, r"profile \(nobody\).*Check AWS_PROFILE"),
     ],

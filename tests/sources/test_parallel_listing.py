@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from viewfinder.errors import ViewfinderError
-from viewfinder.sources.objects import ObjectInfo
-from viewfinder.sources.parallel_listing import Page, scan
+from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.parallel_listing import ListingPage, list_parallel
 
 PAGE = 5
 
@@ -22,7 +22,7 @@ class Tree:
         self._fails_after = fails_after
         self._lock = threading.Lock()
 
-    def __call__(self, prefix: str, after: str, shallow: bool) -> Iterator[Page]:
+    def __call__(self, prefix: str, after: str, shallow: bool) -> Iterator[ListingPage]:
         entries = list(dict.fromkeys(self._entry(key, prefix, shallow) for key in self.keys if key.startswith(prefix)))
         entries = [entry for entry in entries if entry > after]
         for start in range(0, max(len(entries), 1), PAGE):
@@ -33,7 +33,7 @@ class Tree:
             part = entries[start : start + PAGE]
             objects = [_info(entry) for entry in part if entry in self.keys]
             prefixes = [entry for entry in part if entry not in self.keys]
-            yield Page(objects, prefixes, start + PAGE < len(entries))
+            yield ListingPage(objects, prefixes, start + PAGE < len(entries))
 
     @staticmethod
     def _entry(key: str, prefix: str, shallow: bool) -> str:
@@ -71,25 +71,25 @@ TREES = {
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("keys", TREES.values(), ids=TREES)
 def test_every_key_is_found_once(keys: list[str], threads: int) -> None:
-    found = [info.key for objects in scan(Tree(keys), "", threads=threads) for info in objects]
+    found = [info.key for objects in list_parallel(Tree(keys), "", threads=threads) for info in objects]
     assert sorted(found) == sorted(keys)
 
 
 def test_only_keys_under_the_prefix_are_found() -> None:
     tree = Tree([f"{top}/{number:02}/x" for top in ("p", "p2") for number in range(40)])
-    found = [info.key for objects in scan(tree, "p/", threads=4) for info in objects]
+    found = [info.key for objects in list_parallel(tree, "p/", threads=4) for info in objects]
     assert len(found) == len(set(found)) == 40
 
 
 def test_small_directories_do_not_cost_a_request_each() -> None:
     tree = Tree([f"d{number:04}/x" for number in range(1000)])
-    assert sum(len(objects) for objects in scan(tree, "", threads=4)) == 1000
+    assert sum(len(objects) for objects in list_parallel(tree, "", threads=4)) == 1000
     assert tree.requests < 800  # 200 pages of the level, 200 full ones below it, and what the ranges' ends waste
 
 
 def test_a_flat_prefix_costs_no_more_than_its_pages() -> None:
     tree = Tree(TREES["flat"])
-    assert sum(len(objects) for objects in scan(tree, "", threads=4)) == 63
+    assert sum(len(objects) for objects in list_parallel(tree, "", threads=4)) == 63
     assert tree.requests == 1 + 13  # the look at its size, then 13 pages
 
 
@@ -97,18 +97,18 @@ def test_a_flat_prefix_costs_no_more_than_its_pages() -> None:
 def test_a_failure_of_any_request_fails_the_whole(after: int) -> None:
     tree = Tree(TREES["many small directories"], fails_after=after)
     with pytest.raises(ViewfinderError, match="planned"):
-        list(scan(tree, "", threads=4))
+        list(list_parallel(tree, "", threads=4))
 
 
 def test_an_endpoint_without_order_is_refused_instead_of_losing_keys() -> None:
     tree = Tree(TREES["many small directories"], in_order=False)
     with pytest.raises(ViewfinderError, match=r"in order.*FETCH_THREADS=1"):
-        list(scan(tree, "", threads=4))
+        list(list_parallel(tree, "", threads=4))
 
 
 def test_a_reader_that_leaves_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    objects = scan(Tree(TREES["one large among many small"]), "", threads=4)
+    objects = list_parallel(Tree(TREES["one large among many small"]), "", threads=4)
     next(objects)
     objects.close()
     assert threading.active_count() == before

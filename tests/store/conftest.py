@@ -7,8 +7,10 @@ from uuid import uuid4
 
 import pytest
 
+from viewfinder.cluster.session import start_ray
 from viewfinder.store import Store, StoreAddress
-from viewfinder.store.embedded import attach, open_directory, start_ray
+from viewfinder.store.directory import open_directory
+from viewfinder.store.embedded import attach
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 

@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
-from viewfinder.store.baselines import ENOUGH_CAPTIONS, FEWEST, QUANTILES, estimate, is_due, queries, renew
+from viewfinder.store.baselines import (
+    MINIMUM_CAPTIONS,
+    MINIMUM_VECTORS,
+    QUANTILES,
+    estimate,
+    is_due,
+    unrelated_texts,
+    update_baselines,
+)
 from viewfinder.store.records import PointBatch, Vectors
+from viewfinder.store.schema import ModelIdentity
 
 DIMENSION = 8
 
@@ -24,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def collection(store: Store) -> Collection:
-    return store.collections.open("pictures", "some-model", {}, "0123456789ab", DIMENSION)
+    return store.collections.open("pictures", ModelIdentity("some-model", "0123456789ab", DIMENSION))
 
 
 def unit(count: int, seed: int = 0) -> Vectors:
@@ -59,23 +68,23 @@ def test_quantiles_are_those_of_all_pairs(store: Store, collection: Collection) 
 def test_captions_take_the_place_of_the_built_in_texts_where_there_are_enough(
     store: Store, collection: Collection
 ) -> None:
-    fill(store, collection, unit(ENOUGH_CAPTIONS), unit(ENOUGH_CAPTIONS, seed=1))
+    fill(store, collection, unit(MINIMUM_CAPTIONS), unit(MINIMUM_CAPTIONS, seed=1))
     found = estimate(store, collection, not_asked)
     assert found.keys() == {"text_image", "text_caption", "image_image", "image_caption"}
     assert found["text_image"] == pytest.approx(found["image_caption"], abs=1e-4)
 
 
 def test_few_captions_are_compared_with_the_built_in_texts(store: Store, collection: Collection) -> None:
-    fill(store, collection, unit(FEWEST), unit(FEWEST, seed=1))
+    fill(store, collection, unit(MINIMUM_VECTORS), unit(MINIMUM_VECTORS, seed=1))
     found = estimate(store, collection, lambda: unit(50, seed=2))
     assert found.keys() == {"text_image", "text_caption", "image_image", "image_caption"}
     assert all(len(quantiles) == QUANTILES and quantiles == sorted(quantiles) for quantiles in found.values())
 
 
 def test_too_few_points_say_nothing(store: Store, collection: Collection) -> None:
-    fill(store, collection, unit(FEWEST - 1))
+    fill(store, collection, unit(MINIMUM_VECTORS - 1))
     assert estimate(store, collection, not_asked) == {}
-    assert not renew(store, collection, FEWEST - 1, not_asked)
+    assert not update_baselines(store, collection, MINIMUM_VECTORS - 1, not_asked)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +101,12 @@ def test_an_estimate_is_due_when_more_than_a_tenth_has_changed(
 
 def test_an_estimate_is_kept_with_the_collection_until_it_is_due_again(store: Store, collection: Collection) -> None:
     fill(store, collection, unit(30))
-    assert renew(store, collection, 30, lambda: unit(40, seed=2))
+    assert update_baselines(store, collection, 30, lambda: unit(40, seed=2))
     live = store.collections.live("pictures")
     assert live is not None
     assert live.metadata.baselined_points == 30
     assert set(live.metadata.baselines) == {"text_image", "image_image"}
-    assert not renew(store, live, 3, not_asked)
+    assert not update_baselines(store, live, 3, not_asked)
 
 
 def test_what_goes_wrong_is_told_and_costs_nothing_else(
@@ -108,7 +117,7 @@ def test_what_goes_wrong_is_told_and_costs_nothing_else(
     def unavailable() -> Vectors:
         raise StoreUnavailableError("no worker")
 
-    assert not renew(store, collection, 30, unavailable)
+    assert not update_baselines(store, collection, 30, unavailable)
     assert "no worker" in caplog.text
 
 
@@ -117,6 +126,6 @@ def test_what_goes_wrong_is_told_and_costs_nothing_else(
     [("English", False), ("unknown", False), ("English, Chinese", True), ("about 100", True), ("more than 100", True)],
 )
 def test_chinese_texts_are_for_models_that_know_chinese(languages: str, chinese: bool) -> None:
-    texts = queries(languages)
+    texts = unrelated_texts(languages)
     assert any(ord(text[0]) > 0x4E00 for text in texts) == chinese
     assert len(set(texts)) == len(texts) >= 120

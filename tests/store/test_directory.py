@@ -21,6 +21,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store import Collection, PointBatch, Store, StoreAddress
 from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def opened(data_dir: Path) -> Iterator[Store]:
 
 
 def collection(store: Store) -> Collection:
-    return store.collections.open("images", "m", {}, "f00d", 2)
+    return store.collections.open("images", ModelIdentity("m", "f00d", 2))
 
 
 def write(store: Store, first: int, count: int) -> None:

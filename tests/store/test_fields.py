@@ -2,14 +2,14 @@
 
 import pytest
 
-from viewfinder.store.fields import LONGEST_KEYWORD, MAX_FIELDS, Fields
+from viewfinder.store.fields import MAX_FIELDS, MAX_KEYWORD_CHARACTERS, Fields
 from viewfinder.store.filters import parse_filter
 
 
 def kinds(*records: dict[str, object]) -> dict[str, str]:
     fields = Fields()
     for record in records:
-        fields.see(record)
+        fields.add(record)
     return fields.merged({})
 
 
@@ -29,8 +29,8 @@ def kinds(*records: dict[str, object]) -> dict[str, str]:
         ("2024-05-31 12:00:00+02:00", "datetime"),
         ("2024-13-31", "keyword"),
         ("2024-05-31 or later", "keyword"),
-        ("x" * LONGEST_KEYWORD, "keyword"),
-        ("x" * (LONGEST_KEYWORD + 1), "text"),
+        ("x" * MAX_KEYWORD_CHARACTERS, "keyword"),
+        ("x" * (MAX_KEYWORD_CHARACTERS + 1), "text"),
         (["a", "b"], "keyword"),
         ([1, 2.5], "float"),
     ],
@@ -84,7 +84,7 @@ def test_the_known_come_first_and_the_rarest_are_left_out() -> None:
     fields = Fields()
     for number in range(MAX_FIELDS + 10):
         for _ in range(1 + (number >= 20)):
-            fields.see({f"field{number:03}": number})
+            fields.add({f"field{number:03}": number})
     merged = fields.merged({"meta.old": "keyword", "meta.field000": "integer"})
     assert len(merged) == MAX_FIELDS
     assert {"meta.old", "meta.field000", "meta.field073", "meta.field001"} <= merged.keys()
@@ -93,7 +93,7 @@ def test_the_known_come_first_and_the_rarest_are_left_out() -> None:
 
 def test_a_kind_only_widens() -> None:
     fields = Fields()
-    fields.see({"a": 1, "b": "x"})
+    fields.add({"a": 1, "b": "x"})
     assert fields.merged({"meta.a": "float", "meta.b": "text", "meta.c": "bool"}) == {
         "meta.a": "float",
         "meta.b": "text",

@@ -14,10 +14,11 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import numpy as np
 import pytest
 
+from viewfinder.cluster.session import RaySession, start_ray
 from viewfinder.errors import StoreBusyError
 from viewfinder.store import PointBatch, Store, StoreAddress, connect, embedded
 from viewfinder.store.directory import Holder, code_version, open_directory, store_directory
-from viewfinder.store.embedded import RaySession, start_ray
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.cluster
 
@@ -28,7 +29,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from tests.store.test_holder import points_of, write
-from viewfinder.store.embedded import start_ray
+from viewfinder.cluster.session import start_ray
 from viewfinder.store import StoreAddress, connect
 address = StoreAddress(Path(sys.argv[1]), retry_s=20)
 with start_ray(address, num_cpus=2, include_dashboard=False) as session, connect(address) as store:
@@ -42,7 +43,7 @@ with start_ray(address, num_cpus=2, include_dashboard=False) as session, connect
 def write(store: Store, word: str) -> None:
     """Forty points named by a word: more than the holder takes in one call."""
     ids = [str(uuid5(NAMESPACE_URL, f"{word}/{row}")) for row in range(40)]
-    made = store.collections.open("images", "m", {}, "f00d", 2)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     store.points.upsert(made, PointBatch(ids, [{"etag": word}] * 40, image=np.ones((40, 2), np.float32)), wait=True)
 
 
@@ -130,7 +131,7 @@ def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> No
     @ray.remote(num_cpus=0.1)
     def on_a_worker(address: StoreAddress, index: str) -> int:
         with connect(address) as store:
-            made = store.collections.open(index, "m", {}, "f00d", 2)
+            made = store.collections.open(index, ModelIdentity("m", "f00d", 2))
             store.points.upsert(made, PointBatch([str(uuid4())], [{}], image=np.ones((1, 2), np.float32)), wait=True)
             return store.points.count(made)
 
@@ -146,7 +147,7 @@ def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> No
 def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: StoreAddress) -> None:
     index = f"d{uuid4().hex[:8]}"
     with connect(ray_cluster) as store:
-        made = store.collections.open(index, "m", {}, "f00d", 2)
+        made = store.collections.open(index, ModelIdentity("m", "f00d", 2))
         holder = Holder.read(store_directory(ray_cluster.data_dir))
         assert holder is not None
         os.kill(holder.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from tests.store.test_store import AXES, DIMENSION, ids, opened, pictures
 from viewfinder.errors import CollectionMissingError, FilterError, StoreError
 from viewfinder.store import Collection, Group, PointBatch, Search, Store, StoreAddress
 from viewfinder.store.directory import open_directory
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -519,7 +520,7 @@ def test_a_dropped_collection_is_missing_whatever_is_asked_of_it(
 
 def test_what_is_taken_down_is_gone_from_every_collection_and_stays_barred(store: Store, index: str) -> None:
     made = captioned(store, index)
-    second = store.collections.create(index, "ViT::other", {}, "beef", DIMENSION)
+    second = store.collections.create(index, ModelIdentity("ViT::other", "beef", DIMENSION))
     store.points.upsert(second, pictures(3), wait=True)
     keys, (unknown,) = ids(5), ids(1, "unknown")
     assert store.take_down(index, {keys[0]: "", keys[4]: "s3://b/4", unknown: ""}) == {keys[0], keys[4]}
@@ -556,7 +557,7 @@ def test_a_takedown_is_lifted_alone(store: Store, index: str) -> None:
 @pytest.mark.parametrize("strange", [each for each in STRANGE if len(each) < 100])
 def test_only_points_are_taken_down(store: Store, index: str, strange: str) -> None:
     assert store.control(index).takedowns([strange]) == {}
-    with pytest.raises(ValueError, match="no ids of points"):
+    with pytest.raises(ValueError, match="not point ids"):
         store.take_down(index, {strange: ""})
 
 

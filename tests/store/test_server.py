@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.settings import Settings
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
-from viewfinder.store.retries import Retry
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
@@ -40,7 +41,7 @@ def open_store(tmp_path: Path) -> Iterator[Open]:
 
     def open_at(url: str, *, attempts: bool = True, **settings: Any) -> Store:
         address = StoreAddress(tmp_path, url=url, **settings)
-        retry = Retry(60.0 if attempts else 0.0, sleep=lambda _: None, clock=lambda: 0.0)
+        retry = Backoff(60.0 if attempts else 0.0, sleep=lambda _: None, clock=lambda: 0.0)
         made.append(Store(ServerClient(address), address, retry))
         return made[-1]
 
@@ -50,7 +51,7 @@ def open_store(tmp_path: Path) -> Iterator[Open]:
 
 
 def write(store: Store) -> None:
-    made = store.collections.open("images", "m", {}, "f00d", 2)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     store.points.upsert(made, PointBatch([POINT], [{"etag": "e"}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 1
 
@@ -91,7 +92,7 @@ def test_what_will_not_pass_is_not_tried_again(double: QdrantDouble, open_store:
 def test_the_servers_retry_after_is_waited_for(double: QdrantDouble, tmp_path: Path) -> None:
     pauses: list[float] = []
     address = StoreAddress(tmp_path, url=double.url)
-    retry = Retry(60.0, sleep=pauses.append, draw=lambda least, most: 0.0)
+    retry = Backoff(60.0, sleep=pauses.append, draw=lambda least, most: 0.0)
     double.faults += [Fault(status=429, retry_after="7"), Fault(status=503, retry_after="9")]
     with Store(ServerClient(address), address, retry) as store:
         store.collections.live("images")
@@ -106,12 +107,12 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(double: QdrantDouble, 
 
 def test_accepted_but_not_yet_applied_is_no_failure(double: QdrantDouble, open_store: Open) -> None:
     store = open_store(double.url)
-    made = store.collections.open("images", "m", {}, "f00d", 2)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     double.faults.append(Fault(late=6, on="PUT .*/points$"))
     store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 0
     looks: list[str] = []
-    store.connection.retry = Retry(60.0, sleep=lambda _: None)
+    store.connection.retry = Backoff(60.0, sleep=lambda _: None)
     store.collections.wait_ready(made, 1, timeout_s=60, progress=looks.append)
     assert looks[0] == "0 of 1 points"
     assert upserts(double) == 1

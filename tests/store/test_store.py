@@ -12,7 +12,8 @@ import pytest
 
 from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
 from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
-from viewfinder.store.embedded import open_directory
+from viewfinder.store.directory import open_directory
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -26,7 +27,7 @@ def ids(count: int, prefix: str = "s3://b/") -> list[str]:
 
 
 def opened(store: Store, index: str) -> Collection:
-    return store.collections.open(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
+    return store.collections.open(index, ModelIdentity("ViT::tiny", "f00d", DIMENSION, MODEL))
 
 
 def pictures(count: int, **fields: Sequence[Any]) -> PointBatch:
@@ -70,14 +71,14 @@ def test_open_again_finds_the_same_collection_with_its_points(store: Store, inde
 def test_open_with_another_model_names_both_and_changes_nothing(store: Store, index: str) -> None:
     live = opened(store, index)
     with pytest.raises(ModelMismatchError) as caught:
-        store.collections.open(index, "ViT::other", MODEL, "beef", 8)
-    for part in ("ViT::tiny", "f00d", "ViT::other", "beef", "jobs/reindex.py", "--model"):
+        store.collections.open(index, ModelIdentity("ViT::other", "beef", 8, MODEL))
+    for part in ("ViT::tiny", "f00d", "ViT::other", "beef", "viewfinder reindex", "--model"):
         assert part in str(caught.value)
     assert store.collections.all(index) == [live]
 
 
 def test_open_takes_over_what_a_crash_left_unpromoted(store: Store, index: str) -> None:
-    left = store.collections.create(index, "ViT::tiny", MODEL, "f00d", DIMENSION)
+    left = store.collections.create(index, ModelIdentity("ViT::tiny", "f00d", DIMENSION, MODEL))
     assert store.collections.live(index) is None
     assert opened(store, index).name == left.name
 
@@ -91,7 +92,7 @@ def test_programs_that_open_at_once_get_one_collection(store: Store, index: str)
 
 def test_each_build_gets_its_own_collection_and_promote_moves_the_alias(store: Store, index: str) -> None:
     first = opened(store, index)
-    second = store.collections.create(index, "ViT::other", MODEL, "beef", 8)
+    second = store.collections.create(index, ModelIdentity("ViT::other", "beef", 8, MODEL))
     assert (first.build, second.build) == (1, 2)
     assert second.metadata.state == "building"
     assert store.collections.live(index) == first
@@ -158,7 +159,7 @@ def test_wait_ready_returns_when_the_count_is_right(store: Store, index: str) ->
     store.points.upsert(made, pictures(5), wait=False)
     looks: list[str] = []
     store.collections.wait_ready(made, 5, timeout_s=60, progress=looks.append, poll_s=0.05)
-    assert looks[-1] == "ready, seen 2 of 3 times"
+    assert looks[-1] == "ready in 2 of 3 polls"
 
 
 def test_wait_ready_says_what_is_missing(store: Store, index: str) -> None:

@@ -1,10 +1,7 @@
-"""What `viewfinder doctor` looks at: one `Check` for each thing that a first run needs, none of which is changed.
-
-It must work where things do not: heavy packages are imported inside the checks that need them, and a check that
-cannot be made says so.
-"""
+"""`viewfinder doctor`: checks of this machine. They change nothing, and work where packages are missing."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -13,42 +10,60 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import FAILED, install
+from viewfinder.cli.options import Config, Json, examples, source_uri
 from viewfinder.client import Client
-from viewfinder.engine import INSTALL_ALL
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 
+EPILOG = examples(
+    "viewfinder doctor",
+    "viewfinder doctor --source s3://bucket/prefix",
+    statuses="Exit status: 0 nothing failed, 1 a check failed, 2 wrong usage.",
+)
+
 State = Literal["ok", "note", "failed", "skipped"]
 
-LEAST_FREE_BYTES = 1024**3
-# 20,000 points: 10 kB each, measured with picture and caption at 512 dimensions.
+MINIMUM_FREE_BYTES = 1024**3
+# 20,000 points: 10 kB each, measured with image and caption at 512 dimensions.
 LARGE_STORE_BYTES = 200_000_000
-# Where `ray start` notes the cluster of this machine, for whoever names none.
-_CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
+# `ray start` writes the address of this machine's cluster here.
+CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_WANTS_KEY = "a viewfinder service that wants an API key, and got none or another one"
+_NEEDS_KEY = "a viewfinder service that needs another API key than the one given"
 _QDRANT_ADVICE = (
     "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
 )
 _BUCKET_ADVICE = "Check the name and what the credentials allow (s3:ListBucket, s3:GetObject), and VIEWFINDER_S3_*."
-_DIRECTORY_ADVICE = "Check the path; a bucket begins with s3://."
+_DIRECTORY_ADVICE = "Check the path. The address of a bucket begins with s3://."
 # "qdrant-client>=1.18; extra == 'all'", "ray[data,serve]>=2.60; extra == 'all'"
 _REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(\[[\w,-]*\])?(>=(?P<least>[\d.]+))?(; extra == ['\"](?P<extra>\w+)['\"])?"
+    r"(?P<name>[\w.-]+)(\[[\w,-]*\])?(>=(?P<minimum>[\d.]+))?(; extra == ['\"](?P<extra>\w+)['\"])?"
+)
+
+
+# Extra, name of its check, what is missing without it.
+_EXTRAS = (
+    (None, "client packages", ""),
+    ("local", "local packages", "; needed to index and search on this machine"),
+    ("all", "all packages", "; needed for jobs and the service on Ray"),
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: what was found, and what to do about it. `note`: works, but worth knowing."""
+    """The result of one check and the advice that goes with it. `note`: it works, with a remark."""
 
     name: str
     state: State
@@ -56,68 +71,114 @@ class Check:
     advice: str = ""
 
 
-def examine(source: str | None = None) -> list[Check]:
-    """All checks, in the order in which they would stop a first run; `source` adds one that reads there."""
+def doctor(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            help="Check that this s3:// prefix or directory can be read.",
+            metavar="SRC",
+            show_default=False,
+            parser=source_uri,
+        ),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Check that this machine is set up.
+
+    Looks at packages, settings, store, model, GPU, Ray, port and keys.
+    """
+    found = examine(source, config=config)
+    if as_json:
+        output.print_json([asdict(check) for check in found])
+    else:
+        rows = [[check.name, check.state, check.found, check.advice] for check in found]
+        output.print_table(["check", "state", "found", "what to do"], rows)
+    if any(check.state == "failed" for check in found):
+        raise typer.Exit(FAILED)
+
+
+def examine(
+    source: str | None = None, *, config: str | None = None, current_cluster: Path = CURRENT_CLUSTER
+) -> list[Check]:
+    """All checks, in the order in which they would stop a first run; with a `source`, it is read too."""
     checks = [_python(), *_packages()]
     try:
-        settings = Settings.load()
+        settings = Settings.load(config=config)
     except ConfigurationError as error:
-        return [*checks, Check("settings", "failed", str(error), "Correct or unset these variables.")]
-    looks: list[tuple[str, Callable[[], Check], str]] = [
-        ("settings", lambda: _settings(settings), ""),
-        ("data directory", lambda: _data_dir(settings), ""),
-        ("Qdrant", lambda: _qdrant(settings), _QDRANT_ADVICE),
-        ("model", lambda: _model(settings), "Set VIEWFINDER_MODEL; 'viewfinder models' lists names."),
-        ("GPU", lambda: _gpu(settings), ""),
-        ("Ray", lambda: _ray(settings), ""),
-        (f"port {settings.port}", lambda: _port(settings), ""),
-        ("API keys", lambda: _keys(settings), ""),
+        return [*checks, Check("settings", "failed", str(error), "Correct or remove these settings.")]
+    # Name, check, modules that the check needs, advice if it fails.
+    planned: list[tuple[str, Callable[[], Check], tuple[str, ...], str]] = [
+        ("settings", lambda: _settings(settings), (), ""),
+        ("data directory", lambda: _data_dir(settings), (), ""),
+        ("Qdrant", lambda: _qdrant(settings), ("qdrant_client", "numpy"), _QDRANT_ADVICE),
+        ("model", lambda: _model(settings), (), "Set VIEWFINDER_MODEL; 'viewfinder models' lists names."),
+        ("GPU", lambda: _gpu(settings), ("torch",), ""),
+        ("Ray", lambda: _ray(settings, current_cluster), ("ray",), ""),
+        (f"port {settings.port}", lambda: _port(settings), (), ""),
+        ("API keys", lambda: _keys(settings), (), ""),
     ]
     if settings.model_fields_set & {"server", "api_key"}:
-        looks.append(("service", lambda: _service(settings), ""))
+        planned.append(("service", lambda: _service(settings), (), ""))
     advice = _BUCKET_ADVICE if (source or "").startswith("s3:") else _DIRECTORY_ADVICE
-    looks.append(("source", lambda: _source(settings, source), advice))
-    return checks + [_looked(*each) for each in looks]
+    planned.append(("source", lambda: _source(settings, source), (), advice))
+    return checks + [_result(*each) for each in planned]
 
 
-def _looked(name: str, look: Callable[[], Check], advice: str) -> Check:
-    """What a look finds; `advice` goes with an error that it ends in."""
+def _result(name: str, check: Callable[[], Check], modules: tuple[str, ...], advice: str) -> Check:
+    """The result of a check; `advice` goes with an error that it ends in."""
+    if missing := [_package(module) for module in modules if importlib.util.find_spec(module) is None]:
+        return _not_installed(name, *missing)
     try:
-        return look()
+        return check()
     except ModuleNotFoundError as error:
-        return Check(name, "skipped", f"{error.name} is not installed", INSTALL_ALL)
+        return _not_installed(name, _package(str(error.name)))
     except ViewfinderError as error:
         return Check(name, "failed", str(error), advice)
 
 
+def _not_installed(name: str, *packages: str) -> Check:
+    extra = "all" if "ray" in packages else "local"
+    verb = "is" if len(packages) == 1 else "are"
+    return Check(name, "skipped", f"{' and '.join(packages)} {verb} not installed", install(extra))
+
+
+def _package(module: str) -> str:
+    """The name under which a module is installed."""
+    return {"qdrant_client": "qdrant-client", "open_clip": "open_clip_torch", "PIL": "pillow"}.get(module, module)
+
+
 def _python() -> Check:
-    # An older one could not even have loaded this module.
     return Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _packages() -> Iterator[Check]:
-    """The packages of the client, then those that jobs, service and local mode need besides."""
+    """The packages of the client, then those of each extra that a user installs."""
     try:
-        required = importlib.metadata.requires("viewfinder") or []
+        required = [
+            match for match in map(_REQUIREMENT.match, importlib.metadata.requires("viewfinder") or []) if match
+        ]
     except importlib.metadata.PackageNotFoundError:
-        yield Check("packages", "note", "viewfinder runs without being installed", "make setup")
+        yield Check("packages", "note", "viewfinder runs without being installed", "pip install viewfinder")
         return
-    for extra, name, state in ((None, "client packages", "failed"), ("all", "all packages", "note")):
+    for extra, name, purpose in _EXTRAS:
+        packages = [match for match in required if match["extra"] == extra and match["name"] != "viewfinder"]
+        if extra is not None and not packages:
+            continue
         found, missing = [], []
-        for match in map(_REQUIREMENT.match, required):
-            if match is None or match["extra"] != extra:
-                continue
-            version = _version(match["name"])
-            least = match["least"] or "0"
-            if version is None or _numbers(version) < _numbers(least):
-                missing.append(f"{match['name']}>={least}" + (f" (there is {version})" if version else ""))
+        for match in packages:
+            version, minimum = _version(match["name"]), match["minimum"] or "0"
+            if version is None or _numbers(version) < _numbers(minimum):
+                missing.append(f"{match['name']}>={minimum}" + (f" (installed: {version})" if version else ""))
             else:
                 found.append(f"{match['name']} {version}")
         if missing:
-            what = "" if extra is None else "; without them there are only client and command line"
-            yield Check(name, state, f"missing: {', '.join(missing)}{what}", INSTALL_ALL)  # type: ignore[arg-type]
+            state: State = "failed" if extra is None else "note"
+            command = "pip install viewfinder" if extra is None else install(extra)
+            yield Check(name, state, f"missing: {', '.join(missing)}{purpose}", command)
         else:
-            yield Check(name, "ok", ", ".join(found))
+            yield Check(name, "ok", ", ".join(found) or "none besides the others")
 
 
 def _version(package: str) -> str | None:
@@ -140,18 +201,18 @@ def _data_dir(settings: Settings) -> Check:
     directory, advice = settings.data_dir, "Make it writable, or set VIEWFINDER_DATA_DIR."
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not existing.is_dir():
-        return Check("data directory", "failed", f"{existing} is no directory", advice)
+        return Check("data directory", "failed", f"{existing} is not a directory", advice)
     if existing == directory:
         try:
             with tempfile.TemporaryFile(dir=directory):
                 pass
         except OSError as error:
-            return Check("data directory", "failed", f"{directory} cannot be written: {error.strerror}", advice)
+            return Check("data directory", "failed", f"{directory} is not writable: {error.strerror}", advice)
     elif not os.access(existing, os.W_OK | os.X_OK):
-        return Check("data directory", "failed", f"{directory} cannot be made in {existing}", advice)
+        return Check("data directory", "failed", f"{directory} cannot be created in {existing}", advice)
     free = shutil.disk_usage(existing).free
-    found = f"{directory}{'' if existing == directory else ' (will be made)'}, {free / 1024**3:,.1f} GiB free"
-    if free < LEAST_FREE_BYTES:
+    found = f"{directory}{'' if existing == directory else ' (will be created)'}, {free / 1024**3:,.1f} GiB free"
+    if free < MINIMUM_FREE_BYTES:
         return Check("data directory", "note", found, "Free some space, or set VIEWFINDER_DATA_DIR.")
     return Check("data directory", "ok", found)
 
@@ -165,8 +226,8 @@ def _qdrant(settings: Settings) -> Check:
     with connect(address) as store:
         version = store.check()
         live = store.collections.live(settings.index)
-    serves = f"index {settings.index!r} is {live.name}" if live else f"no index {settings.index!r} yet"
-    return Check("Qdrant", "ok", f"{address}, version {version}; {serves}")
+    content = f"index {settings.index!r} is {live.name}" if live else f"no index {settings.index!r} yet"
+    return Check("Qdrant", "ok", f"{address}, version {version}; {content}")
 
 
 def _embedded(settings: Settings) -> Check:
@@ -174,14 +235,14 @@ def _embedded(settings: Settings) -> Check:
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():
-        return Check("Qdrant", "ok", f"embedded in {directory}, nothing there yet")
+        return Check("Qdrant", "ok", f"embedded in {directory}, nothing stored yet")
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     lock = try_lock(directory / "holder.lock")
     if lock is None:
-        holder: object = Holder.read(directory) or "a program that left no name"
+        holder: object = Holder.read(directory) or "an unknown program"
     else:
         lock.close()
-        holder = "nobody"
+        holder = "no program"
     found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {holder}"
     if size > LARGE_STORE_BYTES:
         return Check("Qdrant", "note", found, ADVICE)
@@ -189,7 +250,7 @@ def _embedded(settings: Settings) -> Check:
 
 
 def _model(settings: Settings) -> Check:
-    """Whether the weights lie on this machine, without fetching them."""
+    """Look for the weights on this machine, without fetching them."""
     spec = find(settings.model)
     if spec.directory:
         from viewfinder.models.checkpoint import locate
@@ -206,7 +267,9 @@ def _model(settings: Settings) -> Check:
     else:
         weights = next((path for path in sorted(folder.rglob("*")) if path.suffix in (".safetensors", ".bin")), None)
     if weights is None:
-        advice = "The first run downloads them; without a network name a local checkpoint directory (VIEWFINDER_MODEL)."
+        advice = (
+            "The first run downloads them. Without a network, set VIEWFINDER_MODEL to a local checkpoint directory."
+        )
         return Check("model", "note", f"{spec.name}: no weights of {spec.hub} on this machine", advice)
     return Check("model", "ok", f"{spec.name}: {weights}")
 
@@ -215,31 +278,31 @@ def _gpu(settings: Settings) -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        found = f"torch {torch.__version__} sees none; {cpu_cores()} CPU cores"
+        found = f"torch {torch.__version__} finds none; {cpu_cores()} CPU cores"
         if settings.device == "cuda":
             return Check("GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA.")
         if shutil.which("nvidia-smi"):
-            advice = "Run nvidia-smi; does its driver know the CUDA version that torch was built for?"
-            return Check("GPU", "note", f"{found}; but NVIDIA's driver is installed", advice)
+            advice = "Run nvidia-smi. Its CUDA version must be at least the one that torch was built for."
+            return Check("GPU", "note", f"{found}, although NVIDIA's driver is installed", advice)
         return Check("GPU", "ok", found)
     cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return Check("GPU", "ok", ", ".join(f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards))
 
 
-def _ray(settings: Settings) -> Check:
-    """Whether something listens at the cluster's address; joining it would cost seconds."""
+def _ray(settings: Settings, current_cluster: Path) -> Check:
+    """Test that something listens at the cluster's address; joining it would cost seconds."""
     address = (settings.ray_address or "").removeprefix("ray://")
     advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
-    if not address and _CURRENT_CLUSTER.is_file():
-        # Of a `ray start` on this machine; a crash leaves it behind, and `serve run` then tries for minutes.
-        address = _CURRENT_CLUSTER.read_text().strip()
-        advice = f"Delete {_CURRENT_CLUSTER}, which a cluster that ended badly has left, or start the cluster again."
+    if not address and current_cluster.is_file():
+        # Written by `ray start`; a crash leaves it behind, and `serve run` then tries for minutes.
+        address = current_cluster.read_text().strip()
+        advice = f"Delete {current_cluster}, which a crashed cluster left behind, or start the cluster again."
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return Check(
-            "Ray", "ok", f"RAY_ADDRESS is {address}" if address else "one on this machine, started when needed"
+            "Ray", "ok", f"RAY_ADDRESS is {address}" if address else "not running on this machine; started when needed"
         )
-    if _refusal(host.strip("[]"), int(port)) is None:
+    if _connection_error(host.strip("[]"), int(port)) is None:
         return Check("Ray", "ok", f"something listens at {address}")
     return Check("Ray", "failed", f"nothing listens at {address}", advice)
 
@@ -248,14 +311,14 @@ def _port(settings: Settings) -> Check:
     name = f"port {settings.port}"
     if settings.port == 0:
         return Check(name, "ok", "the service takes a free one")
-    # A service that listens on all addresses is asked on the one that is always there.
+    # A service that listens on all addresses is asked on the loopback one.
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
-    match _refusal(host, settings.port):
+    match _connection_error(host, settings.port):
         case None:
-            # Whoever listens here is not told our key.
+            # Without the API key: another program may have the port.
             address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-            check = _asked(name, Client(address, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
-            if check.found == _WANTS_KEY:
+            check = _ask(name, Client(address, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
+            if check.found == _NEEDS_KEY:
                 return Check(name, "ok", check.found)
             return replace(check, advice="End it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
         case ConnectionRefusedError():
@@ -264,8 +327,8 @@ def _port(settings: Settings) -> Check:
             return Check(name, "failed", f"{host}: {error}", "Correct VIEWFINDER_HOST.")
 
 
-def _refusal(host: str, port: int) -> OSError | None:
-    """Why there is no connection, or None where there is one."""
+def _connection_error(host: str, port: int) -> OSError | None:
+    """Try to connect; the error, or None if there is a connection."""
     try:
         with closing(socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)):
             return None
@@ -274,26 +337,28 @@ def _refusal(host: str, port: int) -> OSError | None:
 
 
 def _keys(settings: Settings) -> Check:
-    """Whom a service with these settings answers."""
+    """Say which clients a service with these settings answers."""
     if settings.api_keys:
         admins = sum(key.get_secret_value().endswith(":admin") for key in settings.api_keys)
-        return Check("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} may take pictures down")
+        return Check("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} allow takedowns")
     if settings.allow_anonymous:
-        found = f"none: whoever reaches {settings.host} may search"
+        found = f"none: every client that reaches {settings.host} may search"
         return Check("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
     if settings.host in _LOOPBACK:
-        return Check("API keys", "ok", "none: the service answers this machine only")
+        return Check("API keys", "ok", "none: the service answers only this machine")
     advice = "Set VIEWFINDER_API_KEYS ('viewfinder key' makes one), or VIEWFINDER_ALLOW_ANONYMOUS=1."
-    return Check("API keys", "note", f"none: on {settings.host}, too, the service answers this machine only", advice)
+    return Check(
+        "API keys", "note", f"none: the service listens on {settings.host}, but answers only this machine", advice
+    )
 
 
 def _service(settings: Settings) -> Check:
-    """The service that client and command line ask, with their key."""
-    check = _asked("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
+    """Ask the service of the client and the command line, with their key."""
+    check = _ask("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
     return replace(check, found=f"{settings.server}: {check.found}")
 
 
-def _asked(name: str, client: Client) -> Check:
+def _ask(name: str, client: Client) -> Check:
     with client:
         try:
             stats = client.stats()
@@ -302,17 +367,19 @@ def _asked(name: str, client: Client) -> Check:
             return Check(name, "note" if ours else "failed", error.message, error.hint)
         except ServiceError as error:
             if error.code == "unauthorized":
-                return Check(name, "failed", _WANTS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
+                return Check(name, "failed", _NEEDS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
             return Check(name, "failed", f"another program answers: {error.message}", error.hint)
     found = f"the service answers: {stats.points:,} points in {stats.collection}"
     return Check(name, "note", f"{found}; {stats.problem}") if stats.problem else Check(name, "ok", found)
 
 
 def _source(settings: Settings, source: str | None) -> Check:
-    """List, and read one object: credentials often allow the one without the other."""
+    """List, and read one object: credentials often allow only one of the two."""
     if source is None:
-        return Check("source", "skipped", "no bucket was named", "viewfinder doctor --source s3://bucket/prefix")
-    from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
+        return Check("source", "skipped", "no source was given", "viewfinder doctor --source s3://bucket/prefix")
+    from viewfinder.sources.access import ObjectAccess
+    from viewfinder.sources.objects import Objects
+    from viewfinder.sources.uris import canonical_uri
 
     uri = canonical_uri(source)
     with Objects(ObjectAccess(settings.s3_endpoint_url, anonymous=settings.s3_anonymous)) as objects:

@@ -1,4 +1,4 @@
-"""How every job begins and ends: where it logs and prints, and what a mistake looks like."""
+"""The frame around every command: logging, signals, and errors as exit statuses."""
 
 import logging
 import signal
@@ -7,38 +7,71 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+import typer
 
-from viewfinder.errors import ViewfinderError
+from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
 
-STOPPED = "Stopped. What is indexed stays; the same command goes on from here."
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 wrong usage or configuration."
+STOPPED = "Stopped. What is indexed stays; run the same command again to continue."
 
-
-def finish(job: Callable[[], int]) -> int:
-    """Run `job` for its exit status: 0 done, 1 failed, 2 wrong usage or configuration; errors in one message."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("ray", "httpx", "botocore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    with _terminable():
-        try:
-            return job()
-        except ViewfinderError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_status
-        except KeyboardInterrupt:
-            print(STOPPED, file=sys.stderr)
-            return 1
+_KEY_HINTS = {
+    401: " Set VIEWFINDER_API_KEY to a key of this service.",
+    403: " The key in VIEWFINDER_API_KEY is not an admin key; make one with 'viewfinder key --admin'.",
+}
 
 
-def stdout() -> Console:
-    """Standard output, for what a job has to say in the end; in a pipe wide enough that tables stay whole."""
-    console = Console(markup=False, highlight=False)
-    return console if console.is_terminal else Console(markup=False, highlight=False, width=160)
+def exit_status(command: Callable[[], None]) -> int:
+    """Run a command and return its exit status; an error of ours is one message on standard error."""
+    try:
+        command()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else DONE if ended.code is None else FAILED
+    except ViewfinderError as error:
+        hint = _KEY_HINTS.get(error.status, "") if isinstance(error, ServiceError) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return error.exit_status
+    return DONE
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a job that its cluster evicts release its lease, like one that is interrupted by hand."""
+def job(*, stopped: str = STOPPED) -> Iterator[None]:
+    """Log progress to standard error; end with status 1 and the message `stopped` on Ctrl-C or SIGTERM."""
+    log_to_stderr(logging.INFO)
+    with _sigterm_as_interrupt():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print(stopped, file=sys.stderr)
+            raise typer.Exit(FAILED) from None
+
+
+def log_to_stderr(level: int) -> None:
+    """Send log records to standard error."""
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for noisy in ("ray", "httpx", "botocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@contextmanager
+def packages_of(extra: str, command: str) -> Iterator[None]:
+    """Turn a missing package into a `ConfigurationError` that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"'viewfinder {command}' needs the package {error.name}, which is not installed: {install(extra)}"
+        ) from error
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'viewfinder[{extra}]'"
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let a job that its cluster evicts clean up like one that is interrupted by hand."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,31 +1,21 @@
-"""A running search service from Python: `Client` for threads, `AsyncClient` for asyncio, with the same answers."""
+"""Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results."""
 
-from viewfinder.client.client import (
-    DEFAULT_SERVER,
-    AsyncClient,
-    Candidate,
-    Client,
+from viewfinder.client.client import AsyncClient, Candidate, Client, Group, Hit, Takedown
+from viewfinder.client.protocol import DEFAULT_SERVER
+from viewfinder.client.requests import ImageInput, Part, Rank, SearchOptions, SearchRequest, Target
+from viewfinder.client.results import (
     Embedding,
     Embeddings,
     Facets,
     FacetValue,
-    Group,
-    Hit,
     Image,
     Model,
     Models,
-    Part,
-    Picture,
-    Rank,
     Ranking,
     Removal,
     Restoration,
-    SearchOptions,
-    SearchRequest,
     SearchResult,
     Stats,
-    Takedown,
-    Target,
 )
 
 __all__ = [
@@ -40,10 +30,10 @@ __all__ = [
     "Group",
     "Hit",
     "Image",
+    "ImageInput",
     "Model",
     "Models",
     "Part",
-    "Picture",
     "Rank",
     "Ranking",
     "Removal",

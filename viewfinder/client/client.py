@@ -1,7 +1,7 @@
-"""A running search service from Python: `Client` for threads, `AsyncClient` for asyncio, with the same answers.
+"""Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results.
 
-Both only carry out what the `Service` of `viewfinder.client.protocol` decides: it builds requests, reads answers, and says
-when to try again.
+Both run the calls of `viewfinder.client.protocol.Service`, which builds requests, parses answers and decides on
+retries.
 """
 
 import asyncio
@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 import httpx
 
 from viewfinder.client.protocol import DEFAULT_SERVER, Answer, Attempt, Call, Draw, Pause, Response, Service
-from viewfinder.client.requests import Part, Picture, Rank, SearchOptions, SearchRequest, Target, asked, next_page
+from viewfinder.client.requests import (
+    ImageInput,
+    Part,
+    Rank,
+    SearchOptions,
+    SearchRequest,
+    Target,
+    next_page,
+    search_request,
+)
 from viewfinder.client.results import (
     Candidate,
     Embedding,
@@ -50,10 +59,10 @@ __all__ = [
     "Group",
     "Hit",
     "Image",
+    "ImageInput",
     "Model",
     "Models",
     "Part",
-    "Picture",
     "Rank",
     "Ranking",
     "Removal",
@@ -71,7 +80,7 @@ Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
 class _AnyClient(Generic[Http]):
-    """How both clients are made."""
+    """Construction of both clients."""
 
     _transport: type[Http]
     _draw: Draw = staticmethod(random.uniform)
@@ -90,29 +99,29 @@ class _AnyClient(Generic[Http]):
 
 
 class Client(_AnyClient[httpx.Client]):
-    """Asks one service; safe to share between threads. Close it after use, best by `with`.
+    """A client of one service, safe to share between threads. Close it after use, best by `with`.
 
-    `timeout_s` limits a whole call, pauses and further attempts included (of a call that takes several requests, each
-    of them). After a lost connection or an answer that may pass (429, 502, 503, 504) it is tried again up to `retries`
-    times, with growing random pauses that are never shorter than the service's own `Retry-After`.
+    `timeout_s` limits a call with its pauses and retries; if a call takes several requests, it limits each of them. A
+    request is retried up to `retries` times after a lost connection or status 429, 502, 503 or 504, with growing random
+    pauses that are never shorter than the service's `Retry-After`.
 
-    A picture is given as the path of a file or as its bytes; one of the index by id, URI or absolute path. Every method
-    raises `ServiceUnavailableError` where the service cannot be reached or does not answer in time, `ServiceError`
-    where it refuses, and `ConfigurationError` where a file cannot be read or an id is none.
+    An image to search by is the path of a file or its bytes; an image of the index is an id, URI or absolute path.
+    Every method raises `ServiceUnavailableError` if the service cannot be reached or does not answer in time,
+    `ServiceError` if it refuses, and `ConfigurationError` for a file that cannot be read or an invalid id.
     """
 
     _transport = httpx.Client
 
     def search(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> SearchResult:
-        """The pictures that fit best: a text, or `image=`, `image_url=`, `id=`, `vector=` or weighted `queries=`."""
-        return self._run(self._service.search(asked(text, request)))
+        """Find images by a text, or by `image=`, `image_url=`, `id=`, `vector=` or weighted `queries=`."""
+        return self._run(self._service.search(search_request(text, request)))
 
     def search_pages(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> Iterator[SearchResult]:
-        """One result after the other, `limit` hits each, until nothing more is found; no picture comes twice.
+        """Search page by page, `limit` hits each, to the last hit; no image comes twice.
 
-        Raises `ServiceError` with the code `collection_gone` where the index was rebuilt between two pages.
+        Raises `ServiceError` with the code `collection_gone` if the index was rebuilt between two pages.
         """
-        following: SearchRequest | None = asked(text, request)
+        following: SearchRequest | None = search_request(text, request)
         while following is not None:
             page = self._run(self._service.search(following))
             yield page
@@ -121,86 +130,86 @@ class Client(_AnyClient[httpx.Client]):
     def search_batch(
         self, searches: Iterable[str | SearchRequest], **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
-        """One result for each search, in their order; 64 of them are one request, encoded and searched together.
+        """One result for each search, in order; every 64 are one request, encoded and searched together.
 
-        A search is a text or `{"image": "cat.jpg", "limit": 3}`; `options` hold for those that do not say otherwise.
+        A search is a text or `{"image": "cat.jpg", "limit": 3}`; `options` apply where a search does not set them.
         """
-        return self._run(self._service.search_batch(asked(each, options) for each in searches))
+        return self._run(self._service.search_batch(search_request(each, options) for each in searches))
 
     def search_many(
         self, searches: Iterable[str | SearchRequest], *, concurrency: int = 8, **options: Unpack[SearchOptions]
     ) -> Iterator[SearchResult]:
-        """As `search_batch`, but each search a request of its own, and its result told as it comes.
+        """Like `search_batch`, with one request for each search; yields results as they come, in order.
 
         `searches` may be endless. The error of a search is raised in its place.
         """
         _check_concurrency(concurrency)
-        under_way: deque[Future[SearchResult]] = deque()
+        pending: deque[Future[SearchResult]] = deque()
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="viewfinder-search")
         try:
             for each in searches:
-                under_way.append(pool.submit(self._run, self._service.search(asked(each, options))))
-                if len(under_way) >= concurrency:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(pool.submit(self._run, self._service.search(search_request(each, options))))
+                if len(pending) >= concurrency:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def embed(self, texts: Iterable[str] = (), images: Iterable[Picture] = ()) -> Embeddings:
-        """Unit vectors of texts and pictures, however many, all by the same model."""
+    def embed(self, texts: Iterable[str] = (), images: Iterable[ImageInput] = ()) -> Embeddings:
+        """Unit vectors of any number of texts and images, all by the same model."""
         return self._run(self._service.embed(texts, images))
 
     def rank(
         self,
         *,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         text: str | None = None,
-        images: Iterable[Picture] | None = None,
+        images: Iterable[ImageInput] | None = None,
         texts: Iterable[str] | None = None,
     ) -> Ranking:
-        """How probable each of `texts` is for an `image`, or each of `images` for a `text`; most probable first."""
+        """Probability of each of `texts` for an `image`, or of each of `images` for a `text`; highest first."""
         return self._run(self._service.rank(image, text, images, texts))
 
     def image(self, subject: str) -> Image:
-        """All that the index knows of one of its pictures."""
+        """Everything that the index stores about an image."""
         return self._run(self._service.image(subject))
 
     def content(self, subject: str, width: int | None = None) -> bytes:
-        """The file of a picture of the index as it is or, with `width` (16 to 2048 pixels), a smaller copy of it."""
+        """The file of an image of the index or, with `width` (16 to 2048 pixels), a smaller copy."""
         return self._run(self._service.content(subject, width))
 
     def facets(self, field: str, limit: int | None = None, filter: Mapping[str, Any] | None = None) -> Facets:
-        """The most frequent values of a payload field, among all pictures or those that a filter lets through."""
+        """The most frequent values of a payload field, among all images or those that match a filter."""
         return self._run(self._service.facets(field, limit, filter))
 
     def models(self) -> Models:
-        """The models that the service knows by name, and which of them is live."""
+        """The models that the service knows by name, and the live one."""
         return self._run(self._service.models())
 
-    def remove(self, subject: str) -> Removal:
-        """Take a picture out of the index and keep it out of later runs, by an admin's key. Doing so twice is one."""
-        return self._run(self._service.remove(subject))
+    def take_down(self, subject: str) -> Removal:
+        """Take an image out of the index and keep it out of later runs; needs an admin key. Idempotent."""
+        return self._run(self._service.take_down(subject))
 
     def restore(self, subject: str) -> Restoration:
-        """Lift the takedown of a picture, by an admin's key: the next run of the job indexes it again."""
+        """End the takedown of an image, which the next index run then adds again; needs an admin key."""
         return self._run(self._service.restore(subject))
 
     def takedowns(self) -> list[Takedown]:
-        """All pictures that were taken down, by an admin's key."""
+        """All images that are taken down; needs an admin key."""
         return self._run(self._service.takedowns())
 
     def stats(self) -> Stats:
-        """Model, collection and number of points that the service searches."""
+        """The model and collection that the service searches, and its number of points."""
         return self._run(self._service.stats())
 
     def healthy(self) -> bool:
-        """Whether the service's process answers; asked once, False where nothing does."""
-        return self._run(self._service.answers("/healthz", "ok"))
+        """True if the service's process answers. Not retried."""
+        return self._run(self._service.has_status("/healthz", "ok"))
 
     def ready(self) -> bool:
-        """Whether queries can be answered; asked once, False while there is no index, too."""
-        return self._run(self._service.answers("/readyz", "ready"))
+        """True if the service can answer searches; False while there is no index. Not retried."""
+        return self._run(self._service.has_status("/readyz", "ready"))
 
     def close(self) -> None:
         self._http.close()
@@ -242,20 +251,20 @@ class Client(_AnyClient[httpx.Client]):
 class AsyncClient(_AnyClient[httpx.AsyncClient]):
     """`Client` for asyncio: the same calls, awaited. Close it with `aclose`, best by `async with`.
 
-    Files are read in the loop's own thread; where that takes long, give the bytes.
+    Files are read in the event loop's thread; pass bytes where that takes too long.
     """
 
     _transport = httpx.AsyncClient
 
     async def search(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> SearchResult:
         """As `Client.search`."""
-        return await self._run(self._service.search(asked(text, request)))
+        return await self._run(self._service.search(search_request(text, request)))
 
     async def search_pages(
         self, text: str | None = None, /, **request: Unpack[SearchRequest]
     ) -> AsyncGenerator[SearchResult, None]:
         """As `Client.search_pages`."""
-        following: SearchRequest | None = asked(text, request)
+        following: SearchRequest | None = search_request(text, request)
         while following is not None:
             page = await self._run(self._service.search(following))
             yield page
@@ -265,39 +274,39 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         self, searches: Iterable[str | SearchRequest], **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
         """As `Client.search_batch`."""
-        return await self._run(self._service.search_batch(asked(each, options) for each in searches))
+        return await self._run(self._service.search_batch(search_request(each, options) for each in searches))
 
     async def search_many(
         self, searches: Iterable[str | SearchRequest], *, concurrency: int = 8, **options: Unpack[SearchOptions]
     ) -> AsyncGenerator[SearchResult, None]:
         """As `Client.search_many`.
 
-        Who leaves the loop early closes it: `async with contextlib.aclosing(client.search_many(...)) as results`.
+        Close it when leaving the loop early: `async with contextlib.aclosing(client.search_many(...)) as results`.
         """
         _check_concurrency(concurrency)
-        under_way: deque[asyncio.Task[SearchResult]] = deque()
+        pending: deque[asyncio.Task[SearchResult]] = deque()
         try:
             for each in searches:
-                under_way.append(asyncio.create_task(self._run(self._service.search(asked(each, options)))))
-                if len(under_way) >= concurrency:
-                    yield await under_way.popleft()
-            while under_way:
-                yield await under_way.popleft()
+                pending.append(asyncio.create_task(self._run(self._service.search(search_request(each, options)))))
+                if len(pending) >= concurrency:
+                    yield await pending.popleft()
+            while pending:
+                yield await pending.popleft()
         finally:
-            for task in under_way:
+            for task in pending:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*pending, return_exceptions=True)
 
-    async def embed(self, texts: Iterable[str] = (), images: Iterable[Picture] = ()) -> Embeddings:
+    async def embed(self, texts: Iterable[str] = (), images: Iterable[ImageInput] = ()) -> Embeddings:
         """As `Client.embed`."""
         return await self._run(self._service.embed(texts, images))
 
     async def rank(
         self,
         *,
-        image: Picture | None = None,
+        image: ImageInput | None = None,
         text: str | None = None,
-        images: Iterable[Picture] | None = None,
+        images: Iterable[ImageInput] | None = None,
         texts: Iterable[str] | None = None,
     ) -> Ranking:
         """As `Client.rank`."""
@@ -319,9 +328,9 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         """As `Client.models`."""
         return await self._run(self._service.models())
 
-    async def remove(self, subject: str) -> Removal:
-        """As `Client.remove`."""
-        return await self._run(self._service.remove(subject))
+    async def take_down(self, subject: str) -> Removal:
+        """As `Client.take_down`."""
+        return await self._run(self._service.take_down(subject))
 
     async def restore(self, subject: str) -> Restoration:
         """As `Client.restore`."""
@@ -337,11 +346,11 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
 
     async def healthy(self) -> bool:
         """As `Client.healthy`."""
-        return await self._run(self._service.answers("/healthz", "ok"))
+        return await self._run(self._service.has_status("/healthz", "ok"))
 
     async def ready(self) -> bool:
         """As `Client.ready`."""
-        return await self._run(self._service.answers("/readyz", "ready"))
+        return await self._run(self._service.has_status("/readyz", "ready"))
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -1,4 +1,4 @@
-"""What is asked of a search service and what its answers mean, without sending anything: see `viewfinder.client`."""
+"""The protocol of the search service: requests, answers, errors and retries, without sending anything."""
 
 import json
 import logging
@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from viewfinder import __version__
-from viewfinder.client.requests import Picture, SearchRequest, image_id, picture_base64, search_body
+from viewfinder._version import __version__
+from viewfinder.client.requests import ImageInput, SearchRequest, image_base64, image_id, search_body
 from viewfinder.client.results import (
     Embeddings,
     Facets,
@@ -27,8 +27,10 @@ from viewfinder.client.results import (
     Removal,
     Restoration,
     SearchResult,
+    SearchResults,
     Stats,
     Takedown,
+    Takedowns,
 )
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
 
@@ -36,24 +38,26 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SERVER = "http://localhost:8000"
 
-# Most texts and pictures of one request, and most bytes of them.
-BATCH = 64
-_BATCH_BYTES = 8 * 1024**2
-_TAKEDOWNS = 1000
+# Maximum texts and images in one request, and their maximum size in bytes.
+MAX_BATCH = 64
+_MAX_BATCH_BYTES = 8 * 1024**2
+_TAKEDOWNS_PER_PAGE = 1000
 
 T = TypeVar("T")
 
-# Answers that pass: the service full or without an index yet, or the proxy before it between two replicas.
-_PASSING = frozenset({429, 502, 503, 504})
+# HTTP statuses worth retrying: the service is full or has no index yet, or its proxy finds no replica for a moment.
+_RETRYABLE = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
+_MAX_PAUSE_S = 10.0
 
 
-# What passes between a call and the client that carries it out: attempts and pauses out, answers in.
+# A call is a generator: it yields attempts and pauses to the client, which sends answers back.
 
 
 @dataclass(frozen=True)
 class Attempt:
+    """One HTTP request to send."""
+
     method: str
     url: str
     headers: Mapping[str, str]
@@ -61,7 +65,7 @@ class Attempt:
     timeout_s: float
 
     def request(self) -> dict[str, Any]:
-        """What httpx's `request` and `stream` take."""
+        """The arguments of httpx's `request` and `stream`."""
         return {
             "method": self.method,
             "url": self.url,
@@ -73,11 +77,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Pause:
+    """A wait before the next attempt."""
+
     seconds: float
 
 
 @dataclass(frozen=True)
 class Response:
+    """A complete HTTP response."""
+
     status: int
     headers: Mapping[str, str]
     content: bytes
@@ -85,71 +93,71 @@ class Response:
 
 Answer: TypeAlias = Response | httpx.RequestError
 Call: TypeAlias = Generator[Attempt | Pause, Answer | None, T]
-# The random length of a pause, between two limits in seconds.
+# Draws the length of a pause between two limits, in seconds.
 Draw: TypeAlias = Callable[[float, float], float]
 
 
 class Service:
-    """The service's side of both clients: every call is a generator that waits for whoever carries it out."""
+    """The calls of both clients, as generators that a client runs."""
 
     def __init__(
         self, server: str, api_key: str | None, timeout_s: float, retries: int, draw: Draw = random.uniform
     ) -> None:
         if timeout_s <= 0 or retries < 0:
             raise ConfigurationError(f"timeout_s must be above 0 and retries 0 or more, not {timeout_s} and {retries}.")
-        self._url, self._shown = _address(server)
+        self._url, self._public_url = _parse_server(server)
         self._timeout_s = timeout_s
         self._retries = retries
         self._draw = draw
         self._headers = {"user-agent": f"viewfinder/{__version__}"}
         if api_key is not None:
             if not (api_key and api_key.isascii() and api_key.isprintable()):
-                raise ConfigurationError("The API key is empty or holds characters that no HTTP header can carry.")
-            if _is_open(self._url):
-                logger.warning("The API key goes to %s unencrypted; use https.", self._shown)
+                raise ConfigurationError("The API key is empty or has characters that an HTTP header cannot carry.")
+            if _is_unencrypted(self._url):
+                logger.warning("The API key goes to %s unencrypted; use https.", self._public_url)
             self._headers["authorization"] = f"Bearer {api_key}"
 
-    # Generators all, so that what is wrong with a call is told where its answer is waited for.
+    # All are generators, so that a wrong argument raises where the answer is awaited.
 
     def search(self, request: SearchRequest) -> Call[SearchResult]:
-        return (yield from self._ask(_SEARCH_RESULT, "POST", "/v1/search", _json(search_body(request))))
+        return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", _json(search_body(request))))
 
     def search_batch(self, requests: Iterable[SearchRequest]) -> Call[list[SearchResult]]:
         results: list[SearchResult] = []
         bodies = map(search_body, requests)
-        for content in _batches("searches", ((body, len(body.get("queries", "1"))) for body in bodies)):
-            answer = yield from self._ask(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
+        for content in _batches("searches", ((body, len(body.get("queries", [None]))) for body in bodies)):
+            answer = yield from self._request(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
             results += answer.results
         return results
 
-    def embed(self, texts: Iterable[str], images: Iterable[Picture]) -> Call[Embeddings]:
-        whole: Embeddings | None = None
-        pictures = map(picture_base64, images)
-        for content in chain(_batches("texts", _singly(texts)), _batches("images", _singly(pictures))):
-            part = yield from self._ask(_EMBEDDINGS, "POST", "/v1/embed", content)
-            whole = part if whole is None else _joined(whole, part)
-        if whole is None:
+    def embed(self, texts: Iterable[str], images: Iterable[ImageInput]) -> Call[Embeddings]:
+        joined: Embeddings | None = None
+        encoded = map(image_base64, images)
+        for content in chain(_batches("texts", _one_each(texts)), _batches("images", _one_each(encoded))):
+            part = yield from self._request(_EMBEDDINGS, "POST", "/v1/embed", content)
+            joined = part if joined is None else _join(joined, part)
+        if joined is None:
             raise ConfigurationError("There is nothing to embed: neither texts nor images.")
-        return whole
+        return joined
 
     def rank(
         self,
-        image: Picture | None,
+        image: ImageInput | None,
         text: str | None,
-        images: Iterable[Picture] | None,
+        images: Iterable[ImageInput] | None,
         texts: Iterable[str] | None,
     ) -> Call[Ranking]:
         body: dict[str, Any]
         if image is not None and texts is not None and text is None and images is None:
-            body = {"image": picture_base64(image), "texts": list(texts)}
+            body = {"image": image_base64(image), "texts": list(texts)}
         elif text is not None and images is not None and image is None and texts is None:
-            body = {"text": text, "images": list(map(picture_base64, images))}
+            body = {"text": text, "images": list(map(image_base64, images))}
         else:
             raise TypeError("rank takes either image and texts, or text and images")
-        return (yield from self._ask(_RANKING, "POST", "/v1/rank", _json(body)))
+        return (yield from self._request(_RANKING, "POST", "/v1/rank", _json(body)))
 
     def image(self, subject: str) -> Call[Image]:
-        return (yield from self._ask(_IMAGE, "GET", f"/v1/images/{image_id(subject)}"))
+        return (yield from self._request(_IMAGE, "GET", f"/v1/images/{image_id(subject)}"))
 
     def content(self, subject: str, width: int | None) -> Call[bytes]:
         answer = yield from self._send("GET", _path(f"/v1/images/{image_id(subject)}/content", width=width))
@@ -157,37 +165,39 @@ class Service:
 
     def facets(self, field: str, limit: int | None, filter: Mapping[str, Any] | None) -> Call[Facets]:
         condition = None if filter is None else _json(filter).decode()
-        return (yield from self._ask(_FACETS, "GET", _path("/v1/facets", field=field, limit=limit, filter=condition)))
+        return (
+            yield from self._request(_FACETS, "GET", _path("/v1/facets", field=field, limit=limit, filter=condition))
+        )
 
     def models(self) -> Call[Models]:
-        return (yield from self._ask(_MODELS, "GET", "/v1/models"))
+        return (yield from self._request(_MODELS, "GET", "/v1/models"))
 
-    def remove(self, subject: str) -> Call[Removal]:
-        return (yield from self._ask(_REMOVAL, "DELETE", f"/v1/images/{image_id(subject)}"))
+    def take_down(self, subject: str) -> Call[Removal]:
+        return (yield from self._request(_REMOVAL, "DELETE", f"/v1/images/{image_id(subject)}"))
 
     def restore(self, subject: str) -> Call[Restoration]:
-        return (yield from self._ask(_RESTORATION, "DELETE", f"/v1/takedowns/{image_id(subject)}"))
+        return (yield from self._request(_RESTORATION, "DELETE", f"/v1/takedowns/{image_id(subject)}"))
 
     def takedowns(self) -> Call[list[Takedown]]:
         found: list[Takedown] = []
         while True:
-            path = _path("/v1/takedowns", limit=_TAKEDOWNS, offset=len(found))
-            page = yield from self._ask(_TAKEDOWN_PAGE, "GET", path)
+            path = _path("/v1/takedowns", limit=_TAKEDOWNS_PER_PAGE, offset=len(found))
+            page = yield from self._request(_TAKEDOWN_PAGE, "GET", path)
             found += page.takedowns
             if not page.more or not page.takedowns:
                 return found
 
     def stats(self) -> Call[Stats]:
-        return (yield from self._ask(_STATS, "GET", "/v1/stats"))
+        return (yield from self._request(_STATS, "GET", "/v1/stats"))
 
-    def answers(self, path: str, status: str) -> Call[bool]:
+    def has_status(self, path: str, status: str) -> Call[bool]:
         try:
-            answer = yield from self._ask(_OBJECT, "GET", path, retries=0)
+            answer = yield from self._request(_OBJECT, "GET", path, retries=0)
         except ServiceUnavailableError:
             return False
         return answer.get("status") == status
 
-    def _ask(
+    def _request(
         self,
         kind: TypeAdapter[T],
         method: str,
@@ -202,7 +212,7 @@ class Service:
         except ValidationError as error:
             raise ServiceError(
                 "no_viewfinder",
-                f"{self._shown}{path.partition('?')[0]} is not answered by a viewfinder service of this version.",
+                f"{self._public_url}{path.partition('?')[0]} was not answered by a viewfinder of this version.",
                 "Check the address.",
                 answer.headers.get("x-request-id", ""),
             ) from error
@@ -210,13 +220,13 @@ class Service:
     def _send(
         self, method: str, path: str, content: bytes | None = None, *, retries: int | None = None
     ) -> Call[Response]:
-        """One call with all its attempts.
+        """Send one request, with retries; the response with status 200.
 
-        Each may be repeated, also when the answer to one that was carried out is lost: every POST here only reads, and
-        a second DELETE finds done what the first one did.
+        Every request may be repeated, also when the answer to a successful one is lost: all POSTs only read, and a
+        repeated DELETE changes nothing more.
         """
         retries = self._retries if retries is None else retries
-        request_id = uuid.uuid4().hex  # the same for all attempts: the service's log shows them as one call
+        request_id = uuid.uuid4().hex  # the same for all attempts, so that the service's log shows one call
         headers = {**self._headers, "x-request-id": request_id}
         if content is not None:
             headers["content-type"] = "application/json"
@@ -224,44 +234,44 @@ class Service:
         attempts = 0
         while True:
             attempts += 1
-            left_s = max(deadline - time.monotonic(), 0.001)
-            answer = yield Attempt(method, self._url + path, headers, content, left_s)
+            remaining_s = max(deadline - time.monotonic(), 0.001)
+            answer = yield Attempt(method, self._url + path, headers, content, remaining_s)
             assert answer is not None
             if isinstance(answer, Response) and answer.status == 200:
                 return answer
             error = self._error(answer, attempts, request_id)
             pause_s = _pause_s(attempts, answer, self._draw)
-            late = time.monotonic() + pause_s >= deadline
-            if not isinstance(error, ServiceUnavailableError) or attempts > retries or late:
+            too_late = time.monotonic() + pause_s >= deadline
+            if not isinstance(error, ServiceUnavailableError) or attempts > retries or too_late:
                 raise error from (answer if isinstance(answer, httpx.RequestError) else None)
             yield Pause(pause_s)
 
     def _error(self, answer: Answer, attempts: int, request_id: str) -> ServiceError:
         tried = f", tried {attempts} times" if attempts > 1 else ""
         if isinstance(answer, httpx.TimeoutException):
-            late = f"The service at {self._shown} did not answer within {self._timeout_s:g} s{tried}."
-            return ServiceUnavailableError("timeout", late, "Is it overloaded?", request_id)
+            message = f"The service at {self._public_url} did not answer within {self._timeout_s:g} s{tried}."
+            return ServiceUnavailableError("timeout", message, "Is it overloaded?", request_id)
         if isinstance(answer, httpx.RequestError):
-            why = str(answer) or type(answer).__name__
+            reason = str(answer) or type(answer).__name__
             return ServiceUnavailableError(
                 "unreachable",
-                f"The service at {self._shown} cannot be reached{tried}: {why}.",
-                "Start it with 'serve run serve.app:build_app', or name another address.",
+                f"The service at {self._public_url} cannot be reached{tried}: {reason}.",
+                "Start it with 'viewfinder serve', or give another address.",
             )
-        kind = ServiceUnavailableError if answer.status in _PASSING else ServiceError
+        kind = ServiceUnavailableError if answer.status in _RETRYABLE else ServiceError
         try:
-            said = _ERROR.validate_json(answer.content).error
+            refusal = _ERROR.validate_json(answer.content).error
         except ValidationError:
-            # A proxy before the service, or another program altogether.
-            message = f"{self._shown} answered with status {answer.status}{tried}."
+            # A proxy in front of the service, or another program.
+            message = f"{self._public_url} answered with status {answer.status}{tried}."
             hint = "Check the address." if answer.status < 500 else "Try again shortly."
             return kind(f"http_{answer.status}", message, hint, request_id, answer.status)
-        message = said.message if attempts == 1 else f"{said.message} (Tried {attempts} times.)"
-        return kind(said.code, message, said.hint, said.request_id, answer.status)
+        message = refusal.message if attempts == 1 else f"{refusal.message} (Tried {attempts} times.)"
+        return kind(refusal.code, message, refusal.hint, refusal.request_id, answer.status)
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Refusal:
     code: str
     message: str
     hint: str = ""
@@ -269,23 +279,12 @@ class _Said:
 
 
 @dataclass(frozen=True)
-class _Refused:
-    error: _Said
-
-
-@dataclass(frozen=True)
-class _SearchResults:
-    results: tuple[SearchResult, ...]
-
-
-@dataclass(frozen=True)
-class _TakedownPage:
-    takedowns: tuple[Takedown, ...]
-    more: bool = False
+class _ErrorBody:
+    error: _Refusal
 
 
 _SEARCH_RESULT = TypeAdapter(SearchResult)
-_SEARCH_RESULTS = TypeAdapter(_SearchResults)
+_SEARCH_RESULTS = TypeAdapter(SearchResults)
 _EMBEDDINGS = TypeAdapter(Embeddings)
 _RANKING = TypeAdapter(Ranking)
 _IMAGE = TypeAdapter(Image)
@@ -293,10 +292,10 @@ _FACETS = TypeAdapter(Facets)
 _MODELS = TypeAdapter(Models)
 _REMOVAL = TypeAdapter(Removal)
 _RESTORATION = TypeAdapter(Restoration)
-_TAKEDOWN_PAGE = TypeAdapter(_TakedownPage)
+_TAKEDOWN_PAGE = TypeAdapter(Takedowns)
 _STATS = TypeAdapter(Stats)
 _OBJECT = TypeAdapter(dict[str, Any])
-_ERROR = TypeAdapter(_Refused)
+_ERROR = TypeAdapter(_ErrorBody)
 
 
 def _json(document: object) -> bytes:
@@ -304,22 +303,22 @@ def _json(document: object) -> bytes:
 
 
 def _iso(value: object) -> str:
-    """Dates in filters, as the service takes them."""
+    """Encode dates in filters as the service expects them."""
     if isinstance(value, (date, datetime)):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} cannot be sent to a service: {value!r}")
 
 
-def _joined(whole: Embeddings, part: Embeddings) -> Embeddings:
-    """The answers of two requests as that of one."""
+def _join(whole: Embeddings, part: Embeddings) -> Embeddings:
+    """Join the answers of two requests."""
     if part.fingerprint != whole.fingerprint:
         raise ServiceUnavailableError(
             "model_changed",
-            f"The service went from model {whole.model!r} to {part.model!r} between two requests of this call.",
-            "Embed all of it again: vectors of two models cannot be compared.",
+            f"The service changed from model {whole.model!r} to {part.model!r} between two requests of this call.",
+            "Embed everything again: vectors of two models cannot be compared.",
         )
-    # The service counts the texts of its own request.
-    warnings = tuple(f"{warning} (Counted from text {len(whole.texts)} on.)" for warning in part.warnings)
+    # The service numbers the texts of one request.
+    warnings = tuple(f"{warning} (Numbers start after text {len(whole.texts)}.)" for warning in part.warnings)
     return replace(
         whole,
         texts=whole.texts + part.texts,
@@ -328,27 +327,27 @@ def _joined(whole: Embeddings, part: Embeddings) -> Embeddings:
     )
 
 
-def _singly(items: Iterable[T]) -> Iterator[tuple[T, int]]:
+def _one_each(items: Iterable[T]) -> Iterator[tuple[T, int]]:
     return ((item, 1) for item in items)
 
 
 def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
-    """JSON objects that hold all items under `name`, as many and as large as a service takes at once.
+    """JSON objects with the items under `name`, each within the limits of one request.
 
-    With each item comes how many things it has to encode.
+    Each item comes with the number of inputs that it makes the service encode.
     """
-    some: list[bytes] = []
-    things = size = 0
-    for item, more in items:
+    batch: list[bytes] = []
+    count = size = 0
+    for item, inputs in items:
         text = _json(item)
-        if some and (things + more > BATCH or size + len(text) > _BATCH_BYTES):
-            yield _object(name, some)
-            some, things, size = [], 0, 0
-        some.append(text)
-        things += more
+        if batch and (count + inputs > MAX_BATCH or size + len(text) > _MAX_BATCH_BYTES):
+            yield _object(name, batch)
+            batch, count, size = [], 0, 0
+        batch.append(text)
+        count += inputs
         size += len(text)
-    if some:
-        yield _object(name, some)
+    if batch:
+        yield _object(name, batch)
 
 
 def _object(name: str, items: Iterable[bytes]) -> bytes:
@@ -360,28 +359,30 @@ def _path(path: str, **parameters: str | int | None) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def _is_open(url: str) -> bool:
-    """Whether others can read what goes to this address."""
+def _is_unencrypted(url: str) -> bool:
+    """True if other machines can read what is sent to this address."""
     host = httpx.URL(url).host
     return url.startswith("http://") and not (host in ("localhost", "::1") or host.startswith("127."))
 
 
-def _address(server: str) -> tuple[str, str]:
-    """The address to ask, and the one to show: without a password."""
+def _parse_server(server: str) -> tuple[str, str]:
+    """The address for requests, and the one for messages, without a password."""
     try:
         url = httpx.URL(server.rstrip("/"))
     except httpx.InvalidURL as error:
-        raise ConfigurationError(f"The server {server!r} is no address ({error}); write {DEFAULT_SERVER}.") from error
+        raise ConfigurationError(
+            f"The server {server!r} is not an address ({error}); write {DEFAULT_SERVER}."
+        ) from error
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ConfigurationError(f"The server must be an address like {DEFAULT_SERVER}, not {server!r}.")
     return str(url).rstrip("/"), str(url.copy_with(username=None, password=None)).rstrip("/")
 
 
 def _pause_s(attempts: int, answer: Answer, draw: Draw) -> float:
-    """Full jitter, so that clients refused together do not come back together, and no less than what was asked for."""
-    ceiling_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
-    asked_s = _retry_after_s(answer.headers.get("retry-after", "")) if isinstance(answer, Response) else 0.0
-    return max(draw(0.0, ceiling_s), asked_s)
+    """A pause with full jitter, so that clients do not return all at once, and not below the service's Retry-After."""
+    ceiling_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
+    minimum_s = _retry_after_s(answer.headers.get("retry-after", "")) if isinstance(answer, Response) else 0.0
+    return max(draw(0.0, ceiling_s), minimum_s)
 
 
 def _retry_after_s(text: str) -> float:

@@ -1,52 +1,99 @@
-"""What a search service answers, as records. A field that a newer service adds is passed over."""
+"""The answers of a search service as records: the service serializes them, and the client parses them.
+
+A field that a newer service adds is ignored.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+PixelCount = Annotated[int | None, Field(description="Pixels, as displayed.", examples=[4032])]
+Collection = Annotated[
+    str,
+    Field(
+        description="Physical name of the collection that was searched.",
+        examples=["images__vit-b-32-openai__1f2e3d4c__0001"],
+    ),
+]
+Payload = Annotated[
+    Mapping[str, Any],
+    Field(description="Everything the index stores about the image.", examples=[{"format": "jpeg", "tags": ["beach"]}]),
+]
+Uri = Annotated[str, Field(description="Where the image is.", examples=["s3://photos/2024/beach/0017.jpg"])]
+Caption = Annotated[
+    str | None, Field(description="The caption from the captions file.", examples=["a cat on the beach"])
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One picture that was found.
+    """One image that was found."""
 
-    `score` is the cosine of its vector and the query's (with `rank="words"` BM25). `relevance` says where that lies
-    among the scores that this model gives to pictures and queries that have nothing to do with each other: 1 is above
-    them all. It is None where that is not known.
-    """
-
-    id: str
-    score: float
-    relevance: float | None = None
-    uri: str
-    caption: str | None = None
-    width: int | None = None
-    height: int | None = None
-    payload: Mapping[str, Any]
+    id: Annotated[str, Field(description="Point id: UUIDv5 of the URI, the same in every collection.")]
+    score: Annotated[
+        float,
+        Field(
+            description="Cosine of the vectors of query and hit, the higher one with target `both`; with rank `words` "
+            "the BM25 score.",
+            examples=[0.31],
+        ),
+    ]
+    relevance: Annotated[
+        float | None,
+        Field(
+            description="The share of unrelated pairs with a lower cosine under this model: 0.99 is above 99 % of "
+            "them; with target `both` the higher share. Null where the collection stores no such baseline, and for "
+            "words, raw vectors, differences and mixtures of texts and images.",
+            examples=[0.998],
+        ),
+    ] = None
+    uri: Uri
+    caption: Caption = None
+    width: PixelCount = None
+    height: PixelCount = None
+    payload: Payload
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The best hits that share one value of the field of `group_by`."""
+    """Hits that share one value of the field in `group_by`."""
 
-    value: str | int
-    hits: tuple[Hit, ...]
+    value: Annotated[str | int, Field(description="The shared value.", examples=["beach"])]
+    hits: Annotated[tuple[Hit, ...], Field(description="The best hits with this value, best first.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """Hits, best first, and what found them. Goes through its hits like a list of them.
+    """One page of hits, best first, and where they were found. Iterates over its hits."""
 
-    With `cursor` the next page can be asked for; None says that this was the last. With `group_by` the `groups` hold
-    the hits by value, and `hits` the best of each.
-    """
-
-    hits: tuple[Hit, ...]
-    groups: tuple[Group, ...] | None = None
-    model: str
-    collection: str
-    took_ms: float
-    cursor: str | None = None
-    warnings: tuple[str, ...] = ()
+    hits: Annotated[tuple[Hit, ...], Field(description="Best first; with `group_by` the best hit of each group.")]
+    groups: Annotated[
+        tuple[Group, ...] | None, Field(description="With `group_by`: the groups, that of the best hit first.")
+    ] = None
+    model: Annotated[
+        str,
+        Field(
+            description="Name of the model that encoded the query and the collection.", examples=["ViT-B-32::openai"]
+        ),
+    ]
+    collection: Collection
+    took_ms: Annotated[float, Field(description="Time to answer, in milliseconds.", examples=[12.4])]
+    cursor: Annotated[
+        str | None,
+        Field(
+            description="For the next page; null on the last one. Ordered by the cosine of one vector, hits end after "
+            "10,000; fused orders, words and groups end after the best 500 of each list."
+        ),
+    ] = None
+    warnings: Annotated[
+        tuple[str, ...],
+        Field(
+            description="For example tokens cut from a long text, or a language that the model does not know.",
+            examples=[["The text is longer than the model reads: 25 tokens beyond the first 77 were left out."]],
+        ),
+    ] = ()
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -56,73 +103,84 @@ class SearchResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stats:
-    """What is being searched; `problem` says why it is something other than the live collection, where it is.
+class SearchResults:
+    """The result of each search of a batch, in their order."""
 
-    `captions` counts the points that have one, `fields` are those of the captions file (`meta.NAME`) with their types,
-    and `relevance` says whether hits tell theirs.
-    """
+    results: Annotated[tuple[SearchResult, ...], Field(description="All from one model and collection.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """The collection that is searched, and its size."""
 
     index: str
     model: str
-    fingerprint: str
+    fingerprint: Annotated[str, Field(description="Hash of everything that defines the model's vector space.")]
     dimension: int
     collection: str
     points: int
-    captions: int
+    captions: Annotated[int, Field(description="Points that have a caption.")]
     state: str
     created_at: str
-    sources: tuple[str, ...] = ()
-    fields: Mapping[str, str] = field(default_factory=dict)
-    relevance: bool = False
-    last_run: str | None = None
-    problem: str | None = None
+    sources: Annotated[tuple[str, ...], Field(description="Where the images come from.")] = ()
+    fields: Annotated[
+        Mapping[str, str], Field(description="Further fields of the captions file: `meta.NAME` and type.")
+    ] = field(default_factory=dict)
+    relevance: Annotated[
+        bool, Field(description="True if hits have a relevance: the collection stores its baselines.")
+    ] = False
+    last_run: Annotated[str | None, Field(description="Id of the last run of the index job.")] = None
+    problem: Annotated[
+        str | None, Field(description="Why the service searches another collection than the live one.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """One text or picture as the model sees it: a unit vector, blind to `cut` tokens beyond the model's context."""
+    """The unit vector of one text or image."""
 
-    vector: tuple[float, ...]
-    cut: int = 0
+    vector: Annotated[tuple[float, ...], Field(description="Of unit length.")]
+    cut: Annotated[int, Field(description="Tokens beyond the model's context, which were ignored.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """Texts and pictures in the order given, as vectors of `dimension` numbers.
-
-    `fingerprint` stands for the model's vector space: compare no vectors of two.
-    """
+    """Vectors, in the order of the texts and images of the request."""
 
     texts: tuple[Embedding, ...]
     images: tuple[Embedding, ...]
-    model: str
-    fingerprint: str
+    model: Annotated[str, Field(description="Name of the model.")]
+    fingerprint: Annotated[
+        str, Field(description="Hash of the model's vector space: do not compare vectors of two fingerprints.")
+    ]
     dimension: int
+    took_ms: Annotated[float, Field(description="Time to answer, in milliseconds.")] = 0.0
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One of those that were ranked: its place in the question (from 0), and `text` where it is one.
+    """One ranked candidate."""
 
-    `score` is the cosine, `logit` what the model makes of it, `probability` the softmax of the logits of all.
-    """
-
-    index: int
-    text: str | None = None
-    score: float
-    logit: float
-    probability: float
+    index: Annotated[int, Field(description="Its position in the request, from 0.")]
+    text: Annotated[str | None, Field(description="The text, if texts are the candidates.")] = None
+    score: Annotated[float, Field(description="Cosine of text and image.")]
+    logit: Annotated[float, Field(description="logit_scale x cosine + logit_bias, with the model's own constants.")]
+    probability: Annotated[float, Field(description="Softmax of the logits over the candidates.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Candidates, most probable first. Goes through them like a list."""
+    """The candidates, most probable first; ties in the order of the request. Iterates over its candidates.
+
+    The probabilities compare the candidates with each other: where none fits, they still sum to 1. For a model trained
+    with a sigmoid (SigLIP), `1 / (1 + exp(-logit))` is the probability of a pair by itself.
+    """
 
     candidates: tuple[Candidate, ...]
-    model: str
-    fingerprint: str
+    model: Annotated[str, Field(description="Name of the model.")]
+    fingerprint: Annotated[str, Field(description="Hash of the model's vector space.")]
+    took_ms: Annotated[float, Field(description="Time to answer, in milliseconds.")] = 0.0
     warnings: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Candidate]:
@@ -134,76 +192,86 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """All that the index knows of one picture."""
+    """Everything the index stores about one image."""
 
     id: str
-    uri: str
-    caption: str | None = None
-    width: int | None = None
-    height: int | None = None
-    payload: Mapping[str, Any]
-    collection: str
+    uri: Uri
+    caption: Caption = None
+    width: PixelCount = None
+    height: PixelCount = None
+    payload: Payload
+    collection: Collection
 
 
 @dataclass(frozen=True, kw_only=True)
 class FacetValue:
-    """One value of a field, and how many pictures have it."""
+    """One value of a field."""
 
     value: str | int | float | bool
-    count: int
+    count: Annotated[int, Field(description="Number of images that have it.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facets:
-    """The most frequent values of one field."""
+    """The most frequent values of a field."""
 
     field: str
     values: tuple[FacetValue, ...]
-    collection: str
+    collection: Collection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is known of a model; a figure is None where only its configuration tells."""
+    """A model known by name; what only its configuration tells is null."""
 
     name: str
-    dimension: int | None = None
-    image_size: int | None = None
-    context_length: int | None = None
+    dimension: Annotated[int | None, Field(description="Numbers of a vector.")] = None
+    image_size: Annotated[int | None, Field(description="Pixels per side.")] = None
+    context_length: Annotated[int | None, Field(description="Tokens of a text, start and end marks included.")] = None
     languages: str
-    licence: str
+    licence: Annotated[str, Field(description="Licence of the weights.")]
     good_for: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """The models that the service knows by name, and which of them it searches with."""
+    """The models that an index can be made with."""
 
     models: tuple[Model, ...]
-    live: str | None = None
+    live: Annotated[str | None, Field(description="The model that answers queries now.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """A takedown: `removed` says whether the picture was in the index; kept out of it from now on it is either way."""
+    """The result of taking an image down. It stays out of the index until the takedown is lifted."""
 
     id: str
-    uri: str
-    removed: bool
+    uri: Annotated[str, Field(description="Where the image is; empty if the index never held it.")]
+    removed: Annotated[bool, Field(description="True if a collection of the index held the image until now.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restoration:
-    """The end of a takedown: `restored` says whether there was one."""
+    """The result of lifting a takedown."""
 
     id: str
-    restored: bool
+    restored: Annotated[
+        bool, Field(description="True if there was a takedown. The next index run adds the image again.")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Takedown:
-    """A picture that was taken down: reruns and re-indexes leave it out until the takedown is lifted."""
+    """An image that was taken down; index runs leave it out until the takedown is lifted."""
 
     id: str
     uri: str
-    at: str
+    at: Annotated[str, Field(description="Time of the takedown, ISO 8601 in UTC.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Takedowns:
+    """One page of takedowns."""
+
+    takedowns: tuple[Takedown, ...]
+    more: Annotated[bool, Field(description="True if there are further takedowns after this page.")] = False

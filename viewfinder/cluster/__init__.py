@@ -1,1 +1,1 @@
-"""Everything that runs on Ray Data."""
+"""Everything that runs on Ray Data: session, pipeline, resources, executor, metrics."""

@@ -1,76 +1,134 @@
-"""What a re-index has done on the cluster, behind five calls: the rest of it needs none."""
+"""The executor that runs the stages on Ray: `viewfinder.indexing.executor.Executor`."""
 
-import itertools
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Protocol
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from viewfinder.cluster import fresh_encodings as fresh
-from viewfinder.cluster.pipeline import Pass
-from viewfinder.indexing import preflight
-from viewfinder.indexing.options import Options
-from viewfinder.indexing.prune import Gone
-from viewfinder.indexing.reach import Reach
-from viewfinder.indexing.report import Report
-from viewfinder.indexing.run import Sync
+import numpy as np
+import pyarrow as pa
+import ray
+
+from viewfinder.cluster.datasink import QdrantDatasink
+from viewfinder.cluster.metrics import listed_gauge, metrics_of
+from viewfinder.cluster.pipeline import compared as compared_on_workers
+from viewfinder.cluster.pipeline import unwrap_worker_errors, write_all
+from viewfinder.cluster.progress import followed_counter
+from viewfinder.cluster.resources import COMPARERS, Workers
+from viewfinder.errors import ViewfinderError
+from viewfinder.indexing.accounting import Outcome, Tally, stages_of
+from viewfinder.indexing.compare import Compare, count_actions
+from viewfinder.indexing.connections import objects_of, store_at
+from viewfinder.indexing.encode import Encode
+from viewfinder.indexing.executor import IndexJob, encode_stored
+from viewfinder.indexing.fetch import FetchAndDecode
+from viewfinder.indexing.preflight import check_access
+from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
-from viewfinder.store import Collection, Record, Store
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.manifest import Manifest
+from viewfinder.store import Record, Store, StoreAddress
+
+logger = logging.getLogger("viewfinder.index")
+
+T = TypeVar("T")
+
+WAIT_LOGGED_S = 30.0
 
 
-class Work(Protocol):
-    """Passes over sources, and encodings to verify what they brought."""
+class RayExecutor:
+    """Runs the stages on the Ray that this process has joined; workers connect to store and objects by themselves.
 
-    def check(self, sources: Sequence[str]) -> None:
-        """List each source and read one object of it where the work is done; raises `SourceError`."""
+    Texts and images are encoded on a worker too: a driver may lack the device, the memory or the way to the objects.
+    """
 
-    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
-        """How many of the listed objects would need what, and which points would go; nothing is written."""
+    def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
+        with unwrap_worker_errors():
+            trial = ray.remote(num_cpus=0.01)(_check).remote(list(sources), access, store.address)
+            while not ray.wait([trial], timeout=WAIT_LOGGED_S)[0]:
+                logger.info("Waiting for a worker of the cluster to take a task")
+            ray.get(trial)
 
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
-        """One pass over the sources of `options`."""
+    def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
+        rows = compared_on_workers(manifest, compare).select_columns(["action", "count"])
+        with unwrap_worker_errors():
+            return count_actions(rows.iter_batches(batch_format="pyarrow"))
 
-    def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
-        """Unit vectors float32 [N, D]."""
+    def index(
+        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
+    ) -> Outcome:
+        workers = _plan_workers(job.settings)
+        address, collection, settings = store.address, job.collection, job.settings
+        with followed_counter(progress) as counter, listed_gauge(collection.index, job.manifest.listed):
+            sink = QdrantDatasink(
+                address, collection, run_id=job.run_id, batch_size=settings.write_batch_size, counter=counter
+            )
+            with unwrap_worker_errors():
+                rows = compared_on_workers(job.manifest, job.compare) if compared is None else compared
+                write_all(job, rows, workers, sink)
+        stages = stages_of(
+            sink.total,
+            comparers=1 if compared is not None else min(COMPARERS, len(job.manifest.paths)),
+            fetchers=workers.decoders * settings.fetch_threads,
+            decoders=workers.decoders,
+            encoders=workers.encoders,
+            writers=workers.writers,
+        )
+        return Outcome(sink.total, stages)
 
-    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
-        """Unit vectors (float32 [D]) by point id, of pictures that are still what was indexed."""
+    def encode_texts(
+        self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
+    ) -> Vectors:
+        return np.asarray(_on_encoder_worker(_encode_texts, checkpoint, settings, timeout_s, list(texts)))
+
+    def encode_images(
+        self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
+    ) -> dict[str, Vectors]:
+        fetch = FetchAndDecode.of(settings, access, checkpoint)
+        payloads = {record.id: dict(record.payload) for record in records}
+        return _on_encoder_worker(_encode_images, checkpoint, settings, None, fetch, payloads)
+
+    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+        metrics_of(index).add_block(tally, table)
 
 
-class ClusterWork:
-    """All of it on Ray."""
+def _plan_workers(settings: Settings) -> Workers:
+    total, free = ray.cluster_resources(), ray.available_resources()
+    workers = Workers.plan(settings, total, free)
+    if missing := workers.missing_gpu(total, free):
+        logger.warning(missing)
+    return workers
 
-    def __init__(self, settings: Settings, reach: Reach, store: Store, report: Report, workspace: Path) -> None:
-        self._settings = settings
-        self._reach = reach
-        self._store = store
-        self._report = report
-        self._workspace = workspace
-        self._numbers = itertools.count(1)
 
-    def check(self, sources: Sequence[str]) -> None:
-        preflight.check_worker(sources, self._reach)
+def _check(sources: Sequence[str], access: ObjectAccess, address: StoreAddress) -> None:
+    check_access(sources, objects_of(access), store_at(address))
 
-    def plan(self, options: Options, collection: Collection | None) -> tuple[Mapping[str, int], Gone | None]:
-        with self._listed(options, collection) as sync:
-            return sync.plan()
 
-    def sync(self, options: Options, collection: Collection, checkpoint: Checkpoint) -> Pass:
-        with self._listed(options, collection) as sync:
-            return sync.carry_out(checkpoint, self._report)
+def _on_encoder_worker(
+    work: Callable[..., T], checkpoint: Checkpoint, settings: Settings, timeout_s: float | None, *arguments: Any
+) -> T:
+    workers = Workers.plan(settings, ray.cluster_resources(), ray.available_resources())
+    remote = ray.remote(num_cpus=workers.encoder_cpus, num_gpus=workers.gpus)(work)
+    options = {"device": settings.device, "precision": settings.precision, "cores": workers.cores}
+    with unwrap_worker_errors():
+        task = remote.remote(checkpoint.name, checkpoint.fingerprint, options, *arguments)
+        if not ray.wait([task], timeout=timeout_s)[0]:
+            ray.cancel(task, force=True)
+            raise ViewfinderError(f"No worker had encoded with model {checkpoint.name!r} after {timeout_s:g} s.")
+        result: T = ray.get(task)
+        return result
 
-    def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
-        return fresh.encode_texts(checkpoint, self._settings, texts)
 
-    def encode_pictures(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
-        return fresh.encode_pictures(checkpoint, self._settings, self._reach.access, records)
+def _encode_texts(model: str, fingerprint: str, options: dict[str, Any], texts: list[str]) -> Vectors:
+    return Encode(model, fingerprint, **options).encode_texts(texts)[0]
 
-    @contextmanager
-    def _listed(self, options: Options, collection: Collection | None) -> Iterator[Sync]:
-        # A manifest of a large bucket takes gigabytes: one at a time.
-        with tempfile.TemporaryDirectory(dir=self._workspace, prefix=f"pass-{next(self._numbers)}-") as directory:
-            manifest = preflight.list_objects(options, self._reach.access, Path(directory))
-            yield Sync(options, self._settings, self._reach, self._store, collection, manifest)
+
+def _encode_images(
+    model: str,
+    fingerprint: str,
+    options: dict[str, Any],
+    fetch: FetchAndDecode,
+    payloads: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Vectors]:
+    return encode_stored(fetch, Encode(model, fingerprint, **options), payloads)

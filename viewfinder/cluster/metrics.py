@@ -1,44 +1,47 @@
-"""What a job counts while it runs: `viewfinder_job_*`, which Ray's agents export as `ray_viewfinder_job_*`.
+"""Metrics of a running job: `viewfinder_job_*`, which Ray's agents export as `ray_viewfinder_job_*`.
 
-Counted where every row ends, in the write tasks, once per block; approximate where Ray runs a task twice, unlike the
-report. A cluster that is shut down after the job takes the numbers along: Prometheus has what it scraped until then.
+They are counted in the write tasks, where every row ends, once per block. Unlike the report they count twice what Ray
+runs twice. A cluster that ends with the job takes them along: Prometheus keeps what it has scraped until then.
 """
 
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from ray.util import metrics
 
-if TYPE_CHECKING:
-    from viewfinder.cluster.datasink import Tally
+from viewfinder.indexing.accounting import Tally
 
 
 class JobMetrics:
-    """The counters of one index in one process, each of `kind`."""
+    """The counters of one index in one process; `kind` makes each of them."""
 
     def __init__(self, index: str, kind: Callable[..., Any] = metrics.Counter) -> None:
         def counter(name: str, description: str, *labels: str) -> Any:
             return kind(name, description, (*labels, "index")).set_default_tags({"index": index})
 
-        self._objects = counter("viewfinder_job_objects_total", "Listed objects by what became of them.", "outcome")
+        self._objects = counter("viewfinder_job_objects_total", "Listed objects by outcome.", "outcome")
         self._failures = counter("viewfinder_job_failures_total", "Failed objects by reason.", "stage", "reason")
         self._done = counter("viewfinder_job_stage_objects_total", "Objects that a stage has worked on.", "stage")
         self._busy = counter("viewfinder_job_stage_seconds_total", "Busy seconds of a stage's workers.", "stage")
 
-    def block(self, tally: "Tally", table: pa.Table) -> None:
-        """Count one written block: its `tally`, and its failures as the rows of `viewfinder.indexing.rows` tell them."""
-        left_alone = tally.unchanged - tally.withheld
-        outcomes = {"indexed": tally.indexed, "unchanged": left_alone, "failed": tally.failed}
-        for outcome, count in (outcomes | {"withheld": tally.withheld}).items():
+    def add_block(self, tally: Tally, table: pa.Table) -> None:
+        """Count one written block: its `tally`, and the failures among its rows (`viewfinder.indexing.rows`)."""
+        outcomes = {
+            "indexed": tally.indexed,
+            "unchanged": tally.unchanged - tally.taken_down,
+            "taken_down": tally.taken_down,
+            "failed": tally.failed,
+        }
+        for outcome, count in outcomes.items():
             _add(self._objects, count, outcome=outcome)
         for stage, count, seconds in (
-            ("compare", tally.indexed + tally.unchanged + tally.failed, tally.compare_s),
-            ("fetch", tally.pictures, tally.fetch_s),
-            ("decode", tally.pictures, tally.decode_s),
+            ("compare", tally.objects, tally.compare_s),
+            ("fetch", tally.images, tally.fetch_s),
+            ("decode", tally.images, tally.decode_s),
             ("encode", tally.indexed, tally.encode_s),
             ("write", tally.indexed, tally.write_s),
         ):
@@ -52,14 +55,16 @@ class JobMetrics:
             _add(self._failures, count, stage=stage, reason=reason)
 
 
-# A process makes each metric once: write tasks are many, and a worker keeps what it has registered.
-of = functools.cache(JobMetrics)
+@functools.cache
+def metrics_of(index: str) -> JobMetrics:
+    """The metrics of an index; a process registers each metric once."""
+    return JobMetrics(index)
 
 
 @contextmanager
-def under_way(index: str, listed: int) -> Iterator[None]:
-    """Tell, while the block runs, of how many objects a pass is made: what stands still can then be seen."""
-    gauge = metrics.Gauge("viewfinder_job_objects_listed", "Objects of the pass under way, 0 after it.", ("index",))
+def listed_gauge(index: str, listed: int) -> Iterator[None]:
+    """Export the number of objects while the block runs, so that a run without progress can be seen."""
+    gauge = metrics.Gauge("viewfinder_job_objects_listed", "Objects of the current run, 0 after it.", ("index",))
     gauge.set_default_tags({"index": index})
     gauge.set(listed)
     try:
@@ -69,5 +74,5 @@ def under_way(index: str, listed: int) -> Iterator[None]:
 
 
 def _add(counter: Any, value: float, **labels: str) -> None:
-    if value > 0:  # Ray refuses to add nothing
+    if value > 0:  # Ray refuses to add 0
         counter.inc(value, labels)

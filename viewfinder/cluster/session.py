@@ -1,30 +1,46 @@
-"""The Ray that a job runs on: the one it was submitted to, the store holder's, or one of its own on this machine."""
+"""The Ray that a program runs on: the one it was submitted to, the store holder's, or one of its own."""
 
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from viewfinder.cluster.pipeline import CORES, configure_ray_data
+from viewfinder.cluster.resources import CORES
+from viewfinder.errors import ConfigurationError, StoreBusyError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.settings import Settings
-from viewfinder.store import Store, StoreAddress, connect
-from viewfinder.store.embedded import start_ray
+from viewfinder.store import Store, StoreAddress, connect, open_local
+from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy, store_directory, try_lock
+from viewfinder.store.embedded import NAMESPACE, close_holder, ensure_holder
 
-# Pipelines of several stages starve on two logical CPUs: beside a decoder for each core others must have room.
-LEAST_CPUS, CPUS_BESIDE_DECODERS = 4, 2
+logger = logging.getLogger(__name__)
+
+# Pipelines of several stages starve on two logical CPUs: other workers need room beside a decoder for each core.
+MINIMUM_CPUS, CPUS_BESIDE_DECODERS = 4, 2
+# Spot GPUs can take longer to come than Ray Data's 30 minutes.
+NO_PROGRESS_TIMEOUT_S = 4 * 3600
+_START_WAIT_S = 90.0
+_START_ATTEMPTS = 3
 
 
 @contextmanager
 def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
-    """Join or start Ray, and yield the store as the driver sees it."""
-    # Ray's core tells of every actor pool, as an error, that its arguments lie in the object store.
+    """Join or start Ray for a job; yields the store as the driver sees it."""
+    # Ray's core logs for every actor pool, as an error, that its arguments lie in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = cpu_cores()
     with start_ray(
         address,
         ray_address=settings.ray_address,
-        num_cpus=max(LEAST_CPUS, cores + CPUS_BESIDE_DECODERS),
+        num_cpus=max(MINIMUM_CPUS, cores + CPUS_BESIDE_DECODERS),
         resources={CORES: cores},
         include_dashboard=False,
         log_to_driver=False,
@@ -33,3 +49,188 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
         configure_ray_data()
         with connect(address) as store:
             yield store
+
+
+@contextmanager
+def open_store(settings: Settings) -> Iterator[Store]:
+    """The store that the settings name: a server, else the own directory, else its holder through the holder's Ray."""
+    address = StoreAddress.of(settings)
+    if address.url is not None:
+        with connect(address) as store:
+            yield store
+    elif (lock := try_lock(store_directory(address.data_dir) / "holder.lock")) is not None:
+        lock.close()
+        with open_local(address) as store:
+            yield store
+    else:
+        with start_ray(address, ray_address=settings.ray_address), connect(address) as store:
+            yield store
+
+
+def configure_ray_data() -> None:
+    """Fail on the first lost block, survive a few lost actors, wait for slow clusters, and keep quiet."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.enable_progress_bars = False
+    context.enable_auto_log_stats = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A small manifest needs fewer tasks than its pool allows.
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", category=UserWarning)
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """This program's connection to a Ray; `owned` if the program started it, so that it ends with the program."""
+
+    address: StoreAddress
+    owned: bool
+    joined: bool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Leave Ray. A Ray of our own ends; its holder first, so that the store is closed and not just killed."""
+        import ray
+
+        if self.owned and self.address.url is None and ray.is_initialized():
+            close_holder(self.address.data_dir)
+        if self.joined:
+            ray.shutdown()
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Restore the SIGTERM handler: Ray's would print its own stack and end with status 15."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@_keeping_sigterm()
+def start_ray(
+    address: StoreAddress, *, ray_address: str | None = None, lock_wait_s: float = LOCK_WAIT_S, **options: Any
+) -> RaySession:
+    """Join `ray_address`; else, for the embedded store, its holder's Ray; else start a Ray of our own with `options`.
+
+    For the embedded store the holder then runs with this program's code. Raises `StoreBusyError` naming whoever keeps
+    the directory for longer than `lock_wait_s`. A Ray that this process has already joined is used as it is.
+    """
+    import ray
+
+    if address.url is not None:
+        if ray.is_initialized():
+            return RaySession(address, owned=False, joined=False)
+        if ray_address:
+            _check_answers(ray_address)
+            ray.init(address=ray_address, namespace=NAMESPACE)
+        else:
+            _start_own(options)
+        return RaySession(address, owned=ray_address is None, joined=True)
+
+    directory = store_directory(address.data_dir)
+    # Two programs that start at once would start two Rays, one of them for nothing.
+    with _locked(
+        directory / "start.lock", _START_WAIT_S, "Another viewfinder program has been starting on it for too long."
+    ):
+        owned, joined = False, not ray.is_initialized()
+        if joined and ray_address:
+            _check_answers(ray_address)
+            ray.init(address=ray_address, namespace=NAMESPACE)
+        elif joined and not _join_holder(directory, lock_wait_s):
+            _start_own(options)
+            owned = True
+        session = RaySession(address, owned, joined)
+        try:
+            ensure_holder(address.data_dir, lock_wait_s)
+        except BaseException:
+            session = RaySession(address, owned=False, joined=joined)  # it has no holder to close
+            session.release()
+            raise
+    return session
+
+
+def _join_holder(directory: Path, lock_wait_s: float) -> bool:
+    """Join the Ray of a live holder; False where nobody holds the directory, else `StoreBusyError` in the end."""
+    deadline = time.monotonic() + lock_wait_s
+    while True:
+        lock = try_lock(directory / "holder.lock")
+        if lock is not None:
+            lock.close()
+            return False
+        holder = Holder.read(directory)
+        if holder is not None and _join(holder):
+            return True
+        if time.monotonic() > deadline:
+            raise busy(directory)
+        time.sleep(0.2)
+
+
+def _check_answers(ray_address: str | None) -> None:
+    """Raise `ConfigurationError` where nothing listens; Ray itself would retry for minutes."""
+    host, _, port = (ray_address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():  # `auto`, `local`, `ray://...`: for Ray to judge
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"RAY_ADDRESS: no Ray cluster answers at {ray_address!r} ({error}). Start one with 'ray start --head', or "
+            "unset RAY_ADDRESS to run on this machine."
+        ) from error
+
+
+def _start_own(options: Mapping[str, Any]) -> None:
+    import ray
+
+    for left in reversed(range(_START_ATTEMPTS)):
+        try:
+            # A bare ray.init() would join whatever cluster it finds on the machine.
+            ray.init(address="local", namespace=NAMESPACE, **options)
+            return
+        except Exception as error:
+            if type(error) is not Exception:  # Ray has no class for a node that does not start in time
+                raise
+            # Ray gives its daemons half a minute, which is not enough on a busy machine.
+            if not left:
+                raise ViewfinderError(
+                    f"Ray did not start on this machine: {error} Try again when the machine is less busy, or name a "
+                    "running cluster in RAY_ADDRESS."
+                ) from error
+
+
+def _join(holder: Holder) -> bool:
+    import ray
+
+    if holder.ray_address is None or holder.host != socket.gethostname():
+        return False
+    host, _, port = holder.ray_address.rpartition(":")
+    try:
+        # Ray itself would look for an address that is gone for half a minute.
+        socket.create_connection((host, int(port)), timeout=2).close()
+        ray.init(address=holder.ray_address, namespace=NAMESPACE)
+    except (OSError, RuntimeError) as error:
+        logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
+        return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path, wait_s: float, complaint: str) -> Iterator[None]:
+    deadline = time.monotonic() + wait_s
+    while (lock := try_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise StoreBusyError(f"The embedded store in {path.parent} is busy. {complaint}")
+        time.sleep(0.2)
+    with lock:
+        yield

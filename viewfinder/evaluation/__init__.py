@@ -1,1 +1,1 @@
-"""How well an index answers: evaluation sets, recall, latency, plots."""
+"""Search quality and speed of collections: evaluation sets, recall, latency, plots."""

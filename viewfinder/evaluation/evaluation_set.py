@@ -1,6 +1,6 @@
-"""Questions whose answers are known, and how well an index answers them.
+"""Queries with known answers, and quality figures computed from the answers of an index.
 
-A golden set is a JSONL file of `{"text": "a red car", "relevant": ["s3://bucket/1.jpg", ...]}`, local or `s3://`.
+An evaluation set is a JSONL file of `{"text": "a red car", "relevant": ["s3://bucket/1.jpg", ...]}`, local or `s3://`.
 """
 
 import json
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.sources.objects import Objects, canonical_uri, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri, point_id
 
 DEPTHS = (1, 5, 10)
 MAX_BYTES = 100 * 1024**2
@@ -18,8 +19,8 @@ _EXAMPLE = '{"text": "a red car", "relevant": ["s3://bucket/1.jpg"]}'
 
 
 @dataclass(frozen=True)
-class Question:
-    """A text and the ids of all points that answer it."""
+class LabelledQuery:
+    """A query text and the ids of all points that are relevant to it."""
 
     text: str
     relevant: frozenset[str]
@@ -27,47 +28,49 @@ class Question:
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over all questions, each 0..1.
+    """Means over all queries, each 0..1.
 
-    `recall[k]`: the part of the relevant points (of k, where there are more) among the first k hits. `mrr`: the
-    reciprocal rank of the first relevant hit, 0 where none of the hits is. `ndcg`: normalised discounted cumulative
-    gain of the first 10 hits with binary gains (Järvelin and Kekäläinen, 2002).
+    `recall[k]`: the share of the relevant points (of k, where there are more) among the first k hits. `mrr`: the
+    reciprocal rank of the first relevant hit, 0 if no hit is relevant. `ndcg`: normalised discounted cumulative gain of
+    the first 10 hits with binary gains (Järvelin and Kekäläinen, 2002).
     """
 
-    questions: int
+    queries: int
     mrr: float
     ndcg: float
     recall: Mapping[int, float] = field(default_factory=dict)
 
 
-def load(uri: str, objects: Objects) -> list[Question]:
-    """The golden set in `uri`; raises `ConfigurationError` naming the line that is wrong."""
+def load_evaluation_set(uri: str, objects: Objects) -> list[LabelledQuery]:
+    """Read an evaluation set; raises `ConfigurationError` naming the line that is wrong."""
     try:
         content, _ = objects.read(canonical_uri(uri), MAX_BYTES)
     except ObjectError as error:
-        raise ConfigurationError(f"The golden set {uri!r} cannot be read: {error.message}") from error
+        raise ConfigurationError(f"The evaluation set {uri!r} cannot be read: {error.message}") from error
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"The golden set {uri!r} is not UTF-8 text: {error}") from error
-    questions = [_question(uri, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not questions:
-        raise ConfigurationError(f"The golden set {uri!r} is empty; a line of it looks like {_EXAMPLE}")
-    return questions
+        raise ConfigurationError(f"The evaluation set {uri!r} is not UTF-8 text: {error}") from error
+    queries = [_parse_line(uri, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not queries:
+        raise ConfigurationError(f"The evaluation set {uri!r} is empty. Each line must look like {_EXAMPLE}")
+    return queries
 
 
-def quality(questions: Sequence[Question], answers: Iterable[Sequence[str]], depths: Sequence[int] = DEPTHS) -> Quality:
-    """How good `answers` are: for each question the ids that were found, best first, as many as the largest depth."""
+def score(
+    queries: Sequence[LabelledQuery], answers: Iterable[Sequence[str]], depths: Sequence[int] = DEPTHS
+) -> Quality:
+    """Compute the quality of `answers`: for each query the ids found, best first, as many as the largest depth."""
     recalls: dict[int, list[float]] = {depth: [] for depth in depths}
-    reciprocal, gains = [], []
-    for question, found in zip(questions, answers, strict=True):
-        hits = [each in question.relevant for each in found]
+    reciprocal_ranks, gains = [], []
+    for query, found in zip(queries, answers, strict=True):
+        hits = [id_ in query.relevant for id_ in found]
         for depth in depths:
-            recalls[depth].append(sum(hits[:depth]) / min(depth, len(question.relevant)))
-        reciprocal.append(1 / (hits.index(True) + 1) if True in hits else 0.0)
-        gains.append(_ndcg(hits[: DEPTHS[-1]], len(question.relevant)))
+            recalls[depth].append(sum(hits[:depth]) / min(depth, len(query.relevant)))
+        reciprocal_ranks.append(1 / (hits.index(True) + 1) if True in hits else 0.0)
+        gains.append(_ndcg(hits[: DEPTHS[-1]], len(query.relevant)))
     recall = {depth: fmean(values) for depth, values in recalls.items()}
-    return Quality(len(questions), fmean(reciprocal), fmean(gains), recall)
+    return Quality(len(queries), fmean(reciprocal_ranks), fmean(gains), recall)
 
 
 def _ndcg(hits: Sequence[bool], relevant: int) -> float:
@@ -75,19 +78,19 @@ def _ndcg(hits: Sequence[bool], relevant: int) -> float:
     return gained / sum(1 / math.log2(rank + 1) for rank in range(1, min(relevant, DEPTHS[-1]) + 1))
 
 
-def _question(uri: str, number: int, line: str) -> Question:
+def _parse_line(uri: str, number: int, line: str) -> LabelledQuery:
     try:
         record = json.loads(line)
         text, relevant = record["text"], record["relevant"]
     except (ValueError, LookupError, TypeError) as error:
-        raise _wrong(uri, number, line) from error
-    fits = isinstance(relevant, list) and relevant and all(isinstance(each, str) and each for each in relevant)
-    if not (isinstance(text, str) and text.strip() and fits):
-        raise _wrong(uri, number, line)
-    return Question(text, frozenset(point_id(canonical_uri(each)) for each in relevant))
+        raise _line_error(uri, number, line) from error
+    valid = isinstance(relevant, list) and relevant and all(isinstance(each, str) and each for each in relevant)
+    if not (isinstance(text, str) and text.strip() and valid):
+        raise _line_error(uri, number, line)
+    return LabelledQuery(text, frozenset(point_id(canonical_uri(each)) for each in relevant))
 
 
-def _wrong(uri: str, number: int, line: str) -> ConfigurationError:
+def _line_error(uri: str, number: int, line: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The golden set {uri!r} has a wrong line {number}: {line[:80]!r}. A line looks like {_EXAMPLE}"
+        f"Line {number} of the evaluation set {uri!r} is invalid: {line[:80]!r}. A line must look like {_EXAMPLE}"
     )

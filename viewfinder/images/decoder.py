@@ -1,6 +1,6 @@
-"""Decoding in a child process, so that no picture can take its reader down or hold it up.
+"""Decoding in a child process, so that no image can crash or block its reader.
 
-A file that makes a C library crash, hang or eat memory costs that file, and the next one meets a fresh child.
+A file that makes a C library crash, hang or allocate without bound fails alone; the next one gets a new child.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ DECODE = "viewfinder.images.decoding:decode"
 
 _DecodeFunction = Callable[[bytes, Preprocess, ImageLimits], Decoded]
 
-# A child answers within 0.3 s of its start on an idle machine; a machine at its limits gets time.
+# A child starts within 0.3 s on an idle machine; the rest is for overloaded ones.
 _START_TIMEOUT_S = 60.0
-# How much longer than the parent's time limit an orphaned child may work on its last file.
+# An orphaned child ends so long after the parent's time limit.
 _ORPHAN_GRACE_S = 2
 
-# Far above any answer: a child that claims more has lost its mind to the file.
-_LARGEST_FRAME = 64 * 1024**2
+# Far above any valid response: a longer one means that the file corrupted the child.
+_MAX_FRAME_BYTES = 64 * 1024**2
 
 _LENGTH = struct.Struct(">Q")
 
-# Isolated and without `site`: no PYTHON* variables, no .pth files, nothing preloaded; the modules are those that the
-# parent sees. One BLAS thread: numpy would reserve address space for each core, and none of it is used here.
+# Isolated and without `site`: no PYTHON* variables and no .pth files; the module search path is the parent's. One BLAS
+# thread: numpy reserves address space per core, and decoding uses none of it.
 _BOOT = (
     "import os, sys; os.putenv('OPENBLAS_NUM_THREADS', '1'); sys.path[:] = sys.argv[1:]; "
     "from viewfinder.images.decoder import run_child; run_child()"
@@ -49,11 +49,11 @@ _BOOT = (
 
 
 class Decoder:
-    """One child process that decodes; started at the first file, and again after it was ended.
+    """A child process that decodes; started at the first file, and again after it ended.
 
-    Calls from several threads are safe and wait for each other: give each thread a `Decoder` to decode side by side.
-    A `Decoder` holds a process, so it is made where it is used (never pickled) and closed, best by `with`.
-    `entry` names the function that the child runs, `module:function`, called like `viewfinder.images.decoding.decode`.
+    Calls from several threads are safe but run one at a time: for parallel decoding give each thread a `Decoder`.
+    Create it in the process that uses it (it cannot be pickled), and close it or use a `with` block.
+    `entry` is the function that the child runs, `module:function`, called like `viewfinder.images.decoding.decode`.
     """
 
     def __init__(
@@ -83,22 +83,22 @@ class Decoder:
         """Decode one file as `viewfinder.images.decoding.decode` does.
 
         Raises `ImageError`, with the reasons `decoder_crashed`, `decode_timeout` and `decoder_out_of_memory` too, and
-        `ViewfinderError` where no child can be started.
+        `ViewfinderError` if no child can be started.
         """
         check_bytes(data, self._limits)
         with self._lock:
             try:
                 return self._decode_once(data)
             except _ChildFailedError:
-                # It may have died of something else (the system short of memory, a heap that the file before spoilt),
-                # and a permanent failure is never tried again: the file is blamed when it ends a fresh child too.
+                # The cause may be another (the system out of memory, a heap corrupted by the previous file), and a
+                # permanent failure is never retried: only if the file also fails in a new child is it the cause.
                 try:
                     return self._decode_once(data)
                 except _ChildFailedError as exc:
-                    raise exc.blaming_the_file() from exc
+                    raise exc.as_image_error() from exc
 
     def close(self) -> None:
-        """End the child, after the file at hand. A later `decode` starts another one."""
+        """End the child after its current file. A later `decode` starts a new one."""
         with self._lock:
             self._end_child()
 
@@ -106,13 +106,13 @@ class Decoder:
         if self._child is None:
             self._child = _Child((self._entry, self._preprocess, self._limits, self._timeout_s, self._memory_bytes))
         try:
-            outcome = _outcome(*self._child.ask(data, self._timeout_s), self._limits)
+            outcome = _parse_response(*self._child.ask(data, self._timeout_s), self._limits)
         except TimeoutError:
             self._end_child()
             raise ImageError(
                 "decode_timeout", f"Decoding was stopped after {self._timeout_s:g} s (VIEWFINDER_DECODE_TIMEOUT_S)."
             ) from None
-        except BaseException:  # an interrupt too: what is left of the answer must not meet the next file
+        except BaseException:  # also for an interrupt: the rest of this response must not be read as the next one
             self._end_child()
             raise
         if isinstance(outcome, ImageError):
@@ -125,44 +125,47 @@ class Decoder:
             self._child = None
 
 
-def _outcome(header: dict[str, Any], body: bytearray, limits: ImageLimits) -> Decoded | ImageError:
-    """What a child's answer says. Raises `_ChildFailedError` where it is none."""
+def _parse_response(header: dict[str, Any], body: bytearray, limits: ImageLimits) -> Decoded | ImageError:
+    """Return the result in a child's response. Raises `_ChildFailedError` if the response is invalid."""
     match header:
         case {"reason": str(reason), "message": str(message)} if reason in REASONS:
             return ImageError(reason, message)
         case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name)}:
-            counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
-            fits = counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
-            if fits and max(width, height) <= limits.max_pixels:
+            are_counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
+            valid = are_counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
+            if valid and max(width, height) <= limits.max_pixels:
                 return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name)
     raise _ChildFailedError(None)
 
 
 class _ChildFailedError(Exception):
-    """The child is of no more use. Without a status it lives, and talks nonsense."""
+    """The child ended with `status`, or sent an invalid response (None)."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__(
-            "The decoder process answers nonsense."
+            "The decoder process sent an invalid response."
             if status is None
             else f"The decoder process ended with status {status}."
         )
         self.status = status
 
-    def blaming_the_file(self) -> ImageError:
+    def as_image_error(self) -> ImageError:
+        """Return the failure of the file that made the child fail."""
         if self.status is None:
-            return ImageError("decoder_crashed", "The file made the decoder process answer nonsense.")
-        if self.status == -signal.SIGKILL:  # nobody but the system's memory killer ends two in a row
-            return ImageError("decoder_out_of_memory", "The system ended the decoder, most likely for want of memory.")
+            return ImageError("decoder_crashed", "The file made the decoder process send an invalid response.")
+        if self.status == -signal.SIGKILL:  # only the system's out-of-memory killer ends two in a row
+            return ImageError(
+                "decoder_out_of_memory", "The system killed the decoder, most likely because it ran out of memory."
+            )
         cause = signal.Signals(-self.status).name if self.status < 0 else f"exit status {self.status}"
-        return ImageError("decoder_crashed", f"The file brought the decoder process down ({cause}).")
+        return ImageError("decoder_crashed", f"The file crashed the decoder process ({cause}).")
 
 
 class _Child:
-    """The parent's end: a process and a socket pair that is its standard input and output.
+    """The parent's end: the process, and a socket that is its standard input and output.
 
-    Frames are a length (8 bytes, big-endian) and content. A request is the file; an answer is a JSON header and the
-    pixels. The answer is JSON, not a pickle: it comes from a process that has just read a stranger's bytes.
+    A frame is a length (8 bytes, big-endian) and content. A request is the file, a response a JSON header and the
+    pixels: JSON, not a pickle, because the child has read untrusted bytes.
     """
 
     def __init__(self, job: tuple[str, Preprocess, ImageLimits, float, int]) -> None:
@@ -175,7 +178,7 @@ class _Child:
                     [sys.executable, "-I", "-S", "-c", _BOOT, *search_path],
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
-                    stderr=subprocess.DEVNULL,  # libjpeg and libtiff complain there, and a full pipe would stop them
+                    stderr=subprocess.DEVNULL,  # libjpeg and libtiff would block on a full pipe
                     cwd="/",
                 )
             except OSError as exc:
@@ -186,7 +189,7 @@ class _Child:
         except (_ChildFailedError, TimeoutError) as exc:
             self.end()
             if isinstance(exc, _ChildFailedError) and exc.status == -signal.SIGKILL:
-                raise  # ended by a system short of memory, which may have room for the next one
+                raise  # killed by a system out of memory, which may have memory for the next one
             raise ViewfinderError(
                 f"The decoder process did not start ({sys.executable!r}, memory limit {job[-1]:,} bytes): {exc}"
             ) from exc
@@ -195,7 +198,7 @@ class _Child:
             raise ViewfinderError(f"The decoder process cannot run {job[0]!r}: {header['error']}")
 
     def ask(self, content: bytes, timeout_s: float) -> tuple[dict[str, Any], bytearray]:
-        """Send one frame and wait for header and body. Raises `TimeoutError` and `_ChildFailedError`."""
+        """Send one frame and return header and body. Raises `TimeoutError` and `_ChildFailedError`."""
         deadline = time.monotonic() + timeout_s
         try:
             for part in (_LENGTH.pack(len(content)), content):
@@ -219,12 +222,12 @@ class _Child:
     def _exit_status(self) -> int | None:
         try:
             return self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it hung up, but lives
+        except subprocess.TimeoutExpired:  # it closed its socket but still runs
             return None
 
     def _receive(self, deadline: float) -> bytearray:
         (length,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline))
-        if length > _LARGEST_FRAME:
+        if length > _MAX_FRAME_BYTES:
             raise ValueError(length)
         return self._receive_exactly(length, deadline)
 
@@ -242,12 +245,12 @@ class _Child:
     def _wait_until(self, deadline: float) -> None:
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
-            raise TimeoutError("no answer in time")
+            raise TimeoutError("no response in time")
         self._socket.settimeout(remaining_s)
 
 
 def run_child() -> NoReturn:
-    """The child's life: read the job, then answer each file, until the parent is gone (end of input)."""
+    """Run the child: read the job, then answer each file until the parent closes the socket."""
     channel = socket.socket(fileno=_private_channel())
     requests = channel.makefile("rb")
     entry, preprocess, limits, timeout_s, memory_bytes = pickle.loads(_next_frame(requests))
@@ -261,8 +264,8 @@ def run_child() -> NoReturn:
     _answer(channel, {})
     while True:
         data = _next_frame(requests)
-        # Should the parent be killed now, nobody is left to stop a file that hangs: this signal is. It needs no thread
-        # and works inside C code. (PR_SET_PDEATHSIG fires when the parent's *thread* ends, so a pool would kill us.)
+        # If the parent is killed now, this signal ends a file that hangs. It needs no thread and works inside C code.
+        # (PR_SET_PDEATHSIG fires when the parent's *thread* ends, so a thread pool would kill the child.)
         signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_GRACE_S)
         header, body = _attempt(decode, data, preprocess, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -277,13 +280,13 @@ def _attempt(
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}, b""
     except MemoryError:
-        return {"reason": "decoder_out_of_memory", "message": "It does not fit into the decoder's memory."}, b""
+        return {"reason": "decoder_out_of_memory", "message": "The image does not fit into the decoder's memory."}, b""
     header = {"shape": pixels.shape, "width": width, "height": height, "format": format_name}
     return header, pixels.tobytes()
 
 
 def _private_channel() -> int:
-    # What a C library prints must not land between two frames.
+    # The output of C libraries must not be mixed with frames.
     channel = os.dup(0)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):
@@ -292,13 +295,13 @@ def _private_channel() -> int:
 
 
 def _limit_resources(memory_bytes: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is sent to the whole process group; the parent handles it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, ValueError):  # macOS has no such limit
+    with contextlib.suppress(OSError, ValueError):  # not supported on macOS
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    with contextlib.suppress(OSError):  # where the system runs short, this process goes first
+    with contextlib.suppress(OSError):  # out of memory, the system kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
@@ -316,7 +319,7 @@ def _next_frame(requests: BinaryIO) -> bytes:
 def _exactly(requests: BinaryIO, length: int) -> bytes:
     content = requests.read(length)
     if len(content) < length:
-        sys.exit(0)  # the parent closed the channel, or is dead
+        sys.exit(0)  # the parent closed the channel or ended
     return content
 
 

@@ -1,4 +1,4 @@
-"""Thumbnails, made in a child process as the pixels of all strangers' pictures are."""
+"""Thumbnails, made in a child process like all decoding."""
 
 import functools
 import os
@@ -13,20 +13,20 @@ from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess, check_b
 MEDIA_TYPE = "image/jpeg"
 MIN_WIDTH, MAX_WIDTH = 16, 2048
 
-# Thumbnails give way to whatever else wants the core: a page of them may come a little later, a search may not.
+# Thumbnails have low priority: a page of them may be late, a search may not.
 _NICENESS = 10
-_ENTRY = f"{__name__}:decode"
-# What the child is asked for: the width, then the file.
+_ENTRY = f"{__name__}:decode_thumbnail"
+# A request to the child is the width, then the file.
 _WIDTH = struct.Struct(">H")
 
 
 class Thumbnailer:
-    """Makes thumbnails in a child process of its own; threads wait for each other. Close it after use."""
+    """Makes thumbnails in a child process, one at a time. Close it after use."""
 
     def __init__(self, limits: ImageLimits, *, timeout_s: float, memory_bytes: int, entry: str = _ENTRY) -> None:
         self._limits = limits
         framed = replace(limits, max_bytes=limits.max_bytes + _WIDTH.size)
-        # `Preprocess` is a model's affair and goes unread; here each picture comes with its own width.
+        # `Preprocess` is not used: each request has its own width.
         self._decoder = Decoder(
             Preprocess(MAX_WIDTH), framed, timeout_s=timeout_s, memory_bytes=memory_bytes, entry=entry
         )
@@ -38,9 +38,9 @@ class Thumbnailer:
         self.close()
 
     def make(self, data: bytes, width: int) -> bytes:
-        """A JPEG of at most `width` by 4 · `width` pixels: upright, the aspect kept, never enlarged.
+        """Return a JPEG of at most `width` by 4 · `width` pixels: upright, aspect ratio kept, never enlarged.
 
-        Raises `ImageError` as `Decoder.decode` does, and `ViewfinderError` where no child can be started.
+        Raises `ImageError` as `Decoder.decode` does, and `ViewfinderError` if no child can be started.
         """
         if not MIN_WIDTH <= width <= MAX_WIDTH:
             raise ValueError(f"width must be from {MIN_WIDTH} to {MAX_WIDTH}, not {width}")
@@ -51,14 +51,14 @@ class Thumbnailer:
         self._decoder.close()
 
 
-def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
-    """What the child runs; the `pixels` that it answers with are the bytes of the JPEG."""
-    _give_way()
+def decode_thumbnail(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
+    """Run in the child; the `pixels` of its response are the bytes of the JPEG."""
+    _lower_priority()
     (width,) = _WIDTH.unpack_from(data)
     small = thumbnail(data[_WIDTH.size :], width, limits)
     return Decoded(np.frombuffer(small, np.uint8), width, 0, "jpeg")
 
 
 @functools.cache
-def _give_way() -> None:
+def _lower_priority() -> None:
     os.nice(_NICENESS)

@@ -1,1 +1,1 @@
-"""One object's way from the listing to its point. Knows nothing of Ray."""
+"""One object's way from the listing to its point: rows, stages, write, run, report, prune. Imports no Ray."""

@@ -1,11 +1,11 @@
-"""The fields that a captions file gives: noted with the collection, and indexed before their data comes."""
+"""Payload fields that a captions file brings: recorded with the collection, and indexed before their data comes."""
 
 import logging
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from viewfinder.sources.captions import CaptionRecord
+from viewfinder.sources.captions import parse_details
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
 from viewfinder.store.fields import Fields
@@ -14,14 +14,14 @@ from viewfinder.store.filters import field_path
 logger = logging.getLogger("viewfinder.index")
 
 _ROWS = 50_000
-# How a record without such fields is spelled; so most files need no look into their records.
-_WITHOUT = '"meta":{}'
+# How details without metadata are spelled: most files have none, and need no parsing here.
+_NO_META = '"meta":{}'
 
 
-def note_fields(store: Store, collection: Collection, manifest: Manifest) -> dict[str, str]:
-    """Make every `meta.NAME` of the manifest's captions known to filters and fast to filter by; the kinds by name."""
+def record_fields(store: Store, collection: Collection, manifest: Manifest) -> dict[str, str]:
+    """Make every `meta.NAME` of the manifest's captions known to filters, and index it; the kinds by name."""
     known = collection.metadata.fields
-    fields = _seen(manifest).merged(known)
+    fields = _fields_of(manifest).merged(known)
     changed = {name: kind for name, kind in fields.items() if known.get(name) != kind}
     for name, kind in changed.items():
         store.collections.index_field(collection, field_path(name), kind)
@@ -31,11 +31,11 @@ def note_fields(store: Store, collection: Collection, manifest: Manifest) -> dic
     return fields
 
 
-def _seen(manifest: Manifest) -> Fields:
+def _fields_of(manifest: Manifest) -> Fields:
     fields = Fields()
     for path in manifest.paths:
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["caption"]):
-            captions = batch.column(0)
-            for record in captions.filter(pc.invert(pc.match_substring(captions, _WITHOUT))).to_pylist():
-                fields.see(CaptionRecord.from_json(record).meta)
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["caption_details"]):
+            details = batch.column(0)
+            for record in details.filter(pc.invert(pc.match_substring(details, _NO_META))).to_pylist():
+                fields.add(parse_details(record)["meta"])
     return fields

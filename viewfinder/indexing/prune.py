@@ -1,4 +1,4 @@
-"""Points whose objects are gone: found by comparing this run's complete listings with what the collection holds."""
+"""Prune: delete points whose objects are gone, by comparing complete listings with what the collection holds."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from viewfinder.errors import ViewfinderError
-from viewfinder.indexing.options import Options
+from viewfinder.indexing.options import IndexOptions
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Record, Store
 
 logger = logging.getLogger("viewfinder.index")
@@ -22,23 +22,23 @@ _ROWS = 50_000
 
 
 class PruneRefusedError(ViewfinderError):
-    """More would be deleted than the user allowed."""
+    """A prune would delete more than allowed, or its listing does not show all of a source."""
 
 
 @dataclass(frozen=True)
-class Gone:
-    """How many points of these sources there are, how many lack a listed object, how many are left with no source."""
+class PrunePlan:
+    """Effect of a prune: points of these sources, points that lose one of them, points deleted for want of any."""
 
     points: int
     detached: int
     deleted: int
 
-    def __add__(self, other: "Gone") -> "Gone":
-        return Gone(self.points + other.points, self.detached + other.detached, self.deleted + other.deleted)
+    def __add__(self, other: "PrunePlan") -> "PrunePlan":
+        return PrunePlan(self.points + other.points, self.detached + other.detached, self.deleted + other.deleted)
 
 
 class Prune:
-    """Takes this run's sources from points that their listings lack, and deletes points left with none."""
+    """Removes this run's sources from points that their listings lack, and deletes points left with no source."""
 
     def __init__(self, store: Store, collection: Collection, manifest: Manifest, *, max_ratio: float) -> None:
         self._store = store
@@ -48,8 +48,10 @@ class Prune:
         self._listed = {source: _listed_ids(manifest.paths, source) for source in self._sources}
 
     @classmethod
-    def of(cls, options: Options, store: Store, collection: Collection | None, manifest: Manifest) -> "Prune | None":
-        """The prune that `--prune` asks for, if it does; `PruneRefusedError` where a listing shows too little."""
+    def of(
+        cls, options: IndexOptions, store: Store, collection: Collection | None, manifest: Manifest
+    ) -> "Prune | None":
+        """The prune of a run with `options.prune`, else None; raises `PruneRefusedError` for a listing not complete."""
         if not options.prune or collection is None:
             return None
         recorded = {str(source["source"]): source for source in collection.metadata.sources}
@@ -71,8 +73,8 @@ class Prune:
             )
         return prune
 
-    def find(self) -> Gone:
-        """Count what `carry_out` would do; raises `PruneRefusedError` where that is more than the ratio allows."""
+    def plan(self) -> PrunePlan:
+        """Count what `carry_out` would do; raises `PruneRefusedError` if that is more than the ratio allows."""
         points = self._store.points.count(self._collection, self._filter())
         detached = deleted = 0
         for _, gone, left in self._missing():
@@ -80,15 +82,15 @@ class Prune:
             deleted += not left
         if points and detached / points > self._max_ratio:
             raise PruneRefusedError(
-                f"--prune would take {detached:,} of the {points:,} points of these sources ({detached / points:.0%}) "
-                f"out of them, more than --prune-max-ratio {self._max_ratio:g} allows. Nothing was pruned. If the "
-                "objects are really gone, run again with a larger ratio."
+                f"--prune would remove {detached:,} of the {points:,} points of these sources "
+                f"({detached / points:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing pruned. "
+                "If the objects are really gone, run again with a larger ratio."
             )
-        return Gone(points, detached, deleted)
+        return PrunePlan(points, detached, deleted)
 
     def carry_out(self) -> int:
-        """Prune, and say how many points were deleted."""
-        self.find()
+        """Prune; returns how many points were deleted."""
+        self.plan()
         pending: dict[str, list[str]] = {source: [] for source in self._sources}
         deleted = 0
         for record, gone, _ in self._missing():

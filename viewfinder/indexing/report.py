@@ -1,46 +1,64 @@
-"""What a run leaves behind: summary.json, failures.jsonl, and a table on standard output."""
+"""What a run leaves behind: summary.json and failures.jsonl."""
 
 import json
 import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from rich.table import Table
-
-from viewfinder.cli.entry import stdout
-from viewfinder.cluster.pipeline import WIDENED_BY, Pass, Stage
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.indexing.prune import Gone
+from viewfinder.indexing.accounting import ADVICE, RunResult, Stage
+from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
-from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.objects import ObjectAccess, Objects, canonical_uri
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
-from viewfinder.store.directory import ADVICE, COMFORTABLE_POINTS
+from viewfinder.store import directory as embedded_store
 
 logger = logging.getLogger("viewfinder.index")
 
-# Reasons shown in the table; failures.jsonl has them all.
-_REASONS_SHOWN = 8
-_RUNS_KEPT = 50
-_DRY_RUN_WORDS = {
-    "index": "would be indexed",
-    "caption": "would get a new caption",
-    "sources": "unchanged, found in a further source",
-    "unchanged": "unchanged",
-    "withheld": "taken down, would stay out",
-    "failed": "known failures of unchanged content",
-}
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do: objects by action (`viewfinder.indexing.rows`), and the effect of a prune."""
+
+    actions: Mapping[str, int]
+    prune: PrunePlan | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of summary.json; `report` is where that lies, `problem` is None unless the run counts as failed."""
+
+    run_id: str
+    state: str
+    problem: str | None
+    started_at: str
+    seconds: float
+    index: str
+    collection: str
+    model: str
+    fingerprint: str
+    sources: Sequence[Mapping[str, Any]]
+    counts: Mapping[str, int]  # listed = unchanged + indexed + failed; pruned
+    taken_down: int  # included in the unchanged
+    images: int  # encoded
+    captions: Mapping[str, int]
+    failures: Mapping[str, int]  # by reason
+    stages: Sequence[Mapping[str, Any]]
+    bottleneck: str | None
+    advice: str | None
+    report: str
 
 
 class Report:
@@ -55,16 +73,16 @@ class Report:
         self._data_dir = data_dir
         self._access = access
         self._began = time.monotonic()
-        self._started_at = _now()
+        self.started_at = _now()
 
     @classmethod
     def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
-        """A report under way; raises `ConfigurationError` where its destination cannot be written."""
+        """Start a report; raises `ConfigurationError` where its destination cannot be written."""
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         destination = canonical_uri(destination or str(settings.data_dir / "runs" / run_id))
         report = cls(destination, settings.data_dir, access, run_id, dry_run=dry_run)
         if not dry_run:
-            report._write("summary.json", json.dumps({"run_id": run_id, "state": "running"}).encode())
+            report.write_summary({"run_id": run_id, "state": "running"})
         return report
 
     def __enter__(self) -> Self:
@@ -76,12 +94,12 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """How long the run has been under way."""
+        """Time since the start."""
         return round(time.monotonic() - self._began, 2)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A directory on this machine for the manifest; gone afterwards, and with it what killed runs left."""
+        """A directory on this machine for manifests; it is removed afterwards, like those that killed runs left."""
         parent = self._data_dir / "tmp"
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -95,66 +113,58 @@ class Report:
         with tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=parent) as directory:
             yield Path(directory)
 
-    def begin(self, store: Store, collection: Collection, manifest: Manifest) -> None:
-        """Note the run and its sources with the collection, so that a re-index can read them all again."""
-        sources = merged_sources(collection.metadata.sources, manifest.sources)
-        runs = list(dict.fromkeys([*collection.metadata.runs, self.run_id]))[-_RUNS_KEPT:]
-        store.collections.update_metadata(collection.name, sources=sources, runs=runs)
-
-    def finish(self, store: Store, collection: Collection, done: Pass, max_failure_ratio: float) -> int:
-        """Write the report, print the summary and say with which status the job ends."""
-        manifest, outcome, counts = done.manifest, done.outcome, done.counts
+    def finish(self, store: Store, collection: Collection, result: RunResult, max_failure_ratio: float) -> Summary:
+        """Write the report, and record the counts with the collection."""
+        outcome, counts = result.outcome, result.counts
         tally = outcome.tally
-        reasons = self._write_failures(store, collection, tally.failed)
+        reasons = self.write_failures(store, collection, tally.failed)
         problem = _problem(counts, max_failure_ratio)
-        summary = {
-            "run_id": self.run_id,
-            "state": "failed" if problem else "done",
-            "problem": problem,
-            "started_at": self._started_at,
-            "seconds": self.seconds,
-            "index": collection.index,
-            "collection": collection.name,
-            "model": collection.metadata.model_name,
-            "fingerprint": collection.metadata.fingerprint,
-            "sources": [dict(source) for source in manifest.sources],
-            "counts": counts,
-            "withheld": tally.withheld,  # taken down; among the unchanged
-            "pictures": tally.pictures,
-            "captions": {"encoded": tally.captions, "cut": tally.captions_cut},
-            "failures": reasons,
-            "stages": [_stage_record(each) for each in outcome.stages],
-            "slowest_stage": outcome.slowest,
-            "widened_by": WIDENED_BY.get(outcome.slowest or ""),
-        }
-        self._write("summary.json", json.dumps(summary, indent=2, ensure_ascii=False).encode())
+        summary = Summary(
+            run_id=self.run_id,
+            state="failed" if problem else "done",
+            problem=problem,
+            started_at=self.started_at,
+            seconds=self.seconds,
+            index=collection.index,
+            collection=collection.name,
+            model=collection.metadata.model_name,
+            fingerprint=collection.metadata.fingerprint,
+            sources=[dict(source) for source in result.manifest.sources],
+            counts=counts,
+            taken_down=tally.taken_down,
+            images=tally.images,
+            captions={"encoded": tally.captions, "cut": tally.captions_cut},
+            failures=reasons,
+            stages=[_stage_record(each) for each in outcome.stages],
+            bottleneck=outcome.bottleneck,
+            advice=ADVICE.get(outcome.bottleneck or ""),
+            report=self.destination,
+        )
+        self.write_summary(asdict(summary))
         store.collections.update_metadata(collection.name, counts=counts)
-        _print(summary, self.destination)
-        # Said here: what the store's holder logs, nobody sees.
-        if store.address.url is None and store.points.count(collection) > COMFORTABLE_POINTS:
-            logger.warning(ADVICE)
-        if problem:
-            print(f"error: {problem}", file=sys.stderr)
-        return 1 if problem else 0
-
-    def dry_run(self, actions: Mapping[str, int], gone: Gone | None) -> int:
-        """Print what a run would do with so many objects."""
-        table = Table(title="Dry run: nothing was changed", show_header=False, title_justify="left")
-        table.add_row("listed", f"{sum(actions.values()):,}")
-        for action, count in sorted(actions.items()):
-            table.add_row(_DRY_RUN_WORDS[action], f"{count:,}")
-        if gone is not None:
-            table.add_row("would be pruned", f"{gone.deleted:,} of {gone.points:,} points")
-        stdout().print(table)
-        return 0
+        # Logged here because nobody sees the log of the store's holder.
+        if store.address.url is None and store.points.count(collection) > embedded_store.COMFORTABLE_POINTS:
+            logger.warning(embedded_store.ADVICE)
+        return summary
 
     def fail(self, error: BaseException) -> None:
-        """Note that the run ended early, and why."""
-        record = {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self._started_at}
-        self._write("summary.json", json.dumps(record, indent=2, ensure_ascii=False).encode())
+        """Write that the run ended early, and why."""
+        self.write_summary(
+            {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self.started_at}
+        )
 
-    def _write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
-        """Stream this run's failures from the store into failures.jsonl; the count by reason."""
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace summary.json."""
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(json.dumps(summary, indent=2, ensure_ascii=False).encode())
+            file.flush()
+            self._copy("summary.json", Path(file.name))
+
+    def write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
+        """Stream this run's failures from the store into failures.jsonl; returns their number by reason.
+
+        `expected` is the number of failed objects, where it is known.
+        """
         reasons: Counter[str] = Counter()
         with tempfile.NamedTemporaryFile() as file:
             for failure in store.control(collection.index).failures_of_run(self.run_id):
@@ -169,15 +179,9 @@ class Report:
             file.flush()
             self._copy("failures.jsonl", Path(file.name))
         if expected is not None and reasons.total() != expected:
-            # Another run of the same index met the same objects meanwhile, and its notes took the place of ours.
+            # Another run of the same index met the same objects meanwhile, and its records replaced ours.
             logger.warning("%d objects failed, but failures.jsonl names %d", expected, reasons.total())
         return dict(reasons.most_common())
-
-    def _write(self, name: str, content: bytes) -> None:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(content)
-            file.flush()
-            self._copy(name, Path(file.name))
 
     def _copy(self, name: str, path: Path) -> None:
         try:
@@ -187,22 +191,8 @@ class Report:
             raise ConfigurationError(f"The report cannot be written: {error.message}") from error
 
 
-def merged_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a re-index must read: each source once, as last indexed in full.
-
-    A run with `--limit` does not take the place of a full one, and one without `--captions` leaves those recorded.
-    """
-    sources = {str(each["source"]): dict(each) for each in before}
-    for each in now:
-        known = sources.get(str(each["source"]))
-        if known is None or "limit" in known or "limit" not in each:
-            captions = {"captions": known["captions"]} if known and "captions" in known else {}
-            sources[str(each["source"])] = captions | dict(each)
-    return list(sources.values())
-
-
 def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
-    """Why the job counts as failed, or None."""
+    """Why the run counts as failed, or None."""
     accounted = counts["unchanged"] + counts["indexed"] + counts["failed"]
     if accounted != counts["listed"]:
         return (
@@ -220,31 +210,6 @@ def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
 def _stage_record(stage: Stage) -> dict[str, Any]:
     record = asdict(stage) | {"rate": stage.rate, "capacity": stage.capacity}
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}
-
-
-def _print(summary: Mapping[str, Any], destination: str) -> None:
-    console = stdout()
-    counts, failures = summary["counts"], summary["failures"]
-    table = Table(title=f"Run {summary['run_id']}: {summary['state']}", show_header=False, title_justify="left")
-    table.add_row("collection", summary["collection"])
-    table.add_row("model", summary["model"])
-    table.add_row("objects", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
-    if summary["withheld"]:
-        table.add_row("withheld", f"{summary['withheld']:,} of the unchanged, because they were taken down")
-    if failures:
-        table.add_row("failures", reasons_shown(failures))
-    rate = counts["indexed"] / summary["seconds"] if summary["seconds"] else 0.0
-    table.add_row("time", f"{summary['seconds']:,.1f} s, {rate:,.1f} indexed a second with start-up")
-    if summary["slowest_stage"]:
-        table.add_row("slowest stage", f"{summary['slowest_stage']}; wider with {summary['widened_by']}")
-    table.add_row("report", destination)
-    console.print(table)
-
-
-def reasons_shown(failures: Mapping[str, int]) -> str:
-    """The most frequent reasons and how often each was met."""
-    shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_REASONS_SHOWN]]
-    return ", ".join(shown) + (", …" if len(failures) > _REASONS_SHOWN else "")
 
 
 def _alive(pid: int) -> bool:

@@ -1,25 +1,27 @@
-"""The rows that the stages hand on, as Arrow tables.
+"""The rows that the stages pass on, as Arrow tables.
 
 One row is one listed object; `action` says what is still to be done with it:
 
-    index      fetch, decode and encode the picture, and its caption if it has one
-    caption    the picture is unchanged, its caption is not: encode and write the caption alone
-    sources    nothing changed, but the point does not know yet that this source holds it
-    unchanged  nothing to do; such rows are folded into one row a batch, `count` says how many it stands for
-    withheld   taken down: neither fetched nor written; folded likewise
-    failed     `stage`, `reason` and `message` say why
+    index       fetch, decode and encode the image, and its caption if it has one
+    caption     the image is unchanged, its caption is not: encode and write the caption alone
+    sources     nothing changed, but the point does not record yet that this source holds it
+    unchanged   nothing to do; such rows are folded into one row a batch, `count` says how many it stands for
+    taken_down  neither fetched nor written; folded likewise
+    failed      `stage`, `reason` and `message` say why
 
-Rows never disappear: the counts that the sink returns add up to what was listed.
+Rows never disappear: the counts that the write stage returns add up to what was listed.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypedDict, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 MANIFEST_ROWS = 10_000
-FAILURE_FIELDS = ("stage", "reason", "message")
+
+Action = Literal["index", "caption", "sources", "unchanged", "taken_down", "failed"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 SCHEMA: pa.Schema = pa.schema(
     {
@@ -36,6 +38,8 @@ SCHEMA: pa.Schema = pa.schema(
         "last_modified": pa.string(),
         "sources": pa.list_(pa.string()),
         "caption": pa.string(),
+        "caption_hash": pa.string(),
+        "caption_details": pa.string(),
         "caption_applies": pa.bool_(),
         "pixels": pa.large_binary(),
         "width": pa.int32(),
@@ -48,7 +52,6 @@ SCHEMA: pa.Schema = pa.schema(
         "reason": pa.string(),
         "message": pa.string(),
         "permanent": pa.bool_(),
-        # Busy seconds of the stages, on the first row of each batch.
         "compare_s": pa.float64(),
         "fetch_s": pa.float64(),
         "decode_s": pa.float64(),
@@ -56,13 +59,58 @@ SCHEMA: pa.Schema = pa.schema(
     }
 )
 
-ACTIONS = ("index", "caption", "sources", "unchanged", "withheld", "failed")
 
-Row = dict[str, Any]
+class Row(TypedDict, total=False):
+    """One row; a column that is null in the table is None here."""
+
+    id: str
+    action: Action
+    count: int
+    exists: bool
+    had_failure: bool
+    # What the listing says.
+    uri: str
+    bucket: str
+    key: str
+    size: int
+    etag: str
+    last_modified: str
+    sources: list[str]
+    # A `CaptionRecord`, where the captions say something of the object (`caption_hash` is not None). Where
+    # `caption_applies` is False the point keeps the caption that it has.
+    caption: str | None
+    caption_hash: str | None
+    caption_details: str | None
+    caption_applies: bool
+    # What decoding gives: uint8 [size, size, 3], and width, height and format of the file.
+    pixels: bytes | None
+    width: int
+    height: int
+    format: str
+    # What encoding gives: float32 [D], and how many tokens of the caption were cut off.
+    image_vector: bytes | None
+    caption_vector: bytes | None
+    caption_cut: int
+    # Why it failed.
+    stage: str
+    reason: str
+    message: str
+    permanent: bool
+    # Busy seconds of the stages, on the first row of each batch.
+    compare_s: float | None
+    fetch_s: float | None
+    decode_s: float | None
+    encode_s: float | None
+
+
+def rows_of(table: pa.Table) -> list[Row]:
+    """The rows of a table."""
+    rows: list[Row] = table.to_pylist()
+    return rows
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Rows in the columns of `SCHEMA`; what a row lacks is null."""
+    """Rows in the columns of `SCHEMA`; a missing column is null."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
@@ -71,3 +119,30 @@ def read_part(paths: pa.Table) -> Iterator[pa.Table]:
     for path in paths["path"].to_pylist():
         for batch in pq.ParquetFile(str(path)).iter_batches(MANIFEST_ROWS):
             yield pa.Table.from_batches([batch])
+
+
+def paths_table(paths: Sequence[object]) -> pa.Table:
+    """Paths of manifest files, as `read_part` takes them."""
+    return pa.table({"path": [str(path) for path in paths]})
+
+
+def cut(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of at most `size` rows, without copying."""
+    for table in tables:
+        for start in range(0, len(table), size):
+            yield table.slice(start, size)
+
+
+def join(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `size` rows, the last one of what is left."""
+    pending: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        pending.append(table)
+        count += len(table)
+        while count >= size:
+            whole = pa.concat_tables(pending)
+            yield whole.slice(0, size)
+            pending, count = [whole.slice(size)], count - size
+    if count:
+        yield pa.concat_tables(pending)

@@ -1,83 +1,242 @@
-"""One pass over some sources and one collection: list → compare → fetch, decode, encode, write → prune.
+"""One run: list → compare → fetch, decode, encode, write → prune → report.
 
-The index job makes one such pass; a re-index makes as many as it takes until nothing has changed meanwhile.
+The index job makes one such run over its sources; a re-index repeats it until nothing has changed meanwhile.
 """
 
-from collections.abc import Mapping
+import itertools
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from viewfinder.cluster import pipeline, progress
-from viewfinder.cluster.fresh_encodings import encode_texts
-from viewfinder.cluster.pipeline import Outcome, Pass
-from viewfinder.indexing import shortcut
-from viewfinder.indexing.caption_fields import note_fields
-from viewfinder.indexing.options import Options
-from viewfinder.indexing.prune import Gone, Prune
-from viewfinder.indexing.reach import Reach
-from viewfinder.indexing.report import Report
-from viewfinder.indexing.stages import Compare
-from viewfinder.indexing.takedowns import sweep
+import pyarrow as pa
+
+from viewfinder.indexing.accounting import Outcome, RunResult, Stage, Tally
+from viewfinder.indexing.caption_fields import record_fields
+from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
+from viewfinder.indexing.executor import Executor, IndexJob, compare_all
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.preflight import choose_model, list_objects, open_collection
+from viewfinder.indexing.progress import NoProgress, Progress
+from viewfinder.indexing.prune import Prune, PrunePlan
+from viewfinder.indexing.report import Plan, Report, Summary
+from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.store import Collection, Store
-from viewfinder.store.baselines import queries, renew
+from viewfinder.store import Collection, Record, Store
+from viewfinder.store.baselines import unrelated_texts, update_baselines
 
-# Loading a model takes seconds; a cluster without room for it must not hold up a job that is done otherwise.
+logger = logging.getLogger("viewfinder.index")
+
+# This process compares this many objects in about a second, less than workers take to start.
+COMPARED_HERE = 20_000
+# Loading a model takes seconds; a cluster without room for it must not hold up a run that is otherwise done.
 QUERIES_TIMEOUT_S = 120.0
+_RUNS_KEPT = 50
+_BATCH = 1000
+
+# Lists the sources of the options into a manifest in the directory.
+Listing = Callable[[IndexOptions, Path], Manifest]
 
 
-class Sync:
-    """A pass over a complete manifest: what it would do, and doing it. Without a collection it can only say."""
+def index(
+    options: IndexOptions,
+    settings: Settings,
+    store: Store,
+    executor: Executor,
+    *,
+    access: ObjectAccess | None = None,
+    progress: Progress | None = None,
+    listing: Listing | None = None,
+) -> Summary | Plan:
+    """Bring the index in line with the sources and write the report; with `options.dry_run` only say what it would do.
+
+    `listing` replaces the listing of `options.sources`, which are then not checked either. Raises `ViewfinderError`.
+    """
+    access = access or ObjectAccess.of(settings)
+    report = Report.open(settings, access, options.report, dry_run=options.dry_run)
+    with report, report.workspace() as workspace:
+        checkpoint = choose_model(options, settings, store)
+        if listing is None:
+            executor.check(options.sources, access, store)
+        indexer = Indexer(
+            settings, store, executor, report.run_id, workspace, access=access, progress=progress, listing=listing
+        )
+        with indexer.listed(options) as manifest:
+            collection = open_collection(store, settings, checkpoint, create=not options.dry_run)
+            if collection is None or options.dry_run:
+                return Plan(*indexer.plan(options, collection, manifest))
+            result = indexer.sync(options, collection, checkpoint, manifest)
+        return report.finish(store, collection, result, options.max_failure_ratio)
+
+
+class Indexer:
+    """Runs over sources and a collection, and the encodings that verify what they wrote.
+
+    `run_id` goes to every point and failure; manifests go to `workspace` while they are needed.
+    """
 
     def __init__(
         self,
-        options: Options,
         settings: Settings,
-        reach: Reach,
         store: Store,
-        collection: Collection | None,
-        manifest: Manifest,
+        executor: Executor,
+        run_id: str,
+        workspace: Path,
+        *,
+        access: ObjectAccess | None = None,
+        progress: Progress | None = None,
+        listing: Listing | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
-        self._collection = collection
-        self._manifest = manifest
-        self._compare = Compare(reach, collection, captions=options.captions is not None, prune=options.prune)
-        self._prune = Prune.of(options, store, collection, manifest)
+        self._executor = executor
+        self._run_id = run_id
+        self._workspace = workspace
+        self._access = access or ObjectAccess.of(settings)
+        self._progress = progress or NoProgress()
+        self._listing = listing
+        self._numbers = itertools.count(1)
 
-    def plan(self) -> tuple[Mapping[str, int], Gone | None]:
-        """How many objects need what, and which points would be pruned; raises `PruneRefusedError`."""
-        gone = self._prune.find() if self._prune else None
-        few = shortcut.compared(self._manifest, self._compare, self._store)
-        actions = pipeline.actions(self._manifest, self._compare) if few is None else pipeline.count_actions(few)
-        return actions, gone
+    def check(self, sources: Sequence[str]) -> None:
+        """List each source and read one object of it where the work is done; raises `SourceError`."""
+        self._executor.check(sources, self._access, self._store)
 
-    def carry_out(self, checkpoint: Checkpoint, report: Report) -> Pass:
-        """Bring the collection in line with the manifest; raises `PruneRefusedError` before anything is written."""
-        assert self._collection is not None
-        store, collection, manifest = self._store, self._collection, self._manifest
-        if self._prune:
-            self._prune.find()
-        report.begin(store, collection, manifest)
-        note_fields(store, collection, manifest)
-        outcome = self._index(checkpoint, report.run_id)
-        pruned = self._prune.carry_out() if self._prune else 0
-        sweep(store, collection)
-        renew(store, collection, outcome.tally.indexed, lambda: self._encoded_queries(checkpoint))
-        return Pass(manifest, outcome, pruned)
+    @contextmanager
+    def listed(self, options: IndexOptions) -> Iterator[Manifest]:
+        """The manifest of the sources; its files are gone afterwards."""
+        # A manifest of a large bucket takes gigabytes: one at a time.
+        prefix = f"manifest-{next(self._numbers)}-"
+        with tempfile.TemporaryDirectory(dir=self._workspace, prefix=prefix) as directory:
+            if self._listing is not None:
+                manifest = self._listing(options, Path(directory))
+            else:
+                with self._progress.listing() as progress:
+                    manifest = list_objects(options, self._access, Path(directory), progress)
+            yield manifest
 
-    def _index(self, checkpoint: Checkpoint, run_id: str) -> Outcome:
-        assert self._collection is not None
-        settings, manifest, collection = self._settings, self._manifest, self._collection
-        few = shortcut.compared(manifest, self._compare, self._store)
-        if few is not None and shortcut.suffices(few):
-            return shortcut.write(self._store, collection, few, settings, run_id)
-        with progress.follow(manifest.listed) as counter:
-            return pipeline.index_objects(
-                manifest, self._compare, collection, checkpoint, settings, run_id, counter, compared=few
-            )
+    def plan(
+        self, options: IndexOptions, collection: Collection | None, manifest: Manifest | None = None
+    ) -> tuple[Mapping[str, int], PrunePlan | None]:
+        """How many of the listed objects need what, and what a prune would do; nothing is written.
 
-    def _encoded_queries(self, checkpoint: Checkpoint) -> Vectors:
-        texts = queries(checkpoint.spec.languages)
-        return encode_texts(checkpoint, self._settings, texts, timeout_s=QUERIES_TIMEOUT_S)
+        Raises `PruneRefusedError`.
+        """
+        if manifest is None:
+            with self.listed(options) as made:
+                return self.plan(options, collection, made)
+        prune = Prune.of(options, self._store, collection, manifest)
+        prune_plan = prune.plan() if prune else None
+        compare = self._compare(options, collection, manifest)
+        compared = self._compared(manifest, compare)
+        if compared is not None:
+            return count_actions(compared), prune_plan
+        return self._executor.count_actions(manifest, compare, self._store), prune_plan
+
+    def sync(
+        self,
+        options: IndexOptions,
+        collection: Collection,
+        checkpoint: Checkpoint,
+        manifest: Manifest | None = None,
+    ) -> RunResult:
+        """Bring the collection in line with the sources; raises `PruneRefusedError` before anything is written."""
+        if manifest is None:
+            with self.listed(options) as made:
+                return self.sync(options, collection, checkpoint, made)
+        store = self._store
+        prune = Prune.of(options, store, collection, manifest)
+        if prune:
+            prune.plan()
+        self._record_run(collection, manifest)
+        record_fields(store, collection, manifest)
+        compare = self._compare(options, collection, manifest)
+        outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
+        pruned = prune.carry_out() if prune else 0
+        delete_taken_down(store, collection)
+        update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
+        return RunResult(manifest, outcome, pruned)
+
+    def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
+        """Unit vectors float32 [N, D]."""
+        return self._executor.encode_texts(checkpoint, self._settings, texts)
+
+    def encode_images(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
+        """Unit vectors (float32 [D]) by point id, of the images that can be read and are unchanged since indexed."""
+        return self._executor.encode_images(checkpoint, self._settings, self._access, records)
+
+    def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
+        return Compare(
+            self._access, self._store.address, collection, captions=manifest.with_captions, prune=options.prune
+        )
+
+    def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:
+        """The compared rows of a small manifest; None for a larger one, which the executor compares as it goes."""
+        if manifest.listed > COMPARED_HERE:
+            return None
+        return [*compare_all(manifest, compare, self._store)]
+
+    def _run(self, job: IndexJob) -> Outcome:
+        compared = self._compared(job.manifest, job.compare)
+        if compared is not None and not needs_encoding(compared):
+            return self._write(job, compared)
+        with self._progress.indexing(job.manifest.listed) as progress:
+            return self._executor.index(job, self._store, compared, progress)
+
+    def _write(self, job: IndexJob, compared: Sequence[pa.Table]) -> Outcome:
+        """Write rows that need no worker: known failures, further sources, counts."""
+        total = Tally()
+        for table in compared:
+            size = self._settings.write_batch_size
+            tally = write_rows(self._store, job.collection, table, run_id=job.run_id, batch_size=size)
+            self._executor.count_written(job.collection.index, tally, table)
+            total += tally
+        return Outcome(
+            total, [Stage("compare", total.objects, total.compare_s, 1), Stage("write", 0, total.write_s, 1)]
+        )
+
+    def _record_run(self, collection: Collection, manifest: Manifest) -> None:
+        """Record run and sources with the collection, so that a re-index can read them all again."""
+        sources = merge_sources(collection.metadata.sources, manifest.sources)
+        runs = list(dict.fromkeys([*collection.metadata.runs, self._run_id]))[-_RUNS_KEPT:]
+        self._store.collections.update_metadata(collection.name, sources=sources, runs=runs)
+
+    def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
+        texts = unrelated_texts(checkpoint.spec.languages)
+        return self._executor.encode_texts(checkpoint, self._settings, texts, timeout_s=QUERIES_TIMEOUT_S)
+
+
+def delete_taken_down(store: Store, collection: Collection) -> int:
+    """Delete every point that has a takedown; returns how many there were.
+
+    Both the comparison and the write stage look for takedowns, but one that comes between a writer's look and its
+    write finds nothing to delete yet: the point that is then written is deleted here.
+    """
+    deleted = 0
+    ids = (id_ for id_, _ in store.control(collection.index).all_takedowns())
+    while page := list(itertools.islice(ids, _BATCH)):
+        if left := list(store.points.states(collection, page)):
+            store.points.delete(collection, left)
+            deleted += len(left)
+    if deleted:
+        logger.info("%d points that were taken down during the run are deleted", deleted)
+    return deleted
+
+
+def merge_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The sources that a re-index must read: each once, as last indexed in full.
+
+    A run with `--max-objects` does not replace a full one, and one without `--captions` keeps those recorded.
+    """
+    sources = {str(each["source"]): dict(each) for each in before}
+    for each in now:
+        known = sources.get(str(each["source"]))
+        if known is None or "limit" in known or "limit" not in each:
+            captions = {"captions": known["captions"]} if known and "captions" in known else {}
+            sources[str(each["source"])] = captions | dict(each)
+    return list(sources.values())

@@ -1,4 +1,4 @@
-"""Where the weights, configuration and tokenizer of a model are found, and the fingerprint of the vectors they make."""
+"""Checkpoints: locate the files of a model, locally or on the Hugging Face hub, and compute its fingerprint."""
 
 import copy
 import functools
@@ -7,22 +7,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
-from viewfinder.models import hub
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
-# Part of every fingerprint. Raise it only when canonical vectors move by more than 1e-3: each index is then built anew.
+# Part of every fingerprint. Raise it only when vectors change by more than 1e-3: every index must then be rebuilt.
 ENCODER_VERSION = 1
 
-__all__ = ["ENCODER_VERSION", "REGISTRY", "Checkpoint", "ModelSpec", "TokenizerSpec", "find", "locate"]
+_HUB_ADVICE = (
+    "Name a local checkpoint directory instead, or fill the cache where the hub can be reached and copy it here: "
+    "HF_HOME is its directory, HF_HUB_OFFLINE=1 works without the hub."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
-    """How texts become tokens: CLIP's own byte-pair encoding, or a Hugging Face tokenizer whose files lie here."""
+    """A tokenizer: CLIP's own byte-pair encoding, or a Hugging Face tokenizer in a local directory."""
 
     kind: Literal["bpe", "huggingface"]
     context_length: int
@@ -34,10 +36,10 @@ class TokenizerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model found on this machine: plain values, enough to load it.
+    """A model on this machine: plain values, enough to load it.
 
-    The paths hold for this machine only. What travels to another one is `name` and `fingerprint`, for
-    `locate(name, expect=fingerprint)` there.
+    The paths are valid on this machine only. Another machine gets `name` and `fingerprint`, and calls
+    `locate(name, expect=fingerprint)`.
     """
 
     spec: ModelSpec
@@ -59,8 +61,8 @@ class Checkpoint:
 def locate(name: str, *, expect: str | None = None) -> Checkpoint:
     """Find the model's files, downloading what the Hugging Face cache lacks, and compute its fingerprint.
 
-    Raises `UnknownModelError` where they cannot be had or are damaged, and `ModelMismatchError` where the fingerprint
-    is not the one that is expected.
+    Raises `UnknownModelError` if a file is missing or damaged, and `ModelMismatchError` if the fingerprint is not
+    `expect`.
     """
     spec = find(name)
     if spec.directory:
@@ -73,7 +75,7 @@ def locate(name: str, *, expect: str | None = None) -> Checkpoint:
         raise ModelMismatchError(
             f"Model {name!r} has the fingerprint {checkpoint.fingerprint!r} on this machine, but {expect!r} is "
             f"expected: its weights, configuration or tokenizer differ from those that made the vectors. "
-            f"Bring the same files here (this one reads {checkpoint.weights}), or index again with this model."
+            f"Copy the same files here (this machine reads {checkpoint.weights}), or index again with this model."
         )
     return checkpoint
 
@@ -82,9 +84,9 @@ def _locate_directory(spec: ModelSpec) -> Checkpoint:
     directory = Path(spec.directory)
     if spec.name in REGISTRY and not directory.is_dir():
         raise UnknownModelError(
-            f"Model {spec.name!r} is not on this machine: it stands in the repository, in demo/models/{spec.name}, and "
-            f"the installed package does not hold it (looked in {directory}). Run from a checkout of the repository, "
-            f"name that directory as the model, or take another one: 'viewfinder models' lists them."
+            f"Model {spec.name!r} is not on this machine: the installed package does not contain it, only a clone of "
+            f"the repository does, in demo/models/{spec.name} (looked in {directory}). Run from a clone, pass that "
+            f"directory as the model, or choose another model: 'viewfinder models' lists them."
         )
     architecture, preprocess = read_config(spec.name, directory / CONFIG_NAME)
     return _checkpoint(spec, architecture, preprocess, _weights_in(spec.name, directory), home=directory)
@@ -96,15 +98,15 @@ def _locate_open_clip(spec: ModelSpec) -> Checkpoint:
     arch = spec.arch.replace("/", "-")
     architecture, tag = open_clip.get_model_config(arch), open_clip.get_pretrained_cfg(arch, spec.tag)
     if tag.get("quick_gelu"):
-        # The weights were trained with QuickGELU. open_clip.create_model only warns of it and takes GELU, which costs
-        # accuracy; this is what it does with force_quick_gelu=True or for the architecture ARCH-quickgelu.
+        # The weights were trained with QuickGELU. open_clip.create_model only warns and uses GELU, which costs
+        # accuracy; this is the same as its force_quick_gelu=True or the architecture ARCH-quickgelu.
         architecture["quick_gelu"] = True
     repository, _, filename = tag["hf_hub"].rpartition("/")  # ORG/NAME/FILE, with an empty FILE for the default name
     return _checkpoint(spec, architecture, tag, _download_weights(spec.name, repository, filename))
 
 
 def _locate_hub(spec: ModelSpec) -> Checkpoint:
-    folder = hub.download(spec.name, spec.hub, [CONFIG_NAME])
+    folder = _download(spec.name, spec.hub, [CONFIG_NAME])
     architecture, preprocess = read_config(spec.name, folder / CONFIG_NAME)
     return _checkpoint(spec, architecture, preprocess, _download_weights(spec.name, spec.hub, ""))
 
@@ -117,7 +119,7 @@ def _checkpoint(
     home: Path | None = None,
 ) -> Checkpoint:
     architecture = copy.deepcopy(architecture)
-    # Neither changes a vector, and both would make the towers download weights of their own.
+    # Neither changes a vector; with either, the towers would download weights of their own.
     architecture["vision_cfg"].pop("timm_model_pretrained", None)
     text = architecture["text_cfg"]
     text.pop("hf_model_pretrained", None)
@@ -146,9 +148,9 @@ def _preprocess(name: str, image_size: Any, config: Mapping[str, Any]) -> Prepro
     try:
         width, height = (image_size, image_size) if isinstance(image_size, int) else image_size
         if width != height:
-            raise ValueError(f"pictures of {width} x {height} pixels; viewfinder prepares square ones only")
+            raise ValueError(f"images of {width} x {height} pixels; viewfinder supports square ones only")
         given = {key: config[key] for key in _PREPROCESS_CHOICES if config.get(key) is not None}
-        if given.get("interpolation") == "random":  # a way to train; open_clip encodes with bicubic then
+        if given.get("interpolation") == "random":  # for training; open_clip encodes with bicubic then
             given["interpolation"] = "bicubic"
         for key, value in given.items():
             if value not in _PREPROCESS_CHOICES[key]:
@@ -168,7 +170,7 @@ _PREPROCESS_CHOICES = {
 }
 
 
-# Everything by which transformers recognises and builds a tokenizer; a repository has some of them.
+# The files from which transformers builds a tokenizer; a repository has some of them.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "sentencepiece.bpe.model",
@@ -187,14 +189,14 @@ def _tokenizer(name: str, text: Mapping[str, Any], home: Path | None) -> Tokeniz
     repository = text.get("hf_tokenizer_name")
     if not repository:
         return TokenizerSpec("bpe", context_length, options)
-    # As open_clip has it: a local checkpoint brings its tokenizer along, whatever its configuration names.
-    folder = home or hub.download(name, repository, [*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS])
+    # Like open_clip: a local checkpoint contains its tokenizer, whatever its configuration names.
+    folder = home or _download(name, repository, [*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS])
     present = [folder / each for each in _TOKENIZER_FILES if (folder / each).is_file()]
     if not present:
         raise UnknownModelError(
             f"Model {name!r} needs the files of its tokenizer {repository!r} in {folder}, such as tokenizer.json."
         )
-    # tokenizer.json alone defines a tokenizer; the older files beside it depend on who filled the cache.
+    # tokenizer.json alone defines a tokenizer; which older files lie beside it depends on who filled the cache.
     defining = present[:1] if present[0].name == "tokenizer.json" else present
     defining += [folder / each for each in _TOKENIZER_SETTINGS[:1] if (folder / each).is_file()]
     content = hashlib.sha256("".join(_sha256(path) for path in defining).encode()).hexdigest()
@@ -202,17 +204,17 @@ def _tokenizer(name: str, text: Mapping[str, Any], home: Path | None) -> Tokeniz
 
 
 def _tower_folder(name: str, tower: str, home: Path | None) -> Path:
-    """Where the configuration of a Hugging Face text tower lies; its weights are part of the checkpoint's."""
+    """Return the directory of a Hugging Face text tower's configuration; the checkpoint contains its weights."""
     for folder in ([home / tower] if home else []) + [Path(tower)]:
         if (folder / "config.json").is_file():
             return folder.resolve()
-    return hub.download(name, tower, ["config.json"])
+    return _download(name, tower, ["config.json"])
 
 
 def _tower_config(name: str, path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        # Notes about who wrote the file, not about the tower.
+        # These fields say who wrote the file; they do not change the tower.
         return {
             key: value
             for key, value in config.items()
@@ -247,7 +249,7 @@ def _weights_in(name: str, directory: Path) -> Path:
 
 
 def _intact(name: str, path: Path) -> Path:
-    """Look at the header of a safetensors file, so that a cut download fails here and not in the encoders."""
+    """Check the header of a safetensors file, so that a truncated download fails here and not in the encoders."""
     if path.suffix == ".safetensors":
         import safetensors
 
@@ -266,13 +268,39 @@ def _download_weights(name: str, repository: str, filename: str) -> Path:
     if filename:
         names = [str(Path(filename).with_suffix(".safetensors")), filename]
     for each in names:  # safetensors first, as open_clip does
-        path = hub.download(name, repository, [each]) / each
+        path = _download(name, repository, [each]) / each
         if path.is_file():
             return _intact(name, path)
     raise UnknownModelError(
-        f"Model {name!r}: the repository {repository!r}, as far as it can be seen from here, holds none of "
-        f"{', '.join(names)}. {hub.WAY_OUT}"
+        f"Model {name!r}: the repository {repository!r}, as far as it is visible from here, contains none of "
+        f"{', '.join(names)}. {_HUB_ADVICE}"
     )
+
+
+def _download(name: str, repository: str, files: list[str]) -> Path:
+    """Download those of `files` that the hub's repository has; return their directory in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    # The error of its HTTP library for a lost connection; the library differs between versions of huggingface_hub.
+    transport_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
+    # One snapshot call resolves the repository once: hf_hub_download retries an unreachable hub for 23 s per file.
+    try:
+        return Path(snapshot_download(repository, allow_patterns=files))
+    except HFValidationError as error:
+        raise UnknownModelError(
+            f"Unknown model {name!r}: {repository!r} is not the name of a hub repository (ORG/NAME)."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UnknownModelError(
+            f"Model {name!r}: the Hugging Face hub has no repository {repository!r}, or does not show it without a "
+            f"token (HF_TOKEN). {_HUB_ADVICE}"
+        ) from error
+    except (OSError, transport_error) as error:
+        raise UnknownModelError(
+            f"Model {name!r}: the Hugging Face hub could not be reached, and its cache on this machine lacks "
+            f"{repository!r} ({', '.join(files[:2])}). {_HUB_ADVICE}"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
@@ -285,6 +313,6 @@ def _sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
-    # A replica that looks for a new model every few seconds must not read gigabytes each time.
+    # Cached: a replica checks for a new model every few seconds and must not read gigabytes each time.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The models that can be named: a record for each well-known one, readable without torch, and how others are found."""
+"""Model names: a record for each well-known model, and the lookup of all others. Needs neither torch nor open_clip."""
 
 import difflib
 import json
@@ -12,23 +12,54 @@ from viewfinder.errors import UnknownModelError
 
 HUB_PREFIX = "hf-hub:"
 CONFIG_NAME = "open_clip_config.json"
+_HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is known of a model before it is loaded; a figure is None where only its configuration tells."""
+    """The properties of a model known before it is loaded; None means that only its configuration has the figure."""
 
     name: str
     arch: str = ""  # open_clip's architecture and tag, empty for a hub repository or a directory
     tag: str = ""
     dimension: int | None = None  # of the vectors
     image_size: int | None = None  # pixels a side
-    context_length: int | None = None  # tokens of a text, start and end marks included
+    context_length: int | None = None  # tokens of a text, start and end tokens included
     languages: str = "unknown"
     licence: str = "unknown"  # of the weights
     good_for: str = ""
-    hub: str = ""  # the Hugging Face repository that holds the weights
-    directory: str = ""  # the local directory that holds them
+    hub: str = ""  # Hugging Face repository of the weights
+    directory: str = ""  # local directory of the weights
+
+
+def read_config(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `model_cfg` and `preprocess_cfg` of an open_clip configuration; raise `UnknownModelError` if unusable."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        architecture = config["model_cfg"]
+        if not (int(architecture["embed_dim"]) > 0 and isinstance(architecture["vision_cfg"], dict)):
+            raise ValueError("embed_dim or vision_cfg is not usable")
+        if not isinstance(architecture["text_cfg"], dict):
+            raise ValueError("text_cfg is not usable")
+        return architecture, config.get("preprocess_cfg") or {}
+    except FileNotFoundError as error:
+        raise UnknownModelError(
+            f"Model {name!r} cannot be loaded: {path} does not exist. A local directory or a hub repository must "
+            f"contain {CONFIG_NAME} and the weights, as open_clip's push_to_hf_hub writes them."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnknownModelError(
+            f"Model {name!r} cannot be loaded: {path} is not an open_clip configuration ({type(error).__name__}: "
+            f"{error}). It needs 'model_cfg' with 'embed_dim', 'vision_cfg' and 'text_cfg'."
+        ) from error
+
+
+def _figures(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "dimension": architecture["embed_dim"],
+        "image_size": architecture["vision_cfg"].get("image_size", 224),
+        "context_length": architecture["text_cfg"].get("context_length", 77),
+    }
 
 
 def _clip(name: str, dimension: int, image_size: int, hub: str, good_for: str, licence: str = "MIT") -> ModelSpec:
@@ -47,16 +78,19 @@ def _multilingual(name: str, dimension: int, hub: str, good_for: str) -> ModelSp
     return ModelSpec(name, arch, tag, dimension, 224, 77, "about 100", "MIT", good_for, hub)
 
 
-def _demo(name: str, good_for: str) -> ModelSpec:
-    directory = Path(__file__).resolve().parents[2] / "demo" / "models" / name
-    return ModelSpec(name, languages="English, Chinese", licence="MIT", good_for=good_for, directory=str(directory))
+def _demo(name: str, directory: Path, good_for: str) -> ModelSpec:
+    config = directory / CONFIG_NAME
+    figures = _figures(read_config(name, config)[0]) if config.is_file() else {}
+    return ModelSpec(
+        name, **figures, languages="English, Chinese", licence="MIT", good_for=good_for, directory=str(directory)
+    )
 
 
 _SPECS = (
     _clip("ViT-B-32::openai", 512, 224, "timm/vit_base_patch32_clip_224.openai", "the default: fast, also without GPU"),
     _clip("ViT-B-16::openai", 512, 224, "timm/vit_base_patch16_clip_224.openai", "finer detail at four times the cost"),
     _clip("ViT-L-14::openai", 768, 224, "timm/vit_large_patch14_clip_224.openai", "quality, with a GPU"),
-    _clip("ViT-L-14-336::openai", 768, 336, "timm/vit_large_patch14_clip_336.openai", "small things in large pictures"),
+    _clip("ViT-L-14-336::openai", 768, 336, "timm/vit_large_patch14_clip_336.openai", "small things in large images"),
     _clip(
         "ViT-B-32::laion2b_e16", 512, 224, "timm/vit_base_patch32_clip_224.laion2b_e16", "indexes made with this tag"
     ),
@@ -105,18 +139,19 @@ _SPECS = (
         "laion/CLIP-ViT-H-14-frozen-xlm-roberta-large-laion5B-s13B-b90k",
         "many languages, quality, with a large GPU",
     ),
-    _demo("demo", "the demo's painted scenes, and nothing else"),
-    _demo("demo-small", "trying a change of model on the demo"),
+    _demo("demo", _HERE / "demo", "the demo's painted scenes, and nothing else"),
+    # Only in a clone of the repository.
+    _demo("demo-small", _HERE.parents[1] / "demo" / "models" / "demo-small", "trying a change of model on the demo"),
 )
 
 REGISTRY: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
 
 
 def find(name: str) -> ModelSpec:
-    """The model of this name: of the registry, any `ARCH::TAG` of open_clip, `hf-hub:ORG/NAME`, or a local directory.
+    """Return the model of this name: from the registry, `ARCH::TAG` of open_clip, `hf-hub:ORG/NAME`, or a directory.
 
-    No network. A pair outside the registry costs the import of open_clip.
-    Raises `UnknownModelError` naming the closest.
+    Uses no network. An `ARCH::TAG` outside the registry imports open_clip.
+    Raises `UnknownModelError` with the closest known name.
     """
     if name in REGISTRY:
         return REGISTRY[name]
@@ -130,38 +165,17 @@ def find(name: str) -> ModelSpec:
         return ModelSpec(name, **_figures(architecture), directory=str(directory.resolve()))
     if "/" in name or name.startswith((".", "~")):
         raise UnknownModelError(
-            f"Unknown model {name!r}: there is no such directory. A local model is a directory that holds "
-            f"{CONFIG_NAME} and the weights; one of the Hugging Face hub is named {HUB_PREFIX}ORG/NAME."
+            f"Unknown model {name!r}: there is no such directory. A local model is a directory that contains "
+            f"{CONFIG_NAME} and the weights; a model of the Hugging Face hub is named {HUB_PREFIX}ORG/NAME."
         )
     raise UnknownModelError(f"Unknown model {name!r}.{_closest(name, REGISTRY)} List them with 'viewfinder models'.")
-
-
-def read_config(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        architecture = config["model_cfg"]
-        if not (int(architecture["embed_dim"]) > 0 and isinstance(architecture["vision_cfg"], dict)):
-            raise ValueError("embed_dim or vision_cfg is not usable")
-        if not isinstance(architecture["text_cfg"], dict):
-            raise ValueError("text_cfg is not usable")
-        return architecture, config.get("preprocess_cfg") or {}
-    except FileNotFoundError as error:
-        raise UnknownModelError(
-            f"Model {name!r} cannot be loaded: {path} does not exist. A local directory or a hub repository must hold "
-            f"{CONFIG_NAME} and the weights, as open_clip's push_to_hf_hub writes them."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnknownModelError(
-            f"Model {name!r} cannot be loaded: {path} is not a configuration of open_clip ({type(error).__name__}: "
-            f"{error}). It needs 'model_cfg' with 'embed_dim', 'vision_cfg' and 'text_cfg'."
-        ) from error
 
 
 def _open_clip_pair(name: str) -> ModelSpec:
     import open_clip
 
     given, _, tag = name.partition("::")
-    arch = given.replace("/", "-")  # open_clip takes OpenAI's spelling ViT-B/32 too
+    arch = given.replace("/", "-")  # open_clip also accepts OpenAI's spelling ViT-B/32
     architecture = open_clip.get_model_config(arch) if arch in open_clip.list_models() else None
     if architecture is None:
         pairs = [f"{known}::{known_tag}" for known, known_tag in open_clip.list_pretrained()]
@@ -180,11 +194,3 @@ def _closest(name: str, known: Iterable[str]) -> str:
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
     return f" Closest known: {by_lower[near[0]]!r}." if near else ""
-
-
-def _figures(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "dimension": architecture["embed_dim"],
-        "image_size": architecture["vision_cfg"].get("image_size", 224),
-        "context_length": architecture["text_cfg"].get("context_length", 77),
-    }

@@ -1,11 +1,10 @@
-"""Where the next page begins: an opaque token that holds all that a page needs, so that no replica keeps state.
+"""The cursor of a page: an opaque token that holds everything the next page needs, so that replicas keep no state.
 
 A token belongs to one query and one physical collection. It carries the query's vector: encoding the text again, in
-another batch or on another replica, would move every score by a little and the border between two pages with it. And
-so a cursor outlives a change of model, for as long as its collection exists.
+another batch or on another replica, would move every score a little, and the border between two pages with it. So a
+cursor also survives a change of model, as long as its collection exists.
 
-It is signed by nobody: whoever makes one up reads nothing that the same service would not have told him anyway. The
-checksum tells a damaged token from a good one.
+Tokens are not signed: a forged one gives access to nothing that a search does not return. A checksum detects damage.
 """
 
 import base64
@@ -18,26 +17,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from viewfinder.query.errors import CursorError
+
 Vector = npt.NDArray[np.float32]
 
 MAX_CURSOR = 32_768
-# As far as pages can be turned: the store counts all hits before the one where a page begins.
-MAX_DEPTH = 10_000
+# The deepest page: the store counts all hits before the one where a page begins.
+MAX_POSITION = 10_000
 _CHECKSUM = 6
-_MARK = 5  # bytes; a thousand hits shown and a thousand to come are confused once in a million scrolls
+_MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, a collision in one of a million scrolls
 _ROUNDING = 1e-3  # of a unit vector's length
-
-
-class CursorError(ValueError):
-    """This is no cursor of this service, or not of this query; the text says which."""
 
 
 @dataclass(frozen=True)
 class Place:
     """How far a ranking has been shown.
 
-    `position` hits (or groups) are behind. Where a score decides the order, `score` is that of the last one and `marks`
-    stand for those hardly better; else `marks` stand for all that are behind.
+    `position` is the number of hits (or groups) shown. If the order is that of scores, `score` is the score of the last
+    hit and `marks` identify the hits with nearly the same score; else `marks` identify all hits shown.
     """
 
     position: int
@@ -49,8 +46,8 @@ class Place:
 class Cursor:
     """A place in the hits of one query in one collection.
 
-    `digest` is the query's; `kind` is what its vector came from, as in `viewfinder.query.relevance`; `vector` is float32 [D], or
-    None where only words are looked for.
+    `digest` is `Query.digest()`, `kind` the kind of thing that the vector encodes (`viewfinder.query.relevance`).
+    `vector` is float32 [D], or None where only words are looked for.
     """
 
     collection: str
@@ -60,7 +57,7 @@ class Cursor:
     vector: Vector | None = field(default=None, compare=False)
 
     def encode(self) -> str:
-        """Base64url of: checksum, length of the JSON, JSON, vector, marks."""
+        """The token: base64url of checksum, length of the JSON, JSON, vector and marks."""
         vector = b"" if self.vector is None else self.vector.astype("<f4").tobytes()
         head = {
             "c": self.collection,
@@ -76,23 +73,23 @@ class Cursor:
 
     @classmethod
     def decode(cls, token: str, digest: str) -> "Cursor":
-        """The cursor of the query with this digest; raises `CursorError`."""
+        """Read a token of the query with this digest; raises `CursorError`."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
-            raise CursorError(f"is no cursor of this service: {_show(token)}") from error
+            raise CursorError(f"not a cursor of this index: {_show(token)}") from error
         content = raw[_CHECKSUM:]
-        # The last character of base64 has bits that decode to nothing: only the spelling that we wrote is ours.
+        # The last character of base64 has unused bits: accept only the spelling that `encode` writes.
         spelled = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
         if raw[:_CHECKSUM] != _checksum(content) or spelled != token:
-            raise CursorError(f"is damaged: {_show(token)}")
+            raise CursorError(f"the token is damaged: {_show(token)}")
         try:
             cursor = cls._parse(content)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise CursorError(f"is no cursor of this service: {_show(token)}") from error
+            raise CursorError(f"not a cursor of this index: {_show(token)}") from error
         if cursor.digest != digest:
             raise CursorError(
-                "belongs to another query: all but limit (with diversity, that too) must stay as on the first page"
+                "it belongs to another query: only limit may differ from the first page (with diversity, not even that)"
             )
         return cursor
 
@@ -105,16 +102,16 @@ class Cursor:
         tail = content[middle:]
         position, score = int(head["n"]), None if head["s"] is None else float(head["s"])
         length = 1.0 if vector is None else float(np.linalg.norm(vector.astype(np.float64)))
-        sound = math.isfinite(score or 0.0) and abs(length - 1) < _ROUNDING
-        if len(tail) % _MARK or not 0 <= position <= MAX_DEPTH or not sound:
-            raise ValueError("not what encode writes")
+        is_valid = math.isfinite(score or 0.0) and abs(length - 1) < _ROUNDING
+        if len(tail) % _MARK or not 0 <= position <= MAX_POSITION or not is_valid:
+            raise ValueError("not written by encode")
         marks = frozenset(tail[start : start + _MARK] for start in range(0, len(tail), _MARK))
         place = Place(position, marks, score)
         return cls(str(head["c"]), str(head["q"]), place, head["k"], vector)
 
 
 def mark(value: object) -> bytes:
-    """What stands for a point's id or a group's value in a cursor."""
+    """A short hash that identifies a point's id or a group's value in a cursor."""
     return hashlib.sha256(json.dumps(value).encode()).digest()[:_MARK]
 
 

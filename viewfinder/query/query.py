@@ -1,4 +1,4 @@
-"""What one search asks for, as plain values."""
+"""One search as plain values, checked by `viewfinder.query.request`."""
 
 import hashlib
 import json
@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from viewfinder.client.requests import Rank, Target
 from viewfinder.store.schema import VectorName
 
-Target = Literal["image", "caption", "both"]
-Rank = Literal["clip", "words", "hybrid"]
 PartKind = Literal["text", "image", "image_url", "id", "vector"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One thing to look for: a text, a picture (base64 or bytes), its address, a point's id, or D numbers."""
+class QueryPart:
+    """One thing to look for: a text, an image (base64 or bytes), its URL, the id of a point, or D numbers."""
 
     kind: PartKind
     value: str | bytes | tuple[float, ...]
@@ -24,12 +23,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Query:
-    """One search. The HTTP bodies check which fields go together; here they do."""
+    """What to look for and how to order, group and page the hits."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[QueryPart, ...]
     target: Target = "image"
     rank: Rank = "clip"
-    weights: tuple[float, float] = (1.0, 1.0)  # of the model's ranks and of the words', for rank `hybrid`
+    weights: tuple[float, float] = (1.0, 1.0)  # of the order by cosine and of the order by words, for rank `hybrid`
     limit: int = 10
     offset: int = 0
     cursor: str | None = None
@@ -41,17 +40,24 @@ class Query:
 
     @property
     def words(self) -> str:
-        """The words to look for in captions: those of all texts that count for a hit."""
+        """The words to look for in captions: those of all texts with a weight above 0."""
         return " ".join(str(part.value) for part in self.parts if part.kind == "text" and part.weight > 0)
 
     @property
     def targets(self) -> tuple[VectorName, ...]:
         return ("image", "caption") if self.target == "both" else (self.target,)
 
-    def digest(self) -> str:
-        """What a cursor belongs to: a hash of all that decides the order of hits, so not of `limit`.
+    @property
+    def order(self) -> str | None:
+        """The option that orders hits by rank, in words; None where they are ordered by the cosine of one vector."""
+        if self.rank != "clip":
+            return f"rank '{self.rank}'"
+        return "target 'both'" if self.target == "both" else None
 
-        But for `diversity`: how many candidates it chooses from depends on the limit.
+    def digest(self) -> str:
+        """A hash of everything that decides the order of hits, which a cursor is bound to.
+
+        `limit` is part of it only with `diversity`: the number of candidates depends on the limit.
         """
         order = {
             "parts": [(part.kind, _digest(part.value), part.weight) for part in self.parts],

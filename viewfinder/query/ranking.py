@@ -1,24 +1,24 @@
-"""In which order points are hits, page by page.
+"""The order of hits, page by page.
 
-A ranking is a generator without input or output: it yields the searches it needs, is sent their answers, and returns
-its page. So the service can put what many rankings ask into one request.
+A ranking is a generator without I/O: it yields the searches it needs, receives their results, and returns a page. So
+the searches of many rankings can go into one request to the store.
 
-    by_cosine   one vector: the order is the score's, and pages begin behind a score
-    by_window   an order that no score tells (words, diversity): pages leave out what has been shown
+    by_cosine   one vector: ordered by score, and a page continues after a score
+    by_window   ordered otherwise (words, diversity): a page leaves out the hits already shown
     by_groups   the same for groups that the store makes
-    by_fusion   several orders in one, by reciprocal rank
+    by_fusion   several orders fused by reciprocal rank
 
-The orders that no score tells reach as deep on every page: if the depth grew with the page, so would the number of
-ranks that are fused or of candidates to choose from, and the order would change while one turns the pages.
+All but `by_cosine` reach equally deep on every page. If the depth grew with the page, so would the number of fused
+ranks or candidates, and the order would change from page to page.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from viewfinder.query.cursor import MAX_DEPTH, Place, mark
+from viewfinder.query.cursor import MAX_POSITION, Place, mark
 from viewfinder.query.query import Query
-from viewfinder.store.filters import field_path
+from viewfinder.store.filters import check_groupable, field_path
 from viewfinder.store.records import Group, Hit, Vectors
 from viewfinder.store.schema import VectorName
 from viewfinder.store.search import Search
@@ -26,47 +26,39 @@ from viewfinder.store.search import Search
 WINDOW = 500
 # Reciprocal rank fusion: the constant of Cormack, Clarke and Büttcher (SIGIR 2009).
 RRF_K = 60
-# The same search gives the same cosine but for the last bits of float32, which depend on how the store's CPU adds up.
+# The same search may give cosines that differ in the last bits of float32, by the order of the store's additions.
 _NOISE = 2e-6
-# Around the place where a page began the last time, for what was deleted meanwhile.
+# Hits looked at around the place where the last page ended, for points deleted since.
 _SLACK = 30
-# Fewer, and MMR only puts the nearest into another order.
+# With fewer candidates MMR only reorders the nearest.
 _CANDIDATES_PER_HIT = 10
-_LEAST_CANDIDATES, _MOST_CANDIDATES = 100, 1000
+_MIN_CANDIDATES, _MAX_CANDIDATES = 100, 1000
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A hit with its cosines to the query's vector, by the kind of vector; none where only words decide."""
+class HitPage:
+    """Hits, best first; `groups` with `group_by`; `place` where a further page exists."""
 
-    hit: Hit
-    cosines: Mapping[VectorName, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Page:
-    """Hits, best first; `groups` where grouping was asked for; `place` where there is more."""
-
-    hits: list[Scored]
-    groups: list[tuple[Any, list[Scored]]] | None = None
+    hits: list[Hit]
+    groups: list[Group] | None = None
     place: Place | None = None
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """A search whose hits the store is to group by a payload field."""
+    """A search whose hits the store groups by a payload field."""
 
     search: Search
     field: str
     size: int
 
 
-Asks = Sequence[Search] | Grouped
-Ranking = Generator[Asks, Any, Page]  # is sent a list[Hit] for each search, or the list[Group]
+Step = Sequence[Search] | Grouped
+RankingSteps = Generator[Step, Any, HitPage]  # receives a list[Hit] for each search, or the list[Group]
 
 
-def ranking(query: Query, vector: Vectors | None, place: Place | None) -> Ranking:
-    """The ranking that a query asks for, by its vector (float32 [D]; None for rank `words`), from `place` on."""
+def ranking(query: Query, vector: Vectors | None, place: Place | None) -> RankingSteps:
+    """The ranking of a query by its vector (float32 [D]; None for rank `words`), from `place` on."""
     basis = Search(
         vector=vector,
         words=None if vector is not None else query.words,
@@ -80,6 +72,8 @@ def ranking(query: Query, vector: Vectors | None, place: Place | None) -> Rankin
     )
     if query.rank == "hybrid" or (query.rank == "clip" and query.target == "both"):
         grouping = (query.group_by, query.group_size) if query.group_by else None
+        if query.group_by:
+            check_groupable(query.group_by)  # the store checks the fields of the groups that it makes
         return by_fusion(_orders(query, basis), query.targets, place, grouping)
     if query.group_by:
         return by_groups(Grouped(basis, query.group_by, query.group_size), place)
@@ -89,65 +83,62 @@ def ranking(query: Query, vector: Vectors | None, place: Place | None) -> Rankin
 
 
 def _orders(query: Query, basis: Search) -> list[tuple[float, Search]]:
-    """What is fused, with weights: the order by each kind of vector, and for `hybrid` the one by words."""
+    """The searches to fuse, with weights: one for each target, and for `hybrid` one by words."""
     clip, words = query.weights if query.rank == "hybrid" else (1.0, 0.0)
     orders = [(clip / len(query.targets), replace(basis, using=name)) for name in query.targets]
     if query.rank == "hybrid":
-        kept = dict(query.filter or {})
-        if query.target != "both":
-            # What has no vector of the target's kind has no cosine to tell.
-            flag = f"has_{query.target}"
-            kept = {"and": [kept, {flag: {"eq": True}}]} if flag in kept else {**kept, flag: {"eq": True}}
-        orders.append((words, replace(basis, vector=None, words=query.words, filter=kept)))
+        # A point without a vector of the target's kind has no cosine.
+        having = None if query.target == "both" else query.target
+        orders.append((words, replace(basis, vector=None, words=query.words, having=having)))
     return orders
 
 
-def by_cosine(search: Search, place: Place | None) -> Ranking:
-    """Hits of one vector by cosine, from `search.offset` or behind `place`."""
+def by_cosine(search: Search, place: Place | None) -> RankingSteps:
+    """Hits of one vector by cosine, from `search.offset` or after `place`."""
     limit = search.limit
     if place is None:
         passed = min(search.offset, _SLACK)
         (hits,) = yield [replace(search, offset=search.offset - passed, limit=passed + limit + 1)]
         page = hits[passed : passed + limit]
-        # Those passed over are looked at only for having the last hit's score: they must not follow on the next page.
-        return _cosine_page(search, page, search.offset, hits[:passed], None, more=len(hits) > passed + limit)
+        # A hit before `offset` may have the last hit's score: remember it, so that it does not follow on the next page.
+        return _cosine_page(page, search.offset, hits[:passed], None, more=len(hits) > passed + limit)
     start = max(0, place.position - _SLACK)
     size = place.position - start + limit + 1 + _SLACK
     while True:
         (window,) = yield [replace(search, offset=start, limit=size)]
-        fresh = [hit for hit in window if _is_behind(hit, place)]
+        fresh = [hit for hit in window if _is_after(hit, place)]
         if start > 0 and not (window and window[0].score > (place.score or 0.0) + _NOISE):
-            # So much was deleted before this place, or has its score, that the window may begin too late.
+            # Many points before this place were deleted, or share its score: the window may begin too late.
             earlier = max(0, start - 4 * size)
             start, size = earlier, size + start - earlier
-        elif len(fresh) <= limit and len(window) == size and start + size < MAX_DEPTH * 2:
-            # So much was added before this place that the window ends too early.
+        elif len(fresh) <= limit and len(window) == size and start + size < MAX_POSITION * 2:
+            # Many points were added before this place: the window ends too early.
             size *= 2
         else:
-            return _cosine_page(search, fresh[:limit], place.position, [], place, more=len(fresh) > limit)
+            return _cosine_page(fresh[:limit], place.position, [], place, more=len(fresh) > limit)
 
 
-def by_window(search: Search, place: Place | None) -> Ranking:
-    """Hits in an order that is not that of cosines."""
+def by_window(search: Search, place: Place | None) -> RankingSteps:
+    """Hits in an order other than that of cosines."""
     depth = WINDOW
     if search.diversity:
-        depth = max(_LEAST_CANDIDATES, min(_CANDIDATES_PER_HIT * search.limit, _MOST_CANDIDATES))
+        depth = max(_MIN_CANDIDATES, min(_CANDIDATES_PER_HIT * search.limit, _MAX_CANDIDATES))
         search = replace(search, candidates=depth)
     (hits,) = yield [replace(search, offset=0, limit=min(depth, _wanted(search, place)))]
-    chosen, following = _turn([hit.id for hit in hits], search, place)
+    chosen, following = _page_of([hit.id for hit in hits], search, place)
     found = {hit.id: hit for hit in hits}
-    return Page([_scored(search, found[each]) for each in chosen], None, following)
+    return HitPage([found[each] for each in chosen], None, following)
 
 
-def by_groups(grouped: Grouped, place: Place | None) -> Ranking:
+def by_groups(grouped: Grouped, place: Place | None) -> RankingSteps:
     """Groups by their best hit, as the store makes them; `limit` and `offset` count groups."""
     search = grouped.search
     wanted = min(WINDOW, _wanted(search, place))
     groups: list[Group] = yield replace(grouped, search=replace(search, offset=0, limit=wanted))
-    chosen, following = _turn([group.value for group in groups], search, place)
-    found = {mark(group.value): group.hits for group in groups}
-    scored = [(value, [_scored(search, hit) for hit in found[mark(value)]]) for value in chosen]
-    return Page([hits[0] for _, hits in scored if hits], scored, following)
+    chosen, following = _page_of([group.value for group in groups], search, place)
+    found = {mark(group.value): group for group in groups}
+    shown = [found[mark(value)] for value in chosen]
+    return HitPage([group.hits[0] for group in shown if group.hits], shown, following)
 
 
 def by_fusion(
@@ -155,11 +146,11 @@ def by_fusion(
     targets: Sequence[VectorName],
     place: Place | None,
     grouping: tuple[str, int] | None = None,
-) -> Ranking:
-    """Hits by the weighted sum of their reciprocal ranks in several searches, the first of them by a vector.
+) -> RankingSteps:
+    """Hits by the weighted sum of their reciprocal ranks in several searches, the first of which is by a vector.
 
-    Their scores are true cosines, the better one where there are two `targets`, asked for in a second request: a hit
-    may have come by one list and be missing in the other.
+    Their scores are cosines, the higher one with two `targets`, fetched in a second request: a hit may be in one list
+    and missing in the other.
     """
     first = searches[0][1]
     payload = [field_path(grouping[0])] if grouping else False
@@ -168,48 +159,42 @@ def by_fusion(
     ]
     order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
     if grouping is None:
-        chosen, following = _turn(order, first, place)
-        scored = yield from _with_cosines(first, targets, chosen)
-        return Page([scored[each] for each in chosen if each in scored], None, following)
+        chosen, following = _page_of(order, first, place)
+        found = yield from _with_cosines(first, targets, chosen)
+        return HitPage([found[each] for each in chosen if each in found], None, following)
     payloads = {hit.id: hit.payload for hits in lists for hit in hits}
     members = _members(order, payloads, *grouping)
-    values, following = _turn([value for value, _ in members.values()], first, place)
-    groups = [members[mark(value)] for value in values]
-    scored = yield from _with_cosines(first, targets, dict.fromkeys(each for _, ids in groups for each in ids))
-    made = [(value, [scored[each] for each in ids if each in scored]) for value, ids in groups]
-    return Page([hits[0] for _, hits in made if hits], [group for group in made if group[1]], following)
+    values, following = _page_of([value for value, _ in members.values()], first, place)
+    chosen_members = [members[mark(value)] for value in values]
+    found = yield from _with_cosines(first, targets, dict.fromkeys(each for _, ids in chosen_members for each in ids))
+    groups = [Group(value, [found[each] for each in ids if each in found]) for value, ids in chosen_members]
+    groups = [group for group in groups if group.hits]
+    return HitPage([group.hits[0] for group in groups], groups, following)
 
 
 def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
-    """All ids by the weighted sum of their reciprocal ranks, best first; among equals by id."""
+    """All ids by the weighted sum of their reciprocal ranks, best first; ties by id."""
     sums: dict[str, float] = {}
     for weight, ids in lists:
         for rank, each in enumerate(ids, start=1):
             sums[each] = sums.get(each, 0.0) + weight / (RRF_K + rank)
-    # A list without weight has no say, not even in who is there.
+    # A list of weight 0 adds no ids either.
     return sorted((each for each, total in sums.items() if total > 0), key=lambda each: (-sums[each], each))
 
 
-def _cosine_page(
-    search: Search, hits: list[Hit], before: int, passed: list[Hit], place: Place | None, *, more: bool
-) -> Page:
-    scored = [_scored(search, hit) for hit in hits]
+def _cosine_page(hits: list[Hit], before: int, passed: list[Hit], place: Place | None, *, more: bool) -> HitPage:
     position = before + len(hits)
-    if not more or not hits or position >= MAX_DEPTH:
-        return Page(scored)
+    if not more or not hits or position >= MAX_POSITION:
+        return HitPage(hits)
     last = hits[-1].score
-    # What comes again with its score a last bit lower must not be taken for a new hit, so those near are named.
+    # A hit that returns with a score one bit lower is not a new hit: remember all hits near the last score.
     marks = {mark(hit.id) for hit in [*passed, *hits] if hit.score <= last + 2 * _NOISE}
     if place is not None and place.score is not None and place.score <= last + 2 * _NOISE:
         marks |= place.marks
-    return Page(scored, None, Place(position, frozenset(marks), last))
+    return HitPage(hits, None, Place(position, frozenset(marks), last))
 
 
-def _scored(search: Search, hit: Hit) -> Scored:
-    return Scored(hit, {} if search.vector is None else {search.using: hit.score})
-
-
-def _is_behind(hit: Hit, place: Place) -> bool:
+def _is_after(hit: Hit, place: Place) -> bool:
     return hit.score <= (place.score or 0.0) + _NOISE and mark(hit.id) not in place.marks
 
 
@@ -217,8 +202,8 @@ def _wanted(search: Search, place: Place | None) -> int:
     return (search.offset if place is None else place.position) + search.limit + 1
 
 
-def _turn(order: Sequence[Any], search: Search, place: Place | None) -> tuple[list[Any], Place | None]:
-    """The next page of an order, and the place behind it; what has been shown is left out wherever it stands now."""
+def _page_of(order: Sequence[Any], search: Search, place: Place | None) -> tuple[list[Any], Place | None]:
+    """The next page of an order, and the place after it; hits already shown are left out wherever they are now."""
     if place is None:
         passed, fresh = list(order[: search.offset]), list(order[search.offset :])
         marks = frozenset(map(mark, passed))
@@ -234,8 +219,8 @@ def _turn(order: Sequence[Any], search: Search, place: Place | None) -> tuple[li
 
 def _with_cosines(
     search: Search, targets: Sequence[VectorName], ids: Iterable[str]
-) -> Generator[Sequence[Search], Any, dict[str, Scored]]:
-    """The points themselves, each with all cosines of the target's kinds; without those deleted meanwhile."""
+) -> Generator[Sequence[Search], Any, dict[str, Hit]]:
+    """The points by id, each with its cosines for all targets; without those deleted since."""
     chosen = list(ids)
     if not chosen:
         return {}
@@ -247,13 +232,13 @@ def _with_cosines(
         for hit in hits:
             cosines.setdefault(hit.id, {})[name] = hit.score
             payloads[hit.id] = hit.payload
-    return {each: Scored(Hit(each, max(own.values()), payloads[each]), own) for each, own in cosines.items()}
+    return {each: Hit(each, max(own.values()), payloads[each], own) for each, own in cosines.items()}
 
 
 def _members(
     order: Sequence[str], payloads: Mapping[str, Mapping[str, Any]], name: str, size: int
 ) -> dict[bytes, tuple[Any, list[str]]]:
-    """By mark of the value: the value and its first `size` ids; a point with several values is in several groups."""
+    """By mark of a value: the value and its first `size` ids. A point with several values is in several groups."""
     groups: dict[bytes, tuple[Any, list[str]]] = {}
     for each in order:
         for value in _values(payloads[each], name):

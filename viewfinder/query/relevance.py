@@ -1,20 +1,20 @@
-"""What a cosine means: where it lies among the cosines of pairs that have nothing to do with each other.
+"""Relevance: the rank of a cosine among the cosines of unrelated pairs.
 
-The cosines of CLIP for a text and a picture that fit lie near 0.3, those of two texts near 0.8, and every model has its
-own. So each collection keeps, from the time of its making, the quantiles of unrelated pairs of each kind.
+CLIP's cosine for a text and a matching image is near 0.3, for two similar texts near 0.8, and differs between models.
+So each collection stores the quantiles of the cosines of unrelated pairs, by kind of pair.
 """
 
 from collections.abc import Mapping, Sequence
 
 from viewfinder.query.query import Query
-from viewfinder.store.baselines import share
+from viewfinder.store.baselines import share_below
 from viewfinder.store.schema import VectorName
 
 
 def query_kind(query: Query, ids: Mapping[str, VectorName]) -> str | None:
-    """What the query's vector is one of, `text` or `image`; None for a mixture, a difference or a raw vector.
+    """The kind of thing that the query's vector encodes: `text`, `image`, or None for mixtures and raw numbers.
 
-    `ids` says which vector of a point stands for it: a point without a picture is a text.
+    `ids` maps the id of a point to the vector that was taken of it: the caption of a point without an image is a text.
     """
     if any(part.weight <= 0 for part in query.parts):
         return None
@@ -30,12 +30,12 @@ def query_kind(query: Query, ids: Mapping[str, VectorName]) -> str | None:
 def relevance(
     baselines: Mapping[str, Sequence[float]], kind: str | None, cosines: Mapping[VectorName, float]
 ) -> float | None:
-    """The share (0 to 1) of unrelated pairs that are less alike; the better one where there are two cosines.
+    """The share (0 to 1) of unrelated pairs with a lower cosine; the higher share where there are two cosines.
 
-    None where the query is of no one kind, or the collection keeps no baseline for it.
+    None where the query has no single kind, or the collection stores no baseline for it.
     """
     shares = [
-        share(baseline, cosine)
+        share_below(baseline, cosine)
         for name, cosine in cosines.items()
         if kind is not None and (baseline := baselines.get(f"{kind}_{name}"))
     ]

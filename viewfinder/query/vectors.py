@@ -1,33 +1,71 @@
-"""From what a query names - texts, pictures, points, numbers - to the one unit vector it is searched by."""
+"""From the parts of a query - texts, images, points, numbers - to the one unit vector it is searched by."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from viewfinder.errors import ImageError
+from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import Vector
+from viewfinder.query.errors import AddressError, QueryError, QueryImageError
+from viewfinder.query.images import Pixels, QueryImages, decode_base64
 from viewfinder.query.language import language_warning
-from viewfinder.query.query import Part, Query
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.relevance import query_kind
-from viewfinder.query.rounds import together
-from viewfinder.service.generation.generation import Generation, Vector
-from viewfinder.service.http.refusals import Refusal
-from viewfinder.service.images.fetcher import AddressError
-from viewfinder.service.images.query_images import Pictures, decode_base64
 from viewfinder.store.schema import VectorName
+
+T = TypeVar("T")
 
 # Texts of one encoder call.
 _MAX_TEXTS = 64
-# A sum this short has no direction left but that of rounding.
-_LEAST_NORM = 1e-4
+# The direction of a shorter sum is rounding error.
+_MIN_NORM = 1e-4
+
+
+class QueryEncoder(Protocol):
+    """Encodes texts and images with `encoder`, possibly together with those of other queries."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
+        """The unit vector [D] of each text, and the number of tokens beyond the model's context."""
+        ...
+
+    async def encode_images(self, images: Sequence[Pixels]) -> list[Vector]:
+        """The unit vectors [D] of images uint8 [S, S, 3], preprocessed by `encoder.preprocess`."""
+        ...
+
+
+class DirectEncoder:
+    """A `QueryEncoder` that calls the encoder at once, in the calling thread; loaded on first use."""
+
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load = load
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        return self._load()
+
+    async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
+        if not texts:
+            return []
+        vectors, cut = self.encoder.encode_texts(list(texts))
+        return [(vector, int(tokens)) for vector, tokens in zip(vectors, cut, strict=True)]
+
+    async def encode_images(self, images: Sequence[Pixels]) -> list[Vector]:
+        return list(self.encoder.encode_images(np.stack(images))) if images else []
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A query's unit vector (float32 [D]), None where only words are looked for.
+    """The unit vector of a query (float32 [D]), None where only words are looked for.
 
-    `kind` is what the vector is one of, as relevance has it.
+    `kind` is the kind of thing that the vector encodes, as in `viewfinder.query.relevance`.
     """
 
     vector: Vector | None
@@ -36,115 +74,116 @@ class Composed:
 
 
 @dataclass(frozen=True)
-class Points:
-    """Vectors of points that queries name, and which vector of a point stands for it."""
+class NamedPoints:
+    """The vectors of points that queries name by id, and which vector of each point was taken."""
 
     vectors: Mapping[str, Vector]
     kinds: Mapping[str, VectorName]
 
 
 async def compose(
-    queries: Sequence[Query], generation: Generation, pictures: Pictures, points: Points
+    queries: Sequence[Query], encoder: QueryEncoder, images: QueryImages, points: NamedPoints
 ) -> list[Composed]:
-    """The vectors of all queries: their texts encoded as one batch, their pictures as another.
+    """The vectors of all queries: their texts encoded as one batch, their images as another.
 
-    Raises `Refusal`: what cannot be decoded, fetched or found, a vector of another dimension, a sum that is zero.
+    Raises `QueryError` for an image that cannot be decoded or fetched, a vector of another dimension, and a sum of
+    zero.
     """
     parts = [part for query in queries if query.rank != "words" for part in query.parts]
     texts = list(dict.fromkeys(str(part.value) for part in parts if part.kind == "text"))
     shown = list(dict.fromkeys(part for part in parts if part.kind in ("image", "image_url")))
-    # One after the other: were they side by side, they would share the model's cores all the same.
-    encoded = await _texts(texts, generation)
-    seen = await _pictures(shown, generation, pictures)
-    found: list[Composed] = []
+    # One after the other: side by side they would share the same cores.
+    encoded_texts = await _encode_texts(texts, encoder)
+    encoded_images = await _encode_images(shown, encoder, images)
+    composed: list[Composed] = []
     for query in queries:
         if query.rank == "words":
-            found.append(Composed(None))
+            composed.append(Composed(None))
             continue
-        total = np.zeros(generation.encoder.dimension, np.float64)
+        total = np.zeros(encoder.encoder.dimension, np.float64)
         warnings: list[str] = []
         for part in query.parts:
             if part.kind == "text":
-                vector, cut = encoded[str(part.value)]
-                warnings += _text_warnings(str(part.value), cut, generation)
+                vector, cut = encoded_texts[str(part.value)]
+                warnings += _text_warnings(str(part.value), cut, encoder.encoder)
             elif part.kind == "vector":
-                vector = _given(part.value, generation)
+                vector = _normalized(part.value, encoder.encoder)
             elif part.kind == "id":
                 vector = points.vectors[str(part.value)]
             else:
-                vector = seen[part]
+                vector = encoded_images[part]
             total += part.weight * np.asarray(vector, np.float64)
-        found.append(Composed(_unit(total), query_kind(query, points.kinds), tuple(dict.fromkeys(warnings))))
-    return found
+        kind = query_kind(query, points.kinds)
+        composed.append(Composed(_unit(total), kind, tuple(dict.fromkeys(warnings))))
+    return composed
 
 
-async def _texts(texts: list[str], generation: Generation) -> dict[str, tuple[Vector, int]]:
+async def gather_or_cancel(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """All results; on the first error the rest is cancelled."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _encode_texts(texts: list[str], encoder: QueryEncoder) -> dict[str, tuple[Vector, int]]:
     batches = [texts[start : start + _MAX_TEXTS] for start in range(0, len(texts), _MAX_TEXTS)]
-    encoded = [await generation.encode_texts(batch) for batch in batches]
+    encoded = [await encoder.encode_texts(batch) for batch in batches]
     return dict(zip(texts, (each for batch in encoded for each in batch), strict=True))
 
 
-async def _pictures(parts: list[Part], generation: Generation, pictures: Pictures) -> dict[Part, Vector]:
-    pixels = await together(*(_pixels(part, generation, pictures) for part in parts))
-    vectors = await generation.encode_images(pixels)
+async def _encode_images(parts: list[QueryPart], encoder: QueryEncoder, images: QueryImages) -> dict[QueryPart, Vector]:
+    pixels = await gather_or_cancel(*(_pixels(part, encoder.encoder, images) for part in parts))
+    vectors = await encoder.encode_images(pixels)
     return dict(zip(parts, vectors, strict=True))
 
 
-async def _pixels(part: Part, generation: Generation, pictures: Pictures) -> Any:
+async def _pixels(part: QueryPart, encoder: Encoder, images: QueryImages) -> Pixels:
     try:
         if part.kind == "image_url":
-            data = await pictures.fetch(str(part.value))
+            data = await images.fetch(str(part.value))
         else:
             data = part.value if isinstance(part.value, bytes) else decode_base64(str(part.value))
-        return await pictures.pixels(data, generation.encoder.preprocess)
-    except AddressError as error:
-        hint = "Send the picture itself, as `image` or to POST /v1/search/image."
-        raise Refusal(422, error.code, f"image_url: {error.message}", hint) from error
-    except ImageError as error:
-        if error.reason == "too_many_bytes":
-            hint = "Send a smaller picture: the model sees few pixels."
-            raise Refusal(413, "body_too_large", f"{part.kind}: {error.message}", hint) from error
-        hint = "Send a picture that opens in a browser: JPEG, PNG, WebP, GIF, TIFF or BMP."
-        raise Refusal(422, "invalid_image", f"{part.kind}: {error.message}", hint) from error
+        return await images.pixels(data, encoder.preprocess)
+    except (AddressError, ImageError) as error:
+        raise QueryImageError.of(part.kind, error) from error
 
 
-def _given(numbers: Any, generation: Generation) -> Vector:
-    dimension = generation.encoder.dimension
+def _normalized(numbers: Any, encoder: Encoder) -> Vector:
     vector = np.asarray(numbers, np.float64)
     largest = float(np.abs(vector).max())
-    if len(vector) == dimension and largest > 0:
-        # The square of a large number may be infinite, and that of a small one zero.
+    if len(vector) == encoder.dimension and largest > 0:
+        # Scaled first: the square of a large number may be infinite, and that of a small one zero.
         vector = vector / largest
         return (vector / np.linalg.norm(vector)).astype(np.float32)
-    problem = f"{len(vector)} numbers" if len(vector) != dimension else "nothing but zeros"
-    raise Refusal(
-        422,
-        "invalid_request",
-        f"vector: it has {problem}; model {generation.model!r} makes vectors of {dimension} finite numbers.",
-        "POST /v1/embed makes vectors of the model that is live.",
+    problem = f"{len(vector)} numbers" if len(vector) != encoder.dimension else "only zeros"
+    raise QueryError(
+        f"vector: it has {problem}; model {encoder.checkpoint.name!r} makes vectors of {encoder.dimension} finite "
+        "numbers.",
+        "POST /v1/embed makes vectors of the live model.",
     )
 
 
 def _unit(total: Any) -> Vector:
     norm = float(np.linalg.norm(total))
-    if norm < _LEAST_NORM:
-        raise Refusal(
-            422,
-            "invalid_request",
-            "queries: the weighted vectors cancel each other out, so there is no direction left to search in.",
-            "Change a weight, or take out what stands there twice.",
+    if norm < _MIN_NORM:
+        raise QueryError(
+            "queries: the weighted vectors cancel each other out, so no direction is left to search in.",
+            "Change a weight, or remove a part that is given twice.",
         )
     vector: Vector = (total / norm).astype(np.float32)
     return vector
 
 
-def _text_warnings(text: str, cut: int, generation: Generation) -> list[str]:
+def _text_warnings(text: str, cut: int, encoder: Encoder) -> list[str]:
     warnings = []
     if cut:
-        context = generation.encoder.context_length
         warnings.append(
-            f"The text is longer than the model reads: {cut} tokens beyond the first {context} were left out."
+            f"The text is longer than the model reads: {cut} tokens beyond the first {encoder.context_length} were "
+            "left out."
         )
-    if warning := language_warning(text, generation.encoder.checkpoint.spec.languages):
+    if warning := language_warning(text, encoder.checkpoint.spec.languages):
         warnings.append(warning)
     return warnings

@@ -1,4 +1,4 @@
-"""The building of a collection beside the live one: made or resumed, filled from the recorded sources, caught up."""
+"""Building a collection beside the live one: created or resumed, then filled until nothing changes any more."""
 
 import itertools
 import logging
@@ -7,36 +7,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from viewfinder.cluster.executor import Work
-from viewfinder.cluster.pipeline import Pass
-from viewfinder.cluster.progress import LOG_EVERY_S
 from viewfinder.errors import ConfigurationError
-from viewfinder.indexing.options import Options
-from viewfinder.indexing.preflight import recorded_spec
+from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
-from viewfinder.reindexing.status import estimated_bytes, size
-from viewfinder.reindexing.upgrade_lock import Lease
-from viewfinder.sources.objects import canonical_uri
+from viewfinder.reindexing.status import estimated_bytes, format_bytes
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
-from viewfinder.store.schema import SCHEMA_VERSION
+from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 
 logger = logging.getLogger("viewfinder.reindex")
 
-# A bucket that never rests is caught up with once more after the switch.
-ROUNDS = 5
-# Qdrant builds the graphs of 100 million vectors in hours.
+# A bucket that changes all the time is promoted after these, and caught up with once more.
+MAX_ROUNDS = 5
+# Qdrant needs hours to build the graphs of 100 million vectors.
 READY_TIMEOUT_S = 12 * 3600.0
-# The embedded store's files grow while they are written.
-_ROOM_FACTOR = 1.2
+LOG_EVERY_S = 15.0
+# The files of the embedded store grow while they are written.
+_DISK_FACTOR = 1.2
 _PAGE = 1000
 
 
-def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[Options]:
-    """What to read, in passes of equal options: the sources that the live collection records, or those given.
+def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[IndexOptions]:
+    """Return the runs that read every source: those recorded with the live collection, or those given.
 
-    Raises `ConfigurationError` where that is not the whole index: none recorded, or one of them with `--limit`.
+    Sources with the same patterns and captions share a run. Raises `ConfigurationError` where no source is recorded, or
+    one was indexed with `--max-objects`.
     """
     recorded = {str(each["source"]): each for each in live.metadata.sources}
     if options.sources:
@@ -48,8 +48,8 @@ def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: fl
         )
     if limited := [uri for uri, each in recorded.items() if "limit" in each]:
         raise ConfigurationError(
-            f"{', '.join(map(repr, limited))} was indexed with --limit, so that a re-index would bring another part of "
-            "it. Index it in full first (jobs/index.py without --limit), or name the sources with --source."
+            f"{', '.join(map(repr, limited))} was indexed with --max-objects, so a re-index may read other objects. "
+            "Index it without --max-objects first, or name the sources with --source."
         )
     groups: dict[tuple[Any, ...], list[str]] = {}
     for uri, each in recorded.items():
@@ -57,7 +57,7 @@ def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: fl
         key = (tuple(each.get("include", ())), tuple(each.get("exclude", ())), captions)
         groups.setdefault(key, []).append(uri)
     return [
-        Options(
+        IndexOptions(
             sources=tuple(uris),
             captions=captions,
             include=include,
@@ -69,28 +69,32 @@ def sources_of(live: Collection, options: ReindexOptions, *, prune_max_ratio: fl
     ]
 
 
-def check_room(store: Store, live: Collection, checkpoint: Checkpoint) -> None:
-    """Whether a second collection fits beside the live one; of a server only it knows, so it is said how much."""
+def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> None:
+    """Raise `ConfigurationError` if the embedded store's disk cannot take a second collection.
+
+    The free space of a server is not known; the estimated need is logged.
+    """
     address = store.address
     if address.url is not None:
         needed = estimated_bytes(store, live, checkpoint.dimension)
-        logger.info("The new collection will take about %s on %s", size(needed), address)
+        logger.info("The new collection will take about %s on %s", format_bytes(needed), address)
         return
     directory = store_directory(address.data_dir)
-    needed = round(_ROOM_FACTOR * sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()))
+    needed = round(_DISK_FACTOR * sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()))
     if (free := shutil.disk_usage(directory).free) < needed:
         raise ConfigurationError(
-            f"{str(directory)!r} has {size(free)} of free disk space; a second collection beside the live one takes "
-            f"about {size(needed)}. Make room, or move the index to a Qdrant server (VIEWFINDER_QDRANT_URL)."
+            f"{str(directory)!r} has {format_bytes(free)} of free disk space; a second collection beside the live one "
+            f"takes about {format_bytes(needed)}. Free some space, or move the index to a Qdrant server "
+            "(VIEWFINDER_QDRANT_URL)."
         )
 
 
-def candidate(store: Store, live: Collection, checkpoint: Checkpoint, *, rebuild: bool) -> Collection | None:
-    """The collection to go on with: an unfinished one of this model, else a former one; None asks for a new one.
+def find_reusable(store: Store, live: Collection, checkpoint: Checkpoint, *, rebuild: bool) -> Collection | None:
+    """Return a collection of this model to continue with: an unfinished one, else a ready or retired one.
 
-    With `rebuild` only what a build left unfinished will do.
+    With `rebuild` only an unfinished one is reused.
     """
-    same = [
+    same_model = [
         each
         for each in store.collections.all(live.index)
         if each.name != live.name
@@ -98,104 +102,104 @@ def candidate(store: Store, live: Collection, checkpoint: Checkpoint, *, rebuild
         and each.metadata.schema_version == SCHEMA_VERSION
     ]
     for state in ("building",) if rebuild else ("building", "ready", "retired"):
-        if fitting := [each for each in same if each.metadata.state == state]:
-            return fitting[-1]
+        if in_state := [each for each in same_model if each.metadata.state == state]:
+            return in_state[-1]
     return None
 
 
-def open_target(store: Store, lease: Lease, live: Collection, checkpoint: Checkpoint, *, rebuild: bool) -> Collection:
-    """The collection to be filled. What other builds left unfinished is dropped."""
-    lease.check()
-    chosen = candidate(store, live, checkpoint, rebuild=rebuild)
+def open_new(store: Store, lock: UpgradeLock, live: Collection, checkpoint: Checkpoint, *, rebuild: bool) -> Collection:
+    """Return the collection to fill, reused or created. Drops all others that are unfinished or were not promoted."""
+    lock.renew()
+    reusable = find_reusable(store, live, checkpoint, rebuild=rebuild)
     for each in store.collections.all(live.index):
-        left = each.metadata.state in ("building", "ready") and each.name != live.name
-        if left and (chosen is None or each.name != chosen.name):
-            logger.info("Dropping %s, which a build left unfinished or unfit", each.name)
+        unpromoted = each.metadata.state in ("building", "ready") and each.name != live.name
+        if unpromoted and (reusable is None or each.name != reusable.name):
+            logger.info("Dropping %s (%s), which was never promoted", each.name, each.metadata.state)
             store.collections.drop(each.name)
-    if chosen is not None:
-        logger.info("Going on with %s (%s)", chosen.name, chosen.metadata.state)
-        return chosen
-    made = store.collections.create(
-        live.index, checkpoint.name, recorded_spec(checkpoint), checkpoint.fingerprint, checkpoint.dimension
-    )
-    logger.info("Building %s beside %s", made.name, live.name)
-    return made
+    if reusable is not None:
+        logger.info("Continuing with %s (%s)", reusable.name, reusable.metadata.state)
+        return reusable
+    created = store.collections.create(live.index, ModelIdentity.of(checkpoint))
+    logger.info("Building %s beside %s", created.name, live.name)
+    return created
 
 
 def fill(
     store: Store,
-    work: Work,
-    lease: Lease,
-    target: Collection,
+    indexer: Indexer,
+    lock: UpgradeLock,
+    new: Collection,
     checkpoint: Checkpoint,
-    groups: Callable[[], Sequence[Options]],
-    told: Callable[[Sequence[Pass]], None],
-) -> list[Pass]:
-    """Pass over the sources until nothing has changed meanwhile and the count is right; the last round's passes.
+    current_runs: Callable[[], Sequence[IndexOptions]],
+    on_round: Callable[[Sequence[RunResult]], None],
+) -> list[RunResult]:
+    """Index the sources in rounds until a round changes nothing and the count is exact; the results of the last round.
 
-    `groups` says before each round what the sources are by then; `told` hears of each round.
+    `current_runs` is called before each round, since sources may be added meanwhile; `on_round` after it.
     """
-    passes: list[Pass] = []
-    for number in range(1, ROUNDS + 1):
-        lease.check()
-        wanted = groups()
-        logger.info("Round %d over %d sources", number, sum(len(each.sources) for each in wanted))
-        target = note_sources(store, target, wanted)
-        passes = []
-        for each in wanted:
-            passes.append(work.sync(each, store.collections.refresh(target), checkpoint))
-            lease.check()
-        told(passes)
-        if any(each.changed for each in passes):
+    results: list[RunResult] = []
+    for number in range(1, MAX_ROUNDS + 1):
+        lock.renew()
+        runs = current_runs()
+        logger.info("Round %d over %d sources", number, sum(len(each.sources) for each in runs))
+        new = record_sources(store, new, runs)
+        results = []
+        for options in runs:
+            results.append(indexer.sync(options, store.collections.refresh(new), checkpoint))
+            lock.renew()
+        on_round(results)
+        if any(each.changed for each in results):
             continue
-        logger.info("Nothing has changed any more; waiting until %s is ready", target.name)
-        store.collections.wait_ready(target, None, READY_TIMEOUT_S, _Told())
-        # A takedown between the listing and this count makes the two differ: then another round.
-        if all(count == each.expected for count, each in zip(counts(store, target, passes), passes, strict=True)):
+        logger.info("Nothing has changed; waiting until %s is ready", new.name)
+        _wait_ready(store, new)
+        # A takedown between the listing and this count makes the two differ; another round settles it.
+        if all(count == each.expected for count, each in zip(count_points(store, new, results), results, strict=True)):
             break
     else:
-        logger.info("The sources change all the time; what is missing now follows after the switch")
-        store.collections.wait_ready(target, None, READY_TIMEOUT_S, _Told())
-    if target.metadata.state == "building":
-        store.collections.update_metadata(target.name, state="ready")
-    return passes
+        logger.info("The sources still change after %d rounds; the rest follows after the promotion", MAX_ROUNDS)
+        _wait_ready(store, new)
+    if new.metadata.state == "building":
+        store.collections.update_metadata(new.name, state="ready")
+    return results
 
 
-def counts(store: Store, collection: Collection, passes: Sequence[Pass]) -> list[int]:
-    """How many points each pass's sources have in the collection."""
-    named = [[str(source["source"]) for source in each.manifest.sources] for each in passes]
-    return [store.points.count(collection, {"sources": {"in": sources}}) for sources in named]
+def count_points(store: Store, collection: Collection, results: Sequence[RunResult]) -> list[int]:
+    """Count the points that the sources of each run have in the collection."""
+    of_runs = [[str(source["source"]) for source in each.manifest.sources] for each in results]
+    return [store.points.count(collection, {"sources": {"in": sources}}) for sources in of_runs]
 
 
-def note_sources(store: Store, target: Collection, groups: Sequence[Options]) -> Collection:
-    """Have the target record these sources and no others; points of others alone are deleted."""
-    wanted = {uri: _record(uri, group) for group in groups for uri in group.sources}
-    target = store.collections.refresh(target)
-    recorded = {str(each["source"]): dict(each) for each in target.metadata.sources}
+def record_sources(store: Store, collection: Collection, runs: Sequence[IndexOptions]) -> Collection:
+    """Record exactly the sources of `runs` with the collection; points that belong to others alone are deleted."""
+    wanted = {uri: _source_record(uri, options) for options in runs for uri in options.sources}
+    collection = store.collections.refresh(collection)
+    recorded = {str(each["source"]): dict(each) for each in collection.metadata.sources}
     for uri in recorded.keys() - wanted.keys():
-        of_it = (record.id for record in store.points.iterate(target, {"sources": {"in": [uri]}}, ["sources"]))
-        while page := list(itertools.islice(of_it, _PAGE)):
-            store.points.delete(target, store.points.remove_source(target, page, uri))
+        records = store.points.iterate(collection, {"sources": {"in": [uri]}}, ["sources"])
+        ids = (record.id for record in records)
+        while page := list(itertools.islice(ids, _PAGE)):
+            store.points.delete(collection, store.points.remove_source(collection, page, uri))
     if recorded != wanted:
-        store.collections.update_metadata(target.name, sources=list(wanted.values()))
-    return store.collections.refresh(target)
+        store.collections.update_metadata(collection.name, sources=list(wanted.values()))
+    return store.collections.refresh(collection)
 
 
-class _Told:
-    """What a collection is waiting for, said now and then: it is asked every second, and may take hours."""
+def _wait_ready(store: Store, collection: Collection) -> None:
+    """Wait for the optimizer. It is polled every second, for hours if need be, so its state is logged rarely."""
+    next_log_s = 0.0
 
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, state: str) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + LOG_EVERY_S
+    def log(state: str) -> None:
+        nonlocal next_log_s
+        if time.monotonic() >= next_log_s:
+            next_log_s = time.monotonic() + LOG_EVERY_S
             logger.info("%s", state)
 
+    store.collections.wait_ready(collection, None, READY_TIMEOUT_S, log)
 
-def _record(uri: str, group: Options) -> dict[str, Any]:
-    captions = {"captions": group.captions} if group.captions else {}
-    return {"source": uri, "include": list(group.include), "exclude": list(group.exclude), **captions}
+
+def _source_record(uri: str, options: IndexOptions) -> dict[str, Any]:
+    captions = {"captions": options.captions} if options.captions else {}
+    return {"source": uri, "include": list(options.include), "exclude": list(options.exclude), **captions}
 
 
 def _without_limit(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,28 +1,20 @@
-"""The collections of an index as people want to see them: which is live, which could be, how large they are."""
+"""The collections of an index, with their estimated sizes, and what keeps a re-index from starting."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from viewfinder.reindexing.rollback import RollbackPause, read_pause
+from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
+from viewfinder.store import Collection, Store
 
-from viewfinder.reindexing import hold
-from viewfinder.reindexing import upgrade_lock as lease
-from viewfinder.settings import Settings
-from viewfinder.store import Collection, Store, StoreAddress, connect, open_local
-from viewfinder.store.directory import store_directory, try_lock
-from viewfinder.store.embedded import start_ray
-
-# What a payload takes with its indexes, and what a graph adds to float32 vectors.
+# Estimates: a payload with its indexes, and the share that a graph adds to float32 vectors.
 _PAYLOAD_BYTES = 1000
 _GRAPH_FACTOR = 1.25
 
 
 @dataclass(frozen=True)
 class CollectionStatus:
-    """One collection; `bytes` is an estimate, `built_at` and `state` are what its metadata say."""
+    """One collection; `bytes` is an estimate, `built_at` and `state` are recorded in its metadata."""
 
     name: str
     model: str
@@ -36,74 +28,36 @@ class CollectionStatus:
 
 @dataclass(frozen=True)
 class IndexStatus:
-    """All collections of an index, the oldest first, and what stands in the way of a re-index."""
+    """All collections of an index, oldest first, the pause after a rollback, and the holder of the upgrade lock."""
 
     index: str
     collections: tuple[CollectionStatus, ...]
-    hold: hold.Hold | None
-    lease: lease.Holding | None
-
-
-@contextmanager
-def opened(settings: Settings) -> Iterator[Store]:
-    """The store that the settings name; an embedded one through its holder, where there is one."""
-    address = StoreAddress.of(settings)
-    with ExitStack() as stack:
-        if address.url is not None:
-            yield stack.enter_context(connect(address))
-        elif (lock := try_lock(store_directory(address.data_dir) / "holder.lock")) is not None:
-            lock.close()
-            yield stack.enter_context(open_local(address))
-        else:
-            stack.enter_context(start_ray(address, ray_address=settings.ray_address))
-            yield stack.enter_context(connect(address))
+    rollback_pause: RollbackPause | None
+    locked_by: LockHolder | None
 
 
 def read(store: Store, index: str) -> IndexStatus:
-    """The status of `index` now."""
+    """Read the current status of `index`; an expired lock is left out."""
     live = store.collections.live(index)
-    name = live.name if live else ""
-    collections = tuple(_describe(store, each, each.name == name) for each in store.collections.all(index))
+    live_name = live.name if live else ""
+    collections = tuple(_describe(store, each, each.name == live_name) for each in store.collections.all(index))
     control = store.control(index)
-    return IndexStatus(index, collections, hold.standing(control), lease.standing(control))
+    holder = read_holder(control)
+    if holder is not None and holder.expired(datetime.now(UTC)):
+        holder = None
+    return IndexStatus(index, collections, read_pause(control), holder)
 
 
 def estimated_bytes(store: Store, collection: Collection, dimension: int | None = None) -> int:
-    """About what a collection takes on a server, or would take with vectors of another dimension."""
+    """Estimate the size of a collection on a server, now or with vectors of another dimension."""
     points = store.points.count(collection)
     vectors = sum(store.points.count(collection, {kind: {"eq": True}}) for kind in ("has_image", "has_caption"))
     numbers = dimension or collection.metadata.dimension
     return round(points * _PAYLOAD_BYTES + vectors * numbers * 4 * _GRAPH_FACTOR)
 
 
-def table(status: IndexStatus) -> Table:
-    """For a console."""
-    made = Table("collection", "model", "state", "points", "built", "size", "live", box=SIMPLE_HEAD)
-    for each in status.collections:
-        made.add_row(
-            each.name,
-            each.model,
-            each.state,
-            f"{each.points:,}",
-            each.built_at,
-            f"~{size(each.bytes)}",
-            "yes" if each.live else "",
-        )
-    return made
-
-
-def notes(status: IndexStatus) -> Iterator[str]:
-    """What else is to be said, a line each."""
-    if not status.collections:
-        yield f"There is no index {status.index!r} yet; jobs/index.py makes one."
-    if status.hold:
-        yield f"Held {status.hold}. Scheduled runs of jobs/reindex.py stop at it; lift it with --release or --model."
-    if status.lease and not status.lease.over(datetime.now(UTC)):  # or a killed job has left it
-        yield f"Being built by {status.lease}."
-
-
-def size(count: float) -> str:
-    """Bytes for people: "3.2 GB"."""
+def format_bytes(count: float) -> str:
+    """Format a number of bytes: "3.2 GB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

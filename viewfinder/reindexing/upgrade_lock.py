@@ -1,8 +1,8 @@
-"""The build lease of an index: of all jobs that would build a collection, one does.
+"""The upgrade lock of an index: one run at a time builds, promotes and drops collections.
 
-It is a note in the control collection that one program writes only where none stands, or where the one that stands has
-expired (Qdrant's conditional upserts, ≥ 1.17). A holder renews it while it works; a killed one stops renewing, and
-after `ttl_s` the next may take over, on the same machine at once.
+The lock is a point in the control collection, written by conditional upserts (Qdrant ≥ 1.17): inserted only where there
+is none, replaced only where it has expired. Its holder renews it. The lock of a killed run expires after `ttl_s`; a run
+on the same machine takes it over at once.
 """
 
 import logging
@@ -14,45 +14,51 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
 
-SUBJECT = "build"
+KIND: Final = "upgrade_lock"
+SUBJECT = "collections"
 TTL_S = 120.0
 
 
 @dataclass(frozen=True)
-class Holding:
-    """Who holds the lease: `until` is ISO 8601 in UTC, by the holder's clock; `machine` and `process` as in `here`."""
+class LockHolder:
+    """The run that holds the lock.
 
-    owner: str
+    `token` is different for each lock taken; `expires_at` is ISO 8601 in UTC by the holder's clock. `machine` and
+    `process_start` identify the process beyond its pid, "" where that is not possible.
+    """
+
+    token: str
     run_id: str
     host: str
     pid: int
-    until: str
+    expires_at: str
     machine: str = ""
-    process: str = ""
+    process_start: str = ""
 
     @classmethod
-    def parse(cls, note: Any) -> "Holding":
-        return cls(**{each.name: note[each.name] for each in fields(cls) if each.name in note})
+    def parse(cls, record: Any) -> "LockHolder":
+        return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
 
-    def over(self, now: datetime) -> bool:
-        """Whether it has expired, or its process is known to have ended."""
-        if datetime.fromisoformat(self.until) <= now:
+    def expired(self, now: datetime) -> bool:
+        """Return whether the time is up, or the process is known to have ended."""
+        if datetime.fromisoformat(self.expires_at) <= now:
             return True
-        return self.machine != "" and self.machine == _machine() and _process(self.pid) != self.process
+        on_this_machine = self.machine != "" and self.machine == _machine_id()
+        return on_this_machine and _process_start(self.pid) != self.process_start
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, run {self.run_id}, until {self.until}"
+        return f"run {self.run_id} (process {self.pid} on {self.host}) until {self.expires_at}"
 
 
-class Lease:
-    """Held by `with`; `check` before every step that cannot be taken back."""
+class UpgradeLock:
+    """A context manager that holds the lock. Call `renew` before every step that cannot be undone."""
 
     def __init__(
         self,
@@ -64,92 +70,101 @@ class Lease:
     ) -> None:
         self._control = control
         self._run_id = run_id
-        self._owner = secrets.token_hex(8)
+        self._token = secrets.token_hex(8)
         self._ttl_s = ttl_s
         self._clock = clock
-        self._ended = threading.Event()
-        self._lost: str | None = None
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._released = threading.Event()
+        self._lost_to: str | None = None
+        self._thread = threading.Thread(target=self._keep_renewing, name="upgrade-lock", daemon=True)
 
     def __enter__(self) -> Self:
-        self.take()
+        self.acquire()
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._ended.set()
+        self._released.set()
         self._thread.join(timeout=10)
         self.release()
 
-    def take(self) -> None:
-        """Hold it; raises `StoreBusyError` naming who does."""
-        before = standing(self._control)
-        if before is None:
-            self._control.write_if("lease", SUBJECT, self._note(), absent=True)
-        elif before.over(self._clock()):
-            logger.warning("The build lease of %s is over and is taken over.", before)
-            self._control.write_if("lease", SUBJECT, self._note(), owner=before.owner, until=before.until)
-        now = standing(self._control)
-        if now is None or now.owner != self._owner:
+    def acquire(self) -> None:
+        """Take the lock; raises `StoreBusyError` naming the run that holds it."""
+        holder = read_holder(self._control)
+        if holder is None:
+            self._control.write_if(KIND, SUBJECT, self._record(), absent=True)
+        elif holder.expired(self._clock()):
+            logger.warning("Taking over the expired upgrade lock of %s", holder)
+            self._control.write_if(KIND, SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
+        holder = read_holder(self._control)
+        if holder is None or holder.token != self._token:
             raise StoreBusyError(
-                f"Another job is building a collection of this index: {now}. Wait for it to end; if it was killed, its "
-                "lease ends by itself."
+                f"The index is locked by {holder}. Wait for that run to end; if it was killed, its lock expires by "
+                "itself."
             )
 
-    def check(self) -> None:
-        """Renew it now; raises `StoreBusyError` where it was lost meanwhile."""
-        if self._lost is None:
-            self._control.write_if("lease", SUBJECT, self._note(), owner=self._owner)
-            now = standing(self._control)
-            if now is None or now.owner != self._owner:
-                self._lost = str(now)
-        if self._lost is not None:
-            raise StoreBusyError(f"This job lost its build lease to {self._lost}; it changes nothing any more.")
+    def renew(self) -> None:
+        """Extend the lock; raises `StoreBusyError` where another run has taken it."""
+        if self._lost_to is None:
+            self._control.write_if(KIND, SUBJECT, self._record(), token=self._token)
+            holder = read_holder(self._control)
+            if holder is None or holder.token != self._token:
+                self._lost_to = f"the index is locked by {holder}" if holder else "nobody holds it now"
+        if self._lost_to is not None:
+            raise StoreBusyError(
+                f"This run lost the upgrade lock ({self._lost_to}). It makes no further changes; start it again."
+            )
 
     def release(self) -> None:
-        """Let go of it, where it is still ours."""
+        """Give up the lock, unless another run has taken it."""
         try:
-            self._control.remove_if("lease", SUBJECT, owner=self._owner)
+            self._control.remove_if(KIND, SUBJECT, token=self._token)
         except StoreError as error:
-            logger.warning("The build lease could not be released and ends by itself: %s", error)
+            logger.warning("The upgrade lock could not be released and expires by itself: %s", error)
 
-    def _note(self) -> dict[str, Any]:
-        until = (self._clock() + timedelta(seconds=self._ttl_s)).isoformat(timespec="milliseconds")
+    def _record(self) -> dict[str, Any]:
+        expires_at = self._clock() + timedelta(seconds=self._ttl_s)
         pid = os.getpid()
-        return asdict(
-            Holding(self._owner, self._run_id, socket.gethostname(), pid, until, _machine(), _process(pid) or "")
+        holder = LockHolder(
+            token=self._token,
+            run_id=self._run_id,
+            host=socket.gethostname(),
+            pid=pid,
+            expires_at=expires_at.isoformat(timespec="milliseconds"),
+            machine=_machine_id(),
+            process_start=_process_start(pid) or "",
         )
+        return asdict(holder)
 
-    def _renew(self) -> None:
-        while not self._ended.wait(self._ttl_s / 4):
+    def _keep_renewing(self) -> None:
+        while not self._released.wait(self._ttl_s / 4):
             try:
-                self.check()
+                self.renew()
             except StoreBusyError as error:
                 logger.error("%s", error)
                 return
             except StoreError as error:
-                logger.warning("The build lease could not be renewed: %s", error)
+                logger.warning("The upgrade lock could not be renewed: %s", error)
 
 
-def standing(control: Control) -> Holding | None:
-    """Who holds the build lease of an index, over or not; None where nobody does."""
-    note = control.read("lease", [SUBJECT]).get(SUBJECT)
-    return Holding.parse(note) if note else None
+def read_holder(control: Control) -> LockHolder | None:
+    """Return the holder of the upgrade lock, expired or not; None where there is none."""
+    record = control.read(KIND, [SUBJECT]).get(SUBJECT)
+    return LockHolder.parse(record) if record else None
 
 
-def _machine() -> str:
-    """This boot of this machine and its space of process ids, "" where it has none: containers share neither."""
+def _machine_id() -> str:
+    """Identify this boot of this machine and its pid namespace, which containers do not share; "" if not on Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux
+    except OSError:
         return ""
 
 
-def _process(pid: int) -> str | None:
-    """When a process of this machine began, in clock ticks: its pid may be another's by now. None: it has ended."""
+def _process_start(pid: int) -> str | None:
+    """Return when a process of this machine began, in clock ticks, as pids are reused; None where it has ended."""
     try:
-        # The second field is the program's name, which may hold spaces and brackets.
+        # The second field is the program's name, which may contain spaces and brackets.
         state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

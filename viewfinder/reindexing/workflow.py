@@ -1,184 +1,209 @@
-"""The phases of a re-index: preflight → build and catch up → verify → switch → catch up once more → clean up.
+"""The phases of a re-index: preflight → build → verify → promote → catch up → clean up.
 
-Every phase may be killed and run again: what is done is found done. Until the switch the live collection is only read.
+A run may be killed in any phase: the next one continues there. Until the promotion the live collection is only read.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
-from viewfinder.cli.entry import stdout
-from viewfinder.cluster.executor import Work
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
-from viewfinder.evaluation import evaluation_set as golden
-from viewfinder.indexing import preflight
-from viewfinder.indexing.options import Options
-from viewfinder.indexing.prune import Gone
-from viewfinder.indexing.reach import Reach
+from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.preflight import check_sources
+from viewfinder.indexing.prune import PrunePlan
+from viewfinder.indexing.report import Report
+from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.reindexing import announcement, build, hold, promotion
-from viewfinder.reindexing.operations import live_of
+from viewfinder.reindexing import build
 from viewfinder.reindexing.options import ReindexOptions
-from viewfinder.reindexing.report import ReindexReport
-from viewfinder.reindexing.upgrade_lock import Lease
-from viewfinder.reindexing.verify import Bounds, Sides, verify
+from viewfinder.reindexing.promote import (
+    correct_states,
+    drop_retired,
+    promote,
+    states_are_correct,
+    wait_for_service,
+)
+from viewfinder.reindexing.report import ReindexPlan, ReindexRecord, ReindexResult
+from viewfinder.reindexing.rollback import RollbackPause, read_pause, resume_runs
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.reindexing.verify import Bounds, Candidate, verify
 from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger("viewfinder.reindex")
 
 
-class Reindex:
-    """One run over one index."""
+def reindex(
+    options: ReindexOptions, settings: Settings, store: Store, indexer: Indexer, report: Report
+) -> ReindexResult:
+    """Bring an index up to date, or change its model.
 
+    Raises `ViewfinderError` where that is not possible. A new collection that fails its checks is no error but a result
+    with a problem: the live collection stays.
+    """
+    return _Reindex(options, settings, store, indexer, report).run()
+
+
+def has_wanted_model(options: ReindexOptions, settings: Settings, store: Store) -> bool:
+    """Return whether the live collection has the wanted model: `--when-model-changed` then needs no cluster."""
+    live = store.collections.require_live(settings.index)
+    wanted = locate(options.model or settings.model)
+    same = wanted.fingerprint == live.metadata.fingerprint
+    if same:
+        logger.info("%s has model %s (%s); nothing to do", live.name, wanted.name, wanted.fingerprint)
+    return same
+
+
+class _Reindex:
     def __init__(
-        self,
-        options: ReindexOptions,
-        settings: Settings,
-        reach: Reach,
-        store: Store,
-        work: Work,
-        report: ReindexReport,
+        self, options: ReindexOptions, settings: Settings, store: Store, indexer: Indexer, report: Report
     ) -> None:
         self._options = options
         self._settings = settings
-        self._reach = reach
+        self._access = ObjectAccess.of(settings)
         self._store = store
-        self._work = work
+        self._indexer = indexer
         self._report = report
+        self._record = ReindexRecord()
 
-    def run(self) -> int:
-        """Do what there is to do; the exit status."""
-        live = live_of(self._store, self._settings.index)
-        held = hold.standing(self._store.control(live.index))
-        if held and self._options.model is None:
-            logger.warning(
-                "Index %r is held %s. Nothing is done until --release, or --model with the model that it shall have.",
-                live.index,
-                held,
-            )
-            return self._finish(live, "held after a rollback")
+    def run(self) -> ReindexResult:
+        live = self._store.collections.require_live(self._settings.index)
+        pause = read_pause(self._store.control(live.index))
+        if pause and self._options.model is None:
+            logger.warning("Scheduled runs of index %r are paused %s. Pass --release or --model.", live.index, pause)
+            return self._result(live, "paused after a rollback")
         wanted = locate(self._options.model or self._settings.model)
-        logger.info("Wanted is %s (%s), live is %s", wanted.name, wanted.fingerprint, live.name)
-        if self._has(live, wanted):
+        logger.info("Wanted model: %s (%s). Live: %s", wanted.name, wanted.fingerprint, live.name)
+        if self._is_current(live, wanted):
             if not self._options.dry_run:
-                self._settle(live, held)
+                self._repair(live, pause)
             return self._update(live, wanted)
         if self._options.dry_run:
-            groups = build.sources_of(live, self._options, prune_max_ratio=1.0)
-            found = build.candidate(self._store, live, wanted, rebuild=self._options.rebuild)
-            how = f"go on with {found.name} ({found.metadata.state})" if found else "build a new collection"
-            return self._foretell(f"{how} for model {wanted.name} ({wanted.fingerprint})", live, groups, found)
-        with Lease(self._store.control(live.index), self._report.run_id) as lease:
-            promotion.settle(self._store, live.index)
-            live = live_of(self._store, live.index)
-            # Another job may have been at it until the lease was free.
-            return self._update(live, wanted) if self._has(live, wanted) else self._change(lease, live, wanted)
+            runs = build.plan_runs(live, self._options, prune_max_ratio=1.0)
+            reusable = build.find_reusable(self._store, live, wanted, rebuild=self._options.rebuild)
+            step = (
+                f"continue with {reusable.name} ({reusable.metadata.state})" if reusable else "build a new collection"
+            )
+            return self._plan(f"{step} for model {wanted.name} ({wanted.fingerprint})", live, runs, reusable)
+        with UpgradeLock(self._store.control(live.index), self._report.run_id) as lock:
+            correct_states(self._store, live.index)
+            # Another run may have promoted a collection before this one got the lock.
+            live = self._store.collections.require_live(live.index)
+            if self._is_current(live, wanted):
+                return self._update(live, wanted)
+            return self._change_model(lock, live, wanted)
 
-    def _update(self, live: Collection, wanted: Checkpoint) -> int:
-        """The index has the wanted model: new, changed and gone objects alone."""
+    def _update(self, live: Collection, wanted: Checkpoint) -> ReindexResult:
+        """Index new and changed objects into the live collection and prune those that are gone."""
         if self._options.when_model_changed:
             logger.info("The index has model %s already; nothing to do", wanted.name)
-            return self._finish(live, "nothing to do: the model has not changed")
-        groups = build.sources_of(live, self._options, prune_max_ratio=self._options.prune_max_ratio)
+            return self._result(live, "nothing to do: the model has not changed")
+        runs = build.plan_runs(live, self._options, prune_max_ratio=self._options.prune_max_ratio)
         if self._options.dry_run:
-            return self._foretell("bring the live collection up to date", live, groups, live)
-        with self._report.phase("preflight"):
-            self._check(groups)
-        with self._report.phase("update"):
-            passes = [self._work.sync(each, self._store.collections.refresh(live), wanted) for each in groups]
-            self._report.round(passes)
-        self._store.collections.update_metadata(live.name, counts=self._report.counts)
-        return self._finish(live, "brought up to date", self._too_many_failures())
+            return self._plan("bring the live collection up to date", live, runs, live)
+        with self._record.phase("preflight"):
+            self._check_sources(runs)
+        with self._record.phase("update"):
+            self._sync(live, wanted, runs)
+        self._store.collections.update_metadata(live.name, counts=self._record.counts)
+        return self._result(live, "brought up to date", self._too_many_failures())
 
-    def _change(self, lease: Lease, live: Collection, wanted: Checkpoint) -> int:
-        """Another model, or a rebuild: a new collection beside the live one, and the switch once it is proven."""
-        store, report, options = self._store, self._report, self._options
+    def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
+        """Build a collection beside the live one, verify it, and promote it."""
+        store, options, record = self._store, self._options, self._record
 
-        def groups() -> Sequence[Options]:
-            # Runs of jobs/index.py may bring sources to the live collection meanwhile. Nothing is lost by pruning a
-            # collection that nobody searches; that the index does not shrink is looked at before the switch.
-            return build.sources_of(store.collections.refresh(live), options, prune_max_ratio=1.0)
+        def current_runs() -> Sequence[IndexOptions]:
+            # Index jobs may add sources meanwhile. Pruning needs no bound here, since nobody searches this collection;
+            # the check "points kept" refuses one that is too small.
+            return build.plan_runs(store.collections.refresh(live), options, prune_max_ratio=1.0)
 
-        with report.phase("preflight"):
-            questions = self._questions(live)
-            self._check(groups())
-            live_model = _still_there(live)
-            build.check_room(store, live, wanted)
-        with report.phase("build"):
-            target = build.open_target(store, lease, live, wanted, rebuild=options.rebuild)
-            passes = build.fill(store, self._work, lease, target, wanted, groups, report.round)
-            store.collections.update_metadata(target.name, counts=report.counts)
-        with report.phase("verify"):
+        with record.phase("preflight"):
+            queries = self._load_queries(live)
+            self._check_sources(current_runs())
+            live_model = _find_model(live)
+            build.check_disk_space(store, live, wanted)
+        with record.phase("build"):
+            new = build.open_new(store, lock, live, wanted, rebuild=options.rebuild)
+            results = build.fill(store, self._indexer, lock, new, wanted, current_runs, record.add_round)
+            store.collections.update_metadata(new.name, counts=record.counts)
+        with record.phase("verify"):
             bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
-            sides = Sides(live, store.collections.refresh(target), wanted, live_model)
-            checks = verify(store, self._work, sides, passes, questions, bounds, report.run_id)
-            report.verified(checks)
-        if unfit := [f"{each.name} is {each.figure}, wanted {each.wanted}" for each in checks if each.passed is False]:
-            return self._finish(
+            candidate = Candidate(store.collections.refresh(new), wanted, live, live_model)
+            record.add_checks(verify(store, self._indexer, candidate, results, queries, bounds, self._report.run_id))
+        if failed := [each for each in record.checks if each.passed is False]:
+            reasons = "; ".join(f"{each.name} is {each.value}, must be {each.bound}" for each in failed)
+            return self._result(
                 live,
-                "refused: the old index stays live",
-                f"{target.name} did not pass: {'; '.join(unfit)}. {live.name} stays live, untouched. Another run "
-                "catches up and verifies again; --rebuild begins anew.",
-                refused=target.name,
+                "refused: the live collection stays",
+                f"{new.name} failed its checks: {reasons}. {live.name} stays live and unchanged. Run again to catch up "
+                "and verify again, or pass --rebuild to build anew.",
+                refused=new.name,
             )
-        with report.phase("switch"):
-            promotion.swap(store, lease, target)
+        with record.phase("promote"):
+            promote(store, lock, new)
             if options.model is not None:
-                hold.lift(store.control(live.index))
-            announcement.tell(self._settings.server, target.name)
-        with report.phase("catch up"):
-            now = [self._work.sync(each, store.collections.refresh(target), wanted) for each in groups()]
-            report.round(now)
-        with report.phase("clean up"):
+                resume_runs(store.control(live.index))
+            wait_for_service(self._settings.server, new.name)
+        with record.phase("catch up"):
+            self._sync(new, wanted, current_runs())
+        with record.phase("clean up"):
             grace_s = self._settings.grace_s + self._settings.refresh_s
-            dropped = promotion.drop_old(store, lease, live.index, keep=options.keep, grace_s=grace_s)
+            dropped = drop_retired(store, lock, live.index, keep=options.keep, grace_s=grace_s)
         if options.model not in (None, self._settings.model):
             logger.warning(
-                "Runs without --model aim at VIEWFINDER_MODEL, which is %r: set it to %r, or they change it back.",
+                "VIEWFINDER_MODEL is %r: set it to %r, or the next run without --model changes the index back.",
                 self._settings.model,
                 options.model,
             )
-        return self._finish(
-            store.collections.refresh(target), f"switched from {live.name}", former=live.name, dropped=dropped
-        )
+        new = store.collections.refresh(new)
+        return self._result(new, f"switched from {live.name}", retired=live.name, dropped=dropped)
 
-    def _settle(self, live: Collection, held: hold.Hold | None) -> None:
-        """Put right what a job left that was killed right after it had moved the alias."""
-        if held and held.collection != live.name:  # --model was given, or a hold would have ended this run
-            hold.lift(self._store.control(live.index))
-        if promotion.settled(self._store, live):
+    def _repair(self, live: Collection, pause: RollbackPause | None) -> None:
+        """Finish what a run left undone that was killed right after it had moved the alias."""
+        # With a pause, this run has --model, or it would have ended before.
+        if pause and pause.collection != live.name:
+            resume_runs(self._store.control(live.index))
+        if states_are_correct(self._store, live):
             return
-        # Another job that holds the lease moves the alias itself, and puts the states right when it has.
-        with suppress(StoreBusyError), Lease(self._store.control(live.index), self._report.run_id):
-            promotion.settle(self._store, live.index)
+        # A run that holds the lock corrects the states itself.
+        with suppress(StoreBusyError), UpgradeLock(self._store.control(live.index), self._report.run_id):
+            correct_states(self._store, live.index)
 
-    def _has(self, live: Collection, wanted: Checkpoint) -> bool:
+    def _is_current(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _check(self, groups: Sequence[Options]) -> None:
-        """Each source listed and one object of each read, here and on a worker, before anything is built."""
-        for each in groups:
-            preflight.check_sources(each, self._reach)
-        self._work.check([source for each in groups for source in each.sources])
+    def _sync(self, collection: Collection, model: Checkpoint, runs: Sequence[IndexOptions]) -> None:
+        refresh = self._store.collections.refresh
+        self._record.add_round([self._indexer.sync(each, refresh(collection), model) for each in runs])
 
-    def _questions(self, live: Collection) -> Sequence[golden.Question]:
-        if self._options.golden is None:
+    def _check_sources(self, runs: Sequence[IndexOptions]) -> None:
+        """List each source and read one object of it, here and on a worker."""
+        for options in runs:
+            check_sources(options, self._access)
+        self._indexer.check([source for options in runs for source in options.sources])
+
+    def _load_queries(self, live: Collection) -> Sequence[LabelledQuery]:
+        """Load the evaluation set, if there is one; at least one of its images must be in the live collection."""
+        uri = self._options.evaluation_set
+        if uri is None:
             return ()
-        with Objects(self._reach.access) as objects:
-            questions = golden.load(self._options.golden, objects)
-        relevant = sorted({id_ for question in questions for id_ in question.relevant})
+        with Objects(self._access) as objects:
+            queries = load_evaluation_set(uri, objects)
+        relevant = sorted({id_ for query in queries for id_ in query.relevant})
         if not self._store.points.states(live, relevant):
             raise ConfigurationError(
-                f"The golden set {self._options.golden!r} names {len(relevant)} pictures, none of which is in "
-                f"{live.name!r}: it could not tell a good model from a bad one. Its URIs must be those of the index."
+                f"None of the {len(relevant)} images that the evaluation set {uri!r} names is in {live.name!r}. "
+                "Its URIs must be those of the index."
             )
-        return questions
+        return queries
 
     def _too_many_failures(self) -> str | None:
-        listed, failed = self._report.counts.get("listed", 0), self._report.counts.get("failed", 0)
+        listed, failed = self._record.counts.get("listed", 0), self._record.counts.get("failed", 0)
         if listed and failed / listed > self._options.max_failure_ratio:
             return (
                 f"{failed:,} of {listed:,} objects failed, more than --max-failure-ratio "
@@ -186,29 +211,51 @@ class Reindex:
             )
         return None
 
-    def _foretell(self, what: str, live: Collection, groups: Sequence[Options], target: Collection | None) -> int:
-        """Say what a run would do, in numbers; `target` is what there is already of the collection to be filled."""
-        plans = [self._work.plan(each, target) for each in groups]
+    def _plan(
+        self, step: str, live: Collection, runs: Sequence[IndexOptions], collection: Collection | None
+    ) -> ReindexResult:
+        """Count what a run would do; `collection` is the one it would fill, None where it would create one."""
+        plans = [self._indexer.plan(each, collection) for each in runs]
         actions = sum((Counter(each) for each, _ in plans), Counter[str]())
         gone = [each for _, each in plans if each is not None]
-        console = stdout()
-        console.print(f"Would {what}; live is {live.name}.")
-        for each in groups:
-            captions = f" with captions {each.captions}" if each.captions else ""
-            console.print(f"  from {', '.join(each.sources)}{captions}")
-        return self._report.dry_run(actions, sum(gone, Gone(0, 0, 0)) if gone else None)
+        plan = ReindexPlan(
+            step=step,
+            sources=[(each.sources, each.captions) for each in runs],
+            actions=actions,
+            gone=sum(gone, PrunePlan(0, 0, 0)) if gone else None,
+        )
+        return self._result(live, "dry run", plan=plan)
 
-    def _finish(self, live: Collection, outcome: str, problem: str | None = None, **more: object) -> int:
-        if self._options.dry_run:
-            stdout().print(f"{outcome}; nothing was changed.")
-            return 0
-        return self._report.done(self._store, live, outcome=outcome, problem=problem, **more)
+    def _result(self, live: Collection, outcome: str, problem: str | None = None, **details: Any) -> ReindexResult:
+        """Make the result and, unless this is a dry run, write the report."""
+        dry_run, report = self._options.dry_run, self._report
+        result = ReindexResult(
+            run_id=report.run_id,
+            outcome=outcome,
+            problem=problem,
+            started_at=report.started_at,
+            seconds=report.seconds,
+            index=live.index,
+            collection=live.name,
+            model=live.metadata.model_name,
+            fingerprint=live.metadata.fingerprint,
+            counts=self._record.counts,
+            failures={} if dry_run else report.write_failures(self._store, live, None),
+            phases=self._record.phases,
+            checks=self._record.checks,
+            dry_run=dry_run,
+            report=None if dry_run else report.destination,
+            **details,
+        )
+        if not dry_run:
+            report.write_summary(result.as_summary())
+        return result
 
 
-def _still_there(live: Collection) -> Checkpoint | None:
-    """The model of the live collection, which only a golden set needs; None where it cannot be had any more."""
+def _find_model(live: Collection) -> Checkpoint | None:
+    """Return the model of the live collection, to compare with; None where it cannot be loaded any more."""
     try:
         return locate(live.metadata.model_name, expect=live.metadata.fingerprint)
     except (UnknownModelError, ModelMismatchError) as error:
-        logger.warning("The live model cannot be asked for comparison: %s", error)
+        logger.warning("The live model cannot be loaded for comparison: %s", error)
         return None

@@ -1,8 +1,8 @@
-"""Captions files: what people say of their pictures, looked up for each listed object.
+"""Captions files: texts, tags and metadata of images, looked up for each listed object.
 
 A file is JSON `{path: text}`, or JSONL, CSV or Parquet with the columns `key`, `caption`, `tags` and any others, which
-become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that order. Keys compare
-in Unicode's NFC form: macOS writes file names in another than most people type.
+become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that order. Keys are
+compared in Unicode's NFC form, because macOS writes file names in NFD.
 """
 
 import hashlib
@@ -13,69 +13,84 @@ import sqlite3
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.sources.objects import ObjectInfo, Objects, canonical_uri, display_key, file_path, s3_parts
+from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import csv_rows, json_kind, jsonl_rows, parquet_rows, parse_json
+from viewfinder.sources.uris import canonical_uri, display_key, file_path, s3_parts
 
 logger = logging.getLogger(__name__)
 
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
-TAG_SEPARATOR = ";"  # within the one cell that a CSV file has for tags
+TAG_SEPARATOR = ";"  # between the tags in a cell of a CSV file
 
-# A whole JSON document must be parsed in memory; the other formats are read row by row.
+# A JSON document is parsed in memory; the other formats are read row by row.
 MAX_JSON_BYTES = 512 * 1024**2
-_LOOKED_UP = 250  # objects a query; SQLite takes a limited number of values, and each object has up to three keys
+_OBJECTS_PER_QUERY = 250  # SQLite limits the values of a query, and each object has up to three keys
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """All that a captions file says of one object."""
+    """One object's entry in a captions file, in the columns that carry it to the payload of its point.
+
+    `details` holds tags and metadata as JSON, written once where the file is read and parsed once where the payload is
+    made (`parse_details`). `caption_hash` changes with anything in the record, not with its key.
+    """
 
     caption: str | None
-    tags: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The one spelling of the record."""
-        record = {"caption": self.caption, "tags": list(self.tags), "meta": dict(self.meta)}
-        return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    caption_hash: str
+    details: str
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        record = json.loads(text)
-        return cls(record["caption"], tuple(record["tags"]), record["meta"])
+    def of(cls, caption: str | None, tags: Sequence[str] = (), meta: Mapping[str, Any] | None = None) -> Self:
+        """The record of these values."""
+        details = _json({"tags": list(tags), "meta": dict(meta or {})})
+        whole = f'{{"caption":{_json(caption)},{details[1:]}'
+        return cls(caption, hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:32], details)
 
-    @property
-    def caption_hash(self) -> str:
-        """Changes with anything in the record, not with its key."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+
+def parse_details(details: str) -> dict[str, Any]:
+    """The fields `tags` (list of texts) and `meta` (object) of a payload."""
+    parsed: dict[str, Any] = json.loads(details)
+    return parsed
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
 
 
 class Captions:
-    """A captions file in a temporary database, so that a hundred million records need no memory. Close it after use."""
+    """Records by key in a temporary database, so that a hundred million of them need no memory. Close it after use.
 
-    def __init__(self, uri: str) -> None:
+    `uri` names the file that they come from, None where they were given in memory. Relative keys count from `base`, a
+    URI that ends in `/`.
+    """
+
+    def __init__(self, uri: str | None, base: str) -> None:
         self.uri = uri
         self.duplicates = 0
-        self._base = _place(uri).rpartition("/")[0] + "/"
+        self._base = _path_or_uri(base)
         self._file = tempfile.NamedTemporaryFile(prefix="viewfinder-captions-", suffix=".sqlite")  # noqa: SIM115
         self._database = sqlite3.connect(self._file.name)
-        # Losing it to a crash costs nothing.
+        # No journal: the database is not needed after a crash.
         self._database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
-        self._database.execute("CREATE TABLE captions (key TEXT, record TEXT, used INTEGER DEFAULT 0)")
+        self._database.execute(
+            "CREATE TABLE captions "
+            "(key TEXT, given TEXT, caption TEXT, hash TEXT, details TEXT, used INTEGER DEFAULT 0)"
+        )
 
     @classmethod
     def load(cls, uri: str, objects: Objects) -> Self:
-        """Read the file at `uri`. Raises `ConfigurationError` naming the file, the line and what was expected there."""
-        uri = _readable(uri)
+        """Read the file at `uri`. Raises `ConfigurationError` with the file, the line and what was expected."""
+        uri = _captions_uri(uri)
         try:
             file = objects.open(uri)
         except ObjectError as error:
             raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
-        captions = cls(uri)
+        captions = cls(uri, uri.rpartition("/")[0] + "/")
         try:
             with file:
                 captions._fill(_rows(uri, file, captions._count_repeated))
@@ -86,33 +101,53 @@ class Captions:
             captions.close()
             raise
         if captions.duplicates:
-            logger.warning("%d keys of %s stand there more than once; the last one counts", captions.duplicates, uri)
+            logger.warning("%d keys of %s occur more than once; the last one is used", captions.duplicates, uri)
+        return captions
+
+    @classmethod
+    def given(cls, texts: Mapping[str, str], base: str) -> Self:
+        """Captions given in memory: a key is a URI, an absolute path, or a path relative to the URI `base`.
+
+        Raises `ConfigurationError` for a caption that is not a text.
+        """
+        for key, text in texts.items():
+            if not isinstance(text, str):
+                raise ConfigurationError(f"The description of {str(key)!r} is no text: {text!r}.")
+        captions = cls(None, base if base.endswith("/") else f"{base}/")
+        captions._fill(
+            (_encodable(str(key), f"the description {str(key)!r}"), CaptionRecord.of(text.strip() or None))
+            for key, text in texts.items()
+        )
         return captions
 
     def find(self, info: ObjectInfo) -> CaptionRecord | None:
-        """The record of one object, if there is one."""
+        """Return the record of one object, or None."""
         return self.find_many([info])[0]
 
     def find_many(self, infos: Sequence[ObjectInfo]) -> list[CaptionRecord | None]:
-        """The record of each object, None where the file has none."""
+        """Return the record of each object, or None."""
         found: list[CaptionRecord | None] = []
-        for start in range(0, len(infos), _LOOKED_UP):
-            keys = [self._keys(info) for info in infos[start : start + _LOOKED_UP]]
+        for start in range(0, len(infos), _OBJECTS_PER_QUERY):
+            keys = [self._keys(info) for info in infos[start : start + _OBJECTS_PER_QUERY]]
             records = self._records({key for candidates in keys for key in candidates})
             used = [next((key for key in candidates if key in records), None) for candidates in keys]
-            found += [None if key is None else CaptionRecord.from_json(records[key]) for key in used]
+            found += [None if key is None else records[key] for key in used]
             self._database.executemany(
                 "UPDATE captions SET used = 1 WHERE key = ?", [(key,) for key in used if key is not None]
             )
         return found
 
     def matched(self) -> int:
-        """How many records an object has been found for."""
+        """Return the number of records that belong to a listed object."""
         return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 1").fetchone()[0])
 
     def unmatched(self) -> int:
-        """How many records no object has been found for."""
+        """Return the number of records without a listed object."""
         return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 0").fetchone()[0])
+
+    def unmatched_keys(self) -> list[str]:
+        """The keys, as given, of those records."""
+        return [key for (key,) in self._database.execute("SELECT given FROM captions WHERE used = 0 ORDER BY rowid")]
 
     def close(self) -> None:
         self._database.close()
@@ -128,8 +163,10 @@ class Captions:
         self.duplicates += count
 
     def _fill(self, rows: Iterable[tuple[str, CaptionRecord]]) -> None:
-        add = "INSERT INTO captions (key, record) VALUES (?, ?)"
-        self._database.executemany(add, ((self._key(key), record.to_json()) for key, record in rows))
+        add = "INSERT INTO captions (key, given, caption, hash, details) VALUES (?, ?, ?, ?, ?)"
+        self._database.executemany(
+            add, ((self._key(key), key, each.caption, each.caption_hash, each.details) for key, each in rows)
+        )
         # An index made afterwards is sorted on disk once; one kept up to date is written all over for each row.
         self._database.execute("CREATE INDEX by_key ON captions (key)")
         repeated = "SELECT rowid FROM (SELECT rowid, lead(key) OVER (ORDER BY key, rowid) = key AS again FROM captions)"
@@ -139,14 +176,15 @@ class Captions:
 
     def _key(self, key: str) -> str:
         """A key as the file has it, in the one spelling that `_keys` looks up."""
-        if key.startswith("file://"):
-            key = _place(canonical_uri(key))
+        if key.startswith(("file://", "~")):
+            key = _path_or_uri(canonical_uri(key))
         elif "://" not in key:
-            key = key.removeprefix("./")
+            # A local path given in memory may be spelled in several ways; the key of a file is taken as it stands.
+            key = posixpath.normpath(key) if self.uri is None and "://" not in self._base else key.removeprefix("./")
         return _nfc(key)
 
     def _keys(self, info: ObjectInfo) -> list[str]:
-        place = _place(info.uri)
+        place = _path_or_uri(info.uri)
         keys = [place, info.key]
         if place.startswith(self._base):
             keys.append(place.removeprefix(self._base))
@@ -154,31 +192,31 @@ class Captions:
             keys.append(posixpath.relpath(place, self._base))  # ../images/1.jpg
         return [_nfc(key) for key in keys]
 
-    def _records(self, keys: Iterable[str]) -> dict[str, str]:
+    def _records(self, keys: Iterable[str]) -> dict[str, CaptionRecord]:
         wanted = list(keys)
         marks = ",".join("?" * len(wanted))
-        query = f"SELECT key, record FROM captions WHERE key IN ({marks})"
-        return dict(self._database.execute(query, wanted).fetchall())
+        query = f"SELECT key, caption, hash, details FROM captions WHERE key IN ({marks})"
+        return {key: CaptionRecord(*record) for key, *record in self._database.execute(query, wanted)}
 
 
 def check_captions(uri: str, objects: Objects) -> None:
-    """Whether there is such a file, unread; raises `ConfigurationError` where there is none."""
-    uri = _readable(uri)
+    """Raise `ConfigurationError` if the file does not exist; does not read it."""
+    uri = _captions_uri(uri)
     try:
         objects.stat(uri)
     except ObjectError as error:
         raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
 
 
-def _readable(uri: str) -> str:
+def _captions_uri(uri: str) -> str:
     uri = canonical_uri(uri)
     if not uri.lower().endswith(FORMATS):
-        raise ConfigurationError(f"--captions: {uri!r} has none of the endings {', '.join(FORMATS)}.")
+        raise ConfigurationError(f"--captions: {uri!r} must end in one of {', '.join(FORMATS)}.")
     return uri
 
 
-def _place(uri: str) -> str:
-    """A URI as keys are written: local files by their plain path."""
+def _path_or_uri(uri: str) -> str:
+    """Return a URI as keys are written: a local file as its path."""
     return display_key(file_path(uri)) if uri.startswith("file://") else uri
 
 
@@ -225,7 +263,7 @@ def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) 
 
     document = parse_json(text, repr(uri), unique)
     if not isinstance(document, dict):
-        raise ConfigurationError(f"{uri!r} holds a JSON {json_kind(document)}; expected an object {{path: text}}.")
+        raise ConfigurationError(f"{uri!r} contains a JSON {json_kind(document)}; expected an object {{path: text}}.")
     for key, value in document.items():
         place = f"{uri!r} at key {key!r}"
         yield _encodable(key, place), _record(value if isinstance(value, dict) else {"caption": value}, place)
@@ -234,13 +272,13 @@ def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) 
 def _record(row: dict[str, Any], place: str) -> CaptionRecord:
     caption, tags = row.pop("caption", None), row.pop("tags", None) or []
     if caption is not None and not isinstance(caption, str):
-        raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a text.")
+        raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a string.")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ConfigurationError(f"{place}: `tags` must be a list of texts, not {tags!r}.")
-    # A field that is null says as little as one that is absent.
+        raise ConfigurationError(f"{place}: `tags` must be a list of strings, not {tags!r}.")
+    # A null field is treated as absent.
     meta = {name: value for name, value in row.items() if value is not None}
-    record = CaptionRecord((caption or "").strip() or None, tuple(tags), meta)
-    _encodable(record.to_json(), place)
+    record = CaptionRecord.of((caption or "").strip() or None, tags, meta)
+    _encodable((record.caption or "") + record.details, place)
     return record
 
 
@@ -248,5 +286,5 @@ def _encodable(text: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{place} holds half a character ({text[error.start]!r}).") from error
+        raise ConfigurationError(f"{place} contains half a surrogate pair ({text[error.start]!r}).") from error
     return text

@@ -1,4 +1,4 @@
-"""Local files behind `viewfinder.sources.objects`: nothing here blocks on a pipe, a device or a loop of links."""
+"""Local files, read and listed by `file://` URI. Pipes, devices and cycles of links never block."""
 
 import difflib
 import errno
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.objects import ObjectInfo, display_key, file_path, file_uri
+from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.uris import display_key, file_path, file_uri
 
 _REASONS = {
     errno.ENOENT: "not_found",
@@ -25,7 +26,7 @@ _REASONS = {
 
 
 class LocalObjects:
-    """Files of this machine, by `file://` URI. The ETag is made of size and modification time, not of the content."""
+    """Files of this machine by `file://` URI. The ETag is made of size and modification time, not of the content."""
 
     def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
         try:
@@ -52,7 +53,7 @@ class LocalObjects:
             raise _object_error(uri, error) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise ObjectError("not_a_file", f"{uri!r} is no regular file.")
+            raise ObjectError("not_a_file", f"{uri!r} is not a regular file.")
         return os.fdopen(descriptor, "rb")
 
     def write(self, uri: str, path: Path) -> None:
@@ -69,7 +70,7 @@ class LocalObjects:
         except OSError as error:
             raise _object_error(uri, error) from error
         if not stat.S_ISREG(status.st_mode):
-            raise ObjectError("not_a_file", f"{uri!r} is no regular file.")
+            raise ObjectError("not_a_file", f"{uri!r} is not a regular file.")
         return _info(file_path(uri), status)
 
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
@@ -77,7 +78,7 @@ class LocalObjects:
         try:
             status = os.stat(path)  # noqa: PTH116
             if stat.S_ISDIR(status.st_mode):
-                yield from _walk(_entries(path), _inodes_above(path))
+                yield from _walk(_entries(path), _ancestor_inodes(path))
             elif stat.S_ISREG(status.st_mode):
                 yield _info(path, status)
             else:
@@ -89,15 +90,15 @@ class LocalObjects:
         found = next(self.list(source), None)
         if found is None:
             raise SourceError(
-                f"There are no files under {source!r} (names that begin with a dot do not count). "
-                "Name another directory, or put images there."
+                f"There are no files under {source!r} (hidden files do not count). "
+                "Pass another directory, or put images there."
             )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
-def _walk(entries: Iterable[os.DirEntry[str]], above: frozenset[tuple[int, int]]) -> Iterator[ObjectInfo]:
+def _walk(entries: Iterable[os.DirEntry[str]], ancestors: frozenset[tuple[int, int]]) -> Iterator[ObjectInfo]:
     for entry in entries:
         try:
             status = entry.stat()
@@ -105,23 +106,23 @@ def _walk(entries: Iterable[os.DirEntry[str]], above: frozenset[tuple[int, int]]
                 yield _info(entry.path, status)
                 continue
             inode = (status.st_dev, status.st_ino)
-            below = _entries(entry.path) if stat.S_ISDIR(status.st_mode) and inode not in above else []
+            below = _entries(entry.path) if stat.S_ISDIR(status.st_mode) and inode not in ancestors else []
         except OSError as error:
-            # Deleted meanwhile, or a link to nothing: the listing is true without it.
+            # Deleted since, or a broken link: the listing is complete without it.
             if error.errno in (errno.ENOENT, errno.ELOOP):
                 continue
             raise
-        yield from _walk(below, above | {inode})
+        yield from _walk(below, ancestors | {inode})
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:
-    # Sorted, and walked depth first: the same tree gives the same order, which `--limit` relies on.
+    # Sorted, and walked depth first: the order is the same on every run, which a listing with a limit relies on.
     with os.scandir(directory) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def _inodes_above(path: str) -> frozenset[tuple[int, int]]:
-    # All directories up to the root, so that a link's treatment does not depend on where a listing began.
+def _ancestor_inodes(path: str) -> frozenset[tuple[int, int]]:
+    # All directories up to the root, so that following a link does not depend on where the listing began.
     found = set()
     while True:
         status = os.stat(path)  # noqa: PTH116
@@ -149,9 +150,9 @@ def _object_error(uri: str, error: OSError) -> ObjectError:
 def _source_error(source: str, error: OSError) -> SourceError:
     path = file_path(source)
     if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-        # A directory below may be the one that fails: a listing without it would be a partial one.
+        # A directory below may be the one that failed: without it the listing would be partial.
         where = display_key(os.fsdecode(error.filename)) if error.filename else display_key(path)
-        return SourceError(f"Cannot list {source!r}: {error.strerror} at {where!r}. Nothing was left out silently.")
+        return SourceError(f"Cannot list {source!r}: {error.strerror} at {where!r}.")
     parent, name = os.path.split(path)
     try:
         near = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""Lists what lies under one S3 prefix with many requests at a time, holding a few pages however many keys there are."""
+"""Listing of one S3 prefix with many concurrent requests; holds a few pages in memory, whatever the number of keys."""
 
 import contextlib
 import functools
@@ -10,15 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from viewfinder.errors import ViewfinderError
-from viewfinder.sources.objects import ObjectInfo
+from viewfinder.sources.access import ObjectInfo
 
-FEW_CHILDREN = 64
-RANGES = 16
-RANGES_OF_NEXT_PAGES = 4
+# A level with at most so many children is listed child by child; a wider one is split into ranges of keys.
+MAX_RECURSED_CHILDREN = 64
+RANGES_OF_FIRST_PAGE = 16
+RANGES_OF_LATER_PAGES = 4
 
 
-class Page(NamedTuple):
-    """The answer to one listing request."""
+class ListingPage(NamedTuple):
+    """The response to one listing request."""
 
     objects: list[ObjectInfo]
     prefixes: list[str]  # only of a shallow listing
@@ -26,29 +27,29 @@ class Page(NamedTuple):
 
 
 class ListPages(Protocol):
-    def __call__(self, prefix: str, after: str, shallow: bool) -> Iterator[Page]: ...
+    def __call__(self, prefix: str, after: str, shallow: bool) -> Iterator[ListingPage]: ...
 
 
-def scan(list_pages: ListPages, prefix: str, *, threads: int) -> Generator[list[ObjectInfo], None, None]:
-    """Every object under `prefix` once, in lists, in no particular order.
+def list_parallel(list_pages: ListPages, prefix: str, *, threads: int) -> Generator[list[ObjectInfo], None, None]:
+    """Yield every object under `prefix` once, in lists, in no particular order.
 
-    A prefix that fits one request costs one. Of a larger one the next level is looked at: where it has few children,
-    each is treated the same way; where it has many, they are cut into ranges of keys, each listed by one thread from
-    start to end, so that a million small directories do not cost a request each. Keys without a common prefix come
-    in sequence: S3 gives no way to cut those without guessing.
-    The first failure ends the scan and is raised; ending the iteration early ends the requests.
+    A prefix that fits one request costs one. Otherwise its next level is listed: few children are listed each in the
+    same way; many are split into ranges of keys, each listed sequentially by one thread, so that a million small
+    directories do not cost a request each. Keys without a common prefix are listed sequentially, because S3 offers no
+    way to split them.
+    The first failure ends the listing and is raised; ending the iteration early ends the requests.
     """
-    return _Scan(list_pages, threads).run(prefix)
+    return _ParallelListing(list_pages, threads).run(prefix)
 
 
-class _StopScan(Exception):
-    """The reader has gone, or another thread has failed."""
+class _ListingStopped(Exception):
+    """The iteration ended, or another thread failed."""
 
 
-class _Scan:
+class _ParallelListing:
     def __init__(self, list_pages: ListPages, threads: int) -> None:
         self._list_pages = list_pages
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="scan")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="listing")
         self._results: queue.Queue[list[ObjectInfo] | BaseException | None] = queue.Queue(maxsize=2 * threads)
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -72,32 +73,32 @@ class _Scan:
             return
         levels = self._list_pages(prefix, "", True)
         level = next(levels)
-        if not level.more and len(level.prefixes) <= FEW_CHILDREN:
+        if not level.more and len(level.prefixes) <= MAX_RECURSED_CHILDREN:
             self._emit(level.objects)
             for child in level.prefixes:
                 self._submit(functools.partial(self._walk, child))
         else:
-            self._cut(prefix, level, levels)
+            self._split(prefix, level, levels)
 
-    def _cut(self, prefix: str, level: Page | None, levels: Iterator[Page]) -> None:
-        """Cut a wide level into ranges (after, until], whose ends are entries of the level itself."""
-        after, is_open, ranges = "", False, RANGES
+    def _split(self, prefix: str, level: ListingPage | None, levels: Iterator[ListingPage]) -> None:
+        """Split a wide level into ranges (after, until], whose bounds are entries of the level itself."""
+        after, is_open, ranges = "", False, RANGES_OF_FIRST_PAGE
         while level is not None:
             entries = sorted([*level.prefixes, *(info.key for info in level.objects)])
             if level.prefixes:
-                # Few and long ones: a request answers 1,000 keys, and a range's last answer is mostly thrown away.
+                # Few long ranges: a response has 1,000 keys, and most of the last one of each range is discarded.
                 step = -(-len(entries) // ranges)
                 for until in entries[step::step]:
                     self._submit(functools.partial(self._range, prefix, after, until))
                     after = until
                 is_open = True
             elif entries:
-                # Nothing but objects: the page itself is the range. An open one before it ends at its first object.
+                # Only objects: the page itself is the range. An open range before it ends at its first object.
                 if is_open:
                     self._submit(functools.partial(self._range, prefix, after, entries[0]))
                 self._emit(level.objects[1:] if is_open else level.objects)
                 after, is_open = entries[-1], False
-            ranges = RANGES_OF_NEXT_PAGES
+            ranges = RANGES_OF_LATER_PAGES
             level = next(levels, None)
         if is_open:
             self._submit(functools.partial(self._range, prefix, after, None))
@@ -109,7 +110,7 @@ class _Scan:
             if any(first >= second for first, second in itertools.pairwise(keys)):
                 raise ViewfinderError(
                     f"The endpoint does not list the keys under {prefix!r} in order, so they cannot be listed in "
-                    "parallel. Nothing was indexed from it; set VIEWFINDER_FETCH_THREADS=1."
+                    "parallel. Set VIEWFINDER_FETCH_THREADS=1."
                 )
             last = keys[-1]
             within = [info for info in page.objects if until is None or info.key <= until]
@@ -123,7 +124,7 @@ class _Scan:
         try:
             self._pool.submit(self._run, task)
         except RuntimeError as error:  # the pool has been shut down
-            raise _StopScan from error
+            raise _ListingStopped from error
 
     def _run(self, task: Callable[[], None]) -> None:
         try:
@@ -133,10 +134,10 @@ class _Scan:
                 finished = self._unfinished == 0
             if finished:
                 self._put(None)
-        except _StopScan:
+        except _ListingStopped:
             return
         except BaseException as error:
-            with contextlib.suppress(_StopScan):
+            with contextlib.suppress(_ListingStopped):
                 self._put(error)
 
     def _emit(self, objects: list[ObjectInfo]) -> None:
@@ -149,4 +150,4 @@ class _Scan:
                 return self._results.put(result, timeout=0.1)
             except queue.Full:
                 continue
-        raise _StopScan
+        raise _ListingStopped

@@ -1,4 +1,4 @@
-"""What went wrong with S3, in one stable word for a record and in one message for a user. Knows no secrets."""
+"""Errors of S3 as a stable reason for records and a message for users. Messages contain no secrets."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 FAILURES: Final = (BotoCoreError, ClientError, HTTPError, ResponseParserError)
-PASSING_REASONS: Final = frozenset({"throttled", "unavailable"})
+RETRYABLE_REASONS: Final = frozenset({"throttled", "unavailable"})
 
 _CREDENTIALS = (
     NoCredentialsError,
@@ -29,8 +29,8 @@ _CREDENTIALS = (
     TokenRetrievalError,
     SSOError,
 )
-# What credentials meet that were good and are no longer. The answer to a HEAD has no body, and so no code.
-_OUTDATED = frozenset(
+# Answers to expired or rotated credentials. The response to a HEAD has no body, and so only a status.
+_CREDENTIALS_REFUSED = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
     | {"400", "403"}
 )
@@ -44,7 +44,7 @@ _REASONS = {
     "ThrottlingException": "throttled",
     "RequestLimitExceeded": "throttled",
     "TooManyRequests": "throttled",
-    # S3 says these with status 400.
+    # S3 answers these with status 400.
     "RequestTimeout": "unavailable",
     "ExpiredToken": "access_denied",
     "InvalidToken": "access_denied",
@@ -56,12 +56,12 @@ _REASONS_BY_STATUS = {
     404: "not_found",
     408: "unavailable",
     429: "throttled",
-    503: "throttled",  # S3's 503 nearly always is "slow down"
+    503: "throttled",  # in S3 nearly always "SlowDown"
 }
 
 
 def reason(error: Exception) -> str:
-    """The reason of an `ObjectError` for one of `FAILURES`."""
+    """Return the reason of an `ObjectError` for one of `FAILURES`."""
     if isinstance(error, ClientError):
         by_status = _REASONS_BY_STATUS.get(_status(error), "unavailable" if _status(error) >= 500 else "refused")
         return _REASONS.get(_code(error), by_status)
@@ -72,13 +72,13 @@ def reason(error: Exception) -> str:
     return "unavailable" if isinstance(error, (*_CONNECTION, ResponseParserError)) else "refused"
 
 
-def blames_credentials(error: Exception) -> bool:
-    """Whether the same request may succeed with other credentials of the same user."""
-    return isinstance(error, ClientError) and _code(error) in _OUTDATED
+def refuses_credentials(error: Exception) -> bool:
+    """Return True if the same request may succeed with newer credentials of the same user."""
+    return isinstance(error, ClientError) and _code(error) in _CREDENTIALS_REFUSED
 
 
-def brief(error: Exception, where: str) -> str:
-    """Half a line for the record of one object."""
+def summarize(error: Exception, where: str) -> str:
+    """Return a short text for the failure record of one object."""
     if isinstance(error, ClientError):
         code, text = _code(error), error.response.get("Error", {}).get("Message", "")
         return f"{where} answered {code}{f' ({text})' if text and text != code else ''}."
@@ -86,12 +86,12 @@ def brief(error: Exception, where: str) -> str:
 
 
 def is_missing_bucket(error: Exception) -> bool:
-    """Whether a listing failed with `error` because there is no such bucket."""
+    """Return True if a listing failed with `error` because the bucket does not exist."""
     return isinstance(error, ClientError) and _code(error) in ("NoSuchBucket", "404")
 
 
 def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> str:
-    """Why `bucket` at `where` cannot be listed, and what to do."""
+    """Return why `bucket` at `where` cannot be listed, and what to do."""
     code = _code(error) if isinstance(error, ClientError) else ""
     if isinstance(error, NoCredentialsError):
         return (
@@ -101,7 +101,7 @@ def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> st
     if isinstance(error, _CREDENTIALS):
         return f"Cannot get credentials for {bucket!r}: {error}. Log in again, or check AWS_PROFILE."
     if isinstance(error, ParamValidationError):
-        return f"{bucket!r} is no valid bucket name; write s3://BUCKET/PREFIX."
+        return f"{bucket!r} is not a valid bucket name; write s3://BUCKET/PREFIX."
     if isinstance(error, SSLError):
         return f"No trusted TLS connection to {where}: {error}. For a private authority set AWS_CA_BUNDLE."
     if isinstance(error, ResponseParserError):
@@ -113,26 +113,28 @@ def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> st
     if code == "InvalidAccessKeyId":
         return f"{where} does not know the access key in use. Check AWS_ACCESS_KEY_ID or AWS_PROFILE, and the endpoint."
     if code == "SignatureDoesNotMatch":
-        return f"{where} refused the signature: the secret key is not the access key's. Check AWS_SECRET_ACCESS_KEY."
+        return (
+            f"{where} refused the signature: the secret key does not match the access key. Check AWS_SECRET_ACCESS_KEY."
+        )
     if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
         return f"The session token in use has expired or is not valid at {where} ({code}). Log in again."
     if code == "RequestTimeTooSkewed":
         return f"{where} refused the request: this machine's clock is wrong."
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"):
         return (
-            f"The bucket {bucket!r} is in another region than the one asked at {where}. "
-            f"Set AWS_DEFAULT_REGION={_region(error) or 'REGION, the one of the bucket'}, and no regional endpoint."
+            f"The bucket {bucket!r} is not in the region of {where}. "
+            f"Set AWS_DEFAULT_REGION={_region(error) or 'to the region of the bucket'}, and no regional endpoint."
         )
     if reason(error) == "access_denied" and anonymous:
-        return f"{bucket!r} at {where} is not public ({code}). Unset VIEWFINDER_S3_ANONYMOUS and give credentials."
+        return f"{bucket!r} at {where} is not public ({code}). Unset VIEWFINDER_S3_ANONYMOUS and provide credentials."
     if reason(error) == "access_denied":
         return (
             f"Access to {bucket!r} at {where} is denied ({code}). The credentials in use need s3:ListBucket on the "
             "bucket and s3:GetObject on its objects; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
         )
-    # An S3 endpoint answers with a code of its own; a bare status, or no XML, comes from something else.
+    # An S3 endpoint answers with an error code; a bare status comes from another kind of server.
     hint = " Is that an S3 endpoint? Check VIEWFINDER_S3_ENDPOINT_URL." if code.isdecimal() else ""
-    return f"Cannot list {bucket!r}: {brief(error, where)}{hint}"
+    return f"Cannot list {bucket!r}: {summarize(error, where)}{hint}"
 
 
 def _code(error: ClientError) -> str:

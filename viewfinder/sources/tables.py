@@ -1,4 +1,4 @@
-"""Rows of CSV, JSONL and Parquet files, one at a time and each with its number, for captions and manifests alike."""
+"""Rows of CSV, JSONL and Parquet files with their line or row numbers, for captions files and manifests."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
 def csv_rows(uri: str, file: BinaryIO) -> Rows:
-    """Line number and cells by column, empty cells left out. Raises `ConfigurationError` naming the line."""
+    """Yield line number and cells by column, without empty cells. Raises `ConfigurationError` with the line number."""
     reader = csv.DictReader(_lines(uri, file), strict=True)
     try:
         for row in reader:
@@ -23,32 +23,32 @@ def csv_rows(uri: str, file: BinaryIO) -> Rows:
                 raise ConfigurationError(f"{uri!r} line {reader.line_num} has more cells than the header.")
             yield reader.line_num, {name: value for name, value in row.items() if value}
     except csv.Error as error:
-        raise ConfigurationError(f"{uri!r} line {reader.reader.line_num} is no CSV: {error}.") from error
+        raise ConfigurationError(f"{uri!r} line {reader.reader.line_num} is not CSV: {error}.") from error
 
 
 def csv_columns(uri: str, file: BinaryIO) -> list[str]:
-    """The names in the first line; the file is rewound. Raises `ConfigurationError`."""
+    """Return the names in the first line and rewind the file. Raises `ConfigurationError`."""
     try:
         columns = next(csv.reader(_lines(uri, file), strict=True), [])
     except csv.Error as error:
-        raise ConfigurationError(f"{uri!r} line 1 is no CSV: {error}.") from error
+        raise ConfigurationError(f"{uri!r} line 1 is not CSV: {error}.") from error
     file.seek(0)
     return columns
 
 
 def jsonl_rows(uri: str, file: BinaryIO) -> Rows:
-    """Line number and object of each line that is not blank. Raises `ConfigurationError` naming the line."""
+    """Yield line number and object of each line that is not blank. Raises `ConfigurationError` with the line number."""
     for number, line in enumerate(_lines(uri, file), start=1):
         if not line.strip():
             continue
         row = parse_json(line, f"{uri!r} line {number}")
         if not isinstance(row, dict):
-            raise ConfigurationError(f"{uri!r} line {number} holds a JSON {json_kind(row)}; expected an object.")
+            raise ConfigurationError(f"{uri!r} line {number} contains a JSON {json_kind(row)}; expected an object.")
         yield number, row
 
 
 def parquet_rows(uri: str, file: BinaryIO) -> Rows:
-    """Row number and values by column; nulls are left out. Raises `ConfigurationError`."""
+    """Yield row number and values by column, without nulls. Raises `ConfigurationError`."""
     number = 0
     try:
         for batch in pq.ParquetFile(file).iter_batches():
@@ -60,7 +60,7 @@ def parquet_rows(uri: str, file: BinaryIO) -> Rows:
 
 
 def parquet_columns(uri: str, file: BinaryIO) -> list[str]:
-    """The names of the columns. Raises `ConfigurationError`."""
+    """Return the names of the columns. Raises `ConfigurationError`."""
     try:
         return list(pq.ParquetFile(file).schema_arrow.names)
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
@@ -68,28 +68,28 @@ def parquet_columns(uri: str, file: BinaryIO) -> list[str]:
 
 
 def parse_json(text: str, place: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """JSON as the standard has it, without NaN, which the store could not take. `pairs` makes the objects."""
+    """Parse JSON without NaN and Infinity, which the store cannot hold. `pairs` is json's `object_pairs_hook`."""
 
     def refuse(constant: str) -> NoReturn:
-        raise ConfigurationError(f"{place} holds {constant}, which is not JSON; leave the field out.")
+        raise ConfigurationError(f"{place} contains {constant}, which is not JSON; leave the field out.")
 
     try:
         return json.loads(text, parse_constant=refuse, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ConfigurationError(f"{place} is not JSON: {error.msg} at column {error.colno}{line}.") from error
-    except (RecursionError, ValueError) as error:  # nested or numbered beyond what Python reads
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number with too many digits
         raise ConfigurationError(f"{place} is JSON that cannot be read: {error}.") from error
 
 
 def json_kind(value: object) -> str:
-    """What JSON calls a value's type."""
-    names = {dict: "object", list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
+    """Return JSON's name for the type of a value."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
 
 
 def _lines(uri: str, file: BinaryIO) -> Iterator[str]:
-    # Decoded one by one, so that a wrong byte is told with its line. Line ends stay: CSV cells may hold them.
+    # Decoded line by line, so that the error has the line number. Line ends stay: CSV cells may contain them.
     for number, line in enumerate(file, start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")

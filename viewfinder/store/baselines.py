@@ -1,47 +1,50 @@
-"""The cosines that a model gives to things that have nothing to do with each other: what a score is measured by.
+"""Relevance baselines: quantiles of the cosines of unrelated pairs, kept with each collection.
 
-A raw cosine means nothing to a person: 0.25 is a fine match to one model and noise to another. So the scores of
-unrelated pairs are kept with each collection, as quantiles by kind of pair, and a score has its place among them.
+A raw cosine has no absolute meaning: 0.25 is a good match with one model and noise with another. The relevance of a hit
+is the share of unrelated pairs with a lower cosine.
 """
 
+import functools
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 
 import numpy as np
 
 from viewfinder.store import Store
-from viewfinder.store.baseline_texts import CHINESE, ENGLISH
 from viewfinder.store.records import Vectors
 from viewfinder.store.schema import Collection
 
 logger = logging.getLogger(__name__)
 
 QUANTILES = 101
-# 500 by 500 vectors make 250,000 pairs, in tens of milliseconds; more do not move the quantiles.
-SAMPLE = 500
-# Fewer say more about themselves than about the model.
-FEWEST = 20
-# From here on the captions of other points are the better unrelated texts: they speak of what this index is about.
-ENOUGH_CAPTIONS = 100
-# A collection that has changed by less keeps its estimate.
-NOTICEABLE = 0.1
+# 500 by 500 vectors give 250,000 pairs in tens of milliseconds; more do not change the quantiles.
+SAMPLE_SIZE = 500
+# Quantiles of fewer vectors depend on the sample more than on the model.
+MINIMUM_VECTORS = 20
+# With so many captions, those of other points are better unrelated texts than ours: they fit the index's subjects.
+MINIMUM_CAPTIONS = 100
+# Estimate again after a larger relative change of the collection.
+MAXIMUM_DRIFT = 0.1
 
 
-def queries(languages: str) -> list[str]:
-    """Texts to compare with, in languages that the model knows; `languages` is the registry's word for them."""
-    many = languages.startswith(("about", "more than"))
-    return [*ENGLISH, *(CHINESE if many or "Chinese" in languages else ())]
+def unrelated_texts(languages: str) -> list[str]:
+    """Return short descriptions of common things, in the model's languages (`ModelSpec.languages`)."""
+    texts = _texts_by_language()
+    multilingual = languages.startswith(("about", "more than"))
+    return [*texts["english"], *(texts["chinese"] if multilingual or "Chinese" in languages else ())]
 
 
-def share(quantiles: Sequence[float], cosine: float) -> float:
-    """The share (0 to 1) of unrelated pairs that are less alike, by the quantiles of one kind of pair."""
+def share_below(quantiles: Sequence[float], cosine: float) -> float:
+    """Return the share (0 to 1) of unrelated pairs with a lower cosine, from the quantiles of one kind of pair."""
     return round(float(np.interp(cosine, quantiles, np.linspace(0, 1, len(quantiles)))), 4)
 
 
-def renew(store: Store, collection: Collection, changed: int, encode: Callable[[], Vectors]) -> bool:
-    """Estimate anew after a run that changed so many points, where that matters; whether it was done.
+def update_baselines(store: Store, collection: Collection, changed: int, encode: Callable[[], Vectors]) -> bool:
+    """Estimate the baselines again if a run with `changed` points made it necessary; return True if it was done.
 
-    Never fails: searches do without. `encode` as in `estimate`.
+    Logs errors instead of raising them: searches work without baselines. `encode` as in `estimate`.
     """
     try:
         points = store.points.count(collection)
@@ -51,44 +54,52 @@ def renew(store: Store, collection: Collection, changed: int, encode: Callable[[
         if baselines:
             store.collections.update_metadata(collection.name, baselines=baselines, baselined_points=points)
     except Exception as error:
-        # All pictures are indexed by now: nothing that goes wrong here is worth a failed run.
-        logger.warning("Hits will not say how relevant they are, until the next run: %s", error)
+        # All images are indexed: an error here must not fail the run.
+        logger.warning("Hits have no relevance until the next run: %s", error)
         return False
     return bool(baselines)
 
 
 def is_due(collection: Collection, points: int, changed: int) -> bool:
-    """Whether the collection, with so many points by now and so many of them changed, needs another estimate."""
+    """Return True if a collection of `points` points, `changed` of them by the last run, needs a new estimate."""
     metadata = collection.metadata
     before = metadata.baselined_points
     if not metadata.baselines or not before:
         return True
-    return max(abs(points - before), changed) > NOTICEABLE * before
+    return max(abs(points - before), changed) > MAXIMUM_DRIFT * before
 
 
 def estimate(store: Store, collection: Collection, encode: Callable[[], Vectors]) -> dict[str, list[float]]:
-    """Quantiles of the cosines of unrelated pairs by kind of pair, of those kinds that there are enough vectors for.
+    """Return quantiles of the cosines of unrelated pairs, for the kinds of pair with enough vectors.
 
-    Pairs are chance ones among random points; a few are related after all, which only the highest quantiles feel.
-    `encode` gives the unit vectors (float32 [N, D]) of `queries`, and is called only where captions do not serve.
+    Pairs are random; the few that are related change only the highest quantiles. `encode` returns the unit vectors
+    (float32 [N, D]) of `unrelated_texts`, and is called only if there are too few captions.
     """
-    images = store.points.sample(collection, SAMPLE, "image")
-    captions = store.points.sample(collection, SAMPLE, "caption")
-    if max(len(images), len(captions)) < FEWEST:
+    images = store.points.sample(collection, SAMPLE_SIZE, "image")
+    captions = store.points.sample(collection, SAMPLE_SIZE, "caption")
+    if max(len(images), len(captions)) < MINIMUM_VECTORS:
         return {}
-    texts = captions if len(captions) >= ENOUGH_CAPTIONS else encode()
+    texts = captions if len(captions) >= MINIMUM_CAPTIONS else encode()
     pairs = {
         "text_image": (texts, images),
         "text_caption": (texts, captions),
         "image_image": (images, images),
         "image_caption": (images, captions),
     }
-    return {kind: _quantiles(*both) for kind, both in pairs.items() if min(map(len, both)) >= FEWEST}
+    return {kind: _quantiles(*both) for kind, both in pairs.items() if min(map(len, both)) >= MINIMUM_VECTORS}
+
+
+@functools.cache
+def _texts_by_language() -> Mapping[str, list[str]]:
+    texts: dict[str, list[str]] = json.loads(
+        resources.files("viewfinder.store").joinpath("unrelated_texts.json").read_text(encoding="utf-8")
+    )
+    return texts
 
 
 def _quantiles(one: Vectors, other: Vectors) -> list[float]:
     cosines = one @ other.T
-    if one is other:  # not a vector with itself, and no pair twice
+    if one is other:  # neither a vector with itself nor a pair twice
         cosines = cosines[np.triu_indices(len(one), k=1)]
     quantiles: list[float] = np.quantile(cosines, np.linspace(0, 1, QUANTILES)).round(5).tolist()
     return quantiles

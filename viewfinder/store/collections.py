@@ -1,19 +1,26 @@
-"""The life of collections: made, promoted behind the alias, described, waited for, dropped."""
+"""Collections: create, promote behind the alias, describe, wait until ready, drop."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from qdrant_client import models
 
-from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError, StoreUnavailableError
+from viewfinder.errors import (
+    CollectionMissingError,
+    ConfigurationError,
+    ModelMismatchError,
+    StoreError,
+    StoreUnavailableError,
+)
 from viewfinder.settings import Quantization
 from viewfinder.store.connection import Connection
 from viewfinder.store.schema import (
     PAYLOAD_INDEXES,
     Collection,
     CollectionMetadata,
-    State,
+    CollectionState,
+    ModelIdentity,
     build_number,
     caption_index,
     collection_name,
@@ -25,83 +32,81 @@ HAS_4BIT = (1, 18)  # the first server with TurboQuant
 
 
 class Collections:
-    """The collections of all indexes, and the aliases that say which are live."""
+    """The collections of all indexes, and the aliases that name the live ones."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._call = connection.call
 
     def live(self, index: str) -> Collection | None:
-        """The collection that the alias `index` names; None where there is no such alias."""
+        """Return the collection that the alias `index` names; None if there is no alias."""
         while (name := self._alias(index)) is not None:
             try:
                 return self._describe(index, name)
             except CollectionMissingError:
                 if self._alias(index) == name:
                     raise
-                # The alias moved on between the two requests, and the old collection is gone already.
+                # Between the two requests the alias moved and the old collection was dropped.
         return None
 
+    def require_live(self, index: str) -> Collection:
+        """Return the live collection; raise `ConfigurationError` where there is none yet."""
+        live = self.live(index)
+        if live is None:
+            raise ConfigurationError(
+                f"There is no index {index!r} in {self._connection.address} yet. Make it with "
+                "'viewfinder index s3://bucket/prefix'."
+            )
+        return live
+
     def all(self, index: str) -> list[Collection]:
-        """All collections of `index` by build, whatever their state."""
+        """Return all collections of `index` in any state, sorted by build."""
         found = []
         for each in self._call("get_collections").collections:
             if build_number(index, each.name) is not None:
                 try:
                     found.append(self._describe(index, each.name))
                 except CollectionMissingError:
-                    continue  # dropped by another program since the listing
+                    continue  # dropped by another program since the request above
         return sorted(found, key=lambda collection: collection.build)
 
     def refresh(self, collection: Collection) -> Collection:
-        """The collection with its metadata as they are now; `CollectionMissingError` where it is gone."""
+        """Return the collection with its current metadata; raise `CollectionMissingError` if it was dropped."""
         return self._describe(collection.index, collection.name)
 
-    def open(
-        self, index: str, model_name: str, model_spec: Mapping[str, Any], fingerprint: str, dimension: int
-    ) -> Collection:
-        """The live collection of `index`, made and promoted where there is none.
+    def open(self, index: str, model: ModelIdentity) -> Collection:
+        """Return the live collection of `index`; create and promote one if there is none.
 
-        Raises `ModelMismatchError` where another model made the live one.
+        Raises `ModelMismatchError` if the live collection was made by another model.
         """
         live = self.live(index)
         if live is None:
             self._refuse_plain_collection(index)
             known = self.all(index)
-            # One that another program has just made, or has left behind in a crash before its promotion, is taken over.
-            # The build follows from the same look: programs that see none all make number 1, and so the same one.
-            same = [each.name for each in known if each.metadata.fingerprint == fingerprint]
-            following = collection_name(index, model_name, fingerprint, _following(each.build for each in known))
-            name = same[-1] if same else following
-            made = self._make(index, name, model_name, model_spec, fingerprint, dimension, "building")
-            self.promote(index, made.name)
-            live = self.live(index) or made
-        theirs = live.metadata
-        if theirs.fingerprint != fingerprint:
+            # Use a collection that another program has just created, or left by a crash before its promotion.
+            # The build number comes from the same listing: programs that see none all create number 1, the same one.
+            same = [each.name for each in known if each.metadata.fingerprint == model.fingerprint]
+            name = same[-1] if same else _next_name(index, model, (each.build for each in known))
+            created = self._create(index, name, model, "building")
+            self.promote(index, created.name)
+            live = self.live(index) or created
+        recorded = live.metadata
+        if recorded.fingerprint != model.fingerprint:
             raise ModelMismatchError(
-                f"Index {index!r} was made by model {theirs.model_name!r} (fingerprint {theirs.fingerprint}), but the "
-                f"model in hand is {model_name!r} (fingerprint {fingerprint}). To change the model run "
-                "jobs/reindex.py; to go on with the live one pass its name as --model, or no --model at all."
+                f"Index {index!r} was made by model {recorded.model_name!r} (fingerprint {recorded.fingerprint}), but "
+                f"this run uses {model.name!r} (fingerprint {model.fingerprint}). To change the model run "
+                "'viewfinder reindex'; to keep the live one pass its name as --model, or no --model at all."
             )
         return live
 
-    def create(
-        self,
-        index: str,
-        model_name: str,
-        model_spec: Mapping[str, Any],
-        fingerprint: str,
-        dimension: int,
-        state: State = "building",
-    ) -> Collection:
-        """A new collection beside those there are, with all its payload indexes and without data."""
+    def create(self, index: str, model: ModelIdentity, state: CollectionState = "building") -> Collection:
+        """Create a further collection of `index`, empty and with all payload indexes."""
         builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
-        name = collection_name(index, model_name, fingerprint, _following(builds))
-        return self._make(index, name, model_name, model_spec, fingerprint, dimension, state)
+        return self._create(index, _next_name(index, model, builds), model, state)
 
     def promote(self, index: str, name: str) -> None:
-        """Let the alias `index` name the collection `name`, in one step, whatever it named before."""
-        # Qdrant applies alias actions one by one and takes none back: so one action, and only when it can succeed.
+        """Point the alias `index` to the collection `name` in one step."""
+        # Qdrant applies alias actions one by one and never rolls back: so one action, and only when it can succeed.
         if not self._call("collection_exists", collection_name=name):
             raise CollectionMissingError(
                 f"Collection {name!r} cannot become the live one of {index!r}: it does not exist."
@@ -114,19 +119,19 @@ class Collections:
         self.update_metadata(name, state="live")
 
     def update_metadata(self, name: str, **changes: Any) -> None:
-        """Replace fields of a collection's metadata; the others stay."""
+        """Replace fields of a collection's metadata; other fields stay unchanged."""
         unknown = changes.keys() - CollectionMetadata.__dataclass_fields__.keys()
         if unknown:
             raise ValueError(f"no metadata fields {sorted(unknown)}")
-        # Qdrant merges top-level keys itself, so that two programs that change different fields lose nothing.
+        # Qdrant merges top-level keys, so two programs that change different fields lose nothing.
         self._call("update_collection", collection_name=name, metadata=changes)
 
     def drop(self, name: str) -> None:
-        """Delete a collection with all its points; nothing happens where it is gone already."""
+        """Delete a collection with all its points, if it exists."""
         self._call("delete_collection", collection_name=name)
 
     def index_field(self, collection: Collection, field: str, kind: str) -> None:
-        """Make a field of the captions file (`meta.NAME`) fast to filter by; `kind` as in `viewfinder.store.fields`."""
+        """Create a payload index on a field of captions files (`meta.NAME`); `kind` as in `viewfinder.store.fields`."""
         schema = models.PayloadSchemaType(kind)
         self._call(
             "create_payload_index", collection_name=collection.name, field_name=field, field_schema=schema, wait=True
@@ -142,9 +147,9 @@ class Collections:
         poll_s: float = 1.0,
         polls: int = 3,
     ) -> None:
-        """Return once `polls` looks in a row find the exact count, status green, an empty queue and idle optimizers.
+        """Return once `polls` consecutive polls find the exact count, status green, no queue and idle optimizers.
 
-        Raises `StoreError` saying what is still missing after `timeout_s`.
+        Raises `StoreError` with what is still missing after `timeout_s`.
         """
         clock, sleep = self._connection.retry.clock, self._connection.retry.sleep
         deadline = clock() + timeout_s
@@ -155,29 +160,20 @@ class Collections:
             if stable >= polls:
                 return
             if progress is not None:
-                progress(missing or f"ready, seen {stable} of {polls} times")
+                progress(missing or f"ready in {stable} of {polls} polls")
             if clock() + poll_s > deadline:
                 raise StoreError(
-                    f"Collection {collection.name!r} is not ready after {timeout_s:g} s: {missing or 'not stable yet'}."
+                    f"Collection {collection.name!r} is not ready after {timeout_s:g} s: {missing or 'not stable'}."
                 )
             sleep(poll_s)
 
-    def _make(
-        self,
-        index: str,
-        name: str,
-        model_name: str,
-        model_spec: Mapping[str, Any],
-        fingerprint: str,
-        dimension: int,
-        state: State,
-    ) -> Collection:
-        """The collection `name` of `index`, made or found made; its payload indexes are there before any data."""
+    def _create(self, index: str, name: str, model: ModelIdentity, state: CollectionState) -> Collection:
+        """Create the collection `name` unless it exists; its payload indexes exist before any data."""
         metadata = CollectionMetadata(
             index=index,
-            fingerprint=fingerprint,
-            model={**model_spec, "name": model_name},
-            dimension=dimension,
+            fingerprint=model.fingerprint,
+            model={**model.spec, "name": model.name},
+            dimension=model.dimension,
             state=state,
             created_at=_now(),
         )
@@ -186,27 +182,27 @@ class Collections:
             self._call(
                 "create_collection",
                 collection_name=name,
-                vectors_config=vectors_config(dimension, quantization),
+                vectors_config=vectors_config(model.dimension, quantization),
                 metadata=metadata.as_payload(),
             )
         except StoreUnavailableError:
             raise
-        except StoreError:  # another program was first, a lost answer was asked for again, or it is a real refusal
+        except StoreError:  # it exists: created by another program, or by a request whose response was lost
             if not self._call("collection_exists", collection_name=name):
                 raise
         self._create_indexes(name)
         return self._describe(index, name)
 
     def _quantization(self) -> Quantization:
-        """How new collections hold their vectors; raises `StoreError` where the server cannot."""
+        """Return the quantization of new collections; raise `StoreError` if the server does not support it."""
         wanted = self._connection.address.quantization
         version = self._connection.server_version()
         if version is None:
-            return "none"  # the embedded store compares float32, whatever is asked of it
+            return "none"  # the embedded store always compares float32
         if wanted == "4bit" and version < HAS_4BIT:
             raise StoreError(
-                f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. Upgrade "
-                f"Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
+                f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. "
+                f"Upgrade Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
             )
         return wanted
 
@@ -223,7 +219,7 @@ class Collections:
         if any(each.name == index for each in self._call("get_collections").collections):
             raise StoreError(
                 f"{self._connection.address} has a collection named {index!r}, so no index can have that name. "
-                "Choose another with --index or VIEWFINDER_INDEX, or remove that collection."
+                "Choose another name (VIEWFINDER_INDEX), or drop that collection."
             )
 
     def _create_indexes(self, name: str) -> None:
@@ -233,7 +229,7 @@ class Collections:
             self._call("create_payload_index", collection_name=name, field_name=field, field_schema=schema, wait=True)
 
     def _unready(self, collection: Collection, expected_count: int | None) -> str | None:
-        """What a collection still lacks, or None."""
+        """Return why a collection is not ready, or None."""
         count = self._call("count", collection_name=collection.name, exact=True).count
         if expected_count is not None and count != expected_count:
             return f"{count:,} of {expected_count:,} points"
@@ -252,8 +248,8 @@ class Collections:
         return len(answer.running) + int(answer.summary.queued_optimizations)
 
 
-def _following(builds: Iterable[int]) -> int:
-    return max(builds, default=0) + 1
+def _next_name(index: str, model: ModelIdentity, builds: Iterable[int]) -> str:
+    return collection_name(index, model.name, model.fingerprint, max(builds, default=0) + 1)
 
 
 def _now() -> str:

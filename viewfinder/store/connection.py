@@ -1,17 +1,17 @@
-"""Where the vectors are kept, and how anything is asked there: one call by name, with retries."""
+"""Address of a store and the connection to it: Qdrant calls by name, with retries."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from viewfinder.backoff import Backoff
 from viewfinder.settings import Quantization, Settings
-from viewfinder.store.retries import Retry
 
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where and how vectors are kept, as plain values that travel; without `url`, the embedded store in `data_dir`."""
+    """Location and options of a store, as plain values; without `url`, the embedded store in `data_dir`."""
 
     data_dir: Path
     url: str | None = None
@@ -19,11 +19,11 @@ class StoreAddress:
     grpc: bool = False
     timeout_s: float = 60.0
     retry_s: float = 120.0
-    quantization: Quantization = "none"  # of collections that are made; the embedded store has none
+    quantization: Quantization = "none"  # of new collections; the embedded store has none
 
     @classmethod
     def of(cls, settings: Settings) -> "StoreAddress":
-        """The address that the settings name."""
+        """Return the address in the settings."""
         key = settings.qdrant_api_key
         return cls(
             data_dir=settings.data_dir,
@@ -39,32 +39,32 @@ class StoreAddress:
         if self.url is None:
             return f"the embedded store in {self.data_dir}"
         parts = urlsplit(self.url)
-        # The port is always shown: Qdrant's default is 6333 for https too, where people expect 443.
+        # Always with the port: Qdrant's default is 6333 even for https, where people expect 443.
         return f"Qdrant at {parts.scheme}://{parts.hostname}:{parts.port or 6333}{parts.path}"
 
 
-class Client(Protocol):
-    """One call of Qdrant's Python interface by name, on a server or on the embedded store.
+class StoreClient(Protocol):
+    """Calls methods of `QdrantClient` by name, on a server or on the embedded store.
 
-    Raises nothing but the `StoreError` family; `StoreUnavailableError` means that the same call may succeed later.
+    Raises only errors of the `StoreError` family; after `StoreUnavailableError` the same call may succeed later.
     """
 
     max_batch: int | None
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """What `QdrantClient.<method>(**arguments)` returns."""
+        """Return the result of `QdrantClient.<method>(**arguments)`."""
 
     def close(self) -> None:
-        """Let go of sockets, files and locks."""
+        """Release sockets, files and locks."""
 
 
 class Connection:
-    """A client and the patience to go with it. Safe to share between threads; to other processes goes the address."""
+    """A client with retries. Safe to share between threads; other processes get the address instead."""
 
-    def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
+    def __init__(self, client: StoreClient, address: StoreAddress, retry: Backoff | None = None) -> None:
         self.address = address
         self.client = client
-        self.retry = retry or Retry(address.retry_s)
+        self.retry = retry or Backoff(address.retry_s)
 
     @property
     def is_embedded(self) -> bool:
@@ -72,15 +72,15 @@ class Connection:
         return self.address.url is None
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """What `QdrantClient.<method>(**arguments)` returns, after as many attempts as the address allows."""
+        """Return the result of `QdrantClient.<method>(**arguments)`, retried for `address.retry_s`."""
         return self.retry(lambda: self.client.call(method, **arguments))
 
     def server_version(self) -> tuple[int, int] | None:
-        """Major and minor version of the server; None for the embedded store, which supports every request here."""
+        """Return the server's major and minor version; None for the embedded store, which supports every call."""
         return None if self.is_embedded else parse_version(self.call("info").version)
 
 
 def parse_version(text: str) -> tuple[int, int]:
-    """(1, 20) of "1.20.0-dev"; (0, 0) where there is no telling."""
+    """Return (1, 20) for "1.20.0-dev", (0, 0) for an unknown format."""
     major, minor, *_ = *text.split("."), "0", "0"
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)

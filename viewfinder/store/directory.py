@@ -1,11 +1,10 @@
-"""Qdrant's local mode on a directory that one process holds at a time, and the note of who that is.
+"""The embedded store's directory: held by one process at a time, which is recorded in it.
 
-Local mode knows one process and one thread (two threads corrupt it for good), so every call takes its turn.
-`holder.lock` says that the directory is held, `holder.json` by whom.
+Qdrant's local mode supports one process and one thread, so calls run one at a time. `holder.lock` is locked while the
+directory is held, `holder.json` describes the holder.
 """
 
 import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -13,7 +12,6 @@ import os
 import platform
 import socket
 import sqlite3
-import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, fields
@@ -22,18 +20,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from qdrant_client import models
 from qdrant_client.local.local_collection import LocalCollection
-from qdrant_client.local.qdrant_local import QdrantLocal
 
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError
+from viewfinder.store.local_mode import LocalMode
 
 logger = logging.getLogger(__name__)
 
 COMFORTABLE_POINTS = 20_000
 ADVICE = (
-    f"The embedded store holds more than {COMFORTABLE_POINTS:,} points; from here on searches and starts get slow. "
+    f"The embedded store has more than {COMFORTABLE_POINTS:,} points; with more, searches and starts get slow. "
     "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
@@ -42,7 +39,7 @@ LOCK_WAIT_S = 15.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the directory. `ray_address` is None where a program holds it without Ray."""
+    """The process that holds the directory. `ray_address` is None for a program without Ray."""
 
     pid: int
     host: str
@@ -52,7 +49,7 @@ class Holder:
 
     @classmethod
     def here(cls, ray_address: str | None) -> "Holder":
-        """This process."""
+        """Return the record of this process."""
         return cls(
             os.getpid(),
             socket.gethostname(),
@@ -63,7 +60,7 @@ class Holder:
 
     @classmethod
     def read(cls, directory: Path) -> "Holder | None":
-        """Whom `holder.json` names, dead or alive; None where there is none that can be read."""
+        """Return the holder in `holder.json`, which may have ended; None if the file is missing or invalid."""
         try:
             record = json.loads((directory / "holder.json").read_text())
             return cls(**{each.name: record[each.name] for each in fields(cls)})
@@ -76,13 +73,13 @@ class Holder:
 
 
 def store_directory(data_dir: Path) -> Path:
-    """Where the embedded store of a data directory lies."""
+    """Return the directory of the embedded store in a data directory."""
     return data_dir / "qdrant"
 
 
 def code_version() -> str:
-    """A short hash of what decides how a holder behaves: its source, and the versions of what it runs on."""
-    source = [Path(__file__), Path(__file__).with_name("embedded.py")]
+    """Return a short hash of the holder's source and of the versions it runs on."""
+    source = [Path(__file__).with_name(name) for name in ("directory.py", "embedded.py", "local_mode.py")]
     parts = [
         *(path.read_bytes() for path in source),
         version("qdrant-client").encode(),
@@ -92,7 +89,7 @@ def code_version() -> str:
 
 
 def open_directory(data_dir: Path, *, wait_s: float = LOCK_WAIT_S, ray_address: str | None = None) -> "DirectoryClient":
-    """Hold the directory in this process; `StoreBusyError` names the holder if it stays busy for `wait_s` seconds."""
+    """Hold the directory in this process; raise `StoreBusyError` if another still holds it after `wait_s` seconds."""
     directory = store_directory(data_dir)
     lock = take_lock(directory, wait_s)
     try:
@@ -103,17 +100,17 @@ def open_directory(data_dir: Path, *, wait_s: float = LOCK_WAIT_S, ray_address: 
 
 
 class DirectoryClient:
-    """A `Client` on a directory of local mode, one call at a time whatever thread it comes from."""
+    """A `StoreClient` on a directory of local mode; runs one call at a time, from any thread."""
 
     max_batch: int | None = None
 
     def __init__(self, directory: Path, lock: IO[str], ray_address: str | None = None) -> None:
         self._directory = directory
         self._lock = lock
-        self._turn = threading.Lock()
+        self._call_lock = threading.Lock()
         self._advised = False
-        # Qdrant's own lock shows a program that knows nothing of ours; local mode itself would look only after loading
-        # all the data, and leave files open behind it.
+        # Qdrant's own lock reveals other programs. Local mode would check it only after loading all data, and leave
+        # files open.
         foreign = try_lock(directory / ".lock")
         if foreign is None:
             raise StoreBusyError(
@@ -121,14 +118,13 @@ class DirectoryClient:
                 "End it, or set VIEWFINDER_DATA_DIR."
             )
         foreign.close()
-        self._local = _Local(str(directory), force_disable_check_same_thread=True)
+        self._local = LocalMode(str(directory))
         for collection in self._local.collections.values():
-            _quicken(collection)
             self._advise(collection)
         (directory / "holder.json").write_text(json.dumps(asdict(Holder.here(ray_address))))
 
     def call(self, method: str, **arguments: Any) -> Any:
-        with self._turn:
+        with self._call_lock:
             try:
                 answer = self._call(method, **arguments)
             except ValueError as error:
@@ -145,7 +141,7 @@ class DirectoryClient:
             return answer
 
     def close(self) -> None:
-        with self._turn:
+        with self._call_lock:
             if not self._local.closed:
                 self._local.close()
                 (self._directory / "holder.json").unlink(missing_ok=True)
@@ -153,13 +149,8 @@ class DirectoryClient:
 
     def _call(self, method: str, **arguments: Any) -> Any:
         if method == "create_payload_index" and not isinstance(arguments["field_schema"], models.TextIndexParams):
-            return None  # local mode would only warn that it has no use for it
-        if method == "delete_collection" and arguments["collection_name"] in self._local.collections:
-            self._local.collections[arguments["collection_name"]].close()
-        answer = getattr(self._local, method)(**arguments)
-        if method == "create_collection":
-            _quicken(self._local.collections[arguments["collection_name"]])
-        return answer
+            return None  # local mode does not use it, and would only log a warning
+        return getattr(self._local, method)(**arguments)
 
     def _advise(self, collection: LocalCollection) -> None:
         if len(collection.ids) > COMFORTABLE_POINTS and not self._advised:
@@ -168,6 +159,7 @@ class DirectoryClient:
 
 
 def take_lock(directory: Path, wait_s: float) -> IO[str]:
+    """Lock the directory; raise `StoreBusyError` if another process still holds it after `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     while (lock := try_lock(directory / "holder.lock")) is None:
         if time.monotonic() >= deadline:
@@ -177,13 +169,13 @@ def take_lock(directory: Path, wait_s: float) -> IO[str]:
 
 
 def try_lock(path: Path) -> IO[str] | None:
-    """An open file whose lock ends with it, or with the process however that dies; None where another has it."""
+    """Return an open file, locked until it is closed or the process ends; None if another process has the lock."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     except OSError as error:
         raise StoreError(
-            f"The embedded store cannot be kept in {path.parent}: {error}. Set VIEWFINDER_DATA_DIR."
+            f"The embedded store cannot be opened in {path.parent}: {error}. Set VIEWFINDER_DATA_DIR."
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,50 +186,10 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def busy(directory: Path) -> StoreBusyError:
+    """Return the error that names the holder of a directory."""
     holder = Holder.read(directory)
-    who = str(holder) if holder else "a program that left no name"
+    who = str(holder) if holder else "an unknown program"
     return StoreBusyError(
         f"The embedded store in {directory} is held by {who}. Wait for it or end it; several programs at once need a "
         "Qdrant server: 'docker run -p 6333:6333 qdrant/qdrant' and VIEWFINDER_QDRANT_URL=http://localhost:6333."
     )
-
-
-class _Local(QdrantLocal):
-    LARGE_DATA_THRESHOLD = sys.maxsize  # we give that advice ourselves, once and with the way out
-
-
-def _quicken(collection: LocalCollection) -> None:
-    """Choose diverse hits in numpy; let SQLite write ahead, and sync at checkpoints instead of at each point.
-
-    900 → 6,600 points/s on two cores, with two vectors of 512 numbers each.
-    A killed process loses nothing. A power cut may lose the last moments, never the database, and the next run of
-    the job finds what is missing.
-    """
-    collection.LARGE_DATA_THRESHOLD = sys.maxsize
-    collection._mmr = functools.partial(_diverse, collection)  # type: ignore[method-assign]
-    if collection.storage is not None:
-        # Exclusive first: then the write-ahead log needs no shared memory, which network file systems lack.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
-            collection.storage.storage.execute(f"PRAGMA {pragma}").close()
-
-
-def _diverse(
-    collection: LocalCollection, points: list[Any], query: object, using: str, relevance_weight: float, limit: int
-) -> list[Any]:
-    """Local mode's choice by maximal marginal relevance (`LocalCollection._mmr`, cosine only), a thousand times faster.
-
-    Python's loops over all pairs took 9 s to choose 200 of 1,000 points, in which the holder answered nobody else.
-    """
-    vectors = collection.vectors[using][[collection.ids[point.id] for point in points]]
-    relevance = np.array([point.score for point in points])
-    nearest_chosen = np.zeros(len(points))
-    left = np.full(len(points), True)
-    chosen: list[int] = []
-    while len(chosen) < min(limit, len(points)):
-        marginal = relevance_weight * relevance - (1 - relevance_weight) * nearest_chosen if chosen else relevance
-        best = int(np.argmax(np.where(left, marginal, -np.inf)))
-        similar = vectors @ vectors[best]
-        nearest_chosen = np.maximum(nearest_chosen, similar) if chosen else similar
-        left[best] = False
-        chosen.append(best)
-    return [points[place] for place in chosen]

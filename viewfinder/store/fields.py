@@ -1,6 +1,6 @@
-"""What a captions file gives besides captions: its fields as filters name them (`meta.NAME`), and their kinds.
+"""Fields of captions files as filters name them (`meta.NAME`), and their kinds.
 
-The kinds are those of Qdrant's payload indexes: keyword, integer, float, bool, datetime and text.
+A kind is a type of Qdrant's payload indexes: keyword, integer, float, bool, datetime or text.
 """
 
 import re
@@ -12,33 +12,33 @@ from typing import Any
 from viewfinder.errors import FilterError
 from viewfinder.store.filters import parse_filter
 
-# Each is an index in memory; a file with more has columns that nobody filters by.
+# Each is an index in memory; a file with more has fields that nobody filters by.
 MAX_FIELDS = 64
-# Longer texts are searched for words, not compared as a whole.
-LONGEST_KEYWORD = 128
+# Longer strings are indexed as words, not compared as a whole.
+MAX_KEYWORD_CHARACTERS = 128
 
-# fromisoformat takes "20240101" and "2024-W01" too, which are as often something else.
+# fromisoformat also accepts "20240101" and "2024-W01", which are often not dates.
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].+)?")
 
 
 class Fields:
-    """The fields of the records seen so far."""
+    """The fields of the records added so far."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
 
-    def see(self, meta: Mapping[str, Any]) -> None:
-        """Look at what one record has besides caption and tags."""
+    def add(self, meta: Mapping[str, Any]) -> None:
+        """Add the fields of one record."""
         for name, kind in _leaves("meta", meta):
             self._counts[name] += 1
             self._kinds[name] = _wider(self._kinds.get(name, kind), kind)
 
-    def merged(self, known: Mapping[str, str], *, most: int = MAX_FIELDS) -> dict[str, str]:
-        """Kinds by name: those known before, then the commonest of those seen; a kind only ever widens."""
+    def merged(self, known: Mapping[str, str], *, maximum: int = MAX_FIELDS) -> dict[str, str]:
+        """Return kinds by name: the `known` ones, then the most frequent new ones. A kind can only become wider."""
         merged = {name: _wider(kind, self._kinds.get(name, kind)) for name, kind in known.items()}
         for name, _ in sorted(self._counts.items(), key=lambda each: (-each[1], each[0])):
-            if len(merged) >= most:
+            if len(merged) >= maximum:
                 break
             if name not in merged and _can_be_named(name):
                 merged[name] = self._kinds[name]
@@ -49,7 +49,7 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)
-    elif isinstance(value, list):  # a filter looks at each of its values
+    elif isinstance(value, list):  # a filter matches any of its values
         for inner in value:
             if not isinstance(inner, Mapping | list):
                 yield from _leaves(name, inner)
@@ -68,11 +68,11 @@ def _kind(value: object) -> str | None:
         return None
     if _DATE.fullmatch(value) and _is_date(value):
         return "datetime"
-    return "keyword" if len(value) <= LONGEST_KEYWORD else "text"
+    return "keyword" if len(value) <= MAX_KEYWORD_CHARACTERS else "text"
 
 
 def _wider(one: str, other: str) -> str:
-    """The kind that holds the values of both; where they have nothing in common, the one for names."""
+    """Return the kind that fits the values of both; keyword if they have nothing in common."""
     kinds = {one, other}
     if len(kinds) == 1:
         return one

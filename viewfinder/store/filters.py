@@ -1,10 +1,10 @@
-"""The filter language of searches and prunes, and its translation into Qdrant's.
+"""The filter language of searches and prunes, translated to Qdrant's.
 
     {"width": {"gte": 1024}, "tags": {"in": ["beach", "sea"]}}
     {"or": [{"caption": {"text": "red car"}}, {"not": {"meta.year": {"lt": 2020}}}]}
 
-All keys of one object must hold. A field that is missing matches `{"eq": null}`, and nothing else but negations. A date
-without a zone is UTC, one without a time is its midnight.
+All keys of one object must match. A missing field matches `{"eq": null}` and negations only. A date without a time zone
+is in UTC, one without a time means midnight.
 """
 
 import difflib
@@ -18,10 +18,10 @@ from qdrant_client import models
 
 from viewfinder.errors import FilterError
 
-MAX_DEPTH = 8
+MAX_FILTER_DEPTH = 8
 MAX_CONDITIONS = 200
-MAX_VALUES = 1000  # of all lists, and words of all texts, together
-MAX_TEXT = 4096  # characters of one value: a path of any file system, four times a key of S3
+MAX_VALUES = 1000  # in all lists, and words in all texts, together
+MAX_VALUE_CHARACTERS = 4096  # the longest path of Linux, four times the longest key of S3
 
 FIELDS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -32,7 +32,7 @@ FIELDS: Mapping[str, str] = {
     **dict.fromkeys(("has_image", "has_caption"), "flag"),
     "caption": "text",
 }
-# Without a payload index: Qdrant neither counts nor groups by them.
+# Fields without a payload index: Qdrant cannot count or group by them.
 _UNINDEXED = ("etag", "caption_hash")
 _META = re.compile(r'meta(\.[^."\[\]\x00-\x1f\x7f\ud800-\udfff]{1,100}){1,8}')
 _WORD = re.compile(r"[^\W_]+")
@@ -45,16 +45,15 @@ _ALLOWED = {
     "date": ("eq", "ne", *_RANGE),
     "flag": ("eq", "ne"),
     "text": ("eq", "ne", "text"),
-    "any": _OPERATORS,  # a field of the captions file: what it holds is the user's affair
+    "any": _OPERATORS,  # a field of the captions file may have values of any type
 }
 
 
 def parse_filter(expression: Mapping[str, Any] | None, fields: Collection[str] | None = None) -> models.Filter | None:
-    """Qdrant's filter for `expression`; None for None and {}.
+    """Return Qdrant's filter for `expression`; None for None and {}.
 
-    `fields` are the known `meta.NAME`s; without them any is taken, and one that no point has matches nothing.
-    Raises `FilterError` naming the offending field, operator or value and what would be understood, and nothing else
-    whatever JSON can hold.
+    `fields` are the known `meta.NAME`s; without them every name is accepted, and one that no point has matches nothing.
+    For any JSON value raises nothing but `FilterError`, with the wrong field, operator or value and the valid ones.
     """
     if expression is None or (isinstance(expression, Mapping) and not expression):
         return None
@@ -72,7 +71,7 @@ def check_groupable(name: object, fields: Mapping[str, str] | None = None) -> No
 
 
 def field_path(name: str) -> str:
-    """Qdrant's path of a field: names that are not plain words stand in quotes."""
+    """Return Qdrant's path of a field, in which parts with special characters are quoted."""
     return ".".join(part if _PLAIN.fullmatch(part) else f'"{part}"' for part in name.split("."))
 
 
@@ -87,8 +86,8 @@ class _Parser:
             raise FilterError(
                 f'A filter is an object like {{"width": {{"gte": 1024}}}} or {{"and": [...]}}, not {_show(expression)}.'
             )
-        if depth > MAX_DEPTH:
-            raise FilterError(f"The filter is nested more than {MAX_DEPTH} levels deep.")
+        if depth > MAX_FILTER_DEPTH:
+            raise FilterError(f"The filter is nested more than {MAX_FILTER_DEPTH} levels deep.")
         must: list[Any] = []
         for key, value in expression.items():
             if key in ("and", "or"):
@@ -116,14 +115,14 @@ class _Parser:
         return [_condition(str(name), kind, operator, value) for operator, value in operations.items()]
 
     def _count(self, operator: str, value: object) -> None:
-        # Qdrant looks at every one of them for every point.
+        # Qdrant evaluates each of them for each point.
         self._conditions += 1
         if self._conditions > MAX_CONDITIONS:
             raise FilterError(f"The filter has more than {MAX_CONDITIONS} conditions.")
         if isinstance(value, list):
             self._values += len(value)
         elif operator == "text" and isinstance(value, str):
-            self._values += len(_WORD.findall(value[:MAX_TEXT]))
+            self._values += len(_WORD.findall(value[:MAX_VALUE_CHARACTERS]))
         if self._values > MAX_VALUES:
             raise FilterError(
                 f"The lists and texts of a filter hold more than {MAX_VALUES:,} values or words together."
@@ -134,7 +133,7 @@ def _kind(name: object, fields: Collection[str] | None, purpose: str = "to filte
     if isinstance(name, str):
         if name in FIELDS:
             return FIELDS[name]
-        # What lies within an object is known with it: meta.place.city with meta.place.
+        # A known object makes its members known: meta.place.city with meta.place.
         if _META.fullmatch(name) and (
             fields is None or any(name == known or name.startswith(f"{known}.") for known in fields)
         ):
@@ -144,8 +143,8 @@ def _kind(name: object, fields: Collection[str] | None, purpose: str = "to filte
     if isinstance(name, str) and not close and f"meta.{name}" in known:
         close = [f"meta.{name}"]
     nearest = f" Closest: {close[0]!r}." if close else ""
-    others = ", and meta.NAME for what the captions file gives" if fields is None else ""
-    raise FilterError(f"No field {_show(name)} {purpose}.{nearest} There are {_listed(known)}{others}.")
+    others = ", and meta.NAME for fields of the captions file" if fields is None else ""
+    raise FilterError(f"No field {_show(name)} {purpose}.{nearest} Known fields: {_listed(known)}{others}.")
 
 
 def _check(
@@ -196,7 +195,7 @@ def _equal(name: str, kind: str, value: object) -> Any:
         raise FilterError(f"Filter on {name!r}: expected a string, not {_show(value)}.")
     if kind == "number" or (isinstance(value, int | float) and not isinstance(value, bool)):
         value = _number(name, value)
-    if isinstance(value, float):  # Qdrant matches no floating-point number, but an interval of one
+    if isinstance(value, float):  # Qdrant has no match by float; a range of one value is equivalent
         return _range(name, "number", gte=value, lte=value)
     if not isinstance(value, str | bool | int):
         raise FilterError(f"Filter on {name!r}: expected a string, a number, true, false or null, not {_show(value)}.")
@@ -207,7 +206,7 @@ def _equal(name: str, kind: str, value: object) -> Any:
 
 def _any_of(name: str, kind: str, values: list[Any]) -> Any:
     each_equal = [_equal(name, kind, value) for value in values]
-    # Qdrant's own "any" takes only strings or only integers.
+    # Qdrant's "any" accepts only strings or only integers.
     if all(type(value) is str for value in values) or all(type(value) is int for value in values):
         return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=values))
     return models.Filter(should=each_equal)
@@ -225,45 +224,45 @@ def _dated(kind: str, bounds: Mapping[str, object]) -> bool:
 
 
 def _number(name: str, value: object) -> int | float:
-    # bool is an int in Python and none in JSON; 1e999 parses as infinity, which no JSON can carry on.
+    # bool is an int in Python but not in JSON; 1e999 parses as infinity, which JSON cannot represent.
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > 2**63 - 1:
         raise FilterError(f"Filter on {name!r}: expected a number, not {_show(value)}.")
     return value
 
 
 def _text(name: str, value: str) -> str:
-    if len(value) > MAX_TEXT:
+    if len(value) > MAX_VALUE_CHARACTERS:
         raise FilterError(
-            f"Filter on {name!r}: a text of {len(value):,} characters; at most {MAX_TEXT:,} are looked for."
+            f"Filter on {name!r}: a text of {len(value):,} characters; the maximum is {MAX_VALUE_CHARACTERS:,}."
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise FilterError(f"Filter on {name!r}: {_show(value)} is broken Unicode (a lone surrogate).") from error
+        raise FilterError(f"Filter on {name!r}: {_show(value)} is invalid Unicode (a lone surrogate).") from error
     return value
 
 
 def _date(name: str, value: object) -> datetime:
     try:
         if not isinstance(value, str):
-            raise ValueError("not a text")
+            raise ValueError("not a string")
         moment = datetime.fromisoformat(value)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as error:  # the latter where its zone leads out of the years 1 to 9999
+    except (ValueError, OverflowError) as error:  # OverflowError: with its time zone it is outside the years 1 to 9999
         raise FilterError(
             f'Filter on {name!r}: expected a date as in "2024-05-31" or "2024-05-31T12:00:00Z", not {_show(value)}.'
         ) from error
 
 
-class _Short(reprlib.Repr):
-    """`repr` that neither runs deep nor long, whatever a client sent."""
+class _BoundedRepr(reprlib.Repr):
+    """A `repr` of bounded depth and length for values from clients."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxdict, self.maxlist, self.maxstring, self.maxother = 2, 3, 4, 80, 80
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to spell out thousands of digits.
+        # Python refuses to format thousands of digits.
         return repr(x) if abs(x) < 10**30 else "a number of more than 30 digits"
 
     def repr_float(self, x: float, level: int) -> str:
@@ -271,5 +270,5 @@ class _Short(reprlib.Repr):
 
 
 def _show(value: object) -> str:
-    text = _Short().repr(value)
+    text = _BoundedRepr().repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Points of a collection: written in columns, described for a rerun, gone through."""
+"""Points of a collection: write, update, delete, read."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from viewfinder.store.records import Mask, PointBatch, PointState, Record, Vecto
 from viewfinder.store.schema import Collection, VectorName
 
 PAGE = 1000
-VECTOR_PAGE = 200  # 512 numbers are about 10 kB of JSON
+VECTOR_PAGE = 200  # 512 numbers take about 10 kB of JSON
 
 
 class Points:
@@ -25,13 +25,13 @@ class Points:
         self._call = connection.call
 
     def upsert(self, collection: Collection, batch: PointBatch, *, wait: bool) -> None:
-        """Write whole points: what an earlier point of the same id held, vectors too, is gone.
+        """Write whole points, replacing payload and vectors of existing ones.
 
-        `wait=False` returns once Qdrant has taken the points down; `wait=True` once they are applied, or once Qdrant
-        says that this takes longer, which is no failure either.
+        `wait=False` returns once Qdrant has logged the points; `wait=True` once they are applied, or after Qdrant's
+        `wait_timeout`, which means accepted and is not a failure.
         """
         for part in batch.slices(self._connection.client.max_batch):
-            for names, rows in part.by_signature():
+            for names, rows in part.by_vector_kinds():
                 vectors: dict[str, Any] = {name: _rows(part.vectors(name), rows) for name in names}
                 flags = {"has_image": "image" in names, "has_caption": "caption" in names}
                 points = models.Batch(
@@ -51,10 +51,10 @@ class Points:
         *,
         wait: bool = True,
     ) -> None:
-        """Change captions alone; image vectors and other payload fields stay, points that are gone are left out.
+        """Change captions only: image vectors and other payload fields stay, deleted points are skipped.
 
-        `vectors` are float32 [N, D]; where `present` (bool [N]) is False the caption vector is removed. In `payloads`
-        None removes a field.
+        `vectors` are float32 [N, D]; where `present` (bool [N]) is False the caption vector is removed. None in
+        `payloads` removes a field.
         """
         rows = np.full(len(ids), vectors is not None) if present is None else present
         self._update(collection, "caption", ids, payloads, vectors, rows, wait)
@@ -68,30 +68,30 @@ class Points:
         *,
         wait: bool = True,
     ) -> None:
-        """Change pictures alone, float32 [N, D]; captions and other payload fields stay, as in `update_captions`."""
+        """Change image vectors only, float32 [N, D]; captions and other payload fields stay. See `update_captions`."""
         self._update(collection, "image", ids, payloads, vectors, np.full(len(ids), True), wait)
 
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
-        """Note further sources in which points have been found."""
+        """Add sources in which points have been found."""
         states = self.states(collection, list(sources))
         self._set_sources(collection, {each: {*states[each].sources, *sources[each]} for each in states}, before=states)
 
     def remove_source(self, collection: Collection, ids: Sequence[str], source: str) -> list[str]:
-        """Take `source` from these points; the ids of those left without any, which a prune deletes."""
+        """Remove `source` from these points; return the ids of those left without any, which a prune deletes."""
         states = self.states(collection, ids)
-        left = {each: set(state.sources) - {source} for each, state in states.items()}
-        self._set_sources(collection, left, before=states)
-        return [each for each, sources in left.items() if not sources]
+        remaining = {each: set(state.sources) - {source} for each, state in states.items()}
+        self._set_sources(collection, remaining, before=states)
+        return [each for each, sources in remaining.items() if not sources]
 
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:
-        """Delete points, those that exist."""
+        """Delete points, if they exist."""
         for page in _pages(ids):
             self._call(
                 "delete", collection_name=collection.name, points_selector=models.PointIdsList(points=page), wait=True
             )
 
     def states(self, collection: Collection, ids: Sequence[str]) -> dict[str, PointState]:
-        """What is known of those of `ids` that exist; asked for 1,000 at a time, without vectors."""
+        """Return the states of those of `ids` that exist, read 1,000 at a time without vectors."""
         states: dict[str, PointState] = {}
         for page in _pages(ids):
             records = self._call(
@@ -103,7 +103,7 @@ class Points:
     def iterate(
         self, collection: Collection, filter: Mapping[str, Any] | None = None, fields: Sequence[str] | None = None
     ) -> Iterator[Record]:
-        """All points that `filter` lets through, by id, with the payload fields named or all of them."""
+        """Yield the points that match `filter`, by id, with all payload fields or those in `fields`."""
         condition, offset = parse_filter(filter), None
         while True:
             records, offset = self._call(
@@ -119,12 +119,12 @@ class Points:
                 return
 
     def count(self, collection: Collection, filter: Mapping[str, Any] | None = None) -> int:
-        """How many points there are, exactly."""
+        """Return the exact number of points that match `filter`."""
         answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=True)
         return int(answer.count)
 
     def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
-        """The whole payloads of those of `ids` that exist."""
+        """Return the payloads of those of `ids` that exist."""
         found: dict[str, Record] = {}
         for page in _pages(ids):
             records = self._call("retrieve", collection_name=collection.name, ids=page, with_payload=True)
@@ -132,7 +132,7 @@ class Points:
         return found
 
     def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
-        """The unit vectors (float32 [D]) of those of `ids` that exist and have one of this kind."""
+        """Return the unit vectors (float32 [D]) of those of `ids` that have one of this kind."""
         found: dict[str, Vectors] = {}
         for page in _pages(ids, VECTOR_PAGE):
             records = self._call(
@@ -142,7 +142,7 @@ class Points:
         return found
 
     def sample(self, collection: Collection, count: int, using: VectorName = "image") -> Vectors:
-        """Unit vectors of `count` points chosen at random, or of all where there are fewer: float32 [n, D]."""
+        """Return the unit vectors of up to `count` random points, float32 [n, D]."""
         answer = self._call(
             "query_points",
             collection_name=collection.name,
@@ -158,7 +158,7 @@ class Points:
     def sample_records(
         self, collection: Collection, count: int, filter: Mapping[str, Any] | None = None
     ) -> list[Record]:
-        """`count` points chosen at random of those that `filter` lets through, or all where there are fewer."""
+        """Return up to `count` random points that match `filter`."""
         answer = self._call(
             "query_points",
             collection_name=collection.name,
@@ -189,13 +189,13 @@ class Points:
             except (CollectionMissingError, StoreUnavailableError):
                 raise
             except StoreError:
-                # Qdrant refuses to update the vector of a point that was deleted meanwhile.
-                kept = self.states(collection, [ids[row] for row in chosen])
-                still = [row for row in chosen if ids[row] in kept]
-                if len(still) == len(chosen):
+                # Qdrant refuses to update the vector of a point that has been deleted.
+                existing = self.states(collection, [ids[row] for row in chosen])
+                remaining = [row for row in chosen if ids[row] in existing]
+                if len(remaining) == len(chosen):
                     raise
-                if still:
-                    self._change(collection, _changes(name, ids, payloads, vectors, rows, still), wait)
+                if remaining:
+                    self._change(collection, _changes(name, ids, payloads, vectors, rows, remaining), wait)
 
     def _change(self, collection: Collection, operations: list[Any], wait: bool) -> None:
         self._call("batch_update_points", collection_name=collection.name, update_operations=operations, wait=wait)
@@ -239,9 +239,9 @@ def _changes(
     present: Mask,
     rows: list[int],
 ) -> list[Any]:
-    """Operations that change one kind of vector and its payload in some rows, for one request.
+    """Return the operations of one request that change one kind of vector and its payload in some rows.
 
-    Payloads come after vectors: a crash between them leaves the old hash, and the next run does both again.
+    Payloads come after vectors: a crash in between leaves the old hash, and the next run does both again.
     """
     operations: list[Any] = []
     written = [row for row in rows if present[row]]
@@ -264,13 +264,13 @@ def _changes(
 
 
 def _existing(ids: Sequence[str]) -> models.Filter:
-    """Those of `ids` that exist, where a list of ids would be refused for a single one that does not."""
+    """Return a filter for those of `ids` that exist; Qdrant refuses a list of ids if one does not exist."""
     return models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
 
 
 def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
-    made: list[list[float]] = np.asarray(vectors, dtype=np.float32)[rows].tolist()
-    return made
+    chosen: list[list[float]] = np.asarray(vectors, dtype=np.float32)[rows].tolist()
+    return chosen
 
 
 def _vector(record: Any, using: VectorName) -> Vectors:
@@ -278,6 +278,6 @@ def _vector(record: Any, using: VectorName) -> Vectors:
 
 
 def _pages(ids: Sequence[str], size: int = PAGE) -> list[list[Any]]:
-    """Ids in pages of at most `size`; what is not a point id is left out."""
+    """Return the valid point ids in pages of at most `size`."""
     known = [each for each in ids if is_point_id(each)]
     return [known[start : start + size] for start in range(0, len(known), size)]

@@ -1,8 +1,8 @@
-"""What goes into a collection and what comes out: batches, states, records and hits."""
+"""Values written to and read from collections: batches, states, records, hits."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_point_id(text: str) -> bool:
-    """Whether an id has the one form that ids of points have; any other is nobody's, and Qdrant need not be asked."""
+    """Return True for a valid point id. No point has another id, so Qdrant need not be asked."""
     return _POINT_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
 class PointState:
-    """What a job must know of a point to leave it alone."""
+    """The fields that decide if a point is up to date."""
 
     etag: str
     caption_hash: str
@@ -42,11 +42,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score."""
+    """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score.
+
+    `cosines` are those with the query's vector, by kind of vector; empty in a search by words.
+    """
 
     id: str
     score: float
     payload: Mapping[str, Any]
+    cosines: Mapping[VectorName, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,10 @@ class Group:
 
 @dataclass(frozen=True)
 class PointBatch:
-    """Points to write, in columns: N ids and payloads, and float32 [N, D] vectors of either kind.
+    """Points to write, in columns: N ids and payloads, and float32 [N, D] vectors of each kind.
 
-    Without its mask (bool [N]) a column of vectors is complete; where the mask is False the row is not looked at.
-    Raises `ValueError` where the columns do not fit, a vector is not finite, or a point would have no vector.
+    Without a mask (bool [N]) a column of vectors is complete; rows where the mask is False are ignored.
+    Raises `ValueError` if the columns differ in length, a vector is not finite, or a point has no vector.
     """
 
     ids: Sequence[str]
@@ -91,16 +95,16 @@ class PointBatch:
             raise ValueError(f"points without any vector: {[self.ids[row] for row in bare[:3]]}")
 
     def vectors(self, name: VectorName) -> Vectors | None:
-        """The column of one kind."""
+        """Return the vectors of one kind."""
         return self.image if name == "image" else self.caption
 
     def rows(self, name: VectorName) -> Mask:
-        """Which points have a vector of one kind, bool [N]."""
+        """Return the mask of points that have a vector of one kind, bool [N]."""
         mask = self.has_image if name == "image" else self.has_caption
         return np.full(len(self.ids), self.vectors(name) is not None) if mask is None else mask
 
     def slices(self, size: int | None) -> Iterator["PointBatch"]:
-        """The batch in pieces of at most `size` points."""
+        """Yield the batch in slices of at most `size` points."""
         count = len(self.ids)
         size = size or max(1, count)
         for start in range(0, count, size):
@@ -111,8 +115,8 @@ class PointBatch:
                 **{name: column[part] for name, column in self._columns() if column is not None},
             )
 
-    def by_signature(self) -> Iterator[tuple[tuple[VectorName, ...], list[int]]]:
-        """Rows that have the same vectors: a columnar request cannot leave single vectors out."""
+    def by_vector_kinds(self) -> Iterator[tuple[tuple[VectorName, ...], list[int]]]:
+        """Yield rows grouped by the kinds of vectors they have, as a columnar request needs them."""
         image, caption = self.rows("image"), self.rows("caption")
         for has_image, has_caption in ((True, True), (True, False), (False, True)):
             rows = np.flatnonzero((image == has_image) & (caption == has_caption)).tolist()

@@ -1,9 +1,9 @@
-"""What a collection is: its physical name, the metadata it carries, its vectors and its payload indexes."""
+"""Schema of a collection: its name, metadata, vectors and payload indexes."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from qdrant_client import models
 
@@ -12,11 +12,11 @@ from viewfinder.settings import Quantization
 
 SCHEMA_VERSION = 1
 
-State = Literal["building", "ready", "live", "retired"]
+CollectionState = Literal["building", "ready", "live", "retired"]
 VectorName = Literal["image", "caption"]
 VECTOR_NAMES: tuple[VectorName, ...] = ("image", "caption")
 
-# Every field that filters, facets and pruning use. Qdrant builds its filter-aware graph only for indexes that exist
+# Every field that filters, facets and pruning use. Qdrant adds filter-aware graph links only for indexes that exist
 # before the data.
 PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
     "uri": models.PayloadSchemaType.KEYWORD,
@@ -37,13 +37,45 @@ PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
 }
 
 
+class DescribedModel(Protocol):
+    """A model with its files at hand, such as `viewfinder.models.checkpoint.Checkpoint`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def spec(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The model of a collection: its name, the fingerprint and dimension of its vectors, and its properties."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: DescribedModel) -> "ModelIdentity":
+        """The record of a model that a collection keeps, without this machine's directory."""
+        spec = {name: value for name, value in asdict(model.spec).items() if name != "directory"}
+        return cls(model.name, model.fingerprint, model.dimension, spec)
+
+
 @dataclass(frozen=True)
 class CollectionMetadata:
-    """Stored with the collection (Qdrant ≥ 1.16), so that it can be told and rebuilt without anything else.
+    """Metadata stored with the collection (Qdrant ≥ 1.16), enough to describe and rebuild it.
 
-    `model` is the full specification of the model; `sources` hold every option needed to read them again, never
-    credentials; `counts` are those of the last run. Times are ISO 8601 in UTC, "" while there is none.
-    `fields` names what captions files gave (`meta.NAME`) and its type: keyword, integer, float, bool, datetime, text.
+    `model` is the full specification of the model; `sources` have every option needed to list them again, without
+    credentials; `counts` are those of the last run. Times are ISO 8601 in UTC, "" if not set.
+    `fields` maps the fields of captions files (`meta.NAME`) to keyword, integer, float, bool, datetime or text.
     `baselines` hold 101 quantiles, 0 to 100 %, of the cosines of unrelated pairs: text_image, text_caption,
     image_image, image_caption.
     """
@@ -52,7 +84,7 @@ class CollectionMetadata:
     fingerprint: str
     model: Mapping[str, Any]
     dimension: int
-    state: State
+    state: CollectionState
     created_at: str
     promoted_at: str = ""
     retired_at: str = ""
@@ -61,32 +93,32 @@ class CollectionMetadata:
     counts: Mapping[str, int] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    baselined_points: int = 0  # how many points there were at that estimate
+    baselined_points: int = 0  # number of points at that estimate
     schema_version: int = SCHEMA_VERSION
 
     @property
     def model_name(self) -> str:
-        """The name under which the model can be asked for again."""
+        """The name that locates the model."""
         return str(self.model.get("name", "?"))
 
     def as_payload(self) -> dict[str, Any]:
-        """The JSON object that Qdrant keeps."""
+        """Return the JSON object that Qdrant stores."""
         return asdict(self)
 
     @classmethod
     def parse(cls, name: str, payload: Mapping[str, Any] | None) -> "CollectionMetadata":
-        """Raises `StoreError` where `payload` was written by other hands or a newer version."""
+        """Return the metadata in `payload`; raise `StoreError` if another program or a newer version wrote it."""
         known = {each.name for each in fields(cls)}
         try:
             metadata = cls(**{key: value for key, value in (payload or {}).items() if key in known})
         except TypeError as error:
             raise StoreError(
-                f"Collection {name!r} was not made by viewfinder: its metadata lacks what a search needs ({error}). "
-                "Give the index another name (VIEWFINDER_INDEX), or remove that collection."
+                f"Collection {name!r} was not made by viewfinder: its metadata is incomplete ({error}). "
+                "Choose another name for the index (VIEWFINDER_INDEX), or drop that collection."
             ) from error
         if metadata.schema_version > SCHEMA_VERSION:
             raise StoreError(
-                f"Collection {name!r} has schema version {metadata.schema_version}; this viewfinder knows "
+                f"Collection {name!r} has schema version {metadata.schema_version}; this viewfinder supports "
                 f"{SCHEMA_VERSION}. Upgrade viewfinder."
             )
         return metadata
@@ -94,7 +126,7 @@ class CollectionMetadata:
 
 @dataclass(frozen=True)
 class Collection:
-    """One physical collection: the pictures and captions of one index, encoded by one model."""
+    """One collection: the images and captions of one index, encoded by one model."""
 
     name: str
     index: str
@@ -103,27 +135,27 @@ class Collection:
 
 
 def collection_name(index: str, model_name: str, fingerprint: str, build: int) -> str:
-    """`{index}__{model-slug}__{fingerprint}__{build}`; the slug is for people, the fingerprint decides."""
+    """Return `{index}__{model-slug}__{fingerprint}__{build}`; only the fingerprint identifies the model."""
     slug = re.sub(r"[^a-z0-9]+", "-", model_name.lower()).strip("-")[-80:].strip("-") or "model"
     return f"{index}__{slug}__{fingerprint}__{build:04d}"
 
 
 def build_number(index: str, name: str) -> int | None:
-    """The build of a physical name of `index`; None for any other collection.
+    """Return the build number in a collection name of `index`; None for any other collection.
 
-    Split from the right: an index may hold `__`, what follows it never does.
+    Split from the right: an index name may contain `__`, the parts behind it never do.
     """
     parts = name.rsplit("__", 3)
     return int(parts[3]) if len(parts) == 4 and parts[0] == index and parts[3].isdecimal() else None
 
 
 def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[str, models.VectorParams]:
-    """Both named vectors: cosine, original vectors on disk behind the page cache, graphs and `quantization` in memory.
+    """Return both named vectors: cosine, original vectors on disk, graphs and quantized vectors in memory.
 
-    `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18), half its size.
+    `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18) at half its size.
     """
-    # `always_ram`, deprecated since 1.19, is what older servers know, too.
-    held: Mapping[Quantization, models.QuantizationConfig | None] = {
+    # `always_ram` is deprecated since 1.19, but older servers know nothing else.
+    configs: Mapping[Quantization, models.QuantizationConfig | None] = {
         "none": None,
         "int8": models.ScalarQuantization(
             scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
@@ -133,14 +165,14 @@ def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[
         ),
     }
     params = models.VectorParams(
-        size=dimension, distance=models.Distance.COSINE, on_disk=True, quantization_config=held[quantization]
+        size=dimension, distance=models.Distance.COSINE, on_disk=True, quantization_config=configs[quantization]
     )
     return dict.fromkeys(VECTOR_NAMES, params)
 
 
 def caption_index(*, ranked: bool) -> models.TextIndexParams:
-    """The word index of captions. `ranked` adds what BM25 needs (Qdrant ≥ 1.20); without it words only filter.
+    """Return the text index of captions. `ranked` enables BM25 (Qdrant ≥ 1.20); without it words only filter.
 
-    The default tokenizer splits on everything but letters and digits and lower-cases, in any script with spaces.
+    The default tokenizer lower-cases and splits on everything but letters and digits, in any script with spaces.
     """
     return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True if ranked else None)

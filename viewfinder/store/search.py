@@ -1,4 +1,4 @@
-"""Searches: by vector or by words, many in one request; groups and facets of points."""
+"""Searches by vector or by words, many in one request; groups and facets."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,22 +18,22 @@ from viewfinder.store.schema import Collection, VectorName
 T = TypeVar("T")
 
 _WORD = re.compile(r"[^\W_]")
-# With fewer candidates than 5 to 10 times the hits MMR only reorders; Qdrant itself takes no more than the maximum.
+# With fewer candidates than 5 to 10 times the hits, MMR only reorders them. The maximum is Qdrant's.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
 
-# Quantized vectors choose twice as many as are wanted, the originals rank them: without more to choose from rescoring
-# only reorders, without rescoring scores are no cosines. `jobs/evaluate.py` measures what is lost.
+# Quantized vectors select twice the hits and the originals rank them: without oversampling, rescoring only reorders;
+# without rescoring, scores are not cosines. `viewfinder evaluate` measures the loss.
 RESCORED = models.QuantizationSearchParams(rescore=True, oversampling=2.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """One search, by exactly one of `vector` (float32 [D]) and `words`; `ValueError` where its parts do not fit.
+    """One search by either `vector` (float32 [D]) or `words`; raises `ValueError` for invalid combinations.
 
-    `score_threshold` bounds `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0 chooses
-    among `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): hits then come in the order
-    of choice, and their scores stay cosines. `only` searches nothing but these ids, exactly. `exact` compares with
-    every point instead of following the graph.
+    `score_threshold` applies to `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0
+    selects hits from `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), in the order of
+    selection; scores stay cosines. `having` searches only points with this kind of vector, `only` only these ids,
+    exactly. `exact` compares with every point instead of using the graph.
     """
 
     vector: Vectors | None = None
@@ -45,6 +45,7 @@ class Search:
     score_threshold: float | None = None
     diversity: float = 0.0
     candidates: int | None = None
+    having: VectorName | None = None
     only: Sequence[str] | None = None
     exclude: Sequence[str] = ()
     with_payload: bool | Sequence[str] = True
@@ -52,9 +53,9 @@ class Search:
 
     def __post_init__(self) -> None:
         if (self.vector is None) == (self.words is None):
-            raise ValueError("a search is by a vector or by words, one of them")
+            raise ValueError("a search is by either a vector or words")
         if self.vector is not None and not (np.ndim(self.vector) == 1 and np.isfinite(self.vector).all()):
-            raise ValueError("a search takes one vector of finite numbers")
+            raise ValueError("a search needs one vector of finite numbers")
         if self.limit < 1 or self.offset < 0:
             raise ValueError(f"limit {self.limit} and offset {self.offset}: expected at least 1 and at least 0")
         if not 0 <= self.diversity <= 1 or (self.diversity and self.vector is None):
@@ -68,22 +69,27 @@ class Searches:
         self._connection = connection
         self._call = connection.call
         self._collections = collections
-        self._ranks_words = False  # of a server, once it is known
+        self._ranks_words = False  # True once the server's version is known to support BM25
 
     def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
-        """The hits of each search, all in one request: by score, equal ones by id, or as MMR chose them.
+        """Return the hits of each search, all in one request, sorted by score and id, or as MMR selected them.
 
-        Raises `FilterError`, and `StoreError` where words are asked of a server that does not rank by them.
+        Raises `FilterError`, and `StoreError` for a search by words on a server without BM25.
         """
-        requests = [self._request(collection, search) for search in searches]
-        asked = [place for place, search in enumerate(searches) if not _is_idle(search)]
+        # The searches of one query share their filter, which is parsed once.
+        conditions: dict[int, models.Filter | None] = {}
+        for search in searches:
+            if id(search.filter) not in conditions:
+                conditions[id(search.filter)] = self._condition(collection, search.filter)
+        requests = [self._request(search, conditions[id(search.filter)]) for search in searches]
+        sent = [place for place, search in enumerate(searches) if not _cannot_match(search)]
         found: list[list[Hit]] = [[] for _ in searches]
-        if asked:
-            self._check_words([searches[place] for place in asked])
-            chosen = [requests[place] for place in asked]
+        if sent:
+            self._check_words([searches[place] for place in sent])
+            chosen = [requests[place] for place in sent]
             answers = self._call("query_batch_points", collection_name=collection.name, requests=chosen)
-            for place, answer in zip(asked, answers, strict=True):
-                hits = list(map(_hit, answer.points))
+            for place, answer in zip(sent, answers, strict=True):
+                hits = [_hit(searches[place], point) for point in answer.points]
                 found[place] = hits if searches[place].diversity else _ranked(hits)
         return found
 
@@ -99,7 +105,7 @@ class Searches:
         score_threshold: float | None = None,
         with_payload: bool | Sequence[str] = True,
     ) -> list[Hit]:
-        """The nearest points to `vector` (D numbers) by cosine, best first."""
+        """Return the points nearest to `vector` (D numbers) by cosine, best first."""
         search = Search(
             np.asarray(vector, dtype=np.float32),
             using=using,
@@ -112,16 +118,16 @@ class Searches:
         return self.many(collection, [search])[0]
 
     def groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[Group]:
-        """The best `search.limit` groups of points that share a value of `field`, each with its best points.
+        """Return the best `search.limit` groups of points that share a value of `field`, each with its best points.
 
-        A point with several values (tags) stands in several groups, one without any in none. Raises `FilterError` for
-        a field that has no values to group by, `ValueError` for a search with diversity, which Qdrant cannot group.
+        A point with several values (tags) is in several groups, one without any in none. Raises `FilterError` for a
+        field that cannot be grouped by, `ValueError` for a search with diversity, which Qdrant cannot group.
         """
         if search.diversity:
-            raise ValueError("groups are by score: a search with diversity has none")
+            raise ValueError("a search with diversity cannot be grouped")
         self._with_fields(collection, lambda fields: check_groupable(field, fields))
-        request = self._request(collection, search)
-        if _is_idle(search):
+        request = self._request(search, self._condition(collection, search.filter))
+        if _cannot_match(search):
             return []
         self._check_words([search])
         options = {} if request.params is None else {"search_params": request.params}
@@ -138,16 +144,16 @@ class Searches:
             score_threshold=request.score_threshold,
             **options,
         )
-        groups = [Group(group.id, _ranked(map(_hit, group.hits))) for group in answer.groups]
+        groups = [Group(group.id, _ranked(_hit(search, point) for point in group.hits)) for group in answer.groups]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
 
     def facet(
         self, collection: Collection, field: str, *, filter: Mapping[str, Any] | None = None, limit: int = 20
     ) -> list[tuple[str | int | bool, int]]:
-        """The values of `field` that most points have, with the number of points; equal numbers by value.
+        """Return the most frequent values of `field` with their numbers of points, sorted by number and value.
 
-        On a server the numbers are its own, near the truth while points are being written. Raises `FilterError` for a
-        field that is unknown or whose values are not counted.
+        A server's numbers are approximate while points are being written. Raises `FilterError` for an unknown field or
+        one whose values cannot be counted.
         """
         self._with_fields(collection, lambda fields: check_countable(field, fields))
         answer = self._call(
@@ -159,11 +165,11 @@ class Searches:
         )
         return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
 
-    def _request(self, collection: Collection, search: Search) -> models.QueryRequest:
+    def _request(self, search: Search, condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(
             query=_query(search),
             using=search.using if search.words is None else "caption",
-            filter=_narrowed(self._condition(collection, search.filter), search),
+            filter=_narrow(condition, search),
             params=self._params(search),
             limit=search.limit,
             offset=search.offset,
@@ -172,27 +178,27 @@ class Searches:
         )
 
     def _params(self, search: Search) -> models.SearchParams | None:
-        # Local mode is always exact, and warns of parameters that it has no use for.
+        # Local mode is always exact, and warns about these parameters.
         if search.vector is None or self._connection.address.url is None:
             return None
-        # Qdrant compares the original vectors in an exact search, and knows nothing to rescore where none is quantized.
+        # An exact search compares original vectors; without quantization Qdrant ignores rescoring.
         exact = search.exact or search.only is not None
         return models.SearchParams(exact=True) if exact else models.SearchParams(quantization=RESCORED)
 
     def _condition(self, collection: Collection, expression: Mapping[str, Any] | None) -> models.Filter | None:
         return self._with_fields(collection, lambda fields: parse_filter(expression, fields))
 
-    def _with_fields(self, collection: Collection, judge: Callable[[Mapping[str, str] | None], T]) -> T:
-        """What `judge` makes of the captions file's known fields; None stands for a collection that names none."""
+    def _with_fields(self, collection: Collection, check: Callable[[Mapping[str, str] | None], T]) -> T:
+        """Call `check` with the collection's fields of captions files, or None if there are none."""
         fields = collection.metadata.fields
         try:
-            return judge(fields or None)
+            return check(fields or None)
         except FilterError:
-            # A job may have brought further fields since the collection was looked at: only now is that worth a look.
+            # A job may have added fields since the metadata was read: read it again.
             now = self._collections.refresh(collection).metadata.fields
             if now == fields:
                 raise
-        return judge(now or None)
+        return check(now or None)
 
     def _check_words(self, searches: Sequence[Search]) -> None:
         if self._ranks_words or all(search.words is None for search in searches):
@@ -200,15 +206,15 @@ class Searches:
         version = self._connection.server_version()
         if version is not None and version < RANKS_TEXT:
             raise StoreError(
-                f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank captions by words. Upgrade "
-                f"Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
+                f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank by words. "
+                f"Upgrade Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
             )
         self._ranks_words = True
 
 
 def _query(search: Search) -> Any:
     if search.words is not None:
-        # A lone surrogate is no part of a word, and no JSON carries it.
+        # A lone surrogate is not part of a word and cannot be encoded as JSON.
         return models.TextQuery(text=search.words.encode("utf-8", "replace").decode())
     vector = np.asarray(search.vector, dtype=np.float32).tolist()
     if not search.diversity:
@@ -218,29 +224,32 @@ def _query(search: Search) -> Any:
     return models.NearestQuery(nearest=vector, mmr=mmr)
 
 
-def _narrowed(condition: models.Filter | None, search: Search) -> models.Filter | None:
-    """The condition, and that a point is among `only` and not among `exclude`."""
+def _narrow(condition: models.Filter | None, search: Search) -> models.Filter | None:
+    """Return the condition with those of `having`, `only` and `exclude` added."""
     must: list[Any] = [] if condition is None else [condition]
-    must += [] if search.only is None else [models.HasIdCondition(has_id=_known(search.only))]
-    must_not: list[Any] = [models.HasIdCondition(has_id=excluded)] if (excluded := _known(search.exclude)) else []
+    if search.having is not None:
+        must.append(models.FieldCondition(key=f"has_{search.having}", match=models.MatchValue(value=True)))
+    must += [] if search.only is None else [models.HasIdCondition(has_id=_valid_ids(search.only))]
+    must_not: list[Any] = [models.HasIdCondition(has_id=excluded)] if (excluded := _valid_ids(search.exclude)) else []
     return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
 
 
-def _is_idle(search: Search) -> bool:
-    """Whether a search can find nothing, whatever there is: Qdrant need not be asked, and might refuse."""
+def _cannot_match(search: Search) -> bool:
+    """Return True for a search without hits in any collection, which Qdrant might refuse."""
     if search.words is not None and not _WORD.search(search.words):
         return True
-    return search.only is not None and not _known(search.only)
+    return search.only is not None and not _valid_ids(search.only)
 
 
-def _hit(point: Any) -> Hit:
-    return Hit(str(point.id), point.score, point.payload or {})
+def _hit(search: Search, point: Any) -> Hit:
+    cosines = {} if search.vector is None else {search.using: point.score}
+    return Hit(str(point.id), point.score, point.payload or {}, cosines)
 
 
 def _ranked(hits: Iterable[Hit]) -> list[Hit]:
-    """Best first; Qdrant leaves open which of two equal scores comes first."""
+    """Sort hits by score; equal scores by id, as Qdrant does not define their order."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
-def _known(ids: Iterable[str]) -> list[Any]:
+def _valid_ids(ids: Iterable[str]) -> list[Any]:
     return [each for each in ids if is_point_id(each)]

@@ -1,46 +1,46 @@
-"""The wire to a Qdrant server, with what goes wrong there in words fit for a user."""
+"""Client of a Qdrant server; translates its errors to the `StoreError` family."""
 
 import functools
 import json
 import logging
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
+from viewfinder.addresses import is_loopback
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
 from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
 
-# Statuses and gRPC codes that say "later", not "no". A 500 is Qdrant's word for a failure that repeats.
-_LATER = frozenset({429, 502, 503, 504})
-_LATER_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
+# Transient HTTP statuses and gRPC codes. A 500 of Qdrant is an error that repeats.
+_TRANSIENT = frozenset({429, 502, 503, 504})
+_TRANSIENT_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 _REFUSED_GRPC = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404}
 
 
 class ServerClient:
-    """A `Client` for a Qdrant server, by REST or, where the address says so, gRPC. Safe to share between threads."""
+    """A `StoreClient` for a Qdrant server, by REST or gRPC as the address says. Safe to share between threads."""
 
     max_batch: int | None = None
 
     def __init__(self, address: StoreAddress, *, timeout_s: float | None = None) -> None:
         self._address = address
-        if address.api_key and str(address.url).startswith("http://") and not _is_loopback(str(address.url)):
+        if address.api_key and str(address.url).startswith("http://") and not is_loopback(str(address.url)):
             logger.warning("The API key goes to %s unencrypted; use https.", address)
         self._client = QdrantClient(
             url=address.url,
             prefer_grpc=address.grpc,
             timeout=max(1, round(timeout_s or address.timeout_s)),
-            # As a header the key behaves the same, without a Python warning for each client on a loopback address.
+            # The same as `api_key=`, without its warning for every client of a loopback address.
             headers={"api-key": address.api_key} if address.api_key else None,
-            # `Store.check` looks at the version; the client would do so in a thread, and only warn.
+            # `Store.check` does this; the client would check in a thread and only log a warning.
             check_compatibility=False,
-            verify=_trust(),
+            verify=_tls_context(),
         )
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -49,7 +49,7 @@ class ServerClient:
         except (ApiException, QdrantException, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise self._explain_rest(error, method) from error
         except Exception as error:
-            # grpc is an optional part: its errors are told by their shape, so that nothing here imports it.
+            # grpc is an optional dependency: its errors are recognised without importing it.
             code = getattr(getattr(error, "code", lambda: None)(), "name", None) if _is_grpc(error) else None
             if code is None:
                 raise
@@ -62,7 +62,7 @@ class ServerClient:
         if isinstance(error, ResourceExhaustedResponse):
             return self._explain(429, error.message, method, float(error.retry_after_s))
         if isinstance(error, UnexpectedResponse):
-            said = _said(error.content) or error.reason_phrase
+            said = _error_text(error.content) or error.reason_phrase
             return self._explain(error.status_code or 0, said, method, _seconds(error.headers.get("retry-after")))
         source = error.source if isinstance(error, ResponseHandlingException) else error
         if isinstance(source, httpx.TimeoutException):
@@ -76,12 +76,12 @@ class ServerClient:
         if isinstance(error, QdrantException):  # a 429 whose Retry-After is a date
             return self._explain(429, str(error), method, None)
         return StoreError(
-            f"{self._address} answered {_words(method)} with something that is not Qdrant's: {_short(source)}"
+            f"{self._address} answered {_words(method)} with a response that is not Qdrant's: {_short(source)}"
         )
 
     def _explain_grpc(self, error: Exception, code: str, method: str) -> StoreError:
         detail = str(getattr(error, "details", lambda: "")() or code)
-        if code in _LATER_GRPC:
+        if code in _TRANSIENT_GRPC:
             return StoreUnavailableError(
                 f"{self._address} (gRPC, port 6334) did not answer {_words(method)}: {code}, {detail}."
             )
@@ -89,26 +89,26 @@ class ServerClient:
 
     def _explain(self, status: int, said: str, method: str, retry_after_s: float | None) -> StoreError:
         what = f"{self._address} refused {_words(method)} with status {status}: {said.rstrip('.')}."
-        if status in _LATER:
-            later = StoreUnavailableError(what)
-            later.retry_after_s = retry_after_s
-            return later
+        if status in _TRANSIENT:
+            unavailable = StoreUnavailableError(what)
+            unavailable.retry_after_s = retry_after_s
+            return unavailable
         if status in (401, 403):
-            given = "the given API key lacks the right" if self._address.api_key else "no API key was given"
-            return StoreError(f"{what} Here {given}; set VIEWFINDER_QDRANT_API_KEY.")
+            given = "The API key does not allow it" if self._address.api_key else "No API key was sent"
+            return StoreError(f"{what} {given}; set VIEWFINDER_QDRANT_API_KEY.")
         if status == 404 and "collection" in said.lower():
             return CollectionMissingError(what)
         if "no space left" in said.lower():
             return StoreError(
-                f"{what} Its disk is full: searches go on, writes do not. Give it room (viewfinder status shows old "
-                "collections) and run the job again; what is written stays written."
+                f"{what} Its disk is full: searches work, writes fail. Free disk space ('viewfinder status' shows "
+                "old collections) and run the job again; points written so far stay."
             )
         return StoreError(what)
 
 
 @functools.cache
-def _trust() -> ssl.SSLContext:
-    """The authorities that httpx trusts, read once: half of the CPU time that a client costs."""
+def _tls_context() -> ssl.SSLContext:
+    """Return httpx's certificate authorities, read once: half of the CPU time of creating a client."""
     return httpx.create_ssl_context()
 
 
@@ -116,12 +116,8 @@ def _is_grpc(error: Exception) -> bool:
     return any(kind.__module__.split(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
-def _is_loopback(url: str) -> bool:
-    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-
-
-def _said(content: bytes) -> str:
-    """The error text of Qdrant's JSON envelope, or the beginning of whatever else came."""
+def _error_text(content: bytes) -> str:
+    """Return the error text in Qdrant's JSON envelope, or the beginning of any other body."""
     try:
         return str(json.loads(content)["status"]["error"])
     except (ValueError, KeyError, TypeError):
@@ -136,7 +132,7 @@ def _short(text: object) -> str:
 def _seconds(header: str | None) -> float | None:
     try:
         return None if header is None else max(0.0, float(header))
-    except ValueError:  # an HTTP date: our own back-off is as good
+    except ValueError:  # an HTTP date: our own back-off is used
         return None
 
 

@@ -1,20 +1,21 @@
-"""The index in Qdrant: collections behind an alias, points in them, searches over them.
+"""The store: collections behind an alias, their points and searches, in a Qdrant server or the embedded store.
 
-One synchronous `Store` serves the job's workers, the service's threads and the engine's local mode, over a Qdrant
-server or the embedded store. Every call retries what may pass and raises nothing but the `StoreError` family.
+One synchronous `Store` serves the workers of a job, the threads of a service and local mode. Every call retries
+transient errors and raises only errors of the `StoreError` family.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from viewfinder.backoff import Backoff
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
-from viewfinder.store.connection import Client, Connection, StoreAddress, parse_version
+from viewfinder.store.connection import Connection, StoreAddress, StoreClient, parse_version
 from viewfinder.store.control import Control, Failure, Takedown
-from viewfinder.store.embedded import attach, open_directory
+from viewfinder.store.directory import open_directory
+from viewfinder.store.embedded import attach
 from viewfinder.store.points import Points
 from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
-from viewfinder.store.retries import Retry
 from viewfinder.store.schema import Collection, CollectionMetadata
 from viewfinder.store.search import Search, Searches
 from viewfinder.store.server import ServerClient
@@ -42,26 +43,26 @@ _CHECK_TIMEOUT_S = 5.0
 
 
 def connect(address: StoreAddress) -> "Store":
-    """The store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
+    """Return the store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
 
-    Asks nothing of a server yet: `Store.check` does. For the embedded store the process must have joined Ray
+    Sends no request; `Store.check` does. For the embedded store the process must have joined Ray
     (`viewfinder.store.embedded.start_ray`).
     """
     return Store(attach(address.data_dir) if address.url is None else ServerClient(address), address)
 
 
 def open_local(address: StoreAddress) -> "Store":
-    """The embedded store opened in this process, without Ray; `StoreBusyError` where another program holds it."""
+    """Open the embedded store in this process, without Ray; raise `StoreBusyError` if another program holds it."""
     return Store(open_directory(address.data_dir), address)
 
 
 class Store:
-    """One Qdrant, by subject: `collections`, `points`, `search`, and `control(index)`. Safe to share between threads.
+    """One Qdrant: `collections`, `points`, `search` and `control(index)`. Safe to share between threads.
 
-    Close it after use, best by `with`. It does not travel to other processes; the address does.
+    Close it after use, or use it in a `with` block. Other processes get its address and connect themselves.
     """
 
-    def __init__(self, client: Client, address: StoreAddress, retry: Retry | None = None) -> None:
+    def __init__(self, client: StoreClient, address: StoreAddress, retry: Backoff | None = None) -> None:
         self.connection = Connection(client, address, retry)
         self.address = address
         self.collections = Collections(self.connection)
@@ -73,10 +74,10 @@ class Store:
         return Control(self.connection.call, index)
 
     def check(self) -> str:
-        """Preflight, within seconds and without retries: the server's version.
+        """Return the server's version, within seconds and without retries.
 
-        Raises `StoreError` in one message where nothing answers, something other than Qdrant does, the server is too
-        old, or the API key is refused.
+        Raises `StoreError` if nothing or something other than Qdrant answers, the server is too old, or the API key is
+        refused.
         """
         if self.connection.is_embedded:
             return str(self.connection.client.call("info").version)
@@ -89,29 +90,29 @@ class Store:
             if parse_version(version) < OLDEST_SERVER:
                 oldest = ".".join(map(str, OLDEST_SERVER))
                 raise StoreError(f"{self.address} has version {version}; viewfinder needs {oldest} or newer.")
-            # The version is told to anyone; only a request for data shows whether the key is right.
+            # The version is public; only a request for data checks the key.
             client.call("get_collections")
         finally:
             client.close()
         return version
 
-    def take_down(self, index: str, pictures: Mapping[str, str]) -> set[str]:
-        """Bar points (id: URI, or "" where it is not known) from `index` and delete them, live and elsewhere at once.
+    def take_down(self, index: str, images: Mapping[str, str]) -> set[str]:
+        """Take down images (point id: URI, or "" if unknown): record takedowns, delete the points in all collections.
 
-        Returns the ids of those that some collection held. What is barred already stays so, with its first date.
-        Raises `ValueError` for what is no point id.
+        Returns the ids of those that some collection had. An existing takedown keeps its time.
+        Raises `ValueError` for an invalid point id.
         """
-        ids = list(pictures)
+        ids = list(images)
         collections = self.collections.all(index)
         uris: dict[str, str] = {}
         for collection in collections:
             try:
                 records = self.points.records(collection, ids)
             except CollectionMissingError:
-                continue  # dropped by another program since the listing
+                continue  # dropped by another program since the request above
             uris |= {each: str(record.payload.get("uri") or "") for each, record in records.items()}
-        # The takedowns first: a job that writes meanwhile finds them, whatever becomes of this program.
-        self.control(index).take_down({each: uri or uris.get(each, "") for each, uri in pictures.items()})
+        # Takedowns first: a job that writes at the same time finds them, even if this program is killed.
+        self.control(index).take_down({each: uri or uris.get(each, "") for each, uri in images.items()})
         for collection in collections:
             try:
                 self.points.delete(collection, ids)
@@ -120,11 +121,11 @@ class Store:
         return set(uris)
 
     def restore(self, index: str, ids: Sequence[str]) -> None:
-        """Lift takedowns, those that exist; the next run of the job finds the images again."""
+        """Delete takedowns, if they exist; the next run of the job indexes the images again."""
         self.control(index).restore(ids)
 
     def close(self) -> None:
-        """Let go of sockets; the embedded store's holder goes on."""
+        """Close the client; the actor that holds the embedded store keeps running."""
         self.connection.client.close()
 
     def __enter__(self) -> Self:

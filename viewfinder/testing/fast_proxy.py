@@ -1,4 +1,4 @@
-"""Ray's fast proxy (HAProxy) for a cluster of its own, on a machine where other clusters may run."""
+"""Settings for Ray's fast proxy (HAProxy) on a machine where other clusters may run."""
 
 import contextlib
 import socket
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def fast_proxy_environment() -> Iterator[dict[str, str]]:
-    """The variables to set before that cluster's Ray starts; the proxy's files are gone afterwards.
+    """Yield the environment of a cluster with the fast proxy; delete the proxy's files afterwards.
 
-    Without them, clusters on one machine meet in `/tmp/haproxy-serve`, and at ports 9101 (metrics) and 8404 (pages).
+    By default all clusters of a machine share `/tmp/haproxy-serve` and the ports 9101 (metrics) and 8404 (statistics).
     """
-    # Not pytest's directory: a socket's path may have 107 characters, and Ray adds 70 of its own.
+    # Not in pytest's directory: a socket's path may have 107 characters, and Ray appends 70.
     with tempfile.TemporaryDirectory(prefix="hap-", ignore_cleanup_errors=True) as directory:
         metrics, statistics = free_ports(2)
         yield {
@@ -29,8 +29,8 @@ def fast_proxy_environment() -> Iterator[dict[str, str]]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine at which nobody listens."""
+    """Return free ports of this machine."""
     with contextlib.ExitStack() as stack:
-        # All open at once, so that no two are the same.
+        # All open at the same time, so that they differ.
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [probe.getsockname()[1] for probe in probes]

@@ -1,23 +1,23 @@
-"""Small models with random weights: every kind of tower that the registry holds, in a few megabytes, without a hub."""
+"""Small models with random weights, one for each kind of tower in the registry; they need no hub."""
 
 import copy
 import json
 from pathlib import Path
 from typing import Any, Literal
 
-from viewfinder.models.encoder import build_model
+from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import CONFIG_NAME
 
 Family = Literal["clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca"]
 
 _BOS, _PAD, _EOS, _UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"  # with the ids 0 to 3, as XLM-RoBERTa has them
-_VOCABULARY = 260  # these four and the 256 bytes
+_VOCABULARY = 260  # these four, and the 256 bytes
 
 
 def tiny_checkpoint(
     directory: Path, family: Family = "clip", *, seed: int = 0, image_size: int = 32, dimension: int = 32
 ) -> Path:
-    """Write a checkpoint directory of this family, for `locate(str(directory))`; the same seed, the same weights."""
+    """Write a checkpoint directory of this family for `locate(str(directory))`; equal seeds give equal weights."""
     tower = {"width": 32, "layers": 2}
     bpe = {"context_length": 77, "vocab_size": 49408, "heads": 2, **tower}
     unigram = {"vocab_size": _VOCABULARY, "heads": 2, "hf_tokenizer_name": "tiny", **tower}
@@ -28,7 +28,7 @@ def tiny_checkpoint(
         config["quick_gelu"] = True
     elif family == "siglip":
         config |= {"init_logit_bias": -10, "custom_text": True}
-        # timm's own test model has SigLIP's vision tower small: 160 pixels, 64 dimensions.
+        # timm's test model is a small vision tower of SigLIP's kind: 160 pixels, 64 dimensions.
         config["embed_dim"] = 64
         config["vision_cfg"] = {
             "image_size": 160,
@@ -48,7 +48,7 @@ def tiny_checkpoint(
         preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}
     elif family == "xlm-roberta":
         _write_xlm_roberta(directory / "text_tower")
-        # Absolute, because open_clip itself takes the name of a text tower as it stands.
+        # Absolute, because open_clip does not resolve the name of a text tower.
         config["text_cfg"] = {
             "hf_model_name": str((directory / "text_tower").resolve()),
             "hf_tokenizer_name": "tiny",
@@ -79,9 +79,7 @@ def random_checkpoint(
         torch.manual_seed(seed)
         model = build_model(architecture)
         for name, parameter in model.named_parameters():
-            if name.startswith(
-                "text_decoder."
-            ):  # CoCa's, never used here: open_clip leaves parts of it as memory has them
+            if name.startswith("text_decoder."):  # CoCa's, unused here: open_clip leaves parts of it uninitialised
                 torch.nn.init.normal_(parameter, std=0.02)
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(weights, directory / "open_clip_model.safetensors")
@@ -91,7 +89,7 @@ def random_checkpoint(
 
 
 def _write_tokenizer(directory: Path, *, sentence_start: bool) -> None:
-    """A tokenizer of bytes, in the files that a Hugging Face repository has."""
+    """Write a tokenizer of bytes in the files of a Hugging Face repository."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

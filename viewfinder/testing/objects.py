@@ -1,4 +1,4 @@
-"""Objects in memory, for tests of what reads and lists: `Objects(s3=MemoryObjects({"s3://bucket/key": b"..."}))`."""
+"""Objects in memory for tests: `Objects(s3=MemoryObjects({"s3://bucket/key": b"..."}))`."""
 
 import hashlib
 import io
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.objects import ObjectInfo, s3_parts
+from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.uris import s3_parts
 
 
 class MemoryObjects:
-    """A `Backend` over a dictionary of contents by canonical `s3://` URI, which may change between calls."""
+    """A `Backend` over a dictionary of contents by canonical `s3://` URI, which may be changed between calls."""
 
     def __init__(self, contents: Mapping[str, bytes] | None = None) -> None:
         self.contents = dict(contents or {})
@@ -52,4 +53,4 @@ class MemoryObjects:
             raise SourceError(f"There is nothing at or under {source!r}.")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""

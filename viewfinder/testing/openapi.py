@@ -1,4 +1,4 @@
-"""Requests held against an OpenAPI 3.0 document; needs `jsonschema`."""
+"""Validation of requests against an OpenAPI 3.0 document; needs `jsonschema`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 
 class Specification:
-    """The requests that a document allows. Built once: 500 kB of schemas take a moment."""
+    """Validates requests against a document. Create it once: compiling 500 kB of schemas takes a moment."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         from jsonschema import Draft202012Validator
@@ -22,7 +22,7 @@ class Specification:
         }
 
     def complaint(self, method: str, path: str, query: Mapping[str, str], body: Any) -> str | None:
-        """What is wrong with a request, in one line; None where nothing is."""
+        """Return what is invalid in a request, in one line, or None."""
         operation, arguments = self._operation(method, path)
         if operation is None:
             return f"{method} {path}: no such operation"
@@ -48,24 +48,24 @@ class Specification:
         return f"{method} {path}: {problem}" if problem else None
 
     def _operation(self, method: str, path: str) -> tuple[Mapping[str, Any] | None, dict[str, str]]:
-        # Of two templates that fit (/collections/aliases, /collections/{name}) the one with fewer parameters is meant.
-        fits = []
+        # If two templates match (/collections/aliases, /collections/{name}), the one with fewer parameters is used.
+        matching = []
         for pattern, (template, operations) in self._paths.items():
             match = pattern.fullmatch(path)
             if match and method.lower() in operations:
                 names = re.findall(r"{([^}]+)}", template)
                 values = [unquote(value) for value in match.groups()]
-                fits.append((len(names), operations[method.lower()], dict(zip(names, values, strict=True))))
-        if not fits:
+                matching.append((len(names), operations[method.lower()], dict(zip(names, values, strict=True))))
+        if not matching:
             return None, {}
-        _, operation, arguments = min(fits, key=lambda fit: fit[0])
+        _, operation, arguments = min(matching, key=lambda each: each[0])
         return operation, arguments
 
     def _problem(self, schema: Mapping[str, Any], *candidates: Any) -> str | None:
-        """None where one of the readings of a value fits; else what is wrong with the first."""
+        """Return None if one of the candidates is valid, else what is invalid in the first."""
         from jsonschema.exceptions import best_match
 
-        # The components travel along, because references are resolved from the root of the schema at hand.
+        # With the components, because references are resolved from the root of this schema.
         validator = self._validator({**schema, "components": self._document["components"]})
         if any(validator.is_valid(candidate) for candidate in candidates):
             return None
@@ -74,10 +74,10 @@ class Specification:
 
 
 def with_text_query(document: dict[str, Any]) -> dict[str, Any]:
-    """Qdrant's document for 1.19 with the one query that 1.20 added and viewfinder makes: BM25 over a text index.
+    """Add the text query of Qdrant 1.20 (BM25 over a text index) to the document of 1.19.
 
-    After the models of qdrant-client 1.20, in which any other member is refused; `using` then names a payload field,
-    which the document knows as a string already. A document that has the query itself stays as it is.
+    Modelled on qdrant-client 1.20, which refuses any other member; `using` then names a payload field, already a string
+    in the document. A document that has the query is returned unchanged.
     """
     schemas = document["components"]["schemas"]
     if "TextQuery" not in schemas:
@@ -88,7 +88,7 @@ def with_text_query(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_nulls(node: Any) -> Any:
-    """OpenAPI 3.0's `nullable` in the words of JSON Schema, which does not know it and would accept anything."""
+    """Translate OpenAPI 3.0's `nullable` to JSON Schema, which ignores it."""
     if isinstance(node, list):
         return [_with_nulls(each) for each in node]
     if not isinstance(node, dict):
@@ -101,20 +101,20 @@ def _with_nulls(node: Any) -> Any:
     return made
 
 
-def _fast_items(slowly: Any) -> Any:
-    """Lists of plain numbers looked through at once: vectors, a hundred thousand numbers in a request."""
+def _fast_items(validate_each: Any) -> Any:
+    """Validate lists of numbers in one pass: a request has vectors of a hundred thousand numbers."""
 
     def items(validator: Any, schema: Any, instance: Any, parent: Any) -> Iterator[Any]:
         numbers = isinstance(schema, dict) and schema.get("type") == "number" and set(schema) <= {"type", "format"}
         if numbers and isinstance(instance, list) and all(type(each) in (float, int) for each in instance):
             return
-        yield from slowly(validator, schema, instance, parent)
+        yield from validate_each(validator, schema, instance, parent)
 
     return items
 
 
 def _typed(text: str, *, plain: bool = False) -> Any:
-    """A query or path parameter as the boolean or number that it may stand for."""
+    """Parse a query or path parameter as a boolean or number if possible."""
     if plain:
         return text
     if text in ("true", "false"):

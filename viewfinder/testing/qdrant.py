@@ -1,7 +1,6 @@
-"""A Qdrant server for tests: loopback HTTP, answers from local mode, requests checked against Qdrant's OpenAPI file.
+"""A Qdrant server for tests: HTTP on loopback, local mode behind it, requests validated by Qdrant's OpenAPI document.
 
-It proves the shape of what goes over the wire, with API keys, time limits and faults; how a real server behaves only a
-real server can tell.
+It tests the requests, API keys, timeouts and injected faults, not the behaviour of a real server.
 """
 
 import json
@@ -28,12 +27,12 @@ from viewfinder.testing.qdrant_rest import find_operation
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with the next request whose method and path match `on` (a regular expression).
+    """A fault injected into the next request whose method and path match the regular expression `on`.
 
-    `status` refuses it, with `retry_after` and in the words of `said`; `delay_s` answers late; `drop` cuts the
-    connection "before" or "after" the request took effect; `late` says "acknowledged" ("wait_timeout" to a client that
-    waits) and applies the request only after that many further requests; `away_s` cuts the connection and lets nobody
-    connect for so long, as a server does that is started anew.
+    `status` refuses it, with `retry_after` and the message `said`; `delay_s` delays the response; `drop` closes the
+    connection "before" or "after" the request takes effect; `late` answers "acknowledged" ("wait_timeout" to a client
+    that waits) and applies the request after that many further requests; `away_s` closes the connection and refuses new
+    ones for that time, like a server that restarts.
     """
 
     status: int | None = None
@@ -47,12 +46,12 @@ class Fault:
 
 
 DISK_FULL = "Service internal error: No space left on device: WAL buffer size exceeds available disk space"
-"""What Qdrant says, with status 500, to every write while its disk is full; searches go on (its `DiskUsageWatcher`)."""
+"""The message, with status 500, of every write to a Qdrant with a full disk (its `DiskUsageWatcher`)."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came."""
+    """One received request."""
 
     method: str
     path: str
@@ -61,11 +60,11 @@ class Request:
 
 
 class QdrantDouble:
-    """A server on a free loopback port; `url` says where. Closed by `close()` or by leaving the `with` block.
+    """A server at `url`, on a free loopback port. Close it with `close()` or use it in a `with` block.
 
-    `openapi` is the path of Qdrant's published specification; without it nothing is checked. For a `version` from 1.20
-    on, an older specification is taken with that version's text query (`with_text_query`). `requests` and `invalid`
-    (complaints of the specification) grow as requests come.
+    `openapi` is the path of Qdrant's published specification; without it requests are not validated. For a `version`
+    from 1.20 on, the text query is added to an older specification (`with_text_query`). `requests` collects all
+    requests, `invalid` the violations of the specification.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class QdrantDouble:
         self._api_key = api_key
         self._root = {"title": title, "version": version}
         self._late: list[tuple[int, Callable[[], Any]]] = []
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._closing = threading.Event()
         self._server = _Server(self)
         self._thread = self._listen()
@@ -103,11 +102,11 @@ class QdrantDouble:
         self.close()
 
     def close(self) -> None:
-        """Stop listening, wait for requests under way, close the store."""
+        """Stop listening, wait for running requests, close the store."""
         self._closing.set()
         if self._restart is not None:
             self._restart.join()
-        self._hang_up()
+        self._stop_listening()
         self._local.close()
 
     def _listen(self) -> threading.Thread:
@@ -115,16 +114,16 @@ class QdrantDouble:
         thread.start()
         return thread
 
-    def _hang_up(self) -> None:
+    def _stop_listening(self) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     def _go_away(self, seconds: float) -> None:
-        """Refuse connections for a while, and then listen at the same port again, the points still there."""
+        """Refuse connections for a while, then listen at the same port again with the same data."""
 
         def away() -> None:
-            self._hang_up()
+            self._stop_listening()
             self._closing.wait(seconds)
             self._server = _Server(self, port=self._server.server_address[1])
             self._thread = self._listen()
@@ -135,8 +134,8 @@ class QdrantDouble:
     # -- One request ------------------------------------------------------------------------------------------------
 
     def answer(self, request: Request, key: str | None) -> "_Answer":
-        """What the server says; called from the threads of the HTTP server."""
-        with self._turn:
+        """Return the response to a request; called from the threads of the HTTP server."""
+        with self._lock:
             self.requests.append(request)
             self._apply_late()
             fault = self._next_fault(request)
@@ -153,14 +152,14 @@ class QdrantDouble:
             return _Answer(200, self._root if request.path == "/" else "healthz check passed")
         if self._api_key is not None and key != self._api_key:
             return _Answer(401, _error("Must provide an API key or an Authorization bearer token"))
-        with self._turn:
+        with self._lock:
             answer = self._handle(request, fault.late)
         return _Answer(0, None) if fault.drop == "after" else answer
 
     def _handle(self, request: Request, late: int) -> "_Answer":
         complaint = (
             self._specification.complaint(request.method, request.path, request.query, request.body)
-            if (self._specification)
+            if self._specification
             else None
         )
         if complaint is not None:
@@ -187,7 +186,9 @@ class QdrantDouble:
             if re.fullmatch(r"Collection .* not found", str(error)):
                 return _Answer(404, _error(f"Not found: {str(error).replace('not found', 'does not exist!')}"))
             return _Answer(409 if "already exists" in str(error) else 400, _error(f"Wrong input: {error}"))
-        except Exception as error:  # a fault of the double or of local mode: said, not hidden behind a cut connection
+        except (
+            Exception
+        ) as error:  # an error of the double or of local mode: reported, not hidden by a closed connection
             return _Answer(500, _error(f"The double failed: {error!r}"))
 
     def _next_fault(self, request: Request) -> Fault:
@@ -209,7 +210,7 @@ class QdrantDouble:
 
 @dataclass(frozen=True)
 class _Answer:
-    """Status 0 cuts the connection without a word."""
+    """A response; status 0 closes the connection without one."""
 
     status: int
     body: Any
@@ -233,7 +234,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that gave up is no event for a test's output."""
+        """Do not print errors of clients that disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -268,4 +269,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Do not log requests."""

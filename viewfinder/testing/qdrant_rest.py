@@ -1,4 +1,4 @@
-"""Qdrant's REST operations, those that viewfinder uses, carried out by local mode."""
+"""The operations of Qdrant's REST interface that viewfinder uses, executed by local mode."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 
 def find_operation(method: str, path: str) -> Callable[[QdrantLocal, Any], Any] | None:
-    """What answers a request: called with the store and the body, it returns what stands under "result"."""
+    """Return the function of an operation; called with the store and the body, it returns the "result"."""
     for known, pattern, operation in _OPERATIONS:
         match = re.fullmatch(pattern, path)
         if match and known == method:
@@ -46,7 +46,7 @@ def _aliases(local: QdrantLocal, body: Any) -> bool:
 
 def _index(local: QdrantLocal, body: Any, name: str) -> Any:
     made = _parse(models.CreateFieldIndex, body)
-    # The only kind that local mode has a use for; it warns of all others.
+    # The only kind that local mode uses; it warns about all others.
     if isinstance(made.field_schema, models.TextIndexParams) and made.field_schema.scoring:
         return local.create_payload_index(name, made.field_name, made.field_schema)
     return {"operation_id": 0, "status": "completed"}
@@ -132,7 +132,7 @@ def _query_batch(local: QdrantLocal, body: Any, name: str) -> Any:
 
 
 def _exactly(request: models.QueryRequest) -> models.QueryRequest:
-    # Local mode is exact whatever the parameters say, and warns of them.
+    # Local mode is always exact, and warns about search parameters.
     return request.model_copy(update={"params": None})
 
 

@@ -1,4 +1,4 @@
-"""Faults in front of a real S3 endpoint: a proxy on loopback that forwards whatever it does not spoil."""
+"""A proxy that injects faults before a real S3 endpoint and forwards all other requests."""
 
 import http.client
 import re
@@ -12,19 +12,19 @@ from typing import Self
 from urllib.parse import urlsplit
 
 FOREVER = 10**9
-# A connection, not a message: the next hop has its own.
+# Headers of one connection, not forwarded.
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
 @dataclass(frozen=True)
 class S3Fault:
-    """What goes wrong with `times` of the requests whose method and path match `on`, after `skip` of them.
+    """A fault injected into `times` of the requests whose method and path match `on`, after the first `skip`.
 
-    `status` answers with an S3 error document of this `code` instead of asking the endpoint. `cut_at` breaks the
-    connection after so many bytes of the body, -1 before a word is said. `hang_at` says nothing more after so many
-    bytes, -1 nothing at all, until the client gives up. `drip_at` sends a byte every `DRIP_S` after so many bytes.
+    `status` answers with an S3 error document of this `code` instead of forwarding the request. `cut_at` closes the
+    connection after that many bytes of the body, -1 before the response. `hang_at` stops sending after that many bytes,
+    -1 before the response, until the client gives up. `drip_at` sends a byte every `DRIP_S` after that many bytes.
     `length_off` is added to the true Content-Length. `before` is called before the request is forwarded. With `key`
-    only requests signed with that access key are meant.
+    only requests signed with that access key match.
     """
 
     on: str = "^GET "
@@ -41,10 +41,10 @@ class S3Fault:
 
 
 class S3FaultProxy:
-    """Stands before the endpoint at `upstream` within a `with` block; `url` is what clients take for the endpoint.
+    """Forwards requests to the endpoint at `upstream` within a `with` block; clients use `url` as the endpoint.
 
-    The first of `faults` that fits a request spoils it. `requests` counts what came, `injected` what was spoilt.
-    Signatures stay good, because the endpoint sees the Host that was signed. Answers are held in memory whole.
+    The first of `faults` that matches a request is injected. `requests` counts all requests, `injected` the faults.
+    Signatures stay valid, because the endpoint gets the Host that was signed. Responses are held in memory.
     """
 
     def __init__(self, upstream: str, faults: Iterable[S3Fault] = ()) -> None:
@@ -52,7 +52,7 @@ class S3FaultProxy:
         self.requests = 0
         self.injected = 0
         self._closing = threading.Event()
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._planned: list[_Planned] = []
         self.inject(*faults)
         self._server = _Server(self)
@@ -70,50 +70,50 @@ class S3FaultProxy:
         self._server.server_close()
 
     def inject(self, *faults: S3Fault) -> None:
-        """Have these go wrong, in the place of what was left of earlier ones; counting begins anew."""
-        with self._turn:
+        """Replace the remaining faults by these, and reset the counters."""
+        with self._lock:
             self._planned = [_Planned(each, each.skip, each.times) for each in faults]
             self.requests = self.injected = 0
 
     def next_fault(self, request: str, signed: str) -> S3Fault | None:
-        """What spoils this request, `METHOD /path`; called from the threads of the server."""
-        with self._turn:
+        """Return the fault of this request, `METHOD /path`; called from the threads of the server."""
+        with self._lock:
             self.requests += 1
             for planned in self._planned:
-                if planned.strikes(request, signed):
+                if planned.hits(request, signed):
                     self.injected += 1
                     return planned.fault
         return None
 
     def hold(self) -> None:
-        """Say nothing until the proxy is closed or `LONGEST_HANG_S` is over."""
-        self._closing.wait(LONGEST_HANG_S)
+        """Block until the proxy is closed or `MAX_HANG_S` has passed."""
+        self._closing.wait(MAX_HANG_S)
 
     def drip(self, file: BufferedIOBase, rest: bytes) -> None:
-        """Write a byte at a time, until the client gives up or the proxy is closed."""
+        """Write one byte at a time until the client gives up or the proxy is closed."""
         for byte in rest:
             file.write(bytes([byte]))
             if self._closing.wait(DRIP_S):
                 break
 
 
-# Longer than any client's patience in a test, shorter than a test's.
-LONGEST_HANG_S = 20.0
-# Shorter than any client's patience.
+# Longer than the timeouts of clients in tests, shorter than those of tests.
+MAX_HANG_S = 20.0
+# Shorter than the timeouts of clients.
 DRIP_S = 0.1
 
 
 @dataclass
 class _Planned:
-    """A fault, and how often it is still to pass by and to strike."""
+    """A fault, and how many matching requests it still skips and hits."""
 
     fault: S3Fault
     skip: int
     times: int
 
-    def strikes(self, request: str, signed: str) -> bool:
-        fits = re.search(self.fault.on, request) and f"Credential={self.fault.key}" in signed
-        if not fits or not self.times:
+    def hits(self, request: str, signed: str) -> bool:
+        matches = re.search(self.fault.on, request) and f"Credential={self.fault.key}" in signed
+        if not matches or not self.times:
             return False
         if self.skip:
             self.skip -= 1
@@ -131,7 +131,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that gave up is no event for a test's output."""
+        """Do not print errors of clients that disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -146,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         signed = self.headers.get("Authorization") or "Credential="
         fault = proxy.next_fault(f"{self.command} {self.path}", signed)
         if fault is None:
-            self._answer(*self._ask(body), S3Fault())
+            self._answer(*self._forward(body), S3Fault())
         elif fault.status is not None:
             document = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>injected</Message></Error>"
             self._answer(fault.status, {"Content-Type": "application/xml"}, document.encode(), fault)
@@ -156,12 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.hold()
         else:
             fault.before()
-            self._answer(*self._ask(body), fault)
+            self._answer(*self._forward(body), fault)
 
     do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815 - http.server's own names
 
-    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """The endpoint's own answer."""
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Forward the request and return the endpoint's response."""
         connection = http.client.HTTPConnection(urlsplit(self.server.proxy.upstream).netloc, timeout=self.timeout)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -196,4 +196,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.proxy.drip(self.wfile, body[fault.drip_at :])
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Do not log requests."""

@@ -3,9 +3,9 @@
 kubectl -n viewfinder get secret qdrant-admin -o jsonpath='{.data.api-key}' | base64 -d \
   | python infra/kubernetes/qdrant/qdrant_token.py --access r --days 90
 
-`r` may read every collection, which is enough for searching. `m` may change everything; jobs need it. Qdrant has `rw` only
-for collections that are named one by one, but each re-index makes a new one, and writing a collection's metadata, moving
-the alias and making a collection need `m` in any case.
+`r` may read every collection, which is enough for searching. `m` may change everything; jobs need it. Qdrant has `rw`
+only for collections that are named one by one, but each re-index makes a new one, and writing a collection's metadata,
+moving the alias and making a collection need `m` in any case.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How requests share the model."""
+"""Batches of requests."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ import pytest
 from viewfinder.service.generation.batching import Batcher
 
 
-async def test_what_arrives_while_the_function_works_makes_the_next_batch() -> None:
+async def test_items_that_arrive_while_the_function_runs_form_the_next_batch() -> None:
     batches: list[list[int]] = []
     release = threading.Event()
 
@@ -30,7 +30,7 @@ async def test_what_arrives_while_the_function_works_makes_the_next_batch() -> N
     batcher.close()
 
 
-async def test_an_error_reaches_every_request_of_its_batch_and_no_other() -> None:
+async def test_an_error_reaches_exactly_the_requests_of_its_batch() -> None:
     def picky(items: list[int]) -> list[int]:
         if 13 in items:
             raise ValueError("unlucky")
@@ -73,7 +73,7 @@ def test_a_batch_of_none_is_refused() -> None:
         Batcher(list, max_size=0)
 
 
-async def test_what_one_request_asks_for_is_encoded_in_one_call_even_beyond_the_size_of_a_batch() -> None:
+async def test_one_request_is_encoded_in_one_call_even_above_the_batch_size() -> None:
     batches: list[list[int]] = []
 
     def double(items: list[int]) -> list[int]:
@@ -89,7 +89,7 @@ async def test_what_one_request_asks_for_is_encoded_in_one_call_even_beyond_the_
     batcher.close()
 
 
-async def test_too_few_results_are_an_error_and_shift_nobody_elses() -> None:
+async def test_too_few_results_are_an_error_of_their_batch_only() -> None:
     batcher: Batcher[int, int] = Batcher(lambda items: items[1:], max_size=4)
     results = await asyncio.gather(batcher(1), batcher(2), return_exceptions=True)
     assert [type(result) for result in results] == [RuntimeError, RuntimeError]

@@ -1,4 +1,4 @@
-"""How a replica follows the alias and shares the model: one step, never a mixed pair, nothing encoded twice."""
+"""Generations: a replica follows the alias in one step, and shares the model between requests."""
 
 import asyncio
 import shutil
@@ -42,10 +42,10 @@ def test_the_alias_moves_back_and_the_service_with_it(served: World) -> None:
 
 
 def test_a_new_collection_of_the_same_model_keeps_the_encoder(served: World) -> None:
-    before = served.service.generation()
+    before = served.service.follower.snapshot()
     served.build("first")
     served.service.follower.refresh()
-    after = served.service.generation()
+    after = served.service.follower.snapshot()
     assert after.collection.name != before.collection.name
     assert after.encoder is before.encoder
 
@@ -133,8 +133,8 @@ def test_weights_that_moved_under_the_same_name_are_not_served(
     assert served.checkpoints["moved"].fingerprint in caplog.text
 
 
-def test_a_collection_dropped_behind_the_replica_costs_no_request(served: World) -> None:
-    old = served.service.generation().collection
+def test_a_request_after_the_collection_was_dropped_is_answered_from_the_next(served: World) -> None:
+    old = served.service.follower.snapshot().collection
     second = served.build("second")
     served.store.collections.drop(old.name)
     assert pair(served)[1] == second.name
@@ -152,7 +152,7 @@ class Watched:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.texts: list[list[str]] = []
-        self.pictures: list[int] = []
+        self.images: list[int] = []
         self.holding_texts = threading.Event()
         self.holding_texts.set()
 
@@ -165,18 +165,18 @@ class Watched:
         return self._encoder.encode_texts(texts)
 
     def encode_images(self, images: np.ndarray[Any, Any]) -> Any:
-        self.pictures.append(len(images))
+        self.images.append(len(images))
         return self._encoder.encode_images(images)
 
 
 @pytest.fixture
 def watched(served: World) -> Watched:
-    return Watched(served.service.generation().encoder)
+    return Watched(served.service.follower.snapshot().encoder)
 
 
 @pytest.fixture
 def generation(served: World, watched: Watched) -> Iterator[Generation]:
-    made = Generation(served.service.generation().collection, watched, batch_size=4)  # type: ignore[arg-type]
+    made = Generation(served.service.follower.snapshot().collection, watched, batch_size=4)  # type: ignore[arg-type]
     yield made
     made.close()
 
@@ -207,26 +207,26 @@ async def test_requests_for_the_same_text_at_the_same_time_encode_it_once(
     assert sorted(text for texts in watched.texts for text in texts) == ["a cat", "a dog"]
 
 
-async def test_pictures_of_several_requests_are_encoded_together_and_do_not_wait_for_texts(
+async def test_images_of_several_requests_are_encoded_together_and_do_not_wait_for_texts(
     generation: Generation, watched: Watched
 ) -> None:
     size = generation.encoder.preprocess.size
-    pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
     watched.holding_texts.clear()
     text = asyncio.create_task(generation.encode_text("a cat"))
     while not watched.texts:
         await asyncio.sleep(0.001)
     first, second = await asyncio.gather(
-        generation.encode_images(list(pictures[:1])), generation.encode_images(list(pictures[1:]))
+        generation.encode_images(list(images[:1])), generation.encode_images(list(images[1:]))
     )
     assert not text.done()
     watched.holding_texts.set()
     await text
-    assert watched.pictures == [4]
-    assert np.allclose(np.array(first + second), watched._encoder.encode_images(pictures), atol=1e-5)
+    assert watched.images == [4]
+    assert np.allclose(np.array(first + second), watched._encoder.encode_images(images), atol=1e-5)
 
 
-async def test_a_vector_that_requests_share_cannot_be_changed_and_keeps_no_batch_in_memory(
+async def test_cached_vectors_are_read_only_copies(
     generation: Generation,
 ) -> None:
     (vector, _), _ = await generation.encode_texts(["a cat", "a dog"])
@@ -246,15 +246,17 @@ def test_the_generation_before_is_bound_for_a_time_of_grace(served: World) -> No
     follower.refresh()
     assert follower.current is not None
     assert follower.current.collection.name == second.name
-    assert follower.bound(first.collection.name) is follower.previous is first
-    assert follower.bound(second.name) is follower.current
-    assert follower.bound("pictures__unknown") is None
+    assert follower.previous is first
+    assert follower.known(first.collection.name) is first.collection
+    assert follower.known(second.name) is follower.current.collection
+    assert follower.known("images__unknown") is None
     now[0] = 1099
     follower.refresh()
     assert follower.previous is first
     now[0] = 1100
     follower.refresh()
-    assert follower.previous is follower.bound(first.collection.name) is None
+    assert follower.previous is None
+    assert follower.known(first.collection.name) is None
     follower.close()
 
 
@@ -269,7 +271,8 @@ def test_a_rollback_within_the_time_of_grace_loads_nothing(served: World) -> Non
     served.store.collections.promote(INDEX, first.collection.name)
     follower.refresh()
     assert follower.current is first
-    assert follower.bound(second.name) is follower.previous
+    assert follower.previous is not None
+    assert follower.known(second.name) is follower.previous.collection
     assert loaded == [served.checkpoints["first"].name, served.checkpoints["second"].name]
     follower.close()
 
@@ -297,7 +300,7 @@ async def test_a_request_that_still_holds_a_dropped_generation_is_answered(serve
     served.build("second")
     follower.refresh()
     follower.refresh()
-    assert follower.bound(held.collection.name) is None
+    assert follower.known(held.collection.name) is None
     vector, _ = await held.encode_text("a dog")
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     follower.close()

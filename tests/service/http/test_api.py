@@ -3,11 +3,11 @@
 import pytest
 
 from tests.service.conftest import CAPTIONS, World
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 
-def test_a_caption_is_found_by_its_own_words(standing: World) -> None:
-    answer = standing.client.post("/v1/search", json={"text": CAPTIONS[2], "target": "caption", "limit": 2})
+def test_a_caption_is_found_by_its_own_words(shared: World) -> None:
+    answer = shared.client.post("/v1/search", json={"text": CAPTIONS[2], "target": "caption", "limit": 2})
     assert answer.status_code == 200
     body = answer.json()
     best = body["hits"][0]
@@ -20,35 +20,35 @@ def test_a_caption_is_found_by_its_own_words(standing: World) -> None:
     assert body["took_ms"] > 0
 
 
-def test_an_answer_names_the_model_and_collection_that_made_it(standing: World) -> None:
-    live = standing.store.collections.live("pictures")
+def test_an_answer_names_the_model_and_collection_that_made_it(shared: World) -> None:
+    live = shared.store.collections.live("images")
     assert live is not None
-    body = standing.client.post("/v1/search", json={"text": "a cat"}).json()
+    body = shared.client.post("/v1/search", json={"text": "a cat"}).json()
     assert (body["model"], body["collection"]) == (live.metadata.model_name, live.name)
 
 
-def test_the_address_bar_gives_the_same_hits_as_the_body(standing: World) -> None:
-    by_body = standing.client.post("/v1/search", json={"text": "a dog", "limit": 3, "target": "both"}).json()
-    by_address = standing.client.get("/v1/search", params={"q": "a dog", "limit": 3, "target": "both"}).json()
+def test_the_address_bar_gives_the_same_hits_as_the_body(shared: World) -> None:
+    by_body = shared.client.post("/v1/search", json={"text": "a dog", "limit": 3, "target": "both"}).json()
+    by_address = shared.client.get("/v1/search", params={"q": "a dog", "limit": 3, "target": "both"}).json()
     assert [hit["id"] for hit in by_address["hits"]] == [hit["id"] for hit in by_body["hits"]]
 
 
-def test_pages_do_not_overlap_and_together_give_the_whole(standing: World) -> None:
-    whole = standing.client.post("/v1/search", json={"text": "a dog", "limit": 5}).json()["hits"]
+def test_pages_do_not_overlap_and_together_give_the_whole(shared: World) -> None:
+    whole = shared.client.post("/v1/search", json={"text": "a dog", "limit": 5}).json()["hits"]
     pages = [
-        standing.client.post("/v1/search", json={"text": "a dog", "limit": 2, "offset": offset}).json()["hits"]
+        shared.client.post("/v1/search", json={"text": "a dog", "limit": 2, "offset": offset}).json()["hits"]
         for offset in (0, 2, 4)
     ]
     assert [hit["id"] for page in pages for hit in page] == [hit["id"] for hit in whole]
 
 
-def test_both_targets_rank_a_point_first_that_leads_in_one_and_is_high_in_the_other(standing: World) -> None:
+def test_both_targets_rank_a_point_first_that_leads_in_one_and_is_high_in_the_other(shared: World) -> None:
     lists = {
         target: [
             hit["id"]
-            for hit in standing.client.get(
-                "/v1/search", params={"q": "two birds", "target": target, "limit": 5}
-            ).json()["hits"]
+            for hit in shared.client.get("/v1/search", params={"q": "two birds", "target": target, "limit": 5}).json()[
+                "hits"
+            ]
         ]
         for target in ("image", "caption", "both")
     }
@@ -58,19 +58,19 @@ def test_both_targets_rank_a_point_first_that_leads_in_one_and_is_high_in_the_ot
     assert lists["both"] == sorted(ranks, key=lambda each: (-ranks[each], each))
 
 
-def test_a_filter_leaves_out_what_it_does_not_let_through(standing: World) -> None:
+def test_a_filter_leaves_out_images_that_do_not_match(shared: World) -> None:
     body = {"text": "a cat", "filter": {"width": {"gte": 300}}}
-    hits = standing.client.post("/v1/search", json=body).json()["hits"]
+    hits = shared.client.post("/v1/search", json=body).json()["hits"]
     assert sorted(hit["width"] for hit in hits) == [300, 400, 500]
 
 
-def test_a_score_threshold_leaves_out_what_is_less_like_it(standing: World) -> None:
+def test_a_score_threshold_leaves_out_lower_cosines(shared: World) -> None:
     body = {"text": CAPTIONS[0], "target": "caption", "score_threshold": 0.999}
-    assert [hit["caption"] for hit in standing.client.post("/v1/search", json=body).json()["hits"]] == [CAPTIONS[0]]
+    assert [hit["caption"] for hit in shared.client.post("/v1/search", json=body).json()["hits"]] == [CAPTIONS[0]]
 
 
-def test_a_text_too_long_is_answered_with_a_warning_that_counts_the_cut_tokens(standing: World) -> None:
-    body = standing.client.post("/v1/search", json={"text": "cat " * 100}).json()
+def test_a_text_too_long_is_answered_with_a_warning_that_counts_the_cut_tokens(shared: World) -> None:
+    body = shared.client.post("/v1/search", json={"text": "cat " * 100}).json()
     assert len(body["hits"]) == 5
     # 100 words and two marks make 102 tokens; the model reads 77.
     assert body["warnings"] == ["The text is longer than the model reads: 25 tokens beyond the first 77 were left out."]
@@ -93,9 +93,9 @@ def test_a_text_too_long_is_answered_with_a_warning_that_counts_the_cut_tokens(s
     ],
 )
 def test_a_wrong_request_is_refused_with_the_field_named(
-    standing: World, body: dict[str, object], status: int, code: str, named: str
+    shared: World, body: dict[str, object], status: int, code: str, named: str
 ) -> None:
-    answer = standing.client.post("/v1/search", json=body)
+    answer = shared.client.post("/v1/search", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
     assert named in error["message"]
@@ -103,20 +103,20 @@ def test_a_wrong_request_is_refused_with_the_field_named(
     assert error["request_id"] == answer.headers["x-request-id"]
 
 
-def test_a_body_that_is_no_json_is_a_bad_request(standing: World) -> None:
-    answer = standing.client.post("/v1/search", content=b"{text: cat", headers={"content-type": "application/json"})
+def test_a_body_that_is_not_json_is_a_bad_request(shared: World) -> None:
+    answer = shared.client.post("/v1/search", content=b"{text: cat", headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/v1/search", 405)])
-def test_unknown_routes_answer_in_the_one_error_shape(standing: World, method: str, path: str, status: int) -> None:
-    answer = standing.client.request(method, path)
+def test_unknown_routes_answer_in_the_one_error_shape(shared: World, method: str, path: str, status: int) -> None:
+    answer = shared.client.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"code", "message", "hint", "request_id"}
 
 
-def test_a_client_may_name_its_request(standing: World) -> None:
-    answer = standing.client.get("/healthz", headers={"x-request-id": "mine-17"})
+def test_a_client_may_name_its_request(shared: World) -> None:
+    answer = shared.client.get("/healthz", headers={"x-request-id": "mine-17"})
     assert answer.headers["x-request-id"] == "mine-17"
 
 
@@ -126,21 +126,21 @@ def test_without_an_index_the_answer_is_503_with_the_command_that_makes_one(worl
     answer = world.client.get(path)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "no_index")
-    assert "There is no index 'pictures' yet" in error["message"]
-    assert "jobs/index.py" in error["hint"]
+    assert "There is no index 'images' yet" in error["message"]
+    assert "viewfinder index" in error["hint"]
     assert answer.headers["retry-after"] == "5"
     assert world.client.get("/healthz").status_code == 200
 
 
-def test_stats_count_the_points_and_name_the_model(standing: World) -> None:
-    stats = standing.client.get("/v1/stats").json()
+def test_stats_count_the_points_and_name_the_model(shared: World) -> None:
+    stats = shared.client.get("/v1/stats").json()
     assert stats["points"] == len(CAPTIONS)
-    assert stats["fingerprint"] == standing.checkpoints["first"].fingerprint
+    assert stats["fingerprint"] == shared.checkpoints["first"].fingerprint
     assert stats["dimension"] == 32
     assert stats["problem"] is None
 
 
-def test_the_page_of_docs_and_the_schema_are_served(standing: World) -> None:
-    assert "swagger" in standing.client.get("/docs").text.lower()
-    paths = standing.client.get("/openapi.json").json()["paths"]
+def test_the_page_of_docs_and_the_schema_are_served(shared: World) -> None:
+    assert "swagger" in shared.client.get("/docs").text.lower()
+    paths = shared.client.get("/openapi.json").json()["paths"]
     assert {"/v1/search", "/v1/stats", "/healthz", "/readyz"} <= paths.keys()

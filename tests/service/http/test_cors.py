@@ -1,4 +1,4 @@
-"""Other sites' pages: shut out, but for those that the settings name."""
+"""CORS: pages of other sites are refused unless the settings allow them."""
 
 import pytest
 
@@ -36,7 +36,7 @@ class TestOpen:
             assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
             assert "access-control-allow-credentials" not in answer.headers
 
-    def test_a_named_site_takes_no_pictures_down(self, served: World) -> None:
+    def test_a_named_site_takes_no_images_down(self, served: World) -> None:
         path = "/v1/images/0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a"
         preflight = served.client.options(path, headers=PREFLIGHT | {"access-control-request-method": "DELETE"})
         assert preflight.status_code == 400

@@ -1,4 +1,4 @@
-"""Vectors and probabilities for other programs, against what the model itself says."""
+"""The embedding routes, compared with the model itself."""
 
 import base64
 import io
@@ -21,9 +21,9 @@ from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.models.tokenizer import Tokenizer
+from viewfinder.query.images import QueryImages
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
-from viewfinder.service.images.query_images import Pictures
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.slow
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
-PICTURES = [base64.b64encode(picture(seed)).decode() for seed in range(3)]
+PICTURES = [base64.b64encode(image(seed)).decode() for seed in range(3)]
 
 
 def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any]:
@@ -48,40 +48,38 @@ def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any
 
 
 def encoder(world: World) -> Encoder:
-    return world.service.generation().encoder
+    return world.service.follower.snapshot().encoder
 
 
 def pixels(world: World) -> np.ndarray[Any, Any]:
     limits = ImageLimits(10**6, 10**6)
-    return np.stack([decode(picture(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
+    return np.stack([decode(image(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
 
 
-def test_vectors_are_those_of_the_model_in_the_order_of_the_request(standing: World) -> None:
-    body = post(
-        standing, "/v1/embed", {"texts": TEXTS, "images": [PICTURES[0], f"data:image/png;base64,{PICTURES[1]}"]}
-    )
-    texts, _ = encoder(standing).encode_texts(TEXTS)
-    images = encoder(standing).encode_images(pixels(standing)[:2])
+def test_vectors_are_those_of_the_model_in_the_order_of_the_request(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": TEXTS, "images": [PICTURES[0], f"data:image/png;base64,{PICTURES[1]}"]})
+    texts, _ = encoder(shared).encode_texts(TEXTS)
+    images = encoder(shared).encode_images(pixels(shared)[:2])
     assert np.allclose([each["vector"] for each in body["texts"]], texts, atol=1e-5)
     assert np.allclose([each["vector"] for each in body["images"]], images, atol=1e-5)
     assert [each["cut"] for each in body["texts"]] == [0, 0, 0]
     assert (body["model"], body["fingerprint"], body["dimension"]) == (
-        standing.checkpoints["first"].name,
-        standing.checkpoints["first"].fingerprint,
+        shared.checkpoints["first"].name,
+        shared.checkpoints["first"].fingerprint,
         32,
     )
     assert body["took_ms"] > 0
     assert body["warnings"] == []
 
 
-def test_a_text_beyond_the_context_is_embedded_with_a_warning(standing: World) -> None:
-    body = post(standing, "/v1/embed", {"texts": ["a cat", "cat " * 100]})
+def test_a_text_beyond_the_context_is_embedded_with_a_warning(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": ["a cat", "cat " * 100]})
     assert [each["cut"] for each in body["texts"]] == [0, 25]
     assert body["warnings"] == ["Text 1 is longer than the model reads: 25 tokens beyond the first 77 were left out."]
 
 
-def test_as_many_inputs_as_are_allowed_are_answered(standing: World) -> None:
-    body = post(standing, "/v1/embed", {"texts": ["a cat"] * (MAX_INPUTS - 2), "images": [PIXEL, PIXEL]})
+def test_as_many_inputs_as_are_allowed_are_answered(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": ["a cat"] * (MAX_INPUTS - 2), "images": [PIXEL, PIXEL]})
     assert (len(body["texts"]), len(body["images"])) == (MAX_INPUTS - 2, 2)
     assert body["images"][0] == body["images"][1]
 
@@ -89,23 +87,23 @@ def test_as_many_inputs_as_are_allowed_are_answered(standing: World) -> None:
 BAD_PICTURES = [
     ("a cat", 422, "invalid_image", "base64"),
     ("https://example.com/cat.jpg", 422, "invalid_image", "base64"),
-    (base64.b64encode(b"GET / HTTP/1.1").decode(), 422, "invalid_image", "No picture format"),
-    (base64.b64encode(picture(0)[:-2000]).decode(), 422, "invalid_image", "truncated"),
+    (base64.b64encode(b"GET / HTTP/1.1").decode(), 422, "invalid_image", "begins with"),
+    (base64.b64encode(image(0)[:-2000]).decode(), 422, "invalid_image", "truncated"),
     (base64.b64encode(bytes(21 * 1024**2)).decode(), 413, "body_too_large", "20,971,520"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "status", "code", "named"), BAD_PICTURES, ids=["text", "url", "http", "cut", "large"])
 @pytest.mark.parametrize("path", ["/v1/embed", "/v1/rank"])
-def test_a_bad_picture_is_refused_with_its_place(
-    standing: World, path: str, bad: str, status: int, code: str, named: str
+def test_a_bad_image_is_refused_with_its_place(
+    shared: World, path: str, bad: str, status: int, code: str, named: str
 ) -> None:
     body: dict[str, Any] = {"images": [PIXEL, bad, "also bad"]}
-    error = post(standing, path, body | ({"text": "a cat"} if path == "/v1/rank" else {}), status)
+    error = post(shared, path, body | ({"text": "a cat"} if path == "/v1/rank" else {}), status)
     assert error["code"] == code
     assert error["message"].startswith("images.1: ")
     assert named in error["message"]
-    assert post(standing, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
+    assert post(shared, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
 
 
 @pytest.mark.parametrize(
@@ -125,8 +123,8 @@ def test_a_bad_picture_is_refused_with_its_place(
         (b'{"texts": ["\\ud800"]}', "texts.0"),
     ],
 )
-def test_a_wrong_embedding_request_is_refused_with_the_field_named(standing: World, body: Any, named: str) -> None:
-    error = post(standing, "/v1/embed", body, 422)
+def test_a_wrong_embedding_request_is_refused_with_the_field_named(shared: World, body: Any, named: str) -> None:
+    error = post(shared, "/v1/embed", body, 422)
     assert error["code"] == "invalid_request"
     assert named in error["message"]
 
@@ -141,7 +139,7 @@ def test_without_an_index_there_is_no_model_to_embed_with(world: World, path: st
 
 
 def reference_probabilities(world: World) -> tuple[Any, Any]:
-    """Softmax of the model's own logits, by open_clip's own means: pictures by texts, texts by pictures."""
+    """Softmax of the model's own logits, by open_clip's own means: images by texts, texts by images."""
     own = encoder(world)
     tokens, _ = own._tokenizer(TEXTS)
     images = torch.from_numpy(pixels(world)).permute(0, 3, 1, 2).float() / 255
@@ -151,16 +149,16 @@ def reference_probabilities(world: World) -> tuple[Any, Any]:
     return by_image, by_text
 
 
-def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
-    logits, _ = reference_probabilities(standing)
-    body = post(standing, "/v1/rank", {"image": PICTURES[1], "texts": TEXTS})
+def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(shared: World) -> None:
+    logits, _ = reference_probabilities(shared)
+    body = post(shared, "/v1/rank", {"image": PICTURES[1], "texts": TEXTS})
     check_ranking(body["candidates"], logits[1])
     assert all(each["text"] == TEXTS[each["index"]] for each in body["candidates"])
 
 
-def test_the_probabilities_of_pictures_are_the_softmax_of_the_models_own_logits(standing: World) -> None:
-    _, logits = reference_probabilities(standing)
-    body = post(standing, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
+def test_the_probabilities_of_images_are_the_softmax_of_the_models_own_logits(shared: World) -> None:
+    _, logits = reference_probabilities(shared)
+    body = post(shared, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
     check_ranking(body["candidates"], logits[2])
     assert [each["text"] for each in body["candidates"]] == [None] * 3
 
@@ -174,8 +172,8 @@ def check_ranking(candidates: list[dict[str, Any]], logits: torch.Tensor) -> Non
     assert sum(each["probability"] for each in candidates) == pytest.approx(1)
 
 
-def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(standing: World) -> None:
-    body = post(standing, "/v1/rank", {"image": PIXEL, "texts": ["a cat", "a dog", "a cat"]})
+def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(shared: World) -> None:
+    body = post(shared, "/v1/rank", {"image": PIXEL, "texts": ["a cat", "a dog", "a cat"]})
     cats = [each for each in body["candidates"] if each["text"] == "a cat"]
     assert [each["index"] for each in cats] == [0, 2]
     assert cats[0]["probability"] == cats[1]["probability"]
@@ -195,23 +193,23 @@ def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(standing:
         ({"image": [PIXEL], "texts": ["a cat"]}, "image"),
     ],
 )
-def test_a_wrong_ranking_request_is_refused_with_the_reason(standing: World, body: Any, named: str) -> None:
-    error = post(standing, "/v1/rank", body, 422)
+def test_a_wrong_ranking_request_is_refused_with_the_reason(shared: World, body: Any, named: str) -> None:
+    error = post(shared, "/v1/rank", body, 422)
     assert error["code"] == "invalid_request"
     assert named in error["message"]
 
 
-def test_the_one_picture_of_a_ranking_is_refused_by_its_name(standing: World) -> None:
-    error = post(standing, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
+def test_the_one_image_of_a_ranking_is_refused_by_its_name(shared: World) -> None:
+    error = post(shared, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
     assert error["code"] == "invalid_image"
     assert error["message"].startswith("image: ")
 
 
 @pytest.fixture
-def client(standing: World) -> Iterator[openai.OpenAI]:
+def client(shared: World) -> Iterator[openai.OpenAI]:
     """OpenAI's own client, at a real server on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(build_api(standing.service), log_config=None, lifespan="off", ws="none")
+        config = uvicorn.Config(build_api(shared.service), log_config=None, lifespan="off", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -223,10 +221,10 @@ def client(standing: World) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
-def test_openais_client_gets_the_models_vectors(standing: World, client: openai.OpenAI, options: Any) -> None:
-    model = standing.checkpoints["first"].name
+def test_openais_client_gets_the_models_vectors(shared: World, client: openai.OpenAI, options: Any) -> None:
+    model = shared.checkpoints["first"].name
     answer = client.embeddings.create(input=TEXTS, model=model, user="somebody", dimensions=32, **options)
-    expected, _ = encoder(standing).encode_texts(TEXTS)
+    expected, _ = encoder(shared).encode_texts(TEXTS)
     vectors = [
         np.frombuffer(base64.b64decode(each.embedding), "<f4") if isinstance(each.embedding, str) else each.embedding
         for each in answer.data
@@ -238,11 +236,11 @@ def test_openais_client_gets_the_models_vectors(standing: World, client: openai.
 
 @pytest.mark.parametrize("model", ["viewfinder", "FINGERPRINT"])
 def test_the_live_model_goes_by_its_fingerprint_and_by_an_alias_too(
-    standing: World, client: openai.OpenAI, model: str
+    shared: World, client: openai.OpenAI, model: str
 ) -> None:
-    model = model.replace("FINGERPRINT", standing.checkpoints["first"].fingerprint)
+    model = model.replace("FINGERPRINT", shared.checkpoints["first"].fingerprint)
     answer = client.embeddings.create(input="a cat", model=model)
-    assert answer.model == standing.checkpoints["first"].name
+    assert answer.model == shared.checkpoints["first"].name
     assert len(answer.data) == 1
 
 
@@ -294,11 +292,11 @@ def test_every_kind_of_tokenizer_counts_what_it_encodes(
     assert cut > 0
 
 
-def test_where_too_many_pictures_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
+def test_where_too_many_images_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
     limits = ImageLimits(10**6, 10**6)
-    full = Pictures(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
-    served.service.pictures.close()
-    served.service.pictures = full
+    full = QueryImages(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
+    served.service.images.close()
+    served.service.images = full
     answer = served.client.post("/v1/embed", json={"images": [PIXEL, PIXEL]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"

@@ -1,4 +1,4 @@
-"""The door of the service, around routes that are easy to look through."""
+"""The guard, around minimal routes."""
 
 import asyncio
 import hashlib
@@ -107,7 +107,7 @@ def test_without_keys_this_machine_may_do_everything(address: str) -> None:
     "address", ["10.0.0.7", "192.168.1.2", "8.8.8.8", "2001:db8::1", "::ffff:10.0.0.7", "", "unix"]
 )
 @pytest.mark.parametrize("path", ["/v1/things/a", "/healthz", "/nothing"])
-def test_without_keys_no_other_machine_is_answered(address: str, path: str) -> None:
+def test_without_keys_other_machines_are_refused(address: str, path: str) -> None:
     answer = Served().client(address).get(path)
     assert code(answer) == (403, "forbidden")
     assert "VIEWFINDER_API_KEYS" in answer.json()["error"]["hint"]
@@ -142,7 +142,7 @@ def test_without_keys_another_sites_page_in_a_browser_here_is_refused(headers: d
 
 def test_anonymous_strangers_may_look_but_not_take_down() -> None:
     client = Served(allow_anonymous=True).client("8.8.8.8")
-    assert client.get("/v1/things/a", headers={"host": "pictures.example"}).json()["scope"] == "read"
+    assert client.get("/v1/things/a", headers={"host": "images.example"}).json()["scope"] == "read"
     assert code(client.delete("/v1/things/a")) == (403, "forbidden")
 
 
@@ -180,7 +180,7 @@ def test_with_keys_nothing_else_opens(headers: dict[str, Any], path: str) -> Non
     assert READ_KEY not in answer.text
 
 
-def test_with_keys_health_is_still_told_to_anybody() -> None:
+def test_with_keys_health_needs_no_key() -> None:
     assert Served(api_keys=KEYS).client("8.8.8.8").get("/healthz", headers={"host": "lb.example"}).status_code == 200
 
 
@@ -194,7 +194,7 @@ def test_keys_and_anonymity_go_together_and_a_wrong_key_is_still_wrong() -> None
 # -- how often, how many, how long
 
 
-def test_a_key_that_asks_too_often_is_told_when_to_come_back() -> None:
+def test_a_key_above_its_rate_gets_retry_after() -> None:
     served = Served(api_keys=KEYS, requests_per_minute=2)
     client = served.client()
     answers = [client.get("/v1/things/a", headers={"x-api-key": READ_KEY}) for _ in range(3)]
@@ -278,7 +278,7 @@ def sending(*parts: bytes, more: bool) -> Any:
     return receive
 
 
-async def test_clients_that_are_slow_to_send_keep_nobody_out() -> None:
+async def test_slow_uploads_do_not_block_other_clients() -> None:
     """Slowloris: some hundred connections that sent a byte each had every other request refused."""
     served = Served(batch_size=1, queue_size=1)
     slow = [
@@ -432,7 +432,7 @@ def test_a_strange_request_id_is_replaced(given: Any) -> None:
     assert len(answer.headers["x-request-id"]) == 32
 
 
-def test_an_unexpected_error_tells_nothing_but_its_id(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_shows_only_its_request_id(caplog: pytest.LogCaptureFixture) -> None:
     answer = Served().client().get("/v1/broken", headers={"x-request-id": "mine"})
     assert code(answer) == (500, "internal_error")
     assert answer.json()["error"]["request_id"] == "mine"
@@ -472,7 +472,7 @@ def test_a_request_writes_one_line_without_anything_secret(caplog: pytest.LogCap
     ("path", "status", "error"),
     [("/nothing", 404, "not_found"), ("/v1/broken", 500, "internal_error"), ("/v1/echo", 405, "method_not_allowed")],
 )
-def test_an_error_stands_in_its_line_by_code(
+def test_the_log_line_of_an_error_has_its_code(
     path: str, status: int, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "viewfinder.access"):

@@ -1,4 +1,4 @@
-"""Inputs that mean harm: each has the right 4xx, in the one shape, and afterwards the service still answers."""
+"""Hostile inputs: each gets the right 4xx with an error body, and the service still answers."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import pytest
 
 from tests.service.conftest import World, open_world
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_deep_json_in_the_address(served: World, depth: int) -> None:
         b"\x1f\x8b\x08\x00",
     ],
 )
-def test_what_is_no_json(served: World, body: bytes) -> None:
+def test_bodies_that_are_not_json(served: World, body: bytes) -> None:
     status, code = error(served.client.post(SEARCH, content=body, headers=JSON))
     assert (status, code) in [(400, "invalid_json"), (422, "invalid_request")]
 
@@ -148,7 +148,7 @@ def test_what_is_no_json(served: World, body: bytes) -> None:
         '{"text": "a cat", "group_by": "caption"}',
     ],
 )
-def test_what_is_json_but_no_search(served: World, body: str) -> None:
+def test_json_that_is_not_a_search(served: World, body: str) -> None:
     assert error(served.client.post(SEARCH, content=body, headers=JSON))[0] in (400, 422)
 
 
@@ -187,14 +187,14 @@ def test_a_form_of_a_thousand_fields(served: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "image/jpeg", ""])
-def test_an_upload_that_is_no_form(served: World, kind: str) -> None:
+def test_an_upload_that_is_not_a_form(served: World, kind: str) -> None:
     answer = served.client.post("/v1/search/image", content=b"image=a", headers={"content-type": kind})
     assert error(answer) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("field", ["limit", "image", "options", "Image"])
 def test_a_form_with_more_than_is_looked_at(served: World, field: str) -> None:
-    """`-F limit=5` beside the picture went unheeded, and so did all pictures but the last."""
+    """`-F limit=5` beside the image went unheeded, and so did all images but the last."""
     parts = [("image", ("a.jpg", b"x")), ("options", (None, "{}")), (field, (None, "5"))]
     answer = served.client.post("/v1/search/image", files=parts)
     assert error(answer) == (422, "invalid_request")
@@ -288,7 +288,7 @@ def test_strange_addresses(served: World, path: str, parameters: dict[str, str])
 
 
 @pytest.mark.parametrize("path", [SEARCH, "/v1/embed", "/v1/rank"])
-def test_what_a_refused_request_said_stands_in_no_log(
+def test_the_content_of_a_refused_request_is_not_logged(
     served: World, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = {"text": SECRET, "texts": [SECRET], "image": "AAAA", "nonsense": SECRET}

@@ -1,4 +1,4 @@
-"""Pictures of the index over HTTP: their data, their content, thumbnails, and takedown."""
+"""Single images over HTTP: record, content, thumbnails, takedown."""
 
 import io
 import uuid
@@ -17,7 +17,8 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.images.content import IN_MEMORY_BYTES
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import Objects, canonical_uri, point_id
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store import Collection
 from viewfinder.store.records import PointBatch
 
@@ -28,18 +29,18 @@ SIZE = (300, 200)
 
 def encoded(kind: str = "JPEG", size: tuple[int, int] = SIZE, orientation: int = 1) -> bytes:
     """The left half red, the right half blue, stored as `orientation` says."""
-    picture = Image.new("RGB", size, "red")
-    picture.paste("blue", (size[0] // 2, 0, *size))
+    image = Image.new("RGB", size, "red")
+    image.paste("blue", (size[0] // 2, 0, *size))
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    picture.save(file, kind, exif=exif)
+    image.save(file, kind, exif=exif)
     return file.getvalue()
 
 
 @dataclass
 class Gallery:
-    """A served index whose pictures lie in a directory."""
+    """A served index whose images lie in a directory."""
 
     world: World
     directory: Path
@@ -90,7 +91,7 @@ def strict(gallery: Gallery) -> Iterator[TestClient]:
     with local_client(build_api(service)) as client:
         yield client
     service.content.close()
-    service.pictures.close()
+    service.images.close()
 
 
 def refused(answer: httpx.Response) -> tuple[int, str]:
@@ -98,15 +99,15 @@ def refused(answer: httpx.Response) -> tuple[int, str]:
 
 
 def shown(content: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(content))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image
 
 
 # -- Data -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_data_of_a_picture_are_its_payload(gallery: Gallery) -> None:
+def test_the_data_of_an_image_are_its_payload(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded(), caption="a flag", width=300, height=200, tags=["red"])
     body = gallery.client.get(f"/v1/images/{id}").json()
     assert (body["id"], body["caption"], body["width"], body["height"]) == (id, "a flag", 300, 200)
@@ -116,7 +117,7 @@ def test_the_data_of_a_picture_are_its_payload(gallery: Gallery) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "/content", "/content?width=64"])
-def test_a_picture_that_is_not_in_the_index_is_not_found(gallery: Gallery, suffix: str) -> None:
+def test_an_image_that_is_not_in_the_index_is_not_found(gallery: Gallery, suffix: str) -> None:
     (gallery.directory / "secret.jpg").write_bytes(encoded())
     absent = point_id(canonical_uri(str(gallery.directory / "secret.jpg")))
     assert refused(gallery.client.get(f"/v1/images/{absent}{suffix}")) == (404, "not_found")
@@ -144,7 +145,7 @@ STRANGE_IDS = (
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("GET", "/content"), ("DELETE", "")])
-def test_an_id_that_is_no_plain_uuid_is_refused(gallery: Gallery, method: str, suffix: str) -> None:
+def test_an_id_that_is_not_a_plain_uuid_is_refused(gallery: Gallery, method: str, suffix: str) -> None:
     answers = {id: gallery.client.request(method, f"/v1/images/{id}{suffix}") for id in STRANGE_IDS}
     codes = {id: refused(answer) for id, answer in answers.items()}
     assert set(codes.values()) <= {(404, "not_found"), (422, "invalid_request")}
@@ -163,7 +164,7 @@ def test_the_content_is_the_object_byte_for_byte(gallery: Gallery, padding: int)
     assert answer.headers["content-length"] == str(len(data))
 
 
-def test_content_tells_a_browser_what_it_is_and_to_guess_nothing(gallery: Gallery) -> None:
+def test_content_has_its_media_type_and_nosniff(gallery: Gallery) -> None:
     id = gallery.add("nice 图.jpeg", encoded())
     for answer in (gallery.get(id), gallery.thumbnail(id, 64)):
         assert answer.headers["content-type"] == "image/jpeg"
@@ -176,7 +177,7 @@ def test_content_tells_a_browser_what_it_is_and_to_guess_nothing(gallery: Galler
 
 
 @pytest.mark.parametrize("format", ["svg", "html", "text/html", "pdf", "", None, "ppm"])
-def test_what_a_browser_might_run_or_does_not_know_can_only_be_saved(gallery: Gallery, format: str | None) -> None:
+def test_unknown_formats_are_offered_for_download_only(gallery: Gallery, format: str | None) -> None:
     id = gallery.add("page.html", b"<svg onload=alert(1)>", format=format)
     answer = gallery.get(id)
     assert answer.headers["content-type"] == "application/octet-stream"
@@ -196,9 +197,7 @@ def test_no_name_of_an_object_can_break_out_of_the_header(gallery: Gallery, name
 
 
 @pytest.mark.parametrize("width", [None, 64])
-def test_a_client_that_has_the_picture_is_told_so_without_the_bucket_being_asked(
-    gallery: Gallery, width: int | None
-) -> None:
+def test_a_current_etag_is_answered_304_without_reading_the_bucket(gallery: Gallery, width: int | None) -> None:
     id = gallery.add("a.jpg", encoded())
     path = f"/v1/images/{id}/content" + (f"?width={width}" if width else "")
     first = gallery.client.get(path)
@@ -232,7 +231,7 @@ def test_a_bucket_that_cannot_be_reached_is_a_503_that_names_nothing_within(gall
         id = gallery.add("a.jpg", encoded(), uri="s3://secret-bucket/a.jpg")
         answer = client.get(f"/v1/images/{id}/content")
     service.content.close()
-    service.pictures.close()
+    service.images.close()
     assert refused(answer) == (503, "bucket_unavailable")
     assert answer.headers["retry-after"]
     assert "secret-bucket" not in answer.text
@@ -266,7 +265,7 @@ def test_a_thumbnail_keeps_the_aspect(
     assert shown(answer.content).size == expected
 
 
-def test_a_thumbnail_stands_upright(gallery: Gallery) -> None:
+def test_a_thumbnail_is_upright(gallery: Gallery) -> None:
     small = shown(gallery.thumbnail(gallery.add("a.jpg", encoded(orientation=6)), 100).content).convert("RGB")
     assert small.size == (100, 150)
     (top, bottom) = (small.getpixel((50, 10)), small.getpixel((50, 140)))
@@ -283,7 +282,7 @@ def test_a_width_out_of_bounds_is_refused(gallery: Gallery, width: str) -> None:
     assert "width" in answer.json()["error"]["message"]
 
 
-def test_a_thumbnail_is_kept_until_its_object_is_indexed_anew(gallery: Gallery) -> None:
+def test_a_thumbnail_is_cached_until_its_object_is_indexed_again(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     first = gallery.thumbnail(id, 64)
     path = gallery.directory / "a.jpg"
@@ -294,7 +293,7 @@ def test_a_thumbnail_is_kept_until_its_object_is_indexed_anew(gallery: Gallery) 
     assert shown(gallery.thumbnail(id, 64).content).size == (64, 64)
 
 
-def test_a_picture_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: Gallery) -> None:
+def test_an_image_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     before = gallery.thumbnail(id, 64).headers["etag"]
     gallery.add("b.jpg", b"")  # the index learns nothing of what now happens to the first
@@ -306,13 +305,13 @@ def test_a_picture_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no picture at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", encoded()[:300], encoded("PNG")[:200]],
+    [b"", b"no image at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", encoded()[:300], encoded("PNG")[:200]],
 )
-def test_a_broken_picture_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
+def test_a_broken_image_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
     assert refused(gallery.thumbnail(gallery.add("a.jpg", content), 64)) == (422, "invalid_image")
 
 
-def test_a_bomb_has_no_thumbnail_and_harms_nobody(gallery: Gallery, strict: TestClient) -> None:
+def test_a_decompression_bomb_has_no_thumbnail_and_does_no_harm(gallery: Gallery, strict: TestClient) -> None:
     id = gallery.add("bomb.png", encoded("PNG", (1000, 1000)))
     assert refused(strict.get(f"/v1/images/{id}/content?width=64")) == (422, "invalid_image")
     good = gallery.add("good.jpg", encoded())
@@ -322,7 +321,7 @@ def test_a_bomb_has_no_thumbnail_and_harms_nobody(gallery: Gallery, strict: Test
 # -- Takedown ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -> None:
+def test_a_takedown_removes_the_image_at_once_and_for_good(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     assert gallery.thumbnail(id, 64).status_code == 200
     uri = canonical_uri(str(gallery.directory / "a.jpg"))
@@ -335,13 +334,13 @@ def test_a_takedown_removes_the_picture_at_once_and_for_good(gallery: Gallery) -
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
 
 
-def test_a_picture_can_be_barred_before_it_was_ever_indexed(gallery: Gallery) -> None:
+def test_an_image_can_be_taken_down_before_it_was_indexed(gallery: Gallery) -> None:
     id = str(uuid.uuid4())
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": "", "removed": False}
     assert id in gallery.world.store.control(INDEX).takedowns([id])
 
 
-def test_a_picture_can_be_taken_down_while_no_model_is_loaded(world: World) -> None:
+def test_an_image_can_be_taken_down_while_no_model_is_loaded(world: World) -> None:
     collection = world.build("first")
     id = point_id("s3://bucket/0.jpg")
     assert world.client.delete(f"/v1/images/{id}").json()["removed"]

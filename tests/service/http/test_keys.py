@@ -1,4 +1,4 @@
-"""Keys as settings hold them, and as clients present them."""
+"""API keys in settings and requests."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ DIGEST = hashlib.sha256(b"correct horse").hexdigest()
 OTHER = hashlib.sha256(b"battery staple").hexdigest()
 
 
-def test_a_key_is_known_by_its_digest_wherever_it_stands() -> None:
+def test_a_key_is_found_by_its_digest_at_any_position() -> None:
     ring = KeyRing([SecretStr(OTHER), SecretStr(f"{DIGEST}:admin")])
     assert ring.find(b"correct horse") == Key(DIGEST[:8], "admin")
     assert ring.find(b"battery staple") == Key(OTHER[:8], "read")
@@ -58,7 +58,7 @@ def test_settings_take_digests_with_and_without_scope() -> None:
         (f"{DIGEST},{DIGEST}:admin", "entry 2 of 2 has the digest of an earlier one"),
     ],
 )
-def test_settings_refuse_what_is_no_digest_without_repeating_it(value: str, named: str) -> None:
+def test_settings_refuse_an_invalid_digest_without_repeating_it(value: str, named: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Settings.load({}, api_keys=value)
     assert "VIEWFINDER_API_KEYS" in str(raised.value)
@@ -75,6 +75,6 @@ def test_digests_do_not_show_in_a_record_of_settings() -> None:
 @pytest.mark.parametrize(
     "origin", ["example.org", "https://example.org/", "https://a.example/path", "ftp://x", "https://"]
 )
-def test_settings_refuse_what_is_no_origin(origin: str) -> None:
+def test_settings_refuse_an_invalid_origin(origin: str) -> None:
     with pytest.raises(ConfigurationError, match="VIEWFINDER_CORS_ORIGINS"):
         Settings.load({}, cors_origins=origin)

@@ -1,4 +1,4 @@
-"""The web page's files: small, self-contained, lasting, and readable in both colour schemes."""
+"""The files of the web page: size, self-containment, caching, contrast in both colour schemes."""
 
 import gzip
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import World
-from viewfinder.service.http.routes.page import DIRECTORY, LASTING, Page
+from viewfinder.service.http.routes.page import IMMUTABLE, PAGE_DIRECTORY, WebPage
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_files_are_kept_for_ever_and_the_page_is_asked_for_again(world: World) -
     other = world.client.get("/", headers={"if-none-match": 'W/"other"'})
     assert other.status_code == 200
     for path in files_of(index.text):
-        assert world.client.get(f"/{path}").headers["cache-control"] == LASTING
+        assert world.client.get(f"/{path}").headers["cache-control"] == IMMUTABLE
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_files_are_kept_for_ever_and_the_page_is_asked_for_again(world: World) -
     ],
 )
 def test_files_have_their_types(world: World, name: str, media_type: str) -> None:
-    version = Page.read().version
+    version = WebPage.read().version
     answer = world.client.get(f"/page/{version}/{name}")
     assert answer.headers["content-type"] == media_type
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.content == (DIRECTORY / name).read_bytes()
+    assert answer.content == (PAGE_DIRECTORY / name).read_bytes()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
@@ -66,31 +66,31 @@ def test_files_travel_as_the_browser_takes_them(world: World, encoding: str) -> 
 
 @pytest.mark.parametrize("path", ["0/app.js", "{}/none.js", "{}/index.html", "{}/..%2Fapi.py", "{}/%2Fetc%2Fpasswd"])
 def test_other_versions_and_other_files_are_not_found(world: World, path: str) -> None:
-    assert world.client.get("/page/" + path.format(Page.read().version)).status_code == 404
+    assert world.client.get("/page/" + path.format(WebPage.read().version)).status_code == 404
 
 
 def test_a_changed_file_changes_the_version(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text('<script src="page/app.js"></script>')
     (tmp_path / "app.js").write_text("one")
-    before = Page.read(tmp_path)
+    before = WebPage.read(tmp_path)
     (tmp_path / "app.js").write_text("two")
-    after = Page.read(tmp_path)
+    after = WebPage.read(tmp_path)
     assert before.version != after.version
     assert f'"page/{after.version}/app.js"'.encode() in after.files["index.html"].content
 
 
-def test_head_tells_what_get_would(world: World) -> None:
+def test_head_has_the_headers_of_get(world: World) -> None:
     assert world.client.head("/").headers["etag"] == world.client.get("/").headers["etag"]
 
 
 def test_the_page_is_small() -> None:
-    assert sum(len(file.compressed) for file in Page.read().files.values()) < LARGEST
+    assert sum(len(file.compressed) for file in WebPage.read().files.values()) < LARGEST
 
 
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
-    index = (DIRECTORY / "index.html").read_text()
+    index = (PAGE_DIRECTORY / "index.html").read_text()
     assert re.findall(r"<style|style=|<script>|\son\w+=|javascript:", index) == []
-    for path in DIRECTORY.iterdir():
+    for path in PAGE_DIRECTORY.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert re.findall(r"https?://|innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text) == [], (
             path
@@ -98,12 +98,12 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
 
 
 def test_every_module_is_loaded_at_once_and_every_id_exists() -> None:
-    index = (DIRECTORY / "index.html").read_text()
-    scripts = {path.name for path in DIRECTORY.glob("*.js")}
+    index = (PAGE_DIRECTORY / "index.html").read_text()
+    scripts = {path.name for path in PAGE_DIRECTORY.glob("*.js")}
     assert {path.removeprefix("page/") for path in files_of(index) if path.endswith(".js")} == scripts
     known = set(re.findall(r'\bid="([\w-]+)"', index))
     for name in scripts:
-        used = re.findall(r'byId\("([\w-]+)"\)', (DIRECTORY / name).read_text())
+        used = re.findall(r'byId\("([\w-]+)"\)', (PAGE_DIRECTORY / name).read_text())
         assert set(used) <= known, name
 
 
@@ -122,8 +122,8 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_colours_can_be_told_apart(scheme: int) -> None:
-    blocks = re.findall(r":root \{(.*?)\}", (DIRECTORY / "style.css").read_text(), re.DOTALL)
+def test_colours_have_enough_contrast(scheme: int) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", (PAGE_DIRECTORY / "style.css").read_text(), re.DOTALL)
     color = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", blocks[scheme]))
     for text, ground in product(("ink", "soft", "accent"), ("paper", "raised", "wash")):
         assert contrast(color[text], color[ground]) >= 4.5, (text, ground)

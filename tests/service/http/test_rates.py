@@ -1,8 +1,8 @@
-"""Token buckets, by a clock of the test's own."""
+"""Token buckets with a fake clock."""
 
 import pytest
 
-from viewfinder.service.http.rates import MOST_CLIENTS, Rates, client_of
+from viewfinder.service.http.guard import MAX_CLIENTS, RateLimiter, client_of
 
 
 class Clock:
@@ -14,7 +14,7 @@ class Clock:
 
 def test_a_minutes_requests_may_come_at_once_and_then_evenly() -> None:
     clock = Clock()
-    rates = Rates(60, clock=clock)
+    rates = RateLimiter(60, clock=clock)
     assert [rates.take("a") for _ in range(61)] == [None] * 60 + [1]
     clock.now += 1
     assert [rates.take("a") for _ in range(2)] == [None, 1]
@@ -24,7 +24,7 @@ def test_a_minutes_requests_may_come_at_once_and_then_evenly() -> None:
 
 def test_the_wait_is_as_long_as_a_token_takes() -> None:
     clock = Clock()
-    rates = Rates(2, clock=clock)
+    rates = RateLimiter(2, clock=clock)
     assert [rates.take("a") for _ in range(3)] == [None, None, 30]
     clock.now += 10.5
     assert rates.take("a") == 20
@@ -33,14 +33,14 @@ def test_the_wait_is_as_long_as_a_token_takes() -> None:
 
 
 def test_clients_do_not_pay_for_each_other() -> None:
-    rates = Rates(1, clock=Clock())
+    rates = RateLimiter(1, clock=Clock())
     assert [rates.take(name) for name in "abab"] == [None, None, 60, 60]
 
 
 def test_many_clients_do_not_fill_the_memory_and_those_that_ask_are_kept() -> None:
-    rates = Rates(1, clock=Clock())
+    rates = RateLimiter(1, clock=Clock())
     rates.take("first")
-    for number in range(MOST_CLIENTS - 1):
+    for number in range(MAX_CLIENTS - 1):
         rates.take(str(number))
     assert rates.take("first") == 60
     rates.take("one more")

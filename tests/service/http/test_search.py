@@ -1,4 +1,4 @@
-"""Searches over HTTP: what can be looked for, in which order it is found, and what is refused."""
+"""Searches over HTTP: queries, order, pages and refusals."""
 
 import base64
 import copy
@@ -17,21 +17,21 @@ from tests.service.conftest import CAPTIONS, World, local_client
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.sources.objects import point_id
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Store
 from viewfinder.store.search import Searches
 
 Body = dict[str, Any]
 
 
-def picture(colour: str = "red") -> bytes:
+def image(colour: str = "red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (48, 40), colour).save(file, "PNG")
     return file.getvalue()
 
 
 def as_base64(colour: str = "red") -> str:
-    return base64.b64encode(picture(colour)).decode()
+    return base64.b64encode(image(colour)).decode()
 
 
 def an_id(number: int) -> str:
@@ -54,12 +54,12 @@ def scores(answer: Body) -> dict[str, float]:
 
 
 def vector_of(world: World, text: str) -> np.ndarray[Any, Any]:
-    return world.service.generation().encoder.encode_texts([text])[0][0]
+    return world.service.follower.snapshot().encoder.encode_texts([text])[0][0]
 
 
 def cosines(world: World, vector: np.ndarray[Any, Any], using: Any) -> dict[str, float]:
     """What every score should be, without any search: the stored vectors times the query's."""
-    collection = world.service.generation().collection
+    collection = world.service.follower.snapshot().collection
     everything = [record.id for record in world.store.points.iterate(collection)]
     stored = world.store.points.vectors(collection, everything, using)
     return {each: float(own @ vector / np.linalg.norm(vector)) for each, own in stored.items()}
@@ -89,84 +89,80 @@ def with_search(store: Store, search: Any) -> Store:
 
 @pytest.mark.parametrize("target", ["image", "caption"])
 @pytest.mark.parametrize("length", [3, 1e300, 1e-300])
-def test_a_raw_vector_of_any_length_finds_what_its_direction_finds(standing: World, target: str, length: float) -> None:
-    vector = vector_of(standing, "a cat").astype(np.float64)
-    by_vector = search(standing, vector=(length * vector).tolist(), target=target)
-    assert scores(by_vector) == pytest.approx(cosines(standing, vector, target), abs=1e-5)
-    assert ids(by_vector) == ids(search(standing, text="a cat", target=target))
+def test_a_raw_vector_of_any_length_finds_what_its_direction_finds(shared: World, target: str, length: float) -> None:
+    vector = vector_of(shared, "a cat").astype(np.float64)
+    by_vector = search(shared, vector=(length * vector).tolist(), target=target)
+    assert scores(by_vector) == pytest.approx(cosines(shared, vector, target), abs=1e-5)
+    assert ids(by_vector) == ids(search(shared, text="a cat", target=target))
 
 
 @pytest.mark.parametrize("target", ["image", "caption"])
-def test_the_likes_of_a_picture_are_found_by_its_id_and_not_itself(standing: World, target: str) -> None:
-    collection = standing.service.generation().collection
-    own = standing.store.points.vectors(collection, [an_id(2)], "image")[an_id(2)]
-    expected = {each: score for each, score in cosines(standing, own, target).items() if each != an_id(2)}
-    assert scores(search(standing, id=an_id(2), target=target)) == pytest.approx(expected, abs=1e-5)
-    assert ids(search(standing, id=an_id(2).upper())) == ids(search(standing, id=an_id(2)))
+def test_an_id_finds_similar_images_and_not_itself(shared: World, target: str) -> None:
+    collection = shared.service.follower.snapshot().collection
+    own = shared.store.points.vectors(collection, [an_id(2)], "image")[an_id(2)]
+    expected = {each: score for each, score in cosines(shared, own, target).items() if each != an_id(2)}
+    assert scores(search(shared, id=an_id(2), target=target)) == pytest.approx(expected, abs=1e-5)
+    assert ids(search(shared, id=an_id(2).upper())) == ids(search(shared, id=an_id(2)))
 
 
-def test_a_picture_is_searched_by_as_base64_as_a_data_address_and_as_an_upload(standing: World) -> None:
-    bare = search(standing, image=as_base64())
+def test_an_image_may_be_base64_a_data_url_or_an_upload(shared: World) -> None:
+    bare = search(shared, image=as_base64())
     assert len(bare["hits"]) == len(CAPTIONS)
-    assert ids(search(standing, image=f"data:image/png;base64,{as_base64()}")) == ids(bare)
-    files = {"image": ("cat.png", picture(), "image/png")}
+    assert ids(search(shared, image=f"data:image/png;base64,{as_base64()}")) == ids(bare)
+    files = {"image": ("cat.png", image(), "image/png")}
     options = {"limit": 2, "filter": {"width": {"gte": 200}}}
-    upload = standing.client.post("/v1/search/image", files=files, data={"options": json.dumps(options)}).json()
+    upload = shared.client.post("/v1/search/image", files=files, data={"options": json.dumps(options)}).json()
     assert ids(upload) == [hit["id"] for hit in bare["hits"] if hit["width"] >= 200][:2]
-    assert scores(standing.client.post("/v1/search/image", files=files).json()) == pytest.approx(scores(bare), abs=1e-5)
+    assert scores(shared.client.post("/v1/search/image", files=files).json()) == pytest.approx(scores(bare), abs=1e-5)
 
 
-def test_a_list_is_the_weighted_sum_of_unit_vectors(standing: World) -> None:
+def test_a_list_is_the_weighted_sum_of_unit_vectors(shared: World) -> None:
     vector = np.random.default_rng(5).normal(size=32)
-    own = standing.store.points.vectors(standing.service.generation().collection, [an_id(0)], "image")[an_id(0)]
-    total = (
-        vector_of(standing, "a dog") - 0.5 * vector_of(standing, "grass") + 2 * vector / np.linalg.norm(vector) + own
-    )
+    own = shared.store.points.vectors(shared.service.follower.snapshot().collection, [an_id(0)], "image")[an_id(0)]
+    total = vector_of(shared, "a dog") - 0.5 * vector_of(shared, "grass") + 2 * vector / np.linalg.norm(vector) + own
     queries = [
         {"text": "a dog"},
         {"text": "grass", "weight": -0.5},
         {"vector": (7 * vector).tolist(), "weight": 2},
         {"id": an_id(0)},
     ]
-    expected = {each: score for each, score in cosines(standing, total, "image").items() if each != an_id(0)}
-    assert scores(search(standing, queries=queries)) == pytest.approx(expected, abs=1e-5)
+    expected = {each: score for each, score in cosines(shared, total, "image").items() if each != an_id(0)}
+    assert scores(search(shared, queries=queries)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_words_find_captions_that_hold_them(standing: World) -> None:
-    found = search(standing, text="the birds of a boat", rank="words")
+def test_words_find_captions_that_hold_them(shared: World) -> None:
+    found = search(shared, text="the birds of a boat", rank="words")
     assert {hit["caption"] for hit in found["hits"]} >= {"two birds", "a boat at sea"}
     assert all(hit["relevance"] is None for hit in found["hits"])
-    assert search(standing, text="!!!", rank="words")["hits"] == []
+    assert search(shared, text="!!!", rank="words")["hits"] == []
 
 
 @pytest.mark.parametrize("target", ["image", "caption", "both"])
-def test_every_score_of_a_hybrid_search_is_a_cosine(standing: World, target: str) -> None:
-    vector = vector_of(standing, "a red boat")
+def test_every_score_of_a_hybrid_search_is_a_cosine(shared: World, target: str) -> None:
+    vector = vector_of(shared, "a red boat")
     kinds = ["image", "caption"] if target == "both" else [target]
-    own = [cosines(standing, vector, kind) for kind in kinds]
+    own = [cosines(shared, vector, kind) for kind in kinds]
     expected = {each: max(kind[each] for kind in own) for each in own[0]}
-    assert scores(search(standing, text="a red boat", rank="hybrid", target=target)) == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert scores(search(shared, text="a red boat", rank="hybrid", target=target)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_words_alone_decide_where_the_vectors_have_no_weight(standing: World) -> None:
-    found = search(standing, text="boat", rank="hybrid", weights={"clip": 0, "words": 1})
+def test_with_clip_weight_zero_only_words_decide(shared: World) -> None:
+    found = search(shared, text="boat", rank="hybrid", weights={"clip": 0, "words": 1})
     assert [hit["caption"] for hit in found["hits"]] == ["a boat at sea"]
 
 
-def test_diversity_begins_with_the_nearest_and_keeps_true_scores(standing: World) -> None:
-    plain, diverse = search(standing, text="a cat"), search(standing, text="a cat", diversity=0.9)
+def test_diversity_begins_with_the_nearest_and_keeps_true_scores(shared: World) -> None:
+    plain, diverse = search(shared, text="a cat"), search(shared, text="a cat", diversity=0.9)
     assert ids(diverse)[0] == ids(plain)[0]
     assert scores(diverse) == pytest.approx(scores(plain), abs=1e-5)
     assert ids(diverse) != ids(plain)
 
 
 @pytest.mark.parametrize("options", [{}, {"rank": "hybrid"}, {"target": "both"}, {"rank": "words"}])
-def test_hits_come_in_groups_of_one_value(standing: World, options: Body) -> None:
+def test_hits_come_in_groups_of_one_value(shared: World, options: Body) -> None:
     text = "a cat, a dog, two birds"
-    found = search(standing, text=text, group_by="width", group_size=1, limit=3, **options)
-    plain = search(standing, text=text, **options)
+    found = search(shared, text=text, group_by="width", group_size=1, limit=3, **options)
+    plain = search(shared, text=text, **options)
     assert [group["value"] for group in found["groups"]] == [hit["width"] for hit in plain["hits"]][:3]
     assert [group["hits"][0] for group in found["groups"]] == found["hits"]
 
@@ -174,7 +170,7 @@ def test_hits_come_in_groups_of_one_value(standing: World, options: Body) -> Non
 # -- What is said of the hits ----------------------------------------------------------------------------------------
 
 
-def test_relevance_says_where_a_cosine_lies_among_unrelated_pairs(world: World) -> None:
+def test_relevance_is_the_share_of_unrelated_pairs_with_a_lower_cosine(world: World) -> None:
     collection = world.build("first")
     world.store.collections.update_metadata(
         collection.name, baselines={"text_image": [-1.0, 1.0], "image_image": [-1.0, 0.0]}
@@ -188,8 +184,8 @@ def test_relevance_says_where_a_cosine_lies_among_unrelated_pairs(world: World) 
         assert {hit["relevance"] for hit in search(world, **body)["hits"]} == {None}
 
 
-def test_a_language_that_the_model_does_not_know_is_warned_of(served: World) -> None:
-    encoder = served.service.generation().encoder
+def test_a_language_that_the_model_does_not_know_gives_a_warning(served: World) -> None:
+    encoder = served.service.follower.snapshot().encoder
     encoder.checkpoint = replace(encoder.checkpoint, spec=replace(encoder.checkpoint.spec, languages="English"))
     assert "Chinese" in " ".join(search(served, text="一只猫")["warnings"])
     assert search(served, text="a cat")["warnings"] == []
@@ -212,24 +208,24 @@ def test_a_language_that_the_model_does_not_know_is_warned_of(served: World) -> 
         {"queries": [{"text": "a cat"}, {"text": "snow", "weight": -0.3}]},
     ],
 )
-def test_a_cursor_leads_through_all_hits_once(standing: World, query: Body) -> None:
-    whole = ids(search(standing, **query))
+def test_a_cursor_leads_through_all_hits_once(shared: World, query: Body) -> None:
+    whole = ids(search(shared, **query))
     # Which candidates diversity chooses from depends on the limit, so that page size stays.
     sizes = [2, 2, 2] if "diversity" in query else [1, 2, 3]
-    page = search(standing, **query, limit=sizes[0])
+    page = search(shared, **query, limit=sizes[0])
     found = ids(page)
     for size in sizes[1:]:
         if page["cursor"]:
-            page = search(standing, **query, limit=size, cursor=page["cursor"])
+            page = search(shared, **query, limit=size, cursor=page["cursor"])
             found += ids(page)
     assert found == whole
     assert page["cursor"] is None
 
 
-def test_a_cursor_goes_on_where_an_offset_began(standing: World) -> None:
-    whole = ids(search(standing, text="a cat"))
-    page = search(standing, text="a cat", offset=1, limit=2)
-    assert ids(page) + ids(search(standing, text="a cat", cursor=page["cursor"])) == whole[1:]
+def test_a_cursor_goes_on_where_an_offset_began(shared: World) -> None:
+    whole = ids(search(shared, text="a cat"))
+    page = search(shared, text="a cat", offset=1, limit=2)
+    assert ids(page) + ids(search(shared, text="a cat", cursor=page["cursor"])) == whole[1:]
 
 
 def test_pages_go_on_in_their_collection_after_the_model_has_changed(served: World) -> None:
@@ -275,28 +271,28 @@ def test_a_cursor_whose_collection_is_gone_says_so(served: World, refreshed: boo
         {"cursor": None, "damage": True},
     ],
 )
-def test_a_cursor_of_another_query_or_a_damaged_one_is_refused(standing: World, change: Body) -> None:
-    token = search(standing, text="a cat", limit=2)["cursor"]
+def test_a_cursor_of_another_query_or_a_damaged_one_is_refused(shared: World, change: Body) -> None:
+    token = search(shared, text="a cat", limit=2)["cursor"]
     body: Body = {"text": "a cat", "cursor": token, **change}
     if body.pop("damage", False):
         body["cursor"] = token[:-1] + ("A" if token[-1] != "A" else "B")
-    answer = standing.client.post("/v1/search", json=body)
+    answer = shared.client.post("/v1/search", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_cursor")
 
 
 # -- The address bar -------------------------------------------------------------------------------------------------
 
 
-def test_the_address_bar_takes_what_the_body_takes(standing: World) -> None:
+def test_the_query_string_takes_the_options_of_the_body(shared: World) -> None:
     body = {"rank": "hybrid", "target": "both", "limit": 2, "filter": {"width": {"gte": 200}}}
-    by_body = search(standing, text="a cat", **body)
+    by_body = search(shared, text="a cat", **body)
     by_address = {**body, "q": "a cat", "filter": json.dumps(body["filter"])}
-    first = standing.client.get("/v1/search", params=by_address).json()
+    first = shared.client.get("/v1/search", params=by_address).json()
     assert (ids(first), first["cursor"]) == (ids(by_body), by_body["cursor"])
-    following = standing.client.get("/v1/search", params={**by_address, "cursor": first["cursor"]}).json()
-    assert ids(following) == ids(search(standing, text="a cat", **body, cursor=by_body["cursor"]))
-    likes = standing.client.get("/v1/search", params={"id": an_id(1), "diversity": 0.2}).json()
-    assert ids(likes) == ids(search(standing, id=an_id(1), diversity=0.2))
+    following = shared.client.get("/v1/search", params={**by_address, "cursor": first["cursor"]}).json()
+    assert ids(following) == ids(search(shared, text="a cat", **body, cursor=by_body["cursor"]))
+    likes = shared.client.get("/v1/search", params={"id": an_id(1), "diversity": 0.2}).json()
+    assert ids(likes) == ids(search(shared, id=an_id(1), diversity=0.2))
 
 
 # -- Batches ---------------------------------------------------------------------------------------------------------
@@ -309,7 +305,7 @@ def batch(world: World, searches: list[Body]) -> list[Body]:
     return results
 
 
-def test_a_batch_answers_each_search_as_it_would_be_alone(standing: World) -> None:
+def test_a_batch_answers_each_search_as_it_would_be_alone(shared: World) -> None:
     searches: list[Body] = [
         {"text": "a cat", "limit": 2},
         {"text": "a dog", "target": "both"},
@@ -318,15 +314,15 @@ def test_a_batch_answers_each_search_as_it_would_be_alone(standing: World) -> No
         {"text": "a red car", "rank": "hybrid", "group_by": "width"},
         {"text": "a red car", "group_by": "width", "group_size": 1},
     ]
-    for alone, one in zip((search(standing, **each) for each in searches), batch(standing, searches), strict=True):
+    for alone, one in zip((search(shared, **each) for each in searches), batch(shared, searches), strict=True):
         assert ids(one) == ids(alone)
         assert scores(one) == pytest.approx(scores(alone), abs=1e-5)
         assert bool(one["groups"]) == bool(alone["groups"])
 
 
-def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(standing: World) -> None:
-    counted = Counted(standing.store.search)
-    service = SearchService(with_search(standing.store, counted), standing.service.follower, Settings.load({}))
+def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(shared: World) -> None:
+    counted = Counted(shared.store.search)
+    service = SearchService(with_search(shared.store, counted), shared.service.follower, Settings.load({}))
     with local_client(build_api(service)) as client:
         searches = [{"text": f"cat {number}", "target": "caption"} for number in range(64)]
         answer = client.post("/v1/search/batch", json={"searches": searches})
@@ -335,7 +331,7 @@ def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(standing: Wo
         assert counted.calls["many"] == 1
         client.post("/v1/search/batch", json={"searches": [{"text": f"cat {n}", "target": "both"} for n in range(9)]})
         assert counted.calls["many"] == 3  # fused: candidates, then the hits with their cosines
-    service.pictures.close()
+    service.images.close()
 
 
 @pytest.mark.parametrize(
@@ -351,9 +347,9 @@ def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(standing: Wo
     ],
 )
 def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
-    standing: World, searches: list[Body], status: int, named: str
+    shared: World, searches: list[Body], status: int, named: str
 ) -> None:
-    answer = standing.client.post("/v1/search/batch", json={"searches": searches})
+    answer = shared.client.post("/v1/search/batch", json={"searches": searches})
     assert answer.status_code == status
     assert named in answer.json()["error"]["message"]
 
@@ -376,7 +372,7 @@ def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
         ),
         ({"queries": [{"text": "a cat", "weight": 0}]}, 422, "invalid_request", "cancel each other out"),
         ({"vector": [1.0, 2.0, 3.0]}, 422, "invalid_request", "vectors of 32 finite numbers"),
-        ({"vector": [0.0] * 32}, 422, "invalid_request", "nothing but zeros"),
+        ({"vector": [0.0] * 32}, 422, "invalid_request", "only zeros"),
         ({"vector": []}, 422, "invalid_request", "vector"),
         ({"id": "../../etc/passwd"}, 422, "invalid_request", "id"),
         ({"id": an_id(77)}, 404, "not_found", an_id(77)),
@@ -398,10 +394,10 @@ def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
         ({"text": "a", "filter": {"uri": {"eq": "\ud800"}}}, 400, "invalid_filter", "uri"),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_the_reason(
-    standing: World, body: Body, status: int, code: str, named: str
+def test_invalid_combinations_are_refused_with_the_reason(
+    shared: World, body: Body, status: int, code: str, named: str
 ) -> None:
-    answer = standing.client.post("/v1/search", content=json.dumps(body), headers={"content-type": "application/json"})
+    answer = shared.client.post("/v1/search", content=json.dumps(body), headers={"content-type": "application/json"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
     assert named in error["message"]
@@ -420,18 +416,18 @@ def test_a_field_of_the_captions_file_that_the_index_does_not_know_is_named(worl
 @pytest.mark.parametrize(
     ("content", "options", "status", "code"),
     [
-        (b"no picture", "{}", 422, "invalid_image"),
+        (b"no image", "{}", 422, "invalid_image"),
         (b"", "{}", 422, "invalid_image"),
-        (picture(), "{", 400, "invalid_json"),
-        (picture(), '{"text": "a cat"}', 422, "invalid_request"),
-        (picture(), '{"rank": "words"}', 422, "invalid_request"),
-        (picture(), '{"limit": 0}', 422, "invalid_request"),
+        (image(), "{", 400, "invalid_json"),
+        (image(), '{"text": "a cat"}', 422, "invalid_request"),
+        (image(), '{"rank": "words"}', 422, "invalid_request"),
+        (image(), '{"limit": 0}', 422, "invalid_request"),
     ],
 )
 def test_an_upload_that_cannot_be_searched_by_is_refused(
-    standing: World, content: bytes, options: str, status: int, code: str
+    shared: World, content: bytes, options: str, status: int, code: str
 ) -> None:
-    answer = standing.client.post("/v1/search/image", files={"image": content}, data={"options": options})
+    answer = shared.client.post("/v1/search/image", files={"image": content}, data={"options": options})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
@@ -449,13 +445,13 @@ def test_an_upload_that_cannot_be_searched_by_is_refused(
     ],
 )
 def test_an_address_that_cannot_be_answered_is_refused(
-    standing: World, parameters: dict[str, str], status: int, code: str
+    shared: World, parameters: dict[str, str], status: int, code: str
 ) -> None:
-    answer = standing.client.get("/v1/search", params=parameters)
+    answer = shared.client.get("/v1/search", params=parameters)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-def test_a_search_that_takes_too_long_is_given_up(standing: World) -> None:
+def test_a_search_that_takes_too_long_is_given_up(shared: World) -> None:
     release = threading.Event()
 
     class Slow(Counted):
@@ -464,11 +460,9 @@ def test_a_search_that_takes_too_long_is_given_up(standing: World) -> None:
             return self._search.many(*arguments)
 
     settings = Settings.load({}, request_timeout_s=0.2)
-    service = SearchService(
-        with_search(standing.store, Slow(standing.store.search)), standing.service.follower, settings
-    )
+    service = SearchService(with_search(shared.store, Slow(shared.store.search)), shared.service.follower, settings)
     with local_client(build_api(service)) as client:
         answer = client.post("/v1/search", json={"text": "a cat"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     release.set()
-    service.pictures.close()
+    service.images.close()

@@ -1,4 +1,4 @@
-"""What a replica tells of itself: facets, models, statistics."""
+"""The status routes: facets, models, statistics."""
 
 import json
 
@@ -8,22 +8,22 @@ from tests.service.conftest import CAPTIONS, INDEX, World
 from viewfinder.models.registry import REGISTRY
 
 
-def test_facets_count_the_values_of_a_field(standing: World) -> None:
-    answer = standing.client.get("/v1/facets", params={"field": "width", "limit": 2})
-    live = standing.store.collections.live(INDEX)
+def test_facets_count_the_values_of_a_field(shared: World) -> None:
+    answer = shared.client.get("/v1/facets", params={"field": "width", "limit": 2})
+    live = shared.store.collections.live(INDEX)
     assert live is not None
     assert answer.json() == {
         "field": "width",
         "values": [{"value": 100, "count": 1}, {"value": 200, "count": 1}],
         "collection": live.name,
     }
-    (all_of_them,) = standing.client.get("/v1/facets", params={"field": "sources"}).json()["values"]
+    (all_of_them,) = shared.client.get("/v1/facets", params={"field": "sources"}).json()["values"]
     assert all_of_them == {"value": "s3://bucket", "count": len(CAPTIONS)}
 
 
-def test_facets_count_only_what_the_filter_lets_through(standing: World) -> None:
+def test_facets_count_only_images_that_match_the_filter(shared: World) -> None:
     params = {"field": "sources", "filter": json.dumps({"width": {"gte": 300}})}
-    assert standing.client.get("/v1/facets", params=params).json()["values"] == [{"value": "s3://bucket", "count": 3}]
+    assert shared.client.get("/v1/facets", params=params).json()["values"] == [{"value": "s3://bucket", "count": 3}]
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_facets_count_only_what_the_filter_lets_through(standing: World) -> None
     ],
 )
 def test_a_facet_that_cannot_be_counted_is_refused_with_its_name(
-    standing: World, params: dict[str, str], status: int, code: str, named: str
+    shared: World, params: dict[str, str], status: int, code: str, named: str
 ) -> None:
-    answer = standing.client.get("/v1/facets", params=params)
+    answer = shared.client.get("/v1/facets", params=params)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert named in answer.json()["error"]["message"]
 
 
-def test_models_are_those_of_the_registry_and_the_live_one(standing: World) -> None:
-    body = standing.client.get("/v1/models").json()
+def test_models_are_those_of_the_registry_and_the_live_one(shared: World) -> None:
+    body = shared.client.get("/v1/models").json()
     by_name = {model["name"]: model for model in body["models"]}
     assert by_name.keys() == {*REGISTRY, body["live"]}
     assert by_name["ViT-B-32::openai"]["dimension"] == 512
@@ -59,12 +59,12 @@ def test_models_are_those_of_the_registry_and_the_live_one(standing: World) -> N
     assert all("directory" not in model for model in body["models"])
 
 
-def test_models_are_told_before_there_is_an_index(world: World) -> None:
+def test_models_are_listed_before_there_is_an_index(world: World) -> None:
     body = world.client.get("/v1/models").json()
     assert (body["live"], len(body["models"])) == (None, len(REGISTRY))
 
 
-def test_stats_tell_what_the_index_is_made_of_and_nothing_secret(served: World) -> None:
+def test_stats_describe_the_index_without_secrets(served: World) -> None:
     live = served.store.collections.live(INDEX)
     assert live is not None
     served.store.collections.update_metadata(

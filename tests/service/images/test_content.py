@@ -1,4 +1,4 @@
-"""The lanes of pictures: bounded, apart from searches, and giving back what nobody waits for."""
+"""Image content: bounded pools, cancellation, cache."""
 
 import asyncio
 import io
@@ -11,11 +11,12 @@ from PIL import Image
 
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.service.images.content import READ_AHEAD, READERS, Content, ContentBusyError, entity_tag
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.service.images.content import READ_AHEAD, READERS, ContentBusyError, ImageContent, entity_tag
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 from viewfinder.testing.objects import MemoryObjects
 
-MakeContent = Callable[..., Content]
+MakeContent = Callable[..., ImageContent]
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000)
 
@@ -49,12 +50,12 @@ async def bucket() -> AsyncIterator[SlowObjects]:
 
 @pytest.fixture
 async def content(bucket: SlowObjects) -> AsyncIterator[MakeContent]:
-    """Makes lanes over the bucket."""
-    made: list[Content] = []
+    """Makes reader over the bucket."""
+    made: list[ImageContent] = []
 
-    def make(**options: Any) -> Content:
+    def make(**options: Any) -> ImageContent:
         settings: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2**30, "thumbnailers": 1, "cache_bytes": 10**6}
-        made.append(Content(ObjectAccess(), LIMITS, objects=Objects(s3=bucket), **(settings | options)))
+        made.append(ImageContent(ObjectAccess(), LIMITS, objects=Objects(s3=bucket), **(settings | options)))
         return made[-1]
 
     yield make
@@ -67,11 +68,11 @@ async def content(bucket: SlowObjects) -> AsyncIterator[MakeContent]:
 async def test_a_full_lane_turns_further_calls_away_and_takes_them_again_later(
     bucket: SlowObjects, content: MakeContent, kind: str
 ) -> None:
-    lanes = content(room=3)
+    reader = content(max_calls=3)
 
     async def ask(number: int) -> object:
         uri = f"s3://b/{number}"
-        return await (lanes.thumbnail(uri, "", 64) if kind == "thumbnail" else lanes.original(uri, 10))
+        return await (reader.thumbnail(uri, "", 64) if kind == "thumbnail" else reader.original(uri, 10))
 
     waiting = [asyncio.create_task(ask(number)) for number in range(3)]
     await asyncio.sleep(0)  # each has taken its place
@@ -82,11 +83,11 @@ async def test_a_full_lane_turns_further_calls_away_and_takes_them_again_later(
     assert await ask(3)
 
 
-async def test_thumbnails_that_wait_hold_up_no_originals(bucket: SlowObjects, content: MakeContent) -> None:
-    lanes = content(room=20)
-    thumbnails = [asyncio.create_task(lanes.thumbnail(f"s3://b/{number}", "", 64)) for number in range(20)]
+async def test_waiting_thumbnails_do_not_delay_originals(bucket: SlowObjects, content: MakeContent) -> None:
+    reader = content(max_calls=20)
+    thumbnails = [asyncio.create_task(reader.thumbnail(f"s3://b/{number}", "", 64)) for number in range(20)]
     await asyncio.sleep(0)
-    original = asyncio.create_task(lanes.original("s3://b/30", 10))
+    original = asyncio.create_task(reader.original("s3://b/30", 10))
     while bucket.reads < READ_AHEAD + 1:  # those that the thumbnailer's threads read ahead, and the original
         await asyncio.sleep(0.001)
     bucket.open_for_all.set()
@@ -94,49 +95,47 @@ async def test_thumbnails_that_wait_hold_up_no_originals(bucket: SlowObjects, co
     assert len(await asyncio.gather(*thumbnails)) == 20
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done(bucket: SlowObjects, content: MakeContent) -> None:
-    lanes = content(room=READERS + 5)
-    calls = [asyncio.create_task(lanes.original(f"s3://b/{number}", 10)) for number in range(READERS + 5)]
+async def test_cancelled_calls_are_not_executed(bucket: SlowObjects, content: MakeContent) -> None:
+    reader = content(max_calls=READERS + 5)
+    calls = [asyncio.create_task(reader.original(f"s3://b/{number}", 10)) for number in range(READERS + 5)]
     while bucket.reads < READERS:
         await asyncio.sleep(0.001)
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     bucket.open_for_all.set()
-    assert (await lanes.original("s3://b/39", 10)).size == len(png(40))
+    assert (await reader.original("s3://b/39", 10)).size == len(png(40))
     assert bucket.reads == READERS + 1
 
 
-async def test_the_cache_holds_so_many_bytes_of_what_was_asked_for_last(
-    bucket: SlowObjects, content: MakeContent
-) -> None:
+async def test_the_cache_holds_the_most_recent_bytes(bucket: SlowObjects, content: MakeContent) -> None:
     bucket.open_for_all.set()
     first, etag = await content().thumbnail("s3://b/0", "", 64)
-    lanes = content(cache_bytes=2 * len(first) + 200)
+    reader = content(cache_bytes=2 * len(first) + 200)
     etags = [bucket.stat(f"s3://b/{number}").etag for number in range(3)]
     bucket.reads = 0
     for number in (0, 1, 0, 2):  # the third pushes the second out
-        await lanes.thumbnail(f"s3://b/{number}", etags[number], 64)
+        await reader.thumbnail(f"s3://b/{number}", etags[number], 64)
     assert bucket.reads == 3
-    assert await lanes.thumbnail("s3://b/0", etags[0], 64) == (first, etag)
+    assert await reader.thumbnail("s3://b/0", etags[0], 64) == (first, etag)
     assert bucket.reads == 3
-    await lanes.thumbnail("s3://b/1", etags[1], 64)
+    await reader.thumbnail("s3://b/1", etags[1], 64)
     assert bucket.reads == 4
 
 
 async def test_without_a_cache_every_thumbnail_is_made(bucket: SlowObjects, content: MakeContent) -> None:
     bucket.open_for_all.set()
-    lanes = content(cache_bytes=0)
+    reader = content(cache_bytes=0)
     for _ in range(2):
-        await lanes.thumbnail("s3://b/0", bucket.stat("s3://b/0").etag, 64)
+        await reader.thumbnail("s3://b/0", bucket.stat("s3://b/0").etag, 64)
     assert bucket.reads == 2
 
 
-async def test_a_missing_object_is_told_as_such(bucket: SlowObjects, content: MakeContent) -> None:
+async def test_a_missing_object_has_its_own_error(bucket: SlowObjects, content: MakeContent) -> None:
     bucket.open_for_all.set()
-    lanes = content()
+    reader = content()
     with pytest.raises(ObjectError) as caught:
-        await lanes.thumbnail("s3://b/none", "", 64)
+        await reader.thumbnail("s3://b/none", "", 64)
     assert caught.value.reason == "not_found"
 
 

@@ -1,4 +1,4 @@
-"""Numbers as Prometheus reads them."""
+"""Metrics in Prometheus' text format."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,7 +23,7 @@ ray_viewfinder_request_seconds_sum{Component="core_worker",route="/v1/images/{id
 """
 
 
-def test_what_all_nodes_export_becomes_one_text_of_our_numbers() -> None:
+def test_the_exports_of_all_nodes_are_merged_into_our_metrics() -> None:
     text = merged([AGENT % 1, "", AGENT % 2])
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert set(families) == {"viewfinder_errors", "viewfinder_request_seconds"}

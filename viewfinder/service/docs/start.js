@@ -1,4 +1,4 @@
-// Relative, so that it works behind any path prefix. Keys that a person enters stay in this tab.
+// A relative URL works behind any path prefix. Keys that a user enters stay in this tab.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",

@@ -1,4 +1,4 @@
-"""Requests that wait for the model at the same moment are encoded together."""
+"""Dynamic batching: requests that wait for the model at the same time are encoded together."""
 
 import asyncio
 import threading
@@ -7,51 +7,51 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
-class Batcher(Generic[Item, Result]):
-    """Feeds a function that is cheaper by the batch, one batch at a time, in a thread of its own.
+class Batcher(Generic[ItemT, ResultT]):
+    """Calls a function that is cheaper per batch, one batch at a time, in its own thread.
 
-    A batch never waits to fill: an idle function starts at once with what there is, and whatever arrives meanwhile
-    makes the next batch, up to `max_size` items. So a single client pays no waiting time and a crowd gets full batches.
-    What one request asks for is never split, so a request of more than `max_size` items is a batch of its own.
+    A batch never waits to fill: an idle function starts at once with the items there are, and items that arrive
+    meanwhile form the next batch, up to `max_size`. So a single client does not wait and many clients get full batches.
+    The items of one request are never split, so a request of more than `max_size` items is its own batch.
     (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.)
     """
 
-    def __init__(self, function: Callable[[list[Item]], Sequence[Result]], *, max_size: int) -> None:
+    def __init__(self, function: Callable[[list[ItemT]], Sequence[ResultT]], *, max_size: int) -> None:
         if max_size < 1:
             raise ValueError(f"max_size must be at least 1, not {max_size}")
         self._function = function
         self._max_size = max_size
-        self._waiting: deque[tuple[Sequence[Item], asyncio.Future[list[Result]]]] = deque()
+        self._waiting: deque[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]] = deque()
         self._running: asyncio.Task[None] | None = None
-        self._lock = threading.Lock()  # `close` may be called in any thread
+        self._lock = threading.Lock()  # `close` may be called from any thread
         self._thread: ThreadPoolExecutor | None = None
         self._closed = False
 
     @property
     def waiting(self) -> int:
-        """Items that are in no batch yet."""
+        """Number of items not in a batch yet."""
         return sum(len(items) for items, _ in list(self._waiting))
 
-    async def __call__(self, item: Item) -> Result:
-        """The function's result for one item; its error, if the batch that holds the item fails."""
+    async def __call__(self, item: ItemT) -> ResultT:
+        """The function's result for one item; raises the function's error if the batch fails."""
         return (await self.many([item]))[0]
 
-    async def many(self, items: Sequence[Item]) -> list[Result]:
-        """The function's results for several items, all from one call of it."""
+    async def many(self, items: Sequence[ItemT]) -> list[ResultT]:
+        """The function's results for several items, from one call."""
         if not items:
             return []
-        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await future
 
     def close(self) -> None:
-        """End the thread, once the batch under way is done. A straggler is still served, by a thread made for it."""
+        """End the thread once its batch is done. Later items are still served, by a new thread."""
         self._closed = True
         self._end_thread()
 
@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Result]):
                     if len(results) != len(items):
                         raise RuntimeError(f"{len(results)} results came for {len(items)} items")
                 except Exception as error:
-                    # Each waiting request gets the error, whatever it is; the batcher goes on with the next.
+                    # Every waiting request gets the error; the batcher continues with the next batch.
                     for _, future in batch:
                         if not future.done():
                             future.set_exception(error)
@@ -78,9 +78,9 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 self._end_thread()
 
-    def _next(self) -> list[tuple[Sequence[Item], "asyncio.Future[list[Result]]"]]:
-        """The next batch, without the requests whose clients have gone."""
-        batch: list[tuple[Sequence[Item], asyncio.Future[list[Result]]]] = []
+    def _next(self) -> list[tuple[Sequence[ItemT], "asyncio.Future[list[ResultT]]"]]:
+        """The next batch, without requests whose clients have disconnected."""
+        batch: list[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]] = []
         size = 0
         while self._waiting:
             items, future = self._waiting[0]
@@ -92,7 +92,7 @@ class Batcher(Generic[Item, Result]):
                 size += len(items)
         return batch
 
-    def _submit(self, items: list[Item]) -> "Future[list[Result]]":
+    def _submit(self, items: list[ItemT]) -> "Future[list[ResultT]]":
         with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="batcher")

@@ -1,8 +1,8 @@
-"""Which collection a replica answers from, bound to the one model that made it.
+"""The generation that a replica serves: a collection with the encoder of the model that made it.
 
-A generation is immutable: a collection, the encoder of its model, and the vectors of recent texts. A request takes the
-current one once and keeps it to the end, so no query ever meets vectors of another model. When the alias moves, the
-next generation is loaded and warmed beside the current one and takes its place in one assignment.
+A request takes the current generation once and keeps it to its end, so a query is never compared with vectors of
+another model. When the alias moves, the next generation is loaded and warmed beside the current one and replaces it in
+one assignment.
 """
 
 import logging
@@ -13,41 +13,40 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from viewfinder.errors import ModelMismatchError, StoreError, ViewfinderError
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import Vector
+from viewfinder.query.images import Pixels
 from viewfinder.service.generation.batching import Batcher
+from viewfinder.service.telemetry.access_log import note
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger(__name__)
 
-Vector = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
-
 TEXT_CACHE_SIZE = 10_000
-# For the reader who turns a page just after the index was rebuilt.
+# So that a cursor works just after the index was rebuilt.
 GRACE_S = 300.0
 
 
-_STORE_PROBLEM = "The vector store cannot say which collection is live; the service's log has the reason."
-_MODEL_PROBLEM = "The model of the live collection cannot be loaded; the service's log has the reason."
+_STORE_PROBLEM = "The vector store cannot be asked for the live collection; see the service's log."
+_MODEL_PROBLEM = "The model of the live collection cannot be loaded; see the service's log."
 
 
 class NotReadyError(Exception):
-    """There is no collection to search; the text says why."""
+    """There is no collection to search yet; the message gives the reason."""
 
 
 class NoIndexError(NotReadyError):
-    """Nothing was ever indexed under this name."""
+    """The index has no live collection."""
 
 
 class Generation:
     """One collection and the encoder of the model that made it. Vectors are unit length, shared and read-only.
 
-    Texts and pictures are batched each for themselves, in a thread each, so that neither waits behind the other.
+    Texts and images have a batcher and a thread each, so that neither waits for the other.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class Generation:
         self.encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
 
     async def encode_text(self, text: str) -> tuple[Vector, int]:
-        """The vector [D] of one text, and how many of its tokens did not fit the model."""
+        """The vector [D] of one text, and the number of its tokens beyond the model's context."""
         return (await self.encode_texts([text]))[0]
 
     async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
-        """The same for several texts, in one call of the encoder for those that are not known yet."""
+        """The same for several texts, with one call of the encoder for those not in the cache."""
         found = {text: self._cache.get(text) for text in texts}
         for known in found.values():
             self._metrics.cache(hit=known is not None)
@@ -86,19 +85,19 @@ class Generation:
         return [encoded for text in texts if (encoded := found[text]) is not None]
 
     async def encode_images(self, images: Sequence[Pixels]) -> list[Vector]:
-        """The vectors [D] of pictures uint8 [S, S, 3], as `encoder.preprocess` wants them."""
+        """The vectors [D] of images uint8 [S, S, 3], preprocessed by `encoder.preprocess`."""
         if not images:
             return []
         with self._metrics.timed("encode"):
             return await self._images.many(images)
 
     def close(self) -> None:
-        """End the threads; a request that still holds the generation is served."""
+        """End the threads; requests that still hold the generation are served."""
         self._texts.close()
         self._images.close()
 
     def _encode_texts(self, texts: list[str]) -> list[tuple[Vector, int]]:
-        # Requests of one batch may ask for the same text, and the batch before may just have answered it.
+        # Requests in one batch may have the same text, and the previous batch may have encoded it.
         found = {text: self._cache.get(text) for text in texts}
         missing = [text for text, known in found.items() if known is None]
         if missing:
@@ -119,7 +118,7 @@ class Generation:
 
 
 class _TextCache:
-    """The vectors of the texts asked for last. Safe in any thread."""
+    """The vectors of the most recent texts. Thread-safe."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -141,7 +140,7 @@ class _TextCache:
 
 
 def _rows(vectors: Vector) -> list[Vector]:
-    """Rows that stand alone, because a view in the cache would keep its whole batch in memory."""
+    """Copies of the rows: a view in the cache would keep its whole batch in memory."""
     rows = [vector.copy() for vector in vectors]
     for row in rows:
         row.setflags(write=False)
@@ -149,10 +148,10 @@ def _rows(vectors: Vector) -> list[Vector]:
 
 
 class Follower:
-    """Keeps the current generation in step with the alias; `current` is None while there is nothing to serve.
+    """Follows the alias of an index; `current` is its live generation, None while there is nothing to serve.
 
-    The generation before it stays bound for `grace_s` seconds, so that cursors into its collection go on and a
-    rollback loads nothing. `problem` says in words why `current` is missing or behind.
+    The previous generation is kept for `grace_s` seconds, so that cursors into its collection still work and a rollback
+    loads nothing. `problem` is the reason why `current` is missing or outdated.
     """
 
     def __init__(
@@ -169,7 +168,7 @@ class Follower:
     ) -> None:
         self.problem: str | None = None
         self.absent = False
-        # Both in one assignment: at no moment is a generation in neither place.
+        # One attribute: a generation that moves from current to previous is always in one of them.
         self._pair: tuple[Generation | None, Generation | None] = (None, None)
         self._changed_at = 0.0
         self._store = store
@@ -190,38 +189,44 @@ class Follower:
 
     @property
     def previous(self) -> Generation | None:
-        """What was served before, within the time of grace."""
+        """The generation served before, for `grace_s` after the change."""
         return self._pair[1]
 
-    def bound(self, name: str) -> Generation | None:
-        """The generation of the collection with this physical name, if it is the current or the previous one."""
-        for generation in self._pair:
-            if generation is not None and generation.collection.name == name:
-                return generation
-        return None
+    def snapshot(self) -> Generation:
+        """The current generation, noted in the access log; raises `NotReadyError` while there is none."""
+        if (current := self.current) is None:
+            kind = NoIndexError if self.absent else NotReadyError
+            raise kind(self.problem or "The service is still loading its model.")
+        note(model=current.model, collection=current.collection.name)
+        return current
+
+    def known(self, name: str) -> Collection | None:
+        """The collection with this physical name, if it is that of the current or the previous generation."""
+        generation = self._generation_of(name)
+        return None if generation is None else generation.collection
 
     def start(self) -> None:
-        """Bind the live collection now, then follow the alias in the background."""
+        """Load the live generation now, then follow the alias in the background."""
         self.refresh()
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following, end the threads of the generations and let go of their models."""
+        """Stop following, end the threads of the generations and release their models."""
         self._closed.set()
         self._change(None, None)
 
     def refresh(self) -> None:
-        """Look where the alias points; change generation if it moved. Never raises: the old generation goes on."""
+        """Look up the alias and change generation if it moved. Never raises: on an error the old one stays."""
         with self._lock:
             try:
                 self._follow()
             except ViewfinderError as error:
                 of_store = isinstance(error, StoreError) and not isinstance(error, ModelMismatchError)
-                self._note(_STORE_PROBLEM if of_store else _MODEL_PROBLEM, error)
+                self._report(_STORE_PROBLEM if of_store else _MODEL_PROBLEM, error)
             except Exception as error:
-                # Whatever the loading of a model can throw must not end the thread that would load the next one.
+                # Loading a model can raise anything, which must not end the thread that loads the next one.
                 logger.exception("The live collection of index %r could not be loaded", self._index)
-                self._note("The live collection could not be loaded; the service's log says why.", error)
+                self._report("The live collection could not be loaded; see the service's log.", error)
 
     def _follow(self) -> None:
         if self.previous is not None and self._clock() - self._changed_at >= self._grace_s:
@@ -232,35 +237,41 @@ class Follower:
         if live is None:
             if current is not None:
                 self._change(None, current)
-            self._note(f"There is no index {self._index!r} yet.")
+            self._report(f"There is no index {self._index!r} yet.")
             return
         if current is None or live.name != current.collection.name:
-            bound = self._bind(live)
-            self._change(bound, current)
-            self._metrics.generation(bound.collection)
+            following = self._load_generation(live)
+            self._change(following, current)
+            self._metrics.generation(following.collection)
             logger.info("Serving collection %r", live.name)
         elif live != current.collection:
-            current.collection = live  # the same one, of which a job has noted more: fields, baselines
+            current.collection = live  # the same collection with newer metadata: fields, baselines
         self.problem = None
         self._metrics.behind(False)
 
-    def _bind(self, live: Collection) -> Generation:
-        if (known := self.bound(live.name)) is not None:
+    def _load_generation(self, live: Collection) -> Generation:
+        if (known := self._generation_of(live.name)) is not None:
             return known
         fingerprint = live.metadata.fingerprint
         for generation in self._pair:
             if generation is not None and generation.encoder.fingerprint == fingerprint:
-                return self._generation(live, generation.encoder)
-        # No more than two models in memory: the one that serves and the one that is loaded.
+                return self._new(live, generation.encoder)
+        # At most two models in memory: the one that serves and the one being loaded.
         if self.previous is not None:
             self._change(self.current, None)
         logger.info("Loading model %r for collection %r", live.metadata.model_name, live.name)
         encoder = self._load(locate(live.metadata.model_name, expect=fingerprint))
-        generation = self._generation(live, encoder)
+        generation = self._new(live, encoder)
         generation.warm()
         return generation
 
-    def _generation(self, live: Collection, encoder: Encoder) -> Generation:
+    def _generation_of(self, name: str) -> Generation | None:
+        for generation in self._pair:
+            if generation is not None and generation.collection.name == name:
+                return generation
+        return None
+
+    def _new(self, live: Collection, encoder: Encoder) -> Generation:
         return Generation(live, encoder, batch_size=self._batch_size, metrics=self._metrics)
 
     def _change(self, current: Generation | None, previous: Generation | None) -> None:
@@ -271,8 +282,8 @@ class Follower:
             if generation is not None and generation not in self._pair:
                 generation.close()
 
-    def _note(self, problem: str, cause: Exception | None = None) -> None:
-        """Keep what clients may know: paths and addresses in `cause` are for the log alone."""
+    def _report(self, problem: str, cause: Exception | None = None) -> None:
+        """Keep the problem for clients. `cause` may hold paths and addresses and goes to the log only."""
         if problem != self.problem:
             logger.warning("%s", problem if cause is None else f"{problem} ({cause})")
         self.problem = problem

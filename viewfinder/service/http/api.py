@@ -1,10 +1,10 @@
-"""The HTTP interface, put together from its routes. Plain FastAPI, testable without a cluster."""
+"""The FastAPI application: its routes and middleware. Runs without Ray."""
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from viewfinder.service.http.guard import Guard
-from viewfinder.service.http.openapi import describe
+from viewfinder.service.http.openapi import complete_schema
 from viewfinder.service.http.refusals import answer_errors
 from viewfinder.service.http.routes import docs, embedding, images, page, search, status
 from viewfinder.service.search_service import SearchService
@@ -14,27 +14,27 @@ DESCRIPTION = "Describe what you are looking for, get the images."
 
 
 def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
-    """The application over one replica's service; Ray Serve's proxies add the request id to answers themselves."""
+    """The application over one replica's service; behind Serve, the proxies add the request id to answers."""
     api = FastAPI(
         title="viewfinder",
         description=DESCRIPTION,
         version="1",
         docs_url=None,
         redoc_url=None,
-        # Behind a proxy that ends TLS a redirect would lead to http, and take the key along.
+        # Behind a proxy that terminates TLS, a redirect would lead to http and send the key in the clear.
         redirect_slashes=False,
     )
     answer_errors(api)
     for routes in (search, embedding, images, status, docs, page):
         api.include_router(routes.router(service))
-    describe(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
-    # The last one added stands outermost: the log sees all, and other sites may read refusals too.
+    complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
+    # The last one added is the outermost: the log sees every request, and CORS headers are on refusals too.
     api.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
     if service.settings.cors_origins:
         api.add_middleware(
             CORSMiddleware,
             allow_origins=service.settings.cors_origins,
-            # Not DELETE: no other site's page takes pictures down.
+            # Not DELETE: pages of other sites cannot take images down.
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["retry-after", "x-request-id"],

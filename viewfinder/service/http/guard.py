@@ -1,33 +1,35 @@
-"""The door of the service: who comes in, with how much, how often; and what no answer goes out without.
+"""Middleware that authenticates requests, limits their rate, size, number and time, and sets security headers.
 
-Plain ASGI around everything else, so that a client's disconnect reaches the routes and bodies stream through. What it
-refuses has the same shape as what the routes refuse.
+Plain ASGI around the routes, so that a client's disconnect reaches them and bodies stream. Its refusals have the same
+shape as those of the routes.
 """
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from viewfinder.addresses import is_loopback
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
-from viewfinder.service.http.rates import Rates, client_of
 from viewfinder.service.http.refusals import Refusal, refusal_of, refused
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 
-# What anybody may see who reaches the service: whether it lives, how to speak with it, and the page, which holds
-# nothing of the index and asks for a key itself.
+# Paths without a key: health, documentation, and the page, which contains no index data and asks for a key itself.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
 OPEN_PREFIXES = ("/page/", "/docs/")
 
 LOOPBACK_HINT = (
-    "Without API keys only this machine is answered. Set VIEWFINDER_API_KEYS, or VIEWFINDER_ALLOW_ANONYMOUS=1 where "
-    "whoever reaches the service may search."
+    "Without API keys the service answers this machine only. Set VIEWFINDER_API_KEYS, or VIEWFINDER_ALLOW_ANONYMOUS=1 "
+    "to allow searches without a key."
 )
 
 CHALLENGE = {"www-authenticate": 'Bearer realm="viewfinder"'}
@@ -46,20 +48,22 @@ HEADERS = {
 }
 
 
-# Requests whose bodies are still on their way. They have no place in the queue yet, or a few hundred clients that send
-# a byte now and then would keep everybody else out.
-MAX_ARRIVING = 1024
-# Bodies of the largest size that may be in memory at the same moment.
+# Requests whose bodies are still arriving. They are not queued yet, or a few hundred slow clients would block all
+# others.
+MAX_INCOMING = 1024
+# Buckets kept, of the most recent clients; one that is dropped starts full again.
+MAX_CLIENTS = 10_000
+# Bodies of the maximum size that may be in memory at the same time.
 MAX_BODIES = 16
 
 
 def capacity(settings: Settings) -> int:
-    """Requests that a replica works on at once: several batches under way or filling, and its queue."""
+    """Maximum number of requests in a replica: several batches running or filling, and its queue."""
     return settings.batch_size * 4 + settings.queue_size
 
 
 class Guard:
-    """Admits requests to `app`, and answers for it where it cannot."""
+    """Admits requests to `app`, or refuses them."""
 
     def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
         self._app = app
@@ -67,12 +71,12 @@ class Guard:
         self._keys = KeyRing(settings.api_keys)
         self._anonymous = settings.allow_anonymous
         self._origins = frozenset(settings.cors_origins)
-        self._rates = Rates(settings.requests_per_minute) if settings.requests_per_minute else None
+        self._rates = RateLimiter(settings.requests_per_minute) if settings.requests_per_minute else None
         self._max_body_bytes = settings.max_body_bytes
         self._timeout_s = settings.request_timeout_s
         self._capacity = capacity(settings)
         self._in_flight = 0
-        self._arriving = 0
+        self._incoming = 0
         self._held_bytes = 0
         self._headers = dict(HEADERS)
         if settings.cors_origins:
@@ -84,7 +88,7 @@ class Guard:
             return
         started = False
         limit = asyncio.timeout(self._timeout_s)
-        visit = _Visit(is_open(scope["path"].removeprefix(scope.get("root_path", ""))))
+        request = _Request(is_open_path(scope["path"].removeprefix(scope.get("root_path", ""))))
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -98,75 +102,77 @@ class Guard:
             if message["type"] == "http.response.start":
                 if limit.expired():
                     raise TimeoutError
-                # The limit is for an answer to begin: a large picture may take longer over a slow line.
+                # The limit is for the answer to begin: a large image may take longer on a slow connection.
                 limit.reschedule(None)
                 started = True
             await answer(message)
 
-        self._arriving += 1
+        self._incoming += 1
         try:
             async with limit:
-                self._admit(scope, visit)
-                await self._app(scope, self._measured(receive, visit), begin)
+                self._admit(scope, request)
+                await self._app(scope, self._measured(receive, request), begin)
         except Exception as error:
             if started:
-                # Too late for another answer: the connection breaks, so that the client sees that something is missing.
+                # Too late for an error body: break the connection, so that the client sees a truncated answer.
                 raise
-            late = isinstance(error, TimeoutError) and not visit.arrived
+            late = isinstance(error, TimeoutError) and not request.complete
             refusal = self._too_slow() if late else refusal_of(error)
             await refused(scope["state"]["id"], refusal)(scope, receive, answer)
         finally:
-            self._leave(visit)
+            self._leave(request)
 
-    def _arrive(self, visit: "_Visit") -> None:
-        """Give a request that is all there a place in the queue; raises a `Refusal` where there is none."""
-        if self._in_flight >= self._capacity and not visit.needs_no_room:
+    def _enqueue(self, request: "_Request") -> None:
+        """Count a request whose body is complete; raises a `Refusal` if the replica is full."""
+        if self._in_flight >= self._capacity and not request.is_open:
             raise self._overloaded()
-        visit.arrived = True
-        self._arriving -= 1
+        request.complete = True
+        self._incoming -= 1
         self._in_flight += 1
         self._metrics.in_flight(self._in_flight)
 
-    def _leave(self, visit: "_Visit") -> None:
-        self._held_bytes -= visit.held_bytes
-        if visit.arrived:
+    def _leave(self, request: "_Request") -> None:
+        self._held_bytes -= request.held_bytes
+        if request.complete:
             self._in_flight -= 1
             self._metrics.in_flight(self._in_flight)
         else:
-            self._arriving -= 1
+            self._incoming -= 1
 
-    def _admit(self, scope: Scope, visit: "_Visit") -> None:
-        """Let the request pass, with its scope noted in `request.state.scope`, or raise a `Refusal`."""
+    def _admit(self, scope: Scope, request: "_Request") -> None:
+        """Check everything but the body; sets `request.state.scope` or raises a `Refusal`."""
         headers = Headers(scope=scope)
         host = scope["client"][0] if scope.get("client") else ""
         if not self._keys and not self._anonymous:
             self._refuse_outsiders(host, headers)
         scope["state"]["scope"] = "read"
-        if not visit.needs_no_room:
+        if not request.is_open:
             client, scope["state"]["scope"] = self._identify(scope["headers"], host)
             if self._rates and (wait_s := self._rates.take(client)):
                 raise Refusal(
-                    429, "rate_limited", "Too many requests.", "Ask again after Retry-After.", retry_after_s=wait_s
+                    429,
+                    "rate_limited",
+                    "Too many requests.",
+                    "Wait for the seconds in Retry-After, then try again.",
+                    retry_after_s=wait_s,
                 )
         self._check_query(scope["query_string"])
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise self._too_large()
         if scope["method"] != "POST" or (length in ("", "0") and "transfer-encoding" not in headers):
-            self._arrive(visit)
-        elif self._arriving > MAX_ARRIVING or self._in_flight >= self._capacity:
+            self._enqueue(request)
+        elif self._incoming > MAX_INCOMING or self._in_flight >= self._capacity:
             raise self._overloaded()
 
     def _identify(self, headers: Iterable[tuple[bytes, bytes]], host: str) -> tuple[str, KeyScope]:
-        """Who asks, as its rate is counted, and what it may do."""
+        """The client, for its rate limit, and its scope."""
         if self._keys and (presented := presented_key(headers)):
             if key := self._keys.find(presented):
                 if record := access_log.current.get():
                     record.key = key.id
                 return key.id, key.scope
-            raise Refusal(
-                401, "unauthorized", "The API key is not known.", "Check it, or ask for another one.", headers=CHALLENGE
-            )
+            raise Refusal(401, "unauthorized", "The API key is unknown.", "Check the key.", headers=CHALLENGE)
         if self._keys and not self._anonymous:
             raise Refusal(
                 401,
@@ -175,24 +181,24 @@ class Guard:
                 "Send Authorization: Bearer KEY, or X-API-Key: KEY.",
                 headers=CHALLENGE,
             )
-        # Whoever runs a service for this machine alone may do everything; strangers may look.
+        # A service for this machine only: everything is allowed. An anonymous one: reading.
         return client_of(host), "read" if self._anonymous else "admin"
 
     def _refuse_outsiders(self, host: str, headers: Headers) -> None:
-        """Keep away other machines, and other sites' pages in a browser on this one.
+        """Refuse other machines, and pages of other sites in a browser on this machine.
 
-        Such a page can give its own name this machine's address ("DNS rebinding"), and then reads what it likes, but
-        the browser still sends the name as `Host`; and it cannot hide its `Origin` when it posts across sites.
+        Such a page can point its own name to this machine (DNS rebinding), but the browser still sends that name as
+        `Host`; and it cannot hide its `Origin` when it posts across sites.
         """
         if not is_loopback(host):
-            raise Refusal(403, "forbidden", "The service answers only its own machine.", LOOPBACK_HINT)
-        named = [_hostname(f"//{each}") for each in headers.getlist("host")]
-        named += [_hostname(each) for each in headers.getlist("origin") if each not in self._origins]
+            raise Refusal(403, "forbidden", "The service answers requests from its own machine only.", LOOPBACK_HINT)
+        named = [f"//{each}" for each in headers.getlist("host")]
+        named += [each for each in headers.getlist("origin") if each not in self._origins]
         if not named or not all(is_loopback(each) for each in named):
             raise Refusal(
                 403,
                 "forbidden",
-                "The service answers only to names of its own machine.",
+                "The service answers requests for its own machine's names only.",
                 LOOPBACK_HINT,
             )
 
@@ -200,25 +206,25 @@ class Guard:
         try:
             unquote_to_bytes(query).decode()
         except UnicodeDecodeError as error:
-            # Else a route would see question marks in its place, and search for them.
+            # A route would see replacement characters instead, and search for them.
             raise Refusal(
-                422, "invalid_request", "The address's query string is not UTF-8.", "Percent-encode texts as UTF-8."
+                422, "invalid_request", "The query string is not UTF-8.", "Percent-encode texts as UTF-8."
             ) from error
 
-    def _measured(self, receive: Receive, visit: "_Visit") -> Receive:
-        """`receive`, ending in a refusal as soon as more has come than a body, or all of them, may hold."""
+    def _measured(self, receive: Receive, request: "_Request") -> Receive:
+        """`receive`, which raises a `Refusal` once this body, or all bodies together, are too large."""
 
         async def measured() -> Message:
             message = await receive()
             size = len(message.get("body", b""))
-            visit.held_bytes += size
+            request.held_bytes += size
             self._held_bytes += size
-            if visit.held_bytes > self._max_body_bytes:
+            if request.held_bytes > self._max_body_bytes:
                 raise self._too_large()
             if self._held_bytes > MAX_BODIES * self._max_body_bytes:
                 raise self._overloaded()
-            if message["type"] == "http.request" and not message.get("more_body") and not visit.arrived:
-                self._arrive(visit)
+            if message["type"] == "http.request" and not message.get("more_body") and not request.complete:
+                self._enqueue(request)
             return message
 
         return measured
@@ -228,7 +234,7 @@ class Guard:
             413,
             "body_too_large",
             f"The body is larger than {self._max_body_bytes:,} bytes.",
-            "Send a smaller picture, or fewer in one request.",
+            "Send a smaller image, or fewer in one request.",
         )
 
     def _overloaded(self) -> Refusal:
@@ -239,38 +245,51 @@ class Guard:
             408,
             "body_too_slow",
             f"The body did not arrive within {self._timeout_s:g} seconds.",
-            "Send a smaller picture, or over a faster line.",
+            "Send a smaller image, or use a faster connection.",
         )
 
 
 @dataclass
-class _Visit:
-    """One request: whether its body is all here, and how many bytes of it are."""
+class _Request:
+    """The state of one request: body complete or not, and the bytes received."""
 
-    needs_no_room: bool
-    arrived: bool = False
+    is_open: bool
+    complete: bool = False
     held_bytes: int = 0
 
 
-def is_open(path: str) -> bool:
-    """Whether a path needs no key where others do."""
-    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+class RateLimiter:
+    """Token buckets that hold one minute's requests and refill evenly."""
+
+    def __init__(self, requests_per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_tokens = float(requests_per_minute)
+        self._per_second = requests_per_minute / 60
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str) -> int | None:
+        """Count one request of this client: None if it is allowed, else the seconds until the next one is."""
+        now = self._clock()
+        tokens, then = self._buckets.pop(client, (self._max_tokens, now))
+        tokens = min(self._max_tokens, tokens + (now - then) * self._per_second)
+        wait_s = None if tokens >= 1 else max(1, math.ceil((1 - tokens) / self._per_second))
+        self._buckets[client] = (tokens - 1 if wait_s is None else tokens, now)
+        if len(self._buckets) > MAX_CLIENTS:
+            self._buckets.popitem(last=False)
+        return wait_s
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address means this machine to everybody."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+def client_of(address: str) -> str:
+    """The client of an address: an IPv6 /64 network is one client, which owns all its addresses."""
     try:
-        address = ipaddress.ip_address(host)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-def _hostname(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # unbalanced brackets
-        return ""
+def is_open_path(path: str) -> bool:
+    """Return True for a path that never needs a key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

@@ -1,7 +1,7 @@
-"""API keys: who may read, and who may take pictures down.
+"""API keys with scope `read` or `admin`.
 
-The settings hold SHA-256 digests only, so neither a configuration file nor a dump of a process gives a key away. A
-plain hash is enough because keys are random and long: there is no dictionary to try.
+The settings hold SHA-256 digests only, so a configuration file or a process dump contains no key. A plain hash is
+enough because keys are long and random, which rules out a dictionary attack.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ ADMIN_SUFFIX = ":admin"
 
 @dataclass(frozen=True)
 class Key:
-    """A key that the service knows; `id`, the beginning of its digest, may stand in logs."""
+    """A known key; `id` is the start of its digest, for logs."""
 
     id: str
     scope: KeyScope
 
 
 class KeyRing:
-    """The keys of the settings: `DIGEST` or `DIGEST:admin` each, as `Settings.api_keys` has checked."""
+    """The keys of the settings, `DIGEST` or `DIGEST:admin` each, validated by `Settings.api_keys`."""
 
     def __init__(self, entries: Iterable[SecretStr]) -> None:
         self._keys: list[tuple[bytes, Key]] = []
@@ -42,7 +42,7 @@ class KeyRing:
         return bool(self._keys)
 
     def find(self, presented: bytes) -> Key | None:
-        """The key that was presented, if it is one; takes the same time whether and wherever it matches."""
+        """The matching key, in constant time."""
         digest = hashlib.sha256(presented).digest()
         found = None
         for known, key in self._keys:
@@ -52,7 +52,7 @@ class KeyRing:
 
 
 def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key in `Authorization: Bearer KEY` or `X-API-Key: KEY`; the former goes first."""
+    """The key in `Authorization: Bearer KEY`, else in `X-API-Key: KEY`."""
     given = {name.lower(): value for name, value in headers}
     scheme, _, token = given.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and token.strip():
@@ -61,11 +61,11 @@ def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 async def require_admin(request: Request) -> None:
-    """Let only those pass who may take pictures down: `Depends(require_admin)`."""
+    """Refuse requests without an admin key: `Depends(require_admin)`."""
     if request.state.scope != "admin":
         raise Refusal(
             403,
             "forbidden",
             "This needs an admin key.",
-            "Ask with a key that VIEWFINDER_API_KEYS lists with ':admin' behind its digest.",
+            "Send a key that VIEWFINDER_API_KEYS lists with ':admin' after its digest.",
         )

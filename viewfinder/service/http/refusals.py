@@ -1,4 +1,4 @@
-"""Answers other than success: every exception becomes a status, a stable code, a text that leaks nothing, a hint."""
+"""Error responses: every exception becomes a status, a stable code, a message without internals, and a hint."""
 
 import logging
 from collections.abc import Mapping
@@ -7,41 +7,65 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from viewfinder.errors import FilterError, StoreError, StoreUnavailableError
+from viewfinder.query.errors import (
+    CollectionGoneError,
+    CursorError,
+    QueryError,
+    QueryImageError,
+    UnknownImageError,
+)
+from viewfinder.query.images import OverloadedError
+from viewfinder.query.request import describe_errors
 from viewfinder.service.generation.generation import NoIndexError, NotReadyError
-from viewfinder.service.http.schemas import ErrorResponse
-from viewfinder.service.images.query_images import OverloadedError
 from viewfinder.service.telemetry import access_log
 
 logger = logging.getLogger(__name__)
 
-INDEX_HINT = "Index a bucket: python jobs/index.py --source s3://bucket/prefix"
-DOCS_HINT = "GET /docs shows every route and field with its bounds."
+INDEX_HINT = "Index images: viewfinder index s3://bucket/prefix"
+DOCS_HINT = "GET /docs lists every route and field with its bounds."
 
-JSON_HINT = "Send a JSON object in UTF-8, with no more levels and digits than one needs."
-# What FastAPI says of bytes that are no UTF-8, and of JSON too deep or with too large a number for Python's parser.
+JSON_HINT = "Send a JSON object in UTF-8 that is not nested too deeply."
+# FastAPI's message for bytes that are not UTF-8, and for JSON that is too deep, or has too large a number, to parse.
 UNREADABLE = "There was an error parsing the body"
 
-# A message repeats names that the client chose, which may be as long as a body.
-LONGEST_MESSAGE = 1000
+# A message repeats names from the request, which may be as long as a body.
+MAX_MESSAGE = 1000
 
-ERRORS: dict[int | str, dict[str, Any]] = {
+
+class ErrorDetail(BaseModel):
+    """An error in words and with a stable code."""
+
+    code: str
+    message: str
+    hint: str
+    request_id: str
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
+
+    error: ErrorDetail
+
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
-        400: "The body is no JSON, or the filter cannot be understood.",
+        400: "The body is not JSON, or the filter is invalid.",
         422: "A field of the request is missing, unknown or out of bounds.",
-        503: "There is no index yet, or the store cannot be reached; try again after `Retry-After` seconds.",
-        504: "The search took longer than the service's time limit.",
+        503: "There is no index yet, or the store is unavailable; retry after `Retry-After` seconds.",
+        504: "The search exceeded the service's time limit.",
     }.items()
 }
 
 
 class Refusal(HTTPException):
-    """An answer other than success: status, stable code, and what to do.
+    """An error response: status, stable code, message and hint.
 
-    An `HTTPException`, for FastAPI lets one through where it turns other errors into its own.
+    An `HTTPException`, because FastAPI replaces other errors while it reads a body.
     """
 
     def __init__(
@@ -64,13 +88,13 @@ class Refusal(HTTPException):
 
 
 def answer_errors(api: FastAPI) -> None:
-    """Replace FastAPI's own shapes of an error; all else that a route raises is answered by the guard around it."""
+    """Give FastAPI's own errors the shape of ours; the guard answers everything else that a route raises."""
 
     async def handler(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, RequestValidationError):
             refusal = _invalid(request, error)
         elif isinstance(error, HTTPException) and error.detail == UNREADABLE and not _is_form(request):
-            refusal = Refusal(400, "invalid_json", "The body is not JSON that can be read.", JSON_HINT)
+            refusal = Refusal(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
         else:
             refusal = refusal_of(error)
         answer = refused(request.state.id, refusal)
@@ -83,7 +107,7 @@ def answer_errors(api: FastAPI) -> None:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """What to answer when this was raised. What a client cannot have caused goes to the log."""
+    """The response to an exception. Errors that the client did not cause are logged."""
     match error:
         case Refusal():
             return error
@@ -91,6 +115,16 @@ def refusal_of(error: Exception) -> Refusal:
             return _unrouted(error)
         case FilterError():
             return Refusal(400, "invalid_filter", str(error), "GET /docs: POST /v1/search, `filter`.")
+        case CursorError():
+            return Refusal(400, "invalid_cursor", error.message, error.hint)
+        case CollectionGoneError():
+            return Refusal(410, "collection_gone", error.message, error.hint)
+        case UnknownImageError():
+            return Refusal(404, "not_found", error.message, error.hint)
+        case QueryImageError():
+            return _unusable_image(error)
+        case QueryError():
+            return Refusal(422, "invalid_request", error.message, error.hint or DOCS_HINT)
         case NoIndexError():
             return Refusal(503, "no_index", str(error), INDEX_HINT, retry_after_s=5)
         case NotReadyError():
@@ -100,21 +134,19 @@ def refusal_of(error: Exception) -> Refusal:
         case StoreUnavailableError():
             logger.error("%s", error)
             return Refusal(
-                503, "store_unavailable", "The vector store cannot be reached.", "Try again shortly.", retry_after_s=5
+                503, "store_unavailable", "The vector store is unavailable.", "Try again shortly.", retry_after_s=5
             )
         case StoreError():
             logger.error("%s", error)
-            return Refusal(
-                500, "store_error", "The vector store refused the request.", "The service's log has the reason."
-            )
+            return Refusal(500, "store_error", "The vector store refused the request.", "See the service's log.")
         case TimeoutError():
             return Refusal(504, "timeout", "The request took too long.", "Try again, or narrow the filter.")
     logger.error("Unexpected error", exc_info=error)
-    return Refusal(500, "internal_error", "Something went wrong in the service.", "The service's log has the reason.")
+    return Refusal(500, "internal_error", "Internal error.", "See the service's log.")
 
 
 def refused(request_id: str, refusal: Refusal) -> JSONResponse:
-    """The answer itself, noted for the request's line in the log."""
+    """The response, with its code noted in the access log."""
     if record := access_log.current.get():
         record.code = refusal.code
     error = {"code": refusal.code, "message": _clean(refusal.message), "hint": refusal.hint, "request_id": request_id}
@@ -122,21 +154,32 @@ def refused(request_id: str, refusal: Refusal) -> JSONResponse:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Refusal:
-    problems = []
     for detail in error.errors():
         if detail["type"] == "json_invalid":
             return Refusal(400, "invalid_json", "The body is not JSON.", JSON_HINT)
         if detail["loc"] == ("body",) and isinstance(error.body, bytes):
-            # FastAPI hands the body on as it came when its type is not JSON, and finds that bytes are no object.
+            # FastAPI passes a body of another type on as bytes, and then reports that bytes are not an object.
             return Refusal(
                 415,
                 "unsupported_media_type",
                 f"The body is {request.headers.get('content-type', 'of no type')!r}, not JSON.",
                 "Send Content-Type: application/json.",
             )
-        field = ".".join(str(part) for part in detail["loc"][1:]) or str(detail["loc"][0])
-        problems.append(f"{field}: {detail['msg'].removeprefix('Value error, ')}")
-    return Refusal(422, "invalid_request", "; ".join(problems), DOCS_HINT)
+    problems = describe_errors(_without_place(detail) for detail in error.errors())
+    return Refusal(422, "invalid_request", problems, DOCS_HINT)
+
+
+def _without_place(detail: Any) -> Any:
+    """The detail of an error, with its path counted from the body, the query string or the form."""
+    place, *path = detail["loc"]
+    return {**detail, "loc": path if path or detail["type"] == "combination" else [place]}
+
+
+def _unusable_image(error: QueryImageError) -> Refusal:
+    if error.reason == "too_many_bytes":
+        return Refusal(413, "body_too_large", error.message, error.hint)
+    of_address = error.reason in ("forbidden_address", "fetch_failed", "image_url_disabled")
+    return Refusal(422, error.reason if of_address else "invalid_image", error.message, error.hint)
 
 
 def _is_form(request: Request) -> bool:
@@ -150,12 +193,12 @@ def _unrouted(error: HTTPException) -> Refusal:
 
 
 def _allowed(request: Request) -> str:
-    """All methods of the path: FastAPI names only those of the first of the routes that share it."""
+    """All methods of the path: FastAPI lists only those of the first route with this path."""
     path = getattr(request.scope.get("route"), "path", "")
     return ", ".join(method.upper() for method in request.app.openapi()["paths"].get(path, {}))
 
 
 def _clean(message: str) -> str:
-    """Without what UTF-8 cannot say (halves of surrogate pairs, which JSON can), and not longer than one reads."""
+    """The message without lone surrogates, which JSON allows and UTF-8 does not, and shortened."""
     text = message.encode(errors="replace").decode()
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]} ..."

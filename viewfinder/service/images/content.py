@@ -1,7 +1,7 @@
-"""The pictures of the index themselves: in full as they lie in the bucket, or as thumbnails.
+"""The content of indexed images: the stored object, or a thumbnail.
 
-Reading and thumbnailing have bounded lanes of their own, apart from the threads of the searches: a page full of
-pictures is turned away by `ContentBusyError` before it can hold up a query.
+Reading and thumbnailing have their own bounded thread pools, apart from the threads of searches: a page full of images
+is refused with `ContentBusyError` before it can delay a query.
 """
 
 import asyncio
@@ -19,38 +19,39 @@ from typing import BinaryIO, TypeVar
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.images.thumbnails import Thumbnailer
-from viewfinder.sources.objects import ObjectAccess, Objects
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
 
 T = TypeVar("T")
 
 READERS = 8
-# Calls that a lane takes at most, under way and waiting; beyond it a client had better come back.
-LANE_ROOM = 128
-# Pictures that one thumbnailer's threads read or hold while it works on another.
+# Maximum number of calls in a pool, running and waiting; further calls are refused.
+MAX_CALLS = 128
+# Images that the threads of one thumbnailer read ahead.
 READ_AHEAD = 4
-# Larger objects go by way of a file instead of memory.
+# Larger objects are read into a temporary file instead of memory.
 IN_MEMORY_BYTES = 4 * 1024**2
-# A browser waits for a picture, not for a bucket's outage: one second attempt, then the answer says so.
+# A browser cannot wait for a bucket's outage to end: one retry, then an error.
 RETRY_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
 
 
 class ContentBusyError(Exception):
-    """More pictures are asked for at once than this replica can bring."""
+    """More images are requested at once than this replica can read."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """One object as it lies in the bucket: `size` bytes to be read from `file`, which the receiver closes."""
+    """One stored object: `size` bytes to be read from `file`, which the receiver closes."""
 
     file: BinaryIO
     size: int
     etag: str
 
 
-class Content:
-    """Reads the pictures of the index where they lie, for one replica."""
+class ImageContent:
+    """Reads indexed images from their sources, for one replica."""
 
     def __init__(
         self,
@@ -61,22 +62,22 @@ class Content:
         memory_bytes: int,
         thumbnailers: int,
         cache_bytes: int,
-        room: int = LANE_ROOM,
+        max_calls: int = MAX_CALLS,
         objects: Objects | None = None,
     ) -> None:
         threads = thumbnailers * READ_AHEAD
-        hurried = replace(
+        impatient = replace(
             access,
             threads=READERS + threads,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             read_timeout_s=READ_TIMEOUT_S,
             retry_s=RETRY_S,
         )
-        self._objects = objects or Objects(hurried)
+        self._objects = objects or Objects(impatient)
         self._limits = limits
         self._cache = _ByteCache(cache_bytes)
-        self._reading = _Lane("content", READERS, room)
-        self._thumbnailing = _Lane("thumbnail", threads, room)
+        self._reading = _BoundedPool("content", READERS, max_calls)
+        self._thumbnailing = _BoundedPool("thumbnail", threads, max_calls)
         self._idle: queue.SimpleQueue[Thumbnailer] = queue.SimpleQueue()
         self._thumbnailers = [
             Thumbnailer(limits, timeout_s=timeout_s, memory_bytes=memory_bytes) for _ in range(thumbnailers)
@@ -85,16 +86,16 @@ class Content:
             self._idle.put(each)
 
     async def original(self, uri: str, size: int) -> Original:
-        """The object at `uri`, which the index knows to have `size` bytes.
+        """The object at `uri`, of `size` bytes according to the index.
 
         Raises `ObjectError` and `ContentBusyError`.
         """
         return await self._reading.run(self._open, uri, size)
 
     async def thumbnail(self, uri: str, etag: str, width: int) -> tuple[bytes, str]:
-        """A JPEG at most `width` pixels wide, and the ETag of the content that it shows.
+        """A JPEG at most `width` pixels wide, and the ETag of the object it was made from.
 
-        `etag` is the index's; a picture that changed since is shown as it is now, and kept under its own ETag.
+        `etag` is the index's. An image that changed since is shown as it is now, and cached under its new ETag.
         Raises `ImageError` (a kind of `ObjectError`), `ObjectError` and `ContentBusyError`.
         """
         if (known := self._cache.get((uri, etag, width))) is not None:
@@ -104,7 +105,7 @@ class Content:
         return content, found
 
     def close(self) -> None:
-        """End threads and child processes, once what they are at is done."""
+        """End threads and child processes after their current work."""
         self._reading.close()
         self._thumbnailing.close()
         for each in self._thumbnailers:
@@ -136,22 +137,22 @@ class Content:
 
 
 def entity_tag(etag: str, width: int | None) -> str:
-    """The ETag of an answer; opaque, since an object's own may hold anything."""
+    """The ETag of an answer: a hash, since an object's own ETag may hold any characters."""
     return f'"{hashlib.sha256(f"{etag}:{width}".encode()).hexdigest()[:32]}"' if etag else ""
 
 
-class _Lane:
-    """Threads that take a limited number of calls; who stops waiting gives the place back."""
+class _BoundedPool:
+    """A thread pool with a maximum number of calls, running and waiting."""
 
-    def __init__(self, name: str, threads: int, room: int) -> None:
-        self._room = BoundedSemaphore(room)
+    def __init__(self, name: str, threads: int, max_calls: int) -> None:
+        self._free = BoundedSemaphore(max_calls)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        if not self._room.acquire(blocking=False):
-            raise ContentBusyError("too many pictures at once")
+        if not self._free.acquire(blocking=False):
+            raise ContentBusyError("too many images at once")
         future: Future[T] = self._threads.submit(function, *arguments)
-        future.add_done_callback(lambda _: self._room.release())
+        future.add_done_callback(lambda _: self._free.release())
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
@@ -159,7 +160,7 @@ class _Lane:
 
 
 class _ByteCache:
-    """The values last used, up to so many bytes of them."""
+    """The most recently used values, up to `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

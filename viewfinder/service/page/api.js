@@ -1,15 +1,15 @@
-// The service's HTTP interface: JSON in and out, the API key where one is known, refusals as exceptions.
+// The HTTP API: JSON in and out, the API key if there is one, errors as exceptions.
 
 const KEY = "viewfinder-api-key";
 
-// For this tab alone: it goes with it.
+// Kept for this tab only.
 export const apiKey = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => sessionStorage.setItem(KEY, value),
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** What the service refused, or `unreachable`. */
+/** An error response of the service, or `unreachable`. */
 export class ServiceError extends Error {
   constructor(status, { code, message, hint, request_id }, retryAfter) {
     super(message);
@@ -23,7 +23,7 @@ export async function ask(path, { body, signal } = {}) {
   return response.json();
 }
 
-/** The answer's bytes: pictures, where a key must go along. */
+/** The answer's bytes: for images, if a key must be sent. */
 export async function download(path, signal) {
   const response = await request(path, undefined, signal);
   return response.blob();
@@ -42,7 +42,7 @@ async function request(path, body, signal) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
     const message = "The service does not answer.";
-    throw new ServiceError(0, { code: "unreachable", message, hint: "Is it running, and this machine online?" });
+    throw new ServiceError(0, { code: "unreachable", message, hint: "Check that it is running and that this machine is online." });
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => null);

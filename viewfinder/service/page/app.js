@@ -1,4 +1,4 @@
-// The page: the address says what is looked for, and everything on the screen follows from it.
+// The page. Its address holds the query, and everything on the screen follows from the query.
 
 import { apiKey, ask } from "./api.js";
 import { byId, el, plural } from "./dom.js";
@@ -6,7 +6,7 @@ import { fieldsOf, Filters } from "./filters.js";
 import { drawParts } from "./parts.js";
 import { address, isAsked, isStart, isWordy, key, parse } from "./query.js";
 import { Results } from "./results.js";
-import { acceptPictures } from "./uploads.js";
+import { acceptImages } from "./uploads.js";
 import { Viewer } from "./viewer.js";
 
 const EXAMPLES = 5;
@@ -26,7 +26,7 @@ const viewer = new Viewer({
   tag: (tag) => go({ filters: { tags: [tag] }, open: "" }),
 });
 
-/** Change the query: a new entry of the history, or this one anew. */
+/** Change the query, as a new entry of the history or in place of the current one. */
 function go(changes, { replace = false } = {}) {
   results.remember();
   query = { ...query, ...changes };
@@ -35,7 +35,7 @@ function go(changes, { replace = false } = {}) {
   render();
 }
 
-/** Bring the screen in line with the query. */
+/** Update the screen from the query. */
 function render({ back = false } = {}) {
   text.value = query.text;
   byId("target").value = query.target;
@@ -48,13 +48,13 @@ function render({ back = false } = {}) {
   byId("choices").hidden = !isAsked(query);
   drawParts(query, go);
   if (results.key !== key(query)) {
-    if (stats) filters.update(query); // else `begin` does
+    if (stats) filters.update(query); // otherwise `begin` does it
     if (!back || !results.restore(query)) results.search(query);
   }
   openViewer();
 }
 
-/** The first request of all: what this service serves, and which fields its pictures can be filtered by. */
+/** The first request: the service's statistics, and the fields to filter by. */
 async function begin(signal) {
   if (stats) return;
   stats = await ask("v1/stats", { signal });
@@ -63,8 +63,8 @@ async function begin(signal) {
   filters.update(query);
   const strong = (said) => el("strong", {}, said);
   byId("about").replaceChildren(
-    ...[strong(plural(stats.points, "picture")), " in ", strong(stats.index), ", read by ", strong(stats.model)],
-    ...[". ", el("span", { className: "drop" }, "Or drop a picture anywhere. "), el("a", { href: "docs" }, "For programs")],
+    ...[strong(plural(stats.points, "image")), " in ", strong(stats.index), ", model ", strong(stats.model)],
+    ...[". ", el("span", { className: "drop" }, "You can also drop an image anywhere. "), el("a", { href: "docs" }, "API documentation")],
     stats.problem ? el("span", { className: "warning" }, stats.problem) : "",
   );
 }
@@ -74,7 +74,7 @@ function arrived() {
   openViewer();
 }
 
-/** Captions of the index itself: searches that surely find something. */
+/** Examples are captions of the index, so they find something. */
 function drawExamples() {
   const captions = new Set(results.hits.map(({ caption }) => caption ?? ""));
   const short = [...captions].filter(({ length }) => length && length <= LONGEST_EXAMPLE);
@@ -95,7 +95,7 @@ function compare(id, side) {
   byId("status").focus({ preventScroll: true });
 }
 
-// --- The large picture
+// --- The large image
 
 async function openViewer() {
   const id = query.open;
@@ -106,9 +106,9 @@ async function openViewer() {
     try {
       hit = await ask(`v1/images/${encodeURIComponent(id)}`);
     } catch (error) {
-      if (query.open !== id || error.status === 401) return; // the search asks for the key, and comes here again
+      if (query.open !== id || error.status === 401) return; // the search asks for the key and then opens the image again
       const gone = error.status === 404 || error.status === 422;
-      results.say(gone ? "The picture of this address is not in the index." : error.message);
+      results.say(gone ? "The image in this address is not in the index." : error.message);
       return go({ open: "" }, { replace: true });
     }
     if (query.open !== id || viewer.hit?.id === id) return;
@@ -124,7 +124,7 @@ function closeDialog() {
   results.grid.focus(id);
 }
 
-/** By going back where the picture was opened here, so that the history holds no loops. */
+/** Go back if the image was opened on this page, so that the history has no loops. */
 function closeViewer() {
   if (history.state?.within) history.back();
   else go({ open: "" }, { replace: true });
@@ -139,12 +139,12 @@ async function step(by) {
   if (hit && query.open) go({ open: hit.id }, { replace: true });
 }
 
-// --- What the user does
+// --- Events
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const wanted = { ...query, text: text.value.trim() };
-  if (key(wanted) === key(query)) results.search(query); // asked again: perhaps it failed
+  if (key(wanted) === key(query)) results.search(query); // the same search again: it may have failed
   else go({ text: wanted.text, open: "" });
 });
 for (const name of ["target", "rank"]) byId(name).onchange = ({ target }) => go({ [name]: target.value });
@@ -152,9 +152,9 @@ byId("forget").onclick = () => {
   apiKey.forget();
   location.reload();
 };
-acceptPictures((picture) => go({ picture, open: "" }));
+acceptImages((image) => go({ image, open: "" }));
 
-// Links to searches stay on the page; with a modifier key they are links like any other.
+// Links to searches do not reload the page, unless a modifier key is pressed.
 document.addEventListener("click", (event) => {
   const link = event.target.closest("#brand, #examples a, a.tile");
   if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
@@ -174,4 +174,4 @@ addEventListener("popstate", () => {
 
 history.scrollRestoration = "manual";
 render();
-if (isStart(query) && matchMedia("(hover: hover)").matches) text.focus(); // no keyboard over a phone's first sight
+if (isStart(query) && matchMedia("(hover: hover)").matches) text.focus(); // a phone would open its keyboard

@@ -1,4 +1,4 @@
-// Elements without markup: text only ever becomes text.
+// DOM helpers. Text is never parsed as HTML.
 
 /** An element; `properties` are DOM properties, attributes or `on` + event; children are nodes or texts. */
 export function el(tag, properties = {}, ...children) {
@@ -28,7 +28,7 @@ export const byId = (id) => document.getElementById(id);
 
 export const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
-/** A button that copies; none where the browser lets pages copy nothing (plain http). */
+/** A copy button; null if the browser forbids copying (plain http). */
 export function copyButton(text) {
   if (!navigator.clipboard) return null;
   const copy = async ({ target }) => {

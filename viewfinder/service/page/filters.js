@@ -1,23 +1,23 @@
-// Chips for what the index's pictures have in common: tags, formats, fields of the captions file.
+// Filter chips: tags, formats, and fields of the captions file.
 
 import { ask } from "./api.js";
 import { el } from "./dom.js";
 import { filter } from "./query.js";
 
 const ALWAYS = ["tags", "format"];
-const COUNTABLE = ["keyword", "integer", "bool"]; // types of caption fields whose values make chips
+const COUNTABLE = ["keyword", "integer", "bool"]; // types of fields whose values can be counted
 const MOST_FIELDS = 6;
 const MOST_VALUES = 40;
 const SHOWN = 8;
 
-/** Which fields to offer, from `/v1/stats`. */
+/** The fields to offer, from `/v1/stats`. */
 export function fieldsOf(stats) {
   const own = Object.entries(stats.fields ?? {}).filter(([, type]) => COUNTABLE.includes(type));
   return [...ALWAYS, ...own.map(([field]) => field)].slice(0, MOST_FIELDS);
 }
 
 export class Filters {
-  /** `place` is where the chips go; `toggle(field, value)` is called for a press. */
+  /** `place` is the parent element; `toggle(field, value)` is called on a click. */
   constructor(place, toggle) {
     this.place = place;
     this.toggle = toggle;
@@ -26,7 +26,7 @@ export class Filters {
     this.values = {};
   }
 
-  /** The chips of `query`: at once those already known, then those counted anew. */
+  /** Draw the chips of `query` with the known values, then again with new counts. */
   async update(query) {
     this.#draw(query);
     this.waiting?.abort();
@@ -38,7 +38,7 @@ export class Filters {
     this.#draw(query);
   }
 
-  /** A field that cannot be counted has no chips; the search says what is wrong, where something is. */
+  /** The values of a field; none if it cannot be counted. The search reports errors. */
   async #count(query, field, signal) {
     const asked = new URLSearchParams({ field, limit: MOST_VALUES });
     const condition = filter(query, field);
@@ -60,7 +60,7 @@ export class Filters {
     const counted = this.values[field] ?? [];
     const telling = counted.length > 1 && counted.some(({ count }) => count > 1);
     if (!chosen.length && !telling) return null;
-    // Chosen ones stay though no picture has them any more: how else to let go of them?
+    // Chosen values are shown even if no image has them, so that they can be removed.
     const missing = chosen.filter((value) => !counted.some((each) => each.value === value));
     const values = [...missing.map((value) => ({ value })), ...counted];
     const all = this.opened.has(field);

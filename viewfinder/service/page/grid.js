@@ -1,7 +1,7 @@
-// The results: rows of one height, each picture as wide as its shape asks, so that nothing moves when they load.
+// The grid: rows of equal height, each image as wide as its aspect ratio, so that nothing moves when it loads.
 
 import { el } from "./dom.js";
-import { show } from "./pictures.js";
+import { show } from "./images.js";
 
 const SHAPES = [1.5, 1, 0.75, 1.33, 1, 1.78, 0.67, 1.5, 1, 1.33, 0.75, 1.5, 1.78, 1, 1.33, 0.8]; // of a skeleton
 const NARROWEST = 0.45;
@@ -9,17 +9,17 @@ const WIDEST = 3;
 
 export const ratio = ({ width, height }) => (width > 0 && height > 0 ? width / height : 1);
 
-/** "97 %" where the service knows how the score compares with chance, else the score itself. */
+/** The relevance as "97 %", or the score if the hit has no relevance. */
 export function grade({ score, relevance }) {
   if (typeof relevance !== "number") return score.toFixed(score < 10 ? 3 : 1);
   return `${Math.floor(relevance * 100)} %`;
 }
 
-/** What stands under a picture: its caption, else its file's name. */
+/** The label of an image: its caption, or its file name. */
 export const name = ({ caption, uri }) => caption || uri.split("/").at(-1);
 
 export class Grid {
-  /** `list` is the <ul>; `link(id)` the address of a picture. */
+  /** `list` is the <ul>; `link(id)` the address of an image. */
   constructor(list, link) {
     this.list = list;
     this.link = link;
@@ -29,7 +29,7 @@ export class Grid {
     list.addEventListener("focusin", ({ target }) => this.#rove(target));
   }
 
-  /** Grey shapes in the places of what is being fetched. */
+  /** Show grey placeholders while results are loading. */
   wait() {
     this.clear();
     const part = (className, ...children) => el("span", { className }, ...children);
@@ -52,7 +52,7 @@ export class Grid {
     if (first) this.#links()[0]?.setAttribute("tabindex", "0");
   }
 
-  /** Focus a picture, if it is here. */
+  /** Focus an image, if it is in the grid. */
   focus(id) {
     const link = this.#links()[this.hits.findIndex((hit) => hit.id === id)];
     link?.focus({ preventScroll: true });
@@ -84,7 +84,7 @@ export class Grid {
     return [...this.list.querySelectorAll("a.tile")];
   }
 
-  /** One picture of the grid is a stop of the tab key: the one that had the focus last. */
+  /** One image of the grid is in the tab order: the one that had the focus last. */
   #rove(target) {
     if (!target.matches("a.tile")) return;
     this.list.querySelector('a.tile[tabindex="0"]')?.setAttribute("tabindex", "-1");
@@ -118,7 +118,7 @@ function item(shape, child) {
   return made;
 }
 
-/** The picture of the next row up or down whose middle is nearest. */
+/** The image of the next row up or down whose centre is nearest. */
 function nearestRow(links, at, step) {
   const middle = (box) => box.left + box.width / 2;
   const from = links[at].getBoundingClientRect();

@@ -1,7 +1,7 @@
-// The pictures that a search is made of, as chips that turn and go.
+// The images of a query, as chips that can be switched between more and less, and removed.
 
 import { byId, el, icon } from "./dom.js";
-import { show } from "./pictures.js";
+import { show } from "./images.js";
 import { held } from "./uploads.js";
 
 const SIDES = [
@@ -12,14 +12,14 @@ const SIDES = [
 /** Draw the chips of `query`; `go(changes)` changes it. */
 export function drawParts(query, go) {
   const items = [];
-  if (query.picture) {
-    const remove = button("close", "Remove this picture", () => go({ picture: "" }));
-    items.push(el("li", {}, preview(held.get(query.picture)), el("span", {}, query.picture), remove));
+  if (query.image) {
+    const remove = button("close", "Remove this image", () => go({ image: "" }));
+    items.push(el("li", {}, preview(held.get(query.image)), el("span", {}, query.image), remove));
   }
   for (const [side, other, sign, label, turn] of SIDES) {
     for (const id of query[side]) {
       const img = el("img", { alt: "" });
-      show(img, id, 48).then((shown) => shown || img.replaceWith(icon("picture")));
+      show(img, id, 48).then((shown) => shown || img.replaceWith(icon("image")));
       const rest = query[side].filter((each) => each !== id);
       items.push(
         el(
@@ -38,12 +38,12 @@ export function drawParts(query, go) {
 }
 
 function preview(blob) {
-  if (!blob) return icon("picture");
+  if (!blob) return icon("image");
   const img = el("img", { alt: "", src: URL.createObjectURL(blob) });
   img.onload = () => URL.revokeObjectURL(img.src);
   img.onerror = () => {
     img.onload();
-    img.replaceWith(icon("picture")); // it cannot be read here; perhaps the service can
+    img.replaceWith(icon("image")); // this browser cannot decode it; the service may
   };
   return img;
 }

@@ -1,14 +1,14 @@
-// What is being looked for: its address, and the request that asks for it.
+// The query: its form in the page's address, and its request.
 
 import { dataUrl } from "./uploads.js";
 
-const EMPTY = { text: "", picture: "", like: [], unlike: [], filters: {}, target: "image", rank: "clip", open: "" };
-const UNLIKE = -0.5; // a full -1 drives the query away from pictures altogether, towards nothing at all
+const EMPTY = { text: "", image: "", like: [], unlike: [], filters: {}, target: "image", rank: "clip", open: "" };
+const UNLIKE = -0.5; // -1 would move the query away from all images
 const PAGE = 40;
 const SAMPLE = 30;
-const ANYTHING = "a picture"; // what stands in for a description while there is none
+const ANYTHING = "a photo"; // the text of a search without a description
 
-/** The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&picture=NAME&open=ID`. */
+/** The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&image=NAME&open=ID`. */
 export function parse(search) {
   const given = new URLSearchParams(search);
   const filters = {};
@@ -19,7 +19,7 @@ export function parse(search) {
   const one = (name, among) => (among.includes(given.get(name)) ? given.get(name) : among[0]);
   return {
     text: given.get("q") ?? "",
-    picture: given.get("picture") ?? "",
+    image: given.get("image") ?? "",
     like: given.getAll("like"),
     unlike: given.getAll("unlike"),
     filters,
@@ -32,7 +32,7 @@ export function parse(search) {
 export function address(query) {
   const made = new URLSearchParams();
   if (query.text) made.set("q", query.text);
-  if (query.picture) made.set("picture", query.picture);
+  if (query.image) made.set("image", query.image);
   for (const side of ["like", "unlike"]) for (const id of query[side]) made.append(side, id);
   for (const [field, values] of Object.entries(query.filters))
     for (const value of values) made.append("f", `${field}:${toText(value)}`);
@@ -40,21 +40,21 @@ export function address(query) {
   return made.size ? `?${made}` : "./";
 }
 
-/** Two queries of one key have the same results: whichever picture is open. */
+/** Queries with the same key have the same results; the open image does not matter. */
 export const key = (query) => address({ ...query, open: "" });
 
-/** Whether it says what to look for; filters alone do not. */
-export const isAsked = (query) => Boolean(query.text || query.picture || query.like.length || query.unlike.length);
+/** True if the query has a text or an image; filters alone are not enough. */
+export const isAsked = (query) => Boolean(query.text || query.image || query.like.length || query.unlike.length);
 
-/** Whether nothing is looked for and nothing filtered: the start page. */
+/** True for the start page: no text, image or filter. */
 export const isStart = (query) => !isAsked(query) && !Object.keys(query.filters).length;
 
-/** Words are looked for in captions; they say nothing about pictures. */
-export const isWordy = (query) => Boolean(query.text && !query.picture && !query.like.length && !query.unlike.length);
+/** True for a query of text alone, which can also be searched by words. */
+export const isWordy = (query) => Boolean(query.text && !query.image && !query.like.length && !query.unlike.length);
 
 /**
- * The filter of the query's chips, or null; `except` leaves a field's own chips out, to count its alternatives.
- * A picture has many tags, and chosen ones must all be there; it has one format: any of the chosen ones will do.
+ * The filter of the query's chips, or null; `except` omits the chips of a field, to count its other values.
+ * An image has many tags, so all chosen tags must match; it has one format, so any of the chosen formats matches.
  */
 export function filter(query, except) {
   const conditions = [];
@@ -65,8 +65,8 @@ export function filter(query, except) {
   return conditions.length ? { and: conditions } : null;
 }
 
-/** `[path, body]` of the search, for `ask`; `picture` is the query's as a blob. */
-export async function request(query, picture, cursor) {
+/** `[path, body]` of the search, for `ask`; `image` is the query's image as a blob. */
+export async function request(query, image, cursor) {
   const options = { limit: isStart(query) ? SAMPLE : PAGE };
   if (filter(query)) options.filter = filter(query);
   if (cursor) options.cursor = cursor;
@@ -76,13 +76,13 @@ export async function request(query, picture, cursor) {
 
   const parts = [
     ...(query.text ? [{ text: query.text, weight: 1 }] : []),
-    ...(picture ? [{ image: picture, weight: 1 }] : []),
+    ...(image ? [{ image, weight: 1 }] : []),
     ...query.like.map((id) => ({ id, weight: 1 })),
     ...query.unlike.map((id) => ({ id, weight: UNLIKE })),
   ];
-  if (parts.length === 1 && picture) {
+  if (parts.length === 1 && image) {
     const form = new FormData();
-    form.set("image", picture, query.picture);
+    form.set("image", image, query.image);
     form.set("options", JSON.stringify(options));
     return ["v1/search/image", form];
   }
@@ -92,7 +92,7 @@ export async function request(query, picture, cursor) {
   return ["v1/search", { ...only, ...options }];
 }
 
-// Values keep their type in the address: 2024 is a number, "2024" a text, beach a text.
+// Values keep their type in the address: 2024 is a number, "2024" and beach are texts.
 function toText(value) {
   return typeof value === "string" && fromText(value) === value ? value : JSON.stringify(value);
 }

@@ -1,13 +1,13 @@
-// What was found: pages of hits as they come, and what there is to say about them.
+// The results: pages of hits, and notes about them.
 
 import { ask, ServiceError } from "./api.js";
 import { byId, el, plural } from "./dom.js";
 import { Grid } from "./grid.js";
 import { explain } from "./problem.js";
 import { address, isAsked, isStart, key, parse, request } from "./query.js";
-import { choosePicture, held } from "./uploads.js";
+import { chooseImage, held } from "./uploads.js";
 
-const REMEMBERED = 8; // results that the back button finds as they were
+const REMEMBERED = 8; // results kept for the back button
 const AHEAD = 900; // pixels below the screen at which the next page is fetched
 
 export class Results {
@@ -25,24 +25,24 @@ export class Results {
     new IntersectionObserver(near, { rootMargin: `${AHEAD}px` }).observe(this.end);
   }
 
-  /** The first page of `query`; whatever was under way before is dropped. `notice` is said with it. */
+  /** Show the first page of `query`, after `notice`; a running search is aborted. */
   async search(query, notice) {
     const mine = this.#begin(query);
     if (notice) this.say(notice);
-    if (this.grid.hits.length) this.grid.list.setAttribute("aria-busy", "true"); // dimmed: better than nothing
+    if (this.grid.hits.length) this.grid.list.setAttribute("aria-busy", "true"); // dimmed until the new results arrive
     else this.grid.wait();
     byId("status").textContent = isStart(query) ? "" : "Searching …";
     try {
-      const lost = query.picture && !held.has(query.picture);
-      if (lost && !isAsked({ ...query, picture: "" })) return this.#lacksPicture(query.picture);
+      const lost = query.image && !held.has(query.image);
+      if (lost && !isAsked({ ...query, image: "" })) return this.#lacksImage(query.image);
       await this.on.begin(mine.signal);
-      const [path, body] = await request(query, held.get(query.picture));
+      const [path, body] = await request(query, held.get(query.image));
       const answer = await ask(path, { body, signal: mine.signal });
       if (mine !== this.searching) return;
       this.cursor = isStart(query) ? null : (answer.cursor ?? null);
       this.tookMs = answer.took_ms;
       if (isAsked(query)) this.notes.push(...answer.warnings);
-      if (lost) this.notes.push(`“${query.picture}” was only in the tab that searched with it, and is left out.`);
+      if (lost) this.notes.push(`“${query.image}” is not available in this tab and was ignored.`);
       this.grid.clear();
       scrollTo(0, 0);
       this.#add(answer.hits);
@@ -59,7 +59,7 @@ export class Results {
     this.#notes();
   }
 
-  /** Keep what is shown for the back button. */
+  /** Keep the results for the back button. */
   remember() {
     if (!this.hits.length) return;
     const { key, hits, cursor, notes, tookMs } = this;
@@ -68,7 +68,7 @@ export class Results {
     if (this.remembered.size > REMEMBERED) this.remembered.delete(this.remembered.keys().next().value);
   }
 
-  /** Show what is remembered of `query` where it was left; false where nothing is. */
+  /** Show the remembered results of `query` at their scroll position; false if there are none. */
   restore(query) {
     const known = this.remembered.get(key(query));
     if (!known) return false;
@@ -82,7 +82,7 @@ export class Results {
     return true;
   }
 
-  /** The next page, if there is one: resolves when it is here. */
+  /** Load the next page, if there is one. */
   more() {
     if (!this.cursor) return null;
     this.coming ??= this.#next().finally(() => (this.coming = null));
@@ -103,7 +103,7 @@ export class Results {
     const mine = this.searching;
     this.#end("Loading more …");
     try {
-      const [path, body] = await request(this.query, held.get(this.query.picture), this.cursor);
+      const [path, body] = await request(this.query, held.get(this.query.image), this.cursor);
       const answer = await ask(path, { body, signal: mine.signal });
       if (mine !== this.searching) return;
       this.cursor = answer.cursor ?? null;
@@ -111,7 +111,7 @@ export class Results {
     } catch (error) {
       if (mine !== this.searching || error.name === "AbortError") return;
       if (error.status !== 410) return this.#end(`${error.message} `, { again: true });
-      this.search(this.query, "The index has been rebuilt meanwhile: the results start again from the best.");
+      this.search(this.query, "The index was rebuilt: the results start again from the best.");
     }
   }
 
@@ -120,7 +120,7 @@ export class Results {
     this.grid.append(hits, { graded: isAsked(this.query) });
     this.#describe();
     this.on.arrived();
-    // A short page leaves the end in sight, and the observer tells only of changes.
+    // After a short page the end may still be in view, and the observer reports only changes.
     requestAnimationFrame(() => this.end.getBoundingClientRect().top < innerHeight + AHEAD && this.more());
   }
 
@@ -130,9 +130,9 @@ export class Results {
     const start = isStart(query);
     this.#notes();
     const time = tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs).toLocaleString("en");
-    const said = (cursor ? "The best " : "") + plural(count, "picture");
+    const said = (cursor ? "The best " : "") + plural(count, "image");
     byId("status").replaceChildren(...(count && !start ? [said, el("span", {}, ` · ${time} ms`)] : []));
-    this.#end(count > 1 && !cursor && !start ? `That was all: ${plural(count, "picture")}.` : "");
+    this.#end(count > 1 && !cursor && !start ? `End of results: ${plural(count, "image")}.` : "");
     if (!count) this.#nothing();
   }
 
@@ -140,16 +140,16 @@ export class Results {
     const { filters, rank, target } = this.query;
     const offer = (label, changes) => el("button", { type: "button", onclick: () => this.on.go(changes) }, label);
     const filtered = Object.keys(filters).length;
-    let advice = "The index is empty: run the index job over a source that has pictures.";
-    if (filtered) advice = "No picture passes all these filters together.";
-    else if (rank === "words") advice = "No caption has these words. By meaning, something is always found.";
-    else if (target === "caption") advice = "There may be no captions to compare with.";
+    let advice = "The index is empty. Index some images first.";
+    if (filtered) advice = "No image matches all these filters.";
+    else if (rank === "words") advice = "No caption contains these words. Searching by meaning always finds something.";
+    else if (target === "caption") advice = "The index may have no captions.";
     const actions = [
       filtered ? offer("Clear the filters", { filters: {} }) : null,
       rank !== "clip" ? offer("Search by meaning", { rank: "clip" }) : null,
-      target !== "image" ? offer("Search in pictures", { target: "image" }) : null,
+      target !== "image" ? offer("Search in images", { target: "image" }) : null,
     ];
-    this.#panel(el("h2", {}, "No picture found"), el("p", {}, advice), el("p", { className: "actions" }, ...actions));
+    this.#panel(el("h2", {}, "No images found"), el("p", {}, advice), el("p", { className: "actions" }, ...actions));
   }
 
   #fail(error) {
@@ -159,18 +159,18 @@ export class Results {
     byId("status").textContent = "";
     byId("examples").replaceChildren();
     const again = () => this.search(this.query);
-    const actions = { again, choose: choosePicture, clear: () => this.on.go({ filters: {} }), anew: () => this.on.go(parse("")) };
+    const actions = { again, choose: chooseImage, clear: () => this.on.go({ filters: {} }), anew: () => this.on.go(parse("")) };
     this.#panel(...explain(error, actions));
     byId("problem").querySelector("input")?.focus();
   }
 
-  /** It was dropped into another tab. */
-  #lacksPicture(name) {
+  /** The image was chosen in another tab. */
+  #lacksImage(name) {
     this.grid.clear();
     byId("status").textContent = "";
-    const said = `This search was made with “${name}”. Such a picture stays in its tab; no address can carry it.`;
-    const choose = el("button", { type: "button", onclick: choosePicture }, "Choose it again");
-    this.#panel(el("h2", {}, "The picture is no longer here"), el("p", {}, said), el("p", { className: "actions" }, choose));
+    const said = `This search used “${name}”. Images are kept in the tab where they were chosen and are not part of the address.`;
+    const choose = el("button", { type: "button", onclick: chooseImage }, "Choose it again");
+    this.#panel(el("h2", {}, "The image is not available in this tab"), el("p", {}, said), el("p", { className: "actions" }, choose));
   }
 
   #panel(...parts) {

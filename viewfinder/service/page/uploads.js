@@ -1,29 +1,29 @@
-// Pictures of the user's: chosen, dropped or pasted. They stay in this tab, and leave it only for the search itself.
+// The user's images: chosen, dropped or pasted. They stay in this tab and are sent only with a search.
 
 import { byId } from "./dom.js";
 
-const LONGEST = 1024; // pixels; no model looks at more, and a phone's picture has ten times as many bytes
-const KEPT = "viewfinder-picture:";
+const LONGEST = 1024; // pixels; models use fewer, and a phone's image is ten times as large
+const KEPT = "viewfinder-image:";
 
-/** The pictures by the name that they have in the address; the tab keeps them over a reload. */
+/** The images by their name in the address; they survive a reload of the tab. */
 export const held = new Map(
   Object.entries(sessionStorage)
     .filter(([name]) => name.startsWith(KEPT))
     .map(([name, url]) => [name.slice(KEPT.length), fromDataUrl(url)]),
 );
 
-export const choosePicture = () => byId("file").click();
+export const chooseImage = () => byId("file").click();
 
-/** Call `search(name)` for each picture that comes. */
-export function acceptPictures(search) {
+/** Call `search(name)` for each image that is chosen, dropped or pasted. */
+export function acceptImages(search) {
   const accept = async (files) => {
     const file = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
     if (file) search(await hold(file));
   };
-  byId("choose").onclick = choosePicture;
+  byId("choose").onclick = chooseImage;
   byId("file").onchange = async ({ target }) => {
     await accept(target.files);
-    target.value = ""; // the same file again is a change, too
+    target.value = ""; // so that choosing the same file again is a change
   };
   addEventListener("paste", (event) => {
     if (!event.clipboardData.files.length) return;
@@ -51,18 +51,18 @@ export function acceptPictures(search) {
   }
 }
 
-/** Keep a picture under a name of its own: every pasted one is called image.png. */
+/** Keep an image under a unique name: every pasted one is called image.png. */
 async function hold(file) {
-  const [, stem, suffix] = /^(.*?)(\.[^.]*)?$/.exec(file.name || "picture");
+  const [, stem, suffix] = /^(.*?)(\.[^.]*)?$/.exec(file.name || "image");
   let name = stem + (suffix ?? "");
   for (let count = 2; held.has(name); count++) name = `${stem} ${count}${suffix ?? ""}`;
-  const url = await dataUrl(await prepared(file)).catch(() => "data:,"); // a folder, or gone already: no picture
+  const url = await dataUrl(await prepared(file)).catch(() => "data:,"); // a folder or a deleted file
   held.set(name, fromDataUrl(url));
   keep(KEPT + name, url);
   return name;
 }
 
-/** Over a reload, in place of earlier ones where there is no room for all; one that is too large does without. */
+/** Keep it for a reload, if necessary in place of earlier ones; an image that is too large is not kept. */
 function keep(name, url) {
   for (let attempt = 0; attempt < 2; attempt++) {
     try {
@@ -73,10 +73,10 @@ function keep(name, url) {
   }
 }
 
-/** The picture as it is sent: large ones smaller, and so without what a camera wrote beside the pixels. */
+/** The image to send: large ones are scaled down, which also removes the camera's metadata. */
 async function prepared(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) return file; // the service may read what this browser cannot, and says so otherwise
+  if (!bitmap) return file; // the service may be able to decode it
   const scale = LONGEST / Math.max(bitmap.width, bitmap.height);
   if (scale >= 1) return file;
   const canvas = new OffscreenCanvas(Math.max(1, bitmap.width * scale), Math.max(1, bitmap.height * scale));

@@ -1,9 +1,9 @@
-// One picture, large, with what the index knows of it.
+// The viewer: one large image with its metadata.
 
 import { byId, copyButton, el } from "./dom.js";
 import { titleOf } from "./filters.js";
 import { grade, name, ratio } from "./grid.js";
-import { linkOriginal, show } from "./pictures.js";
+import { linkOriginal, show } from "./images.js";
 
 const SWIPE = 60; // pixels
 
@@ -12,7 +12,7 @@ export class Viewer {
   constructor(on) {
     this.on = on;
     this.dialog = byId("viewer");
-    this.img = byId("v-picture");
+    this.img = byId("v-image");
     this.hit = null;
     byId("v-previous").onclick = () => on.step(-1);
     byId("v-next").onclick = () => on.step(1);
@@ -20,7 +20,7 @@ export class Viewer {
     byId("v-like").onclick = () => on.like(this.hit.id);
     byId("v-unlike").onclick = () => on.unlike(this.hit.id);
     this.dialog.addEventListener("cancel", (event) => {
-      event.preventDefault(); // the address decides what is open
+      event.preventDefault(); // the address decides which image is open
       on.close();
     });
     this.dialog.addEventListener("keydown", (event) => {
@@ -42,14 +42,14 @@ export class Viewer {
     return this.dialog.open;
   }
 
-  /** Show a hit; `previous` and `next` say whether there are such, `comparable` whether "less like this" makes sense. */
+  /** Show a hit; `previous` and `next` are true if there are such hits, `comparable` enables "less like this". */
   show(hit, { previous, next, comparable }) {
     const fresh = this.hit?.id !== hit.id;
     this.hit = hit;
     byId("v-previous").disabled = !previous;
     byId("v-next").disabled = !next;
     byId("v-unlike").disabled = !comparable;
-    byId("v-unlike").title = comparable ? "" : "Say first what to look for: less than nothing cannot be found";
+    byId("v-unlike").title = comparable ? "" : "Search for something first";
     if (fresh) this.#fill(hit);
     if (!this.isOpen) {
       this.dialog.showModal();
@@ -74,11 +74,11 @@ export class Viewer {
     byId("v-data").replaceChildren(...this.#data(hit));
     linkOriginal(byId("v-original"), hit.id);
     this.dialog.querySelector(".data").scrollTop = 0;
-    this.img.removeAttribute("src"); // not the picture before, in this one's shape
+    this.img.removeAttribute("src"); // or the previous image would appear in this one's shape
     this.#load(hit);
   }
 
-  /** The small picture that the grid has shown already, then the large one in its place. */
+  /** Show the small image, which the grid has loaded, then the large one. */
   async #load(hit) {
     const stage = this.img.parentElement.clientWidth || window.innerWidth;
     await show(this.img, hit.id, 320);
@@ -94,7 +94,7 @@ export class Viewer {
     const rows = [];
     const row = (title, ...content) => rows.push(el("div", {}, el("dt", {}, title), el("dd", {}, ...content)));
     if (typeof hit.score === "number") {
-      if (typeof hit.relevance === "number") row("Relevance", grade(hit), el("small", {}, "closer than this share of unrelated pairs"));
+      if (typeof hit.relevance === "number") row("Relevance", grade(hit), el("small", {}, "share of unrelated pairs with a lower score"));
       row("Score", hit.score.toFixed(4));
     }
     if (payload.tags?.length) {
@@ -107,14 +107,14 @@ export class Viewer {
       payload.format?.toUpperCase(),
       payload.size > 0 ? bytes(payload.size) : null,
     ].filter(Boolean);
-    if (kind.length) row("Picture", kind.join(" · "));
+    if (kind.length) row("Image", kind.join(" · "));
     if (payload.last_modified) row("Changed", day(payload.last_modified));
     row("Where", el("span", { className: "uri" }, hit.uri), " ", copyButton(hit.uri) ?? "");
     return rows;
   }
 }
 
-/** What a captions file gave, nested names joined by dots, lists by commas. */
+/** The fields of the captions file, nested names joined by dots, lists by commas. */
 function flat(fields, prefix = "") {
   const found = {};
   for (const [field, value] of Object.entries(fields)) {

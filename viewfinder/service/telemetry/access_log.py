@@ -1,10 +1,10 @@
-"""One line a request: JSON on the logger `viewfinder.access`, what an operator asks for and nothing that is secret.
+"""The access log: one JSON line per request on the logger `viewfinder.access`, without secrets.
 
     {"request_id": "…", "method": "POST", "path": "/v1/search", "status": 200, "ms": 12.3, "key": "9f86d081",
      "model": "…", "collection": "…", "code": null, "stages": {"encode": 5.1, "search": 4.0}}
 
-`path` is the route's template, `key` the beginning of the key's digest, `code` that of an error, and the stages are in
-milliseconds. Texts, pictures, addresses, keys and query strings never stand in a line.
+`path` is the route's template, `key` the start of the key's digest, `code` the error code, and stages are in
+milliseconds. Lines never hold texts, images, client addresses, keys or query strings.
 """
 
 import json
@@ -21,13 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger("viewfinder.access")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# nginx's status for a client that went away before its answer.
+# nginx's status for a client that disconnected before the answer.
 CLIENT_GONE = 499
 
 
 @dataclass
-class Record:
-    """What is known so far about one request; the parts of the service fill in what they know."""
+class RequestRecord:
+    """The log line of one request, filled in while the request is handled."""
 
     request_id: str
     method: str
@@ -45,23 +45,23 @@ class Record:
         self.stages[name] = round(self.stages.get(name, 0.0) + seconds * 1000, 2)
 
 
-# The request that the running task belongs to; None in threads of the service's own and outside of requests.
-current: ContextVar[Record | None] = ContextVar("viewfinder_request", default=None)
+# The request of the current task; None in the service's own threads and outside of requests.
+current: ContextVar[RequestRecord | None] = ContextVar("viewfinder_request", default=None)
 
 
 def note(*, model: str, collection: str) -> None:
-    """Say which generation answers the running request."""
+    """Record the generation that answers the current request."""
     if record := current.get():
         record.model, record.collection = model, collection
 
 
 class AccessLog:
-    """Gives each request an id, the client's own where it sent a proper one, and writes its line when it is over.
+    """Middleware that gives each request an id, the client's own if valid, and logs it when it is done.
 
-    `answers_id` where nobody outside of the application puts the id into the answer's headers.
+    With `answers_id` it also sends the id in the response headers, which Ray Serve's proxies do themselves.
     """
 
-    def __init__(self, app: ASGIApp, *, count: Callable[[Record], None], answers_id: bool = True) -> None:
+    def __init__(self, app: ASGIApp, *, count: Callable[[RequestRecord], None], answers_id: bool = True) -> None:
         self._app = app
         self._count = count
         self._answers_id = answers_id
@@ -70,9 +70,9 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # A method is the client's own text: those that no route has are counted as one.
+        # Clients can send any method: count those without routes as one.
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
-        record = Record(_request_id(Headers(scope=scope).get("x-request-id", "")), method)
+        record = RequestRecord(_request_id(Headers(scope=scope).get("x-request-id", "")), method)
         scope.setdefault("state", {})["id"] = record.request_id
 
         async def answer(message: Message) -> None:
@@ -95,5 +95,5 @@ class AccessLog:
 
 
 def _request_id(given: str) -> str:
-    proper = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
-    return given if proper else uuid.uuid4().hex
+    is_valid = 0 < len(given) <= 128 and given.isascii() and given.isprintable()
+    return given if is_valid else uuid.uuid4().hex

@@ -1,9 +1,9 @@
-"""What a replica counts: `viewfinder_*` for Prometheus, through Ray where there is one.
+"""The metrics of a replica: `viewfinder_*` for Prometheus, exported by Ray where it runs.
 
-`ray.util.metrics` hands the numbers to the agent of the replica's node, which exports them as `ray_viewfinder_*` beside
-Ray's own. `GET /metrics` asks the agents of all nodes and keeps what is ours, so the answer is whole whichever replica
-gives it; a replica's own registry would show a different fraction of the traffic at each scrape. Agents run without
-Ray's dashboard and get news every ten seconds (`metrics_report_interval_ms`).
+`ray.util.metrics` sends the values to the agent of the replica's node, which exports them as `ray_viewfinder_*` beside
+Ray's own. `GET /metrics` asks the agents of all nodes and keeps our metrics, so every replica gives the whole answer; a
+replica's own registry would show a different part of the traffic at each scrape. Agents run without Ray's dashboard
+and are updated every ten seconds (`metrics_report_interval_ms`).
 """
 
 import asyncio
@@ -19,31 +19,31 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from viewfinder.service.telemetry import access_log
 from viewfinder.store import Collection
 
-Stage = Literal["fetch", "decode", "encode", "search", "content"]
-Number = Callable[[float, dict[str, str]], None]
+RequestStage = Literal["fetch", "decode", "encode", "search", "content"]
+Recorder = Callable[[float, dict[str, str]], None]
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 AGENT_TIMEOUT_S = 5.0
-# What an agent adds to each series that says nothing about it.
-NOISE = re.compile(r'\b(?:otel_scope_\w+|SessionName|Version|Component)="[^"]*",?')
+# Labels that an agent adds to every series.
+AGENT_LABELS = re.compile(r'\b(?:otel_scope_\w+|SessionName|Version|Component)="[^"]*",?')
 
 
 class Instruments(Protocol):
-    """Where numbers go. Each method makes one metric and returns the function that records into it."""
+    """A metrics backend. Each method creates one metric and returns the function that records its values."""
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
-    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number: ...
-    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number: ...
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Recorder: ...
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder: ...
+    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder: ...
 
     async def text(self) -> str:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         ...
 
 
 class Metrics:
-    """The numbers of one replica; safe to call from any thread."""
+    """The metrics of one replica. Thread-safe."""
 
     def __init__(self, instruments: Instruments | None = None) -> None:
         make = instruments or ProcessInstruments()
@@ -52,37 +52,39 @@ class Metrics:
             "viewfinder_request_seconds", "Time to answer, by route.", ("method", "route", "status"), SECONDS
         )
         self._stages = make.histogram("viewfinder_stage_seconds", "Time in a stage of requests.", ("stage",), SECONDS)
-        # Ray makes up a histogram's sum from the middles of its buckets: what is to be added up is a counter.
-        self._encoded = make.counter("viewfinder_encoded_total", "Texts and pictures encoded.", ("kind",))
+        # Ray estimates a histogram's sum from the middles of its buckets: totals need a counter.
+        self._encoded = make.counter("viewfinder_encoded_total", "Texts and images encoded.", ("kind",))
         self._batches = make.histogram("viewfinder_batch_size", "Items of one encoder call.", ("kind",), SIZES)
-        self._cache = make.counter("viewfinder_text_cache_total", "Look-ups of texts encoded before.", ("result",))
-        self._errors = make.counter("viewfinder_errors_total", "Answers other than success.", ("code",))
+        self._cache = make.counter("viewfinder_text_cache_total", "Lookups in the cache of encoded texts.", ("result",))
+        self._errors = make.counter("viewfinder_errors_total", "Error responses, by code.", ("code",))
         self._in_flight = make.gauge("viewfinder_requests_in_flight", "Requests that a replica is answering.", ())
-        self._queue = make.gauge("viewfinder_queue_depth", "Items that wait for a replica's encoder.", ())
+        self._queue = make.gauge("viewfinder_queue_depth", "Items waiting for a replica's encoder.", ())
         self._generations = make.gauge(
             "viewfinder_generation", "1 for the collection that a replica serves.", ("model", "collection")
         )
         self._behind = make.gauge(
-            "viewfinder_generation_behind", "1 while a replica cannot follow the live collection; /readyz says why.", ()
+            "viewfinder_generation_behind",
+            "1 while a replica cannot follow the live collection; /readyz gives the reason.",
+            (),
         )
         self._serving: dict[str, str] | None = None
 
-    def request(self, record: access_log.Record) -> None:
-        """Count one request that is over."""
+    def request(self, record: access_log.RequestRecord) -> None:
+        """Count one finished request."""
         labels = {"method": record.method, "route": record.path or "", "status": str(record.status)}
         self._requests(record.ms / 1000, labels)
         if record.code:
             self.error(record.code)
 
-    def observe(self, stage: Stage, seconds: float) -> None:
-        """Count the time of a stage, and note it for the running request's line in the log."""
+    def observe(self, stage: RequestStage, seconds: float) -> None:
+        """Record the time of a stage, also in the access log line of the current request."""
         self._stages(seconds, {"stage": stage})
         if record := access_log.current.get():
             record.stage(stage, seconds)
 
     @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
-        """`observe` around a block, whether it succeeds or not."""
+    def timed(self, stage: RequestStage) -> Iterator[None]:
+        """`observe` a block, whether it succeeds or not."""
         began = time.perf_counter()
         try:
             yield
@@ -107,36 +109,36 @@ class Metrics:
         self._queue(depth, {})
 
     def generation(self, collection: Collection) -> None:
-        """The replica answers from this collection now, and from no other."""
+        """Mark the only collection that the replica serves now."""
         if self._serving is not None:
             self._generations(0, self._serving)
         self._serving = {"model": collection.metadata.model_name, "collection": collection.name}
         self._generations(1, self._serving)
 
     def behind(self, problem: bool) -> None:
-        """Whether something keeps the replica from following the live collection."""
+        """Record whether the replica fails to follow the live collection."""
         self._behind(int(problem), {})
 
     async def text(self) -> str:
-        """All of them in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return await self._instruments.text()
 
 
 class ProcessInstruments:
-    """The numbers of this process alone: where no Ray runs."""
+    """Metrics of this process alone, for use without Ray."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = Counter(name, description, labels, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).inc(value)
 
-    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = Gauge(name, description, labels, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).set(value)
 
-    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number:
+    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder:
         metric = Histogram(name, description, labels, buckets=bounds, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).observe(value)
 
@@ -148,7 +150,7 @@ class RayInstruments:
     """The numbers of all replicas of a Ray cluster, each series with its application and replica."""
 
     def __init__(self, *, application: str, replica: str) -> None:
-        # Here and not above: whoever builds the interface without Ray shall not wait for it to be imported.
+        # Imported here, so that the API can be built without Ray.
         import ray
         from ray.util import metrics
 
@@ -156,15 +158,15 @@ class RayInstruments:
         self._metrics = metrics
         self._tags = {"application": application, "replica": replica}
 
-    def counter(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def counter(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = self._metrics.Counter(name, description, (*labels, *self._tags)).set_default_tags(self._tags)
         return lambda value, given: metric.inc(value, given)
 
-    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Number:
+    def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder:
         metric = self._metrics.Gauge(name, description, (*labels, *self._tags)).set_default_tags(self._tags)
         return lambda value, given: metric.set(value, given)
 
-    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Number:
+    def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder:
         tags = (*labels, *self._tags)
         metric = self._metrics.Histogram(name, description, list(bounds), tags).set_default_tags(self._tags)
         return lambda value, given: metric.observe(value, given)
@@ -172,13 +174,13 @@ class RayInstruments:
     async def text(self) -> str:
         loop = asyncio.get_running_loop()
         nodes = await loop.run_in_executor(None, self._ray.nodes)
-        # Agents speak plain HTTP inside the cluster: no proxy, and no certificates to load for each scrape.
+        # Agents use plain HTTP inside the cluster: no proxy, and no certificates to load for each scrape.
         async with httpx.AsyncClient(timeout=AGENT_TIMEOUT_S, trust_env=False, verify=False) as client:
             return merged(await asyncio.gather(*(_exported(client, node) for node in nodes if node["Alive"])))
 
 
 async def _exported(client: httpx.AsyncClient, node: Mapping[str, object]) -> str:
-    """What a node's agent exports; nothing if it does not answer, for the numbers of the others are still true."""
+    """The export of a node's agent; empty if it does not answer, since the other nodes' values are still right."""
     address = str(node["NodeManagerAddress"])
     host = f"[{address}]" if ":" in address else address
     try:
@@ -190,7 +192,7 @@ async def _exported(client: httpx.AsyncClient, node: Mapping[str, object]) -> st
 
 
 def merged(exports: Iterable[str]) -> str:
-    """Our metrics out of what agents export, under our names, each family's series together as the format asks."""
+    """Our metrics from the agents' exports, under our names, with the series of each family together."""
     families: dict[str, tuple[list[str], list[str]]] = {}
     for export in exports:
         family: tuple[list[str], list[str]] | None = None
@@ -205,5 +207,5 @@ def merged(exports: Iterable[str]) -> str:
                 if (header := f"# {kind} {ours} {text}") not in family[0]:
                     family[0].append(header)
             elif family is not None and line:
-                family[1].append(NOISE.sub("", line.removeprefix("ray_")).replace(",}", "}"))
+                family[1].append(AGENT_LABELS.sub("", line.removeprefix("ray_")).replace(",}", "}"))
     return "".join(f"{line}\n" for headers, series in families.values() for line in (*headers, *series))

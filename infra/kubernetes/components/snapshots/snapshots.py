@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None, transport: httpx.BaseTransport | Non
     parser.add_argument(
         "--node", action="append", required=True, dest="nodes", metavar="URL", help="each node of Qdrant"
     )
-    parser.add_argument("--keep", type=int, default=7, metavar="N", help="snapshots to keep of each collection and node (%(default)s)")
+    parser.add_argument(
+        "--keep", type=int, default=7, metavar="N", help="snapshots to keep of each collection and node (%(default)s)"
+    )
     options = parser.parse_args(argv)
     if options.keep < 1:
         parser.error(f"--keep: at least 1, not {options.keep}")

@@ -1,4 +1,4 @@
-"""The interface explained, and the numbers: Swagger UI from a package, without a content delivery network."""
+"""The routes of API documentation (Swagger UI, without a CDN) and of metrics."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from viewfinder.service.search_service import SearchService
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
+DOCS_DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
@@ -19,17 +19,17 @@ OWN = {"start.js": "text/javascript; charset=utf-8"}
 def router(service: SearchService) -> APIRouter:
     """The routes of a service's documentation and metrics."""
     routes = APIRouter()
-    # Of the package only the files: its code is FastAPI's own page with the addresses exchanged, and inline scripts.
+    # Only the files of the package: its own page has inline scripts, which our policy forbids.
     packaged = files("fastapi_offline") / "static"
 
     @routes.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return Response((DIRECTORY / "index.html").read_bytes(), media_type="text/html; charset=utf-8")
+        return Response((DOCS_DIRECTORY / "index.html").read_bytes(), media_type="text/html; charset=utf-8")
 
     @routes.get("/docs/{name}", include_in_schema=False)
     async def asset(name: str) -> Response:
         if name in OWN:
-            return Response((DIRECTORY / name).read_bytes(), media_type=OWN[name])
+            return Response((DOCS_DIRECTORY / name).read_bytes(), media_type=OWN[name])
         if name not in ASSETS:
             raise HTTPException(404, "No such file.")
         headers = {"cache-control": "public, max-age=86400"}
@@ -38,7 +38,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.get(
         "/metrics",
         tags=["status"],
-        summary="Numbers of all replicas, for Prometheus",
+        summary="Metrics of all replicas, for Prometheus",
         response_class=PlainTextResponse,
     )
     async def metrics() -> Response:

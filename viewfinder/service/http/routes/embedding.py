@@ -1,4 +1,4 @@
-"""Vectors and probabilities for other programs."""
+"""The routes that embed texts and images, and rank one against the other."""
 
 import asyncio
 import base64
@@ -9,32 +9,29 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter
 
+from viewfinder.client.results import Candidate, Embedding, Embeddings, Ranking
 from viewfinder.errors import ImageError
+from viewfinder.query.cursor import Vector
+from viewfinder.query.errors import QueryImageError
+from viewfinder.query.images import Pixels, decode_base64
 from viewfinder.query.language import language_warning
-from viewfinder.service.generation.generation import Generation, Pixels, Vector
-from viewfinder.service.http.refusals import ERRORS, Refusal
+from viewfinder.service.generation.generation import Generation
+from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.http.routes.embedding_schemas import (
-    Candidate,
     EmbedRequest,
-    EmbedResponse,
-    ImageVector,
     OpenAIEmbedding,
     OpenAIRequest,
     OpenAIResponse,
     OpenAIUsage,
     RankRequest,
-    RankResponse,
-    TextVector,
 )
-from viewfinder.service.http.schemas import ErrorResponse
-from viewfinder.service.images.query_images import decode_base64
 from viewfinder.service.search_service import SearchService
 
-# What OpenAI's clients may name as the model when they do not care which one it is.
+# The model name for OpenAI's clients that stands for the live model.
 ALIAS = "viewfinder"
 
 _UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "The service has no such model live."}
+    404: {"model": ErrorResponse, "description": "The named model is not live."}
 }
 
 
@@ -42,23 +39,25 @@ def router(service: SearchService) -> APIRouter:
     """The embedding routes over one replica's service."""
     routes = APIRouter(tags=["embedding"])
 
-    @routes.post("/v1/embed", responses=ERRORS, summary="Vectors of texts and pictures")
-    async def embed(body: EmbedRequest) -> EmbedResponse:
+    @routes.post("/v1/embed", responses=ERROR_RESPONSES, summary="Vectors of texts and images")
+    async def embed(body: EmbedRequest) -> Embeddings:
         began = time.perf_counter()
-        generation = service.generation()
+        generation = service.follower.snapshot()
         texts, images = await asyncio.gather(
             generation.encode_texts(body.texts), _encode_images(service, generation, images=body.images)
         )
-        return EmbedResponse(
+        return Embeddings(
             **_answer(generation, began, _warnings(generation, body.texts, texts)),
             dimension=generation.encoder.dimension,
-            texts=[TextVector(vector=vector.tolist(), cut=cut) for vector, cut in texts],
-            images=[ImageVector(vector=vector.tolist()) for vector in images],
+            texts=tuple(Embedding(vector=tuple(vector.tolist()), cut=cut) for vector, cut in texts),
+            images=tuple(Embedding(vector=tuple(vector.tolist())) for vector in images),
         )
 
-    @routes.post("/v1/embeddings", responses=ERRORS | _UNKNOWN_MODEL, summary="Vectors of texts, in OpenAI's shape")
+    @routes.post(
+        "/v1/embeddings", responses=ERROR_RESPONSES | _UNKNOWN_MODEL, summary="Vectors of texts, in OpenAI's format"
+    )
     async def embeddings(body: OpenAIRequest) -> OpenAIResponse:
-        generation = service.generation()
+        generation = service.follower.snapshot()
         _check_model(body, generation)
         encoded = await generation.encode_texts(body.input)
         tokens = sum(await service.in_thread(generation.encoder.count_tokens, body.input))
@@ -73,18 +72,18 @@ def router(service: SearchService) -> APIRouter:
             warnings=_warnings(generation, body.input, encoded),
         )
 
-    @routes.post("/v1/rank", responses=ERRORS, summary="Which text fits a picture, or which picture a text")
-    async def rank(body: RankRequest) -> RankResponse:
+    @routes.post("/v1/rank", responses=ERROR_RESPONSES, summary="Rank texts by an image, or images by a text")
+    async def rank(body: RankRequest) -> Ranking:
         began = time.perf_counter()
-        generation = service.generation()
+        generation = service.follower.snapshot()
         texts = body.texts if body.text is None else [body.text]
         given = {"images": body.images} if body.image is None else {"image": [body.image]}
         encoded, images = await asyncio.gather(
             generation.encode_texts(texts or []), _encode_images(service, generation, **given)
         )
-        # One side is a single one. Not a matrix product: BLAS rounds rows by their place, and equals would differ.
+        # One side has a single vector. Not a matrix product: BLAS rounds rows by position, and equal rows would differ.
         scores = (np.array([vector for vector, _ in encoded], np.float64) * np.array(images, np.float64)).sum(axis=-1)
-        return RankResponse(
+        return Ranking(
             **_answer(generation, began, _warnings(generation, texts or [], encoded)),
             candidates=_ranked(scores, generation, body.texts),
         )
@@ -93,11 +92,11 @@ def router(service: SearchService) -> APIRouter:
 
 
 async def _encode_images(service: SearchService, generation: Generation, **given: Sequence[str] | None) -> list[Vector]:
-    """Vectors of pictures in base64; the field's name stands in the refusal of one that is unfit."""
+    """The vectors of images in base64; the error of an unusable one names its field."""
     tasks = {
-        f"{field}.{index}" if field == "images" else field: asyncio.create_task(_pixels(service, generation, picture))
-        for field, pictures in given.items()
-        for index, picture in enumerate(pictures or ())
+        f"{field}.{index}" if field == "images" else field: asyncio.create_task(_pixels(service, generation, image))
+        for field, images in given.items()
+        for index, image in enumerate(images or ())
     }
     pixels: list[Pixels] = []
     try:
@@ -105,32 +104,26 @@ async def _encode_images(service: SearchService, generation: Generation, **given
             try:
                 pixels.append(await task)
             except ImageError as error:
-                raise _unfit(place, error) from error
+                raise QueryImageError.of(place, error) from error
     finally:
-        # The first bad one decides: the others need not be decoded any more.
+        # After the first unusable image the others need not be decoded.
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
     return await generation.encode_images(pixels)
 
 
-async def _pixels(service: SearchService, generation: Generation, picture: str) -> Pixels:
-    return await service.pictures.pixels(decode_base64(picture), generation.encoder.preprocess)
-
-
-def _unfit(place: str, error: ImageError) -> Refusal:
-    if error.reason == "too_many_bytes":
-        return Refusal(413, "body_too_large", f"{place}: {error}", "Send a smaller picture: the model sees few pixels.")
-    return Refusal(422, "invalid_image", f"{place}: {error}", "Send JPEG, PNG, WebP, GIF, TIFF or BMP as base64.")
+async def _pixels(service: SearchService, generation: Generation, image: str) -> Pixels:
+    return await service.images.pixels(decode_base64(image), generation.encoder.preprocess)
 
 
 def _ranked(
     scores: "np.ndarray[Any, np.dtype[np.float64]]", generation: Generation, texts: list[str] | None
-) -> list[Candidate]:
+) -> tuple[Candidate, ...]:
     logits = generation.encoder.logit_scale * scores + generation.encoder.logit_bias
     weights = np.exp(logits - logits.max())
     probabilities = weights / weights.sum()
-    return [
+    return tuple(
         Candidate(
             index=int(index),
             text=texts[index] if texts else None,
@@ -139,7 +132,7 @@ def _ranked(
             probability=float(probabilities[index]),
         )
         for index in np.argsort(-logits, kind="stable")
-    ]
+    )
 
 
 def _check_model(body: OpenAIRequest, generation: Generation) -> None:
@@ -149,7 +142,7 @@ def _check_model(body: OpenAIRequest, generation: Generation) -> None:
             404,
             "model_not_found",
             f"The model {body.model[:200]!r} is not live; {generation.model!r} is.",
-            f"Name that one, or {ALIAS!r} for whichever is live.",
+            f"Use that name, or {ALIAS!r} for the live model.",
         )
     if body.dimensions not in (None, encoder.dimension):
         raise Refusal(
@@ -165,7 +158,7 @@ def _answer(generation: Generation, began: float, warnings: list[str]) -> dict[s
         "model": generation.model,
         "fingerprint": generation.encoder.fingerprint,
         "took_ms": round((time.perf_counter() - began) * 1000, 2),
-        "warnings": warnings,
+        "warnings": tuple(warnings),
     }
 
 

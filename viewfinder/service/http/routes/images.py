@@ -1,4 +1,4 @@
-"""Single pictures of the index: their data, their content, their takedown."""
+"""The routes of single images: record, content, takedown."""
 
 import asyncio
 import itertools
@@ -11,33 +11,32 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
+from viewfinder.client.results import Image, Removal, Restoration, Takedown, Takedowns
 from viewfinder.errors import CollectionMissingError, ImageError, ObjectError
 from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.keys import require_admin
-from viewfinder.service.http.refusals import ERRORS, Refusal
-from viewfinder.service.http.schemas import ErrorResponse
+from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.images.content import ContentBusyError, entity_tag
 from viewfinder.service.search_service import SearchService
 from viewfinder.store import Record
 
 logger = logging.getLogger(__name__)
 
-# Lower case, as the index writes it: one point, one address.
+# Lower case only, as the index writes it, so that each point has one URL.
 ImageId = Annotated[
     str,
     Path(
         pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
-        description="Point id: the UUIDv5 of the picture's URI.",
+        description="Point id: the UUIDv5 of the image's URI.",
         examples=["0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10"],
     ),
 ]
 
-# What a browser may show in its window, by the format that the index noted; all else it may only save. No markup (SVG)
-# can be in an index, and `nosniff` keeps a browser from finding some.
+# Formats that a browser may display, with media type and suffix; others are offered for download. An index holds no
+# markup (SVG), and `nosniff` prevents a browser from detecting any.
 MEDIA_TYPES: Mapping[str, tuple[str, str]] = {
     "avif": ("image/avif", "avif"),
     "bmp": ("image/bmp", "bmp"),
@@ -52,99 +51,61 @@ MEDIA_TYPES: Mapping[str, tuple[str, str]] = {
 }
 UNKNOWN_TYPE = ("application/octet-stream", "bin")
 
-# Private: who may see a picture depends on the key. Short: what is taken down shall not linger.
+# Private: access depends on the key. Short: an image that was taken down must not stay in caches.
 CACHE_CONTROL = "private, max-age=300"
-CHUNK_BYTES = 256 * 1024
-LONGEST_NAME = 80
+STREAM_CHUNK_BYTES = 256 * 1024
+MAX_NAME = 80
 
 _REFUSED: Mapping[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "No such picture in the index, or no longer in its bucket."},
-    502: {"model": ErrorResponse, "description": "The bucket does not let the service read the object."},
+    404: {"model": ErrorResponse, "description": "The image is not in the index, or no longer in its bucket."},
+    502: {"model": ErrorResponse, "description": "The bucket refuses access to the object."},
 }
 _ADMIN_ONLY: Mapping[int | str, dict[str, Any]] = {
-    403: {"model": ErrorResponse, "description": "The key may search, but not take pictures down."},
+    403: {"model": ErrorResponse, "description": "The key may search, but not take images down."},
 }
-
-
-class ImageBody(BaseModel):
-    """What the index knows of one picture."""
-
-    id: str
-    uri: str = Field(description="Where the picture is.")
-    caption: str | None = None
-    width: int | None = Field(None, description="Pixels, as displayed.")
-    height: int | None = Field(None, description="Pixels, as displayed.")
-    payload: dict[str, Any] = Field(description="All that the index knows of the object.")
-    collection: str = Field(description="Physical name of the collection that was asked.")
-
-
-class TakenDownBody(BaseModel):
-    """A picture that is kept out of the index."""
-
-    id: str
-    uri: str = Field(description="Where the picture is; empty where the index never knew it.")
-    removed: bool = Field(description="Whether a collection of the index held it until now.")
-
-
-class TakedownBody(BaseModel):
-    """One takedown."""
-
-    id: str
-    uri: str
-    at: str = Field(description="When, ISO 8601 in UTC.")
-
-
-class TakedownsBody(BaseModel):
-    """Takedowns, a page of them."""
-
-    takedowns: list[TakedownBody]
-    more: bool = Field(description="Whether there are some beyond this page.")
-
-
-class RestoredBody(BaseModel):
-    """A takedown that was taken back."""
-
-    id: str
-    restored: bool = Field(description="Whether there was a takedown. The next index run brings the picture back.")
 
 
 def router(service: SearchService) -> APIRouter:
     """The images routes over one replica's service."""
     routes = APIRouter(tags=["images"])
-    unavailable: dict[int | str, dict[str, Any]] = {503: ERRORS[503], 504: ERRORS[504]}
+    unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
     index = service.settings.index
 
     @routes.get(
         "/v1/images/{id}",
-        responses={404: _REFUSED[404], 422: ERRORS[422], **unavailable},
-        summary="What the index knows of a picture",
+        responses={404: _REFUSED[404], 422: ERROR_RESPONSES[422], **unavailable},
+        summary="Everything the index stores about an image",
     )
-    async def image(id: ImageId) -> ImageBody:
+    async def image(id: ImageId) -> Image:
         record, generation = await _record(service, id)
         payload = dict(record.payload)
         known = {name: payload.get(name) for name in ("caption", "width", "height")}
         uri = payload.get("uri", "")
-        return ImageBody(id=id, uri=uri, payload=payload, collection=generation.collection.name, **known)
+        return Image(id=id, uri=uri, payload=payload, collection=generation.collection.name, **known)
 
     @routes.get(
         "/v1/images/{id}/content",
         response_class=Response,
         responses={
-            200: {"description": "The picture.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
-            304: {"description": "The picture is the one that the client has."},
+            200: {"description": "The image.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
+            304: {"description": "The client's copy is current."},
             **_REFUSED,
-            422: ERRORS[422],
+            422: ERROR_RESPONSES[422],
             **unavailable,
         },
-        summary="The picture itself, or a thumbnail of it",
+        summary="The image itself, or a thumbnail of it",
     )
     async def content(
         id: ImageId,
         width: Annotated[
             int | None,
-            Query(ge=MIN_WIDTH, le=MAX_WIDTH, description="Pixels of a thumbnail, never enlarged. Left out: as it is."),
+            Query(
+                ge=MIN_WIDTH,
+                le=MAX_WIDTH,
+                description="Width of a thumbnail in pixels, never enlarged. Without it: the original.",
+            ),
         ] = None,
-        if_none_match: Annotated[str | None, Header(description="The `ETag` of a copy that may still hold.")] = None,
+        if_none_match: Annotated[str | None, Header(description="The `ETag` of the client's copy.")] = None,
     ) -> Response:
         began = time.perf_counter()
         record, _ = await _record(service, id)
@@ -161,59 +122,59 @@ def router(service: SearchService) -> APIRouter:
     @routes.delete(
         "/v1/images/{id}",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
-        summary="Take a picture out of the index for good",
+        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
+        summary="Take an image down",
     )
-    async def take_down(id: ImageId, request: Request) -> TakenDownBody:
-        def bar() -> tuple[bool, str]:
-            # Not by way of the generation: a replica that cannot load its model can still take a picture down.
+    async def take_down(id: ImageId, request: Request) -> Removal:
+        def remove() -> tuple[bool, str]:
+            # Not through the generation: a replica that cannot load its model can still take an image down.
             held = service.store.take_down(index, {id: ""})
             return id in held, service.store.control(index).takedowns([id])[id].uri
 
-        removed, uri = await service.in_thread(bar)
+        removed, uri = await service.in_thread(remove)
         logger.info("%s took %s down", getattr(request.state, "id", "?"), uri or id)
-        return TakenDownBody(id=id, uri=uri, removed=removed)
+        return Removal(id=id, uri=uri, removed=removed)
 
     @routes.get(
         "/v1/takedowns",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
-        summary="Pictures that were taken down",
+        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
+        summary="Images that were taken down",
     )
     async def takedowns(
-        limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of them.")] = 100,
-        offset: Annotated[int, Query(ge=0, le=10_000_000, description="How many to leave out, by id.")] = 0,
-    ) -> TakedownsBody:
-        def page() -> list[TakedownBody]:
+        limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of takedowns.")] = 100,
+        offset: Annotated[int, Query(ge=0, le=10_000_000, description="Number of takedowns to skip, by id.")] = 0,
+    ) -> Takedowns:
+        def page() -> list[Takedown]:
             found = itertools.islice(service.store.control(index).all_takedowns(), offset, offset + limit + 1)
-            return [TakedownBody(id=each, uri=stone.uri, at=stone.at) for each, stone in found]
+            return [Takedown(id=each, uri=takedown.uri, at=takedown.at) for each, takedown in found]
 
-        found: list[TakedownBody] = await service.in_thread(page)
-        return TakedownsBody(takedowns=found[:limit], more=len(found) > limit)
+        found: list[Takedown] = await service.in_thread(page)
+        return Takedowns(takedowns=tuple(found[:limit]), more=len(found) > limit)
 
     @routes.delete(
         "/v1/takedowns/{id}",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERRORS[422], **unavailable},
-        summary="Let a picture come back with the next index run",
+        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
+        summary="Lift a takedown; the next index run adds the image again",
     )
-    async def restore(id: ImageId, request: Request) -> RestoredBody:
+    async def restore(id: ImageId, request: Request) -> Restoration:
         def lift() -> bool:
-            stood = id in service.store.control(index).takedowns([id])
+            existed = id in service.store.control(index).takedowns([id])
             service.store.restore(index, [id])
-            return stood
+            return existed
 
         restored: bool = await service.in_thread(lift)
         logger.info("%s lifted the takedown of %s", getattr(request.state, "id", "?"), id)
-        return RestoredBody(id=id, restored=restored)
+        return Restoration(id=id, restored=restored)
 
     return routes
 
 
 async def _record(service: SearchService, id: str) -> tuple[Record, Generation]:
-    """The point of the live collection; a collection dropped since the alias moved is no error for the client."""
+    """The point in the live collection. If that was dropped since the last refresh, look up the live one again."""
     for last in (False, True):
-        generation = service.generation()
+        generation = service.follower.snapshot()
         try:
             found = await service.in_thread(service.store.points.records, generation.collection, [id])
         except CollectionMissingError:
@@ -223,9 +184,7 @@ async def _record(service: SearchService, id: str) -> tuple[Record, Generation]:
         else:
             break
     if id not in found:
-        raise Refusal(
-            404, "not_found", f"There is no picture {id!r} in the index.", "Ids come with the hits of a search."
-        )
+        raise Refusal(404, "not_found", f"The index holds no image {id!r}.", "Use the id of a hit.")
     return found[id], generation
 
 
@@ -251,7 +210,7 @@ async def _thumbnail(service: SearchService, record: Record, width: int) -> Resp
 
 
 class _FileResponse(StreamingResponse):
-    """An open file in pieces, closed whatever becomes of the client."""
+    """Streams an open file, and closes it even if the client disconnects."""
 
     def __init__(self, file: BinaryIO, **options: Any) -> None:
         super().__init__(_chunks(file), **options)
@@ -263,12 +222,12 @@ class _FileResponse(StreamingResponse):
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+    while chunk := await asyncio.to_thread(file.read, STREAM_CHUNK_BYTES):
         yield chunk
 
 
 def _headers(tag: str) -> dict[str, str]:
-    # A picture is looked at, and runs nothing, even where a browser takes it for a page of its own.
+    # An image must not run scripts, even if a browser opens it as a document.
     headers = {
         "cache-control": CACHE_CONTROL,
         "content-security-policy": "default-src 'none'; sandbox",
@@ -283,31 +242,31 @@ def _matches(tag: str, if_none_match: str) -> bool:
 
 
 def _disposition(id: str, key: str, suffix: str, *, inline: bool) -> str:
-    """The name under which a browser saves it: the key's last part, with the suffix that the content has."""
+    """The file name for a browser: the last part of the key, with the suffix of the content's format."""
     stem = posixpath.splitext(posixpath.basename(key))[0]
-    stem = "".join(letter for letter in stem if letter.isprintable() and letter not in '\\/:*?"<>|')[:LONGEST_NAME]
+    stem = "".join(letter for letter in stem if letter.isprintable() and letter not in '\\/:*?"<>|')[:MAX_NAME]
     named = f"; filename*=UTF-8''{quote(stem, safe='', errors='replace')}.{suffix}" if stem.strip(". ") else ""
     return f'{"inline" if inline else "attachment"}; filename="{id}.{suffix}"{named}'
 
 
 def _refusal(error: ObjectError | ContentBusyError) -> Refusal:
-    """What the client is told; the bucket's own words stay in the log."""
+    """The response to an unreadable image; the bucket's own message goes to the log only."""
     if isinstance(error, ContentBusyError):
-        return Refusal(503, "overloaded", "Too many pictures are asked for at once.", "Try again.", retry_after_s=1)
+        return Refusal(
+            503, "overloaded", "Too many images are requested at once.", "Try again shortly.", retry_after_s=1
+        )
     logger.warning("%s: %s", error.reason, error.message)
     if error.reason == "decode_timeout":
-        return Refusal(504, "timeout", "The picture takes too long to decode.", "Ask for it without a width.")
+        return Refusal(504, "timeout", "The image takes too long to decode.", "Request it without a width.")
     if isinstance(error, ImageError) or error.reason == "too_many_bytes":
-        message = f"The picture can no longer be shown ({error.reason})."
-        return Refusal(
-            422, "invalid_image", message, "Its object has changed since it was indexed, or the limits have."
-        )
+        message = f"The image can no longer be shown ({error.reason})."
+        return Refusal(422, "invalid_image", message, "The object or the limits have changed since it was indexed.")
     if error.reason in ("not_found", "not_a_file"):
         return Refusal(
-            404, "object_missing", "The picture is no longer in its bucket.", "Run the index job with --prune."
+            404, "object_missing", "The image is no longer in its bucket.", "Run the index job with --prune."
         )
     if error.reason in ("throttled", "unavailable", "changed"):
-        message = "The bucket cannot be read right now."
+        message = "The bucket is unavailable."
         return Refusal(503, "bucket_unavailable", message, "Try again shortly.", retry_after_s=5)
-    message = f"The bucket does not let the service read the picture ({error.reason})."
-    return Refusal(502, "bucket_refused", message, "The service's credentials need s3:GetObject on it.")
+    message = f"The bucket refuses access to the image ({error.reason})."
+    return Refusal(502, "bucket_refused", message, "Grant the service s3:GetObject on it.")

@@ -1,4 +1,4 @@
-"""The web page: the files of `viewfinder/service/page`, read and compressed once, under addresses that last."""
+"""The web page: the files of `viewfinder/service/page`, compressed once, under versioned URLs."""
 
 import gzip
 import hashlib
@@ -9,20 +9,20 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from viewfinder.service.search_service import SearchService
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "page"
-MEDIA_TYPES = {
+PAGE_DIRECTORY = Path(__file__).resolve().parents[2] / "page"
+FILE_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
 INDEX = "index.html"
-LASTING = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True)
 class PageFile:
-    """One file, as it is and as it travels."""
+    """One file, plain and compressed."""
 
     media_type: str
     content: bytes
@@ -30,7 +30,7 @@ class PageFile:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> "PageFile":
-        return cls(MEDIA_TYPES[Path(name).suffix], content, gzip.compress(content, mtime=0))
+        return cls(FILE_TYPES[Path(name).suffix], content, gzip.compress(content, mtime=0))
 
     def response(self, request: Request, headers: dict[str, str]) -> Response:
         headers = headers | {"vary": "accept-encoding"}
@@ -41,33 +41,33 @@ class PageFile:
 
 
 @dataclass(frozen=True)
-class Page:
+class WebPage:
     """The page's files by name.
 
-    `version` is a hash of them all and stands in their addresses, which so may be kept for ever. The modules import one
-    another by relative addresses and stay within a version: no browser ever runs a mixture of two.
+    `version` is a hash of all files and part of their URLs, so browsers may cache them forever. Modules import each
+    other by relative URLs, so a browser never mixes two versions.
     """
 
     files: dict[str, PageFile]
     version: str
 
     @classmethod
-    def read(cls, directory: Path = DIRECTORY) -> "Page":
-        content = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in MEDIA_TYPES}
+    def read(cls, directory: Path = PAGE_DIRECTORY) -> "WebPage":
+        content = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in FILE_TYPES}
         version = hashlib.sha256(b"".join(name.encode() + data for name, data in content.items())).hexdigest()[:12]
         content[INDEX] = content[INDEX].replace(b'"page/', f'"page/{version}/'.encode())
         return cls({name: PageFile.of(name, data) for name, data in content.items()}, version)
 
 
 def router(service: SearchService) -> APIRouter:
-    """The page. It needs no key: it holds nothing of the index, and asks the user for one where its searches do."""
+    """The routes of the page. It needs no key: it contains no index data, and asks for a key if searches need one."""
     routes = APIRouter(include_in_schema=False)
-    page = Page.read()
+    page = WebPage.read()
 
     @routes.api_route("/", methods=["GET", "HEAD"])
     async def index(request: Request) -> Response:
-        # The one address without a version: asked for each time, and answered in full only where it has changed.
-        # A weak tag: it is the same for the compressed page.
+        # The only URL without a version: revalidated each time, and sent only if it has changed.
+        # A weak tag: the compressed page has the same one.
         headers = {"cache-control": "no-cache", "etag": f'W/"{page.version}"'}
         if f'"{page.version}"' in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -75,9 +75,9 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
     async def file(request: Request, version: str, name: str) -> Response:
-        # Replicas of two releases may run at once: one that is asked for the other's files has none that fit.
+        # Replicas of two releases may run at once, and do not have each other's files.
         if version != page.version or name not in page.files or name == INDEX:
             raise HTTPException(404, "This version of the page has no such file. Reload the page.")
-        return page.files[name].response(request, {"cache-control": LASTING})
+        return page.files[name].response(request, {"cache-control": IMMUTABLE})
 
     return routes

@@ -1,4 +1,4 @@
-"""Search: descriptions, pictures and their likes in, hits out."""
+"""The search routes."""
 
 import json
 from typing import Annotated, Any
@@ -8,37 +8,37 @@ from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from viewfinder.query.query import Part, Query
-from viewfinder.query.ranking import Scored
-from viewfinder.query.relevance import relevance
-from viewfinder.service.http.refusals import ERRORS, Refusal
-from viewfinder.service.http.schemas import (
-    MAX_ADDRESS_FILTER,
-    BatchRequest,
-    BatchResponse,
+from viewfinder.client.results import SearchResult, SearchResults
+from viewfinder.errors import FilterError
+from viewfinder.query.query import QueryPart
+from viewfinder.query.request import (
+    BatchBody,
     CursorToken,
     Diversity,
-    ErrorResponse,
-    GroupBody,
     GroupBy,
-    HitBody,
     Id,
     Limit,
     Offset,
-    Rank,
-    SearchRequest,
-    SearchResponse,
-    Target,
+    RankField,
+    SearchBody,
+    TargetField,
     Text,
     Threshold,
-    UploadOptions,
+    UploadOptionsBody,
 )
-from viewfinder.service.search_service import Found, SearchService
+from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
+from viewfinder.service.search_service import SearchService
 
-_RESPONSES: dict[int | str, dict[str, Any]] = ERRORS | {
-    404: {"model": ErrorResponse, "description": "There is no picture with the id that is to be searched by."},
-    410: {"model": ErrorResponse, "description": "The collection that a cursor pages through is gone: begin again."},
-    413: {"model": ErrorResponse, "description": "A picture, or the whole body, is too large."},
+# Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
+MAX_FILTER_PARAMETER = 4_000
+
+_RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
+    404: {"model": ErrorResponse, "description": "The index holds no image with the given id."},
+    410: {
+        "model": ErrorResponse,
+        "description": "The collection that a cursor pages through no longer exists: search again.",
+    },
+    413: {"model": ErrorResponse, "description": "An image, or the whole body, is too large."},
 }
 
 _FILTER = "The filter of `POST /v1/search`, as JSON."
@@ -49,44 +49,53 @@ def router(service: SearchService) -> APIRouter:
     """The search routes over one replica's service."""
     routes = APIRouter(tags=["search"])
 
-    @routes.post("/v1/search", responses=_RESPONSES, summary="Find pictures by a text, a picture, or several of them")
-    async def search(body: SearchRequest) -> SearchResponse:
-        return await _answer(service, body.as_query())
+    @routes.post("/v1/search", responses=_RESPONSES, summary="Find images by text, by image, or by several of them")
+    async def search(body: SearchBody) -> SearchResult:
+        return await service.search(body.query())
 
-    @routes.get("/v1/search", responses=_RESPONSES, summary="The same, for a browser's address bar")
+    @routes.get("/v1/search", responses=_RESPONSES, summary="The same with a query string")
     async def search_by_address(
         q: Annotated[Text | None, QueryParameter()] = None,
         id: Annotated[Id | None, QueryParameter()] = None,
-        target: Annotated[Target, QueryParameter()] = "image",
-        rank: Annotated[Rank, QueryParameter()] = "clip",
+        target: Annotated[TargetField, QueryParameter()] = "image",
+        rank: Annotated[RankField, QueryParameter()] = "clip",
         limit: Annotated[Limit, QueryParameter()] = 10,
         offset: Annotated[Offset, QueryParameter()] = 0,
         cursor: Annotated[CursorToken | None, QueryParameter()] = None,
         filter: Annotated[
             str | None,
-            QueryParameter(max_length=MAX_ADDRESS_FILTER, description=_FILTER, examples=['{"width":{"gte":800}}']),
+            QueryParameter(max_length=MAX_FILTER_PARAMETER, description=_FILTER, examples=['{"width":{"gte":800}}']),
         ] = None,
         score_threshold: Annotated[Threshold | None, QueryParameter()] = None,
         diversity: Annotated[Diversity, QueryParameter()] = 0.0,
         group_by: Annotated[GroupBy | None, QueryParameter()] = None,
-    ) -> SearchResponse:
-        given = {"cursor": cursor, "filter": _filter(filter), "score_threshold": score_threshold, "group_by": group_by}
+    ) -> SearchResult:
         try:
-            body = SearchRequest(
-                text=q, id=id, target=target, rank=rank, limit=limit, offset=offset, diversity=diversity, **given
+            body = SearchBody(
+                text=q,
+                id=id,
+                target=target,
+                rank=rank,
+                limit=limit,
+                offset=offset,
+                cursor=cursor,
+                filter=filter_parameter(filter),
+                score_threshold=score_threshold,
+                diversity=diversity,
+                group_by=group_by,
             )
         except ValidationError as error:
             raise _invalid(error, "query") from error
-        return await _answer(service, body.as_query())
+        return await service.search(body.query())
 
     @routes.post(
         "/v1/search/image",
         dependencies=[Depends(_check_form)],
         responses=_RESPONSES,
-        summary="Find pictures like one that is uploaded",
+        summary="Find images similar to an uploaded one",
     )
     async def search_by_upload(
-        image: Annotated[UploadFile, File(description="The picture: JPEG, PNG, WebP, GIF, BMP or TIFF.")],
+        image: Annotated[UploadFile, File(description="The image: JPEG, PNG, WebP, GIF, BMP or TIFF.")],
         options: Annotated[
             str,
             Form(
@@ -94,28 +103,23 @@ def router(service: SearchService) -> APIRouter:
                 examples=['{"limit": 20, "target": "both"}'],
             ),
         ] = "{}",
-    ) -> SearchResponse:
+    ) -> SearchResult:
         try:
-            chosen = UploadOptions.model_validate_json(options)
+            chosen = UploadOptionsBody.model_validate_json(options)
         except ValidationError as error:
             raise _invalid(error, "body", "options") from error
-        return await _answer(service, chosen.query(Part("image", await image.read())))
+        return await service.search(chosen.build(QueryPart("image", await image.read())))
 
     @routes.post("/v1/search/batch", responses=_RESPONSES, summary="Up to 64 searches at once, encoded as one batch")
-    async def search_batch(body: BatchRequest) -> BatchResponse:
-        found = await service.search_many([each.as_query() for each in body.searches])
-        return BatchResponse(results=[_response(each) for each in found])
+    async def search_batch(body: BatchBody) -> SearchResults:
+        return SearchResults(results=tuple(await service.searcher.search_many(body.queries())))
 
     return routes
 
 
-async def _answer(service: SearchService, query: Query) -> SearchResponse:
-    return _response(await service.search(query))
-
-
 async def _check_form(request: Request) -> None:
-    """Refuse a form with more than is looked at: who sends `limit` beside the picture would not see it ignored."""
-    kind = request.headers.get("content-type", "of no type")
+    """Refuse a form with other fields: a `limit` beside the image would be ignored silently."""
+    kind = request.headers.get("content-type", "without a type")
     if not kind.lower().startswith("multipart/form-data"):
         raise Refusal(
             415,
@@ -129,52 +133,23 @@ async def _check_form(request: Request) -> None:
         raise Refusal(
             422,
             "invalid_request",
-            f"{wrong[0]}: the form has one `image` and one `options`, and nothing else.",
-            'The other fields of a search stand in options, as options={"limit": 5}.',
+            f"{wrong[0]}: the form takes one `image` and one `options`.",
+            'Send the other fields of a search in options, as options={"limit": 5}.',
         )
 
 
-def _filter(text: str | None) -> Any:
+def filter_parameter(text: str | None) -> dict[str, Any] | None:
+    """The filter in a query string, as JSON; raises `FilterError` if it is not a JSON object."""
     if text is None:
         return None
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "invalid_filter", "filter: it is not JSON.", 'As in filter={"width":{"gte":800}}') from error
-    if not isinstance(value, dict):
-        raise Refusal(400, "invalid_filter", "filter: it is no JSON object.", 'As in filter={"width":{"gte":800}}')
-    return value
+        expression = json.loads(text)
+    except (ValueError, RecursionError):
+        expression = None
+    if not isinstance(expression, dict):
+        raise FilterError(f'filter: expected a JSON object like {{"width": {{"gte": 1024}}}}, not {text[:80]!r}.')
+    return expression
 
 
 def _invalid(error: ValidationError, *place: str) -> RequestValidationError:
     return RequestValidationError([{**each, "loc": (*place, *each["loc"])} for each in error.errors()])
-
-
-def _response(found: Found) -> SearchResponse:
-    groups = found.page.groups
-    return SearchResponse(
-        hits=[_hit(found, each) for each in found.page.hits],
-        groups=None
-        if groups is None
-        else [GroupBody(value=value, hits=[_hit(found, each) for each in hits]) for value, hits in groups],
-        model=found.collection.metadata.model_name,
-        collection=found.collection.name,
-        took_ms=round(found.took_ms, 2),
-        cursor=found.cursor,
-        warnings=list(found.warnings),
-    )
-
-
-def _hit(found: Found, scored: Scored) -> HitBody:
-    hit = scored.hit
-    payload = dict(hit.payload)
-    return HitBody(
-        id=hit.id,
-        score=hit.score,
-        relevance=relevance(found.collection.metadata.baselines, found.kind, scored.cosines),
-        uri=payload.get("uri", ""),
-        caption=payload.get("caption"),
-        width=payload.get("width"),
-        height=payload.get("height"),
-        payload=payload,
-    )

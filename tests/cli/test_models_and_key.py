@@ -1,0 +1,48 @@
+"""`viewfinder models` and `viewfinder key`."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import Viewfinder, program
+from viewfinder.models.checkpoint import locate
+from viewfinder.models.registry import REGISTRY
+from viewfinder.service.http.keys import KeyRing
+from viewfinder.settings import Settings
+
+
+def test_models_are_lines_in_a_pipe_and_json(viewfinder: Viewfinder) -> None:
+    rows = [line.split("\t") for line in viewfinder("models").out.splitlines()]
+    assert rows[0] == ["name", "dimension", "image", "tokens", "languages", "licence", "good for"]
+    assert [row[0] for row in rows[1:]] == list(REGISTRY)
+    assert not any("None" in row for row in rows)
+    assert [each["name"] for each in json.loads(viewfinder("models", "--json").out)] == list(REGISTRY)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-small"])
+def test_the_demo_models_have_their_known_sizes(name: str) -> None:
+    checkpoint = locate(name)
+    spec = REGISTRY[name]
+    assert spec.dimension == checkpoint.dimension
+    assert spec.image_size == checkpoint.preprocess.size
+
+
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_all_of_a_model_is_shown_in_a_terminal(width: str) -> None:
+    shown = program(["models"], {"TTY_COMPATIBLE": "1", "COLUMNS": width, "TERM": "dumb"}).stdout
+    for spec in REGISTRY.values():
+        assert spec.name in shown
+        assert spec.good_for in shown
+
+
+@pytest.mark.parametrize("admin", [(), ("--admin",)])
+def test_a_service_accepts_a_key_by_its_digest(admin: tuple[str, ...], viewfinder: Viewfinder) -> None:
+    made = json.loads(viewfinder("key", *admin, "--json").out)
+    ring = KeyRing(Settings.load({}, api_keys=made["digest"]).api_keys)
+    found = ring.find(made["key"].encode())
+    assert found is not None
+    assert found.scope == ("admin" if admin else "read")
+    assert made["key"] not in made["digest"]
+    shown = viewfinder("key", *admin).out
+    assert "VIEWFINDER_API_KEYS=" in shown
+    assert made["key"] not in shown

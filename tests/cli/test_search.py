@@ -1,0 +1,123 @@
+"""`viewfinder search` through a service, and where there is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Viewfinder, program
+from tests.fixtures.services import Gallery, Running
+
+
+def test_hits_are_lines_of_cells_in_a_pipe(at_running: Running, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "a red car", "--top-k", "2")
+    assert done.status == 0
+    heading, first, second = (line.split("\t") for line in done.out.splitlines())
+    assert heading == ["score", "relevance", "uri", "caption", "size"]
+    assert first[2:] == ["s3://bucket/2.jpg", "a red car", "300x50"]
+    assert float(first[0]) > float(second[0])
+    assert done.err == f"Asking the service at {at_running.url}.\n"
+
+
+def test_hits_are_a_table_in_a_terminal(at_running: Running) -> None:
+    done = program(["search", "a red car", "-k", "1"], {"TTY_COMPATIBLE": "1", "COLUMNS": "100", "TERM": "dumb"})
+    assert "s3://bucket/2.jpg" in done.stdout
+    assert "\t" not in done.stdout
+
+
+def test_a_result_is_json(at_running: Running, viewfinder: Viewfinder) -> None:
+    document = json.loads(viewfinder("search", "a red car", "-k", "1", "--target", "caption", "--json").out)
+    assert document["collection"] == at_running.collection
+    assert [hit["caption"] for hit in document["hits"]] == ["a red car"]
+
+
+def test_the_default_limit_is_10(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    assert len(json.loads(viewfinder("search", "picture 5", "--json").out)["hits"]) == 10
+
+
+def test_an_address_given_goes_before_the_settings(
+    running: Running, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:1")
+    assert viewfinder("search", "a cat", "--server", running.url).status == 0
+    assert viewfinder("search", "a cat").status == 1
+    assert viewfinder("search", "a cat", "--server", "127.0.0.1:1").status == 2
+
+
+def test_a_service_on_this_machine_is_found_by_its_port(
+    running: Running, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = running.url.rpartition(":")[2]
+    monkeypatch.delenv("VIEWFINDER_SERVER", raising=False)
+    monkeypatch.setenv("VIEWFINDER_PORT", port)
+    done = viewfinder("search", "a red car", "-k", "1")
+    assert "s3://bucket/2.jpg" in done.out
+    assert done.err == f"Asking the service at http://localhost:{port}.\n"
+
+
+def test_a_config_file_names_the_service(running: Running, viewfinder: Viewfinder, tmp_path: Path) -> None:
+    config = tmp_path / "viewfinder.toml"
+    config.write_text(f'server = "{running.url}"\n')
+    assert viewfinder("search", "a red car", "--config", str(config)).status == 0
+
+
+def test_a_search_by_image_by_id_and_by_several_parts(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    def found(*arguments: str) -> list[str]:
+        done = viewfinder("search", *arguments, "-k", "1", "--json")
+        assert done.status == 0, done.err
+        return [hit["uri"] for hit in json.loads(done.out)["hits"]]
+
+    uris, files = at_gallery.uris, at_gallery.files
+    assert found("--image", str(files[3])) == [uris[3]]
+    assert found("--id", uris[3]) != [uris[3]]
+    assert found("picture 5", "--target", "caption") == [uris[5]]
+    assert found("picture 5", "--image", str(files[3]), "--id", uris[4])
+
+
+def test_scores_relevance_and_groups_are_shown(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    line = ("--target", "caption", "--group-by", "tags", "-k", "2", "--diversity", "0", "--group-size", "1")
+    done = viewfinder("search", "picture 5", *line)
+    heading, first, second = (line.split("\t") for line in done.out.splitlines())
+    assert heading[:3] == ["group", "score", "relevance"]
+    assert first[:3] == ["odd", "1.000", "100%"]
+    assert second[0] == "even"
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [
+        (["--filter", '{"tags": {"eq": "odd"}}', "-k", "50"], 12),
+        (["--rank", "words", "--filter", '{"caption": {"text": "17"}}'], 1),
+        (["--rank", "hybrid", "--weights", "clip=1,words=2", "-k", "5"], 5),
+        (["--threshold", "0.99999", "--target", "caption"], 1),
+        (["--offset", "20", "-k", "50"], 4),
+    ],
+)
+def test_every_option_reaches_the_service(
+    flags: list[str], count: int, at_gallery: Gallery, viewfinder: Viewfinder
+) -> None:
+    assert len(json.loads(viewfinder("search", "picture 17", *flags, "--json").out)["hits"]) == count
+
+
+def test_an_image_url_reaches_the_service(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "--image-url", "https://example.org/cat.jpg")
+    assert done.status == 2
+    assert "VIEWFINDER_ALLOW_IMAGE_URL" in done.err
+
+
+def test_all_hits_are_json_lines(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    lines = viewfinder("search", "picture 5", "--all", "--json").out.splitlines()
+    assert {json.loads(line)["uri"] for line in lines} == {*at_gallery.uris}
+    assert len(viewfinder("search", "picture 5", "--all").out.splitlines()) == 1 + len(at_gallery.uris)
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_warnings_go_to_standard_error(as_json: tuple[str, ...], at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "cat " * 200, *as_json)
+    assert done.status == 0
+    assert "warning: The text is longer than the model reads" in done.err
+    assert "warning:" not in done.out
+
+
+def test_an_invalid_id_is_refused(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    assert viewfinder("search", "--id", "x").status == 2

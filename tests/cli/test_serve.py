@@ -1,0 +1,44 @@
+"""`viewfinder serve`: the port that it takes."""
+
+import socket
+
+import pytest
+
+from viewfinder.cli.serve import free_port
+from viewfinder.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("bound_to", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_port_that_another_program_shares_is_refused(bound_to: str, host: str) -> None:
+    with socket.socket() as other:
+        # As Ray Serve does; a second socket with this option could listen beside it.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((bound_to, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"Port {port} .* choose another port: viewfinder serve --port"):
+            free_port(host, port)
+
+
+def test_a_port_on_which_nothing_listens_yet_but_is_bound_is_refused() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        with pytest.raises(ConfigurationError, match="taken by another program"):
+            free_port("127.0.0.1", other.getsockname()[1])
+
+
+def test_a_free_port_is_taken_and_0_finds_one(unused_port: int) -> None:
+    assert free_port("127.0.0.1", unused_port) == unused_port
+    assert free_port("127.0.0.1", 0) > 0
+
+
+@pytest.mark.parametrize("host", ["256.0.0.1", "no.such.host.invalid"])
+def test_a_host_that_does_not_exist_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="not an address of this machine"):
+        free_port(host, 8000)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Cannot listen on '192\.0\.2\.1'"):
+        free_port("192.0.2.1", 0)

@@ -1,0 +1,47 @@
+"""`viewfinder status`: through a service, and in the store where there is none."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Viewfinder
+from tests.fixtures.services import Running
+from viewfinder.models.checkpoint import locate
+from viewfinder.store import StoreAddress, open_local
+
+
+@pytest.fixture
+def alone(tmp_path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data directory on a machine without a service."""
+    monkeypatch.delenv("VIEWFINDER_SERVER", raising=False)
+    monkeypatch.setenv("VIEWFINDER_PORT", str(unused_port))
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_service_that_is_named_is_shown(at_running: Running, viewfinder: Viewfinder) -> None:
+    assert f"collection\t{at_running.collection}\n" in viewfinder("status").out
+    document = json.loads(viewfinder("status", "--json").out)
+    assert document["service"]["points"] == 5
+    assert document["store"] is None
+
+
+def test_the_collections_of_the_store_are_shown(alone: Path, tiny_model: str, viewfinder: Viewfinder) -> None:
+    checkpoint = locate(tiny_model)
+    with open_local(StoreAddress(data_dir=alone)) as store:
+        made = store.collections.open(
+            "images", checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
+        )
+    document = json.loads(viewfinder("status", "--json").out)
+    assert document["service"] is None
+    assert [each["name"] for each in document["store"]["collections"]] == [made.name]
+    row = viewfinder("status").out.splitlines()[1].split("\t")
+    assert (row[0], row[2], row[-1]) == (made.name, "live", "yes")
+
+
+def test_without_an_index_the_status_says_how_to_create_one(alone: Path, viewfinder: Viewfinder) -> None:
+    done = viewfinder("status", "--index", "cats")
+    assert done.status == 0
+    assert done.out == "There is no index 'cats' yet. Create it: viewfinder index SRC\n"

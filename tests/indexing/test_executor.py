@@ -1,0 +1,79 @@
+"""The executor that runs the stages in this process."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pytest
+
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill
+from viewfinder.errors import StoreError
+from viewfinder.indexing.executor import InProcessExecutor
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.preflight import open_collection
+from viewfinder.indexing.progress import IndexingProgress, NoProgress
+from viewfinder.indexing.rows import cut, join
+from viewfinder.indexing.run import Indexer
+from viewfinder.models.checkpoint import locate
+from viewfinder.settings import Settings
+from viewfinder.testing.qdrant import DISK_FULL, Fault, QdrantDouble
+
+NAMES = [f"{number:02}.jpg" for number in range(40)]
+
+
+class Seen(NoProgress):
+    """Keeps what a run tells of its progress."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.counts: list[Mapping[str, int]] = []
+
+    @contextmanager
+    def indexing(self, total: int) -> Iterator[IndexingProgress]:
+        self.total = total
+        yield self.counts.append
+
+
+def sync(world: World, executor: InProcessExecutor, progress: Seen) -> dict[str, int]:
+    checkpoint = locate(world.model)
+    settings = Settings.load(fetch_batch_size=3, encode_batch_size=8, write_batch_size=4, fetch_threads=2)
+    collection = open_collection(world.store, settings, checkpoint, create=True)
+    assert collection is not None
+    indexer = Indexer(settings, world.store, executor, "run", world.directory, access=world.access, progress=progress)
+    return indexer.sync(IndexOptions((world.source,)), collection, checkpoint).counts
+
+
+def test_blocks_stream_through_several_decoders_and_every_object_is_counted(world: World) -> None:
+    fill(world.bucket, NAMES)
+    for name in NAMES[::10]:
+        (world.bucket / name).write_bytes(b"no image")
+    seen = Seen()
+    with InProcessExecutor(cores=2) as executor:
+        counts = sync(world, executor, seen)
+    assert counts == {"listed": 40, "unchanged": 0, "indexed": 36, "failed": 4, "pruned": 0}
+    assert set(world.points) == set(NAMES) - set(NAMES[::10])
+    done = [sum(each.values()) for each in seen.counts]
+    assert seen.total == 40
+    assert done == [8, 16, 24, 32, 40]
+
+
+def test_an_error_of_a_stage_ends_the_run_and_leaves_the_executor_usable(world: World, qdrant: QdrantDouble) -> None:
+    fill(world.bucket, NAMES)
+    qdrant.faults.extend(Fault(status=500, said=DISK_FULL, on=r"PUT .*__\d+/points$") for _ in range(10))
+    with InProcessExecutor(cores=2) as executor:
+        with pytest.raises(StoreError, match="disk is full"):
+            sync(world, executor, Seen())
+        qdrant.faults.clear()
+        assert sync(world, executor, Seen())["failed"] == 0
+    assert set(world.points) == set(NAMES)
+
+
+@pytest.mark.parametrize(("sizes", "size"), [([3, 3, 3], 4), ([10], 3), ([1, 2], 5), ([], 4), ([4, 4], 4)])
+def test_tables_are_cut_and_joined_without_losing_rows(sizes: list[int], size: int) -> None:
+    numbers = iter(range(sum(sizes)))
+    tables = [pa.table({"number": [next(numbers) for _ in range(each)]}) for each in sizes]
+    for made in ([*cut(tables, size)], [*join(tables, size)]):
+        assert [row for table in made for row in table["number"].to_pylist()] == [*range(sum(sizes))]
+        assert all(len(table) <= size for table in made)
+    assert all(len(table) == size for table in [*join(tables, size)][:-1])

@@ -1,0 +1,81 @@
+"""Runs over few objects of which none is new: compared and written here, without the executor's stages."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pytest
+
+from tests.fixtures.indexing import World
+from tests.indexing.pictures import fill
+from viewfinder.indexing import run
+from viewfinder.indexing.accounting import Outcome, RunResult, Tally
+from viewfinder.indexing.executor import IndexJob, InProcessExecutor
+from viewfinder.indexing.progress import IndexingProgress
+from viewfinder.indexing.run import Indexer
+from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing.build import plan_runs
+from viewfinder.reindexing.options import ReindexOptions
+from viewfinder.sources.uris import point_id
+from viewfinder.store import Store
+
+NAMES = [f"{number:02}.jpg" for number in range(12)]
+
+
+class IdleExecutor(InProcessExecutor):
+    """Refuses to run the stages; notes what was counted without them, and whether rows had been compared."""
+
+    def __init__(self) -> None:
+        super().__init__(cores=1)
+        self.counted = Tally()
+        self.given_compared: list[bool] = []
+
+    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+        self.counted += tally
+
+    def index(
+        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
+    ) -> Outcome:
+        self.given_compared.append(compared is not None)
+        return super().index(job, store, compared, progress)
+
+
+@pytest.fixture
+def indexed(world: World) -> World:
+    """Ten images, a broken one, and one that was taken down."""
+    fill(world.bucket, NAMES[:11])
+    (world.bucket / "bad.jpg").write_bytes(b"no image")
+    world.store.take_down("images", {point_id(f"{world.source}/03.jpg"): ""})
+    world.sync()
+    return world
+
+
+def sync(world: World, executor: IdleExecutor) -> RunResult:
+    (options,) = plan_runs(world.collection, ReindexOptions(), prune_max_ratio=1.0)
+    indexer = Indexer(world.settings(), world.store, executor, "run", world.directory, access=world.access)
+    return indexer.sync(options, world.collection, locate(world.model))
+
+
+def test_where_nothing_is_new_no_stage_is_run(indexed: World) -> None:
+    before, executor = indexed.points, IdleExecutor()
+    done = sync(indexed, executor)
+    assert executor.given_compared == []
+    assert done.counts == {"listed": 12, "unchanged": 11, "indexed": 0, "failed": 1, "pruned": 0}
+    assert done.outcome.tally.taken_down == 1
+    assert done.outcome.tally == executor.counted, "metrics hear of it all the same"
+    assert done.expected == len(before) == 10
+    assert [each.name for each in done.outcome.stages] == ["compare", "write"]
+    assert indexed.points == before
+
+
+def test_what_is_gone_is_pruned_all_the_same(indexed: World) -> None:
+    (indexed.bucket / "05.jpg").unlink()
+    counts = sync(indexed, IdleExecutor()).counts
+    assert counts == {"listed": 11, "unchanged": 10, "indexed": 0, "failed": 1, "pruned": 1}
+    assert "05.jpg" not in indexed.points
+
+
+def test_many_objects_are_compared_by_the_executor(indexed: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = IdleExecutor()
+    monkeypatch.setattr(run, "COMPARED_HERE", 11)
+    assert sync(indexed, executor).counts["unchanged"] == 11
+    assert executor.given_compared == [False]

@@ -1,0 +1,62 @@
+"""Rankings of several queries run together."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from viewfinder.query.query import Query, QueryPart
+from viewfinder.query.ranking import ranking
+from viewfinder.query.searcher import run_rankings
+from viewfinder.query.vectors import gather_or_cancel
+from viewfinder.store.records import Hit
+from viewfinder.store.search import Search
+
+
+async def test_each_round_of_all_rankings_is_one_request() -> None:
+    requests: list[int] = []
+
+    async def search(searches: list[Search]) -> list[list[Hit]]:
+        requests.append(len(searches))
+        return [[Hit(f"{each.using}-{each.limit}", 0.5, {})] for each in searches]
+
+    async def group(asked: object) -> None:
+        raise AssertionError("nothing is grouped")
+
+    vector = np.ones(2, np.float32)
+    queries = [
+        Query((QueryPart("text", "a"),)),
+        Query((QueryPart("text", "b"),), target="both"),
+        Query((QueryPart("text", "c"),)),
+    ]
+    pages = await run_rankings([ranking(query, vector, None) for query in queries], search, group)
+    # One list each, and two for both targets; then the cosines of the fused hits, of either kind.
+    assert requests == [4, 2]
+    assert [each.id for each in pages[0].hits] == ["image-11"]
+
+
+async def test_after_an_error_the_remaining_work_is_cancelled() -> None:
+    never = asyncio.Event()
+    cancelled: list[str] = []
+
+    async def wait(name: str) -> None:
+        try:
+            await never.wait()
+        except asyncio.CancelledError:
+            cancelled.append(name)
+            raise
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("unlucky")
+
+    with pytest.raises(ValueError, match="unlucky"):
+        await gather_or_cancel(wait("first"), fail(), wait("second"))
+    await asyncio.sleep(0)
+    assert cancelled == ["first", "second"]
+    gone = asyncio.create_task(gather_or_cancel(wait("third")))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert cancelled[2:] == ["third"]

@@ -1,0 +1,70 @@
+"""`viewfinder evaluate`: measure search quality and speed of one collection, or of two side by side."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import DONE, job, packages_of
+from viewfinder.cli.options import Config, EvaluationSet, Index, Json, examples
+from viewfinder.evaluation.options import MAX_COLLECTIONS, EvaluateOptions
+from viewfinder.settings import Settings
+
+logger = logging.getLogger("viewfinder.evaluate")
+
+EPILOG = examples(
+    "viewfinder evaluate --evaluation-set queries.jsonl",
+    "viewfinder evaluate --collection images_v1 --collection images_v2 --json",
+)
+
+
+def evaluate(
+    evaluation_set: EvaluationSet = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--collection",
+            metavar="NAME",
+            help="Collection to measure; give it twice to compare. [default: the live one]",
+            show_default=False,
+        ),
+    ] = None,
+    index: Index = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for evaluation.md, .json and .png.")] = Path(
+        "evaluation"
+    ),
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Measure search quality and speed.
+
+    Reports recall, MRR, nDCG, approximate against exact search, and search times. Without an evaluation set, captions
+    search for their own images.
+    """
+    collections = tuple(collection or ())
+    if len(collections) > MAX_COLLECTIONS:
+        raise typer.BadParameter(f"Give it at most {MAX_COLLECTIONS} times.", param_hint="'--collection'")
+    options = EvaluateOptions(collections, evaluation_set, index, out)
+    settings = Settings.load(config=config, index=index)
+    with job(stopped="Stopped."):
+        raise typer.Exit(_run(options, settings, as_json=as_json))
+
+
+def _run(options: EvaluateOptions, settings: Settings, *, as_json: bool) -> int:
+    """Evaluate, write the files and print the table; the exit status."""
+    with packages_of("local", "evaluate"):
+        from viewfinder.cli.evaluate_report import markdown, save
+        from viewfinder.cluster.session import open_store
+        from viewfinder.evaluation.comparison import evaluate
+
+    with open_store(settings) as store:
+        evaluation = evaluate(options, settings, store)
+    save(evaluation, options.out)
+    if as_json:
+        output.print_json(evaluation.as_record())
+    else:
+        output.print_text(markdown(evaluation).rstrip())
+    logger.info("Wrote evaluation.md, .json and .png to %s", options.out.absolute())
+    return DONE

@@ -1,0 +1,147 @@
+"""`viewfinder index`: bring an index up to date with its sources."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from viewfinder.cli.entry import DONE, FAILED, job, packages_of
+from viewfinder.cli.execution import open_execution
+from viewfinder.cli.options import (
+    Captions,
+    Config,
+    DryRun,
+    Index,
+    Json,
+    MaxFailureRatio,
+    PruneMaxRatio,
+    Ray,
+    Report,
+    examples,
+    model_name,
+    source_uri,
+    whole,
+)
+from viewfinder.errors import SourceError
+from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO, IndexOptions
+from viewfinder.settings import Settings
+
+EPILOG = examples(
+    "viewfinder index photos/",
+    "viewfinder index s3://bucket/2023 s3://bucket/2024 --captions captions.csv",
+    "viewfinder index s3://bucket --prune --ray auto",
+)
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SRC",
+        help="s3://bucket[/prefix], a directory, or a CSV or Parquet file of URIs.",
+        show_default=False,
+        parser=source_uri,
+    ),
+]
+
+
+def index(
+    src: Sources = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="SRC", help="The same as SRC.", show_default=False, parser=source_uri),
+    ] = None,
+    captions: Captions = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Index only objects that match. Repeatable.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out objects that match. Repeatable.", show_default=False),
+    ] = None,
+    index: Index = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            parser=model_name,
+            help="Model of a new index. [default: that of the live collection, else VIEWFINDER_MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    max_objects: Annotated[
+        int | None,
+        typer.Option(parser=whole(1), metavar="N", help="Index only the first N objects.", show_default=False),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete points whose objects are gone, and captions no longer given.")
+    ] = False,
+    prune_max_ratio: PruneMaxRatio = PRUNE_MAX_RATIO,
+    dry_run: DryRun = False,
+    report: Report = None,
+    max_failure_ratio: MaxFailureRatio = MAX_FAILURE_RATIO,
+    ray: Ray = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Index images of buckets, directories or lists of URIs.
+
+    Unchanged objects are skipped. Runs in this process with all CPU cores, or with --ray or RAY_ADDRESS as a Ray job.
+    """
+    sources = (*(src or ()), *(source or ()))
+    if not sources:
+        raise typer.BadParameter("Name at least one source.", param_hint="'SRC'")
+    if prune and max_objects is not None:
+        raise typer.BadParameter(
+            "It needs a complete listing and cannot go with --max-objects.", param_hint="'--prune'"
+        )
+    options = IndexOptions(
+        sources=sources,
+        captions=captions,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        index=index,
+        model=model,
+        max_objects=max_objects,
+        prune=prune,
+        prune_max_ratio=prune_max_ratio,
+        dry_run=dry_run,
+        report=report,
+        max_failure_ratio=max_failure_ratio,
+    )
+    settings = Settings.load(config=config, index=index, ray_address=ray or None)
+    check_local_sources(options.sources)
+    with job():
+        raise typer.Exit(_run(options, settings, on_ray=ray is not None or bool(settings.ray_address), as_json=as_json))
+
+
+def check_local_sources(sources: Sequence[str]) -> None:
+    """Raise `SourceError` for a path that does not exist, before anything heavy is imported."""
+    for text in sources:
+        path = Path(text.removeprefix("file://")).expanduser()
+        if "://" in text.removeprefix("file://") or path.exists():
+            continue
+        siblings = [each.name for each in path.absolute().parent.glob("*")]
+        near = get_close_matches(path.name, siblings, n=1)
+        hint = f" Did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+        raise SourceError(f"There is no file or directory {str(path)!r}.{hint}")
+
+
+def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
+    """Run the job and print its report; the exit status."""
+    with packages_of("local", "index"):
+        from viewfinder.cli.index_report import show_plan, show_summary
+        from viewfinder.cli.progress import ConsoleProgress
+        from viewfinder.indexing import preflight
+        from viewfinder.indexing.report import Plan
+        from viewfinder.indexing.run import index
+
+    preflight.check(options, settings)
+    with open_execution(settings, "index", on_ray=on_ray) as (store, executor):
+        result = index(options, settings, store, executor, progress=ConsoleProgress())
+    if isinstance(result, Plan):
+        show_plan(result, as_json=as_json)
+        return DONE
+    show_summary(result, as_json=as_json)
+    return FAILED if result.problem else DONE

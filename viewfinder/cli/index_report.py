@@ -1,0 +1,73 @@
+"""The report of an index run on standard output; a problem goes to standard error."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from viewfinder.cli import output
+from viewfinder.indexing.prune import PrunePlan
+from viewfinder.indexing.report import Plan, Summary
+
+# Reasons that are shown; failures.jsonl has them all.
+_MAX_REASONS = 8
+_ACTIONS = {
+    "index": "would be indexed",
+    "caption": "would get a new caption",
+    "sources": "unchanged, found in a further source",
+    "unchanged": "unchanged",
+    "taken_down": "taken down, would stay out",
+    "failed": "known failures of unchanged content",
+}
+
+
+def show_summary(summary: Summary, *, as_json: bool) -> None:
+    """Print what a run did."""
+    if as_json:
+        output.print_json(asdict(summary))
+    else:
+        output.print_record(_fields(summary))
+    if summary.problem:
+        output.note(f"error: {summary.problem}")
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print what a run would do."""
+    if as_json:
+        output.print_json(asdict(plan))
+    else:
+        output.print_record(plan_fields(plan.actions, plan.prune), title="Dry run: nothing was changed")
+
+
+def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tuple[str, str]]:
+    """The listed objects by the action they need, and the points that would be pruned."""
+    fields = [("listed", f"{sum(actions.values()):,}")]
+    fields += [(_ACTIONS[action], f"{count:,}") for action, count in sorted(actions.items())]
+    if prune is not None:
+        fields.append(("would be pruned", f"{prune.deleted:,} of {prune.points:,} points"))
+    return fields
+
+
+def list_reasons(failures: Mapping[str, int]) -> str:
+    """The most frequent reasons of failures with their counts."""
+    shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_MAX_REASONS]]
+    return ", ".join(shown) + (", …" if len(failures) > _MAX_REASONS else "")
+
+
+def list_counts(counts: Mapping[str, int]) -> str:
+    """Counts with their names."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _fields(summary: Summary) -> list[tuple[str, str]]:
+    rate = summary.counts["indexed"] / summary.seconds if summary.seconds else 0.0
+    fields = [
+        ("run", f"{summary.run_id}: {summary.state}"),
+        ("collection", summary.collection),
+        ("model", summary.model),
+        ("objects", list_counts(summary.counts)),
+        ("taken down", f"{summary.taken_down:,} of the unchanged" if summary.taken_down else ""),
+        ("failures", list_reasons(summary.failures)),
+        ("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed a second with start-up"),
+        ("bottleneck", f"{summary.bottleneck}; to speed it up, {summary.advice}" if summary.bottleneck else ""),
+        ("report", summary.report),
+    ]
+    return [(name, value) for name, value in fields if value]

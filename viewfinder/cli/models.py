@@ -1,0 +1,44 @@
+"""`viewfinder models`: list the models that are known by name."""
+
+from dataclasses import asdict
+
+from viewfinder.cli import output
+from viewfinder.cli.options import Json, examples
+from viewfinder.models.registry import REGISTRY
+
+EPILOG = examples("viewfinder models", "viewfinder models --json")
+
+# Characters; on narrower terminals the columns would break words.
+TABLE_WIDTH = 150
+
+
+def models(as_json: Json = False) -> None:
+    """List the models that are known by name.
+
+    Shows dimension, image size, maximum number of tokens, languages and licence. Other models: any open_clip ARCH::TAG,
+    hf-hub:ORG/NAME, or a local checkpoint directory.
+    """
+    specs = list(REGISTRY.values())
+    if as_json:
+        output.print_json([asdict(spec) for spec in specs])
+        return
+    console = output.stdout()
+    if console.is_terminal and console.width < TABLE_WIDTH:
+        for spec in specs:
+            sizes = f"{spec.dimension} dimensions, {spec.image_size} px, {spec.context_length} tokens"
+            console.print(f"{spec.name}\n  {sizes}, {spec.languages}, {spec.licence}\n  {spec.good_for}")
+        return
+    headings = ["name", "dimension", "image", "tokens", "languages", "licence", "good for"]
+    rows = [
+        [
+            spec.name,
+            str(spec.dimension),
+            f"{spec.image_size} px",
+            str(spec.context_length),
+            spec.languages,
+            spec.licence,
+            spec.good_for,
+        ]
+        for spec in specs
+    ]
+    output.print_table(headings, rows)

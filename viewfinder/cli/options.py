@@ -1,0 +1,170 @@
+"""Options that several commands share, and the values they accept. Nothing here imports ray, torch or open_clip."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viewfinder.cli.entry import EXIT_STATUSES
+from viewfinder.errors import UnknownModelError
+from viewfinder.models.registry import HUB_PREFIX, REGISTRY, find
+
+# Of `--ray ADDRESS`; anything else after `--ray` is an argument of its own.
+_RAY_ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):/*(?P<rest>.*)", re.DOTALL)
+_SCHEMES = ("s3", "file")
+
+
+def examples(*lines: str, statuses: str = EXIT_STATUSES) -> str:
+    """The end of a help text: examples, one a line, and the exit statuses."""
+    # \b keeps the help formatter from joining the lines.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + f"\n\n{statuses}"
+
+
+def source_uri(text: str) -> str:
+    """A source of images: `s3://bucket[/prefix]`, `file://`, or a path. Refuses misspelled schemes."""
+    match = _SCHEME.fullmatch(text)
+    if match is None or text.lower().startswith(("s3://", "file://")) or Path(text).exists():
+        return text
+    scheme = match["scheme"].lower()
+    near = scheme if scheme in _SCHEMES else next(iter(get_close_matches(scheme, _SCHEMES, n=1, cutoff=0.5)), None)
+    if near is None:
+        raise typer.BadParameter(f"{text!r} is not a source; write s3://bucket/prefix, file:///path or a path.")
+    raise typer.BadParameter(f"{text!r} is not a source; did you mean {near}://{match['rest']}?")
+
+
+def model_name(text: str) -> str:
+    """The name of a model. Raises `UnknownModelError` with the closest one, as far as it is known without open_clip."""
+    if text in REGISTRY or text.startswith(HUB_PREFIX):
+        return text
+    if "::" not in text:
+        find(text)
+        return text
+    # Importing open_clip takes 13 s of CPU; its package has a file for each architecture.
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        return text
+    architectures = {path.stem for path in (Path(package.origin).parent / "model_configs").glob("*.json")}
+    if text.partition("::")[0].replace("/", "-") not in architectures:
+        near = get_close_matches(text, REGISTRY, n=1, cutoff=0.4)
+        hint = f" Closest known: {near[0]!r}." if near else ""
+        raise UnknownModelError(f"Unknown model {text!r}.{hint} List them with 'viewfinder models'.")
+    return text
+
+
+def whole(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
+    """A parser of whole numbers."""
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def parse(text: Any) -> int:
+        digits = str(text)
+        if digits.isdecimal() and minimum <= int(digits) and (maximum is None or int(digits) <= maximum):
+            return int(digits)
+        raise typer.BadParameter(f"{text!r} is not a whole number {bounds}.")
+
+    return parse
+
+
+def ratio(text: Any) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:  # nor is nan
+        raise typer.BadParameter(f"{text!r} is not a number from 0 to 1.")
+    return value
+
+
+class RayCommand(typer.core.TyperCommand):
+    """A command with `--ray [ADDRESS]`: the address may be left out, and sources may follow."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give `--ray` its value, the empty one where no address follows."""
+        return super().parse_args(ctx, join_ray_address(args))
+
+
+def join_ray_address(args: Sequence[str]) -> list[str]:
+    """Write `--ray ADDRESS` as `--ray=ADDRESS` and a bare `--ray` as `--ray=`."""
+    joined: list[str] = []
+    rest = iter(range(len(args)))
+    for position in rest:
+        if args[position] == "--":
+            return joined + list(args[position:])
+        following = args[position + 1] if position + 1 < len(args) else ""
+        if args[position] != "--ray":
+            joined.append(args[position])
+        elif _RAY_ADDRESS.fullmatch(following):
+            joined.append(f"--ray={following}")
+            next(rest)
+        else:
+            joined.append("--ray=")
+    return joined
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Config = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="Read settings from this TOML file.", show_default=False),
+]
+Index = Annotated[
+    str | None,
+    typer.Option("--index", metavar="NAME", help="Name of the index. [default: VIEWFINDER_INDEX]", show_default=False),
+]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="Ask the service at this address.", show_default=False),
+]
+Subject = Annotated[
+    str,
+    typer.Argument(metavar="URI|ID", help="The image: its URI, absolute path or id.", show_default=False),
+]
+Captions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="Captions by URI, key or relative path: a JSON, JSONL, CSV or Parquet file.",
+        show_default=False,
+        parser=source_uri,
+    ),
+]
+Report = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Directory or s3:// prefix for summary.json and failures.jsonl. [default: in VIEWFINDER_DATA_DIR]",
+        show_default=False,
+        parser=source_uri,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
+MaxFailureRatio = Annotated[
+    float, typer.Option(parser=ratio, metavar="R", help="Fail if a larger share of the objects fails.")
+]
+PruneMaxRatio = Annotated[
+    float, typer.Option(parser=ratio, metavar="R", help="Refuse to delete a larger share of the points.")
+]
+EvaluationSet = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluation-set",
+        "--golden",
+        metavar="FILE",
+        help='Queries with known answers, JSONL of {"text", "relevant": [URIs]}, local or s3://.',
+        show_default=False,
+        parser=source_uri,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Run on Ray: on this cluster, or without an address on this machine. [default: RAY_ADDRESS]",
+        show_default=False,
+    ),
+]

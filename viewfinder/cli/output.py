@@ -1,0 +1,71 @@
+"""Printing of results: tables for a terminal, tab-separated lines for a pipe, or JSON."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+
+def stdout() -> Console:
+    """Standard output; a pipe is wide enough that no line is broken."""
+    console = Console(markup=False, highlight=False)
+    return console if console.is_terminal else Console(markup=False, highlight=False, width=10_000)
+
+
+def print_text(text: str) -> None:
+    """Print lines as they are. A reader that closes the pipe early, as `head` does, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain again when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document, indented."""
+    print_text(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def print_json_line(document: Any) -> None:
+    """Print one JSON document on one line."""
+    print_text(json.dumps(document, ensure_ascii=False, default=str))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings; in a pipe, lines of cells separated by tabs."""
+    console = stdout()
+    if not console.is_terminal:
+        print_lines([headings, *rows])
+        return
+    # Paths and addresses are long words: folded, because a cell that is cut off cannot be copied.
+    table = Table(*(Column(heading, overflow="fold") for heading in headings), box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_lines(rows: Sequence[Sequence[str]]) -> None:
+    """Print lines of cells separated by tabs."""
+    print_text("\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in rows))
+
+
+def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:
+    """Print names and values; in a pipe, lines of name and value separated by a tab."""
+    console = stdout()
+    if not console.is_terminal:
+        print_lines(fields)
+        return
+    table = Table("", Column("", overflow="fold"), title=title, title_justify="left", show_header=False, box=None)
+    for name, value in fields:
+        table.add_row(name, value)
+    console.print(table)
+
+
+def note(text: str) -> None:
+    """Print a line on standard error, which does not mix with results."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,102 @@
+"""Progress of a run: a bar on a terminal, a line now and then in a log."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from viewfinder.indexing.progress import IndexingProgress, ListingProgress
+
+logger = logging.getLogger("viewfinder.index")
+
+LOG_EVERY_S = 15.0
+
+
+class ConsoleProgress:
+    """`viewfinder.indexing.progress.Progress` on standard error; standard output is for the report."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(file=sys.stderr)
+
+    @contextmanager
+    def listing(self) -> Iterator[ListingProgress]:
+        began = time.monotonic()
+        logged = 0.0
+        with self._console.status("Listing") as status:
+
+            def listed(count: int) -> None:
+                nonlocal logged
+                elapsed = time.monotonic() - began
+                if self._console.is_terminal:
+                    status.update(f"Listing: {count:,} objects, {count / max(elapsed, 1e-3):,.0f}/s")
+                elif elapsed - logged > LOG_EVERY_S:
+                    logged = elapsed
+                    logger.info("%d objects listed", count)
+
+            yield listed
+
+    @contextmanager
+    def indexing(self, total: int) -> Iterator[IndexingProgress]:
+        if not self._console.is_terminal:
+            yield _log_lines(total)
+            return
+        with _bar(self._console) as bar:
+            task = bar.add_task("Indexing", total=total, note="starting workers")
+
+            def show(counts: Mapping[str, int]) -> None:
+                done = sum(counts.values())
+                elapsed = bar.tasks[task].elapsed or 0.0
+                note = f"{done / elapsed:,.0f}/s  {_list_counts(counts)}" if done and elapsed else "starting workers"
+                bar.update(task, completed=done, note=note)
+
+            yield show
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def _log_lines(total: int) -> IndexingProgress:
+    began = time.monotonic()
+    logged = 0.0
+
+    def log(counts: Mapping[str, int]) -> None:
+        nonlocal logged
+        elapsed = time.monotonic() - began
+        if elapsed - logged > LOG_EVERY_S:
+            logged = elapsed
+            logger.info("%s", _line(counts, total, elapsed))
+
+    return log
+
+
+def _line(counts: Mapping[str, int], total: int, elapsed: float) -> str:
+    done = sum(counts.values())
+    if not done:
+        return f"{total:,} objects to go, starting workers"
+    left = (total - done) * elapsed / done
+    return f"{done:,} of {total:,} objects, {done / elapsed:,.0f}/s, about {left:,.0f} s left ({_list_counts(counts)})"
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)

@@ -1,0 +1,171 @@
+"""`viewfinder reindex`: change the model of an index without an outage, or bring it up to date."""
+
+from typing import Annotated
+
+import typer
+
+from viewfinder.cli.entry import DONE, job, packages_of
+from viewfinder.cli.execution import open_execution
+from viewfinder.cli.options import (
+    Captions,
+    Config,
+    DryRun,
+    EvaluationSet,
+    Index,
+    Json,
+    MaxFailureRatio,
+    PruneMaxRatio,
+    Ray,
+    Report,
+    examples,
+    model_name,
+    ratio,
+    source_uri,
+    whole,
+)
+from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO
+from viewfinder.reindexing.options import KEEP, MAX_QUALITY_LOSS, ReindexOptions
+from viewfinder.settings import Settings
+
+EPILOG = examples(
+    "viewfinder reindex --model ViT-L-14::openai",
+    "viewfinder reindex --evaluation-set queries.jsonl --dry-run",
+    "viewfinder reindex --rollback",
+    statuses="Exit status: 0 done or nothing to do, 1 failed or refused, 2 wrong usage or configuration.",
+)
+
+
+def reindex(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            parser=model_name,
+            help="New model of the index. [default: VIEWFINDER_MODEL]",
+            show_default=False,
+        ),
+    ] = None,
+    index: Index = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            metavar="SRC",
+            help="Read this source instead of the recorded ones. Repeatable.",
+            show_default=False,
+            parser=source_uri,
+        ),
+    ] = None,
+    captions: Captions = None,
+    evaluation_set: EvaluationSet = None,
+    keep: Annotated[
+        int, typer.Option(parser=whole(0), metavar="N", help="Number of retired collections to keep for a rollback.")
+    ] = KEEP,
+    max_failure_ratio: MaxFailureRatio = MAX_FAILURE_RATIO,
+    prune_max_ratio: PruneMaxRatio = PRUNE_MAX_RATIO,
+    max_quality_loss: Annotated[
+        float,
+        typer.Option(
+            parser=ratio, metavar="R", help="Refuse a model whose recall or MRR on the evaluation set is lower by more."
+        ),
+    ] = MAX_QUALITY_LOSS,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build a new collection even if the model is the same.")
+    ] = False,
+    when_model_changed: Annotated[
+        bool, typer.Option("--when-model-changed", help="Do nothing if the index already has the model.")
+    ] = False,
+    dry_run: DryRun = False,
+    report: Report = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Make the previous collection live again and stop scheduled runs.")
+    ] = False,
+    release: Annotated[bool, typer.Option("--release", help="Let scheduled runs continue after a rollback.")] = False,
+    ray: Ray = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Update an index, or change its model without an outage.
+
+    If the model changes, a new collection is built beside the live one and verified before it goes live. Searches are
+    answered all the time.
+    """
+    if rollback and release:
+        raise typer.BadParameter("It cannot go with --release.", param_hint="'--rollback'")
+    if rebuild and when_model_changed:
+        raise typer.BadParameter("It cannot go with --when-model-changed.", param_hint="'--rebuild'")
+    options = ReindexOptions(
+        model=model,
+        index=index,
+        sources=tuple(source or ()),
+        captions=captions,
+        evaluation_set=evaluation_set,
+        keep=keep,
+        max_failure_ratio=max_failure_ratio,
+        prune_max_ratio=prune_max_ratio,
+        max_quality_loss=max_quality_loss,
+        rebuild=rebuild,
+        when_model_changed=when_model_changed,
+        dry_run=dry_run,
+        report=report,
+    )
+    settings = Settings.load(config=config, index=index, ray_address=ray or None)
+    with job():
+        if rollback:
+            _roll_back(settings, as_json=as_json)
+        elif release:
+            _release(settings, as_json=as_json)
+        else:
+            on_ray = ray is not None or bool(settings.ray_address)
+            raise typer.Exit(_reindex(options, settings, on_ray=on_ray, as_json=as_json))
+
+
+def _roll_back(settings: Settings, *, as_json: bool) -> None:
+    with packages_of("local", "reindex"):
+        from viewfinder.cli.reindex_report import show_rollback
+        from viewfinder.cluster.session import open_store
+        from viewfinder.reindexing.rollback import roll_back
+
+    with open_store(settings) as store:
+        show_rollback(roll_back(settings, store), as_json=as_json)
+
+
+def _release(settings: Settings, *, as_json: bool) -> None:
+    with packages_of("local", "reindex"):
+        from viewfinder.cli.reindex_report import show_release
+        from viewfinder.cluster.session import open_store
+        from viewfinder.reindexing.rollback import release
+
+    with open_store(settings) as store:
+        show_release(release(settings, store), settings.index, as_json=as_json)
+
+
+def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
+    """Run the re-index and print its result; the exit status."""
+    with packages_of("local", "reindex"):
+        from viewfinder.cli.progress import ConsoleProgress
+        from viewfinder.cli.reindex_report import show_nothing_to_do, show_result
+        from viewfinder.cluster.session import open_store
+        from viewfinder.indexing import preflight
+        from viewfinder.indexing.report import Report
+        from viewfinder.indexing.run import Indexer
+        from viewfinder.reindexing.workflow import has_wanted_model, reindex
+        from viewfinder.sources.access import ObjectAccess
+
+    preflight.check_target(options.model or settings.model, settings)
+    if options.when_model_changed:
+        # A scheduler asks often, and neither Ray nor a model is needed for the answer.
+        with open_store(settings) as store:
+            if has_wanted_model(options, settings, store):
+                show_nothing_to_do(settings.index, as_json=as_json)
+                return DONE
+    report = Report.open(settings, ObjectAccess.of(settings), options.report, dry_run=options.dry_run)
+    with (
+        report,
+        open_execution(settings, "reindex", on_ray=on_ray) as (store, executor),
+        report.workspace() as workspace,
+    ):
+        indexer = Indexer(settings, store, executor, report.run_id, workspace, progress=ConsoleProgress())
+        result = reindex(options, settings, store, indexer, report)
+    show_result(result, as_json=as_json)
+    return result.exit_status

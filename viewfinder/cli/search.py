@@ -1,0 +1,204 @@
+"""`viewfinder search`: find images through a service, or in the index on this machine."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import packages_of
+from viewfinder.cli.options import Config, Index, Json, Server, examples, ratio, whole
+from viewfinder.cli.service import find_service
+from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
+from viewfinder.client.requests import next_page
+from viewfinder.engine.engine import print_results
+from viewfinder.settings import Settings
+
+DEFAULT_LIMIT, MAX_LIMIT = 10, 200
+
+EPILOG = examples(
+    'viewfinder search "a red car"',
+    "viewfinder search --image cat.jpg --limit 20",
+    'viewfinder search "a dog" --filter \'{"width": {"gte": 800}}\' --json',
+    'viewfinder search "a dog" --all --json > hits.jsonl',
+)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise typer.BadParameter(f"{text!r} is not a JSON object.")
+    return document
+
+
+def _weights(text: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} does not have the form clip=1,words=0.5.") from error
+
+
+def search(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What the images show, in plain words.", show_default=False)
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Find images similar to this file.", metavar="PATH", show_default=False)
+    ] = None,
+    image_url: Annotated[
+        str | None,
+        typer.Option(help="Find images similar to the one at this address.", metavar="URL", show_default=False),
+    ] = None,
+    id: Annotated[
+        str | None,
+        typer.Option(
+            "--id", help="Find images similar to this one of the index.", metavar="URI|ID", show_default=False
+        ),
+    ] = None,
+    target: Annotated[Target, typer.Option(help="Compare with images, with captions, or with both.")] = "image",
+    rank: Annotated[Rank, typer.Option(help="Order by the model, by the words of captions, or by both.")] = "clip",
+    weights: Annotated[
+        dict[str, float] | None,
+        typer.Option(
+            help="Weights of --rank hybrid, as clip=1,words=0.5.",
+            metavar="WEIGHTS",
+            parser=_weights,
+            show_default=False,
+        ),
+    ] = None,
+    filter: Annotated[
+        dict[str, Any] | None,
+        typer.Option(
+            "--filter",
+            help='Conditions on the payload, as {"width": {"gte": 800}}.',
+            metavar="JSON",
+            parser=_json_object,
+            show_default=False,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Leave out hits with a lower cosine.", metavar="X", show_default=False)
+    ] = None,
+    offset: Annotated[
+        int | None, typer.Option(help="Leave out the N best hits.", metavar="N", parser=whole(0), show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-k",
+            "--top-k",
+            help=f"Maximum number of hits, or of groups, 1 to {MAX_LIMIT}. [default: {DEFAULT_LIMIT}]",
+            metavar="N",
+            parser=whole(1, MAX_LIMIT),
+            show_default=False,
+        ),
+    ] = None,
+    diversity: Annotated[
+        float | None,
+        typer.Option(
+            help="How much hits differ from each other, 0 to 1.", metavar="X", parser=ratio, show_default=False
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Group hits by a payload field.", metavar="FIELD", show_default=False)
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Hits in each group, 1 to 10. [default: 3]", metavar="N", parser=whole(1, 10), show_default=False
+        ),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Print all hits; with --json one a line.")] = False,
+    index: Index = None,
+    server: Server = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Find images by a description, by an image, or by both.
+
+    Asks the service at VIEWFINDER_SERVER, else a service on this machine, else opens the index on this machine.
+    """
+    parts: dict[str, Any] = {"text": text, "image": image, "image_url": image_url, "id": id}
+    parts = {name: value for name, value in parts.items() if value is not None}
+    if not parts:
+        raise typer.BadParameter("Give a text, --image, --image-url or --id.", param_hint="'TEXT'")
+    if all_ and limit is not None:
+        raise typer.BadParameter("It prints all hits and cannot go with --limit.", param_hint="'--all'")
+    request: SearchRequest = {
+        "target": target,
+        "rank": rank if rank != "clip" else None,
+        "weights": weights,
+        "limit": MAX_LIMIT if all_ else limit or DEFAULT_LIMIT,
+        "offset": offset,
+        "filter": filter,
+        "score_threshold": threshold,
+        "diversity": diversity,
+        "group_by": group_by,
+        "group_size": group_size,
+    }
+    if len(parts) == 1:
+        request = {**request, **parts}  # type: ignore[typeddict-item]  # its one name is one of the keys
+    else:
+        request["queries"] = [Part(**{name: value}) for name, value in parts.items()]
+    with _searcher(Settings.load(config=config, server=server, index=index)) as find:
+        following: SearchRequest | None = request
+        headed = True
+        while following is not None:
+            page = find(following)
+            _print(page, as_json=as_json, as_lines=all_, headed=headed)
+            following, headed = (next_page(following, page.cursor) if all_ else None), False
+
+
+@contextmanager
+def _searcher(settings: Settings) -> Iterator[Callable[[SearchRequest], SearchResult]]:
+    """The service to ask, else the local index, opened in this process."""
+    if (client := find_service(settings)) is not None:
+        with client:
+            yield lambda request: client.search(**request)
+        return
+    output.note(f"No service answers on this machine; searching index {settings.index!r} in this process.")
+    with packages_of("local", "search"):
+        from viewfinder.cluster.session import open_store
+        from viewfinder.query.local import LocalSearch
+
+    with open_store(settings) as store, LocalSearch(store, settings) as local:
+        yield local.search
+
+
+def _print(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool) -> None:
+    """Print one page of hits; `headed` says whether the columns are named first."""
+    if as_json and as_lines:
+        for hit in result.hits if result.groups is None else result.groups:
+            output.print_json_line(asdict(hit))
+    elif as_json:
+        output.print_json(asdict(result))
+    elif output.stdout().is_terminal:
+        print_results(result)
+        return  # with its warnings
+    else:
+        columns = ["score", "relevance", "uri", "caption", "size"]
+        rows = [_row(hit) for hit in result.hits]
+        if result.groups is not None:
+            columns = ["group", *columns]
+            rows = [[str(group.value), *_row(hit)] for group in result.groups for hit in group.hits]
+        lines = ([columns] if headed else []) + rows
+        if lines:
+            output.print_lines(lines)
+    for warning in result.warnings:
+        output.note(f"warning: {warning}")
+
+
+def _row(hit: Hit) -> list[str]:
+    # Relevance is rounded down: 100% stands for scores above all unrelated ones.
+    relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
+    size = f"{hit.width}x{hit.height}" if hit.width and hit.height else ""
+    return [f"{hit.score:.3f}", relevance, hit.uri, hit.caption or "", size]

@@ -1,0 +1,122 @@
+"""`viewfinder serve`: run the search service on this machine or on a Ray cluster."""
+
+import contextlib
+import errno
+import logging
+import socket
+import time
+from typing import Annotated, Any
+
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import job, packages_of
+from viewfinder.cli.options import Config, Index, Json, examples, whole
+from viewfinder.errors import ConfigurationError
+from viewfinder.settings import Settings
+
+EPILOG = examples(
+    "viewfinder serve",
+    "viewfinder serve --port 8080 --index cats",
+    "VIEWFINDER_API_KEYS=DIGEST viewfinder serve --host 0.0.0.0",
+)
+
+_CONNECT_TIMEOUT_S = 2.0
+# Ray Serve's own actors need room beside the first replica.
+_MINIMUM_CPUS = 4
+
+
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Address to listen on. [default: VIEWFINDER_HOST]", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Port to listen on; 0 takes a free one. [default: VIEWFINDER_PORT]",
+            show_default=False,
+            parser=whole(0, 65_535),
+        ),
+    ] = None,
+    index: Index = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Run the search service until Ctrl-C.
+
+    Serves a page for people and the HTTP interface. Prints the address when the service is ready; with --json as
+    {"url": ADDRESS}.
+    """
+    settings = Settings.load(config=config, host=host, port=port, index=index)
+    settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
+    with job(stopped="The service has stopped."):
+        _run(settings, as_json=as_json)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or for 0 a free one. Raises `ConfigurationError` where another program listens on it.
+
+    Ray Serve listens with SO_REUSEPORT: a second service would share the port without an error, and each would answer
+    part of the requests.
+    """
+    family, address = _resolve(host, port)
+    if port:
+        # A service that listens on all addresses is asked on the loopback one.
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(address[0]), str(address[0]))
+        with contextlib.suppress(OSError), socket.create_connection((reachable, port), timeout=_CONNECT_TIMEOUT_S):
+            raise _taken(host, port)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Without SO_REUSEPORT, so that binding fails where another socket listens.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(host, port) from error
+            raise ConfigurationError(f"Cannot listen on {host!r}, port {port}: {error.strerror}.") from error
+        return int(probe.getsockname()[1])
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigurationError(f"The host {host!r} is not an address of this machine: {error}.") from error
+    return family, address
+
+
+def _taken(host: str, port: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"Port {port} on {host} is taken by another program. End it, or choose another port: "
+        f"viewfinder serve --port {port + 1 if port < 65_535 else 8000}"
+    )
+
+
+def _run(settings: Settings, *, as_json: bool) -> None:
+    """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
+    with packages_of("all", "serve"):
+        from viewfinder.cluster.session import start_ray
+        from viewfinder.models.cpu import cpu_cores
+        from viewfinder.service.serving import build, serving
+        from viewfinder.store import StoreAddress
+
+    application = build(settings)  # refuses an open service before anything is started
+    output.note("Starting Ray ...")
+    with start_ray(
+        StoreAddress.of(settings),
+        ray_address=settings.ray_address,
+        num_cpus=max(_MINIMUM_CPUS, cpu_cores()),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    ):
+        output.note("Starting the service ...")
+        with serving(application, settings.host, settings.port) as url:
+            if as_json:
+                output.print_json_line({"url": url})
+            else:
+                output.print_text(f"Ready: {url} (Ctrl-C stops)")
+            while True:
+                time.sleep(3600)

@@ -1,0 +1,110 @@
+"""`viewfinder status`: what a service searches, and the collections of an index in the store."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import packages_of
+from viewfinder.cli.options import Config, Index, Json, Server, examples
+from viewfinder.cli.service import find_service
+from viewfinder.client import Stats
+from viewfinder.errors import ServiceUnavailableError
+from viewfinder.settings import Settings
+
+if TYPE_CHECKING:
+    from viewfinder.reindexing.status import IndexStatus
+
+EPILOG = examples("viewfinder status", "viewfinder status --server https://search.example.org --json")
+
+
+def status(index: Index = None, server: Server = None, config: Config = None, as_json: Json = False) -> None:
+    """Show the index: model, collections, number of points.
+
+    With --server or VIEWFINDER_SERVER, shows what that service searches. Otherwise shows the collections in the store,
+    and what a service on this machine searches.
+    """
+    settings = Settings.load(config=config, server=server, index=index)
+    named = "server" in settings.model_fields_set
+    stats = _stats(settings, required=named)
+    collections = None if named else _collections(settings)
+    if as_json:
+        output.print_json(
+            {
+                "service": None if stats is None else asdict(stats),
+                "store": None if collections is None else asdict(collections),
+            }
+        )
+        return
+    if stats is not None:
+        fields = {name: value for name, value in asdict(stats).items() if value not in (None, (), {})}
+        output.print_record([(name.replace("_", " "), _shown(value)) for name, value in fields.items()])
+    if collections is not None:
+        _print_collections(collections)
+
+
+def _stats(settings: Settings, *, required: bool) -> Stats | None:
+    """What the service searches; None where there is no service or, unless `required`, no index yet."""
+    client = find_service(settings)
+    if client is None:
+        return None
+    with client:
+        try:
+            return client.stats()
+        except ServiceUnavailableError:
+            if required:
+                raise
+            return None
+
+
+def _collections(settings: Settings) -> "IndexStatus":
+    with packages_of("local", "status"):
+        from viewfinder.cluster.session import open_store
+        from viewfinder.reindexing.status import read
+
+    with open_store(settings) as store:
+        return read(store, settings.index)
+
+
+def _print_collections(status: "IndexStatus") -> None:
+    from viewfinder.reindexing.status import format_bytes
+
+    rows = [
+        [
+            each.name,
+            each.model,
+            each.state,
+            f"{each.points:,}",
+            each.built_at,
+            f"~{format_bytes(each.bytes)}",
+            "yes" if each.live else "",
+        ]
+        for each in status.collections
+    ]
+    if rows:
+        output.print_table(["collection", "model", "state", "points", "built", "size", "live"], rows)
+    for line in _notes(status):
+        output.print_text(line)
+
+
+def _notes(status: "IndexStatus") -> Iterator[str]:
+    if not status.collections:
+        yield f"There is no index {status.index!r} yet. Create it: viewfinder index SRC"
+    if status.rollback_pause:
+        yield f"Scheduled runs are paused {status.rollback_pause}. To resume them: viewfinder reindex --release"
+    if status.locked_by:
+        yield f"The index is locked by {status.locked_by}."
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case tuple():
+            return "\n".join(map(str, value))
+        case Mapping():
+            return ", ".join(f"{name} ({kind})" for name, kind in value.items())
+        case _:
+            return str(value)

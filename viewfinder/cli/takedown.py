@@ -1,0 +1,144 @@
+"""`viewfinder takedown` and `viewfinder restore`: take images out of the index, and let them come back."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import packages_of
+from viewfinder.cli.options import Config, Index, Json, Server, Subject, examples
+from viewfinder.cli.service import find_service
+from viewfinder.client import Client, Removal, Restoration
+from viewfinder.client.requests import image_id
+from viewfinder.errors import ConfigurationError, ServiceError
+from viewfinder.settings import Settings
+from viewfinder.sources.uris import canonical_uri
+
+if TYPE_CHECKING:
+    from viewfinder.store import Store
+
+TAKEDOWN_EPILOG = examples(
+    "viewfinder takedown s3://bucket/private.jpg",
+    "viewfinder takedown 0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a --yes",
+)
+RESTORE_EPILOG = examples("viewfinder restore s3://bucket/private.jpg")
+
+
+def takedown(
+    subject: Subject,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    index: Index = None,
+    server: Server = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Take an image out of the index and keep it out.
+
+    Later runs leave it out; its file stays. A service needs an admin key in VIEWFINDER_API_KEY. Without a service the
+    store is changed directly.
+    """
+    image_id(subject)  # refused before anything is opened
+    with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
+        if not yes:
+            if not sys.stdin.isatty():
+                raise ConfigurationError("Not a terminal: pass --yes to confirm.")
+            uri = takedowns.uri(subject) or f"{subject} (which is not in the index)"
+            typer.confirm(f"Take down {uri} and keep it out of the index?", abort=True, err=True)
+        removal = takedowns.take_down(subject)
+    name = removal.uri or removal.id
+    if as_json:
+        output.print_json(asdict(removal))
+    elif removal.removed:
+        output.print_text(f"{name} is taken down; later runs leave it out. To undo: viewfinder restore {removal.id}")
+    else:
+        output.print_text(
+            f"{name} was not in the index; later runs leave it out. To undo: viewfinder restore {removal.id}"
+        )
+
+
+def restore(
+    subject: Subject, index: Index = None, server: Server = None, config: Config = None, as_json: Json = False
+) -> None:
+    """End the takedown of an image.
+
+    The next run of 'viewfinder index' brings the image back. A service needs an admin key in VIEWFINDER_API_KEY.
+    Without a service the store is changed directly.
+    """
+    image_id(subject)
+    with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
+        restoration = takedowns.restore(subject)
+    if as_json:
+        output.print_json(asdict(restoration))
+    elif restoration.restored:
+        output.print_text(f"The takedown of {subject} is lifted; the next run of 'viewfinder index' brings it back.")
+    else:
+        output.print_text(f"{subject} was not taken down; nothing has changed.")
+
+
+class _Takedowns(Protocol):
+    def uri(self, subject: str) -> str | None: ...
+
+    def take_down(self, subject: str) -> Removal: ...
+
+    def restore(self, subject: str) -> Restoration: ...
+
+
+class _ThroughService:
+    """Takedowns by a service, with its admin key."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.take_down = client.take_down
+        self.restore = client.restore
+
+    def uri(self, subject: str) -> str | None:
+        try:
+            return self._client.image(subject).uri
+        except ServiceError as error:
+            if error.status != 404:
+                raise
+            return None
+
+
+class _InStore:
+    """Takedowns in a store that this process has opened."""
+
+    def __init__(self, store: "Store", index: str) -> None:
+        self._store = store
+        self._index = index
+
+    def uri(self, subject: str) -> str | None:
+        live = self._store.collections.live(self._index)
+        records = self._store.points.records(live, [image_id(subject)]) if live else {}
+        return next((str(record.payload.get("uri", "")) for record in records.values()), None)
+
+    def take_down(self, subject: str) -> Removal:
+        id_ = image_id(subject)
+        # The canonical form, as points have it; of an id alone the store may know the URI.
+        uri = self.uri(subject) or ("" if subject.lower() == id_ else canonical_uri(subject))
+        held = self._store.take_down(self._index, {id_: uri})
+        return Removal(id=id_, uri=uri, removed=id_ in held)
+
+    def restore(self, subject: str) -> Restoration:
+        id_ = image_id(subject)
+        restored = id_ in self._store.control(self._index).takedowns([id_])
+        self._store.restore(self._index, [id_])
+        return Restoration(id=id_, restored=restored)
+
+
+@contextmanager
+def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
+    """Through the service where there is one, else in the store itself."""
+    if (client := find_service(settings)) is not None:
+        with client:
+            yield _ThroughService(client)
+        return
+    with packages_of("local", "takedown"):
+        from viewfinder.cluster.session import open_store
+
+    with open_store(settings) as store:
+        yield _InStore(store, settings.index)

@@ -1,0 +1,219 @@
+"""Index and search images in a few lines of Python: through a running service, or in this process.
+
+engine = ImageSearchEngine(mode="local")
+engine.index_directory("photos", descriptions={"cat.jpg": "our cat on the sofa"})
+print_results(engine.search("a cat", top_k=5))
+"""
+
+import importlib
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from viewfinder.client import Client, SearchOptions, SearchRequest, SearchResult, Stats
+from viewfinder.client.requests import next_page
+from viewfinder.errors import ConfigurationError
+from viewfinder.settings import Settings
+
+if TYPE_CHECKING:
+    from viewfinder.engine.local import IndexResult
+
+INSTALL_ALL = "pip install 'viewfinder[all]'"
+INSTALL_LOCAL = "pip install 'viewfinder[local]'"
+
+AnyPath = str | Path
+
+_PATHS_SHOWN = 20
+
+
+class ImageSearchEngine:
+    """Indexes and searches images. Use it in a `with` statement, or close it after use.
+
+    `mode="service"` asks the service at `server`, whose index is made by the index job. `mode="local"` needs neither
+    service nor Ray: it opens the embedded store in `data_dir` (or uses the Qdrant server of the settings) and encodes
+    in this process. Without `model_name` it uses the model of `index`, and for a new index that of the settings.
+    Arguments that are not given come from the settings.
+
+    Both modes answer the same searches with the same hits and refuse the same ones: local mode with `QueryError` and
+    `FilterError`, a service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package,
+    `StoreBusyError` if another program holds the store, and `ModelMismatchError` if `index` was made by another model.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["service", "local"] = "service",
+        *,
+        server: str | None = None,
+        api_key: str | None = None,
+        model_name: str | None = None,
+        data_dir: AnyPath | None = None,
+        index: str | None = None,
+    ) -> None:
+        self._backend: _Backend
+        if mode == "service":
+            if (model_name, data_dir, index) != (None, None, None):
+                raise ConfigurationError("model_name, data_dir and index are for mode='local'; a service has its own.")
+            self._backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
+        elif mode == "local":
+            self._backend = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
+        else:
+            raise ConfigurationError(f"Unknown mode {mode!r}; use 'service' or 'local'.")
+
+    def index_directory(self, path: AnyPath, descriptions: Mapping[str, str] | None = None) -> "IndexResult":
+        """Index all images under a directory or an `s3://` prefix; unchanged ones are skipped.
+
+        A key of `descriptions` is a URI, an absolute path, or a path relative to the directory. `target="caption"`
+        searches descriptions. Unreadable images are listed in the result, not raised.
+        """
+        return self._backend.index_directory(path, descriptions or {})
+
+    def index_images(self, paths: Iterable[AnyPath], descriptions: Mapping[str, str] | None = None) -> "IndexResult":
+        """Index single files. A key of `descriptions` is a path as given here, or its last part if that is unique.
+
+        Raises `SourceError` if a file does not exist, before anything is indexed.
+        """
+        paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        return self._backend.index_images(paths, descriptions or {})
+
+    def search(self, text: str | None = None, /, top_k: int = 10, **request: Unpack[SearchRequest]) -> SearchResult:
+        """The images that match best, at most `top_k`.
+
+        Takes the options of `Client.search` in both modes: `image=`, `image_url=`, `id=`, `vector=` or weighted
+        `queries=` instead of a text; `target`, `rank`, `weights`, `filter`, `group_by`, `group_size`, `diversity`,
+        `score_threshold`, `offset` and `cursor`.
+        """
+        return self._backend.search(_request(text, top_k, request))
+
+    def search_pages(
+        self, text: str | None = None, /, top_k: int = 10, **request: Unpack[SearchRequest]
+    ) -> Iterator[SearchResult]:
+        """All hits, in pages of `top_k`; no image comes twice."""
+        following: SearchRequest | None = _request(text, top_k, request)
+        while following is not None:
+            page = self._backend.search(following)
+            yield page
+            following = next_page(following, page.cursor)
+
+    def search_batch(
+        self, searches: Iterable[str | SearchRequest], top_k: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[SearchResult]:
+        """One result for each search, a text or a mapping as in `Client.search_batch`, in their order."""
+        texts = [{"text": each} if isinstance(each, str) else each for each in searches]
+        defaults = {"limit": top_k, **options}
+        return self._backend.search_batch([cast(SearchRequest, {**defaults, **each}) for each in texts])
+
+    def get_stats(self) -> Stats:
+        """Model, collection and number of points."""
+        return self._backend.stats()
+
+    def close(self) -> None:
+        """Close the store or the connections."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def print_results(
+    results: SearchResult | Iterable[SearchResult], console: Console | None = None, errors: Console | None = None
+) -> None:
+    """Print hits as a table, one for each result of `search_batch`; warnings go to standard error."""
+    console, errors = console or Console(), errors or Console(stderr=True)
+    for result in [results] if isinstance(results, SearchResult) else results:
+        console.print(_table(result) if result.hits else "Nothing found.")
+        for warning in result.warnings:
+            errors.print(f"warning: {warning}", markup=False, soft_wrap=True)
+
+
+def _table(result: SearchResult) -> Table:
+    columns: list[Column | str] = ["score", "relevance", Column("image", overflow="fold"), "caption", "size"]
+    table = Table(*(["group"] if result.groups else []), *columns, box=SIMPLE_HEAD)
+    groups = [([escape(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
+    for name, hits in groups:
+        for hit in hits:
+            # Rounded down, as on the page: 100% is above all unrelated pairs.
+            relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
+            size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
+            table.add_row(*name, f"{hit.score:.3f}", relevance, escape(hit.uri), escape(hit.caption or ""), size)
+    return table
+
+
+class _Backend(Protocol):
+    def index_directory(self, path: AnyPath, descriptions: Mapping[str, str]) -> "IndexResult": ...
+
+    def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult": ...
+
+    def search(self, request: SearchRequest) -> SearchResult: ...
+
+    def search_batch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]: ...
+
+    def stats(self) -> Stats: ...
+
+    def close(self) -> None: ...
+
+
+class _Remote:
+    """A running service. Its index is made by the index job, not through the service."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def index_directory(self, path: AnyPath, descriptions: Mapping[str, str]) -> "IndexResult":
+        raise _use_the_job([path], descriptions)
+
+    def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult":
+        raise _use_the_job(paths, descriptions)
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        return self._client.search(**request)
+
+    def search_batch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
+        return self._client.search_batch(requests)
+
+    def stats(self) -> Stats:
+        return self._client.stats()
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _request(text: str | None, top_k: int, request: Mapping[str, Any]) -> SearchRequest:
+    return cast(SearchRequest, {"limit": top_k, **request, **({} if text is None else {"text": text})})
+
+
+def _open_local(settings: Settings, model_name: str | None) -> _Backend:
+    try:
+        local = importlib.import_module("viewfinder.engine.local")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"mode='local' needs {error.name}: {INSTALL_LOCAL}.") from error
+    backend: _Backend = local.LocalIndex.open(settings, model_name)
+    return backend
+
+
+def _use_the_job(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> ConfigurationError:
+    command = ["python", "jobs/index.py"]
+    note = ""
+    if len(paths) > _PATHS_SHOWN:
+        command += ["--source", "images.csv"]
+        note = f"images.csv is a file with a column 'uri' that lists your {len(paths):,} paths."
+    else:
+        for path in paths:
+            text = str(path)
+            command += ["--source", text if "://" in text else str(Path(text).expanduser().absolute())]
+    if descriptions:
+        command += ["--captions", "captions.json"]
+        note += " captions.json holds your descriptions as {path: text}."
+    return ConfigurationError(
+        "A service does not index; run the index job next to it, in a checkout of viewfinder:\n"
+        f"  {shlex.join(command)}\n{note}".rstrip()
+    )

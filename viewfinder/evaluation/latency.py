@@ -1,0 +1,27 @@
+"""Search times of collections."""
+
+import time
+from collections.abc import Sequence
+
+from viewfinder.models.encoder import Vectors
+from viewfinder.store import Collection, Store
+
+LIMIT = 10
+_WARM_UP = 10
+
+
+def search_times_ms(
+    store: Store, collections: Sequence[Collection], vectors: Sequence[Vectors], *, count: int
+) -> list[list[float]]:
+    """Time `count` single searches of each collection, in milliseconds; `vectors` are float32 [N, D] for each.
+
+    The collections take turns, so that other load on the machine slows all of them alike.
+    """
+    times: list[list[float]] = [[] for _ in collections]
+    for number in range(-_WARM_UP, count):
+        for collection, candidates, spent in zip(collections, vectors, times, strict=True):
+            began = time.perf_counter()
+            store.search.nearest(collection, candidates[number % len(candidates)], limit=LIMIT, with_payload=False)
+            if number >= 0:
+                spent.append(1000 * (time.perf_counter() - began))
+    return times

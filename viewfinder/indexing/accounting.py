@@ -1,0 +1,134 @@
+"""Counts of a run: objects by outcome, busy seconds by stage, and what they come to."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from viewfinder.sources.manifest import Manifest
+
+# How to speed up the stage that holds the others back.
+ADVICE = {
+    "compare": "use a larger Qdrant, or one nearer to the workers",
+    "fetch": "raise VIEWFINDER_FETCH_THREADS, or run workers nearer to the bucket",
+    "decode": "add CPU cores (CPU-only nodes work)",
+    "encode": "add GPUs, one encoder each; without GPUs add CPU cores",
+    "write": "raise VIEWFINDER_WRITERS, or add shards and nodes to Qdrant",
+}
+
+
+@dataclass
+class Tally:
+    """The counts of one write, or of the whole run: objects by outcome, and the busy seconds of each stage.
+
+    `unchanged` includes the `taken_down`. Of the `failed`, the `stale` keep the points that they had, because a later
+    run may succeed. `images` and `captions` were encoded; of the captions, `captions_cut` were longer than the model
+    reads.
+    """
+
+    indexed: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    taken_down: int = 0
+    stale: int = 0
+    images: int = 0
+    captions: int = 0
+    captions_cut: int = 0
+    compare_s: float = 0.0
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    write_s: float = 0.0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        mine, theirs = asdict(self), asdict(other)
+        return Tally(**{each.name: mine[each.name] + theirs[each.name] for each in fields(self)})
+
+    @property
+    def objects(self) -> int:
+        """All objects that are accounted for."""
+        return self.indexed + self.unchanged + self.failed
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Objects by outcome, as progress shows them."""
+        return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The work of one stage: busy seconds summed over its workers, failures included, and the objects it finished."""
+
+    name: str
+    objects: int
+    seconds: float
+    workers: float
+
+    @property
+    def rate(self) -> float | None:
+        """Objects a second of one worker."""
+        return self.objects / self.seconds if self.seconds else None
+
+    @property
+    def capacity(self) -> float | None:
+        """Objects a second of all workers together if they were never idle."""
+        return None if self.rate is None else self.rate * self.workers
+
+    @property
+    def seconds_per_worker(self) -> float:
+        """Mean busy seconds of one worker. Stages have different numbers of objects, so rates do not compare."""
+        return self.seconds / self.workers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The tally of all objects, and how busy each stage was."""
+
+    tally: Tally
+    stages: Sequence[Stage]
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The stage with the busiest workers; None where no stage did anything."""
+        busiest = max(self.stages, key=lambda stage: stage.seconds_per_worker)
+        return busiest.name if busiest.seconds else None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one run over a manifest did."""
+
+    manifest: Manifest
+    outcome: Outcome
+    pruned: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Objects by outcome (listed = unchanged + indexed + failed), and points pruned."""
+        return {"listed": self.manifest.listed, **_counts(self.outcome.tally), "pruned": self.pruned}
+
+    @property
+    def expected(self) -> int:
+        """How many points of these sources the collection holds now."""
+        tally = self.outcome.tally
+        return self.manifest.listed - tally.failed + tally.stale - tally.taken_down
+
+    @property
+    def changed(self) -> int:
+        """How many points were written or deleted."""
+        return self.outcome.tally.indexed + self.pruned
+
+
+def stages_of(
+    tally: Tally, *, comparers: float, fetchers: float, decoders: float, encoders: float, writers: float
+) -> list[Stage]:
+    """The stages of a run with so many workers each."""
+    return [
+        Stage("compare", tally.objects, tally.compare_s, comparers),
+        Stage("fetch", tally.images, tally.fetch_s, fetchers),
+        Stage("decode", tally.images, tally.decode_s, decoders),
+        Stage("encode", tally.indexed, tally.encode_s, encoders),
+        Stage("write", tally.indexed, tally.write_s, writers),
+    ]
+
+
+def _counts(tally: Tally) -> dict[str, int]:
+    return {"unchanged": tally.unchanged, "indexed": tally.indexed, "failed": tally.failed}

@@ -1,0 +1,125 @@
+"""The first stage: decide for each listed object what is to be done, by what the collection already holds."""
+
+import time
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from viewfinder.errors import ObjectError
+from viewfinder.indexing.connections import objects_of, store_at
+from viewfinder.indexing.rows import Row, rows_of, table_of
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.uris import point_id
+from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
+
+# Ids in one request. Larger requests gain nothing and hold the embedded store's one thread longer.
+COMPARE_BATCH_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Rows of a manifest → the same rows with their `action`, by ETag and caption hash.
+
+    `captions` says that captions were given; without them, those in the index stay untouched. With `prune` an object
+    that the captions do not name loses its caption. Without a collection (a dry run before the first run) every object
+    is new.
+    """
+
+    access: ObjectAccess
+    address: StoreAddress
+    collection: Collection | None
+    captions: bool = False
+    prune: bool = False
+    stat_threads: int = 16
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Compare in a process that connects to the store by its address."""
+        return self.with_store(table, store_at(self.address))
+
+    def with_store(self, table: pa.Table, store: Store) -> pa.Table:
+        """Compare through a store that is already open."""
+        began = time.perf_counter()
+        rows = rows_of(table)
+        for row in rows:
+            row["id"] = point_id(row["uri"])
+        taken_down = self._taken_down([row["id"] for row in rows], store)
+        present = [row for row in rows if row["id"] not in taken_down]
+        states, failures = self._known([row["id"] for row in present], store)
+        self._stat([row for row in present if not row["etag"]])
+        compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
+        # The bytes in flight are limited by size, so an object to fetch needs one; an unchanged object does not.
+        self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
+        todo = [row for row in compared if row["action"] != "unchanged"]
+        if unchanged := len(compared) - len(todo):
+            todo.append({"action": "unchanged", "count": unchanged})
+        if left_out := len(rows) - len(present):
+            todo.append({"action": "taken_down", "count": left_out})
+        if todo:
+            todo[0]["compare_s"] = time.perf_counter() - began
+        return table_of(todo)
+
+    def _taken_down(self, ids: Sequence[str], store: Store) -> Container[str]:
+        return () if self.collection is None else store.control(self.collection.index).takedowns(ids)
+
+    def _known(self, ids: Sequence[str], store: Store) -> tuple[dict[str, PointState], dict[str, Failure]]:
+        """The states of those that are points, and the recorded failures of the others."""
+        if self.collection is None:
+            return {}, {}
+        states = store.points.states(self.collection, ids)
+        missing = [each for each in ids if each not in states]
+        return states, store.control(self.collection.index).failures(missing)
+
+    def _stat(self, rows: list[Row]) -> None:
+        """Fill in ETag and size where a manifest file gives none. An object that cannot be asked fails in the fetch."""
+        if not rows:
+            return
+        objects = objects_of(self.access)
+
+        def fill(row: Row) -> None:
+            try:
+                info = objects.stat(row["uri"])
+            except ObjectError:
+                return
+            row["etag"], row["size"], row["last_modified"] = info.etag, info.size, info.last_modified
+
+        with ThreadPoolExecutor(self.stat_threads) as pool:
+            list(pool.map(fill, rows))
+
+    def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:
+        applies = self.captions and (row["caption_hash"] is not None or self.prune)
+        if not applies:
+            row["caption"] = row["caption_hash"] = row["caption_details"] = None
+        row["count"], row["caption_applies"] = 1, applies
+        row["exists"], row["had_failure"] = state is not None, failure is not None
+        row["action"] = "index"
+        if state is None:
+            if failure is not None and failure.permanent and row["etag"] and failure.etag == row["etag"]:
+                row["action"], row["permanent"] = "failed", True
+                row["stage"], row["reason"], row["message"] = failure.stage, failure.reason, failure.message
+            return row
+        listed = set(row["sources"])
+        row["sources"] = sorted(listed | set(state.sources))
+        if not row["etag"] or state.etag != row["etag"]:
+            row["action"] = "index"
+        elif applies and (row["caption_hash"] or "") != (state.caption_hash or ""):
+            row["action"] = "caption"
+        else:
+            row["action"] = "unchanged" if listed <= set(state.sources) else "sources"
+        return row
+
+
+def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:
+    """How many objects need what, by the action of their rows."""
+    counts: Counter[str] = Counter()
+    for table in tables:
+        for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):
+            counts[action] += count
+    return dict(counts)
+
+
+def needs_encoding(tables: Iterable[pa.Table]) -> bool:
+    """True if any row has an image to fetch or a caption to encode."""
+    return any(action in ("index", "caption") for table in tables for action in table["action"].to_pylist())

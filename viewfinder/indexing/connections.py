@@ -1,0 +1,19 @@
+"""Connections of a worker process, made once and kept between its tasks, which are many and short."""
+
+import functools
+
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.objects import Objects
+from viewfinder.store import Store, StoreAddress, connect
+
+
+@functools.lru_cache(maxsize=4)
+def store_at(address: StoreAddress) -> Store:
+    """The store at this address."""
+    return connect(address)
+
+
+@functools.lru_cache(maxsize=4)
+def objects_of(access: ObjectAccess) -> Objects:
+    """The objects that this access reaches."""
+    return Objects(access)

@@ -1,0 +1,258 @@
+"""Where the stages run: the `Executor` protocol, and the executor that runs them in this process."""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor as Pool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import ImageLimits, Preprocess
+from viewfinder.indexing.accounting import Outcome, Tally, stages_of
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions
+from viewfinder.indexing.connections import objects_of
+from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
+from viewfinder.indexing.fetch import FetchAndDecode
+from viewfinder.indexing.preflight import check_access
+from viewfinder.indexing.progress import IndexingProgress
+from viewfinder.indexing.rows import Row, cut, join, paths_table, read_part, rows_of, table_of
+from viewfinder.indexing.write import write_rows
+from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.models.cpu import cpu_cores
+from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.manifest import Manifest
+from viewfinder.store import Collection, Record, Store
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class IndexJob:
+    """The work of one run, in plain values that travel to workers."""
+
+    manifest: Manifest
+    compare: Compare
+    collection: Collection
+    checkpoint: Checkpoint
+    settings: Settings
+    run_id: str
+
+
+class Executor(Protocol):
+    """Runs the stages somewhere. Errors of ours come out of it as they were raised in a stage."""
+
+    def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
+        """List each source, read one object of it and ask the store, where the work will be done."""
+
+    def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
+        """How many of the listed objects need what; nothing is written."""
+
+    def index(
+        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
+    ) -> Outcome:
+        """Run all stages over the manifest; the tally accounts for every object.
+
+        `compared` are its rows where they have been compared already.
+        """
+
+    def encode_texts(
+        self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
+    ) -> Vectors:
+        """Unit vectors float32 [N, D]; raises `ViewfinderError` where that takes longer than `timeout_s`."""
+
+    def encode_images(
+        self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
+    ) -> dict[str, Vectors]:
+        """Unit vectors (float32 [D]) by point id, of the images that can be read and are unchanged since indexed."""
+
+    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+        """Add a block to the metrics that was written by the caller and not by `index`."""
+
+
+class InProcessExecutor:
+    """Runs the stages in this process with all its cores. Close it after use, best by `with`.
+
+    Blocks of rows stream through the stages, a few of each at a time, so that memory does not grow with the number of
+    objects: threads read, a decoder process for each core decodes, one encoder divides each batch among its threads,
+    one thread writes. Decoders and encoders are kept until it is closed.
+    """
+
+    def __init__(self, *, cores: int | None = None) -> None:
+        self._cores = cores or cpu_cores()
+        self._lock = threading.Lock()
+        self._decoders: dict[_DecoderOptions, _DecoderPool] = {}
+        self._encoders: dict[tuple[str, str, str], Encode] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoder processes and the threads of the encoders."""
+        for decoders in self._decoders.values():
+            decoders.close()
+        for encode in self._encoders.values():
+            encode.close()
+        self._decoders, self._encoders = {}, {}
+
+    def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
+        check_access(sources, objects_of(access), store)
+
+    def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
+        return count_actions(compare_all(manifest, compare, store))
+
+    def index(
+        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
+    ) -> Outcome:
+        settings = job.settings
+        fetch = self._fetch(job.checkpoint, settings, job.compare.access)
+        encode = self._encode(job.checkpoint, settings)
+
+        def write(table: pa.Table) -> Tally:
+            return write_rows(store, job.collection, table, run_id=job.run_id, batch_size=settings.write_batch_size)
+
+        total = Tally()
+        rows = compare_all(job.manifest, job.compare, store) if compared is None else compared
+        with ExitStack() as stack:
+            fetchers, encoders, writers = (stack.enter_context(_pool(size)) for size in (self._cores, 1, 1))
+            fetched = _ahead(fetchers, fetch, cut(rows, settings.fetch_batch_size), 2 * self._cores)
+            encoded = _ahead(encoders, encode, join(fetched, self._batch_size(settings)), 2)
+            for tally in _ahead(writers, write, encoded, 2):
+                total += tally
+                progress(total.outcomes)
+        fetching = self._cores * settings.fetch_threads
+        stages = stages_of(total, comparers=1, fetchers=fetching, decoders=self._cores, encoders=1, writers=1)
+        return Outcome(total, stages)
+
+    def encode_texts(
+        self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
+    ) -> Vectors:
+        return self._encode(checkpoint, settings).encode_texts(list(texts))[0]
+
+    def encode_images(
+        self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
+    ) -> dict[str, Vectors]:
+        fetch, encode = self._fetch(checkpoint, settings, access), self._encode(checkpoint, settings)
+        return encode_stored(fetch, encode, {record.id: record.payload for record in records})
+
+    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+        """Nothing is counted outside of the report."""
+
+    def encoder(self, checkpoint: Checkpoint, settings: Settings) -> Encoder:
+        """The encoder of this model, for whoever else in this process needs it."""
+        return self._encode(checkpoint, settings).encoder()
+
+    def _fetch(self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess) -> FetchAndDecode:
+        options = _DecoderOptions(
+            checkpoint.preprocess,
+            ImageLimits.of(settings),
+            settings.decode_timeout_s,
+            settings.decode_memory_bytes,
+        )
+        with self._lock:
+            decoders = self._decoders.setdefault(options, _DecoderPool(options))
+        return FetchAndDecode.of(settings, access, checkpoint, decoder=decoders.borrow)
+
+    def _encode(self, checkpoint: Checkpoint, settings: Settings) -> Encode:
+        device, precision = settings.device, settings.precision
+        key = (checkpoint.fingerprint, device, precision)
+        with self._lock:
+            if key not in self._encoders:
+                self._encoders[key] = Encode(
+                    checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=self._cores
+                )
+            return self._encoders[key]
+
+    def _batch_size(self, settings: Settings) -> int:
+        on_gpu = settings.device in ("cuda", "mps")
+        return settings.encode_batch_size or (GPU_BATCH_SIZE if on_gpu else IMAGES_PER_THREAD * self._cores)
+
+
+def compare_all(manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:
+    """The rows of the manifest compared in this process, a block at a time."""
+    for rows in cut(read_part(paths_table(manifest.paths)), COMPARE_BATCH_SIZE):
+        yield compare.with_store(rows, store)
+
+
+def encode_stored(
+    fetch: FetchAndDecode, encode: Encode, payloads: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Vectors]:
+    """Encode images again in this process; `payloads` are those of points, by id.
+
+    Left out are those that cannot be read, or whose ETag is no longer that of the payload.
+    """
+    rows: list[Row] = [
+        {"id": id_, "action": "index", "count": 1, "uri": payload["uri"], "size": payload["size"]}
+        for id_, payload in payloads.items()
+    ]
+    return {
+        row["id"]: np.frombuffer(row["image_vector"], np.float32)
+        for row in rows_of(encode(fetch(table_of(rows))))
+        if row["image_vector"] is not None and row["etag"] == payloads[row["id"]]["etag"]
+    }
+
+
+@dataclass(frozen=True)
+class _DecoderOptions:
+    preprocess: Preprocess
+    limits: ImageLimits
+    timeout_s: float
+    memory_bytes: int
+
+
+class _DecoderPool:
+    """Decoder processes of one kind, as many as are needed at a time; the one used last is lent first."""
+
+    def __init__(self, options: _DecoderOptions) -> None:
+        self._options = options
+        self._idle: queue.LifoQueue[Decoder] = queue.LifoQueue()
+
+    @contextmanager
+    def borrow(self) -> Iterator[Decoder]:
+        try:
+            decoder = self._idle.get_nowait()
+        except queue.Empty:
+            options = self._options
+            decoder = Decoder(
+                options.preprocess, options.limits, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
+            )
+        try:
+            yield decoder
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
+
+
+@contextmanager
+def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(size)
+    try:
+        yield pool
+    finally:  # after an error what has not begun is not wanted any more
+        pool.shutdown(cancel_futures=True)
+
+
+def _ahead(pool: Pool, function: Callable[[T], U], items: Iterable[T], depth: int) -> Iterator[U]:
+    """The results of `function` in order, computed in the pool, at most `depth` of them ahead of the reader."""
+    pending: deque[Future[U]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,0 +1,32 @@
+"""How a run tells whoever watches how far it is."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+# Called with the number of objects listed so far.
+ListingProgress = Callable[[int], None]
+# Called now and then with the objects done so far, by outcome.
+IndexingProgress = Callable[[Mapping[str, int]], None]
+
+
+class Progress(Protocol):
+    """Shows the long steps of a run, each while its block lasts."""
+
+    def listing(self) -> AbstractContextManager[ListingProgress]:
+        """The listing of the sources."""
+
+    def indexing(self, total: int) -> AbstractContextManager[IndexingProgress]:
+        """The stages over `total` objects."""
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    @contextmanager
+    def listing(self) -> Iterator[ListingProgress]:
+        yield lambda count: None
+
+    @contextmanager
+    def indexing(self, total: int) -> Iterator[IndexingProgress]:
+        yield lambda counts: None

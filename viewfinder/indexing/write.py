@@ -1,0 +1,147 @@
+"""The last stage: rows become points, failures become records, and everything is counted."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from viewfinder.indexing.accounting import Tally
+from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
+from viewfinder.sources.captions import parse_details
+from viewfinder.store import Collection, Failure, Store
+from viewfinder.store.records import Mask, PointBatch, Vectors
+
+
+def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id: str, batch_size: int) -> Tally:
+    """Do what each row asks for, and count it.
+
+    Every write is idempotent: a point's id comes from its URI, so a task that runs twice, or a run after a crash,
+    writes the same points. Points go out in batches of `batch_size` without waiting for Qdrant to apply them; the last
+    batch waits, which holds back a pipeline that is faster than the database.
+    """
+    began = datetime.now(UTC)
+    stamp = {"run_id": run_id, "indexed_at": began.isoformat(timespec="seconds")}
+    rows = _mark_taken_down(store, collection, rows_of(table))
+    groups: dict[Action, list[Row]] = {action: [] for action in ACTIONS}
+    for row in rows:
+        groups[row["action"]].append(row)
+
+    new = [row for row in groups["index"] if not row["exists"]]
+    changed = [row for row in groups["index"] if row["exists"]]
+    for part in _slices(new, batch_size):
+        store.points.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1])
+    # An upsert would drop what this run does not bring (captions), so points that exist are updated.
+    for part in _slices(changed, batch_size):
+        payloads = [_image_payload(row) | stamp for row in part]
+        vectors, _ = _vectors([row["image_vector"] for row in part])
+        store.points.update_images(collection, [row["id"] for row in part], payloads, vectors)
+    for part in _slices(groups["caption"] + [row for row in changed if row["caption_applies"]], batch_size):
+        payloads = [_caption_payload(row) | {"sources": row["sources"]} | stamp for row in part]
+        vectors, present = _vectors([row["caption_vector"] for row in part])
+        store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
+    if groups["sources"]:
+        store.points.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
+    _write_failures(store, collection, groups["failed"], run_id)
+    if indexed_at_last := [row["id"] for row in groups["index"] if row["had_failure"]]:
+        store.control(collection.index).forget_failures(indexed_at_last)
+
+    taken_down = sum(row["count"] for row in groups["taken_down"])
+    return Tally(
+        indexed=len(groups["index"]) + len(groups["caption"]),
+        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]) + taken_down,
+        failed=len(groups["failed"]),
+        taken_down=taken_down,
+        stale=sum(bool(row["exists"]) and not row["permanent"] for row in groups["failed"]),
+        images=len(groups["index"]),
+        captions=sum(row["caption_vector"] is not None for row in rows),
+        captions_cut=sum(bool(row["caption_cut"]) for row in rows),
+        compare_s=sum(row["compare_s"] or 0.0 for row in rows),
+        fetch_s=sum(row["fetch_s"] or 0.0 for row in rows),
+        decode_s=sum(row["decode_s"] or 0.0 for row in rows),
+        encode_s=sum(row["encode_s"] or 0.0 for row in rows),
+        write_s=(datetime.now(UTC) - began).total_seconds(),
+    )
+
+
+def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
+    """Look for takedowns once more, right before writing: they may have come since the comparison."""
+    ids = [row["id"] for row in rows if row["id"] is not None]  # folded rows have none
+    taken_down = store.control(collection.index).takedowns(ids) if ids else {}
+    for row in rows:
+        if row["id"] in taken_down:
+            row["action"] = "taken_down"
+    return rows
+
+
+def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], run_id: str) -> None:
+    if not rows:
+        return
+    # An image whose content is broken now must not be found by what it was.
+    if broken := [row["id"] for row in rows if row["exists"] and row["permanent"]]:
+        store.points.delete(collection, broken)
+    records = {
+        row["id"]: Failure(
+            uri=row["uri"],
+            etag=row["etag"] or "",
+            stage=row["stage"],
+            reason=row["reason"],
+            message=row["message"],
+            permanent=bool(row["permanent"]),
+            run_id=run_id,
+        )
+        for row in rows
+    }
+    store.control(collection.index).record_failures(records)
+
+
+def _points(rows: Sequence[Row], stamp: dict[str, str]) -> PointBatch:
+    payloads = [
+        _image_payload(row) | stamp | (_caption_payload(row) if row["caption_hash"] is not None else {}) for row in rows
+    ]
+    image, _ = _vectors([row["image_vector"] for row in rows])
+    captions: dict[str, Any] = {}
+    if any(row["caption_vector"] for row in rows):
+        captions["caption"], captions["has_caption"] = _vectors([row["caption_vector"] for row in rows])
+    return PointBatch(ids=[row["id"] for row in rows], payloads=payloads, image=image, **captions)
+
+
+def _image_payload(row: Row) -> dict[str, Any]:
+    payload: dict[str, Any] = {
+        "uri": row["uri"],
+        "bucket": row["bucket"],
+        "key": row["key"],
+        "etag": row["etag"],
+        "size": row["size"],
+        "width": row["width"],
+        "height": row["height"],
+        "format": row["format"],
+        "sources": row["sources"],
+        "kind": "image",
+    }
+    if row["last_modified"]:  # an empty text is not a date to Qdrant
+        payload["last_modified"] = row["last_modified"]
+    return payload
+
+
+def _caption_payload(row: Row) -> dict[str, Any]:
+    """The fields of a caption; for one that was removed, those of an empty record."""
+    if row["caption_hash"] is None or row["caption_details"] is None:
+        return {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
+    return {"caption": row["caption"], "caption_hash": row["caption_hash"], **parse_details(row["caption_details"])}
+
+
+def _vectors(cells: Sequence[bytes | None]) -> tuple[Vectors, Mask]:
+    """float32 [N, D] with zeros where a cell is None, and bool [N] saying which are not."""
+    present = np.array([cell is not None for cell in cells], bool)
+    dimension = next((len(cell) // 4 for cell in cells if cell is not None), 1)
+    vectors = np.zeros((len(cells), dimension), np.float32)
+    for position, cell in enumerate(cells):
+        if cell is not None:
+            vectors[position] = np.frombuffer(cell, np.float32)
+    return vectors, present
+
+
+def _slices(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

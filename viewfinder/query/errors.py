@@ -1,0 +1,82 @@
+"""Errors of a query: the field that is wrong, why, and what to send instead.
+
+ConfigurationError
+└── QueryError               the query cannot be answered as it stands
+    ├── QueryImageError      an image of the query cannot be decoded or fetched
+    ├── UnknownImageError    the index holds no image with the given id
+    ├── CursorError          the token is not a cursor, or belongs to another query
+    └── CollectionGoneError  the collection that a cursor pages through was dropped
+"""
+
+from typing import Literal
+
+from viewfinder.errors import ConfigurationError, ImageError
+
+CURSOR_HINT = "Search again without a cursor."
+
+
+class QueryError(ConfigurationError):
+    """A query cannot be answered. `message` starts with the field that is wrong; `hint` says what to send instead."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class QueryImageError(QueryError):
+    """An image of a query cannot be used; `reason` as in `ImageError` and `AddressError`."""
+
+    def __init__(self, reason: str, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.args = (reason, message, hint)
+        self.reason = reason
+
+    @classmethod
+    def of(cls, field: str, error: "ImageError | AddressError") -> "QueryImageError":
+        """The error of the image in `field`."""
+        if isinstance(error, AddressError):
+            hint = "Send the image itself, as `image` or to POST /v1/search/image."
+        elif error.reason == "too_many_bytes":
+            hint = "Send a smaller image: the model sees few pixels."
+        else:
+            hint = "Send an image that opens in a browser: JPEG, PNG, WebP, GIF, TIFF or BMP."
+        return cls(error.reason, f"{field}: {error.message}", hint)
+
+
+class UnknownImageError(QueryError):
+    """The index holds no image with this id."""
+
+
+class CursorError(QueryError):
+    """A token is not a cursor of this index, or belongs to another query."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"cursor: {problem}.", CURSOR_HINT)
+        self.args = (problem,)
+
+
+class CollectionGoneError(QueryError):
+    """The collection that a cursor pages through no longer exists."""
+
+    def __init__(self) -> None:
+        super().__init__("cursor: the collection that it pages through no longer exists.", CURSOR_HINT)
+        self.args = ()
+
+
+class AddressError(Exception):
+    """An image URL that is not fetched, or cannot be.
+
+    The message contains at most the host, since paths and query strings may hold secrets, and does not distinguish a
+    name that resolves inside this network from one that does not resolve.
+    """
+
+    def __init__(
+        self, reason: Literal["forbidden_address", "fetch_failed", "image_url_disabled"], message: str
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message

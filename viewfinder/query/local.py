@@ -1,0 +1,135 @@
+"""Searches one index in this process, without a service: the same `viewfinder.query` that the service runs."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Self, TypeVar
+
+from viewfinder.client.requests import search_body
+from viewfinder.client.results import SearchResult, Stats
+from viewfinder.errors import CollectionMissingError
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.query.images import QueryImages
+from viewfinder.query.request import MAX_SEARCHES, parse_batch, parse_query
+from viewfinder.query.searcher import Searcher
+from viewfinder.query.vectors import DirectEncoder
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store
+from viewfinder.store.schema import ModelIdentity
+
+T = TypeVar("T")
+
+Load = Callable[[Checkpoint], Encoder]
+
+
+class LocalSearch:
+    """Answers searches from `store`. Models are loaded when a query first needs them, by `load` if given.
+
+    With `model_name` the live collection must have been made by that model; without, each search uses the model of the
+    live collection. Close it after use; the store stays open.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, load: Load | None = None, *, model_name: str | None = None
+    ) -> None:
+        if load is None:
+            load = functools.partial(Encoder.load, device=settings.device, precision=settings.precision)
+        limits = ImageLimits.of(settings)
+        self._images = QueryImages(
+            replace(limits, max_bytes=settings.max_query_image_bytes),
+            timeout_s=settings.decode_timeout_s,
+            memory_bytes=settings.decode_memory_bytes,
+            allow_url=True,  # the caller fetches on its own machine; private addresses are still refused
+        )
+        self._searcher = Searcher(store, _LiveIndex(store, settings.index, load, model_name), self._images)
+        # A loop in a thread of its own, since the caller may run in a loop already, as notebooks do.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-search")
+        self._runner = asyncio.Runner()
+        self._closed = False
+
+    def search(self, request: Mapping[str, Any]) -> SearchResult:
+        """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
+        return self._run(self._searcher.search(parse_query(search_body(request))))
+
+    def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult]:
+        """The answers to several requests, encoded and searched together, 64 at a time."""
+        bodies = [search_body(request) for request in requests]
+        results: list[SearchResult] = []
+        for start in range(0, len(bodies), MAX_SEARCHES):
+            results += self._run(self._searcher.search_many(parse_batch(bodies[start : start + MAX_SEARCHES])))
+        return results
+
+    def stats(self) -> Stats:
+        return self._run(self._searcher.stats())
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+        self._images.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._thread.submit(self._runner.run, coroutine).result()
+
+
+class _Snapshot(DirectEncoder):
+    """The live collection; its encoder is loaded on first use."""
+
+    def __init__(self, collection: Collection, load: Callable[[], Encoder]) -> None:
+        super().__init__(load)
+        self.collection = collection
+
+
+class _LiveIndex:
+    """Looks up the live collection for every query."""
+
+    def __init__(self, store: Store, index: str, load: Load, model_name: str | None) -> None:
+        self._store = store
+        self._index = index
+        self._load = load
+        self._model_name = model_name
+        self._checkpoint: Checkpoint | None = None  # of `model_name`
+        self._encoder: Encoder | None = None
+
+    def snapshot(self) -> _Snapshot:
+        live = self._store.collections.live(self._index)
+        if live is None:
+            raise CollectionMissingError(
+                f"There is no index {self._index!r} yet in {self._store.address}. Index images first."
+            )
+        self._check_model(live)
+        return _Snapshot(live, lambda: self._encoder_of(live))
+
+    def known(self, name: str) -> Collection | None:
+        return None
+
+    def refresh(self) -> None:
+        """Nothing to do: `snapshot` always asks the store."""
+
+    def _check_model(self, live: Collection) -> None:
+        """Raise `ModelMismatchError` if another model than the one asked for made the collection."""
+        if self._model_name is None:
+            return
+        if self._checkpoint is None:
+            self._checkpoint = locate(self._model_name)
+        asked = self._checkpoint
+        if asked.fingerprint != live.metadata.fingerprint:
+            self._store.collections.open(self._index, ModelIdentity.of(asked))
+
+    def _encoder_of(self, live: Collection) -> Encoder:
+        fingerprint = live.metadata.fingerprint
+        if self._encoder is None or self._encoder.fingerprint != fingerprint:
+            self._encoder = self._load(locate(live.metadata.model_name, expect=fingerprint))
+        return self._encoder

@@ -1,0 +1,103 @@
+"""Changes of the live collection: the alias, the recorded states, and the retired collections."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import httpx
+
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.store import Collection, Store
+
+logger = logging.getLogger("viewfinder.reindex")
+
+SERVICE_TIMEOUT_S = 30.0
+_POLL_S = 0.5
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def promote(store: Store, lock: UpgradeLock, collection: Collection, *, clock: Clock = utc_now) -> None:
+    """Make `collection` the live one and retire its predecessor. Raises `StoreBusyError` if the lock was lost."""
+    lock.renew()
+    store.collections.update_metadata(collection.name, promoted_at=_timestamp(clock), retired_at="")
+    store.collections.promote(collection.index, collection.name)
+    correct_states(store, collection.index, clock=clock)
+    logger.info("%s is live", collection.name)
+
+
+def states_are_correct(store: Store, live: Collection) -> bool:
+    """Return whether the collection that the alias names, and no other, is recorded as live."""
+    return all(
+        (each.metadata.state == "live") == (each.name == live.name) for each in store.collections.all(live.index)
+    )
+
+
+def correct_states(store: Store, index: str, *, clock: Clock = utc_now) -> None:
+    """Make the recorded states follow the alias, which alone decides: a run may be killed between the two."""
+    live = store.collections.live(index)
+    if live is None:
+        return
+    if live.metadata.state != "live":
+        store.collections.update_metadata(live.name, state="live", retired_at="")
+    for each in store.collections.all(index):
+        if each.name != live.name and each.metadata.state == "live":
+            store.collections.update_metadata(each.name, state="retired", retired_at=_timestamp(clock))
+
+
+def retired_collections(store: Store, index: str) -> list[Collection]:
+    """Return the retired collections, the last retired first."""
+    live = store.collections.live(index)
+    retired = [
+        each
+        for each in store.collections.all(index)
+        if each.metadata.state == "retired" and (live is None or each.name != live.name)
+    ]
+    return sorted(retired, key=lambda each: (each.metadata.retired_at, each.build), reverse=True)
+
+
+def drop_retired(
+    store: Store, lock: UpgradeLock, index: str, *, keep: int, grace_s: float, clock: Clock = utc_now
+) -> list[str]:
+    """Drop retired collections except the last `keep` and those retired less than `grace_s` seconds ago."""
+    lock.renew()
+    dropped = []
+    for each in retired_collections(store, index)[keep:]:
+        retired_at = each.metadata.retired_at
+        if retired_at and datetime.fromisoformat(retired_at) + timedelta(seconds=grace_s) > clock():
+            logger.info("A later run drops %s: searches may still be paging through it", each.name)
+            continue
+        store.collections.drop(each.name)
+        dropped.append(each.name)
+        logger.info("Dropped %s", each.name)
+    return dropped
+
+
+def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE_TIMEOUT_S) -> bool:
+    """Poll the service until it serves `collection`. Only logs a failure: services follow the alias by themselves."""
+    began = time.monotonic()
+    answered = ""
+    while time.monotonic() - began < timeout_s:
+        try:
+            ready = httpx.get(f"{server.rstrip('/')}/readyz", timeout=5.0).json()
+            answered = str(ready.get("problem") or ready.get("collection") or "")
+            if ready.get("collection") == collection:
+                logger.info("The service at %s serves it after %.1f s", server, time.monotonic() - began)
+                return True
+        except httpx.TransportError as error:
+            logger.info("No service answers at %s (%s); running services follow by themselves", server, error)
+            return False
+        except (ValueError, AttributeError):  # not a viewfinder service
+            return False
+        time.sleep(_POLL_S)
+    logger.warning("The service at %s did not follow within %g s; it answers %r", server, timeout_s, answered)
+    return False
+
+
+def _timestamp(clock: Clock) -> str:
+    return clock().isoformat(timespec="seconds")

@@ -1,0 +1,123 @@
+"""Rollback to the previous collection, and the pause of scheduled runs that follows it."""
+
+import logging
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from viewfinder.errors import ConfigurationError, ModelMismatchError, UnknownModelError
+from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing.promote import correct_states, promote, retired_collections, wait_for_service
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.settings import Settings
+from viewfinder.store import Collection, Store
+from viewfinder.store.control import Control
+
+logger = logging.getLogger("viewfinder.reindex")
+
+KIND: Final = "rollback_pause"
+SUBJECT = "scheduled runs"
+
+
+@dataclass(frozen=True)
+class RollbackPause:
+    """A pause of scheduled runs, which would undo a rollback; `since` is ISO 8601 in UTC."""
+
+    collection: str
+    rolled_back_from: str
+    since: str
+
+    @classmethod
+    def parse(cls, record: Any) -> "RollbackPause":
+        return cls(**{each.name: record[each.name] for each in fields(cls)})
+
+    def __str__(self) -> str:
+        return f"since {self.since}, when {self.rolled_back_from!r} was rolled back to {self.collection!r}"
+
+
+@dataclass(frozen=True)
+class RollbackResult:
+    """The collection that is live again, and how far it is behind the one it replaced.
+
+    `missed_runs` is the number of runs that wrote to `rolled_back_from` since `last_run`, the last that wrote to
+    `collection` ("" if not recorded). `retired_at` is when `collection` was retired, ISO 8601 in UTC.
+    """
+
+    collection: str
+    model: str
+    rolled_back_from: str
+    retired_at: str
+    last_run: str
+    missed_runs: int
+
+
+def roll_back(settings: Settings, store: Store) -> RollbackResult:
+    """Make the last retired collection live again and pause scheduled runs.
+
+    Raises `ConfigurationError` where there is none, `StoreBusyError` where another run holds the upgrade lock.
+    """
+    index = settings.index
+    live = store.collections.require_live(index)
+    control = store.control(index)
+    with UpgradeLock(control, "rollback") as lock:
+        correct_states(store, index)
+        retired = retired_collections(store, index)
+        if not retired:
+            raise ConfigurationError(
+                f"Index {index!r} has no retired collection to go back to. '--keep N' sets how many a re-index keeps; "
+                "'viewfinder status' lists what there is."
+            )
+        # Pause first: otherwise, after a crash right here, a scheduled run would undo the rollback.
+        pause_runs(control, retired[0].name, live.name)
+        promote(store, lock, retired[0])
+    _warn_if_model_is_missing(retired[0])
+    wait_for_service(settings.server, retired[0].name)
+    return _result(retired[0], live)
+
+
+def release(settings: Settings, store: Store) -> RollbackPause | None:
+    """Let scheduled runs continue; return the pause that was ended, None where there was none."""
+    control = store.control(settings.index)
+    pause = read_pause(control)
+    resume_runs(control)
+    return pause
+
+
+def read_pause(control: Control) -> RollbackPause | None:
+    """Return the pause of an index; None where scheduled runs are not paused."""
+    record = control.read(KIND, [SUBJECT]).get(SUBJECT)
+    return RollbackPause.parse(record) if record else None
+
+
+def pause_runs(control: Control, collection: str, rolled_back_from: str) -> None:
+    """Pause scheduled runs because of a rollback to `collection`."""
+    pause = RollbackPause(collection, rolled_back_from, datetime.now(UTC).isoformat(timespec="seconds"))
+    control.write(KIND, {SUBJECT: asdict(pause)})
+
+
+def resume_runs(control: Control) -> None:
+    """Let scheduled runs continue."""
+    control.remove(KIND, [SUBJECT])
+
+
+def _result(collection: Collection, previous: Collection) -> RollbackResult:
+    last_run = collection.metadata.runs[-1] if collection.metadata.runs else ""
+    # Run ids begin with the time, so they sort in the order of the runs.
+    missed = {run for run in previous.metadata.runs if run > last_run}
+    return RollbackResult(
+        collection=collection.name,
+        model=collection.metadata.model_name,
+        rolled_back_from=previous.name,
+        retired_at=collection.metadata.retired_at,
+        last_run=last_run,
+        missed_runs=len(missed),
+    )
+
+
+def _warn_if_model_is_missing(collection: Collection) -> None:
+    try:
+        locate(collection.metadata.model_name, expect=collection.metadata.fingerprint)
+    except (UnknownModelError, ModelMismatchError) as error:
+        logger.warning(
+            "This machine cannot load the model of %s; new replicas may fail too: %s", collection.name, error
+        )

@@ -1,0 +1,111 @@
+"""The Ray Serve application: one deployment whose replicas are ingress, encoder and batcher in one process."""
+
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+from ray.serve.config import BackpressureConfig
+from ray.serve.schema import LoggingConfig
+
+from viewfinder.addresses import is_loopback
+from viewfinder.errors import ConfigurationError
+from viewfinder.service.http.api import build_api
+from viewfinder.service.http.guard import MAX_INCOMING, capacity
+from viewfinder.service.search_service import SearchService
+from viewfinder.service.telemetry import access_log
+from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
+from viewfinder.settings import Settings
+
+# Requests above its capacity that a replica can refuse at the same moment, with its own error body.
+MAX_REFUSING = 64
+
+
+def build_app(args: dict[str, Any] | None = None) -> Application:
+    """The application for `serve run serve.app:build_app [index=NAME ...]`; arguments override settings.
+
+    Settings are read here, once, and sent to the replicas, which do not see this environment. Pass keys in the
+    environment: arguments are visible in Serve's status and in shell histories.
+    """
+    settings = Settings.load(**(args or {}))
+    require_keys_or_loopback(settings, fast_proxy=settings.fast_proxy)
+    return application(settings)
+
+
+def application(settings: Settings) -> Application:
+    """The deployment with replicas, batching and queue from the settings."""
+    max_requests = capacity(settings) + MAX_INCOMING + MAX_REFUSING
+    deployment = serve.deployment(
+        Replica,
+        name="viewfinder",
+        # Requests wait in the replica that batches them, which refuses too many with an error body of its own. Serve's
+        # queue and its plain text answer only take effect if refusing itself takes too long.
+        max_ongoing_requests=max_requests,
+        # Simultaneous requests count as queued in the proxy while it hands them out: that must not refuse them.
+        max_queued_requests=max_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        autoscaling_config={
+            "min_replicas": settings.min_replicas,
+            "max_replicas": max(settings.min_replicas, settings.max_replicas),
+            "target_ongoing_requests": settings.batch_size,
+        },
+        ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": settings.replica_gpus},
+        graceful_shutdown_timeout_s=settings.request_timeout_s,
+        # The service writes its own line for each request.
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+    return deployment.bind(settings)
+
+
+@serve.ingress()
+class Replica:
+    """One process that serves HTTP, encodes and searches, so that it can switch generations in one assignment."""
+
+    def __init__(self, settings: Settings) -> None:
+        _log_to_stderr()
+        # Checked again: only here is it known which proxy runs. Builders see another environment than the cluster's.
+        require_keys_or_loopback(settings, fast_proxy=RAY_SERVE_ENABLE_HA_PROXY)
+        context = serve.get_replica_context()
+        instruments = RayInstruments(application=context.app_name, replica=context.replica_id.unique_id)
+        self._service = SearchService.connect(settings, Metrics(instruments))
+        self._service.start()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return build_api(self._service, behind_serve=True)
+
+    def __del__(self) -> None:
+        # Serve calls this when a replica stops, also after a constructor that failed.
+        if service := getattr(self, "_service", None):
+            service.close()
+
+
+def require_keys_or_loopback(settings: Settings, *, fast_proxy: bool) -> None:
+    """Raise `ConfigurationError` if other machines could reach a service without API keys by accident.
+
+    Behind the fast proxy every request seems to come from this machine, so the guard cannot tell others apart.
+    """
+    if settings.api_keys or settings.allow_anonymous:
+        return
+    if fast_proxy:
+        where = "Ray Serve's fast proxy (RAY_SERVE_ENABLE_HA_PROXY=1) listens on all addresses"
+    elif not is_loopback(settings.host):
+        where = f"VIEWFINDER_HOST is {settings.host!r}, which other machines can reach"
+    else:
+        return
+    raise ConfigurationError(
+        f"{where}, and there are no API keys. Set VIEWFINDER_API_KEYS to the SHA-256 digests of keys, or "
+        "VIEWFINDER_ALLOW_ANONYMOUS=1 to allow searches without a key."
+    )
+
+
+def _log_to_stderr() -> None:
+    """Send the service's log to the replica's: Ray configures only its own loggers."""
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("serve", "viewfinder"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [lines]
+    access_log.logger.handlers = [logging.StreamHandler()]
+    access_log.logger.propagate = False

@@ -1,0 +1,37 @@
+"""Running the service on the Ray that this process has joined: `viewfinder serve`."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray import serve
+from ray.serve import Application
+
+from viewfinder.errors import ConfigurationError
+from viewfinder.service.app import application, require_keys_or_loopback
+from viewfinder.settings import Settings
+
+APPLICATION = "viewfinder"
+
+
+def build(settings: Settings) -> Application:
+    """The application; raises `ConfigurationError` if other machines could reach a service without API keys."""
+    require_keys_or_loopback(settings, fast_proxy=settings.fast_proxy)
+    return application(settings)
+
+
+@contextmanager
+def serving(app: Application, host: str, port: int) -> Iterator[str]:
+    """Serve the application at `host` and `port` while the block runs; yields its address when it is ready."""
+    if serve.status().applications:
+        raise ConfigurationError(
+            "A service already runs on this Ray, which has one port for all services. End it first, or start this one "
+            "with another VIEWFINDER_DATA_DIR."
+        )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        serve.run(app, name=APPLICATION, route_prefix="/")
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    finally:
+        serve.shutdown()

@@ -1,0 +1,89 @@
+"""Canonical URIs of objects, and the point ids made of them.
+
+    s3://BUCKET/KEY          KEY is literal: no escapes; `//`, `..`, `#`, `?` and `%` have no meaning
+    file:///ABSOLUTE/PATH    the percent-encoded bytes of the path, so that every file name survives the round trip
+
+A point's id is derived from the URI, so an object must have exactly one spelling.
+"""
+
+import os
+import uuid
+from urllib.parse import quote, unquote_to_bytes
+
+from viewfinder.errors import SourceError
+
+POINT_NAMESPACE = uuid.UUID("6ad3b0f2-6a5e-4d0c-9d3e-3f4d5f1d7a10")
+"""Namespace of the point ids. A change here orphans every point of every index."""
+
+SUPPORTED = "supported are s3://BUCKET/KEY, file:///PATH and local paths"
+
+
+def canonical_uri(text: str) -> str:
+    """Return the canonical URI of a source or object: `s3://` unchanged, local paths as absolute `file://`.
+
+    `s3://b/` becomes `s3://b`. Local paths are normalised as text (`.`, `..`, doubled slashes); symbolic links are not
+    resolved. Raises `SourceError` for other schemes.
+    """
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() == "s3":
+        return _canonical_s3(text, rest)
+    if separator and scheme.lower() == "file":
+        host, slash, path = rest.partition("/")
+        if host.lower() not in ("", "localhost") or not slash:
+            raise SourceError(f"{text!r} names the host {host!r}: write file:///ABSOLUTE/PATH, with three slashes.")
+        return file_uri(os.fsdecode(unquote_to_bytes("/" + path)))
+    if separator and scheme.isascii() and scheme.replace("+", "").isalnum():
+        hint = " Write s3:// instead." if scheme.lower() in ("s3a", "s3n") else ""
+        raise SourceError(f"Cannot read {text!r}: {scheme}:// is not supported; {SUPPORTED}.{hint}")
+    if not text:
+        raise SourceError(f"The source is empty; {SUPPORTED}.")
+    return file_uri(text)
+
+
+def point_id(uri: str) -> str:
+    """Return the id of an object's point, the same in every collection: UUIDv5 of the canonical URI."""
+    return str(uuid.uuid5(POINT_NAMESPACE, uri))
+
+
+def s3_parts(uri: str) -> tuple[str, str]:
+    """Return bucket and key of a canonical `s3://` URI; the key is "" for a bare bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def file_uri(path: str) -> str:
+    """Return the canonical URI of a local path."""
+    if "\0" in path:
+        raise SourceError(f"The path {path!r} contains a NUL character.")
+    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib cannot normalise without resolving links
+    try:
+        name = os.fsencode("/" + path.lstrip("/"))  # POSIX lets a path keep two leading slashes
+    except UnicodeEncodeError as error:
+        raise SourceError(f"The path {path!r} contains half a surrogate pair, which no file name does.") from error
+    return "file://" + quote(name)
+
+
+def file_path(uri: str) -> str:
+    """Return the path of a canonical `file://` URI: the inverse of `file_uri`."""
+    return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+
+
+def display_key(path: str) -> str:
+    """Return a local path as text for tables and payloads; bytes that are not UTF-8 become backslash escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """Return bucket and key of a canonical URI; a local file has the bucket "" and its path as key."""
+    return s3_parts(uri) if uri.startswith("s3://") else ("", display_key(file_path(uri)))
+
+
+def _canonical_s3(text: str, rest: str) -> str:
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise SourceError(f"{text!r} has no bucket; write s3://BUCKET or s3://BUCKET/PREFIX.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{text!r} is not valid Unicode, which S3 keys always are.") from error
+    return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"

@@ -1,0 +1,67 @@
+"""Qdrant's local mode with its slow parts replaced. Every use of qdrant-client's internals is in this module."""
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+from qdrant_client.local.local_collection import LocalCollection
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+
+class LocalMode(QdrantLocal):
+    """Local mode on a directory. It knows one process and one thread; two threads corrupt it permanently."""
+
+    LARGE_DATA_THRESHOLD = sys.maxsize  # `DirectoryClient` gives this advice itself, once
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location, force_disable_check_same_thread=True)
+        for collection in self.collections.values():
+            _speed_up(collection)
+
+    def create_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> bool:
+        created = super().create_collection(collection_name, *args, **kwargs)
+        _speed_up(self.collections[collection_name])
+        return created
+
+    def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
+        if collection_name in self.collections:
+            self.collections[collection_name].close()
+        return super().delete_collection(collection_name, **kwargs)
+
+
+def _speed_up(collection: LocalCollection) -> None:
+    """Select diverse hits in numpy; let SQLite write ahead, and sync at checkpoints instead of at each point.
+
+    900 → 6,600 points/s on two cores, with two vectors of 512 numbers each.
+    A killed process loses nothing. A power cut may lose the last moments but never the database, and the next run of
+    the job finds what is missing.
+    """
+    collection.LARGE_DATA_THRESHOLD = sys.maxsize
+    collection._mmr = functools.partial(_select_diverse, collection)  # type: ignore[method-assign]
+    if collection.storage is not None:
+        # Exclusive first: then the write-ahead log needs no shared memory, which network file systems lack.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
+            collection.storage.storage.execute(f"PRAGMA {pragma}").close()
+
+
+def _select_diverse(
+    collection: LocalCollection, points: list[Any], query: object, using: str, relevance_weight: float, limit: int
+) -> list[Any]:
+    """Replace `LocalCollection._mmr` (maximal marginal relevance, cosine only), a thousand times faster.
+
+    Its Python loops over all pairs took 9 s to select 200 of 1,000 points, while the holder answered nobody else.
+    """
+    vectors = collection.vectors[using][[collection.ids[point.id] for point in points]]
+    relevance = np.array([point.score for point in points])
+    nearest_selected = np.zeros(len(points))
+    remaining = np.full(len(points), True)
+    selected: list[int] = []
+    while len(selected) < min(limit, len(points)):
+        marginal = relevance_weight * relevance - (1 - relevance_weight) * nearest_selected if selected else relevance
+        best = int(np.argmax(np.where(remaining, marginal, -np.inf)))
+        similar = vectors @ vectors[best]
+        nearest_selected = np.maximum(nearest_selected, similar) if selected else similar
+        remaining[best] = False
+        selected.append(best)
+    return [points[place] for place in selected]
