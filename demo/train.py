@@ -86,7 +86,7 @@ def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, allowed: torch.T
 
 
 def augment(images: torch.Tensor, rng: Random) -> torch.Tensor:
-    """Mirror half of the images, shift all, vary their brightness; uint8 in, normalized float32 out."""
+    """Mirror half of the images, shift all, vary brightness; uint8 in, normalized float32 out."""
     size, margin = images.shape[-1], 3
     pixels = images.float() / 255
     mirrored = torch.rand(len(pixels)) < 0.5
@@ -118,8 +118,8 @@ def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
 class Facts(torch.nn.Module):
     """One direction for each fact of the painted world, used only in training.
 
-    Images and texts are pulled towards the facts that they show or state, so that each tower learns before the other one
-    is useful to it.
+    Images and texts are pulled towards the facts that they show or state, so that each tower learns before the other
+    one is useful to it.
     """
 
     def __init__(self, dimension: int) -> None:
