@@ -1,4 +1,4 @@
-"""Words for a scene: the captions that training reads, and the queries that it never sees.
+"""Texts for a scene: captions for training, and queries that training never sees.
 
 A template is a format string over the parts of a scene:
     {things}  "a cat and two dogs"      一只猫和两只狗       {where}  "on the beach"    海滩上
@@ -73,7 +73,7 @@ QUERIES_ZH = (
 )
 Language = Literal["en", "zh"]
 HELD_OUT: dict[Language, tuple[str, ...]] = {"en": QUERIES, "zh": QUERIES_ZH}
-# For training alone: keyword-like texts and texts that leave the place or some of the things out.
+# For training only: keyword-like texts, and texts without the place or some of the things.
 PARTIAL = (
     "{things}",
     "{bare}",
@@ -108,7 +108,7 @@ _IRREGULAR = {
 
 @dataclass(frozen=True)
 class Item:
-    """A kind of thing in a scene, and how many of it."""
+    """A kind of thing in a scene, and its number."""
 
     thing: Thing
     count: int
@@ -116,14 +116,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Text:
-    """A text and what it claims of a picture: `FACTS` ids. `complete` when it names the place and every thing."""
+    """A text and the facts that it states, as `FACTS` ids. `complete` if it names the place and every thing."""
 
     text: str
     claims: frozenset[int]
     complete: bool
 
 
-# Everything that a text can claim, numbered: a place, a thing, a number of a thing, a group that a thing belongs to.
+# Everything that a text can state, numbered: a place, a thing, a number of a thing, a group that a thing belongs to.
 FACTS: dict[tuple[str, ...], int] = {
     fact: number
     for number, fact in enumerate(
@@ -169,12 +169,12 @@ def indefinite(noun: str) -> str:
 def fill(
     language: Language, rng: Random, template: str, place: Place, items: Sequence[Item], general: str | None = None
 ) -> str:
-    """Fill a template of the language, drawing each word among its synonyms."""
+    """Fill a template of the language, drawing each word from its synonyms."""
     return (english if language == "en" else chinese)(rng, template, place, items, general)
 
 
 def english(rng: Random, template: str, place: Place, items: Sequence[Item], general: str | None = None) -> str:
-    """Fill an English template; the first thing is called `general` where that is given ("animal")."""
+    """Fill an English template; `general`, if given, replaces the name of the first thing ("animal")."""
     nouns = [rng.choice(item.thing.names) for item in items]
     if general:
         nouns[0] = general
@@ -205,7 +205,7 @@ def chinese(rng: Random, template: str, place: Place, items: Sequence[Item], gen
 
 
 def training_text(rng: Random, place: Place, items: Sequence[Item], language: Language) -> Text:
-    """Draw a text for training: mostly a caption; else keywords, a general word, or only a part of what is there."""
+    """Draw a text for training: mostly a caption; sometimes keywords, a general word, or a part of the content."""
     captions, partials = (CAPTIONS, PARTIAL) if language == "en" else (CAPTIONS_ZH, PARTIAL_ZH)
     chosen = rng.sample(list(items), len(items))
     template = rng.choice(captions)

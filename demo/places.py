@@ -1,7 +1,7 @@
-"""The ten places, each painted with gradients, polygons and noise, never twice the same.
+"""Paint the ten places with gradients, polygons and noise, each time differently.
 
-A painter gets a canvas of SIZE x SIZE pixels, twice the finished picture, so that reducing it smooths the edges;
-positions are fractions of the canvas. It returns the ground: the band of heights where things stand.
+A painter gets a canvas of SIZE x SIZE pixels, twice the size of the image, so that scaling it down smooths edges.
+Positions are fractions of the canvas. It returns the ground: the band of heights on which things stand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Band = tuple[float, float]
 
 
 class Canvas:
-    """A picture in the making, with the few strokes that the places share."""
+    """An unfinished image, with drawing methods that several places use."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -29,23 +29,23 @@ class Canvas:
         return self.rng.uniform(low, high)
 
     def vary(self, colour: Colour, spread: int = 14) -> Colour:
-        """The colour, a little lighter or darker and a little off."""
+        """The colour with random changes of brightness and hue."""
         shift = self.rng.randint(-spread, spread)
         red, green, blue = (max(0, min(255, c + shift + self.rng.randint(-spread // 3, spread // 3))) for c in colour)
         return red, green, blue
 
     def gradient(self, top: float, bottom: float, *colours: Colour) -> None:
-        """Fill the band between two heights with colours evenly spaced from its top to its bottom."""
+        """Fill the band between two heights with evenly spaced colours from top to bottom."""
         y0, y1 = round(top * SIZE), round(bottom * SIZE)
         column = Image.new("RGB", (1, len(colours)))
         column.putdata([self.vary(colour, 8) for colour in colours])
-        # Resampling spreads a pixel around its centre: crop half a source pixel at either end for a full sweep.
+        # Resampling spreads a pixel around its centre: crop half a source pixel at both ends for the full range.
         self.image.paste(
             column.resize((SIZE, y1 - y0), Image.Resampling.BILINEAR, box=(0, 0.5, 1, len(colours) - 0.5)), (0, y0)
         )
 
     def hills(self, height: float, roughness: float, colour: Colour, waves: float = 2.0, to: float = 1.0) -> None:
-        """A rolling line across the picture, filled down to `to`."""
+        """A wavy line across the image, filled down to `to`."""
         a, b = self.between(0, math.tau), self.between(0, math.tau)
         f, g = self.between(0.6, 1.2) * waves, self.between(1.8, 3.0) * waves
         line = [
@@ -71,7 +71,7 @@ class Canvas:
         self.draw.rectangle((x0 * SIZE, y0 * SIZE, x1 * SIZE, y1 * SIZE), fill=colour)
 
     def sun(self, x: float, y: float, radius: float, colour: Colour, alpha: int = 16) -> None:
-        """A disc in a halo that fades outwards; the moon with a faint one."""
+        """A disc in a halo that fades outwards; faint for the moon."""
         for ring in range(8, 0, -1):
             self.disc(x, y, radius * (1 + 0.2 * ring), (*colour, alpha))
         self.disc(x, y, radius, colour)
@@ -86,8 +86,8 @@ class Canvas:
                 0.6,
             )
 
-    def clouds(self, most: int, colour: tuple[int, int, int, int] = (255, 255, 255, 150), low: float = 0.3) -> None:
-        for _ in range(self.rng.randint(0, most)):
+    def clouds(self, maximum: int, colour: tuple[int, int, int, int] = (255, 255, 255, 150), low: float = 0.3) -> None:
+        for _ in range(self.rng.randint(0, maximum)):
             self.cloud(self.between(0, 1), self.between(0.06, low), self.between(0.12, 0.24), colour)
 
     def specks(self, count: int, top: float, bottom: float, radius: Band, *colours: Colour) -> None:
@@ -97,7 +97,7 @@ class Canvas:
             )
 
     def tufts(self, count: int, top: float, bottom: float, *colours: Colour) -> None:
-        """Blades of grass, taller towards the viewer."""
+        """Blades of grass, taller in the foreground."""
         for _ in range(count):
             x, y = self.between(0, SIZE), self.between(top, bottom)
             tall = SIZE * (0.015 + 0.035 * (y - top) / max(0.01, bottom - top))
@@ -117,7 +117,7 @@ class Canvas:
             self.polygon([((x - half) * SIZE, y * SIZE), ((x + half) * SIZE, y * SIZE), (x * SIZE, top * SIZE)], colour)
 
     def grain(self, strength: int = 10) -> None:
-        """Fine noise over the whole picture."""
+        """Fine noise over the whole image."""
         half = SIZE // 2
         noise = Image.frombytes("L", (half, half), self.rng.randbytes(half * half))
         noise = noise.point(lambda v: round(v * strength / 255)).resize((SIZE, SIZE))

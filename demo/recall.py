@@ -30,14 +30,14 @@ BATCH = 100
 
 
 def recall_at(k: int, images: torch.Tensor, texts: torch.Tensor) -> float:
-    """The share of texts whose own image, the one of the same row, is among the k nearest. Vectors of unit length."""
+    """Share of texts whose image, in the same row, is among the k nearest. Vectors have unit length."""
     scores = texts @ images.T
     better = (scores > scores.diagonal()[:, None]).sum(dim=1)
     return (better < k).float().mean().item()
 
 
 def word_precision(scenes: Sequence[Scene], images: torch.Tensor, words: torch.Tensor) -> float:
-    """How well a thing's bare name finds it: the share that shows it of the n best pictures, where n scenes show it.
+    """Precision of bare names: if n scenes show a thing, the share of the n best images that show it.
 
     `words` are the vectors of the things' names, in the order of THINGS.
     """
@@ -50,7 +50,7 @@ def word_precision(scenes: Sequence[Scene], images: torch.Tensor, words: torch.T
 
 
 def evaluate(model_dir: Path, seed: int = EVALUATION_SEED, count: int = EVALUATION_COUNT) -> dict[str, float]:
-    """The model's figures over `count` scenes: recall of the held-out queries, precision of bare words."""
+    """Recall of held-out queries and precision of bare words, over `count` scenes."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{model_dir}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model_dir}")
     model.eval()
@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         prog="demo/recall.py", description="Recall on unseen scenes with unseen phrasings."
     )
     parser.add_argument("--model", type=Path, required=True, help="a model directory")
-    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="of the scenes (%(default)s)")
-    parser.add_argument("--count", type=int, default=EVALUATION_COUNT, help="of the scenes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEED, help="seed of the scenes (%(default)s)")
+    parser.add_argument("--count", type=int, default=EVALUATION_COUNT, help="number of scenes (%(default)s)")
     args = parser.parse_args(argv)
     for name, value in evaluate(args.model, args.seed, args.count).items():
         print(f"{name:18} {value:6.1%}")

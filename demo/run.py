@@ -1,4 +1,4 @@
-"""The whole of viewfinder on one machine: a bucket of sample pictures, the index job, the service, three queries.
+"""Run viewfinder on one machine: a bucket of sample images, the index job, the service, three queries.
 
 python demo/run.py [--once]
 """
@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA_DIR = ROOT / ".demo"  # a directory in it for each model, so that a newer checkout's model starts afresh
+DATA_DIR = ROOT / ".demo"  # one directory per model, so that a changed model starts with an empty index
 SOURCE = "s3://corpus"
 QUERIES = ("a bed and a kitty on the sand by the sea", "chairs, a red car, town", "海边有一把电吉他和一头猪")
-LEAST_CPUS = 4
+MINIMUM_CPUS = 4
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo/run.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--once", action="store_true", help="stop after the queries")
     once = parser.parse_args().once
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that nothing is left running
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, so that no process keeps running
 
-    # The demo is one machine on loopback: it must neither need nor leave a cluster token.
+    # By default Ray writes a cluster token into the home directory; the demo only uses loopback.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     from viewfinder.errors import ViewfinderError
     from viewfinder.models.checkpoint import locate
@@ -36,7 +36,7 @@ def main() -> int:
     try:
         data_dir = DATA_DIR / locate("demo").fingerprint
         os.environ.update(VIEWFINDER_MODEL="demo", VIEWFINDER_DATA_DIR=str(data_dir), VIEWFINDER_INDEX="demo")
-        say("Starting an S3 endpoint on the sample pictures in demo/corpus")
+        say("Starting an S3 endpoint with the sample images in demo/corpus")
         with S3Endpoint(ROOT / "demo") as s3:
             os.environ.update(
                 VIEWFINDER_S3_ENDPOINT_URL=s3.url,
@@ -60,8 +60,8 @@ def main() -> int:
 
 
 def index() -> None:
-    """Run the job as a user would; a second time it skips what is unchanged."""
-    command = ["jobs/index.py", "--source", SOURCE, "--captions", f"{SOURCE}/captions.jsonl"]
+    """Run the index job as a user does; it skips unchanged images."""
+    command = ["jobs/index.py", SOURCE, "--captions", f"{SOURCE}/captions.jsonl"]
     say(f"Indexing: python {' '.join(command)}")
     status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
     if status:
@@ -70,8 +70,8 @@ def index() -> None:
 
 @contextmanager
 def service() -> Iterator[str]:
-    """The service on this machine's loopback, ready for queries; yields its address."""
-    say("Starting the service (Ray Serve); this takes some twenty seconds")
+    """Start the service on loopback; yield its address when it is ready for queries."""
+    say("Starting the service (Ray Serve); this takes about twenty seconds")
     import logging
 
     from ray import serve
@@ -84,12 +84,12 @@ def service() -> Iterator[str]:
     from viewfinder.store import StoreAddress
 
     settings = Settings.load(port=free_port(Settings.load().port))
-    cpus = max(LEAST_CPUS, cpu_cores())
+    cpus = max(MINIMUM_CPUS, cpu_cores())
     with start_ray(
         StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
     ) as session:
         if not session.owned:
-            raise ViewfinderError(f"Another program holds {settings.data_dir}, perhaps a second demo. End it first.")
+            raise ViewfinderError(f"Another program uses {settings.data_dir}, perhaps a second demo. Stop it first.")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": settings.port})
         serve.run(application(settings), name="viewfinder", route_prefix="/")
@@ -97,14 +97,14 @@ def service() -> Iterator[str]:
 
 
 def show(address: str, query: str) -> None:
-    """Ask the service as any client would, and print the hits."""
+    """Search as any client does, and print the hits."""
     import httpx
     from rich.console import Console
     from rich.table import Table
 
-    answer = httpx.post(f"{address}/v1/search", json={"text": query, "limit": 3}, timeout=60)
-    answer.raise_for_status()
-    body = answer.json()
+    response = httpx.post(f"{address}/v1/search", json={"text": query, "limit": 3}, timeout=60)
+    response.raise_for_status()
+    body = response.json()
     table = Table("file", "score", "caption", title=f"“{query}”  ({body['took_ms']:.0f} ms)", title_justify="left")
     for hit in body["hits"]:
         table.add_row(hit["uri"].rpartition("/")[2], f"{hit['score']:.3f}", hit["caption"])
@@ -120,14 +120,14 @@ def wait(address: str) -> None:
 
 
 def free_port(wanted: int) -> int:
-    """`wanted` if nothing listens there, else a free port, told to the user."""
+    """`wanted` if nothing listens there, else another free port, which is printed."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                say(f"Port {wanted} is taken by another program; taking a free one")
+                say(f"Another program uses port {wanted}; using a free one")
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no free port")

@@ -38,7 +38,7 @@ FONT_PATHS = (
     Path("/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf"),
 )
 FONT_PIXELS = 109  # the only size of the font's bitmaps
-# How many of each kind, by the number of kinds: never so many that they hide one another.
+# Maximum number of each kind, by the number of kinds; few enough not to hide each other.
 _COUNTS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((1,), (2,), (3,)),
     2: ((1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (2, 2)),
@@ -52,7 +52,7 @@ class FontMissingError(Exception):
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows."""
+    """The content of one image."""
 
     seed: int
     index: int
@@ -64,7 +64,7 @@ class Scene:
         return f"{self.seed:04d}-{self.index:06d}.jpg"
 
     def record(self) -> dict[str, str | list[str]]:
-        """The line of captions.jsonl; its tags are the general words for what is seen."""
+        """The record in captions.jsonl; its tags are the general words for the things."""
         rng = Random(f"words {self.seed} {self.index}")
         return {
             "key": self.key,
@@ -78,7 +78,7 @@ class Scene:
 
 
 def compose(seed: int, index: int) -> Scene:
-    """Decide what scene `index` of `seed` shows."""
+    """Choose the content of scene `index` of `seed`."""
     rng = Random(f"scene {seed} {index}")
     kinds = rng.choices((1, 2, 3), (10, 50, 40))[0]
     things = rng.sample(THINGS, kinds)
@@ -106,7 +106,7 @@ def paint(seed: int, index: int, size: int = DEFAULT_SIZE) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where a sprite goes, in fractions of the picture: its middle, its foot and its side length."""
+    """Position of a sprite in fractions of the image: its middle, its foot and its side length."""
 
     emoji: str
     x: float
@@ -116,7 +116,7 @@ class _Spot:
 
 
 def _arrange(rng: Random, scene: Scene, ground: Band) -> Iterator[_Spot]:
-    """Find a spot for every single thing: out of a few tries, the one that overlaps least with those before."""
+    """Place every thing at the position, out of a few tries, that overlaps least with those before."""
     total = sum(item.count for item in scene.items)
     low, high = {1: (0.38, 0.52), 2: (0.31, 0.4), 3: (0.26, 0.33), 4: (0.24, 0.3)}.get(total, (0.22, 0.26))
     taken: list[_Spot] = []
@@ -134,7 +134,7 @@ def _try_spot(rng: Random, emoji: str, zone: str, side: float, ground: Band) -> 
     in_air = zone == "sky" or (zone == "any" and rng.random() < 0.5)
     top, bottom = (side + 0.03, max(side + 0.05, ground[0])) if in_air else (max(ground[0], side + 0.03), ground[1])
     foot = rng.uniform(top, bottom)
-    if not in_air:  # nearer things are bigger
+    if not in_air:  # things in the foreground are bigger
         side *= 0.85 + 0.25 * (foot - top) / max(0.05, bottom - top)
     return _Spot(emoji, rng.uniform(0.03 + side / 2, 0.97 - side / 2), foot, side, in_air)
 
@@ -165,7 +165,7 @@ def _place_sprite(rng: Random, picture: Image.Image, spot: _Spot, floating: bool
 
 @cache
 def sprite(emoji: str) -> Image.Image:
-    """The glyph on transparent ground, cropped to its ink."""
+    """The glyph on a transparent background, cropped."""
     glyph = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(glyph).text((8, 8), emoji, font=_font(), embedded_color=True)
     box = glyph.getbbox()
@@ -182,7 +182,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def find_font(paths: Sequence[Path] = FONT_PATHS) -> Path:
-    """The installed Noto Color Emoji. Raises FontMissingError."""
+    """Path of the installed Noto Color Emoji. Raise FontMissingError."""
     for path in paths:
         if path.is_file():
             return path

@@ -34,7 +34,7 @@ LEARNING_RATE = 1e-3
 WARMUP_STEPS = 100
 CHECKPOINT_STEPS = 250
 FACT_SCALE = 20.0
-MASKED_SHARE, MASKED_UNTIL = 0.5, 0.7  # half the patches until 70 % of the run, as in FLIP (arXiv:2212.00794)
+MASKED_SHARE, MASKED_UNTIL = 0.5, 0.7  # mask half the patches until 70 % of the run, as in FLIP (arXiv:2212.00794)
 MAX_LOGIT_SCALE = math.log(100)
 VOCABULARY = 49_408  # of open_clip's SimpleTokenizer, whose end-of-text token is the last
 
@@ -67,7 +67,7 @@ DEFAULTS = {"demo": (2_400, 30_000, 45), "demo-small": (2_000, 20_000, 10)}
 
 
 def build(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
-    """A fresh model whose token table has `vocab_size` rows, the first of which stays zero."""
+    """An untrained model whose token table has `vocab_size` rows, the first of which stays zero."""
     model = open_clip.CLIP(
         embed_dim=config["embed_dim"],
         vision_cfg=config["vision_cfg"],
@@ -79,14 +79,14 @@ def build(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
 
 
 def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """CLIP's symmetric loss over scaled logits, blind to the pairs that are not `allowed` as negatives."""
+    """CLIP's symmetric loss over scaled logits, ignoring pairs that are not `allowed` as negatives."""
     logits = (images @ texts.T).masked_fill(~allowed, float("-inf"))
     labels = torch.arange(len(logits))
     return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
 def augment(images: torch.Tensor, rng: Random) -> torch.Tensor:
-    """Mirror half of the pictures, shift all a little, vary their brightness; uint8 in, normalized float32 out."""
+    """Mirror half of the images, shift all, vary brightness; uint8 in, normalized float32 out."""
     size, margin = images.shape[-1], 3
     pixels = images.float() / 255
     mirrored = torch.rand(len(pixels)) < 0.5
@@ -108,7 +108,7 @@ def with_unknown_words(tokens: torch.Tensor, share: float = 0.1) -> torch.Tensor
 
 
 def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """The same as `model.encode_text`, which takes only rows padded to the full context: three times the work."""
+    """Like `model.encode_text`, which accepts only rows padded to full length: three times the work."""
     length = tokens.shape[1]
     hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
     hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
@@ -116,10 +116,10 @@ def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class Facts(torch.nn.Module):
-    """One direction for each fact of the painted world, thrown away after training.
+    """One direction for each fact of the painted world, used only in training.
 
-    Image and text are each drawn to the facts that they show or say, which gives either tower something to learn
-    before the other is of any use to it.
+    Images and texts are pulled towards the facts that they show or state, so that each tower learns before the other
+    one is useful to it.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -136,7 +136,7 @@ def step_loss(
     model: open_clip.CLIP, facts: Facts, batch: Batch, known: torch.Tensor, rng: Random, bf16: bool
 ) -> torch.Tensor:
     """The mean of the contrastive losses of the two languages, and that of the fact losses of images and texts."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # the text towers are too narrow to gain by it
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # the text towers are too narrow to benefit
         images = model.encode_image(augment(batch.images, rng))
     images = normalize(images.float(), dim=-1)
     loss = facts(images, batch.shown)
@@ -149,7 +149,7 @@ def step_loss(
 
 
 def load(model: open_clip.CLIP, known: torch.Tensor, start: Path) -> None:
-    """Take over the weights that `save` wrote for the same configuration."""
+    """Load weights that `save` wrote for the same configuration."""
     state = {name: tensor.float() for name, tensor in load_file(start / "open_clip_model.safetensors").items()}
     state["token_embedding.weight"] = state["token_embedding.weight"][known]
     model.load_state_dict(state)
@@ -234,13 +234,15 @@ def _progress_line(done: int, steps: int, loss: float, progress: float, elapsed:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo/train.py", description="Train a demo model on painted scenes.")
-    parser.add_argument("--model", choices=MODELS, default="demo", help="which model (%(default)s)")
+    parser.add_argument("--model", choices=MODELS, default="demo", help="model to train (%(default)s)")
     parser.add_argument("--out", type=Path, help="directory to write (default: that of the shipped model)")
     parser.add_argument("--steps", type=int, help="steps of 256 scenes")
     parser.add_argument("--scenes", type=int, help="scenes to paint for training")
     parser.add_argument("--minutes", type=float, help="the learning rate reaches zero after this time at the latest")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="at its highest (%(default)s)")
+    parser.add_argument(
+        "--learning-rate", type=float, default=LEARNING_RATE, help="maximum learning rate (%(default)s)"
+    )
     parser.add_argument("--start", type=Path, help="a model directory to train further")
     args = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""Painted scenes as tensors: pictures at the model's size, tokenized texts of two languages, what is true of each."""
+"""Painted scenes as tensors: images at the model's size, tokenized texts in two languages, and the facts of each."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from demo.vocabulary import PLACES, THINGS
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 TEXTS_PER_LANGUAGE = 4
 ONE_PLACE_SHARE = 0.5
-_KINDS = len(PLACES) + len(THINGS)  # FACTS opens with the places, then the things
+_KINDS = len(PLACES) + len(THINGS)  # FACTS starts with the places, then the things
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Scenes of one step. `allowed[language][i, j]`: text j is the match or a fair negative of image i."""
+    """Scenes of one step. `allowed[language][i, j]`: text j is the match or a valid negative of image i."""
 
     images: torch.Tensor  # uint8 [B, 3, S, S]
-    shown: torch.Tensor  # float32 [B, len(FACTS)], 1 for what is true of the image
-    claimed: dict[Language, torch.Tensor]  # the same for what the text says
+    shown: torch.Tensor  # float32 [B, len(FACTS)], 1 for facts that the image shows
+    claimed: dict[Language, torch.Tensor]  # 1 for facts that the text states
     tokens: dict[Language, torch.Tensor]  # int64 [B, longest]
     allowed: dict[Language, torch.Tensor]  # bool [B, B]
 
 
 class Dataset:
-    """All scenes of a training run, in memory: 12 KB a scene at 64 pixels."""
+    """All scenes of a training run, in memory: 12 KB per scene at 64 pixels."""
 
     def __init__(self, seed: int, count: int, image_size: int, context_length: int) -> None:
         self.images = torch.empty((count, 3, image_size, image_size), dtype=torch.uint8)
@@ -66,11 +66,11 @@ class Dataset:
         return len(self.images)
 
     def known_tokens(self) -> torch.Tensor:
-        """The token ids that occur, ascending; 0, which pads, is the first."""
+        """The token ids that occur, ascending; the padding token 0 is the first."""
         return torch.unique(torch.cat([tokens.flatten() for tokens in self.tokens.values()])).long()
 
     def batch(self, rng: Random, size: int) -> Batch:
-        """Draw scenes, and one text of each language for every one of them.
+        """Draw scenes, and one text in each language for each of them.
 
         Every other batch is of one place where there are enough: the things are all that tells its scenes apart.
         """
@@ -87,15 +87,15 @@ class Dataset:
             tokens[language] = rows[:, : int((rows != 0).sum(1).max())]
             claims = claimed[language] = _incidence([text.claims for text in texts])
             partial = torch.tensor([not text.complete for text in texts])
-            # A text is no negative of a picture that it describes truly. One that names everything in its own scene
-            # describes only scenes of the same kinds: "a cat on the beach" ranks below others where a dog is there too.
+            # A text that is true of an image is not its negative. A text that names everything in its scene is true
+            # only of scenes with the same kinds: "a cat on the beach" is a negative of a scene with a cat and a dog.
             fits = (true_facts @ claims.T == claims.sum(1)) & (same_kinds | partial)
             allowed[language] = ~fits | torch.eye(size, dtype=torch.bool)
         return Batch(self.images[torch.tensor(chosen)], true_facts, claimed, tokens, allowed)
 
 
 def _incidence(rows: list[frozenset[int]]) -> torch.Tensor:
-    """float32 [len(rows), len(FACTS)]: 1 where a row has a fact."""
+    """float32 [len(rows), len(FACTS)]: 1 if a row has a fact."""
     found = torch.zeros((len(rows), len(FACTS)))
     for row, members in enumerate(rows):
         found[row, list(members)] = 1

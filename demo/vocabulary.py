@@ -1,6 +1,6 @@
 """The painted world's things and places, with the words that people use for them in English and Chinese.
 
-The tables below are the whole vocabulary: adding a line adds a thing to the paintings, the captions and the queries.
+The tables below are the whole vocabulary: adding a line adds a thing to the scenes, the captions and the queries.
 Emoji are limited to Unicode 13 (2020), which every distribution's Noto Color Emoji has.
 """
 
@@ -21,7 +21,7 @@ class Thing:
     names_zh: tuple[str, ...]
     measure: str  # the Chinese measure word: 一*只*猫
     groups: tuple[str, ...]  # keys of GROUPS, for captions that only say "an animal"
-    zone: Zone  # where in a picture it is painted
+    zone: Zone  # part of the image in which it is painted
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Place:
     wheres_zh: tuple[str, ...]
 
 
-# General words: group -> English nouns, Chinese nouns. A caption uses them now and then in place of a thing's own name.
+# General words: group -> English nouns, Chinese nouns. Some captions use them instead of a thing's name.
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "animal": (("animal", "creature", "beast"), ("动物",)),
     "bird": (("bird",), ("鸟", "鸟儿")),
@@ -63,8 +63,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "toy": (("toy",), ("玩具",)),
 }
 
-# [groups | zone] opens a section; then one thing a line: emoji, English names | measure word, Chinese names.
-# "~" marks a word without a number of its own: "some bread", never "two breads".
+# [groups | zone] starts a section, then one thing per line: emoji, English names | measure word, Chinese names.
+# "~" marks a word without a plural: "some bread", never "two breads".
 _THINGS = """
 [animal | ground]
 🐈 cat, kitten, kitty | 只 猫 小猫 猫咪
