@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
-from viewfinder.indexing.reach import Reach
 
 from benchmarks.bucket import CAMERA, SMALL, WEB, Bucket, bucket
 from benchmarks.discarding import DiscardingStore, discarding_store
@@ -20,11 +19,10 @@ from benchmarks.job import Run, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.processes import cpu_s, family
 from benchmarks.vit import need_cuda, vit_checkpoint
-from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.fetch import FetchAndDecode
-from viewfinder.indexing.rows import read_part
+from viewfinder.indexing.rows import paths_table, read_part
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
@@ -34,6 +32,7 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.store import StoreAddress, connect
+from viewfinder.store.schema import ModelIdentity
 
 # Per core. The smaller number is more than are fetched and decoded while the encoder loads its model, so that this does
 # not count as speed.
@@ -153,19 +152,9 @@ def stages_alone(
         with Objects(access) as objects, connect(address) as points:
             listing = Path(tempfile.mkdtemp(prefix="alone-", dir=directory))
             manifest = write_manifest([images.source], listing, objects, limit=count)
-            spec = {"name": checkpoint.name}
-            collection = points.collections.open(
-                "alone", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-            )
-            compare = Compare(Reach(access, address), collection)
-            fetch = FetchAndDecode(
-                access,
-                checkpoint.preprocess,
-                ImageLimits.of(settings),
-                threads=settings.fetch_threads,
-                timeout_s=settings.decode_timeout_s,
-                memory_bytes=settings.decode_memory_bytes,
-            )
+            collection = points.collections.open("alone", ModelIdentity.of(checkpoint))
+            compare = Compare(access, address, collection)
+            fetch = FetchAndDecode.of(settings, access, checkpoint)
             on_gpu = device == "cuda"
             cores = None if on_gpu else 1
             encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=cores)
@@ -181,7 +170,7 @@ def stages_alone(
                     ),
                 ),
             ]
-            table = pa.concat_tables(read_part(pa.table({"path": [str(path) for path in manifest.paths]})))
+            table = pa.concat_tables(read_part(paths_table(manifest.paths)))
             costs = {}
             for name, size, stage in stages:
                 for warm_up in (True, False):  # starts a decoder, loads a model, opens connections

@@ -1,7 +1,6 @@
 """`viewfinder status`: through a service, and in the store where there is none."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import Running
 from viewfinder.models.checkpoint import locate
 from viewfinder.store import StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def test_a_service_that_is_named_is_shown(at_running: Running, viewfinder: Viewf
 def test_the_collections_of_the_store_are_shown(alone: Path, tiny_model: str, viewfinder: Viewfinder) -> None:
     checkpoint = locate(tiny_model)
     with open_local(StoreAddress(data_dir=alone)) as store:
-        made = store.collections.open(
-            "images", checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-        )
+        made = store.collections.open("images", ModelIdentity.of(checkpoint))
     document = json.loads(viewfinder("status", "--json").out)
     assert document["service"] is None
     assert [each["name"] for each in document["store"]["collections"]] == [made.name]

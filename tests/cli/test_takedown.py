@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from viewfinder import Client
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 
 def test_a_takedown_and_its_end_through_a_service(
@@ -94,9 +94,7 @@ def stored(tmp_path: Path, tiny_model: str, unused_port: int, monkeypatch: pytes
     """A data directory with the image s3://bucket/1.jpg, on a machine without a service."""
     checkpoint = locate(tiny_model)
     with open_local(StoreAddress(data_dir=tmp_path)) as store:
-        collection = store.collections.open(
-            "images", checkpoint.name, asdict(checkpoint.spec), checkpoint.fingerprint, checkpoint.dimension
-        )
+        collection = store.collections.open("images", ModelIdentity.of(checkpoint))
         vector = np.ones((1, checkpoint.dimension), np.float32)
         uri = "s3://bucket/1.jpg"
         store.points.upsert(collection, PointBatch([point_id(uri)], [{"uri": uri}], image=vector), wait=True)

@@ -11,6 +11,7 @@ import pytest
 from viewfinder.evaluation.recall import approximate_recall, shared_captions
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Hit, PointBatch, Search, Store, StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 IDS = [point_id(f"s3://b/{number}") for number in range(4)]
 
@@ -43,7 +44,7 @@ def test_hits_that_tie_with_the_last_exact_one_count(approximate: list[str], rec
 
 def collection_with(store: Store, name: str, captions: dict[str, str]) -> Collection:
     """Make a collection of two dimensions with an image and a caption for each id."""
-    made = store.collections.create("images", name, {}, name, 2)
+    made = store.collections.create("images", ModelIdentity(name, name, 2))
     vectors = np.array([[1, 0]] * len(captions), np.float32)
     payloads = [{"caption_hash": each} for each in captions.values()]
     store.points.upsert(made, PointBatch(list(captions), payloads, image=vectors, caption=vectors), wait=True)

@@ -7,7 +7,7 @@ import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,13 @@ def index(
     `listing` replaces the listing of `options.sources`, which are then not checked either. `report` is one that the
     caller has opened, before it started a cluster. Raises `ViewfinderError`.
     """
-    access = access or object_access(settings)
-    if report is None:
-        with Report.open(settings, access, options.report, dry_run=options.dry_run) as opened:
-            return index(
-                options,
-                settings,
-                store,
-                executor,
-                access=access,
-                progress=progress,
-                listing=listing,
-                report=opened,
-            )
-    with report.workspace() as workspace:
+    access = access or ObjectAccess.of(settings)
+    opened = (
+        Report.open(settings, access, options.report, dry_run=options.dry_run)
+        if report is None
+        else nullcontext(report)  # closed by the caller
+    )
+    with opened as report, report.workspace() as workspace:
         checkpoint = choose_model(options, settings, store)
         if listing is None:
             executor.check(options.sources, access, store)
