@@ -47,18 +47,30 @@ _QDRANT_ADVICE = (
 )
 _BUCKET_ADVICE = "Check the name and what the credentials allow (s3:ListBucket, s3:GetObject), and VIEWFINDER_S3_*."
 _DIRECTORY_ADVICE = "Check the path. The address of a bucket begins with s3://."
-# "qdrant-client>=1.18; extra == 'all'", "ray[data,serve]>=2.60; extra == 'all'"
-_REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(\[[\w,-]*\])?(>=(?P<minimum>[\d.]+))?(; extra == ['\"](?P<extra>\w+)['\"])?"
-)
-
-
 # Extra, name of its check, what is missing without it.
 _EXTRAS = (
     (None, "client packages", ""),
     ("local", "local packages", "; needed to index and search on this machine"),
     ("all", "all packages", "; needed for jobs and the service on Ray"),
 )
+
+
+@dataclass(frozen=True)
+class _Requirement:
+    """A package that viewfinder needs, for an extra or (None) always."""
+
+    name: str
+    minimum: str
+    extra: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "_Requirement":
+        """Parse a line of the package's metadata, as `open-clip-torch<4,>=3.2; extra == 'all'`."""
+        package, _, marker = text.partition(";")
+        minimum = re.search(r">=\s*([\d.]+)", package)
+        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        name = re.split(r"[^\w.-]", package.strip(), maxsplit=1)[0]
+        return cls(name, minimum[1] if minimum else "0", extra[1] if extra else None)
 
 
 @dataclass(frozen=True)
@@ -156,23 +168,21 @@ def _python() -> Check:
 def _packages() -> Iterator[Check]:
     """The packages of the client, then those of each extra that a user installs."""
     try:
-        required = [
-            match for match in map(_REQUIREMENT.match, importlib.metadata.requires("viewfinder") or []) if match
-        ]
+        required = [_Requirement.parse(each) for each in importlib.metadata.requires("viewfinder") or []]
     except importlib.metadata.PackageNotFoundError:
         yield Check("packages", "note", "viewfinder runs without being installed", "pip install viewfinder")
         return
     for extra, name, purpose in _EXTRAS:
-        packages = [match for match in required if match["extra"] == extra and match["name"] != "viewfinder"]
+        packages = [each for each in required if each.extra == extra and each.name != "viewfinder"]
         if extra is not None and not packages:
             continue
         found, missing = [], []
-        for match in packages:
-            version, minimum = _version(match["name"]), match["minimum"] or "0"
-            if version is None or _numbers(version) < _numbers(minimum):
-                missing.append(f"{match['name']}>={minimum}" + (f" (installed: {version})" if version else ""))
+        for each in packages:
+            version = _version(each.name)
+            if version is None or _numbers(version) < _numbers(each.minimum):
+                missing.append(f"{each.name}>={each.minimum}" + (f" (installed: {version})" if version else ""))
             else:
-                found.append(f"{match['name']} {version}")
+                found.append(f"{each.name} {version}")
         if missing:
             state: State = "failed" if extra is None else "note"
             command = "pip install viewfinder" if extra is None else install(extra)
