@@ -15,6 +15,7 @@ from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import need_cuda, vit_checkpoint
+from viewfinder.cluster.resources import CALLS_PER_GPU
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
@@ -70,7 +71,7 @@ def measure_on(
     name = torch.cuda.get_device_name() if device == "cuda" else device
     detail = (
         f"{whole:,.0f} images/s from bytes to vectors; {alone:,.0f} encoding alone, in batches of "
-        f"{len(batch)}, {CALLS_OF_A_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
+        f"{len(batch)}, {CALLS_PER_GPU} at once as in a job ({ratio}); {name}, {encoder.precision}, {cores} "
         f"decoder processes; JPEGs of {np.mean([len(data) for data in files]) / 1000:.0f} kB on average"
     )
     return Measurement(ratio.value, detail), Measurement(whole, detail)
@@ -79,10 +80,10 @@ def measure_on(
 def _encode(count: int, batches: Iterator[Pixels], encoder: Encoder) -> None:
     """Encode all batches, as many at once as the job's encoder does."""
     done, in_progress = 0, deque[Future[Vectors]]()
-    with ThreadPoolExecutor(CALLS_OF_A_GPU) as pool:
+    with ThreadPoolExecutor(CALLS_PER_GPU) as pool:
         for batch in batches:
             in_progress.append(pool.submit(encoder.encode_images, batch))
-            if len(in_progress) > CALLS_OF_A_GPU:
+            if len(in_progress) > CALLS_PER_GPU:
                 done += len(in_progress.popleft().result())
         done += sum(len(each.result()) for each in in_progress)
     if done < count:

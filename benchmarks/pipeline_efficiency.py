@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
-from viewfinder.indexing.reach import Reach
 
 from benchmarks.bucket import CAMERA, SMALL, WEB, Bucket, bucket
 from benchmarks.discarding import DiscardingStore, discarding_store
@@ -34,6 +33,7 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.store import StoreAddress, connect
+from viewfinder.store.schema import ModelIdentity
 
 # Per core. The smaller number is more than are fetched and decoded while the encoder loads its model, so that this does
 # not count as speed.
@@ -153,11 +153,8 @@ def stages_alone(
         with Objects(access) as objects, connect(address) as points:
             listing = Path(tempfile.mkdtemp(prefix="alone-", dir=directory))
             manifest = write_manifest([images.source], listing, objects, limit=count)
-            spec = {"name": checkpoint.name}
-            collection = points.collections.open(
-                "alone", checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension
-            )
-            compare = Compare(Reach(access, address), collection)
+            collection = points.collections.open("alone", ModelIdentity.of(checkpoint))
+            compare = Compare(access, address, collection)
             fetch = FetchAndDecode(
                 access,
                 checkpoint.preprocess,

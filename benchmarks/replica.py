@@ -24,6 +24,7 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.directory import open_directory
 from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
 
 INDEX = "images"
 POINTS = 100
@@ -47,7 +48,8 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
         try:
             fill(store, encoder.checkpoint)
             follower.refresh()
-            service.generation()  # raises if the refresh failed
+            if follower.current is None:
+                raise RuntimeError("the replica did not load its generation")
             yield service
         finally:
             service.close()
@@ -86,8 +88,7 @@ def random_vectors(dimension: int) -> NDArray[np.float32]:
 
 def fill(store: Store, checkpoint: Checkpoint) -> None:
     """Make a live collection of `POINTS` random vectors for this model."""
-    spec = asdict(checkpoint.spec)
-    collection = store.collections.create(INDEX, checkpoint.name, spec, checkpoint.fingerprint, checkpoint.dimension)
+    collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     vectors = random_vectors(checkpoint.dimension)
     uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
     payloads = [{"uri": uri, "width": 640, "height": 480, "sources": ["s3://bucket"]} for uri in uris]
