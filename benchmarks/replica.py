@@ -48,7 +48,8 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
         try:
             fill(store, encoder.checkpoint)
             follower.refresh()
-            service.follower.snapshot()  # raises if the refresh failed
+            if follower.current is None:
+                raise RuntimeError("the replica did not load its generation")
             yield service
         finally:
             service.close()

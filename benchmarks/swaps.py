@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import httpx
 
@@ -226,7 +227,7 @@ def _names(collection: str, answer: Answer) -> bool:
     return answer.body.get("collection") == collection
 
 
-def _hits(answer: Answer) -> list[dict[str, object]]:
+def _hits(answer: Answer) -> list[dict[str, Any]]:
     return list(answer.body["hits"])
 
 

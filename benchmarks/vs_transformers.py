@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ def _opponent(quick: bool) -> Opponent:
     directory = convert(vit_checkpoint(quick), scratch() / f"transformers-{quick}")
     model, processor = CLIPModel.from_pretrained(directory).eval(), CLIPProcessor.from_pretrained(directory)
 
-    def unit(features: object) -> Vectors:
+    def unit(features: Any) -> Vectors:
         tensor = getattr(features, "pooler_output", features)  # since transformers 5 an object with more fields
         vectors: Vectors = torch.nn.functional.normalize(tensor, dim=-1).numpy()
         return vectors
