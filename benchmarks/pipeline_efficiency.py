@@ -154,14 +154,7 @@ def stages_alone(
             manifest = write_manifest([images.source], listing, objects, limit=count)
             collection = points.collections.open("alone", ModelIdentity.of(checkpoint))
             compare = Compare(access, address, collection)
-            fetch = FetchAndDecode(
-                access,
-                checkpoint.preprocess,
-                ImageLimits.of(settings),
-                threads=settings.fetch_threads,
-                timeout_s=settings.decode_timeout_s,
-                memory_bytes=settings.decode_memory_bytes,
-            )
+            fetch = FetchAndDecode.of(settings, access, checkpoint)
             on_gpu = device == "cuda"
             cores = None if on_gpu else 1
             encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=cores)

@@ -102,7 +102,7 @@ def test_our_own_service_may_have_the_port(running: Running, monkeypatch: pytest
 def test_a_service_without_an_index_is_worth_a_note(without_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", without_index.rpartition(":")[2])
     check = look("port")
-    assert (check.state, "jobs/index.py" in check.advice) == ("note", True)
+    assert (check.state, "viewfinder index" in check.advice) == ("note", True)
 
 
 @pytest.fixture
@@ -316,4 +316,4 @@ def test_without_the_extra_local_mode_says_what_to_install(base_install: Path) -
     done = bare(base_install, "from viewfinder import ImageSearchEngine; ImageSearchEngine(mode='local')")
     last = done.stderr.splitlines()[-1]
     assert "ConfigurationError: mode='local' needs" in last
-    assert "pip install 'viewfinder[all]'" in last
+    assert "pip install 'viewfinder[local]'" in last

@@ -109,4 +109,4 @@ def test_an_entry_of_the_crontab_in_the_documentation_would_run_the_job(entry: s
     python, script, *flags = shlex.split(run)
     assert python == ".venv/bin/python"
     assert (ROOT / script).is_file()
-    assert reindex_options(flags).evaluation_set == "s3://bucket/golden.jsonl"
+    assert reindex_options(flags).evaluation_set == "s3://bucket/queries.jsonl"

@@ -1,6 +1,5 @@
 """The status of an index: its collections, the pause after a rollback, the upgrade lock."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +62,6 @@ def test_an_expired_lock_is_left_out(settings: Settings) -> None:
         fill(store, "images")
         UpgradeLock(store.control("images"), "killed", ttl_s=-1).acquire()
         assert status.read(store, "images").locked_by is None
-
-
-def test_the_command_shows_the_same_as_table_and_json(settings: Settings) -> None:
-    with open_local(StoreAddress.of(settings)) as store:
-        live, building = fill(store, "images")
-    shown = CliRunner().invoke(app, ["status"])
-    assert shown.exit_code == 0
-    assert live in shown.output
-    assert building in shown.output
-    document = json.loads(CliRunner().invoke(app, ["status", "--json"]).output)
-    assert [each["live"] for each in document["collections"]] == [True, False]
 
 
 def test_the_command_reports_a_missing_index(settings: Settings) -> None:
