@@ -104,10 +104,10 @@ def _incidence(rows: list[frozenset[int]]) -> torch.Tensor:
 
 def _row(seed: int, index: int, image_size: int) -> tuple[np.ndarray, frozenset[int], dict[Language, list[Text]]]:
     scene = compose(seed, index)
-    picture = paint(seed, index).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    image = paint(seed, index).resize((image_size, image_size), Image.Resampling.BICUBIC)
     rng = Random(f"training texts {seed} {index}")
     texts = {
         language: [training_text(rng, scene.place, scene.items, language) for _ in range(TEXTS_PER_LANGUAGE)]
         for language in LANGUAGES
     }
-    return np.asarray(picture), facts(scene.place, scene.items), texts
+    return np.asarray(image), facts(scene.place, scene.items), texts

@@ -25,7 +25,7 @@ MAX_CURSOR = 32_768
 # The deepest page: the store counts all hits before the one where a page begins.
 MAX_POSITION = 10_000
 _CHECKSUM = 6
-_MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, a collision in one of a million scrolls
+_MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, one scroll in a million has a collision
 _ROUNDING = 1e-3  # of a unit vector's length
 
 

@@ -32,7 +32,7 @@ def relevance(
 ) -> float | None:
     """The share (0 to 1) of unrelated pairs with a lower cosine; the higher share where there are two cosines.
 
-    None where the query has no single kind, or the collection stores no baseline for it.
+    None if the query mixes kinds, or if the collection stores no baseline for its kind.
     """
     shares = [
         share_below(baseline, cosine)
