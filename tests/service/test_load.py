@@ -28,6 +28,8 @@ from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.fast_proxy import fast_proxy_environment
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 32
 SEARCHES = 320
 TIMEOUT_S = 60
@@ -127,6 +129,7 @@ async def until_full(client: httpx.AsyncClient, *, full: bool = True) -> httpx.R
     return answer
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_a_replica_is_warm_before_its_first_request(client: httpx.AsyncClient) -> None:
     first = await search(client, 0)
@@ -142,6 +145,7 @@ async def test_many_clients_with_every_kind_of_query_get_no_error(client: httpx.
     assert outcome.answered > CLIENTS
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.chaos("Service", "more requests than the queue takes")
 async def test_requests_beyond_the_queue_are_refused_and_all_admitted_ones_answered(
@@ -160,6 +164,7 @@ async def test_requests_beyond_the_queue_are_refused_and_all_admitted_ones_answe
     assert {(await each).status_code for each in waiting} == {200}
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_requests_of_disconnected_clients_free_their_places(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
@@ -173,6 +178,7 @@ async def test_requests_of_disconnected_clients_free_their_places(
     await until_full(client, full=False)
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_an_image_of_several_megabytes_arrives(client: httpx.AsyncClient) -> None:
     # Ray refuses messages of more than 4 MB between its processes in some modes.
@@ -180,6 +186,7 @@ async def test_an_image_of_several_megabytes_arrives(client: httpx.AsyncClient) 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.chaos("Service", "a replica is replaced under load")
 async def test_requests_in_progress_are_answered_when_the_replica_is_replaced(

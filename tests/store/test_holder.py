@@ -82,10 +82,12 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         yield data_dir, said
 
 
+@pytest.mark.full
 def test_the_first_program_starts_its_own_ray(first: tuple[Path, dict[str, Any]]) -> None:
     assert first[1] == {"owned": True, "before": 0, "after": 40}
 
 
+@pytest.mark.full
 def test_holder_json_says_where_the_ray_of_the_holder_is(first: tuple[Path, dict[str, Any]]) -> None:
     holder = Holder.read(store_directory(first[0]))
     assert holder is not None
@@ -103,6 +105,7 @@ def test_a_second_program_joins_the_first_and_leaves_it_alone(first: tuple[Path,
     assert Holder.read(store_directory(first[0])) == before
 
 
+@pytest.mark.full
 def test_a_program_without_ray_is_refused_and_told_of_the_ray(first: tuple[Path, dict[str, Any]]) -> None:
     holder = Holder.read(store_directory(first[0]))
     assert holder is not None
@@ -125,6 +128,7 @@ def test_points_survive_the_sudden_death_of_everything(tmp_path: Path) -> None:
         assert set(store.points.states(live, ids)) == set(ids)
 
 
+@pytest.mark.full
 def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> None:
     import ray
 
@@ -143,6 +147,7 @@ def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> No
         assert store.points.count(live) == 3
 
 
+@pytest.mark.full
 @pytest.mark.chaos("Ray", "the embedded store's holder dies under the store in use")
 def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: StoreAddress) -> None:
     index = f"d{uuid4().hex[:8]}"
@@ -158,6 +163,7 @@ def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: Sto
     assert after.pid != holder.pid
 
 
+@pytest.mark.full
 def test_leaving_ones_own_ray_closes_the_store(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     address = StoreAddress(tmp_path, retry_s=20)
     start_ray(address)
@@ -187,6 +193,7 @@ class OldHolder:
         (self._directory / "closed").touch()
 
 
+@pytest.mark.full
 def test_a_holder_made_by_other_code_is_closed_and_replaced(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     import ray
 

@@ -11,31 +11,12 @@ from viewfinder.backoff import Backoff
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
 from viewfinder.store.connection import Connection, StoreAddress, StoreClient, parse_version
-from viewfinder.store.control import Control, Failure, Takedown
+from viewfinder.store.control import Control
 from viewfinder.store.directory import open_directory
 from viewfinder.store.embedded import attach
 from viewfinder.store.points import Points
-from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
-from viewfinder.store.schema import Collection, CollectionMetadata
-from viewfinder.store.search import Search, Searches
+from viewfinder.store.search import Searches
 from viewfinder.store.server import ServerClient
-
-__all__ = [
-    "Collection",
-    "CollectionMetadata",
-    "Failure",
-    "Group",
-    "Hit",
-    "PointBatch",
-    "PointState",
-    "Record",
-    "Search",
-    "Store",
-    "StoreAddress",
-    "Takedown",
-    "connect",
-    "open_local",
-]
 
 # Metadata of collections came with 1.16, insert-only upserts with 1.17.
 OLDEST_SERVER = (1, 17)
