@@ -72,7 +72,7 @@ class Dataset:
     def batch(self, rng: Random, size: int) -> Batch:
         """Draw scenes, and one text in each language for each of them.
 
-        Every other batch is of one place where there are enough: the things are all that tells its scenes apart.
+        Every other batch is of one place if there are enough scenes, so that only the things distinguish them.
         """
         pool = rng.choice(self.of_place) if rng.random() < ONE_PLACE_SHARE else []
         chosen = rng.sample(pool if len(pool) >= size else range(len(self)), size)

@@ -69,7 +69,7 @@ def language_warning(text: str, languages: str) -> str | None:
 
 
 def names_of(languages: str) -> list[str]:
-    """The languages that a registry entry lists by name; empty where it does not."""
+    """The languages that a registry entry lists by name, if it does."""
     names = [name.strip() for name in languages.split(",")]
     return names if {"English", *_SCRIPTS.values(), *_LANGUAGES.values()}.issuperset(names) else []
 

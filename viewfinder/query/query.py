@@ -49,7 +49,7 @@ class Query:
 
     @property
     def order(self) -> str | None:
-        """The option that orders hits by rank, in words; None where they are ordered by the cosine of one vector."""
+        """The option that makes hits ordered by rank, as text; None if they are ordered by the cosine of one vector."""
         if self.rank != "clip":
             return f"rank '{self.rank}'"
         return "target 'both'" if self.target == "both" else None

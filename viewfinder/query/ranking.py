@@ -37,7 +37,7 @@ _MIN_CANDIDATES, _MAX_CANDIDATES = 100, 1000
 
 @dataclass(frozen=True)
 class HitPage:
-    """Hits, best first; `groups` with `group_by`; `place` where a further page exists."""
+    """Hits, best first; `groups` with `group_by`; `place` if there is a further page."""
 
     hits: list[Hit]
     groups: list[Group] | None = None

@@ -105,7 +105,7 @@ def test_the_error_of_an_invalid_image_names_its_position(
     assert error["code"] == code
     assert error["message"].startswith("images.1: ")
     assert named in error["message"]
-    assert post(shared, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
+    assert post(shared, "/v1/embed", {"images": [PIXEL]})["images"], "the service still answers"
 
 
 @pytest.mark.parametrize(
@@ -252,11 +252,11 @@ def test_usage_counts_the_tokens_that_the_model_reads(client: openai.OpenAI) -> 
         assert usage.total_tokens == usage.prompt_tokens
         return usage.prompt_tokens
 
-    # A mark before and one behind; a text beyond the context counts as far as it is read.
+    # Each text has a start and an end mark; only tokens within the context count.
     assert tokens("cat") == 3
     assert tokens(["cat", "cat cat"]) == 7
     assert tokens(["cat", "cat " * 100]) == 80
-    assert tokens("cat") == 3, "the cache makes no difference"
+    assert tokens("cat") == 3, "the cache does not change the count"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def still_answering(served: World, caplog: pytest.LogCaptureFixture) -> Iterator
 def error(answer: Any) -> tuple[int, str]:
     body = answer.json()["error"]
     assert set(body) == {"code", "message", "hint", "request_id"}
-    assert len(answer.content) < 4_000, "an answer does not repeat what was sent"
+    assert len(answer.content) < 4_000, "a response does not repeat the request"
     return answer.status_code, body["code"]
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "admin-" + "k" * 32
-# SCHEMATHESIS_EXAMPLES=200 searches for many minutes.
+# More examples take many minutes: SCHEMATHESIS_EXAMPLES=200.
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
 
 
@@ -124,7 +124,7 @@ def test_the_schema_requires_a_key_where_one_is_needed(schema: dict[str, Any]) -
 def test_docs_load_nothing_from_other_hosts(served: World) -> None:
     page = served.client.get("/docs")
     assert page.status_code == 200
-    assert "//" not in page.text.replace("<!doctype", "").split("<body>")[0], "an address elsewhere"
+    assert "//" not in page.text.replace("<!doctype", "").split("<body>")[0], "a URL of another host"
     assert "<script>" not in page.text
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "start.js"):
         assert f"docs/{asset}" in page.text

@@ -20,7 +20,7 @@ const TITLES = {
   invalid_request: "This search is not valid",
 };
 
-// The action for an error where a retry does not help, as named in `actions`.
+// The action for each error that a retry does not solve, as named in `actions`.
 const REMEDIES = {
   invalid_image: ["choose", "Choose another image"],
   body_too_large: ["choose", "Choose another image"],

@@ -1,4 +1,4 @@
-"""The metrics of a replica: `viewfinder_*` for Prometheus, exported by Ray where it runs.
+"""The metrics of a replica: `viewfinder_*` for Prometheus, exported by Ray if it runs.
 
 `ray.util.metrics` sends the values to the agent of the replica's node, which exports them as `ray_viewfinder_*` beside
 Ray's own. `GET /metrics` asks the agents of all nodes and keeps our metrics, so every replica reports the whole
