@@ -1,1 +1,1 @@
-"""What viewfinder is worth beside what people would use instead: `make bench`, or `python -m benchmarks NAME ...`."""
+"""Benchmarks of viewfinder against the usual alternatives: `make bench`, or `python -m benchmarks NAME ...`."""

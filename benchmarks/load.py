@@ -188,7 +188,7 @@ async def run(address: str, *, clients: int, seconds: float, key: str | None) ->
 def table(outcome: Outcome) -> Table:
     """One row for each kind of query."""
     lines = Table(
-        "query", "answered", "errors", "p50", "p95", "p99", "slowest (ms)", "errors by reason", box=SIMPLE_HEAD
+        "query", "answered", "errors", "p50", "p95", "p99", "maximum (ms)", "errors by reason", box=SIMPLE_HEAD
     )
     kinds = dict.fromkeys([*outcome.latencies_s, *(kind for kind, _ in outcome.errors)])
     for kind in kinds:

@@ -41,12 +41,12 @@ def word_precision(scenes: Sequence[Scene], images: torch.Tensor, words: torch.T
 
     `words` are the vectors of the things' names, in the order of THINGS.
     """
-    right = asked = 0
+    right = total = 0
     for thing, best in zip(THINGS, (images @ words.T).argsort(dim=0, descending=True).T.tolist(), strict=True):
         shows = [any(item.thing == thing for item in scene.items) for scene in scenes]
         right += sum(shows[index] for index in best[: sum(shows)])
-        asked += sum(shows)
-    return right / asked
+        total += sum(shows)
+    return right / total
 
 
 def evaluate(model_dir: Path, seed: int = EVALUATION_SEED, count: int = EVALUATION_COUNT) -> dict[str, float]:

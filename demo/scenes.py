@@ -97,11 +97,11 @@ def paint(seed: int, index: int, size: int = DEFAULT_SIZE) -> Image.Image:
     canvas = Canvas(rng)
     ground = PAINTERS[scene.place.name](canvas)
     canvas.grain()
-    picture = canvas.image.reduce(2)
+    image = canvas.image.reduce(2)
     floating = scene.place.name == "underwater"
     for spot in sorted(_arrange(rng, scene, ground), key=lambda spot: spot.foot):
-        _place_sprite(rng, picture, spot, floating)
-    return picture if picture.width == size else picture.resize((size, size), Image.Resampling.LANCZOS)
+        _place_sprite(rng, image, spot, floating)
+    return image if image.width == size else image.resize((size, size), Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ def _overlap(a: _Spot, b: _Spot) -> float:
     return max(0.0, wide) * max(0.0, high)
 
 
-def _place_sprite(rng: Random, picture: Image.Image, spot: _Spot, floating: bool) -> None:
-    full = picture.width
+def _place_sprite(rng: Random, image: Image.Image, spot: _Spot, floating: bool) -> None:
+    full = image.width
     whole = sprite(spot.emoji)
     scale = spot.side * full / max(whole.size)
     glyph = whole.resize((round(whole.width * scale), round(whole.height * scale)), Image.Resampling.BILINEAR)
@@ -159,8 +159,8 @@ def _place_sprite(rng: Random, picture: Image.Image, spot: _Spot, floating: bool
         half, flat = round(glyph.width * 0.42), max(2, round(glyph.height * 0.07))
         shadow = Image.new("L", (4 * half, 4 * flat))
         ImageDraw.Draw(shadow).ellipse((0, 0, 4 * half - 1, 4 * flat - 1), fill=90)
-        picture.paste((20, 20, 30), (x - half, foot - flat - flat // 2), shadow.reduce(2))
-    picture.paste(glyph, (x - glyph.width // 2, foot - glyph.height), glyph)
+        image.paste((20, 20, 30), (x - half, foot - flat - flat // 2), shadow.reduce(2))
+    image.paste(glyph, (x - glyph.width // 2, foot - glyph.height), glyph)
 
 
 @cache
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None, font_paths: Sequence[Path] = FONT_PATHS)
     )
     parser.add_argument("--count", type=int, required=True, help="number of scenes")
     parser.add_argument("--out", type=Path, required=True, help="directory for the JPEGs and captions.jsonl")
-    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side of a picture in pixels (%(default)s)")
+    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side of an image in pixels (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="painting processes (%(default)s)")
     args = parser.parse_args(argv)
     if args.seed < 0 or min(args.count, args.workers) < 1 or not 16 <= args.size <= 2048:

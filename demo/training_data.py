@@ -72,7 +72,7 @@ class Dataset:
     def batch(self, rng: Random, size: int) -> Batch:
         """Draw scenes, and one text in each language for each of them.
 
-        Every other batch is of one place where there are enough: the things are all that tells its scenes apart.
+        Every other batch is of one place if there are enough scenes, so that only the things distinguish them.
         """
         pool = rng.choice(self.of_place) if rng.random() < ONE_PLACE_SHARE else []
         chosen = rng.sample(pool if len(pool) >= size else range(len(self)), size)
@@ -104,10 +104,10 @@ def _incidence(rows: list[frozenset[int]]) -> torch.Tensor:
 
 def _row(seed: int, index: int, image_size: int) -> tuple[np.ndarray, frozenset[int], dict[Language, list[Text]]]:
     scene = compose(seed, index)
-    picture = paint(seed, index).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    image = paint(seed, index).resize((image_size, image_size), Image.Resampling.BICUBIC)
     rng = Random(f"training texts {seed} {index}")
     texts = {
         language: [training_text(rng, scene.place, scene.items, language) for _ in range(TEXTS_PER_LANGUAGE)]
         for language in LANGUAGES
     }
-    return np.asarray(picture), facts(scene.place, scene.items), texts
+    return np.asarray(image), facts(scene.place, scene.items), texts

@@ -36,14 +36,14 @@ TAGS = (["sea"], ["sea", "boat"], ["snow"], [])
 MARKUP = "<img src=x onerror=document.title='broken'>"
 KEY = "a key for the tests"
 
-# Kept after the run, and looked at by people.
+# Kept after the run for people to look at.
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"
 START_LIMIT_S = 30
 
 
 @dataclass
 class Album:
-    """Images in a directory, with what an index knows of them."""
+    """Images in a directory, with their points."""
 
     directory: Path
     checkpoint: Checkpoint
@@ -53,7 +53,7 @@ class Album:
         return self.directory / f"{number:03}.jpg"
 
     def build(self, store: Store) -> Collection:
-        """A live collection of all of them."""
+        """Make a live collection of all images."""
         made = store.collections.create(INDEX, ModelIdentity.of(self.checkpoint))
         store.points.upsert(made, self.batch, wait=True)
         store.collections.promote(INDEX, made.name)
@@ -74,11 +74,11 @@ class Site:
 
 @dataclass
 class Visit:
-    """A browser tab on a site. What its console complains of fails the test, but for what is `expected`."""
+    """A browser tab on a site. Errors on its console fail the test, except those that are `expected`."""
 
     page: Page
     site: Site
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     expected: tuple[str, ...] = ()
 
     def open(self, path: str = "/") -> None:
@@ -86,7 +86,7 @@ class Visit:
 
     def screenshot(self, name: str) -> None:
         self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(300)  # of fading in: an image of it for people, no part of any test
+        self.page.wait_for_timeout(300)  # images fade in; the screenshot is for people and not part of a test
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
@@ -133,7 +133,7 @@ def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[S
             store,
             INDEX,
             load=lambda checkpoint: Encoder.load(checkpoint, device="cpu"),
-            refresh_s=3600,  # the tests refresh by hand
+            refresh_s=3600,  # tests call `refresh` themselves
             batch_size=8,
         )
         service = SearchService(store, follower, Settings.load({}, index=INDEX, **settings))
@@ -157,28 +157,28 @@ def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[S
 
 @pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory, album: Album) -> Iterator[Site]:
-    """For tests that only look."""
+    """A site for tests that only read."""
     with serving(tmp_path_factory.mktemp("store"), album) as running:
         yield running
 
 
 @pytest.fixture
 def own_site(tmp_path: Path, album: Album) -> Iterator[Site]:
-    """For tests that change the index."""
+    """A site for one test that changes the index."""
     with serving(tmp_path, album) as running:
         yield running
 
 
 @pytest.fixture
 def empty_site(tmp_path: Path) -> Iterator[Site]:
-    """Before the first index."""
+    """A site without an index."""
     with serving(tmp_path, None) as running:
         yield running
 
 
 @pytest.fixture
 def locked_site(tmp_path: Path, album: Album) -> Iterator[Site]:
-    """One that wants a key."""
+    """A site that requires a key."""
     with serving(tmp_path, album, api_keys=hashlib.sha256(KEY.encode()).hexdigest()) as running:
         yield running
 
@@ -187,7 +187,7 @@ def locked_site(tmp_path: Path, album: Album) -> Iterator[Site]:
 def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     if executable is None:
-        pytest.skip("no Chromium; Debian's will do: apt-get install chromium")
+        pytest.skip("Chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=executable)
         yield launched
@@ -203,15 +203,15 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
         made = Visit(context.new_page(), site, expected=expected)
         made.page.set_default_timeout(15_000)
-        made.page.on("console", lambda said: made.complaints.append(said.text) if said.type == "error" else None)
-        made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
+        made.page.on("console", lambda line: made.errors.append(line.text) if line.type == "error" else None)
+        made.page.on("pageerror", lambda error: made.errors.append(str(error)))
         visits.append((made, context))
         made.open(path)
         return made
 
     yield open_tab
-    complaints = []
+    errors = []
     for made, context in visits:
-        complaints += [each for each in made.complaints if not any(part in each for part in made.expected)]
+        errors += [each for each in made.errors if not any(part in each for part in made.expected)]
         context.close()
-    assert not complaints
+    assert not errors

@@ -27,7 +27,7 @@ def tile_of(page: Page, album: Album, number: int) -> Any:
 
 
 def searches(page: Page) -> list[Any]:
-    """The bodies of all JSON searches from now on."""
+    """The bodies of all later JSON searches, in a list that grows."""
     bodies: list[Any] = []
 
     def note(request: Request) -> None:
@@ -55,7 +55,7 @@ def test_the_start_page_shows_the_index_and_example_searches(visit: Visits, site
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_both_schemes_are_designed(visit: Visits, site: Site, scheme: str) -> None:
+def test_both_colour_schemes_are_applied(visit: Visits, site: Site, scheme: str) -> None:
     here = visit(site, QUERY, color_scheme=scheme)
     expect(tiles(here.page)).to_have_count(PAGE)
     background = here.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -64,7 +64,7 @@ def test_both_schemes_are_designed(visit: Visits, site: Site, scheme: str) -> No
     here.screenshot(f"results-{scheme}")
 
 
-def test_fits_a_phone(visit: Visits, site: Site, album: Album) -> None:
+def test_the_page_fits_a_phone(visit: Visits, site: Site, album: Album) -> None:
     for path, name in (("/", "first-visit"), (QUERY, "results"), (f"{QUERY}&open={album.batch.ids[5]}", "large")):
         here = visit(site, path, **PHONE)
         expect(tiles(here.page).first).to_be_visible()
@@ -73,7 +73,7 @@ def test_fits_a_phone(visit: Visits, site: Site, album: Album) -> None:
             assert here.page.evaluate(f"{overflowing}.scrollWidth <= innerWidth"), name
 
 
-LONG = "A caption that tells everything about everything, " * 40
+LONG = "A caption that describes everything in the image, " * 40
 
 
 def with_odd_hits(page: Page) -> None:
@@ -93,7 +93,7 @@ def with_odd_hits(page: Page) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["desk", "phone"])
-def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: Site, options: dict[str, Any]) -> None:
+def test_long_and_missing_captions_keep_the_layout(visit: Visits, site: Site, options: dict[str, Any]) -> None:
     here = visit(site, **options)
     page = here.page
     with_odd_hits(page)
@@ -103,7 +103,7 @@ def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: S
       const [frame, caption] = [".frame", ".caption"].map((part) => tile.querySelector(part).getBoundingClientRect());
       return [caption.left - frame.left, caption.top - frame.bottom, caption.height].map(Math.round).join();
     })"""
-    assert len(set(tiles(page).evaluate_all(gaps))) == 1  # what has no caption has its file's name there
+    assert len(set(tiles(page).evaluate_all(gaps))) == 1  # an image without a caption shows its file name
     tiles(page).first.click()
     expect(page.get_by_role("button", name="Less like this")).to_be_visible()
     here.screenshot(f"long-caption-{'phone' if options else 'desk'}")
@@ -114,16 +114,16 @@ def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: S
 
 @pytest.mark.full
 def test_a_phone_does_not_show_the_hint_to_drop_images(visit: Visits, site: Site) -> None:
-    for options, told in (({}, True), (PHONE, False)):
+    for options, visible in (({}, True), (PHONE, False)):
         page = visit(site, **options).page
         expect(page.locator("#about")).to_contain_text(INDEX)
-        assert page.get_by_text("You can also drop an image").is_visible() == told
+        assert page.get_by_text("You can also drop an image").is_visible() == visible
 
 
 # --- Searching
 
 
-def test_enter_searches_and_the_address_says_so(visit: Visits, site: Site) -> None:
+def test_enter_searches_and_changes_the_address(visit: Visits, site: Site) -> None:
     page = visit(site).page
     page.get_by_label("Describe the images to find").fill("number 7")
     page.keyboard.press("Enter")
@@ -133,7 +133,7 @@ def test_enter_searches_and_the_address_says_so(visit: Visits, site: Site) -> No
 
 
 @pytest.mark.full
-def test_rows_are_justified_before_any_image_has_come(visit: Visits, site: Site) -> None:
+def test_rows_are_justified_before_any_image_is_loaded(visit: Visits, site: Site) -> None:
     page = visit(site, expected=("net::ERR_FAILED",)).page
     page.route("**/content*", lambda route: route.abort())
     page.goto(site.address + QUERY)
@@ -154,7 +154,7 @@ def test_rows_are_justified_before_any_image_has_come(visit: Visits, site: Site)
     assert {round(box["width"] / box["height"], 1) for box in boxes} <= shapes
 
 
-def test_scrolling_brings_all_images_and_then_says_so(visit: Visits, site: Site) -> None:
+def test_scrolling_loads_all_images_and_then_reports_the_end(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
     end = page.get_by_text(f"End of results: {COUNT} images.")
@@ -195,7 +195,7 @@ def test_a_slow_answer_does_not_replace_a_later_one(visit: Visits, site: Site) -
     expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_a_caption_that_is_markup_stays_text(visit: Visits, site: Site, album: Album) -> None:
+def test_markup_in_a_caption_is_shown_as_text(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site, f"/?q=markup&open={album.batch.ids[0]}").page
     expect(page.get_by_role("heading", name=MARKUP)).to_be_visible()
     assert page.locator('img[src="x"]').count() == 0
@@ -209,10 +209,10 @@ def test_warnings_of_the_service_are_shown(visit: Visits, site: Site) -> None:
 
 
 @pytest.mark.full
-def test_words_and_targets_are_a_choice_away(visit: Visits, site: Site) -> None:
+def test_rank_and_target_can_be_chosen(visit: Visits, site: Site) -> None:
     page = visit(site, "/?q=number+12").page
     expect(page.locator("#status")).to_contain_text(" ms")
-    asked = searches(page)
+    searched = searches(page)
     page.get_by_label("Rank by").select_option("words")
     expect(page).to_have_url(re.compile("rank=words"))
     expect(tiles(page).first).to_contain_text("image number 12")
@@ -220,27 +220,27 @@ def test_words_and_targets_are_a_choice_away(visit: Visits, site: Site) -> None:
     page.get_by_label("Search in").select_option("caption")
     expect(page).to_have_url(re.compile("target=caption"))
     expect(page.locator("#status")).to_contain_text(" ms")
-    assert asked[0]["rank"] == "words"
-    assert asked[-1]["target"] == "caption"
+    assert searched[0]["rank"] == "words"
+    assert searched[-1]["target"] == "caption"
 
 
 # --- The address
 
 
 @pytest.mark.full
-def test_the_whole_state_survives_a_reload(visit: Visits, site: Site, album: Album) -> None:
+def test_the_address_restores_the_whole_state(visit: Visits, site: Site, album: Album) -> None:
     like, unlike, shown = album.batch.ids[3], album.batch.ids[8], album.batch.ids[1]
     page = visit(site).page
     expect(tiles(page).first).to_be_visible()
-    asked = searches(page)
+    searched = searches(page)
     path = f"/?q=number&like={like}&unlike={unlike}&f=tags:sea&f=meta.year:2021&target=both&open={shown}"
     for _ in range(2):
         page.goto(site.address + path)
         expect(page.get_by_role("heading", name="image number 1", exact=True)).to_be_visible()
         expect(page.locator("#parts li")).to_have_count(2)
         expect(page.get_by_role("button", name="sea", pressed=True)).to_be_attached()
-    assert asked[0] == asked[1]
-    assert asked[0] == {
+    assert searched[0] == searched[1]
+    assert searched[0] == {
         "queries": [{"text": "number", "weight": 1}, {"id": like, "weight": 1}, {"id": unlike, "weight": -0.5}],
         "limit": PAGE,
         "filter": {"and": [{"tags": {"eq": "sea"}}, {"meta.year": {"eq": 2021}}]},
@@ -258,7 +258,7 @@ def test_back_and_forward_go_through_searches_and_images(visit: Visits, site: Si
     expect(page.locator("#status")).to_contain_text(" ms")
     tiles(page).nth(2).click()
     expect(page.locator("#viewer")).to_be_visible()
-    asked = searches(page)
+    searched = searches(page)
     page.go_back()
     expect(page.locator("#viewer")).to_be_hidden()
     expect(box).to_have_value("two")
@@ -268,11 +268,11 @@ def test_back_and_forward_go_through_searches_and_images(visit: Visits, site: Si
     page.go_forward()
     page.go_forward()
     expect(page.locator("#viewer")).to_be_visible()
-    assert asked == []  # what was seen already is remembered
+    assert searched == []  # results of earlier searches are kept
 
 
 @pytest.mark.full
-def test_an_image_that_is_gone_does_not_break_its_address(visit: Visits, site: Site) -> None:
+def test_the_address_of_a_missing_image_shows_a_message(visit: Visits, site: Site) -> None:
     path = "/?q=number&open=00000000-0000-4000-8000-000000000000"
     page = visit(site, path, expected=("404",)).page
     expect(page.locator("#notes")).to_contain_text("not in the index")
@@ -284,7 +284,7 @@ def test_an_image_that_is_gone_does_not_break_its_address(visit: Visits, site: S
 
 
 @pytest.mark.full
-def test_the_large_view_goes_from_image_to_image(visit: Visits, site: Site) -> None:
+def test_the_viewer_steps_through_images(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
     expect(tiles(page)).to_have_count(PAGE)
@@ -313,7 +313,7 @@ def test_the_viewer_shows_the_metadata(visit: Visits, site: Site, album: Album) 
     data = page.locator("#v-data")
     for said in ("64 × 64", "JPEG", "May 31, 2024", "Season", "autumn", "2021", album.file(1).name):
         expect(data).to_contain_text(said)
-    expect(page.get_by_role("button", name="Less like this")).to_be_disabled()  # than what?
+    expect(page.get_by_role("button", name="Less like this")).to_be_disabled()  # there is nothing to compare with
     data.get_by_role("button", name="boat").click()
     expect(page).to_have_url(f"{site.address}/?f=tags%3Aboat")
     expect(tiles(page)).to_have_count(25)
@@ -323,20 +323,20 @@ def test_the_viewer_shows_the_metadata(visit: Visits, site: Site, album: Album) 
 def test_more_and_less_like_this_become_parts_of_the_search(visit: Visits, site: Site, album: Album) -> None:
     here = visit(site, f"{QUERY}&open={album.batch.ids[4]}")
     page = here.page
-    asked = searches(page)
+    searched = searches(page)
     page.get_by_role("button", name="More like this").click()
     expect(page.locator("#viewer")).to_be_hidden()
     expect(page.locator("#status")).to_be_focused()
-    expect(tile_of(page, album, 4)).to_have_count(0)  # nobody looks for what he has
+    expect(tile_of(page, album, 4)).to_have_count(0)  # the image itself is left out
     disliked = tiles(page).nth(2).get_attribute("href")
     tiles(page).nth(2).click()
     page.get_by_role("button", name="Less like this", exact=True).click()
     expect(page.locator("#parts li")).to_have_count(2)
     expect(page.locator("#status")).to_contain_text(" ms")
     here.screenshot("more-and-less")
-    assert asked[-1]["queries"][1] == {"id": album.batch.ids[4], "weight": 1}
-    assert asked[-1]["queries"][2]["id"] in str(disliked)
-    assert asked[-1]["queries"][2]["weight"] < 0
+    assert searched[-1]["queries"][1] == {"id": album.batch.ids[4], "weight": 1}
+    assert searched[-1]["queries"][2]["id"] in str(disliked)
+    assert searched[-1]["queries"][2]["weight"] < 0
     page.get_by_role("button", name="Look for less like this instead").click()
     expect(page.locator("#parts .minus")).to_have_count(2)
     page.get_by_role("button", name="Remove “less like this”").first.click()
@@ -344,7 +344,7 @@ def test_more_and_less_like_this_become_parts_of_the_search(visit: Visits, site:
     expect(page).to_have_url(site.address + QUERY)
 
 
-# --- An image of one's own
+# --- Search by an uploaded image
 
 
 def chosen(page: Page, album: Album) -> None:
@@ -388,16 +388,16 @@ def test_an_image_finds_itself(visit: Visits, site: Site, album: Album, give: Ca
 
 
 @pytest.mark.full
-def test_an_image_goes_together_with_words(visit: Visits, site: Site, album: Album) -> None:
+def test_an_image_and_a_text_are_searched_together(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
-    asked = searches(page)
+    searched = searches(page)
     chosen(page, album)
     expect(page.locator("#parts li")).to_have_count(1)
     page.get_by_label("Describe the images to find").fill("number")
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{site.address}/?q=number&image=006.jpg")
     expect(page.locator("#status")).to_contain_text(" ms")
-    assert [sorted(part) for part in asked[-1]["queries"]] == [["text", "weight"], ["image", "weight"]]
+    assert [sorted(part) for part in searched[-1]["queries"]] == [["text", "weight"], ["image", "weight"]]
     page.get_by_role("button", name="Remove this image").click()
     expect(page).to_have_url(f"{site.address}/?q=number")
 
@@ -413,7 +413,7 @@ def test_a_search_by_image_survives_a_reload(visit: Visits, site: Site, album: A
 
 
 @pytest.mark.full
-def test_an_image_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site) -> None:
+def test_an_image_chosen_in_another_tab_is_reported_by_name(visit: Visits, site: Site) -> None:
     page = visit(site, "/?image=006.jpg").page
     expect(page.locator("#problem")).to_contain_text("not available in this tab")
     expect(page.locator("#problem")).to_contain_text("006.jpg")
@@ -423,7 +423,7 @@ def test_an_image_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site
 
 
 @pytest.mark.full
-def test_a_tab_without_room_for_all_its_images_keeps_the_last(visit: Visits, site: Site, album: Album) -> None:
+def test_a_tab_without_space_for_all_images_keeps_the_last(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
     page.evaluate("sessionStorage.setItem('viewfinder-image:earlier', 'data:,' + 'x'.repeat(5 * 1024 * 1024 - 200))")
     chosen(page, album)
@@ -437,7 +437,7 @@ def test_a_file_that_is_not_an_image_is_explained(visit: Visits, site: Site, alb
     page = here.page
     page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
     expect(page.locator("#problem")).to_contain_text("This image cannot be read")
-    expect(page.locator("#parts img")).to_have_count(0)  # no torn image in its chip
+    expect(page.locator("#parts img")).to_have_count(0)  # the chip shows no broken image
     here.screenshot("no-image")
     with page.expect_file_chooser() as choosing:
         page.get_by_role("button", name="Choose another image").click()
@@ -448,10 +448,10 @@ def test_a_file_that_is_not_an_image_is_explained(visit: Visits, site: Site, alb
 # --- Filters
 
 
-def test_filters_combine_and_let_go(visit: Visits, site: Site) -> None:
+def test_filters_combine_and_can_be_removed(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
-    asked = searches(page)
+    searched = searches(page)
     chips = page.get_by_role("group", name="Filters")
     chips.get_by_role("button", name="sea").click()
     expect(chips.get_by_role("button", name="snow")).to_have_count(0)  # no image has both
@@ -461,7 +461,7 @@ def test_filters_combine_and_let_go(visit: Visits, site: Site) -> None:
     chips.get_by_role("button", name="jpeg").click()
     expect(page.locator("#status")).to_contain_text("25 images")
     here.screenshot("filtered")
-    assert asked[-1]["filter"] == {
+    assert searched[-1]["filter"] == {
         "and": [{"tags": {"eq": "sea"}}, {"tags": {"eq": "boat"}}, {"format": {"in": ["png", "jpeg"]}}]
     }
     chips.get_by_role("button", name="2021").click()
@@ -472,7 +472,7 @@ def test_filters_combine_and_let_go(visit: Visits, site: Site) -> None:
 
 
 @pytest.mark.full
-def test_nothing_found_offers_a_way_out(visit: Visits, site: Site) -> None:
+def test_no_results_offer_to_clear_the_filters(visit: Visits, site: Site) -> None:
     here = visit(site, f"{QUERY}&f=tags:snow&f=tags:boat")
     page = here.page
     expect(page.locator("#problem")).to_contain_text("No image matches all these filters.")
@@ -484,7 +484,7 @@ def test_nothing_found_offers_a_way_out(visit: Visits, site: Site) -> None:
 # --- By keyboard
 
 
-def test_the_grid_is_one_stop_that_arrows_move_through(visit: Visits, site: Site) -> None:
+def test_the_grid_is_one_tab_stop_with_arrow_keys(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY).page
     expect(tiles(page)).to_have_count(PAGE)
     assert page.locator('#results a.tile[tabindex="0"]').count() == 1
@@ -504,7 +504,7 @@ def test_the_grid_is_one_stop_that_arrows_move_through(visit: Visits, site: Site
 
 
 @pytest.mark.full
-def test_everything_to_press_has_a_name_and_a_visible_focus(visit: Visits, site: Site, album: Album) -> None:
+def test_every_control_has_a_name_and_a_visible_focus(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site, f"{QUERY}&like={album.batch.ids[2]}").page
     expect(page.locator("#parts li")).to_have_count(1)
     expect(tiles(page)).to_have_count(PAGE)
@@ -543,14 +543,14 @@ def test_no_animation_with_reduced_motion(visit: Visits, site: Site) -> None:
 # --- When something is wrong
 
 
-def test_without_an_index_the_command_is_there(visit: Visits, empty_site: Site) -> None:
+def test_without_an_index_the_page_shows_the_command(visit: Visits, empty_site: Site) -> None:
     here = visit(empty_site, expected=("503",))
     expect(here.page.locator("#problem code").first).to_have_text("viewfinder index s3://bucket/prefix")
     here.screenshot("no-index")
 
 
 @pytest.mark.full
-def test_an_index_that_comes_is_found_by_trying_again(visit: Visits, empty_site: Site, album: Album) -> None:
+def test_a_new_index_is_found_by_trying_again(visit: Visits, empty_site: Site, album: Album) -> None:
     page = visit(empty_site, QUERY, expected=("503",)).page
     expect(page.get_by_role("heading", name="There is nothing to search yet")).to_be_visible()
     album.build(empty_site.store)
@@ -561,7 +561,7 @@ def test_an_index_that_comes_is_found_by_trying_again(visit: Visits, empty_site:
 
 
 @pytest.mark.full
-def test_a_service_that_is_away_is_explained(visit: Visits, site: Site) -> None:
+def test_an_unreachable_service_is_explained(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY, expected=("net::ERR_CONNECTION_REFUSED",)).page
     expect(tiles(page)).to_have_count(PAGE)
     page.route("**/v1/search", lambda route: route.abort("connectionrefused"))
@@ -580,7 +580,7 @@ def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, si
 
 @pytest.mark.full
 @pytest.mark.parametrize("address", ["q=a&like=nonsense", "like=00000000-0000-0000-0000-000000000000"])
-def test_an_address_that_cannot_be_asked_leads_back_to_the_start(visit: Visits, site: Site, address: str) -> None:
+def test_an_invalid_address_offers_a_new_search(visit: Visits, site: Site, address: str) -> None:
     page = visit(site, f"/?{address}", expected=("422", "404")).page
     page.get_by_role("button", name="New search").click()
     expect(page).to_have_url(f"{site.address}/")
@@ -588,7 +588,7 @@ def test_an_address_that_cannot_be_asked_leads_back_to_the_start(visit: Visits, 
     expect(page.locator("#problem")).to_be_hidden()
 
 
-def test_a_key_is_asked_for_kept_and_sent_with_images(visit: Visits, locked_site: Site) -> None:
+def test_a_key_is_requested_kept_and_sent_with_images(visit: Visits, locked_site: Site) -> None:
     here = visit(locked_site, QUERY, expected=("401",))
     page = here.page
     box = page.get_by_label("API key")

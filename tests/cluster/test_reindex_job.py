@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"{number:03}.jpg" for number in range(60)]
+UNREACHABLE = {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9", "VIEWFINDER_QDRANT_RETRY_S": "0"}
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def written_to(qdrant: QdrantDouble, ending: str) -> int:
         (["--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
         (["--rollback"], {}, 2, "no retired collection"),
         (["--evaluation-set", "/no/such/file.jsonl"], {}, 2, "/no/such/file.jsonl"),
-        (["--status"], {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9"}, 1, "http://127.0.0.1:9"),
+        (["--dry-run"], UNREACHABLE, 1, "http://127.0.0.1:9"),
     ],
 )
 def test_a_mistake_is_one_clear_message(

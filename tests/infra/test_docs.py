@@ -28,6 +28,7 @@ PAGES = [
     "docs/scaling.md",
     "docs/searching.md",
     "infra/kubernetes/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/decisions").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```.*?^```|(?:^    [^\n]*\n?(?:\n(?=    ))?)+", re.MULTILINE | re.DOTALL)
 # Entry points with the command whose flags they take.

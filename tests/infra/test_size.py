@@ -51,7 +51,7 @@ def test_an_invalid_number_of_images_is_refused(text: str) -> None:
         (["--images", "1M", "--quantization", "binary"], "'binary' is not one of 'none', 'int8', '4bit'"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_clear_message(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", *flags]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
 
@@ -68,7 +68,7 @@ def test_a_mistake_is_told_in_one_line(flags: list[str], said: str, capsys: pyte
         ("ViT-bigG-14::laion2b_s39b_b160k", 483.96),
     ],
 )
-def test_the_work_of_an_image_tower_is_what_open_clip_publishes(
+def test_the_work_of_an_image_tower_matches_open_clips_figures(
     model: str, gmacs: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert size(capsys, "--images", "1k", "--model", model)["image tower"] == pytest.approx(2 * gmacs, rel=0.03)
@@ -115,7 +115,7 @@ def test_memory_is_vectors_times_bytes(capsys: pytest.CaptureFixture[str]) -> No
     assert quantized["disk of one copy"] == pytest.approx(2.048 + 0.512 + 0.136 + 0.1)
 
 
-def test_everything_grows_with_the_pictures_and_shrinks_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_grow_with_the_images_and_shrink_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
     small, large = (size(capsys, "--images", images) for images in ("1M", "1B"))
     for what in ("encoding, L4 hours", "fetch and decode, core hours", "memory of one copy", "first run"):
         assert large[what] == pytest.approx(1000 * small[what])
@@ -132,14 +132,14 @@ def test_without_a_gpu_cores_encode(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any("L4" in what for what in lines)
 
 
-def test_every_line_says_what_it_is_based_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_names_its_basis(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["size", "--images", "100M", "--gpu", "l4"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert lines[0][4] == "basis"
     assert {line[4] for line in lines[1:]} == {"measured", "arithmetic", "published", "assumed"}
 
 
-def test_memory_is_about_what_qdrants_rule_of_thumb_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_is_near_qdrants_rule_of_thumb(capsys: pytest.CaptureFixture[str]) -> None:
     # Half as much again as the vectors: https://qdrant.tech/documentation/guides/capacity-planning
     theirs = 1e6 * 512 * 4 * 1.5 / 1e9
     assert size(capsys, "--images", "1M")["memory of one copy"] == pytest.approx(theirs, rel=0.1)
@@ -153,7 +153,7 @@ def figure(value: float) -> str:
 
 
 @pytest.mark.parametrize("images", ["100k", "1M", "10M", "100M", "1B"])
-def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_the_scaling_page_matches_the_program(images: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain, int8, four_bit = (
         size(capsys, "--images", images, "--quantization", each) for each in ("none", "int8", "4bit")
     )
@@ -166,7 +166,7 @@ def test_the_page_about_scaling_says_what_the_program_says(images: str, capsys: 
 
 
 @pytest.mark.parametrize("model", re.findall(r"^\| `(\S+::\S+)` \|", SCALING, re.MULTILINE))
-def test_the_page_says_of_each_model_what_the_program_says(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_models_of_the_scaling_page_match_the_program(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain = size(capsys, "--images", "100M", "--model", model)
     int8 = size(capsys, "--images", "100M", "--model", model, "--quantization", "int8")
     names = ("image tower", "images a second of one L4", "encoding, L4 hours", "cores that keep one L4 busy")
@@ -174,7 +174,7 @@ def test_the_page_says_of_each_model_what_the_program_says(model: str, capsys: p
     assert f"| {' | '.join(row)} |" in SCALING
 
 
-def test_the_text_of_the_page_says_what_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_of_the_scaling_page_matches_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     text = re.sub(r"\s+", " ", SCALING)
 
     def plan(images: str, *flags: str) -> dict[str, float]:

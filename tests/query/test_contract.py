@@ -40,7 +40,7 @@ class RefusedError(Exception):
 
 
 class Service:
-    """The service, asked over HTTP."""
+    """The service, searched over HTTP."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         follower = Follower(store, settings.index, load=load, refresh_s=3600, batch_size=8)
@@ -49,21 +49,21 @@ class Service:
         self._client: TestClient = local_client(build_api(self._service))
 
     def search(self, request: Mapping[str, Any]) -> SearchResult:
-        return TypeAdapter(SearchResult).validate_json(self._ask("POST", "/v1/search", search_body(request)))
+        return TypeAdapter(SearchResult).validate_json(self._send("POST", "/v1/search", search_body(request)))
 
     def search_batch(self, requests: list[Mapping[str, Any]]) -> list[SearchResult]:
         body = {"searches": [search_body(request) for request in requests]}
-        content = self._ask("POST", "/v1/search/batch", body)
+        content = self._send("POST", "/v1/search/batch", body)
         return list(TypeAdapter(dict[str, tuple[SearchResult, ...]]).validate_json(content)["results"])
 
     def stats(self) -> Stats:
-        return TypeAdapter(Stats).validate_json(self._ask("GET", "/v1/stats", None))
+        return TypeAdapter(Stats).validate_json(self._send("GET", "/v1/stats", None))
 
     def close(self) -> None:
         self._client.close()
         self._service.follower.close()
 
-    def _ask(self, method: str, path: str, body: object) -> bytes:
+    def _send(self, method: str, path: str, body: object) -> bytes:
         answer = self._client.request(method, path, json=body)
         if answer.status_code != 200:
             error = answer.json()["error"]
@@ -72,7 +72,7 @@ class Service:
 
 
 class InProcess:
-    """The engine's local mode, its errors as the service would send them."""
+    """The engine's local mode, with the errors that the service would send."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._local = LocalSearch(store, settings, load, model_name=None)
@@ -157,7 +157,7 @@ def image_file(colour: str = "red") -> bytes:
 
 
 def comparable(result: SearchResult) -> dict[str, Any]:
-    """Everything in an answer but the time it took and the encoded cursor; scores to the bits that encoders share."""
+    """A result without its time and encoded cursor; scores may differ by rounding."""
     answer = asdict(result)
     for hit in [*answer["hits"], *(hit for group in answer["groups"] or () for hit in group["hits"])]:
         hit["score"] = pytest.approx(hit["score"], abs=1e-5)
@@ -166,7 +166,7 @@ def comparable(result: SearchResult) -> dict[str, Any]:
     return {**answer, "took_ms": None, "cursor": answer["cursor"] is not None}
 
 
-WHAT: dict[str, dict[str, Any]] = {
+QUERIES: dict[str, dict[str, Any]] = {
     "text": {"text": "a cat on the beach"},
     "long text": {"text": "a dog in the grass " * 30},
     "image": {"image": image_file()},
@@ -202,17 +202,19 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("what", WHAT, ids=str)
+@pytest.mark.parametrize("query", QUERIES, ids=str)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_both_find_the_same(service: Service, in_process: InProcess, what: str, options: dict[str, Any]) -> None:
-    request = {**WHAT[what], **options}
+def test_service_and_engine_find_the_same_hits(
+    service: Service, in_process: InProcess, query: str, options: dict[str, Any]
+) -> None:
+    request = {**QUERIES[query], **options}
     over_http = comparable(service.search(request))
     assert over_http == comparable(in_process.search(request))
     assert over_http["hits"] or "score_threshold" in options
 
 
 @pytest.mark.parametrize("options", TEXT_OPTIONS, ids=str)
-def test_both_find_the_same_words(service: Service, in_process: InProcess, options: dict[str, Any]) -> None:
+def test_service_and_engine_rank_words_alike(service: Service, in_process: InProcess, options: dict[str, Any]) -> None:
     request = {"text": "a horse in the snow", **options}
     over_http = comparable(service.search(request))
     assert over_http == comparable(in_process.search(request))
@@ -222,7 +224,7 @@ def test_both_find_the_same_words(service: Service, in_process: InProcess, optio
 @pytest.mark.parametrize(
     "options", [{}, {"target": "both"}, {"rank": "words"}, {"rank": "hybrid"}, {"group_by": "width"}], ids=str
 )
-def test_a_cursor_of_one_continues_in_the_other(
+def test_a_cursor_of_the_service_continues_in_the_engine_and_back(
     service: Service, in_process: InProcess, options: dict[str, Any]
 ) -> None:
     request: dict[str, Any] = {"text": "a dog in the snow", "limit": 16, **options}
@@ -230,8 +232,8 @@ def test_a_cursor_of_one_continues_in_the_other(
     found: list[str] = []
     cursor: str | None = None
     for turn in range(10):
-        asked = (service, in_process)[turn % 2]
-        page = asked.search({**request, "cursor": cursor})
+        searcher = (service, in_process)[turn % 2]
+        page = searcher.search({**request, "cursor": cursor})
         found += [hit.id for hit in page.hits]
         if (cursor := page.cursor) is None:
             break
@@ -240,20 +242,20 @@ def test_a_cursor_of_one_continues_in_the_other(
         assert found == whole
 
 
-def test_both_answer_a_batch_alike(service: Service, in_process: InProcess) -> None:
-    requests: list[Mapping[str, Any]] = [{**what, "limit": 4} for what in WHAT.values()]
+def test_service_and_engine_answer_a_batch_alike(service: Service, in_process: InProcess) -> None:
+    requests: list[Mapping[str, Any]] = [{**query, "limit": 4} for query in QUERIES.values()]
     requests += [{"text": "a bird", **options} for options in TEXT_OPTIONS]
     over_http = [comparable(result) for result in service.search_batch(requests)]
     assert over_http == [comparable(result) for result in in_process.search_batch(requests)]
 
 
-def test_both_tell_the_same_statistics(service: Service, in_process: InProcess) -> None:
+def test_service_and_engine_report_the_same_statistics(service: Service, in_process: InProcess) -> None:
     assert service.stats() == in_process.stats()
     assert service.stats().points == COUNT
 
 
-def test_hits_have_a_relevance_and_long_texts_a_warning(in_process: InProcess) -> None:
-    result = in_process.search(WHAT["long text"])
+def test_hits_have_a_relevance_and_a_long_text_gives_a_warning(in_process: InProcess) -> None:
+    result = in_process.search(QUERIES["long text"])
     assert "longer than the model reads" in result.warnings[0]
     assert all(hit.relevance is not None for hit in result.hits)
 
@@ -298,7 +300,7 @@ def test_hits_have_a_relevance_and_long_texts_a_warning(in_process: InProcess) -
     ],
     ids=str,
 )
-def test_both_refuse_the_same(
+def test_service_and_engine_refuse_the_same_requests(
     service: Service, in_process: InProcess, request_: dict[str, Any], code: str | None, named: str
 ) -> None:
     with pytest.raises(RefusedError) as over_http:
@@ -313,7 +315,7 @@ def test_both_refuse_the_same(
         assert over_http.value.args == here.value.args
 
 
-def test_both_refuse_a_cursor_in_a_batch(service: Service, in_process: InProcess) -> None:
+def test_service_and_engine_refuse_a_cursor_in_a_batch(service: Service, in_process: InProcess) -> None:
     refused = []
     for each in (service, in_process):
         with pytest.raises(RefusedError, match=r"searches\.1\.cursor") as raised:

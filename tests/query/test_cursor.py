@@ -18,7 +18,7 @@ CURSOR = Cursor("images__m__f__0001", "d" * 16, Place(20, frozenset({mark("a"), 
 @pytest.mark.parametrize(
     "cursor", [CURSOR, Cursor("c", "d" * 16, Place(3, frozenset({mark(1)}))), Cursor("c", "d" * 16, Place(0))]
 )
-def test_a_cursor_comes_back_as_it_went(cursor: Cursor) -> None:
+def test_a_cursor_survives_encoding_and_decoding(cursor: Cursor) -> None:
     again = Cursor.decode(cursor.encode(), "d" * 16)
     assert again == cursor
     if cursor.vector is None:
@@ -36,7 +36,7 @@ def test_a_token_is_url_safe_and_within_the_maximum_length() -> None:
     assert len(Cursor("c" * 200, "d" * 16, deepest, "text", widest).encode()) < MAX_CURSOR
 
 
-def test_a_token_that_was_changed_anywhere_is_refused() -> None:
+def test_a_token_with_one_changed_character_is_refused() -> None:
     token = CURSOR.encode()
     for place in [*range(0, 60), *range(60, len(token), 97), len(token) - 1]:
         other = "A" if token[place] != "A" else "B"
@@ -69,12 +69,12 @@ def test_a_token_of_another_query_is_refused() -> None:
         Cursor("c", "d" * 16, Place(1, score=float("-inf"))),
     ],
 )
-def test_a_place_at_which_no_page_can_end_is_refused(cursor: Cursor) -> None:
+def test_an_impossible_place_is_refused(cursor: Cursor) -> None:
     with pytest.raises(CursorError):
         Cursor.decode(cursor.encode(), cursor.digest)
 
 
-def test_the_last_character_has_one_spelling() -> None:
+def test_only_one_spelling_of_a_token_is_accepted() -> None:
     token = Cursor("cc", "d" * 16, Place(3)).encode()
     raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     twins = [
@@ -88,7 +88,7 @@ def test_the_last_character_has_one_spelling() -> None:
             Cursor.decode(twin, "d" * 16)
 
 
-def test_the_digest_depends_on_everything_that_orders_hits_and_on_nothing_else() -> None:
+def test_the_digest_depends_only_on_what_decides_the_order() -> None:
     part = (QueryPart("text", "a cat"),)
     same = [Query(part), Query(part, limit=50), Query(part, cursor="x"), Query(part, filter={})]
     others = [

@@ -21,21 +21,21 @@ from viewfinder.query.fetcher import MAX_REDIRECTS, Address, Fetcher, is_own, is
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 INSIDE = ipaddress.ip_address("10.0.0.5")
 
-# Trusts nobody. Loading the certificates that the service trusts takes a tenth of a second.
+# Trusts no authority. Loading the ones that the service trusts takes a tenth of a second.
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Names:
-    """A resolver that answers from a list, each answer once but the last; None is a name that does not exist."""
+    """A resolver with answers from a list; the last one repeats, and None means that the name does not exist."""
 
     def __init__(self, **names: list[str | None]) -> None:
         self.answers = {name.replace("_", "."): answers for name, answers in names.items()}
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
 
     async def __call__(self, name: str) -> list[Address]:
-        self.asked.append(name)
+        self.lookups.append(name)
         answers = self.answers.get(name, [None])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if answer is None:
@@ -67,7 +67,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
             await handler(reader, writer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has had enough
+            pass  # the client has closed the connection
         finally:
             writer.close()
 
@@ -77,7 +77,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
 
 
 def fetcher(port: int = 80, **options: Any) -> Fetcher:
-    """One to which 127.0.0.1 is a public address, and nothing else."""
+    """A fetcher for which 127.0.0.1 is the only public address."""
     given = {"max_bytes": 1000, "resolve": Names(images_test=["127.0.0.1"]), "ports": {port}, "tls": TLS}
     return Fetcher(**(given | {"allowed": lambda address: address == LOOPBACK} | options))
 
@@ -89,7 +89,7 @@ async def refusal(fetching: Fetcher, url: str) -> AddressError:
     return error.value
 
 
-async def test_content_is_fetched_and_nothing_of_this_machine_goes_with_the_request(
+async def test_a_request_carries_no_proxy_cookie_or_credential_of_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -203,7 +203,7 @@ async def test_content_is_fetched_and_nothing_of_this_machine_goes_with_the_requ
         "\ud800",
     ],
 )
-async def test_a_url_that_is_not_public_is_refused_before_a_connection_is_made(url: str) -> None:
+async def test_a_url_that_is_not_public_is_refused_without_connecting(url: str) -> None:
     names = Names(
         localhost=["127.0.0.1 ::1"],
         public_test=["93.184.216.34"],
@@ -213,17 +213,17 @@ async def test_a_url_that_is_not_public_is_refused_before_a_connection_is_made(u
     )
     names.answers["127.0.0.1.nip.test"] = ["127.0.0.1"]
     error = await refusal(Fetcher(max_bytes=1000, resolve=names, tls=TLS), url)
-    # A connection that was tried would end as `fetch_failed`.
+    # A connection attempt would end as `fetch_failed`.
     assert error.reason == "forbidden_address"
     assert "secret" not in error.message
 
 
-async def test_the_system_resolver_finds_loopback_and_it_is_refused() -> None:
+async def test_localhost_of_the_system_resolver_is_refused() -> None:
     assert (await refusal(Fetcher(max_bytes=1000), "http://localhost/")).reason == "forbidden_address"
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001::200e"])
-def test_addresses_of_the_internet_are_public(address: str) -> None:
+def test_internet_addresses_are_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
     assert not is_own(ipaddress.ip_address(address))
 
@@ -232,7 +232,7 @@ def test_addresses_of_this_machine_are_recognized() -> None:
     assert is_own(LOOPBACK)
 
 
-async def test_a_name_that_leads_inside_and_one_that_leads_nowhere_are_refused_in_the_same_words() -> None:
+async def test_a_private_name_and_an_unknown_name_give_the_same_message() -> None:
     names = Names(one_test=["10.0.0.5"], two_test=[None])
     messages = [
         (await refusal(fetcher(80, resolve=names), f"http://{name}/")).message.replace(name, "NAME")
@@ -241,7 +241,7 @@ async def test_a_name_that_leads_inside_and_one_that_leads_nowhere_are_refused_i
     assert messages[0] == messages[1]
 
 
-async def test_an_open_and_a_closed_port_inside_are_refused_in_the_same_words() -> None:
+async def test_an_open_and_a_closed_private_port_give_the_same_message() -> None:
     async with serving(replying(answer(b"secret"))) as port:
         fetching = {"allowed": lambda address: False, "resolve": Names(inside_test=["127.0.0.1"])}
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -250,22 +250,22 @@ async def test_an_open_and_a_closed_port_inside_are_refused_in_the_same_words() 
     assert (errors[0].reason, errors[0].message) == (errors[1].reason, errors[1].message)
 
 
-async def test_a_name_is_resolved_once_and_a_second_answer_is_never_asked_for() -> None:
+async def test_a_name_is_resolved_once_per_fetch() -> None:
     names = Names(images_test=["127.0.0.1", "10.0.0.5"])
     async with serving(replying(answer(b"image"))) as port:
         fetching = fetcher(port, resolve=names)
         assert await fetching.fetch(f"http://images.test:{port}/") == b"image"
-        assert names.asked == ["images.test"]
-        # Now the name leads inside: what was public a moment ago does not count.
+        assert names.lookups == ["images.test"]
+        # Now the name has a private address; the earlier public one does not count.
         assert (await refusal(fetching, f"http://images.test:{port}/")).reason == "forbidden_address"
 
 
-async def test_a_name_that_changes_between_two_redirects_is_refused() -> None:
+async def test_a_name_that_becomes_private_between_redirects_is_refused() -> None:
     names = Names(images_test=["127.0.0.1", "10.0.0.5"])
     async with serving(replying(answer(b"", "302 Found", "Location: /again"))) as port:
         error = await refusal(fetcher(port, resolve=names), f"http://images.test:{port}/")
     assert error.reason == "forbidden_address"
-    assert len(names.asked) == 2
+    assert len(names.lookups) == 2
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ async def test_a_name_that_changes_between_two_redirects_is_refused() -> None:
         "gopher://images.test:{port}/",
     ],
 )
-async def test_a_redirect_is_checked_like_the_first_address(location: str) -> None:
+async def test_a_redirect_is_checked_like_the_first_url(location: str) -> None:
     requests: list[bytes] = []
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -296,7 +296,7 @@ async def test_a_redirect_is_checked_like_the_first_address(location: str) -> No
 
 
 @pytest.mark.parametrize("status", ["301 M", "302 F", "303 S", "307 T", "308 P"])
-async def test_a_few_redirects_are_followed(status: str) -> None:
+async def test_redirects_up_to_the_maximum_are_followed(status: str) -> None:
     seen: list[bytes] = []
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -312,7 +312,7 @@ async def test_a_few_redirects_are_followed(status: str) -> None:
 
 
 @pytest.mark.parametrize("location", ["Location: /again", "Location: http://[::1", "Location: \xff\xfe", "X-Other: 1"])
-async def test_endless_or_broken_redirects_end_as_a_failure(location: str) -> None:
+async def test_endless_and_broken_redirects_fail(location: str) -> None:
     async with serving(replying(answer(b"", "302 Found", location))) as port:
         error = await refusal(fetcher(port), f"http://images.test:{port}/")
     assert error.reason == "fetch_failed"
@@ -325,7 +325,7 @@ async def test_endless_or_broken_redirects_end_as_a_failure(location: str) -> No
         b"",  # until the connection ends
     ],
 )
-async def test_a_body_without_end_is_cut_off_at_the_limit(head: bytes) -> None:
+async def test_an_endless_body_is_cut_off_at_the_limit(head: bytes) -> None:
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -343,7 +343,7 @@ async def test_a_body_without_end_is_cut_off_at_the_limit(head: bytes) -> None:
     assert (error.reason, "1,000 bytes" in error.message) == ("fetch_failed", True)
 
 
-async def test_a_body_of_just_the_limit_is_taken() -> None:
+async def test_a_body_of_exactly_the_limit_is_accepted() -> None:
     async with serving(replying(answer(bytes(1000)))) as port:
         fetching = fetcher(port)
         assert await fetching.fetch(f"http://images.test:{port}/") == bytes(1000)
@@ -376,14 +376,14 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     ],
     ids=["body", "headers", "informational", "silent"],
 )
-async def test_a_server_that_takes_for_ever_is_left(handler: Handler) -> None:
+async def test_a_server_that_never_finishes_times_out(handler: Handler) -> None:
     async with serving(handler) as port:
         error = await refusal(fetcher(port, timeout_s=0.3), f"http://images.test:{port}/")
     assert error.reason == "fetch_failed"
     assert "0.3 seconds" in error.message
 
 
-async def test_a_resolver_that_takes_for_ever_is_left() -> None:
+async def test_a_resolver_that_never_answers_times_out() -> None:
     async def resolve(name: str) -> list[Address]:
         await asyncio.Event().wait()
         return []
@@ -404,7 +404,7 @@ async def test_a_resolver_that_takes_for_ever_is_left() -> None:
         b"",
     ],
 )
-async def test_an_incomplete_answer_is_a_failure_that_names_only_the_host(content: bytes) -> None:
+async def test_the_error_of_an_incomplete_response_names_only_the_host(content: bytes) -> None:
     async with serving(replying(content)) as port:
         error = await refusal(fetcher(port), f"http://images.test:{port}/path?signature=secret")
     assert error.reason == "fetch_failed"
@@ -413,9 +413,9 @@ async def test_an_incomplete_answer_is_a_failure_that_names_only_the_host(conten
     assert "path" not in error.message
 
 
-async def test_a_second_address_is_tried_where_the_first_is_dead() -> None:
+async def test_the_second_address_is_tried_if_the_first_is_dead() -> None:
     async with serving(replying(answer(b"image"))) as port:
-        names = Names(images_test=["127.0.0.2 127.0.0.1"])  # nothing listens on the former
+        names = Names(images_test=["127.0.0.2 127.0.0.1"])  # nothing listens on the first
         fetching = fetcher(port, resolve=names, allowed=lambda address: address.is_loopback)
         assert await fetching.fetch(f"http://images.test:{port}/") == b"image"
         fetching.close()
@@ -453,7 +453,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("images.test", False, False),
     ],
 )
-async def test_certificates_are_checked_against_the_name_in_the_address(
+async def test_certificates_are_checked_against_the_name_in_the_url(
     certificate: Path, host: str, trusted: bool, served: bool
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

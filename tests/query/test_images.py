@@ -1,4 +1,4 @@
-"""Images of a query are decoded as the index job decodes them, and never in this process."""
+"""Images of a query are decoded like those of the index job, and never in this process."""
 
 import asyncio
 import base64
@@ -56,7 +56,7 @@ def turned() -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of a few kilobytes that says it has a billion pixels."""
+    """A PNG of a few kilobytes whose header claims a billion pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -77,7 +77,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_an_image_of_a_query_is_seen_as_one_of_the_index_is(images: QueryImages, name: str) -> None:
+async def test_a_query_image_is_decoded_like_an_indexed_image(images: QueryImages, name: str) -> None:
     seen = await images.pixels(GOOD[name], PREPROCESS)
     assert seen.dtype == np.uint8
     assert np.array_equal(seen, decode(GOOD[name], PREPROCESS, LIMITS).pixels)
@@ -103,13 +103,13 @@ async def test_an_unusable_image_has_a_reason(images: QueryImages, data: bytes, 
     assert np.any(await images.pixels(GOOD["jpeg"], PREPROCESS)), "the next one is decoded"
 
 
-async def test_two_generations_may_want_their_images_in_different_sizes(images: QueryImages) -> None:
+async def test_generations_may_need_different_image_sizes(images: QueryImages) -> None:
     sizes = [32, 48, 32, 64, 48]
     seen = await asyncio.gather(*(images.pixels(GOOD["png"], Preprocess(size=size)) for size in sizes))
     assert [pixels.shape for pixels in seen] == [(size, size, 3) for size in sizes]
 
 
-async def test_beyond_the_queue_a_replica_says_that_it_is_full() -> None:
+async def test_images_beyond_the_queue_are_refused_as_overload() -> None:
     images = made(max_waiting=2)
     results = await asyncio.gather(*(images.pixels(GOOD["png"], PREPROCESS) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [np.ndarray, np.ndarray, OverloadedError]
@@ -131,7 +131,7 @@ async def test_closing_ends_every_decoder_and_thread() -> None:
 
 
 def children() -> set[str]:
-    """Processes of this one that decode."""
+    """The decoder processes of this process."""
     lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
     return {pid for pids in lists for pid in pids if b"run_child" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
@@ -150,7 +150,7 @@ TEXT = base64.b64encode(GOOD["png"]).decode()
     ],
     ids=["bare", "data URL", "capitals", "no type", "lines"],
 )
-def test_base64_is_taken_as_programs_write_it(text: str) -> None:
+def test_common_spellings_of_base64_are_accepted(text: str) -> None:
     assert decode_base64(text) == GOOD["png"]
 
 
@@ -176,14 +176,14 @@ def test_invalid_base64_is_refused(text: str) -> None:
     assert error.value.reason == "not_base64"
 
 
-async def test_addresses_are_not_fetched_unless_the_operator_allows_it(images: QueryImages) -> None:
+async def test_urls_are_not_fetched_unless_allowed(images: QueryImages) -> None:
     with pytest.raises(AddressError) as error:
         await images.fetch("https://example.com/cat.jpg")
     assert error.value.reason == "image_url_disabled"
     assert "VIEWFINDER_ALLOW_IMAGE_URL" in error.value.message
 
 
-async def test_where_it_is_allowed_private_addresses_are_still_refused() -> None:
+async def test_private_addresses_are_refused_even_if_urls_are_allowed() -> None:
     images = made(allow_url=True)
     with pytest.raises(AddressError) as error:
         await images.fetch("http://169.254.169.254/latest/meta-data/")
@@ -191,7 +191,7 @@ async def test_where_it_is_allowed_private_addresses_are_still_refused() -> None
     images.close()
 
 
-async def test_a_given_fetcher_is_not_used_without_the_operators_word() -> None:
+async def test_a_given_fetcher_is_not_used_unless_urls_are_allowed() -> None:
     images = made(fetcher=Fetcher(max_bytes=1000, allowed=lambda _: True, ports=range(65536)))
     with pytest.raises(AddressError) as error:
         await images.fetch("http://127.0.0.1:9/")

@@ -4,7 +4,7 @@ import pytest
 
 from viewfinder.query.language import language_warning
 
-# Short, without a verb, full of words that other languages share.
+# Short phrases without a verb, full of words that other languages share.
 ENGLISH = """
 cat|a cat|dog|red car|sunset|beach|two birds|a boat at sea|menu|taxi|pizza|pasta|tiger|panorama|hotel|a dog in the snow
 cat on mat|old man smoking|blue door|radio|piano|banana|kimono|sushi|graffiti wall|café terrace|naïve painting|Mona Lisa
@@ -27,7 +27,7 @@ a cat 猫|the sign says 东京|Ω symbol|e=mc²
 PHRASES = [phrase for line in ENGLISH.strip().splitlines() for phrase in line.split("|")]
 
 
-def test_no_short_english_query_is_warned_of() -> None:
+def test_no_short_english_query_gives_a_warning() -> None:
     assert len(PHRASES) >= 200
     assert [text for text in PHRASES if language_warning(text, "English")] == []
 
@@ -48,7 +48,7 @@ def test_no_short_english_query_is_warned_of() -> None:
         ("un chien dans la neige", "French"),
     ],
 )
-def test_a_language_that_the_model_does_not_know_is_named(text: str, language: str) -> None:
+def test_the_warning_names_a_language_that_the_model_does_not_know(text: str, language: str) -> None:
     warning = language_warning(text, "English")
     assert warning is not None
     assert language in warning
@@ -56,9 +56,9 @@ def test_a_language_that_the_model_does_not_know_is_named(text: str, language: s
 
 
 @pytest.mark.parametrize("languages", ["English, Chinese", "about 100", "more than 100", "unknown"])
-def test_a_language_that_the_model_knows_or_may_know_is_not_warned_of(languages: str) -> None:
+def test_a_language_that_the_model_may_know_gives_no_warning(languages: str) -> None:
     assert language_warning("红色的车", languages) is None
 
 
-def test_one_language_more_is_not_all_of_them() -> None:
+def test_a_model_of_two_languages_does_not_know_the_others() -> None:
     assert "Japanese" in str(language_warning("赤い車", "English, Chinese"))

@@ -13,7 +13,7 @@ from viewfinder.query.ranking import WINDOW, Grouped, HitPage, fuse, ranking
 from viewfinder.store.records import Group, Hit
 from viewfinder.store.search import Search
 
-ASKED = np.array([1.0, 0.0], np.float32)
+QUERY_VECTOR = np.array([1.0, 0.0], np.float32)
 
 
 class Shelf:
@@ -29,18 +29,18 @@ class Shelf:
         self.searches: list[Search] = []
 
     def turn(self, query: Query, place: Place | None = None) -> HitPage:
-        vector = None if query.rank == "words" else ASKED
+        vector = None if query.rank == "words" else QUERY_VECTOR
         steps = ranking(query, vector, place)
-        asked = next(steps)
+        step = next(steps)
         while True:
             try:
-                asked = steps.send(self._groups(asked) if isinstance(asked, Grouped) else list(map(self._hits, asked)))
+                step = steps.send(self._groups(step) if isinstance(step, Grouped) else list(map(self._hits, step)))
             except StopIteration as done:
                 page: HitPage = done.value
                 return page
 
     def read(self, query: Query, between: Callable[[], None] = lambda: None) -> list[str]:
-        """All ids, page after page, with something happening before each further page."""
+        """All ids, page after page; `between` runs before each further page."""
         page = self.turn(query)
         ids = [each.id for each in page.hits]
         while page.place is not None:
@@ -91,7 +91,7 @@ KINDS = [text(), text(target="both"), text(rank="words"), text(rank="hybrid"), t
 
 @pytest.mark.parametrize("query", KINDS)
 @pytest.mark.parametrize("limit", [1, 7, 100])
-def test_pages_together_are_the_whole_ranking(shelf: Shelf, query: Query, limit: int) -> None:
+def test_all_pages_together_are_the_whole_ranking(shelf: Shelf, query: Query, limit: int) -> None:
     shelf.noise = 0
     whole = [each.id for each in shelf.turn(replace(query, limit=200)).hits]
     assert len(whole) == 100
@@ -100,7 +100,7 @@ def test_pages_together_are_the_whole_ranking(shelf: Shelf, query: Query, limit:
 
 @pytest.mark.parametrize("query", KINDS)
 @pytest.mark.parametrize("seed", range(5))
-def test_pages_neither_repeat_nor_miss_a_point_while_others_come_and_go(shelf: Shelf, query: Query, seed: int) -> None:
+def test_pages_neither_repeat_nor_miss_points_during_changes(shelf: Shelf, query: Query, seed: int) -> None:
     rng = np.random.default_rng(seed)
     born, dead = 0, set()
 
@@ -130,7 +130,7 @@ def test_a_page_continues_after_most_earlier_hits_were_deleted(shelf: Shelf, rem
     assert [each.id for each in rest.hits] == [numbered(each) for each in range(max(80, removed), 100)]
 
 
-def test_a_place_is_found_again_after_many_have_come_before_it(shelf: Shelf) -> None:
+def test_a_page_continues_after_many_better_points_were_added(shelf: Shelf) -> None:
     page = shelf.turn(text(limit=10))
     shelf.image |= {f"new-{number}": 0.95 for number in range(300)}
     following = shelf.turn(text(limit=10), page.place)
@@ -138,7 +138,7 @@ def test_a_place_is_found_again_after_many_have_come_before_it(shelf: Shelf) -> 
 
 
 @pytest.mark.parametrize("offset", [0, 3])
-def test_points_of_the_same_score_come_once_each(offset: int) -> None:
+def test_points_with_equal_scores_appear_once(offset: int) -> None:
     shelf = Shelf(noise=2e-7)
     shelf.image = {numbered(number): 0.5 for number in range(90)} | {"first": 0.6, "last": 0.4}
     shown = shelf.read(text(limit=4, offset=offset))
@@ -146,7 +146,7 @@ def test_points_of_the_same_score_come_once_each(offset: int) -> None:
     assert shown[-1] == "last"
 
 
-def test_a_cosine_order_fetches_one_page_and_some_slack(shelf: Shelf) -> None:
+def test_a_cosine_order_fetches_little_more_than_one_page(shelf: Shelf) -> None:
     shelf.read(text(limit=10))
     assert max(search.limit for search in shelf.searches) <= 100
     assert [search.limit for search in shelf.searches[:1]] == [11]
@@ -157,7 +157,7 @@ def test_the_depth_of_fusion_is_the_same_on_every_page(shelf: Shelf) -> None:
     assert {search.limit for search in shelf.searches if search.only is None} == {WINDOW}
 
 
-def test_no_page_begins_deeper_than_the_limit() -> None:
+def test_no_page_begins_beyond_the_maximum_position() -> None:
     shelf = Shelf()
     shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_POSITION + 50)}
     page = shelf.turn(text(limit=200, offset=MAX_POSITION - 200))
@@ -172,7 +172,7 @@ def test_reciprocal_ranks_are_added_by_weight() -> None:
     assert fuse([(1, ["b"]), (1, ["a"])]) == ["a", "b"]
 
 
-def test_every_score_of_a_fused_order_is_a_cosine_even_where_only_the_words_found_it(shelf: Shelf) -> None:
+def test_fused_scores_are_cosines_even_of_hits_found_by_words(shelf: Shelf) -> None:
     shelf.noise = 0
     shelf.image["buried"] = -0.5
     shelf.image |= {f"near-{number}": 0.95 for number in range(WINDOW)}  # "buried" is in no window of images
@@ -182,7 +182,7 @@ def test_every_score_of_a_fused_order_is_a_cosine_even_where_only_the_words_foun
     assert found["buried"].cosines == {"image": -0.5}
 
 
-def test_with_both_targets_the_score_is_the_better_cosine(shelf: Shelf) -> None:
+def test_the_score_with_both_targets_is_the_higher_cosine(shelf: Shelf) -> None:
     shelf.noise = 0
     for each in shelf.turn(text(target="both", limit=100)).hits:
         both = {"image": shelf.image[each.id], "caption": shelf.caption[each.id]}
@@ -190,7 +190,7 @@ def test_with_both_targets_the_score_is_the_better_cosine(shelf: Shelf) -> None:
         assert each.score == max(both.values())
 
 
-def test_the_weights_say_which_order_leads(shelf: Shelf) -> None:
+def test_weights_decide_which_order_leads(shelf: Shelf) -> None:
     by_words = [each.id for each in shelf.turn(text(rank="words")).hits]
     mostly = [each.id for each in shelf.turn(text(rank="hybrid", weights=(0.0, 1.0))).hits]
     assert mostly == by_words
@@ -199,7 +199,7 @@ def test_the_weights_say_which_order_leads(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("query", [text(), text(target="both"), text(rank="words"), text(rank="hybrid")])
-def test_groups_come_by_their_best_hit_and_page_after_page(shelf: Shelf, query: Query) -> None:
+def test_groups_are_ordered_by_their_best_hit_and_paged(shelf: Shelf, query: Query) -> None:
     shelf.noise = 0
     shelf.payloads = {each: {"bucket": f"bucket-{int(each) % 7}"} for each in shelf.image}
     ungrouped = [each.id for each in shelf.turn(replace(query, limit=100)).hits]
@@ -217,7 +217,7 @@ def test_groups_come_by_their_best_hit_and_page_after_page(shelf: Shelf, query: 
     assert found == expected
 
 
-def test_a_point_with_several_values_is_in_several_groups_and_one_without_in_none(shelf: Shelf) -> None:
+def test_a_point_is_in_the_group_of_each_of_its_values(shelf: Shelf) -> None:
     shelf.payloads = {numbered(0): {"meta": {"on": ["a", "b"]}}, numbered(1): {"meta": {"on": "b"}}}
     page = shelf.turn(text(target="both", group_by="meta.on"))
     assert page.groups is not None
@@ -226,7 +226,7 @@ def test_a_point_with_several_values_is_in_several_groups_and_one_without_in_non
 
 
 @pytest.mark.parametrize("rank", ["clip", "hybrid"])
-def test_a_point_that_is_searched_by_is_not_found(shelf: Shelf, rank: Any) -> None:
+def test_a_query_by_id_does_not_return_that_point(shelf: Shelf, rank: Any) -> None:
     query = Query((QueryPart("text", "a cat"), QueryPart("id", numbered(0))), rank=rank, limit=200)
     assert numbered(0) not in shelf.read(query)
     assert len(shelf.read(query)) == 99

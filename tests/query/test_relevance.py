@@ -22,7 +22,7 @@ BASELINES = {"text_image": [0.1 + 0.2 * share / 100 for share in range(101)], "t
         ("text", {}, None),
     ],
 )
-def test_relevance_is_the_share_of_unrelated_pairs_that_are_less_alike(
+def test_relevance_is_the_share_of_unrelated_pairs_with_a_lower_cosine(
     kind: str | None, cosines: dict[str, float], expected: float | None
 ) -> None:
     assert relevance(BASELINES, kind, cosines) == pytest.approx(expected)  # type: ignore[arg-type]

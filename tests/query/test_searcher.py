@@ -13,14 +13,14 @@ from viewfinder.store.records import Hit
 from viewfinder.store.search import Search
 
 
-async def test_each_round_of_all_rankings_is_one_request() -> None:
+async def test_each_round_of_several_rankings_is_one_request() -> None:
     requests: list[int] = []
 
     async def search(searches: list[Search]) -> list[list[Hit]]:
         requests.append(len(searches))
         return [[Hit(f"{each.using}-{each.limit}", 0.5, {})] for each in searches]
 
-    async def group(asked: object) -> None:
+    async def group(grouped: object) -> None:
         raise AssertionError("nothing is grouped")
 
     vector = np.ones(2, np.float32)
@@ -30,7 +30,7 @@ async def test_each_round_of_all_rankings_is_one_request() -> None:
         Query((QueryPart("text", "c"),)),
     ]
     pages = await run_rankings([ranking(query, vector, None) for query in queries], search, group)
-    # One list each, and two for both targets; then the cosines of the fused hits, of either kind.
+    # One search for each target of each query; then the cosines of the fused hits for both targets.
     assert requests == [4, 2]
     assert [each.id for each in pages[0].hits] == ["image-11"]
 

@@ -25,13 +25,12 @@ from viewfinder.testing.models import tiny_checkpoint
 INDEX = "images"
 CAPTIONS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
 
-
 _encoders: dict[tuple[str, str], Encoder] = {}
 
 
 def load(checkpoint: Checkpoint) -> Encoder:
     """The encoder of a checkpoint, loaded once for all worlds."""
-    key = (checkpoint.name, checkpoint.fingerprint)  # equal weights may lie in two directories
+    key = (checkpoint.name, checkpoint.fingerprint)  # two directories may hold the same weights
     if key not in _encoders:
         _encoders[key] = Encoder.load(checkpoint, device="cpu")
     return _encoders[key]
@@ -67,7 +66,7 @@ class World:
 
 
 def local_client(api: FastAPI, *, address: str = "127.0.0.1") -> TestClient:
-    """A client that comes from this address, and asks the service by the name of its machine."""
+    """A client with this address that uses a loopback name as the host."""
     return TestClient(api, "http://127.0.0.1", raise_server_exceptions=False, client=(address, 50_000))
 
 
@@ -93,7 +92,7 @@ def open_world(directory: Path, checkpoints: dict[str, Checkpoint], configured: 
         store,
         INDEX,
         load=load,
-        refresh_s=3600,  # the tests refresh by hand
+        refresh_s=3600,  # tests call `refresh` themselves
         batch_size=8,
     )
     service = SearchService(store, follower, Settings.load({}, **configured))
@@ -110,7 +109,7 @@ def world(tmp_path: Path, checkpoints: dict[str, Checkpoint], configured: dict[s
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
-    """As `served`, with the default settings, for all tests that only ask: they leave it as it is."""
+    """As `served`, with the default settings, for all tests that only read."""
     with open_world(tmp_path_factory.mktemp("shared"), checkpoints, {}) as world:
         world.build("first")
         world.service.follower.refresh()
@@ -119,7 +118,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Chec
 
 @pytest.fixture
 def served(world: World) -> World:
-    """A world of a test's own whose first collection is live and bound."""
+    """A world for one test, with a live collection that the service has loaded."""
     world.build("first")
     world.service.follower.refresh()
     return world

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.cluster
 
 INDEX = "served"
 CLIENTS = 8
-TIMEOUT_S = 60  # a loaded machine is slow, which is no failure
+TIMEOUT_S = 60  # generous, for loaded machines
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def address(ray_session: None, store: Store) -> Iterator[str]:
 
 
 def build(store: Store, model: str) -> str:
-    """A live collection of ten points of this model; its name."""
+    """Make a live collection of ten points of this model; return its name."""
     checkpoint = locate(model)
     collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
     uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
@@ -72,7 +72,7 @@ def until_ready(address: str, collection: str) -> None:
         if answer.status_code == 200 and answer.json()["collection"] == collection:
             return
         threading.Event().wait(0.1)
-    raise AssertionError(f"the service never turned to {collection}: {answer.text}")
+    raise AssertionError(f"the service never served {collection}: {answer.text}")
 
 
 def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_model(
@@ -110,20 +110,20 @@ def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_
     assert set(pairs) == {(tiny_model, first), (other_model, second)}
 
 
-def test_an_answer_has_one_request_id(address: str) -> None:
-    """Serve's proxy adds the header to every answer: with the service's own there were two."""
+def test_a_response_has_one_request_id(address: str) -> None:
+    """Regression: Serve's proxy adds the header too, so responses had two."""
     for headers in ({}, {"x-request-id": "mine"}):
         answer = httpx.get(f"{address}/nothing", headers=headers, timeout=TIMEOUT_S)
         assert answer.headers.get_list("x-request-id") == [answer.json()["error"]["request_id"]]
     assert answer.headers["x-request-id"] == "mine"
 
 
-def test_the_numbers_of_replicas_come_through_ray(address: str, store: Store, tiny_model: str) -> None:
+def test_metrics_of_replicas_are_exported_through_ray(address: str, store: Store, tiny_model: str) -> None:
     until_ready(address, build(store, tiny_model))
     httpx.post(f"{address}/v1/search", json={"text": "a cat to be counted"}, timeout=TIMEOUT_S)
     httpx.get(f"{address}/nothing", timeout=TIMEOUT_S)
     wanted = ("viewfinder_request_seconds_count", "viewfinder_errors_total", "viewfinder_generation")
-    for _ in range(TIMEOUT_S):  # Ray hands the numbers on every ten seconds
+    for _ in range(TIMEOUT_S):  # Ray exports metrics every ten seconds
         text = httpx.get(f"{address}/metrics", timeout=TIMEOUT_S).text
         if all(f"\n{name}{{" in text for name in wanted) and 'code="not_found"' in text:
             break
@@ -141,7 +141,7 @@ DIGEST = "0" * 64
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "images.example"])
-def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
+def test_without_keys_only_loopback_is_served(host: str) -> None:
     from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="VIEWFINDER_HOST") as raised:
@@ -150,22 +150,22 @@ def test_without_keys_no_address_but_loopback_is_served(host: str) -> None:
     assert "VIEWFINDER_ALLOW_ANONYMOUS=1" in str(raised.value)
 
 
-def test_without_keys_there_is_no_fast_proxy() -> None:
+def test_without_keys_the_fast_proxy_is_refused() -> None:
     from viewfinder.service.app import require_keys_or_loopback
 
     with pytest.raises(ConfigurationError, match="RAY_SERVE_ENABLE_HA_PROXY"):
         require_keys_or_loopback(Settings.load(), fast_proxy=True)
 
 
-@pytest.mark.parametrize("said", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
-def test_keys_or_a_word_open_all_addresses(said: dict[str, object]) -> None:
+@pytest.mark.parametrize("access", [{"api_keys": DIGEST}, {"allow_anonymous": True}], ids=["keys", "anonymous"])
+def test_keys_or_allow_anonymous_permit_all_addresses(access: dict[str, object]) -> None:
     from viewfinder.service.app import require_keys_or_loopback
 
-    require_keys_or_loopback(Settings.load(host="0.0.0.0", **said), fast_proxy=True)
+    require_keys_or_loopback(Settings.load(host="0.0.0.0", **access), fast_proxy=True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_loopback_needs_nothing(host: str) -> None:
+def test_loopback_needs_no_keys(host: str) -> None:
     from viewfinder.service.app import require_keys_or_loopback
 
     require_keys_or_loopback(Settings.load(host=host), fast_proxy=False)

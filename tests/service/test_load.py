@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 CLIENTS = 32
 SEARCHES = 320
 TIMEOUT_S = 60
-LONGEST_RUN_S = 570
+MAX_RUN_S = 570
 KEY = "a key for tests, of no value anywhere else"
 
 
@@ -119,9 +119,9 @@ def search(client: httpx.AsyncClient, number: int) -> "asyncio.Task[httpx.Respon
 
 
 async def until_full(client: httpx.AsyncClient, *, full: bool = True) -> httpx.Response:
-    """The answer to an empty query, as soon as the replica takes in no more, or does again.
+    """The response to an empty query once the replica refuses requests, or accepts them again.
 
-    One that comes in is refused without the store, whose threads may all still wait behind the gate.
+    An accepted empty query is refused without the store, whose threads may all wait at the gate.
     """
     async with asyncio.timeout(TIMEOUT_S):
         while (answer := await client.post("/v1/search", json={})).status_code != (503 if full else 422):
@@ -131,14 +131,14 @@ async def until_full(client: httpx.AsyncClient, *, full: bool = True) -> httpx.R
 
 @pytest.mark.full
 @pytest.mark.cluster
-async def test_a_replica_is_warm_when_it_comes_into_service(client: httpx.AsyncClient) -> None:
+async def test_a_replica_is_warm_before_its_first_request(client: httpx.AsyncClient) -> None:
     first = await search(client, 0)
     assert first.status_code == 200
     assert first.json()["hits"]
 
 
 @pytest.mark.cluster
-async def test_a_crowd_with_every_kind_of_query_meets_no_error(client: httpx.AsyncClient, address: str) -> None:
+async def test_many_clients_with_every_kind_of_query_get_no_error(client: httpx.AsyncClient, address: str) -> None:
     hits = (await search(client, 0)).json()["hits"]
     outcome = await crowd(address, mixed(hits[0]), clients=CLIENTS, seconds=10, key=KEY)
     assert not outcome.errors
@@ -148,7 +148,7 @@ async def test_a_crowd_with_every_kind_of_query_meets_no_error(client: httpx.Asy
 @pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.chaos("Service", "more requests than the queue takes")
-async def test_beyond_its_queue_the_service_refuses_at_once_and_answers_all_it_took_in(
+async def test_requests_beyond_the_queue_are_refused_and_all_admitted_ones_answered(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
 ) -> None:
     waiting = [search(client, number) for number in range(capacity(settings))]
@@ -158,7 +158,7 @@ async def test_beyond_its_queue_the_service_refuses_at_once_and_answers_all_it_t
     error = refused.json()["error"]
     assert error["code"] == "overloaded"
     assert [error["request_id"]] == refused.headers.get_list("x-request-id"), "Serve adds one of its own"
-    assert (await client.get("/healthz")).status_code == 200, "whoever looks after the replica must not think it dead"
+    assert (await client.get("/healthz")).status_code == 200, "an overloaded replica stays healthy"
 
     closed_gate.set()
     assert {(await each).status_code for each in waiting} == {200}
@@ -166,7 +166,7 @@ async def test_beyond_its_queue_the_service_refuses_at_once_and_answers_all_it_t
 
 @pytest.mark.full
 @pytest.mark.cluster
-async def test_requests_whose_clients_have_gone_make_room(
+async def test_requests_of_disconnected_clients_free_their_places(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
 ) -> None:
     waiting = [search(client, number) for number in range(capacity(settings))]
@@ -174,13 +174,13 @@ async def test_requests_whose_clients_have_gone_make_room(
     for each in waiting:
         each.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    # The store still answers nothing: the room can only be that of requests that were given up.
+    # The store still does not answer, so only the cancelled requests can have freed their places.
     await until_full(client, full=False)
 
 
 @pytest.mark.full
 @pytest.mark.cluster
-async def test_an_image_of_many_megabytes_arrives(client: httpx.AsyncClient) -> None:
+async def test_an_image_of_several_megabytes_arrives(client: httpx.AsyncClient) -> None:
     # Ray refuses messages of more than 4 MB between its processes in some modes.
     answer = await client.post("/v1/search/image", files={"image": ("big.jpg", b"\xff\xd8" + bytes(6_000_000))})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")
@@ -189,12 +189,12 @@ async def test_an_image_of_many_megabytes_arrives(client: httpx.AsyncClient) -> 
 @pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.chaos("Service", "a replica is replaced under load")
-async def test_requests_under_way_are_answered_when_the_replica_is_replaced(
+async def test_requests_in_progress_are_answered_when_the_replica_is_replaced(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
 ) -> None:
     waiting = [search(client, number) for number in range(CLIENTS // 2)]
     redeployment = asyncio.create_task(asyncio.to_thread(deploy, settings.model_copy(update={"refresh_s": 4.0})))
-    await asyncio.sleep(1)  # whatever the old replica is doing by now, its requests wait behind the gate
+    await asyncio.sleep(1)  # the old replica is stopping by now, and its requests wait at the gate
     closed_gate.set()
     assert {(await each).status_code for each in waiting} == {200}
     await redeployment
@@ -203,13 +203,16 @@ async def test_requests_under_way_are_answered_when_the_replica_is_replaced(
 
 @pytest.mark.cluster
 @pytest.mark.full  # the same tests again, in a process with the fast proxy
-@pytest.mark.timeout(LONGEST_RUN_S + 30)
-def test_all_of_this_holds_behind_the_fast_proxy() -> None:
-    # A Ray of its own, because Ray reads what proxy to run when it is imported.
+@pytest.mark.timeout(MAX_RUN_S + 30)
+def test_all_tests_pass_behind_the_fast_proxy() -> None:
+    # A separate Ray, because Ray reads at import which proxy to run.
     with fast_proxy_environment() as variables:
         variables |= {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2"}
-        # HAProxy does not always pass on that a client has gone (docs/operations.md): nothing of ours to test.
-        others = [test_requests_whose_clients_have_gone_make_room, test_all_of_this_holds_behind_the_fast_proxy]
+        # HAProxy does not always report a disconnected client (docs/operations.md).
+        others = [
+            test_requests_of_disconnected_clients_free_their_places,
+            test_all_tests_pass_behind_the_fast_proxy,
+        ]
         deselected = [f"--deselect=tests/service/{Path(__file__).name}::{each.__name__}" for each in others]
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "cluster", *deselected]
         done = subprocess.run(
@@ -219,13 +222,13 @@ def test_all_of_this_holds_behind_the_fast_proxy() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=LONGEST_RUN_S,
+            timeout=MAX_RUN_S,
         )
     assert done.returncode == 0, done.stdout
 
 
 class CountingEncoder(Encoder):
-    """Remembers how many texts each call had."""
+    """Records the number of texts in each call."""
 
     sizes: tuple[int, ...] = ()
 

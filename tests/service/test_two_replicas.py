@@ -28,40 +28,40 @@ from viewfinder.testing.qdrant import QdrantDouble, Request
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.full,
-    pytest.mark.chaos("Service", "swaps, a replica killed in one, a model that cannot be loaded, the store away"),
+    pytest.mark.chaos("Service", "swaps, a killed replica, a model that cannot be loaded, the store unavailable"),
 ]
 
 INDEX = "followed"
 CLIENTS = 16
 IN_A_ROW = 64
-AWAY_S = 20
-# A replica that starts anew imports torch and loads a model, on a machine that may be busy.
+OUTAGE_S = 20
+# A new replica imports torch and loads a model, perhaps on a busy machine.
 TIMEOUT_S = 300
 
 
-class Awayable(QdrantDouble):
-    """A server that cuts every connection while `away` is set."""
+class InterruptibleQdrant(QdrantDouble):
+    """A server that cuts every connection while `down` is set."""
 
     def __init__(self, **options: Any) -> None:
-        self.away = threading.Event()
+        self.down = threading.Event()
         super().__init__(**options)
 
     def answer(self, request: Request, key: str | None) -> Any:
-        if self.away.is_set():
-            raise ConnectionError("away")
+        if self.down.is_set():
+            raise ConnectionError("down")
         return super().answer(request, key)
 
 
 @pytest.fixture
-def qdrant() -> Iterator[Awayable]:
+def qdrant() -> Iterator[InterruptibleQdrant]:
     openapi = os.environ.get("QDRANT_OPENAPI")
-    with Awayable(openapi=Path(openapi) if openapi else None) as double:
+    with InterruptibleQdrant(openapi=Path(openapi) if openapi else None) as double:
         yield double
         assert not double.invalid
 
 
 @pytest.fixture
-def store(qdrant: Awayable, tmp_path: Path) -> Iterator[Store]:
+def store(qdrant: InterruptibleQdrant, tmp_path: Path) -> Iterator[Store]:
     with connect(StoreAddress(data_dir=tmp_path, url=qdrant.url, retry_s=5)) as connected:
         yield connected
 
@@ -111,7 +111,12 @@ def until(what: str, wanted: Callable[[], bool]) -> None:
 
 @pytest.mark.timeout(4 * TIMEOUT_S)
 def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
-    store: Store, qdrant: Awayable, tiny_model: str, other_model: str, tmp_path: Path, request: pytest.FixtureRequest
+    store: Store,
+    qdrant: InterruptibleQdrant,
+    tiny_model: str,
+    other_model: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     first, second = build(store, tiny_model), build(store, other_model)
     store.collections.promote(INDEX, first.name)
@@ -127,7 +132,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         move(first)
         assert clients.failed == []
 
-        # A replica is killed as the alias moves: another one starts in the middle of it.
+        # A replica is killed as the alias moves; its replacement starts during the change.
         before = replicas()
         assert len(before) == 2
         calm = len(clients.answers)
@@ -135,17 +140,17 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         os.kill(before[0], signal.SIGKILL)
         until("two replicas again", lambda: before[0] not in replicas() and len(replicas()) == 2)
         move(second)
-        # Requests that the killed one was working on are lost with it, and no others.
+        # Only requests that the killed replica was handling are lost.
         assert len(clients.failed) <= CLIENTS, clients.failed[:3]
         lost = len(clients.failed)
 
-        # A model that no replica can load: the one before goes on serving, and they say so.
+        # A model that no replica can load: the previous one keeps serving, and /readyz reports the problem.
         directory = tiny_checkpoint(tmp_path / "lost", seed=3)
         broken = build(store, str(directory))
         shutil.rmtree(directory)
         store.collections.promote(INDEX, broken.name)
-        until("the problem is told", lambda: "cannot be loaded" in str(readyz(url).get("problem")))
-        until("it is in the numbers", lambda: told_to_be_behind(url))
+        until("the problem is reported", lambda: "cannot be loaded" in str(readyz(url).get("problem")))
+        until("the metric reports it", lambda: reported_behind(url))
         clients.wait_for(lambda answer: names(answer, second), IN_A_ROW, timeout_s=TIMEOUT_S)
         move(first)
         until("the problem is over", lambda: readyz(url).get("problem") is None)
@@ -158,11 +163,11 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
             assert {hit["payload"]["made_by"] for hit in answer.body["hits"]} == {answer.pair[1]}
 
     clients = Clients(url, [f"dog number {number}" for number in range(200)], CLIENTS)
-    qdrant.away.set()
+    qdrant.down.set()
     with clients.asking():
         clients.wait_for(lambda answer: answer.status == 503, IN_A_ROW)
-        time.sleep(AWAY_S)
-        qdrant.away.clear()
+        time.sleep(OUTAGE_S)
+        qdrant.down.clear()
         clients.wait_for(lambda answer: names(answer, first), IN_A_ROW)
     assert {each.body["error"]["code"] for each in clients.failed} == {"store_unavailable"}
 
@@ -176,7 +181,7 @@ def readyz(url: str) -> dict[str, Any]:
     return body
 
 
-def told_to_be_behind(url: str) -> bool:
-    """Whether some replica's gauge is up; Ray hands the numbers on every ten seconds."""
+def reported_behind(url: str) -> bool:
+    """Return True if the gauge of any replica is 1; Ray exports metrics every ten seconds."""
     lines = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return any(line.startswith("viewfinder_generation_behind{") and line.endswith(" 1.0") for line in lines)

@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Run the search service until Ctrl-C.
 
-    Serves a page for people and the HTTP interface. Prints the address when the service is ready; with --json as
+    Serves a web page and the HTTP API. Prints the address when the service is ready; with --json as
     {"url": ADDRESS}.
     """
     settings = Settings.load(config=config, host=host, port=port, index=index)

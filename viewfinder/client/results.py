@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 PixelCount = Annotated[int | None, Field(description="Pixels, as displayed.", examples=[4032])]
-Collection = Annotated[
+_CollectionName = Annotated[
     str,
     Field(
         description="Physical name of the collection that was searched.",
@@ -78,7 +78,7 @@ class SearchResult:
             description="Name of the model that encoded the query and the collection.", examples=["ViT-B-32::openai"]
         ),
     ]
-    collection: Collection
+    collection: _CollectionName
     took_ms: Annotated[float, Field(description="Time to answer, in milliseconds.", examples=[12.4])]
     cursor: Annotated[
         str | None,
@@ -200,7 +200,7 @@ class Image:
     width: PixelCount = None
     height: PixelCount = None
     payload: Payload
-    collection: Collection
+    collection: _CollectionName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ class Facets:
 
     field: str
     values: tuple[FacetValue, ...]
-    collection: Collection
+    collection: _CollectionName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from viewfinder.query.errors import CursorError
 Vector = npt.NDArray[np.float32]
 
 MAX_CURSOR = 32_768
-# The deepest page: the store counts all hits before the one where a page begins.
+# Maximum position of a page's first hit: the store counts all hits before it.
 MAX_POSITION = 10_000
 _CHECKSUM = 6
-_MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, a collision in one of a million scrolls
+_MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, one scroll in a million has a collision
 _ROUNDING = 1e-3  # of a unit vector's length
 
 

@@ -1,4 +1,4 @@
-"""Errors of a query: the field that is wrong, why, and what to send instead.
+"""Errors of a query. Each names the wrong field, the reason and a correction.
 
 ConfigurationError
 └── QueryError               the query cannot be answered as it stands
@@ -16,7 +16,7 @@ CURSOR_HINT = "Search again without a cursor."
 
 
 class QueryError(ConfigurationError):
-    """A query cannot be answered. `message` starts with the field that is wrong; `hint` says what to send instead."""
+    """A query cannot be answered. `message` starts with the wrong field; `hint` tells the client how to correct it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -37,7 +37,7 @@ class QueryImageError(QueryError):
 
     @classmethod
     def of(cls, field: str, error: "ImageError | AddressError") -> "QueryImageError":
-        """The error of the image in `field`."""
+        """The error for the image in `field`."""
         if isinstance(error, AddressError):
             hint = "Send the image itself, as `image` or to POST /v1/search/image."
         elif error.reason == "too_many_bytes":
@@ -68,7 +68,7 @@ class CollectionGoneError(QueryError):
 
 
 class AddressError(Exception):
-    """An image URL that is not fetched, or cannot be.
+    """An image URL that must not or cannot be fetched.
 
     The message contains at most the host, since paths and query strings may hold secrets, and does not distinguish a
     name that resolves inside this network from one that does not resolve.

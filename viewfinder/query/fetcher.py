@@ -1,7 +1,7 @@
 """Fetches an image from a URL that an untrusted client sent, without giving access to this network (SSRF).
 
 A host name is resolved once; every address must be public, and the connection goes to one of those addresses. The name
-is never resolved a second time, which could give another answer (DNS rebinding). Redirects are checked alike.
+is never resolved a second time, which could give another answer (DNS rebinding). Redirects are checked the same way.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ PORTS = frozenset({80, 443, 8080, 8443})
 MAX_URL = 4096
 MAX_REDIRECTS = 3
 FETCH_TIMEOUT_S = 10.0
-# One of several addresses may be dead: try the next one after this time.
+# Time for one address of a host; then the next one is tried.
 FETCH_CONNECT_TIMEOUT_S = 3.0
 MAX_ADDRESSES = 4
-# Parallel fetches, each with up to `max_bytes` in memory, and threads of the system's resolver.
+# Maximum number of parallel fetches, each with up to `max_bytes` in memory, and of resolver threads.
 MAX_FETCHES = 16
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -39,7 +39,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # `127.1`, `2130706433`, `0x7f.0.0.1`, `0177.1`: a name whose last label is a number is an IPv4 address.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# Global by the registry or in Python's `ipaddress`, and still refused.
+# Refused although the registry or Python's `ipaddress` calls them global.
 _REFUSED_V4 = tuple(
     ipaddress.IPv4Network(network)
     for network in (
@@ -63,7 +63,7 @@ _REFUSED_V6 = tuple(
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address is on the public Internet and does not embed or relay to another address."""
+    """Return True for an address on the public Internet that does not embed or relay to another address."""
     if isinstance(address, IPv4Address):
         refused = address.is_multicast or address.is_reserved or any(address in network for network in _REFUSED_V4)
         return address.is_global and not refused
@@ -72,7 +72,7 @@ def is_public(address: Address) -> bool:
 
 
 def is_own(address: Address) -> bool:
-    """Return whether an address is one of this machine's, whose other services may listen on a public one."""
+    """Return True for an address of this machine: its other services may listen on a public address."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         # Connecting a datagram socket sends nothing; it only chooses the address to send from.
@@ -128,7 +128,7 @@ class Fetcher:
             ) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             logger.info("Fetching from %r failed: %s", target.host, type(error).__name__)
-            raise AddressError("fetch_failed", f"{target.host!r} could not be read from.") from error
+            raise AddressError("fetch_failed", f"Reading from {target.host!r} failed.") from error
         raise AddressError("fetch_failed", f"The address redirects more than {MAX_REDIRECTS} times.")
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
     async def _addresses(self, host: str) -> Sequence[Address]:
         addresses = await self._look_up(host)
-        # One private address refuses the host: a public host has none.
+        # One private address is enough to refuse the host: public hosts have only public ones.
         if not addresses or not all(self._allowed(address) for address in addresses):
             raise AddressError("forbidden_address", f"{host!r} does not lead to a public address.")
         return addresses

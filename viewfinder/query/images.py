@@ -1,6 +1,6 @@
 """Images that come with a query: base64, uploads and URLs become the pixels that a model takes.
 
-Decoding happens in child processes (`viewfinder.images.decoder`), so that no image can crash or block this one.
+Decoding happens in child processes (`viewfinder.images.decoder`), so that no image can crash or block this process.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from viewfinder.query.fetcher import Fetcher
 Pixels = npt.NDArray[np.uint8]
 Timed = Callable[[Literal["fetch", "decode", "search"]], AbstractContextManager[None]]
 
-# Run in parallel; decoding takes a fifth of the time of encoding on the same core.
+# Decoder processes. Decoding takes a fifth of the time of encoding on the same core.
 DECODERS = 2
 # Images that may wait for a decoder: four of the largest requests. Further ones are refused.
 MAX_WAITING = 256
@@ -50,7 +50,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def untimed(stage: str) -> AbstractContextManager[None]:
-    """The `Timed` that measures nothing."""
+    """A `Timed` that measures nothing."""
     return nullcontext()
 
 

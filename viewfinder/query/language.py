@@ -1,9 +1,9 @@
 """Warns about queries in a language that the model was not trained on.
 
-Queries are a few words long, and a wrong warning is worse than none. A script that none of the model's languages uses
-is certain. Among languages in Latin script py3langid decides, at a probability of at least 0.9: there it was wrong on
-none of 540 short English queries and recognized a third of the German, French, Spanish and Italian ones (at 0.7: wrong
-on one, and half of them).
+Queries are a few words long, and a wrong warning is worse than no warning. A script that none of the model's languages
+uses is certain evidence. Among languages in Latin script py3langid decides, at a probability of at least 0.9: it then
+misjudged none of 540 short English queries and recognized a third of the German, French, Spanish and Italian ones. (At
+0.7 it misjudged one and recognized half.)
 """
 
 import functools
@@ -54,9 +54,9 @@ _LANGUAGES = {
 
 
 def language_warning(text: str, languages: str) -> str | None:
-    """The warning for a text in a language that the model was not trained on; None where it may have been.
+    """The warning for a text in a language that the model was not trained on, else None.
 
-    `languages` comes from the registry: names separated by commas, or a vaguer text, which excludes nothing.
+    `languages` comes from the registry: names separated by commas, or a vaguer description that rules out no language.
     """
     known = names_of(languages)
     language = _language(text) if known else None
@@ -69,7 +69,7 @@ def language_warning(text: str, languages: str) -> str | None:
 
 
 def names_of(languages: str) -> list[str]:
-    """The languages that a registry entry lists by name; empty where it does not."""
+    """The languages that a registry entry lists by name, if it does."""
     names = [name.strip() for name in languages.split(",")]
     return names if {"English", *_SCRIPTS.values(), *_LANGUAGES.values()}.issuperset(names) else []
 

@@ -119,14 +119,13 @@ class _LiveIndex:
         """Nothing to do: `snapshot` always asks the store."""
 
     def _check_model(self, live: Collection) -> None:
-        """Raise `ModelMismatchError` if another model than the one asked for made the collection."""
+        """Raise `ModelMismatchError` if the collection was not made by `model_name`."""
         if self._model_name is None:
             return
         if self._checkpoint is None:
             self._checkpoint = locate(self._model_name)
-        asked = self._checkpoint
-        if asked.fingerprint != live.metadata.fingerprint:
-            self._store.collections.open(self._index, ModelIdentity.of(asked))
+        if self._checkpoint.fingerprint != live.metadata.fingerprint:
+            self._store.collections.open(self._index, ModelIdentity.of(self._checkpoint))
 
     def _encoder_of(self, live: Collection) -> Encoder:
         fingerprint = live.metadata.fingerprint

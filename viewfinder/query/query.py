@@ -14,7 +14,7 @@ PartKind = Literal["text", "image", "image_url", "id", "vector"]
 
 @dataclass(frozen=True)
 class QueryPart:
-    """One thing to look for: a text, an image (base64 or bytes), its URL, the id of a point, or D numbers."""
+    """One thing to search by: a text, an image (base64 or bytes), its URL, the id of a point, or a raw vector [D]."""
 
     kind: PartKind
     value: str | bytes | tuple[float, ...]
@@ -23,7 +23,7 @@ class QueryPart:
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for and how to order, group and page the hits."""
+    """The parts to search by, and how to order, group and page the hits."""
 
     parts: tuple[QueryPart, ...]
     target: Target = "image"
@@ -49,7 +49,7 @@ class Query:
 
     @property
     def order(self) -> str | None:
-        """The option that orders hits by rank, in words; None where they are ordered by the cosine of one vector."""
+        """The option that makes hits ordered by rank, as text; None if they are ordered by the cosine of one vector."""
         if self.rank != "clip":
             return f"rank '{self.rank}'"
         return "target 'both'" if self.target == "both" else None

@@ -8,8 +8,8 @@ the searches of many rankings can go into one request to the store.
     by_groups   the same for groups that the store makes
     by_fusion   several orders fused by reciprocal rank
 
-All but `by_cosine` reach equally deep on every page. If the depth grew with the page, so would the number of fused
-ranks or candidates, and the order would change from page to page.
+All but `by_cosine` search to the same depth for every page. If the depth grew with the page, so would the number of
+fused ranks or candidates, and the order would change from page to page.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -26,9 +26,9 @@ from viewfinder.store.search import Search
 WINDOW = 500
 # Reciprocal rank fusion: the constant of Cormack, Clarke and Büttcher (SIGIR 2009).
 RRF_K = 60
-# The same search may give cosines that differ in the last bits of float32, by the order of the store's additions.
+# Cosines of the same search may differ in the last bits of float32, because the store adds in another order.
 _NOISE = 2e-6
-# Hits looked at around the place where the last page ended, for points deleted since.
+# Extra hits read before and after the end of the last page, to allow for points deleted since.
 _SLACK = 30
 # With fewer candidates MMR only reorders the nearest.
 _CANDIDATES_PER_HIT = 10
@@ -37,7 +37,7 @@ _MIN_CANDIDATES, _MAX_CANDIDATES = 100, 1000
 
 @dataclass(frozen=True)
 class HitPage:
-    """Hits, best first; `groups` with `group_by`; `place` where a further page exists."""
+    """Hits, best first; `groups` with `group_by`; `place` if there is a further page."""
 
     hits: list[Hit]
     groups: list[Group] | None = None
@@ -224,8 +224,9 @@ def _with_cosines(
     chosen = list(ids)
     if not chosen:
         return {}
-    asked = [Search(vector=search.vector, using=name, only=chosen, limit=len(chosen)) for name in targets]
-    lists: list[list[Hit]] = yield asked
+    lists: list[list[Hit]] = yield [
+        Search(vector=search.vector, using=name, only=chosen, limit=len(chosen)) for name in targets
+    ]
     cosines: dict[str, dict[VectorName, float]] = {}
     payloads: dict[str, Mapping[str, Any]] = {}
     for name, hits in zip(targets, lists, strict=True):

@@ -30,9 +30,9 @@ def query_kind(query: Query, ids: Mapping[str, VectorName]) -> str | None:
 def relevance(
     baselines: Mapping[str, Sequence[float]], kind: str | None, cosines: Mapping[VectorName, float]
 ) -> float | None:
-    """The share (0 to 1) of unrelated pairs with a lower cosine; the higher share where there are two cosines.
+    """The share (0 to 1) of unrelated pairs with a lower cosine; the higher share of two cosines.
 
-    None where the query has no single kind, or the collection stores no baseline for it.
+    None if the query mixes kinds, or if the collection stores no baseline for its kind.
     """
     shares = [
         share_below(baseline, cosine)

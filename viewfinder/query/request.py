@@ -165,7 +165,7 @@ class WeightsBody(BaseModel):
 
 
 class PartFields(BaseModel):
-    """One thing to look for: exactly one of these fields."""
+    """One thing to search by: exactly one of these fields."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -228,7 +228,7 @@ class SearchOptionsBody(BaseModel):
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
-        """Refuse combinations of options that have no meaning."""
+        """Refuse options that contradict each other."""
         ranked_by = self.build().order
         if self.weights is not None:
             if self.rank != "hybrid":
@@ -237,7 +237,7 @@ class SearchOptionsBody(BaseModel):
                 _refuse("weights: at least one of clip and words must be above 0.")
         if self.score_threshold is not None and ranked_by:
             _refuse(
-                "score_threshold: cannot be combined with {ranked_by}, which orders hits by ranks: a hit with a low "
+                "score_threshold: cannot be combined with {ranked_by}, which orders hits by rank: a hit with a low "
                 "cosine may rank before one with a high cosine.",
                 ranked_by=ranked_by,
             )
@@ -279,7 +279,7 @@ class UploadOptionsBody(SearchOptionsBody):
     @model_validator(mode="after")
     def _check_rank(self) -> Self:
         if self.rank != "clip":
-            _refuse("rank: {rank} searches by words, and an image has none.", rank=repr(self.rank))
+            _refuse("rank: {rank} searches by words, which an image does not have.", rank=repr(self.rank))
         return self
 
 

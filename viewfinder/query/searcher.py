@@ -35,11 +35,11 @@ class LiveIndex(Protocol):
     """Access to the live collection of an index, which changes when the index is rebuilt by another model."""
 
     def snapshot(self) -> Snapshot:
-        """The live collection with its encoder; raises where there is none, or no encoder for it yet."""
+        """The live collection with its encoder; raises if there is none, or no encoder for it yet."""
         ...
 
     def known(self, name: str) -> Collection | None:
-        """A collection of the index by its physical name, if it is at hand without asking the store."""
+        """A collection of the index by its physical name, if it is known without a call to the store."""
         ...
 
     def refresh(self) -> None:
@@ -72,8 +72,8 @@ class Searcher:
     async def search_many(self, queries: Sequence[Query]) -> list[SearchResult]:
         """The results of queries without cursors, all from one snapshot and one request to the store.
 
-        A second request follows where ranks are fused, and one more for each query with `group_by`. Where the
-        collection was dropped since the last refresh, the live index is refreshed and asked again.
+        A second request follows if ranks are fused, and one more for each query with `group_by`. If the collection was
+        dropped since the last refresh, the live index is refreshed and searched again.
         """
         try:
             return await self._first_pages(queries, self._live.snapshot())
@@ -146,7 +146,7 @@ class Searcher:
         raise CollectionGoneError
 
     async def _named_points(self, queries: Sequence[Query], collection: Collection) -> NamedPoints:
-        """The vectors of points named by id: of the image, or of the caption where the point has no image."""
+        """The vectors of points named by id: of the image, or of the caption if the point has no image."""
         named = dict.fromkeys(str(part.value) for query in queries for part in query.parts if part.kind == "id")
         vectors: dict[str, Vector] = {}
         kinds: dict[str, VectorName] = {}

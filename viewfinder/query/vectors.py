@@ -1,4 +1,4 @@
-"""From the parts of a query - texts, images, points, numbers - to the one unit vector it is searched by."""
+"""Combines the parts of a query (texts, images, points, raw vectors) into one unit vector."""
 
 import asyncio
 import functools
@@ -20,9 +20,9 @@ from viewfinder.store.schema import VectorName
 
 T = TypeVar("T")
 
-# Texts of one encoder call.
+# Maximum number of texts in one encoder call.
 _MAX_TEXTS = 64
-# The direction of a shorter sum is rounding error.
+# The direction of a shorter sum is rounding noise.
 _MIN_NORM = 1e-4
 
 
@@ -63,7 +63,7 @@ class DirectEncoder:
 
 @dataclass(frozen=True)
 class Composed:
-    """The unit vector of a query (float32 [D]), None where only words are looked for.
+    """The unit vector of a query (float32 [D]); None if it searches by words only.
 
     `kind` is the kind of thing that the vector encodes, as in `viewfinder.query.relevance`.
     """
@@ -170,7 +170,7 @@ def _unit(total: Any) -> Vector:
     norm = float(np.linalg.norm(total))
     if norm < _MIN_NORM:
         raise QueryError(
-            "queries: the weighted vectors cancel each other out, so no direction is left to search in.",
+            "queries: the weighted vectors cancel each other out, leaving no direction to search in.",
             "Change a weight, or remove a part that is given twice.",
         )
     vector: Vector = (total / norm).astype(np.float32)

@@ -42,7 +42,7 @@ def application(settings: Settings) -> Application:
         # Requests wait in the replica that batches them, which refuses too many with an error body of its own. Serve's
         # queue and its plain text answer only take effect if refusing itself takes too long.
         max_ongoing_requests=max_requests,
-        # Simultaneous requests count as queued in the proxy while it hands them out: that must not refuse them.
+        # The proxy counts simultaneous requests as queued while it assigns them, and must not refuse them for that.
         max_queued_requests=max_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         autoscaling_config={
@@ -64,7 +64,7 @@ class Replica:
 
     def __init__(self, settings: Settings) -> None:
         _log_to_stderr()
-        # Checked again: only here is it known which proxy runs. Builders see another environment than the cluster's.
+        # Checked again: only a replica knows which proxy runs, because the builder may have another environment.
         require_keys_or_loopback(settings, fast_proxy=RAY_SERVE_ENABLE_HA_PROXY)
         context = serve.get_replica_context()
         instruments = RayInstruments(application=context.app_name, replica=context.replica_id.unique_id)
@@ -83,7 +83,7 @@ class Replica:
 def require_keys_or_loopback(settings: Settings, *, fast_proxy: bool) -> None:
     """Raise `ConfigurationError` if other machines could reach a service without API keys by accident.
 
-    Behind the fast proxy every request seems to come from this machine, so the guard cannot tell others apart.
+    Behind the fast proxy every request seems to come from this machine, so the guard cannot recognize other machines.
     """
     if settings.api_keys or settings.allow_anonymous:
         return

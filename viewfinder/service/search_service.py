@@ -16,15 +16,15 @@ from viewfinder.query.query import Query
 from viewfinder.query.searcher import Searcher
 from viewfinder.service.generation.generation import Follower
 from viewfinder.service.images.content import ImageContent
-from viewfinder.service.telemetry.access_log import note
+from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import Store, StoreAddress, connect
 
-# Threads that wait for Qdrant: more than the batches of a replica keep busy.
+# Threads that wait for Qdrant: more than the batches of one replica need.
 SEARCH_THREADS = 32
-# A query cannot wait for an outage to end as a job does: one retry, then 503.
+# Unlike a job, a query cannot wait for an outage to end: retry once, then answer 503.
 QUERY_RETRY_S = 1.0
 
 
@@ -94,9 +94,9 @@ class SearchService:
         self.store.close()
 
     async def search(self, query: Query) -> SearchResult:
-        """One page of hits, with its model and collection noted in the access log."""
+        """One page of hits, with its model and collection recorded in the access log."""
         result = await self.searcher.search(query)
-        note(model=result.model, collection=result.collection)
+        record_generation(model=result.model, collection=result.collection)
         return result
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

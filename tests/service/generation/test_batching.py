@@ -30,10 +30,10 @@ async def test_items_that_arrive_while_the_function_runs_form_the_next_batch() -
     batcher.close()
 
 
-async def test_an_error_reaches_exactly_the_requests_of_its_batch() -> None:
+async def test_an_error_reaches_only_the_requests_of_its_batch() -> None:
     def picky(items: list[int]) -> list[int]:
         if 13 in items:
-            raise ValueError("unlucky")
+            raise ValueError("13 fails")
         return items
 
     batcher = Batcher(picky, max_size=1)
@@ -44,16 +44,16 @@ async def test_an_error_reaches_exactly_the_requests_of_its_batch() -> None:
     batcher.close()
 
 
-async def test_a_request_whose_client_has_gone_is_not_encoded() -> None:
+async def test_a_request_of_a_disconnected_client_is_not_encoded() -> None:
     seen: list[int] = []
     release = threading.Event()
 
-    def note(items: list[int]) -> list[int]:
+    def record(items: list[int]) -> list[int]:
         seen.extend(items)
         release.wait(10)
         return items
 
-    batcher = Batcher(note, max_size=8)
+    batcher = Batcher(record, max_size=8)
     first = asyncio.create_task(batcher(1))
     while not seen:
         await asyncio.sleep(0.001)
@@ -68,12 +68,12 @@ async def test_a_request_whose_client_has_gone_is_not_encoded() -> None:
     batcher.close()
 
 
-def test_a_batch_of_none_is_refused() -> None:
+def test_a_maximum_size_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="max_size"):
         Batcher(list, max_size=0)
 
 
-async def test_one_request_is_encoded_in_one_call_even_above_the_batch_size() -> None:
+async def test_the_items_of_one_request_are_never_split() -> None:
     batches: list[list[int]] = []
 
     def double(items: list[int]) -> list[int]:
@@ -89,29 +89,29 @@ async def test_one_request_is_encoded_in_one_call_even_above_the_batch_size() ->
     batcher.close()
 
 
-async def test_too_few_results_are_an_error_of_their_batch_only() -> None:
+async def test_too_few_results_are_an_error() -> None:
     batcher: Batcher[int, int] = Batcher(lambda items: items[1:], max_size=4)
     results = await asyncio.gather(batcher(1), batcher(2), return_exceptions=True)
     assert [type(result) for result in results] == [RuntimeError, RuntimeError]
     batcher.close()
 
 
-async def test_closing_ends_the_thread_but_neither_the_batch_under_way_nor_a_straggler() -> None:
+async def test_closing_ends_the_thread_after_all_requests_are_answered() -> None:
     threads: list[threading.Thread] = []
     release = threading.Event()
 
-    def note(items: list[int]) -> list[int]:
+    def record(items: list[int]) -> list[int]:
         threads.append(threading.current_thread())
         release.wait(10)
         return items
 
-    batcher = Batcher(note, max_size=1)
-    under_way, waiting = asyncio.create_task(batcher(1)), asyncio.create_task(batcher(2))
+    batcher = Batcher(record, max_size=1)
+    running, waiting = asyncio.create_task(batcher(1)), asyncio.create_task(batcher(2))
     while not threads:
         await asyncio.sleep(0.001)
     batcher.close()
     release.set()
-    assert await asyncio.gather(under_way, waiting) == [1, 2]
+    assert await asyncio.gather(running, waiting) == [1, 2]
     assert await batcher(3) == 3
     for thread in threads:
         await asyncio.to_thread(thread.join, 10)

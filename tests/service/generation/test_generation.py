@@ -24,15 +24,15 @@ def pair(world: World) -> tuple[str, str]:
     return body["model"], body["collection"]
 
 
-def test_the_alias_moves_and_model_and_collection_change_together(served: World) -> None:
+def test_model_and_collection_change_together(served: World) -> None:
     first = pair(served)
     second = served.build("second")
-    assert pair(served) == first, "a replica changes at its own look at the alias, not in the middle of it"
+    assert pair(served) == first, "a replica changes only when it looks up the alias"
     served.service.follower.refresh()
     assert pair(served) == (served.checkpoints["second"].name, second.name)
 
 
-def test_the_alias_moves_back_and_the_service_with_it(served: World) -> None:
+def test_the_service_follows_the_alias_back(served: World) -> None:
     first = pair(served)
     served.build("second")
     served.service.follower.refresh()
@@ -51,7 +51,7 @@ def test_a_new_collection_of_the_same_model_keeps_the_encoder(served: World) -> 
 
 
 @pytest.mark.chaos("Service", "the model of the next generation cannot be loaded")
-def test_a_model_that_cannot_be_loaded_leaves_the_old_generation_serving_and_says_so(
+def test_the_old_generation_keeps_serving_if_the_new_model_cannot_be_loaded(
     served: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = pair(served)
@@ -65,10 +65,10 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_generation_serving_and_say
     assert ready.status_code == 200
     assert "model of the live collection cannot be loaded" in ready.json()["problem"]
     assert str(lost) in caplog.text
-    assert str(lost) not in ready.text, "paths of the server are for its log"
+    assert str(lost) not in ready.text, "paths of the server belong in its log only"
 
 
-async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_path: Path) -> None:
+async def test_a_metric_reports_a_replica_that_cannot_follow(served: World, tmp_path: Path) -> None:
     metrics = Metrics()
     follower = follower_of(served, metrics=metrics)
     lost = tiny_checkpoint(tmp_path / "lost", seed=3)
@@ -87,12 +87,12 @@ async def test_numbers_tell_of_a_replica_that_cannot_follow(served: World, tmp_p
     follower.close()
 
 
-@pytest.mark.chaos("Service", "the next generation fails to warm")
-def test_a_generation_that_fails_to_warm_is_tried_again_while_the_old_one_serves(served: World) -> None:
+@pytest.mark.chaos("Service", "the next generation fails to warm up")
+def test_a_generation_that_fails_to_warm_up_is_tried_again(served: World) -> None:
     room = [False]
 
     class Full(Watched):
-        """As on a GPU whose memory the old generation fills."""
+        """Runs out of memory, as on a GPU that the old generation fills."""
 
         def encode_texts(self, texts: list[str]) -> Any:
             if not room[0]:
@@ -111,7 +111,7 @@ def test_a_generation_that_fails_to_warm_is_tried_again_while_the_old_one_serves
     follower.refresh()
     assert follower.current is first
     assert "could not be loaded" in str(follower.problem)
-    assert "CUDA" not in str(follower.problem), "that is for the log"
+    assert "CUDA" not in str(follower.problem), "it belongs in the log only"
     room[0] = True
     follower.refresh()
     assert follower.current is not None
@@ -119,7 +119,7 @@ def test_a_generation_that_fails_to_warm_is_tried_again_while_the_old_one_serves
     follower.close()
 
 
-def test_weights_that_moved_under_the_same_name_are_not_served(
+def test_weights_that_changed_under_the_same_name_are_not_served(
     served: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = pair(served)
@@ -133,7 +133,7 @@ def test_weights_that_moved_under_the_same_name_are_not_served(
     assert served.checkpoints["moved"].fingerprint in caplog.text
 
 
-def test_a_request_after_the_collection_was_dropped_is_answered_from_the_next(served: World) -> None:
+def test_a_request_after_a_drop_is_answered_from_the_new_collection(served: World) -> None:
     old = served.service.follower.snapshot().collection
     second = served.build("second")
     served.store.collections.drop(old.name)
@@ -147,21 +147,21 @@ def test_a_cached_text_gives_the_same_hits(served: World, text: str) -> None:
 
 
 class Watched:
-    """An encoder that notes what it is asked for, over a real one."""
+    """A real encoder that records its calls."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.texts: list[list[str]] = []
         self.images: list[int] = []
-        self.holding_texts = threading.Event()
-        self.holding_texts.set()
+        self.texts_allowed = threading.Event()
+        self.texts_allowed.set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
 
     def encode_texts(self, texts: list[str]) -> Any:
         self.texts.append(texts)
-        self.holding_texts.wait(10)
+        self.texts_allowed.wait(10)
         return self._encoder.encode_texts(texts)
 
     def encode_images(self, images: np.ndarray[Any, Any]) -> Any:
@@ -181,9 +181,7 @@ def generation(served: World, watched: Watched) -> Iterator[Generation]:
     made.close()
 
 
-async def test_a_batch_of_texts_is_one_call_of_the_encoder_for_those_not_known_yet(
-    generation: Generation, watched: Watched
-) -> None:
+async def test_all_uncached_texts_are_encoded_in_one_call(generation: Generation, watched: Watched) -> None:
     await generation.encode_text("a dog")
     texts = [f"text {number}" for number in range(60)] + ["a dog", "text 3", "a cat", "a cat"]
     encoded = await generation.encode_texts(texts)
@@ -193,26 +191,24 @@ async def test_a_batch_of_texts_is_one_call_of_the_encoder_for_those_not_known_y
     assert [tokens for _, tokens in encoded] == list(cut)
 
 
-async def test_requests_for_the_same_text_at_the_same_time_encode_it_once(
-    generation: Generation, watched: Watched
-) -> None:
-    watched.holding_texts.clear()
+async def test_simultaneous_requests_for_a_text_encode_it_once(generation: Generation, watched: Watched) -> None:
+    watched.texts_allowed.clear()
     requests = [asyncio.create_task(generation.encode_text(text)) for text in ("a cat", "a cat", "a dog", "a cat")]
     while not watched.texts:
         await asyncio.sleep(0.001)
     late = asyncio.create_task(generation.encode_text("a cat"))
     await asyncio.sleep(0)
-    watched.holding_texts.set()
+    watched.texts_allowed.set()
     await asyncio.gather(*requests, late)
     assert sorted(text for texts in watched.texts for text in texts) == ["a cat", "a dog"]
 
 
-async def test_images_of_several_requests_are_encoded_together_and_do_not_wait_for_texts(
+async def test_images_of_several_requests_are_encoded_together_without_waiting_for_texts(
     generation: Generation, watched: Watched
 ) -> None:
     size = generation.encoder.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    watched.holding_texts.clear()
+    watched.texts_allowed.clear()
     text = asyncio.create_task(generation.encode_text("a cat"))
     while not watched.texts:
         await asyncio.sleep(0.001)
@@ -220,22 +216,20 @@ async def test_images_of_several_requests_are_encoded_together_and_do_not_wait_f
         generation.encode_images(list(images[:1])), generation.encode_images(list(images[1:]))
     )
     assert not text.done()
-    watched.holding_texts.set()
+    watched.texts_allowed.set()
     await text
     assert watched.images == [4]
     assert np.allclose(np.array(first + second), watched._encoder.encode_images(images), atol=1e-5)
 
 
-async def test_cached_vectors_are_read_only_copies(
-    generation: Generation,
-) -> None:
+async def test_cached_vectors_are_read_only_copies(generation: Generation) -> None:
     (vector, _), _ = await generation.encode_texts(["a cat", "a dog"])
     assert vector.base is None
     with pytest.raises(ValueError, match="read-only"):
         vector[0] = 0
 
 
-def test_the_generation_before_is_bound_for_a_time_of_grace(served: World) -> None:
+def test_the_previous_generation_is_kept_for_the_grace_period(served: World) -> None:
     now = [0.0]
     follower = follower_of(served, clock=lambda: now[0], grace_s=100)
     follower.refresh()
@@ -260,7 +254,7 @@ def test_the_generation_before_is_bound_for_a_time_of_grace(served: World) -> No
     follower.close()
 
 
-def test_a_rollback_within_the_time_of_grace_loads_nothing(served: World) -> None:
+def test_a_rollback_within_the_grace_period_loads_no_model(served: World) -> None:
     loaded: list[str] = []
     follower = follower_of(served, loaded=loaded)
     follower.refresh()
@@ -277,7 +271,7 @@ def test_a_rollback_within_the_time_of_grace_loads_nothing(served: World) -> Non
     follower.close()
 
 
-def test_no_more_than_two_models_are_in_memory_while_a_third_is_loaded(served: World, tmp_path: Path) -> None:
+def test_at_most_two_models_are_in_memory(served: World, tmp_path: Path) -> None:
     seen: list[Generation | None] = []
     follower = follower_of(served, on_load=lambda: seen.append(follower.previous))
     follower.refresh()
@@ -291,17 +285,17 @@ def test_no_more_than_two_models_are_in_memory_while_a_third_is_loaded(served: W
     follower.close()
 
 
-async def test_a_request_that_still_holds_a_dropped_generation_is_answered(served: World) -> None:
+async def test_a_request_that_uses_a_dropped_generation_is_answered(served: World) -> None:
     follower = follower_of(served, grace_s=0)
     follower.refresh()
-    held = follower.current
-    assert held is not None
-    await held.encode_text("a cat")
+    dropped = follower.current
+    assert dropped is not None
+    await dropped.encode_text("a cat")
     served.build("second")
     follower.refresh()
     follower.refresh()
-    assert follower.known(held.collection.name) is None
-    vector, _ = await held.encode_text("a dog")
+    assert follower.known(dropped.collection.name) is None
+    vector, _ = await dropped.encode_text("a dog")
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     follower.close()
 

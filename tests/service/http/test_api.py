@@ -1,4 +1,4 @@
-"""The HTTP interface of one replica, over a real store and a real encoder."""
+"""The HTTP API of one replica, over a real store and a real encoder."""
 
 import pytest
 
@@ -20,20 +20,20 @@ def test_a_caption_is_found_by_its_own_words(shared: World) -> None:
     assert body["took_ms"] > 0
 
 
-def test_an_answer_names_the_model_and_collection_that_made_it(shared: World) -> None:
+def test_a_response_names_its_model_and_collection(shared: World) -> None:
     live = shared.store.collections.live("images")
     assert live is not None
     body = shared.client.post("/v1/search", json={"text": "a cat"}).json()
     assert (body["model"], body["collection"]) == (live.metadata.model_name, live.name)
 
 
-def test_the_address_bar_gives_the_same_hits_as_the_body(shared: World) -> None:
+def test_get_gives_the_same_hits_as_post(shared: World) -> None:
     by_body = shared.client.post("/v1/search", json={"text": "a dog", "limit": 3, "target": "both"}).json()
     by_address = shared.client.get("/v1/search", params={"q": "a dog", "limit": 3, "target": "both"}).json()
     assert [hit["id"] for hit in by_address["hits"]] == [hit["id"] for hit in by_body["hits"]]
 
 
-def test_pages_do_not_overlap_and_together_give_the_whole(shared: World) -> None:
+def test_pages_by_offset_are_the_whole_result(shared: World) -> None:
     whole = shared.client.post("/v1/search", json={"text": "a dog", "limit": 5}).json()["hits"]
     pages = [
         shared.client.post("/v1/search", json={"text": "a dog", "limit": 2, "offset": offset}).json()["hits"]
@@ -42,7 +42,7 @@ def test_pages_do_not_overlap_and_together_give_the_whole(shared: World) -> None
     assert [hit["id"] for page in pages for hit in page] == [hit["id"] for hit in whole]
 
 
-def test_both_targets_rank_a_point_first_that_leads_in_one_and_is_high_in_the_other(shared: World) -> None:
+def test_target_both_orders_by_reciprocal_ranks(shared: World) -> None:
     lists = {
         target: [
             hit["id"]
@@ -69,7 +69,7 @@ def test_a_score_threshold_leaves_out_lower_cosines(shared: World) -> None:
     assert [hit["caption"] for hit in shared.client.post("/v1/search", json=body).json()["hits"]] == [CAPTIONS[0]]
 
 
-def test_a_text_too_long_is_answered_with_a_warning_that_counts_the_cut_tokens(shared: World) -> None:
+def test_the_warning_for_a_long_text_counts_the_ignored_tokens(shared: World) -> None:
     body = shared.client.post("/v1/search", json={"text": "cat " * 100}).json()
     assert len(body["hits"]) == 5
     # 100 words and two marks make 102 tokens; the model reads 77.
@@ -92,7 +92,7 @@ def test_a_text_too_long_is_answered_with_a_warning_that_counts_the_cut_tokens(s
         ({"text": "a cat", "filter": {"width": {"near": 3}}}, 400, "invalid_filter", "near"),
     ],
 )
-def test_a_wrong_request_is_refused_with_the_field_named(
+def test_the_error_of_an_invalid_request_names_the_field(
     shared: World, body: dict[str, object], status: int, code: str, named: str
 ) -> None:
     answer = shared.client.post("/v1/search", json=body)
@@ -109,19 +109,19 @@ def test_a_body_that_is_not_json_is_a_bad_request(shared: World) -> None:
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/v1/search", 405)])
-def test_unknown_routes_answer_in_the_one_error_shape(shared: World, method: str, path: str, status: int) -> None:
+def test_unknown_routes_and_methods_give_the_error_body(shared: World, method: str, path: str, status: int) -> None:
     answer = shared.client.request(method, path)
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"code", "message", "hint", "request_id"}
 
 
-def test_a_client_may_name_its_request(shared: World) -> None:
+def test_a_client_may_choose_the_request_id(shared: World) -> None:
     answer = shared.client.get("/healthz", headers={"x-request-id": "mine-17"})
     assert answer.headers["x-request-id"] == "mine-17"
 
 
 @pytest.mark.parametrize("path", ["/v1/search?q=cat", "/v1/stats", "/readyz"])
-def test_without_an_index_the_answer_is_503_with_the_command_that_makes_one(world: World, path: str) -> None:
+def test_without_an_index_the_hint_is_the_index_command(world: World, path: str) -> None:
     world.service.follower.refresh()
     answer = world.client.get(path)
     error = answer.json()["error"]
@@ -140,7 +140,7 @@ def test_stats_count_the_points_and_name_the_model(shared: World) -> None:
     assert stats["problem"] is None
 
 
-def test_the_page_of_docs_and_the_schema_are_served(shared: World) -> None:
+def test_docs_and_schema_are_served(shared: World) -> None:
     assert "swagger" in shared.client.get("/docs").text.lower()
     paths = shared.client.get("/openapi.json").json()["paths"]
     assert {"/v1/search", "/v1/stats", "/healthz", "/readyz"} <= paths.keys()

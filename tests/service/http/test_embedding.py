@@ -37,7 +37,7 @@ def image(seed: int) -> bytes:
     return file.getvalue()
 
 
-PICTURES = [base64.b64encode(image(seed)).decode() for seed in range(3)]
+IMAGES = [base64.b64encode(image(seed)).decode() for seed in range(3)]
 
 
 def post(world: World, path: str, body: Any, status: int = 200) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def pixels(world: World) -> np.ndarray[Any, Any]:
     return np.stack([decode(image(seed), encoder(world).preprocess, limits).pixels for seed in range(3)])
 
 
-def test_vectors_are_those_of_the_model_in_the_order_of_the_request(shared: World) -> None:
-    body = post(shared, "/v1/embed", {"texts": TEXTS, "images": [PICTURES[0], f"data:image/png;base64,{PICTURES[1]}"]})
+def test_vectors_equal_the_models_in_request_order(shared: World) -> None:
+    body = post(shared, "/v1/embed", {"texts": TEXTS, "images": [IMAGES[0], f"data:image/png;base64,{IMAGES[1]}"]})
     texts, _ = encoder(shared).encode_texts(TEXTS)
     images = encoder(shared).encode_images(pixels(shared)[:2])
     assert np.allclose([each["vector"] for each in body["texts"]], texts, atol=1e-5)
@@ -78,13 +78,13 @@ def test_a_text_beyond_the_context_is_embedded_with_a_warning(shared: World) -> 
     assert body["warnings"] == ["Text 1 is longer than the model reads: 25 tokens beyond the first 77 were left out."]
 
 
-def test_as_many_inputs_as_are_allowed_are_answered(shared: World) -> None:
+def test_the_maximum_number_of_inputs_is_accepted(shared: World) -> None:
     body = post(shared, "/v1/embed", {"texts": ["a cat"] * (MAX_INPUTS - 2), "images": [PIXEL, PIXEL]})
     assert (len(body["texts"]), len(body["images"])) == (MAX_INPUTS - 2, 2)
     assert body["images"][0] == body["images"][1]
 
 
-BAD_PICTURES = [
+INVALID_IMAGES = [
     ("a cat", 422, "invalid_image", "base64"),
     ("https://example.com/cat.jpg", 422, "invalid_image", "base64"),
     (base64.b64encode(b"GET / HTTP/1.1").decode(), 422, "invalid_image", "begins with"),
@@ -93,9 +93,11 @@ BAD_PICTURES = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "status", "code", "named"), BAD_PICTURES, ids=["text", "url", "http", "cut", "large"])
+@pytest.mark.parametrize(
+    ("bad", "status", "code", "named"), INVALID_IMAGES, ids=["text", "url", "http", "cut", "large"]
+)
 @pytest.mark.parametrize("path", ["/v1/embed", "/v1/rank"])
-def test_a_bad_image_is_refused_with_its_place(
+def test_the_error_of_an_invalid_image_names_its_position(
     shared: World, path: str, bad: str, status: int, code: str, named: str
 ) -> None:
     body: dict[str, Any] = {"images": [PIXEL, bad, "also bad"]}
@@ -103,7 +105,7 @@ def test_a_bad_image_is_refused_with_its_place(
     assert error["code"] == code
     assert error["message"].startswith("images.1: ")
     assert named in error["message"]
-    assert post(shared, "/v1/embed", {"images": [PIXEL]})["images"], "the service goes on"
+    assert post(shared, "/v1/embed", {"images": [PIXEL]})["images"], "the service still answers"
 
 
 @pytest.mark.parametrize(
@@ -123,14 +125,14 @@ def test_a_bad_image_is_refused_with_its_place(
         (b'{"texts": ["\\ud800"]}', "texts.0"),
     ],
 )
-def test_a_wrong_embedding_request_is_refused_with_the_field_named(shared: World, body: Any, named: str) -> None:
+def test_the_error_of_an_invalid_embedding_request_names_the_field(shared: World, body: Any, named: str) -> None:
     error = post(shared, "/v1/embed", body, 422)
     assert error["code"] == "invalid_request"
     assert named in error["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/embed", "/v1/embeddings", "/v1/rank"])
-def test_without_an_index_there_is_no_model_to_embed_with(world: World, path: str) -> None:
+def test_embedding_without_an_index_is_503(world: World, path: str) -> None:
     world.service.follower.refresh()
     body: dict[str, Any] = {"texts": ["a cat"]}
     if path == "/v1/rank":
@@ -139,7 +141,7 @@ def test_without_an_index_there_is_no_model_to_embed_with(world: World, path: st
 
 
 def reference_probabilities(world: World) -> tuple[Any, Any]:
-    """Softmax of the model's own logits, by open_clip's own means: images by texts, texts by images."""
+    """Softmax of the model's own logits, computed with open_clip: images by texts, texts by images."""
     own = encoder(world)
     tokens, _ = own._tokenizer(TEXTS)
     images = torch.from_numpy(pixels(world)).permute(0, 3, 1, 2).float() / 255
@@ -149,16 +151,16 @@ def reference_probabilities(world: World) -> tuple[Any, Any]:
     return by_image, by_text
 
 
-def test_the_probabilities_of_texts_are_the_softmax_of_the_models_own_logits(shared: World) -> None:
+def test_probabilities_of_texts_are_the_softmax_of_the_logits(shared: World) -> None:
     logits, _ = reference_probabilities(shared)
-    body = post(shared, "/v1/rank", {"image": PICTURES[1], "texts": TEXTS})
+    body = post(shared, "/v1/rank", {"image": IMAGES[1], "texts": TEXTS})
     check_ranking(body["candidates"], logits[1])
     assert all(each["text"] == TEXTS[each["index"]] for each in body["candidates"])
 
 
-def test_the_probabilities_of_images_are_the_softmax_of_the_models_own_logits(shared: World) -> None:
+def test_probabilities_of_images_are_the_softmax_of_the_logits(shared: World) -> None:
     _, logits = reference_probabilities(shared)
-    body = post(shared, "/v1/rank", {"text": TEXTS[2], "images": PICTURES})
+    body = post(shared, "/v1/rank", {"text": TEXTS[2], "images": IMAGES})
     check_ranking(body["candidates"], logits[2])
     assert [each["text"] for each in body["candidates"]] == [None] * 3
 
@@ -172,7 +174,7 @@ def check_ranking(candidates: list[dict[str, Any]], logits: torch.Tensor) -> Non
     assert sum(each["probability"] for each in candidates) == pytest.approx(1)
 
 
-def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(shared: World) -> None:
+def test_distant_logits_and_equal_candidates_are_ranked(shared: World) -> None:
     body = post(shared, "/v1/rank", {"image": PIXEL, "texts": ["a cat", "a dog", "a cat"]})
     cats = [each for each in body["candidates"] if each["text"] == "a cat"]
     assert [each["index"] for each in cats] == [0, 2]
@@ -193,13 +195,13 @@ def test_logits_far_apart_and_equal_candidates_are_ranked_all_the_same(shared: W
         ({"image": [PIXEL], "texts": ["a cat"]}, "image"),
     ],
 )
-def test_a_wrong_ranking_request_is_refused_with_the_reason(shared: World, body: Any, named: str) -> None:
+def test_an_invalid_ranking_request_is_refused_with_a_reason(shared: World, body: Any, named: str) -> None:
     error = post(shared, "/v1/rank", body, 422)
     assert error["code"] == "invalid_request"
     assert named in error["message"]
 
 
-def test_the_one_image_of_a_ranking_is_refused_by_its_name(shared: World) -> None:
+def test_the_error_of_an_invalid_ranking_image_names_the_field(shared: World) -> None:
     error = post(shared, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
     assert error["code"] == "invalid_image"
     assert error["message"].startswith("image: ")
@@ -235,7 +237,7 @@ def test_openais_client_gets_the_models_vectors(shared: World, client: openai.Op
 
 
 @pytest.mark.parametrize("model", ["viewfinder", "FINGERPRINT"])
-def test_the_live_model_goes_by_its_fingerprint_and_by_an_alias_too(
+def test_the_live_model_has_its_fingerprint_and_an_alias_as_names(
     shared: World, client: openai.OpenAI, model: str
 ) -> None:
     model = model.replace("FINGERPRINT", shared.checkpoints["first"].fingerprint)
@@ -244,17 +246,17 @@ def test_the_live_model_goes_by_its_fingerprint_and_by_an_alias_too(
     assert len(answer.data) == 1
 
 
-def test_usage_counts_the_tokens_that_the_model_has_read(client: openai.OpenAI) -> None:
+def test_usage_counts_the_tokens_that_the_model_reads(client: openai.OpenAI) -> None:
     def tokens(texts: str | list[str]) -> int:
         usage = client.embeddings.create(input=texts, model="viewfinder").usage
         assert usage.total_tokens == usage.prompt_tokens
         return usage.prompt_tokens
 
-    # A mark before and one behind; a text beyond the context counts as far as it is read.
+    # Each text has a start and an end mark; only tokens within the context count.
     assert tokens("cat") == 3
     assert tokens(["cat", "cat cat"]) == 7
     assert tokens(["cat", "cat " * 100]) == 80
-    assert tokens("cat") == 3, "the cache makes no difference"
+    assert tokens("cat") == 3, "the cache does not change the count"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,7 @@ def test_usage_counts_the_tokens_that_the_model_has_read(client: openai.OpenAI) 
         ({"encoding_format": "int8"}, openai.UnprocessableEntityError, "invalid_request", "encoding_format"),
     ],
 )
-def test_openais_client_understands_a_refusal(
+def test_openais_client_parses_our_errors(
     client: openai.OpenAI, options: Any, kind: type[openai.APIStatusError], code: str, named: str
 ) -> None:
     with pytest.raises(kind) as error:
@@ -292,7 +294,7 @@ def test_every_kind_of_tokenizer_counts_what_it_encodes(
     assert cut > 0
 
 
-def test_where_too_many_images_wait_the_answer_is_503_and_says_when_to_try_again(served: World) -> None:
+def test_too_many_waiting_images_give_503_with_retry_after(served: World) -> None:
     limits = ImageLimits(10**6, 10**6)
     full = QueryImages(limits, timeout_s=20, memory_bytes=2**30, allow_url=False, max_waiting=1)
     served.service.images.close()

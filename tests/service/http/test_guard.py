@@ -16,8 +16,8 @@ from starlette.types import Message, Scope
 from tests.service.conftest import local_client
 from viewfinder.service.http.guard import HEADERS, MAX_BODIES, Guard, capacity
 from viewfinder.service.http.keys import require_admin
-from viewfinder.service.http.refusals import answer_errors
-from viewfinder.service.telemetry.access_log import AccessLog, note
+from viewfinder.service.http.refusals import install_error_handlers
+from viewfinder.service.telemetry.access_log import AccessLog, record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 
@@ -27,7 +27,7 @@ BODY_LIMIT = 2048
 
 
 class Served:
-    """A few routes behind the guard, and how to reach them from any address."""
+    """A few routes behind the guard, with clients of any address."""
 
     def __init__(self, **settings: object) -> None:
         self.metrics = Metrics()
@@ -40,7 +40,7 @@ class Served:
 
     def _api(self) -> FastAPI:
         api = FastAPI()
-        answer_errors(api)
+        install_error_handlers(api)
         api.add_middleware(Guard, settings=self.settings, metrics=self.metrics)
         api.add_middleware(AccessLog, count=self.metrics.request)
 
@@ -50,7 +50,7 @@ class Served:
 
         @api.get("/v1/things/{name}")
         async def thing(name: str, request: Request) -> dict[str, str]:
-            note(model="demo", collection="images__demo")
+            record_generation(model="demo", collection="images__demo")
             self.metrics.observe("search", 0.25)
             return {"name": name, "scope": request.state.scope}
 
@@ -93,7 +93,7 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-# -- who comes in
+# -- Access
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
@@ -116,7 +116,7 @@ def test_without_keys_other_machines_are_refused(address: str, path: str) -> Non
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8000", "LOCALHOST", "app.localhost", "[::1]:8000", "127.0.0.1"]
 )
-def test_without_keys_a_name_of_this_machine_is_answered(host: str) -> None:
+def test_without_keys_loopback_names_are_answered(host: str) -> None:
     assert Served().client().get("/v1/things/a", headers={"host": host}).status_code == 200
 
 
@@ -135,12 +135,12 @@ def test_without_keys_a_name_of_this_machine_is_answered(host: str) -> None:
         {"origin": "null"},
     ],
 )
-def test_without_keys_another_sites_page_in_a_browser_here_is_refused(headers: dict[str, str]) -> None:
-    """DNS rebinding: evil.example's own name suddenly means 127.0.0.1, and its page counts as the same origin."""
+def test_without_keys_pages_of_other_sites_are_refused(headers: dict[str, str]) -> None:
+    """DNS rebinding: evil.example resolves to 127.0.0.1, so the browser treats the service as its origin."""
     assert code(Served().client().get("/v1/things/a", headers=headers)) == (403, "forbidden")
 
 
-def test_anonymous_strangers_may_look_but_not_take_down() -> None:
+def test_anonymous_clients_may_search_but_not_take_down() -> None:
     client = Served(allow_anonymous=True).client("8.8.8.8")
     assert client.get("/v1/things/a", headers={"host": "images.example"}).json()["scope"] == "read"
     assert code(client.delete("/v1/things/a")) == (403, "forbidden")
@@ -148,7 +148,7 @@ def test_anonymous_strangers_may_look_but_not_take_down() -> None:
 
 @pytest.mark.parametrize(("key", "scope"), [(READ_KEY, "read"), (ADMIN_KEY, "admin")], ids=["read", "admin"])
 @pytest.mark.parametrize("header", ["Authorization: Bearer {}", "authorization: bearer {}", "X-API-Key: {}"])
-def test_a_key_opens_what_its_scope_allows(header: str, key: str, scope: str) -> None:
+def test_a_key_allows_what_its_scope_says(header: str, key: str, scope: str) -> None:
     name, _, value = header.format(key).partition(": ")
     client = Served(api_keys=KEYS).client("8.8.8.8")
     assert client.get("/v1/things/a", headers={name: value}).json()["scope"] == scope
@@ -173,7 +173,7 @@ def test_a_key_opens_what_its_scope_allows(header: str, key: str, scope: str) ->
     ids=range(11),
 )
 @pytest.mark.parametrize("path", ["/v1/things/a", "/metrics", "/nothing", "/page/../v1/things/a"])
-def test_with_keys_nothing_else_opens(headers: dict[str, Any], path: str) -> None:
+def test_with_keys_anything_else_is_unauthorized(headers: dict[str, Any], path: str) -> None:
     answer = Served(api_keys=KEYS).client().get(path, headers=headers)
     assert code(answer) == (401, "unauthorized")
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -184,14 +184,14 @@ def test_with_keys_health_needs_no_key() -> None:
     assert Served(api_keys=KEYS).client("8.8.8.8").get("/healthz", headers={"host": "lb.example"}).status_code == 200
 
 
-def test_keys_and_anonymity_go_together_and_a_wrong_key_is_still_wrong() -> None:
+def test_anonymous_access_beside_keys_still_refuses_a_wrong_key() -> None:
     client = Served(api_keys=KEYS, allow_anonymous=True).client("8.8.8.8")
     assert client.get("/v1/things/a").json()["scope"] == "read"
     assert client.get("/v1/things/a", headers={"x-api-key": ADMIN_KEY}).json()["scope"] == "admin"
     assert code(client.get("/v1/things/a", headers={"x-api-key": "wrong"})) == (401, "unauthorized")
 
 
-# -- how often, how many, how long
+# -- Rates, queue, time limits
 
 
 def test_a_key_above_its_rate_gets_retry_after() -> None:
@@ -201,19 +201,19 @@ def test_a_key_above_its_rate_gets_retry_after() -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert code(answers[-1]) == (429, "rate_limited")
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 30
-    assert client.get("/v1/things/a", headers={"x-api-key": ADMIN_KEY}).status_code == 200, "each key has its own"
+    assert client.get("/v1/things/a", headers={"x-api-key": ADMIN_KEY}).status_code == 200, "a rate per key"
     assert [client.get("/healthz").status_code for _ in range(5)] == [200] * 5
 
 
-def test_strangers_are_counted_by_their_address() -> None:
+def test_anonymous_clients_are_limited_by_address() -> None:
     served = Served(allow_anonymous=True, requests_per_minute=1)
-    asked = ["8.8.8.8", "8.8.4.4", "8.8.8.8", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
-    statuses = [served.client(address).get("/v1/things/a").status_code for address in asked]
+    addresses = ["8.8.8.8", "8.8.4.4", "8.8.8.8", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"]
+    statuses = [served.client(address).get("/v1/things/a").status_code for address in addresses]
     assert statuses == [200, 200, 429, 200, 429, 200]
 
 
 async def run(api: FastAPI, path: str, receive: Any, messages: list[Message], *, length: int | None = None) -> None:
-    """One request straight through ASGI, where a test can hold back what the client does; POST if it has a length."""
+    """Send one request through ASGI, so that a test controls the client; POST if it has a length."""
     body = [] if length is None else [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
     scope: Scope = {
         "type": "http",
@@ -241,7 +241,7 @@ async def nothing_more() -> Message:
     raise AssertionError
 
 
-async def test_requests_beyond_the_queue_are_refused_at_once_and_the_others_go_on() -> None:
+async def test_requests_beyond_the_queue_are_refused_at_once() -> None:
     served = Served(batch_size=1, queue_size=1)
     room = capacity(served.settings)
     waiting = [asyncio.create_task(run(served.api, "/v1/slow", nothing_more, [])) for _ in range(room)]
@@ -260,14 +260,14 @@ async def test_requests_beyond_the_queue_are_refused_at_once_and_the_others_go_o
     await asyncio.gather(waiting[0], return_exceptions=True)
     again: list[Message] = []
     await run(served.api, "/v1/things/a", nothing_more, again)
-    assert again[0]["status"] == 200, "a place is free again"
+    assert again[0]["status"] == 200, "a place in the queue is free again"
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def sending(*parts: bytes, more: bool) -> Any:
-    """The client's side of a body: these parts, and then nothing more for ever where there would be `more`."""
+    """A `receive` that sends these parts; with `more` the body never ends."""
     messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     messages[-1]["more_body"] = more
     following = iter(messages)
@@ -279,7 +279,7 @@ def sending(*parts: bytes, more: bool) -> Any:
 
 
 async def test_slow_uploads_do_not_block_other_clients() -> None:
-    """Slowloris: some hundred connections that sent a byte each had every other request refused."""
+    """Regression (Slowloris): a few hundred connections that sent one byte each blocked all other requests."""
     served = Served(batch_size=1, queue_size=1)
     slow = [
         asyncio.create_task(run(served.api, "/v1/echo", sending(b"{", more=True), [], length=100))
@@ -296,7 +296,7 @@ async def test_slow_uploads_do_not_block_other_clients() -> None:
     await asyncio.gather(*slow, return_exceptions=True)
 
 
-async def test_a_body_that_is_all_there_needs_a_place_in_the_queue() -> None:
+async def test_a_complete_body_needs_a_place_in_the_queue() -> None:
     served = Served(batch_size=1, queue_size=1)
     waiting = [
         asyncio.create_task(run(served.api, "/v1/slow", nothing_more, [])) for _ in range(capacity(served.settings) - 1)
@@ -323,7 +323,7 @@ async def test_a_body_that_is_all_there_needs_a_place_in_the_queue() -> None:
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_bodies_in_memory_have_a_limit_together() -> None:
+async def test_the_total_size_of_bodies_in_memory_is_limited() -> None:
     served = Served()
     part = b" " * BODY_LIMIT
     slow = [
@@ -352,21 +352,21 @@ async def test_a_body_that_does_not_arrive_in_time_is_408() -> None:
 
 @pytest.mark.parametrize("query", ["q=%ff%fe", "q=%ed%a0%80", "q=a&%c3(=1"])
 def test_a_query_string_that_is_not_utf_8_is_refused(query: str) -> None:
-    """A route would get question marks in place of what was sent, and search for them."""
+    """Otherwise a route would search for replacement characters."""
     assert code(Served().client().get(f"/v1/things/a?{query}")) == (422, "invalid_request")
 
 
-def test_an_answer_that_does_not_begin_in_time_is_504() -> None:
+def test_a_response_that_does_not_start_in_time_is_504() -> None:
     served = Served(request_timeout_s=0.05)
     assert code(served.client().get("/v1/slow")) == (504, "timeout")
     assert served.cancelled.is_set()
 
 
-def test_an_answer_that_has_begun_may_take_longer() -> None:
+def test_a_response_that_has_started_may_take_longer() -> None:
     assert Served(request_timeout_s=0.04).client().get("/v1/stream").text == "first last"
 
 
-async def test_a_client_that_leaves_ends_its_work(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_work_for_a_disconnected_client_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     served = Served()
     with caplog.at_level(logging.INFO, "viewfinder.access"):
         task = asyncio.create_task(run(served.api, "/v1/slow", nothing_more, []))
@@ -378,10 +378,10 @@ async def test_a_client_that_leaves_ends_its_work(caplog: pytest.LogCaptureFixtu
     assert json.loads(caplog.messages[0])["status"] == 499
 
 
-# -- how much
+# -- Size
 
 
-def test_a_body_of_just_the_limit_is_read() -> None:
+def test_a_body_of_exactly_the_limit_is_read() -> None:
     body = b'{"x": "' + b"x" * (BODY_LIMIT - 9) + b'"}'
     assert len(body) == BODY_LIMIT
     assert Served().client().post("/v1/echo", content=body, headers={"content-type": "application/json"}).json() == 1
@@ -402,24 +402,24 @@ def test_a_larger_body_is_refused_before_it_is_parsed(path: str, streamed: bool)
     assert "2,048 bytes" in answer.json()["error"]["message"]
 
 
-def test_a_length_that_lies_does_not_let_more_in() -> None:
+def test_a_wrong_content_length_does_not_raise_the_limit() -> None:
     headers = {"content-type": "application/json", "content-length": "10"}
     answer = Served().client().post("/v1/echo", content=chunks(BODY_LIMIT * 2), headers=headers)
     assert code(answer) == (413, "body_too_large")
 
 
-# -- what no answer goes out without
+# -- Headers and errors
 
 
 @pytest.mark.parametrize("path", ["/v1/things/a", "/nothing", "/v1/broken", "/healthz", "/v1/echo"])
-def test_every_answer_has_the_security_headers_and_an_id(path: str) -> None:
+def test_every_response_has_security_headers_and_an_id(path: str) -> None:
     headers = Served().client().get(path).headers
     assert {name: headers.get(name) for name in HEADERS} == HEADERS
     assert len(headers["x-request-id"]) == 32
     assert "access-control-allow-origin" not in headers
 
 
-def test_scripts_and_frames_of_others_are_forbidden() -> None:
+def test_foreign_scripts_and_frames_are_forbidden() -> None:
     policy = Served().client().get("/healthz").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -427,7 +427,7 @@ def test_scripts_and_frames_of_others_are_forbidden() -> None:
 
 
 @pytest.mark.parametrize("given", ["x" * 129, "tab\there", "ümlaut".encode("latin-1"), "", b"\x01"])
-def test_a_strange_request_id_is_replaced(given: Any) -> None:
+def test_an_invalid_request_id_is_replaced(given: Any) -> None:
     answer = Served().client().get("/healthz", headers={"x-request-id": given})
     assert len(answer.headers["x-request-id"]) == 32
 
@@ -437,17 +437,17 @@ def test_an_unexpected_error_shows_only_its_request_id(caplog: pytest.LogCapture
     assert code(answer) == (500, "internal_error")
     assert answer.json()["error"]["request_id"] == "mine"
     assert "hush" not in answer.text
-    assert "hush-hush" in caplog.text, "the log has it"
+    assert "hush-hush" in caplog.text, "the log has the message"
 
 
-# -- the line in the log, and the numbers
+# -- Access log and metrics
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [json.loads(record.getMessage()) for record in caplog.records if record.name == "viewfinder.access"]
 
 
-def test_a_request_writes_one_line_without_anything_secret(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_logs_one_line_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
     client = Served(api_keys=KEYS).client()
     with caplog.at_level(logging.INFO, "viewfinder.access"):
         client.get("/v1/things/secret-name?q=secret-text", headers={"x-api-key": READ_KEY, "x-request-id": "mine"})

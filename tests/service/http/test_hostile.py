@@ -20,7 +20,7 @@ SECRET = "s3cr3t-words-of-a-query"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
-    """One service that has to survive all of it."""
+    """One service for all tests of this module."""
     with open_world(tmp_path_factory.mktemp("world"), checkpoints, {}) as world:
         world.build("first")
         world.service.follower.refresh()
@@ -29,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Chec
 
 @pytest.fixture(autouse=True)
 def still_answering(served: World, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """After every test: a search works, nothing unexpected was logged, and no query's text was."""
+    """After every test a search works, and neither an unexpected error nor a query's text was logged."""
     with caplog.at_level(logging.INFO):
         yield
     assert served.client.post(SEARCH, json={"text": "a cat"}).status_code == 200
@@ -40,7 +40,7 @@ def still_answering(served: World, caplog: pytest.LogCaptureFixture) -> Iterator
 def error(answer: Any) -> tuple[int, str]:
     body = answer.json()["error"]
     assert set(body) == {"code", "message", "hint", "request_id"}
-    assert len(answer.content) < 4_000, "an answer does not repeat what was sent"
+    assert len(answer.content) < 4_000, "a response does not repeat the request"
     return answer.status_code, body["code"]
 
 
@@ -51,12 +51,12 @@ def filling(megabytes: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("path", [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
-def test_50_mb_of_nothing(served: World, path: str, chunked: bool) -> None:
+def test_a_body_of_50_mb(served: World, path: str, chunked: bool) -> None:
     content = filling(50) if chunked else b"x" * 50_000_000
     assert error(served.client.post(path, content=content, headers=JSON)) == (413, "body_too_large")
 
 
-def test_50_mb_as_an_upload(served: World) -> None:
+def test_an_upload_of_50_mb(served: World) -> None:
     answer = served.client.post("/v1/search/image", files={"image": ("a.jpg", b"\xff\xd8\xff" + b"x" * 50_000_000)})
     assert error(answer) == (413, "body_too_large")
 
@@ -70,7 +70,7 @@ def test_deep_json(served: World, depth: int, opening: str, closing: str) -> Non
 
 
 @pytest.mark.parametrize("depth", [100, 900, 2_000])
-def test_deep_json_in_the_address(served: World, depth: int) -> None:
+def test_deep_json_in_the_query_string(served: World, depth: int) -> None:
     answer = served.client.get(SEARCH, params={"q": "a cat", "filter": '{"not":' * depth + "{}" + "}" * depth})
     assert error(answer)[0] in (400, 414, 422)
 
@@ -155,7 +155,7 @@ def test_json_that_is_not_a_search(served: World, body: str) -> None:
 @pytest.mark.parametrize(
     "text", ["\x00", "a\x00cat", "\u202e", "🐈" * 1000, "a" * 4_000, "\ufffe", "' OR 1=1 --", "{{7*7}}"]
 )
-def test_strange_texts_are_only_texts(served: World, text: str) -> None:
+def test_unusual_texts_are_searched_as_texts(served: World, text: str) -> None:
     assert served.client.post(SEARCH, json={"text": text}).status_code == 200
 
 
@@ -163,7 +163,7 @@ def test_strange_texts_are_only_texts(served: World, text: str) -> None:
     "kind",
     ["text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense", ""],
 )
-def test_a_body_of_another_kind(served: World, kind: str) -> None:
+def test_a_body_of_another_media_type(served: World, kind: str) -> None:
     """Without a preflight, other sites' pages can send only such bodies."""
     answer = served.client.post(SEARCH, content=b'{"text": "a cat"}', headers={"content-type": kind})
     assert error(answer) == (415, "unsupported_media_type")
@@ -193,16 +193,16 @@ def test_an_upload_that_is_not_a_form(served: World, kind: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["limit", "image", "options", "Image"])
-def test_a_form_with_more_than_is_looked_at(served: World, field: str) -> None:
-    """`-F limit=5` beside the image went unheeded, and so did all images but the last."""
+def test_a_form_with_unknown_or_repeated_fields(served: World, field: str) -> None:
+    """Regression: `-F limit=5` beside the image was ignored, and so were all images but the last."""
     parts = [("image", ("a.jpg", b"x")), ("options", (None, "{}")), (field, (None, "5"))]
     answer = served.client.post("/v1/search/image", files=parts)
     assert error(answer) == (422, "invalid_request")
     assert field in answer.json()["error"]["message"]
 
 
-def test_an_address_with_a_slash_too_many_leads_nowhere(served: World) -> None:
-    """Behind a proxy that ends TLS a redirect would name http, and clients send their key along."""
+def test_a_trailing_slash_is_not_redirected(served: World) -> None:
+    """Behind a proxy that terminates TLS, a redirect would lead to http and send the key in the clear."""
     assert error(served.client.get("/v1/stats/", follow_redirects=False)) == (404, "not_found")
 
 
@@ -229,7 +229,7 @@ IDS = [
 
 @pytest.mark.parametrize("path", ["/v1/images/{}", "/v1/images/{}/content", "/v1/takedowns/{}"])
 @pytest.mark.parametrize("id", IDS)
-def test_path_tricks_in_ids(served: World, path: str, id: str) -> None:
+def test_path_traversal_in_ids(served: World, path: str, id: str) -> None:
     answer = served.client.get(path.format(id))
     assert error(answer)[0] in (404, 405, 422)
     assert error(served.client.delete(path.format(id)))[0] in (404, 405, 422)
@@ -245,7 +245,7 @@ def test_path_tricks_in_ids(served: World, path: str, id: str) -> None:
         "/docs/%2e%2e%2fapp.py",
     ],
 )
-def test_path_tricks_in_the_pages_files(served: World, path: str) -> None:
+def test_path_traversal_in_the_pages_files(served: World, path: str) -> None:
     assert error(served.client.get(path)) == (404, "not_found")
 
 
@@ -264,7 +264,7 @@ def test_path_tricks_in_the_pages_files(served: World, path: str) -> None:
     ],
     ids=range(9),
 )
-def test_strange_headers_change_nothing(served: World, headers: dict[str, str]) -> None:
+def test_unusual_headers_change_nothing(served: World, headers: dict[str, str]) -> None:
     assert served.client.get("/v1/stats", headers=headers).status_code == 200
 
 
@@ -283,7 +283,7 @@ def test_strange_headers_change_nothing(served: World, headers: dict[str, str]) 
         ("/v1/facets", {"field": "tags", "limit": "99999999999999999999"}),
     ],
 )
-def test_strange_addresses(served: World, path: str, parameters: dict[str, str]) -> None:
+def test_unusual_query_strings(served: World, path: str, parameters: dict[str, str]) -> None:
     assert error(served.client.get(path, params=parameters))[0] in (400, 422)
 
 
@@ -296,7 +296,7 @@ def test_the_content_of_a_refused_request_is_not_logged(
     assert SECRET not in caplog.text
 
 
-def test_a_batch_of_too_many(served: World) -> None:
+def test_a_batch_of_too_many_searches(served: World) -> None:
     searches = [{"text": "a cat"}] * 65
     assert error(served.client.post("/v1/search/batch", json={"searches": searches})) == (422, "invalid_request")
     many = json.dumps({"texts": ["a cat"] * 100_000})

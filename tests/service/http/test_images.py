@@ -28,7 +28,7 @@ SIZE = (300, 200)
 
 
 def encoded(kind: str = "JPEG", size: tuple[int, int] = SIZE, orientation: int = 1) -> bytes:
-    """The left half red, the right half blue, stored as `orientation` says."""
+    """An image with a red left half and a blue right half, with this EXIF orientation."""
     image = Image.new("RGB", size, "red")
     image.paste("blue", (size[0] // 2, 0, *size))
     exif = Image.Exif()
@@ -40,7 +40,7 @@ def encoded(kind: str = "JPEG", size: tuple[int, int] = SIZE, orientation: int =
 
 @dataclass
 class Gallery:
-    """A served index whose images lie in a directory."""
+    """A served index with its images in a directory."""
 
     world: World
     directory: Path
@@ -51,7 +51,7 @@ class Gallery:
         return self.world.client
 
     def add(self, name: str, content: bytes, **payload: object) -> str:
-        """Put a file into the directory and the index; its id."""
+        """Add a file to the directory and to the index; return its id."""
         path = self.directory / name
         path.write_bytes(content)
         uri = canonical_uri(str(path))
@@ -94,7 +94,7 @@ def strict(gallery: Gallery) -> Iterator[TestClient]:
     service.images.close()
 
 
-def refused(answer: httpx.Response) -> tuple[int, str]:
+def error_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
@@ -107,7 +107,7 @@ def shown(content: bytes) -> Image.Image:
 # -- Data -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_data_of_an_image_are_its_payload(gallery: Gallery) -> None:
+def test_an_image_has_its_whole_payload(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded(), caption="a flag", width=300, height=200, tags=["red"])
     body = gallery.client.get(f"/v1/images/{id}").json()
     assert (body["id"], body["caption"], body["width"], body["height"]) == (id, "a flag", 300, 200)
@@ -120,10 +120,10 @@ def test_the_data_of_an_image_are_its_payload(gallery: Gallery) -> None:
 def test_an_image_that_is_not_in_the_index_is_not_found(gallery: Gallery, suffix: str) -> None:
     (gallery.directory / "secret.jpg").write_bytes(encoded())
     absent = point_id(canonical_uri(str(gallery.directory / "secret.jpg")))
-    assert refused(gallery.client.get(f"/v1/images/{absent}{suffix}")) == (404, "not_found")
+    assert error_of(gallery.client.get(f"/v1/images/{absent}{suffix}")) == (404, "not_found")
 
 
-STRANGE_IDS = (
+INVALID_IDS = (
     "..%2f..%2fetc%2fpasswd",
     "%2e%2e%2f",
     "..",
@@ -145,9 +145,9 @@ STRANGE_IDS = (
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("GET", "/content"), ("DELETE", "")])
-def test_an_id_that_is_not_a_plain_uuid_is_refused(gallery: Gallery, method: str, suffix: str) -> None:
-    answers = {id: gallery.client.request(method, f"/v1/images/{id}{suffix}") for id in STRANGE_IDS}
-    codes = {id: refused(answer) for id, answer in answers.items()}
+def test_an_id_that_is_not_a_plain_uuid_is_error_of(gallery: Gallery, method: str, suffix: str) -> None:
+    answers = {id: gallery.client.request(method, f"/v1/images/{id}{suffix}") for id in INVALID_IDS}
+    codes = {id: error_of(answer) for id, answer in answers.items()}
     assert set(codes.values()) <= {(404, "not_found"), (422, "invalid_request")}
     assert list(gallery.world.store.control(INDEX).all_takedowns()) == []
 
@@ -156,7 +156,7 @@ def test_an_id_that_is_not_a_plain_uuid_is_refused(gallery: Gallery, method: str
 
 
 @pytest.mark.parametrize("padding", [0, IN_MEMORY_BYTES])
-def test_the_content_is_the_object_byte_for_byte(gallery: Gallery, padding: int) -> None:
+def test_the_content_equals_the_object(gallery: Gallery, padding: int) -> None:
     data = encoded() + b"\0" * padding
     answer = gallery.get(gallery.add("a b.jpeg", data))
     assert answer.status_code == 200
@@ -186,7 +186,7 @@ def test_unknown_formats_are_offered_for_download_only(gallery: Gallery, format:
 
 
 @pytest.mark.parametrize("name", ['a";\r\nset-cookie: x=1;".jpg', "\u202egpj.exe", "..", "a" * 300, "", "b\x00.jpg"])
-def test_no_name_of_an_object_can_break_out_of_the_header(gallery: Gallery, name: str) -> None:
+def test_an_object_name_cannot_escape_the_header(gallery: Gallery, name: str) -> None:
     id = gallery.add("a.jpg", encoded(), key=f"some/where/{name}")
     answer = gallery.get(id)
     assert answer.status_code == 200
@@ -197,7 +197,7 @@ def test_no_name_of_an_object_can_break_out_of_the_header(gallery: Gallery, name
 
 
 @pytest.mark.parametrize("width", [None, 64])
-def test_a_current_etag_is_answered_304_without_reading_the_bucket(gallery: Gallery, width: int | None) -> None:
+def test_a_current_etag_gives_304_without_reading_the_bucket(gallery: Gallery, width: int | None) -> None:
     id = gallery.add("a.jpg", encoded())
     path = f"/v1/images/{id}/content" + (f"?width={width}" if width else "")
     first = gallery.client.get(path)
@@ -208,7 +208,7 @@ def test_a_current_etag_is_answered_304_without_reading_the_bucket(gallery: Gall
         assert again.headers["etag"] == first.headers["etag"]
 
 
-def test_widths_and_contents_have_etags_of_their_own(gallery: Gallery) -> None:
+def test_each_width_and_content_has_its_own_etag(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     tags = {gallery.get(id).headers["etag"], *(gallery.thumbnail(id, width).headers["etag"] for width in (64, 65))}
     gallery.add("a.jpg", encoded(size=(301, 200)))
@@ -216,15 +216,15 @@ def test_widths_and_contents_have_etags_of_their_own(gallery: Gallery) -> None:
     assert all(gallery.get(id, **{"if-none-match": tag}).status_code == 200 for tag in tags)
 
 
-def test_an_object_gone_from_the_bucket_is_a_404_of_its_own(gallery: Gallery) -> None:
+def test_an_object_missing_from_the_bucket_is_404_object_missing(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     (gallery.directory / "a.jpg").unlink()
-    assert refused(gallery.get(id)) == (404, "object_missing")
-    assert refused(gallery.thumbnail(id, 64)) == (404, "object_missing")
+    assert error_of(gallery.get(id)) == (404, "object_missing")
+    assert error_of(gallery.thumbnail(id, 64)) == (404, "object_missing")
     assert gallery.client.get(f"/v1/images/{id}").status_code == 200
 
 
-def test_a_bucket_that_cannot_be_reached_is_a_503_that_names_nothing_within(gallery: Gallery) -> None:
+def test_the_503_of_an_unreachable_bucket_reveals_no_address(gallery: Gallery) -> None:
     settings = Settings.load({}, index=INDEX, s3_endpoint_url="http://127.0.0.1:9", s3_anonymous=True)
     service = SearchService(gallery.world.store, gallery.world.service.follower, settings)
     with local_client(build_api(service)) as client:
@@ -232,17 +232,17 @@ def test_a_bucket_that_cannot_be_reached_is_a_503_that_names_nothing_within(gall
         answer = client.get(f"/v1/images/{id}/content")
     service.content.close()
     service.images.close()
-    assert refused(answer) == (503, "bucket_unavailable")
+    assert error_of(answer) == (503, "bucket_unavailable")
     assert answer.headers["retry-after"]
     assert "secret-bucket" not in answer.text
     assert "127.0.0.1" not in answer.text
 
 
-@pytest.mark.parametrize("told", [10, 10 * IN_MEMORY_BYTES])
-def test_an_object_beyond_the_limit_is_not_read(gallery: Gallery, strict: TestClient, told: int) -> None:
-    id = gallery.add("a.jpg", encoded() + b"\0" * 100_000, size=told)
+@pytest.mark.parametrize("indexed_size", [10, 10 * IN_MEMORY_BYTES])
+def test_an_object_beyond_the_limit_is_not_read(gallery: Gallery, strict: TestClient, indexed_size: int) -> None:
+    id = gallery.add("a.jpg", encoded() + b"\0" * 100_000, size=indexed_size)
     for suffix in ("", "?width=64"):
-        assert refused(strict.get(f"/v1/images/{id}/content{suffix}")) == (422, "invalid_image")
+        assert error_of(strict.get(f"/v1/images/{id}/content{suffix}")) == (422, "invalid_image")
 
 
 # -- Thumbnails -------------------------------------------------------------------------------------------------------
@@ -254,10 +254,10 @@ def test_an_object_beyond_the_limit_is_not_read(gallery: Gallery, strict: TestCl
         ((300, 200), 150, (150, 100)),
         ((300, 200), 16, (16, 11)),
         ((300, 200), 2048, (300, 200)),  # never enlarged
-        ((20, 300), 64, (17, 256)),  # a tall one is bounded too
+        ((20, 300), 64, (17, 256)),  # the height is limited too
     ],
 )
-def test_a_thumbnail_keeps_the_aspect(
+def test_a_thumbnail_keeps_the_aspect_ratio(
     gallery: Gallery, size: tuple[int, int], width: int, expected: tuple[int, int]
 ) -> None:
     answer = gallery.thumbnail(gallery.add("a.jpg", encoded(size=size)), width)
@@ -271,14 +271,14 @@ def test_a_thumbnail_is_upright(gallery: Gallery) -> None:
     (top, bottom) = (small.getpixel((50, 10)), small.getpixel((50, 140)))
     assert isinstance(top, tuple)
     assert isinstance(bottom, tuple)
-    assert (top[0] > 200, bottom[2] > 200) == (True, True), "the left side of the file is the upper one"
+    assert (top[0] > 200, bottom[2] > 200) == (True, True), "the left side of the file is shown at the top"
 
 
 @pytest.mark.parametrize("width", ["15", "2049", "0", "-1", "1e3", "abc", "64.5", ""])
-def test_a_width_out_of_bounds_is_refused(gallery: Gallery, width: str) -> None:
+def test_a_width_out_of_bounds_is_error_of(gallery: Gallery, width: str) -> None:
     id = gallery.add("a.jpg", encoded())
     answer = gallery.client.get(f"/v1/images/{id}/content", params={"width": width})
-    assert refused(answer) == (422, "invalid_request")
+    assert error_of(answer) == (422, "invalid_request")
     assert "width" in answer.json()["error"]["message"]
 
 
@@ -288,15 +288,15 @@ def test_a_thumbnail_is_cached_until_its_object_is_indexed_again(gallery: Galler
     path = gallery.directory / "a.jpg"
     path.unlink()
     assert gallery.thumbnail(id, 64).content == first.content
-    assert refused(gallery.thumbnail(id, 65)) == (404, "object_missing")
+    assert error_of(gallery.thumbnail(id, 65)) == (404, "object_missing")
     gallery.add("a.jpg", encoded(size=(100, 100)))
     assert shown(gallery.thumbnail(id, 64).content).size == (64, 64)
 
 
-def test_an_image_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: Gallery) -> None:
+def test_an_image_changed_since_indexing_is_shown_as_it_is_now(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     before = gallery.thumbnail(id, 64).headers["etag"]
-    gallery.add("b.jpg", b"")  # the index learns nothing of what now happens to the first
+    gallery.add("b.jpg", b"")  # the index does not see the following change of a.jpg
     (gallery.directory / "a.jpg").write_bytes(encoded(size=(100, 100)))
     now = gallery.thumbnail(id, 32)
     assert shown(now.content).size == (32, 32)
@@ -308,12 +308,12 @@ def test_an_image_that_changed_since_it_was_indexed_is_shown_as_it_is(gallery: G
     [b"", b"no image at all", b"<svg xmlns='http://www.w3.org/2000/svg'/>", encoded()[:300], encoded("PNG")[:200]],
 )
 def test_a_broken_image_has_no_thumbnail(gallery: Gallery, content: bytes) -> None:
-    assert refused(gallery.thumbnail(gallery.add("a.jpg", content), 64)) == (422, "invalid_image")
+    assert error_of(gallery.thumbnail(gallery.add("a.jpg", content), 64)) == (422, "invalid_image")
 
 
-def test_a_decompression_bomb_has_no_thumbnail_and_does_no_harm(gallery: Gallery, strict: TestClient) -> None:
+def test_a_decompression_bomb_has_no_thumbnail(gallery: Gallery, strict: TestClient) -> None:
     id = gallery.add("bomb.png", encoded("PNG", (1000, 1000)))
-    assert refused(strict.get(f"/v1/images/{id}/content?width=64")) == (422, "invalid_image")
+    assert error_of(strict.get(f"/v1/images/{id}/content?width=64")) == (422, "invalid_image")
     good = gallery.add("good.jpg", encoded())
     assert strict.get(f"/v1/images/{good}/content?width=64").status_code == 200
 
@@ -321,16 +321,16 @@ def test_a_decompression_bomb_has_no_thumbnail_and_does_no_harm(gallery: Gallery
 # -- Takedown ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_takedown_removes_the_image_at_once_and_for_good(gallery: Gallery) -> None:
+def test_a_takedown_removes_the_image_at_once_and_permanently(gallery: Gallery) -> None:
     id = gallery.add("a.jpg", encoded())
     assert gallery.thumbnail(id, 64).status_code == 200
     uri = canonical_uri(str(gallery.directory / "a.jpg"))
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": True}
     for path in (f"/v1/images/{id}", f"/v1/images/{id}/content", f"/v1/images/{id}/content?width=64"):
-        assert refused(gallery.client.get(path)) == (404, "not_found")
+        assert error_of(gallery.client.get(path)) == (404, "not_found")
     assert id not in {hit["id"] for hit in gallery.client.get("/v1/search?q=flag&limit=50").json()["hits"]}
-    (stone,) = gallery.client.get("/v1/takedowns").json()["takedowns"]
-    assert (stone["id"], stone["uri"]) == (id, uri)
+    (takedown,) = gallery.client.get("/v1/takedowns").json()["takedowns"]
+    assert (takedown["id"], takedown["uri"]) == (id, uri)
     assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
 
 
@@ -347,13 +347,13 @@ def test_an_image_can_be_taken_down_while_no_model_is_loaded(world: World) -> No
     assert world.store.points.records(collection, [id]) == {}
 
 
-def test_takedowns_come_by_the_page_and_can_be_lifted(gallery: Gallery) -> None:
+def test_takedowns_are_paged_and_can_be_lifted(gallery: Gallery) -> None:
     ids = sorted(gallery.add(f"{number}.jpg", encoded()) for number in range(5))
     for id in ids:
         gallery.client.delete(f"/v1/images/{id}")
     pages = [gallery.client.get("/v1/takedowns", params={"limit": 2, "offset": offset}).json() for offset in (0, 2, 4)]
     assert [page["more"] for page in pages] == [True, True, False]
-    assert sorted(stone["id"] for page in pages for stone in page["takedowns"]) == ids
+    assert sorted(each["id"] for page in pages for each in page["takedowns"]) == ids
     path = f"/v1/takedowns/{ids[0]}"
     assert gallery.client.delete(path).json() == {"id": ids[0], "restored": True}
     assert gallery.client.delete(path).json() == {"id": ids[0], "restored": False}

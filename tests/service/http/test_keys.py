@@ -21,7 +21,7 @@ def test_a_key_is_found_by_its_digest_at_any_position() -> None:
     assert ring.find(DIGEST.encode()) is None
 
 
-def test_a_ring_without_keys_opens_to_none() -> None:
+def test_a_ring_without_keys_matches_no_key() -> None:
     assert not KeyRing([])
     assert KeyRing([]).find(b"") is None
 

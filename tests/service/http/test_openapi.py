@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "admin-" + "k" * 32
-# SCHEMATHESIS_EXAMPLES=200 searches for many minutes.
+# More examples take many minutes: SCHEMATHESIS_EXAMPLES=200.
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
 
 
@@ -88,7 +88,7 @@ def test_every_route_has_a_summary_and_its_errors(schema: dict[str, Any]) -> Non
             assert {"400", "413", "415", "422"} <= errors, named
 
 
-def test_every_error_has_the_one_shape_and_an_example(schema: dict[str, Any]) -> None:
+def test_every_error_has_the_error_body_and_an_example(schema: dict[str, Any]) -> None:
     for path, method, operation in operations(schema):
         for status, response in operation["responses"].items():
             assert response["description"], f"{method} {path} {status}"
@@ -100,7 +100,7 @@ def test_every_error_has_the_one_shape_and_an_example(schema: dict[str, Any]) ->
                     assert example["value"]["error"]["code"] == code
 
 
-def test_every_parameter_is_explained(schema: dict[str, Any]) -> None:
+def test_every_parameter_has_a_description(schema: dict[str, Any]) -> None:
     for path, method, operation in operations(schema):
         for parameter in operation.get("parameters", []):
             kinds = [parameter, parameter["schema"], *parameter["schema"].get("anyOf", [])]
@@ -115,16 +115,16 @@ def test_every_body_has_an_example(schema: dict[str, Any]) -> None:
             assert "examples" in body or all({"examples", "description"} & field.keys() for field in fields), path
 
 
-def test_a_key_is_asked_for_where_one_is_needed(schema: dict[str, Any]) -> None:
+def test_the_schema_requires_a_key_where_one_is_needed(schema: dict[str, Any]) -> None:
     assert schema["components"]["securitySchemes"].keys() == {"bearer", "header"}
     assert schema["paths"]["/healthz"]["get"]["security"] == []
     assert schema["paths"]["/v1/search"]["post"]["security"] == [{"bearer": []}, {"header": []}]
 
 
-def test_docs_need_nothing_from_elsewhere(served: World) -> None:
+def test_docs_load_nothing_from_other_hosts(served: World) -> None:
     page = served.client.get("/docs")
     assert page.status_code == 200
-    assert "//" not in page.text.replace("<!doctype", "").split("<body>")[0], "an address elsewhere"
+    assert "//" not in page.text.replace("<!doctype", "").split("<body>")[0], "a URL of another host"
     assert "<script>" not in page.text
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "start.js"):
         assert f"docs/{asset}" in page.text

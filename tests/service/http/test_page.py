@@ -12,8 +12,8 @@ from viewfinder.service.http.routes.page import IMMUTABLE, PAGE_DIRECTORY, WebPa
 
 pytestmark = pytest.mark.slow
 
-# What travels for the whole page, bytes.
-LARGEST = 40_000
+# Compressed bytes of the whole page.
+MAX_BYTES = 40_000
 
 
 def files_of(index: str) -> list[str]:
@@ -28,7 +28,7 @@ def test_the_page_is_served_before_there_is_an_index(world: World) -> None:
         assert world.client.get(f"/{path}").status_code == 200
 
 
-def test_files_are_kept_for_ever_and_the_page_is_asked_for_again(world: World) -> None:
+def test_files_are_cached_forever_and_the_page_is_revalidated(world: World) -> None:
     index = world.client.get("/")
     assert index.headers["cache-control"] == "no-cache"
     again = world.client.get("/", headers={"if-none-match": index.headers["etag"]})
@@ -56,7 +56,7 @@ def test_files_have_their_types(world: World, name: str, media_type: str) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
-def test_files_travel_as_the_browser_takes_them(world: World, encoding: str) -> None:
+def test_files_are_compressed_if_the_browser_accepts_it(world: World, encoding: str) -> None:
     with world.client.stream("GET", "/", headers={"accept-encoding": encoding}) as answer:
         raw = b"".join(answer.iter_raw())
     assert answer.headers["vary"] == "accept-encoding"
@@ -84,10 +84,10 @@ def test_head_has_the_headers_of_get(world: World) -> None:
 
 
 def test_the_page_is_small() -> None:
-    assert sum(len(file.compressed) for file in WebPage.read().files.values()) < LARGEST
+    assert sum(len(file.compressed) for file in WebPage.read().files.values()) < MAX_BYTES
 
 
-def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
+def test_the_page_has_nothing_inline_and_nothing_from_other_hosts() -> None:
     index = (PAGE_DIRECTORY / "index.html").read_text()
     assert re.findall(r"<style|style=|<script>|\son\w+=|javascript:", index) == []
     for path in PAGE_DIRECTORY.iterdir():
@@ -97,7 +97,7 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
         )
 
 
-def test_every_module_is_loaded_at_once_and_every_id_exists() -> None:
+def test_every_module_is_preloaded_and_every_id_exists() -> None:
     index = (PAGE_DIRECTORY / "index.html").read_text()
     scripts = {path.name for path in PAGE_DIRECTORY.glob("*.js")}
     assert {path.removeprefix("page/") for path in files_of(index) if path.endswith(".js")} == scripts
@@ -116,7 +116,7 @@ def luminance(color: str) -> float:
 
 
 def contrast(first: str, second: str) -> float:
-    """The ratio of WCAG 2: 4.5 for text, 3 for what is to be pressed."""
+    """The ratio of WCAG 2: at least 4.5 for text and 3 for controls."""
     light, dark = sorted((luminance(first), luminance(second)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

@@ -12,17 +12,17 @@ class Clock:
         return self.now
 
 
-def test_a_minutes_requests_may_come_at_once_and_then_evenly() -> None:
+def test_a_minutes_requests_may_come_at_once() -> None:
     clock = Clock()
     rates = RateLimiter(60, clock=clock)
     assert [rates.take("a") for _ in range(61)] == [None] * 60 + [1]
     clock.now += 1
     assert [rates.take("a") for _ in range(2)] == [None, 1]
     clock.now += 3600
-    assert [rates.take("a") for _ in range(61)] == [None] * 60 + [1], "a quiet hour saves no more than a minute"
+    assert [rates.take("a") for _ in range(61)] == [None] * 60 + [1], "an idle hour saves up only one minute's requests"
 
 
-def test_the_wait_is_as_long_as_a_token_takes() -> None:
+def test_the_wait_is_the_time_until_the_next_token() -> None:
     clock = Clock()
     rates = RateLimiter(2, clock=clock)
     assert [rates.take("a") for _ in range(3)] == [None, None, 30]
@@ -32,19 +32,19 @@ def test_the_wait_is_as_long_as_a_token_takes() -> None:
     assert rates.take("a") is None
 
 
-def test_clients_do_not_pay_for_each_other() -> None:
+def test_clients_have_separate_buckets() -> None:
     rates = RateLimiter(1, clock=Clock())
     assert [rates.take(name) for name in "abab"] == [None, None, 60, 60]
 
 
-def test_many_clients_do_not_fill_the_memory_and_those_that_ask_are_kept() -> None:
+def test_the_most_recent_clients_are_kept() -> None:
     rates = RateLimiter(1, clock=Clock())
     rates.take("first")
     for number in range(MAX_CLIENTS - 1):
         rates.take(str(number))
     assert rates.take("first") == 60
     rates.take("one more")
-    assert rates.take("first") == 60, "seen last, kept"
+    assert rates.take("first") == 60, "the most recent client is kept"
     assert rates.take("0") is None, "the oldest was dropped"
 
 

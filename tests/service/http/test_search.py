@@ -58,7 +58,7 @@ def vector_of(world: World, text: str) -> np.ndarray[Any, Any]:
 
 
 def cosines(world: World, vector: np.ndarray[Any, Any], using: Any) -> dict[str, float]:
-    """What every score should be, without any search: the stored vectors times the query's."""
+    """The expected scores, computed without a search: the stored vectors times the query's."""
     collection = world.service.follower.snapshot().collection
     everything = [record.id for record in world.store.points.iterate(collection)]
     stored = world.store.points.vectors(collection, everything, using)
@@ -78,18 +78,18 @@ class Counted:
 
 
 def with_search(store: Store, search: Any) -> Store:
-    """The same store, but with other searches."""
+    """The same store with its searches replaced."""
     twin = copy.copy(store)
     twin.search = search
     return twin
 
 
-# -- What can be looked for ------------------------------------------------------------------------------------------
+# -- Kinds of queries ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["image", "caption"])
 @pytest.mark.parametrize("length", [3, 1e300, 1e-300])
-def test_a_raw_vector_of_any_length_finds_what_its_direction_finds(shared: World, target: str, length: float) -> None:
+def test_the_length_of_a_raw_vector_does_not_matter(shared: World, target: str, length: float) -> None:
     vector = vector_of(shared, "a cat").astype(np.float64)
     by_vector = search(shared, vector=(length * vector).tolist(), target=target)
     assert scores(by_vector) == pytest.approx(cosines(shared, vector, target), abs=1e-5)
@@ -116,7 +116,7 @@ def test_an_image_may_be_base64_a_data_url_or_an_upload(shared: World) -> None:
     assert scores(shared.client.post("/v1/search/image", files=files).json()) == pytest.approx(scores(bare), abs=1e-5)
 
 
-def test_a_list_is_the_weighted_sum_of_unit_vectors(shared: World) -> None:
+def test_queries_are_the_weighted_sum_of_unit_vectors(shared: World) -> None:
     vector = np.random.default_rng(5).normal(size=32)
     own = shared.store.points.vectors(shared.service.follower.snapshot().collection, [an_id(0)], "image")[an_id(0)]
     total = vector_of(shared, "a dog") - 0.5 * vector_of(shared, "grass") + 2 * vector / np.linalg.norm(vector) + own
@@ -130,7 +130,7 @@ def test_a_list_is_the_weighted_sum_of_unit_vectors(shared: World) -> None:
     assert scores(search(shared, queries=queries)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_words_find_captions_that_hold_them(shared: World) -> None:
+def test_words_find_captions_that_contain_them(shared: World) -> None:
     found = search(shared, text="the birds of a boat", rank="words")
     assert {hit["caption"] for hit in found["hits"]} >= {"two birds", "a boat at sea"}
     assert all(hit["relevance"] is None for hit in found["hits"])
@@ -151,7 +151,7 @@ def test_with_clip_weight_zero_only_words_decide(shared: World) -> None:
     assert [hit["caption"] for hit in found["hits"]] == ["a boat at sea"]
 
 
-def test_diversity_begins_with_the_nearest_and_keeps_true_scores(shared: World) -> None:
+def test_diversity_starts_with_the_nearest_and_keeps_cosines(shared: World) -> None:
     plain, diverse = search(shared, text="a cat"), search(shared, text="a cat", diversity=0.9)
     assert ids(diverse)[0] == ids(plain)[0]
     assert scores(diverse) == pytest.approx(scores(plain), abs=1e-5)
@@ -159,7 +159,7 @@ def test_diversity_begins_with_the_nearest_and_keeps_true_scores(shared: World) 
 
 
 @pytest.mark.parametrize("options", [{}, {"rank": "hybrid"}, {"target": "both"}, {"rank": "words"}])
-def test_hits_come_in_groups_of_one_value(shared: World, options: Body) -> None:
+def test_each_group_has_one_value(shared: World, options: Body) -> None:
     text = "a cat, a dog, two birds"
     found = search(shared, text=text, group_by="width", group_size=1, limit=3, **options)
     plain = search(shared, text=text, **options)
@@ -167,7 +167,7 @@ def test_hits_come_in_groups_of_one_value(shared: World, options: Body) -> None:
     assert [group["hits"][0] for group in found["groups"]] == found["hits"]
 
 
-# -- What is said of the hits ----------------------------------------------------------------------------------------
+# -- Relevance and warnings ----------------------------------------------------------------------------------------
 
 
 def test_relevance_is_the_share_of_unrelated_pairs_with_a_lower_cosine(world: World) -> None:
@@ -210,7 +210,7 @@ def test_a_language_that_the_model_does_not_know_gives_a_warning(served: World) 
 )
 def test_a_cursor_leads_through_all_hits_once(shared: World, query: Body) -> None:
     whole = ids(search(shared, **query))
-    # Which candidates diversity chooses from depends on the limit, so that page size stays.
+    # With diversity the candidates depend on the limit, so the page size must stay the same.
     sizes = [2, 2, 2] if "diversity" in query else [1, 2, 3]
     page = search(shared, **query, limit=sizes[0])
     found = ids(page)
@@ -222,13 +222,13 @@ def test_a_cursor_leads_through_all_hits_once(shared: World, query: Body) -> Non
     assert page["cursor"] is None
 
 
-def test_a_cursor_goes_on_where_an_offset_began(shared: World) -> None:
+def test_a_cursor_continues_after_an_offset(shared: World) -> None:
     whole = ids(search(shared, text="a cat"))
     page = search(shared, text="a cat", offset=1, limit=2)
     assert ids(page) + ids(search(shared, text="a cat", cursor=page["cursor"])) == whole[1:]
 
 
-def test_pages_go_on_in_their_collection_after_the_model_has_changed(served: World) -> None:
+def test_a_cursor_stays_in_its_collection_after_a_change_of_model(served: World) -> None:
     whole = search(served, text="a cat")
     page = search(served, text="a cat", limit=2)
     served.build("second")
@@ -239,7 +239,7 @@ def test_pages_go_on_in_their_collection_after_the_model_has_changed(served: Wor
     assert search(served, text="a cat")["collection"] != whole["collection"]
 
 
-def test_a_replica_that_never_served_the_collection_goes_on_in_it_too(served: World) -> None:
+def test_a_replica_that_never_served_the_collection_continues_in_it(served: World) -> None:
     whole = search(served, text="a cat")
     page = search(served, text="a cat", limit=2)
     for model in ("second", "first", "second"):  # the follower keeps one generation besides the current one
@@ -251,7 +251,7 @@ def test_a_replica_that_never_served_the_collection_goes_on_in_it_too(served: Wo
 
 
 @pytest.mark.parametrize("refreshed", [True, False])
-def test_a_cursor_whose_collection_is_gone_says_so(served: World, refreshed: bool) -> None:
+def test_a_cursor_into_a_dropped_collection_is_410(served: World, refreshed: bool) -> None:
     page = search(served, text="a cat", limit=2)
     served.build("second")
     if refreshed:
@@ -280,7 +280,7 @@ def test_a_cursor_of_another_query_or_a_damaged_one_is_refused(shared: World, ch
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_cursor")
 
 
-# -- The address bar -------------------------------------------------------------------------------------------------
+# -- The query string ------------------------------------------------------------------------------------------------
 
 
 def test_the_query_string_takes_the_options_of_the_body(shared: World) -> None:
@@ -305,7 +305,7 @@ def batch(world: World, searches: list[Body]) -> list[Body]:
     return results
 
 
-def test_a_batch_answers_each_search_as_it_would_be_alone(shared: World) -> None:
+def test_a_batch_gives_the_same_results_as_single_searches(shared: World) -> None:
     searches: list[Body] = [
         {"text": "a cat", "limit": 2},
         {"text": "a dog", "target": "both"},
@@ -346,7 +346,7 @@ def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(shared: Worl
         ([{"text": "a cat"}, {"id": an_id(99)}], 404, an_id(99)),
     ],
 )
-def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
+def test_the_error_of_a_batch_names_the_invalid_search(
     shared: World, searches: list[Body], status: int, named: str
 ) -> None:
     answer = shared.client.post("/v1/search/batch", json={"searches": searches})
@@ -354,7 +354,7 @@ def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
     assert named in answer.json()["error"]["message"]
 
 
-# -- What is refused -------------------------------------------------------------------------------------------------
+# -- Refusals ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -381,8 +381,8 @@ def test_a_batch_with_one_bad_search_is_refused_and_the_search_named(
         ({"image_url": "https://example.org/cat.jpg"}, 422, "image_url_disabled", "image_url"),
         ({"id": an_id(1), "rank": "words"}, 422, "invalid_request", "rank"),
         ({"id": an_id(1), "rank": "hybrid"}, 422, "invalid_request", "rank"),
-        ({"text": "a", "rank": "words", "score_threshold": 0.1}, 422, "invalid_request", "ranks"),
-        ({"text": "a", "rank": "hybrid", "score_threshold": 0.1}, 422, "invalid_request", "ranks"),
+        ({"text": "a", "rank": "words", "score_threshold": 0.1}, 422, "invalid_request", "by rank"),
+        ({"text": "a", "rank": "hybrid", "score_threshold": 0.1}, 422, "invalid_request", "by rank"),
         ({"text": "a", "weights": {"clip": 2}}, 422, "invalid_request", "weights"),
         ({"text": "a", "rank": "hybrid", "weights": {"clip": 0, "words": 0}}, 422, "invalid_request", "weights"),
         ({"text": "a", "target": "both", "diversity": 0.5}, 422, "invalid_request", "diversity"),
@@ -403,7 +403,7 @@ def test_invalid_combinations_are_refused_with_the_reason(
     assert named in error["message"]
 
 
-def test_a_field_of_the_captions_file_that_the_index_does_not_know_is_named(world: World) -> None:
+def test_the_error_of_an_unknown_captions_field_names_it(world: World) -> None:
     collection = world.build("first")
     world.store.collections.update_metadata(collection.name, fields={"meta.year": "integer"})
     world.service.follower.refresh()
@@ -424,7 +424,7 @@ def test_a_field_of_the_captions_file_that_the_index_does_not_know_is_named(worl
         (image(), '{"limit": 0}', 422, "invalid_request"),
     ],
 )
-def test_an_upload_that_cannot_be_searched_by_is_refused(
+def test_an_upload_that_cannot_be_searched_is_refused(
     shared: World, content: bytes, options: str, status: int, code: str
 ) -> None:
     answer = shared.client.post("/v1/search/image", files={"image": content}, data={"options": options})
@@ -444,14 +444,12 @@ def test_an_upload_that_cannot_be_searched_by_is_refused(
         ({"q": "a cat", "cursor": "abc"}, 400, "invalid_cursor"),
     ],
 )
-def test_an_address_that_cannot_be_answered_is_refused(
-    shared: World, parameters: dict[str, str], status: int, code: str
-) -> None:
+def test_an_invalid_query_string_is_refused(shared: World, parameters: dict[str, str], status: int, code: str) -> None:
     answer = shared.client.get("/v1/search", params=parameters)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-def test_a_search_that_takes_too_long_is_given_up(shared: World) -> None:
+def test_a_search_that_takes_too_long_is_504(shared: World) -> None:
     release = threading.Event()
 
     class Slow(Counted):

@@ -42,7 +42,7 @@ def test_facets_count_only_images_that_match_the_filter(shared: World) -> None:
         ({"field": "width", "filter": '{"colour": {"eq": 1}}'}, 400, "invalid_filter", "colour"),
     ],
 )
-def test_a_facet_that_cannot_be_counted_is_refused_with_its_name(
+def test_the_error_of_an_uncountable_facet_names_the_field(
     shared: World, params: dict[str, str], status: int, code: str, named: str
 ) -> None:
     answer = shared.client.get("/v1/facets", params=params)

@@ -22,7 +22,7 @@ LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000)
 
 
 class SlowObjects(MemoryObjects):
-    """A bucket that answers when it is let, and counts what it is asked."""
+    """A bucket that answers once `open_for_all` is set, and counts its reads."""
 
     def __init__(self) -> None:
         super().__init__({f"s3://b/{number}": png(number + 1) for number in range(40)})
@@ -50,7 +50,7 @@ async def bucket() -> AsyncIterator[SlowObjects]:
 
 @pytest.fixture
 async def content(bucket: SlowObjects) -> AsyncIterator[MakeContent]:
-    """Makes reader over the bucket."""
+    """Makes readers over the bucket."""
     made: list[ImageContent] = []
 
     def make(**options: Any) -> ImageContent:
@@ -65,7 +65,7 @@ async def content(bucket: SlowObjects) -> AsyncIterator[MakeContent]:
 
 
 @pytest.mark.parametrize("kind", ["thumbnail", "original"])
-async def test_a_full_lane_turns_further_calls_away_and_takes_them_again_later(
+async def test_a_full_pool_refuses_calls_until_it_has_room(
     bucket: SlowObjects, content: MakeContent, kind: str
 ) -> None:
     reader = content(max_calls=3)
@@ -75,7 +75,7 @@ async def test_a_full_lane_turns_further_calls_away_and_takes_them_again_later(
         return await (reader.thumbnail(uri, "", 64) if kind == "thumbnail" else reader.original(uri, 10))
 
     waiting = [asyncio.create_task(ask(number)) for number in range(3)]
-    await asyncio.sleep(0)  # each has taken its place
+    await asyncio.sleep(0)  # each call has started
     with pytest.raises(ContentBusyError):
         await ask(3)
     bucket.open_for_all.set()
@@ -88,7 +88,7 @@ async def test_waiting_thumbnails_do_not_delay_originals(bucket: SlowObjects, co
     thumbnails = [asyncio.create_task(reader.thumbnail(f"s3://b/{number}", "", 64)) for number in range(20)]
     await asyncio.sleep(0)
     original = asyncio.create_task(reader.original("s3://b/30", 10))
-    while bucket.reads < READ_AHEAD + 1:  # those that the thumbnailer's threads read ahead, and the original
+    while bucket.reads < READ_AHEAD + 1:  # the thumbnails that are read ahead, and the original
         await asyncio.sleep(0.001)
     bucket.open_for_all.set()
     assert (await original).size == len(png(31))
@@ -114,7 +114,7 @@ async def test_the_cache_holds_the_most_recent_bytes(bucket: SlowObjects, conten
     reader = content(cache_bytes=2 * len(first) + 200)
     etags = [bucket.stat(f"s3://b/{number}").etag for number in range(3)]
     bucket.reads = 0
-    for number in (0, 1, 0, 2):  # the third pushes the second out
+    for number in (0, 1, 0, 2):  # 2 evicts 1
         await reader.thumbnail(f"s3://b/{number}", etags[number], 64)
     assert bucket.reads == 3
     assert await reader.thumbnail("s3://b/0", etags[0], 64) == (first, etag)
@@ -139,7 +139,7 @@ async def test_a_missing_object_has_its_own_error(bucket: SlowObjects, content: 
     assert caught.value.reason == "not_found"
 
 
-def test_an_entity_tag_is_opaque_and_of_one_content_and_width() -> None:
+def test_an_entity_tag_is_an_opaque_hash_of_etag_and_width() -> None:
     odd = 'a"b\r\nc'
     tags = {entity_tag(odd, None), entity_tag(odd, 64), entity_tag(odd, 65), entity_tag("other", 64)}
     assert len(tags) == 4

@@ -7,11 +7,11 @@ from viewfinder.service.telemetry.metrics import Metrics, merged
 AGENT = """# HELP ray_tasks Current number of tasks.
 # TYPE ray_tasks gauge
 ray_tasks{Component="raylet",State="RUNNING"} 3.0
-# HELP ray_viewfinder_errors_total Answers other than success.
+# HELP ray_viewfinder_errors_total Error responses, by code.
 # TYPE ray_viewfinder_errors_total counter
 ray_viewfinder_errors_total{Component="core_worker",NodeAddress="10.0.0.%d",SessionName="s",Version="2.60.0",\
 WorkerId="w",code="not_found",otel_scope_name="ray",otel_scope_schema_url="",otel_scope_version=""} 3.0
-# HELP ray_other_total Of somebody else, who mentions viewfinder_errors_total.
+# HELP ray_other_total Another program's metric that mentions viewfinder_errors_total.
 # TYPE ray_other_total counter
 ray_other_total{code="viewfinder"} 9.0
 # HELP ray_viewfinder_request_seconds Time to answer.
@@ -28,7 +28,7 @@ def test_the_exports_of_all_nodes_are_merged_into_our_metrics() -> None:
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert set(families) == {"viewfinder_errors", "viewfinder_request_seconds"}
     errors = families["viewfinder_errors"]
-    assert (errors.type, errors.documentation) == ("counter", "Answers other than success.")
+    assert (errors.type, errors.documentation) == ("counter", "Error responses, by code.")
     assert [(sample.labels, sample.value) for sample in errors.samples] == [
         ({"NodeAddress": f"10.0.0.{node}", "WorkerId": "w", "code": "not_found"}, 3.0) for node in (1, 2)
     ]
@@ -36,7 +36,7 @@ def test_the_exports_of_all_nodes_are_merged_into_our_metrics() -> None:
     assert text.count("# TYPE viewfinder_errors_total") == 1
 
 
-async def test_numbers_of_a_process_add_up() -> None:
+async def test_metrics_of_a_process_add_up() -> None:
     metrics = Metrics()
     with metrics.timed("decode"):
         pass

@@ -33,7 +33,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
     @property
     def waiting(self) -> int:
-        """Number of items not in a batch yet."""
+        """Number of items that are not in a batch yet."""
         return sum(len(items) for items, _ in list(self._waiting))
 
     async def __call__(self, item: ItemT) -> ResultT:
@@ -62,7 +62,7 @@ class Batcher(Generic[ItemT, ResultT]):
                 try:
                     results = await asyncio.wrap_future(self._submit(items))
                     if len(results) != len(items):
-                        raise RuntimeError(f"{len(results)} results came for {len(items)} items")
+                        raise RuntimeError(f"the function returned {len(results)} results for {len(items)} items")
                 except Exception as error:
                     # Every waiting request gets the error; the batcher continues with the next batch.
                     for _, future in batch:

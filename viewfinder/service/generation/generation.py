@@ -20,18 +20,17 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.query.cursor import Vector
 from viewfinder.query.images import Pixels
 from viewfinder.service.generation.batching import Batcher
-from viewfinder.service.telemetry.access_log import note
+from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger(__name__)
 
 TEXT_CACHE_SIZE = 10_000
-# So that a cursor works just after the index was rebuilt.
+# Time for which cursors into the previous collection keep working after a change.
 GRACE_S = 300.0
 
-
-_STORE_PROBLEM = "The vector store cannot be asked for the live collection; see the service's log."
+_STORE_PROBLEM = "The live collection cannot be looked up in the vector store; see the service's log."
 _MODEL_PROBLEM = "The model of the live collection cannot be loaded; see the service's log."
 
 
@@ -74,7 +73,7 @@ class Generation:
         return (await self.encode_texts([text]))[0]
 
     async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
-        """The same for several texts, with one call of the encoder for those not in the cache."""
+        """As `encode_text`, with one call of the encoder for all texts that are not in the cache."""
         found = {text: self._cache.get(text) for text in texts}
         for known in found.values():
             self._metrics.cache(hit=known is not None)
@@ -92,7 +91,7 @@ class Generation:
             return await self._images.many(images)
 
     def close(self) -> None:
-        """End the threads; requests that still hold the generation are served."""
+        """End the threads; requests that still use the generation are answered."""
         self._texts.close()
         self._images.close()
 
@@ -151,7 +150,7 @@ class Follower:
     """Follows the alias of an index; `current` is its live generation, None while there is nothing to serve.
 
     The previous generation is kept for `grace_s` seconds, so that cursors into its collection still work and a rollback
-    loads nothing. `problem` is the reason why `current` is missing or outdated.
+    loads nothing. `problem` says why `current` is missing or outdated.
     """
 
     def __init__(
@@ -193,11 +192,11 @@ class Follower:
         return self._pair[1]
 
     def snapshot(self) -> Generation:
-        """The current generation, noted in the access log; raises `NotReadyError` while there is none."""
+        """The current generation, recorded in the access log; raises `NotReadyError` while there is none."""
         if (current := self.current) is None:
             kind = NoIndexError if self.absent else NotReadyError
             raise kind(self.problem or "The service is still loading its model.")
-        note(model=current.model, collection=current.collection.name)
+        record_generation(model=current.model, collection=current.collection.name)
         return current
 
     def known(self, name: str) -> Collection | None:
@@ -216,7 +215,7 @@ class Follower:
         self._change(None, None)
 
     def refresh(self) -> None:
-        """Look up the alias and change generation if it moved. Never raises: on an error the old one stays."""
+        """Look up the alias and change generation if it moved. Never raises: after an error the old one stays."""
         with self._lock:
             try:
                 self._follow()

@@ -5,7 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.openapi import complete_schema
-from viewfinder.service.http.refusals import answer_errors
+from viewfinder.service.http.refusals import install_error_handlers
 from viewfinder.service.http.routes import docs, embedding, images, page, search, status
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.access_log import AccessLog
@@ -14,7 +14,7 @@ DESCRIPTION = "Describe what you are looking for, get the images."
 
 
 def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
-    """The application over one replica's service; behind Serve, the proxies add the request id to answers."""
+    """The application over one replica's service; behind Serve, the proxies add the request id to responses."""
     api = FastAPI(
         title="viewfinder",
         description=DESCRIPTION,
@@ -24,11 +24,11 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
         # Behind a proxy that terminates TLS, a redirect would lead to http and send the key in the clear.
         redirect_slashes=False,
     )
-    answer_errors(api)
+    install_error_handlers(api)
     for routes in (search, embedding, images, status, docs, page):
         api.include_router(routes.router(service))
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
-    # The last one added is the outermost: the log sees every request, and CORS headers are on refusals too.
+    # The middleware added last is the outermost: the log sees every request, and refusals get CORS headers too.
     api.add_middleware(Guard, settings=service.settings, metrics=service.metrics)
     if service.settings.cors_origins:
         api.add_middleware(
@@ -39,5 +39,5 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
             expose_headers=["retry-after", "x-request-id"],
         )
-    api.add_middleware(AccessLog, count=service.metrics.request, answers_id=not behind_serve)
+    api.add_middleware(AccessLog, count=service.metrics.request, sends_id=not behind_serve)
     return api

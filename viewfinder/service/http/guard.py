@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from viewfinder.addresses import is_loopback
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
-from viewfinder.service.http.refusals import Refusal, refusal_of, refused
+from viewfinder.service.http.refusals import Refusal, refusal_of, refusal_response
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
@@ -48,12 +48,12 @@ HEADERS = {
 }
 
 
-# Requests whose bodies are still arriving. They are not queued yet, or a few hundred slow clients would block all
-# others.
+# Maximum number of requests whose bodies are still arriving. They do not count as queued: otherwise a few hundred slow
+# clients would block all others.
 MAX_INCOMING = 1024
-# Buckets kept, of the most recent clients; one that is dropped starts full again.
+# Maximum number of token buckets, of the most recent clients. A client whose bucket was dropped starts with a full one.
 MAX_CLIENTS = 10_000
-# Bodies of the maximum size that may be in memory at the same time.
+# Maximum number of bodies of the maximum size in memory at the same time.
 MAX_BODIES = 16
 
 
@@ -77,7 +77,7 @@ class Guard:
         self._capacity = capacity(settings)
         self._in_flight = 0
         self._incoming = 0
-        self._held_bytes = 0
+        self._bytes_in_memory = 0
         self._headers = dict(HEADERS)
         if settings.cors_origins:
             self._headers["cross-origin-resource-policy"] = "cross-origin"
@@ -102,7 +102,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 if limit.expired():
                     raise TimeoutError
-                # The limit is for the answer to begin: a large image may take longer on a slow connection.
+                # Only the start of the response is limited: a large image may take longer on a slow connection.
                 limit.reschedule(None)
                 started = True
             await answer(message)
@@ -114,11 +114,11 @@ class Guard:
                 await self._app(scope, self._measured(receive, request), begin)
         except Exception as error:
             if started:
-                # Too late for an error body: break the connection, so that the client sees a truncated answer.
+                # Too late for an error body: break the connection, so that the client sees a truncated response.
                 raise
             late = isinstance(error, TimeoutError) and not request.complete
             refusal = self._too_slow() if late else refusal_of(error)
-            await refused(scope["state"]["id"], refusal)(scope, receive, answer)
+            await refusal_response(scope["state"]["id"], refusal)(scope, receive, answer)
         finally:
             self._leave(request)
 
@@ -132,7 +132,7 @@ class Guard:
         self._metrics.in_flight(self._in_flight)
 
     def _leave(self, request: "_Request") -> None:
-        self._held_bytes -= request.held_bytes
+        self._bytes_in_memory -= request.received_bytes
         if request.complete:
             self._in_flight -= 1
             self._metrics.in_flight(self._in_flight)
@@ -166,7 +166,7 @@ class Guard:
             raise self._overloaded()
 
     def _identify(self, headers: Iterable[tuple[bytes, bytes]], host: str) -> tuple[str, KeyScope]:
-        """The client, for its rate limit, and its scope."""
+        """The client that the rate limit counts, and its scope."""
         if self._keys and (presented := presented_key(headers)):
             if key := self._keys.find(presented):
                 if record := access_log.current.get():
@@ -181,7 +181,7 @@ class Guard:
                 "Send Authorization: Bearer KEY, or X-API-Key: KEY.",
                 headers=CHALLENGE,
             )
-        # A service for this machine only: everything is allowed. An anonymous one: reading.
+        # Without keys, this machine may do everything and anonymous clients may only read.
         return client_of(host), "read" if self._anonymous else "admin"
 
     def _refuse_outsiders(self, host: str, headers: Headers) -> None:
@@ -217,11 +217,11 @@ class Guard:
         async def measured() -> Message:
             message = await receive()
             size = len(message.get("body", b""))
-            request.held_bytes += size
-            self._held_bytes += size
-            if request.held_bytes > self._max_body_bytes:
+            request.received_bytes += size
+            self._bytes_in_memory += size
+            if request.received_bytes > self._max_body_bytes:
                 raise self._too_large()
-            if self._held_bytes > MAX_BODIES * self._max_body_bytes:
+            if self._bytes_in_memory > MAX_BODIES * self._max_body_bytes:
                 raise self._overloaded()
             if message["type"] == "http.request" and not message.get("more_body") and not request.complete:
                 self._enqueue(request)
@@ -251,11 +251,11 @@ class Guard:
 
 @dataclass
 class _Request:
-    """The state of one request: body complete or not, and the bytes received."""
+    """The state of one request; `complete` once its body has arrived."""
 
     is_open: bool
     complete: bool = False
-    held_bytes: int = 0
+    received_bytes: int = 0
 
 
 class RateLimiter:
@@ -268,7 +268,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> int | None:
-        """Count one request of this client: None if it is allowed, else the seconds until the next one is."""
+        """Count one request of this client; return None if it is allowed, else the seconds to wait."""
         now = self._clock()
         tokens, then = self._buckets.pop(client, (self._max_tokens, now))
         tokens = min(self._max_tokens, tokens + (now - then) * self._per_second)
@@ -280,7 +280,7 @@ class RateLimiter:
 
 
 def client_of(address: str) -> str:
-    """The client of an address: an IPv6 /64 network is one client, which owns all its addresses."""
+    """The client of an address: an IPv6 /64 network counts as one client."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -32,7 +32,7 @@ JSON_HINT = "Send a JSON object in UTF-8 that is not nested too deeply."
 # FastAPI's message for bytes that are not UTF-8, and for JSON that is too deep, or has too large a number, to parse.
 UNREADABLE = "There was an error parsing the body"
 
-# A message repeats names from the request, which may be as long as a body.
+# Messages repeat names from the request, which may be as long as its body.
 MAX_MESSAGE = 1000
 
 
@@ -87,8 +87,8 @@ class Refusal(HTTPException):
         self.retry_after_s = retry_after_s
 
 
-def answer_errors(api: FastAPI) -> None:
-    """Give FastAPI's own errors the shape of ours; the guard answers everything else that a route raises."""
+def install_error_handlers(api: FastAPI) -> None:
+    """Give FastAPI's own errors our error body; the guard handles everything else that a route raises."""
 
     async def handler(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, RequestValidationError):
@@ -97,7 +97,7 @@ def answer_errors(api: FastAPI) -> None:
             refusal = Refusal(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
         else:
             refusal = refusal_of(error)
-        answer = refused(request.state.id, refusal)
+        answer = refusal_response(request.state.id, refusal)
         if refusal.status == 405:
             answer.headers["allow"] = _allowed(request) or answer.headers["allow"]
         return answer
@@ -112,7 +112,7 @@ def refusal_of(error: Exception) -> Refusal:
         case Refusal():
             return error
         case HTTPException():
-            return _unrouted(error)
+            return _http_error(error)
         case FilterError():
             return Refusal(400, "invalid_filter", str(error), "GET /docs: POST /v1/search, `filter`.")
         case CursorError():
@@ -145,8 +145,8 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal(500, "internal_error", "Internal error.", "See the service's log.")
 
 
-def refused(request_id: str, refusal: Refusal) -> JSONResponse:
-    """The response, with its code noted in the access log."""
+def refusal_response(request_id: str, refusal: Refusal) -> JSONResponse:
+    """The response, with its code recorded in the access log."""
     if record := access_log.current.get():
         record.code = refusal.code
     error = {"code": refusal.code, "message": _clean(refusal.message), "hint": refusal.hint, "request_id": request_id}
@@ -178,15 +178,15 @@ def _without_place(detail: Any) -> Any:
 def _unusable_image(error: QueryImageError) -> Refusal:
     if error.reason == "too_many_bytes":
         return Refusal(413, "body_too_large", error.message, error.hint)
-    of_address = error.reason in ("forbidden_address", "fetch_failed", "image_url_disabled")
-    return Refusal(422, error.reason if of_address else "invalid_image", error.message, error.hint)
+    is_address_error = error.reason in ("forbidden_address", "fetch_failed", "image_url_disabled")
+    return Refusal(422, error.reason if is_address_error else "invalid_image", error.message, error.hint)
 
 
 def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form-urlencoded"))
 
 
-def _unrouted(error: HTTPException) -> Refusal:
+def _http_error(error: HTTPException) -> Refusal:
     codes = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "http_error")
     return Refusal(error.status_code, code, str(error.detail), DOCS_HINT, headers=error.headers)

@@ -66,14 +66,14 @@ class ImageContent:
         objects: Objects | None = None,
     ) -> None:
         threads = thumbnailers * READ_AHEAD
-        impatient = replace(
+        access = replace(
             access,
             threads=READERS + threads,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             read_timeout_s=READ_TIMEOUT_S,
             retry_s=RETRY_S,
         )
-        self._objects = objects or Objects(impatient)
+        self._objects = objects or Objects(access)
         self._limits = limits
         self._cache = _ByteCache(cache_bytes)
         self._reading = _BoundedPool("content", READERS, max_calls)

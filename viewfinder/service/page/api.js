@@ -45,7 +45,7 @@ async function request(path, body, signal) {
     throw new ServiceError(0, { code: "unreachable", message, hint: "Check that it is running and that this machine is online." });
   }
   if (response.ok) return response;
-  const said = await response.json().catch(() => null);
-  const detail = said?.error ?? { code: "http_error", message: `The service answered ${response.status}.`, hint: "" };
+  const answer = await response.json().catch(() => null);
+  const detail = answer?.error ?? { code: "http_error", message: `The service answered ${response.status}.`, hint: "" };
   throw new ServiceError(response.status, detail, Number(response.headers.get("retry-after")) || 0);
 }

@@ -4,13 +4,13 @@ import { apiKey, ask } from "./api.js";
 import { byId, el, plural } from "./dom.js";
 import { fieldsOf, Filters } from "./filters.js";
 import { drawParts } from "./parts.js";
-import { address, isAsked, isStart, isWordy, key, parse } from "./query.js";
+import { address, hasContent, isStart, isWordy, key, parse } from "./query.js";
 import { Results } from "./results.js";
 import { acceptImages } from "./uploads.js";
 import { Viewer } from "./viewer.js";
 
-const EXAMPLES = 5;
-const LONGEST_EXAMPLE = 44; // characters
+const MAX_EXAMPLES = 5;
+const MAX_EXAMPLE_LENGTH = 44; // characters
 
 const text = byId("text");
 let query = parse(location.search);
@@ -30,7 +30,7 @@ const viewer = new Viewer({
 function go(changes, { replace = false } = {}) {
   results.remember();
   query = { ...query, ...changes };
-  const state = { within: replace ? history.state?.within : true }; // whether going back stays on this page
+  const state = { within: replace ? history.state?.within : true }; // true if going back stays on this page
   history[replace ? "replaceState" : "pushState"](state, "", address(query));
   render();
 }
@@ -45,7 +45,7 @@ function render({ back = false } = {}) {
   document.title = query.text ? `${query.text} – viewfinder` : "viewfinder";
   document.body.dataset.view = isStart(query) ? "home" : "results";
   byId("home").hidden = !isStart(query);
-  byId("choices").hidden = !isAsked(query);
+  byId("choices").hidden = !hasContent(query);
   drawParts(query, go);
   if (results.key !== key(query)) {
     if (stats) filters.update(query); // otherwise `begin` does it
@@ -61,7 +61,7 @@ async function begin(signal) {
   byId("forget").hidden = !apiKey.get();
   filters.fields = fieldsOf(stats);
   filters.update(query);
-  const strong = (said) => el("strong", {}, said);
+  const strong = (content) => el("strong", {}, content);
   byId("about").replaceChildren(
     ...[strong(plural(stats.points, "image")), " in ", strong(stats.index), ", model ", strong(stats.model)],
     ...[". ", el("span", { className: "drop" }, "You can also drop an image anywhere. "), el("a", { href: "docs" }, "API documentation")],
@@ -74,13 +74,13 @@ function arrived() {
   openViewer();
 }
 
-/** Examples are captions of the index, so they find something. */
+/** The examples are captions of the index, so each finds something. */
 function drawExamples() {
   const captions = new Set(results.hits.map(({ caption }) => caption ?? ""));
-  const short = [...captions].filter(({ length }) => length && length <= LONGEST_EXAMPLE);
+  const short = [...captions].filter(({ length }) => length && length <= MAX_EXAMPLE_LENGTH);
   const item = (caption) =>
     el("li", {}, el("a", { className: "chip", dir: "auto", href: address({ ...parse(""), text: caption }) }, caption));
-  byId("examples").replaceChildren(...short.slice(0, EXAMPLES).map(item));
+  byId("examples").replaceChildren(...short.slice(0, MAX_EXAMPLES).map(item));
 }
 
 function toggleFilter(field, value) {
@@ -114,7 +114,7 @@ async function openViewer() {
     if (query.open !== id || viewer.hit?.id === id) return;
   }
   const next = at >= 0 && Boolean(at + 1 < results.hits.length || results.cursor);
-  viewer.show(hit, { previous: at > 0, next, comparable: isAsked(query) });
+  viewer.show(hit, { previous: at > 0, next, comparable: hasContent(query) });
 }
 
 function closeDialog() {
@@ -154,7 +154,7 @@ byId("forget").onclick = () => {
 };
 acceptImages((image) => go({ image, open: "" }));
 
-// Links to searches do not reload the page, unless a modifier key is pressed.
+// A click on a link to a search does not reload the page, unless a modifier key is pressed.
 document.addEventListener("click", (event) => {
   const link = event.target.closest("#brand, #examples a, a.tile");
   if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;

@@ -6,14 +6,14 @@ import { filter } from "./query.js";
 
 const ALWAYS = ["tags", "format"];
 const COUNTABLE = ["keyword", "integer", "bool"]; // types of fields whose values can be counted
-const MOST_FIELDS = 6;
-const MOST_VALUES = 40;
-const SHOWN = 8;
+const MAX_FIELDS = 6;
+const MAX_VALUES = 40;
+const VALUES_SHOWN = 8;
 
 /** The fields to offer, from `/v1/stats`. */
 export function fieldsOf(stats) {
   const own = Object.entries(stats.fields ?? {}).filter(([, type]) => COUNTABLE.includes(type));
-  return [...ALWAYS, ...own.map(([field]) => field)].slice(0, MOST_FIELDS);
+  return [...ALWAYS, ...own.map(([field]) => field)].slice(0, MAX_FIELDS);
 }
 
 export class Filters {
@@ -38,12 +38,12 @@ export class Filters {
     this.#draw(query);
   }
 
-  /** The values of a field; none if it cannot be counted. The search reports errors. */
+  /** The values of a field, empty if they cannot be counted: the search reports the error. */
   async #count(query, field, signal) {
-    const asked = new URLSearchParams({ field, limit: MOST_VALUES });
+    const parameters = new URLSearchParams({ field, limit: MAX_VALUES });
     const condition = filter(query, field);
-    if (condition) asked.set("filter", JSON.stringify(condition));
-    const { values } = await ask(`v1/facets?${asked}`, { signal }).catch(() => ({ values: [] }));
+    if (condition) parameters.set("filter", JSON.stringify(condition));
+    const { values } = await ask(`v1/facets?${parameters}`, { signal }).catch(() => ({ values: [] }));
     return values.filter(({ value }) => value !== null && value !== "");
   }
 
@@ -58,13 +58,13 @@ export class Filters {
   #group(query, field) {
     const chosen = query.filters[field] ?? [];
     const counted = this.values[field] ?? [];
-    const telling = counted.length > 1 && counted.some(({ count }) => count > 1);
-    if (!chosen.length && !telling) return null;
+    const informative = counted.length > 1 && counted.some(({ count }) => count > 1);
+    if (!chosen.length && !informative) return null;
     // Chosen values are shown even if no image has them, so that they can be removed.
     const missing = chosen.filter((value) => !counted.some((each) => each.value === value));
     const values = [...missing.map((value) => ({ value })), ...counted];
     const all = this.opened.has(field);
-    const shown = values.filter(({ value }, index) => all || index < SHOWN || chosen.includes(value));
+    const shown = values.filter(({ value }, index) => all || index < VALUES_SHOWN || chosen.includes(value));
     const title = titleOf(field);
     const group = el("div", { role: "group", "aria-label": title }, el("span", { className: "title" }, title));
     for (const { value, count } of shown) {

@@ -4,12 +4,12 @@ import { el } from "./dom.js";
 import { show } from "./images.js";
 
 const SHAPES = [1.5, 1, 0.75, 1.33, 1, 1.78, 0.67, 1.5, 1, 1.33, 0.75, 1.5, 1.78, 1, 1.33, 0.8]; // of a skeleton
-const NARROWEST = 0.45;
-const WIDEST = 3;
+const MIN_RATIO = 0.45;
+const MAX_RATIO = 3;
 
 export const ratio = ({ width, height }) => (width > 0 && height > 0 ? width / height : 1);
 
-/** The relevance as "97 %", or the score if the hit has no relevance. */
+/** The relevance as "97 %"; for a hit without a relevance, the score. */
 export function grade({ score, relevance }) {
   if (typeof relevance !== "number") return score.toFixed(score < 10 ? 3 : 1);
   return `${Math.floor(relevance * 100)} %`;
@@ -26,7 +26,7 @@ export class Grid {
     this.hits = [];
     this.rowHeight = parseFloat(getComputedStyle(list).getPropertyValue("--row")) || 220;
     list.addEventListener("keydown", (event) => this.#move(event));
-    list.addEventListener("focusin", ({ target }) => this.#rove(target));
+    list.addEventListener("focusin", ({ target }) => this.#moveTabStop(target));
   }
 
   /** Show grey placeholders while results are loading. */
@@ -60,7 +60,7 @@ export class Grid {
   }
 
   #tile(hit, graded) {
-    const shape = Math.min(WIDEST, Math.max(NARROWEST, ratio(hit)));
+    const shape = Math.min(MAX_RATIO, Math.max(MIN_RATIO, ratio(hit)));
     const img = el("img", { alt: "", draggable: false });
     const frame = el("span", { className: "frame" }, img);
     const link = el(
@@ -84,8 +84,8 @@ export class Grid {
     return [...this.list.querySelectorAll("a.tile")];
   }
 
-  /** One image of the grid is in the tab order: the one that had the focus last. */
-  #rove(target) {
+  /** Only the image that was focused last is in the tab order. */
+  #moveTabStop(target) {
     if (!target.matches("a.tile")) return;
     this.list.querySelector('a.tile[tabindex="0"]')?.setAttribute("tabindex", "-1");
     target.setAttribute("tabindex", "0");
@@ -124,14 +124,14 @@ function nearestRow(links, at, step) {
   const from = links[at].getBoundingClientRect();
   let top = null;
   let best;
-  let least = Infinity;
+  let minimum = Infinity;
   for (let index = at + step; links[index]; index += step) {
     const box = links[index].getBoundingClientRect();
     if (Math.abs(box.top - from.top) < 2) continue;
     if (top !== null && Math.abs(box.top - top) > 2) break;
     top = box.top;
     const distance = Math.abs(middle(box) - middle(from));
-    if (distance < least) [least, best] = [distance, links[index]];
+    if (distance < minimum) [minimum, best] = [distance, links[index]];
   }
   return best;
 }

@@ -2,9 +2,9 @@
 
 import { apiKey, download } from "./api.js";
 
-// Few widths, so that caches are used.
+// Only a few widths, so that caches have them.
 const WIDTHS = [160, 320, 480, 640, 960, 1280, 1920];
-const RETRIES_MS = [1500, 5000]; // a busy service refuses thumbnails for a moment
+const RETRIES_MS = [1500, 5000]; // a busy service refuses thumbnails for a short time
 
 export const original = (id) => `v1/images/${encodeURIComponent(id)}/content`;
 
@@ -42,7 +42,7 @@ export async function show(img, id, width, { lazy = false } = {}) {
   return false; // replaced by another image
 }
 
-/** An <img> cannot send a key, so with a key the image is fetched. */
+/** Load the source. An <img> cannot send a key, so with a key the image is fetched by script. */
 async function load(img, path) {
   let source = path;
   if (apiKey.get()) {

@@ -2,7 +2,7 @@
 
 import { byId, el, icon } from "./dom.js";
 import { show } from "./images.js";
-import { held } from "./uploads.js";
+import { uploads } from "./uploads.js";
 
 const SIDES = [
   ["like", "unlike", "plus", "more like this", "Look for less like this instead"],
@@ -14,7 +14,7 @@ export function drawParts(query, go) {
   const items = [];
   if (query.image) {
     const remove = button("close", "Remove this image", () => go({ image: "" }));
-    items.push(el("li", {}, preview(held.get(query.image)), el("span", {}, query.image), remove));
+    items.push(el("li", {}, preview(uploads.get(query.image)), el("span", {}, query.image), remove));
   }
   for (const [side, other, sign, label, turn] of SIDES) {
     for (const id of query[side]) {

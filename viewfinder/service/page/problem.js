@@ -20,7 +20,7 @@ const TITLES = {
   invalid_request: "This search is not valid",
 };
 
-// The action for an error where a retry does not help, as named in `actions`.
+// The action for each error that a retry does not solve, as named in `actions`.
 const REMEDIES = {
   invalid_image: ["choose", "Choose another image"],
   body_too_large: ["choose", "Choose another image"],
@@ -34,8 +34,8 @@ export function explain(error, actions) {
   const title = el("h2", {}, TITLES[error.code] ?? "Something went wrong");
   if (error.code === "unauthorized" || error.code === "forbidden") return [title, ...askForKey(error, actions.again)];
   // The decoder's message is a detail, so the hint comes first.
-  const [said, hint] = error.code === "invalid_image" ? [error.hint, error.message] : [error.message, error.hint];
-  const parts = [title, el("p", {}, said)];
+  const [message, hint] = error.code === "invalid_image" ? [error.hint, error.message] : [error.message, error.hint];
+  const parts = [title, el("p", {}, message)];
   const command = /^(.*?:\s)((?:python|viewfinder) \S.*)$/.exec(hint ?? "");
   if (command) {
     parts.push(el("p", {}, command[1].trim()), el("p", { className: "command" }, el("code", {}, command[2]), copyButton(command[2])));

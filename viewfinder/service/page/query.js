@@ -43,11 +43,11 @@ export function address(query) {
 /** Queries with the same key have the same results; the open image does not matter. */
 export const key = (query) => address({ ...query, open: "" });
 
-/** True if the query has a text or an image; filters alone are not enough. */
-export const isAsked = (query) => Boolean(query.text || query.image || query.like.length || query.unlike.length);
+/** True if the query has a text or an image; filters do not count. */
+export const hasContent = (query) => Boolean(query.text || query.image || query.like.length || query.unlike.length);
 
 /** True for the start page: no text, image or filter. */
-export const isStart = (query) => !isAsked(query) && !Object.keys(query.filters).length;
+export const isStart = (query) => !hasContent(query) && !Object.keys(query.filters).length;
 
 /** True for a query of text alone, which can also be searched by words. */
 export const isWordy = (query) => Boolean(query.text && !query.image && !query.like.length && !query.unlike.length);
@@ -70,7 +70,7 @@ export async function request(query, image, cursor) {
   const options = { limit: isStart(query) ? SAMPLE : PAGE };
   if (filter(query)) options.filter = filter(query);
   if (cursor) options.cursor = cursor;
-  if (!isAsked(query)) return ["v1/search", { text: ANYTHING, ...options, ...(isStart(query) && { diversity: 0.7 }) }];
+  if (!hasContent(query)) return ["v1/search", { text: ANYTHING, ...options, ...(isStart(query) && { diversity: 0.7 }) }];
   if (isWordy(query) && query.rank !== "clip") options.rank = query.rank;
   if (query.target !== "image" && options.rank !== "words") options.target = query.target;
 

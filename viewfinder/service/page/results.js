@@ -4,8 +4,8 @@ import { ask, ServiceError } from "./api.js";
 import { byId, el, plural } from "./dom.js";
 import { Grid } from "./grid.js";
 import { explain } from "./problem.js";
-import { address, isAsked, isStart, key, parse, request } from "./query.js";
-import { chooseImage, held } from "./uploads.js";
+import { address, hasContent, isStart, key, parse, request } from "./query.js";
+import { chooseImage, uploads } from "./uploads.js";
 
 const REMEMBERED = 8; // results kept for the back button
 const AHEAD = 900; // pixels below the screen at which the next page is fetched
@@ -33,15 +33,15 @@ export class Results {
     else this.grid.wait();
     byId("status").textContent = isStart(query) ? "" : "Searching …";
     try {
-      const lost = query.image && !held.has(query.image);
-      if (lost && !isAsked({ ...query, image: "" })) return this.#lacksImage(query.image);
+      const lost = query.image && !uploads.has(query.image);
+      if (lost && !hasContent({ ...query, image: "" })) return this.#lacksImage(query.image);
       await this.on.begin(mine.signal);
-      const [path, body] = await request(query, held.get(query.image));
+      const [path, body] = await request(query, uploads.get(query.image));
       const answer = await ask(path, { body, signal: mine.signal });
       if (mine !== this.searching) return;
       this.cursor = isStart(query) ? null : (answer.cursor ?? null);
       this.tookMs = answer.took_ms;
-      if (isAsked(query)) this.notes.push(...answer.warnings);
+      if (hasContent(query)) this.notes.push(...answer.warnings);
       if (lost) this.notes.push(`“${query.image}” is not available in this tab and was ignored.`);
       this.grid.clear();
       scrollTo(0, 0);
@@ -103,7 +103,7 @@ export class Results {
     const mine = this.searching;
     this.#end("Loading more …");
     try {
-      const [path, body] = await request(this.query, held.get(this.query.image), this.cursor);
+      const [path, body] = await request(this.query, uploads.get(this.query.image), this.cursor);
       const answer = await ask(path, { body, signal: mine.signal });
       if (mine !== this.searching) return;
       this.cursor = answer.cursor ?? null;
@@ -117,7 +117,7 @@ export class Results {
 
   #add(hits) {
     this.hits.push(...hits);
-    this.grid.append(hits, { graded: isAsked(this.query) });
+    this.grid.append(hits, { graded: hasContent(this.query) });
     this.#describe();
     this.on.arrived();
     // After a short page the end may still be in view, and the observer reports only changes.
@@ -130,8 +130,8 @@ export class Results {
     const start = isStart(query);
     this.#notes();
     const time = tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs).toLocaleString("en");
-    const said = (cursor ? "The best " : "") + plural(count, "image");
-    byId("status").replaceChildren(...(count && !start ? [said, el("span", {}, ` · ${time} ms`)] : []));
+    const summary = (cursor ? "The best " : "") + plural(count, "image");
+    byId("status").replaceChildren(...(count && !start ? [summary, el("span", {}, ` · ${time} ms`)] : []));
     this.#end(count > 1 && !cursor && !start ? `End of results: ${plural(count, "image")}.` : "");
     if (!count) this.#nothing();
   }
@@ -164,13 +164,13 @@ export class Results {
     byId("problem").querySelector("input")?.focus();
   }
 
-  /** The image was chosen in another tab. */
+  /** Explain that the query's image was chosen in another tab. */
   #lacksImage(name) {
     this.grid.clear();
     byId("status").textContent = "";
-    const said = `This search used “${name}”. Images are kept in the tab where they were chosen and are not part of the address.`;
+    const explanation = `This search used “${name}”. Images are kept in the tab where they were chosen and are not part of the address.`;
     const choose = el("button", { type: "button", onclick: chooseImage }, "Choose it again");
-    this.#panel(el("h2", {}, "The image is not available in this tab"), el("p", {}, said), el("p", { className: "actions" }, choose));
+    this.#panel(el("h2", {}, "The image is not available in this tab"), el("p", {}, explanation), el("p", { className: "actions" }, choose));
   }
 
   #panel(...parts) {
@@ -182,8 +182,8 @@ export class Results {
     byId("notes").replaceChildren(...this.notes.map((note) => el("li", {}, note)));
   }
 
-  #end(said, { again = false } = {}) {
-    this.end.firstElementChild.textContent = said;
+  #end(message, { again = false } = {}) {
+    this.end.firstElementChild.textContent = message;
     this.end.lastElementChild.hidden = !again;
   }
 }

@@ -2,11 +2,11 @@
 
 import { byId } from "./dom.js";
 
-const LONGEST = 1024; // pixels; models use fewer, and a phone's image is ten times as large
+const MAX_SIDE = 1024; // pixels; models use fewer, and a phone's image is ten times as large
 const KEPT = "viewfinder-image:";
 
 /** The images by their name in the address; they survive a reload of the tab. */
-export const held = new Map(
+export const uploads = new Map(
   Object.entries(sessionStorage)
     .filter(([name]) => name.startsWith(KEPT))
     .map(([name, url]) => [name.slice(KEPT.length), fromDataUrl(url)]),
@@ -18,7 +18,7 @@ export const chooseImage = () => byId("file").click();
 export function acceptImages(search) {
   const accept = async (files) => {
     const file = [...files].find(({ type }) => type.startsWith("image/")) ?? files[0];
-    if (file) search(await hold(file));
+    if (file) search(await keepImage(file));
   };
   byId("choose").onclick = chooseImage;
   byId("file").onchange = async ({ target }) => {
@@ -52,18 +52,18 @@ export function acceptImages(search) {
 }
 
 /** Keep an image under a unique name: every pasted one is called image.png. */
-async function hold(file) {
+async function keepImage(file) {
   const [, stem, suffix] = /^(.*?)(\.[^.]*)?$/.exec(file.name || "image");
   let name = stem + (suffix ?? "");
-  for (let count = 2; held.has(name); count++) name = `${stem} ${count}${suffix ?? ""}`;
+  for (let count = 2; uploads.has(name); count++) name = `${stem} ${count}${suffix ?? ""}`;
   const url = await dataUrl(await prepared(file)).catch(() => "data:,"); // a folder or a deleted file
-  held.set(name, fromDataUrl(url));
-  keep(KEPT + name, url);
+  uploads.set(name, fromDataUrl(url));
+  store(KEPT + name, url);
   return name;
 }
 
 /** Keep it for a reload, if necessary in place of earlier ones; an image that is too large is not kept. */
-function keep(name, url) {
+function store(name, url) {
   for (let attempt = 0; attempt < 2; attempt++) {
     try {
       return sessionStorage.setItem(name, url);
@@ -77,7 +77,7 @@ function keep(name, url) {
 async function prepared(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return file; // the service may be able to decode it
-  const scale = LONGEST / Math.max(bitmap.width, bitmap.height);
+  const scale = MAX_SIDE / Math.max(bitmap.width, bitmap.height);
   if (scale >= 1) return file;
   const canvas = new OffscreenCanvas(Math.max(1, bitmap.width * scale), Math.max(1, bitmap.height * scale));
   const context = canvas.getContext("2d");

@@ -74,7 +74,7 @@ export class Viewer {
     byId("v-data").replaceChildren(...this.#data(hit));
     linkOriginal(byId("v-original"), hit.id);
     this.dialog.querySelector(".data").scrollTop = 0;
-    this.img.removeAttribute("src"); // or the previous image would appear in this one's shape
+    this.img.removeAttribute("src"); // otherwise the previous image would appear in the shape of this one
     this.#load(hit);
   }
 

@@ -4,7 +4,7 @@
      "model": "…", "collection": "…", "code": null, "stages": {"encode": 5.1, "search": 4.0}}
 
 `path` is the route's template, `key` the start of the key's digest, `code` the error code, and stages are in
-milliseconds. Lines never hold texts, images, client addresses, keys or query strings.
+milliseconds. Lines never contain texts, images, client addresses, keys or query strings.
 """
 
 import json
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger("viewfinder.access")
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# nginx's status for a client that disconnected before the answer.
+# nginx's status for a client that disconnected before the response.
 CLIENT_GONE = 499
 
 
@@ -49,8 +49,8 @@ class RequestRecord:
 current: ContextVar[RequestRecord | None] = ContextVar("viewfinder_request", default=None)
 
 
-def note(*, model: str, collection: str) -> None:
-    """Record the generation that answers the current request."""
+def record_generation(*, model: str, collection: str) -> None:
+    """Record the model and collection that answer the current request."""
     if record := current.get():
         record.model, record.collection = model, collection
 
@@ -58,13 +58,13 @@ def note(*, model: str, collection: str) -> None:
 class AccessLog:
     """Middleware that gives each request an id, the client's own if valid, and logs it when it is done.
 
-    With `answers_id` it also sends the id in the response headers, which Ray Serve's proxies do themselves.
+    With `sends_id` it also sends the id in the response headers, which Ray Serve's proxies do themselves.
     """
 
-    def __init__(self, app: ASGIApp, *, count: Callable[[RequestRecord], None], answers_id: bool = True) -> None:
+    def __init__(self, app: ASGIApp, *, count: Callable[[RequestRecord], None], sends_id: bool = True) -> None:
         self._app = app
         self._count = count
-        self._answers_id = answers_id
+        self._sends_id = sends_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +78,7 @@ class AccessLog:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                if self._answers_id:
+                if self._sends_id:
                     MutableHeaders(scope=message)["x-request-id"] = record.request_id
             await send(message)
 

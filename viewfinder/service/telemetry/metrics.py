@@ -1,9 +1,9 @@
-"""The metrics of a replica: `viewfinder_*` for Prometheus, exported by Ray where it runs.
+"""The metrics of a replica: `viewfinder_*` for Prometheus, exported by Ray if it runs.
 
 `ray.util.metrics` sends the values to the agent of the replica's node, which exports them as `ray_viewfinder_*` beside
-Ray's own. `GET /metrics` asks the agents of all nodes and keeps our metrics, so every replica gives the whole answer; a
-replica's own registry would show a different part of the traffic at each scrape. Agents run without Ray's dashboard
-and are updated every ten seconds (`metrics_report_interval_ms`).
+Ray's own. `GET /metrics` asks the agents of all nodes and keeps our metrics, so every replica reports the whole
+cluster; a replica's own registry would show a different part of the traffic at each scrape. Agents run without Ray's
+dashboard and are updated every ten seconds (`metrics_report_interval_ms`).
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Metrics:
 
     @contextmanager
     def timed(self, stage: RequestStage) -> Iterator[None]:
-        """`observe` a block, whether it succeeds or not."""
+        """`observe` a block, even if it raises."""
         began = time.perf_counter()
         try:
             yield
@@ -116,7 +116,7 @@ class Metrics:
         self._generations(1, self._serving)
 
     def behind(self, problem: bool) -> None:
-        """Record whether the replica fails to follow the live collection."""
+        """Record that the replica cannot follow the live collection, or that it can again."""
         self._behind(int(problem), {})
 
     async def text(self) -> str:
@@ -147,7 +147,7 @@ class ProcessInstruments:
 
 
 class RayInstruments:
-    """The numbers of all replicas of a Ray cluster, each series with its application and replica."""
+    """The metrics of all replicas of a Ray cluster, each series labelled with its application and replica."""
 
     def __init__(self, *, application: str, replica: str) -> None:
         # Imported here, so that the API can be built without Ray.
@@ -180,7 +180,7 @@ class RayInstruments:
 
 
 async def _exported(client: httpx.AsyncClient, node: Mapping[str, object]) -> str:
-    """The export of a node's agent; empty if it does not answer, since the other nodes' values are still right."""
+    """The export of a node's agent; empty if it does not answer, since the other nodes' values are still valid."""
     address = str(node["NodeManagerAddress"])
     host = f"[{address}]" if ":" in address else address
     try:

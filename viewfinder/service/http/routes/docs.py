@@ -9,11 +9,11 @@ from fastapi.responses import PlainTextResponse
 from viewfinder.service.search_service import SearchService
 
 DOCS_DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
-ASSETS = {
+PACKAGED_FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
 }
-OWN = {"start.js": "text/javascript; charset=utf-8"}
+OWN_FILES = {"start.js": "text/javascript; charset=utf-8"}
 
 
 def router(service: SearchService) -> APIRouter:
@@ -28,12 +28,12 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.get("/docs/{name}", include_in_schema=False)
     async def asset(name: str) -> Response:
-        if name in OWN:
-            return Response((DOCS_DIRECTORY / name).read_bytes(), media_type=OWN[name])
-        if name not in ASSETS:
+        if name in OWN_FILES:
+            return Response((DOCS_DIRECTORY / name).read_bytes(), media_type=OWN_FILES[name])
+        if name not in PACKAGED_FILES:
             raise HTTPException(404, "No such file.")
         headers = {"cache-control": "public, max-age=86400"}
-        return Response((packaged / name).read_bytes(), media_type=ASSETS[name], headers=headers)
+        return Response((packaged / name).read_bytes(), media_type=PACKAGED_FILES[name], headers=headers)
 
     @routes.get(
         "/metrics",

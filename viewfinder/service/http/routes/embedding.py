@@ -27,7 +27,7 @@ from viewfinder.service.http.routes.embedding_schemas import (
 )
 from viewfinder.service.search_service import SearchService
 
-# The model name for OpenAI's clients that stands for the live model.
+# The model name by which OpenAI's clients can ask for the live model.
 ALIAS = "viewfinder"
 
 _UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {

@@ -128,8 +128,8 @@ def router(service: SearchService) -> APIRouter:
     async def take_down(id: ImageId, request: Request) -> Removal:
         def remove() -> tuple[bool, str]:
             # Not through the generation: a replica that cannot load its model can still take an image down.
-            held = service.store.take_down(index, {id: ""})
-            return id in held, service.store.control(index).takedowns([id])[id].uri
+            deleted = service.store.take_down(index, {id: ""})
+            return id in deleted, service.store.control(index).takedowns([id])[id].uri
 
         removed, uri = await service.in_thread(remove)
         logger.info("%s took %s down", getattr(request.state, "id", "?"), uri or id)
@@ -172,7 +172,7 @@ def router(service: SearchService) -> APIRouter:
 
 
 async def _record(service: SearchService, id: str) -> tuple[Record, Generation]:
-    """The point in the live collection. If that was dropped since the last refresh, look up the live one again."""
+    """The point in the live collection, which is looked up again if it was dropped since the last refresh."""
     for last in (False, True):
         generation = service.follower.snapshot()
         try:

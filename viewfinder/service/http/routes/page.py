@@ -75,7 +75,7 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
     async def file(request: Request, version: str, name: str) -> Response:
-        # Replicas of two releases may run at once, and do not have each other's files.
+        # Replicas of two releases may run at the same time; neither has the other's files.
         if version != page.version or name not in page.files or name == INDEX:
             raise HTTPException(404, "This version of the page has no such file. Reload the page.")
         return page.files[name].response(request, {"cache-control": IMMUTABLE})
