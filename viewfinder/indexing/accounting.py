@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from viewfinder.sources.manifest import Manifest
 
 # How to speed up the stage that holds the others back.
-ADVICE = {
+STAGE_ADVICE = {
     "compare": "use a larger Qdrant, or one nearer to the workers",
     "fetch": "raise VIEWFINDER_FETCH_THREADS, or run workers nearer to the bucket",
     "decode": "add CPU cores (CPU-only nodes work)",
@@ -87,7 +87,10 @@ class Outcome:
 
     @property
     def bottleneck(self) -> str | None:
-        """The stage with the busiest workers; None where no stage did anything."""
+        """The stage with the busiest workers; None unless something was encoded: an unchanged run has nothing to
+        speed up."""
+        if not (self.tally.images or self.tally.captions):
+            return None
         busiest = max(self.stages, key=lambda stage: stage.seconds_per_worker)
         return busiest.name if busiest.seconds else None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.indexing.accounting import ADVICE, RunResult, Stage
+from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -29,7 +29,7 @@ logger = logging.getLogger("viewfinder.index")
 
 
 @dataclass(frozen=True)
-class Plan:
+class IndexPlan:
     """What a run would do: objects by action (`viewfinder.indexing.rows`), and the effect of a prune."""
 
     actions: Mapping[str, int]
@@ -137,7 +137,7 @@ class Report:
             failures=reasons,
             stages=[_stage_record(each) for each in outcome.stages],
             bottleneck=outcome.bottleneck,
-            advice=ADVICE.get(outcome.bottleneck or ""),
+            advice=STAGE_ADVICE.get(outcome.bottleneck or ""),
             report=self.destination,
         )
         self.write_summary(asdict(summary))
