@@ -338,7 +338,7 @@ def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -
     world.sync("--captions", f"{world.source}/captions.json")
     world.sync("--max-objects", "3", "--include", "0*.jpg")
     (source,) = world.collection.metadata.sources
-    assert "limit" not in source
+    assert "max_objects" not in source
     assert source["include"] == []
     world.sync()
     (source,) = world.collection.metadata.sources

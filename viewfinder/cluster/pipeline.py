@@ -14,7 +14,7 @@ from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.executor import IndexJob
 from viewfinder.indexing.fetch import FetchAndDecode
-from viewfinder.indexing.rows import cut, paths_table, read_part
+from viewfinder.indexing.rows import cut_tables, paths_table, read_part
 from viewfinder.sources.manifest import Manifest
 
 
@@ -38,7 +38,7 @@ def write_all(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Work
     """Run compared rows through the other stages into the sink."""
     settings = job.settings
     size = settings.fetch_batch_size
-    todo = _in_blocks(rows, size) if isinstance(rows, Dataset) else _from_blocks(cut(rows, size))
+    todo = _in_blocks(rows, size) if isinstance(rows, Dataset) else _from_blocks(cut_tables(rows, size))
     encoded = todo.map_batches(
         FetchAndDecode.of(settings, job.compare.access, job.checkpoint),
         batch_size=None,

@@ -22,7 +22,7 @@ from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
-from viewfinder.indexing.rows import Row, cut, join, paths_table, read_part, rows_of, table_of
+from viewfinder.indexing.rows import Row, cut_tables, join_tables, paths_table, read_part, rows_of, table_of
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
@@ -127,8 +127,8 @@ class InProcessExecutor:
         rows = compare_all(job.manifest, job.compare, store) if compared is None else compared
         with ExitStack() as stack:
             fetchers, encoders, writers = (stack.enter_context(_pool(size)) for size in (self._cores, 1, 1))
-            fetched = _ahead(fetchers, fetch, cut(rows, settings.fetch_batch_size), 2 * self._cores)
-            encoded = _ahead(encoders, encode, join(fetched, self._batch_size(settings)), 2)
+            fetched = _ahead(fetchers, fetch, cut_tables(rows, settings.fetch_batch_size), 2 * self._cores)
+            encoded = _ahead(encoders, encode, join_tables(fetched, self._batch_size(settings)), 2)
             for tally in _ahead(writers, write, encoded, 2):
                 total += tally
                 progress(total.outcomes)
@@ -182,7 +182,7 @@ class InProcessExecutor:
 
 def compare_all(manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:
     """The rows of the manifest compared in this process, a block at a time."""
-    for rows in cut(read_part(paths_table(manifest.paths)), COMPARE_BATCH_SIZE):
+    for rows in cut_tables(read_part(paths_table(manifest.paths)), COMPARE_BATCH_SIZE):
         yield compare.with_store(rows, store)
 
 

@@ -91,7 +91,7 @@ def list_objects(
             captions=captions,
             include=options.include,
             exclude=options.exclude,
-            limit=options.max_objects,
+            max_objects=options.max_objects,
             progress=progress,
         )
         if captions is not None and options.max_objects is None and (unmatched := captions.unmatched()):

@@ -126,14 +126,14 @@ def paths_table(paths: Sequence[object]) -> pa.Table:
     return pa.table({"path": [str(path) for path in paths]})
 
 
-def cut(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+def cut_tables(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     """The same rows in tables of at most `size` rows, without copying."""
     for table in tables:
         for start in range(0, len(table), size):
             yield table.slice(start, size)
 
 
-def join(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+def join_tables(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     """The same rows in tables of `size` rows, the last one of what is left."""
     pending: list[pa.Table] = []
     count = 0

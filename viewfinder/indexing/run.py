@@ -21,7 +21,7 @@ from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import choose_model, list_objects, open_collection
 from viewfinder.indexing.progress import NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan
-from viewfinder.indexing.report import Plan, Report, Summary
+from viewfinder.indexing.report import IndexPlan, Report, Summary
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Vectors
@@ -54,7 +54,7 @@ def index(
     progress: Progress | None = None,
     listing: Listing | None = None,
     report: Report | None = None,
-) -> Summary | Plan:
+) -> Summary | IndexPlan:
     """Bring the index in line with the sources and write the report; with `options.dry_run` only say what it would do.
 
     `listing` replaces the listing of `options.sources`, which are then not checked either. `report` is one that the
@@ -76,7 +76,7 @@ def index(
         with indexer.listed(options) as manifest:
             collection = open_collection(store, settings, checkpoint, create=not options.dry_run)
             if collection is None or options.dry_run:
-                return Plan(*indexer.plan(options, collection, manifest))
+                return IndexPlan(*indexer.plan(options, collection, manifest))
             result = indexer.sync(options, collection, checkpoint, manifest)
         return report.finish(store, collection, result, options.max_failure_ratio)
 
@@ -242,7 +242,7 @@ def merge_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str
     sources = {str(each["source"]): dict(each) for each in before}
     for each in now:
         known = sources.get(str(each["source"]))
-        if known is None or "limit" in known or "limit" not in each:
+        if known is None or "max_objects" in known or "max_objects" not in each:
             captions = {"captions": known["captions"]} if known and "captions" in known else {}
             sources[str(each["source"])] = captions | dict(each)
     return list(sources.values())

@@ -26,7 +26,7 @@ logger = logging.getLogger("viewfinder.reindex")
 MAX_ROUNDS = 5
 # Qdrant needs hours to build the graphs of 100 million vectors.
 READY_TIMEOUT_S = 12 * 3600.0
-LOG_EVERY_S = 15.0
+_LOG_EVERY_S = 15.0
 # The files of the embedded store grow while they are written.
 _DISK_FACTOR = 1.2
 _PAGE = 1000
@@ -41,12 +41,12 @@ def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: flo
     recorded = {str(each["source"]): each for each in live.metadata.sources}
     if options.sources:
         given = [canonical_uri(each) for each in options.sources]
-        recorded = {uri: {"source": uri, **_without_limit(recorded.get(uri, {}))} for uri in given}
+        recorded = {uri: {"source": uri, **_without_max_objects(recorded.get(uri, {}))} for uri in given}
     if not recorded:
         raise ConfigurationError(
             f"The live collection {live.name!r} records no sources to build from. Name them with --source."
         )
-    if limited := [uri for uri, each in recorded.items() if "limit" in each]:
+    if limited := [uri for uri, each in recorded.items() if "max_objects" in each]:
         raise ConfigurationError(
             f"{', '.join(map(repr, limited))} was indexed with --max-objects, so a re-index may read other objects. "
             "Index it without --max-objects first, or name the sources with --source."
@@ -191,7 +191,7 @@ def _wait_ready(store: Store, collection: Collection) -> None:
     def log(state: str) -> None:
         nonlocal next_log_s
         if time.monotonic() >= next_log_s:
-            next_log_s = time.monotonic() + LOG_EVERY_S
+            next_log_s = time.monotonic() + _LOG_EVERY_S
             logger.info("%s", state)
 
     store.collections.wait_ready(collection, None, READY_TIMEOUT_S, log)
@@ -202,5 +202,5 @@ def _source_record(uri: str, options: IndexOptions) -> dict[str, Any]:
     return {"source": uri, "include": list(options.include), "exclude": list(options.exclude), **captions}
 
 
-def _without_limit(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in ("source", "limit")}
+def _without_max_objects(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("source", "max_objects")}

@@ -15,8 +15,8 @@ from viewfinder.store.control import Control
 
 logger = logging.getLogger("viewfinder.reindex")
 
-KIND: Final = "rollback_pause"
-SUBJECT = "scheduled runs"
+_KIND: Final = "rollback_pause"
+_SUBJECT = "scheduled runs"
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,19 @@ def release(settings: Settings, store: Store) -> RollbackPause | None:
 
 def read_pause(control: Control) -> RollbackPause | None:
     """Return the pause of an index; None where scheduled runs are not paused."""
-    record = control.read(KIND, [SUBJECT]).get(SUBJECT)
+    record = control.read(_KIND, [_SUBJECT]).get(_SUBJECT)
     return RollbackPause.parse(record) if record else None
 
 
 def pause_runs(control: Control, collection: str, rolled_back_from: str) -> None:
     """Pause scheduled runs because of a rollback to `collection`."""
     pause = RollbackPause(collection, rolled_back_from, datetime.now(UTC).isoformat(timespec="seconds"))
-    control.write(KIND, {SUBJECT: asdict(pause)})
+    control.write(_KIND, {_SUBJECT: asdict(pause)})
 
 
 def resume_runs(control: Control) -> None:
     """Let scheduled runs continue."""
-    control.remove(KIND, [SUBJECT])
+    control.remove(_KIND, [_SUBJECT])
 
 
 def _result(collection: Collection, previous: Collection) -> RollbackResult:

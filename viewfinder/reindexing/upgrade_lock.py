@@ -21,8 +21,8 @@ from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
 
-KIND: Final = "upgrade_lock"
-SUBJECT = "collections"
+_KIND: Final = "upgrade_lock"
+_SUBJECT = "collections"
 TTL_S = 120.0
 
 
@@ -91,10 +91,10 @@ class UpgradeLock:
         """Take the lock; raises `StoreBusyError` naming the run that holds it."""
         holder = read_holder(self._control)
         if holder is None:
-            self._control.write_if(KIND, SUBJECT, self._record(), absent=True)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), absent=True)
         elif holder.expired(self._clock()):
             logger.warning("Taking over the expired upgrade lock of %s", holder)
-            self._control.write_if(KIND, SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
         holder = read_holder(self._control)
         if holder is None or holder.token != self._token:
             raise StoreBusyError(
@@ -105,7 +105,7 @@ class UpgradeLock:
     def renew(self) -> None:
         """Extend the lock; raises `StoreBusyError` where another run has taken it."""
         if self._lost_to is None:
-            self._control.write_if(KIND, SUBJECT, self._record(), token=self._token)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), token=self._token)
             holder = read_holder(self._control)
             if holder is None or holder.token != self._token:
                 self._lost_to = f"the index is locked by {holder}" if holder else "nobody holds it now"
@@ -117,7 +117,7 @@ class UpgradeLock:
     def release(self) -> None:
         """Give up the lock, unless another run has taken it."""
         try:
-            self._control.remove_if(KIND, SUBJECT, token=self._token)
+            self._control.remove_if(_KIND, _SUBJECT, token=self._token)
         except StoreError as error:
             logger.warning("The upgrade lock could not be released and expires by itself: %s", error)
 
@@ -148,7 +148,7 @@ class UpgradeLock:
 
 def read_holder(control: Control) -> LockHolder | None:
     """Return the holder of the upgrade lock, expired or not; None where there is none."""
-    record = control.read(KIND, [SUBJECT]).get(SUBJECT)
+    record = control.read(_KIND, [_SUBJECT]).get(_SUBJECT)
     return LockHolder.parse(record) if record else None
 
 

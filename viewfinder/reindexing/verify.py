@@ -49,7 +49,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CollectionPair:
     """The new collection and its model, and what it is compared with: the live collection and its model.
 
     `live_model` is None where it cannot be loaded any more.
@@ -64,21 +64,21 @@ class Candidate:
 def verify(
     store: Store,
     indexer: Indexer,
-    candidate: Candidate,
+    pair: CollectionPair,
     results: Sequence[RunResult],
     queries: Sequence[LabelledQuery],
     bounds: Bounds,
     run_id: str,
 ) -> list[Check]:
     """Run all checks; `results` are those of the last round, `queries` those of the evaluation set, if there is one."""
-    sampled = store.points.sample_records(candidate.new, SAMPLED, {"has_image": {"eq": True}})
-    fresh = indexer.encode_images(candidate.new_model, sampled)
+    sampled = store.points.sample_records(pair.new, SAMPLED, {"has_image": {"eq": True}})
+    fresh = indexer.encode_images(pair.new_model, sampled)
     return [
-        *_check_counts(store, candidate, results, bounds, run_id),
-        *_check_vectors(store, candidate.new, sampled, fresh),
-        *_check_quality(store, indexer, candidate, queries, bounds),
-        _check_approximate_recall(store, candidate.new, list(fresh.values()), bounds),
-        _check_search_time(store, candidate, bounds),
+        *_check_counts(store, pair, results, bounds, run_id),
+        *_check_vectors(store, pair.new, sampled, fresh),
+        *_check_quality(store, indexer, pair, queries, bounds),
+        _check_approximate_recall(store, pair.new, list(fresh.values()), bounds),
+        _check_search_time(store, pair, bounds),
     ]
 
 
@@ -86,9 +86,9 @@ def verify(
 
 
 def _check_counts(
-    store: Store, candidate: Candidate, results: Sequence[RunResult], bounds: Bounds, run_id: str
+    store: Store, pair: CollectionPair, results: Sequence[RunResult], bounds: Bounds, run_id: str
 ) -> list[Check]:
-    new, live = candidate.new, candidate.live
+    new, live = pair.new, pair.live
     expected = sum(each.expected for each in results)
     found = sum(count_points(store, new, results))
     total = store.points.count(new)
@@ -169,17 +169,17 @@ def _check_vectors(
 
 
 def _check_quality(
-    store: Store, indexer: Indexer, candidate: Candidate, queries: Sequence[LabelledQuery], bounds: Bounds
+    store: Store, indexer: Indexer, pair: CollectionPair, queries: Sequence[LabelledQuery], bounds: Bounds
 ) -> list[Check]:
     """Compare recall and MRR with the live model's, on the evaluation set or else on captions."""
-    new, live = candidate.new, candidate.live
+    new, live = pair.new, pair.live
     if queries:
         texts = [query.text for query in queries]
-        measured = measure_quality(store, new, queries, indexer.encode_texts(candidate.new_model, texts))
-        if candidate.live_model is None:
+        measured = measure_quality(store, new, queries, indexer.encode_texts(pair.new_model, texts))
+        if pair.live_model is None:
             note = f"{len(queries)} queries; the live model cannot be loaded any more"
             return [Check(name, None, round(value, 4), "", note) for name, value in _figures(measured).items()]
-        reference = measure_quality(store, live, queries, indexer.encode_texts(candidate.live_model, texts))
+        reference = measure_quality(store, live, queries, indexer.encode_texts(pair.live_model, texts))
         return _compare_quality(measured, reference, 1.0, bounds.quality_loss, f"{len(queries)} queries")
     captions = shared_captions(store, new, live)
     count = len(captions.queries)
@@ -227,9 +227,9 @@ def _check_approximate_recall(
     return Check(name, recall >= bounds.approximate_recall, round(recall, 4), bound, f"{len(vectors)} queries")
 
 
-def _check_search_time(store: Store, candidate: Candidate, bounds: Bounds) -> Check:
+def _check_search_time(store: Store, pair: CollectionPair, bounds: Bounds) -> Check:
     """Compare the median search times of both collections."""
-    collections = (candidate.new, candidate.live)
+    collections = (pair.new, pair.live)
     vectors = [store.points.sample(each, TIMED) for each in collections]
     if not all(map(len, vectors)):
         return Check("median query ms", None, None, "", "no vectors to search with")

@@ -29,7 +29,7 @@ from viewfinder.reindexing.promote import (
 from viewfinder.reindexing.report import ReindexPlan, ReindexRecord, ReindexResult
 from viewfinder.reindexing.rollback import RollbackPause, read_pause, resume_runs
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
-from viewfinder.reindexing.verify import Bounds, Candidate, verify
+from viewfinder.reindexing.verify import Bounds, CollectionPair, verify
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
@@ -133,8 +133,8 @@ class _Reindex:
             store.collections.update_metadata(new.name, counts=record.counts)
         with record.phase("verify"):
             bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
-            candidate = Candidate(store.collections.refresh(new), wanted, live, live_model)
-            record.add_checks(verify(store, self._indexer, candidate, results, queries, bounds, self._report.run_id))
+            pair = CollectionPair(store.collections.refresh(new), wanted, live, live_model)
+            record.add_checks(verify(store, self._indexer, pair, results, queries, bounds, self._report.run_id))
         if failed := [each for each in record.checks if each.passed is False]:
             reasons = "; ".join(f"{each.name} is {each.value}, must be {each.bound}" for each in failed)
             return self._result(
