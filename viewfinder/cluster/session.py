@@ -68,7 +68,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
 
 
 def configure_ray_data() -> None:
-    """Fail on the first lost block, survive a few lost actors, wait for slow clusters, and keep quiet."""
+    """Fail on the first lost block, tolerate a few lost actors, wait for slow clusters, and log nothing."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
