@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from viewfinder.arrays import Vectors
 from viewfinder.errors import StoreUnavailableError
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, open_local
@@ -19,7 +20,7 @@ from viewfinder.store.baselines import (
     unrelated_texts,
     update_baselines,
 )
-from viewfinder.store.records import PointBatch, Vectors
+from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
 
 DIMENSION = 8

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viewfinder.arrays import Vectors
 from viewfinder.errors import ConfigurationError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
 from viewfinder.models.checkpoint import Checkpoint
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Vectors = NDArray[np.float32]
 
 
 class Encoder:

@@ -12,8 +12,8 @@ from importlib import resources
 
 import numpy as np
 
+from viewfinder.arrays import Vectors
 from viewfinder.store import Store
-from viewfinder.store.records import Vectors
 from viewfinder.store.schema import Collection
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from viewfinder.store.local_mode import LocalMode
 logger = logging.getLogger(__name__)
 
 COMFORTABLE_POINTS = 20_000
-ADVICE = (
+LARGE_STORE_ADVICE = (
     f"The embedded store has more than {COMFORTABLE_POINTS:,} points; with more, searches and starts get slow. "
     "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
@@ -155,7 +155,7 @@ class DirectoryClient:
     def _advise(self, collection: LocalCollection) -> None:
         if len(collection.ids) > COMFORTABLE_POINTS and not self._advised:
             self._advised = True
-            logger.warning(ADVICE)
+            logger.warning(LARGE_STORE_ADVICE)
 
 
 def take_lock(directory: Path, wait_s: float) -> IO[str]:

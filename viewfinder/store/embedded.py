@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "viewfinder"
 # Small enough that a search never waits long behind a write in the holder's single thread.
-MAX_BATCH = 32
+MAX_POINTS_PER_CALL = 32
 _CALL_TIMEOUT_S = 120.0
 _REPLACE_WAIT_S = 20.0
 
@@ -28,7 +28,7 @@ _REPLACE_WAIT_S = 20.0
 class HolderClient:
     """A `StoreClient` through the actor that holds the directory; the next call after its death creates it again."""
 
-    max_batch: int | None = MAX_BATCH
+    max_batch: int | None = MAX_POINTS_PER_CALL
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from viewfinder.arrays import Mask, Vectors
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import parse_filter
-from viewfinder.store.records import Mask, PointBatch, PointState, Record, Vectors, is_point_id
+from viewfinder.store.records import PointBatch, PointState, Record, is_point_id
 from viewfinder.store.schema import Collection, VectorName
 
 PAGE = 1000

@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from viewfinder.arrays import Mask, Vectors
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
-
-Vectors = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 from qdrant_client import models
 
+from viewfinder.arrays import Vectors
 from viewfinder.errors import FilterError, StoreError
 from viewfinder.store.collections import RANKS_TEXT, Collections
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
-from viewfinder.store.records import Group, Hit, Vectors, is_point_id
+from viewfinder.store.records import Group, Hit, is_point_id
 from viewfinder.store.schema import Collection, VectorName
 
 T = TypeVar("T")
