@@ -45,7 +45,7 @@ class Encoder:
             transpose_linear_weights(self.model)
         self._tokenizer = Tokenizer(checkpoint.tokenizer)
         self._text_tower = TextTower(self.model)
-        # Maximum of images in one forward call; halved when the device runs out of memory.
+        # Maximum number of images in one forward call; halved when the device runs out of memory.
         self._maximum_batch = sys.maxsize
         # Two calls at once take twice a GPU's memory and are no faster, and Metal kills the process.
         self._device_lock = contextlib.nullcontext() if device == "cpu" else threading.Lock()
@@ -114,7 +114,7 @@ class Encoder:
                 except torch.OutOfMemoryError:
                     if count == 1:
                         raise
-                # Not in the handler: until it is left, the exception keeps a reference to the memory.
+                # Not in the handler, where the exception still keeps a reference to the memory.
                 self._maximum_batch = count // 2
                 logger.warning("%d images do not fit into the memory of %s; trying half of them", count, self.device)
                 torch.cuda.empty_cache()
@@ -181,8 +181,8 @@ def _choose_device(device: Device) -> str:
     if not present[device]:
         has = ", ".join(repr(name) for name, available in present.items() if available)
         raise ConfigurationError(
-            f"The device {device!r} was asked for, but torch {torch.__version__} sees none on this machine; it has "
-            f"{has}. Choose one of these or 'auto' (VIEWFINDER_DEVICE)."
+            f"The device {device!r} is not available: torch {torch.__version__} finds only {has} on this machine. "
+            "Choose one of these or 'auto' (VIEWFINDER_DEVICE)."
         )
     return device
 

@@ -17,7 +17,7 @@ from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
 
-# Transient HTTP statuses and gRPC codes. A 500 of Qdrant is an error that repeats.
+# Transient HTTP statuses and gRPC codes. Not 500: Qdrant answers it to requests that fail again.
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _TRANSIENT_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 _REFUSED_GRPC = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404}

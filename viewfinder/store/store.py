@@ -11,31 +11,12 @@ from viewfinder.backoff import Backoff
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
 from viewfinder.store.connection import Connection, StoreAddress, StoreClient, parse_version
-from viewfinder.store.control import Control, Failure, Takedown
+from viewfinder.store.control import Control
 from viewfinder.store.directory import open_directory
 from viewfinder.store.embedded import attach
 from viewfinder.store.points import Points
-from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
-from viewfinder.store.schema import Collection, CollectionMetadata
-from viewfinder.store.search import Search, Searches
+from viewfinder.store.search import Searches
 from viewfinder.store.server import ServerClient
-
-__all__ = [
-    "Collection",
-    "CollectionMetadata",
-    "Failure",
-    "Group",
-    "Hit",
-    "PointBatch",
-    "PointState",
-    "Record",
-    "Search",
-    "Store",
-    "StoreAddress",
-    "Takedown",
-    "connect",
-    "open_local",
-]
 
 # Metadata of collections came with 1.16, insert-only upserts with 1.17.
 OLDEST_SERVER = (1, 17)
@@ -46,7 +27,7 @@ def connect(address: StoreAddress) -> "Store":
     """Return the store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
 
     Sends no request; `Store.check` does. For the embedded store the process must have joined Ray
-    (`viewfinder.store.embedded.start_ray`).
+    (`viewfinder.cluster.session.start_ray`).
     """
     return Store(attach(address.data_dir) if address.url is None else ServerClient(address), address)
 
@@ -70,7 +51,7 @@ class Store:
         self.search = Searches(self.connection, self.collections)
 
     def control(self, index: str) -> Control:
-        """The records of `index` that outlive its collections: failures, takedowns, locks."""
+        """Return the records of `index` that outlive its collections: failures, takedowns, locks."""
         return Control(self.connection.call, index)
 
     def check(self) -> str:
@@ -99,7 +80,7 @@ class Store:
     def take_down(self, index: str, images: Mapping[str, str]) -> set[str]:
         """Take down images (point id: URI, or "" if unknown): record takedowns, delete the points in all collections.
 
-        Returns the ids of those that some collection had. An existing takedown keeps its time.
+        Returns the ids of the points that existed. An existing takedown keeps its time.
         Raises `ValueError` for an invalid point id.
         """
         ids = list(images)
