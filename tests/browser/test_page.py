@@ -91,6 +91,7 @@ def with_odd_hits(page: Page) -> None:
     page.route("**/v1/search", change)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("options", [{}, PHONE], ids=["desk", "phone"])
 def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: Site, options: dict[str, Any]) -> None:
     here = visit(site, **options)
@@ -111,6 +112,7 @@ def test_long_captions_and_missing_ones_keep_their_places(visit: Visits, site: S
         expect(page.get_by_role("button", name="Less like this")).to_be_in_viewport()
 
 
+@pytest.mark.full
 def test_a_phone_does_not_show_the_hint_to_drop_images(visit: Visits, site: Site) -> None:
     for options, told in (({}, True), (PHONE, False)):
         page = visit(site, **options).page
@@ -130,6 +132,7 @@ def test_enter_searches_and_the_address_says_so(visit: Visits, site: Site) -> No
     expect(page).to_have_title("number 7 – viewfinder")
 
 
+@pytest.mark.full
 def test_rows_are_justified_before_any_image_has_come(visit: Visits, site: Site) -> None:
     page = visit(site, expected=("net::ERR_FAILED",)).page
     page.route("**/content*", lambda route: route.abort())
@@ -165,6 +168,7 @@ def test_scrolling_brings_all_images_and_then_says_so(visit: Visits, site: Site)
     expect(page.locator("#status")).to_contain_text(f"{COUNT} images")
 
 
+@pytest.mark.full
 def test_a_slow_answer_does_not_replace_a_later_one(visit: Visits, site: Site) -> None:
     page = visit(site, expected=("net::ERR_FAILED",)).page
     held: list[Route] = []
@@ -198,11 +202,13 @@ def test_a_caption_that_is_markup_stays_text(visit: Visits, site: Site, album: A
     expect(page).to_have_title("markup – viewfinder")
 
 
+@pytest.mark.full
 def test_warnings_of_the_service_are_shown(visit: Visits, site: Site) -> None:
     page = visit(site, "/?q=" + "+".join(["word"] * 200)).page
     expect(page.locator("#notes li").first).to_contain_text("tokens")
 
 
+@pytest.mark.full
 def test_words_and_targets_are_a_choice_away(visit: Visits, site: Site) -> None:
     page = visit(site, "/?q=number+12").page
     expect(page.locator("#status")).to_contain_text(" ms")
@@ -221,6 +227,7 @@ def test_words_and_targets_are_a_choice_away(visit: Visits, site: Site) -> None:
 # --- The address
 
 
+@pytest.mark.full
 def test_the_whole_state_survives_a_reload(visit: Visits, site: Site, album: Album) -> None:
     like, unlike, shown = album.batch.ids[3], album.batch.ids[8], album.batch.ids[1]
     page = visit(site).page
@@ -264,6 +271,7 @@ def test_back_and_forward_go_through_searches_and_images(visit: Visits, site: Si
     assert asked == []  # what was seen already is remembered
 
 
+@pytest.mark.full
 def test_an_image_that_is_gone_does_not_break_its_address(visit: Visits, site: Site) -> None:
     path = "/?q=number&open=00000000-0000-4000-8000-000000000000"
     page = visit(site, path, expected=("404",)).page
@@ -275,6 +283,7 @@ def test_an_image_that_is_gone_does_not_break_its_address(visit: Visits, site: S
 # --- One image
 
 
+@pytest.mark.full
 def test_the_large_view_goes_from_image_to_image(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
@@ -310,6 +319,7 @@ def test_the_viewer_shows_the_metadata(visit: Visits, site: Site, album: Album) 
     expect(tiles(page)).to_have_count(25)
 
 
+@pytest.mark.full
 def test_more_and_less_like_this_become_parts_of_the_search(visit: Visits, site: Site, album: Album) -> None:
     here = visit(site, f"{QUERY}&open={album.batch.ids[4]}")
     page = here.page
@@ -377,6 +387,7 @@ def test_an_image_finds_itself(visit: Visits, site: Site, album: Album, give: Ca
     expect(page.locator("#drop")).to_be_hidden()
 
 
+@pytest.mark.full
 def test_an_image_goes_together_with_words(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
     asked = searches(page)
@@ -391,6 +402,7 @@ def test_an_image_goes_together_with_words(visit: Visits, site: Site, album: Alb
     expect(page).to_have_url(f"{site.address}/?q=number")
 
 
+@pytest.mark.full
 def test_a_search_by_image_survives_a_reload(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
     chosen(page, album)
@@ -400,6 +412,7 @@ def test_a_search_by_image_survives_a_reload(visit: Visits, site: Site, album: A
     expect(page.locator("#parts img")).not_to_have_js_property("naturalWidth", 0)
 
 
+@pytest.mark.full
 def test_an_image_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site) -> None:
     page = visit(site, "/?image=006.jpg").page
     expect(page.locator("#problem")).to_contain_text("not available in this tab")
@@ -409,6 +422,7 @@ def test_an_image_of_another_tab_is_missed_by_its_name(visit: Visits, site: Site
     expect(tiles(page)).to_have_count(PAGE)
 
 
+@pytest.mark.full
 def test_a_tab_without_room_for_all_its_images_keeps_the_last(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site).page
     page.evaluate("sessionStorage.setItem('viewfinder-image:earlier', 'data:,' + 'x'.repeat(5 * 1024 * 1024 - 200))")
@@ -417,6 +431,7 @@ def test_a_tab_without_room_for_all_its_images_keeps_the_last(visit: Visits, sit
     assert page.evaluate("Object.keys(sessionStorage)") == ["viewfinder-image:006.jpg"]
 
 
+@pytest.mark.full
 def test_a_file_that_is_not_an_image_is_explained(visit: Visits, site: Site, album: Album) -> None:
     here = visit(site, expected=("422",))
     page = here.page
@@ -456,6 +471,7 @@ def test_filters_combine_and_let_go(visit: Visits, site: Site) -> None:
     expect(page).to_have_url(site.address + QUERY)
 
 
+@pytest.mark.full
 def test_nothing_found_offers_a_way_out(visit: Visits, site: Site) -> None:
     here = visit(site, f"{QUERY}&f=tags:snow&f=tags:boat")
     page = here.page
@@ -487,6 +503,7 @@ def test_the_grid_is_one_stop_that_arrows_move_through(visit: Visits, site: Site
     expect(page.get_by_label("Describe the images to find")).to_be_focused()
 
 
+@pytest.mark.full
 def test_everything_to_press_has_a_name_and_a_visible_focus(visit: Visits, site: Site, album: Album) -> None:
     page = visit(site, f"{QUERY}&like={album.batch.ids[2]}").page
     expect(page.locator("#parts li")).to_have_count(1)
@@ -508,6 +525,7 @@ def test_everything_to_press_has_a_name_and_a_visible_focus(visit: Visits, site:
     assert stops == {"A", "BUTTON", "INPUT", "SELECT"}
 
 
+@pytest.mark.full
 def test_counts_and_problems_are_announced(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY).page
     expect(page.get_by_role("status").first).to_contain_text(f"The best {PAGE} images")
@@ -515,6 +533,7 @@ def test_counts_and_problems_are_announced(visit: Visits, site: Site) -> None:
     expect(page.get_by_role("list", name="Images", exact=True)).not_to_have_attribute("aria-busy", "true")
 
 
+@pytest.mark.full
 def test_no_animation_with_reduced_motion(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY, reduced_motion="reduce").page
     expect(tiles(page)).to_have_count(PAGE)
@@ -530,6 +549,7 @@ def test_without_an_index_the_command_is_there(visit: Visits, empty_site: Site) 
     here.screenshot("no-index")
 
 
+@pytest.mark.full
 def test_an_index_that_comes_is_found_by_trying_again(visit: Visits, empty_site: Site, album: Album) -> None:
     page = visit(empty_site, QUERY, expected=("503",)).page
     expect(page.get_by_role("heading", name="There is nothing to search yet")).to_be_visible()
@@ -540,6 +560,7 @@ def test_an_index_that_comes_is_found_by_trying_again(visit: Visits, empty_site:
     expect(page.locator("#problem")).to_be_hidden()
 
 
+@pytest.mark.full
 def test_a_service_that_is_away_is_explained(visit: Visits, site: Site) -> None:
     page = visit(site, QUERY, expected=("net::ERR_CONNECTION_REFUSED",)).page
     expect(tiles(page)).to_have_count(PAGE)
@@ -549,6 +570,7 @@ def test_a_service_that_is_away_is_explained(visit: Visits, site: Site) -> None:
     expect(page.get_by_role("heading", name="The service cannot be reached")).to_be_visible()
 
 
+@pytest.mark.full
 def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, site: Site) -> None:
     page = visit(site, f"{QUERY}&f=nonsense:1", expected=("400",)).page
     expect(page.locator("#problem")).to_contain_text("nonsense")
@@ -556,6 +578,7 @@ def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, si
     expect(tiles(page)).to_have_count(PAGE)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("address", ["q=a&like=nonsense", "like=00000000-0000-0000-0000-000000000000"])
 def test_an_address_that_cannot_be_asked_leads_back_to_the_start(visit: Visits, site: Site, address: str) -> None:
     page = visit(site, f"/?{address}", expected=("422", "404")).page
@@ -593,6 +616,7 @@ def test_a_key_is_asked_for_kept_and_sent_with_images(visit: Visits, locked_site
     expect(page.get_by_label("API key")).to_be_visible()
 
 
+@pytest.mark.full
 def test_results_start_again_when_their_collection_is_gone(visit: Visits, own_site: Site, album: Album) -> None:
     page = visit(own_site, viewport={"width": 1280, "height": 200}, expected=("410", "net::ERR_FAILED")).page
     page.route("**/content*", lambda route: route.abort())

@@ -6,6 +6,8 @@ from tests.cli.conftest import Viewfinder
 from tests.fixtures.indexing import World
 from tests.indexing.sample_images import fill
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("flags", "environment", "status", "says"),

@@ -14,6 +14,8 @@ from tests.cli.conftest import PROGRAM, ROOT, Viewfinder, program
 from viewfinder._version import __version__
 from viewfinder.cli.main import app
 
+pytestmark = pytest.mark.slow
+
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = list(GROUP.commands)
 WIDTH = 80

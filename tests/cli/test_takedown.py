@@ -17,6 +17,8 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, StoreAddress, open_local
 from viewfinder.store.schema import ModelIdentity
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_takedown_and_its_end_through_a_service(
     locked: Gallery, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_a_bucket_becomes_an_index_and_a_rerun_leaves_it_alone(world: World, tin
     assert len(metadata.runs) == 2
 
 
+@pytest.mark.full
 def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: World) -> None:
     import ray
 
@@ -70,6 +71,7 @@ def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: Wo
     assert world.counts["indexed"] == len(NAMES)
 
 
+@pytest.mark.full
 def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     good = encoded_image(1)
@@ -103,6 +105,7 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
     assert "text.jpg" not in world.failures
 
 
+@pytest.mark.full
 def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_by(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +125,7 @@ def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_b
     assert re.search(r"taken down, would stay out\s+│\s+1\b", capsys.readouterr().out)
 
 
+@pytest.mark.full
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     fill(world.bucket, NAMES)
     assert world.run("--dry-run") == 0
@@ -138,6 +142,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, caps
     assert world.points == before
 
 
+@pytest.mark.full
 def test_another_model_is_refused_with_both_fingerprints(
     world: World, tiny_model: str, other_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +155,7 @@ def test_another_model_is_refused_with_both_fingerprints(
     assert "viewfinder reindex" in said
 
 
+@pytest.mark.full
 def test_without_a_model_a_run_follows_the_live_collection(
     world: World, other_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +218,7 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     assert_same_vectors(vectors_after_the_kill, vectors(world))
 
 
+@pytest.mark.full
 @pytest.mark.chaos("Ray", "the driver is told to end (SIGTERM)")
 def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble) -> None:
     names = [f"{number:04}.jpg" for number in range(200)]
@@ -231,6 +238,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: Qdran
     assert set(world.points) == set(names)
 
 
+@pytest.mark.full
 @pytest.mark.chaos("Qdrant", "lost for good: one message")
 def test_qdrant_lost_for_good_ends_the_job_with_one_message(
     world: World, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
@@ -243,6 +251,7 @@ def test_qdrant_lost_for_good_ends_the_job_with_one_message(
     assert "Traceback" not in error
 
 
+@pytest.mark.full
 def test_the_report_can_go_to_s3(world: World) -> None:
     fill(world.bucket, NAMES[:2])
     assert world.run("--report", f"{world.source}/reports/today") == 0

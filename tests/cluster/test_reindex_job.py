@@ -64,6 +64,7 @@ def test_the_job_changes_the_model_of_an_index_whose_objects_change_meanwhile(
     assert indexed.summary["outcome"] == "brought up to date"
 
 
+@pytest.mark.full
 @pytest.mark.chaos("Ray", "the driver of a re-index is killed, the job run again")
 def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes_it(
     indexed: World, qdrant: QdrantDouble, other_model: str
@@ -102,6 +103,7 @@ def written_to(qdrant: QdrantDouble, ending: str) -> int:
     return sum(each.method == "PUT" and each.path.endswith(f"{ending}/points") for each in qdrant.requests)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("flags", "environment", "status", "said"),
     [

@@ -17,6 +17,8 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 from viewfinder.store.schema import ModelIdentity
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [f"image number {number}" for number in range(30)]
 URIS = [f"s3://bucket/{number}.jpg" for number in range(30)]
 

@@ -19,6 +19,8 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.testing.qdrant import DISK_FULL, Fault, QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(40)]
 
 

@@ -21,6 +21,8 @@ from viewfinder.testing.qdrant import DISK_FULL, Fault, QdrantDouble, Request
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault, S3FaultProxy
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(4)]
 UPSERT = re.compile(r"/collections/images__[^/]*\d{4}/points$")
 

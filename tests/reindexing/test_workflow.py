@@ -21,6 +21,8 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 # -- Change of model -------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.fast_proxy import fast_proxy_environment
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 32
 SEARCHES = 320
 TIMEOUT_S = 60
@@ -128,6 +130,7 @@ async def until_full(client: httpx.AsyncClient, *, full: bool = True) -> httpx.R
     return answer
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_a_replica_is_warm_when_it_comes_into_service(client: httpx.AsyncClient) -> None:
     first = await search(client, 0)
@@ -143,6 +146,7 @@ async def test_a_crowd_with_every_kind_of_query_meets_no_error(client: httpx.Asy
     assert outcome.answered > CLIENTS
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.chaos("Service", "more requests than the queue takes")
 async def test_beyond_its_queue_the_service_refuses_at_once_and_answers_all_it_took_in(
@@ -161,6 +165,7 @@ async def test_beyond_its_queue_the_service_refuses_at_once_and_answers_all_it_t
     assert {(await each).status_code for each in waiting} == {200}
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_requests_whose_clients_have_gone_make_room(
     client: httpx.AsyncClient, settings: Settings, closed_gate: threading.Event
@@ -174,6 +179,7 @@ async def test_requests_whose_clients_have_gone_make_room(
     await until_full(client, full=False)
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_an_image_of_many_megabytes_arrives(client: httpx.AsyncClient) -> None:
     # Ray refuses messages of more than 4 MB between its processes in some modes.
@@ -181,6 +187,7 @@ async def test_an_image_of_many_megabytes_arrives(client: httpx.AsyncClient) -> 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.chaos("Service", "a replica is replaced under load")
 async def test_requests_under_way_are_answered_when_the_replica_is_replaced(

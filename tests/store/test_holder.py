@@ -82,10 +82,12 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         yield data_dir, output
 
 
+@pytest.mark.full
 def test_the_first_program_starts_its_own_ray(first: tuple[Path, dict[str, Any]]) -> None:
     assert first[1] == {"owned": True, "before": 0, "after": 40}
 
 
+@pytest.mark.full
 def test_holder_json_contains_the_address_of_the_holders_ray(first: tuple[Path, dict[str, Any]]) -> None:
     holder = Holder.read(store_directory(first[0]))
     assert holder is not None
@@ -103,6 +105,7 @@ def test_a_second_program_joins_the_ray_of_the_first(first: tuple[Path, dict[str
     assert Holder.read(store_directory(first[0])) == before
 
 
+@pytest.mark.full
 def test_a_program_without_ray_is_refused_with_the_address_of_the_ray(first: tuple[Path, dict[str, Any]]) -> None:
     holder = Holder.read(store_directory(first[0]))
     assert holder is not None
@@ -125,6 +128,7 @@ def test_points_survive_killing_the_holder_and_its_ray(tmp_path: Path) -> None:
         assert set(store.points.states(live, ids)) == set(ids)
 
 
+@pytest.mark.full
 def test_workers_connect_to_the_store_by_its_address(ray_cluster: StoreAddress) -> None:
     import ray
 
@@ -143,6 +147,7 @@ def test_workers_connect_to_the_store_by_its_address(ray_cluster: StoreAddress) 
         assert store.points.count(live) == 3
 
 
+@pytest.mark.full
 @pytest.mark.chaos("Ray", "the embedded store's holder dies under the store in use")
 def test_a_store_in_use_restarts_a_killed_holder(ray_cluster: StoreAddress) -> None:
     index = f"d{uuid4().hex[:8]}"
@@ -158,6 +163,7 @@ def test_a_store_in_use_restarts_a_killed_holder(ray_cluster: StoreAddress) -> N
     assert after.pid != holder.pid
 
 
+@pytest.mark.full
 def test_releasing_an_owned_ray_closes_the_store(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     address = StoreAddress(tmp_path, retry_s=20)
     start_ray(address)
@@ -187,6 +193,7 @@ class OldHolder:
         (self._directory / "closed").touch()
 
 
+@pytest.mark.full
 def test_a_holder_of_another_version_is_closed_and_replaced(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     import ray
 

@@ -1,13 +1,16 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results."""
 
-from viewfinder.client.client import AsyncClient, Candidate, Client, Group, Hit, Takedown
+from viewfinder.client.client import AsyncClient, Client
 from viewfinder.client.protocol import DEFAULT_SERVER
 from viewfinder.client.requests import ImageInput, Part, Rank, SearchOptions, SearchRequest, Target
 from viewfinder.client.results import (
+    Candidate,
     Embedding,
     Embeddings,
     Facets,
     FacetValue,
+    Group,
+    Hit,
     Image,
     Model,
     Models,
@@ -16,6 +19,7 @@ from viewfinder.client.results import (
     Restoration,
     SearchResult,
     Stats,
+    Takedown,
 )
 
 __all__ = [

@@ -17,24 +17,15 @@ import httpx
 from viewfinder.client.protocol import DEFAULT_SERVER, Answer, Attempt, Call, Draw, Pause, Response, Service
 from viewfinder.client.requests import (
     ImageInput,
-    Part,
-    Rank,
     SearchOptions,
     SearchRequest,
-    Target,
     next_page,
     search_request,
 )
 from viewfinder.client.results import (
-    Candidate,
-    Embedding,
     Embeddings,
     Facets,
-    FacetValue,
-    Group,
-    Hit,
     Image,
-    Model,
     Models,
     Ranking,
     Removal,
@@ -46,34 +37,6 @@ from viewfinder.client.results import (
 
 if TYPE_CHECKING:
     from viewfinder.settings import Settings
-
-__all__ = [
-    "DEFAULT_SERVER",
-    "AsyncClient",
-    "Candidate",
-    "Client",
-    "Embedding",
-    "Embeddings",
-    "FacetValue",
-    "Facets",
-    "Group",
-    "Hit",
-    "Image",
-    "ImageInput",
-    "Model",
-    "Models",
-    "Part",
-    "Rank",
-    "Ranking",
-    "Removal",
-    "Restoration",
-    "SearchOptions",
-    "SearchRequest",
-    "SearchResult",
-    "Stats",
-    "Takedown",
-    "Target",
-]
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)

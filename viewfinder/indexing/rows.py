@@ -18,45 +18,38 @@ from typing import Literal, TypedDict, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from viewfinder.sources.manifest import MANIFEST_SCHEMA
+
 MANIFEST_ROWS = 10_000
 
 Action = Literal["index", "caption", "sources", "unchanged", "taken_down", "failed"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
 SCHEMA: pa.Schema = pa.schema(
-    {
-        "id": pa.string(),
-        "action": pa.string(),
-        "count": pa.int64(),
-        "exists": pa.bool_(),
-        "had_failure": pa.bool_(),
-        "uri": pa.string(),
-        "bucket": pa.string(),
-        "key": pa.string(),
-        "size": pa.int64(),
-        "etag": pa.string(),
-        "last_modified": pa.string(),
-        "sources": pa.list_(pa.string()),
-        "caption": pa.string(),
-        "caption_hash": pa.string(),
-        "caption_details": pa.string(),
-        "caption_applies": pa.bool_(),
-        "pixels": pa.large_binary(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "format": pa.string(),
-        "image_vector": pa.binary(),
-        "caption_vector": pa.binary(),
-        "caption_cut": pa.int32(),
-        "stage": pa.string(),
-        "reason": pa.string(),
-        "message": pa.string(),
-        "permanent": pa.bool_(),
-        "compare_s": pa.float64(),
-        "fetch_s": pa.float64(),
-        "decode_s": pa.float64(),
-        "encode_s": pa.float64(),
-    }
+    [
+        ("id", pa.string()),
+        ("action", pa.string()),
+        ("count", pa.int64()),
+        ("exists", pa.bool_()),
+        ("had_failure", pa.bool_()),
+        *MANIFEST_SCHEMA,
+        ("caption_applies", pa.bool_()),
+        ("pixels", pa.large_binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("image_vector", pa.binary()),
+        ("caption_vector", pa.binary()),
+        ("caption_cut", pa.int32()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("permanent", pa.bool_()),
+        ("compare_s", pa.float64()),
+        ("fetch_s", pa.float64()),
+        ("decode_s", pa.float64()),
+        ("encode_s", pa.float64()),
+    ]
 )
 
 

@@ -17,6 +17,8 @@ from tests.service.conftest import World
 from viewfinder.service.http.guard import is_open_path
 from viewfinder.testing.s3 import S3Endpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "admin-" + "k" * 32
 # SCHEMATHESIS_EXAMPLES=200 searches for many minutes.
