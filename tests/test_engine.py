@@ -194,7 +194,7 @@ def test_a_missing_path_is_an_error_with_similar_names(local: Open, photos: Path
     engine = local()
     with pytest.raises(SourceError, match="fotos"):
         getattr(engine, call)(wrong if call == "index_directory" else [photos / "a.jpg", wrong])
-    with pytest.raises(CollectionMissingError):  # nothing was made
+    with pytest.raises(CollectionMissingError):  # nothing was created
         engine.get_stats()
 
 

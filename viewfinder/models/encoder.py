@@ -90,7 +90,7 @@ class Encoder:
         return self.checkpoint.tokenizer.context_length
 
     def encode_images(self, images: NDArray[np.uint8]) -> Vectors:
-        """Return unit vectors float32 [N, dimension] of images uint8 [N, size, size, 3] prepared as `preprocess` says.
+        """Return unit vectors float32 [N, dimension] of images uint8 [N, size, size, 3] prepared by `preprocess`.
 
         A batch too large for the GPU's memory is encoded in parts that fit, and so are all later batches.
         """

@@ -42,7 +42,7 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         "etag": pa.string(),
         "last_modified": pa.string(),
         "sources": pa.list_(pa.string()),
-        # A `CaptionRecord`; the hash is null where the captions say nothing of the object.
+        # A `CaptionRecord`; the hash is null if the object has none.
         "caption": pa.string(),
         "caption_hash": pa.string(),
         "caption_details": pa.string(),

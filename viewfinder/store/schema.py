@@ -154,7 +154,7 @@ def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[
 
     `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18) at half its size.
     """
-    # `always_ram` is deprecated since 1.19, but older servers know nothing else.
+    # `always_ram` is deprecated since 1.19, but older servers support nothing else.
     configs: Mapping[Quantization, models.QuantizationConfig | None] = {
         "none": None,
         "int8": models.ScalarQuantization(

@@ -24,7 +24,7 @@ _REFUSED_GRPC = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 
 
 
 class ServerClient:
-    """A `StoreClient` for a Qdrant server, by REST or gRPC as the address says. Safe to share between threads."""
+    """A `StoreClient` for a Qdrant server, over REST or gRPC. Safe to share between threads."""
 
     max_batch: int | None = None
 
