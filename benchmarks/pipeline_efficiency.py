@@ -151,7 +151,7 @@ def stages_alone(
         address = StoreAddress(data_dir=directory / "data", url=store.url)
         with Objects(access) as objects, connect(address) as points:
             listing = Path(tempfile.mkdtemp(prefix="alone-", dir=directory))
-            manifest = write_manifest([images.source], listing, objects, limit=count)
+            manifest = write_manifest([images.source], listing, objects, max_objects=count)
             collection = points.collections.open("alone", ModelIdentity.of(checkpoint))
             compare = Compare(access, address, collection)
             fetch = FetchAndDecode.of(settings, access, checkpoint)

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import READ_KEY, Gallery, Running
 from tests.indexing.sample_images import fill
-from viewfinder.cli.doctor import Check, examine
+from viewfinder.cli.doctor import Finding, examine
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.testing.s3 import S3Endpoint
 
@@ -36,7 +36,7 @@ def machine(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "data"
 
 
-def look(name: str, source: str | None = None) -> Check:
+def look(name: str, source: str | None = None) -> Finding:
     return next(check for check in examine(source) if check.name.startswith(name))
 
 

@@ -1,10 +1,14 @@
-"""`viewfinder serve`: the port that it takes."""
+"""`viewfinder serve`: the port that it takes, and its end."""
 
+import os
+import signal
 import socket
+import threading
 
 import pytest
 
-from viewfinder.cli.serve import free_port
+from viewfinder.cli.entry import job
+from viewfinder.cli.serve import free_port, wait_for_interrupt
 from viewfinder.errors import ConfigurationError
 
 
@@ -42,3 +46,13 @@ def test_a_host_that_does_not_exist_is_refused(host: str) -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Cannot listen on '192\.0\.2\.1'"):
         free_port("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_ready_service_is_not_a_failure(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job():  # raises `typer.Exit` with status 1 if an interrupt reaches it
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        wait_for_interrupt()
+    assert capsys.readouterr().err == "Stopping the service ...\n"

@@ -55,7 +55,7 @@ def test_it_is_said_that_no_gpu_is_free() -> None:
     total = {"CPU": 8, "GPU": 1}
     workers = plan(total, total)
     assert workers.missing_gpu(total, total) is None
-    assert "all 1 of this cluster are in use" in (workers.missing_gpu(total, {"CPU": 8}) or "")
+    assert "all GPUs of this cluster (1) are in use" in (workers.missing_gpu(total, {"CPU": 8}) or "")
     assert "has none yet" in (workers.missing_gpu({"CPU": 0}, {}) or "")
     assert plan({"CPU": 2}, {"CPU": 2}).missing_gpu({"CPU": 2}, {}) is None, "nor is one needed"
 

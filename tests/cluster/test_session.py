@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from viewfinder.cluster.resources import CORES, Workers
-from viewfinder.cluster.session import join
+from viewfinder.cluster.session import join_ray
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress
 
@@ -26,7 +26,7 @@ def test_a_ray_of_the_jobs_own_knows_the_cores_and_decodes_on_no_more(
     monkeypatch.setattr("viewfinder.cluster.session.start_ray", start_ray)
     monkeypatch.setattr("viewfinder.cluster.session.cpu_cores", lambda: cores)
     settings = Settings.load({})
-    with join(settings, StoreAddress(tmp_path, "http://127.0.0.1:9")):
+    with join_ray(settings, StoreAddress(tmp_path, "http://127.0.0.1:9")):
         pass
     assert (started["num_cpus"], started["resources"]) == (cpus, {CORES: cores})
     resources = {"CPU": float(cpus), CORES: float(cores)}

@@ -1,6 +1,10 @@
 """The counts of a run."""
 
-from viewfinder.indexing.accounting import ADVICE, Outcome, Stage, Tally
+import pytest
+
+from viewfinder.indexing.accounting import STAGE_ADVICE, Outcome, Stage, Tally
+
+ENCODED = Tally(indexed=1, images=1)
 
 
 def test_the_bottleneck_is_the_stage_with_the_busiest_workers() -> None:
@@ -10,23 +14,28 @@ def test_the_bottleneck_is_the_stage_with_the_busiest_workers() -> None:
         Stage("encode", objects=100, seconds=30, workers=2),
         Stage("write", objects=0, seconds=0, workers=4),
     ]
-    outcome = Outcome(Tally(), stages)
+    outcome = Outcome(ENCODED, stages)
     assert outcome.bottleneck == "decode"
-    assert "CPU cores" in ADVICE[outcome.bottleneck]
+    assert "CPU cores" in STAGE_ADVICE[outcome.bottleneck]
 
 
-def test_a_stage_with_more_objects_may_be_the_bottleneck_at_a_higher_rate() -> None:
+def test_a_stage_with_more_objects_can_be_the_bottleneck_at_a_higher_rate() -> None:
     stages = [
         Stage("compare", objects=1_000_000, seconds=100, workers=1),
         Stage("encode", objects=10_000, seconds=20, workers=1),
     ]
-    assert Outcome(Tally(), stages).bottleneck == "compare"
+    assert Outcome(ENCODED, stages).bottleneck == "compare"
 
 
-def test_a_stage_whose_objects_all_failed_may_be_the_bottleneck() -> None:
-    stages = [Stage("compare", 50, 1, 1), Stage("fetch", 0, 300, 16), Stage("encode", 0, 0, 1)]
-    assert Outcome(Tally(), stages).bottleneck == "fetch"
+def test_a_stage_with_many_failures_can_be_the_bottleneck() -> None:
+    stages = [Stage("compare", 50, 1, 1), Stage("fetch", 1, 300, 16), Stage("encode", 1, 1, 1)]
+    assert Outcome(ENCODED, stages).bottleneck == "fetch"
 
 
-def test_without_work_there_is_no_bottleneck() -> None:
-    assert Outcome(Tally(), [Stage("encode", 0, 0, 1)]).bottleneck is None
+@pytest.mark.parametrize("tally", [Tally(unchanged=50), Tally(failed=50)])
+def test_a_run_that_encodes_nothing_has_no_bottleneck(tally: Tally) -> None:
+    assert Outcome(tally, [Stage("compare", 50, 1, 1), Stage("encode", 0, 0, 1)]).bottleneck is None
+
+
+def test_new_captions_alone_can_have_a_bottleneck() -> None:
+    assert Outcome(Tally(captions=1), [Stage("encode", 1, 1, 1)]).bottleneck == "encode"

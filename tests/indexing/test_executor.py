@@ -13,7 +13,7 @@ from viewfinder.indexing.executor import InProcessExecutor
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import open_collection
 from viewfinder.indexing.progress import IndexingProgress, NoProgress
-from viewfinder.indexing.rows import cut, join
+from viewfinder.indexing.rows import cut_tables, join_tables
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
@@ -75,7 +75,7 @@ def test_an_error_of_a_stage_ends_the_run_and_leaves_the_executor_usable(world: 
 def test_tables_are_cut_and_joined_without_losing_rows(sizes: list[int], size: int) -> None:
     numbers = iter(range(sum(sizes)))
     tables = [pa.table({"number": [next(numbers) for _ in range(each)]}) for each in sizes]
-    for made in ([*cut(tables, size)], [*join(tables, size)]):
+    for made in ([*cut_tables(tables, size)], [*join_tables(tables, size)]):
         assert [row for table in made for row in table["number"].to_pylist()] == [*range(sum(sizes))]
         assert all(len(table) <= size for table in made)
-    assert all(len(table) == size for table in [*join(tables, size)][:-1])
+    assert all(len(table) == size for table in [*join_tables(tables, size)][:-1])

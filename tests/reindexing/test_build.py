@@ -20,5 +20,5 @@ def test_an_embedded_store_needs_disk_space_for_a_second_collection(tmp_path: Pa
         # A sparse file: this long, but without blocks on disk.
         with (store_directory(tmp_path) / "vectors").open("wb") as file:
             file.truncate(2**43)
-        with pytest.raises(ConfigurationError, match=r"a second collection beside the live one takes about 10.6 TB"):
+        with pytest.raises(ConfigurationError, match=r"a second collection beside the live one needs about 10.6 TB"):
             check_disk_space(store, live, checkpoint)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from viewfinder.errors import StoreBusyError
-from viewfinder.reindexing.upgrade_lock import KIND, SUBJECT, LockHolder, UpgradeLock, read_holder
+from viewfinder.reindexing.upgrade_lock import LockHolder, UpgradeLock, read_holder
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.control import Control
 from viewfinder.store.server import ServerClient
@@ -39,7 +39,7 @@ def lock_from_elsewhere(control: Control, expires_at: datetime, **changes: objec
     """Write the lock of a run on another machine."""
     holder = LockHolder("other", "other run", "far-away", 1, expires_at.isoformat(timespec="milliseconds"))
     record = asdict(holder) | changes
-    control.write(KIND, {SUBJECT: record})
+    control.write("upgrade_lock", {"collections": record})
     return LockHolder.parse(record)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cluster import killable
 from tests.fixtures.reindexing import NAMES, Index
+from tests.reindexing import killable
 from viewfinder.errors import StoreBusyError
 from viewfinder.models.checkpoint import locate
-from viewfinder.reindexing.upgrade_lock import KIND, SUBJECT, read_holder
+from viewfinder.reindexing.upgrade_lock import read_holder
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -198,7 +198,9 @@ def test_a_run_that_lost_its_lock_promotes_nothing(index: Index) -> None:
             holder = read_holder(control)
             assert holder is not None
             in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-            control.write(KIND, {SUBJECT: vars(replace(holder, token="other", machine="", expires_at=in_an_hour))})
+            control.write(
+                "upgrade_lock", {"collections": vars(replace(holder, token="other", machine="", expires_at=in_an_hour))}
+            )
 
     with pytest.raises(StoreBusyError, match="lost the upgrade lock"):
         index.reindex(meanwhile=take_over)

@@ -187,11 +187,11 @@ def test_a_hidden_directory_can_be_a_source_beside_its_parent(tmp_path: Path) ->
     assert {Path(row["key"]).name: len(row["sources"]) for row in rows} == {"1.jpg": 1, "2.jpg": 1}
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 100])
-def test_a_limit_selects_the_same_objects_on_each_run(limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_objects", [1, 3, 4, 100])
+def test_a_limit_selects_the_same_objects_on_each_run(max_objects: int, tmp_path: Path) -> None:
     keys = [f"p/{number}.jpg" for number in range(4)]
-    rows = _list(keys, "s3://b/p", directory=tmp_path, limit=limit)
-    assert [row["key"] for row in rows] == keys[:limit]
+    rows = _list(keys, "s3://b/p", directory=tmp_path, max_objects=max_objects)
+    assert [row["key"] for row in rows] == keys[:max_objects]
 
 
 # Manifest files
@@ -329,9 +329,9 @@ def test_nothing_to_index_is_an_error(keys: list[str], options: Row, message: st
         _list(keys, "s3://b/p", directory=tmp_path, **options)
 
 
-@pytest.mark.parametrize("limit", [None, 100])
-def test_an_interrupted_listing_is_an_error_and_not_a_shorter_manifest(limit: int | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_objects", [None, 100])
+def test_an_interrupted_listing_is_an_error_and_not_a_shorter_manifest(max_objects: int | None, tmp_path: Path) -> None:
     with FaultyS3([page("1.jpg", token="t")], then=error(503, "SlowDown")) as server:
         access = ObjectAccess(endpoint_url=server.url, anonymous=True, retry_s=0, backoff_s=0.001)
         with Objects(access) as objects, pytest.raises(ViewfinderError, match="SlowDown"):
-            write_manifest(["s3://b"], tmp_path, objects, limit=limit)
+            write_manifest(["s3://b"], tmp_path, objects, max_objects=max_objects)

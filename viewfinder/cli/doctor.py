@@ -18,7 +18,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import FAILED, install
-from viewfinder.cli.options import Config, Json, examples, source_uri
+from viewfinder.cli.options import ConfigOption, JsonOption, examples, source_uri
 from viewfinder.client import Client
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
@@ -74,7 +74,7 @@ class _Requirement:
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """The result of one check and the advice that goes with it. `note`: it works, with a remark."""
 
     name: str
@@ -83,7 +83,7 @@ class Check:
     advice: str = ""
 
 
-def doctor(
+def doctor_command(
     source: Annotated[
         str | None,
         typer.Option(
@@ -94,8 +94,8 @@ def doctor(
             parser=source_uri,
         ),
     ] = None,
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check that this machine is set up.
 
@@ -113,15 +113,15 @@ def doctor(
 
 def examine(
     source: str | None = None, *, config: str | None = None, current_cluster: Path = CURRENT_CLUSTER
-) -> list[Check]:
+) -> list[Finding]:
     """All checks, in the order in which they would stop a first run; with a `source`, it is read too."""
     checks = [_python(), *_packages()]
     try:
         settings = Settings.load(config=config)
     except ConfigurationError as error:
-        return [*checks, Check("settings", "failed", str(error), "Correct or remove these settings.")]
+        return [*checks, Finding("settings", "failed", str(error), "Correct or remove these settings.")]
     # Name, check, modules that the check needs, advice if it fails.
-    planned: list[tuple[str, Callable[[], Check], tuple[str, ...], str]] = [
+    planned: list[tuple[str, Callable[[], Finding], tuple[str, ...], str]] = [
         ("settings", lambda: _settings(settings), (), ""),
         ("data directory", lambda: _data_dir(settings), (), ""),
         ("Qdrant", lambda: _qdrant(settings), ("qdrant_client", "numpy"), _QDRANT_ADVICE),
@@ -138,7 +138,7 @@ def examine(
     return checks + [_result(*each) for each in planned]
 
 
-def _result(name: str, check: Callable[[], Check], modules: tuple[str, ...], advice: str) -> Check:
+def _result(name: str, check: Callable[[], Finding], modules: tuple[str, ...], advice: str) -> Finding:
     """The result of a check; `advice` goes with an error that it ends in."""
     if missing := [_package(module) for module in modules if importlib.util.find_spec(module) is None]:
         return _not_installed(name, *missing)
@@ -147,13 +147,13 @@ def _result(name: str, check: Callable[[], Check], modules: tuple[str, ...], adv
     except ModuleNotFoundError as error:
         return _not_installed(name, _package(str(error.name)))
     except ViewfinderError as error:
-        return Check(name, "failed", str(error), advice)
+        return Finding(name, "failed", str(error), advice)
 
 
-def _not_installed(name: str, *packages: str) -> Check:
+def _not_installed(name: str, *packages: str) -> Finding:
     extra = "all" if "ray" in packages else "local"
     verb = "is" if len(packages) == 1 else "are"
-    return Check(name, "skipped", f"{' and '.join(packages)} {verb} not installed", install(extra))
+    return Finding(name, "skipped", f"{' and '.join(packages)} {verb} not installed", install(extra))
 
 
 def _package(module: str) -> str:
@@ -161,16 +161,16 @@ def _package(module: str) -> str:
     return {"qdrant_client": "qdrant-client", "open_clip": "open_clip_torch", "PIL": "pillow"}.get(module, module)
 
 
-def _python() -> Check:
-    return Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
-def _packages() -> Iterator[Check]:
+def _packages() -> Iterator[Finding]:
     """The packages of the client, then those of each extra that a user installs."""
     try:
         required = [_Requirement.parse(each) for each in importlib.metadata.requires("viewfinder") or []]
     except importlib.metadata.PackageNotFoundError:
-        yield Check("packages", "note", "viewfinder runs without being installed", "pip install viewfinder")
+        yield Finding("packages", "note", "viewfinder runs without being installed", "pip install viewfinder")
         return
     for extra, name, purpose in _EXTRAS:
         packages = [each for each in required if each.extra == extra and each.name != "viewfinder"]
@@ -186,9 +186,9 @@ def _packages() -> Iterator[Check]:
         if missing:
             state: State = "failed" if extra is None else "note"
             command = "pip install viewfinder" if extra is None else install(extra)
-            yield Check(name, state, f"missing: {', '.join(missing)}{purpose}", command)
+            yield Finding(name, state, f"missing: {', '.join(missing)}{purpose}", command)
         else:
-            yield Check(name, "ok", ", ".join(found) or "none besides the others")
+            yield Finding(name, "ok", ", ".join(found) or "none besides the others")
 
 
 def _version(package: str) -> str | None:
@@ -202,32 +202,32 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _settings(settings: Settings) -> Check:
+def _settings(settings: Settings) -> Finding:
     changed = sorted(settings.model_fields_set)
-    return Check("settings", "ok", f"set: {', '.join(changed)}" if changed else "all at their defaults")
+    return Finding("settings", "ok", f"set: {', '.join(changed)}" if changed else "all at their defaults")
 
 
-def _data_dir(settings: Settings) -> Check:
+def _data_dir(settings: Settings) -> Finding:
     directory, advice = settings.data_dir, "Make it writable, or set VIEWFINDER_DATA_DIR."
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not existing.is_dir():
-        return Check("data directory", "failed", f"{existing} is not a directory", advice)
+        return Finding("data directory", "failed", f"{existing} is not a directory", advice)
     if existing == directory:
         try:
             with tempfile.TemporaryFile(dir=directory):
                 pass
         except OSError as error:
-            return Check("data directory", "failed", f"{directory} is not writable: {error.strerror}", advice)
+            return Finding("data directory", "failed", f"{directory} is not writable: {error.strerror}", advice)
     elif not os.access(existing, os.W_OK | os.X_OK):
-        return Check("data directory", "failed", f"{directory} cannot be created in {existing}", advice)
+        return Finding("data directory", "failed", f"{directory} cannot be created in {existing}", advice)
     free = shutil.disk_usage(existing).free
     found = f"{directory}{'' if existing == directory else ' (will be created)'}, {free / 1024**3:,.1f} GiB free"
     if free < MINIMUM_FREE_BYTES:
-        return Check("data directory", "note", found, "Free some space, or set VIEWFINDER_DATA_DIR.")
-    return Check("data directory", "ok", found)
+        return Finding("data directory", "note", found, "Free some space, or set VIEWFINDER_DATA_DIR.")
+    return Finding("data directory", "ok", found)
 
 
-def _qdrant(settings: Settings) -> Check:
+def _qdrant(settings: Settings) -> Finding:
     from viewfinder.store import StoreAddress, connect
 
     address = replace(StoreAddress.of(settings), retry_s=0.0, timeout_s=_SERVICE_TIMEOUT_S)
@@ -237,15 +237,15 @@ def _qdrant(settings: Settings) -> Check:
         version = store.check()
         live = store.collections.live(settings.index)
     content = f"index {settings.index!r} is {live.name}" if live else f"no index {settings.index!r} yet"
-    return Check("Qdrant", "ok", f"{address}, version {version}; {content}")
+    return Finding("Qdrant", "ok", f"{address}, version {version}; {content}")
 
 
-def _embedded(settings: Settings) -> Check:
+def _embedded(settings: Settings) -> Finding:
     from viewfinder.store.directory import LARGE_STORE_ADVICE, Holder, store_directory, try_lock
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():
-        return Check("Qdrant", "ok", f"embedded in {directory}, nothing stored yet")
+        return Finding("Qdrant", "ok", f"embedded in {directory}, nothing stored yet")
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     lock = try_lock(directory / "holder.lock")
     if lock is None:
@@ -255,18 +255,18 @@ def _embedded(settings: Settings) -> Check:
         holder = "no program"
     found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {holder}"
     if size > LARGE_STORE_BYTES:
-        return Check("Qdrant", "note", found, LARGE_STORE_ADVICE)
-    return Check("Qdrant", "ok", found)
+        return Finding("Qdrant", "note", found, LARGE_STORE_ADVICE)
+    return Finding("Qdrant", "ok", found)
 
 
-def _model(settings: Settings) -> Check:
+def _model(settings: Settings) -> Finding:
     """Look for the weights on this machine, without fetching them."""
     spec = find(settings.model)
     if spec.directory:
         from viewfinder.models.checkpoint import locate
 
         checkpoint = locate(settings.model)  # reads a directory, downloads nothing
-        return Check("model", "ok", f"{checkpoint.name}, {checkpoint.dimension} dimensions, {checkpoint.weights}")
+        return Finding("model", "ok", f"{checkpoint.name}, {checkpoint.dimension} dimensions, {checkpoint.weights}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -280,26 +280,28 @@ def _model(settings: Settings) -> Check:
         advice = (
             "The first run downloads them. Without a network, set VIEWFINDER_MODEL to a local checkpoint directory."
         )
-        return Check("model", "note", f"{spec.name}: no weights of {spec.hub} on this machine", advice)
-    return Check("model", "ok", f"{spec.name}: {weights}")
+        return Finding("model", "note", f"{spec.name}: no weights of {spec.hub} on this machine", advice)
+    return Finding("model", "ok", f"{spec.name}: {weights}")
 
 
-def _gpu(settings: Settings) -> Check:
+def _gpu(settings: Settings) -> Finding:
     import torch
 
     if not torch.cuda.is_available():
         found = f"torch {torch.__version__} finds none; {cpu_cores()} CPU cores"
         if settings.device == "cuda":
-            return Check("GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA.")
+            return Finding(
+                "GPU", "failed", found, "Unset VIEWFINDER_DEVICE, or install a driver and a torch with CUDA."
+            )
         if shutil.which("nvidia-smi"):
             advice = "Run nvidia-smi. Its CUDA version must be at least the one that torch was built for."
-            return Check("GPU", "note", f"{found}, although NVIDIA's driver is installed", advice)
-        return Check("GPU", "ok", found)
+            return Finding("GPU", "note", f"{found}, although NVIDIA's driver is installed", advice)
+        return Finding("GPU", "ok", found)
     cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return Check("GPU", "ok", ", ".join(f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards))
+    return Finding("GPU", "ok", ", ".join(f"{card.name}, {card.total_memory / 1024**3:.0f} GiB" for card in cards))
 
 
-def _ray(settings: Settings, current_cluster: Path) -> Check:
+def _ray(settings: Settings, current_cluster: Path) -> Finding:
     """Test that something listens at the cluster's address; joining it would cost seconds."""
     address = (settings.ray_address or "").removeprefix("ray://")
     advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
@@ -309,18 +311,18 @@ def _ray(settings: Settings, current_cluster: Path) -> Check:
         advice = f"Delete {current_cluster}, which a crashed cluster left behind, or start the cluster again."
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
-        return Check(
+        return Finding(
             "Ray", "ok", f"RAY_ADDRESS is {address}" if address else "not running on this machine; started when needed"
         )
     if _connection_error(host.strip("[]"), int(port)) is None:
-        return Check("Ray", "ok", f"something listens at {address}")
-    return Check("Ray", "failed", f"nothing listens at {address}", advice)
+        return Finding("Ray", "ok", f"something listens at {address}")
+    return Finding("Ray", "failed", f"nothing listens at {address}", advice)
 
 
-def _port(settings: Settings) -> Check:
+def _port(settings: Settings) -> Finding:
     name = f"port {settings.port}"
     if settings.port == 0:
-        return Check(name, "ok", "the service takes a free one")
+        return Finding(name, "ok", "the service takes a free one")
     # A service that listens on all addresses is asked on the loopback one.
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
     match _connection_error(host, settings.port):
@@ -329,12 +331,12 @@ def _port(settings: Settings) -> Check:
             address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
             check = _ask(name, Client(address, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
             if check.found == _NEEDS_KEY:
-                return Check(name, "ok", check.found)
+                return Finding(name, "ok", check.found)
             return replace(check, advice="End it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
         case ConnectionRefusedError():
-            return Check(name, "ok", f"free on {host}")
+            return Finding(name, "ok", f"free on {host}")
         case error:
-            return Check(name, "failed", f"{host}: {error}", "Correct VIEWFINDER_HOST.")
+            return Finding(name, "failed", f"{host}: {error}", "Correct VIEWFINDER_HOST.")
 
 
 def _connection_error(host: str, port: int) -> OSError | None:
@@ -346,47 +348,47 @@ def _connection_error(host: str, port: int) -> OSError | None:
         return error
 
 
-def _keys(settings: Settings) -> Check:
+def _keys(settings: Settings) -> Finding:
     """Say which clients a service with these settings answers."""
     if settings.api_keys:
         admins = sum(key.get_secret_value().endswith(":admin") for key in settings.api_keys)
-        return Check("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} allow takedowns")
+        return Finding("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} allow takedowns")
     if settings.allow_anonymous:
         found = f"none: every client that reaches {settings.host} may search"
-        return Check("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
+        return Finding("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
     if settings.host in _LOOPBACK:
-        return Check("API keys", "ok", "none: the service answers only this machine")
+        return Finding("API keys", "ok", "none: the service answers only this machine")
     advice = "Set VIEWFINDER_API_KEYS ('viewfinder key' makes one), or VIEWFINDER_ALLOW_ANONYMOUS=1."
-    return Check(
+    return Finding(
         "API keys", "note", f"none: the service listens on {settings.host}, but answers only this machine", advice
     )
 
 
-def _service(settings: Settings) -> Check:
+def _service(settings: Settings) -> Finding:
     """Ask the service of the client and the command line, with their key."""
     check = _ask("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
     return replace(check, found=f"{settings.server}: {check.found}")
 
 
-def _ask(name: str, client: Client) -> Check:
+def _ask(name: str, client: Client) -> Finding:
     with client:
         try:
             stats = client.stats()
         except ServiceUnavailableError as error:
             ours = error.code == "no_index"
-            return Check(name, "note" if ours else "failed", error.message, error.hint)
+            return Finding(name, "note" if ours else "failed", error.message, error.hint)
         except ServiceError as error:
             if error.code == "unauthorized":
-                return Check(name, "failed", _NEEDS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
-            return Check(name, "failed", f"another program answers: {error.message}", error.hint)
+                return Finding(name, "failed", _NEEDS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
+            return Finding(name, "failed", f"another program answers: {error.message}", error.hint)
     found = f"the service answers: {stats.points:,} points in {stats.collection}"
-    return Check(name, "note", f"{found}; {stats.problem}") if stats.problem else Check(name, "ok", found)
+    return Finding(name, "note", f"{found}; {stats.problem}") if stats.problem else Finding(name, "ok", found)
 
 
-def _source(settings: Settings, source: str | None) -> Check:
+def _source(settings: Settings, source: str | None) -> Finding:
     """List, and read one object: credentials often allow only one of the two."""
     if source is None:
-        return Check("source", "skipped", "no source was given", "viewfinder doctor --source s3://bucket/prefix")
+        return Finding("source", "skipped", "no source was given", "viewfinder doctor --source s3://bucket/prefix")
     from viewfinder.sources.access import ObjectAccess
     from viewfinder.sources.objects import Objects
     from viewfinder.sources.uris import canonical_uri
@@ -399,5 +401,5 @@ def _source(settings: Settings, source: str | None) -> Check:
             objects.read(first.uri, max_bytes=max(first.size, 1))
         except ObjectError as error:
             advice = "The credentials need s3:GetObject." if error.reason == "access_denied" else ""
-            return Check("source", "failed", f"{uri} can be listed, but not read: {error.message}", advice)
-    return Check("source", "ok", f"{uri} can be listed and read")
+            return Finding("source", "failed", f"{uri} can be listed, but not read: {error.message}", advice)
+    return Finding("source", "ok", f"{uri} can be listed and read")

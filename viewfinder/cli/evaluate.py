@@ -8,7 +8,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import DONE, job, packages_of
-from viewfinder.cli.options import Config, EvaluationSet, Index, Json, examples
+from viewfinder.cli.options import ConfigOption, EvaluationSetOption, IndexNameOption, JsonOption, examples
 from viewfinder.evaluation.options import MAX_COLLECTIONS, EvaluateOptions
 from viewfinder.settings import Settings
 
@@ -20,8 +20,8 @@ EPILOG = examples(
 )
 
 
-def evaluate(
-    evaluation_set: EvaluationSet = None,
+def evaluate_command(
+    evaluation_set: EvaluationSetOption = None,
     collection: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,12 +31,12 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    index: Index = None,
+    index: IndexNameOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory for evaluation.md, .json and .png.")] = Path(
         "evaluation"
     ),
-    config: Config = None,
-    as_json: Json = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure search quality and speed.
 

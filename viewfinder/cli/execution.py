@@ -18,10 +18,10 @@ def open_execution(settings: "Settings", command: str, *, on_ray: bool) -> "Iter
     if on_ray:
         with packages_of("all", command):
             from viewfinder.cluster.executor import RayExecutor
-            from viewfinder.cluster.session import join
+            from viewfinder.cluster.session import join_ray
             from viewfinder.store import StoreAddress
 
-        with join(settings, StoreAddress.of(settings)) as store:
+        with join_ray(settings, StoreAddress.of(settings)) as store:
             yield store, RayExecutor()
         return
     with packages_of("local", command):

@@ -10,15 +10,15 @@ import typer
 from viewfinder.cli.entry import DONE, FAILED, job, packages_of
 from viewfinder.cli.execution import open_execution
 from viewfinder.cli.options import (
-    Captions,
-    Config,
-    DryRun,
-    Index,
-    Json,
-    MaxFailureRatio,
-    PruneMaxRatio,
-    Ray,
-    Report,
+    CaptionsOption,
+    ConfigOption,
+    DryRunOption,
+    IndexNameOption,
+    JsonOption,
+    MaxFailureRatioOption,
+    PruneMaxRatioOption,
+    RayOption,
+    ReportOption,
     examples,
     model_name,
     source_uri,
@@ -45,13 +45,13 @@ Sources = Annotated[
 ]
 
 
-def index(
+def index_command(
     src: Sources = None,
     source: Annotated[
         list[str] | None,
         typer.Option("--source", metavar="SRC", help="The same as SRC.", show_default=False, parser=source_uri),
     ] = None,
-    captions: Captions = None,
+    captions: CaptionsOption = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Index only objects that match. Repeatable.", show_default=False),
@@ -60,7 +60,7 @@ def index(
         list[str] | None,
         typer.Option(metavar="GLOB", help="Leave out objects that match. Repeatable.", show_default=False),
     ] = None,
-    index: Index = None,
+    index: IndexNameOption = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -77,13 +77,13 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Delete points whose objects are gone, and captions no longer given.")
     ] = False,
-    prune_max_ratio: PruneMaxRatio = PRUNE_MAX_RATIO,
-    dry_run: DryRun = False,
-    report: Report = None,
-    max_failure_ratio: MaxFailureRatio = MAX_FAILURE_RATIO,
-    ray: Ray = None,
-    config: Config = None,
-    as_json: Json = False,
+    prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
+    dry_run: DryRunOption = False,
+    report: ReportOption = None,
+    max_failure_ratio: MaxFailureRatioOption = MAX_FAILURE_RATIO,
+    ray: RayOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Index images of buckets, directories or lists of URIs.
 
@@ -134,13 +134,13 @@ def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bo
         from viewfinder.cli.index_report import show_plan, show_summary
         from viewfinder.cli.progress import ConsoleProgress
         from viewfinder.indexing import preflight
-        from viewfinder.indexing.report import Plan
+        from viewfinder.indexing.report import IndexPlan
         from viewfinder.indexing.run import index
 
     preflight.check(options, settings)
     with open_execution(settings, "index", on_ray=on_ray) as (store, executor):
         result = index(options, settings, store, executor, progress=ConsoleProgress())
-    if isinstance(result, Plan):
+    if isinstance(result, IndexPlan):
         show_plan(result, as_json=as_json)
         return DONE
     show_summary(result, as_json=as_json)

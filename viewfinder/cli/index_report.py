@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from viewfinder.cli import output
 from viewfinder.indexing.prune import PrunePlan
-from viewfinder.indexing.report import Plan, Summary
+from viewfinder.indexing.report import IndexPlan, Summary
 
 # Reasons that are shown; failures.jsonl has them all.
 _MAX_REASONS = 8
@@ -29,7 +29,7 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
         output.note(f"error: {summary.problem}")
 
 
-def show_plan(plan: Plan, *, as_json: bool) -> None:
+def show_plan(plan: IndexPlan, *, as_json: bool) -> None:
     """Print what a run would do."""
     if as_json:
         output.print_json(asdict(plan))

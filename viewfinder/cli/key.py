@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import Json, examples
+from viewfinder.cli.options import JsonOption, examples
 
 EPILOG = examples("viewfinder key", "viewfinder key --admin --json")
 
 
-def key(
+def key_command(
     admin: Annotated[bool, typer.Option("--admin", help="Make a key that also allows takedowns.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make an API key.
 

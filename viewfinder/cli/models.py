@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from viewfinder.cli import output
-from viewfinder.cli.options import Json, examples
+from viewfinder.cli.options import JsonOption, examples
 from viewfinder.models.registry import REGISTRY
 
 EPILOG = examples("viewfinder models", "viewfinder models --json")
@@ -12,7 +12,7 @@ EPILOG = examples("viewfinder models", "viewfinder models --json")
 TABLE_WIDTH = 150
 
 
-def models(as_json: Json = False) -> None:
+def models_command(as_json: JsonOption = False) -> None:
     """List the models that are known by name.
 
     Shows dimension, image size, maximum number of tokens, languages and licence. Other models: any open_clip ARCH::TAG,

@@ -106,24 +106,24 @@ def join_ray_address(args: Sequence[str]) -> list[str]:
     return joined
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Config = Annotated[
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ConfigOption = Annotated[
     str | None,
     typer.Option("--config", metavar="FILE", help="Read settings from this TOML file.", show_default=False),
 ]
-Index = Annotated[
+IndexNameOption = Annotated[
     str | None,
     typer.Option("--index", metavar="NAME", help="Name of the index. [default: VIEWFINDER_INDEX]", show_default=False),
 ]
-Server = Annotated[
+ServerOption = Annotated[
     str | None,
     typer.Option("--server", metavar="URL", help="Ask the service at this address.", show_default=False),
 ]
-Subject = Annotated[
+SubjectArgument = Annotated[
     str,
     typer.Argument(metavar="URI|ID", help="The image: its URI, absolute path or id.", show_default=False),
 ]
-Captions = Annotated[
+CaptionsOption = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
@@ -132,7 +132,7 @@ Captions = Annotated[
         parser=source_uri,
     ),
 ]
-Report = Annotated[
+ReportOption = Annotated[
     str | None,
     typer.Option(
         metavar="DIR",
@@ -141,14 +141,14 @@ Report = Annotated[
         parser=source_uri,
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
-MaxFailureRatio = Annotated[
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
+MaxFailureRatioOption = Annotated[
     float, typer.Option(parser=ratio, metavar="R", help="Fail if a larger share of the objects fails.")
 ]
-PruneMaxRatio = Annotated[
+PruneMaxRatioOption = Annotated[
     float, typer.Option(parser=ratio, metavar="R", help="Refuse to delete a larger share of the points.")
 ]
-EvaluationSet = Annotated[
+EvaluationSetOption = Annotated[
     str | None,
     typer.Option(
         "--evaluation-set",
@@ -159,7 +159,7 @@ EvaluationSet = Annotated[
         parser=source_uri,
     ),
 ]
-Ray = Annotated[
+RayOption = Annotated[
     str | None,
     typer.Option(
         "--ray",

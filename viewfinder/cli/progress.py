@@ -20,7 +20,7 @@ from viewfinder.indexing.progress import IndexingProgress, ListingProgress
 
 logger = logging.getLogger("viewfinder.index")
 
-LOG_EVERY_S = 15.0
+_LOG_EVERY_S = 15.0
 
 
 class ConsoleProgress:
@@ -40,7 +40,7 @@ class ConsoleProgress:
                 elapsed = time.monotonic() - began
                 if self._console.is_terminal:
                     status.update(f"Listing: {count:,} objects, {count / max(elapsed, 1e-3):,.0f}/s")
-                elif elapsed - logged > LOG_EVERY_S:
+                elif elapsed - logged > _LOG_EVERY_S:
                     logged = elapsed
                     logger.info("%d objects listed", count)
 
@@ -83,7 +83,7 @@ def _log_lines(total: int) -> IndexingProgress:
     def log(counts: Mapping[str, int]) -> None:
         nonlocal logged
         elapsed = time.monotonic() - began
-        if elapsed - logged > LOG_EVERY_S:
+        if elapsed - logged > _LOG_EVERY_S:
             logged = elapsed
             logger.info("%s", _line(counts, total, elapsed))
 

@@ -7,16 +7,16 @@ import typer
 from viewfinder.cli.entry import DONE, job, packages_of
 from viewfinder.cli.execution import open_execution
 from viewfinder.cli.options import (
-    Captions,
-    Config,
-    DryRun,
-    EvaluationSet,
-    Index,
-    Json,
-    MaxFailureRatio,
-    PruneMaxRatio,
-    Ray,
-    Report,
+    CaptionsOption,
+    ConfigOption,
+    DryRunOption,
+    EvaluationSetOption,
+    IndexNameOption,
+    JsonOption,
+    MaxFailureRatioOption,
+    PruneMaxRatioOption,
+    RayOption,
+    ReportOption,
     examples,
     model_name,
     ratio,
@@ -35,7 +35,7 @@ EPILOG = examples(
 )
 
 
-def reindex(
+def reindex_command(
     model: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +45,7 @@ def reindex(
             show_default=False,
         ),
     ] = None,
-    index: Index = None,
+    index: IndexNameOption = None,
     source: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,13 +56,13 @@ def reindex(
             parser=source_uri,
         ),
     ] = None,
-    captions: Captions = None,
-    evaluation_set: EvaluationSet = None,
+    captions: CaptionsOption = None,
+    evaluation_set: EvaluationSetOption = None,
     keep: Annotated[
         int, typer.Option(parser=whole(0), metavar="N", help="Number of retired collections to keep for a rollback.")
     ] = KEEP,
-    max_failure_ratio: MaxFailureRatio = MAX_FAILURE_RATIO,
-    prune_max_ratio: PruneMaxRatio = PRUNE_MAX_RATIO,
+    max_failure_ratio: MaxFailureRatioOption = MAX_FAILURE_RATIO,
+    prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
     max_quality_loss: Annotated[
         float,
         typer.Option(
@@ -75,15 +75,15 @@ def reindex(
     when_model_changed: Annotated[
         bool, typer.Option("--when-model-changed", help="Do nothing if the index already has the model.")
     ] = False,
-    dry_run: DryRun = False,
-    report: Report = None,
+    dry_run: DryRunOption = False,
+    report: ReportOption = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Make the previous collection live again and stop scheduled runs.")
     ] = False,
     release: Annotated[bool, typer.Option("--release", help="Let scheduled runs continue after a rollback.")] = False,
-    ray: Ray = None,
-    config: Config = None,
-    as_json: Json = False,
+    ray: RayOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Update an index, or change its model without an outage.
 

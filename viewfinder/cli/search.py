@@ -12,7 +12,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import packages_of
-from viewfinder.cli.options import Config, Index, Json, Server, examples, ratio, whole
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples, ratio, whole
 from viewfinder.cli.service import find_service
 from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
 from viewfinder.client.requests import next_page
@@ -46,7 +46,7 @@ def _weights(text: str) -> dict[str, float]:
         raise typer.BadParameter(f"{text!r} does not have the form clip=1,words=0.5.") from error
 
 
-def search(
+def search_command(
     text: Annotated[
         str | None, typer.Argument(metavar="TEXT", help="What the images show, in plain words.", show_default=False)
     ] = None,
@@ -118,10 +118,10 @@ def search(
         ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Print all hits; with --json one a line.")] = False,
-    index: Index = None,
-    server: Server = None,
-    config: Config = None,
-    as_json: Json = False,
+    index: IndexNameOption = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Find images by a description, by an image, or by both.
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import logging
 import socket
 import time
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import job, packages_of
-from viewfinder.cli.options import Config, Index, Json, examples, whole
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, examples, whole
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
@@ -19,14 +18,15 @@ EPILOG = examples(
     "viewfinder serve",
     "viewfinder serve --port 8080 --index cats",
     "VIEWFINDER_API_KEYS=DIGEST viewfinder serve --host 0.0.0.0",
+    statuses="Exit status: 0 stopped by Ctrl-C or SIGTERM, 1 did not start, 2 wrong usage or configuration.",
 )
 
 _CONNECT_TIMEOUT_S = 2.0
-# Ray Serve's own actors need room beside the first replica.
+# Ray Serve's own actors need CPUs beside the first replica.
 _MINIMUM_CPUS = 4
 
 
-def serve(
+def serve_command(
     host: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Address to listen on. [default: VIEWFINDER_HOST]", show_default=False),
@@ -40,9 +40,9 @@ def serve(
             parser=whole(0, 65_535),
         ),
     ] = None,
-    index: Index = None,
-    config: Config = None,
-    as_json: Json = False,
+    index: IndexNameOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Run the search service until Ctrl-C.
 
@@ -51,7 +51,7 @@ def serve(
     """
     settings = Settings.load(config=config, host=host, port=port, index=index)
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
-    with job(stopped="The service has stopped."):
+    with job(stopped="Stopped before the service was ready."):
         _run(settings, as_json=as_json)
 
 
@@ -63,7 +63,7 @@ def free_port(host: str, port: int) -> int:
     """
     family, address = _resolve(host, port)
     if port:
-        # A service that listens on all addresses is asked on the loopback one.
+        # A service that listens on all addresses is reached through the loopback address.
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(address[0]), str(address[0]))
         with contextlib.suppress(OSError), socket.create_connection((reachable, port), timeout=_CONNECT_TIMEOUT_S):
             raise _taken(host, port)
@@ -94,6 +94,14 @@ def _taken(host: str, port: int) -> ConfigurationError:
     )
 
 
+def wait_for_interrupt() -> None:
+    """Block until Ctrl-C or SIGTERM, then say that the service stops: the normal end of a service, so no error."""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
+    output.note("Stopping the service ...")
+
+
 def _run(settings: Settings, *, as_json: bool) -> None:
     """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
     with packages_of("all", "serve"):
@@ -102,15 +110,13 @@ def _run(settings: Settings, *, as_json: bool) -> None:
         from viewfinder.service.serving import build, serving
         from viewfinder.store import StoreAddress
 
-    application = build(settings)  # refuses an open service before anything is started
+    application = build(settings)  # refuses a service without keys on a public address before anything is started
     output.note("Starting Ray ...")
     with start_ray(
         StoreAddress.of(settings),
         ray_address=settings.ray_address,
         num_cpus=max(_MINIMUM_CPUS, cpu_cores()),
         include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
     ):
         output.note("Starting the service ...")
         with serving(application, settings.host, settings.port) as url:
@@ -118,5 +124,4 @@ def _run(settings: Settings, *, as_json: bool) -> None:
                 output.print_json_line({"url": url})
             else:
                 output.print_text(f"Ready: {url} (Ctrl-C stops)")
-            while True:
-                time.sleep(3600)
+            wait_for_interrupt()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import Json, examples, model_name, ratio, whole
+from viewfinder.cli.options import JsonOption, examples, model_name, ratio, whole
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
 
@@ -77,7 +77,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """The input of an estimate; defaults that the user did not choose are assumptions."""
 
     images: int
@@ -235,7 +235,7 @@ def _headroom(text: Any) -> float:
     return value
 
 
-def size(
+def size_command(
     images: Annotated[
         int, typer.Option(metavar="N", help="Images, as 100k, 2.5M or 1B.", parser=_quantity, show_default=False)
     ],
@@ -271,7 +271,7 @@ def size(
         float, typer.Option(metavar="$", help="A GB of memory for a month.", parser=_positive)
     ] = 5.0,
     disk_price: Annotated[float, typer.Option(metavar="$", help="A GB of disk for a month.", parser=_positive)] = 0.08,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Estimate machines, memory, disk and cost of an index.
 
@@ -280,7 +280,7 @@ def size(
     """
     if gpu_price is None:
         gpu_price = 0.0 if gpu == "none" else GPUS[gpu][1]
-    plan = Plan(
+    estimate = Estimate(
         images=images,
         model=_sized_model(model),
         gpu=gpu,
@@ -299,14 +299,14 @@ def size(
         memory_price=memory_price,
         disk_price=disk_price,
     )
-    lines = list(plan.lines())
+    lines = list(estimate.lines())
     if as_json:
         output.print_json([asdict(line) for line in lines])
         return
     headings = ["part", "figure", "value", "unit", "basis", "how"]
     rows = [[line.part, line.what, _number(line.value), line.unit, line.basis, line.how] for line in lines]
     if output.stdout().is_terminal:
-        output.print_text(f"{images:,} images, {plan.model.name}, {gpu}")
+        output.print_text(f"{images:,} images, {estimate.model.name}, {gpu}")
     output.print_table(headings, rows)
 
 

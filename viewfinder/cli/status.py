@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import packages_of
-from viewfinder.cli.options import Config, Index, Json, Server, examples
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples
 from viewfinder.cli.service import find_service
 from viewfinder.client import Stats
 from viewfinder.errors import ServiceUnavailableError
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 EPILOG = examples("viewfinder status", "viewfinder status --server https://search.example.org --json")
 
 
-def status(index: Index = None, server: Server = None, config: Config = None, as_json: Json = False) -> None:
+def status_command(
+    index: IndexNameOption = None, server: ServerOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Show the index: model, collections, number of points.
 
     With --server or VIEWFINDER_SERVER, shows what that service searches. Otherwise shows the collections in the store,

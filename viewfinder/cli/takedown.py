@@ -10,7 +10,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import packages_of
-from viewfinder.cli.options import Config, Index, Json, Server, Subject, examples
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, SubjectArgument, examples
 from viewfinder.cli.service import find_service
 from viewfinder.client import Client, Removal, Restoration
 from viewfinder.client.requests import image_id
@@ -28,13 +28,13 @@ TAKEDOWN_EPILOG = examples(
 RESTORE_EPILOG = examples("viewfinder restore s3://bucket/private.jpg")
 
 
-def takedown(
-    subject: Subject,
+def takedown_command(
+    subject: SubjectArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    index: Index = None,
-    server: Server = None,
-    config: Config = None,
-    as_json: Json = False,
+    index: IndexNameOption = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Take an image out of the index and keep it out.
 
@@ -60,8 +60,12 @@ def takedown(
         )
 
 
-def restore(
-    subject: Subject, index: Index = None, server: Server = None, config: Config = None, as_json: Json = False
+def restore_command(
+    subject: SubjectArgument,
+    index: IndexNameOption = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """End the takedown of an image.
 

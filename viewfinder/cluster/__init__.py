@@ -1,1 +1,1 @@
-"""Everything that runs on Ray Data: session, pipeline, resources, executor, metrics."""
+"""Indexing on Ray Data: session, pipeline, resources, executor, metrics."""

@@ -15,9 +15,9 @@ from viewfinder.store import Collection, StoreAddress
 
 
 class QdrantDatasink(Datasink[Tally]):
-    """Writes blocks of `viewfinder.indexing.rows` into one collection; afterwards `total` is the tally of them all.
+    """Writes blocks of `viewfinder.indexing.rows` to one collection; afterwards `total` is the tally of all blocks.
 
-    `counter`, where given, is a `viewfinder.cluster.progress.Counter` actor.
+    `counter` is an optional `viewfinder.cluster.progress.Counter` actor.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class QdrantDatasink(Datasink[Tally]):
         return total
 
     def on_write_complete(self, write_result: WriteResult[Tally]) -> None:
-        # Ray Data hands on one result for each task, however often it ran.
+        # Ray Data passes one result per task, even if the task ran more than once.
         self.total = sum(write_result.write_returns, Tally())
 
     @property

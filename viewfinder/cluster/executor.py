@@ -1,4 +1,4 @@
-"""The executor that runs the stages on Ray: `viewfinder.indexing.executor.Executor`."""
+"""The `viewfinder.indexing.executor.Executor` that runs the stages on Ray."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,16 +38,17 @@ WAIT_LOGGED_S = 30.0
 
 
 class RayExecutor:
-    """Runs the stages on the Ray that this process has joined; workers connect to store and objects by themselves.
+    """Runs the stages on the Ray that this process has joined. Workers open their own connections to store and objects.
 
-    Texts and images are encoded on a worker too: a driver may lack the device, the memory or the way to the objects.
+    `encode_texts` and `encode_images` also run on a worker: the driver may lack the device, the memory or access to the
+    objects.
     """
 
     def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
         with unwrap_worker_errors():
             trial = ray.remote(num_cpus=0.01)(_check).remote(list(sources), access, store.address)
             while not ray.wait([trial], timeout=WAIT_LOGGED_S)[0]:
-                logger.info("Waiting for a worker of the cluster to take a task")
+                logger.info("Waiting for a free worker in the cluster")
             ray.get(trial)
 
     def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
@@ -115,7 +116,7 @@ def _on_encoder_worker(
         task = remote.remote(checkpoint.name, checkpoint.fingerprint, options, *arguments)
         if not ray.wait([task], timeout=timeout_s)[0]:
             ray.cancel(task, force=True)
-            raise ViewfinderError(f"No worker had encoded with model {checkpoint.name!r} after {timeout_s:g} s.")
+            raise ViewfinderError(f"No worker finished encoding with model {checkpoint.name!r} within {timeout_s:g} s.")
         result: T = ray.get(task)
         return result
 

@@ -1,7 +1,7 @@
 """Metrics of a running job: `viewfinder_job_*`, which Ray's agents export as `ray_viewfinder_job_*`.
 
-They are counted in the write tasks, where every row ends, once per block. Unlike the report they count twice what Ray
-runs twice. A cluster that ends with the job takes them along: Prometheus keeps what it has scraped until then.
+The write tasks count them once per block, since every row ends there. Unlike the report, they count a task twice if Ray
+runs it twice. If the cluster ends with the job, Prometheus keeps only what it has scraped until then.
 """
 
 import functools
@@ -17,7 +17,7 @@ from viewfinder.indexing.accounting import Tally
 
 
 class JobMetrics:
-    """The counters of one index in one process; `kind` makes each of them."""
+    """The counters of one index in one process. `kind` is the class of a counter."""
 
     def __init__(self, index: str, kind: Callable[..., Any] = metrics.Counter) -> None:
         def counter(name: str, description: str, *labels: str) -> Any:
@@ -25,7 +25,7 @@ class JobMetrics:
 
         self._objects = counter("viewfinder_job_objects_total", "Listed objects by outcome.", "outcome")
         self._failures = counter("viewfinder_job_failures_total", "Failed objects by reason.", "stage", "reason")
-        self._done = counter("viewfinder_job_stage_objects_total", "Objects that a stage has worked on.", "stage")
+        self._done = counter("viewfinder_job_stage_objects_total", "Objects that a stage has processed.", "stage")
         self._busy = counter("viewfinder_job_stage_seconds_total", "Busy seconds of a stage's workers.", "stage")
 
     def add_block(self, tally: Tally, table: pa.Table) -> None:
@@ -48,7 +48,7 @@ class JobMetrics:
             _add(self._done, count, stage=stage)
             _add(self._busy, seconds, stage=stage)
         if not tally.failed:
-            return  # an empty block has no columns either
+            return  # an empty block has no columns
         rows = zip(*(table[name].to_pylist() for name in ("action", "stage", "reason")), strict=True)
         failures = Counter((stage, reason) for action, stage, reason in rows if action == "failed")
         for (stage, reason), count in failures.items():
@@ -57,14 +57,16 @@ class JobMetrics:
 
 @functools.cache
 def metrics_of(index: str) -> JobMetrics:
-    """The metrics of an index; a process registers each metric once."""
+    """The metrics of an index, created once per process because Ray registers a metric only once."""
     return JobMetrics(index)
 
 
 @contextmanager
 def listed_gauge(index: str, listed: int) -> Iterator[None]:
-    """Export the number of objects while the block runs, so that a run without progress can be seen."""
-    gauge = metrics.Gauge("viewfinder_job_objects_listed", "Objects of the current run, 0 after it.", ("index",))
+    """Export the number of listed objects during the block, so that a stalled run can be detected."""
+    gauge = metrics.Gauge(
+        "viewfinder_job_objects_listed", "Objects listed by the current run; 0 when no run is active.", ("index",)
+    )
     gauge.set_default_tags({"index": index})
     gauge.set(listed)
     try:
@@ -74,5 +76,5 @@ def listed_gauge(index: str, listed: int) -> Iterator[None]:
 
 
 def _add(counter: Any, value: float, **labels: str) -> None:
-    if value > 0:  # Ray refuses to add 0
+    if value > 0:  # Ray rejects an increment of 0
         counter.inc(value, labels)

@@ -1,4 +1,4 @@
-"""The pipeline in one Ray Data chain: manifest → compare → fetch and decode → encode → write."""
+"""The stages as a Ray Data pipeline: manifest → compare → fetch and decode → encode → write."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.executor import IndexJob
 from viewfinder.indexing.fetch import FetchAndDecode
-from viewfinder.indexing.rows import cut, paths_table, read_part
+from viewfinder.indexing.rows import cut_tables, paths_table, read_part
 from viewfinder.sources.manifest import Manifest
 
 
 def compared(manifest: Manifest, compare: Compare) -> Dataset:
-    """The rows of the manifest, compared.
+    """The compared rows of the manifest.
 
-    The manifest is read where it was written, because its files lie on the driver's disk alone. `read_parquet` would
-    first list the files in a task of its own.
+    The manifest's files are only on the driver's disk, so they are read on its node. `read_parquet` would start another
+    task to list them.
     """
     driver_node = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     parts = _from_blocks(paths_table([path]) for path in manifest.paths)
@@ -35,10 +35,10 @@ def compared(manifest: Manifest, compare: Compare) -> Dataset:
 
 
 def write_all(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Workers, sink: QdrantDatasink) -> None:
-    """Run compared rows through the other stages into the sink."""
+    """Run compared rows through the remaining stages into the sink."""
     settings = job.settings
     size = settings.fetch_batch_size
-    todo = _in_blocks(rows, size) if isinstance(rows, Dataset) else _from_blocks(cut(rows, size))
+    todo = _in_blocks(rows, size) if isinstance(rows, Dataset) else _from_blocks(cut_tables(rows, size))
     encoded = todo.map_batches(
         FetchAndDecode.of(settings, job.compare.access, job.checkpoint),
         batch_size=None,
@@ -68,7 +68,7 @@ def write_all(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Work
 
 @contextmanager
 def unwrap_worker_errors() -> Iterator[None]:
-    """Raise an error of ours that a stage raised on a worker as it was, without Ray's layers around it."""
+    """Re-raise a `ViewfinderError` from a worker without Ray's wrappers around it."""
     try:
         yield
     except Exception as error:
@@ -77,22 +77,22 @@ def unwrap_worker_errors() -> Iterator[None]:
             cause = getattr(cause, "cause", None) or cause.__cause__
         if cause is None:
             raise
-        # Ray gives an error that crossed processes a class of its own, derived from the real one.
+        # Ray wraps an error from another process in a subclass of the original class.
         kind = next(each for each in type(cause).__mro__ if each.__module__ == ViewfinderError.__module__)
         raise (kind(*cause.args) if len(cause.args) == 1 else ViewfinderError(str(cause))) from error
 
 
 def _from_blocks(tables: Iterable[pa.Table]) -> Dataset:
-    """Each table a block. `from_arrow` would start workers, seconds of a core each, to count the rows."""
+    """One block per table. `from_arrow` would start workers to count the rows, at seconds of CPU each."""
     dataset: Dataset = ray.data.from_blocks(list(tables))
     return dataset
 
 
 def _in_blocks(rows: Dataset, size: int) -> Dataset:
-    """The same rows in blocks of `size`, one for each task of the next stage.
+    """The same rows in blocks of `size`, one per task of the next stage.
 
-    Ray Data wants a whole core for this step and has no argument to say otherwise; beside a service on two cores there
-    is none, and the job would wait for ever.
+    Ray Data reserves a whole core for this step and has no option to change that. Beside a service on two cores no core
+    is free, and the job would wait forever.
     """
     blocks = rows.repartition(target_num_rows_per_block=size)
     blocks._logical_plan.dag.ray_remote_args["num_cpus"] = WAITING_STAGE_CPUS

@@ -1,4 +1,4 @@
-"""Progress of a job whose rows are written in other processes."""
+"""Progress of a job whose rows are written by other processes."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ POLL_S = 0.5
 
 
 class Counter:
-    """An actor that sums what the write tasks report. Unlike the final tally it counts twice what Ray runs twice."""
+    """An actor that sums the counts of write tasks. Unlike the final tally, it counts a task twice if Ray reruns it."""
 
     def __init__(self) -> None:
         self._counts = {"indexed": 0, "unchanged": 0, "failed": 0}
@@ -28,7 +28,7 @@ class Counter:
 
 @contextmanager
 def followed_counter(progress: IndexingProgress) -> Iterator[Any]:
-    """Yield a `Counter` actor, and pass its counts on to `progress` twice a second while the block runs."""
+    """Yield a `Counter` actor, and pass its counts to `progress` twice a second during the block."""
     counter = ray.remote(num_cpus=0)(Counter).remote()
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(counter, progress, done), name="progress", daemon=True)

@@ -1,4 +1,4 @@
-"""How the cores and GPUs of a cluster are divided among the workers of a run."""
+"""Division of a cluster's cores and GPUs among the workers of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD
 from viewfinder.settings import Settings
 
-# For stages that wait for Qdrant or S3: they must not take a core from the decoders.
+# CPUs claimed by stages that mostly wait for Qdrant or S3, so that the decoders keep their cores.
 WAITING_STAGE_CPUS = 0.1
-# A decoder, an encoder, and some stages that wait.
+# CPUs of one decoder, one encoder and some waiting stages.
 CPUS_OF_ONE_PIPELINE = 2.3
-# Resource of a Ray of our own: its real number of cores, where its CPUs are set higher. Nothing claims it.
+# Custom resource of a Ray that this program starts: the real number of cores, as its CPUs are set higher. Unclaimed.
 CORES = "viewfinder_cores"
-# Without GPUs. Each encoder holds a model and spends 20 seconds of a core on its start; each of its threads holds the
-# activations of its part of a batch, hundreds of megabytes with the largest models.
+# Without GPUs. Each encoder holds a model and takes 20 CPU seconds to start; each of its threads holds the activations
+# of its part of a batch, hundreds of megabytes with the largest models.
 CPUS_PER_ENCODER = 8
-# Batches that a GPU's encoder has in hand: one is prepared while the other is computed (benchmarks/hand_over.py).
+# Concurrent batches per GPU encoder: one is prepared while the other is computed (benchmarks/hand_over.py).
 CALLS_PER_GPU = 2
-# More writers gain nothing before an encoder is faster than four cores; each is a process to start.
+# More writers do not help until the encoder is faster than four cores, and each one is another process.
 CPUS_PER_WRITER, MAX_WRITERS = 4, 4
-# Listing and comparing outrun everything after them; more tasks would only be more processes.
+# Comparing is faster than all later stages; more tasks would only start more processes.
 COMPARERS = 4
 
 
@@ -27,8 +27,8 @@ COMPARERS = 4
 class Workers:
     """Numbers of encoders, decoders and writers, and the share of the cluster that each takes.
 
-    `max_decoders` limits the decoders on a Ray of our own; elsewhere there are as many as the cluster has room for.
-    `concurrent_calls` are the batches that an encoder has in hand.
+    `max_decoders` limits the decoders on a Ray that this program started; a cluster runs as many as fit.
+    `concurrent_calls` is the number of batches that an encoder processes at the same time.
     """
 
     encoders: int
@@ -44,13 +44,13 @@ class Workers:
 
     @classmethod
     def plan(cls, settings: Settings, total: Mapping[str, float], free: Mapping[str, float]) -> "Workers":
-        """One encoder for each GPU; without GPUs one for every eight cores, which it shares with decoders.
+        """One encoder per GPU; without GPUs one for every eight cores, which it shares with decoders.
 
-        An encoder on the CPU claims a single core from the scheduler, so that both stages always fit, and the operating
-        system divides the time. Beside a service that holds most of a small machine both claim less, or the job would
-        wait for ever; a cluster with nothing free yet will grow. A Ray of our own does not grow, and decodes in as many
-        processes as there are cores: with a third on two cores reading an image cost half as much again, and the
-        encoder fell behind and was alone at the end.
+        An encoder on the CPU claims only one core from the scheduler, so that both stages always fit; the operating
+        system divides the time. Beside a service that holds most of a small machine both stages claim less, or the job
+        would wait forever. A cluster without free CPUs is expected to grow. A Ray that this program started does not
+        grow and runs one decoder process per core: with three on two cores, decoding an image took 1.5 times as long,
+        and the encoder fell behind.
         """
         gpus = int(total.get("GPU", 0))
         cpus = int(total.get(CORES, total.get("CPU", 1)))
@@ -64,7 +64,7 @@ class Workers:
             decoders=min(cpus, max(1, int(total.get("CPU", 1)) - encoders)),
             max_decoders=cpus if CORES in total else None,
             decoder_cpus=round(share, 2),
-            # Less than the decoders': Ray Data fuses stages with equal demands, which then take turns in one process.
+            # Less than the decoders' share: Ray Data fuses stages with equal demands, which would then run in turn.
             encoder_cpus=round(0.9 * share, 2),
             gpus=1 if on_gpu else 0,
             concurrent_calls=CALLS_PER_GPU if on_gpu else 1,
@@ -74,9 +74,9 @@ class Workers:
         )
 
     def missing_gpu(self, total: Mapping[str, float], free: Mapping[str, float]) -> str | None:
-        """A message if the encoders have to wait for a GPU; None if they can start."""
+        """A warning if the encoders must wait for a GPU, else None."""
         if free.get("GPU", 0.0) >= self.gpus:
             return None
         gpus = int(total.get("GPU", 0))
-        taken = f"all {gpus} of this cluster are in use" if gpus else "this cluster has none yet"
-        return f"Waiting for a GPU: {taken}. VIEWFINDER_DEVICE=cpu encodes without."
+        taken = f"all GPUs of this cluster ({gpus}) are in use" if gpus else "this cluster has none yet"
+        return f"Waiting for a GPU: {taken}. To encode on the CPU, set VIEWFINDER_DEVICE=cpu."

@@ -1,4 +1,4 @@
-"""The Ray that a program runs on: the one it was submitted to, the store holder's, or one of its own."""
+"""Connect a program to Ray: to the cluster it was submitted to, to the store holder's Ray, or to a new one."""
 
 import logging
 import os
@@ -23,18 +23,20 @@ from viewfinder.store.embedded import NAMESPACE, close_holder, ensure_holder
 
 logger = logging.getLogger(__name__)
 
-# Pipelines of several stages starve on two logical CPUs: other workers need room beside a decoder for each core.
+# A pipeline of several stages starves on two logical CPUs: other workers need room beside one decoder per core.
 MINIMUM_CPUS, CPUS_BESIDE_DECODERS = 4, 2
-# Spot GPUs can take longer to come than Ray Data's 30 minutes.
+# Spot GPUs can take longer to arrive than Ray Data's 30 minutes.
 NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _START_WAIT_S = 90.0
 _START_ATTEMPTS = 3
+# Standard error is for our own messages.
+_QUIET: Mapping[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 
 
 @contextmanager
-def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
+def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
     """Join or start Ray for a job; yields the store as the driver sees it."""
-    # Ray's core logs for every actor pool, as an error, that its arguments lie in the object store.
+    # Ray's core logs an error for every actor pool whose arguments are in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = cpu_cores()
     with start_ray(
@@ -43,8 +45,6 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
         num_cpus=max(MINIMUM_CPUS, cores + CPUS_BESIDE_DECODERS),
         resources={CORES: cores},
         include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
     ):
         configure_ray_data()
         with connect(address) as store:
@@ -53,7 +53,7 @@ def join(settings: Settings, address: StoreAddress) -> Iterator[Store]:
 
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Store]:
-    """The store that the settings name: a server, else the own directory, else its holder through the holder's Ray."""
+    """Open the store of the settings: a Qdrant server, else the data directory, else its holder over Ray."""
     address = StoreAddress.of(settings)
     if address.url is not None:
         with connect(address) as store:
@@ -68,7 +68,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
 
 
 def configure_ray_data() -> None:
-    """Fail on the first lost block, survive a few lost actors, wait for slow clusters, and keep quiet."""
+    """Fail on the first lost block, tolerate a few lost actors, wait for slow clusters, and log nothing."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -77,14 +77,15 @@ def configure_ray_data() -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     context.enable_progress_bars = False
     context.enable_auto_log_stats = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray Data logs the traceback of every failed run; our one message says what failed and what to do.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # A small manifest needs fewer tasks than its pool allows.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", category=UserWarning)
 
 
 @dataclass(frozen=True)
 class RaySession:
-    """This program's connection to a Ray; `owned` if the program started it, so that it ends with the program."""
+    """A connection to Ray. If `owned`, this program started that Ray and ends it."""
 
     address: StoreAddress
     owned: bool
@@ -97,7 +98,7 @@ class RaySession:
         self.release()
 
     def release(self) -> None:
-        """Leave Ray. A Ray of our own ends; its holder first, so that the store is closed and not just killed."""
+        """Leave Ray, or end a Ray that this program started: its holder first, so that the store is closed cleanly."""
         import ray
 
         if self.owned and self.address.url is None and ray.is_initialized():
@@ -108,7 +109,7 @@ class RaySession:
 
 @contextmanager
 def _keeping_sigterm() -> Iterator[None]:
-    """Restore the SIGTERM handler: Ray's would print its own stack and end with status 15."""
+    """Restore the SIGTERM handler afterwards: Ray's own prints a stack trace and exits with status 15."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -121,10 +122,11 @@ def _keeping_sigterm() -> Iterator[None]:
 def start_ray(
     address: StoreAddress, *, ray_address: str | None = None, lock_wait_s: float = LOCK_WAIT_S, **options: Any
 ) -> RaySession:
-    """Join `ray_address`; else, for the embedded store, its holder's Ray; else start a Ray of our own with `options`.
+    """Join `ray_address`, or the Ray of the embedded store's holder, or start a new Ray with `options`.
 
-    For the embedded store the holder then runs with this program's code. Raises `StoreBusyError` naming whoever keeps
-    the directory for longer than `lock_wait_s`. A Ray that this process has already joined is used as it is.
+    For the embedded store, a holder with this program's code is started if none runs. A Ray that this process has
+    already joined is used as it is. Raises `StoreBusyError`, which names the holder, if another process holds the
+    directory for longer than `lock_wait_s`.
     """
     import ray
 
@@ -133,20 +135,18 @@ def start_ray(
             return RaySession(address, owned=False, joined=False)
         if ray_address:
             _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE)
+            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
         else:
             _start_own(options)
         return RaySession(address, owned=ray_address is None, joined=True)
 
     directory = store_directory(address.data_dir)
-    # Two programs that start at once would start two Rays, one of them for nothing.
-    with _locked(
-        directory / "start.lock", _START_WAIT_S, "Another viewfinder program has been starting on it for too long."
-    ):
+    # Two programs that start at the same time would start two Rays, and one of them would be useless.
+    with _locked(directory / "start.lock", _START_WAIT_S, "Another viewfinder program is still starting on it."):
         owned, joined = False, not ray.is_initialized()
         if joined and ray_address:
             _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE)
+            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
         elif joined and not _join_holder(directory, lock_wait_s):
             _start_own(options)
             owned = True
@@ -161,7 +161,7 @@ def start_ray(
 
 
 def _join_holder(directory: Path, lock_wait_s: float) -> bool:
-    """Join the Ray of a live holder; False where nobody holds the directory, else `StoreBusyError` in the end."""
+    """Join the Ray of the running holder; False if there is no holder. Raises `StoreBusyError` after `lock_wait_s`."""
     deadline = time.monotonic() + lock_wait_s
     while True:
         lock = try_lock(directory / "holder.lock")
@@ -169,7 +169,7 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
             lock.close()
             return False
         holder = Holder.read(directory)
-        if holder is not None and _join(holder):
+        if holder is not None and _try_join(holder):
             return True
         if time.monotonic() > deadline:
             raise busy_error(directory)
@@ -177,9 +177,9 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
 
 
 def _check_answers(ray_address: str | None) -> None:
-    """Raise `ConfigurationError` where nothing listens; Ray itself would retry for minutes."""
+    """Raise `ConfigurationError` if nothing listens there; Ray itself would retry for minutes."""
     host, _, port = (ray_address or "").rpartition(":")
-    if not host or "/" in host or not port.isdecimal():  # `auto`, `local`, `ray://...`: for Ray to judge
+    if not host or "/" in host or not port.isdecimal():  # `auto`, `local`, `ray://...`: left to Ray
         return
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -195,13 +195,13 @@ def _start_own(options: Mapping[str, Any]) -> None:
 
     for left in reversed(range(_START_ATTEMPTS)):
         try:
-            # A bare ray.init() would join whatever cluster it finds on the machine.
-            ray.init(address="local", namespace=NAMESPACE, **options)
+            # Without an address, ray.init() would join any cluster that it finds on the machine.
+            ray.init(address="local", namespace=NAMESPACE, **{**_QUIET, **options})
             return
         except Exception as error:
-            if type(error) is not Exception:  # Ray has no class for a node that does not start in time
+            if type(error) is not Exception:  # Ray raises a bare Exception if a node does not start in time
                 raise
-            # Ray gives its daemons half a minute, which is not enough on a busy machine.
+            # Ray waits half a minute for its daemons, which is too short on a busy machine.
             if not left:
                 raise ViewfinderError(
                     f"Ray did not start on this machine: {error} Try again when the machine is less busy, or name a "
@@ -209,16 +209,16 @@ def _start_own(options: Mapping[str, Any]) -> None:
                 ) from error
 
 
-def _join(holder: Holder) -> bool:
+def _try_join(holder: Holder) -> bool:
     import ray
 
     if holder.ray_address is None or holder.host != socket.gethostname():
         return False
     host, _, port = holder.ray_address.rpartition(":")
     try:
-        # Ray itself would look for an address that is gone for half a minute.
+        # Ray itself would try a dead address for half a minute.
         socket.create_connection((host, int(port)), timeout=2).close()
-        ray.init(address=holder.ray_address, namespace=NAMESPACE)
+        ray.init(address=holder.ray_address, namespace=NAMESPACE, **_QUIET)
     except (OSError, RuntimeError) as error:
         logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
         return False

@@ -1,4 +1,4 @@
-"""Quality and speed of one collection, or of two side by side."""
+"""Measure quality and speed of one collection, or compare two."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class CollectionFigures:
         return float(np.percentile(self.times_ms, percent))
 
     def as_record(self) -> dict[str, Any]:
-        """Return the figures as JSON has them."""
+        """Return the figures as JSON values."""
         return {
             "collection": self.collection,
             "model": self.model,
@@ -63,12 +63,12 @@ class Evaluation:
     collections: Sequence[CollectionFigures]
 
     def as_record(self) -> list[dict[str, Any]]:
-        """Return the figures as `evaluation.json` has them."""
+        """Return the content of `evaluation.json`."""
         return [figures.as_record() for figures in self.collections]
 
 
 def evaluate(options: EvaluateOptions, settings: Settings, store: Store) -> Evaluation:
-    """Measure the chosen collections; raises `ConfigurationError` where there is none, or nothing to search with."""
+    """Measure the chosen collections; raises `ConfigurationError` if there are none, or no queries."""
     collections = _choose(store, settings.index, options.collections)
     queries, vectors = _queries(store, collections, options.evaluation_set, settings)
     times = search_times_ms(store, collections, vectors, count=_TIMED)
@@ -96,7 +96,7 @@ def _choose(store: Store, index: str, names: Sequence[str]) -> list[Collection]:
     known = {each.name: each for each in store.collections.all(index)}
     if missing := [name for name in names if name not in known]:
         raise ConfigurationError(
-            f"Index {index!r} has no collection {missing[0]!r}. It has: {', '.join(known) or 'none at all'}."
+            f"Index {index!r} has no collection {missing[0]!r}. It has: {', '.join(known) or 'none'}."
         )
     return [known[name] for name in names]
 
@@ -113,8 +113,8 @@ def _queries(
     captions = shared_captions(store, collections[0], collections[-1])
     if not captions.queries:
         raise ConfigurationError(
-            "There are no captions to search with. Write queries with known answers into a file and name it with "
-            "--evaluation-set."
+            "The collections have no captions to search with. Pass a file of queries with known answers: "
+            "--evaluation-set FILE"
         )
     return captions.queries, list(captions.vectors[: len(collections)])
 

@@ -1,4 +1,4 @@
-"""Queries with known answers, and quality figures computed from the answers of an index.
+"""Queries with known answers, and the quality of an index's answers to them.
 
 An evaluation set is a JSONL file of `{"text": "a red car", "relevant": ["s3://bucket/1.jpg", ...]}`, local or `s3://`.
 """
@@ -30,7 +30,7 @@ class LabelledQuery:
 class Quality:
     """Means over all queries, each 0..1.
 
-    `recall[k]`: the share of the relevant points (of k, where there are more) among the first k hits. `mrr`: the
+    `recall[k]`: the share of the relevant points (of k, if there are more than k) among the first k hits. `mrr`: the
     reciprocal rank of the first relevant hit, 0 if no hit is relevant. `ndcg`: normalised discounted cumulative gain of
     the first 10 hits with binary gains (Järvelin and Kekäläinen, 2002).
     """
@@ -42,7 +42,7 @@ class Quality:
 
 
 def load_evaluation_set(uri: str, objects: Objects) -> list[LabelledQuery]:
-    """Read an evaluation set; raises `ConfigurationError` naming the line that is wrong."""
+    """Read an evaluation set; raises `ConfigurationError` that names an invalid line."""
     try:
         content, _ = objects.read(canonical_uri(uri), MAX_BYTES)
     except ObjectError as error:
@@ -60,7 +60,7 @@ def load_evaluation_set(uri: str, objects: Objects) -> list[LabelledQuery]:
 def score(
     queries: Sequence[LabelledQuery], answers: Iterable[Sequence[str]], depths: Sequence[int] = DEPTHS
 ) -> Quality:
-    """Compute the quality of `answers`: for each query the ids found, best first, as many as the largest depth."""
+    """Compute the quality of `answers`: for each query the ids found, best first, up to the largest depth."""
     recalls: dict[int, list[float]] = {depth: [] for depth in depths}
     reciprocal_ranks, gains = [], []
     for query, found in zip(queries, answers, strict=True):

@@ -15,7 +15,7 @@ def search_times_ms(
 ) -> list[list[float]]:
     """Time `count` single searches of each collection, in milliseconds; `vectors` are float32 [N, D] for each.
 
-    The collections take turns, so that other load on the machine slows all of them alike.
+    The collections take turns, so that other load on the machine affects all of them equally.
     """
     times: list[list[float]] = [[] for _ in collections]
     for number in range(-_WARM_UP, count):

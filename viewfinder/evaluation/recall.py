@@ -1,4 +1,4 @@
-"""Recall of collections: against known answers, against another model's captions, and against exact search."""
+"""Recall of collections: with known answers, with captions as queries, and against exact search."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from viewfinder.arrays import Vectors
 from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality, score
 from viewfinder.store import Collection, Hit, Search, Store
 
-MAX_CAPTIONS = 500  # more captions do not change the figures noticeably
+MAX_CAPTIONS = 500  # more captions barely change the figures
 _BATCH = 32
-# Scores that differ by less are ties; their order carries no information.
+# Scores closer than this are ties, whose order is arbitrary.
 _TIE = 1e-4
 
 

@@ -1,1 +1,1 @@
-"""One object's way from the listing to its point: rows, stages, write, run, report, prune. Imports no Ray."""
+"""From a listed object to its point in the store: rows, stages, write, run, report, prune. Does not import Ray."""

@@ -1,12 +1,12 @@
-"""Counts of a run: objects by outcome, busy seconds by stage, and what they come to."""
+"""Counts of a run: objects by outcome and busy seconds by stage; the bottleneck and the totals that follow."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from viewfinder.sources.manifest import Manifest
 
-# How to speed up the stage that holds the others back.
-ADVICE = {
+# How to speed up each stage when it is the bottleneck.
+STAGE_ADVICE = {
     "compare": "use a larger Qdrant, or one nearer to the workers",
     "fetch": "raise VIEWFINDER_FETCH_THREADS, or run workers nearer to the bucket",
     "decode": "add CPU cores (CPU-only nodes work)",
@@ -19,9 +19,9 @@ ADVICE = {
 class Tally:
     """The counts of one write, or of the whole run: objects by outcome, and the busy seconds of each stage.
 
-    `unchanged` includes the `taken_down`. Of the `failed`, the `stale` keep the points that they had, because a later
-    run may succeed. `images` and `captions` were encoded; of the captions, `captions_cut` were longer than the model
-    reads.
+    `unchanged` includes the `taken_down`. `stale` objects are the `failed` ones that keep their existing points,
+    because a later run may succeed. `images` and `captions` count what was encoded; `captions_cut` counts captions
+    longer than the model's context.
     """
 
     indexed: int = 0
@@ -44,18 +44,18 @@ class Tally:
 
     @property
     def objects(self) -> int:
-        """All objects that are accounted for."""
+        """Number of objects with an outcome."""
         return self.indexed + self.unchanged + self.failed
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Objects by outcome, as progress shows them."""
+        """Objects by outcome, for progress displays."""
         return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The work of one stage: busy seconds summed over its workers, failures included, and the objects it finished."""
+    """The work of one stage: busy seconds summed over its workers (failures included), and objects finished."""
 
     name: str
     objects: int
@@ -64,37 +64,39 @@ class Stage:
 
     @property
     def rate(self) -> float | None:
-        """Objects a second of one worker."""
+        """Objects per second of one worker."""
         return self.objects / self.seconds if self.seconds else None
 
     @property
     def capacity(self) -> float | None:
-        """Objects a second of all workers together if they were never idle."""
+        """Objects per second of all workers together, if they were never idle."""
         return None if self.rate is None else self.rate * self.workers
 
     @property
     def seconds_per_worker(self) -> float:
-        """Mean busy seconds of one worker. Stages have different numbers of objects, so rates do not compare."""
+        """Mean busy seconds of one worker. Unlike rates, comparable between stages with different object counts."""
         return self.seconds / self.workers
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The tally of all objects, and how busy each stage was."""
+    """The tally of a run, and the work of each stage."""
 
     tally: Tally
     stages: Sequence[Stage]
 
     @property
     def bottleneck(self) -> str | None:
-        """The stage with the busiest workers; None where no stage did anything."""
+        """The stage with the busiest workers; None if nothing was encoded."""
+        if not (self.tally.images or self.tally.captions):
+            return None
         busiest = max(self.stages, key=lambda stage: stage.seconds_per_worker)
         return busiest.name if busiest.seconds else None
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one run over a manifest did."""
+    """The result of one run over a manifest."""
 
     manifest: Manifest
     outcome: Outcome
@@ -107,20 +109,20 @@ class RunResult:
 
     @property
     def expected(self) -> int:
-        """How many points of these sources the collection holds now."""
+        """Number of points that the collection should now hold for these sources."""
         tally = self.outcome.tally
         return self.manifest.listed - tally.failed + tally.stale - tally.taken_down
 
     @property
     def changed(self) -> int:
-        """How many points were written or deleted."""
+        """Number of objects indexed and points pruned."""
         return self.outcome.tally.indexed + self.pruned
 
 
 def stages_of(
     tally: Tally, *, comparers: float, fetchers: float, decoders: float, encoders: float, writers: float
 ) -> list[Stage]:
-    """The stages of a run with so many workers each."""
+    """The stages of a run with these numbers of workers."""
     return [
         Stage("compare", tally.objects, tally.compare_s, comparers),
         Stage("fetch", tally.images, tally.fetch_s, fetchers),

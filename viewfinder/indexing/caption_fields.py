@@ -1,4 +1,4 @@
-"""Payload fields that a captions file brings: recorded with the collection, and indexed before their data comes."""
+"""Payload fields from a captions file: record them with the collection and index them before data is written."""
 
 import logging
 
@@ -14,19 +14,19 @@ from viewfinder.store.filters import field_path
 logger = logging.getLogger("viewfinder.index")
 
 _ROWS = 50_000
-# How details without metadata are spelled: most files have none, and need no parsing here.
+# Details without metadata contain this text. Most files have no metadata, so their rows need no parsing.
 _NO_META = '"meta":{}'
 
 
 def record_fields(store: Store, collection: Collection, manifest: Manifest) -> dict[str, str]:
-    """Make every `meta.NAME` of the manifest's captions known to filters, and index it; the kinds by name."""
+    """Record and index every `meta.NAME` of the manifest's captions for filters; returns all kinds by name."""
     known = collection.metadata.fields
     fields = _fields_of(manifest).merged(known)
     changed = {name: kind for name, kind in fields.items() if known.get(name) != kind}
     for name, kind in changed.items():
         store.collections.index_field(collection, field_path(name), kind)
     if changed:
-        logger.info("Fields to filter by: %s", ", ".join(f"{name} ({kind})" for name, kind in changed.items()))
+        logger.info("New filter fields: %s", ", ".join(f"{name} ({kind})" for name, kind in changed.items()))
         store.collections.update_metadata(collection.name, fields=fields)
     return fields
 

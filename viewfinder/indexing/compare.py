@@ -1,4 +1,4 @@
-"""The first stage: decide for each listed object what is to be done, by what the collection already holds."""
+"""The first stage: compare each listed object with the collection and set its action."""
 
 import time
 from collections import Counter
@@ -15,7 +15,7 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
 
-# Ids in one request. Larger requests gain nothing and hold the embedded store's one thread longer.
+# Ids in one request. Larger requests are not faster, and block the embedded store's only thread longer.
 COMPARE_BATCH_SIZE = 1000
 
 
@@ -23,9 +23,9 @@ COMPARE_BATCH_SIZE = 1000
 class Compare:
     """Rows of a manifest → the same rows with their `action`, by ETag and caption hash.
 
-    `captions` says that captions were given; without them, those in the index stay untouched. With `prune` an object
-    that the captions do not name loses its caption. Without a collection (a dry run before the first run) every object
-    is new.
+    `captions` is True if a captions file was given; otherwise existing captions stay as they are. With `prune` an
+    object that is not in the captions file loses its caption. Without a collection (a dry run before the first run)
+    every object is new.
     """
 
     access: ObjectAccess
@@ -50,13 +50,13 @@ class Compare:
         states, failures = self._known([row["id"] for row in present], store)
         self._stat([row for row in present if not row["etag"]])
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
-        # The bytes in flight are limited by size, so an object to fetch needs one; an unchanged object does not.
+        # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
         self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
         todo = [row for row in compared if row["action"] != "unchanged"]
         if unchanged := len(compared) - len(todo):
             todo.append({"action": "unchanged", "count": unchanged})
-        if left_out := len(rows) - len(present):
-            todo.append({"action": "taken_down", "count": left_out})
+        if excluded := len(rows) - len(present):
+            todo.append({"action": "taken_down", "count": excluded})
         if todo:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
@@ -65,7 +65,7 @@ class Compare:
         return () if self.collection is None else store.control(self.collection.index).takedowns(ids)
 
     def _known(self, ids: Sequence[str], store: Store) -> tuple[dict[str, PointState], dict[str, Failure]]:
-        """The states of those that are points, and the recorded failures of the others."""
+        """States of the ids that are points, and recorded failures of the other ids."""
         if self.collection is None:
             return {}, {}
         states = store.points.states(self.collection, ids)
@@ -73,7 +73,7 @@ class Compare:
         return states, store.control(self.collection.index).failures(missing)
 
     def _stat(self, rows: list[Row]) -> None:
-        """Fill in ETag and size where a manifest file gives none. An object that cannot be asked fails in the fetch."""
+        """Fill in ETag and size where the listing has none. The fetch stage reports objects whose stat fails."""
         if not rows:
             return
         objects = objects_of(self.access)
@@ -112,7 +112,7 @@ class Compare:
 
 
 def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:
-    """How many objects need what, by the action of their rows."""
+    """Number of objects by action."""
     counts: Counter[str] = Counter()
     for table in tables:
         for action, count in zip(table["action"].to_pylist(), table["count"].to_pylist(), strict=True):

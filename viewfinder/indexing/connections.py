@@ -1,4 +1,4 @@
-"""Connections of a worker process, made once and kept between its tasks, which are many and short."""
+"""Connections of a worker process, opened once and reused by its many short tasks."""
 
 import functools
 
@@ -15,5 +15,5 @@ def store_at(address: StoreAddress) -> Store:
 
 @functools.lru_cache(maxsize=4)
 def objects_of(access: ObjectAccess) -> Objects:
-    """The objects that this access reaches."""
+    """The reader of objects with this access."""
     return Objects(access)

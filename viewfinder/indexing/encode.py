@@ -1,4 +1,4 @@
-"""The third stage: pixels and captions to unit vectors."""
+"""The third stage: encode pixels and captions as unit vectors."""
 
 import functools
 import threading
@@ -21,18 +21,19 @@ T = TypeVar("T", list[str], NDArray[np.uint8])
 U = TypeVar("U")
 Column: TypeAlias = "pa.Array[Any]"
 
-# Without a GPU, images in one call for each of an encoder's threads: with 8, they cost a fifth more.
+# Images per thread in one call on the CPU. With 8 instead, an image took a fifth longer.
 IMAGES_PER_THREAD = 32
-# Images in one call to a GPU.
+# Images in one call on a GPU.
 GPU_BATCH_SIZE = 256
 
 
 class Encode:
-    """Rows with pixels and captions → the same rows with vectors; the encoder is loaded when there is work for it.
+    """Rows with pixels and captions → the same rows with vectors. The encoder is loaded on first use.
 
-    Without a GPU every batch is divided among `cores` threads, each of which computes by itself. Torch's own threads
-    meet after every layer, and all wait for the one whose core a decoder has: beside one decoder on two cores, demo
-    made 162 images/s with them and 341 without, ViT-B-32 10.1 and 15.5; with both cores to itself 18.9 and 23.8.
+    On the CPU each batch is divided among `cores` threads that compute independently. Torch's own threads synchronize
+    after every layer, so all wait for the one whose core a decoder is using. Measured on two cores beside one decoder,
+    with torch's threads and with ours: demo 162 and 341 images/s, ViT-B-32 10.1 and 15.5; without a decoder, ViT-B-32
+    18.9 and 23.8.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Encode:
     def __call__(self, table: pa.Table) -> pa.Table:
         texts = _texts(table)
         if any(texts) or table["pixels"].null_count < len(table):
-            self.encoder()  # loading takes as long as hundreds of images, once: it must not count as the stage's speed
+            self.encoder()  # loading takes as long as hundreds of images and must not count as busy time
         with self._busy as busy:
             columns: dict[str, Column] = {
                 "image_vector": self._images(table),
@@ -73,7 +74,7 @@ class Encode:
             return self._load()
 
     def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]:
-        """As `Encoder.encode_texts`, divided among threads like a batch of images."""
+        """As `Encoder.encode_texts`, divided among threads."""
         parts = self._divide(self.encoder().encode_texts, texts)
         return np.concatenate([vectors for vectors, _ in parts]), np.concatenate([cuts for _, cuts in parts])
 
@@ -99,9 +100,9 @@ class Encode:
         return {"caption_vector": _cells(vectors, present), "caption_cut": pa.array(cuts)}
 
     def _divide(self, encode: Callable[[T], U], items: T) -> list[U]:
-        """Call `encode` with a part of the items in each thread; a GPU takes them all at once."""
+        """Call `encode` with a part of the items in each thread, or on a GPU once with all of them."""
         threads = self._cores if self.encoder().device == "cpu" else 1
-        if threads == 1:  # in the caller's thread: two calls may come at once
+        if threads == 1:  # in the caller's thread, so that concurrent calls can overlap
             return [encode(items)]
         size = max(1, -(-len(items) // threads))
         parts = [items[start : start + size] for start in range(0, len(items), size)]
@@ -129,7 +130,7 @@ class _BusyTime:
             self._calls -= 1
 
     def take(self) -> float:
-        """The seconds since the last call of this."""
+        """Busy seconds since the previous `take`."""
         with self._lock:
             seconds, self._seconds = self._seconds, 0.0
         return seconds
@@ -144,7 +145,7 @@ class _BusyTime:
 def _pixels(cells: "pa.ChunkedArray[Any]", size: int) -> NDArray[np.uint8]:
     """The cells that are not null, uint8 [N, size, size, 3], as a view of Arrow's memory.
 
-    They are copied only to join several blocks or to leave out nulls.
+    Cells are copied only if there are nulls or several chunks.
     """
     if cells.null_count:
         cells = cells.drop_null()
@@ -157,7 +158,7 @@ def _pixels(cells: "pa.ChunkedArray[Any]", size: int) -> NDArray[np.uint8]:
 
 
 def _texts(table: pa.Table) -> list[str | None]:
-    """The caption of each row that is to be encoded."""
+    """The caption of each row that needs it encoded, else None."""
     return [
         caption if action in ("index", "caption") else None
         for caption, action in zip(table["caption"].to_pylist(), table["action"].to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""Where the stages run: the `Executor` protocol, and the executor that runs them in this process."""
+"""The `Executor` protocol, and the executor that runs the stages in this process."""
 
 import queue
 import threading
@@ -23,7 +23,7 @@ from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
-from viewfinder.indexing.rows import Row, cut, join, paths_table, read_part, rows_of, table_of
+from viewfinder.indexing.rows import Row, cut_tables, join_tables, paths_table, read_part, rows_of, table_of
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
@@ -39,7 +39,7 @@ U = TypeVar("U")
 
 @dataclass(frozen=True)
 class IndexJob:
-    """The work of one run, in plain values that travel to workers."""
+    """The work of one run, in plain values that can be sent to workers."""
 
     manifest: Manifest
     compare: Compare
@@ -50,42 +50,42 @@ class IndexJob:
 
 
 class Executor(Protocol):
-    """Runs the stages somewhere. Errors of ours come out of it as they were raised in a stage."""
+    """Runs the stages. A `ViewfinderError` of a stage is raised to the caller with its type and message."""
 
     def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
-        """List each source, read one object of it and ask the store, where the work will be done."""
+        """List each source, read one of its objects and query the store from where the stages will run."""
 
     def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
-        """How many of the listed objects need what; nothing is written."""
+        """Number of listed objects by action; writes nothing."""
 
     def index(
         self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
     ) -> Outcome:
-        """Run all stages over the manifest; the tally accounts for every object.
+        """Run all stages over the manifest; the tally counts every object.
 
-        `compared` are its rows where they have been compared already.
+        `compared` holds the rows of the manifest if they have already been compared.
         """
 
     def encode_texts(
         self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
     ) -> Vectors:
-        """Unit vectors float32 [N, D]; raises `ViewfinderError` where that takes longer than `timeout_s`."""
+        """Unit vectors float32 [N, D]; raises `ViewfinderError` after `timeout_s`."""
 
     def encode_images(
         self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
     ) -> dict[str, Vectors]:
-        """Unit vectors (float32 [D]) by point id, of the images that can be read and are unchanged since indexed."""
+        """Unit vectors (float32 [D]) by point id, of images that can be read and have not changed since indexing."""
 
     def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
-        """Add a block to the metrics that was written by the caller and not by `index`."""
+        """Add to the metrics a block that the caller wrote without `index`."""
 
 
 class InProcessExecutor:
     """Runs the stages in this process with all its cores. Close it after use, best by `with`.
 
-    Blocks of rows stream through the stages, a few of each at a time, so that memory does not grow with the number of
-    objects: threads read, a decoder process for each core decodes, one encoder divides each batch among its threads,
-    one thread writes. Decoders and encoders are kept until it is closed.
+    Blocks of rows stream through the stages, a few at a time, so memory does not grow with the number of objects.
+    Threads read, one decoder process per core decodes, one encoder divides each batch among its threads, and one thread
+    writes. Decoders and encoders are kept until `close`.
     """
 
     def __init__(self, *, cores: int | None = None) -> None:
@@ -128,8 +128,8 @@ class InProcessExecutor:
         rows = compare_all(job.manifest, job.compare, store) if compared is None else compared
         with ExitStack() as stack:
             fetchers, encoders, writers = (stack.enter_context(_pool(size)) for size in (self._cores, 1, 1))
-            fetched = _ahead(fetchers, fetch, cut(rows, settings.fetch_batch_size), 2 * self._cores)
-            encoded = _ahead(encoders, encode, join(fetched, self._batch_size(settings)), 2)
+            fetched = _ahead(fetchers, fetch, cut_tables(rows, settings.fetch_batch_size), 2 * self._cores)
+            encoded = _ahead(encoders, encode, join_tables(fetched, self._batch_size(settings)), 2)
             for tally in _ahead(writers, write, encoded, 2):
                 total += tally
                 progress(total.outcomes)
@@ -149,10 +149,10 @@ class InProcessExecutor:
         return encode_stored(fetch, encode, {record.id: record.payload for record in records})
 
     def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
-        """Nothing is counted outside of the report."""
+        """Do nothing: this process exports no job metrics."""
 
     def encoder(self, checkpoint: Checkpoint, settings: Settings) -> Encoder:
-        """The encoder of this model, for whoever else in this process needs it."""
+        """The encoder of this model, shared with other users in this process."""
         return self._encode(checkpoint, settings).encoder()
 
     def _fetch(self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess) -> FetchAndDecode:
@@ -182,17 +182,17 @@ class InProcessExecutor:
 
 
 def compare_all(manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:
-    """The rows of the manifest compared in this process, a block at a time."""
-    for rows in cut(read_part(paths_table(manifest.paths)), COMPARE_BATCH_SIZE):
+    """Compare the rows of the manifest in this process, one block at a time."""
+    for rows in cut_tables(read_part(paths_table(manifest.paths)), COMPARE_BATCH_SIZE):
         yield compare.with_store(rows, store)
 
 
 def encode_stored(
     fetch: FetchAndDecode, encode: Encode, payloads: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Vectors]:
-    """Encode images again in this process; `payloads` are those of points, by id.
+    """Encode images of existing points again, in this process; `payloads` are the points' payloads by id.
 
-    Left out are those that cannot be read, or whose ETag is no longer that of the payload.
+    Images that cannot be read, or whose ETag has changed since the payload was written, are omitted.
     """
     rows: list[Row] = [
         {"id": id_, "action": "index", "count": 1, "uri": payload["uri"], "size": payload["size"]}
@@ -214,7 +214,7 @@ class _DecoderOptions:
 
 
 class _DecoderPool:
-    """Decoder processes of one kind, as many as are needed at a time; the one used last is lent first."""
+    """Decoder processes with the same options, started on demand; the most recently used is lent first."""
 
     def __init__(self, options: _DecoderOptions) -> None:
         self._options = options
@@ -244,12 +244,12 @@ def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(size)
     try:
         yield pool
-    finally:  # after an error what has not begun is not wanted any more
+    finally:  # after an error, drop tasks that have not started
         pool.shutdown(cancel_futures=True)
 
 
 def _ahead(pool: Pool, function: Callable[[T], U], items: Iterable[T], depth: int) -> Iterator[U]:
-    """The results of `function` in order, computed in the pool, at most `depth` of them ahead of the reader."""
+    """Results of `function` in order, computed in the pool at most `depth` items ahead of the reader."""
     pending: deque[Future[U]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))

@@ -19,30 +19,30 @@ from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 
-# Bytes of the objects that one task reads or decodes at a time: 64 images of 100 MB must not meet in memory.
+# Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.
 IN_FLIGHT_BYTES = 256 * 1024**2
-# This many refusals in a row mean that the credentials are wrong, not the objects.
+# After this many refusals in a row, assume that the credentials are wrong and end the run.
 MAX_ACCESS_DENIED = 20
-# Attempts at an object that comes shorter than it was listed.
+# Attempts to read an object that arrives shorter than its listed size.
 READ_ATTEMPTS = 3
-# Failures by our own limits: with other settings, or on a quieter machine, the same content may succeed. These alone
-# of the failures that depend on content are retried by every run, and a point that exists is kept.
+# Failures caused by our own limits. With other settings or on a less busy machine the same content may succeed, so
+# every run retries them and an existing point is kept. Other failures that depend on the content are permanent.
 LIMIT_REASONS = frozenset({"too_many_bytes", "too_many_pixels", "decode_timeout", "decoder_out_of_memory"})
 
 DecoderSource = Callable[[], AbstractContextManager[Decoder]]
 
 
 def is_permanent(error: ObjectError) -> bool:
-    """True if the same content will fail again: a rerun leaves it alone, and its old point is deleted."""
+    """True if the same content will fail again: later runs skip it, and its existing point is deleted."""
     return error.permanent and error.reason not in LIMIT_REASONS
 
 
 class FetchAndDecode:
-    """Rows to index → the same rows with pixels, or with the reason why there are none.
+    """Rows to index → the same rows with pixels or with a failure.
 
-    Reads run in `threads` threads while one decoder, a process of its own, works through what they bring: an image that
-    crashes it, hangs or uses up its memory costs that image alone. `decoder` lends a decoder for one call, by default
-    the one of this process; `objects` gives the objects to read from.
+    `threads` threads read objects while one decoder process decodes them: an image that crashes the decoder, hangs it
+    or exhausts its memory fails alone. `decoder` lends a decoder for one call, by default this process's own; `objects`
+    returns the reader of objects.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FetchAndDecode:
     def of(
         cls, settings: Settings, access: ObjectAccess, checkpoint: Checkpoint, decoder: DecoderSource | None = None
     ) -> Self:
-        """The stage for this model with the limits of the settings."""
+        """The stage for this model, with the limits from the settings."""
         return cls(
             access,
             checkpoint.preprocess,
@@ -97,23 +97,23 @@ class FetchAndDecode:
                         decode_s += time.perf_counter() - began
                     refused = 0
                 except ObjectError as error:
-                    # One bad object is data: a row with a reason. Any other exception ends the run.
+                    # A bad object is data: a row with a reason. Any other exception ends the run.
                     row["action"], row["stage"] = "failed", "decode" if fetched.exception() is None else "fetch"
                     row["reason"], row["message"] = error.reason, error.message
                     row["permanent"] = is_permanent(error)
                     refused = refused + 1 if error.reason == "access_denied" else 0
                     if refused >= MAX_ACCESS_DENIED:
                         raise ConfigurationError(
-                            f"{refused} objects in a row may not be read, the last of them {row['uri']!r}: "
-                            f"{error.message} Check what the credentials allow (s3:GetObject), then run the job again."
+                            f"Access to {refused} objects in a row was denied, most recently to {row['uri']!r}: "
+                            f"{error.message} Grant the credentials s3:GetObject, then run the job again."
                         ) from error
         rows[0]["fetch_s"], rows[0]["decode_s"] = sum(fetch_s), decode_s
         return table_of(rows)
 
     def _fetch(self, rows: list[Row], seconds: list[float]) -> Iterator[tuple[Row, "Future[tuple[bytes, str]]"]]:
-        """Yield rows in order with their reads, at most IN_FLIGHT_BYTES of them at a time.
+        """Yield rows in order with their pending reads, at most IN_FLIGHT_BYTES at a time.
 
-        The time of each read, failed ones included, is appended to `seconds`.
+        Appends the duration of each read, failed ones included, to `seconds`.
         """
         objects = self._objects()
 
@@ -136,9 +136,9 @@ class FetchAndDecode:
             yield from reading
 
     def _read_whole(self, objects: Objects, row: Row) -> tuple[bytes, str]:
-        """The content and ETag of an object, not shorter than it was listed.
+        """Read the content and ETag of an object; retry if the content is shorter than the listed size.
 
-        Half an image would be recorded as permanently truncated, or be encoded as it is.
+        Part of an image would be recorded as permanently truncated, or encoded as if it were the whole.
         """
         for _ in range(READ_ATTEMPTS):
             data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
@@ -146,7 +146,7 @@ class FetchAndDecode:
                 return data, etag
         raise ObjectError(
             "unavailable",
-            f"{row['uri']!r} came with {len(data):,} of its {row['size']:,} bytes, {READ_ATTEMPTS} times.",
+            f"{row['uri']!r}: got {len(data):,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts.",
         )
 
 
@@ -164,5 +164,5 @@ def _shared_decoder(
 
 @functools.lru_cache(maxsize=1)
 def _process_decoder(preprocess: Preprocess, limits: ImageLimits, timeout_s: float, memory_bytes: int) -> Decoder:
-    # A worker process runs many tasks, one at a time, and keeps its decoder between them.
+    # A worker process runs many tasks, one at a time, and reuses its decoder.
     return Decoder(preprocess, limits, timeout_s=timeout_s, memory_bytes=memory_bytes)

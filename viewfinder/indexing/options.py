@@ -8,7 +8,7 @@ PRUNE_MAX_RATIO = 0.2
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """The sources of one run, and what to do with them; everything else comes from the settings."""
+    """The options of one run; everything else comes from the settings."""
 
     sources: tuple[str, ...]
     captions: str | None = None

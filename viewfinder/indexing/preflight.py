@@ -1,4 +1,4 @@
-"""What is checked and chosen before a run starts: each mistake is one message within seconds."""
+"""Checks and choices before a run starts, so that a mistake is reported within seconds."""
 
 import logging
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from viewfinder.store.schema import ModelIdentity
 
 logger = logging.getLogger("viewfinder.index")
 
-# Objects of a source that are tried until one can be read.
+# Objects of a source to try before giving up.
 _MAX_TRIED = 20
 
 
 def check(options: IndexOptions, settings: Settings) -> None:
-    """Check names, sources and store as this machine sees them, before anything heavy is started."""
+    """Check names, sources and store from this machine, before anything slow is started."""
     check_target(options.model or settings.model, settings)
     check_sources(options, ObjectAccess.of(settings))
 
 
 def check_target(model: str, settings: Settings) -> None:
-    """Check the model's name, and that a Qdrant server answers; the embedded store is checked by opening it."""
+    """Check the model's name and that the Qdrant server answers. The embedded store is checked when it is opened."""
     find(model)
     address = StoreAddress.of(settings)
     if address.url is not None:
@@ -42,7 +42,7 @@ def check_target(model: str, settings: Settings) -> None:
 
 
 def check_sources(options: IndexOptions, access: ObjectAccess) -> None:
-    """Check that the patterns are valid, the sources exist and the captions file is there."""
+    """Check that the patterns are valid and that the sources and the captions file exist."""
     Patterns(options.include, options.exclude)
     with Objects(access) as objects:
         for source in options.sources:
@@ -52,9 +52,10 @@ def check_sources(options: IndexOptions, access: ObjectAccess) -> None:
 
 
 def check_access(sources: Sequence[str], objects: Objects, store: Store) -> None:
-    """List each source, read one object of it and ask the store.
+    """List each source, read one of its objects and query the store.
 
-    Workers have their own credentials, network and environment; a run must not find that out a million objects later.
+    Workers have their own credentials, network and environment, so this runs on one before the first of a million
+    objects is processed.
     """
     store.check()
     for source in sources:
@@ -63,17 +64,17 @@ def check_access(sources: Sequence[str], objects: Objects, store: Store) -> None
 
 
 def choose_model(options: IndexOptions, settings: Settings, store: Store) -> Checkpoint:
-    """The model of this run: the one named, else that of the live collection, else the settings'."""
+    """Locate the model of this run: from the options, else of the live collection, else from the settings."""
     live = store.collections.live(settings.index)
     name = options.model or (live.metadata.model_name if live else settings.model)
-    # A hub tag whose weights moved is another model; it must not write into what the old one made.
+    # If the weights behind a hub tag have changed, it is another model and must not write into this collection.
     expect = live.metadata.fingerprint if live and name == live.metadata.model_name else None
     logger.info("Model %s%s", name, "" if live is None else f", live collection {live.name}")
     return locate(name, expect=expect)
 
 
 def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *, create: bool) -> Collection | None:
-    """The live collection, made where there is none if `create`. Raises `ModelMismatchError`."""
+    """Open the live collection, or with `create` create it if missing. Raises `ModelMismatchError`."""
     if not create and store.collections.live(settings.index) is None:
         return None
     return store.collections.open(settings.index, ModelIdentity.of(checkpoint))
@@ -82,7 +83,7 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
 def list_objects(
     options: IndexOptions, access: ObjectAccess, directory: Path, progress: ListingProgress | None = None
 ) -> Manifest:
-    """List the sources into a manifest in `directory`, each object once, with its caption."""
+    """List the sources into a manifest in `directory`: each object once, with its caption."""
     with Objects(access) as objects, _captions(options, objects) as captions:
         manifest = write_manifest(
             options.sources,
@@ -91,25 +92,25 @@ def list_objects(
             captions=captions,
             include=options.include,
             exclude=options.exclude,
-            limit=options.max_objects,
+            max_objects=options.max_objects,
             progress=progress,
         )
         if captions is not None and options.max_objects is None and (unmatched := captions.unmatched()):
             if options.prune and captions.matched() == 0:
                 raise ConfigurationError(
-                    f"--prune: none of the {unmatched:,} captions of {options.captions!r} belongs to a listed object, "
-                    "and a prune would take every caption away. Check the keys of the file."
+                    f"--prune: none of the {unmatched:,} captions in {options.captions!r} belongs to a listed object, "
+                    "so a prune would remove every caption. Check the keys in the file."
                 )
-            logger.warning("%d captions of %s belong to none of the listed objects", unmatched, options.captions)
+            logger.warning("%d captions in %s do not belong to any listed object", unmatched, options.captions)
     return manifest
 
 
 def _read_one(source: str, objects: Objects) -> None:
-    """Read one of the first objects; only a refusal counts against the credentials."""
+    """Read one of the first objects; raise `SourceError` if access to them is denied."""
     refused: ObjectError | None = None
     for _, info in zip(range(_MAX_TRIED), objects.list(canonical_uri(source)), strict=False):
         try:
-            objects.read(info.uri, max_bytes=1)  # the content does not matter, only that it may be read
+            objects.read(info.uri, max_bytes=1)  # one byte is enough to test access
         except ObjectError as error:
             if error.reason == "too_many_bytes":
                 return
@@ -119,7 +120,7 @@ def _read_one(source: str, objects: Objects) -> None:
             return
     if refused is not None:
         raise SourceError(
-            f"{source!r} can be listed, but its objects may not be read: {refused.message} "
+            f"{source!r} can be listed, but its objects cannot be read: {refused.message} "
             "The credentials need s3:GetObject on them."
         )
 

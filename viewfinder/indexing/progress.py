@@ -1,4 +1,4 @@
-"""How a run tells whoever watches how far it is."""
+"""Callbacks that report the progress of a run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -6,12 +6,12 @@ from typing import Protocol
 
 # Called with the number of objects listed so far.
 ListingProgress = Callable[[int], None]
-# Called now and then with the objects done so far, by outcome.
+# Called repeatedly with the number of objects done so far, by outcome.
 IndexingProgress = Callable[[Mapping[str, int]], None]
 
 
 class Progress(Protocol):
-    """Shows the long steps of a run, each while its block lasts."""
+    """Displays the long steps of a run; each step is a context."""
 
     def listing(self) -> AbstractContextManager[ListingProgress]:
         """The listing of the sources."""
@@ -21,7 +21,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Shows nothing."""
+    """Displays nothing."""
 
     @contextmanager
     def listing(self) -> Iterator[ListingProgress]:

@@ -1,4 +1,4 @@
-"""Prune: delete points whose objects are gone, by comparing complete listings with what the collection holds."""
+"""Prune: compare a complete listing with the collection and delete points whose objects are gone."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ _ROWS = 50_000
 
 
 class PruneRefusedError(ViewfinderError):
-    """A prune would delete more than allowed, or its listing does not show all of a source."""
+    """A prune would delete more than allowed, or its listing does not cover a whole source."""
 
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Effect of a prune: points of these sources, points that lose one of them, points deleted for want of any."""
+    """Effect of a prune: points of these sources, points that lose a source, and points left without one (deleted)."""
 
     points: int
     detached: int
@@ -38,7 +38,7 @@ class PrunePlan:
 
 
 class Prune:
-    """Removes this run's sources from points that their listings lack, and deletes points left with no source."""
+    """Removes this run's sources from points that they no longer list, and deletes points without a source."""
 
     def __init__(self, store: Store, collection: Collection, manifest: Manifest, *, max_ratio: float) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class Prune:
     def of(
         cls, options: IndexOptions, store: Store, collection: Collection | None, manifest: Manifest
     ) -> "Prune | None":
-        """The prune of a run with `options.prune`, else None; raises `PruneRefusedError` for a listing not complete."""
+        """The prune of a run, None without `options.prune`. Raises `PruneRefusedError` if the listing is incomplete."""
         if not options.prune or collection is None:
             return None
         recorded = {str(source["source"]): source for source in collection.metadata.sources}
@@ -62,19 +62,19 @@ class Prune:
             ]
             if changed:
                 raise PruneRefusedError(
-                    f"--prune: {source['source']!r} was indexed with other --{' and --'.join(changed)} patterns, so "
-                    "that this listing shows only a part of it. Use the same patterns, or run once without --prune."
+                    f"--prune: {source['source']!r} was indexed with different --{' and --'.join(changed)} patterns, "
+                    "so this listing may cover only part of it. Use the same patterns, or run once without --prune."
                 )
         prune = cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
         if empty := [source for source, listed in prune._listed.items() if not len(listed)]:
             raise PruneRefusedError(
-                f"--prune: {', '.join(map(repr, empty))} lists no object at all, which would delete all of its points. "
-                "If that is meant, drop the source's points with the collection."
+                f"--prune: no objects are listed in {', '.join(map(repr, empty))}, so all of its points would be "
+                "deleted. If that is intended, drop the collection."
             )
         return prune
 
     def plan(self) -> PrunePlan:
-        """Count what `carry_out` would do; raises `PruneRefusedError` if that is more than the ratio allows."""
+        """Count what `carry_out` would do; raises `PruneRefusedError` if it exceeds the ratio."""
         points = self._store.points.count(self._collection, self._filter())
         detached = deleted = 0
         for _, gone, left in self._missing():
@@ -84,12 +84,12 @@ class Prune:
             raise PruneRefusedError(
                 f"--prune would remove {detached:,} of the {points:,} points of these sources "
                 f"({detached / points:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing pruned. "
-                "If the objects are really gone, run again with a larger ratio."
+                "If the objects are really gone, run again with a larger --prune-max-ratio."
             )
         return PrunePlan(points, detached, deleted)
 
     def carry_out(self) -> int:
-        """Prune; returns how many points were deleted."""
+        """Prune, and return the number of points deleted."""
         self.plan()
         pending: dict[str, list[str]] = {source: [] for source in self._sources}
         deleted = 0
@@ -107,7 +107,7 @@ class Prune:
         return len(orphans)
 
     def _missing(self) -> Iterator[tuple[Record, list[str], list[str]]]:
-        """Points with the sources that they are gone from and those that are left."""
+        """Yield points that lost a source, with the sources they are gone from and those that remain."""
         for record in self._store.points.iterate(self._collection, self._filter(), ["sources"]):
             sources = list(record.payload.get("sources") or ())
             gone = [each for each in sources if each in self._listed and not _holds(self._listed[each], record.id)]
@@ -119,9 +119,9 @@ class Prune:
 
 
 def _listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
-    """Half of each listed point's id, sorted: 8 bytes a key, so 100 million keys are 800 MB and not a list of strings.
+    """Half of each listed point's id, sorted. At 8 bytes a key, 100 million keys take 800 MB.
 
-    Two ids that share a half make a point that is gone look listed; it is kept, which is the safe side.
+    If two ids share that half, a point that is gone looks listed and is kept, which is the safe error.
     """
     parts = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: summary.json and failures.jsonl."""
+"""The report of a run: summary.json and failures.jsonl."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.indexing.accounting import ADVICE, RunResult, Stage
+from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -29,8 +29,8 @@ logger = logging.getLogger("viewfinder.index")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run would do: objects by action (`viewfinder.indexing.rows`), and the effect of a prune."""
+class IndexPlan:
+    """The result of a dry run: objects by action (`viewfinder.indexing.rows`), and the effect of a prune."""
 
     actions: Mapping[str, int]
     prune: PrunePlan | None
@@ -38,7 +38,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """The content of summary.json; `report` is where that lies, `problem` is None unless the run counts as failed."""
+    """The content of summary.json. `report` is its location; `problem` is None unless the run failed."""
 
     run_id: str
     state: str
@@ -62,7 +62,7 @@ class Summary:
 
 
 class Report:
-    """The record of one run, kept in a directory or under an S3 prefix."""
+    """Writes the report of one run to a directory or an S3 prefix."""
 
     def __init__(
         self, destination: str, data_dir: Path, access: ObjectAccess, run_id: str, *, dry_run: bool = False
@@ -77,7 +77,7 @@ class Report:
 
     @classmethod
     def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
-        """Start a report; raises `ConfigurationError` where its destination cannot be written."""
+        """Start a report; raises `ConfigurationError` if the destination cannot be written."""
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         destination = canonical_uri(destination or str(settings.data_dir / "runs" / run_id))
         report = cls(destination, settings.data_dir, access, run_id, dry_run=dry_run)
@@ -94,18 +94,18 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
+        """Seconds since the start of the run."""
         return round(time.monotonic() - self._began, 2)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A directory on this machine for manifests; it is removed afterwards, like those that killed runs left."""
+        """A local directory for manifests, removed afterwards. Also removes those that killed runs left behind."""
         parent = self._data_dir / "tmp"
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"VIEWFINDER_DATA_DIR: {str(parent)!r} cannot be made: {error.strerror}."
+                f"VIEWFINDER_DATA_DIR: {str(parent)!r} cannot be created: {error.strerror}."
             ) from error
         for left in parent.glob("run-*-*"):
             if not _alive(int(left.name.split("-")[1])):
@@ -114,7 +114,7 @@ class Report:
             yield Path(directory)
 
     def finish(self, store: Store, collection: Collection, result: RunResult, max_failure_ratio: float) -> Summary:
-        """Write the report, and record the counts with the collection."""
+        """Write the report, record the counts with the collection, and return the summary."""
         outcome, counts = result.outcome, result.counts
         tally = outcome.tally
         reasons = self.write_failures(store, collection, tally.failed)
@@ -137,18 +137,18 @@ class Report:
             failures=reasons,
             stages=[_stage_record(each) for each in outcome.stages],
             bottleneck=outcome.bottleneck,
-            advice=ADVICE.get(outcome.bottleneck or ""),
+            advice=STAGE_ADVICE.get(outcome.bottleneck or ""),
             report=self.destination,
         )
         self.write_summary(asdict(summary))
         store.collections.update_metadata(collection.name, counts=counts)
-        # Logged here because nobody sees the log of the store's holder.
+        # Logged here because the log of the store's holder is not shown.
         if store.address.url is None and store.points.count(collection) > embedded_store.COMFORTABLE_POINTS:
             logger.warning(embedded_store.LARGE_STORE_ADVICE)
         return summary
 
     def fail(self, error: BaseException) -> None:
-        """Write that the run ended early, and why."""
+        """Record that the run ended early, with the error."""
         self.write_summary(
             {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self.started_at}
         )
@@ -161,9 +161,9 @@ class Report:
             self._copy("summary.json", Path(file.name))
 
     def write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
-        """Stream this run's failures from the store into failures.jsonl; returns their number by reason.
+        """Copy this run's failures from the store to failures.jsonl, and return their number by reason.
 
-        `expected` is the number of failed objects, where it is known.
+        `expected` is the number of failed objects, or None if unknown.
         """
         reasons: Counter[str] = Counter()
         with tempfile.NamedTemporaryFile() as file:
@@ -179,8 +179,8 @@ class Report:
             file.flush()
             self._copy("failures.jsonl", Path(file.name))
         if expected is not None and reasons.total() != expected:
-            # Another run of the same index met the same objects meanwhile, and its records replaced ours.
-            logger.warning("%d objects failed, but failures.jsonl names %d", expected, reasons.total())
+            # A concurrent run of the same index failed on the same objects, and its records replaced ours.
+            logger.warning("%d objects failed, but failures.jsonl lists %d", expected, reasons.total())
         return dict(reasons.most_common())
 
     def _copy(self, name: str, path: Path) -> None:
@@ -192,17 +192,17 @@ class Report:
 
 
 def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
-    """Why the run counts as failed, or None."""
+    """The reason why the run counts as failed, or None."""
     accounted = counts["unchanged"] + counts["indexed"] + counts["failed"]
     if accounted != counts["listed"]:
         return (
-            f"{counts['listed']:,} objects were listed, but {accounted:,} are accounted for. This is a fault of "
-            "viewfinder; run the job again, which indexes what is missing."
+            f"{counts['listed']:,} objects were listed, but {accounted:,} are accounted for. This is a bug in "
+            "viewfinder. Run the job again to index the missing objects."
         )
     if counts["listed"] and counts["failed"] / counts["listed"] > max_failure_ratio:
         return (
             f"{counts['failed']:,} of {counts['listed']:,} objects failed, more than --max-failure-ratio "
-            f"{max_failure_ratio:g} allows. All others are indexed; failures.jsonl names each with its reason."
+            f"{max_failure_ratio:g} allows. All others are indexed; failures.jsonl lists the failed ones."
         )
     return None
 

@@ -1,15 +1,15 @@
-"""The rows that the stages pass on, as Arrow tables.
+"""The rows that pass from stage to stage, as Arrow tables.
 
-One row is one listed object; `action` says what is still to be done with it:
+One row is one listed object. Its `action` is one of:
 
     index       fetch, decode and encode the image, and its caption if it has one
-    caption     the image is unchanged, its caption is not: encode and write the caption alone
-    sources     nothing changed, but the point does not record yet that this source holds it
-    unchanged   nothing to do; such rows are folded into one row a batch, `count` says how many it stands for
-    taken_down  neither fetched nor written; folded likewise
-    failed      `stage`, `reason` and `message` say why
+    caption     only the caption changed: encode and write it
+    sources     the object is unchanged, but its point does not record this source yet
+    unchanged   nothing to do; all such rows of a batch are folded into one, with their number in `count`
+    taken_down  neither fetched nor written; folded in the same way
+    failed      `stage`, `reason` and `message` describe the failure
 
-Rows never disappear: the counts that the write stage returns add up to what was listed.
+Rows never disappear: the counts returned by the write stage add up to the number of listed objects.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,14 +54,14 @@ SCHEMA: pa.Schema = pa.schema(
 
 
 class Row(TypedDict, total=False):
-    """One row; a column that is null in the table is None here."""
+    """One row; a null in the table is None here."""
 
     id: str
     action: Action
     count: int
     exists: bool
     had_failure: bool
-    # What the listing says.
+    # From the listing.
     uri: str
     bucket: str
     key: str
@@ -69,22 +69,22 @@ class Row(TypedDict, total=False):
     etag: str
     last_modified: str
     sources: list[str]
-    # A `CaptionRecord`, where the captions say something of the object (`caption_hash` is not None). Where
-    # `caption_applies` is False the point keeps the caption that it has.
+    # From a `CaptionRecord`, if the captions file names the object (`caption_hash` is not None). If `caption_applies`
+    # is False, the point keeps its current caption.
     caption: str | None
     caption_hash: str | None
     caption_details: str | None
     caption_applies: bool
-    # What decoding gives: uint8 [size, size, 3], and width, height and format of the file.
+    # From decoding: uint8 [size, size, 3], and width, height and format of the file.
     pixels: bytes | None
     width: int
     height: int
     format: str
-    # What encoding gives: float32 [D], and how many tokens of the caption were cut off.
+    # From encoding: float32 [D], and the number of tokens cut off the caption.
     image_vector: bytes | None
     caption_vector: bytes | None
     caption_cut: int
-    # Why it failed.
+    # The failure.
     stage: str
     reason: str
     message: str
@@ -103,7 +103,7 @@ def rows_of(table: pa.Table) -> list[Row]:
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Rows in the columns of `SCHEMA`; a missing column is null."""
+    """A table of rows with the columns of `SCHEMA`; a missing column is null."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
 
 
@@ -115,19 +115,19 @@ def read_part(paths: pa.Table) -> Iterator[pa.Table]:
 
 
 def paths_table(paths: Sequence[object]) -> pa.Table:
-    """Paths of manifest files, as `read_part` takes them."""
+    """Paths of manifest files as the table that `read_part` takes."""
     return pa.table({"path": [str(path) for path in paths]})
 
 
-def cut(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+def cut_tables(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     """The same rows in tables of at most `size` rows, without copying."""
     for table in tables:
         for start in range(0, len(table), size):
             yield table.slice(start, size)
 
 
-def join(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `size` rows, the last one of what is left."""
+def join_tables(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `size` rows; the last table may be smaller."""
     pending: list[pa.Table] = []
     count = 0
     for table in tables:

@@ -1,6 +1,6 @@
 """One run: list → compare → fetch, decode, encode, write → prune → report.
 
-The index job makes one such run over its sources; a re-index repeats it until nothing has changed meanwhile.
+The index job makes one run over its sources; a re-index repeats runs until one finds no changes.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import choose_model, list_objects, open_collection
 from viewfinder.indexing.progress import NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan
-from viewfinder.indexing.report import Plan, Report, Summary
+from viewfinder.indexing.report import IndexPlan, Report, Summary
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
@@ -33,9 +33,9 @@ from viewfinder.store.baselines import unrelated_texts, update_baselines
 
 logger = logging.getLogger("viewfinder.index")
 
-# This process compares this many objects in about a second, less than workers take to start.
+# This process compares this many objects in about a second, faster than workers start.
 COMPARED_HERE = 20_000
-# Loading a model takes seconds; a cluster without room for it must not hold up a run that is otherwise done.
+# Loading a model takes seconds. A cluster without room for it must not block a run that is otherwise complete.
 QUERIES_TIMEOUT_S = 120.0
 _RUNS_KEPT = 50
 _BATCH = 1000
@@ -54,11 +54,11 @@ def index(
     progress: Progress | None = None,
     listing: Listing | None = None,
     report: Report | None = None,
-) -> Summary | Plan:
-    """Bring the index in line with the sources and write the report; with `options.dry_run` only say what it would do.
+) -> Summary | IndexPlan:
+    """Bring the index up to date with the sources and write the report; with `options.dry_run` return a plan.
 
-    `listing` replaces the listing of `options.sources`, which are then not checked either. `report` is one that the
-    caller has opened, before it started a cluster. Raises `ViewfinderError`.
+    `listing` replaces the listing and the check of `options.sources`. `report` is a report that the caller has already
+    opened, for example before starting a cluster. Raises `ViewfinderError`.
     """
     access = access or ObjectAccess.of(settings)
     opened = (
@@ -76,15 +76,15 @@ def index(
         with indexer.listed(options) as manifest:
             collection = open_collection(store, settings, checkpoint, create=not options.dry_run)
             if collection is None or options.dry_run:
-                return Plan(*indexer.plan(options, collection, manifest))
+                return IndexPlan(*indexer.plan(options, collection, manifest))
             result = indexer.sync(options, collection, checkpoint, manifest)
         return report.finish(store, collection, result, options.max_failure_ratio)
 
 
 class Indexer:
-    """Runs over sources and a collection, and the encodings that verify what they wrote.
+    """Lists sources, plans and runs updates of a collection, and encodes images to verify them.
 
-    `run_id` goes to every point and failure; manifests go to `workspace` while they are needed.
+    `run_id` is recorded with every point and failure. Manifests are kept in `workspace` while they are needed.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Indexer:
         self._numbers = itertools.count(1)
 
     def check(self, sources: Sequence[str]) -> None:
-        """List each source and read one object of it where the work is done; raises `SourceError`."""
+        """List each source and read one of its objects from where the stages run; raises `SourceError`."""
         self._executor.check(sources, self._access, self._store)
 
     @contextmanager
     def listed(self, options: IndexOptions) -> Iterator[Manifest]:
-        """The manifest of the sources; its files are gone afterwards."""
-        # A manifest of a large bucket takes gigabytes: one at a time.
+        """Yield the manifest of the sources, and delete its files afterwards."""
+        # A manifest of a large bucket takes gigabytes, so only one exists at a time.
         prefix = f"manifest-{next(self._numbers)}-"
         with tempfile.TemporaryDirectory(dir=self._workspace, prefix=prefix) as directory:
             if self._listing is not None:
@@ -129,7 +129,7 @@ class Indexer:
     def plan(
         self, options: IndexOptions, collection: Collection | None, manifest: Manifest | None = None
     ) -> tuple[Mapping[str, int], PrunePlan | None]:
-        """How many of the listed objects need what, and what a prune would do; nothing is written.
+        """Count the listed objects by action, and the effect of a prune. Writes nothing.
 
         Raises `PruneRefusedError`.
         """
@@ -151,7 +151,7 @@ class Indexer:
         checkpoint: Checkpoint,
         manifest: Manifest | None = None,
     ) -> RunResult:
-        """Bring the collection in line with the sources; raises `PruneRefusedError` before anything is written."""
+        """Bring the collection up to date with the sources. Raises `PruneRefusedError` before anything is written."""
         if manifest is None:
             with self.listed(options) as made:
                 return self.sync(options, collection, checkpoint, made)
@@ -173,7 +173,7 @@ class Indexer:
         return self._executor.encode_texts(checkpoint, self._settings, texts)
 
     def encode_images(self, checkpoint: Checkpoint, records: Iterable[Record]) -> dict[str, Vectors]:
-        """Unit vectors (float32 [D]) by point id, of the images that can be read and are unchanged since indexed."""
+        """Unit vectors (float32 [D]) by point id, of images that can be read and have not changed since indexing."""
         return self._executor.encode_images(checkpoint, self._settings, self._access, records)
 
     def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
@@ -182,7 +182,7 @@ class Indexer:
         )
 
     def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:
-        """The compared rows of a small manifest; None for a larger one, which the executor compares as it goes."""
+        """The compared rows of a small manifest; None for a larger one, which the executor compares in blocks."""
         if manifest.listed > COMPARED_HERE:
             return None
         return [*compare_all(manifest, compare, self._store)]
@@ -195,7 +195,7 @@ class Indexer:
             return self._executor.index(job, self._store, compared, progress)
 
     def _write(self, job: IndexJob, compared: Sequence[pa.Table]) -> Outcome:
-        """Write rows that need no worker: known failures, further sources, counts."""
+        """Write rows that need no worker: known failures, additional sources, counts."""
         total = Tally()
         for table in compared:
             size = self._settings.write_batch_size
@@ -207,7 +207,7 @@ class Indexer:
         )
 
     def _record_run(self, collection: Collection, manifest: Manifest) -> None:
-        """Record run and sources with the collection, so that a re-index can read them all again."""
+        """Record the run and its sources with the collection, so that a re-index can read all of them again."""
         sources = merge_sources(collection.metadata.sources, manifest.sources)
         runs = list(dict.fromkeys([*collection.metadata.runs, self._run_id]))[-_RUNS_KEPT:]
         self._store.collections.update_metadata(collection.name, sources=sources, runs=runs)
@@ -218,10 +218,10 @@ class Indexer:
 
 
 def delete_taken_down(store: Store, collection: Collection) -> int:
-    """Delete every point that has a takedown; returns how many there were.
+    """Delete every point that has a takedown, and return their number.
 
-    Both the comparison and the write stage look for takedowns, but one that comes between a writer's look and its
-    write finds nothing to delete yet: the point that is then written is deleted here.
+    The compare and write stages both check for takedowns. A takedown that arrives between a writer's check and its
+    write finds no point to delete, and the point is written afterwards; it is deleted here.
     """
     deleted = 0
     ids = (id_ for id_, _ in store.control(collection.index).all_takedowns())
@@ -230,19 +230,19 @@ def delete_taken_down(store: Store, collection: Collection) -> int:
             store.points.delete(collection, left)
             deleted += len(left)
     if deleted:
-        logger.info("%d points that were taken down during the run are deleted", deleted)
+        logger.info("Deleted %d points that were taken down during the run", deleted)
     return deleted
 
 
 def merge_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sources that a re-index must read: each once, as last indexed in full.
+    """Merge the recorded sources with those of a run: each once, with the options of its last full run.
 
-    A run with `--max-objects` does not replace a full one, and one without `--captions` keeps those recorded.
+    A run with `--max-objects` does not replace a full run, and a run without `--captions` keeps the recorded ones.
     """
     sources = {str(each["source"]): dict(each) for each in before}
     for each in now:
         known = sources.get(str(each["source"]))
-        if known is None or "limit" in known or "limit" not in each:
+        if known is None or "max_objects" in known or "max_objects" not in each:
             captions = {"captions": known["captions"]} if known and "captions" in known else {}
             sources[str(each["source"])] = captions | dict(each)
     return list(sources.values())

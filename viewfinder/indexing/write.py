@@ -1,4 +1,4 @@
-"""The last stage: rows become points, failures become records, and everything is counted."""
+"""The last stage: write points and failure records, and count every row."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,11 +16,11 @@ from viewfinder.store.records import PointBatch
 
 
 def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id: str, batch_size: int) -> Tally:
-    """Do what each row asks for, and count it.
+    """Carry out the action of each row, and return the counts.
 
-    Every write is idempotent: a point's id comes from its URI, so a task that runs twice, or a run after a crash,
-    writes the same points. Points go out in batches of `batch_size` without waiting for Qdrant to apply them; the last
-    batch waits, which holds back a pipeline that is faster than the database.
+    Every write is idempotent: a point's id is derived from its URI, so a task that runs twice or a run after a crash
+    writes the same points. Points are sent in batches of `batch_size` without waiting for Qdrant to apply them. Only
+    the last batch waits, which slows down a pipeline that is faster than the database.
     """
     began = datetime.now(UTC)
     stamp = {"run_id": run_id, "indexed_at": began.isoformat(timespec="seconds")}
@@ -33,7 +33,7 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     changed = [row for row in groups["index"] if row["exists"]]
     for part in _slices(new, batch_size):
         store.points.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1])
-    # An upsert would drop what this run does not bring (captions), so points that exist are updated.
+    # An upsert would drop fields that this run does not have (captions), so existing points are updated.
     for part in _slices(changed, batch_size):
         payloads = [_image_payload(row) | stamp for row in part]
         vectors, _ = _vectors([row["image_vector"] for row in part])
@@ -45,8 +45,8 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     if groups["sources"]:
         store.points.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
     _write_failures(store, collection, groups["failed"], run_id)
-    if indexed_at_last := [row["id"] for row in groups["index"] if row["had_failure"]]:
-        store.control(collection.index).forget_failures(indexed_at_last)
+    if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
+        store.control(collection.index).forget_failures(recovered)
 
     taken_down = sum(row["count"] for row in groups["taken_down"])
     return Tally(
@@ -67,8 +67,8 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
 
 
 def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
-    """Look for takedowns once more, right before writing: they may have come since the comparison."""
-    ids = [row["id"] for row in rows if row["id"] is not None]  # folded rows have none
+    """Check for takedowns again right before writing: some may have arrived since the comparison."""
+    ids = [row["id"] for row in rows if row["id"] is not None]  # folded rows have no id
     taken_down = store.control(collection.index).takedowns(ids) if ids else {}
     for row in rows:
         if row["id"] in taken_down:
@@ -79,7 +79,7 @@ def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> l
 def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], run_id: str) -> None:
     if not rows:
         return
-    # An image whose content is broken now must not be found by what it was.
+    # An image whose content is now broken must not be found by its previous content.
     if broken := [row["id"] for row in rows if row["exists"] and row["permanent"]]:
         store.points.delete(collection, broken)
     records = {
@@ -121,20 +121,20 @@ def _image_payload(row: Row) -> dict[str, Any]:
         "sources": row["sources"],
         "kind": "image",
     }
-    if row["last_modified"]:  # an empty text is not a date to Qdrant
+    if row["last_modified"]:  # Qdrant rejects an empty string as a date
         payload["last_modified"] = row["last_modified"]
     return payload
 
 
 def _caption_payload(row: Row) -> dict[str, Any]:
-    """The fields of a caption; for one that was removed, those of an empty record."""
+    """The payload fields of a caption; empty values if the caption was removed."""
     if row["caption_hash"] is None or row["caption_details"] is None:
         return {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
     return {"caption": row["caption"], "caption_hash": row["caption_hash"], **parse_details(row["caption_details"])}
 
 
 def _vectors(cells: Sequence[bytes | None]) -> tuple[Vectors, Mask]:
-    """float32 [N, D] with zeros where a cell is None, and bool [N] saying which are not."""
+    """float32 [N, D] with zeros where a cell is None, and a mask bool [N] of the cells that are present."""
     present = np.array([cell is not None for cell in cells], bool)
     dimension = next((len(cell) // 4 for cell in cells if cell is not None), 1)
     vectors = np.zeros((len(cells), dimension), np.float32)

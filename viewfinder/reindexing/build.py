@@ -1,4 +1,4 @@
-"""Building a collection beside the live one: created or resumed, then filled until nothing changes any more."""
+"""Build a collection beside the live one: create or resume it, and fill it until a round changes nothing."""
 
 import itertools
 import logging
@@ -22,12 +22,12 @@ from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 
 logger = logging.getLogger("viewfinder.reindex")
 
-# A bucket that changes all the time is promoted after these, and caught up with once more.
+# After this many rounds a bucket that keeps changing is promoted; one more run follows after the promotion.
 MAX_ROUNDS = 5
 # Qdrant needs hours to build the graphs of 100 million vectors.
 READY_TIMEOUT_S = 12 * 3600.0
-LOG_EVERY_S = 15.0
-# The files of the embedded store grow while they are written.
+_LOG_EVERY_S = 15.0
+# Headroom: the embedded store's files grow during writes.
 _DISK_FACTOR = 1.2
 _PAGE = 1000
 
@@ -35,18 +35,18 @@ _PAGE = 1000
 def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[IndexOptions]:
     """Return the runs that read every source: those recorded with the live collection, or those given.
 
-    Sources with the same patterns and captions share a run. Raises `ConfigurationError` where no source is recorded, or
+    Sources with the same patterns and captions share a run. Raises `ConfigurationError` if no source is recorded, or if
     one was indexed with `--max-objects`.
     """
     recorded = {str(each["source"]): each for each in live.metadata.sources}
     if options.sources:
         given = [canonical_uri(each) for each in options.sources]
-        recorded = {uri: {"source": uri, **_without_limit(recorded.get(uri, {}))} for uri in given}
+        recorded = {uri: {"source": uri, **_without_max_objects(recorded.get(uri, {}))} for uri in given}
     if not recorded:
         raise ConfigurationError(
-            f"The live collection {live.name!r} records no sources to build from. Name them with --source."
+            f"The live collection {live.name!r} has no recorded sources to build from. Name them with --source."
         )
-    if limited := [uri for uri, each in recorded.items() if "limit" in each]:
+    if limited := [uri for uri, each in recorded.items() if "max_objects" in each]:
         raise ConfigurationError(
             f"{', '.join(map(repr, limited))} was indexed with --max-objects, so a re-index may read other objects. "
             "Index it without --max-objects first, or name the sources with --source."
@@ -72,7 +72,7 @@ def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: flo
 def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> None:
     """Raise `ConfigurationError` if the embedded store's disk cannot take a second collection.
 
-    The free space of a server is not known; the estimated need is logged.
+    For a server, whose free space is unknown, only log the estimate.
     """
     address = store.address
     if address.url is not None:
@@ -84,7 +84,7 @@ def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> 
     if (free := shutil.disk_usage(directory).free) < needed:
         raise ConfigurationError(
             f"{str(directory)!r} has {format_bytes(free)} of free disk space; a second collection beside the live one "
-            f"takes about {format_bytes(needed)}. Free some space, or move the index to a Qdrant server "
+            f"needs about {format_bytes(needed)}. Free some space, or move the index to a Qdrant server "
             "(VIEWFINDER_QDRANT_URL)."
         )
 
@@ -114,7 +114,7 @@ def open_new(store: Store, lock: UpgradeLock, live: Collection, checkpoint: Chec
     for each in store.collections.all(live.index):
         unpromoted = each.metadata.state in ("building", "ready") and each.name != live.name
         if unpromoted and (reusable is None or each.name != reusable.name):
-            logger.info("Dropping %s (%s), which was never promoted", each.name, each.metadata.state)
+            logger.info("Dropping %s (%s): it was never promoted", each.name, each.metadata.state)
             store.collections.drop(each.name)
     if reusable is not None:
         logger.info("Continuing with %s (%s)", reusable.name, reusable.metadata.state)
@@ -133,9 +133,9 @@ def fill(
     current_runs: Callable[[], Sequence[IndexOptions]],
     on_round: Callable[[Sequence[RunResult]], None],
 ) -> list[RunResult]:
-    """Index the sources in rounds until a round changes nothing and the count is exact; the results of the last round.
+    """Index the sources in rounds until a round changes nothing and the count is exact; return its results.
 
-    `current_runs` is called before each round, since sources may be added meanwhile; `on_round` after it.
+    `current_runs` is called before each round, because sources may be added meanwhile, and `on_round` after it.
     """
     results: list[RunResult] = []
     for number in range(1, MAX_ROUNDS + 1):
@@ -150,13 +150,15 @@ def fill(
         on_round(results)
         if any(each.changed for each in results):
             continue
-        logger.info("Nothing has changed; waiting until %s is ready", new.name)
+        logger.info("No more changes; waiting until %s is ready", new.name)
         _wait_ready(store, new)
-        # A takedown between the listing and this count makes the two differ; another round settles it.
+        # A takedown between the listing and this count makes the two differ; the next round corrects it.
         if all(count == each.expected for count, each in zip(count_points(store, new, results), results, strict=True)):
             break
     else:
-        logger.info("The sources still change after %d rounds; the rest follows after the promotion", MAX_ROUNDS)
+        logger.info(
+            "The sources are still changing after %d rounds; remaining changes follow after the promotion", MAX_ROUNDS
+        )
         _wait_ready(store, new)
     if new.metadata.state == "building":
         store.collections.update_metadata(new.name, state="ready")
@@ -170,7 +172,7 @@ def count_points(store: Store, collection: Collection, results: Sequence[RunResu
 
 
 def record_sources(store: Store, collection: Collection, runs: Sequence[IndexOptions]) -> Collection:
-    """Record exactly the sources of `runs` with the collection; points that belong to others alone are deleted."""
+    """Record exactly the sources of `runs` with the collection, and delete points that belong only to others."""
     wanted = {uri: _source_record(uri, options) for options in runs for uri in options.sources}
     collection = store.collections.refresh(collection)
     recorded = {str(each["source"]): dict(each) for each in collection.metadata.sources}
@@ -185,13 +187,13 @@ def record_sources(store: Store, collection: Collection, runs: Sequence[IndexOpt
 
 
 def _wait_ready(store: Store, collection: Collection) -> None:
-    """Wait for the optimizer. It is polled every second, for hours if need be, so its state is logged rarely."""
+    """Wait for Qdrant's optimizer, which may take hours. It is polled every second and logged every 15 s."""
     next_log_s = 0.0
 
     def log(state: str) -> None:
         nonlocal next_log_s
         if time.monotonic() >= next_log_s:
-            next_log_s = time.monotonic() + LOG_EVERY_S
+            next_log_s = time.monotonic() + _LOG_EVERY_S
             logger.info("%s", state)
 
     store.collections.wait_ready(collection, None, READY_TIMEOUT_S, log)
@@ -202,5 +204,5 @@ def _source_record(uri: str, options: IndexOptions) -> dict[str, Any]:
     return {"source": uri, "include": list(options.include), "exclude": list(options.exclude), **captions}
 
 
-def _without_limit(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in ("source", "limit")}
+def _without_max_objects(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in ("source", "max_objects")}

@@ -1,4 +1,4 @@
-"""Changes of the live collection: the alias, the recorded states, and the retired collections."""
+"""Change of the live collection: the alias, the recorded states, and the retired collections."""
 
 import logging
 import time
@@ -32,14 +32,14 @@ def promote(store: Store, lock: UpgradeLock, collection: Collection, *, clock: C
 
 
 def states_are_correct(store: Store, live: Collection) -> bool:
-    """Return whether the collection that the alias names, and no other, is recorded as live."""
+    """Return True if the collection behind the alias, and no other, is recorded as live."""
     return all(
         (each.metadata.state == "live") == (each.name == live.name) for each in store.collections.all(live.index)
     )
 
 
 def correct_states(store: Store, index: str, *, clock: Clock = utc_now) -> None:
-    """Make the recorded states follow the alias, which alone decides: a run may be killed between the two."""
+    """Correct the recorded states to match the alias, which is authoritative: a run may be killed between the two."""
     live = store.collections.live(index)
     if live is None:
         return
@@ -70,7 +70,7 @@ def drop_retired(
     for each in retired_collections(store, index)[keep:]:
         retired_at = each.metadata.retired_at
         if retired_at and datetime.fromisoformat(retired_at) + timedelta(seconds=grace_s) > clock():
-            logger.info("A later run drops %s: searches may still be paging through it", each.name)
+            logger.info("Keeping %s until a later run: searches may still be paging through it", each.name)
             continue
         store.collections.drop(each.name)
         dropped.append(each.name)
@@ -79,7 +79,7 @@ def drop_retired(
 
 
 def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE_TIMEOUT_S) -> bool:
-    """Poll the service until it serves `collection`. Only logs a failure: services follow the alias by themselves."""
+    """Poll the service until it serves `collection`. A failure is only logged, as services follow the alias anyway."""
     began = time.monotonic()
     answered = ""
     while time.monotonic() - began < timeout_s:
@@ -87,15 +87,15 @@ def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE
             ready = httpx.get(f"{server.rstrip('/')}/readyz", timeout=5.0).json()
             answered = str(ready.get("problem") or ready.get("collection") or "")
             if ready.get("collection") == collection:
-                logger.info("The service at %s serves it after %.1f s", server, time.monotonic() - began)
+                logger.info("The service at %s switched after %.1f s", server, time.monotonic() - began)
                 return True
         except httpx.TransportError as error:
-            logger.info("No service answers at %s (%s); running services follow by themselves", server, error)
+            logger.info("No service answers at %s (%s); running services will switch by themselves", server, error)
             return False
         except (ValueError, AttributeError):  # not a viewfinder service
             return False
         time.sleep(_POLL_S)
-    logger.warning("The service at %s did not follow within %g s; it answers %r", server, timeout_s, answered)
+    logger.warning("The service at %s did not switch within %g s; its answer: %r", server, timeout_s, answered)
     return False
 
 

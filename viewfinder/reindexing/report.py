@@ -1,4 +1,4 @@
-"""The result of a re-index, and the record that it is made from while the re-index runs."""
+"""The result of a re-index, and the record kept while it runs."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ logger = logging.getLogger("viewfinder.reindex")
 
 @dataclass(frozen=True)
 class ReindexPlan:
-    """What a re-index would do: `actions` counts the listed objects by the action they need."""
+    """The plan of a dry run: `actions` counts the listed objects by the action they need."""
 
     step: str
     sources: Sequence[tuple[tuple[str, ...], str | None]]  # with their captions file
@@ -27,11 +27,11 @@ class ReindexPlan:
 
 @dataclass(frozen=True)
 class ReindexResult:
-    """The result of one re-index, as summary.json has it, but for `plan` and `report`.
+    """The result of one re-index: the content of summary.json, plus `plan` and `report`.
 
-    `collection`, `model` and `fingerprint` are those of the live collection afterwards. `retired` was live before,
-    `dropped` are older ones, `refused` is a new collection that failed its checks. `plan` is set by a dry run, which
-    writes no report; `report` is where the report is.
+    `collection`, `model` and `fingerprint` describe the live collection afterwards. `retired` is the previous live
+    collection, `dropped` are older ones, and `refused` is a new collection that failed its checks. `plan` is set by a
+    dry run, which writes no report. `report` is the location of the report.
     """
 
     run_id: str
@@ -56,17 +56,17 @@ class ReindexResult:
 
     @property
     def exit_status(self) -> int:
-        """Return 0 if it is done or there was nothing to do, 1 if it failed or was refused."""
+        """0 if the re-index succeeded or had nothing to do, 1 if it failed or was refused."""
         return 1 if self.problem else 0
 
     def as_summary(self) -> dict[str, Any]:
-        """Return the content of summary.json."""
+        """The content of summary.json."""
         record = {"run_id": self.run_id, "state": "failed" if self.problem else "done"} | asdict(self)
         return {name: value for name, value in record.items() if name not in ("dry_run", "plan", "report")}
 
 
 class ReindexRecord:
-    """The phases, counts and checks of a re-index under way."""
+    """The phases, counts and checks of a running re-index."""
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
@@ -75,7 +75,7 @@ class ReindexRecord:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Log that a phase begins, and note how long it took."""
+        """Log the start of a phase, and record its duration."""
         logger.info("── %s", name)
         began = time.monotonic()
         try:
@@ -84,9 +84,10 @@ class ReindexRecord:
             self.phases[name] = round(self.phases.get(name, 0.0) + time.monotonic() - began, 2)
 
     def add_round(self, results: Sequence[RunResult]) -> None:
-        """Count one round over all sources: listed and failed as of the last round, unchanged as of the first.
+        """Add the counts of one round over all sources.
 
-        Indexed and pruned add up. So listed = unchanged + indexed + failed, unless objects changed between rounds.
+        `listed` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and `pruned` are
+        sums. So listed = unchanged + indexed + failed, unless objects changed between rounds.
         """
         before, now = self.counts, sum((Counter(each.counts) for each in results), Counter[str]())
         self.counts = {

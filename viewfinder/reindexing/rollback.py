@@ -1,4 +1,4 @@
-"""Rollback to the previous collection, and the pause of scheduled runs that follows it."""
+"""Rollback to the previous collection, and the pause of scheduled runs afterwards."""
 
 import logging
 from dataclasses import asdict, dataclass, fields
@@ -15,13 +15,13 @@ from viewfinder.store.control import Control
 
 logger = logging.getLogger("viewfinder.reindex")
 
-KIND: Final = "rollback_pause"
-SUBJECT = "scheduled runs"
+_KIND: Final = "rollback_pause"
+_SUBJECT = "scheduled runs"
 
 
 @dataclass(frozen=True)
 class RollbackPause:
-    """A pause of scheduled runs, which would undo a rollback; `since` is ISO 8601 in UTC."""
+    """A pause of scheduled runs, because they would undo a rollback; `since` is ISO 8601 in UTC."""
 
     collection: str
     rolled_back_from: str
@@ -39,8 +39,8 @@ class RollbackPause:
 class RollbackResult:
     """The collection that is live again, and how far it is behind the one it replaced.
 
-    `missed_runs` is the number of runs that wrote to `rolled_back_from` since `last_run`, the last that wrote to
-    `collection` ("" if not recorded). `retired_at` is when `collection` was retired, ISO 8601 in UTC.
+    `last_run` is the last run that wrote to `collection`, "" if not recorded; `missed_runs` is the number of later runs
+    that wrote to `rolled_back_from`. `retired_at` is when `collection` was retired, ISO 8601 in UTC.
     """
 
     collection: str
@@ -54,7 +54,7 @@ class RollbackResult:
 def roll_back(settings: Settings, store: Store) -> RollbackResult:
     """Make the last retired collection live again and pause scheduled runs.
 
-    Raises `ConfigurationError` where there is none, `StoreBusyError` where another run holds the upgrade lock.
+    Raises `ConfigurationError` if there is none, `StoreBusyError` if another run holds the upgrade lock.
     """
     index = settings.index
     live = store.collections.require_live(index)
@@ -64,10 +64,10 @@ def roll_back(settings: Settings, store: Store) -> RollbackResult:
         retired = retired_collections(store, index)
         if not retired:
             raise ConfigurationError(
-                f"Index {index!r} has no retired collection to go back to. '--keep N' sets how many a re-index keeps; "
-                "'viewfinder status' lists what there is."
+                f"Index {index!r} has no retired collection to go back to. 'viewfinder status' lists its collections; "
+                "'viewfinder reindex --keep N' sets how many retired ones are kept."
             )
-        # Pause first: otherwise, after a crash right here, a scheduled run would undo the rollback.
+        # Pause first: after a crash between the two steps, a scheduled run would undo the rollback.
         pause_runs(control, retired[0].name, live.name)
         promote(store, lock, retired[0])
     _warn_if_model_is_missing(retired[0])
@@ -76,7 +76,7 @@ def roll_back(settings: Settings, store: Store) -> RollbackResult:
 
 
 def release(settings: Settings, store: Store) -> RollbackPause | None:
-    """Let scheduled runs continue; return the pause that was ended, None where there was none."""
+    """Resume scheduled runs; return the pause that ended, None if there was none."""
     control = store.control(settings.index)
     pause = read_pause(control)
     resume_runs(control)
@@ -84,20 +84,20 @@ def release(settings: Settings, store: Store) -> RollbackPause | None:
 
 
 def read_pause(control: Control) -> RollbackPause | None:
-    """Return the pause of an index; None where scheduled runs are not paused."""
-    record = control.read(KIND, [SUBJECT]).get(SUBJECT)
+    """Return the pause of an index, None if scheduled runs are not paused."""
+    record = control.read(_KIND, [_SUBJECT]).get(_SUBJECT)
     return RollbackPause.parse(record) if record else None
 
 
 def pause_runs(control: Control, collection: str, rolled_back_from: str) -> None:
     """Pause scheduled runs because of a rollback to `collection`."""
     pause = RollbackPause(collection, rolled_back_from, datetime.now(UTC).isoformat(timespec="seconds"))
-    control.write(KIND, {SUBJECT: asdict(pause)})
+    control.write(_KIND, {_SUBJECT: asdict(pause)})
 
 
 def resume_runs(control: Control) -> None:
-    """Let scheduled runs continue."""
-    control.remove(KIND, [SUBJECT])
+    """Resume scheduled runs."""
+    control.remove(_KIND, [_SUBJECT])
 
 
 def _result(collection: Collection, previous: Collection) -> RollbackResult:

@@ -1,4 +1,4 @@
-"""The collections of an index, with their estimated sizes, and what keeps a re-index from starting."""
+"""The status of an index: its collections with estimated sizes, the pause after a rollback, and the upgrade lock."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from viewfinder.reindexing.rollback import RollbackPause, read_pause
 from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
 from viewfinder.store import Collection, Store
 
-# Estimates: a payload with its indexes, and the share that a graph adds to float32 vectors.
+# Estimates: bytes of a payload with its indexes, and the factor by which a graph enlarges float32 vectors.
 _PAYLOAD_BYTES = 1000
 _GRAPH_FACTOR = 1.25
 
@@ -37,7 +37,7 @@ class IndexStatus:
 
 
 def read(store: Store, index: str) -> IndexStatus:
-    """Read the current status of `index`; an expired lock is left out."""
+    """Read the current status of `index`; an expired lock is omitted."""
     live = store.collections.live(index)
     live_name = live.name if live else ""
     collections = tuple(_describe(store, each, each.name == live_name) for each in store.collections.all(index))

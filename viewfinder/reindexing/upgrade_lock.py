@@ -1,8 +1,8 @@
 """The upgrade lock of an index: one run at a time builds, promotes and drops collections.
 
-The lock is a point in the control collection, written by conditional upserts (Qdrant ≥ 1.17): inserted only where there
-is none, replaced only where it has expired. Its holder renews it. The lock of a killed run expires after `ttl_s`; a run
-on the same machine takes it over at once.
+The lock is a point in the control collection, written by conditional upserts (Qdrant ≥ 1.17): inserted only if there is
+none, replaced only if it has expired. Its holder renews it. The lock of a killed run expires after `ttl_s`; another run
+on the same machine takes it over immediately.
 """
 
 import logging
@@ -21,8 +21,8 @@ from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
 
-KIND: Final = "upgrade_lock"
-SUBJECT = "collections"
+_KIND: Final = "upgrade_lock"
+_SUBJECT = "collections"
 TTL_S = 120.0
 
 
@@ -30,8 +30,8 @@ TTL_S = 120.0
 class LockHolder:
     """The run that holds the lock.
 
-    `token` is different for each lock taken; `expires_at` is ISO 8601 in UTC by the holder's clock. `machine` and
-    `process_start` identify the process beyond its pid, "" where that is not possible.
+    `token` is unique to each acquisition; `expires_at` is ISO 8601 in UTC by the holder's clock. `machine` and
+    `process_start` identify the process in addition to its pid, "" if unavailable.
     """
 
     token: str
@@ -47,7 +47,7 @@ class LockHolder:
         return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
 
     def expired(self, now: datetime) -> bool:
-        """Return whether the time is up, or the process is known to have ended."""
+        """Return True if the lock has timed out, or its process is known to have ended."""
         if datetime.fromisoformat(self.expires_at) <= now:
             return True
         on_this_machine = self.machine != "" and self.machine == _machine_id()
@@ -91,35 +91,35 @@ class UpgradeLock:
         """Take the lock; raises `StoreBusyError` naming the run that holds it."""
         holder = read_holder(self._control)
         if holder is None:
-            self._control.write_if(KIND, SUBJECT, self._record(), absent=True)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), absent=True)
         elif holder.expired(self._clock()):
             logger.warning("Taking over the expired upgrade lock of %s", holder)
-            self._control.write_if(KIND, SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
         holder = read_holder(self._control)
         if holder is None or holder.token != self._token:
             raise StoreBusyError(
-                f"The index is locked by {holder}. Wait for that run to end; if it was killed, its lock expires by "
+                f"The index is locked by {holder}. Wait for that run to end; if it was killed, the lock expires by "
                 "itself."
             )
 
     def renew(self) -> None:
-        """Extend the lock; raises `StoreBusyError` where another run has taken it."""
+        """Extend the lock; raises `StoreBusyError` if another run has taken it."""
         if self._lost_to is None:
-            self._control.write_if(KIND, SUBJECT, self._record(), token=self._token)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), token=self._token)
             holder = read_holder(self._control)
             if holder is None or holder.token != self._token:
-                self._lost_to = f"the index is locked by {holder}" if holder else "nobody holds it now"
+                self._lost_to = f"the index is locked by {holder}" if holder else "the lock is gone"
         if self._lost_to is not None:
             raise StoreBusyError(
-                f"This run lost the upgrade lock ({self._lost_to}). It makes no further changes; start it again."
+                f"This run lost the upgrade lock ({self._lost_to}) and stops without further changes. Start it again."
             )
 
     def release(self) -> None:
-        """Give up the lock, unless another run has taken it."""
+        """Release the lock, unless another run has taken it."""
         try:
-            self._control.remove_if(KIND, SUBJECT, token=self._token)
+            self._control.remove_if(_KIND, _SUBJECT, token=self._token)
         except StoreError as error:
-            logger.warning("The upgrade lock could not be released and expires by itself: %s", error)
+            logger.warning("The upgrade lock could not be released and will expire by itself: %s", error)
 
     def _record(self) -> dict[str, Any]:
         expires_at = self._clock() + timedelta(seconds=self._ttl_s)
@@ -147,13 +147,13 @@ class UpgradeLock:
 
 
 def read_holder(control: Control) -> LockHolder | None:
-    """Return the holder of the upgrade lock, expired or not; None where there is none."""
-    record = control.read(KIND, [SUBJECT]).get(SUBJECT)
+    """Return the holder of the upgrade lock, expired or not; None if there is none."""
+    record = control.read(_KIND, [_SUBJECT]).get(_SUBJECT)
     return LockHolder.parse(record) if record else None
 
 
 def _machine_id() -> str:
-    """Identify this boot of this machine and its pid namespace, which containers do not share; "" if not on Linux."""
+    """Identify this machine, its boot and its pid namespace (each container has its own); "" outside Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -162,9 +162,9 @@ def _machine_id() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Return when a process of this machine began, in clock ticks, as pids are reused; None where it has ended."""
+    """Return the start time of a process in clock ticks, as pids are reused; None if it has ended."""
     try:
-        # The second field is the program's name, which may contain spaces and brackets.
+        # The second field, the program's name, may contain spaces and parentheses.
         state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None

@@ -17,8 +17,8 @@ from viewfinder.store import Collection, Record, Store
 
 SAMPLED = 64
 TIMED = 50
-MIN_CAPTIONS = 50  # with fewer the figures are mostly chance
-# Two encodings of one image: other batch sizes, devices and precisions move the cosine by less than this.
+MIN_CAPTIONS = 50  # with fewer, the figures are mostly chance
+# Minimum cosine of two encodings of one image with different batch sizes, devices or precisions.
 SAME_COSINE = 0.999
 _PAGE = 1000
 
@@ -30,7 +30,7 @@ class Bounds:
     failure_ratio: float
     loss_ratio: float
     quality_loss: float
-    # Nobody searched for these captions: only a model that understands almost none of them is refused.
+    # Captions are not real queries, so only a model that fails on most of them is refused.
     caption_factor: float = 0.5
     approximate_recall: float = 0.98
     slowdown: float = 2.0
@@ -39,7 +39,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Check:
-    """A measured value and its bound; `passed` is None where nothing could be measured."""
+    """A measured value and its bound; `passed` is None if nothing could be measured."""
 
     name: str
     passed: bool | None
@@ -49,10 +49,10 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """The new collection and its model, and what it is compared with: the live collection and its model.
+class CollectionPair:
+    """The new collection and its model, and the live ones to compare with.
 
-    `live_model` is None where it cannot be loaded any more.
+    `live_model` is None if it can no longer be loaded.
     """
 
     new: Collection
@@ -64,21 +64,21 @@ class Candidate:
 def verify(
     store: Store,
     indexer: Indexer,
-    candidate: Candidate,
+    pair: CollectionPair,
     results: Sequence[RunResult],
     queries: Sequence[LabelledQuery],
     bounds: Bounds,
     run_id: str,
 ) -> list[Check]:
-    """Run all checks; `results` are those of the last round, `queries` those of the evaluation set, if there is one."""
-    sampled = store.points.sample_records(candidate.new, SAMPLED, {"has_image": {"eq": True}})
-    fresh = indexer.encode_images(candidate.new_model, sampled)
+    """Run all checks. `results` come from the last round, `queries` from the evaluation set (empty without one)."""
+    sampled = store.points.sample_records(pair.new, SAMPLED, {"has_image": {"eq": True}})
+    fresh = indexer.encode_images(pair.new_model, sampled)
     return [
-        *_check_counts(store, candidate, results, bounds, run_id),
-        *_check_vectors(store, candidate.new, sampled, fresh),
-        *_check_quality(store, indexer, candidate, queries, bounds),
-        _check_approximate_recall(store, candidate.new, list(fresh.values()), bounds),
-        _check_search_time(store, candidate, bounds),
+        *_check_counts(store, pair, results, bounds, run_id),
+        *_check_vectors(store, pair.new, sampled, fresh),
+        *_check_quality(store, indexer, pair, queries, bounds),
+        _check_approximate_recall(store, pair.new, list(fresh.values()), bounds),
+        _check_search_time(store, pair, bounds),
     ]
 
 
@@ -86,9 +86,9 @@ def verify(
 
 
 def _check_counts(
-    store: Store, candidate: Candidate, results: Sequence[RunResult], bounds: Bounds, run_id: str
+    store: Store, pair: CollectionPair, results: Sequence[RunResult], bounds: Bounds, run_id: str
 ) -> list[Check]:
-    new, live = candidate.new, candidate.live
+    new, live = pair.new, pair.live
     expected = sum(each.expected for each in results)
     found = sum(count_points(store, new, results))
     total = store.points.count(new)
@@ -119,7 +119,7 @@ def _check_counts(
 
 
 def _count_lost(store: Store, live: Collection, run_id: str) -> int:
-    """Count objects that failed in this run although the live collection has an image of the same content."""
+    """Count objects that failed in this run although the live collection has an image with the same content."""
     lost = 0
     page: dict[str, str] = {}
     for failure in store.control(live.index).failures_of_run(run_id):
@@ -141,12 +141,12 @@ def _count_same_content(store: Store, live: Collection, etags: Mapping[str, str]
 def _check_vectors(
     store: Store, new: Collection, sampled: Sequence[Record], fresh: Mapping[str, Vectors]
 ) -> list[Check]:
-    """Compare stored vectors with fresh encodings, and search with these: each image must find itself first."""
+    """Compare stored vectors with fresh encodings, and search with the latter: each image must find itself first."""
     bound = f"≥ {SAME_COSINE:g}"
     if not sampled:
         return [Check("fresh encoding", None, None, bound), Check("self-retrieval", None, None, "= 1")]
     if not fresh:
-        note = f"none of {len(sampled)} sampled images can be read and encoded any more"
+        note = f"none of {len(sampled)} sampled images can still be read and encoded"
         return [Check("fresh encoding", False, 0, bound, note), Check("self-retrieval", False, 0, "= 1", note)]
     stored = store.points.vectors(new, list(fresh))
     cosines = [float(stored[id_] @ vector) if id_ in stored else -1.0 for id_, vector in fresh.items()]
@@ -154,9 +154,9 @@ def _check_vectors(
     found = 0
     for id_, hits in zip(fresh, search_each(store, new, list(fresh.values())), strict=True):
         score = next((hit.score for hit in hits if hit.id == id_), None)
-        # There may be more identical images than hits: then the last hit is as near as the first.
+        # With more identical images than hits, the image may be missing while the last hit is as near as the first.
         score = hits[-1].score if score is None and hits else score
-        # An image that differs from this one by less than two encodings of it do may come first.
+        # Another image may come first if it is as near as a second encoding of the same image.
         found += score is not None and score >= hits[0].score - (1 - SAME_COSINE)
     note = f"{len(fresh)} images"
     return [
@@ -169,17 +169,17 @@ def _check_vectors(
 
 
 def _check_quality(
-    store: Store, indexer: Indexer, candidate: Candidate, queries: Sequence[LabelledQuery], bounds: Bounds
+    store: Store, indexer: Indexer, pair: CollectionPair, queries: Sequence[LabelledQuery], bounds: Bounds
 ) -> list[Check]:
-    """Compare recall and MRR with the live model's, on the evaluation set or else on captions."""
-    new, live = candidate.new, candidate.live
+    """Compare recall and MRR of both models, on the evaluation set or else on captions."""
+    new, live = pair.new, pair.live
     if queries:
         texts = [query.text for query in queries]
-        measured = measure_quality(store, new, queries, indexer.encode_texts(candidate.new_model, texts))
-        if candidate.live_model is None:
-            note = f"{len(queries)} queries; the live model cannot be loaded any more"
+        measured = measure_quality(store, new, queries, indexer.encode_texts(pair.new_model, texts))
+        if pair.live_model is None:
+            note = f"{len(queries)} queries; the live model can no longer be loaded"
             return [Check(name, None, round(value, 4), "", note) for name, value in _figures(measured).items()]
-        reference = measure_quality(store, live, queries, indexer.encode_texts(candidate.live_model, texts))
+        reference = measure_quality(store, live, queries, indexer.encode_texts(pair.live_model, texts))
         return _compare_quality(measured, reference, 1.0, bounds.quality_loss, f"{len(queries)} queries")
     captions = shared_captions(store, new, live)
     count = len(captions.queries)
@@ -227,9 +227,9 @@ def _check_approximate_recall(
     return Check(name, recall >= bounds.approximate_recall, round(recall, 4), bound, f"{len(vectors)} queries")
 
 
-def _check_search_time(store: Store, candidate: Candidate, bounds: Bounds) -> Check:
+def _check_search_time(store: Store, pair: CollectionPair, bounds: Bounds) -> Check:
     """Compare the median search times of both collections."""
-    collections = (candidate.new, candidate.live)
+    collections = (pair.new, pair.live)
     vectors = [store.points.sample(each, TIMED) for each in collections]
     if not all(map(len, vectors)):
         return Check("median query ms", None, None, "", "no vectors to search with")

@@ -1,6 +1,6 @@
 """The phases of a re-index: preflight → build → verify → promote → catch up → clean up.
 
-A run may be killed in any phase: the next one continues there. Until the promotion the live collection is only read.
+A run may be killed in any phase; the next run continues there. Before the promotion the live collection is only read.
 """
 
 import logging
@@ -29,7 +29,7 @@ from viewfinder.reindexing.promote import (
 from viewfinder.reindexing.report import ReindexPlan, ReindexRecord, ReindexResult
 from viewfinder.reindexing.rollback import RollbackPause, read_pause, resume_runs
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
-from viewfinder.reindexing.verify import Bounds, Candidate, verify
+from viewfinder.reindexing.verify import Bounds, CollectionPair, verify
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
@@ -43,14 +43,14 @@ def reindex(
 ) -> ReindexResult:
     """Bring an index up to date, or change its model.
 
-    Raises `ViewfinderError` where that is not possible. A new collection that fails its checks is no error but a result
-    with a problem: the live collection stays.
+    Raises `ViewfinderError` if that is not possible. If a new collection fails its checks, the result has a `problem`
+    and the live collection stays live.
     """
     return _Reindex(options, settings, store, indexer, report).run()
 
 
 def has_wanted_model(options: ReindexOptions, settings: Settings, store: Store) -> bool:
-    """Return whether the live collection has the wanted model: `--when-model-changed` then needs no cluster."""
+    """Return True if the live collection has the wanted model, so that `--when-model-changed` needs no cluster."""
     live = store.collections.require_live(settings.index)
     wanted = locate(options.model or settings.model)
     same = wanted.fingerprint == live.metadata.fingerprint
@@ -118,7 +118,7 @@ class _Reindex:
         store, options, record = self._store, self._options, self._record
 
         def current_runs() -> Sequence[IndexOptions]:
-            # Index jobs may add sources meanwhile. Pruning needs no bound here, since nobody searches this collection;
+            # Index jobs may add sources meanwhile. Pruning needs no bound, because this collection is not searched yet;
             # the check "points kept" refuses one that is too small.
             return build.plan_runs(store.collections.refresh(live), options, prune_max_ratio=1.0)
 
@@ -133,15 +133,15 @@ class _Reindex:
             store.collections.update_metadata(new.name, counts=record.counts)
         with record.phase("verify"):
             bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
-            candidate = Candidate(store.collections.refresh(new), wanted, live, live_model)
-            record.add_checks(verify(store, self._indexer, candidate, results, queries, bounds, self._report.run_id))
+            pair = CollectionPair(store.collections.refresh(new), wanted, live, live_model)
+            record.add_checks(verify(store, self._indexer, pair, results, queries, bounds, self._report.run_id))
         if failed := [each for each in record.checks if each.passed is False]:
             reasons = "; ".join(f"{each.name} is {each.value}, must be {each.bound}" for each in failed)
             return self._result(
                 live,
                 "refused: the live collection stays",
-                f"{new.name} failed its checks: {reasons}. {live.name} stays live and unchanged. Run again to catch up "
-                "and verify again, or pass --rebuild to build anew.",
+                f"{new.name} failed its checks: {reasons}. {live.name} stays live and unchanged. Run again to update "
+                "and verify it again, or pass --rebuild to start over.",
                 refused=new.name,
             )
         with record.phase("promote"):
@@ -156,7 +156,7 @@ class _Reindex:
             dropped = drop_retired(store, lock, live.index, keep=options.keep, grace_s=grace_s)
         if options.model not in (None, self._settings.model):
             logger.warning(
-                "VIEWFINDER_MODEL is %r: set it to %r, or the next run without --model changes the index back.",
+                "VIEWFINDER_MODEL is %r. Set it to %r, or the next run without --model will change the index back.",
                 self._settings.model,
                 options.model,
             )
@@ -164,8 +164,8 @@ class _Reindex:
         return self._result(new, f"switched from {live.name}", retired=live.name, dropped=dropped)
 
     def _repair(self, live: Collection, pause: RollbackPause | None) -> None:
-        """Finish what a run left undone that was killed right after it had moved the alias."""
-        # With a pause, this run has --model, or it would have ended before.
+        """Complete the steps of a run that was killed right after it moved the alias."""
+        # If there is a pause, this run has --model; otherwise it would have ended already.
         if pause and pause.collection != live.name:
             resume_runs(self._store.control(live.index))
         if states_are_correct(self._store, live):
@@ -182,7 +182,7 @@ class _Reindex:
         self._record.add_round([self._indexer.sync(each, refresh(collection), model) for each in runs])
 
     def _check_sources(self, runs: Sequence[IndexOptions]) -> None:
-        """List each source and read one object of it, here and on a worker."""
+        """List each source here, and list it and read one of its objects on a worker."""
         for options in runs:
             check_sources(options, self._access)
         self._indexer.check([source for options in runs for source in options.sources])
@@ -197,8 +197,8 @@ class _Reindex:
         relevant = sorted({id_ for query in queries for id_ in query.relevant})
         if not self._store.points.states(live, relevant):
             raise ConfigurationError(
-                f"None of the {len(relevant)} images that the evaluation set {uri!r} names is in {live.name!r}. "
-                "Its URIs must be those of the index."
+                f"None of the {len(relevant)} images in the evaluation set {uri!r} is in {live.name!r}. Use the URIs "
+                "that the index has."
             )
         return queries
 
@@ -207,14 +207,14 @@ class _Reindex:
         if listed and failed / listed > self._options.max_failure_ratio:
             return (
                 f"{failed:,} of {listed:,} objects failed, more than --max-failure-ratio "
-                f"{self._options.max_failure_ratio:g} allows. All others are indexed; failures.jsonl names each."
+                f"{self._options.max_failure_ratio:g} allows. All others are indexed; failures.jsonl lists the failed."
             )
         return None
 
     def _plan(
         self, step: str, live: Collection, runs: Sequence[IndexOptions], collection: Collection | None
     ) -> ReindexResult:
-        """Count what a run would do; `collection` is the one it would fill, None where it would create one."""
+        """Count what a run would do; `collection` is the one to fill, None if it would be created."""
         plans = [self._indexer.plan(each, collection) for each in runs]
         actions = sum((Counter(each) for each, _ in plans), Counter[str]())
         gone = [each for _, each in plans if each is not None]
@@ -253,7 +253,7 @@ class _Reindex:
 
 
 def _find_model(live: Collection) -> Checkpoint | None:
-    """Return the model of the live collection, to compare with; None where it cannot be loaded any more."""
+    """Return the model of the live collection to compare with, None if it can no longer be loaded."""
     try:
         return locate(live.metadata.model_name, expect=live.metadata.fingerprint)
     except (UnknownModelError, ModelMismatchError) as error:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 
-from viewfinder.errors import ConfigurationError
+from viewfinder.errors import ConfigurationError, ViewfinderError
 from viewfinder.service.app import application, require_keys_or_loopback
 from viewfinder.settings import Settings
 
@@ -29,9 +31,24 @@ def serving(app: Application, host: str, port: int) -> Iterator[str]:
             "with another VIEWFINDER_DATA_DIR."
         )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": host, "port": port})
     try:
-        serve.run(app, name=APPLICATION, route_prefix="/")
+        with translate_start_errors():
+            serve.start(http_options={"host": host, "port": port})
+            serve.run(app, name=APPLICATION, route_prefix="/")
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         serve.shutdown()
+
+
+@contextmanager
+def translate_start_errors() -> Iterator[None]:
+    """Turn the errors of a Ray Serve that does not start, or not in time, into one `ViewfinderError`."""
+    try:
+        yield
+    except (RayError, RayServeException, RuntimeError, TimeoutError) as error:
+        # Only the first line: Serve appends the traceback of the replica.
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ViewfinderError(
+            f"The service did not start on Ray Serve: {reason} Try again when the machine is less busy. Ray's logs are "
+            "in /tmp/ray/session_latest/logs/serve."
+        ) from error

@@ -52,7 +52,7 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete listing, or its first `limit` objects: part files, and the options to list the same again.
+    """A complete listing, or its first `max_objects` objects: part files, and the options to list the same again.
 
     `with_captions` is True if captions were looked up for the objects, even if none was found.
     """
@@ -72,12 +72,12 @@ def write_manifest(
     captions: Captions | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    limit: int | None = None,
+    max_objects: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
     """List `sources` into part files in `directory`.
 
-    An object in several sources has one row with all of them. With `limit` the listing is in order of keys and ends
+    An object in several sources has one row with all of them. With `max_objects` the listing is in key order and ends
     early. The `etag` from a manifest file may be empty until the object is read.
     Raises `SourceError`, `ConfigurationError` or `ViewfinderError` if a listing cannot be completed; a partial listing
     is never returned.
@@ -88,8 +88,10 @@ def write_manifest(
     with _ManifestFiles(files) as manifest_files, _Writer(directory, captions, progress) as writer:
         for source in files:
             manifest_files.read(source, objects)
-        with contextlib.closing(_list_prefixes(known, manifest_files, objects, ordered=limit is not None)) as listed:
-            for batch in _batches(itertools.islice(itertools.chain(listed, manifest_files.remaining()), limit)):
+        with contextlib.closing(
+            _list_prefixes(known, manifest_files, objects, ordered=max_objects is not None)
+        ) as listed:
+            for batch in _batches(itertools.islice(itertools.chain(listed, manifest_files.remaining()), max_objects)):
                 writer.add(batch)
     if not writer.listed:
         raise SourceError(
@@ -98,7 +100,7 @@ def write_manifest(
         )
     options: dict[str, Any] = {"include": list(include), "exclude": list(exclude)}
     options |= {"captions": captions.uri} if captions and captions.uri else {}
-    options |= {"limit": limit} if limit is not None else {}
+    options |= {"max_objects": max_objects} if max_objects is not None else {}
     return writer.manifest([{"source": source.uri, **options} for source in known])
 
 
