@@ -15,12 +15,13 @@ from benchmarks.bucket import WEB, kept_photograph
 from benchmarks.harness import Measurement
 from benchmarks.ratio import in_turn
 from benchmarks.vit import need_cuda, vit_checkpoint
+from viewfinder.arrays import Vectors
 from viewfinder.cluster.resources import CALLS_PER_GPU
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Device, Encoder, Vectors
+from viewfinder.models.encoder import Device, Encoder
 from viewfinder.settings import Settings
 
 BATCH_SIZE = 256

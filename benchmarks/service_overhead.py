@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from benchmarks.harness import Measurement
 from benchmarks.replica import POINTS, distinct_texts, listening, replica
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.arrays import Vectors
+from viewfinder.models.encoder import Encoder
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings

@@ -9,8 +9,9 @@ import numpy as np
 from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import Ratio, in_turn
 from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from viewfinder.arrays import Vectors
 from viewfinder.models.cpu import multiplies_bfloat16
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 
 QUERY = "a red car parked in the snow"

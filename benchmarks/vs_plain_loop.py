@@ -17,10 +17,11 @@ from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.job import ROOT, TIMEOUT_S, index, scratch
 from benchmarks.margin import Margin
 from benchmarks.transformers_clip import convert
+from viewfinder.arrays import Vectors
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 
 # Per core. The job decodes while it loads its model; its shorter run must have images left then, or that would count as
 # speed.

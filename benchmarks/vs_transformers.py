@@ -15,8 +15,9 @@ from benchmarks.ratio import in_turn
 from benchmarks.text_encode import OTHERS, QUERY, REPLICA_THREADS
 from benchmarks.transformers_clip import convert
 from benchmarks.vit import model_name, scratch, torch_threads, vit_checkpoint
+from viewfinder.arrays import Vectors
 from viewfinder.images.decoding import ImageLimits, decode
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 
 MAXIMUM_DIFFERENCE = 1e-5
 IMAGES = 8

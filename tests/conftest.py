@@ -1,4 +1,4 @@
-"""Shared fixtures: one S3 endpoint and one Ray per session, each started when the first test asks for it."""
+"""Shared fixtures: one S3 endpoint and one Ray per session, started by the first test that uses them."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ if viewfinder.models.encoder.multiplies_bfloat16():
     viewfinder.models.encoder.multiplies_bfloat16 = lambda: False
 
 
-# Each Ray worker imports torch and open_clip anew, a quarter of a minute of a core each.
+# Each Ray worker imports torch and open_clip: 15 s of CPU.
 CLUSTER_TIMEOUT_S = 900
 
 
@@ -60,7 +60,7 @@ def s3_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3(s3_root: Path) -> Iterator[S3Endpoint]:
-    """A real endpoint; its credentials are in the environment, where boto3's chain finds them."""
+    """A real endpoint; its credentials are in the environment variables that boto3 reads."""
     with S3Endpoint(s3_root) as endpoint:
         keys = {
             "AWS_ACCESS_KEY_ID": endpoint.access_key,
@@ -100,5 +100,5 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another model, of another dimension."""
+    """A second model with another dimension."""
     return str(tiny_checkpoint(tmp_path_factory.mktemp("model") / "other", seed=8, dimension=16))

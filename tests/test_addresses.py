@@ -1,3 +1,5 @@
+"""Loopback addresses."""
+
 import pytest
 
 from viewfinder.addresses import is_loopback
@@ -18,7 +20,7 @@ from viewfinder.addresses import is_loopback
         "//127.0.0.1:80",
     ],
 )
-def test_addresses_of_this_machine(address: str) -> None:
+def test_loopback_addresses(address: str) -> None:
     assert is_loopback(address)
 
 

@@ -1,3 +1,5 @@
+"""Retries with back-off: pauses, deadline, and the errors that are retried."""
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,22 +41,22 @@ def failing(times: int, retry_after_s: float | None = None) -> Callable[[], str]
     return call
 
 
-def test_pauses_double_up_to_the_longest() -> None:
+def test_pauses_double_up_to_the_maximum() -> None:
     clock = Clock()
     assert retry(clock, 1000, first_s=1.0, maximum_s=5.0)(failing(4)) == "done"
     assert clock.pauses == [1.0, 2.0, 4.0, 5.0]
 
 
-def test_pauses_are_drawn_between_nothing_and_the_ceiling() -> None:
-    asked: list[tuple[float, float]] = []
+def test_pauses_are_drawn_between_zero_and_the_ceiling() -> None:
+    bounds: list[tuple[float, float]] = []
 
-    def draw(least: float, most: float) -> float:
-        asked.append((least, most))
-        return most / 2
+    def draw(minimum: float, maximum: float) -> float:
+        bounds.append((minimum, maximum))
+        return maximum / 2
 
     clock = Clock()
     Backoff(1000, first_s=1.0, clock=clock, sleep=clock.sleep, draw=draw)(failing(2))
-    assert asked == [(0.0, 1.0), (0.0, 2.0)]
+    assert bounds == [(0.0, 1.0), (0.0, 2.0)]
     assert clock.pauses == [0.5, 1.0]
 
 
@@ -64,28 +66,28 @@ def test_a_pause_is_never_shorter_than_the_server_asks_for() -> None:
     assert clock.pauses == [3.5, 3.5, 4.0]
 
 
-def test_the_deadline_ends_it_with_the_number_of_attempts() -> None:
+def test_the_error_after_the_deadline_contains_the_number_of_attempts() -> None:
     clock = Clock()
     with pytest.raises(StoreUnavailableError, match=r"Qdrant is away\. Gave up after 4 attempts in 7 s\."):
         retry(clock, 10, first_s=1.0, maximum_s=100)(failing(99))
     assert clock.pauses == [1.0, 2.0, 4.0]
 
 
-def test_no_pause_goes_beyond_the_deadline() -> None:
+def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
     clock = Clock()
     with pytest.raises(StoreUnavailableError, match=r"^Qdrant is away\.$"):
         retry(clock, 10)(failing(1, retry_after_s=11))
     assert clock.pauses == []
 
 
-def test_zero_patience_means_one_attempt() -> None:
+def test_a_deadline_of_zero_means_one_attempt() -> None:
     clock = Clock()
     with pytest.raises(StoreUnavailableError):
         retry(clock, 0)(failing(1))
     assert clock.pauses == []
 
 
-def test_other_errors_are_final() -> None:
+def test_other_errors_are_not_retried() -> None:
     clock = Clock()
     calls = []
 

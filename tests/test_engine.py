@@ -1,4 +1,4 @@
-"""The engine: in one process over a directory, and over a running service."""
+"""The engine: local mode in this process, and service mode with a running service."""
 
 import asyncio
 import io
@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder import ImageSearchEngine, print_results
 from viewfinder.client import Group, Hit, Part, SearchResult
 from viewfinder.errors import (
@@ -36,16 +36,16 @@ Open = Callable[..., ImageSearchEngine]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    directory = tmp_path / "pictures"
+def photos(tmp_path: Path) -> Path:
+    directory = tmp_path / "photos"
     fill(directory, NAMES)
-    (directory / "notes.txt").write_text("no picture, and not meant as one")
+    (directory / "notes.txt").write_text("not an image")
     return directory
 
 
 @pytest.fixture
 def local(tmp_path: Path, tiny_model: str) -> Iterator[Open]:
-    """Opens engines on one data directory; closes them all."""
+    """Return a function that opens engines on one data directory; close them all after the test."""
     opened: list[ImageSearchEngine] = []
 
     def open_(**options: Any) -> ImageSearchEngine:
@@ -59,7 +59,7 @@ def local(tmp_path: Path, tiny_model: str) -> Iterator[Open]:
 
 
 def stored(data_dir: Path) -> dict[str, Record]:
-    """All points by the name of their file."""
+    """Return all points by file name."""
     with open_local(StoreAddress(data_dir=data_dir)) as store:
         live = store.collections.live("images")
         assert live is not None
@@ -69,15 +69,15 @@ def stored(data_dir: Path) -> dict[str, Record]:
 # In this process
 
 
-def test_a_directory_is_indexed_and_found(local: Open, pictures: Path, tiny_model: str) -> None:
+def test_a_directory_is_indexed_and_found(local: Open, photos: Path, tiny_model: str) -> None:
     engine = local()
-    result = engine.index_directory(pictures, descriptions={"a.jpg": "a red car", "deep/c d.jpg": "two birds"})
+    result = engine.index_directory(photos, descriptions={"a.jpg": "a red car", "deep/c d.jpg": "two birds"})
     assert (result.listed, result.indexed, result.unchanged, result.failed) == (3, 3, 0, 0)
     assert result.unmatched == ()
 
     assert len(engine.search("a red car", top_k=2)) == 2
     first = engine.search("two birds", target="caption").hits[0]
-    assert first.uri == canonical_uri(str(pictures / "deep/c d.jpg"))
+    assert first.uri == canonical_uri(str(photos / "deep/c d.jpg"))
     assert (first.id, first.caption, first.width, first.height) == (point_id(first.uri), "two birds", 48, 40)
     assert first.score == pytest.approx(1, abs=1e-5)
     batch = engine.search_batch(["a red car", "two birds"], top_k=1, target="caption")
@@ -87,12 +87,12 @@ def test_a_directory_is_indexed_and_found(local: Open, pictures: Path, tiny_mode
     assert (stats.points, stats.model, stats.index, stats.collection) == (3, tiny_model, "images", result.collection)
 
 
-def test_points_and_metadata_are_those_of_a_run(local: Open, pictures: Path, tmp_path: Path) -> None:
+def test_points_metadata_and_report_equal_those_of_a_job(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
-    engine.index_directory(pictures, descriptions={"a.jpg": "a red car"})
+    engine.index_directory(photos, descriptions={"a.jpg": "a red car"})
     engine.close()
 
-    source = canonical_uri(str(pictures))
+    source = canonical_uri(str(photos))
     payload = stored(tmp_path / "data")["a.jpg"].payload
     assert (payload["caption"], payload["tags"], payload["meta"]) == ("a red car", [], {})
     assert payload["sources"] == [source]
@@ -103,98 +103,98 @@ def test_points_and_metadata_are_those_of_a_run(local: Open, pictures: Path, tmp
     assert [dict(each) for each in live.metadata.sources] == [{"source": source, "include": [], "exclude": []}]
     assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "failed": 0, "pruned": 0}
     summary = json.loads((tmp_path / "data" / "runs" / payload["run_id"] / "summary.json").read_text())
-    assert summary["state"] == "done", "with the report of a job"
+    assert summary["state"] == "done", "the report is that of a job"
 
 
-def test_a_rerun_leaves_alone_what_did_not_change(local: Open, pictures: Path, tmp_path: Path) -> None:
+def test_a_rerun_keeps_unchanged_points(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
-    engine.index_directory(pictures, descriptions={"a.jpg": "a red car"})
+    engine.index_directory(photos, descriptions={"a.jpg": "a red car"})
     engine.close()
     before = stored(tmp_path / "data")
 
     engine = local()
-    again = engine.index_directory(pictures)
+    again = engine.index_directory(photos)
     assert (again.indexed, again.unchanged) == (0, 3)
     engine.close()
     assert stored(tmp_path / "data") == before
 
 
-def test_a_changed_caption_or_picture_is_updated_alone(local: Open, pictures: Path, tmp_path: Path) -> None:
+def test_a_changed_caption_or_image_updates_only_that_part(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
-    engine.index_directory(pictures, descriptions={"a.jpg": "a red car", "b.jpg": "a boat"})
-    (pictures / "b.jpg").write_bytes(picture(99, (64, 32)))
-    result = engine.index_directory(pictures, descriptions={"a.jpg": "a blue car"})
+    engine.index_directory(photos, descriptions={"a.jpg": "a red car", "b.jpg": "a boat"})
+    (photos / "b.jpg").write_bytes(encoded_image(99, (64, 32)))
+    result = engine.index_directory(photos, descriptions={"a.jpg": "a blue car"})
     assert (result.indexed, result.unchanged) == (2, 1)
     assert engine.search("a blue car", target="caption").hits[0].score == pytest.approx(1, abs=1e-5)
     engine.close()
     points = stored(tmp_path / "data")
     assert points["a.jpg"].payload["caption"] == "a blue car"
-    # Nothing was said of it this time, so its caption stays.
+    # Without a description in this run, its caption stays.
     assert (points["b.jpg"].payload["caption"], points["b.jpg"].payload["width"]) == ("a boat", 64)
     assert points["b.jpg"].payload["has_caption"] is True
 
 
-def test_bad_pictures_are_told_and_the_others_indexed(local: Open, pictures: Path) -> None:
-    (pictures / "text.jpg").write_text("this is no picture")
-    (pictures / "cut.jpg").write_bytes(picture(5, (400, 400))[:900])
+def test_invalid_images_are_reported_and_the_others_indexed(local: Open, photos: Path) -> None:
+    (photos / "text.jpg").write_text("this is not an image")
+    (photos / "cut.jpg").write_bytes(encoded_image(5, (400, 400))[:900])
     engine = local()
-    result = engine.index_directory(pictures)
+    result = engine.index_directory(photos)
     assert (result.listed, result.indexed, result.failed) == (5, 3, 2)
     assert {Path(each.uri).name: (each.stage, each.reason) for each in result.failures} == {
         "text.jpg": ("decode", "not_an_image"),
         "cut.jpg": ("decode", "truncated"),
     }
-    # Known failures are told again without a look at the file, until it changes.
-    assert engine.index_directory(pictures).failed == 2
-    (pictures / "text.jpg").write_bytes(picture(6))
-    healed = engine.index_directory(pictures)
-    assert (healed.indexed, healed.failed, healed.unchanged) == (1, 1, 3)
+    # Known failures are reported again without reading the file, until it changes.
+    assert engine.index_directory(photos).failed == 2
+    (photos / "text.jpg").write_bytes(encoded_image(6))
+    repaired = engine.index_directory(photos)
+    assert (repaired.indexed, repaired.failed, repaired.unchanged) == (1, 1, 3)
 
 
-def test_a_picture_that_became_broken_is_no_longer_found(local: Open, pictures: Path) -> None:
+def test_an_image_that_became_invalid_is_no_longer_found(local: Open, photos: Path) -> None:
     engine = local()
-    engine.index_directory(pictures)
-    (pictures / "a.jpg").write_text("no picture any more")
-    assert engine.index_directory(pictures).failed == 1
+    engine.index_directory(photos)
+    (photos / "a.jpg").write_text("not an image any more")
+    assert engine.index_directory(photos).failed == 1
     assert {Path(hit.uri).name for hit in engine.search("anything")} == {"b.jpg", "c%20d.jpg"}
 
 
 def test_single_files_are_indexed_with_descriptions_by_path_or_name(
-    local: Open, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    local: Open, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(pictures.parent)
+    monkeypatch.chdir(photos.parent)
     engine = local()
-    paths = ["pictures/a.jpg", pictures / "b.jpg", "pictures/deep/c d.jpg"]
-    descriptions = {"pictures/a.jpg": "a red car", "b.jpg": "a boat", "c.jpg": "nothing here"}
+    paths = ["photos/a.jpg", photos / "b.jpg", "photos/deep/c d.jpg"]
+    descriptions = {"photos/a.jpg": "a red car", "b.jpg": "a boat", "c.jpg": "nothing here"}
     result = engine.index_images(paths, descriptions=descriptions)
     assert (result.indexed, result.unmatched) == (3, ("c.jpg",))
     found = engine.search_batch(["a red car", "a boat"], top_k=1, target="caption")
     assert [Path(each.hits[0].uri).name for each in found] == ["a.jpg", "b.jpg"]
-    assert found[0].hits[0].payload["sources"] == [canonical_uri(str(pictures / "a.jpg"))]
+    assert found[0].hits[0].payload["sources"] == [canonical_uri(str(photos / "a.jpg"))]
 
 
-def test_a_further_source_is_noted_without_encoding_anew(local: Open, pictures: Path, tmp_path: Path) -> None:
+def test_an_additional_source_is_recorded_without_encoding_again(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
-    engine.index_directory(pictures)
-    assert engine.index_directory(pictures / "deep").unchanged == 1
+    engine.index_directory(photos)
+    assert engine.index_directory(photos / "deep").unchanged == 1
     engine.close()
     sources = stored(tmp_path / "data")["c%20d.jpg"].payload["sources"]
-    assert sources == [canonical_uri(str(pictures)), canonical_uri(str(pictures / "deep"))]
+    assert sources == [canonical_uri(str(photos)), canonical_uri(str(photos / "deep"))]
 
 
-def test_names_of_files_that_two_have_fit_neither(local: Open, pictures: Path) -> None:
-    fill(pictures, ["deep/a.jpg"])
-    result = local().index_images([pictures / "a.jpg", pictures / "deep/a.jpg"], {"a.jpg": "which?"})
+def test_a_description_by_an_ambiguous_file_name_matches_no_file(local: Open, photos: Path) -> None:
+    fill(photos, ["deep/a.jpg"])
+    result = local().index_images([photos / "a.jpg", photos / "deep/a.jpg"], {"a.jpg": "ambiguous"})
     assert result.unmatched == ("a.jpg",)
 
 
 @pytest.mark.parametrize("call", ["index_directory", "index_images"])
-def test_a_missing_place_is_one_error_that_names_what_is_near(local: Open, pictures: Path, call: str) -> None:
-    wrong = pictures.parent / "picturs"
+def test_a_missing_path_is_an_error_with_similar_names(local: Open, photos: Path, call: str) -> None:
+    wrong = photos.parent / "fotos"
     engine = local()
-    with pytest.raises(SourceError, match="picturs"):
-        getattr(engine, call)(wrong if call == "index_directory" else [pictures / "a.jpg", wrong])
-    with pytest.raises(CollectionMissingError):  # nothing was made
+    with pytest.raises(SourceError, match="fotos"):
+        getattr(engine, call)(wrong if call == "index_directory" else [photos / "a.jpg", wrong])
+    with pytest.raises(CollectionMissingError):  # nothing was created
         engine.get_stats()
 
 
@@ -209,15 +209,15 @@ def test_a_missing_place_is_one_error_that_names_what_is_near(local: Open, pictu
         (("index_images", []), SourceError),
     ],
 )
-def test_wrong_calls_are_told(local: Open, arguments: tuple[Any, ...], error: type[Exception]) -> None:
+def test_invalid_calls_raise_their_error(local: Open, arguments: tuple[Any, ...], error: type[Exception]) -> None:
     name, *rest = arguments
     with pytest.raises(error):
         getattr(local(), name)(*rest)
 
 
-def test_an_empty_directory_and_a_description_that_is_no_text_are_told(local: Open, pictures: Path) -> None:
+def test_an_empty_directory_and_an_invalid_description_are_refused(local: Open, photos: Path) -> None:
     engine = local()
-    empty = pictures / "empty"
+    empty = photos / "empty"
     empty.mkdir()
     with pytest.raises(SourceError, match="no files"):
         engine.index_directory(empty)
@@ -225,24 +225,24 @@ def test_an_empty_directory_and_a_description_that_is_no_text_are_told(local: Op
     with pytest.raises(SourceError, match="could be an image"):
         engine.index_directory(empty)
     with pytest.raises(ConfigurationError, match=r"description of 'a\.jpg'"):
-        engine.index_directory(pictures, descriptions={"a.jpg": None})  # type: ignore[dict-item]
+        engine.index_directory(photos, descriptions={"a.jpg": None})  # type: ignore[dict-item]
 
 
-def test_another_model_is_refused_and_none_follows_the_index(
-    local: Open, pictures: Path, tiny_model: str, other_model: str
+def test_another_model_is_refused_and_the_default_is_the_model_of_the_index(
+    local: Open, photos: Path, tiny_model: str, other_model: str
 ) -> None:
     engine = local()
-    engine.index_directory(pictures)
+    engine.index_directory(photos)
     engine.close()
     other = local(model_name=other_model)
-    for call in (lambda: other.search("a cat"), lambda: other.index_directory(pictures)):
+    for call in (lambda: other.search("a cat"), lambda: other.index_directory(photos)):
         with pytest.raises(ModelMismatchError, match=re.escape(tiny_model)):
             call()
     other.close()
     assert local(model_name=None).search("a cat").model == tiny_model
 
 
-def test_a_misspelled_model_or_mode_is_told_at_once(local: Open) -> None:
+def test_an_unknown_model_or_mode_is_refused_at_construction(local: Open) -> None:
     with pytest.raises(UnknownModelError, match="Closest known: 'ViT-B-32::openai'"):
         local(model_name="ViT-B-32::openia")
     with pytest.raises(ConfigurationError, match="'service' or 'local'"):
@@ -251,7 +251,7 @@ def test_a_misspelled_model_or_mode_is_told_at_once(local: Open) -> None:
         ImageSearchEngine(model_name="demo")
 
 
-def test_a_closed_engine_leaves_the_store_to_the_next(local: Open, tmp_path: Path) -> None:
+def test_closing_an_engine_releases_the_store(local: Open, tmp_path: Path) -> None:
     with local():
         assert (tmp_path / "data/qdrant/holder.json").exists()
     with local():
@@ -260,51 +260,51 @@ def test_a_closed_engine_leaves_the_store_to_the_next(local: Open, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", [str, Path.read_bytes], ids=["path", "bytes"])
-def test_a_picture_finds_itself_first(local: Open, pictures: Path, how: Callable[[Path], Any]) -> None:
+def test_an_image_is_its_own_best_hit(local: Open, photos: Path, how: Callable[[Path], Any]) -> None:
     engine = local()
-    engine.index_directory(pictures)
-    found = engine.search(image=how(pictures / "b.jpg"), top_k=2)
+    engine.index_directory(photos)
+    found = engine.search(image=how(photos / "b.jpg"), top_k=2)
     assert [len(found), Path(found.hits[0].uri).name] == [2, "b.jpg"]
     assert found.hits[0].score == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("image", ["missing.jpg", b"no picture"])
-def test_a_picture_that_is_none_cannot_be_searched_for(local: Open, pictures: Path, image: str | bytes) -> None:
+@pytest.mark.parametrize("image", ["missing.jpg", b"not an image"])
+def test_an_invalid_query_image_is_refused(local: Open, photos: Path, image: str | bytes) -> None:
     engine = local()
-    engine.index_directory(pictures)
-    with pytest.raises(ConfigurationError, match=r"image|picture"):
+    engine.index_directory(photos)
+    with pytest.raises(ConfigurationError, match="image"):
         engine.search(image=image)
 
 
-def test_a_search_takes_one_thing_to_look_for(local: Open, pictures: Path) -> None:
+def test_a_search_takes_exactly_one_query_and_a_valid_limit(local: Open, photos: Path) -> None:
     engine = local()
-    engine.index_directory(pictures)
+    engine.index_directory(photos)
     with pytest.raises(QueryError, match=r"exactly one of .*, not text and image"):
-        engine.search("a cat", image=pictures / "b.jpg")
+        engine.search("a cat", image=photos / "b.jpg")
     with pytest.raises(QueryError, match="limit"):
         engine.search("a cat", top_k=201)
 
 
-def test_local_mode_takes_the_options_of_the_api(local: Open, pictures: Path) -> None:
+def test_local_mode_supports_the_search_options_of_the_api(local: Open, photos: Path) -> None:
     engine = local()
     descriptions = {"a.jpg": "a red car", "b.jpg": "two birds", "deep/c d.jpg": "two red birds"}
-    engine.index_directory(pictures, descriptions=descriptions)
+    engine.index_directory(photos, descriptions=descriptions)
     by_words = engine.search("birds", rank="words")
     assert {hit.caption for hit in by_words} == {"two birds", "two red birds"}
-    parts = [Part(text="a red car"), Part(image=pictures / "b.jpg", weight=0.5)]
+    parts = [Part(text="a red car"), Part(image=photos / "b.jpg", weight=0.5)]
     grouped = engine.search(queries=parts, target="both", group_by="kind", filter={"width": {"gte": 1}}, limit=2)
     assert grouped.groups is not None
     assert [len(group.hits) for group in grouped.groups] == [3]
     pages = list(engine.search_pages("two birds", 2, target="caption"))
     assert [len(page) for page in pages] == [2, 1]
     assert len({hit.id for page in pages for hit in page}) == 3
-    batch = engine.search_batch(["a red car", {"image": pictures / "b.jpg", "limit": 1}], 2)
+    batch = engine.search_batch(["a red car", {"image": photos / "b.jpg", "limit": 1}], 2)
     assert [len(result) for result in batch] == [2, 1]
 
 
-def test_local_mode_works_inside_a_running_event_loop(local: Open, pictures: Path) -> None:
+def test_local_mode_works_inside_a_running_event_loop(local: Open, photos: Path) -> None:
     engine = local()
-    engine.index_directory(pictures)
+    engine.index_directory(photos)
 
     async def notebook() -> int:
         return len(engine.search("a red car"))
@@ -312,28 +312,28 @@ def test_local_mode_works_inside_a_running_event_loop(local: Open, pictures: Pat
     assert asyncio.run(notebook()) == 3
 
 
-def test_an_index_of_some_size_says_how_relevant_its_hits_are(local: Open, pictures: Path) -> None:
+def test_hits_have_a_relevance_once_the_index_is_large_enough(local: Open, photos: Path) -> None:
     engine = local()
-    engine.index_directory(pictures)
-    assert {hit.relevance for hit in engine.search("a red car")} == {None}  # three pictures say nothing of a model
-    fill(pictures, [f"{number}.jpg" for number in range(30)], first_seed=10)
-    engine.index_directory(pictures)
+    engine.index_directory(photos)
+    assert {hit.relevance for hit in engine.search("a red car")} == {None}  # three images are not enough for baselines
+    fill(photos, [f"{number}.jpg" for number in range(30)], first_seed=10)
+    engine.index_directory(photos)
     assert engine.get_stats().relevance
     relevances = [hit.relevance for hit in engine.search("a red car", top_k=40)]
     assert relevances == sorted(relevances, reverse=True)
     assert all(each is not None and 0 <= each <= 1 for each in relevances)
-    assert engine.search(image=pictures / "5.jpg").hits[0].relevance == 1
+    assert engine.search(image=photos / "5.jpg").hits[0].relevance == 1
 
 
-def test_what_was_taken_down_is_not_indexed_again(local: Open, pictures: Path, tmp_path: Path) -> None:
+def test_a_taken_down_image_is_not_indexed_again(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
-    engine.index_directory(pictures)
+    engine.index_directory(photos)
     engine.close()
-    uri = canonical_uri(str(pictures / "b.jpg"))
+    uri = canonical_uri(str(photos / "b.jpg"))
     with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
         store.take_down("images", {point_id(uri): uri})
     engine = local()
-    for index in (lambda: engine.index_directory(pictures), lambda: engine.index_images([pictures / "b.jpg"])):
+    for index in (lambda: engine.index_directory(photos), lambda: engine.index_images([photos / "b.jpg"])):
         result = index()
         assert (result.taken_down, result.indexed, result.failed) == (1, 0, 0)
         assert result.unchanged == result.listed
@@ -343,7 +343,7 @@ def test_what_was_taken_down_is_not_indexed_again(local: Open, pictures: Path, t
 # Through a service
 
 
-def test_the_same_calls_ask_a_service(running: Running) -> None:
+def test_the_same_calls_work_with_a_service(running: Running) -> None:
     with ImageSearchEngine(mode="service", server=running.url) as engine:
         assert engine.search("a red car", top_k=1).hits[0].caption == "a red car"
         assert len(engine.search("a red car")) == 5
@@ -353,7 +353,7 @@ def test_the_same_calls_ask_a_service(running: Running) -> None:
         assert engine.get_stats().collection == running.collection
 
 
-def test_a_service_is_asked_by_picture_and_with_the_key_of_the_settings(
+def test_a_service_is_searched_by_image_with_the_api_key_of_the_settings(
     locked: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
@@ -379,7 +379,7 @@ def test_indexing_through_a_service_names_the_job_command(tmp_path: Path) -> Non
 # The table
 
 
-def test_results_are_printed_as_they_are(running: Running) -> None:
+def test_results_are_printed_without_interpreting_markup(running: Running) -> None:
     with ImageSearchEngine(server=running.url) as engine:
         result = engine.search("a red car", top_k=1)
     odd = Hit(id="1", score=0.5, relevance=0.129, uri="s3://b/[red].jpg", caption="[/oops] a cat", payload={})
@@ -407,17 +407,17 @@ def test_results_are_printed_as_they_are(running: Running) -> None:
     assert "too [long]" not in text
 
 
-def test_the_settings_fill_in_what_is_not_given(
-    pictures: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_settings_are_the_defaults_of_arguments(
+    photos: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
     monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("VIEWFINDER_INDEX", "dogs")
     monkeypatch.setenv("VIEWFINDER_MAX_IMAGE_PIXELS", "4096")
     assert Settings.load().index == "dogs"
-    (pictures / "large.jpg").write_bytes(picture(7, (100, 100)))
+    (photos / "large.jpg").write_bytes(encoded_image(7, (100, 100)))
     with ImageSearchEngine(mode="local") as engine:
-        result = engine.index_directory(pictures)
+        result = engine.index_directory(photos)
         assert [each.reason for each in result.failures] == ["too_many_pixels"]
         assert (engine.get_stats().index, engine.get_stats().model) == ("dogs", tiny_model)
     assert (tmp_path / "elsewhere/qdrant").is_dir()

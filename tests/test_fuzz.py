@@ -1,4 +1,4 @@
-"""Any content of names, captions files, manifests, patterns and settings is accepted or raises a user's error."""
+"""Any name, captions file, manifest, pattern or setting is accepted or raises a `ConfigurationError`."""
 
 import io
 import json
@@ -37,7 +37,7 @@ FILE_NAMES = st.binary(min_size=1, max_size=200).filter(lambda name: b"\0" not i
 @pytest.mark.chaos("Fuzzing", "object keys")
 @given(KEYS)
 @example("a/../b?c=d#e%20.jpg")
-def test_an_object_key_of_any_characters_is_kept_as_it_is(key: str) -> None:
+def test_object_keys_of_any_characters_are_unchanged(key: str) -> None:
     assume(key)
     uri = canonical_uri(f"s3://bucket/{key}")
     assert s3_parts(uri) == ("bucket", key)
@@ -47,7 +47,7 @@ def test_an_object_key_of_any_characters_is_kept_as_it_is(key: str) -> None:
 
 @pytest.mark.chaos("Fuzzing", "different keys, different points")
 @given(st.sets(KEYS, min_size=2, max_size=20))
-def test_objects_of_different_keys_are_different_points(keys: set[str]) -> None:
+def test_different_keys_are_different_points(keys: set[str]) -> None:
     assert len({point_id(f"s3://bucket/{key}") for key in keys}) == len(keys)
 
 
@@ -55,7 +55,7 @@ def test_objects_of_different_keys_are_different_points(keys: set[str]) -> None:
 @given(FILE_NAMES)
 @example(b"\xff\xfe.jpg")
 @example(b"%41")
-def test_a_file_name_of_any_bytes_comes_back_from_its_uri(name: bytes) -> None:
+def test_file_names_of_any_bytes_survive_the_round_trip_through_a_uri(name: bytes) -> None:
     path = os.fsdecode(b"/photos/" + name)
     assume(name not in (b".", b".."))
     uri = file_uri(path)
@@ -68,7 +68,7 @@ def test_a_file_name_of_any_bytes_comes_back_from_its_uri(name: bytes) -> None:
 @pytest.mark.chaos("Fuzzing", "sources")
 @given(ANY_TEXT)
 @example("\ud800")
-def test_whatever_is_given_as_a_source_has_one_spelling_or_is_refused(text: str) -> None:
+def test_any_source_has_one_canonical_uri_or_is_refused(text: str) -> None:
     with suppress(SourceError):
         uri = canonical_uri(text)
         assert canonical_uri(uri) == uri
@@ -81,7 +81,7 @@ def test_files_of_any_name_are_listed_and_read(names: set[bytes]) -> None:
         made = set()
         for name in names:
             path = os.fsencode(directory) + b"/" + name
-            with suppress(OSError):  # a name that this file system does not take
+            with suppress(OSError):  # a name that this file system does not support
                 Path(os.fsdecode(path)).write_bytes(name)
                 made.add(path)
         wanted = {
@@ -99,7 +99,7 @@ def test_files_of_any_name_are_listed_and_read(names: set[bytes]) -> None:
 @pytest.mark.chaos("Fuzzing", "--include and --exclude")
 @given(st.lists(ANY_TEXT, max_size=3), st.lists(ANY_TEXT, max_size=2), KEYS)
 @example(["[", "[]", "[!]", "[z-a]"], [], "a")
-def test_a_pattern_of_any_text_chooses_or_is_refused(include: list[str], exclude: list[str], key: str) -> None:
+def test_any_pattern_is_valid_or_refused(include: list[str], exclude: list[str], key: str) -> None:
     with suppress(ConfigurationError):
         patterns = Patterns(tuple(include), tuple(exclude))
         assert patterns.accept(key) is (patterns.accept(key) and Patterns(patterns.include).accept(key))
@@ -144,7 +144,7 @@ ARROW_VALUES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
 
 @st.composite
 def arrow_tables(draw: st.DrawFn) -> pa.Table:
-    """A few columns of any kinds, with names that mean something or not."""
+    """Return a table with a few columns of any types, with known and unknown names."""
     rows = draw(st.integers(0, 3))
     columns = {}
     for name in draw(st.lists(COLUMNS, min_size=0, max_size=4, unique=True)):
@@ -154,15 +154,15 @@ def arrow_tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns)
 
 
-def _spoilt(data: bytes, end: int, at: int, byte: int) -> bytes:
-    """Half of a table, or one with a byte of another."""
-    spoilt = bytearray(data[: end % len(data)] or data)
-    spoilt[at % len(spoilt)] = byte
-    return bytes(spoilt)
+def _damaged(data: bytes, end: int, at: int, byte: int) -> bytes:
+    """Return a file cut at `end`, with one byte replaced."""
+    damaged = bytearray(data[: end % len(data)] or data)
+    damaged[at % len(damaged)] = byte
+    return bytes(damaged)
 
 
 def _not_utf8() -> bytes:
-    """A column of texts, one of which is none."""
+    """Return a Parquet file with a text that is not UTF-8."""
     texts = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
     return _parquet(pa.table({"uri": texts, "key": texts, "caption": texts}))
 
@@ -177,7 +177,7 @@ FILES = st.one_of(
         st.builds(_csv, st.lists(COLUMNS, max_size=4), st.lists(st.lists(CELLS, max_size=4), max_size=4)),
     ),
     st.tuples(st.just("parquet"), PARQUET),
-    st.tuples(st.just("parquet"), st.builds(_spoilt, PARQUET, st.integers(0), st.integers(0), st.integers(0, 255))),
+    st.tuples(st.just("parquet"), st.builds(_damaged, PARQUET, st.integers(0), st.integers(0), st.integers(0, 255))),
 )
 
 
@@ -189,7 +189,7 @@ FILES = st.one_of(
 @example(("jsonl", b'{"key": "\\ud800"}'))
 @example(("csv", b'key,caption\n"unclosed,x\n'))
 @example(("csv", b"\xff\xfek\0e\0y\0"))
-def test_a_captions_file_is_read_or_refused_in_words(file: tuple[str, bytes]) -> None:
+def test_any_captions_file_is_read_or_raises_configuration_error(file: tuple[str, bytes]) -> None:
     suffix, content = file
     uri = f"s3://b/captions.{suffix}"
     objects = Objects(s3=MemoryObjects({uri: content}))
@@ -205,7 +205,7 @@ def test_a_captions_file_is_read_or_refused_in_words(file: tuple[str, bytes]) ->
 @example(("csv", b""))
 @example(("csv", b"\r0"))
 @example(("parquet", _not_utf8()))
-def test_a_manifest_is_read_or_refused_in_words(file: tuple[str, bytes]) -> None:
+def test_any_manifest_is_read_or_raises_configuration_error(file: tuple[str, bytes]) -> None:
     suffix, content = file
     uri = f"s3://b/manifest.{suffix}"
     objects = Objects(s3=MemoryObjects({uri: content}))
@@ -220,7 +220,7 @@ def test_a_manifest_is_read_or_refused_in_words(file: tuple[str, bytes]) -> None
 # -- Settings -------------------------------------------------------------------------------------------------------
 
 NAMES = [name for name in Settings.model_fields if name not in ("ray_address", "fast_proxy")]
-SECRET = "hush-hush-nobody-shall-read-this"
+SECRET = "a-secret-that-must-not-be-shown"
 VALUES = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30),
     st.sampled_from(["0", "-1", "1e308", "nan", "inf", "true", "[]", "{}", "null"]),
@@ -233,22 +233,22 @@ SECRETS = ("qdrant_api_key", "api_keys", "api_key")
 @pytest.mark.chaos("Fuzzing", "settings")
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4), st.sampled_from(["", *SECRETS]))
 @example({"data_dir": "~nobody-of-this-name"}, "")
-def test_settings_of_any_values_are_taken_or_refused_by_name(values: dict[str, str], secret: str) -> None:
+def test_settings_of_any_value_are_accepted_or_refused_by_name(values: dict[str, str], secret: str) -> None:
     if secret:
         values = values | {secret: SECRET}
     environment = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
     with mock.patch.dict(os.environ, environment):
         try:
-            said = repr(Settings.load())
+            text = repr(Settings.load())
         except ConfigurationError as error:
-            said = str(error)
-    assert SECRET not in said
-    assert said.startswith("Settings(") or any(name in said for name in environment), "the setting is named"
+            text = str(error)
+    assert SECRET not in text
+    assert text.startswith("Settings(") or any(name in text for name in environment), "the setting is named"
 
 
 @pytest.mark.chaos("Fuzzing", "names of variables")
 @given(st.text(st.characters(categories=("Lu", "Nd"), include_characters="_"), min_size=1, max_size=20))
-def test_a_variable_that_is_no_setting_is_refused_by_name(name: str) -> None:
+def test_unknown_variables_are_refused(name: str) -> None:
     assume(name.lower() not in NAMES)
     with pytest.raises(ConfigurationError, match="no such setting"):
         Settings.load({f"{PREFIX}{name}": "1"})

@@ -1,4 +1,4 @@
-"""Settings: their sources, all problems in one message, all fields in the docs."""
+"""Settings: sources and their order, all problems in one message, all fields in the docs."""
 
 import os
 import subprocess
@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting in the environment, and an empty working directory."""
+    """Remove all settings from the environment, and change to an empty directory."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
 
 
-def test_the_defaults_need_nothing() -> None:
+def test_defaults_need_no_configuration() -> None:
     settings = Settings.load()
     assert settings.model == "ViT-B-32::openai"
     assert settings.index == "images"
@@ -30,7 +30,7 @@ def test_the_defaults_need_nothing() -> None:
     assert settings.qdrant_url is None
 
 
-def test_the_environment_sets_and_an_argument_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_precede_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_MODEL", "demo")
     monkeypatch.setenv("VIEWFINDER_INDEX", "cats")
     settings = Settings.load(index="dogs", model=None)
@@ -48,7 +48,7 @@ def test_a_relative_data_directory_becomes_absolute(monkeypatch: pytest.MonkeyPa
     assert Settings.load().data_dir == tmp_path / "here"
 
 
-def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_MODLE", "demo")
     monkeypatch.setenv("VIEWFINDER_PORT", "99999")
     monkeypatch.setenv("VIEWFINDER_QDRANT_URL", "localhost:6333")
@@ -67,19 +67,19 @@ def test_an_index_name_that_cannot_be_an_alias_is_refused(name: str) -> None:
         Settings.load(index=name)
 
 
-def test_a_secret_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIEWFINDER_QDRANT_API_KEY", "hush-hush")
-    assert "hush-hush" not in repr(Settings.load())
+def test_secrets_are_not_in_the_representation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_QDRANT_API_KEY", "a-secret")
+    assert "a-secret" not in repr(Settings.load())
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     settings = Settings.load()
     with pytest.raises(ValidationError):
         settings.index = "other"  # type: ignore[misc]
 
 
 def documented(name: str) -> str:
-    """The row of docs/configuration.md that a setting must have."""
+    """Return the row of docs/configuration.md that a setting must have."""
     field = Settings.model_fields[name]
     default = field.default
     if default in (None, ()):
@@ -103,7 +103,7 @@ def test_the_docs_give_default_bounds_and_description_of_a_setting(name: str) ->
     assert documented(name) in (ROOT / "docs" / "configuration.md").read_text()
 
 
-def test_the_docs_list_no_other_setting() -> None:
+def test_the_docs_list_exactly_the_settings_in_order() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
     assert rows == [variable(name) for name in Settings.model_fields]
@@ -112,7 +112,9 @@ def test_the_docs_list_no_other_setting() -> None:
 # Files
 
 
-def test_each_source_goes_before_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_arguments_precede_the_environment_then_dotenv_then_toml(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "viewfinder.toml").write_text('index = "toml"\nmodel = "toml"\nqdrant_url = "http://toml"\nport = 1\n')
     (tmp_path / ".env").write_text(
         "VIEWFINDER_INDEX=dotenv\nVIEWFINDER_MODEL=dotenv\nVIEWFINDER_QDRANT_URL=http://dotenv\n"
@@ -128,7 +130,7 @@ def test_each_source_goes_before_the_next(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize("where", ["environment", ".env"])
-def test_the_toml_file_can_be_named_by_a_variable(where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_variable_can_name_the_toml_file(where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('cors_origins = ["https://example.org"]\n')
     if where == ".env":
         (tmp_path / ".env").write_text("VIEWFINDER_CONFIG=a.toml\n")
@@ -149,7 +151,7 @@ def test_ray_variables_are_read_from_files_too(tmp_path: Path, monkeypatch: pyte
     assert Settings.load().ray_address == "10.0.0.1:6379"
 
 
-def test_problems_of_all_sources_are_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_of_all_sources_are_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.toml").write_text('modle = "demo"\nbatch_size = 0\nqdrant_api_key = 3\n')
     (tmp_path / ".env").write_text("VIEWFINDER_PROT=1\n")
     monkeypatch.setenv("VIEWFINDER_MIN_REPLICAS", "-1")
@@ -166,11 +168,13 @@ def test_problems_of_all_sources_are_one_message(tmp_path: Path, monkeypatch: py
         assert line in message
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "cannot be read: No such file"), ("a =", "is not a TOML file")])
-def test_a_file_that_cannot_be_read_is_named(content: str | None, says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read: No such file"), ("a =", "is not a TOML file")]
+)
+def test_an_unreadable_config_file_is_named(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "a.toml").write_text(content)
-    with pytest.raises(ConfigurationError, match=f"--config: 'a.toml' {says}"):
+    with pytest.raises(ConfigurationError, match=f"--config: 'a.toml' {message}"):
         Settings.load(config="a.toml")
 
 
@@ -188,7 +192,7 @@ def test_light_modules_load_neither_torch_nor_ray(module: str) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_ray_address_has_no_prefix_and_the_wrong_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_viewfinder_ray_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_RAY_ADDRESS", "127.0.0.1:6379")
     with pytest.raises(ConfigurationError, match="VIEWFINDER_RAY_ADDRESS: no such setting"):
         Settings.load()

@@ -1,11 +1,11 @@
-"""Loopback addresses: those that only this machine can reach."""
+"""Loopback addresses, which only this machine can reach."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def is_loopback(url_or_host: str) -> bool:
-    """Return True for a URL or a host (name or IP address) that means this machine on every machine."""
+    """Return True if a URL or a host (name or IP address) is a loopback address."""
     host = _host(url_or_host)
     if host == "localhost" or host.endswith(".localhost"):
         return True

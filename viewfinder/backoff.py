@@ -1,4 +1,4 @@
-"""Backoff with exponential back-off, full jitter and a deadline."""
+"""Retries with exponential back-off, full jitter and a deadline."""
 
 import logging
 import random

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from tests.indexing.pictures import picture
+from tests.indexing.sample_images import encoded_image
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
@@ -100,7 +100,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
     pixels, payloads = [], []
     for number in range(COUNT):
         width, height = SIZES[number % len(SIZES)]
-        content = picture(number, (width, height))
+        content = encoded_image(number, (width, height))
         path = directory / f"{number:03}.jpg"
         path.write_bytes(content)
         pixels.append(decode(content, encoder.preprocess, limits).pixels)

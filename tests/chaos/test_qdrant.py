@@ -65,7 +65,7 @@ def test_a_storm_changes_nothing(trial: Trial, round: int) -> None:
 def test_a_full_disk_ends_the_run_with_what_to_do_and_the_next_one_goes_on(trial: Trial, after: int) -> None:
     before = [Fault(on=WRITE)] * after
     with pytest.raises(StoreError, match=r"disk is full.*run the job again") as caught:
-        trial.sync(store=[*before, *[Fault(status=500, said=DISK_FULL, on=WRITE)] * 1000])
+        trial.sync(store=[*before, *[Fault(status=500, message=DISK_FULL, on=WRITE)] * 1000])
     assert not isinstance(caught.value, StoreUnavailableError), "waiting makes no room"
     trial.cost.fault = f"disk full after {after} writes, then given room"
     trial.tell()

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.conftest import READ_TIMEOUT_S
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, assert_same_vectors, vectors
-from tests.indexing.pictures import picture
+from tests.indexing.sample_images import encoded_image
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
@@ -93,7 +93,7 @@ def test_an_object_that_always_comes_short_is_never_called_broken(trial: Trial) 
 @pytest.mark.chaos("S3", "an object changes between list and get")
 def test_an_object_that_changes_after_its_listing_is_indexed_as_it_is_now(trial: Trial) -> None:
     changed = trial.world.bucket / NAMES[7]
-    rewrite = S3Fault(rf"^GET /[^?]+{NAMES[7]}", before=lambda: changed.write_bytes(picture(900, (64, 64))))
+    rewrite = S3Fault(rf"^GET /[^?]+{NAMES[7]}", before=lambda: changed.write_bytes(encoded_image(900, (64, 64))))
     assert trial.sync([rewrite]) == trial.counts[0]
     trial.tell()
     first = trial.world.points

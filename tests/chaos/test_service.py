@@ -18,7 +18,7 @@ import pytest
 from benchmarks.replica import INDEX, fill, listening
 from tests.chaos.conftest import PATIENCE_S, children, nothing_left_over, until
 from tests.chaos.table import Cost, chance
-from tests.indexing.pictures import picture
+from tests.indexing.sample_images import encoded_image
 from viewfinder.models.checkpoint import locate
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
@@ -56,7 +56,7 @@ def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path, temporary: Path) 
 
 
 def search_by_picture(url: str) -> None:
-    body = {"image": base64.b64encode(picture(1)).decode()}
+    body = {"image": base64.b64encode(encoded_image(1)).decode()}
     assert httpx.post(f"{url}/v1/search", json=body, timeout=PATIENCE_S).status_code == 200
 
 

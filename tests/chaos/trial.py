@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.chaos.table import Cost
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.sources.uris import point_id
 from viewfinder.store.schema import VectorName
 from viewfinder.testing.qdrant import Fault, QdrantDouble
@@ -158,10 +158,10 @@ class Trial:
     def change(self) -> None:
         """What is different in a second run."""
         for seed, name in enumerate(NAMES[:3], start=100):
-            (self.world.bucket / name).write_bytes(picture(seed, (64, 64)))
+            (self.world.bucket / name).write_bytes(encoded_image(seed, (64, 64)))
         for name in NAMES[3:5]:
             (self.world.bucket / name).unlink()
-        (self.world.bucket / "new.png").write_bytes(picture(500, kind="PNG"))
+        (self.world.bucket / "new.png").write_bytes(encoded_image(500, kind="PNG"))
         self._caption({name: f"another {name}" for name in [*NAMES[2:8], "new.png"]})
 
     def _caption(self, captions: dict[str, str]) -> None:

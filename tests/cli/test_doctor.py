@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import READ_KEY, Gallery, Running
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.cli.doctor import Finding, examine
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.testing.s3 import S3Endpoint

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cli.conftest import Viewfinder
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 
 pytestmark = pytest.mark.slow
 

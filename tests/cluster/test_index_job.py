@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.chaos.trial import assert_same_vectors, vectors
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.cli.entry import STOPPED
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.uris import point_id
@@ -74,11 +74,11 @@ def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: Wo
 @pytest.mark.full
 def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
-    good = picture(1)
+    good = encoded_image(1)
     broken = {
         "empty.jpg": b"",
         "text.jpg": b"this is no picture at all",
-        "cut.jpg": picture(2, (400, 400))[:900],
+        "cut.jpg": encoded_image(2, (400, 400))[:900],
         "page.html": b"<html><body>not here</body></html>",
         "huge.png": _bomb(),
     }
@@ -99,7 +99,7 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
     assert world.failures == reasons
     assert world.summary["images"] == 0, "nothing was fetched"
 
-    (world.bucket / "text.jpg").write_bytes(picture(3))
+    (world.bucket / "text.jpg").write_bytes(encoded_image(3))
     assert world.run("--max-failure-ratio", "0.5") == 0
     assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 1, "failed": 4, "pruned": 0}
     assert "text.jpg" not in world.failures

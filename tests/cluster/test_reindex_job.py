@@ -12,7 +12,7 @@ import pytest
 
 from jobs.reindex import main
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.models.checkpoint import locate
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
@@ -45,9 +45,9 @@ def test_the_job_changes_the_model_of_an_index_whose_objects_change_meanwhile(
     def change() -> None:
         while not written_to(qdrant, "__0002"):
             time.sleep(0.05)
-        (indexed.bucket / "007.jpg").write_bytes(picture(900, (64, 64)))
+        (indexed.bucket / "007.jpg").write_bytes(encoded_image(900, (64, 64)))
         (indexed.bucket / "008.jpg").unlink()
-        (indexed.bucket / "new.jpg").write_bytes(picture(901))
+        (indexed.bucket / "new.jpg").write_bytes(encoded_image(901))
 
     changing = threading.Thread(target=change)
     changing.start()

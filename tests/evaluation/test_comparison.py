@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from jobs.evaluate import main
+from viewfinder.arrays import Vectors
 from viewfinder.evaluation.comparison import MAX_DEPTH
 from viewfinder.models.checkpoint import locate
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store, StoreAddress, open_local

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
-from viewfinder.images.decoding import decode as decode_picture
+from viewfinder.images.decoding import decode as decode_image
 from viewfinder.images.thumbnails import decode_thumbnail
 
 
@@ -23,9 +23,9 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
         case b"exit":
             os._exit(int(argument))
         case b"raise":
-            raise RuntimeError("a mistake in the decoder")
+            raise RuntimeError("a bug in the decoder")
         case b"hang":
-            if argument:  # a named pipe: its reader learns that the hanging has begun, and in which process
+            if argument:  # a named pipe: tells its reader that the file hangs now, and in which process
                 Path(os.fsdecode(argument)).write_text(str(os.getpid()))
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
             while True:
@@ -34,17 +34,17 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
             hoard = []
             while True:
                 hoard.append(bytearray(16 * 1024**2))
-        case b"chatter":  # as C libraries do, on both standard streams and more than a pipe holds
+        case b"chatter":  # like C libraries, on both standard streams, and more than a pipe holds
             for stream in (1, 2):
                 os.write(stream, b"Corrupt JPEG data: premature end of data segment\n" * 10_000)
-            return decode_picture(argument, preprocess, limits)
-        case b"answer":  # this in the place of a header, and one byte; the channel is the one socket that is open
+            return decode_image(argument, preprocess, limits)
+        case b"answer":  # sends the argument as header, and one byte as body; the channel is the only open socket
             for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-                with contextlib.suppress(OSError):  # the listing's own
+                with contextlib.suppress(OSError):  # the descriptor of the listing itself
                     if stat.S_ISSOCK(os.fstat(number).st_mode):
                         os.write(number, struct.pack(">Q", len(argument)) + argument + struct.pack(">Q", 1) + b"x")
             time.sleep(3600)
-        case b"once":  # ends the first process that meets it, not the second
+        case b"once":  # kills the first process that decodes it, not the second
             marker = Path(os.fsdecode(argument))
             if not marker.exists():
                 marker.touch()
@@ -52,15 +52,15 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
             return _blank(preprocess)
         case b"pid":
             return _blank(preprocess)
-    return decode_picture(data, preprocess, limits)
+    return decode_image(data, preprocess, limits)
 
 
 def thumbnail(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
-    """The same for what `viewfinder.images.thumbnails` sends: two bytes of width, then the file."""
+    """Do the same with a request of `viewfinder.images.thumbnails`: two bytes of width, then the file."""
     decode(data[2:], preprocess, limits)
     return decode_thumbnail(data, preprocess, limits)
 
 
 def _blank(preprocess: Preprocess) -> Decoded:
-    """A picture whose width is the process that made it."""
+    """Return a black image whose width is the id of this process."""
     return Decoded(np.zeros((preprocess.size, preprocess.size, 3), np.uint8), os.getpid(), 1, "png")

@@ -1,4 +1,4 @@
-"""A picture may take its decoder process down, never its reader."""
+"""Decoding in a child process: a file may crash the child, never the parent."""
 
 import io
 import os
@@ -54,11 +54,11 @@ def failure(decoder: Decoder, data: bytes) -> ImageError:
 
 def ended_within(process: int, seconds: float) -> bool:
     watch = select.poll()
-    watch.register(process, select.POLLIN)  # a pidfd is readable once its process is no more
+    watch.register(process, select.POLLIN)  # a pidfd becomes readable when its process ends
     return bool(watch.poll(seconds * 1000))
 
 
-def test_a_picture_comes_back_as_if_decoded_here(decoder: Decoder) -> None:
+def test_an_image_is_decoded_as_in_process(decoder: Decoder) -> None:
     data = encoded(photograph(901, 700, seed=3), "JPEG")
     there, here = decoder.decode(data), decode(data, PREPROCESS, LIMITS)
     assert (there.pixels == here.pixels).all()
@@ -67,8 +67,8 @@ def test_a_picture_comes_back_as_if_decoded_here(decoder: Decoder) -> None:
     assert there.pixels.flags.writeable
 
 
-def test_a_bad_picture_fails_as_if_decoded_here(decoder: Decoder) -> None:
-    for data in (b"", b"no picture", encoded(quadrants())[:90]):
+def test_an_invalid_image_fails_as_in_process(decoder: Decoder) -> None:
+    for data in (b"", b"not an image", encoded(quadrants())[:90]):
         with pytest.raises(ImageError) as here:
             decode(data, PREPROCESS, LIMITS)
         there = failure(decoder, data)
@@ -77,11 +77,11 @@ def test_a_bad_picture_fails_as_if_decoded_here(decoder: Decoder) -> None:
 
 def test_one_process_decodes_many_files(decoder: Decoder) -> None:
     assert process_of(decoder) != os.getpid()
-    failure(decoder, b"no picture")
+    failure(decoder, b"not an image")
     assert process_of(decoder) == process_of(decoder)
 
 
-@pytest.mark.chaos("Files", "a picture ends its decoder: signals, exits, memory")
+@pytest.mark.chaos("Files", "an image ends its decoder: signals, exits, memory")
 @pytest.mark.parametrize(
     ("command", "reason", "cause"),
     [
@@ -94,9 +94,7 @@ def test_one_process_decodes_many_files(decoder: Decoder) -> None:
     ],
     ids=["SIGSEGV", "SIGABRT", "an exit", "an exception", "SIGKILL", "memory"],
 )
-def test_a_file_that_ends_its_decoder_costs_only_itself(
-    decoder: Decoder, command: str, reason: str, cause: str
-) -> None:
+def test_a_file_that_crashes_the_child_fails_alone(decoder: Decoder, command: str, reason: str, cause: str) -> None:
     error = failure(decoder, command.encode())
     assert error.reason == reason
     assert cause in error.message
@@ -117,26 +115,26 @@ def test_a_file_that_ends_its_decoder_costs_only_itself(
     ],
     ids=lambda header: header[:40].decode("latin-1"),
 )
-def test_a_file_that_makes_its_decoder_send_an_invalid_response_fails_alone(decoder: Decoder, header: bytes) -> None:
+def test_a_file_that_makes_the_child_send_an_invalid_response_fails_alone(decoder: Decoder, header: bytes) -> None:
     error = failure(decoder, b"answer " + header)
     assert error.reason == "decoder_crashed"
     assert "invalid response" in error.message
     assert decoder.decode(encoded(quadrants())).width == 80
 
 
-@pytest.mark.chaos("Files", "a picture loops for ever in its decoder")
-def test_a_file_that_hangs_is_given_up(impatient: Decoder) -> None:
+@pytest.mark.chaos("Files", "an image loops forever in its decoder")
+def test_a_file_that_hangs_times_out(impatient: Decoder) -> None:
     assert failure(impatient, b"hang").reason == "decode_timeout"
     assert failure(impatient, b"hang").reason == "decode_timeout"
     assert impatient.decode(b"pid").height == 1
 
 
-def test_a_file_is_not_blamed_for_one_death_that_a_fresh_process_survives(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_file_is_retried_once_in_a_new_child(decoder: Decoder, tmp_path: Path) -> None:
     before = process_of(decoder)
     assert decoder.decode(f"once {tmp_path / 'marker'}".encode()).width != before
 
 
-def test_a_decoder_that_died_while_idle_is_replaced(decoder: Decoder) -> None:
+def test_a_child_that_died_while_idle_is_replaced(decoder: Decoder) -> None:
     before = process_of(decoder)
     handle = os.pidfd_open(before)
     os.kill(before, signal.SIGKILL)
@@ -145,8 +143,8 @@ def test_a_decoder_that_died_while_idle_is_replaced(decoder: Decoder) -> None:
     assert process_of(decoder) != before
 
 
-@pytest.mark.chaos("Files", "a picture needs more memory than it may have")
-def test_a_picture_that_needs_too_much_memory_is_named_and_the_process_goes_on() -> None:
+@pytest.mark.chaos("Files", "an image needs more memory than allowed")
+def test_an_image_beyond_the_memory_limit_fails_alone() -> None:
     large = encoded(Image.new("1", (13_000, 13_000)), "TIFF", compression="group4")
     thin = encoded(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
     with Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=256 * 1024**2) as decoder:
@@ -155,32 +153,32 @@ def test_a_picture_that_needs_too_much_memory_is_named_and_the_process_goes_on()
         assert decoder.decode(encoded(quadrants())).width == 80
 
 
-def test_the_pixel_limit_of_the_user_holds_even_above_pillows_own() -> None:
+def test_the_pixel_limit_may_exceed_pillows_own() -> None:
     large = encoded(Image.new("1", (14_000, 13_000)), "TIFF", compression="group4")  # Pillow stops at 179 million
     with Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=2 * 1024**3) as decoder:
         assert decoder.decode(large).width == 14_000
 
 
-def test_what_libraries_print_neither_blocks_nor_confuses(decoder: Decoder) -> None:
+def test_output_of_c_libraries_is_ignored(decoder: Decoder) -> None:
     data = b"chatter " + encoded(quadrants())
     assert (decoder.decode(data).pixels == decode(data[8:], PREPROCESS, LIMITS).pixels).all()
     assert decoder.decode(b"pid").height == 1
 
 
-def test_a_crash_leaves_no_core_file_and_memory_is_bounded(decoder: Decoder) -> None:
+def test_core_files_are_disabled_and_memory_is_limited(decoder: Decoder) -> None:
     process = process_of(decoder)
     assert resource.prlimit(process, resource.RLIMIT_CORE) == (0, 0)
     assert resource.prlimit(process, resource.RLIMIT_AS) == (MEMORY, MEMORY)
 
 
-def test_the_child_loads_nothing_that_it_does_not_need(decoder: Decoder) -> None:
+def test_the_child_loads_neither_torch_nor_ray(decoder: Decoder) -> None:
     maps = Path(f"/proc/{process_of(decoder)}/maps").read_text()
     assert "_imaging" in maps
     assert "torch" not in maps
     assert "/ray/" not in maps
 
 
-def test_closing_ends_the_process_and_decoding_starts_another() -> None:
+def test_closing_ends_the_child_and_decoding_starts_another() -> None:
     decoder = Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=MEMORY, entry=CRASHING)
     first = process_of(decoder)
     decoder.close()
@@ -190,7 +188,7 @@ def test_closing_ends_the_process_and_decoding_starts_another() -> None:
     decoder.close()
 
 
-def test_threads_that_share_a_decoder_get_their_own_pictures(decoder: Decoder) -> None:
+def test_threads_that_share_a_decoder_get_their_own_images(decoder: Decoder) -> None:
     files = [encoded(photograph(40 + 3 * seed, 40, seed)) for seed in range(6)]
     wrong: list[int] = []
 
@@ -216,7 +214,7 @@ def test_the_thread_that_started_the_child_may_end(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("entry", ["tests.no_such_module:decode", "viewfinder.images.decoding:no_such_function"])
-def test_a_child_that_cannot_work_says_why(entry: str) -> None:
+def test_a_child_that_cannot_start_reports_why(entry: str) -> None:
     name = entry.partition(":")[0] if "no_such_module" in entry else entry.partition(":")[2]
     with (
         Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=MEMORY, entry=entry) as decoder,
@@ -226,7 +224,7 @@ def test_a_child_that_cannot_work_says_why(entry: str) -> None:
 
 
 @pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_child_does_not_outlive_a_parent_that_is_killed(busy: bool, tmp_path: Path) -> None:
+def test_the_child_does_not_outlive_a_killed_parent(busy: bool, tmp_path: Path) -> None:
     pipe = tmp_path / "hanging"
     os.mkfifo(pipe)
     program = (
@@ -266,7 +264,7 @@ def test_the_child_finds_its_modules_from_any_directory(tmp_path: Path) -> None:
     assert done.stdout == b"png\n", done.stderr
 
 
-def test_damaged_files_have_the_same_outcome_there_as_here() -> None:
+def test_damaged_files_have_the_same_outcome_as_in_process() -> None:
     limits = ImageLimits(10**7, 10**6)
 
     def outcome(decode_file: Callable[[bytes], Decoded], data: bytes) -> tuple[object, ...]:
@@ -281,7 +279,7 @@ def test_damaged_files_have_the_same_outcome_there_as_here() -> None:
             assert outcome(decoder.decode, data) == here, name
 
 
-def test_a_decoder_is_ready_for_pictures_that_change_size_on_loading(decoder: Decoder) -> None:
+def test_images_that_change_size_on_loading_are_decoded(decoder: Decoder) -> None:
     icon = io.BytesIO()
     Image.new("RGBA", (64, 64), "red").save(icon, "ICNS")
     assert decoder.decode(icon.getvalue()).width == 1024

@@ -1,4 +1,4 @@
-"""Thumbnails from a child process: what they look like, and what bad files cost."""
+"""Thumbnails from a child process: format, size, and failures."""
 
 import io
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_one_child_makes_thumbnails_of_every_width_and_format(thumbnailer: Thumb
 
 
 @pytest.mark.parametrize("width", [0, MIN_WIDTH - 1, MAX_WIDTH + 1, 2**16])
-def test_a_width_out_of_bounds_is_a_mistake_of_the_caller(thumbnailer: Thumbnailer, width: int) -> None:
+def test_a_width_out_of_bounds_raises_value_error(thumbnailer: Thumbnailer, width: int) -> None:
     with pytest.raises(ValueError, match=str(width)):
         thumbnailer.make(encoded((10, 10)), width)
 
@@ -50,7 +50,7 @@ def test_a_width_out_of_bounds_is_a_mistake_of_the_caller(thumbnailer: Thumbnail
         (encoded((300, 300), "JPEG")[:200], "truncated"),
     ],
 )
-def test_a_bad_file_fails_with_its_reason_and_the_next_one_is_served(
+def test_an_invalid_file_fails_with_a_reason_and_the_next_one_succeeds(
     thumbnailer: Thumbnailer, data: bytes, reason: str
 ) -> None:
     with pytest.raises(ImageError) as caught:
@@ -60,7 +60,7 @@ def test_a_bad_file_fails_with_its_reason_and_the_next_one_is_served(
 
 
 @pytest.mark.parametrize(("command", "reason"), [(b"signal 11", "decoder_crashed"), (b"hang", "decode_timeout")])
-def test_a_file_that_kills_or_hangs_its_child_costs_only_itself(command: bytes, reason: str) -> None:
+def test_a_file_that_crashes_or_hangs_the_child_fails_alone(command: bytes, reason: str) -> None:
     with Thumbnailer(LIMITS, timeout_s=2, memory_bytes=2**30, entry="tests.images.crashing:thumbnail") as fragile:
         with pytest.raises(ImageError) as caught:
             fragile.make(command, 64)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.errors import FilterError
 from viewfinder.testing.qdrant import QdrantDouble
 

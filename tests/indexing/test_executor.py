@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.errors import StoreError
 from viewfinder.indexing.executor import InProcessExecutor
 from viewfinder.indexing.options import IndexOptions
@@ -62,7 +62,7 @@ def test_blocks_stream_through_several_decoders_and_every_object_is_counted(worl
 
 def test_an_error_of_a_stage_ends_the_run_and_leaves_the_executor_usable(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
-    qdrant.faults.extend(Fault(status=500, said=DISK_FULL, on=r"PUT .*__\d+/points$") for _ in range(10))
+    qdrant.faults.extend(Fault(status=500, message=DISK_FULL, on=r"PUT .*__\d+/points$") for _ in range(10))
     with InProcessExecutor(cores=2) as executor:
         with pytest.raises(StoreError, match="disk is full"):
             sync(world, executor, Seen())

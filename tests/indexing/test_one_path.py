@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.indexing import World
 from tests.fixtures.reindexing import Index
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder import ImageSearchEngine
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.indexing.options import IndexOptions
@@ -75,7 +75,7 @@ def test_a_changed_image_that_meets_our_time_limit_keeps_its_point(
     fill(world.bucket, NAMES)
     run(world)
     before = world.points
-    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))
+    (world.bucket / "01.jpg").write_bytes(encoded_image(99, (64, 64)))
     monkeypatch.setenv("VIEWFINDER_DECODE_TIMEOUT_S", "0.000001")
     assert run(world) == {"indexed": 0, "unchanged": 3, "failed": 1}
     assert world.points == before
@@ -119,7 +119,7 @@ def test_a_takedown_while_points_are_written_holds(world: World, qdrant: Interru
 def test_a_store_that_refuses_writes_ends_job_engine_and_reindex_alike(index: Index, qdrant: QdrantDouble) -> None:
     world = index.world
     fill(world.bucket, ["new.jpg"], first_seed=50)
-    qdrant.faults.extend(Fault(status=500, said=DISK_FULL, on=rf"PUT .*{UPSERT.pattern}") for _ in range(100))
+    qdrant.faults.extend(Fault(status=500, message=DISK_FULL, on=rf"PUT .*{UPSERT.pattern}") for _ in range(100))
     options = IndexOptions((world.source,), model=world.model, report=str(world.directory / "job"))
     said = []
     for run in (

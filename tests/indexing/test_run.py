@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fixtures.indexing import LIMITS, World
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Preprocess, decode
@@ -46,8 +46,8 @@ def test_changed_and_new_objects_are_indexed_and_nothing_else(world: World) -> N
     fill(world.bucket, NAMES)
     world.sync()
     before = world.points
-    (world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
-    (world.bucket / "new.png").write_bytes(picture(100, kind="PNG"))
+    (world.bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
+    (world.bucket / "new.png").write_bytes(encoded_image(100, kind="PNG"))
     assert world.sync() == {"listed": 13, "unchanged": 11, "indexed": 2, "failed": 0, "pruned": 0}
     after = world.points
     assert after["03.jpg"].payload["width"] == 64
@@ -86,7 +86,7 @@ def test_captions_stay_untouched_without_the_flag_even_when_the_image_changes(wo
     fill(world.bucket, NAMES)
     (world.bucket / "captions.json").write_text(json.dumps({"04.jpg": "the fourth"}))
     world.sync("--captions", f"{world.source}/captions.json")
-    (world.bucket / "04.jpg").write_bytes(picture(99, (64, 64)))
+    (world.bucket / "04.jpg").write_bytes(encoded_image(99, (64, 64)))
     world.sync()
     point = world.points["04.jpg"]
     assert point.payload["width"] == 64
@@ -207,7 +207,7 @@ def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, q
     assert world.sync()["failed"] == 1
     assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 0, "failed": 1, "pruned": 0}
     assert world.images == 0
-    (world.bucket / "bad.jpg").write_bytes(picture(77))
+    (world.bucket / "bad.jpg").write_bytes(encoded_image(77))
     assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 1, "failed": 0, "pruned": 0}
     assert world.recorded_failures(["bad.jpg"]) == {}
 
@@ -218,7 +218,7 @@ def test_an_object_that_vanished_after_the_listing_fails_and_is_tried_again(worl
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri\n{world.source}/z.jpg\n{world.source}/late.jpg\n")
     assert world.sync(source=str(manifest))["failed"] == 1
-    (world.bucket / "late.jpg").write_bytes(picture(5))
+    (world.bucket / "late.jpg").write_bytes(encoded_image(5))
     assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 1, "failed": 0, "pruned": 0}
 
 
@@ -242,7 +242,7 @@ def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: Q
 
 @pytest.mark.chaos("Files", "images that crash, hang or swell their decoder, in the pipeline")
 def test_images_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
-    good = picture(1)
+    good = encoded_image(1)
     contents = {
         "0.jpg": b"chatter " + good,
         "1.jpg": b"signal 11",
@@ -346,7 +346,7 @@ def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -
 
 
 def test_an_image_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
-    (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
+    (world.bucket / "wide.png").write_bytes(encoded_image(1, (4000, 4000), "PNG"))
     for _ in range(2):
         assert world.sync()["failed"] == 1
         assert world.images == 0

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.rows import table_of
 from viewfinder.indexing.run import delete_taken_down
@@ -33,7 +33,7 @@ def test_a_rerun_neither_fetches_nor_writes_what_was_taken_down(world: World) ->
     take_down(world, "01.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 5, "indexed": 0, "failed": 0, "pruned": 0}
     assert (world.taken_down, world.images) == (1, 0)
-    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even as another image
+    (world.bucket / "01.jpg").write_bytes(encoded_image(99, (64, 64)))  # not even as another image
     assert world.sync()["indexed"] == 0
     assert set(world.points) == set(NAMES) - {"01.jpg"}
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.indexing import run
 from viewfinder.indexing.accounting import Outcome, RunResult, Tally
 from viewfinder.indexing.executor import IndexJob, InProcessExecutor

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from tests.infra.test_grafana import metrics_of, queries
 from viewfinder.sources.uris import point_id
 from viewfinder.testing.fast_proxy import fast_proxy_environment, free_ports

@@ -129,8 +129,8 @@ def test_requests_to_qdrant_in_the_runbook_follow_its_specification() -> None:
     assert len(requests) >= 8
     for path, method, body in requests:
         body = body.replace("'$LIVE'", "live")
-        complaint = specification.complaint(method or "GET", path, {}, json.loads(body) if body else None)
-        assert complaint is None
+        violation = specification.violation(method or "GET", path, {}, json.loads(body) if body else None)
+        assert violation is None
 
 
 def test_limits_of_the_proxy_in_the_runbook_fit_those_of_the_service() -> None:

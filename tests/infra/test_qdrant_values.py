@@ -133,7 +133,7 @@ def test_requests_for_snapshots_follow_qdrants_specification(monkeypatch: pytest
         assert run(nodes, monkeypatch, "--keep", "1") == 0
     asked = {tuple(each.split(" ")[1:]) for each in nodes.requests}
     assert {method for method, _ in asked} == {"GET", "POST", "DELETE"}
-    assert [specification.complaint(method, path, {}, None) for method, path in asked] == [None] * len(asked)
+    assert [specification.violation(method, path, {}, None) for method, path in asked] == [None] * len(asked)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.trial import assert_same_vectors, vectors
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.sources.uris import point_id
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint

@@ -54,7 +54,7 @@ def directory(tmp_path: Path) -> Path:
 
 class TestRegistry:
     @pytest.mark.parametrize("spec", OPEN_CLIP_SPECS, ids=lambda spec: spec.name)
-    def test_a_record_says_what_open_clip_says(self, spec: ModelSpec) -> None:
+    def test_a_record_agrees_with_open_clip(self, spec: ModelSpec) -> None:
         config = open_clip.get_model_config(spec.arch)
         assert spec.name == f"{spec.arch}::{spec.tag}"
         assert spec.dimension == config["embed_dim"]
@@ -64,7 +64,7 @@ class TestRegistry:
         assert spec.hub + "/" == open_clip.get_pretrained_cfg(spec.arch, spec.tag)["hf_hub"]
 
     @pytest.mark.parametrize("spec", REGISTRY.values(), ids=lambda spec: spec.name)
-    def test_a_record_tells_a_reader_what_it_is_for(self, spec: ModelSpec) -> None:
+    def test_a_record_has_a_purpose_languages_and_a_licence(self, spec: ModelSpec) -> None:
         assert spec.good_for
         assert "unknown" not in (spec.languages, spec.licence)
 
@@ -82,7 +82,7 @@ class TestRegistry:
             "demo-small",
         ],
     )
-    def test_the_promised_names_are_there(self, name: str) -> None:
+    def test_documented_names_are_in_the_registry(self, name: str) -> None:
         assert find(name).name == name
 
     def test_every_published_model_of_open_clip_names_a_hub_repository(self) -> None:
@@ -97,17 +97,17 @@ class TestRegistry:
 
 
 class TestFind:
-    def test_any_pair_of_open_clip_is_a_model(self) -> None:
+    def test_any_pair_of_open_clip_is_found(self) -> None:
         spec = find("ViT-B-16::metaclip_400m")
         assert (spec.dimension, spec.image_size, spec.context_length) == (512, 224, 77)
         assert spec.hub == "timm/vit_base_patch16_clip_224.metaclip_400m"
 
-    def test_a_hub_repository_is_taken_by_its_name(self) -> None:
+    def test_a_hub_repository_is_found_by_name(self) -> None:
         spec = find("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
         assert spec.hub == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
         assert spec.dimension is None
 
-    def test_a_directory_tells_its_figures(self, directory: Path) -> None:
+    def test_a_directory_has_the_dimensions_of_its_configuration(self, directory: Path) -> None:
         spec = find(str(directory))
         assert (spec.dimension, spec.image_size, spec.context_length) == (32, 32, 77)
 
@@ -117,7 +117,7 @@ class TestFind:
         assert Path(find("tiny").directory) == directory.resolve()
 
     @pytest.mark.parametrize(
-        ("name", "told"),
+        ("name", "message"),
         [
             ("ViT-B-23::openai", "Unknown model 'ViT-B-23::openai'. Closest known: 'ViT-B-32::openai'. List them with"),
             ("vit-b-32::openai", "Closest known: 'ViT-B-32::openai'"),
@@ -130,15 +130,15 @@ class TestFind:
             ("./nowhere", "there is no such directory"),
         ],
     )
-    def test_a_wrong_name_is_told_the_right_one(self, name: str, told: str) -> None:
+    def test_an_unknown_name_is_refused_with_the_closest(self, name: str, message: str) -> None:
         with pytest.raises(UnknownModelError) as caught:
             find(name)
         assert repr(name) in str(caught.value)
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
 class TestFingerprint:
-    def test_where_a_model_lies_is_no_part_of_it(self, tmp_path: Path) -> None:
+    def test_it_does_not_depend_on_the_directory(self, tmp_path: Path) -> None:
         first = locate(str(tiny_checkpoint(tmp_path / "one", "xlm-roberta")))
         second = locate(str(tiny_checkpoint(tmp_path / "two", "xlm-roberta")))
         assert first.fingerprint == second.fingerprint
@@ -155,7 +155,7 @@ class TestFingerprint:
             {"model_cfg": {"text_cfg": {"context_length": 64}}},
         ],
     )
-    def test_whatever_moves_the_vectors_changes_it(self, directory: Path, change: dict[str, Any]) -> None:
+    def test_configuration_that_changes_vectors_changes_it(self, directory: Path, change: dict[str, Any]) -> None:
         before = locate(str(directory)).fingerprint
         edit_config(directory, change)
         assert locate(str(directory)).fingerprint != before
@@ -172,7 +172,7 @@ class TestFingerprint:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"something": "else"}))
         assert locate(str(tmp_path)).fingerprint != before
 
-    def test_who_wrote_the_text_tower_does_not(self, tmp_path: Path) -> None:
+    def test_the_program_that_wrote_the_text_tower_does_not_change_it(self, tmp_path: Path) -> None:
         path = tiny_checkpoint(tmp_path, "xlm-roberta") / "text_tower" / "config.json"
         before = locate(str(tmp_path)).fingerprint
         path.write_text(json.dumps(json.loads(path.read_text()) | {"transformers_version": "0.0.1"}))
@@ -189,12 +189,12 @@ class TestFingerprint:
 
 
 class TestLocate:
-    def test_a_checkpoint_travels(self, directory: Path) -> None:
+    def test_a_checkpoint_can_be_pickled(self, directory: Path) -> None:
         checkpoint = locate(str(directory))
         assert pickle.loads(pickle.dumps(checkpoint)) == checkpoint
         assert (checkpoint.name, checkpoint.dimension) == (str(directory), 32)
 
-    def test_the_preprocessing_is_the_configuration_s(self, tmp_path: Path) -> None:
+    def test_preprocessing_comes_from_the_configuration(self, tmp_path: Path) -> None:
         preprocess = locate(str(tiny_checkpoint(tmp_path, "siglip"))).preprocess
         assert (preprocess.size, preprocess.resize_mode, preprocess.mean) == (160, "squash", (0.5, 0.5, 0.5))
 
@@ -206,7 +206,7 @@ class TestLocate:
             ["model.pth", "pytorch_model.pth"],
         ],
     )
-    def test_of_several_weights_it_takes_the_one_that_open_clip_takes(self, tmp_path: Path, names: list[str]) -> None:
+    def test_of_several_weights_files_it_uses_the_same_as_open_clip(self, tmp_path: Path, names: list[str]) -> None:
         from open_clip.factory import _find_checkpoint_in_dir
 
         weights = (tiny_checkpoint(tmp_path) / WEIGHTS).read_bytes()
@@ -215,7 +215,7 @@ class TestLocate:
             (tmp_path / name).write_bytes(weights)
         assert str(locate(str(tmp_path)).weights) == _find_checkpoint_in_dir(tmp_path)
 
-    def test_a_directory_without_configuration_is_told(self, directory: Path) -> None:
+    def test_a_directory_without_configuration_is_refused(self, directory: Path) -> None:
         (directory / CONFIG).unlink()
         with pytest.raises(
             UnknownModelError, match=r"does not exist\. A local directory or a hub repository must contain"
@@ -225,44 +225,42 @@ class TestLocate:
     @pytest.mark.parametrize(
         "text", ["{", "[]", "{}", '{"model_cfg": {}}', '{"model_cfg": {"embed_dim": "x"}}', "\xff"]
     )
-    def test_a_broken_configuration_is_told(self, directory: Path, text: str) -> None:
+    def test_an_invalid_configuration_is_refused(self, directory: Path, text: str) -> None:
         (directory / CONFIG).write_bytes(text.encode("latin-1"))
         with pytest.raises(UnknownModelError, match="is not an open_clip configuration"):
             locate(str(directory))
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "message"),
         [
             ({"model_cfg": {"vision_cfg": {"image_size": [32, 64]}}}, "square"),
             ({"preprocess_cfg": {"resize_mode": "stretch"}}, "resize_mode 'stretch'"),
             ({"preprocess_cfg": {"mean": [0.5, 0.5]}}, "preprocessing"),
         ],
     )
-    def test_preprocessing_that_cannot_be_done_is_told(
-        self, directory: Path, change: dict[str, Any], told: str
-    ) -> None:
+    def test_unsupported_preprocessing_is_refused(self, directory: Path, change: dict[str, Any], message: str) -> None:
         edit_config(directory, change)
-        with pytest.raises(UnknownModelError, match=told):
+        with pytest.raises(UnknownModelError, match=message):
             locate(str(directory))
 
-    def test_missing_weights_are_told(self, directory: Path) -> None:
+    def test_missing_weights_are_refused(self, directory: Path) -> None:
         (directory / WEIGHTS).unlink()
         with pytest.raises(UnknownModelError, match="has no weights in"):
             locate(str(directory))
 
     @pytest.mark.parametrize("size", [0, 100, 100_000])
-    def test_a_cut_download_is_told(self, directory: Path, size: int) -> None:
+    def test_a_truncated_download_is_refused(self, directory: Path, size: int) -> None:
         whole = (directory / WEIGHTS).read_bytes()
         (directory / WEIGHTS).write_bytes(whole[:size])
         with pytest.raises(UnknownModelError, match="is damaged"):
             locate(str(directory))
 
-    def test_a_missing_tokenizer_is_told(self, tmp_path: Path) -> None:
+    def test_a_missing_tokenizer_is_refused(self, tmp_path: Path) -> None:
         (tiny_checkpoint(tmp_path, "siglip") / "tokenizer.json").unlink()
         with pytest.raises(UnknownModelError, match="needs the files of its tokenizer 'tiny'"):
             locate(str(tmp_path))
 
-    def test_the_installed_package_contains_demo_and_says_where_demo_small_is(self, tmp_path: Path) -> None:
+    def test_the_installed_package_contains_demo_and_names_the_place_of_demo_small(self, tmp_path: Path) -> None:
         shutil.copytree(ROOT / "viewfinder", tmp_path / "viewfinder", ignore=shutil.ignore_patterns("__pycache__"))
         out = run_python(
             "from viewfinder.errors import UnknownModelError\n"
@@ -293,10 +291,10 @@ print(json.dumps(answers))
 
 
 class TestHub:
-    """Files in the Hugging Face cache are found without a network; the files are small stand-ins."""
+    """Files in the Hugging Face cache are found without a network; here they are small stand-ins."""
 
     XLM = "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k"
-    OWN = "hf-hub:somebody/own"
+    OWN = "hf-hub:someone/own"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -320,8 +318,8 @@ class TestHub:
         save_file({}, cached(REGISTRY[cls.XLM].hub) / WEIGHTS)
         cached("xlm-roberta-base", config__json='{"model_type": "xlm-roberta"}', tokenizer__json="{}")
         own = {"model_cfg": open_clip.get_model_config("ViT-B-32-quickgelu")}
-        save_file({}, cached("somebody/own", open_clip_config__json=json.dumps(own)) / WEIGHTS)
-        cached("somebody/other", README__md="no model of open_clip")
+        save_file({}, cached("someone/own", open_clip_config__json=json.dumps(own)) / WEIGHTS)
+        cached("someone/other", README__md="not a model of open_clip")
         names = [
             "ViT-B-32::openai",
             "ViT-B-32-quickgelu::openai",
@@ -331,8 +329,8 @@ class TestHub:
             "ViTamin-S::datacomp1b",
             cls.XLM,
             cls.OWN,
-            "hf-hub:somebody/other",
-            "hf-hub:nobody/nothing",
+            "hf-hub:someone/other",
+            "hf-hub:missing/model",
             "hf-hub:no//name",
             "ViT-L-14::openai",
         ]
@@ -340,7 +338,7 @@ class TestHub:
         answers: dict[str, dict[str, Any]] = json.loads(out.splitlines()[-1])
         return answers
 
-    def test_openai_s_weights_get_the_activation_they_were_trained_with(self, answers: dict[str, Any]) -> None:
+    def test_openai_weights_use_quick_gelu(self, answers: dict[str, Any]) -> None:
         assert answers["ViT-B-32::openai"]["quick_gelu"] is True
         assert answers["ViT-B-32::laion2b_s34b_b79k"]["quick_gelu"] is False
 
@@ -348,12 +346,12 @@ class TestHub:
     def test_the_same_model_by_another_name_has_the_same_fingerprint(self, answers: dict[str, Any], name: str) -> None:
         assert answers[name]["fingerprint"] == answers["ViT-B-32::openai"]["fingerprint"]
 
-    def test_the_files_are_those_that_open_clip_takes(self, answers: dict[str, Any]) -> None:
+    def test_it_uses_the_same_files_as_open_clip(self, answers: dict[str, Any]) -> None:
         assert answers["ViT-B-32::openai"]["weights"] == WEIGHTS
         assert answers["ViT-B-32::laion2b_s34b_b79k"]["weights"] == "open_clip_pytorch_model.bin"
         assert answers["ViTamin-S::datacomp1b"]["weights"] == "pytorch_model.bin"
 
-    def test_a_tag_brings_its_preprocessing_and_its_tokenizer(self, answers: dict[str, Any]) -> None:
+    def test_a_tag_determines_preprocessing_and_tokenizer(self, answers: dict[str, Any]) -> None:
         siglip = answers["ViT-B-16-SigLIP2-384::webli"]
         assert (siglip["size"], siglip["mode"], siglip["tokenizer"]) == (384, "squash", "huggingface")
         clip = answers["ViT-B-32::openai"]
@@ -364,27 +362,29 @@ class TestHub:
         assert answers[self.XLM]["tokenizer"] == "huggingface"
 
     @pytest.mark.parametrize(
-        ("name", "told"),
+        ("name", "message"),
         [
             ("ViT-L-14::openai", "could not be reached, and its cache on this machine lacks 'timm/vit_large"),
-            ("hf-hub:nobody/nothing", "could not be reached, and its cache on this machine lacks 'nobody/nothing'"),
-            ("hf-hub:somebody/other", "open_clip_config.json does not exist"),
+            ("hf-hub:missing/model", "could not be reached, and its cache on this machine lacks 'missing/model'"),
+            ("hf-hub:someone/other", "open_clip_config.json does not exist"),
             ("hf-hub:no//name", "'no//name' is not the name of a hub repository"),
         ],
     )
-    def test_what_cannot_be_had_is_told(self, answers: dict[str, Any], name: str, told: str) -> None:
-        assert told in answers[name]["error"]
+    def test_missing_and_invalid_repositories_are_refused(
+        self, answers: dict[str, Any], name: str, message: str
+    ) -> None:
+        assert message in answers[name]["error"]
         assert repr(name) in answers[name]["error"]
 
-    def test_the_way_out_is_told(self, answers: dict[str, Any]) -> None:
+    def test_the_message_names_the_ways_to_provide_weights(self, answers: dict[str, Any]) -> None:
         message = answers["ViT-L-14::openai"]["error"]
         assert "local checkpoint directory" in message
         assert "HF_HOME" in message
         assert "HF_HUB_OFFLINE" in message
 
-    def test_a_tag_whose_weights_have_moved_is_another_model(self, tmp_path: Path) -> None:
-        """The hub's cache keeps each revision; `main` says which of them the tag stands for by now."""
-        folder = tmp_path / "hub" / "models--somebody--own"
+    def test_a_tag_with_new_weights_is_another_model(self, tmp_path: Path) -> None:
+        """The hub's cache keeps each revision; `main` names the current one."""
+        folder = tmp_path / "hub" / "models--someone--own"
         config = json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")})
         (folder / "refs").mkdir(parents=True)
         seen = []
@@ -399,7 +399,7 @@ class TestHub:
         assert seen[0] != seen[1] == seen[2]
 
 
-def test_names_and_local_files_are_read_without_torch(directory: Path) -> None:
+def test_finding_and_locating_a_model_imports_neither_torch_nor_ray(directory: Path) -> None:
     out = run_python(
         "import sys\n"
         "import viewfinder.models.encoder, viewfinder.models.checkpoint, viewfinder.models.registry\n"

@@ -1,3 +1,5 @@
+"""CPU cores available to a process."""
+
 import os
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def bound_to_eight(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", 8),
     ],
 )
-def test_a_container_has_no_more_than_its_quota(
+def test_cores_are_limited_by_the_quota_of_the_container(
     quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
@@ -30,6 +32,6 @@ def test_a_container_has_no_more_than_its_quota(
     assert cpu_cores() == expected
 
 
-def test_without_cgroups_it_is_what_the_process_is_bound_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cgroups_cores_are_those_of_the_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("viewfinder.models.cpu.QUOTA", tmp_path / "none")
     assert cpu_cores() == 8

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.reindexing import NAMES, Index
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.errors import ConfigurationError, StoreBusyError
 from viewfinder.reindexing.rollback import RollbackPause, pause_runs, read_pause, release, roll_back
 from viewfinder.reindexing.upgrade_lock import UpgradeLock

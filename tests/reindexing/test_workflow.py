@@ -10,7 +10,7 @@ import pytest
 
 from jobs.reindex import main
 from tests.fixtures.reindexing import NAMES, Index
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
 from viewfinder.models.checkpoint import locate
@@ -59,7 +59,7 @@ def test_every_stored_vector_is_of_the_new_model(index: Index) -> None:
 
 def test_with_the_same_model_the_live_collection_is_updated(index: Index) -> None:
     before = index.live
-    (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+    (index.world.bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
     (index.world.bucket / "05.jpg").unlink()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--model", index.models[0]) == 0
@@ -117,7 +117,7 @@ def test_objects_that_change_during_the_build_are_current_after_the_promotion(in
 
     def change(number: int) -> None:
         if number == 1:
-            (bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+            (bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
             (bucket / "05.jpg").unlink()
             fill(bucket, ["late.jpg"], first_seed=50)
         if number == 2:
@@ -319,7 +319,7 @@ def test_a_stored_vector_of_another_model_prevents_the_promotion(index: Index) -
 
 
 def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(index: Index, qdrant: QdrantDouble) -> None:
-    (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+    (index.world.bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
     (index.world.bucket / "05.jpg").unlink()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     before = len(qdrant.requests)

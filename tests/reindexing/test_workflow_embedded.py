@@ -6,7 +6,7 @@ import pytest
 
 from tests.fixtures.indexing import World
 from tests.fixtures.reindexing import NAMES, Index
-from tests.indexing.pictures import fill
+from tests.indexing.sample_images import fill
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.rollback import roll_back
 from viewfinder.settings import Settings

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from benchmarks.load import Ask, crowd, mixed
 from benchmarks.replica import INDEX, distinct_texts, fill, listening, replica
+from viewfinder.arrays import Vectors
 from viewfinder.models.checkpoint import locate
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import capacity
 from viewfinder.settings import Settings

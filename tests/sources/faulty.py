@@ -1,4 +1,4 @@
-"""An S3 endpoint on a real socket that fails as planned: each request takes the next fault, then all is well."""
+"""An S3 endpoint on a real socket with planned faults: one for each request, until they are used up."""
 
 import threading
 from collections import deque
@@ -13,11 +13,11 @@ Answer = Callable[["Handler"], None]
 
 
 class FaultyS3:
-    """Answers every GET and HEAD with the next of `faults`, and with `CONTENT` when they are used up."""
+    """Answers every GET and HEAD with the next of `faults`, and with `then` (`CONTENT`) when they are used up."""
 
-    def __init__(self, faults: Sequence[Answer] = (), *, for_ever: Answer | None = None) -> None:
+    def __init__(self, faults: Sequence[Answer] = (), *, then: Answer | None = None) -> None:
         self.faults = deque(faults)
-        self.last = for_ever or content
+        self.default = then or content
         self.paths: list[str] = []
         self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -37,7 +37,7 @@ class FaultyS3:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP/1.0: one request a connection, so that a test leaves no thread behind."""
+    """HTTP/1.0: one request per connection, so that no thread outlives a test."""
 
     @property
     def plan(self) -> FaultyS3:
@@ -46,13 +46,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.plan.paths.append(self.path)
-        answer = self.plan.faults.popleft() if self.plan.faults else self.plan.last
+        answer = self.plan.faults.popleft() if self.plan.faults else self.plan.default
         answer(self)
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
+        """Do not log requests."""
 
     def send(self, status: int, body: bytes, *, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
@@ -100,13 +100,13 @@ def drop(handler: Handler) -> None:
 
 
 def error(status: int, code: str, **headers: str) -> Answer:
-    """An S3 error document."""
+    """Answer with an S3 error document."""
     document = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>planned</Message></Error>".encode()
     return lambda handler: handler.send(status, document, Content_Type="application/xml", **headers)
 
 
 def page(*keys: str, token: str = "", truncated: bool | None = None, size: int = 1) -> Answer:
-    """An answer to ListObjectsV2."""
+    """Answer a ListObjectsV2 request."""
     entries = "".join(
         f"<Contents><Key>{key}</Key><Size>{0 if key.endswith('/') else size}</Size><ETag>&quot;e&quot;</ETag>"
         "<LastModified>2026-01-02T03:04:05.678Z</LastModified></Contents>"

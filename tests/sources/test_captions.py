@@ -1,4 +1,4 @@
-"""Captions files in every format, found by every kind of key, and refused with the line that is wrong."""
+"""Captions files: every format, every kind of key, errors with the line number."""
 
 import json
 import logging
@@ -65,7 +65,7 @@ CSV = 'key,caption,tags,place\r\n1.jpg,a cat,pet; black cat,图书馆\r\n2.jpg,"
     ids=["json", "jsonl", "jsonl with CRLF", "csv", "parquet"],
 )
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
-def test_every_format_says_the_same(suffix: str, content: bytes, mark: bytes) -> None:
+def test_all_formats_give_the_same_records(suffix: str, content: bytes, mark: bytes) -> None:
     content = content if suffix == "parquet" else mark + content
     with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
         first, second, third = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "123"])
@@ -95,14 +95,14 @@ def test_a_key_is_a_uri_an_object_key_or_a_relative_path(key: str, object_uri: s
 
 
 @pytest.mark.parametrize("key", ["1.jpg", "set/1.jpg", "elsewhere/set/deep/1.jpg", "s3://c/set/deep/1.jpg", "../1.jpg"])
-def test_another_key_is_not_taken_for_the_object(key: str) -> None:
+def test_a_key_of_another_object_does_not_match(key: str) -> None:
     with _loaded(_lines({"key": key, "caption": "elsewhere"})) as captions:
         assert captions.find(_info("s3://b/set/deep/1.jpg")) is None
         assert captions.unmatched() == 1
 
 
 @pytest.mark.parametrize("left", [3, 2, 1])
-def test_the_uri_goes_before_the_object_key_and_that_before_the_relative_path(left: int) -> None:
+def test_uris_precede_object_keys_and_object_keys_precede_relative_paths(left: int) -> None:
     rows = [("1.jpg", "relative"), ("set/1.jpg", "key"), ("s3://b/set/1.jpg", "uri")][:left]
     with _loaded(_lines(*({"key": key, "caption": caption} for key, caption in rows))) as captions:
         found = captions.find(_info("s3://b/set/1.jpg"))
@@ -112,7 +112,7 @@ def test_the_uri_goes_before_the_object_key_and_that_before_the_relative_path(le
 @pytest.mark.parametrize(
     "key", ["{directory}/ü b.jpg", "file://{directory}/ü b.jpg", "ü b.jpg", "file://{directory}/%C3%BC%20b.jpg"]
 )
-def test_local_files_are_found_too(key: str, tmp_path: Path) -> None:
+def test_keys_of_local_files_are_paths_or_uris(key: str, tmp_path: Path) -> None:
     (tmp_path / "ü b.jpg").touch()
     (tmp_path / "captions.json").write_text(json.dumps({key.format(directory=tmp_path): "here"}))
     with Objects() as objects, Captions.load(str(tmp_path / "captions.json"), objects) as captions:
@@ -121,14 +121,14 @@ def test_local_files_are_found_too(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_file", ["NFC", "NFD"])
 @pytest.mark.parametrize("in_bucket", ["NFC", "NFD"])
-def test_a_name_from_a_mac_is_the_same_name(in_file: Any, in_bucket: Any) -> None:
+def test_keys_match_in_nfc_and_nfd(in_file: Any, in_bucket: Any) -> None:
     name = "Größe é.jpg"
     with _loaded(_lines({"key": unicodedata.normalize(in_file, name), "caption": "here"})) as captions:
         assert captions.find(_info("s3://b/set/" + unicodedata.normalize(in_bucket, name))) == CaptionRecord.of("here")
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
-def test_of_a_repeated_key_the_last_counts_and_a_warning_says_so(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_last_of_repeated_keys_is_used_with_a_warning(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     rows = [("1.jpg", "one"), ("2.jpg", "other"), ("1.jpg", "two"), ("1.jpg", "three")]
     content = _lines(*({"key": key, "caption": caption} for key, caption in rows))
     if suffix == "json":
@@ -140,7 +140,7 @@ def test_of_a_repeated_key_the_last_counts_and_a_warning_says_so(suffix: str, ca
     assert "2 keys of s3://b/captions" in caplog.text
 
 
-def test_more_objects_than_fit_one_query_are_found_in_their_order() -> None:
+def test_objects_may_exceed_the_size_of_one_query_and_keep_their_order() -> None:
     rows = [{"key": f"{number}.jpg", "caption": str(number)} for number in range(0, 2000, 2)]
     with _loaded(_lines(*rows)) as captions:
         found = captions.find_many([_info(f"s3://b/set/{number}.jpg") for number in range(2000)])
@@ -151,7 +151,7 @@ def test_more_objects_than_fit_one_query_are_found_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "content", "says"),
+    ("suffix", "content", "message"),
     [
         ("jsonl", b'{"key": "a"}\n\n{"key": \n', r"line 3 is not JSON"),
         ("jsonl", b'{"key": "a"}\n["b"]\n', r"line 2 contains a JSON list; expected an object"),
@@ -160,7 +160,7 @@ def test_more_objects_than_fit_one_query_are_found_in_their_order() -> None:
         ("jsonl", b'{"key": "a", "tags": "x"}\n', r"line 1: `tags` must be a list of strings, not 'x'"),
         ("jsonl", b'{"key": "a"}\n{"key": "\xff"}\n', r"line 2 is not UTF-8"),
         ("jsonl", b'{"key": "a", "size": NaN}\n', r"line 1 contains NaN"),
-        ("jsonl", b'{"key": "a", "caption": "\\ud800"}\n', r"line 1 contains half a surrogate pair"),
+        ("jsonl", b'{"key": "a", "caption": "\\ud800"}\n', r"line 1 contains a lone surrogate"),
         ("json", b'{"a": "b",\n"c" "d"}', r"not JSON: .*line 2"),
         ("json", b'["a"]', r"contains a JSON list; expected an object {path: text}"),
         ("json", b'{"a": 1}', r"at key 'a': `caption` is a JSON number"),
@@ -174,18 +174,20 @@ def test_more_objects_than_fit_one_query_are_found_in_their_order() -> None:
         ("xml", b"", r"must end in one of \.json"),
     ],
 )
-def test_a_wrong_file_is_told_with_the_place_and_what_was_expected(suffix: str, content: bytes, says: str) -> None:
+def test_an_invalid_file_is_refused_with_the_place_and_what_was_expected(
+    suffix: str, content: bytes, message: str
+) -> None:
     uri = f"s3://b/set/captions.{suffix}"
-    with pytest.raises(ConfigurationError, match=rf"--captions: '{uri}'.*{says}"), _loaded(content, uri):
+    with pytest.raises(ConfigurationError, match=rf"--captions: '{uri}'.*{message}"), _loaded(content, uri):
         pass
 
 
-def test_a_missing_file_is_told() -> None:
+def test_a_missing_file_is_named() -> None:
     with Objects(s3=MemoryObjects()) as objects, pytest.raises(ConfigurationError, match=r"captions.*s3://b/c\.json"):
         Captions.load("s3://b/c.json", objects)
 
 
-def test_the_hash_follows_the_record_and_not_its_spelling() -> None:
+def test_the_hash_depends_on_the_record_and_not_on_its_key_or_format() -> None:
     rows = [
         {"key": "1", "caption": "a", "tags": ["x"], "width": 1, "place": None},
         {"width": 1, "tags": ["x"], "caption": " a ", "key": "2"},
@@ -202,11 +204,11 @@ def test_the_hash_follows_the_record_and_not_its_spelling() -> None:
     assert CaptionRecord.of("a", ("x",), {"width": 1}).caption_hash == "3b63004e05bdec8cb0f9aa32db231e0f"
 
 
-def test_details_are_the_payloads_fields() -> None:
+def test_details_contain_tags_and_meta() -> None:
     assert parse_details(RECORD.details) == {"tags": ["pet", "black cat"], "meta": {"place": "图书馆"}}
 
 
-def test_numbers_that_pandas_left_out_are_no_metadata() -> None:
+def test_nan_from_pandas_is_not_metadata() -> None:
     with _loaded(
         _parquet({"key": "1", "year": 2020.0}, {"key": "2", "year": float("nan")}), "s3://b/c.parquet"
     ) as captions:

@@ -1,4 +1,4 @@
-"""Sources become a manifest: each object once, with the sources that hold it, or an error and nothing."""
+"""Manifests: each object once with its sources; an incomplete listing is an error."""
 
 import io
 from collections import Counter
@@ -31,7 +31,7 @@ def _rows(manifest: Manifest) -> list[Row]:
 
 
 def _list(contents: Mapping[str, bytes] | Sequence[str], *sources: str, directory: Path, **options: Any) -> list[Row]:
-    """The rows of a bucket `b` with those keys, or of those URIs."""
+    """Return the rows of a bucket `b` with these keys, or of these URIs."""
     given = contents if isinstance(contents, Mapping) else {f"s3://b/{key}": b"x" for key in contents}
     with Objects(s3=MemoryObjects(given)) as objects:
         return _rows(write_manifest(sources, directory, objects, **options))
@@ -47,10 +47,10 @@ def _parquet(**columns: list[Any]) -> bytes:
     return sink.getvalue()
 
 
-# What is listed
+# Listing
 
 
-def test_a_row_holds_what_the_listing_says(tmp_path: Path) -> None:
+def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
     with Objects(s3=MemoryObjects({"s3://b/p/a b#%20.jpg": b"12345", "s3://b/p2": b""})) as objects:
         manifest = write_manifest(["s3://b/p/"], tmp_path, objects)
         etag = objects.stat("s3://b/p/a b#%20.jpg").etag
@@ -73,25 +73,25 @@ def test_a_row_holds_what_the_listing_says(tmp_path: Path) -> None:
     assert manifest.sources == ({"source": "s3://b/p/", "include": [], "exclude": []},)
 
 
-def test_companions_of_pictures_are_not_listed_and_everything_else_is(tmp_path: Path) -> None:
+def test_text_and_table_files_are_not_listed_and_all_others_are(tmp_path: Path) -> None:
     keys = ["1.jpg", "1.txt", "1.JSON", "c.jsonl", "m.csv", "m.parquet", "noext", "page.html", "d/", "d/x.jpg.txt.png"]
     contents = {f"s3://b/{key}": b"" for key in keys}
     assert _keys(_list(contents, "s3://b", directory=tmp_path)) == ["1.jpg", "d/x.jpg.txt.png", "noext", "page.html"]
 
 
-def test_an_object_named_by_the_user_is_listed_whatever_its_name(tmp_path: Path) -> None:
+def test_a_source_that_is_an_object_is_listed_whatever_its_name(tmp_path: Path) -> None:
     assert _keys(_list(["odd.txt"], "s3://b/odd.txt", directory=tmp_path, include=["*.jpg"])) == ["odd.txt"]
 
 
 def test_a_local_directory_is_listed_by_file_uri(tmp_path: Path) -> None:
-    pictures = tmp_path / "my pictures"
+    photos = tmp_path / "my photos"
     for name in ["ü 1.jpg", "deep/2.jpg", ".thumbs/2.jpg", "captions.jsonl"]:
-        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
-        (pictures / name).write_bytes(b"x")
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b"x")
     with Objects() as objects:
-        rows = _rows(write_manifest([str(pictures)], tmp_path, objects))
-    assert {row["uri"] for row in rows} == {file_uri(str(pictures / name)) for name in ("deep/2.jpg", "ü 1.jpg")}
-    assert {source for row in rows for source in row["sources"]} == {file_uri(str(pictures))}
+        rows = _rows(write_manifest([str(photos)], tmp_path, objects))
+    assert {row["uri"] for row in rows} == {file_uri(str(photos / name)) for name in ("deep/2.jpg", "ü 1.jpg")}
+    assert {source for row in rows for source in row["sources"]} == {file_uri(str(photos))}
     assert all(row["etag"] and row["size"] == 1 and row["last_modified"].endswith("Z") for row in rows)
 
 
@@ -129,13 +129,13 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize(("pattern", "relative", "matches"), PATTERNS)
-def test_patterns_mean_what_their_description_says(pattern: str, relative: str, matches: bool) -> None:
+def test_patterns_match_as_documented(pattern: str, relative: str, matches: bool) -> None:
     assert Patterns(include=(pattern,)).accept(relative) is matches
     assert Patterns(exclude=(pattern,)).accept(relative) is not matches
 
 
 @pytest.mark.parametrize("pattern", ["", "[z-a]"])
-def test_a_broken_pattern_is_told(pattern: str, tmp_path: Path) -> None:
+def test_an_invalid_pattern_is_refused(pattern: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="pattern"):
         _list(["1.jpg"], "s3://b", directory=tmp_path, exclude=[pattern])
 
@@ -146,7 +146,7 @@ def test_patterns_apply_below_each_source(tmp_path: Path) -> None:
     assert _keys(rows) == ["p/a/1.jpg"]
 
 
-def test_local_patterns_are_typed_without_escapes(tmp_path: Path) -> None:
+def test_patterns_for_local_files_are_not_percent_encoded(tmp_path: Path) -> None:
     (tmp_path / "mein Bild ü.jpg").touch()
     (tmp_path / "other.jpg").touch()
     (tmp_path / "out").mkdir()
@@ -158,7 +158,7 @@ def test_local_patterns_are_typed_without_escapes(tmp_path: Path) -> None:
 # Several sources
 
 
-def test_an_object_of_several_sources_has_one_row_that_names_them_all(tmp_path: Path) -> None:
+def test_an_object_of_several_sources_has_one_row_with_all_of_them(tmp_path: Path) -> None:
     keys = ["p/1.jpg", "p/q/2.jpg", "p2/3.jpg", "p"]
     rows = _list(keys, "s3://b/p/q", "s3://b/p", "s3://b/p/", "s3://b/p", directory=tmp_path)
     assert {row["key"]: row["sources"] for row in rows} == {
@@ -177,7 +177,7 @@ def test_doubled_slashes_are_another_prefix(tmp_path: Path) -> None:
     }
 
 
-def test_a_hidden_directory_named_by_the_user_is_not_lost_to_the_one_above(tmp_path: Path) -> None:
+def test_a_hidden_directory_can_be_a_source_beside_its_parent(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "1.jpg").touch()
     (tmp_path / "2.jpg").touch()
@@ -188,7 +188,7 @@ def test_a_hidden_directory_named_by_the_user_is_not_lost_to_the_one_above(tmp_p
 
 
 @pytest.mark.parametrize("max_objects", [1, 3, 4, 100])
-def test_a_limit_takes_the_same_first_objects_each_time(max_objects: int, tmp_path: Path) -> None:
+def test_a_limit_selects_the_same_objects_on_each_run(max_objects: int, tmp_path: Path) -> None:
     keys = [f"p/{number}.jpg" for number in range(4)]
     rows = _list(keys, "s3://b/p", directory=tmp_path, max_objects=max_objects)
     assert [row["key"] for row in rows] == keys[:max_objects]
@@ -207,7 +207,7 @@ def test_a_limit_takes_the_same_first_objects_each_time(max_objects: int, tmp_pa
         ("m.parquet", _parquet(uri=["1.jpg", "s3://c/2.jpg"], size=[7, None], etag=['"e1"', None])),
     ],
 )  # fmt: skip
-def test_a_manifest_file_names_objects(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_manifest_file_lists_uris_sizes_and_etags(name: str, content: bytes, tmp_path: Path) -> None:
     rows = _list({f"s3://b/p/{name}": content}, f"s3://b/p/{name}", directory=tmp_path)
     assert [(row["uri"], row["size"], row["etag"]) for row in rows] == [
         ("s3://b/p/1.jpg", 7, "e1"),
@@ -216,12 +216,12 @@ def test_a_manifest_file_names_objects(name: str, content: bytes, tmp_path: Path
     assert all(row["sources"] == [f"s3://b/p/{name}"] for row in rows)
 
 
-def test_a_manifest_file_with_one_column_of_any_name_will_do(tmp_path: Path) -> None:
+def test_a_single_column_of_a_manifest_file_may_have_any_name(tmp_path: Path) -> None:
     rows = _list({"s3://b/m.csv": b"photo\n1.jpg\n2 b.jpg\n1.jpg\n"}, "s3://b/m.csv", directory=tmp_path)
     assert _keys(rows) == ["1.jpg", "2 b.jpg"]
 
 
-def test_a_local_manifest_file_names_files_beside_it(tmp_path: Path) -> None:
+def test_relative_paths_in_a_local_manifest_file_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path\na b.jpg\n../up.jpg\n/abs/x.jpg\ns3://b/k\n")
     with Objects() as objects:
         rows = _rows(write_manifest([str(tmp_path / "m.csv")], tmp_path, objects))
@@ -229,7 +229,7 @@ def test_a_local_manifest_file_names_files_beside_it(tmp_path: Path) -> None:
     assert sorted(row["uri"] for row in rows) == sorted([*map(file_uri, names), "s3://b/k"])
 
 
-def test_manifest_files_and_prefixes_that_overlap_give_one_row_each(tmp_path: Path) -> None:
+def test_objects_in_manifest_files_and_prefixes_have_one_row(tmp_path: Path) -> None:
     contents = {
         "s3://b/p/1.jpg": b"1",
         "s3://b/p/2.jpg": b"2",
@@ -244,7 +244,9 @@ def test_manifest_files_and_prefixes_that_overlap_give_one_row_each(tmp_path: Pa
         "p/gone.jpg": ["s3://b/m 1.csv"],
     }
     assert len(rows) == 4
-    assert {row["key"]: row["size"] for row in rows}["p/1.jpg"] == 1  # the listing knows better than a manifest
+    assert {row["key"]: row["size"] for row in rows}[
+        "p/1.jpg"
+    ] == 1  # the size in the listing precedes that in a manifest file
 
 
 def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("m.csv", b"name,size\nx,1\n", "no column `uri`; its columns are name, size"),
         ("m.csv", b"s3://b/1.jpg\ns3://b/2.jpg\n", "no header; insert the line `uri`"),
@@ -267,22 +269,24 @@ def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
         ("m.parquet", _parquet(uri=[1]), "No URI .*row 1"),
     ],
 )
-def test_a_wrong_manifest_file_is_told_with_the_place(name: str, content: bytes, says: str, tmp_path: Path) -> None:
+def test_an_invalid_manifest_file_is_refused_with_the_line_or_row(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
     uri = f"s3://b/{name}"
-    with pytest.raises(ConfigurationError, match=says) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         _list({uri: content}, uri, directory=tmp_path)
     assert repr(uri) in str(caught.value)
 
 
-def test_a_missing_manifest_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_manifest_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"manifest 's3://b/m\.csv' cannot be read"):
         _list(["1.jpg"], "s3://b/m.csv", directory=tmp_path)
 
 
-# The whole
+# Complete runs
 
 
-def test_captions_come_with_their_objects(tmp_path: Path) -> None:
+def test_rows_contain_the_captions_of_their_objects(tmp_path: Path) -> None:
     contents = {f"s3://b/{number:03}.jpg": b"x" for number in range(600)}
     contents["s3://b/captions.jsonl"] = b'{"key": "007.jpg", "caption": "agent"}\n{"key": "599.jpg", "tags": ["last"]}'
     with (
@@ -298,7 +302,7 @@ def test_captions_come_with_their_objects(tmp_path: Path) -> None:
     assert manifest.sources[0]["captions"] == "s3://b/captions.jsonl"
 
 
-def test_many_rows_lie_in_several_files_and_none_is_lost(tmp_path: Path) -> None:
+def test_many_rows_are_written_to_several_part_files(tmp_path: Path) -> None:
     counted: list[int] = []
     names = "\n".join(f"{number:06}.jpg" for number in range(PART_ROWS + 10_000))
     contents = {"s3://b/m.csv": f"uri\n{names}".encode()}
@@ -313,23 +317,21 @@ def test_many_rows_lie_in_several_files_and_none_is_lost(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("keys", "options", "says"),
+    ("keys", "options", "message"),
     [
         (["p2/1.jpg"], {}, "no object that could be an image"),
         (["p/1.txt"], {}, "no object that could be an image"),
         (["p/1.jpg"], {"include": ["*.png"]}, "matches --include and --exclude"),
     ],
 )
-def test_nothing_to_index_is_an_error(keys: list[str], options: Row, says: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=says):
+def test_nothing_to_index_is_an_error(keys: list[str], options: Row, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=message):
         _list(keys, "s3://b/p", directory=tmp_path, **options)
 
 
 @pytest.mark.parametrize("max_objects", [None, 100])
-def test_a_listing_that_breaks_off_is_an_error_and_not_a_shorter_manifest(
-    max_objects: int | None, tmp_path: Path
-) -> None:
-    with FaultyS3([page("1.jpg", token="t")], for_ever=error(503, "SlowDown")) as server:
+def test_an_interrupted_listing_is_an_error_and_not_a_shorter_manifest(max_objects: int | None, tmp_path: Path) -> None:
+    with FaultyS3([page("1.jpg", token="t")], then=error(503, "SlowDown")) as server:
         access = ObjectAccess(endpoint_url=server.url, anonymous=True, retry_s=0, backoff_s=0.001)
         with Objects(access) as objects, pytest.raises(ViewfinderError, match="SlowDown"):
             write_manifest(["s3://b"], tmp_path, objects, max_objects=max_objects)

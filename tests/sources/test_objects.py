@@ -1,4 +1,4 @@
-"""Objects by URI: the spelling, local files, a real S3 endpoint, and one that fails as planned."""
+"""Objects by URI: canonical URIs, local files, a real S3 endpoint, and an endpoint with planned faults."""
 
 import hashlib
 import os
@@ -27,8 +27,8 @@ ODD_KEYS = [*ODD_NAMES, "a//b", "/a", "a/", "a/../b", "./a", "a\nb", " a ", "s3:
 
 
 @pytest.fixture(autouse=True)
-def own_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of this machine's own AWS configuration, and never a question to a cloud's metadata address."""
+def no_aws_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the AWS configuration of this machine, and send no request to a metadata service."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -37,11 +37,11 @@ def own_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-# The spelling
+# Canonical URIs
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
-def test_an_s3_key_is_never_touched(key: str) -> None:
+def test_an_s3_key_is_unchanged_in_its_uri(key: str) -> None:
     uri = canonical_uri(f"s3://bucket/{key}")
     assert uri == f"s3://bucket/{key}"
     assert s3_parts(uri) == ("bucket", key)
@@ -63,20 +63,18 @@ def test_an_s3_key_is_never_touched(key: str) -> None:
         ("/", "file:///"),
     ],
 )
-def test_each_object_has_one_spelling(text: str, uri: str) -> None:
+def test_each_object_has_one_canonical_uri(text: str, uri: str) -> None:
     assert canonical_uri(text) == uri
     assert canonical_uri(uri) == uri
 
 
-def test_a_relative_path_becomes_absolute_from_where_the_user_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert canonical_uri("pictures") == file_uri(str(tmp_path / "pictures"))
+    assert canonical_uri("photos") == file_uri(str(tmp_path / "photos"))
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, os.fsdecode(b"latin-\xe9.jpg"), "a\nb"])
-def test_every_file_name_comes_back_from_its_uri(name: str) -> None:
+def test_file_names_survive_the_round_trip_through_a_uri(name: str) -> None:
     uri = file_uri(f"/data/{name}")
     assert uri.isascii()
     assert file_path(uri) == f"/data/{name}"
@@ -84,7 +82,7 @@ def test_every_file_name_comes_back_from_its_uri(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("http://x/y.jpg", "http:// is not supported"),
         ("gs://b/k", "supported are s3://"),
@@ -97,8 +95,8 @@ def test_every_file_name_comes_back_from_its_uri(name: str) -> None:
         ("a\0b", "NUL"),
     ],
 )
-def test_what_cannot_be_a_source_is_told_what_can(text: str, says: str) -> None:
-    with pytest.raises(SourceError, match=says):
+def test_an_unsupported_source_is_refused_with_what_is_supported(text: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
         canonical_uri(text)
 
 
@@ -107,7 +105,7 @@ def test_point_ids_never_change() -> None:
     assert point_id("s3://bucket/a%20b.jpg") != point_id("s3://bucket/a b.jpg")
 
 
-def test_what_travels_to_workers_is_plain_and_holds_no_credentials() -> None:
+def test_objects_sent_to_workers_can_be_pickled_and_contain_no_credentials() -> None:
     access = ObjectAccess("http://x", threads=4)
     info = ObjectInfo("s3://b/k", "b", "k", 1, "e", "")
     assert pickle.loads(pickle.dumps((access, info))) == (access, info)
@@ -117,7 +115,7 @@ def test_what_travels_to_workers_is_plain_and_holds_no_credentials() -> None:
 # Local files
 
 
-def test_a_local_file_is_read_and_its_etag_changes_with_it(tmp_path: Path) -> None:
+def test_the_etag_of_a_local_file_changes_with_its_content(tmp_path: Path) -> None:
     path = tmp_path / "a b#%.jpg"
     path.write_bytes(b"one")
     uri = file_uri(str(path))
@@ -186,7 +184,7 @@ def _unreadable(directory: Path) -> Path:
         (_unreadable, "access_denied", False),
     ],
 )
-def test_an_unusable_local_file_has_a_reason_and_never_hangs(make, reason, permanent, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_reading_an_unusable_local_file_fails_with_a_reason_and_never_blocks(make, reason, permanent, tmp_path) -> None:  # type: ignore[no-untyped-def]
     uri = file_uri(str(make(tmp_path)))
     with Objects() as objects, pytest.raises(ObjectError) as caught:
         objects.read(uri, 4)
@@ -194,7 +192,7 @@ def test_an_unusable_local_file_has_a_reason_and_never_hangs(make, reason, perma
     assert repr(uri) in caught.value.message
 
 
-def test_a_directory_is_listed_in_order_without_what_is_hidden_or_no_file(tmp_path: Path) -> None:
+def test_a_directory_is_listed_in_order_without_hidden_and_special_files(tmp_path: Path) -> None:
     for name in ["b/2.jpg", "b/1.jpg", "a.jpg", ".DS_Store", ".git/x", "b/.hidden", "c"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -208,7 +206,7 @@ def test_a_directory_is_listed_in_order_without_what_is_hidden_or_no_file(tmp_pa
     ]  # fmt: skip
 
 
-def test_linked_directories_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_linked_directories_are_followed_except_into_a_parent(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "x.jpg").touch()
     (tmp_path / "real" / "up").symlink_to(tmp_path)
@@ -222,7 +220,7 @@ def test_linked_directories_are_followed_but_not_in_circles(tmp_path: Path) -> N
     assert below == ["x.jpg"]
 
 
-def test_a_listing_that_meets_a_closed_directory_fails_as_a_whole(tmp_path: Path) -> None:
+def test_a_listing_with_an_unreadable_directory_fails(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may read everything: run the tests as another user")
     (tmp_path / "closed").mkdir(mode=0)
@@ -231,10 +229,14 @@ def test_a_listing_that_meets_a_closed_directory_fails_as_a_whole(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
-    [("imgaes", "no file or directory .*imgaes.*Near it: .*images"), ("empty", "no files under"), ("pipe", "neither")],
+    ("name", "message"),
+    [
+        ("imgaes", "no file or directory .*imgaes.*Similar names: .*images"),
+        ("empty", "no files under"),
+        ("pipe", "neither"),
+    ],
 )
-def test_check_says_what_is_wrong_with_a_local_source(name: str, says: str, tmp_path: Path) -> None:
+def test_check_says_what_is_wrong_with_a_local_source(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.jpg").touch()
     (tmp_path / "empty").mkdir()
@@ -242,7 +244,7 @@ def test_check_says_what_is_wrong_with_a_local_source(name: str, says: str, tmp_
     with Objects() as objects:
         objects.check(file_uri(str(tmp_path / "images")))
         objects.check(file_uri(str(tmp_path / "images" / "1.jpg")))
-        with pytest.raises(SourceError, match=says):
+        with pytest.raises(SourceError, match=message):
             objects.check(file_uri(str(tmp_path / name)))
 
 
@@ -269,7 +271,7 @@ def access(endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> ObjectAcces
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_keys_are_listed_read_and_found_under_the_same_uri(name: str, access: ObjectAccess) -> None:
+def test_unusual_keys_are_listed_read_and_found_under_the_same_uri(name: str, access: ObjectAccess) -> None:
     uri = f"s3://shop/{name}"
     with Objects(access) as objects:
         listed = {info.uri: info for info in objects.list("s3://shop")}[uri]
@@ -292,14 +294,14 @@ def test_odd_keys_are_listed_read_and_found_under_the_same_uri(name: str, access
         ("s3://empty", []),
     ],
 )
-def test_a_prefix_means_the_object_or_what_lies_under_it(
+def test_a_prefix_lists_the_object_itself_or_the_objects_below_it(
     source: str, keys: list[str], ordered: bool, access: ObjectAccess
 ) -> None:
     with Objects(access) as objects:
         assert sorted(info.key for info in objects.list(source, ordered=ordered)) == keys
 
 
-def test_many_threads_share_one_reader(access: ObjectAccess) -> None:
+def test_threads_share_one_instance(access: ObjectAccess) -> None:
     uris = [f"s3://shop/{name}" for name in ODD_NAMES] * 20
     with Objects(access) as objects, ThreadPoolExecutor(access.threads) as pool:
         contents = list(pool.map(lambda uri: objects.read(uri, 1000)[0].decode(), uris))
@@ -316,26 +318,26 @@ def test_a_written_object_can_be_read_back(access: ObjectAccess, endpoint: S3End
 
 
 @pytest.mark.parametrize(
-    ("source", "environment", "says"),
+    ("source", "environment", "message"),
     [
         ("s3://shpo/images", {}, r"no bucket 'shpo' at http://127.*Existing buckets: 'shop'"),
-        ("s3://shop/imagse", {}, r"nothing at or under 's3://shop/imagse'.*Near it: .*'s3://shop/images/'"),
-        ("s3://shop/image", {}, r"Near it: .*'s3://shop/images/'"),
+        ("s3://shop/imagse", {}, r"nothing at or under 's3://shop/imagse'.*Similar names: .*'s3://shop/images/'"),
+        ("s3://shop/image", {}, r"Similar names: .*'s3://shop/images/'"),
         ("s3://empty", {}, "bucket 'empty' .* is empty"),
         ("s3://Not_A_Bucket!/x", {}, "not a valid bucket name"),
         ("s3://shop", {"AWS_ACCESS_KEY_ID": "AKIAWRONG"}, "does not know the access key"),
         ("s3://shop", {"AWS_SECRET_ACCESS_KEY": "sesame-wrong"}, "secret key does not match the access key"),
         ("s3://shop", {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "No credentials.*S3_ANONYMOUS=1"),
-        ("s3://shop", {"AWS_PROFILE": "nobody"}, r"profile \(nobody\).*Check AWS_PROFILE"),
+        ("s3://shop", {"AWS_PROFILE": "missing"}, r"profile \(missing\).*Check AWS_PROFILE"),
     ],
 )
 def test_check_says_what_is_wrong_with_an_s3_source(
-    source: str, environment: dict[str, str], says: str, access: ObjectAccess, monkeypatch: pytest.MonkeyPatch
+    source: str, environment: dict[str, str], message: str, access: ObjectAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with Objects(access) as objects, pytest.raises(SourceError, match=says) as caught:
+    with Objects(access) as objects, pytest.raises(SourceError, match=message) as caught:
         objects.check(source)
     assert secret not in str(caught.value)
     assert "sesame" not in str(caught.value)
@@ -343,12 +345,12 @@ def test_check_says_what_is_wrong_with_an_s3_source(
 
 
 @pytest.mark.parametrize("source", ["s3://shop", "s3://shop/images", "s3://shop/images/1.jpg"])
-def test_check_passes_what_can_be_listed(source: str, access: ObjectAccess) -> None:
+def test_check_accepts_sources_that_can_be_listed(source: str, access: ObjectAccess) -> None:
     with Objects(access) as objects:
         objects.check(source)
 
 
-def test_check_says_that_nobody_listens() -> None:
+def test_check_reports_an_unreachable_endpoint() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://user:sesame@127.0.0.1:{unused.getsockname()[1]}"
@@ -360,14 +362,14 @@ def test_check_says_that_nobody_listens() -> None:
     assert "sesame" not in str(caught.value)
 
 
-# One that fails as planned
+# An endpoint with planned faults
 
 
 def _access(server: FaultyS3, **values: float) -> ObjectAccess:
     return ObjectAccess(endpoint_url=server.url, anonymous=True, backoff_s=0.001, **values)  # type: ignore[arg-type]
 
 
-PASSING = {
+TRANSIENT = {
     "slow down": error(503, "SlowDown"),
     "too many requests": error(429, "TooManyRequests"),
     "internal error": error(500, "InternalError"),
@@ -381,17 +383,17 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_passing_failure_is_tried_again(fault: Answer) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT)
+def test_transient_failures_are_retried(fault: Answer) -> None:
     with FaultyS3([fault, fault]) as server, Objects(_access(server, read_timeout_s=0.3)) as objects:
         assert objects.read("s3://b/k", 10_000) == (CONTENT, ETAG)
     assert server.paths == ["/b/k"] * 3
 
 
 @pytest.mark.parametrize("fault", [error(503, "SlowDown"), faulty.cut_body, faulty.hang])
-def test_a_second_attempt_is_made_even_past_the_deadline_and_no_third(fault: Answer) -> None:
+def test_a_second_attempt_is_made_even_past_the_deadline_but_no_third(fault: Answer) -> None:
     with (
-        FaultyS3(for_ever=fault) as server,
+        FaultyS3(then=fault) as server,
         Objects(_access(server, retry_s=0, read_timeout_s=0.3)) as objects,
         pytest.raises(ObjectError, match="after 2 attempts") as caught,
     ):
@@ -401,9 +403,9 @@ def test_a_second_attempt_is_made_even_past_the_deadline_and_no_third(fault: Ans
     assert len(server.paths) == 2
 
 
-def test_a_body_that_comes_too_slowly_is_given_up_and_says_so() -> None:
+def test_a_body_that_arrives_too_slowly_is_a_failure() -> None:
     with (
-        FaultyS3(for_ever=faulty.drip) as server,
+        FaultyS3(then=faulty.drip) as server,
         Objects(_access(server, retry_s=0, read_timeout_s=0.3)) as objects,
         pytest.raises(ObjectError, match=r"after 2 attempts: .* bytes in 0\.\d s, less than 1,024 a second") as caught,
     ):
@@ -421,7 +423,7 @@ def test_a_body_that_comes_too_slowly_is_given_up_and_says_so() -> None:
         (error(400, "InvalidArgument"), "refused"),
     ],
 )
-def test_a_final_failure_is_named_and_not_tried_again(fault: Answer, reason: str) -> None:
+def test_permanent_failures_have_a_reason_and_are_not_retried(fault: Answer, reason: str) -> None:
     with (
         FaultyS3([fault]) as server,
         Objects(_access(server)) as objects,
@@ -432,16 +434,16 @@ def test_a_final_failure_is_named_and_not_tried_again(fault: Answer, reason: str
     assert len(server.paths) == 1
 
 
-@pytest.mark.parametrize("answer", [faulty.content, faulty.without_length], ids=["length told", "length not told"])
-def test_reading_stops_at_the_limit_and_not_before(answer: Answer) -> None:
-    with FaultyS3(for_ever=answer) as server, Objects(_access(server)) as objects:
+@pytest.mark.parametrize("answer", [faulty.content, faulty.without_length], ids=["with length", "without length"])
+def test_objects_up_to_the_limit_are_read_and_larger_ones_refused(answer: Answer) -> None:
+    with FaultyS3(then=answer) as server, Objects(_access(server)) as objects:
         assert objects.read("s3://b/k", len(CONTENT))[0] == CONTENT
         with pytest.raises(ObjectError, match="more than 999") as caught:
             objects.read("s3://b/k", len(CONTENT) - 1)
     assert (caught.value.reason, caught.value.permanent) == ("too_many_bytes", True)
 
 
-def test_an_object_that_changed_since_it_was_listed_is_told() -> None:
+def test_an_object_that_changed_since_the_listing_is_reported() -> None:
     with FaultyS3() as server, Objects(_access(server)) as objects:
         assert objects.read("s3://b/k", 10_000, ETAG)[0] == CONTENT
         with pytest.raises(ObjectError) as caught:
@@ -450,7 +452,7 @@ def test_an_object_that_changed_since_it_was_listed_is_told() -> None:
 
 
 @pytest.mark.parametrize("fault", [error(503, "SlowDown"), faulty.cut_body], ids=["slow down", "cut body"])
-def test_a_table_is_fetched_again_after_a_passing_failure(fault: Answer) -> None:
+def test_open_fetches_again_after_a_transient_failure(fault: Answer) -> None:
     head = faulty.content
     with (
         FaultyS3([head, fault]) as server,
@@ -460,7 +462,7 @@ def test_a_table_is_fetched_again_after_a_passing_failure(fault: Answer) -> None
         assert file.read() == CONTENT
 
 
-def test_a_listing_goes_on_after_a_passing_failure_and_leaves_out_markers() -> None:
+def test_a_listing_continues_after_a_transient_failure_and_skips_directory_markers() -> None:
     plan = [error(404, "NotFound"), page("p/", "p/1", token="t"), error(503, "SlowDown"), page("p/2", "p/d/")]
     with FaultyS3(plan) as server, Objects(_access(server)) as objects:
         found = list(objects.list("s3://b/p"))
@@ -474,12 +476,12 @@ def test_a_listing_goes_on_after_a_passing_failure_and_leaves_out_markers() -> N
     [
         (error(503, "SlowDown"), ViewfinderError),
         (error(403, "AccessDenied"), SourceError),
-        (page("2", truncated=True), ViewfinderError),  # more, but no word how to get it
+        (page("2", truncated=True), ViewfinderError),  # truncated, but without a continuation token
     ],
 )
-def test_a_listing_is_whole_or_fails(fault: Answer, kind: type[ViewfinderError], ordered: bool) -> None:
+def test_a_listing_is_complete_or_fails(fault: Answer, kind: type[ViewfinderError], ordered: bool) -> None:
     with (
-        FaultyS3([page("1", token="t")], for_ever=fault) as server,
+        FaultyS3([page("1", token="t")], then=fault) as server,
         Objects(_access(server, retry_s=0)) as objects,
         pytest.raises(ViewfinderError) as caught,
     ):
@@ -488,7 +490,7 @@ def test_a_listing_is_whole_or_fails(fault: Answer, kind: type[ViewfinderError],
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [
         (error(403, "AccessDenied"), "is not public"),
         (error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-3"), "AWS_DEFAULT_REGION=eu-west-3"),
@@ -500,11 +502,11 @@ def test_a_listing_is_whole_or_fails(fault: Answer, kind: type[ViewfinderError],
         (page("p/"), "is empty"),
     ],
 )
-def test_check_tells_apart_what_an_endpoint_may_answer(fault: Answer, says: str) -> None:
+def test_check_explains_each_answer_of_an_endpoint(fault: Answer, message: str) -> None:
     with (
-        FaultyS3(for_ever=fault) as server,
+        FaultyS3(then=fault) as server,
         Objects(_access(server)) as objects,
-        pytest.raises(SourceError, match=says),
+        pytest.raises(SourceError, match=message),
     ):
         objects.check("s3://bucket")
 
@@ -512,7 +514,7 @@ def test_check_tells_apart_what_an_endpoint_may_answer(fault: Answer, says: str)
 # In memory
 
 
-def test_given_backends_take_the_place_of_the_real_ones() -> None:
+def test_given_backends_replace_the_real_ones() -> None:
     memory = MemoryObjects({"s3://b/p": b"1", "s3://b/p/2": b"22", "s3://b/p/": b"", "s3://b/p2": b""})
     with Objects(s3=memory) as objects:
         assert [info.key for info in objects.list("s3://b/p")] == ["p", "p/2"]

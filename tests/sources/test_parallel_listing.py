@@ -1,4 +1,4 @@
-"""Parallel listing: every key once whatever the shape of the tree, and no silent end."""
+"""Parallel listing: every key once for any tree, and an error if a request fails."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ PAGE = 5
 
 
 class Tree:
-    """An endpoint that answers `PAGE` entries a request, in order of keys."""
+    """An endpoint with `PAGE` entries per response, in the order of the keys."""
 
     def __init__(self, keys: list[str], *, fails_after: int | None = None, in_order: bool = True) -> None:
         self.keys = sorted(keys, reverse=not in_order)
@@ -64,7 +64,7 @@ TREES = {
     "objects, then directories": [f"a{i:02}" for i in range(17)] + [f"b{i:02}/x" for i in range(17)],
     "directories, then objects": [f"a{i:02}/x" for i in range(17)] + [f"b{i:02}" for i in range(17)],
     "mixed": [f"{i:02}" + ("/x" if i % 7 == 0 else "") for i in range(80)],
-    "a name that is object and directory": [f"{i:02}" for i in range(20)] + [f"{i:02}/x" for i in range(20)],
+    "a name that is an object and a directory": [f"{i:02}" for i in range(20)] + [f"{i:02}/x" for i in range(20)],
 } | {f"random {seed}": sorted(set(_random(seed))) for seed in range(6)}
 
 
@@ -81,32 +81,34 @@ def test_only_keys_under_the_prefix_are_found() -> None:
     assert len(found) == len(set(found)) == 40
 
 
-def test_small_directories_do_not_cost_a_request_each() -> None:
+def test_many_small_directories_share_requests() -> None:
     tree = Tree([f"d{number:04}/x" for number in range(1000)])
     assert sum(len(objects) for objects in list_parallel(tree, "", threads=4)) == 1000
-    assert tree.requests < 800  # 200 pages of the level, 200 full ones below it, and what the ranges' ends waste
+    assert (
+        tree.requests < 800
+    )  # 200 pages of the level, 200 full pages below it, and discarded keys at the ends of ranges
 
 
-def test_a_flat_prefix_costs_no_more_than_its_pages() -> None:
+def test_a_flat_prefix_costs_one_request_more_than_its_pages() -> None:
     tree = Tree(TREES["flat"])
     assert sum(len(objects) for objects in list_parallel(tree, "", threads=4)) == 63
-    assert tree.requests == 1 + 13  # the look at its size, then 13 pages
+    assert tree.requests == 1 + 13  # one request to find its size, then 13 pages
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 20])
-def test_a_failure_of_any_request_fails_the_whole(after: int) -> None:
+def test_a_failure_of_any_request_fails_the_listing(after: int) -> None:
     tree = Tree(TREES["many small directories"], fails_after=after)
     with pytest.raises(ViewfinderError, match="planned"):
         list(list_parallel(tree, "", threads=4))
 
 
-def test_an_endpoint_without_order_is_refused_instead_of_losing_keys() -> None:
+def test_an_endpoint_that_does_not_sort_keys_is_refused() -> None:
     tree = Tree(TREES["many small directories"], in_order=False)
     with pytest.raises(ViewfinderError, match=r"in order.*FETCH_THREADS=1"):
         list(list_parallel(tree, "", threads=4))
 
 
-def test_a_reader_that_leaves_early_leaves_no_thread_behind() -> None:
+def test_ending_the_iteration_early_ends_all_threads() -> None:
     before = threading.active_count()
     objects = list_parallel(Tree(TREES["one large among many small"]), "", threads=4)
     next(objects)

@@ -1,4 +1,4 @@
-"""The stores that must behave alike: a directory, the actor that holds one, a loopback server, a real server."""
+"""The stores with the same contract: a directory, the actor that holds one, a loopback server, a real server."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ OPENAPI = os.environ.get("QDRANT_OPENAPI")
 
 @pytest.fixture(scope="session")
 def ray_cluster(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreAddress]:
-    """An embedded store held in the session's Ray."""
+    """The address of an embedded store whose holder is an actor of the session's Ray."""
     address = StoreAddress(data_dir=tmp_path_factory.mktemp("held"), retry_s=30)
     with start_ray(address):
         yield address
@@ -60,7 +60,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def index(store: Store) -> Iterator[str]:
-    """An index name of the test's own, and nothing of it left afterwards where the store outlives the test."""
+    """A unique index name; its collections are dropped after the test, because some stores outlive it."""
     name = f"t{uuid4().hex[:10]}"
     yield name
     for each in store.connection.call("get_collections").collections:

@@ -1,4 +1,4 @@
-"""The embedded store opened without Ray: one holder at a time, and nothing lost."""
+"""The embedded store without Ray: one holder at a time, no data lost."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
-# Writes 40 points, names itself, and waits for its end.
+# Writes 40 points, prints "written", and waits until its input is closed.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -57,7 +57,7 @@ def write(store: Store, first: int, count: int) -> None:
 
 @contextmanager
 def program(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another program that holds the directory and has written 40 points."""
+    """Start another program that holds the directory and has written 40 points."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(data_dir)],
         cwd=ROOT,
@@ -73,7 +73,7 @@ def program(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_another_program_is_refused_and_told_who_holds_the_store(tmp_path: Path) -> None:
+def test_a_second_program_is_refused_with_the_holder_in_the_message(tmp_path: Path) -> None:
     with program(tmp_path) as holder:
         with pytest.raises(StoreBusyError) as caught, opened(tmp_path):
             pass
@@ -88,7 +88,7 @@ def test_another_program_is_refused_and_told_who_holds_the_store(tmp_path: Path)
         assert caught.value.exit_status == 1
 
 
-def test_a_killed_program_leaves_the_store_free_and_whole(tmp_path: Path) -> None:
+def test_a_killed_holder_leaves_the_store_unlocked_and_complete(tmp_path: Path) -> None:
     with program(tmp_path) as holder:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -102,7 +102,7 @@ def test_a_killed_program_leaves_the_store_free_and_whole(tmp_path: Path) -> Non
         } == {"e"}
 
 
-def test_whoever_waits_gets_the_store_when_its_holder_ends(tmp_path: Path) -> None:
+def test_a_waiting_program_gets_the_store_when_the_holder_closes_it(tmp_path: Path) -> None:
     first = open_directory(tmp_path)
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(open_directory, tmp_path, wait_s=60)
@@ -125,7 +125,7 @@ def test_holder_json_names_this_process_while_it_holds_the_store(tmp_path: Path)
     "content",
     ["", "[1]", '{"pid": 1}', '{"pid": 999999999, "host": "h", "since": "", "code": "", "ray_address": null}'],
 )
-def test_a_stale_or_damaged_holder_json_stops_nobody(tmp_path: Path, content: str) -> None:
+def test_a_stale_or_damaged_holder_json_does_not_prevent_opening(tmp_path: Path, content: str) -> None:
     directory = store_directory(tmp_path)
     directory.mkdir()
     (directory / "holder.json").write_text(content)
@@ -133,7 +133,7 @@ def test_a_stale_or_damaged_holder_json_stops_nobody(tmp_path: Path, content: st
         assert store.collections.live("images") is None
 
 
-def test_a_foreign_program_on_the_directory_is_told_from_ours(tmp_path: Path) -> None:
+def test_a_directory_in_use_by_another_kind_of_program_is_refused(tmp_path: Path) -> None:
     foreign = QdrantLocal(str(store_directory(tmp_path)))
     with pytest.raises(StoreBusyError, match="other than viewfinder"), opened(tmp_path):
         pass
@@ -142,13 +142,13 @@ def test_a_foreign_program_on_the_directory_is_told_from_ours(tmp_path: Path) ->
         assert store.collections.live("images") is None
 
 
-def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/qdrant.*VIEWFINDER_DATA_DIR"), opened(tmp_path / "file"):
         pass
 
 
-def test_threads_take_turns_and_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writes_and_searches_lose_no_points(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         made = collection(store)
         with ThreadPoolExecutor(8) as pool:
@@ -160,8 +160,8 @@ def test_threads_take_turns_and_lose_nothing(tmp_path: Path) -> None:
         assert store.points.count(collection(store)) == 320
 
 
-def test_captions_are_ranked_by_words_after_reopening(tmp_path: Path) -> None:
-    """The word index is the one index that local mode needs; it must survive."""
+def test_the_caption_index_survives_reopening(tmp_path: Path) -> None:
+    """Local mode needs no payload index but this one."""
     with opened(tmp_path) as store:
         batch = PointBatch(
             [str(uuid5(NAMESPACE_URL, "0"))], [{"caption": "a red car"}], image=np.ones((1, 2), np.float32)
@@ -176,8 +176,8 @@ def test_captions_are_ranked_by_words_after_reopening(tmp_path: Path) -> None:
         assert len(answer.points) == 1
 
 
-def test_sqlite_writes_ahead(tmp_path: Path) -> None:
-    """Without it each point is synced on its own: 900 points/s instead of 6,600."""
+def test_sqlite_uses_a_write_ahead_log(tmp_path: Path) -> None:
+    """Without the write-ahead log each point is synced alone: 900 points/s instead of 6,600."""
     with opened(tmp_path) as store:
         name = collection(store).name
         write(store, 0, 1)
@@ -186,9 +186,7 @@ def test_sqlite_writes_ahead(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_past_its_size_the_store_says_once_how_to_start_a_server(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_large_store_warns_once_how_to_start_a_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with opened(tmp_path) as store, caplog.at_level(logging.WARNING):
         write(store, 0, COMFORTABLE_POINTS)
         assert caplog.messages == []

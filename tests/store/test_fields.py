@@ -1,4 +1,4 @@
-"""Which fields a captions file has, and of what kinds."""
+"""Fields of captions files and their kinds."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_a_value_has_a_kind(value: object, kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}, [[1]], [{"a": 1}]])
-def test_a_value_that_nothing_can_be_compared_with_makes_no_field(value: object) -> None:
+def test_a_value_that_cannot_be_filtered_by_makes_no_field(value: object) -> None:
     assert kinds({"field": value}) == {}
 
 
@@ -56,12 +56,12 @@ def test_a_value_that_nothing_can_be_compared_with_makes_no_field(value: object)
         ((1, "x" * 200), "text"),
     ],
 )
-def test_values_of_several_kinds_have_the_one_that_holds_them(values: tuple[object, ...], kind: str) -> None:
+def test_mixed_values_get_the_kind_that_fits_all(values: tuple[object, ...], kind: str) -> None:
     assert kinds(*({"field": value} for value in values)) == {"meta.field": kind}
     assert kinds(*({"field": value} for value in reversed(values))) == {"meta.field": kind}
 
 
-def test_what_lies_deeper_is_named_by_its_path() -> None:
+def test_nested_fields_are_named_by_their_path() -> None:
     assert kinds({"camera": {"iso": 100, "lens": {"name": "50 mm"}}}) == {
         "meta.camera.iso": "integer",
         "meta.camera.lens.name": "keyword",
@@ -69,7 +69,7 @@ def test_what_lies_deeper_is_named_by_its_path() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a.b", 'a"b', "a[0]", "a\nb", "x" * 101])
-def test_a_name_that_no_filter_could_spell_is_left_out(name: str) -> None:
+def test_names_that_filters_cannot_contain_are_left_out(name: str) -> None:
     assert set(kinds({name: 1, "good": 1})) <= {"meta.good", "meta.a.b"}
 
 
@@ -80,7 +80,7 @@ def test_every_field_can_be_filtered_by() -> None:
         parse_filter({name: {"eq": 1}}, fields)
 
 
-def test_the_known_come_first_and_the_rarest_are_left_out() -> None:
+def test_known_fields_come_first_and_the_rarest_are_left_out() -> None:
     fields = Fields()
     for number in range(MAX_FIELDS + 10):
         for _ in range(1 + (number >= 20)):
@@ -91,7 +91,7 @@ def test_the_known_come_first_and_the_rarest_are_left_out() -> None:
     assert "meta.field019" not in merged
 
 
-def test_a_kind_only_widens() -> None:
+def test_a_kind_only_becomes_wider() -> None:
     fields = Fields()
     fields.add({"a": 1, "b": "x"})
     assert fields.merged({"meta.a": "float", "meta.b": "text", "meta.c": "bool"}) == {

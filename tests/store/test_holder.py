@@ -1,4 +1,4 @@
-"""The actor that holds the embedded store, and what programs make of each other through it."""
+"""The actor that holds the embedded store for several programs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 
-# Joins or starts a Ray, writes points, tells what it found, and ends cleanly when its input does.
+# Joins or starts a Ray, writes points, prints the counts, and exits cleanly when its input is closed.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -41,7 +41,7 @@ with start_ray(address, num_cpus=2, include_dashboard=False) as session, connect
 
 
 def write(store: Store, word: str) -> None:
-    """Forty points named by a word: more than the holder takes in one call."""
+    """Write 40 points with ids made of `word`: more than the holder takes in one call."""
     ids = [str(uuid5(NAMESPACE_URL, f"{word}/{row}")) for row in range(40)]
     made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     store.points.upsert(made, PointBatch(ids, [{"etag": word}] * 40, image=np.ones((40, 2), np.float32)), wait=True)
@@ -54,7 +54,7 @@ def points_of(store: Store) -> int:
 
 @contextmanager
 def program(data_dir: Path, word: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """Another program in its own process group, with what it said."""
+    """Start another program in its own process group; yield it and its output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(data_dir), word],
@@ -76,10 +76,10 @@ def program(data_dir: Path, word: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A program that has started its own Ray on a fresh directory and goes on."""
+    """A running program that has started its own Ray on an empty directory."""
     data_dir = tmp_path_factory.mktemp("shared")
-    with program(data_dir, "first") as (_, said):
-        yield data_dir, said
+    with program(data_dir, "first") as (_, output):
+        yield data_dir, output
 
 
 @pytest.mark.full
@@ -88,7 +88,7 @@ def test_the_first_program_starts_its_own_ray(first: tuple[Path, dict[str, Any]]
 
 
 @pytest.mark.full
-def test_holder_json_says_where_the_ray_of_the_holder_is(first: tuple[Path, dict[str, Any]]) -> None:
+def test_holder_json_contains_the_address_of_the_holders_ray(first: tuple[Path, dict[str, Any]]) -> None:
     holder = Holder.read(store_directory(first[0]))
     assert holder is not None
     assert holder.ray_address is not None
@@ -96,17 +96,17 @@ def test_holder_json_says_where_the_ray_of_the_holder_is(first: tuple[Path, dict
     assert holder.code == code_version()
 
 
-def test_a_second_program_joins_the_first_and_leaves_it_alone(first: tuple[Path, dict[str, Any]]) -> None:
+def test_a_second_program_joins_the_ray_of_the_first(first: tuple[Path, dict[str, Any]]) -> None:
     before = Holder.read(store_directory(first[0]))
-    with program(first[0], "second") as (_, said):
-        assert said["owned"] is False
-        assert said["before"] >= 40
-        assert said["after"] == 80
+    with program(first[0], "second") as (_, output):
+        assert output["owned"] is False
+        assert output["before"] >= 40
+        assert output["after"] == 80
     assert Holder.read(store_directory(first[0])) == before
 
 
 @pytest.mark.full
-def test_a_program_without_ray_is_refused_and_told_of_the_ray(first: tuple[Path, dict[str, Any]]) -> None:
+def test_a_program_without_ray_is_refused_with_the_address_of_the_ray(first: tuple[Path, dict[str, Any]]) -> None:
     holder = Holder.read(store_directory(first[0]))
     assert holder is not None
     with pytest.raises(StoreBusyError, match=f"process {holder.pid} on .* in the Ray at {holder.ray_address}"):
@@ -114,7 +114,7 @@ def test_a_program_without_ray_is_refused_and_told_of_the_ray(first: tuple[Path,
 
 
 @pytest.mark.chaos("Ray", "the embedded store's holder and its Ray are killed")
-def test_points_survive_the_sudden_death_of_everything(tmp_path: Path) -> None:
+def test_points_survive_killing_the_holder_and_its_ray(tmp_path: Path) -> None:
     with program(tmp_path, "doomed") as (process, _):
         holder = Holder.read(store_directory(tmp_path))
         assert holder is not None
@@ -129,7 +129,7 @@ def test_points_survive_the_sudden_death_of_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> None:
+def test_workers_connect_to_the_store_by_its_address(ray_cluster: StoreAddress) -> None:
     import ray
 
     @ray.remote(num_cpus=0.1)
@@ -149,7 +149,7 @@ def test_workers_reach_the_store_by_its_address(ray_cluster: StoreAddress) -> No
 
 @pytest.mark.full
 @pytest.mark.chaos("Ray", "the embedded store's holder dies under the store in use")
-def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: StoreAddress) -> None:
+def test_a_store_in_use_restarts_a_killed_holder(ray_cluster: StoreAddress) -> None:
     index = f"d{uuid4().hex[:8]}"
     with connect(ray_cluster) as store:
         made = store.collections.open(index, ModelIdentity("m", "f00d", 2))
@@ -164,7 +164,7 @@ def test_a_holder_that_died_is_made_anew_under_the_store_in_use(ray_cluster: Sto
 
 
 @pytest.mark.full
-def test_leaving_ones_own_ray_closes_the_store(ray_cluster: StoreAddress, tmp_path: Path) -> None:
+def test_releasing_an_owned_ray_closes_the_store(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     address = StoreAddress(tmp_path, retry_s=20)
     start_ray(address)
     with connect(address) as store:
@@ -176,7 +176,7 @@ def test_leaving_ones_own_ray_closes_the_store(ray_cluster: StoreAddress, tmp_pa
 
 
 class OldHolder:
-    """A holder as other code would have made it: the same three methods."""
+    """A holder of another version of the code, with the same three methods."""
 
     def __init__(self, data_dir: str) -> None:
         self._directory = store_directory(Path(data_dir))
@@ -194,7 +194,7 @@ class OldHolder:
 
 
 @pytest.mark.full
-def test_a_holder_made_by_other_code_is_closed_and_replaced(ray_cluster: StoreAddress, tmp_path: Path) -> None:
+def test_a_holder_of_another_version_is_closed_and_replaced(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     import ray
 
     address = StoreAddress(tmp_path, retry_s=20)
@@ -210,15 +210,15 @@ def test_a_holder_made_by_other_code_is_closed_and_replaced(ray_cluster: StoreAd
     assert now.code == code_version()
 
 
-def test_a_directory_held_without_ray_is_reported_as_it_is(ray_cluster: StoreAddress, tmp_path: Path) -> None:
-    """The actor waits for the lock in vain; its error must arrive as ours, not as Ray's."""
+def test_a_directory_held_without_ray_raises_store_busy_error(ray_cluster: StoreAddress, tmp_path: Path) -> None:
+    """The actor cannot get the lock; its error must arrive unchanged, not as one of Ray's."""
     client = open_directory(tmp_path)
     with pytest.raises(StoreBusyError, match=f"process {os.getpid()}.*without Ray"):
         start_ray(StoreAddress(tmp_path), lock_wait_s=0.2)
     client.close()
 
 
-def test_a_process_outside_ray_is_told_so(tmp_path: Path) -> None:
+def test_a_process_that_has_not_joined_ray_gets_a_clear_error(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from viewfinder.store.embedded import HolderClient\n"
         "try: HolderClient(Path(sys.argv[1])).call('info')\n"

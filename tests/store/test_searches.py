@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.store.test_store import AXES, DIMENSION, ids, opened, pictures
+from tests.store.test_store import AXES, DIMENSION, ids, image_points, opened
 from viewfinder.errors import CollectionMissingError, FilterError, StoreError
 from viewfinder.store import Collection, Group, PointBatch, Search, Store, StoreAddress
 from viewfinder.store.directory import open_directory
@@ -24,9 +24,9 @@ def vector(*numbers: float) -> npt.NDArray[np.float32]:
 
 
 def captioned(store: Store, index: str) -> Collection:
-    """Five pictures, the last without a caption."""
+    """Write five images, the last without a caption."""
     made = opened(store, index)
-    batch = pictures(
+    batch = image_points(
         5,
         caption=CAPTIONS,
         tags=[["car", "street"], ["street"], ["car"], [], ["bird"]],
@@ -39,7 +39,7 @@ def captioned(store: Store, index: str) -> Collection:
 
 
 def wire(store: Store) -> list[tuple[str, dict[str, Any]]]:
-    """The calls that a store makes from now on."""
+    """Return a list of the calls that the store makes from now on."""
     calls: list[tuple[str, dict[str, Any]]] = []
 
     class Recorder:
@@ -61,7 +61,7 @@ def wire(store: Store) -> list[tuple[str, dict[str, Any]]]:
 # -- Many in one request --------------------------------------------------------------------------------------------
 
 
-def test_searches_of_every_kind_are_answered_in_one_request(store: Store, index: str) -> None:
+def test_searches_of_every_kind_take_one_request(store: Store, index: str) -> None:
     made = captioned(store, index)
     keys = ids(5)
     searches = [
@@ -70,7 +70,7 @@ def test_searches_of_every_kind_are_answered_in_one_request(store: Store, index:
         Search(vector(1, 0.9, 0.8, 0), diversity=0.5, limit=2),
         Search(AXES[0], filter={"format": {"eq": "png"}}, with_payload=False),
     ]
-    store.search.many(made, [Search(words="birds")])  # the version of a server is asked for once
+    store.search.many(made, [Search(words="birds")])  # the version of a server is requested once
     calls = wire(store)
     found = store.search.many(made, searches)
     assert [method for method, _ in calls] == ["query_batch_points"]
@@ -81,7 +81,7 @@ def test_searches_of_every_kind_are_answered_in_one_request(store: Store, index:
     assert found[1][0].payload["caption"] == "two birds"
 
 
-def test_nothing_is_asked_where_nothing_can_be_found(store: Store, index: str) -> None:
+def test_searches_that_cannot_match_send_no_request(store: Store, index: str) -> None:
     made = captioned(store, index)
     calls = wire(store)
     searches = [Search(AXES[0], only=[]), Search(words=" -- \udc80\x00 "), Search(AXES[0], only=["../../etc/passwd"])]
@@ -91,14 +91,14 @@ def test_nothing_is_asked_where_nothing_can_be_found(store: Store, index: str) -
     assert calls == []
 
 
-def test_a_filter_that_cannot_be_understood_is_told_even_where_nothing_can_be_found(store: Store, index: str) -> None:
+def test_an_invalid_filter_is_refused_even_if_the_search_cannot_match(store: Store, index: str) -> None:
     made = opened(store, index)
     for search in (Search(words="--", filter={"colour": {"eq": 1}}), Search(AXES[0], only=[], filter={"or": []})):
         with pytest.raises(FilterError):
             store.search.many(made, [search])
 
 
-def test_equal_scores_come_by_id(store: Store, index: str) -> None:
+def test_equal_scores_are_sorted_by_id(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(40)
     store.points.upsert(made, PointBatch(keys, [{}] * 40, image=np.tile(AXES[0], (40, 1))), wait=True)
@@ -120,12 +120,12 @@ def test_equal_scores_come_by_id(store: Store, index: str) -> None:
     ],
     ids=str,
 )
-def test_a_search_whose_parts_do_not_fit_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_search_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"search|limit|diversity"):
         Search(**wrong)
 
 
-def test_only_and_exclude_narrow_a_search_and_scores_stay_exact(store: Store, index: str) -> None:
+def test_only_and_exclude_restrict_a_search_and_scores_stay_exact(store: Store, index: str) -> None:
     made = opened(store, index)
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(30, DIMENSION)).astype(np.float32)
@@ -149,7 +149,7 @@ def test_only_and_exclude_narrow_a_search_and_scores_stay_exact(store: Store, in
     assert len(everything) == 30
 
 
-def test_scores_of_given_points_are_asked_for_without_approximation(tmp_path: Path) -> None:
+def test_a_search_over_given_ids_is_exact(tmp_path: Path) -> None:
     with QdrantDouble() as double:
         address = StoreAddress(tmp_path, url=double.url)
         with Store(ServerClient(address), address) as store:
@@ -168,16 +168,16 @@ def test_words_rank_captions_by_bm25(store: Store, index: str) -> None:
     red, car, nothing = store.search.many(
         made, [Search(words="RED"), Search(words="car, bicycle"), Search(words="zebra")]
     )
-    # The second has the word twice, in one word more; of the cars the shorter caption wins.
+    # The second caption has the word twice and is one word longer; of the cars the shorter caption is first.
     assert [hit.id for hit in red] == [keys[1], keys[0]]
     assert [hit.id for hit in car] == [keys[0], keys[2]]
     assert nothing == []
-    # BM25 with k1 1.2, b 0.75: four captions of 3, 4, 9 and 2 words, two of which have the word.
+    # BM25 with k1 1.2, b 0.75: four captions of 3, 4, 9 and 2 words, two of which contain the word.
     idf, norm = np.log((4 - 2 + 0.5) / (2 + 0.5) + 1), 1.2 * (1 - 0.75 + 0.75 * 3 / 4.5)
     assert car[0].score == pytest.approx(idf * 2.2 / (1 + norm), abs=1e-5)
 
 
-def test_words_take_filters_thresholds_offsets_and_ids(store: Store, index: str) -> None:
+def test_searches_by_words_take_filters_thresholds_offsets_and_ids(store: Store, index: str) -> None:
     made = captioned(store, index)
     keys = ids(5)
     best = store.search.many(made, [Search(words="red")])[0][0].score
@@ -194,12 +194,12 @@ def test_words_take_filters_thresholds_offsets_and_ids(store: Store, index: str)
     assert [[hit.id for hit in hits] for hits in (above, narrowed)] == [[keys[1]], [keys[1]]]
 
 
-def test_broken_unicode_around_words_does_no_harm(store: Store, index: str) -> None:
+def test_invalid_unicode_around_words_is_ignored(store: Store, index: str) -> None:
     made = captioned(store, index)
     assert [hit.id for hit in store.search.many(made, [Search(words="\ud800birds\x00")])[0]] == ids(5)[3:4]
 
 
-def test_an_older_server_is_named_where_words_are_asked_of_it(tmp_path: Path) -> None:
+def test_a_search_by_words_on_an_old_server_is_refused_with_its_version(tmp_path: Path) -> None:
     with QdrantDouble(version="1.19.3") as double:
         address = StoreAddress(tmp_path, url=double.url)
         with Store(ServerClient(address), address) as store:
@@ -217,7 +217,7 @@ def test_an_older_server_is_named_where_words_are_asked_of_it(tmp_path: Path) ->
 
 
 def crowded(store: Store, index: str) -> tuple[Collection, npt.NDArray[np.float32]]:
-    """A crowd of 60 near-duplicates nearest to the first axis, and single points farther away."""
+    """Write 60 near-duplicates nearest to the first axis, and three single points farther away."""
     made = opened(store, index)
     rng = np.random.default_rng(2)
     crowd = vector(1, 0.1, 0, 0) + rng.normal(scale=1e-3, size=(60, DIMENSION)).astype(np.float32)
@@ -227,7 +227,7 @@ def crowded(store: Store, index: str) -> tuple[Collection, npt.NDArray[np.float3
     return made, vectors
 
 
-def test_diversity_reaches_past_near_duplicates_and_keeps_the_cosine(store: Store, index: str) -> None:
+def test_diversity_finds_more_than_near_duplicates_and_keeps_the_cosine(store: Store, index: str) -> None:
     made, vectors = crowded(store, index)
     plain, diverse = store.search.many(made, [Search(AXES[0], limit=4), Search(AXES[0], limit=4, diversity=0.5)])
     assert {hit.id for hit in plain} <= set(ids(60))
@@ -237,7 +237,7 @@ def test_diversity_reaches_past_near_duplicates_and_keeps_the_cosine(store: Stor
     assert [hit.score for hit in diverse] == pytest.approx([cosines[hit.id] for hit in diverse], abs=1e-5)
 
 
-def test_hits_of_a_diverse_search_come_in_the_order_of_choice_page_by_page(store: Store, index: str) -> None:
+def test_pages_of_a_diverse_search_follow_the_order_of_selection(store: Store, index: str) -> None:
     made, _ = crowded(store, index)
     whole, first, second = store.search.many(
         made,
@@ -261,17 +261,17 @@ def test_hits_of_a_diverse_search_come_in_the_order_of_choice_page_by_page(store
         (Search(AXES[0], diversity=0.5, candidates=99_999), 16_384),
     ],
 )
-def test_diversity_has_candidates_enough_to_choose_from(tmp_path: Path, search: Search, candidates: int) -> None:
+def test_diversity_asks_for_enough_candidates(tmp_path: Path, search: Search, candidates: int) -> None:
     with QdrantDouble() as double:
         address = StoreAddress(tmp_path, url=double.url)
         with Store(ServerClient(address), address) as store:
             store.search.many(opened(store, "images"), [search])
-        (asked,) = double.requests[-1].body["searches"]
-        assert asked["query"]["mmr"] == {"diversity": 0.5, "candidates_limit": candidates}
+        (sent,) = double.requests[-1].body["searches"]
+        assert sent["query"]["mmr"] == {"diversity": 0.5, "candidates_limit": candidates}
 
 
 @pytest.mark.parametrize("diversity", [0.1, 0.5, 0.9, 1.0])
-def test_the_embedded_store_chooses_as_qdrants_own_local_mode_does(tmp_path: Path, diversity: float) -> None:
+def test_the_embedded_store_selects_the_same_hits_as_local_mode(tmp_path: Path, diversity: float) -> None:
     address = StoreAddress(tmp_path)
     rng = np.random.default_rng(3)
     query, vectors = rng.normal(size=DIMENSION), rng.normal(size=(80, DIMENSION)).astype(np.float32)
@@ -291,7 +291,7 @@ def test_the_embedded_store_chooses_as_qdrants_own_local_mode_does(tmp_path: Pat
 # -- Groups and facets ----------------------------------------------------------------------------------------------
 
 
-def test_groups_have_the_best_points_of_each_value(store: Store, index: str) -> None:
+def test_groups_contain_the_best_points_of_each_value(store: Store, index: str) -> None:
     made = captioned(store, index)
     keys = ids(5)
     query = vector(1, 0.5, 0.25, 0.125)
@@ -307,7 +307,7 @@ def test_groups_have_the_best_points_of_each_value(store: Store, index: str) -> 
     assert best.hits[0].payload["format"] in ("jpeg", "png")
 
 
-def test_groups_come_by_their_best_hit_and_page_by_page(store: Store, index: str) -> None:
+def test_groups_are_sorted_by_their_best_hit_and_paged(store: Store, index: str) -> None:
     made = captioned(store, index)
     query = vector(1, 0.5, 0.25, 0.125)
 
@@ -321,7 +321,7 @@ def test_groups_come_by_their_best_hit_and_page_by_page(store: Store, index: str
     assert values(score_threshold=0.3) == [100, 200]
 
 
-def test_words_are_grouped_too(store: Store, index: str) -> None:
+def test_searches_by_words_can_be_grouped(store: Store, index: str) -> None:
     made = captioned(store, index)
     groups = store.search.groups(made, Search(words="red car", with_payload=False), "format")
     assert [(group.value, [hit.id for hit in group.hits]) for group in groups] == [
@@ -332,7 +332,7 @@ def test_words_are_grouped_too(store: Store, index: str) -> None:
     assert groups[0].hits[0].payload == {}
 
 
-def test_a_diverse_search_has_no_groups(store: Store, index: str) -> None:
+def test_a_diverse_search_cannot_be_grouped(store: Store, index: str) -> None:
     with pytest.raises(ValueError, match="diversity"):
         store.search.groups(captioned(store, index), Search(AXES[0], diversity=0.5), "format")
 
@@ -354,7 +354,7 @@ def test_facets_count_the_values_of_a_field(
     assert store.search.facet(captioned(store, index), field, filter=filter) == values
 
 
-def test_facets_of_the_users_own_fields(store: Store, index: str) -> None:
+def test_facets_count_meta_fields(store: Store, index: str) -> None:
     made = opened(store, index)
     fields = {"meta.year": "integer", "meta.shot by": "keyword", "meta.flash": "bool", "meta.price": "float"}
     store.collections.index_field(made, "meta.year", "integer")
@@ -366,7 +366,7 @@ def test_facets_of_the_users_own_fields(store: Store, index: str) -> None:
     assert store.search.facet(made, "meta.shot by") == [("Ann", 1)]
     assert store.search.facet(made, "meta.flash") == [(True, 1)]
     assert store.search.facet(made, "tags", limit=2) == [("car", 2), ("street", 2)]
-    with pytest.raises(FilterError, match=r"'meta\.price' has no values that can be counted.*meta\.year"):
+    with pytest.raises(FilterError, match=r"'meta\.price' cannot be counted.*meta\.year"):
         store.search.facet(made, "meta.price")
 
 
@@ -381,15 +381,15 @@ def test_facets_of_the_users_own_fields(store: Store, index: str) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("colour", "No field 'colour'"),
-        ("width ", "No field 'width '.*Closest: 'width'"),
-        ("caption", "'caption' has no values that can be"),
-        ("etag", "'etag' has no values"),
-        ("indexed_at", r"'indexed_at' has no values that can be .*\bformat\b"),
-        ('meta."x"', "No field"),
+        ("colour", "Unknown field 'colour'"),
+        ("width ", "Unknown field 'width '.*Closest: 'width'"),
+        ("caption", "'caption' cannot be"),
+        ("etag", "'etag' cannot be"),
+        ("indexed_at", r"'indexed_at' cannot be .*\bformat\b"),
+        ('meta."x"', "Unknown field"),
     ],
 )
-def test_fields_without_values_to_count_or_group_by_are_refused_by_name(
+def test_fields_that_cannot_be_counted_or_grouped_by_are_refused_by_name(
     store: Store, index: str, ask: Callable[..., Any], field: str, message: str
 ) -> None:
     with pytest.raises(FilterError, match=message):
@@ -399,22 +399,22 @@ def test_fields_without_values_to_count_or_group_by_are_refused_by_name(
 # -- Fields of the captions file ------------------------------------------------------------------------------------
 
 
-def test_a_field_that_no_captions_file_gave_is_refused_with_the_nearest(store: Store, index: str) -> None:
+def test_a_field_missing_in_all_captions_files_is_refused_with_the_closest(store: Store, index: str) -> None:
     made = captioned(store, index)
     store.collections.update_metadata(made.name, fields={"meta.year": "integer", "meta.shot by": "keyword"})
-    with pytest.raises(FilterError, match=r"No field 'meta\.yaer'.*Closest: 'meta\.year'"):
+    with pytest.raises(FilterError, match=r"Unknown field 'meta\.yaer'.*Closest: 'meta\.year'"):
         store.search.many(opened(store, index), [Search(AXES[0], filter={"meta.yaer": {"eq": 1999}})])
     (hits,) = store.search.many(opened(store, index), [Search(AXES[0], filter={"meta.shot by": {"eq": "Ann"}})])
     assert [hit.id for hit in hits] == ids(1)
 
 
-def test_a_collection_that_names_no_fields_takes_any(store: Store, index: str) -> None:
+def test_a_collection_without_known_fields_accepts_any(store: Store, index: str) -> None:
     made = captioned(store, index)
     assert made.metadata.fields == {}
     assert store.search.many(made, [Search(AXES[0], filter={"meta.nothing": {"eq": 1}})]) == [[]]
 
 
-def test_fields_that_came_after_the_collection_was_looked_at_are_found(store: Store, index: str) -> None:
+def test_fields_added_after_the_collection_was_read_are_found(store: Store, index: str) -> None:
     made = captioned(store, index)
     store.collections.update_metadata(made.name, fields={"meta.year": "integer"})
     before = opened(store, index)
@@ -423,7 +423,7 @@ def test_fields_that_came_after_the_collection_was_looked_at_are_found(store: St
     assert [hit.id for hit in hits] == ids(5)[3:4]
 
 
-def test_baselines_are_kept_with_the_collection(store: Store, index: str) -> None:
+def test_baselines_are_stored_with_the_collection(store: Store, index: str) -> None:
     made = opened(store, index)
     assert made.metadata.baselines == {}
     quantiles = np.linspace(-1, 1, 101).tolist()
@@ -436,7 +436,7 @@ def test_baselines_are_kept_with_the_collection(store: Store, index: str) -> Non
 STRANGE = ["", "../..", "a" * 10_000, "\ud800", "1", "{" + ids(1)[0] + "}", ids(1)[0].upper(), "c/points?x=1"]
 
 
-def test_records_are_those_that_exist(store: Store, index: str) -> None:
+def test_records_contains_the_points_that_exist(store: Store, index: str) -> None:
     made = captioned(store, index)
     found = store.points.records(made, [*ids(2), *ids(1, "unknown"), *STRANGE])
     assert {each: record.payload["uri"] for each, record in found.items()} == {
@@ -445,7 +445,7 @@ def test_records_are_those_that_exist(store: Store, index: str) -> None:
     assert all(record.id == each for each, record in found.items())
 
 
-def test_vectors_are_unit_length_and_only_of_points_that_have_one(store: Store, index: str) -> None:
+def test_vectors_have_unit_length_and_skip_points_without_one(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(250)
     images = np.tile(vector(3, 4, 0, 0), (250, 1))
@@ -460,7 +460,7 @@ def test_vectors_are_unit_length_and_only_of_points_that_have_one(store: Store, 
     np.testing.assert_allclose(captions[keys[0]], [0, 0, 0.8, 0.6], atol=1e-6)
 
 
-def test_a_sample_is_of_points_that_have_the_vector(store: Store, index: str) -> None:
+def test_a_sample_contains_only_points_with_the_vector(store: Store, index: str) -> None:
     made = opened(store, index)
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(60, DIMENSION)).astype(np.float32)
@@ -472,11 +472,11 @@ def test_a_sample_is_of_points_that_have_the_vector(store: Store, index: str) ->
     assert len(np.unique(some.round(5), axis=0)) == 20
 
 
-def test_a_sample_of_nothing_is_empty(store: Store, index: str) -> None:
+def test_a_sample_of_an_empty_collection_is_empty(store: Store, index: str) -> None:
     assert store.points.sample(opened(store, index), 5, "image").shape == (0, DIMENSION)
 
 
-def test_sampled_records_are_whole_and_pass_the_filter(store: Store, index: str) -> None:
+def test_sampled_records_are_complete_and_match_the_filter(store: Store, index: str) -> None:
     made = captioned(store, index)
     some = store.points.sample_records(made, 2, {"has_caption": {"eq": False}})
     assert len({each.id for each in some}) == 2
@@ -484,13 +484,13 @@ def test_sampled_records_are_whole_and_pass_the_filter(store: Store, index: str)
     assert {each.payload["uri"] for each in png} == {"s3://b/1", "s3://b/4"}
 
 
-def test_an_exact_search_is_told_to_a_server_and_finds_the_same(store: Store, index: str) -> None:
+def test_an_exact_search_is_requested_from_a_server_and_finds_the_same(store: Store, index: str) -> None:
     made = captioned(store, index)
     calls = wire(store)
     near, exact = store.search.many(made, [Search(AXES[0], limit=3), Search(AXES[0], limit=3, exact=True)])
     assert near == exact
-    told = [request.params and bool(request.params.exact) for request in calls[0][1]["requests"]]
-    assert told == ([None, None] if store.address.url is None else [False, True])
+    exact_flags = [request.params and bool(request.params.exact) for request in calls[0][1]["requests"]]
+    assert exact_flags == ([None, None] if store.address.url is None else [False, True])
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_an_exact_search_is_told_to_a_server_and_finds_the_same(store: Store, in
     ],
     ids=["search", "words", "groups", "records", "vectors", "facet", "sample"],
 )
-def test_a_dropped_collection_is_missing_whatever_is_asked_of_it(
+def test_every_request_to_a_dropped_collection_raises_collection_missing_error(
     store: Store, index: str, ask: Callable[[Store, Collection], Any]
 ) -> None:
     made = opened(store, index)
@@ -515,38 +515,40 @@ def test_a_dropped_collection_is_missing_whatever_is_asked_of_it(
         ask(store, made)
 
 
-# -- Taken down -----------------------------------------------------------------------------------------------------
+# -- Takedowns -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_taken_down_is_gone_from_every_collection_and_stays_barred(store: Store, index: str) -> None:
+def test_a_takedown_deletes_the_points_of_every_collection_and_is_recorded(store: Store, index: str) -> None:
     made = captioned(store, index)
     second = store.collections.create(index, ModelIdentity("ViT::other", "beef", DIMENSION))
-    store.points.upsert(second, pictures(3), wait=True)
+    store.points.upsert(second, image_points(3), wait=True)
     keys, (unknown,) = ids(5), ids(1, "unknown")
     assert store.take_down(index, {keys[0]: "", keys[4]: "s3://b/4", unknown: ""}) == {keys[0], keys[4]}
     assert (store.points.count(made), store.points.count(second)) == (3, 2)
-    barred = store.control(index).takedowns([*keys, unknown])
-    assert {each: stone.uri for each, stone in barred.items()} == {
+    takedowns = store.control(index).takedowns([*keys, unknown])
+    assert {each: takedown.uri for each, takedown in takedowns.items()} == {
         keys[0]: "s3://b/0",
         keys[4]: "s3://b/4",
         unknown: "",
     }
-    assert all(stone.at.endswith("+00:00") for stone in barred.values())
-    assert dict(store.control(index).all_takedowns()) == barred
+    assert all(takedown.at.endswith("+00:00") for takedown in takedowns.values())
+    assert dict(store.control(index).all_takedowns()) == takedowns
     assert list(store.control(f"{index}x").all_takedowns()) == []
 
 
-def test_taking_down_again_changes_nothing_but_a_uri_that_was_unknown(store: Store, index: str) -> None:
+def test_a_second_takedown_only_adds_an_unknown_uri(store: Store, index: str) -> None:
     (key, other) = ids(2)
     assert store.take_down(index, {key: "", other: "s3://b/1"}) == set()
     before = store.control(index).takedowns([key, other])
     assert store.take_down(index, {key: "s3://b/0", other: "s3://elsewhere"}) == set()
     after = store.control(index).takedowns([key, other])
-    assert {each: stone.uri for each, stone in after.items()} == {key: "s3://b/0", other: "s3://b/1"}
-    assert {each: stone.at for each, stone in after.items()} == {each: stone.at for each, stone in before.items()}
+    assert {each: takedown.uri for each, takedown in after.items()} == {key: "s3://b/0", other: "s3://b/1"}
+    assert {each: takedown.at for each, takedown in after.items()} == {
+        each: takedown.at for each, takedown in before.items()
+    }
 
 
-def test_a_takedown_is_lifted_alone(store: Store, index: str) -> None:
+def test_restoring_one_image_keeps_the_other_takedowns(store: Store, index: str) -> None:
     keys = ids(3)
     store.restore(index, keys)
     store.take_down(index, dict.fromkeys(keys, ""))
@@ -555,13 +557,13 @@ def test_a_takedown_is_lifted_alone(store: Store, index: str) -> None:
 
 
 @pytest.mark.parametrize("strange", [each for each in STRANGE if len(each) < 100])
-def test_only_points_are_taken_down(store: Store, index: str, strange: str) -> None:
+def test_taking_down_an_invalid_point_id_raises_value_error(store: Store, index: str, strange: str) -> None:
     assert store.control(index).takedowns([strange]) == {}
     with pytest.raises(ValueError, match="not point ids"):
         store.take_down(index, {strange: ""})
 
 
-def test_more_takedowns_than_one_request_takes(store: Store, index: str) -> None:
+def test_takedowns_may_exceed_the_size_of_one_request(store: Store, index: str) -> None:
     keys: Sequence[str] = ids(1100)
     store.take_down(index, dict.fromkeys(keys, ""))
     assert {each for each, _ in store.control(index).all_takedowns()} == set(keys)

@@ -36,7 +36,7 @@ def double() -> Iterator[QdrantDouble]:
 
 @pytest.fixture
 def open_store(tmp_path: Path) -> Iterator[Open]:
-    """Stores that retry without waiting, closed at the end."""
+    """Open stores that retry without waiting; close them at the end."""
     made: list[Store] = []
 
     def open_at(url: str, *, attempts: bool = True, **settings: Any) -> Store:
@@ -74,14 +74,16 @@ def upserts(double: QdrantDouble) -> int:
     ],
     ids=str,
 )
-def test_what_may_pass_is_tried_again_and_written_once(double: QdrantDouble, open_store: Open, fault: Fault) -> None:
+def test_transient_errors_are_retried_and_the_point_is_written_once(
+    double: QdrantDouble, open_store: Open, fault: Fault
+) -> None:
     double.faults.extend([Fault(**{**vars(fault), "on": "PUT .*/points$"})] * 2)
     write(open_store(double.url))
     assert upserts(double) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 500])
-def test_what_will_not_pass_is_not_tried_again(double: QdrantDouble, open_store: Open, status: int) -> None:
+def test_permanent_errors_are_not_retried(double: QdrantDouble, open_store: Open, status: int) -> None:
     double.faults.append(Fault(status=status, on="PUT .*/points$"))
     with pytest.raises(StoreError, match=rf"refused upsert with status {status}: injected status") as caught:
         write(open_store(double.url))
@@ -89,36 +91,36 @@ def test_what_will_not_pass_is_not_tried_again(double: QdrantDouble, open_store:
     assert upserts(double) == 1
 
 
-def test_the_servers_retry_after_is_waited_for(double: QdrantDouble, tmp_path: Path) -> None:
+def test_retry_after_is_respected(double: QdrantDouble, tmp_path: Path) -> None:
     pauses: list[float] = []
     address = StoreAddress(tmp_path, url=double.url)
-    retry = Backoff(60.0, sleep=pauses.append, draw=lambda least, most: 0.0)
+    retry = Backoff(60.0, sleep=pauses.append, draw=lambda minimum, maximum: 0.0)
     double.faults += [Fault(status=429, retry_after="7"), Fault(status=503, retry_after="9")]
     with Store(ServerClient(address), address, retry) as store:
         store.collections.live("images")
     assert pauses == [7.0, 9.0]
 
 
-def test_an_answer_that_comes_too_late_is_asked_for_again(double: QdrantDouble, open_store: Open) -> None:
+def test_a_request_that_times_out_is_retried(double: QdrantDouble, open_store: Open) -> None:
     double.faults.append(Fault(delay_s=5, on="PUT .*/points$"))
     write(open_store(double.url, timeout_s=1))
     assert upserts(double) == 2
 
 
-def test_accepted_but_not_yet_applied_is_no_failure(double: QdrantDouble, open_store: Open) -> None:
+def test_an_upsert_accepted_but_not_applied_is_not_a_failure(double: QdrantDouble, open_store: Open) -> None:
     store = open_store(double.url)
     made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     double.faults.append(Fault(late=6, on="PUT .*/points$"))
     store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 0
-    looks: list[str] = []
+    updates: list[str] = []
     store.connection.retry = Backoff(60.0, sleep=lambda _: None)
-    store.collections.wait_ready(made, 1, timeout_s=60, progress=looks.append)
-    assert looks[0] == "0 of 1 points"
+    store.collections.wait_ready(made, 1, timeout_s=60, progress=updates.append)
+    assert updates[0] == "0 of 1 points"
     assert upserts(double) == 1
 
 
-def test_a_closed_port_is_named_with_the_setting(open_store: Open) -> None:
+def test_an_unreachable_server_is_named_with_the_setting(open_store: Open) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -137,7 +139,9 @@ def test_check_does_not_retry(double: QdrantDouble, open_store: Open) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "wrong-" + KEY])
-def test_a_missing_or_wrong_api_key_is_said_and_never_shown(tmp_path: Path, open_store: Open, key: str | None) -> None:
+def test_a_missing_or_wrong_api_key_is_reported_and_never_shown(
+    tmp_path: Path, open_store: Open, key: str | None
+) -> None:
     with QdrantDouble(api_key=KEY) as double:
         store = open_store(double.url, api_key=key)
         for call in (store.check, lambda: store.collections.live("images")):
@@ -146,7 +150,7 @@ def test_a_missing_or_wrong_api_key_is_said_and_never_shown(tmp_path: Path, open
             assert KEY not in str(caught.value)
 
 
-def test_the_right_api_key_opens_and_stays_out_of_sight(open_store: Open) -> None:
+def test_the_right_api_key_is_accepted_and_never_shown(open_store: Open) -> None:
     with QdrantDouble(api_key=KEY) as double:
         store = open_store(double.url, api_key=KEY)
         store.check()
@@ -159,12 +163,12 @@ def test_an_old_server_is_refused(open_store: Open) -> None:
         open_store(double.url).check()
 
 
-def test_another_web_server_is_not_taken_for_qdrant(open_store: Open) -> None:
+def test_another_json_server_is_not_mistaken_for_qdrant(open_store: Open) -> None:
     with QdrantDouble(title="Hello world", version="") as double, pytest.raises(StoreError, match="not Qdrant"):
         open_store(double.url).check()
 
 
-def test_a_web_page_is_not_taken_for_qdrant(open_store: Open) -> None:
+def test_a_web_page_is_not_mistaken_for_qdrant(open_store: Open) -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -185,19 +189,19 @@ def test_a_web_page_is_not_taken_for_qdrant(open_store: Open) -> None:
             thread.join()
 
 
-def test_password_in_the_url_is_not_shown(tmp_path: Path) -> None:
+def test_a_password_in_the_url_is_not_shown(tmp_path: Path) -> None:
     address = StoreAddress(tmp_path, url="https://me:secret@qdrant.example.com/db")
     assert str(address) == "Qdrant at https://qdrant.example.com:6333/db"
 
 
-def test_the_address_of_settings_travels(tmp_path: Path) -> None:
+def test_the_address_in_the_settings_can_be_pickled(tmp_path: Path) -> None:
     settings = Settings.load({}, data_dir=tmp_path, qdrant_url="http://q:1", qdrant_api_key=KEY, qdrant_retry_s=3)
     address = StoreAddress.of(settings)
     assert pickle.loads(pickle.dumps(address)) == address
     assert (address.url, address.api_key, address.retry_s) == ("http://q:1", KEY, 3)
 
 
-def test_a_key_over_plain_http_to_another_machine_is_warned_of(
+def test_an_api_key_over_plain_http_to_another_machine_logs_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

@@ -30,8 +30,8 @@ def opened(store: Store, index: str) -> Collection:
     return store.collections.open(index, ModelIdentity("ViT::tiny", "f00d", DIMENSION, MODEL))
 
 
-def pictures(count: int, **fields: Sequence[Any]) -> PointBatch:
-    """Points with image vectors along the axes in turn, and payload fields given as columns."""
+def image_points(count: int, **fields: Sequence[Any]) -> PointBatch:
+    """Return points whose image vectors are the axes in turn, with payload fields given as columns."""
     payloads = [
         {"uri": f"s3://b/{row}", "etag": f"e{row}", "sources": ["s3://b"]}
         | {name: column[row] for name, column in fields.items()}
@@ -47,12 +47,12 @@ def plain_collection(store: Store, name: str) -> None:
 # -- Collections ----------------------------------------------------------------------------------------------------
 
 
-def test_an_index_that_was_never_made_has_no_live_collection(store: Store, index: str) -> None:
+def test_a_new_index_has_no_live_collection(store: Store, index: str) -> None:
     assert store.collections.live(index) is None
     assert store.collections.all(index) == []
 
 
-def test_open_makes_and_promotes_the_first_collection(store: Store, index: str) -> None:
+def test_open_creates_and_promotes_the_first_collection(store: Store, index: str) -> None:
     made = opened(store, index)
     assert made.name == f"{index}__vit-tiny__f00d__0001"
     assert made.metadata.state == "live"
@@ -62,7 +62,7 @@ def test_open_makes_and_promotes_the_first_collection(store: Store, index: str) 
 
 
 def test_open_again_finds_the_same_collection_with_its_points(store: Store, index: str) -> None:
-    store.points.upsert(opened(store, index), pictures(3), wait=True)
+    store.points.upsert(opened(store, index), image_points(3), wait=True)
     again = opened(store, index)
     assert store.points.count(again) == 3
     assert [each.name for each in store.collections.all(index)] == [again.name]
@@ -77,13 +77,13 @@ def test_open_with_another_model_names_both_and_changes_nothing(store: Store, in
     assert store.collections.all(index) == [live]
 
 
-def test_open_takes_over_what_a_crash_left_unpromoted(store: Store, index: str) -> None:
+def test_open_uses_a_collection_that_a_crash_left_unpromoted(store: Store, index: str) -> None:
     left = store.collections.create(index, ModelIdentity("ViT::tiny", "f00d", DIMENSION, MODEL))
     assert store.collections.live(index) is None
     assert opened(store, index).name == left.name
 
 
-def test_programs_that_open_at_once_get_one_collection(store: Store, index: str) -> None:
+def test_concurrent_opens_create_one_collection(store: Store, index: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: opened(store, index).name, range(4)))
     assert {each.name for each in store.collections.all(index)} == set(made)
@@ -116,14 +116,14 @@ def test_open_refuses_an_index_named_like_a_collection(store: Store, index: str)
     assert store.collections.all(index) == []
 
 
-def test_an_alias_to_a_collection_of_other_hands_is_refused_by_name(store: Store, index: str) -> None:
+def test_an_alias_to_a_collection_of_another_program_is_refused(store: Store, index: str) -> None:
     plain_collection(store, f"{index}_theirs")
     store.connection.call("update_collection_aliases", change_aliases_operations=[_alias(index, f"{index}_theirs")])
     with pytest.raises(StoreError, match="not made by viewfinder"):
         store.collections.live(index)
 
 
-def test_metadata_changes_leave_other_fields_alone(store: Store, index: str) -> None:
+def test_metadata_changes_keep_other_fields(store: Store, index: str) -> None:
     made = opened(store, index)
     store.collections.update_metadata(made.name, state="retired", runs=["r1", "r2"])
     store.collections.update_metadata(
@@ -137,7 +137,7 @@ def test_metadata_changes_leave_other_fields_alone(store: Store, index: str) -> 
     assert found.metadata.created_at == made.metadata.created_at
 
 
-def test_collections_of_an_index_whose_name_begins_alike_are_not_its_own(store: Store, index: str) -> None:
+def test_collections_of_an_index_with_the_same_prefix_are_not_included(store: Store, index: str) -> None:
     mine, other = opened(store, index), opened(store, f"{index}__b")
     assert store.collections.all(index) == [mine]
     assert store.collections.all(f"{index}__b") == [other]
@@ -151,20 +151,20 @@ def test_dropped_collections_are_gone_and_may_be_dropped_again(store: Store, ind
     with pytest.raises(CollectionMissingError):
         store.points.count(made)
     with pytest.raises(CollectionMissingError):
-        store.points.upsert(made, pictures(1), wait=True)
+        store.points.upsert(made, image_points(1), wait=True)
 
 
 def test_wait_ready_returns_when_the_count_is_right(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.points.upsert(made, pictures(5), wait=False)
-    looks: list[str] = []
-    store.collections.wait_ready(made, 5, timeout_s=60, progress=looks.append, poll_s=0.05)
-    assert looks[-1] == "ready in 2 of 3 polls"
+    store.points.upsert(made, image_points(5), wait=False)
+    updates: list[str] = []
+    store.collections.wait_ready(made, 5, timeout_s=60, progress=updates.append, poll_s=0.05)
+    assert updates[-1] == "ready in 2 of 3 polls"
 
 
-def test_wait_ready_says_what_is_missing(store: Store, index: str) -> None:
+def test_wait_ready_raises_with_what_is_missing(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.points.upsert(made, pictures(5), wait=True)
+    store.points.upsert(made, image_points(5), wait=True)
     with pytest.raises(StoreError, match="5 of 6 points"):
         store.collections.wait_ready(made, 6, timeout_s=0.1, poll_s=0.05)
 
@@ -172,7 +172,7 @@ def test_wait_ready_says_what_is_missing(store: Store, index: str) -> None:
 # -- Points ---------------------------------------------------------------------------------------------------------
 
 
-def test_points_with_one_or_both_vectors_are_told_apart(store: Store, index: str) -> None:
+def test_points_may_have_one_or_both_vectors(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
     payloads: list[dict[str, Any]] = [{"etag": "a", "sources": ["x", "y"]}, {"etag": "b", "caption_hash": "h"}, {}]
@@ -197,7 +197,7 @@ def test_points_with_one_or_both_vectors_are_told_apart(store: Store, index: str
 def test_the_same_batch_twice_makes_no_duplicates(store: Store, index: str) -> None:
     made = opened(store, index)
     for _ in range(2):
-        store.points.upsert(made, pictures(70), wait=True)
+        store.points.upsert(made, image_points(70), wait=True)
     assert store.points.count(made) == 70
 
 
@@ -214,9 +214,9 @@ def test_an_upsert_replaces_the_whole_point(store: Store, index: str) -> None:
     assert "caption" not in hit.payload
 
 
-def test_states_of_more_points_than_one_request_takes(store: Store, index: str) -> None:
+def test_states_may_exceed_the_size_of_one_request(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.points.upsert(made, pictures(1100), wait=True)
+    store.points.upsert(made, image_points(1100), wait=True)
     assert len(store.points.states(made, ids(1200))) == 1100
 
 
@@ -226,10 +226,10 @@ def test_vectors_of_the_wrong_dimension_are_refused(store: Store, index: str) ->
         store.points.upsert(made, PointBatch(ids(1), [{}], image=np.ones((1, DIMENSION + 1), np.float32)), wait=True)
 
 
-def test_a_changed_caption_keeps_picture_and_other_fields(store: Store, index: str) -> None:
+def test_a_changed_caption_keeps_the_image_vector_and_other_fields(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(40)
-    store.points.upsert(made, pictures(40, meta=[{"year": 1999}] * 40), wait=True)
+    store.points.upsert(made, image_points(40, meta=[{"year": 1999}] * 40), wait=True)
     payloads = [
         {"caption": f"number {row}", "caption_hash": f"h{row}", "tags": ["t"], "meta": {"place": "x"}}
         for row in range(40)
@@ -245,7 +245,7 @@ def test_a_changed_caption_keeps_picture_and_other_fields(store: Store, index: s
     assert hit.payload["meta"] == {"place": "x"}
 
 
-def test_a_removed_caption_takes_its_vector_along(store: Store, index: str) -> None:
+def test_removing_a_caption_removes_its_vector(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
     payloads = [{"caption": "c", "caption_hash": "h"} for _ in keys]
@@ -262,10 +262,10 @@ def test_a_removed_caption_takes_its_vector_along(store: Store, index: str) -> N
     assert len(store.search.nearest(made, AXES[0], using="image", limit=9)) == 3
 
 
-def test_captions_of_points_deleted_meanwhile_are_left_out(store: Store, index: str) -> None:
+def test_captions_of_deleted_points_are_skipped(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
-    store.points.upsert(made, pictures(3), wait=True)
+    store.points.upsert(made, image_points(3), wait=True)
     store.points.delete(made, keys[1:2])
     store.points.update_captions(made, keys, [{"caption_hash": f"h{row}"} for row in range(3)], AXES[:3])
     states = store.points.states(made, keys)
@@ -273,10 +273,10 @@ def test_captions_of_points_deleted_meanwhile_are_left_out(store: Store, index: 
     assert all(state.has_caption for state in states.values())
 
 
-def test_sources_are_added_and_taken_away(store: Store, index: str) -> None:
+def test_sources_are_added_and_removed(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
-    store.points.upsert(made, pictures(3), wait=True)
+    store.points.upsert(made, image_points(3), wait=True)
     store.points.add_sources(made, {keys[0]: ["s3://c"], keys[1]: ["s3://b"], ids(1, "unknown")[0]: ["s3://c"]})
     assert store.points.states(made, keys)[keys[0]].sources == ("s3://b", "s3://c")
     assert set(store.points.remove_source(made, keys, "s3://b")) == set(keys[1:])
@@ -286,16 +286,16 @@ def test_sources_are_added_and_taken_away(store: Store, index: str) -> None:
 
 def test_deleted_points_are_gone_and_may_be_deleted_again(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.points.upsert(made, pictures(5), wait=True)
+    store.points.upsert(made, image_points(5), wait=True)
     for _ in range(2):
         store.points.delete(made, ids(2))
     assert store.points.count(made) == 3
     assert set(store.points.states(made, ids(5))) == set(ids(5)[2:])
 
 
-def test_iterate_sees_every_point_once_with_the_fields_asked_for(store: Store, index: str) -> None:
+def test_iterate_yields_every_point_once_with_the_requested_fields(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.points.upsert(made, pictures(1050), wait=True)
+    store.points.upsert(made, image_points(1050), wait=True)
     found = list(store.points.iterate(made, fields=["uri"]))
     assert len(found) == 1050
     assert {record.id: record.payload for record in found} == {
@@ -305,13 +305,13 @@ def test_iterate_sees_every_point_once_with_the_fields_asked_for(store: Store, i
 
 def test_iterate_and_count_take_filters(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.points.upsert(made, pictures(6, width=[100, 200, 300, 400, 500, 600]), wait=True)
+    store.points.upsert(made, image_points(6, width=[100, 200, 300, 400, 500, 600]), wait=True)
     wide = {"width": {"gte": 400}}
     assert store.points.count(made, wide) == 3
     assert {record.payload["width"] for record in store.points.iterate(made, wide)} == {400, 500, 600}
 
 
-def test_search_ranks_by_cosine_with_threshold_offset_and_payload_choice(store: Store, index: str) -> None:
+def test_nearest_ranks_by_cosine_with_threshold_offset_and_payload_selection(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
     vectors = np.array([[1, 0, 0, 0], [3, 4, 0, 0], [0, 1, 0, 0]], np.float32)
@@ -352,9 +352,9 @@ def test_search_ranks_by_cosine_with_threshold_offset_and_payload_choice(store: 
     ],
     ids=str,
 )
-def test_filters_select(store: Store, index: str, expression: dict[str, Any], rows: set[int]) -> None:
+def test_filters_select_matching_points(store: Store, index: str, expression: dict[str, Any], rows: set[int]) -> None:
     made = opened(store, index)
-    batch = pictures(
+    batch = image_points(
         3,
         format=["jpeg", "png", "webp"],
         tags=[["sea", "sky"], ["sea"], []],
@@ -370,7 +370,7 @@ def test_filters_select(store: Store, index: str, expression: dict[str, Any], ro
     }
 
 
-def test_a_filter_that_cannot_be_understood_is_the_users_error(store: Store, index: str) -> None:
+def test_an_invalid_filter_raises_filter_error(store: Store, index: str) -> None:
     with pytest.raises(FilterError, match="colour"):
         store.points.count(opened(store, index), {"colour": {"eq": "red"}})
 
@@ -390,7 +390,7 @@ def test_failures_are_kept_by_point_until_forgotten(store: Store, index: str) ->
     assert store.control(index).failures([first, second]) == {second: failure}
 
 
-def test_failures_are_no_collection_of_the_index_and_outlive_them(store: Store, index: str) -> None:
+def test_failures_outlive_the_collections_of_the_index(store: Store, index: str) -> None:
     failure = Failure("s3://b/0", "e0", "decode", "truncated", "m")
     made = opened(store, index)
     store.control(index).record_failures({ids(1)[0]: failure})
@@ -403,7 +403,7 @@ def test_failures_are_no_collection_of_the_index_and_outlive_them(store: Store, 
 # -- The wire -------------------------------------------------------------------------------------------------------
 
 
-def test_check_tells_the_version(store: Store) -> None:
+def test_check_returns_the_version(store: Store) -> None:
     major, minor, *_ = store.check().split(".")
     assert (int(major), int(minor)) >= (1, 17)
 
@@ -430,7 +430,7 @@ def test_check_tells_the_version(store: Store) -> None:
         ),
     ],
 )
-def test_the_double_refuses_what_the_specification_does_not_know(
+def test_the_double_refuses_requests_that_violate_the_specification(
     tmp_path: Path, method: str, path: str, body: object
 ) -> None:
     import httpx
@@ -444,7 +444,7 @@ def test_the_double_refuses_what_the_specification_does_not_know(
 @pytest.mark.skipif(
     "QDRANT_OPENAPI" not in os.environ, reason="set QDRANT_OPENAPI to the path of Qdrant's published openapi.json"
 )
-def test_the_double_knows_text_queries_from_the_version_that_brought_them() -> None:
+def test_the_double_accepts_text_queries_since_their_version() -> None:
     import httpx
 
     body = {"query": {"text": "car"}, "using": "caption"}
@@ -454,44 +454,44 @@ def test_the_double_knows_text_queries_from_the_version_that_brought_them() -> N
             assert len(double.invalid) == complaints
 
 
-def test_bm25_is_only_asked_of_servers_that_know_it(tmp_path: Path) -> None:
-    asked = {}
+def test_bm25_is_only_enabled_on_servers_that_support_it(tmp_path: Path) -> None:
+    scoring = {}
     for version in ("1.19.0", "1.20.0"):
         with QdrantDouble(version=version) as double:
             address = StoreAddress(tmp_path, url=double.url)
             with Store(ServerClient(address), address) as store:
                 opened(store, "images")
             (request,) = [each for each in double.requests if (each.body or {}).get("field_name") == "caption"]
-            asked[version] = request.body["field_schema"].get("scoring")
-    assert asked == {"1.19.0": None, "1.20.0": True}
+            scoring[version] = request.body["field_schema"].get("scoring")
+    assert scoring == {"1.19.0": None, "1.20.0": True}
 
 
 @pytest.mark.parametrize(
-    ("quantization", "held"),
+    ("quantization", "config"),
     [
         ("none", None),
         ("int8", {"scalar": {"type": "int8", "always_ram": True}}),
         ("4bit", {"turbo": {"bits": "bits4", "always_ram": True}}),
     ],
 )
-def test_a_server_is_told_how_to_hold_the_vectors_and_keeps_the_originals_on_disk(
-    tmp_path: Path, quantization: Any, held: object
+def test_a_collection_has_the_quantization_of_the_settings_and_originals_on_disk(
+    tmp_path: Path, quantization: Any, config: object
 ) -> None:
     openapi = os.environ.get("QDRANT_OPENAPI")
     with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
         address = StoreAddress(tmp_path, url=double.url, quantization=quantization)
         with Store(ServerClient(address), address) as store:
             made = opened(store, "images")
-            store.points.upsert(made, pictures(3), wait=True)
+            store.points.upsert(made, image_points(3), wait=True)
             assert [hit.id for hit in store.search.nearest(made, AXES[1], limit=1)] == ids(2)[1:]
         (request,) = [each for each in double.requests if "vectors" in (each.body or {}) and each.method == "PUT"]
         for vector in request.body["vectors"].values():
-            assert (vector["on_disk"], vector.get("quantization_config")) == (True, held)
+            assert (vector["on_disk"], vector.get("quantization_config")) == (True, config)
         assert len(request.body["vectors"]) == 2
         assert double.invalid == []
 
 
-def test_a_server_without_4bit_quantization_is_named_before_anything_is_made(tmp_path: Path) -> None:
+def test_4bit_quantization_on_an_old_server_is_refused_before_anything_is_created(tmp_path: Path) -> None:
     with QdrantDouble(version="1.17.1") as double:
         address = StoreAddress(tmp_path, url=double.url, quantization="4bit")
         with Store(ServerClient(address), address) as store:
@@ -500,11 +500,11 @@ def test_a_server_without_4bit_quantization_is_named_before_anything_is_made(tmp
             assert store.collections.live("images") is None
 
 
-def test_the_embedded_store_takes_no_notice_of_quantization(tmp_path: Path) -> None:
+def test_the_embedded_store_ignores_quantization(tmp_path: Path) -> None:
     address = StoreAddress(tmp_path, quantization="4bit")
     with Store(open_directory(tmp_path), address) as store:
         made = opened(store, "images")
-        store.points.upsert(made, pictures(3), wait=True)
+        store.points.upsert(made, image_points(3), wait=True)
         assert [hit.id for hit in store.search.nearest(made, AXES[1], limit=1)] == ids(2)[1:]
 
 

@@ -28,7 +28,7 @@ def test_one_run_holds_the_lock_until_it_releases_it(store: Store, index: str) -
         first.renew()
 
 
-def test_one_of_many_runs_takes_over_an_expired_lock(store: Store, index: str) -> None:
+def test_exactly_one_of_many_runs_takes_over_an_expired_lock(store: Store, index: str) -> None:
     make_lock(store, index, "killed").acquire()
     later = NOON + timedelta(seconds=61)
 

@@ -17,7 +17,7 @@ def _answers(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) == 0
 
 
-def test_endpoints_run_side_by_side_and_end_with_their_block(tmp_path: Path) -> None:
+def test_endpoints_run_side_by_side_and_stop_with_their_block(tmp_path: Path) -> None:
     with S3Endpoint(tmp_path) as first, S3Endpoint(tmp_path) as second:
         assert first.url != second.url
         assert first.secret_key != second.secret_key
@@ -27,6 +27,6 @@ def test_endpoints_run_side_by_side_and_end_with_their_block(tmp_path: Path) -> 
     assert not _answers(second.url)
 
 
-def test_a_root_that_is_no_directory_is_told(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no directory .*nowhere"), S3Endpoint(tmp_path / "nowhere"):
         pass

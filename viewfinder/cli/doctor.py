@@ -241,7 +241,7 @@ def _qdrant(settings: Settings) -> Finding:
 
 
 def _embedded(settings: Settings) -> Finding:
-    from viewfinder.store.directory import ADVICE, Holder, store_directory, try_lock
+    from viewfinder.store.directory import LARGE_STORE_ADVICE, Holder, store_directory, try_lock
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():
@@ -255,7 +255,7 @@ def _embedded(settings: Settings) -> Finding:
         holder = "no program"
     found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {holder}"
     if size > LARGE_STORE_BYTES:
-        return Finding("Qdrant", "note", found, ADVICE)
+        return Finding("Qdrant", "note", found, LARGE_STORE_ADVICE)
     return Finding("Qdrant", "ok", found)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from viewfinder.arrays import Vectors
 from viewfinder.cluster.datasink import QdrantDatasink
 from viewfinder.cluster.metrics import listed_gauge, metrics_of
 from viewfinder.cluster.pipeline import compared as compared_on_workers
@@ -24,7 +25,6 @@ from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest

@@ -18,7 +18,7 @@ from viewfinder.errors import ConfigurationError, StoreBusyError, ViewfinderErro
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect, open_local
-from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy, store_directory, try_lock
+from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy_error, store_directory, try_lock
 from viewfinder.store.embedded import NAMESPACE, close_holder, ensure_holder
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
         if holder is not None and _try_join(holder):
             return True
         if time.monotonic() > deadline:
-            raise busy(directory)
+            raise busy_error(directory)
         time.sleep(0.2)
 
 

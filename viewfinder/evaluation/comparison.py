@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from viewfinder.arrays import Vectors
 from viewfinder.errors import ConfigurationError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, Quality, load_evaluation_set
 from viewfinder.evaluation.latency import search_times_ms
 from viewfinder.evaluation.options import EvaluateOptions
 from viewfinder.evaluation.recall import approximate_recall, measure_quality, shared_captions
 from viewfinder.models.checkpoint import locate
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects

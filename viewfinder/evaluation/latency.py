@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from viewfinder.models.encoder import Vectors
+from viewfinder.arrays import Vectors
 from viewfinder.store import Collection, Store
 
 LIMIT = 10

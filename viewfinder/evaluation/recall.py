@@ -6,8 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
+from viewfinder.arrays import Vectors
 from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality, score
-from viewfinder.models.encoder import Vectors
 from viewfinder.store import Collection, Hit, Search, Store
 
 MAX_CAPTIONS = 500  # more captions barely change the figures

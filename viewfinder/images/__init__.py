@@ -1,1 +1,1 @@
-"""Image files: decoding in a process of its own, thumbnails."""
+"""Image files: decoding in a child process, thumbnails."""

@@ -32,7 +32,7 @@ _DecodeFunction = Callable[[bytes, Preprocess, ImageLimits], Decoded]
 
 # A child starts within 0.3 s on an idle machine; the rest is for overloaded ones.
 _START_TIMEOUT_S = 60.0
-# An orphaned child ends so long after the parent's time limit.
+# An orphaned child ends this long after the parent's time limit.
 _ORPHAN_GRACE_S = 2
 
 # Far above any valid response: a longer one means that the file corrupted the child.
@@ -90,8 +90,8 @@ class Decoder:
             try:
                 return self._decode_once(data)
             except _ChildFailedError:
-                # The cause may be another (the system out of memory, a heap corrupted by the previous file), and a
-                # permanent failure is never retried: only if the file also fails in a new child is it the cause.
+                # The file may not be the cause (the system may be out of memory, a previous file may have corrupted the
+                # heap), and a permanent failure is never retried: record it only if a new child fails too.
                 try:
                     return self._decode_once(data)
                 except _ChildFailedError as exc:
@@ -153,7 +153,7 @@ class _ChildFailedError(Exception):
         """Return the failure of the file that made the child fail."""
         if self.status is None:
             return ImageError("decoder_crashed", "The file made the decoder process send an invalid response.")
-        if self.status == -signal.SIGKILL:  # only the system's out-of-memory killer ends two in a row
+        if self.status == -signal.SIGKILL:  # only the system's out-of-memory killer kills two in a row
             return ImageError(
                 "decoder_out_of_memory", "The system killed the decoder, most likely because it ran out of memory."
             )
@@ -189,7 +189,7 @@ class _Child:
         except (_ChildFailedError, TimeoutError) as exc:
             self.end()
             if isinstance(exc, _ChildFailedError) and exc.status == -signal.SIGKILL:
-                raise  # killed by a system out of memory, which may have memory for the next one
+                raise  # the system was out of memory; the next child may start
             raise ViewfinderError(
                 f"The decoder process did not start ({sys.executable!r}, memory limit {job[-1]:,} bytes): {exc}"
             ) from exc

@@ -102,7 +102,7 @@ class ImageLimits:
 
     @classmethod
     def of(cls, settings: "Settings") -> "ImageLimits":
-        """Return the limits that the settings name."""
+        """Return the limits in the settings."""
         return cls(settings.max_image_bytes, settings.max_image_pixels)
 
 
@@ -125,7 +125,7 @@ class _LoadedImage(NamedTuple):
 def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
     """Decode, crop and resize as open_clip does (`open_clip.transform.image_transform_v2`), in a fraction of the time.
 
-    For any bytes raises nothing but `ImageError` with one of `REASONS`. Safe to call from several threads. Only
+    For any bytes it raises only `ImageError`, with one of `REASONS`. Safe to call from several threads. Only
     `viewfinder.images.decoder` survives a file that makes a C library crash, hang or allocate without bound.
     """
     with _translate_errors(data):
@@ -294,8 +294,8 @@ def _to_supported_mode(image: Image.Image) -> Image.Image:
 def _grey(image: Image.Image) -> Image.Image:
     """Convert high-depth greys to 8 bits: black is 0, white the first common maximum that no pixel exceeds.
 
-    So 16-bit images keep their brightness and 12-bit ones (X-rays, microscopy) are not black. Outside the common ranges
-    (elevations, temperatures) the minimum becomes black and the maximum white.
+    This way 16-bit images keep their brightness, and 12-bit images (X-rays, microscopy) are not black. Outside the
+    common ranges (elevations, temperatures) the minimum becomes black and the maximum white.
     """
     if image.mode not in ("I", "F", "I;16", "I;16B", "I;16L"):
         image = image.convert("I")

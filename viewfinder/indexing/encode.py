@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from viewfinder.arrays import Vectors
 from viewfinder.indexing.rows import SCHEMA
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Device, Encoder, Precision, Vectors
+from viewfinder.models.encoder import Device, Encoder, Precision
 
 T = TypeVar("T", list[str], NDArray[np.uint8])
 U = TypeVar("U")

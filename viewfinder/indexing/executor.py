@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from viewfinder.arrays import Vectors
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
@@ -26,7 +27,7 @@ from viewfinder.indexing.rows import Row, cut_tables, join_tables, paths_table, 
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Encoder, Vectors
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest

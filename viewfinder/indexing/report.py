@@ -144,7 +144,7 @@ class Report:
         store.collections.update_metadata(collection.name, counts=counts)
         # Logged here because the log of the store's holder is not shown.
         if store.address.url is None and store.points.count(collection) > embedded_store.COMFORTABLE_POINTS:
-            logger.warning(embedded_store.ADVICE)
+            logger.warning(embedded_store.LARGE_STORE_ADVICE)
         return summary
 
     def fail(self, error: BaseException) -> None:

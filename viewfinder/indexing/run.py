@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from viewfinder.arrays import Vectors
 from viewfinder.indexing.accounting import Outcome, RunResult, Stage, Tally
 from viewfinder.indexing.caption_fields import record_fields
 from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
@@ -24,7 +25,6 @@ from viewfinder.indexing.prune import Prune, PrunePlan
 from viewfinder.indexing.report import IndexPlan, Report, Summary
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.models.encoder import Vectors
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest

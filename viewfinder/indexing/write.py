@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from viewfinder.arrays import Mask, Vectors
 from viewfinder.indexing.accounting import Tally
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.sources.captions import parse_details
 from viewfinder.store import Collection, Failure, Store
-from viewfinder.store.records import Mask, PointBatch, Vectors
+from viewfinder.store.records import PointBatch
 
 
 def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id: str, batch_size: int) -> Tally:

@@ -119,7 +119,7 @@ def _checkpoint(
     home: Path | None = None,
 ) -> Checkpoint:
     architecture = copy.deepcopy(architecture)
-    # Neither changes a vector; with either, the towers would download weights of their own.
+    # With either of these the towers would download weights of their own; neither changes a vector.
     architecture["vision_cfg"].pop("timm_model_pretrained", None)
     text = architecture["text_cfg"]
     text.pop("hf_model_pretrained", None)
@@ -161,7 +161,9 @@ def _preprocess(name: str, image_size: Any, config: Mapping[str, Any]) -> Prepro
                 given[key] = (float(red), float(green), float(blue))
         return Preprocess(size=width, fill_color=int(config.get("fill_color") or 0), **given)
     except (TypeError, ValueError) as error:
-        raise UnknownModelError(f"Model {name!r} cannot be used: it asks for {error} in its preprocessing.") from error
+        raise UnknownModelError(
+            f"Model {name!r} cannot be used: its preprocessing is not supported ({error})."
+        ) from error
 
 
 _PREPROCESS_CHOICES = {
@@ -196,7 +198,7 @@ def _tokenizer(name: str, text: Mapping[str, Any], home: Path | None) -> Tokeniz
         raise UnknownModelError(
             f"Model {name!r} needs the files of its tokenizer {repository!r} in {folder}, such as tokenizer.json."
         )
-    # tokenizer.json alone defines a tokenizer; which older files lie beside it depends on who filled the cache.
+    # tokenizer.json alone defines a tokenizer; which older files are beside it depends on how it was downloaded.
     defining = present[:1] if present[0].name == "tokenizer.json" else present
     defining += [folder / each for each in _TOKENIZER_SETTINGS[:1] if (folder / each).is_file()]
     content = hashlib.sha256("".join(_sha256(path) for path in defining).encode()).hexdigest()
@@ -214,7 +216,7 @@ def _tower_folder(name: str, tower: str, home: Path | None) -> Path:
 def _tower_config(name: str, path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        # These fields say who wrote the file; they do not change the tower.
+        # These fields describe the program that wrote the file; they do not change the tower.
         return {
             key: value
             for key, value in config.items()
@@ -272,7 +274,7 @@ def _download_weights(name: str, repository: str, filename: str) -> Path:
         if path.is_file():
             return _intact(name, path)
     raise UnknownModelError(
-        f"Model {name!r}: the repository {repository!r}, as far as it is visible from here, contains none of "
+        f"Model {name!r}: the repository {repository!r}, or its copy in the cache, contains none of "
         f"{', '.join(names)}. {_HUB_ADVICE}"
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viewfinder.arrays import Vectors
 from viewfinder.errors import ConfigurationError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
 from viewfinder.models.checkpoint import Checkpoint
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Vectors = NDArray[np.float32]
 
 
 class Encoder:
@@ -45,7 +45,7 @@ class Encoder:
             transpose_linear_weights(self.model)
         self._tokenizer = Tokenizer(checkpoint.tokenizer)
         self._text_tower = TextTower(self.model)
-        # Maximum of images in one forward call; halved when the device runs out of memory.
+        # Maximum number of images in one forward call; halved when the device runs out of memory.
         self._maximum_batch = sys.maxsize
         # Two calls at once take twice a GPU's memory and are no faster, and Metal kills the process.
         self._device_lock = contextlib.nullcontext() if device == "cpu" else threading.Lock()
@@ -90,7 +90,7 @@ class Encoder:
         return self.checkpoint.tokenizer.context_length
 
     def encode_images(self, images: NDArray[np.uint8]) -> Vectors:
-        """Return unit vectors float32 [N, dimension] of images uint8 [N, size, size, 3] prepared as `preprocess` says.
+        """Return unit vectors float32 [N, dimension] of images uint8 [N, size, size, 3] prepared by `preprocess`.
 
         A batch too large for the GPU's memory is encoded in parts that fit, and so are all later batches.
         """
@@ -114,7 +114,7 @@ class Encoder:
                 except torch.OutOfMemoryError:
                     if count == 1:
                         raise
-                # Not in the handler: until it is left, the exception keeps a reference to the memory.
+                # Not in the handler, where the exception still keeps a reference to the memory.
                 self._maximum_batch = count // 2
                 logger.warning("%d images do not fit into the memory of %s; trying half of them", count, self.device)
                 torch.cuda.empty_cache()
@@ -181,8 +181,8 @@ def _choose_device(device: Device) -> str:
     if not present[device]:
         has = ", ".join(repr(name) for name, available in present.items() if available)
         raise ConfigurationError(
-            f"The device {device!r} was asked for, but torch {torch.__version__} sees none on this machine; it has "
-            f"{has}. Choose one of these or 'auto' (VIEWFINDER_DEVICE)."
+            f"The device {device!r} is not available: torch {torch.__version__} finds only {has} on this machine. "
+            "Choose one of these or 'auto' (VIEWFINDER_DEVICE)."
         )
     return device
 

@@ -17,7 +17,7 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The properties of a model known before it is loaded; None means that only its configuration has the figure."""
+    """The properties of a model known before it is loaded; None means that the value is only in its configuration."""
 
     name: str
     arch: str = ""  # open_clip's architecture and tag, empty for a hub repository or a directory

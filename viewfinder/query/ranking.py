@@ -16,10 +16,11 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from viewfinder.arrays import Vectors
 from viewfinder.query.cursor import MAX_POSITION, Place, mark
 from viewfinder.query.query import Query
 from viewfinder.store.filters import check_groupable, field_path
-from viewfinder.store.records import Group, Hit, Vectors
+from viewfinder.store.records import Group, Hit
 from viewfinder.store.schema import VectorName
 from viewfinder.store.search import Search
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from viewfinder.arrays import Vectors
 from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality
 from viewfinder.evaluation.latency import search_times_ms
 from viewfinder.evaluation.recall import approximate_recall, measure_quality, search_each, shared_captions
 from viewfinder.indexing.accounting import RunResult
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.models.encoder import Vectors
 from viewfinder.reindexing.build import count_points
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Record, Store

@@ -1,4 +1,4 @@
-"""The properties of objects, how they are reached, and the interface of a backend that reads and lists them."""
+"""Properties of objects, options of access, and the interface of the backends that read and list them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ObjectAccess:
     threads: int = 16  # concurrent requests, and so the size of the connection pool
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
-    retry_s: float = 30.0  # no new attempt begins after it, except the second
+    retry_s: float = 30.0  # no attempt begins later than this, except the second
     backoff_s: float = 0.2  # maximum of the first pause; doubles with each attempt up to 10 s
 
     @classmethod

@@ -46,14 +46,14 @@ class CaptionRecord:
 
     @classmethod
     def of(cls, caption: str | None, tags: Sequence[str] = (), meta: Mapping[str, Any] | None = None) -> Self:
-        """The record of these values."""
+        """Return the record of these values."""
         details = _json({"tags": list(tags), "meta": dict(meta or {})})
         whole = f'{{"caption":{_json(caption)},{details[1:]}'
         return cls(caption, hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:32], details)
 
 
 def parse_details(details: str) -> dict[str, Any]:
-    """The fields `tags` (list of texts) and `meta` (object) of a payload."""
+    """Return the fields `tags` (list of strings) and `meta` (object) of a payload."""
     parsed: dict[str, Any] = json.loads(details)
     return parsed
 
@@ -65,8 +65,7 @@ def _json(value: object) -> str:
 class Captions:
     """Records by key in a temporary database, so that a hundred million of them need no memory. Close it after use.
 
-    `uri` names the file that they come from, None where they were given in memory. Relative keys count from `base`, a
-    URI that ends in `/`.
+    `uri` is their file, None if they were given in memory. Keys may be relative to `base`, a URI that ends in `/`.
     """
 
     def __init__(self, uri: str | None, base: str) -> None:
@@ -106,13 +105,13 @@ class Captions:
 
     @classmethod
     def given(cls, texts: Mapping[str, str], base: str) -> Self:
-        """Captions given in memory: a key is a URI, an absolute path, or a path relative to the URI `base`.
+        """Return captions given in memory: a key is a URI, an absolute path, or a path relative to the URI `base`.
 
-        Raises `ConfigurationError` for a caption that is not a text.
+        Raises `ConfigurationError` for a caption that is not a string.
         """
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise ConfigurationError(f"The description of {str(key)!r} is no text: {text!r}.")
+                raise ConfigurationError(f"The description of {str(key)!r} is not a string: {text!r}.")
         captions = cls(None, base if base.endswith("/") else f"{base}/")
         captions._fill(
             (_encodable(str(key), f"the description {str(key)!r}"), CaptionRecord.of(text.strip() or None))
@@ -146,7 +145,7 @@ class Captions:
         return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 0").fetchone()[0])
 
     def unmatched_keys(self) -> list[str]:
-        """The keys, as given, of those records."""
+        """Return the keys of those records as they were given."""
         return [key for (key,) in self._database.execute("SELECT given FROM captions WHERE used = 0 ORDER BY rowid")]
 
     def close(self) -> None:
@@ -167,7 +166,7 @@ class Captions:
         self._database.executemany(
             add, ((self._key(key), key, each.caption, each.caption_hash, each.details) for key, each in rows)
         )
-        # An index made afterwards is sorted on disk once; one kept up to date is written all over for each row.
+        # An index created afterwards is sorted on disk once; one updated with each row is rewritten again and again.
         self._database.execute("CREATE INDEX by_key ON captions (key)")
         repeated = "SELECT rowid FROM (SELECT rowid, lead(key) OVER (ORDER BY key, rowid) = key AS again FROM captions)"
         deleted = self._database.execute(f"DELETE FROM captions WHERE rowid IN ({repeated} WHERE again)")
@@ -175,11 +174,11 @@ class Captions:
         self._database.commit()
 
     def _key(self, key: str) -> str:
-        """A key as the file has it, in the one spelling that `_keys` looks up."""
+        """Return a key in the form that `_keys` looks up."""
         if key.startswith(("file://", "~")):
             key = _path_or_uri(canonical_uri(key))
         elif "://" not in key:
-            # A local path given in memory may be spelled in several ways; the key of a file is taken as it stands.
+            # A local path given in memory may be written in several ways; a key in a file is used unchanged.
             key = posixpath.normpath(key) if self.uri is None and "://" not in self._base else key.removeprefix("./")
         return _nfc(key)
 
@@ -286,5 +285,5 @@ def _encodable(text: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{place} contains half a surrogate pair ({text[error.start]!r}).") from error
+        raise ConfigurationError(f"{place} contains a lone surrogate ({text[error.start]!r}).") from error
     return text

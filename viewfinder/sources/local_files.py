@@ -47,7 +47,7 @@ class LocalObjects:
 
     def open(self, uri: str) -> BinaryIO:
         try:
-            # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Regular files ignore it.
+            # Without O_NONBLOCK, opening a pipe blocks until another process writes to it. Regular files ignore it.
             descriptor = os.open(file_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise _object_error(uri, error) from error
@@ -122,7 +122,7 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 
 
 def _ancestor_inodes(path: str) -> frozenset[tuple[int, int]]:
-    # All directories up to the root, so that following a link does not depend on where the listing began.
+    # All directories up to the root, so that the same links are followed wherever the listing begins.
     found = set()
     while True:
         status = os.stat(path)  # noqa: PTH116
@@ -158,5 +158,5 @@ def _source_error(source: str, error: OSError) -> SourceError:
         near = difflib.get_close_matches(name, os.listdir(parent), n=3, cutoff=0.5)  # noqa: PTH208
     except OSError:
         near = []
-    hint = f" Near it: {', '.join(repr(display_key(os.path.join(parent, one))) for one in near)}." if near else ""  # noqa: PTH118
+    hint = f" Similar names: {', '.join(repr(display_key(os.path.join(parent, one))) for one in near)}." if near else ""  # noqa: PTH118
     return SourceError(f"There is no file or directory {display_key(path)!r}.{hint}")

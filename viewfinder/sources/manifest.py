@@ -42,7 +42,7 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         "etag": pa.string(),
         "last_modified": pa.string(),
         "sources": pa.list_(pa.string()),
-        # A `CaptionRecord`; the hash is null where the captions say nothing of the object.
+        # A `CaptionRecord`; the hash is null if the object has none.
         "caption": pa.string(),
         "caption_hash": pa.string(),
         "caption_details": pa.string(),
@@ -52,9 +52,9 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete listing, unless `max_objects` ended it: part files, and what is needed to list the same again.
+    """A complete listing, or its first `max_objects` objects: part files, and the options to list the same again.
 
-    `with_captions` is True where captions were looked up for the objects, whether or not any was found.
+    `with_captions` is True if captions were looked up for the objects, even if none was found.
     """
 
     paths: tuple[Path, ...]
@@ -78,7 +78,7 @@ def write_manifest(
     """List `sources` into part files in `directory`.
 
     An object in several sources has one row with all of them. With `max_objects` the listing is in key order and ends
-    early. The `etag` from a manifest file may be empty: it is known once the object is read.
+    early. The `etag` from a manifest file may be empty until the object is read.
     Raises `SourceError`, `ConfigurationError` or `ViewfinderError` if a listing cannot be completed; a partial listing
     is never returned.
     """
@@ -185,7 +185,7 @@ class _ManifestFiles:
         return {uri: self._files_of(files) for uri, files in found}
 
     def remaining(self) -> Iterator[_ListedObject]:
-        """Yield the URIs that no listing has found. They may not exist: fetching them tells."""
+        """Yield the URIs that no listing has found. They may not exist; then fetching them fails."""
         for uri, size, etag, files in self._database.execute(
             "SELECT uri, size, etag, files FROM named WHERE taken = 0 ORDER BY uri"
         ):
@@ -219,7 +219,7 @@ class _Writer:
             self._part.close()
 
     def manifest(self, sources: Sequence[Mapping[str, Any]]) -> Manifest:
-        """All that was written, once this is closed."""
+        """Return the manifest of all rows, after the `with` block."""
         captioned = self._captions is not None
         return Manifest(tuple(self.paths), self.listed, self.bytes, tuple(sources), captioned)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.uris import bucket_and_key
 
-# Files that accompany images. Of every other object the content decides, not the name.
+# Files that accompany images and are not listed. All other objects are: their content decides, not their name.
 NOT_IMAGES = (".txt", ".json", ".jsonl", ".csv", ".parquet")
 MANIFESTS = (".csv", ".parquet")
 

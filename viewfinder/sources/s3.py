@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 # From 128 KiB on malloc maps memory for each chunk, which costs a page per packet of a slow connection.
 READ_CHUNK_BYTES = 120 * 1024
-# A hundred reads that share 1 Mbit/s are each faster.
+# Even a hundred reads that share 1 Mbit/s are each faster.
 MINIMUM_BYTES_PER_S = 1024
 MAXIMUM_PAUSE_S = 10.0
 CHECK_TIMEOUT_S = 10.0
@@ -177,7 +177,7 @@ class S3Objects:
             return
         if not key:
             raise SourceError(f"The bucket {bucket!r} at {self._where()} is empty.")
-        hint = f" Near it: {', '.join(map(repr, near))}." if near else ""
+        hint = f" Similar names: {', '.join(map(repr, near))}." if near else ""
         raise SourceError(f"There is nothing at or under {source!r} ({self._where()}).{hint}")
 
     def close(self) -> None:

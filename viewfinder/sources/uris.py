@@ -59,7 +59,7 @@ def file_uri(path: str) -> str:
     try:
         name = os.fsencode("/" + path.lstrip("/"))  # POSIX lets a path keep two leading slashes
     except UnicodeEncodeError as error:
-        raise SourceError(f"The path {path!r} contains half a surrogate pair, which no file name does.") from error
+        raise SourceError(f"The path {path!r} contains a lone surrogate, which no file name can.") from error
     return "file://" + quote(name)
 
 

@@ -12,8 +12,8 @@ from importlib import resources
 
 import numpy as np
 
+from viewfinder.arrays import Vectors
 from viewfinder.store import Store
-from viewfinder.store.records import Vectors
 from viewfinder.store.schema import Collection
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ QUANTILES = 101
 SAMPLE_SIZE = 500
 # Quantiles of fewer vectors depend on the sample more than on the model.
 MINIMUM_VECTORS = 20
-# With so many captions, those of other points are better unrelated texts than ours: they fit the index's subjects.
+# From this number on, the captions of other points replace our texts: they fit the subjects of the index better.
 MINIMUM_CAPTIONS = 100
 # Estimate again after a larger relative change of the collection.
 MAXIMUM_DRIFT = 0.1

@@ -27,8 +27,8 @@ from viewfinder.store.schema import (
     vectors_config,
 )
 
-RANKS_TEXT = (1, 20)  # the first server that ranks a text index by BM25
-HAS_4BIT = (1, 18)  # the first server with TurboQuant
+BM25_VERSION = (1, 20)  # the first server version that ranks a text index by BM25
+TURBOQUANT_VERSION = (1, 18)  # the first server version with 4-bit quantization
 
 
 class Collections:
@@ -39,7 +39,7 @@ class Collections:
         self._call = connection.call
 
     def live(self, index: str) -> Collection | None:
-        """Return the collection that the alias `index` names; None if there is no alias."""
+        """Return the collection that the alias `index` names; None if the alias does not exist."""
         while (name := self._alias(index)) is not None:
             try:
                 return self._describe(index, name)
@@ -50,11 +50,11 @@ class Collections:
         return None
 
     def require_live(self, index: str) -> Collection:
-        """Return the live collection; raise `ConfigurationError` where there is none yet."""
+        """Return the live collection; raise `ConfigurationError` if there is none yet."""
         live = self.live(index)
         if live is None:
             raise ConfigurationError(
-                f"There is no index {index!r} in {self._connection.address} yet. Make it with "
+                f"There is no index {index!r} in {self._connection.address} yet. Create it with "
                 "'viewfinder index s3://bucket/prefix'."
             )
         return live
@@ -83,8 +83,8 @@ class Collections:
         if live is None:
             self._refuse_plain_collection(index)
             known = self.all(index)
-            # Use a collection that another program has just created, or left by a crash before its promotion.
-            # The build number comes from the same listing: programs that see none all create number 1, the same one.
+            # Use a collection that another program has just created, or that a crash left before its promotion.
+            # The build number comes from the same listing, so programs that see no collection all create number 1.
             same = [each.name for each in known if each.metadata.fingerprint == model.fingerprint]
             name = same[-1] if same else _next_name(index, model, (each.build for each in known))
             created = self._create(index, name, model, "building")
@@ -147,7 +147,7 @@ class Collections:
         poll_s: float = 1.0,
         polls: int = 3,
     ) -> None:
-        """Return once `polls` consecutive polls find the exact count, status green, no queue and idle optimizers.
+        """Return once `polls` polls in a row find the exact count, status green, an empty queue and idle optimizers.
 
         Raises `StoreError` with what is still missing after `timeout_s`.
         """
@@ -199,10 +199,11 @@ class Collections:
         version = self._connection.server_version()
         if version is None:
             return "none"  # the embedded store always compares float32
-        if wanted == "4bit" and version < HAS_4BIT:
+        if wanted == "4bit" and version < TURBOQUANT_VERSION:
             raise StoreError(
                 f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. "
-                f"Upgrade Qdrant to {HAS_4BIT[0]}.{HAS_4BIT[1]} or newer, or set VIEWFINDER_QUANTIZATION=int8."
+                f"Upgrade Qdrant to {'.'.join(map(str, TURBOQUANT_VERSION))} or newer, or set "
+                "VIEWFINDER_QUANTIZATION=int8."
             )
         return wanted
 
@@ -224,7 +225,7 @@ class Collections:
 
     def _create_indexes(self, name: str) -> None:
         version = self._connection.server_version()
-        ranked = version is None or version >= RANKS_TEXT
+        ranked = version is None or version >= BM25_VERSION
         for field, schema in {**PAYLOAD_INDEXES, "caption": caption_index(ranked=ranked)}.items():
             self._call("create_payload_index", collection_name=name, field_name=field, field_schema=schema, wait=True)
 

@@ -19,7 +19,7 @@ Kind = Literal["failure", "takedown", "upgrade_lock", "rollback_pause"]
 
 # Never change it: it determines every id in every control collection.
 _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
-_PAGE = 1000
+_PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ class Control:
     def write_if(
         self, kind: Kind, subject: str, record: Mapping[str, Any], *, absent: bool = False, **expected: str
     ) -> None:
-        """Write one record atomically: with `absent`, if there is none; else if its fields equal `expected`.
+        """Write one record atomically if its fields equal `expected`, or with `absent` if it does not exist.
 
-        Use `read` to see if it was written. Needs Qdrant's conditional upserts (≥ 1.17).
+        Call `read` to find out if it was written. Needs Qdrant's conditional upserts (≥ 1.17).
         """
         condition = models.Filter(must=[_equals(field, value) for field, value in expected.items()])
         options = (
@@ -159,7 +159,7 @@ class Control:
                 return
 
     def _scroll(self, *conditions: models.FieldCondition) -> Iterator[Mapping[str, Any]]:
-        """Yield all records that meet the conditions; none if there is no collection yet."""
+        """Yield all records that meet the conditions; none if the collection does not exist yet."""
         condition, offset = models.Filter(must=list(conditions)), None
         while True:
             try:
@@ -167,7 +167,7 @@ class Control:
                     "scroll",
                     collection_name=self.name,
                     scroll_filter=condition,
-                    limit=_PAGE,
+                    limit=_PAGE_SIZE,
                     offset=offset,
                     with_payload=True,
                 )
@@ -215,4 +215,4 @@ def _ids(kind: Kind, subjects: Sequence[str]) -> list[str]:
 
 
 def _pages(subjects: Sequence[str]) -> list[Sequence[str]]:
-    return [subjects[start : start + _PAGE] for start in range(0, len(subjects), _PAGE)]
+    return [subjects[start : start + _PAGE_SIZE] for start in range(0, len(subjects), _PAGE_SIZE)]

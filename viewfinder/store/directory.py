@@ -1,4 +1,4 @@
-"""The embedded store's directory: held by one process at a time, which is recorded in it.
+"""The embedded store's directory, held by one process at a time.
 
 Qdrant's local mode supports one process and one thread, so calls run one at a time. `holder.lock` is locked while the
 directory is held, `holder.json` describes the holder.
@@ -29,8 +29,8 @@ from viewfinder.store.local_mode import LocalMode
 logger = logging.getLogger(__name__)
 
 COMFORTABLE_POINTS = 20_000
-ADVICE = (
-    f"The embedded store has more than {COMFORTABLE_POINTS:,} points; with more, searches and starts get slow. "
+LARGE_STORE_ADVICE = (
+    f"The embedded store has more than {COMFORTABLE_POINTS:,} points: searches and starts become slow. "
     "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
@@ -78,7 +78,7 @@ def store_directory(data_dir: Path) -> Path:
 
 
 def code_version() -> str:
-    """Return a short hash of the holder's source and of the versions it runs on."""
+    """Return a short hash of the source code of the holder and of the versions of qdrant-client and Python."""
     source = [Path(__file__).with_name(name) for name in ("directory.py", "embedded.py", "local_mode.py")]
     parts = [
         *(path.read_bytes() for path in source),
@@ -155,7 +155,7 @@ class DirectoryClient:
     def _advise(self, collection: LocalCollection) -> None:
         if len(collection.ids) > COMFORTABLE_POINTS and not self._advised:
             self._advised = True
-            logger.warning(ADVICE)
+            logger.warning(LARGE_STORE_ADVICE)
 
 
 def take_lock(directory: Path, wait_s: float) -> IO[str]:
@@ -163,7 +163,7 @@ def take_lock(directory: Path, wait_s: float) -> IO[str]:
     deadline = time.monotonic() + wait_s
     while (lock := try_lock(directory / "holder.lock")) is None:
         if time.monotonic() >= deadline:
-            raise busy(directory)
+            raise busy_error(directory)
         time.sleep(0.1)
     return lock
 
@@ -185,7 +185,7 @@ def try_lock(path: Path) -> IO[str] | None:
     return file
 
 
-def busy(directory: Path) -> StoreBusyError:
+def busy_error(directory: Path) -> StoreBusyError:
     """Return the error that names the holder of a directory."""
     holder = Holder.read(directory)
     who = str(holder) if holder else "an unknown program"

@@ -1,4 +1,4 @@
-"""The store of a program that names no Qdrant server: a directory held by one Ray actor, which all programs share.
+"""The embedded store, used without a Qdrant server: one Ray actor holds its directory for all programs.
 
 The actor is named, detached and on the head node of a Ray (`viewfinder.cluster.session` starts or joins it); every
 process of that Ray reaches the store with `attach`. Without Ray a single program opens the directory itself
@@ -14,21 +14,19 @@ from typing import Any
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store.directory import LOCK_WAIT_S, DirectoryClient, Holder, code_version, open_directory
 
-__all__ = ["NAMESPACE", "HolderClient", "attach", "close_holder", "ensure_holder", "open_directory"]
-
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "viewfinder"
 # Small enough that a search never waits long behind a write in the holder's single thread.
-MAX_BATCH = 32
+MAX_POINTS_PER_CALL = 32
 _CALL_TIMEOUT_S = 120.0
 _REPLACE_WAIT_S = 20.0
 
 
 class HolderClient:
-    """A `StoreClient` through the actor that holds the directory; the next call after its death creates it again."""
+    """A `StoreClient` through the actor that holds the directory; a call after its death starts it again."""
 
-    max_batch: int | None = MAX_BATCH
+    max_batch: int | None = MAX_POINTS_PER_CALL
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -37,7 +35,7 @@ class HolderClient:
     def call(self, method: str, **arguments: Any) -> Any:
         import ray
 
-        if not ray.is_initialized():  # or Ray would start a cluster of its own accord
+        if not ray.is_initialized():  # otherwise Ray would start a cluster
             raise StoreError("The embedded store is held by a Ray actor, and this process has not joined Ray.")
         if self._actor is None:
             self._actor = _get_or_create(self._data_dir)
@@ -76,10 +74,10 @@ class _HolderActor:
         self._closed = False
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
-        return self._opened().call(method, **arguments)
+        return self._open_client().call(method, **arguments)
 
     def describe(self, wait_s: float) -> Holder:
-        self._opened(wait_s)
+        self._open_client(wait_s)
         return Holder.here(_own_ray_address())
 
     def close(self) -> None:
@@ -87,7 +85,7 @@ class _HolderActor:
         if self._client is not None:
             self._client.close()
 
-    def _opened(self, wait_s: float = LOCK_WAIT_S) -> DirectoryClient:
+    def _open_client(self, wait_s: float = LOCK_WAIT_S) -> DirectoryClient:
         if self._closed:
             raise StoreUnavailableError("The holder of the embedded store is being replaced.")
         if self._client is None:
@@ -116,9 +114,9 @@ def _holder_options(data_dir: Path) -> dict[str, Any]:
 
 
 def ensure_holder(data_dir: Path, lock_wait_s: float) -> None:
-    """Start the holder where there is none, and replace one that runs other code than this program.
+    """Start the holder if there is none, and replace one that runs another version of the code.
 
-    Raises `StoreBusyError` naming whoever keeps the directory for longer than `lock_wait_s`.
+    Raises `StoreBusyError` if another process still holds the directory after `lock_wait_s`.
     """
     import ray
 
@@ -133,13 +131,13 @@ def ensure_holder(data_dir: Path, lock_wait_s: float) -> None:
             ray.kill(actor)
             raise error.cause from None
         except ray.exceptions.RayActorError:
-            time.sleep(0.2)  # one that has just been ended; its name is free in a moment
+            time.sleep(0.2)  # it has just ended; Ray frees its name in a moment
             continue
         if holder.code == code_version():
             return
-        logger.info("The holder of the embedded store was made by other code (%s); replacing it.", holder)
+        logger.info("The holder of the embedded store runs another version of the code (%s); replacing it.", holder)
         _end(actor)
-    raise StoreUnavailableError(f"The embedded store in {data_dir} got no holder.")
+    raise StoreUnavailableError(f"No holder could be started for the embedded store in {data_dir}.")
 
 
 def close_holder(data_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fields of captions files as filters name them (`meta.NAME`), and their kinds.
+"""Fields of captions files, named `meta.NAME` in filters, and their kinds.
 
 A kind is a type of Qdrant's payload indexes: keyword, integer, float, bool, datetime or text.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from viewfinder.errors import FilterError
 from viewfinder.store.filters import parse_filter
 
-# Each is an index in memory; a file with more has fields that nobody filters by.
+# Each field is an index in memory, and filters use few of the fields of a file that has more.
 MAX_FIELDS = 64
 # Longer strings are indexed as words, not compared as a whole.
 MAX_KEYWORD_CHARACTERS = 128
@@ -72,7 +72,7 @@ def _kind(value: object) -> str | None:
 
 
 def _wider(one: str, other: str) -> str:
-    """Return the kind that fits the values of both; keyword if they have nothing in common."""
+    """Return the kind that fits the values of both; keyword if no other kind does."""
     kinds = {one, other}
     if len(kinds) == 1:
         return one

@@ -52,8 +52,8 @@ _ALLOWED = {
 def parse_filter(expression: Mapping[str, Any] | None, fields: Collection[str] | None = None) -> models.Filter | None:
     """Return Qdrant's filter for `expression`; None for None and {}.
 
-    `fields` are the known `meta.NAME`s; without them every name is accepted, and one that no point has matches nothing.
-    For any JSON value raises nothing but `FilterError`, with the wrong field, operator or value and the valid ones.
+    `fields` are the known `meta.NAME`s; without them every name is accepted, and an unused name matches nothing.
+    For any JSON value it raises only `FilterError`, which names what is wrong and what is valid.
     """
     if expression is None or (isinstance(expression, Mapping) and not expression):
         return None
@@ -108,9 +108,7 @@ class _Parser:
         for operator, value in operations.items():
             if operator not in _ALLOWED[kind]:
                 known = ", ".join(_ALLOWED[kind])
-                raise FilterError(
-                    f"Filter on {name!r}: no operator {_show(operator)} for this field; it takes {known}."
-                )
+                raise FilterError(f"Filter on {name!r}: unknown operator {_show(operator)}; this field takes {known}.")
             self._count(operator, value)
         return [_condition(str(name), kind, operator, value) for operator, value in operations.items()]
 
@@ -129,7 +127,7 @@ class _Parser:
             )
 
 
-def _kind(name: object, fields: Collection[str] | None, purpose: str = "to filter by") -> str:
+def _kind(name: object, fields: Collection[str] | None) -> str:
     if isinstance(name, str):
         if name in FIELDS:
             return FIELDS[name]
@@ -144,7 +142,7 @@ def _kind(name: object, fields: Collection[str] | None, purpose: str = "to filte
         close = [f"meta.{name}"]
     nearest = f" Closest: {close[0]!r}." if close else ""
     others = ", and meta.NAME for fields of the captions file" if fields is None else ""
-    raise FilterError(f"No field {_show(name)} {purpose}.{nearest} Known fields: {_listed(known)}{others}.")
+    raise FilterError(f"Unknown field {_show(name)}.{nearest} Known fields: {_listed(known)}{others}.")
 
 
 def _check(
@@ -154,14 +152,14 @@ def _check(
     kinds: Collection[str],
     types: Collection[str],
 ) -> None:
-    kind = _kind(name, fields, f"to be {what}")
+    kind = _kind(name, fields)
     usable = kind in kinds and name not in _UNINDEXED
     if kind == "any":
         usable = fields is None or fields.get(str(name), "object") in types
     if not usable:
         own = [each for each in FIELDS if FIELDS[each] in kinds and each not in _UNINDEXED]
         known = sorted(own + [each for each in fields or () if (fields or {})[each] in types])
-        raise FilterError(f"Field {name!r} has no values that can be {what}. Those that can: {_listed(known)}.")
+        raise FilterError(f"Field {name!r} cannot be {what}. Fields that can: {_listed(known)}.")
 
 
 def _listed(names: list[str]) -> str:

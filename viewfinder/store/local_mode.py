@@ -10,7 +10,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 
 class LocalMode(QdrantLocal):
-    """Local mode on a directory. It knows one process and one thread; two threads corrupt it permanently."""
+    """Local mode on a directory, for one process and one thread; two threads corrupt it permanently."""
 
     LARGE_DATA_THRESHOLD = sys.maxsize  # `DirectoryClient` gives this advice itself, once
 
@@ -50,7 +50,7 @@ def _select_diverse(
 ) -> list[Any]:
     """Replace `LocalCollection._mmr` (maximal marginal relevance, cosine only), a thousand times faster.
 
-    Its Python loops over all pairs took 9 s to select 200 of 1,000 points, while the holder answered nobody else.
+    Its Python loops over all pairs took 9 s to select 200 of 1,000 points, while all other calls waited.
     """
     vectors = collection.vectors[using][[collection.ids[point.id] for point in points]]
     relevance = np.array([point.score for point in points])

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from viewfinder.arrays import Mask, Vectors
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import parse_filter
-from viewfinder.store.records import Mask, PointBatch, PointState, Record, Vectors, is_point_id
+from viewfinder.store.records import PointBatch, PointState, Record, is_point_id
 from viewfinder.store.schema import Collection, VectorName
 
-PAGE = 1000
-VECTOR_PAGE = 200  # 512 numbers take about 10 kB of JSON
+PAGE_SIZE = 1000
+VECTOR_PAGE_SIZE = 200  # 512 numbers take about 10 kB of JSON
 
 
 class Points:
@@ -77,7 +78,7 @@ class Points:
         self._set_sources(collection, {each: {*states[each].sources, *sources[each]} for each in states}, before=states)
 
     def remove_source(self, collection: Collection, ids: Sequence[str], source: str) -> list[str]:
-        """Remove `source` from these points; return the ids of those left without any, which a prune deletes."""
+        """Remove `source` from these points; return the ids of points without a source left, which a prune deletes."""
         states = self.states(collection, ids)
         remaining = {each: set(state.sources) - {source} for each, state in states.items()}
         self._set_sources(collection, remaining, before=states)
@@ -91,7 +92,7 @@ class Points:
             )
 
     def states(self, collection: Collection, ids: Sequence[str]) -> dict[str, PointState]:
-        """Return the states of those of `ids` that exist, read 1,000 at a time without vectors."""
+        """Return the states of the points in `ids` that exist, read 1,000 at a time without vectors."""
         states: dict[str, PointState] = {}
         for page in _pages(ids):
             records = self._call(
@@ -110,7 +111,7 @@ class Points:
                 "scroll",
                 collection_name=collection.name,
                 scroll_filter=condition,
-                limit=PAGE,
+                limit=PAGE_SIZE,
                 offset=offset,
                 with_payload=True if fields is None else list(fields),
             )
@@ -124,7 +125,7 @@ class Points:
         return int(answer.count)
 
     def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
-        """Return the payloads of those of `ids` that exist."""
+        """Return the payloads of the points in `ids` that exist."""
         found: dict[str, Record] = {}
         for page in _pages(ids):
             records = self._call("retrieve", collection_name=collection.name, ids=page, with_payload=True)
@@ -132,9 +133,9 @@ class Points:
         return found
 
     def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
-        """Return the unit vectors (float32 [D]) of those of `ids` that have one of this kind."""
+        """Return the unit vectors (float32 [D]) of the points in `ids` that have this kind of vector."""
         found: dict[str, Vectors] = {}
-        for page in _pages(ids, VECTOR_PAGE):
+        for page in _pages(ids, VECTOR_PAGE_SIZE):
             records = self._call(
                 "retrieve", collection_name=collection.name, ids=page, with_payload=False, with_vectors=[using]
             )
@@ -181,7 +182,7 @@ class Points:
     ) -> None:
         if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
             raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
-        size = self._connection.client.max_batch or PAGE
+        size = self._connection.client.max_batch or PAGE_SIZE
         for start in range(0, len(ids), size):
             chosen = list(range(start, min(start + size, len(ids))))
             try:
@@ -264,7 +265,7 @@ def _changes(
 
 
 def _existing(ids: Sequence[str]) -> models.Filter:
-    """Return a filter for those of `ids` that exist; Qdrant refuses a list of ids if one does not exist."""
+    """Return a filter for the points in `ids` that exist; Qdrant refuses a list of ids if one does not exist."""
     return models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
 
 
@@ -277,7 +278,7 @@ def _vector(record: Any, using: VectorName) -> Vectors:
     return np.asarray(record.vector[using], dtype=np.float32)
 
 
-def _pages(ids: Sequence[str], size: int = PAGE) -> list[list[Any]]:
+def _pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
     """Return the valid point ids in pages of at most `size`."""
     known = [each for each in ids if is_point_id(each)]
     return [known[start : start + size] for start in range(0, len(known), size)]

@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from viewfinder.arrays import Mask, Vectors
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
-
-Vectors = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def is_point_id(text: str) -> bool:
-    """Return True for a valid point id. No point has another id, so Qdrant need not be asked."""
+    """Return True for a valid point id. Other ids need no request, because no point has one."""
     return _POINT_ID.fullmatch(text) is not None
 
 

@@ -38,7 +38,7 @@ PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
 
 
 class DescribedModel(Protocol):
-    """A model with its files at hand, such as `viewfinder.models.checkpoint.Checkpoint`."""
+    """A model whose files are on this machine, such as `viewfinder.models.checkpoint.Checkpoint`."""
 
     @property
     def name(self) -> str: ...
@@ -64,7 +64,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, model: DescribedModel) -> "ModelIdentity":
-        """The record of a model that a collection keeps, without this machine's directory."""
+        """Return the identity of a model, without its directory on this machine."""
         spec = {name: value for name, value in asdict(model.spec).items() if name != "directory"}
         return cls(model.name, model.fingerprint, model.dimension, spec)
 
@@ -98,7 +98,7 @@ class CollectionMetadata:
 
     @property
     def model_name(self) -> str:
-        """The name that locates the model."""
+        """The name under which the model is found."""
         return str(self.model.get("name", "?"))
 
     def as_payload(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[
 
     `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18) at half its size.
     """
-    # `always_ram` is deprecated since 1.19, but older servers know nothing else.
+    # `always_ram` is deprecated since 1.19, but older servers support nothing else.
     configs: Mapping[Quantization, models.QuantizationConfig | None] = {
         "none": None,
         "int8": models.ScalarQuantization(

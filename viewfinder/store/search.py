@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 from qdrant_client import models
 
+from viewfinder.arrays import Vectors
 from viewfinder.errors import FilterError, StoreError
-from viewfinder.store.collections import RANKS_TEXT, Collections
+from viewfinder.store.collections import BM25_VERSION, Collections
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
-from viewfinder.store.records import Group, Hit, Vectors, is_point_id
+from viewfinder.store.records import Group, Hit, is_point_id
 from viewfinder.store.schema import Collection, VectorName
 
 T = TypeVar("T")
@@ -32,8 +33,8 @@ class Search:
 
     `score_threshold` applies to `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0
     selects hits from `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), in the order of
-    selection; scores stay cosines. `having` searches only points with this kind of vector, `only` only these ids,
-    exactly. `exact` compares with every point instead of using the graph.
+    selection; scores stay cosines. `having` restricts the search to points with this kind of vector, `only` to these
+    ids, and then it is exact. `exact` compares with every point instead of using the graph.
     """
 
     vector: Vectors | None = None
@@ -120,8 +121,8 @@ class Searches:
     def groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[Group]:
         """Return the best `search.limit` groups of points that share a value of `field`, each with its best points.
 
-        A point with several values (tags) is in several groups, one without any in none. Raises `FilterError` for a
-        field that cannot be grouped by, `ValueError` for a search with diversity, which Qdrant cannot group.
+        A point with several values (tags) is in several groups, a point without a value in none. Raises `FilterError`
+        for a field that cannot be grouped by, `ValueError` for a search with diversity, which Qdrant cannot group.
         """
         if search.diversity:
             raise ValueError("a search with diversity cannot be grouped")
@@ -204,10 +205,10 @@ class Searches:
         if self._ranks_words or all(search.words is None for search in searches):
             return
         version = self._connection.server_version()
-        if version is not None and version < RANKS_TEXT:
+        if version is not None and version < BM25_VERSION:
             raise StoreError(
                 f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank by words. "
-                f"Upgrade Qdrant to {RANKS_TEXT[0]}.{RANKS_TEXT[1]} or newer and index again, or search by vector."
+                f"Upgrade Qdrant to {BM25_VERSION[0]}.{BM25_VERSION[1]} or newer and index again, or search by vector."
             )
         self._ranks_words = True
 
@@ -225,7 +226,7 @@ def _query(search: Search) -> Any:
 
 
 def _narrow(condition: models.Filter | None, search: Search) -> models.Filter | None:
-    """Return the condition with those of `having`, `only` and `exclude` added."""
+    """Return the condition together with the conditions of `having`, `only` and `exclude`."""
     must: list[Any] = [] if condition is None else [condition]
     if search.having is not None:
         must.append(models.FieldCondition(key=f"has_{search.having}", match=models.MatchValue(value=True)))
@@ -247,7 +248,7 @@ def _hit(search: Search, point: Any) -> Hit:
 
 
 def _ranked(hits: Iterable[Hit]) -> list[Hit]:
-    """Sort hits by score; equal scores by id, as Qdrant does not define their order."""
+    """Sort hits by score, and equal scores by id, because Qdrant does not define their order."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 

@@ -17,14 +17,14 @@ from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
 
-# Transient HTTP statuses and gRPC codes. A 500 of Qdrant is an error that repeats.
+# Transient HTTP statuses and gRPC codes. Not 500: Qdrant answers it to requests that fail again.
 _TRANSIENT = frozenset({429, 502, 503, 504})
 _TRANSIENT_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 _REFUSED_GRPC = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404}
 
 
 class ServerClient:
-    """A `StoreClient` for a Qdrant server, by REST or gRPC as the address says. Safe to share between threads."""
+    """A `StoreClient` for a Qdrant server, over REST or gRPC. Safe to share between threads."""
 
     max_batch: int | None = None
 

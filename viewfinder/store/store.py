@@ -27,7 +27,7 @@ def connect(address: StoreAddress) -> "Store":
     """Return the store at `address`: a Qdrant server, or the embedded store through the actor that holds it.
 
     Sends no request; `Store.check` does. For the embedded store the process must have joined Ray
-    (`viewfinder.store.embedded.start_ray`).
+    (`viewfinder.cluster.session.start_ray`).
     """
     return Store(attach(address.data_dir) if address.url is None else ServerClient(address), address)
 
@@ -51,7 +51,7 @@ class Store:
         self.search = Searches(self.connection, self.collections)
 
     def control(self, index: str) -> Control:
-        """The records of `index` that outlive its collections: failures, takedowns, locks."""
+        """Return the records of `index` that outlive its collections: failures, takedowns, locks."""
         return Control(self.connection.call, index)
 
     def check(self) -> str:
@@ -80,7 +80,7 @@ class Store:
     def take_down(self, index: str, images: Mapping[str, str]) -> set[str]:
         """Take down images (point id: URI, or "" if unknown): record takedowns, delete the points in all collections.
 
-        Returns the ids of those that some collection had. An existing takedown keeps its time.
+        Returns the ids of the points that existed. An existing takedown keeps its time.
         Raises `ValueError` for an invalid point id.
         """
         ids = list(images)

@@ -1,4 +1,4 @@
-"""Small models with random weights, one for each kind of tower in the registry; they need no hub."""
+"""Small models with random weights, one for each kind of tower in the registry; they need no download."""
 
 import copy
 import json

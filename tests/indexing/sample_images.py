@@ -1,4 +1,4 @@
-"""Images for buckets: small, cheap, and each different."""
+"""Small, cheap, different images for the buckets of tests."""
 
 import io
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(seed: int, size: tuple[int, int] = (48, 40), kind: str = "JPEG") -> bytes:
-    """An encoded image of coloured blocks; the same seed, the same image."""
+def encoded_image(seed: int, size: tuple[int, int] = (48, 40), kind: str = "JPEG") -> bytes:
+    """Return an encoded image of coloured blocks; equal seeds give equal images."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(file, kind)
@@ -20,4 +20,4 @@ def fill(bucket: Path, names: list[str], *, first_seed: int = 0) -> None:
     for seed, name in enumerate(names, start=first_seed):
         path = bucket / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(seed))
+        path.write_bytes(encoded_image(seed))
