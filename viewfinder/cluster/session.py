@@ -17,8 +17,8 @@ from viewfinder.cluster.resources import CORES
 from viewfinder.errors import ConfigurationError, StoreBusyError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.settings import Settings
-from viewfinder.store import Store, StoreAddress, connect, open_local
-from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy_error, store_directory, try_lock
+from viewfinder.store import Store, StoreAddress, connect, open_shared
+from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy, store_directory, try_lock
 from viewfinder.store.embedded import NAMESPACE, close_holder, ensure_holder
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ MINIMUM_CPUS, CPUS_BESIDE_DECODERS = 4, 2
 NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _START_WAIT_S = 90.0
 _START_ATTEMPTS = 3
-# Standard error is for our own messages.
-_QUIET: Mapping[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+# Of `ray.init`, those that apply to a Ray that is joined.
+_LOGGING_OPTIONS = ("log_to_driver", "logging_level")
 
 
 @contextmanager
@@ -53,18 +53,28 @@ def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
 
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Store]:
-    """Open the store of the settings: a Qdrant server, else the data directory, else its holder over Ray."""
+    """The store that the settings name: a server, else the own directory, else through the program that holds it."""
     address = StoreAddress.of(settings)
     if address.url is not None:
         with connect(address) as store:
             yield store
-    elif (lock := try_lock(store_directory(address.data_dir) / "holder.lock")) is not None:
-        lock.close()
-        with open_local(address) as store:
+    elif _is_held_elsewhere(store_directory(address.data_dir)):
+        options = {"log_to_driver": False, "logging_level": logging.WARNING}
+        with start_ray(address, ray_address=settings.ray_address, **options), connect(address) as store:
             yield store
     else:
-        with start_ray(address, ray_address=settings.ray_address), connect(address) as store:
+        with open_shared(address) as store:
             yield store
+
+
+def _is_held_elsewhere(directory: Path) -> bool:
+    """True if only the holder's Ray leads to it: it is on another machine, or made by other code."""
+    lock = try_lock(directory / "holder.lock")
+    if lock is not None:
+        lock.close()
+        return False
+    holder = Holder.read(directory)
+    return holder is not None and holder.ray_address is not None and not holder.answers_here
 
 
 def configure_ray_data() -> None:
@@ -130,12 +140,13 @@ def start_ray(
     """
     import ray
 
+    logging_options = {name: options[name] for name in _LOGGING_OPTIONS if name in options}
     if address.url is not None:
         if ray.is_initialized():
             return RaySession(address, owned=False, joined=False)
         if ray_address:
             _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
+            ray.init(address=ray_address, namespace=NAMESPACE, **logging_options)
         else:
             _start_own(options)
         return RaySession(address, owned=ray_address is None, joined=True)
@@ -146,8 +157,8 @@ def start_ray(
         owned, joined = False, not ray.is_initialized()
         if joined and ray_address:
             _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
-        elif joined and not _join_holder(directory, lock_wait_s):
+            ray.init(address=ray_address, namespace=NAMESPACE, **logging_options)
+        elif joined and not _join_holder(directory, lock_wait_s, logging_options):
             _start_own(options)
             owned = True
         session = RaySession(address, owned, joined)
@@ -160,8 +171,8 @@ def start_ray(
     return session
 
 
-def _join_holder(directory: Path, lock_wait_s: float) -> bool:
-    """Join the Ray of the running holder; False if there is no holder. Raises `StoreBusyError` after `lock_wait_s`."""
+def _join_holder(directory: Path, lock_wait_s: float, options: Mapping[str, Any]) -> bool:
+    """Join the Ray of a live holder; False where nobody holds the directory, else `StoreBusyError` in the end."""
     deadline = time.monotonic() + lock_wait_s
     while True:
         lock = try_lock(directory / "holder.lock")
@@ -169,7 +180,7 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
             lock.close()
             return False
         holder = Holder.read(directory)
-        if holder is not None and _try_join(holder):
+        if holder is not None and _join(holder, options):
             return True
         if time.monotonic() > deadline:
             raise busy_error(directory)
@@ -209,7 +220,7 @@ def _start_own(options: Mapping[str, Any]) -> None:
                 ) from error
 
 
-def _try_join(holder: Holder) -> bool:
+def _join(holder: Holder, options: Mapping[str, Any]) -> bool:
     import ray
 
     if holder.ray_address is None or holder.host != socket.gethostname():
@@ -218,11 +229,23 @@ def _try_join(holder: Holder) -> bool:
     try:
         # Ray itself would try a dead address for half a minute.
         socket.create_connection((host, int(port)), timeout=2).close()
-        ray.init(address=holder.ray_address, namespace=NAMESPACE, **_QUIET)
+        if holder.ray_token:
+            _use_token()
+        ray.init(address=holder.ray_address, namespace=NAMESPACE, **options)
     except (OSError, RuntimeError) as error:
         logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
         return False
     return True
+
+
+def _use_token() -> None:
+    """Let this process show Ray's token: Ray asks for it where it is started, but never enables it for an address."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module without stubs
+
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")  # it has read the variable when it was imported
 
 
 @contextmanager

@@ -49,7 +49,9 @@ class StoreClient(Protocol):
     Raises only errors of the `StoreError` family; after `StoreUnavailableError` the same call may succeed later.
     """
 
-    max_batch: int | None
+    @property
+    def max_batch(self) -> int | None:
+        """Points in one write at most; None for any number."""
 
     def call(self, method: str, **arguments: Any) -> Any:
         """Return the result of `QdrantClient.<method>(**arguments)`."""

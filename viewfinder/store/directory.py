@@ -1,4 +1,4 @@
-"""The embedded store's directory, held by one process at a time.
+"""The embedded store's directory: held by one process at a time, which is recorded in it and answers the others.
 
 Qdrant's local mode supports one process and one thread, so calls run one at a time. `holder.lock` is locked while the
 directory is held, `holder.json` describes the holder.
@@ -23,8 +23,9 @@ from typing import IO, Any
 from qdrant_client import models
 from qdrant_client.local.local_collection import LocalCollection
 
-from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError
+from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
 from viewfinder.store.local_mode import LocalMode
+from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ LARGE_STORE_ADVICE = (
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
 LOCK_WAIT_S = 15.0
+# Points in one call of another program. Small enough that a search never waits long behind a write.
+MAX_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,13 @@ class Holder:
     since: str
     code: str
     ray_address: str | None = None
+    # Where it answers other programs of this machine.
+    socket: str | None = None
+    # Ray's token is required to join its Ray.
+    ray_token: bool = False
 
     @classmethod
-    def here(cls, ray_address: str | None) -> "Holder":
+    def here(cls, ray_address: str | None, socket_path: str | None = None) -> "Holder":
         """Return the record of this process."""
         return cls(
             os.getpid(),
@@ -56,14 +63,21 @@ class Holder:
             datetime.now(UTC).isoformat(timespec="seconds"),
             code_version(),
             ray_address,
+            socket_path,
+            ray_address is not None and os.environ.get("RAY_AUTH_MODE") == "token",
         )
+
+    @property
+    def answers_here(self) -> bool:
+        """True if this program can send it calls: on this machine, with the same code."""
+        return self.socket is not None and self.host == socket.gethostname() and self.code == code_version()
 
     @classmethod
     def read(cls, directory: Path) -> "Holder | None":
         """Return the holder in `holder.json`, which may have ended; None if the file is missing or invalid."""
         try:
             record = json.loads((directory / "holder.json").read_text())
-            return cls(**{each.name: record[each.name] for each in fields(cls)})
+            return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -78,8 +92,8 @@ def store_directory(data_dir: Path) -> Path:
 
 
 def code_version() -> str:
-    """Return a short hash of the source code of the holder and of the versions of qdrant-client and Python."""
-    source = [Path(__file__).with_name(name) for name in ("directory.py", "embedded.py", "local_mode.py")]
+    """Return a short hash of the holder's source and of the versions it runs on."""
+    source = [Path(__file__).with_name(name) for name in ("directory.py", "embedded.py", "local_mode.py", "sharing.py")]
     parts = [
         *(path.read_bytes() for path in source),
         version("qdrant-client").encode(),
@@ -97,6 +111,70 @@ def open_directory(data_dir: Path, *, wait_s: float = LOCK_WAIT_S, ray_address: 
     except BaseException:
         lock.close()
         raise
+
+
+class SharedClient:
+    """A `StoreClient` on the directory for one of several programs: it holds the directory, or asks the one that does.
+
+    When the holder ends, the next call takes its place or asks the next one.
+    """
+
+    def __init__(self, data_dir: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
+        self._data_dir = data_dir
+        self._wait_s = wait_s
+        self._lock = threading.Lock()
+        self._client: DirectoryClient | SocketClient | None = None
+        self._connect()  # a directory that cannot be used is refused now
+
+    @property
+    def max_batch(self) -> int | None:
+        client = self._client
+        return MAX_BATCH if client is None else client.max_batch
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        client = self._connect()
+        try:
+            return client.call(method, **arguments)
+        except StoreUnavailableError:
+            with self._lock:
+                if client is self._client:
+                    self._client = None
+                    client.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+
+    def _connect(self) -> "DirectoryClient | SocketClient":
+        with self._lock:
+            if self._client is None:
+                self._client = _hold_or_ask(self._data_dir, self._wait_s)
+            return self._client
+
+
+def _hold_or_ask(data_dir: Path, wait_s: float) -> "DirectoryClient | SocketClient":
+    """Hold the directory, or connect to its holder. Raises `StoreBusyError` where neither is possible in time."""
+    directory = store_directory(data_dir)
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return open_directory(data_dir, wait_s=0)
+        except StoreBusyError:
+            holder = Holder.read(directory)
+            if holder is not None and holder.answers_here and (client := _ask(holder)) is not None:
+                return client
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.1)  # it is about to start or to end
+
+
+def _ask(holder: Holder) -> SocketClient | None:
+    try:
+        return SocketClient(holder.socket or "", MAX_BATCH)
+    except OSError:  # it has just ended, or belongs to another user
+        return None
 
 
 class DirectoryClient:
@@ -121,7 +199,11 @@ class DirectoryClient:
         self._local = LocalMode(str(directory))
         for collection in self._local.collections.values():
             self._advise(collection)
-        (directory / "holder.json").write_text(json.dumps(asdict(Holder.here(ray_address))))
+        if (left := Holder.read(directory)) is not None and left.socket and left.host == socket.gethostname():
+            remove_socket(left.socket)
+        self._socket = StoreSocket(self.call)
+        record = json.dumps(asdict(Holder.here(ray_address, self._socket.path)))
+        (directory / "holder.json").write_text(record)
 
     def call(self, method: str, **arguments: Any) -> Any:
         with self._call_lock:
@@ -141,6 +223,8 @@ class DirectoryClient:
             return answer
 
     def close(self) -> None:
+        # Before the lock is taken, or a call of another program could find the store closed.
+        self._socket.close()
         with self._call_lock:
             if not self._local.closed:
                 self._local.close()

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.store.directory import LOCK_WAIT_S, DirectoryClient, Holder, code_version, open_directory
+from viewfinder.store.directory import LOCK_WAIT_S, MAX_BATCH, DirectoryClient, Holder, code_version, open_directory
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "viewfinder"
-# Small enough that a search never waits long behind a write in the holder's single thread.
-MAX_POINTS_PER_CALL = 32
 _CALL_TIMEOUT_S = 120.0
 _REPLACE_WAIT_S = 20.0
 

@@ -11,12 +11,30 @@ from viewfinder.backoff import Backoff
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
 from viewfinder.store.connection import Connection, StoreAddress, StoreClient, parse_version
-from viewfinder.store.control import Control
-from viewfinder.store.directory import open_directory
+from viewfinder.store.control import Control, Failure, Takedown
+from viewfinder.store.directory import SharedClient, open_directory
 from viewfinder.store.embedded import attach
 from viewfinder.store.points import Points
 from viewfinder.store.search import Searches
 from viewfinder.store.server import ServerClient
+
+__all__ = [
+    "Collection",
+    "CollectionMetadata",
+    "Failure",
+    "Group",
+    "Hit",
+    "PointBatch",
+    "PointState",
+    "Record",
+    "Search",
+    "Store",
+    "StoreAddress",
+    "Takedown",
+    "connect",
+    "open_local",
+    "open_shared",
+]
 
 # Metadata of collections came with 1.16, insert-only upserts with 1.17.
 OLDEST_SERVER = (1, 17)
@@ -35,6 +53,14 @@ def connect(address: StoreAddress) -> "Store":
 def open_local(address: StoreAddress) -> "Store":
     """Open the embedded store in this process, without Ray; raise `StoreBusyError` if another program holds it."""
     return Store(open_directory(address.data_dir), address)
+
+
+def open_shared(address: StoreAddress) -> "Store":
+    """Open the embedded store without Ray: in this process, or through the program on this machine that holds it.
+
+    Raises `StoreBusyError` if it is held on another machine, by other code or by another user.
+    """
+    return Store(SharedClient(address.data_dir), address)
 
 
 class Store:

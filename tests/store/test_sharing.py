@@ -1,0 +1,105 @@
+"""The embedded store in several programs at once: one holds the directory and answers the others."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.store.test_directory import collection, program, write
+from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
+from viewfinder.store import StoreAddress, open_local, open_shared
+from viewfinder.store.directory import Holder, SharedClient, open_directory, store_directory
+from viewfinder.store.sharing import SocketClient, StoreSocket
+
+pytestmark = pytest.mark.slow
+
+
+def test_whoever_comes_second_works_through_the_first(tmp_path: Path) -> None:
+    address = StoreAddress(tmp_path)
+    with open_local(address) as first, open_shared(address) as second:
+        made = collection(second)
+        write(second, 0, 100)
+        assert first.points.count(made) == second.points.count(made) == 100
+        assert second.search.nearest(made, [1.0, 1.0], limit=3) == first.search.nearest(made, [1.0, 1.0], limit=3)
+
+
+def test_whoever_comes_first_holds_the_store(tmp_path: Path) -> None:
+    with open_shared(StoreAddress(tmp_path)), pytest.raises(StoreBusyError):
+        open_directory(tmp_path, wait_s=0)
+
+
+def test_the_next_program_takes_over_when_the_holder_ends(tmp_path: Path) -> None:
+    address = StoreAddress(tmp_path)
+    first = open_local(address)
+    with open_shared(address) as second, open_shared(address) as third:
+        made = collection(second)
+        write(second, 0, 10)
+        first.close()
+        write(third, 10, 10)
+        assert second.points.count(made) == third.points.count(made) == 20
+
+
+def test_the_next_program_takes_over_when_the_holder_is_killed(tmp_path: Path) -> None:
+    with program(tmp_path) as holder, open_shared(StoreAddress(tmp_path)) as second:
+        assert second.points.count(collection(second)) == 40
+        left = Holder.read(store_directory(tmp_path))
+        assert left is not None
+        assert left.pid == holder.pid
+        holder.kill()
+        holder.wait()
+        assert second.points.count(collection(second)) == 40
+        assert left.socket is not None
+        assert not Path(left.socket).parent.exists()
+
+
+def test_an_error_is_that_of_the_store_itself(tmp_path: Path) -> None:
+    address = StoreAddress(tmp_path)
+    with open_local(address), open_shared(address) as second:
+        made = collection(second)
+        second.collections.drop(made.name)
+        with pytest.raises(CollectionMissingError, match=made.name):
+            second.points.count(made)
+        with pytest.raises(StoreError, match="no_such_method"):
+            second.connection.call("no_such_method")
+
+
+def test_the_socket_is_for_this_user_alone_and_ends_with_the_holder(tmp_path: Path) -> None:
+    store = open_local(StoreAddress(tmp_path))
+    holder = Holder.read(store_directory(tmp_path))
+    assert holder is not None
+    assert holder.socket is not None
+    directory = Path(holder.socket).parent
+    assert directory.stat().st_mode & 0o077 == 0
+    store.close()
+    assert not directory.exists()
+    assert "store-socket" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_call_that_is_waiting_ends_with_the_holder() -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def call(method: str) -> None:
+        entered.set()
+        release.wait(60)
+
+    holder = StoreSocket(call)
+    client = SocketClient(holder.path, None)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.call, "count")
+        assert entered.wait(60)
+        holder.close()
+        with pytest.raises(StoreUnavailableError, match="ended during count"):
+            waiting.result(60)
+        release.set()
+    client.close()
+
+
+@pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"code": "0"}, {"socket": "/nowhere"}])
+def test_a_holder_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str, str]) -> None:
+    with open_local(StoreAddress(tmp_path)):
+        note = store_directory(tmp_path) / "holder.json"
+        note.write_text(json.dumps(json.loads(note.read_text()) | change))
+        with pytest.raises(StoreBusyError, match="is held by process"):
+            SharedClient(tmp_path, wait_s=0.3)

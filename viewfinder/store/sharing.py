@@ -1,0 +1,139 @@
+"""The embedded store for several programs at once: its holder answers the others through a Unix socket.
+
+Whoever finds the directory free holds it; the others send their calls to the holder, and one of them takes over when
+the holder ends.
+"""
+
+import logging
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any
+
+from viewfinder.errors import StoreError, StoreUnavailableError, ViewfinderError
+
+logger = logging.getLogger(__name__)
+
+Call = Callable[..., Any]
+
+_PREFIX = "viewfinder-"
+_SOCKET = "store.sock"
+_BACKLOG = 64
+
+
+class StoreSocket:
+    """Answers the calls of other programs of the same user by `call`, each connection in a thread of its own."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        # Unpickling a message may run any code: the directory keeps other users out. Not in the data directory, where
+        # the path may be too long for a socket and the file system unable to hold one.
+        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self.path = str(self._directory / _SOCKET)
+        self._listener = Listener(self.path, family="AF_UNIX", backlog=_BACKLOG)
+        self._lock = threading.Lock()
+        self._connections: set[Connection[Any, Any]] = set()
+        self._closed = False
+        self._thread = threading.Thread(target=self._accept, name="store-socket", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no further calls, and end the connections; whoever waits for an answer asks the next holder."""
+        self._closed = True
+        try:
+            Client(self.path, family="AF_UNIX").close()  # closing the listener alone does not wake its thread
+        except OSError:
+            logger.debug("The socket %s is gone already.", self.path)
+        self._thread.join()
+        self._listener.close()
+        with self._lock:
+            connections = list(self._connections)
+        for each in connections:
+            _shut_down(each)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except OSError:
+                if self._closed:
+                    return
+                time.sleep(0.1)  # too many open files, for one
+                continue
+            if self._closed:
+                connection.close()
+                return
+            with self._lock:
+                self._connections.add(connection)
+            threading.Thread(target=self._answer, args=(connection,), name="store-call", daemon=True).start()
+
+    def _answer(self, connection: "Connection[Any, Any]") -> None:
+        try:
+            while not self._closed:
+                method, arguments = connection.recv()
+                connection.send(self._result(method, arguments))
+        except (EOFError, OSError):
+            logger.debug("A program has left the store.")
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            connection.close()
+
+    def _result(self, method: str, arguments: dict[str, Any]) -> tuple[Any, ViewfinderError | None]:
+        try:
+            return self._call(method, **arguments), None
+        except ViewfinderError as error:
+            return None, error
+        except Exception as error:
+            logger.exception("A call of another program failed: %s", method)
+            return None, StoreError(f"The embedded store failed at {method.replace('_', ' ')}: {error!r}.")
+
+
+class SocketClient:
+    """A `StoreClient` through the socket of the program that holds the directory.
+
+    Raises `StoreUnavailableError` when that program ends.
+    """
+
+    def __init__(self, path: str, max_batch: int | None) -> None:
+        self.max_batch = max_batch
+        self._lock = threading.Lock()
+        self._connection = Client(path, family="AF_UNIX")
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        with self._lock:
+            try:
+                self._connection.send((method, arguments))
+                answer, error = self._connection.recv()
+            except (EOFError, OSError) as ended:
+                raise StoreUnavailableError(
+                    f"The program that held the embedded store ended during {method}."
+                ) from ended
+        if error is not None:
+            raise error
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def remove_socket(path: str) -> None:
+    """Remove the socket that a killed holder has left behind."""
+    directory = Path(path).parent
+    if Path(path).name == _SOCKET and directory.name.startswith(_PREFIX):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _shut_down(connection: "Connection[Any, Any]") -> None:
+    """End a connection that another thread may be reading; closing it would not wake that thread."""
+    try:
+        with socket.socket(fileno=socket.dup(connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+    except (OSError, ValueError):
+        logger.debug("A connection had ended already.")
