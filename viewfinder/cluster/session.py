@@ -18,7 +18,7 @@ from viewfinder.errors import ConfigurationError, StoreBusyError, ViewfinderErro
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.settings import Settings
 from viewfinder.store import Store, StoreAddress, connect, open_shared
-from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy, store_directory, try_lock
+from viewfinder.store.directory import LOCK_WAIT_S, Holder, busy_error, store_directory, try_lock
 from viewfinder.store.embedded import NAMESPACE, close_holder, ensure_holder
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ MINIMUM_CPUS, CPUS_BESIDE_DECODERS = 4, 2
 NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _START_WAIT_S = 90.0
 _START_ATTEMPTS = 3
-# Of `ray.init`, those that apply to a Ray that is joined.
-_LOGGING_OPTIONS = ("log_to_driver", "logging_level")
+# Ray prints INFO lines on standard error unless it is told not to.
+_QUIET: Mapping[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 
 
 @contextmanager
@@ -59,8 +59,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
         with connect(address) as store:
             yield store
     elif _is_held_elsewhere(store_directory(address.data_dir)):
-        options = {"log_to_driver": False, "logging_level": logging.WARNING}
-        with start_ray(address, ray_address=settings.ray_address, **options), connect(address) as store:
+        with start_ray(address, ray_address=settings.ray_address), connect(address) as store:
             yield store
     else:
         with open_shared(address) as store:
@@ -140,13 +139,12 @@ def start_ray(
     """
     import ray
 
-    logging_options = {name: options[name] for name in _LOGGING_OPTIONS if name in options}
     if address.url is not None:
         if ray.is_initialized():
             return RaySession(address, owned=False, joined=False)
         if ray_address:
             _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE, **logging_options)
+            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
         else:
             _start_own(options)
         return RaySession(address, owned=ray_address is None, joined=True)
@@ -157,8 +155,8 @@ def start_ray(
         owned, joined = False, not ray.is_initialized()
         if joined and ray_address:
             _check_answers(ray_address)
-            ray.init(address=ray_address, namespace=NAMESPACE, **logging_options)
-        elif joined and not _join_holder(directory, lock_wait_s, logging_options):
+            ray.init(address=ray_address, namespace=NAMESPACE, **_QUIET)
+        elif joined and not _join_holder(directory, lock_wait_s):
             _start_own(options)
             owned = True
         session = RaySession(address, owned, joined)
@@ -171,7 +169,7 @@ def start_ray(
     return session
 
 
-def _join_holder(directory: Path, lock_wait_s: float, options: Mapping[str, Any]) -> bool:
+def _join_holder(directory: Path, lock_wait_s: float) -> bool:
     """Join the Ray of a live holder; False where nobody holds the directory, else `StoreBusyError` in the end."""
     deadline = time.monotonic() + lock_wait_s
     while True:
@@ -180,7 +178,7 @@ def _join_holder(directory: Path, lock_wait_s: float, options: Mapping[str, Any]
             lock.close()
             return False
         holder = Holder.read(directory)
-        if holder is not None and _join(holder, options):
+        if holder is not None and _join(holder):
             return True
         if time.monotonic() > deadline:
             raise busy_error(directory)
@@ -220,7 +218,7 @@ def _start_own(options: Mapping[str, Any]) -> None:
                 ) from error
 
 
-def _join(holder: Holder, options: Mapping[str, Any]) -> bool:
+def _join(holder: Holder) -> bool:
     import ray
 
     if holder.ray_address is None or holder.host != socket.gethostname():
@@ -231,7 +229,7 @@ def _join(holder: Holder, options: Mapping[str, Any]) -> bool:
         socket.create_connection((host, int(port)), timeout=2).close()
         if holder.ray_token:
             _use_token()
-        ray.init(address=holder.ray_address, namespace=NAMESPACE, **options)
+        ray.init(address=holder.ray_address, namespace=NAMESPACE, **_QUIET)
     except (OSError, RuntimeError) as error:
         logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
         return False

@@ -5,7 +5,7 @@ from viewfinder.store.control import Failure, Takedown
 from viewfinder.store.records import Group, Hit, PointBatch, PointState, Record
 from viewfinder.store.schema import Collection, CollectionMetadata
 from viewfinder.store.search import Search
-from viewfinder.store.store import Group, Hit, Store, Takedown, connect, open_local, open_shared
+from viewfinder.store.store import Store, connect, open_local, open_shared
 
 __all__ = [
     "Collection",

@@ -37,7 +37,7 @@ LARGE_STORE_ADVICE = (
 )
 LOCK_WAIT_S = 15.0
 # Points in one call of another program. Small enough that a search never waits long behind a write.
-MAX_BATCH = 32
+MAX_POINTS_PER_CALL = 32
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class SharedClient:
     @property
     def max_batch(self) -> int | None:
         client = self._client
-        return MAX_BATCH if client is None else client.max_batch
+        return MAX_POINTS_PER_CALL if client is None else client.max_batch
 
     def call(self, method: str, **arguments: Any) -> Any:
         client = self._connect()
@@ -172,7 +172,7 @@ def _hold_or_ask(data_dir: Path, wait_s: float) -> "DirectoryClient | SocketClie
 
 def _ask(holder: Holder) -> SocketClient | None:
     try:
-        return SocketClient(holder.socket or "", MAX_BATCH)
+        return SocketClient(holder.socket or "", MAX_POINTS_PER_CALL)
     except OSError:  # it has just ended, or belongs to another user
         return None
 

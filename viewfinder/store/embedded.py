@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.errors import StoreError, StoreUnavailableError
-from viewfinder.store.directory import LOCK_WAIT_S, MAX_BATCH, DirectoryClient, Holder, code_version, open_directory
+from viewfinder.store.directory import (
+    LOCK_WAIT_S,
+    MAX_POINTS_PER_CALL,
+    DirectoryClient,
+    Holder,
+    code_version,
+    open_directory,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -11,30 +11,12 @@ from viewfinder.backoff import Backoff
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.collections import Collections
 from viewfinder.store.connection import Connection, StoreAddress, StoreClient, parse_version
-from viewfinder.store.control import Control, Failure, Takedown
+from viewfinder.store.control import Control
 from viewfinder.store.directory import SharedClient, open_directory
 from viewfinder.store.embedded import attach
 from viewfinder.store.points import Points
 from viewfinder.store.search import Searches
 from viewfinder.store.server import ServerClient
-
-__all__ = [
-    "Collection",
-    "CollectionMetadata",
-    "Failure",
-    "Group",
-    "Hit",
-    "PointBatch",
-    "PointState",
-    "Record",
-    "Search",
-    "Store",
-    "StoreAddress",
-    "Takedown",
-    "connect",
-    "open_local",
-    "open_shared",
-]
 
 # Metadata of collections came with 1.16, insert-only upserts with 1.17.
 OLDEST_SERVER = (1, 17)
