@@ -21,7 +21,7 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
-from viewfinder.store import Collection, Hit, Search, Store
+from viewfinder.store import Collection, Search, Store, StoredHit
 from viewfinder.store.search import Searches
 
 
@@ -79,7 +79,7 @@ class _TimedEncoder(Encoder):
 class _TimedSearches(Searches):
     spent_s = 0.0
 
-    def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
+    def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[StoredHit]]:
         began = time.perf_counter()
         try:
             return super().many(collection, searches)

@@ -121,7 +121,7 @@ def test_a_service_without_an_index_is_healthy_but_not_ready(without_index: str,
     with pytest.raises(ServiceUnavailableError) as raised:
         ask(without_index, "search", "a cat", client={"retries": 0})
     assert (raised.value.code, raised.value.status, raised.value.exit_status) == ("no_index", 503, 1)
-    assert "There is no index 'pictures' yet. Index images: viewfinder index" in str(raised.value)
+    assert "There is no index 'photos' yet. Index images: viewfinder index" in str(raised.value)
 
 
 @pytest.mark.parametrize(

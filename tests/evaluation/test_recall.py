@@ -10,16 +10,16 @@ import pytest
 
 from viewfinder.evaluation.recall import approximate_recall, shared_captions
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, Hit, PointBatch, Search, Store, StoreAddress, open_local
+from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress, StoredHit, open_local
 from viewfinder.store.schema import ModelIdentity
 
 IDS = [point_id(f"s3://b/{number}") for number in range(4)]
 
 
-def store_answering(approximate: Sequence[Hit], exact: Sequence[Hit]) -> Any:
+def store_answering(approximate: Sequence[StoredHit], exact: Sequence[StoredHit]) -> Any:
     """A store whose exact and approximate searches give these hits."""
 
-    def many(collection: object, searches: Sequence[Search]) -> list[Sequence[Hit]]:
+    def many(collection: object, searches: Sequence[Search]) -> list[Sequence[StoredHit]]:
         return [exact if each.exact else approximate for each in searches]
 
     return SimpleNamespace(search=SimpleNamespace(many=many))
@@ -36,8 +36,8 @@ def store_answering(approximate: Sequence[Hit], exact: Sequence[Hit]) -> Any:
 )
 def test_hits_that_tie_with_the_last_exact_one_count(approximate: list[str], recall: float) -> None:
     scores = {"a": 0.9, "b": 0.5, "tied with b": 0.49995, "worse": 0.4}
-    hits = [Hit(id_, scores[id_], {}) for id_ in approximate]
-    store = store_answering(hits, [Hit("a", 0.9, {}), Hit("b", 0.5, {})])
+    hits = [StoredHit(id_, scores[id_], {}) for id_ in approximate]
+    store = store_answering(hits, [StoredHit("a", 0.9, {}), StoredHit("b", 0.5, {})])
     collection: Any = None
     assert approximate_recall(store, collection, [np.zeros(2, np.float32)]) == recall
 

@@ -1,4 +1,4 @@
-"""The encoder on a CUDA device against the same encoder on the CPU."""
+"""The encoder on a CUDA device compared with the same encoder on the CPU."""
 
 import numpy as np
 import pytest
@@ -18,15 +18,15 @@ def cuda() -> None:
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "float16"])
-def test_pictures_and_texts_have_the_same_vectors_as_on_the_cpu(tiny_model: str, precision: str) -> None:
+def test_images_and_texts_have_the_same_vectors_as_on_the_cpu(tiny_model: str, precision: str) -> None:
     checkpoint = locate(tiny_model)
     size = checkpoint.preprocess.size
-    pictures = np.random.default_rng(0).integers(0, 256, (17, size, size, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (17, size, size, 3), dtype=np.uint8)
     texts = ["a cat", "a very long description of a dog in the snow", ""]
     here = Encoder.load(checkpoint, device="cpu", precision="float32")
     there = Encoder.load(checkpoint, device="cuda", precision=precision)
     for mine, theirs in (
-        (here.encode_images(pictures), there.encode_images(pictures)),
+        (here.encode_images(images), there.encode_images(images)),
         (here.encode_texts(texts)[0], there.encode_texts(texts)[0]),
     ):
         assert theirs.dtype == np.float32

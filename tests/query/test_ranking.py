@@ -10,7 +10,7 @@ import pytest
 from viewfinder.query.cursor import MAX_POSITION, Place
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import WINDOW, Grouped, HitPage, fuse, ranking
-from viewfinder.store.records import Group, Hit
+from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.search import Search
 
 QUERY_VECTOR = np.array([1.0, 0.0], np.float32)
@@ -49,7 +49,7 @@ class Shelf:
             ids += [each.id for each in page.hits]
         return ids
 
-    def _hits(self, search: Search) -> list[Hit]:
+    def _hits(self, search: Search) -> list[StoredHit]:
         self.searches.append(search)
         scores = self.words if search.words is not None else getattr(self, search.using)
         kept = [each for each in scores if (search.only is None or each in search.only) and each not in search.exclude]
@@ -57,14 +57,15 @@ class Shelf:
         ordered = sorted(noisy, key=lambda each: (-noisy[each], each))[search.offset : search.offset + search.limit]
         cosines = {} if search.words is not None else {search.using: 0.0}
         return [
-            Hit(each, noisy[each], self.payloads.get(each, {}), dict.fromkeys(cosines, noisy[each])) for each in ordered
+            StoredHit(each, noisy[each], self.payloads.get(each, {}), dict.fromkeys(cosines, noisy[each]))
+            for each in ordered
         ]
 
-    def _groups(self, grouped: Grouped) -> list[Group]:
-        groups: dict[str, list[Hit]] = {}
+    def _groups(self, grouped: Grouped) -> list[StoredGroup]:
+        groups: dict[str, list[StoredHit]] = {}
         for hit in self._hits(replace(grouped.search, limit=1000, offset=0)):
             groups.setdefault(hit.payload[grouped.field], []).append(hit)
-        made = [Group(value, hits[: grouped.size]) for value, hits in groups.items()]
+        made = [StoredGroup(value, hits[: grouped.size]) for value, hits in groups.items()]
         return made[: grouped.search.limit]
 
 

@@ -9,16 +9,16 @@ from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import ranking
 from viewfinder.query.searcher import run_rankings
 from viewfinder.query.vectors import gather_or_cancel
-from viewfinder.store.records import Hit
+from viewfinder.store.records import StoredHit
 from viewfinder.store.search import Search
 
 
 async def test_each_round_of_several_rankings_is_one_request() -> None:
     requests: list[int] = []
 
-    async def search(searches: list[Search]) -> list[list[Hit]]:
+    async def search(searches: list[Search]) -> list[list[StoredHit]]:
         requests.append(len(searches))
-        return [[Hit(f"{each.using}-{each.limit}", 0.5, {})] for each in searches]
+        return [[StoredHit(f"{each.using}-{each.limit}", 0.5, {})] for each in searches]
 
     async def group(grouped: object) -> None:
         raise AssertionError("nothing is grouped")

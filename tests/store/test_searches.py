@@ -10,7 +10,7 @@ import pytest
 
 from tests.store.test_store import AXES, DIMENSION, ids, image_points, opened
 from viewfinder.errors import CollectionMissingError, FilterError, StoreError
-from viewfinder.store import Collection, Group, PointBatch, Search, Store, StoreAddress
+from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress, StoredGroup
 from viewfinder.store.directory import open_directory
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
@@ -328,7 +328,7 @@ def test_searches_by_words_can_be_grouped(store: Store, index: str) -> None:
         ("jpeg", [ids(5)[0], ids(5)[2]]),
         ("png", [ids(5)[1]]),
     ]
-    assert isinstance(groups[0], Group)
+    assert isinstance(groups[0], StoredGroup)
     assert groups[0].hits[0].payload == {}
 
 

@@ -16,7 +16,7 @@ from viewfinder.store.sharing import SocketClient, StoreSocket
 pytestmark = pytest.mark.slow
 
 
-def test_whoever_comes_second_works_through_the_first(tmp_path: Path) -> None:
+def test_the_second_program_uses_the_store_through_the_first(tmp_path: Path) -> None:
     address = StoreAddress(tmp_path)
     with open_local(address) as first, open_shared(address) as second:
         made = collection(second)
@@ -25,7 +25,7 @@ def test_whoever_comes_second_works_through_the_first(tmp_path: Path) -> None:
         assert second.search.nearest(made, [1.0, 1.0], limit=3) == first.search.nearest(made, [1.0, 1.0], limit=3)
 
 
-def test_whoever_comes_first_holds_the_store(tmp_path: Path) -> None:
+def test_the_first_program_holds_the_store(tmp_path: Path) -> None:
     with open_shared(StoreAddress(tmp_path)), pytest.raises(StoreBusyError):
         open_directory(tmp_path, wait_s=0)
 
@@ -54,7 +54,7 @@ def test_the_next_program_takes_over_when_the_holder_is_killed(tmp_path: Path) -
         assert not Path(left.socket).parent.exists()
 
 
-def test_an_error_is_that_of_the_store_itself(tmp_path: Path) -> None:
+def test_errors_of_the_holder_are_raised_unchanged(tmp_path: Path) -> None:
     address = StoreAddress(tmp_path)
     with open_local(address), open_shared(address) as second:
         made = collection(second)
@@ -65,7 +65,7 @@ def test_an_error_is_that_of_the_store_itself(tmp_path: Path) -> None:
             second.connection.call("no_such_method")
 
 
-def test_the_socket_is_for_this_user_alone_and_ends_with_the_holder(tmp_path: Path) -> None:
+def test_the_socket_is_private_to_the_user_and_removed_with_the_holder(tmp_path: Path) -> None:
     store = open_local(StoreAddress(tmp_path))
     holder = Holder.read(store_directory(tmp_path))
     assert holder is not None
@@ -77,7 +77,7 @@ def test_the_socket_is_for_this_user_alone_and_ends_with_the_holder(tmp_path: Pa
     assert "store-socket" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_call_that_is_waiting_ends_with_the_holder() -> None:
+def test_a_waiting_call_fails_when_the_holder_closes() -> None:
     entered, release = threading.Event(), threading.Event()
 
     def call(method: str) -> None:
@@ -97,7 +97,7 @@ def test_a_call_that_is_waiting_ends_with_the_holder() -> None:
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"code": "0"}, {"socket": "/nowhere"}])
-def test_a_holder_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str, str]) -> None:
+def test_a_holder_that_cannot_be_reached_is_named(tmp_path: Path, change: dict[str, str]) -> None:
     with open_local(StoreAddress(tmp_path)):
         note = store_directory(tmp_path) / "holder.json"
         note.write_text(json.dumps(json.loads(note.read_text()) | change))

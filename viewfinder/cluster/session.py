@@ -170,7 +170,7 @@ def start_ray(
 
 
 def _join_holder(directory: Path, lock_wait_s: float) -> bool:
-    """Join the Ray of a live holder; False where nobody holds the directory, else `StoreBusyError` in the end."""
+    """Join the Ray of the running holder; return False if there is none. Raises `StoreBusyError` if joining fails."""
     deadline = time.monotonic() + lock_wait_s
     while True:
         lock = try_lock(directory / "holder.lock")

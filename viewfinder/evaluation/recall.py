@@ -8,7 +8,7 @@ import numpy as np
 
 from viewfinder.arrays import Vectors
 from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality, score
-from viewfinder.store import Collection, Hit, Search, Store
+from viewfinder.store import Collection, Search, Store, StoredHit
 
 MAX_CAPTIONS = 500  # more captions barely change the figures
 _BATCH = 32
@@ -34,9 +34,9 @@ def search_each(
     *,
     limit: int = DEPTHS[-1],
     exact: bool = False,
-) -> list[list[Hit]]:
+) -> list[list[StoredHit]]:
     """Search the images with each vector (float32 [D]); the hits of each, best first."""
-    found: list[list[Hit]] = []
+    found: list[list[StoredHit]] = []
     for start in range(0, len(vectors), _BATCH):
         searches = [
             Search(vector, limit=limit, with_payload=False, exact=exact) for vector in vectors[start : start + _BATCH]

@@ -20,7 +20,7 @@ from viewfinder.arrays import Vectors
 from viewfinder.query.cursor import MAX_POSITION, Place, mark
 from viewfinder.query.query import Query
 from viewfinder.store.filters import check_groupable, field_path
-from viewfinder.store.records import Group, Hit
+from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import VectorName
 from viewfinder.store.search import Search
 
@@ -40,8 +40,8 @@ _MIN_CANDIDATES, _MAX_CANDIDATES = 100, 1000
 class HitPage:
     """Hits, best first; `groups` with `group_by`; `place` if there is a further page."""
 
-    hits: list[Hit]
-    groups: list[Group] | None = None
+    hits: list[StoredHit]
+    groups: list[StoredGroup] | None = None
     place: Place | None = None
 
 
@@ -55,7 +55,7 @@ class Grouped:
 
 
 Step = Sequence[Search] | Grouped
-RankingSteps = Generator[Step, Any, HitPage]  # receives a list[Hit] for each search, or the list[Group]
+RankingSteps = Generator[Step, Any, HitPage]  # receives a list[StoredHit] for each search, or the list[StoredGroup]
 
 
 def ranking(query: Query, vector: Vectors | None, place: Place | None) -> RankingSteps:
@@ -135,7 +135,7 @@ def by_groups(grouped: Grouped, place: Place | None) -> RankingSteps:
     """Groups by their best hit, as the store makes them; `limit` and `offset` count groups."""
     search = grouped.search
     wanted = min(WINDOW, _wanted(search, place))
-    groups: list[Group] = yield replace(grouped, search=replace(search, offset=0, limit=wanted))
+    groups: list[StoredGroup] = yield replace(grouped, search=replace(search, offset=0, limit=wanted))
     chosen, following = _page_of([group.value for group in groups], search, place)
     found = {mark(group.value): group for group in groups}
     shown = [found[mark(value)] for value in chosen]
@@ -155,7 +155,7 @@ def by_fusion(
     """
     first = searches[0][1]
     payload = [field_path(grouping[0])] if grouping else False
-    lists: list[list[Hit]] = yield [
+    lists: list[list[StoredHit]] = yield [
         replace(search, offset=0, limit=WINDOW, with_payload=payload) for _, search in searches
     ]
     order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
@@ -168,7 +168,7 @@ def by_fusion(
     values, following = _page_of([value for value, _ in members.values()], first, place)
     chosen_members = [members[mark(value)] for value in values]
     found = yield from _with_cosines(first, targets, dict.fromkeys(each for _, ids in chosen_members for each in ids))
-    groups = [Group(value, [found[each] for each in ids if each in found]) for value, ids in chosen_members]
+    groups = [StoredGroup(value, [found[each] for each in ids if each in found]) for value, ids in chosen_members]
     groups = [group for group in groups if group.hits]
     return HitPage([group.hits[0] for group in groups], groups, following)
 
@@ -183,7 +183,9 @@ def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
     return sorted((each for each, total in sums.items() if total > 0), key=lambda each: (-sums[each], each))
 
 
-def _cosine_page(hits: list[Hit], before: int, passed: list[Hit], place: Place | None, *, more: bool) -> HitPage:
+def _cosine_page(
+    hits: list[StoredHit], before: int, passed: list[StoredHit], place: Place | None, *, more: bool
+) -> HitPage:
     position = before + len(hits)
     if not more or not hits or position >= MAX_POSITION:
         return HitPage(hits)
@@ -195,7 +197,7 @@ def _cosine_page(hits: list[Hit], before: int, passed: list[Hit], place: Place |
     return HitPage(hits, None, Place(position, frozenset(marks), last))
 
 
-def _is_after(hit: Hit, place: Place) -> bool:
+def _is_after(hit: StoredHit, place: Place) -> bool:
     return hit.score <= (place.score or 0.0) + _NOISE and mark(hit.id) not in place.marks
 
 
@@ -220,12 +222,12 @@ def _page_of(order: Sequence[Any], search: Search, place: Place | None) -> tuple
 
 def _with_cosines(
     search: Search, targets: Sequence[VectorName], ids: Iterable[str]
-) -> Generator[Sequence[Search], Any, dict[str, Hit]]:
+) -> Generator[Sequence[Search], Any, dict[str, StoredHit]]:
     """The points by id, each with its cosines for all targets; without those deleted since."""
     chosen = list(ids)
     if not chosen:
         return {}
-    lists: list[list[Hit]] = yield [
+    lists: list[list[StoredHit]] = yield [
         Search(vector=search.vector, using=name, only=chosen, limit=len(chosen)) for name in targets
     ]
     cosines: dict[str, dict[VectorName, float]] = {}
@@ -234,7 +236,7 @@ def _with_cosines(
         for hit in hits:
             cosines.setdefault(hit.id, {})[name] = hit.score
             payloads[hit.id] = hit.payload
-    return {each: Hit(each, max(own.values()), payloads[each], own) for each, own in cosines.items()}
+    return {each: StoredHit(each, max(own.values()), payloads[each], own) for each, own in cosines.items()}
 
 
 def _members(

@@ -18,9 +18,7 @@ from viewfinder.query.query import Query
 from viewfinder.query.ranking import Grouped, HitPage, RankingSteps, Step, ranking
 from viewfinder.query.relevance import relevance
 from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel
-from viewfinder.store import Collection, Search, Store
-from viewfinder.store import Group as StoredGroup
-from viewfinder.store import Hit as StoredHit
+from viewfinder.store import Collection, Search, Store, StoredGroup, StoredHit
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
 

@@ -51,7 +51,7 @@ class StoreClient(Protocol):
 
     @property
     def max_batch(self) -> int | None:
-        """Points in one write at most; None for any number."""
+        """Maximum number of points in one write; None for any number."""
 
     def call(self, method: str, **arguments: Any) -> Any:
         """Return the result of `QdrantClient.<method>(**arguments)`."""

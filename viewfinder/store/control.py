@@ -44,7 +44,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Takedown:
+class TakedownRecord:
     """The takedown of an image: its URI, "" if unknown, and its time (ISO 8601, UTC)."""
 
     uri: str
@@ -74,12 +74,12 @@ class Control:
         """Delete the failures of these points, whose content has changed or has been indexed."""
         self.remove("failure", ids)
 
-    def takedowns(self, ids: Sequence[str]) -> dict[str, Takedown]:
+    def takedowns(self, ids: Sequence[str]) -> dict[str, TakedownRecord]:
         """Return the takedowns of these points, by point id."""
         records = self.read("takedown", list(filter(is_point_id, ids)))
         return {subject: _takedown(record) for subject, record in records.items()}
 
-    def all_takedowns(self) -> Iterator[tuple[str, Takedown]]:
+    def all_takedowns(self) -> Iterator[tuple[str, TakedownRecord]]:
         """Yield all takedowns with the ids of their points."""
         return ((record["subject"], _takedown(record)) for record in self._scroll(_equals("kind", "takedown")))
 
@@ -193,8 +193,8 @@ class Control:
             )
 
 
-def _takedown(record: Mapping[str, Any]) -> Takedown:
-    return Takedown(str(record["uri"]), str(record["at"]))
+def _takedown(record: Mapping[str, Any]) -> TakedownRecord:
+    return TakedownRecord(str(record["uri"]), str(record["at"]))
 
 
 def _now() -> str:

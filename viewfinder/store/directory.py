@@ -1,4 +1,4 @@
-"""The embedded store's directory: held by one process at a time, which is recorded in it and answers the others.
+"""The embedded store's directory: held by one process at a time, which answers the calls of the others.
 
 Qdrant's local mode supports one process and one thread, so calls run one at a time. `holder.lock` is locked while the
 directory is held, `holder.json` describes the holder.
@@ -36,7 +36,7 @@ LARGE_STORE_ADVICE = (
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
 LOCK_WAIT_S = 15.0
-# Points in one call of another program. Small enough that a search never waits long behind a write.
+# Maximum number of points in one call of another program: few, so that searches do not wait long for writes.
 MAX_POINTS_PER_CALL = 32
 
 
@@ -49,9 +49,9 @@ class Holder:
     since: str
     code: str
     ray_address: str | None = None
-    # Where it answers other programs of this machine.
+    # The socket on which it answers other programs of this machine.
     socket: str | None = None
-    # Ray's token is required to join its Ray.
+    # True if joining its Ray requires a token.
     ray_token: bool = False
 
     @classmethod
@@ -69,7 +69,7 @@ class Holder:
 
     @property
     def answers_here(self) -> bool:
-        """True if this program can send it calls: on this machine, with the same code."""
+        """True if this program can send it calls: it runs on this machine, with the same code."""
         return self.socket is not None and self.host == socket.gethostname() and self.code == code_version()
 
     @classmethod
@@ -92,7 +92,7 @@ def store_directory(data_dir: Path) -> Path:
 
 
 def code_version() -> str:
-    """Return a short hash of the holder's source and of the versions it runs on."""
+    """Return a short hash of the source code of the holder and of the versions of qdrant-client and Python."""
     source = [Path(__file__).with_name(name) for name in ("directory.py", "embedded.py", "local_mode.py", "sharing.py")]
     parts = [
         *(path.read_bytes() for path in source),
@@ -114,9 +114,9 @@ def open_directory(data_dir: Path, *, wait_s: float = LOCK_WAIT_S, ray_address: 
 
 
 class SharedClient:
-    """A `StoreClient` on the directory for one of several programs: it holds the directory, or asks the one that does.
+    """A `StoreClient` for one of several programs: it holds the directory, or sends its calls to the holder.
 
-    When the holder ends, the next call takes its place or asks the next one.
+    When the holder ends, the next call takes over the directory or connects to the next holder.
     """
 
     def __init__(self, data_dir: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
@@ -124,7 +124,7 @@ class SharedClient:
         self._wait_s = wait_s
         self._lock = threading.Lock()
         self._client: DirectoryClient | SocketClient | None = None
-        self._connect()  # a directory that cannot be used is refused now
+        self._connect()  # so that an unusable directory is refused now
 
     @property
     def max_batch(self) -> int | None:
@@ -150,12 +150,12 @@ class SharedClient:
     def _connect(self) -> "DirectoryClient | SocketClient":
         with self._lock:
             if self._client is None:
-                self._client = _hold_or_ask(self._data_dir, self._wait_s)
+                self._client = _hold_or_connect(self._data_dir, self._wait_s)
             return self._client
 
 
-def _hold_or_ask(data_dir: Path, wait_s: float) -> "DirectoryClient | SocketClient":
-    """Hold the directory, or connect to its holder. Raises `StoreBusyError` where neither is possible in time."""
+def _hold_or_connect(data_dir: Path, wait_s: float) -> "DirectoryClient | SocketClient":
+    """Hold the directory or connect to its holder; raise `StoreBusyError` if neither succeeds within `wait_s`."""
     directory = store_directory(data_dir)
     deadline = time.monotonic() + wait_s
     while True:
@@ -163,14 +163,14 @@ def _hold_or_ask(data_dir: Path, wait_s: float) -> "DirectoryClient | SocketClie
             return open_directory(data_dir, wait_s=0)
         except StoreBusyError:
             holder = Holder.read(directory)
-            if holder is not None and holder.answers_here and (client := _ask(holder)) is not None:
+            if holder is not None and holder.answers_here and (client := _connect_to(holder)) is not None:
                 return client
             if time.monotonic() >= deadline:
                 raise
-        time.sleep(0.1)  # it is about to start or to end
+        time.sleep(0.1)  # the holder is starting or ending
 
 
-def _ask(holder: Holder) -> SocketClient | None:
+def _connect_to(holder: Holder) -> SocketClient | None:
     try:
         return SocketClient(holder.socket or "", MAX_POINTS_PER_CALL)
     except OSError:  # it has just ended, or belongs to another user
@@ -223,7 +223,7 @@ class DirectoryClient:
             return answer
 
     def close(self) -> None:
-        # Before the lock is taken, or a call of another program could find the store closed.
+        # Before taking the lock: otherwise a call of another program could find the store closed.
         self._socket.close()
         with self._call_lock:
             if not self._local.closed:

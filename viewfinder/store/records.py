@@ -38,7 +38,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Hit:
+class StoredHit:
     """A point found by a search; `score` is the cosine with the query, or in a search by words the BM25 score.
 
     `cosines` are those with the query's vector, by kind of vector; empty in a search by words.
@@ -51,11 +51,11 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Group:
+class StoredGroup:
     """Points that share one value of a payload field, best first."""
 
     value: str | int
-    hits: Sequence[Hit]
+    hits: Sequence[StoredHit]
 
 
 @dataclass(frozen=True)

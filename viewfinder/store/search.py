@@ -13,7 +13,7 @@ from viewfinder.errors import FilterError, StoreError
 from viewfinder.store.collections import BM25_VERSION, Collections
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
-from viewfinder.store.records import Group, Hit, is_point_id
+from viewfinder.store.records import StoredGroup, StoredHit, is_point_id
 from viewfinder.store.schema import Collection, VectorName
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ RESCORED = models.QuantizationSearchParams(rescore=True, oversampling=2.0)
 class Search:
     """One search by either `vector` (float32 [D]) or `words`; raises `ValueError` for invalid combinations.
 
-    `score_threshold` applies to `Hit.score`: a cosine, or the BM25 score of a search by words. `diversity` above 0
+    `score_threshold` applies to scores of hits: cosines, or BM25 scores in a search by words. `diversity` above 0
     selects hits from `candidates` by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), in the order of
     selection; scores stay cosines. `having` restricts the search to points with this kind of vector, `only` to these
     ids, and then it is exact. `exact` compares with every point instead of using the graph.
@@ -72,7 +72,7 @@ class Searches:
         self._collections = collections
         self._ranks_words = False  # True once the server's version is known to support BM25
 
-    def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[Hit]]:
+    def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[StoredHit]]:
         """Return the hits of each search, all in one request, sorted by score and id, or as MMR selected them.
 
         Raises `FilterError`, and `StoreError` for a search by words on a server without BM25.
@@ -84,7 +84,7 @@ class Searches:
                 conditions[id(search.filter)] = self._condition(collection, search.filter)
         requests = [self._request(search, conditions[id(search.filter)]) for search in searches]
         sent = [place for place, search in enumerate(searches) if not _cannot_match(search)]
-        found: list[list[Hit]] = [[] for _ in searches]
+        found: list[list[StoredHit]] = [[] for _ in searches]
         if sent:
             self._check_words([searches[place] for place in sent])
             chosen = [requests[place] for place in sent]
@@ -105,7 +105,7 @@ class Searches:
         filter: Mapping[str, Any] | None = None,
         score_threshold: float | None = None,
         with_payload: bool | Sequence[str] = True,
-    ) -> list[Hit]:
+    ) -> list[StoredHit]:
         """Return the points nearest to `vector` (D numbers) by cosine, best first."""
         search = Search(
             np.asarray(vector, dtype=np.float32),
@@ -118,7 +118,7 @@ class Searches:
         )
         return self.many(collection, [search])[0]
 
-    def groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[Group]:
+    def groups(self, collection: Collection, search: Search, field: str, *, group_size: int = 3) -> list[StoredGroup]:
         """Return the best `search.limit` groups of points that share a value of `field`, each with its best points.
 
         A point with several values (tags) is in several groups, a point without a value in none. Raises `FilterError`
@@ -145,7 +145,9 @@ class Searches:
             score_threshold=request.score_threshold,
             **options,
         )
-        groups = [Group(group.id, _ranked(_hit(search, point) for point in group.hits)) for group in answer.groups]
+        groups = [
+            StoredGroup(group.id, _ranked(_hit(search, point) for point in group.hits)) for group in answer.groups
+        ]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
 
     def facet(
@@ -242,12 +244,12 @@ def _cannot_match(search: Search) -> bool:
     return search.only is not None and not _valid_ids(search.only)
 
 
-def _hit(search: Search, point: Any) -> Hit:
+def _hit(search: Search, point: Any) -> StoredHit:
     cosines = {} if search.vector is None else {search.using: point.score}
-    return Hit(str(point.id), point.score, point.payload or {}, cosines)
+    return StoredHit(str(point.id), point.score, point.payload or {}, cosines)
 
 
-def _ranked(hits: Iterable[Hit]) -> list[Hit]:
+def _ranked(hits: Iterable[StoredHit]) -> list[StoredHit]:
     """Sort hits by score, and equal scores by id, because Qdrant does not define their order."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 

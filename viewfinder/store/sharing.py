@@ -1,7 +1,7 @@
 """The embedded store for several programs at once: its holder answers the others through a Unix socket.
 
-Whoever finds the directory free holds it; the others send their calls to the holder, and one of them takes over when
-the holder ends.
+The first program to open the directory holds it. The others send their calls to the holder; when it ends, one of them
+takes over.
 """
 
 import logging
@@ -27,12 +27,12 @@ _BACKLOG = 64
 
 
 class StoreSocket:
-    """Answers the calls of other programs of the same user by `call`, each connection in a thread of its own."""
+    """Answers calls of other programs of the same user with `call`, using one thread per connection."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        # Unpickling a message may run any code: the directory keeps other users out. Not in the data directory, where
-        # the path may be too long for a socket and the file system unable to hold one.
+        # Unpickling a message can run any code, so other users must not have access to the directory. It is not in the
+        # data directory, whose path may be too long for a socket and whose file system may not support one.
         self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self.path = str(self._directory / _SOCKET)
         self._listener = Listener(self.path, family="AF_UNIX", backlog=_BACKLOG)
@@ -43,12 +43,12 @@ class StoreSocket:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no further calls, and end the connections; whoever waits for an answer asks the next holder."""
+        """Accept no further calls and end the connections; waiting programs then connect to the next holder."""
         self._closed = True
         try:
             Client(self.path, family="AF_UNIX").close()  # closing the listener alone does not wake its thread
         except OSError:
-            logger.debug("The socket %s is gone already.", self.path)
+            logger.debug("The socket %s has been removed already.", self.path)
         self._thread.join()
         self._listener.close()
         with self._lock:
@@ -64,7 +64,7 @@ class StoreSocket:
             except OSError:
                 if self._closed:
                     return
-                time.sleep(0.1)  # too many open files, for one
+                time.sleep(0.1)  # too many open files, for example
                 continue
             if self._closed:
                 connection.close()
@@ -79,7 +79,7 @@ class StoreSocket:
                 method, arguments = connection.recv()
                 connection.send(self._result(method, arguments))
         except (EOFError, OSError):
-            logger.debug("A program has left the store.")
+            logger.debug("A program has disconnected from the store.")
         finally:
             with self._lock:
                 self._connections.discard(connection)
@@ -131,7 +131,7 @@ def remove_socket(path: str) -> None:
 
 
 def _shut_down(connection: "Connection[Any, Any]") -> None:
-    """End a connection that another thread may be reading; closing it would not wake that thread."""
+    """End a connection that another thread may be reading; closing it does not wake that thread."""
     try:
         with socket.socket(fileno=socket.dup(connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)

@@ -40,7 +40,7 @@ def open_local(address: StoreAddress) -> "Store":
 def open_shared(address: StoreAddress) -> "Store":
     """Open the embedded store without Ray: in this process, or through the program on this machine that holds it.
 
-    Raises `StoreBusyError` if it is held on another machine, by other code or by another user.
+    Raises `StoreBusyError` if it is held on another machine, by another version of the code or by another user.
     """
     return Store(SharedClient(address.data_dir), address)
 
