@@ -129,7 +129,7 @@ def stranger() -> Iterator[int]:
 def test_another_program_on_the_port_is_told(stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", str(stranger))
     check = look("port")
-    assert (check.state, check.advice) == ("failed", "End it, or set VIEWFINDER_PORT.")
+    assert (check.state, check.advice) == ("failed", "Stop it, or set VIEWFINDER_PORT.")
 
 
 def test_a_service_that_the_settings_name_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_the_key_for_a_service_is_tried(locked: Gallery, monkeypatch: pytest.Mon
 def test_a_locked_service_of_ours_may_have_the_port(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", locked.url.rpartition(":")[2])
     check = look("port")
-    assert (check.state, "needs another API key" in check.found) == ("ok", True)
+    assert (check.state, "does not accept this API key" in check.found) == ("ok", True)
 
 
 def test_the_key_is_not_told_to_whatever_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:

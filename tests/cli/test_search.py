@@ -16,7 +16,7 @@ def test_hits_are_lines_of_cells_in_a_pipe(at_running: Running, viewfinder: View
     assert heading == ["score", "relevance", "uri", "caption", "size"]
     assert first[2:] == ["s3://bucket/2.jpg", "a red car", "300x50"]
     assert float(first[0]) > float(second[0])
-    assert done.err == f"Asking the service at {at_running.url}.\n"
+    assert done.err == f"Using the service at {at_running.url}.\n"
 
 
 def test_hits_are_a_table_in_a_terminal(at_running: Running) -> None:
@@ -52,7 +52,7 @@ def test_a_service_on_this_machine_is_found_by_its_port(
     monkeypatch.setenv("VIEWFINDER_PORT", port)
     done = viewfinder("search", "a red car", "-k", "1")
     assert "s3://bucket/2.jpg" in done.out
-    assert done.err == f"Asking the service at http://localhost:{port}.\n"
+    assert done.err == f"Using the service at http://localhost:{port}.\n"
 
 
 def test_a_config_file_names_the_service(running: Running, viewfinder: Viewfinder, tmp_path: Path) -> None:
