@@ -164,7 +164,7 @@ def test_a_ranking_of_nothing_is_wrong_usage(gallery: Gallery, ask: Ask, given: 
 
 
 def test_nothing_to_embed_is_told(gallery: Gallery, ask: Ask) -> None:
-    with pytest.raises(ConfigurationError, match="nothing to embed"):
+    with pytest.raises(ConfigurationError, match="Nothing to embed"):
         ask(gallery, "embed")
 
 

@@ -279,7 +279,7 @@ def test_a_key_that_others_could_read_is_warned_about(caplog: pytest.LogCaptureF
     Client("https://example.org", api_key="hush").close()
     assert caplog.messages == []
     Client("http://example.org", api_key="hush").close()
-    assert caplog.messages == ["The API key goes to http://example.org unencrypted; use https."]
+    assert caplog.messages == ["The API key is sent to http://example.org unencrypted; use https."]
 
 
 @pytest.mark.parametrize("final", [refusal(500, "internal_error"), refusal(400, "invalid_filter")])
