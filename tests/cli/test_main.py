@@ -1,4 +1,4 @@
-"""The command line as a whole: help, versions, mistakes, exit statuses, and the time to answer them."""
+"""The command line as a whole: help, version, mistakes, exit statuses, and response times."""
 
 import re
 import resource
@@ -19,7 +19,7 @@ COMMANDS = list(GROUP.commands)
 WIDTH = 80
 
 
-def test_every_promised_command_exists() -> None:
+def test_every_documented_command_exists() -> None:
     assert [
         *("index", "search", "serve", "reindex", "evaluate", "status", "models", "size", "doctor", "key"),
         *("takedown", "restore"),
@@ -41,7 +41,7 @@ def test_help_has_examples_and_exit_statuses_and_fits_80_columns(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_json(name: str, viewfinder: Viewfinder) -> None:
+def test_every_command_has_a_json_option(name: str, viewfinder: Viewfinder) -> None:
     assert "--json" in viewfinder(name, "--help").out
 
 
@@ -126,7 +126,7 @@ def test_a_mistake_is_named_with_the_valid_spelling(line: str, says: str, viewfi
         "serve --prot 1",
     ],
 )
-def test_a_mistake_is_answered_at_once_and_without_heavy_packages(line: str) -> None:
+def test_a_mistake_is_answered_fast_and_without_heavy_imports(line: str) -> None:
     code = (
         "import sys\nfrom viewfinder.cli.main import main\n"
         "status = main(sys.argv[1:])\n"
@@ -140,7 +140,7 @@ def test_a_mistake_is_answered_at_once_and_without_heavy_packages(line: str) -> 
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
-def test_a_reader_that_stops_early_is_no_error() -> None:
+def test_closing_the_pipe_early_is_not_an_error() -> None:
     with subprocess.Popen(
         [*PROGRAM, "size", "--images", "100M"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -169,7 +169,7 @@ def test_an_error_is_one_message_and_a_status(
     assert "Traceback" not in done.stderr
 
 
-def test_the_entry_points_of_jobs_are_the_commands() -> None:
+def test_job_entry_points_run_the_commands() -> None:
     for job in ("index", "reindex", "evaluate"):
         done = subprocess.run(
             [sys.executable, f"jobs/{job}.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
