@@ -1,4 +1,4 @@
-"""All settings, in one frozen record that is built once at the edge of a program.
+"""All settings, in one frozen record that a program builds once at its entry point.
 
 A program calls `Settings.load()` in its `main()` or builder and passes values down; no other module reads the
 environment. Values come from flags, then the environment, then `.env` in the working directory, then a TOML file
@@ -22,15 +22,15 @@ PREFIX = "VIEWFINDER_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 DOTENV = ".env"
 
-# Variables of Ray that are settings here too.
+# Settings that have a variable of Ray's instead of a `VIEWFINDER_` one.
 _RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_HA_PROXY"}
 _SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key"})
 
-# Qdrant takes more, but an index name stands in aliases, file names and shell lines.
+# Qdrant allows more, but index names appear in aliases, file names and shell commands.
 INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
-# As browsers send it: no path, no trailing slash.
+# As browsers send it: without a path or a trailing slash.
 ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
 
@@ -38,7 +38,7 @@ def _absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError(f"there is no such user's home directory on this machine: {str(path)!r}") from error
+        raise ValueError(f"the home directory in {str(path)!r} does not exist on this machine") from error
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -50,7 +50,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    # What is indexed, and where it is kept
+    # The index
     model: str = Field(
         "ViT-B-32::openai",
         min_length=1,
@@ -238,7 +238,7 @@ class Settings(BaseModel):
     @field_validator("api_keys")
     @classmethod
     def _digests(cls, entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        # Name the entry by its number: a key pasted instead of its digest must not appear in a log.
+        # Name the entry by number: a key pasted instead of its digest must not appear in a log.
         digests = []
         for number, entry in enumerate(entries, start=1):
             if not (match := KEY_PATTERN.fullmatch(entry.get_secret_value().lower())):
@@ -248,7 +248,7 @@ class Settings(BaseModel):
                 )
             digests.append(match[1])
             if match[1] in digests[:-1]:
-                raise ValueError(f"entry {number} of {len(entries)} has the digest of an earlier one")
+                raise ValueError(f"entry {number} of {len(entries)} repeats an earlier digest")
         return tuple(SecretStr(entry.get_secret_value().lower()) for entry in entries)
 
     @field_validator("cors_origins")
@@ -256,7 +256,7 @@ class Settings(BaseModel):
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is not an origin, as https://example.org or http://localhost:3000")
+                raise ValueError(f"{origin!r} is not an origin like https://example.org or http://localhost:3000")
         return origins
 
     @field_validator("qdrant_url", "s3_endpoint_url", "server")
@@ -272,9 +272,9 @@ class Settings(BaseModel):
     ) -> "Settings":
         """The settings from `flags` (None means not given), `environment`, `.env`, the TOML file and the defaults.
 
-        Without an `environment` the process's own is read, and `.env`; with one, nothing else but `config`. The TOML
-        file is `config`, else the one that `VIEWFINDER_CONFIG` names.
-        Raises `ConfigurationError` naming every problem at once.
+        `environment` defaults to that of the process together with `.env`; `.env` is not read if it is given. The TOML
+        file is `config`, else the one in `VIEWFINDER_CONFIG`.
+        Raises `ConfigurationError` that lists all problems.
         """
         problems: list[str] = []
         if environment is None:
@@ -313,13 +313,13 @@ def _without_empty(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _by_field(environment: Mapping[str, str]) -> dict[str, object]:
-    """The values that variables give to fields; an empty variable counts as unset."""
+    """Values of fields from variables; an empty variable counts as unset."""
     variables = {field: environment.get(variable(field)) for field in Settings.model_fields}
     return {field: value for field, value in variables.items() if value}
 
 
 def _unknown_variables(environment: Iterable[str], place: str = "") -> list[str]:
-    """A line for each misspelled `VIEWFINDER_` name; otherwise it would be ignored."""
+    """One problem for each unknown `VIEWFINDER_` name, which would otherwise be ignored."""
     known = [
         CONFIG_VARIABLE,
         *(PREFIX + field.upper() for field in Settings.model_fields if field not in _RAY_VARIABLES),
@@ -332,7 +332,7 @@ def _unknown_variables(environment: Iterable[str], place: str = "") -> list[str]
 
 
 def _read_toml(path: Path, named_by: str) -> tuple[dict[str, Any], list[str]]:
-    """The values of a TOML file by field, and what is wrong with it."""
+    """The values of a TOML file by field, and its problems."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -350,7 +350,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _problem(detail: Mapping[str, Any], places: Mapping[str, str]) -> str:
-    """One validation error as a line that names the variable, or the file and its key."""
+    """A validation error as one line with the name of the variable, or of the file and its key."""
     name = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
         return f"{name}: no such setting; {_nearest(name, list(Settings.model_fields))}"

@@ -1,4 +1,4 @@
-"""What faults are tried on: an index that was made in peace, and the same index made amid faults."""
+"""Fixtures for fault tests: an index built without faults, and the same index built with faults."""
 
 import contextlib
 import tempfile
@@ -21,17 +21,17 @@ from viewfinder.testing.s3_faults import S3FaultProxy
 
 __all__ = ["executor", "qdrant", "world"]
 
-# Short, so that a client's patience does not decide how long the suite takes.
+# Short, so that the suite does not spend its time in timeouts.
 READ_TIMEOUT_S = 1.0
 STORE_TIMEOUT_S = 2.0
 LONGEST_PAUSE_S = 1.0
-# Of a test with something that must happen, on a machine that others use too.
+# How long a test waits for an event, on a machine that may be busy.
 PATIENCE_S = 240.0
 
 
 @pytest.fixture
 def cost(request: pytest.FixtureRequest) -> Cost:
-    """The row of this test in the table; of several cases in one test each is named by its id."""
+    """The row of this test in the fault table; a parametrized case is named by its id."""
     case = request.node.callspec.id if hasattr(request.node, "callspec") else ""
     return request.node.stash.setdefault(COST, Cost(fault=case))
 
@@ -53,11 +53,11 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def nothing_left_over(temporary: Path) -> Iterator[None]:
-    """Afterwards this process has the child processes that it had before, and no temporary file."""
+    """Assert that the block leaves no child processes and no temporary files behind."""
     before = children()
     yield
-    assert children() == before, "no process is left over"
-    assert not list(temporary.iterdir()), "no file is left over"
+    assert children() == before, "child processes were left behind"
+    assert not list(temporary.iterdir()), "temporary files were left behind"
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def trial(
     temporary: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Trial]:
-    """Both indexes, the first of them made; at the end nothing may be left over."""
-    # Real pauses grow to 20 s, which a run of hours has and a test has not.
+    """A trial whose index without faults is already built. The test must leave nothing behind."""
+    # Real pauses grow to 20 s, too long for a test.
     monkeypatch.setattr("viewfinder.store.connection.Backoff", partial(Backoff, maximum_s=LONGEST_PAUSE_S))
     access = ObjectAccess(
         endpoint_url=proxy.url,
@@ -91,7 +91,7 @@ def trial(
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what must come."""
+    """Wait until `condition` is true; fail with the message `what`."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, what
@@ -99,6 +99,6 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def children() -> set[str]:
-    """The processes that this one has started, the decoders of the session among them."""
+    """Child processes of this one, including the decoders of the session."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {child for each in tasks for child in each.read_text().split()}

@@ -1,4 +1,4 @@
-"""Files that are nearly pictures: of every format that Pillow reads, damaged in every way that buckets know."""
+"""Damaged image files in every format that Pillow reads."""
 
 import contextlib
 import random
@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.images.test_decoding import encoded, photograph, quadrants
 
-# Read by Pillow, not written: begun rightly, then anything.
+# Formats that Pillow reads but cannot write: a valid beginning, to be followed by random bytes.
 BEGINNINGS = {
     "BLP": b"BLP2\x01\x00\x00\x00\x02\x08\x08\x00",
     "DCX": struct.pack("<II", 0x3ADE68B1, 12),
@@ -30,7 +30,7 @@ BEGINNINGS = {
 
 
 def corpus(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """`count` damaged files of each format, by name of the format; the same ones for the same seed."""
+    """Yield format names with `count` damaged files of each, the same for the same seed."""
     chance = random.Random(seed)
     files = list(whole().items())
     for number, (name, data) in enumerate(files):
@@ -46,7 +46,7 @@ def corpus(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def whole() -> dict[str, bytes]:
-    """A file of each format that Pillow writes and reads, and of some of their varieties, before it is damaged."""
+    """An undamaged file of each format that Pillow reads and writes, and of some variants."""
     files: dict[str, bytes] = {}
     Image.init()
     for name in sorted(Image.SAVE.keys() & Image.OPEN.keys()):
@@ -69,7 +69,7 @@ def whole() -> dict[str, bytes]:
 def _exif() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
-    exif[0x010E] = "a picture"
+    exif[0x010E] = "an image"
     return exif
 
 
@@ -95,7 +95,7 @@ def _cut(data: bytes, chance: random.Random) -> bytes:
 
 
 def _number(data: bytes, chance: random.Random) -> bytes:
-    """Lengths, offsets and sizes are where a file asks for memory."""
+    """Put an extreme number into the header, where lengths, offsets and sizes are."""
     at = chance.randrange(max(1, min(len(data), 400) - 4))
     extreme = chance.choice([0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x10000])
     return data[:at] + struct.pack(chance.choice("<>") + "I", extreme) + data[at + 4 :]
@@ -112,7 +112,7 @@ def _splice(data: bytes, chance: random.Random, other: bytes) -> bytes:
 
 
 def _chunk(data: bytes, chance: random.Random) -> bytes:
-    """A spoilt PNG chunk whose checksum is right, which gets past the door."""
+    """Damage a PNG chunk but correct its checksum, so that it passes the first check."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])

@@ -1,4 +1,4 @@
-"""The table at the end of a run with faults: what was injected, and what it cost."""
+"""The table printed after a run with faults: the faults injected and their cost."""
 
 import json
 import os
@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
-OUTCOMES = ("passed", "skipped", "failed")  # the worst last
+OUTCOMES = ("passed", "skipped", "failed")  # from best to worst
 COLUMNS = ("part", "fault", "injected", "retries", "seconds", "calm", "outcome")
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-"""Another number, other moments: which requests and files are hit follows from it."""
+"""Determines which requests and files the faults hit."""
 
 
 def chance(name: str) -> random.Random:
-    """What decides where and how often the fault of this name strikes; the same for the same `CHAOS_SEED`."""
+    """The random generator for the fault of this name, the same for the same `CHAOS_SEED`."""
     return random.Random(f"{SEED}/{name}")
 
 
 @dataclass
 class Cost:
-    """What a test tells of its fault: how often it struck, what was asked again, seconds with it and without."""
+    """The cost of a fault: how often it was injected, requests repeated, seconds with and without it."""
 
     part: str = ""
     fault: str = ""
@@ -34,7 +34,7 @@ class Cost:
 
 
 class FaultTable:
-    """A pytest plugin: a row for each test with the mark `chaos`, its `Cost` from the fixture where it has one."""
+    """A pytest plugin with one row for each test marked `chaos`, from its `Cost` fixture if it uses one."""
 
     def __init__(self) -> None:
         self._by_test: dict[str, dict[str, Any]] = {}
@@ -50,10 +50,10 @@ class FaultTable:
         if mark is not None and (report.when == "call" or report.outcome != "passed"):
             part, fault = (*mark.args, "")[:2]
             case = f" [{item.callspec.id}]" if hasattr(item, "callspec") else ""
-            told = asdict(item.stash.get(COST, Cost(fault=f"{fault}{case}")))
+            cost = asdict(item.stash.get(COST, Cost(fault=f"{fault}{case}")))
             row = {"part": part, "fault": fault, "seconds": call.duration, "outcome": report.outcome}
-            row |= {name: value for name, value in told.items() if value not in (None, "")}
-            # A test that passed may fail when it clears away.
+            row |= {name: value for name, value in cost.items() if value not in (None, "")}
+            # A test that passed may still fail in teardown.
             known = self._by_test.setdefault(item.nodeid, row)
             known["outcome"] = max(known["outcome"], report.outcome, key=OUTCOMES.index)
         return report

@@ -1,4 +1,4 @@
-"""Files that are no pictures any more: each a picture or a reason, whatever they do to the libraries that read them."""
+"""Damaged files: each is decoded or fails with a reason, whatever it does to the libraries that read it."""
 
 import time
 from collections import Counter
@@ -19,28 +19,28 @@ PREPROCESS = Preprocess(32)
 LIMITS = ImageLimits(10**7, 10**7)
 TIMEOUT_S = 10.0
 MEMORY = 512 * 1024**2
-# What a loaded machine adds to a time limit of ten seconds.
+# Tolerance beyond the time limit on a busy machine.
 PATIENCE_S = 60.0
 
 
 @pytest.mark.chaos("Files", "a fuzzed corpus")
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.full)])
-def test_a_damaged_file_is_a_picture_or_a_reason_and_never_more(cost: Cost, count: int) -> None:
+def test_a_damaged_file_is_decoded_or_fails_with_a_reason(cost: Cost, count: int) -> None:
     began, before = time.perf_counter(), children()
     outcomes: Counter[str] = Counter()
     formats: Counter[str] = Counter()
     with Decoder(PREPROCESS, LIMITS, timeout_s=TIMEOUT_S, memory_bytes=MEMORY) as decoder:
         for name, data in corpus(count, SEED):
             started = time.monotonic()
-            came = outcome(decoder, data)
-            assert came != "decoder_crashed", f"a damaged file of {name} brought its decoder down"
-            outcomes[came] += 1
+            result = outcome(decoder, data)
+            assert result != "decoder_crashed", f"a damaged {name} file crashed its decoder"
+            outcomes[result] += 1
             formats[name] += 1
             assert time.monotonic() - started < TIMEOUT_S + PATIENCE_S, name
-        assert decoder.decode(encoded(quadrants())).width == 80, "the decoder goes on"
+        assert decoder.decode(encoded(quadrants())).width == 80, "the decoder still works"
         assert len(children() - before) == 1
-    assert children() == before, "the decoder's process is gone"
+    assert children() == before, "the decoder's process has ended"
     assert outcomes.keys() <= REASONS.keys() | {"decoded"}
     assert {"decoded", "corrupt", "truncated", "not_an_image"} <= outcomes.keys()
     assert len(formats) > 40
@@ -51,10 +51,10 @@ def test_a_damaged_file_is_a_picture_or_a_reason_and_never_more(cost: Cost, coun
     cost.injected, cost.seconds = formats.total(), time.perf_counter() - began
 
 
-def test_a_file_that_is_not_damaged_is_a_picture_of_its_format() -> None:
+def test_an_undamaged_file_is_decoded_with_its_format() -> None:
     with Decoder(PREPROCESS, LIMITS, timeout_s=TIMEOUT_S, memory_bytes=MEMORY) as decoder:
         for name, data in whole().items():
-            if name == "EPS":  # needs a program of its own
+            if name == "EPS":  # needs Ghostscript
                 assert outcome(decoder, data) == "unsupported"
             else:
                 assert decoder.decode(data).format == name.partition(",")[0].lower()
@@ -62,11 +62,11 @@ def test_a_file_that_is_not_damaged_is_a_picture_of_its_format() -> None:
 
 def outcome(decoder: Decoder, data: bytes) -> str:
     try:
-        picture = decoder.decode(data)
+        image = decoder.decode(data)
     except ImageError as error:
         return error.reason
-    assert picture.pixels.shape == (32, 32, 3)
-    assert picture.width > 0 < picture.height
+    assert image.pixels.shape == (32, 32, 3)
+    assert image.width > 0 < image.height
     return "decoded"
 
 

@@ -1,4 +1,4 @@
-"""The job on Ray amid faults: processes that die in the middle, a storm. The index is that of a run in peace."""
+"""The job on Ray with faults and killed processes: the index is the same as without."""
 
 import contextlib
 import ctypes
@@ -26,19 +26,19 @@ pytestmark = [pytest.mark.cluster, pytest.mark.full, pytest.mark.usefixtures("ra
 
 UPSERT = r"^PUT /collections/images__(?!control).*/points$"
 DECODER = "viewfinder.images.decoder import run_child"
-# Pictures that S3 gives out before the first of them is written.
-AHEAD = 4
-# Less than the minute after which a client gives a read up.
+# Maximum number of images that S3 serves ahead of the oldest unwritten one.
+MAX_IN_FLIGHT = 4
+# Less than the minute after which a client abandons a read.
 HOLD_S = 45.0
-# How long a decoder is stopped at most: far less than the 20 s after which its parent ends it as one that hangs.
+# Maximum time that a decoder is stopped: far less than the 20 s after which its parent ends it as hung.
 STOPPED_S = 5.0
-# The system call, which Python has no function for; the number is that of Linux on every processor.
+# A system call without a Python function; the number is the same on all Linux architectures.
 PIDFD_GETFD = 438
 
 
 def descendants(of: int) -> Iterator[int]:
-    """Processes below this one: those of other programs on the machine are not ours to end."""
-    with contextlib.suppress(OSError):  # gone by now
+    """Descendants of a process, so that no process of another program is ever killed."""
+    with contextlib.suppress(OSError):  # it has ended
         for each in Path(f"/proc/{of}/task").glob("*/children"):
             for child in each.read_text().split():
                 yield int(child)
@@ -48,19 +48,19 @@ def descendants(of: int) -> Iterator[int]:
 def command(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:  # gone by now
+    except OSError:  # it has ended
         return ""
 
 
 def busy(*words: str) -> list[int]:
-    """Our processes whose command line has all of these words; Ray names its workers after what they do."""
+    """Our processes whose command line contains all of these words; Ray names a worker after its task."""
     return [each for each in descendants(os.getpid()) if all(word in command(each) for word in words)]
 
 
 class Flow:
-    """How far a job is. S3 gives a picture out once all before it are written but for the last few, fewer than `AHEAD`.
+    """Holds back S3's answers so that at most `MAX_IN_FLIGHT` images are read but not yet written.
 
-    So there is work on its way at any moment, and never all of it; but it keeps no client for longer than `HOLD_S`.
+    So at any moment some work is in flight, but never all of it. No request is held for longer than `HOLD_S`.
     """
 
     def __init__(self, trial: Trial) -> None:
@@ -75,81 +75,81 @@ class Flow:
                 for number, name in enumerate(NAMES)
             )
         )
-        # A write that takes a while can be killed in its middle.
+        # Slow writes, so that a writer can be killed during one.
         trial.qdrant.faults.extend(Fault(delay_s=1.0, on=UPSERT) for _ in range(40))
 
     @property
     def written(self) -> set[str]:
-        """The points that Qdrant has been sent."""
+        """The points sent to Qdrant."""
         upserts = [each for each in self._requests[self._before :] if re.search(UPSERT, f"{each.method} {each.path}")]
         return {point for each in upserts for point in each.body["batch"]["ids"]}
 
     @property
-    def on_its_way(self) -> int:
-        """How many pictures S3 has given out that are not written."""
+    def in_flight(self) -> int:
+        """Number of images served by S3 and not yet written."""
         return len(self.given) - len(self.written)
 
     def _hold(self, number: int) -> None:
-        earlier, deadline = self._points[: max(0, number - AHEAD + 1)], time.monotonic() + HOLD_S
+        earlier, deadline = self._points[: max(0, number - MAX_IN_FLIGHT + 1)], time.monotonic() + HOLD_S
         while not self.written.issuperset(earlier) and time.monotonic() < deadline and not self.over.wait(0.1):
             pass
         self.given.add(number)
 
 
 class Killer(threading.Thread):
-    """Kills processes that `victims` names, each once so many more points are written as `after` says.
+    """Kills one of the `victims` each time that the next number of points in `after` has been written.
 
-    Each is stopped first, and dies if `in_hand` then finds pictures in its hands. Otherwise it goes on, and another
-    moment is tried.
+    A victim is stopped first, and killed only if `lost_if_killed` says that it holds images. Otherwise it continues,
+    and another moment is tried.
     """
 
     def __init__(
         self,
         victims: Callable[[], list[int]],
-        in_hand: Callable[[int], int],
+        lost_if_killed: Callable[[int], int],
         flow: Flow,
         after: Sequence[int],
         chance: random.Random,
     ) -> None:
         super().__init__(daemon=True)
-        self._victims, self._in_hand, self._flow = victims, in_hand, flow
+        self._victims, self._in_hand, self._flow = victims, lost_if_killed, flow
         self._after, self._chance = after, chance
-        # How many pictures each of the killed had in its hands.
+        # Number of images that each killed process held.
         self.killed: dict[int, int] = {}
         self.decoders: set[int] = set()
 
     def run(self) -> None:
         before, after = 0, list(self._after)
         while not self._flow.over.wait(0.05):
-            # One that outlives its worker is a child of ours no longer, and must be known from before.
+            # A decoder that outlives its worker is no longer our descendant, so remember it now.
             self.decoders |= set(busy(DECODER))
             if after and len(self._flow.written) - before >= after[0] and (victim := self._stopped()):
                 if self._killed(victim):
                     before = len(self._flow.written)
                     del after[0]
                 else:
-                    self._flow.over.wait(1)  # or one that is only starting would never get on
+                    self._flow.over.wait(1)  # or a starting process would make no progress
 
     def _stopped(self) -> int | None:
-        """A victim that gets on no further."""
+        """Stop a victim and return it, None if there is none."""
         found = sorted(set(self._victims()) - self.killed.keys())
         if not found:
             return None
         victim = self._chance.choice(found)
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(victim, signal.SIGSTOP)
             if victim in self._victims():
                 return victim
-            os.kill(victim, signal.SIGCONT)  # it does something else by now
+            os.kill(victim, signal.SIGCONT)  # it now runs another task
         return None
 
     def _killed(self, victim: int) -> bool:
-        """Whether there was something to lose."""
+        """Kill the stopped victim if it holds images, else continue it; return True if killed."""
         lost = 0
         try:
             lost = self._in_hand(victim)
         finally:
-            with contextlib.suppress(ProcessLookupError):  # Ray has ended it
+            with contextlib.suppress(ProcessLookupError):  # Ray has already ended it
                 os.kill(victim, signal.SIGKILL if lost else signal.SIGCONT)
                 if lost:
                     self.killed[victim] = lost
@@ -157,37 +157,37 @@ class Killer(threading.Thread):
 
 
 def unwritten(flow: Flow) -> int:
-    """How many pictures are on their way in a job that stands still: nothing is written for two seconds of ten."""
+    """Number of images in flight in a job that is blocked: nothing is written for 2 s. Tries for 10 s."""
     for _ in range(5):
         written = flow.written
         if flow.over.wait(2):
             return 0
         if flow.written == written:
-            return flow.on_its_way
+            return flow.in_flight
     return 0
 
 
 def undecoded(decoder: int, files: set[bytes], flow: Flow) -> int:
-    """How many of these files a stopped decoder has been sent and has not read; waits a while for one."""
+    """Number of these files sent to a stopped decoder and not yet read; waits for one for a while."""
     deadline = time.monotonic() + STOPPED_S
     while time.monotonic() < deadline and not flow.over.wait(0.1):
-        # A frame is the file's length in eight bytes, and the file.
+        # A frame is the length of the file in eight bytes, and the file.
         if count := sum(frame[8:] in files for frame in unread(decoder)):
             return count
     return 0
 
 
 def unread(process: int) -> list[bytes]:
-    """What waits in each socket of a process. It takes the right to trace it: in a container, CAP_SYS_PTRACE."""
+    """Unread bytes in each socket of a process. Needs permission to trace it: in a container, CAP_SYS_PTRACE."""
     libc, waiting = ctypes.CDLL(None, use_errno=True), []
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # gone by now
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended
         handle = os.pidfd_open(process)
         try:
             for each in Path(f"/proc/{process}/fd").iterdir():
                 if each.readlink().name.startswith("socket:"):
                     copy = libc.syscall(PIDFD_GETFD, handle, int(each.name), 0)
                     if copy < 0:
-                        raise OSError(ctypes.get_errno(), "may not look into the sockets of another process")
+                        raise OSError(ctypes.get_errno(), "no permission to read the sockets of another process")
                     with socket.socket(fileno=copy) as its, contextlib.suppress(BlockingIOError):
                         waiting.append(its.recv(2**20, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         finally:
@@ -205,24 +205,22 @@ VICTIMS = {
 
 @pytest.mark.chaos("Ray")
 @pytest.mark.parametrize("fault", VICTIMS)
-def test_a_process_that_is_killed_costs_its_work_and_no_object(
-    trial: Trial, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moments, of_decoder = chance(fault), VICTIMS[fault] == (DECODER,)
-    # A picture that two decoders in a row die of is a failure: a second kill might meet the same one.
-    after = [moments.randint(1, 3) for _ in range(1 if of_decoder else 2)]
-    # The decoder of this process, which decodes for the run in peace.
+def test_a_killed_process_loses_no_object(trial: Trial, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments, kills_decoder = chance(fault), VICTIMS[fault] == (DECODER,)
+    # An image that kills two decoders in a row is a failure, and a second kill might hit the same image.
+    after = [moments.randint(1, 3) for _ in range(1 if kills_decoder else 2)]
+    # The decoder of this process, used by the run without faults.
     ours = {each for each in busy(DECODER) if str(each) in children()}
-    if of_decoder:
+    if kills_decoder:
         try:
             assert [unread(each) for each in ours]
         except OSError as error:
-            pytest.skip(f"{error}, and so not know whether a decoder has a file in its hands")
+            pytest.skip(f"{error}, so it is unknown if a decoder holds a file")
     flow = Flow(trial)
     files = {path.read_bytes() for path in trial.world.bucket.iterdir()}
     killer = Killer(
         lambda: [each for each in busy(*VICTIMS[fault]) if each not in ours],
-        lambda victim: undecoded(victim, files, flow) if of_decoder else unwritten(flow),
+        lambda victim: undecoded(victim, files, flow) if kills_decoder else unwritten(flow),
         flow,
         after,
         moments,
@@ -238,25 +236,25 @@ def test_a_process_that_is_killed_costs_its_work_and_no_object(
         trial.qdrant.faults.clear()
     trial.cost.seconds, trial.cost.injected = time.perf_counter() - began, len(killer.killed)
     assert status == 0
-    assert len(killer.killed) == len(after), "the job was over before all could be killed"
-    assert all(killer.killed.values()), "there was nothing to lose"
+    assert len(killer.killed) == len(after), "the job ended before all were killed"
+    assert all(killer.killed.values()), "a killed process held no image"
     assert trial.world.counts == trial.counts[0]
-    trial.same_as_calm(0)
+    trial.assert_same_as_calm(0)
     assert killer.decoders - ours
-    until(lambda: not orphans(killer.decoders - ours), "no decoder outlives its worker")
+    until(lambda: not orphans(killer.decoders - ours), "a decoder outlived its worker")
 
 
 @pytest.mark.chaos("Ray", "a storm of S3 and Qdrant faults over the job")
-def test_a_storm_over_the_job_changes_nothing(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_faults_at_once_do_not_change_the_index_of_a_job(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = chance("a storm over the job")
-    picture, listing, caption = r"^GET /[^?]+/\d\d\.jpg", r"^GET /[^?]*\?.*list-type", r"^GET /[^?]+captions\.json"
+    images, listing, caption = r"^GET /[^?]+/\d\d\.jpg", r"^GET /[^?]*\?.*list-type", r"^GET /[^?]+captions\.json"
     refused, cut = {"status": 503, "code": "SlowDown"}, {"cut_at": moment.randrange(1, 500)}
     s3 = [
-        S3Fault(picture, 4, moment.randrange(16), **refused),
-        S3Fault(picture, 3, moment.randrange(16), **cut),
-        S3Fault(picture, 2, moment.randrange(16), cut_at=-1),
-        S3Fault(picture, 2, moment.randrange(16), length_off=moment.randrange(1, 1000)),
-        S3Fault(listing, 1, 1, **refused),  # the first only looks whether there is anything
+        S3Fault(images, 4, moment.randrange(16), **refused),
+        S3Fault(images, 3, moment.randrange(16), **cut),
+        S3Fault(images, 2, moment.randrange(16), cut_at=-1),
+        S3Fault(images, 2, moment.randrange(16), length_off=moment.randrange(1, 1000)),
+        S3Fault(listing, 1, 1, **refused),  # the first request only checks that the source is not empty
         S3Fault(caption, 1, **refused),
     ]
     store = [
@@ -276,13 +274,13 @@ def test_a_storm_over_the_job_changes_nothing(trial: Trial, monkeypatch: pytest.
     left = strikes(trial.qdrant.faults)
     trial.qdrant.faults.clear()
     trial.cost.injected = trial.proxy.injected + strikes(store) - left
-    assert trial.cost.injected == sum(each.times for each in s3) + strikes(store), "a fault was not met"
+    assert trial.cost.injected == sum(each.times for each in s3) + strikes(store), "a fault was not hit"
     assert trial.world.counts == trial.counts[0]
-    trial.same_as_calm(0)
+    trial.assert_same_as_calm(0)
 
 
 def run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The job on Ray, through the proxy, in small batches; its exit status."""
+    """Run the job on Ray through the proxy in small batches; return its exit status."""
     for name in ("FETCH_BATCH_SIZE", "ENCODE_BATCH_SIZE", "WRITE_BATCH_SIZE"):
         monkeypatch.setenv(f"VIEWFINDER_{name}", "2")
     monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", trial.proxy.url)
@@ -290,6 +288,6 @@ def run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def orphans(decoders: set[int]) -> set[int]:
-    """Those that run on while no worker of ours is above them."""
+    """Decoders that still run but are not descendants of a worker."""
     cared_for = {each for worker in busy("ray::") for each in descendants(worker)}
     return {each for each in decoders - cared_for if DECODER in command(each)}

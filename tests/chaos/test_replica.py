@@ -1,4 +1,4 @@
-"""One of two replicas is killed under load: what it had in hand is lost, no more, and its place is filled by itself."""
+"""One of two replicas is killed under load: only its current requests are lost, and it is replaced."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from benchmarks.replica import INDEX, fill
 from tests.chaos.conftest import PATIENCE_S, nothing_left_over, until
 from tests.chaos.table import Cost
 from tests.chaos.test_ray import DECODER, busy, command, descendants, orphans
-from tests.chaos.test_service import CLIENTS, crowd, search_by_picture, tell
+from tests.chaos.test_service import CLIENTS, crowd, record_cost, search_by_image
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
@@ -27,7 +27,7 @@ REPLICAS = 2
 
 @pytest.fixture
 def url(ray_session: None, qdrant: QdrantDouble, tiny_model: str, tmp_path: Path, temporary: Path) -> Iterator[str]:
-    """Two replicas on Ray Serve; at the end none of them is left over, nor anything of this process."""
+    """Two replicas on Ray Serve; the test must leave nothing behind."""
     from ray import serve
 
     from viewfinder.service.app import application
@@ -43,7 +43,7 @@ def url(ray_session: None, qdrant: QdrantDouble, tiny_model: str, tmp_path: Path
         serve.run(application(settings), name="killed", route_prefix="/")
         yield f"http://127.0.0.1:{port}"
         serve.shutdown()
-        until(lambda: not busy("ray::", "ServeReplica"), "no replica is left over")
+        until(lambda: not busy("ray::", "ServeReplica"), "a replica was left behind")
 
 
 def decoders(*replicas: int) -> set[int]:
@@ -51,23 +51,23 @@ def decoders(*replicas: int) -> set[int]:
 
 
 @pytest.mark.chaos("Service")
-def test_a_replica_that_is_killed_under_load_costs_what_it_had_in_hand(url: str, cost: Cost) -> None:
+def test_a_replica_killed_under_load_loses_only_its_current_requests(url: str, cost: Cost) -> None:
     cost.fault, began = "one of two replicas is killed under load", time.perf_counter()
     replicas = busy("ray::", "ServeReplica")
     assert len(replicas) == REPLICAS
-    search_by_picture(url)
-    # The one that got the picture, and so has a decoder.
+    search_by_image(url)
+    # The replica that got the image, and so has a decoder.
     victim = next(each for each in replicas if decoders(each))
     its = decoders(victim)
     with crowd(url) as asking:
         os.kill(victim, signal.SIGKILL)
         asking.wait_for(200, count=10 * CLIENTS)
-        until(lambda: len(set(busy("ray::", "ServeReplica")) - {victim}) == REPLICAS, "a new replica")
+        until(lambda: len(set(busy("ray::", "ServeReplica")) - {victim}) == REPLICAS, "the replica was not replaced")
         asking.wait_for(200, count=10 * CLIENTS)
-    # What it had in hand is answered by Serve, or not at all; the others may be told to come again.
-    assert {status for status, _ in asking.told} <= {200, 0, 500, 503, 504}
-    assert sum(count for (status, _), count in asking.told.items() if status in (0, 500)) <= CLIENTS, asking.told
+    # Serve answers the requests of the killed replica, or nothing does; others may be told to retry.
+    assert {status for status, _ in asking.answers} <= {200, 0, 500, 503, 504}
+    assert sum(count for (status, _), count in asking.answers.items() if status in (0, 500)) <= CLIENTS, asking.answers
     assert asking.wrong == []
     assert httpx.get(f"{url}/readyz", timeout=PATIENCE_S).status_code == 200
-    until(lambda: not orphans(its), "no decoder outlives its replica")
-    tell(cost, asking.told, began, 1)
+    until(lambda: not orphans(its), "a decoder outlived its replica")
+    record_cost(cost, asking.answers, began, 1)

@@ -1,4 +1,4 @@
-"""S3 that throttles, breaks off, says nothing, lies or changes: a run gets through, or says what it could not read."""
+"""Faults of S3: a run gets through, or reports what it could not read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,92 +14,96 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.testing.s3 import S3Endpoint
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
 
-# What is a picture, and has bytes enough to be cut.
-PICTURE = r"^GET /[^?]+/(\d\d\.jpg|new\.png)"
+# Images, all large enough to be cut.
+IMAGE = r"^GET /[^?]+/(\d\d\.jpg|new\.png)"
 JPEG = r"^GET /[^?]+/\d\d\.jpg"
 LISTING = r"^GET /[^?]*\?.*list-type"
 CAPTIONS = r"^GET /[^?]+captions\.json"
-# Requests that a second run makes of each kind when all goes well: fewer may be let by, or a fault would not strike.
-REQUESTS = {PICTURE: 4, JPEG: 3, LISTING: 1, CAPTIONS: 1}
+# Requests of each kind in a second run without faults. A fault must skip fewer than these, or it would never hit.
+REQUESTS = {IMAGE: 4, JPEG: 3, LISTING: 1, CAPTIONS: 1}
 
 
 def some(name: str, on: str, most: int, **kind: Any) -> S3Fault:
-    """Half of `most` strikes to all of them, after some requests that go well; `CHAOS_SEED` says how many.
+    """A fault that hits between half of `most` and `most` requests, after some without a fault.
 
-    A range given for a number of bytes stands for one of them.
+    `CHAOS_SEED` determines the numbers, also which value is taken from a range.
     """
     moment = chance(name)
     drawn = {each: moment.choice(value) if isinstance(value, range) else value for each, value in kind.items()}
     return S3Fault(on, moment.randint(-(-most // 2), most), moment.randrange(REQUESTS[on]), **drawn)
 
 
-PASSING = {
+TRANSIENT = {
     name: some(name, *given, **kind)
     for name, given, kind in [
-        ("503 SlowDown, objects", (PICTURE, 8), {"status": 503, "code": "SlowDown"}),
-        ("500 InternalError, objects", (PICTURE, 8), {"status": 500, "code": "InternalError"}),
-        ("429, objects", (PICTURE, 4), {"status": 429, "code": "TooManyRequests"}),
+        ("503 SlowDown, objects", (IMAGE, 8), {"status": 503, "code": "SlowDown"}),
+        ("500 InternalError, objects", (IMAGE, 8), {"status": 500, "code": "InternalError"}),
+        ("429, objects", (IMAGE, 4), {"status": 429, "code": "TooManyRequests"}),
         ("503 SlowDown, listing", (LISTING, 4), {"status": 503, "code": "SlowDown"}),
         ("503 SlowDown, captions", (CAPTIONS, 4), {"status": 503, "code": "SlowDown"}),
-        ("connection cut before the answer", (PICTURE, 6), {"cut_at": -1}),
+        ("connection cut before the answer", (IMAGE, 6), {"cut_at": -1}),
         ("connection cut in the body", (JPEG, 6), {"cut_at": range(1, 500)}),
         ("listing cut in the body", (LISTING, 4), {"cut_at": range(1, 2000)}),
-        ("silence before the answer", (PICTURE, 2), {"hang_at": -1}),
+        ("silence before the answer", (IMAGE, 2), {"hang_at": -1}),
         ("silence in the body", (JPEG, 2), {"hang_at": range(1, 500)}),
         ("dripping body", (JPEG, 2), {"drip_at": range(1, 500)}),
-        ("Content-Length too large", (PICTURE, 6), {"length_off": range(1, 1000)}),
+        ("Content-Length too large", (IMAGE, 6), {"length_off": range(1, 1000)}),
         ("Content-Length too small", (JPEG, 2), {"length_off": range(-500, 0)}),
     ]
 }
 
 
 @pytest.mark.chaos("S3")
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_what_passes_changes_nothing(trial: Trial, fault: S3Fault) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT)
+def test_a_transient_fault_changes_nothing(trial: Trial, fault: S3Fault) -> None:
     trial.with_faults([fault])
 
 
 @pytest.mark.chaos("S3", "a storm of 7 faults")
-def test_a_storm_changes_nothing(trial: Trial) -> None:
-    kinds = [each for name, each in PASSING.items() if name.split()[0] not in ("silence", "dripping", "Content-Length")]
+def test_many_faults_at_once_change_nothing(trial: Trial) -> None:
+    kinds = [
+        each for name, each in TRANSIENT.items() if name.split()[0] not in ("silence", "dripping", "Content-Length")
+    ]
     moment = chance("a storm")
     storm = [replace(each, times=1, skip=moment.randrange(REQUESTS[each.on])) for each in moment.choices(kinds, k=6)]
     trial.with_faults([S3Fault(LISTING, status=503, code="SlowDown"), *storm])
 
 
 @pytest.mark.chaos("S3", "one object cannot be read for long")
-def test_an_object_that_cannot_be_read_is_a_failure_until_it_can(trial: Trial) -> None:
-    trial.world.access = _impatient(trial)
+def test_an_unreadable_object_fails_until_it_can_be_read(trial: Trial) -> None:
+    trial.world.access = _with_short_retry(trial)
     counts = trial.sync([S3Fault(rf"^GET /[^?]+{NAMES[7]}", FOREVER, status=500, code="InternalError")])
     assert counts == trial.counts[0] | {"indexed": len(NAMES) - 1, "failed": 3}
     assert trial.world.recorded_failures([NAMES[7]]) == {NAMES[7]: "unavailable"}
     assert NAMES[7] not in trial.world.points
-    trial.tell()
+    trial.record_cost()
     assert trial.sync() == trial.counts[0] | {"unchanged": len(NAMES) - 1, "indexed": 1}
-    trial.same_as_calm(0)
+    trial.assert_same_as_calm(0)
 
 
 @pytest.mark.chaos("S3", "an object always comes short")
-def test_an_object_that_always_comes_short_is_never_called_broken(trial: Trial) -> None:
-    """Half of a picture was recorded as `truncated`, for good, though the bucket had all of it."""
+def test_an_object_that_always_arrives_short_is_not_recorded_as_broken(trial: Trial) -> None:
+    """Half an image was recorded as permanently `truncated`, although the bucket had all of it."""
     counts = trial.sync([S3Fault(rf"^GET /[^?]+{NAMES[7]}", FOREVER, length_off=-100)])
     assert counts["failed"] == 3
     assert trial.world.recorded_failures([NAMES[7]]) == {NAMES[7]: "unavailable"}
-    trial.tell()
+    trial.record_cost()
     trial.sync()
-    trial.same_as_calm(0)
+    trial.assert_same_as_calm(0)
 
 
 @pytest.mark.chaos("S3", "an object changes between list and get")
-def test_an_object_that_changes_after_its_listing_is_indexed_as_it_is_now(trial: Trial) -> None:
+def test_an_object_that_changes_after_its_listing_is_indexed_with_its_new_content(trial: Trial) -> None:
     changed = trial.world.bucket / NAMES[7]
     rewrite = S3Fault(rf"^GET /[^?]+{NAMES[7]}", before=lambda: changed.write_bytes(encoded_image(900, (64, 64))))
     assert trial.sync([rewrite]) == trial.counts[0]
-    trial.tell()
+    trial.record_cost()
     first = trial.world.points
     assert first[NAMES[7]].payload["width"] == 64
     counts = trial.sync()
-    assert (counts["unchanged"], counts["failed"]) == (len(NAMES), 2), "the ETag on record is that of what was read"
+    assert (counts["unchanged"], counts["failed"]) == (len(NAMES), 2), (
+        "the recorded ETag is not that of the content read"
+    )
     assert trial.world.points == first
     read = vectors(trial.world)
     trial.world.index = "anew"
@@ -109,7 +113,7 @@ def test_an_object_that_changes_after_its_listing_is_indexed_as_it_is_now(trial:
 
 @pytest.mark.chaos("S3", "credentials rotated: the old key is refused")
 @pytest.mark.parametrize("refusal", ["by the endpoint", "as expired"])
-def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
+def test_credentials_can_be_rotated_during_a_run(
     trial: Trial, s3: S3Endpoint, s3_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str
 ) -> None:
     file = tmp_path / "credentials"
@@ -122,7 +126,7 @@ def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     keep(s3)
-    trial.world.access = _impatient(trial)  # another way to the objects, and so a client that reads the file
+    trial.world.access = _with_short_retry(trial)  # a new client, which reads the credentials file
     with S3Endpoint(s3_root) as rotated:
 
         def rotate() -> None:
@@ -130,15 +134,15 @@ def test_credentials_that_are_rotated_in_a_run_cost_a_request_each(
             trial.proxy.upstream = rotated.url
 
         skip = chance(f"rotated, refused {refusal}").randrange(2, 15)
-        faults = [S3Fault(PICTURE, skip=skip, before=rotate)]
+        faults = [S3Fault(IMAGE, skip=skip, before=rotate)]
         if refusal == "as expired":
-            later = S3Fault(PICTURE, FOREVER, skip=skip, status=400, code="ExpiredToken", key=s3.access_key)
+            later = S3Fault(IMAGE, FOREVER, skip=skip, status=400, code="ExpiredToken", key=s3.access_key)
             faults.append(later)
         assert trial.sync(faults) == trial.counts[0]
-        trial.tell()
+        trial.record_cost()
         trial.cost.fault = f"credentials rotated, the old key refused {refusal}"
-        trial.same_as_calm(0)
+        trial.assert_same_as_calm(0)
 
 
-def _impatient(trial: Trial) -> ObjectAccess:
+def _with_short_retry(trial: Trial) -> ObjectAccess:
     return replace(trial.world.access, retry_s=READ_TIMEOUT_S / 2)

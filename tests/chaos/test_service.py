@@ -1,4 +1,4 @@
-"""The service over HTTP while its store or its clients fail: it says so, serves everybody else, and is itself again."""
+"""The service over HTTP while its store or clients fail: it reports that, serves other clients, and recovers."""
 
 import base64
 import contextlib
@@ -37,7 +37,7 @@ Answers = Counter[tuple[int, str]]
 
 @pytest.fixture
 def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path, temporary: Path) -> Iterator[str]:
-    """One replica of the service, on a socket, with a decoder; at the end nothing may be left over."""
+    """One replica of the service on a socket, with a decoder. The test must leave nothing behind."""
     with connect(StoreAddress(tmp_path, qdrant.url)) as store:
         fill(store, locate(tiny_model))
     settings = Settings.load({}, qdrant_url=qdrant.url, index=INDEX, refresh_s=0.2, request_timeout_s=TIMEOUT_S)
@@ -48,25 +48,25 @@ def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path, temporary: Path) 
         try:
             with listening(build_api(service)) as port:
                 url = f"http://127.0.0.1:{port}"
-                search_by_picture(url)
-                assert children() > before, "a picture needs a decoder"
+                search_by_image(url)
+                assert children() > before, "an image needs a decoder"
                 yield url
         finally:
             service.close()
 
 
-def search_by_picture(url: str) -> None:
-    body = {"image": base64.b64encode(encoded_image(1)).decode()}
+def search_by_image(url: str) -> None:
+    body = {"image": base64.b64encode(picture(1)).decode()}
     assert httpx.post(f"{url}/v1/search", json=body, timeout=PATIENCE_S).status_code == 200
 
 
 @dataclass
 class Crowd:
-    """Clients that ask without a pause; what they are told, and whether an answer is ever another than `right`."""
+    """Clients that search without a pause; counts their answers, and collects those that differ from `right`."""
 
     url: str
     right: dict[str, list[Any]]
-    told: Answers = field(default_factory=Counter)
+    answers: Answers = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     over: threading.Event = field(default_factory=threading.Event)
@@ -79,16 +79,16 @@ class Crowd:
                 text = TEXTS[turn % len(TEXTS)]
                 status, code, hits = answer_to(client, text)
                 with self.changed:
-                    self.told[status, code] += 1
+                    self.answers[status, code] += 1
                     if status == 200 and hits != self.right[text]:
                         self.wrong.append(text)
                     self.changed.notify_all()
 
     def wait_for(self, status: int, code: str = "", count: int = 10) -> None:
-        """Until so many more answers are of this kind."""
+        """Wait for `count` more answers of this kind."""
         with self.changed:
-            wanted = self.told[status, code] + count
-            assert self.changed.wait_for(lambda: self.told[status, code] >= wanted, PATIENCE_S), self.told
+            wanted = self.answers[status, code] + count
+            assert self.changed.wait_for(lambda: self.answers[status, code] >= wanted, PATIENCE_S), self.answers
 
 
 def answer_to(client: httpx.Client, text: str) -> tuple[int, str, list[Any]]:
@@ -122,10 +122,10 @@ def crowd(url: str) -> Iterator[Crowd]:
             thread.join()
 
 
-def tell(cost: Cost, told: Answers, began: float, injected: int) -> None:
-    refused = {kind: count for kind, count in told.items() if kind[0] != 200}
+def record_cost(cost: Cost, answers: Answers, began: float, injected: int) -> None:
+    refused = {kind: count for kind, count in answers.items() if kind[0] != 200}
     cost.injected, cost.seconds = injected, time.perf_counter() - began
-    cost.fault += f": {told[200, '']} answered, " + (
+    cost.fault += f": {answers[200, '']} answered, " + (
         ", ".join(f"{count} {status} {code}" for (status, code), count in refused.items()) or "none refused"
     )
 
@@ -140,7 +140,7 @@ def tell(cost: Cost, told: Answers, began: float, injected: int) -> None:
     ],
     ids=["away", "cut", "overloaded"],
 )
-def test_a_store_that_is_away_is_told_as_that_and_the_service_is_itself_again(
+def test_an_outage_of_the_store_is_reported_and_the_service_recovers(
     url: str, qdrant: QdrantDouble, cost: Cost, name: str, fault: Fault
 ) -> None:
     cost.fault, began = name, time.perf_counter()
@@ -152,29 +152,29 @@ def test_a_store_that_is_away_is_told_as_that_and_the_service_is_itself_again(
         met = 10_000 - len(qdrant.faults)
         qdrant.faults.clear()
         asking.wait_for(200, count=2 * CLIENTS)
-    assert asking.told.keys() == {(200, ""), (503, "store_unavailable")}
+    assert asking.answers.keys() == {(200, ""), (503, "store_unavailable")}
     assert asking.wrong == []
-    tell(cost, asking.told, began, 1 if fault.away_s else met)
+    record_cost(cost, asking.answers, began, 1 if fault.away_s else met)
 
 
 @pytest.mark.chaos("Service")
-def test_a_slow_store_costs_its_searches_and_nothing_else(url: str, qdrant: QdrantDouble, cost: Cost) -> None:
+def test_a_slow_store_delays_only_its_own_searches(url: str, qdrant: QdrantDouble, cost: Cost) -> None:
     cost.fault, began = "the store takes 6 s for half of the searches", time.perf_counter()
     with crowd(url) as asking:
         half = [*[Fault(delay_s=6.0, on=QUERY)] * 4, *[Fault(on=QUERY)] * 4]
         qdrant.faults.extend(chance("a slow store").sample(half, k=len(half)))
         asking.wait_for(200, count=CLIENTS)
         assert httpx.get(f"{url}/healthz").status_code == 200
-        until(lambda: not qdrant.faults, "each fault is met")
+        until(lambda: not qdrant.faults, "a fault was not hit")
         asking.wait_for(200, count=4 * CLIENTS)
-    assert {status for status, _ in asking.told} <= {200, 503, 504}
-    assert asking.told[504, "timeout"] + asking.told[503, "store_unavailable"] > 0
+    assert {status for status, _ in asking.answers} <= {200, 503, 504}
+    assert asking.answers[504, "timeout"] + asking.answers[503, "store_unavailable"] > 0
     assert asking.wrong == []
-    tell(cost, asking.told, began, 4)
+    record_cost(cost, asking.answers, began, 4)
 
 
 @pytest.mark.chaos("Service")
-def test_clients_that_stall_keep_nobody_waiting(url: str, cost: Cost) -> None:
+def test_stalled_clients_do_not_delay_others(url: str, cost: Cost) -> None:
     cost.fault, began = "clients stop in the middle of a request", time.perf_counter()
     host, port = url.removeprefix("http://").split(":")
     head = b"POST /v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
@@ -189,8 +189,8 @@ def test_clients_that_stall_keep_nobody_waiting(url: str, cost: Cost) -> None:
             asking.wait_for(200, count=10 * CLIENTS)
             half_a_body = stalled[3]
             half_a_body.settimeout(PATIENCE_S)
-            assert half_a_body.recv(4096).startswith(b"HTTP/1.1 408"), "a body that does not come is given up"
+            assert half_a_body.recv(4096).startswith(b"HTTP/1.1 408"), "an incomplete body is not abandoned"
             asking.wait_for(200, count=CLIENTS)
-    assert asking.told.keys() == {(200, "")}
+    assert asking.answers.keys() == {(200, "")}
     assert asking.wrong == []
-    tell(cost, asking.told, began, len(stalled))
+    record_cost(cost, asking.answers, began, len(stalled))

@@ -1,4 +1,4 @@
-"""A run with faults beside the same run without: afterwards nothing may tell the two indexes apart."""
+"""Compare a run with faults to the same run without: both must produce the same index."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3_faults import FOREVER, S3Fault, S3FaultProxy
 
 NAMES = [f"{number:02}.jpg" for number in range(20)]
-BROKEN = {"empty.jpg": b"", "text.jpg": b"this is no picture"}
-OF_THE_RUN = ("run_id", "indexed_at", "last_modified")
+BROKEN = {"empty.jpg": b"", "text.jpg": b"this is not an image"}
+RUN_FIELDS = ("run_id", "indexed_at", "last_modified")
 KINDS: tuple[VectorName, ...] = ("image", "caption")
 
 Vectors = dict[str, np.ndarray]
@@ -27,7 +27,7 @@ Vectors = dict[str, np.ndarray]
 
 @dataclass
 class Index:
-    """What an index holds: payloads without what each run writes anew, vectors, and failures on record; by key."""
+    """The content of an index by key: payloads without fields of the run, vectors, and recorded failures."""
 
     payloads: dict[str, dict[str, Any]]
     vectors: dict[str, Vectors]
@@ -38,10 +38,10 @@ class Index:
         points = world.points
         assert (
             len({record.id for record in points.values()}) == len(points) == world.store.points.count(world.collection)
-        ), "an object has one point"
+        ), "an object has more than one point"
         return cls(
             {
-                key: {name: value for name, value in record.payload.items() if name not in OF_THE_RUN}
+                key: {name: value for name, value in record.payload.items() if name not in RUN_FIELDS}
                 for key, record in points.items()
             },
             vectors(world),
@@ -62,22 +62,22 @@ def vectors(world: World) -> dict[str, Vectors]:
 
 def assert_same_vectors(mine: dict[str, Vectors], theirs: dict[str, Vectors]) -> None:
     for kind in KINDS:
-        assert mine[kind].keys() == theirs[kind].keys(), f"which have a vector of their {kind}"
+        assert mine[kind].keys() == theirs[kind].keys(), f"different images have {kind} vectors"
         wrong = [key for key, vector in mine[kind].items() if not np.allclose(vector, theirs[kind][key], atol=1e-5)]
-        assert not wrong, f"vectors of the {kind}"
+        assert not wrong, f"{kind} vectors differ"
 
 
 def strikes(faults: Iterable[Fault]) -> int:
-    """How many of these do harm: one that does none lets a request by."""
+    """Number of faults that do something; an empty fault lets a request pass."""
     return sum(each != Fault(on=each.on) for each in faults)
 
 
 @dataclass
 class Trial:
-    """A bucket of pictures, some of them broken, and two indexes of it: `calm`, and the one that faults meet.
+    """A bucket of images, some of them broken, with two indexes: `calm` without faults, and `images` with faults.
 
-    `change` is what happens to the bucket between a first and a second run, so that the faults meet new points,
-    changed ones, changed captions and a prune.
+    `change` changes the bucket between a first and a second run, so that faults hit new points, changed points, changed
+    captions and a prune.
     """
 
     world: World
@@ -86,44 +86,44 @@ class Trial:
     cost: Cost
     calm: list[Index] = field(default_factory=list)
     counts: list[dict[str, int]] = field(default_factory=list)
-    in_peace: list[tuple[int, float]] = field(default_factory=list)
+    fault_free: list[tuple[int, float]] = field(default_factory=list)
 
     def without_faults(self) -> None:
-        """Both runs in peace, and what comes of them; then the bucket is as it was, for the other index."""
+        """Make both runs without faults and keep their results; then restore the bucket for the other index."""
         self.world.index = "calm"
         self.fill()
         for prepare in (lambda: None, self.change):
             prepare()
             self.counts.append(self.sync())
             self.calm.append(Index.of(self.world))
-            self.in_peace.append((self.requests, self.seconds))
+            self.fault_free.append((self.requests, self.seconds))
         self.world.index = "images"
         self.fill()
 
     def with_faults(self, s3: Sequence[S3Fault] = (), store: Sequence[Fault] = ()) -> None:
-        """Both runs, each of them meeting these faults; after each the index is as it would be without.
+        """Make both runs with these faults; after each, the index must equal the one without faults.
 
-        The first run must meet all of them, the second, which has less to do, some.
+        The first run must hit all of the faults; the second, which does less, at least one.
         """
         planned = sum(each.times for each in s3 if each.times < FOREVER) + strikes(store)
         for number, prepare in enumerate((lambda: None, self.change)):
             prepare()
             counts = self.sync(s3, store)
-            self.tell(number)
-            assert self.injected >= (1 if number else planned), "a fault was not met"
-            assert counts == self.counts[number], "the counts are those of a run without faults"
-            self.same_as_calm(number)
+            self.record_cost(number)
+            assert self.injected >= (1 if number else planned), "a fault was not hit"
+            assert counts == self.counts[number], "the counts differ from those without faults"
+            self.assert_same_as_calm(number)
 
-    def tell(self, number: int = 0) -> None:
-        """Add the last run to the table's row, beside the run of that number in peace."""
-        cost, (requests, seconds) = self.cost, self.in_peace[number]
+    def record_cost(self, number: int = 0) -> None:
+        """Add the last run to the row of the table, next to the fault-free run with that number."""
+        cost, (requests, seconds) = self.cost, self.fault_free[number]
         cost.injected = (cost.injected or 0) + self.injected
         cost.retries = (cost.retries or 0) + max(0, self.requests - requests)
         cost.seconds = (cost.seconds or 0.0) + self.seconds
         cost.calm = (cost.calm or 0.0) + seconds
 
     def sync(self, s3: Sequence[S3Fault] = (), store: Sequence[Fault] = ()) -> dict[str, int]:
-        """One run through the proxy; counts what was asked, what was spoilt, and how long it took."""
+        """Make one run through the proxy; record its requests, injected faults and duration."""
         self.proxy.inject(*s3)
         self.qdrant.faults.extend(store)
         asked, began = len(self.qdrant.requests), time.perf_counter()
@@ -137,8 +137,8 @@ class Trial:
             self.proxy.inject()
             self.qdrant.faults.clear()
 
-    def same_as_calm(self, number: int) -> None:
-        """Nothing lost, nothing twice, no wrong vector, the same failures on record."""
+    def assert_same_as_calm(self, number: int) -> None:
+        """Assert that nothing is lost, duplicated or wrong, and that the same failures are recorded."""
         now, calm = Index.of(self.world), self.calm[number]
         assert now.payloads == calm.payloads
         assert now.failures == calm.failures
@@ -147,16 +147,16 @@ class Trial:
         assert ids == {key: point_id(f"{self.world.source}/{key}") for key in ids}
 
     def fill(self) -> None:
-        """The bucket as it is at first."""
+        """Reset the bucket to its initial content."""
         shutil.rmtree(self.world.bucket)
         self.world.bucket.mkdir()
         fill(self.world.bucket, NAMES)
         for name, content in BROKEN.items():
             (self.world.bucket / name).write_bytes(content)
-        self._caption({name: f"picture {name}" for name in NAMES[:15]})
+        self._caption({name: f"image {name}" for name in NAMES[:15]})
 
     def change(self) -> None:
-        """What is different in a second run."""
+        """Change the bucket for a second run."""
         for seed, name in enumerate(NAMES[:3], start=100):
             (self.world.bucket / name).write_bytes(encoded_image(seed, (64, 64)))
         for name in NAMES[3:5]:

@@ -1,4 +1,4 @@
-"""The command in this process, and as a program."""
+"""Fixtures that run the command, in this process and as a program."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ PROGRAM = [sys.executable, "-m", "viewfinder"]
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a command: exit status and what it printed."""
+    """The result of a command: exit status and output."""
 
     status: int
     out: str
@@ -60,7 +60,7 @@ def at_gallery(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> Gallery:
 def program(
     arguments: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the command as a program, to its end."""
+    """Run the command as a program, and wait for it."""
     settings: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "check": False, "timeout": 60}
     return subprocess.run([*PROGRAM, *arguments], env=os.environ | dict(environment or {}), **settings | options)
 

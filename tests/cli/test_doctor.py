@@ -1,4 +1,4 @@
-"""The checks of `viewfinder doctor`, on machines that lack something."""
+"""The checks of `viewfinder doctor`."""
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Settings under which all is well; returns the data directory, which is not made yet."""
+    """Settings that pass all checks; returns the data directory, which does not exist yet."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         monkeypatch.setenv("VIEWFINDER_PORT", str(unused.getsockname()[1]))
     monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
@@ -40,7 +40,7 @@ def look(name: str, source: str | None = None) -> Finding:
     return next(check for check in examine(source) if check.name.startswith(name))
 
 
-def test_on_a_sound_machine_nothing_fails_and_nothing_is_changed(machine: Path, tiny_model: str) -> None:
+def test_no_check_fails_on_a_working_machine_and_nothing_is_changed(machine: Path, tiny_model: str) -> None:
     found = {check.name: check for check in examine()}
     assert {name: check.state for name, check in found.items() if check.state != "ok"} == {"source": "skipped"}
     assert tiny_model in found["model"].found
@@ -49,7 +49,7 @@ def test_on_a_sound_machine_nothing_fails_and_nothing_is_changed(machine: Path, 
     assert not machine.exists()
 
 
-def test_a_data_directory_that_cannot_be_is_told(machine: Path) -> None:
+def test_an_impossible_data_directory_is_reported(machine: Path) -> None:
     machine.write_text("a file where the directory should be")
     check = look("data directory")
     assert (check.state, str(machine) in check.found) == ("failed", True)
@@ -61,7 +61,7 @@ def test_the_holder_of_the_embedded_store_is_named(machine: Path) -> None:
     assert "held by no program" in look("Qdrant").found
 
 
-def test_a_qdrant_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_qdrant_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_QDRANT_URL", "http://127.0.0.1:1")
     check = look("Qdrant")
     assert (check.state, "127.0.0.1:1" in check.found) == ("failed", True)
@@ -75,7 +75,7 @@ def test_a_qdrant_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
         ("ViT-H-14-378::dfn5b", "note", "no weights of apple/DFN5B-CLIP-ViT-H-14-378"),
     ],
 )
-def test_a_model_that_is_not_here_is_told_without_fetching_it(
+def test_a_missing_model_is_reported_without_downloading_it(
     model: str, state: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFINDER_MODEL", model)
@@ -84,7 +84,7 @@ def test_a_model_that_is_not_here_is_told_without_fetching_it(
     assert says in check.found
 
 
-def test_a_gpu_that_is_asked_for_and_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_but_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -93,13 +93,13 @@ def test_a_gpu_that_is_asked_for_and_missing_is_told(monkeypatch: pytest.MonkeyP
     assert look("GPU").state == "failed"
 
 
-def test_our_own_service_may_have_the_port(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewfinder_service_on_the_port_is_ok(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", running.url.rpartition(":")[2])
     check = look("port")
     assert (check.state, f"5 points in {running.collection}" in check.found) == ("ok", True)
 
 
-def test_a_service_without_an_index_is_worth_a_note(without_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_without_an_index_is_a_note(without_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", without_index.rpartition(":")[2])
     check = look("port")
     assert (check.state, "viewfinder index" in check.advice) == ("note", True)
@@ -107,7 +107,7 @@ def test_a_service_without_an_index_is_worth_a_note(without_index: str, monkeypa
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """The port of some other program that speaks HTTP."""
+    """The port of another HTTP server."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -126,18 +126,18 @@ def stranger() -> Iterator[int]:
         thread.join()
 
 
-def test_another_program_on_the_port_is_told(stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_program_on_the_port_is_reported(stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", str(stranger))
     check = look("port")
-    assert (check.state, check.advice) == ("failed", "End it, or set VIEWFINDER_PORT.")
+    assert (check.state, check.advice) == ("failed", "Stop it, or set VIEWFINDER_PORT.")
 
 
-def test_a_service_that_the_settings_name_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configured_service_is_queried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:1")
     assert look("service").state == "failed"
 
 
-def test_the_key_for_a_service_is_tried(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_is_tried_on_the_configured_service(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
     check = look("service")
     assert (check.state, "VIEWFINDER_API_KEY" in check.advice) == ("failed", True)
@@ -146,13 +146,13 @@ def test_the_key_for_a_service_is_tried(locked: Gallery, monkeypatch: pytest.Mon
     assert (check.state, "3 points" in check.found) == ("ok", True)
 
 
-def test_a_locked_service_of_ours_may_have_the_port(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewfinder_service_with_keys_on_the_port_is_ok(locked: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_PORT", locked.url.rpartition(":")[2])
     check = look("port")
-    assert (check.state, "needs another API key" in check.found) == ("ok", True)
+    assert (check.state, "does not accept this API key" in check.found) == ("ok", True)
 
 
-def test_the_key_is_not_told_to_whatever_has_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_is_not_sent_to_an_unknown_program_on_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -184,7 +184,7 @@ def test_the_key_is_not_told_to_whatever_has_the_port(monkeypatch: pytest.Monkey
         ({"API_KEYS": f"{'0' * 64},{'1' * 64}:admin"}, "ok", "2, of which 1"),
     ],
 )
-def test_it_says_whom_the_service_would_answer(
+def test_the_clients_that_the_service_would_answer_are_reported(
     environment: dict[str, str], state: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -196,13 +196,13 @@ def test_it_says_whom_the_service_would_answer(
 @pytest.mark.parametrize(
     ("address", "state"), [("127.0.0.1:1", "failed"), ("ray://127.0.0.1:1", "failed"), ("auto", "ok")]
 )
-def test_a_cluster_that_does_not_listen_is_told(address: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_listen_is_reported(address: str, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     check = look("Ray")
     assert (check.state, "RAY_ADDRESS" in check.advice) == (state, state == "failed")
 
 
-def test_what_a_crashed_cluster_left_behind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stale_address_of_a_crashed_cluster_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = tmp_path / "ray_current_cluster"
     left.write_text("127.0.0.1:1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -211,7 +211,7 @@ def test_what_a_crashed_cluster_left_behind_is_told(tmp_path: Path, monkeypatch:
     assert str(left) in check.advice
 
 
-def test_every_failure_says_what_to_do(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_failure_has_advice(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.write_text("a file where the directory should be")
     settings = {
         "VIEWFINDER_MODEL": "ViT-B-23::openai",
@@ -239,7 +239,7 @@ def test_a_source_is_listed_and_read(s3: S3Endpoint, s3_root: Path, monkeypatch:
     assert "credentials" not in nowhere.advice  # a directory has none
 
 
-def test_wrong_settings_are_told_and_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_settings_are_reported_and_end_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_MODLE", "demo")
     last = examine()[-1]
     assert last.name == "settings"
@@ -247,7 +247,7 @@ def test_wrong_settings_are_told_and_end_the_examination(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("device", "status"), [("cpu", 0), ("nonsense", 1)])
-def test_the_command_prints_a_table_and_ends_with_status_1_where_something_failed(
+def test_the_command_prints_a_table_and_exits_with_status_1_if_a_check_failed(
     device: str, status: int, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFINDER_DEVICE", device)
@@ -263,7 +263,7 @@ def test_the_command_prints_a_table_and_ends_with_status_1_where_something_faile
 
 @pytest.fixture(scope="module")
 def base_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with links to what `pip install viewfinder` would bring, and to nothing else."""
+    """A directory with links to the packages that `pip install viewfinder` installs, and no others."""
     site = tmp_path_factory.mktemp("site")
     todo, done = ["viewfinder"], set[str]()
     while todo:
@@ -285,7 +285,7 @@ def bare(site: Path, program: str, *arguments: str) -> "subprocess.CompletedProc
     return subprocess.run(command, cwd="/", env=os.environ, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_without_the_extra_the_doctor_says_so(base_install: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extras_are_reported(base_install: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIEWFINDER_MODEL", "ViT-B-32::openai")
     done = bare(base_install, "from viewfinder.cli.main import main; sys.exit(main())", "doctor", "--json")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The end of a command, whatever ends it."""
+"""Exit statuses and messages of commands that end early."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def test_an_interrupted_job_says_how_to_continue(capsys: pytest.CaptureFixture[s
     assert "run the same command again to continue" in capsys.readouterr().err
 
 
-def test_an_evicted_job_cleans_up_like_an_interrupted_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_cleans_up_like_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     released: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""Mistakes in the input of `viewfinder index` that need a bucket, a store or a model to be found, and no Ray."""
+"""Mistakes in the input of `viewfinder index` that only a bucket, a store or a model can reveal; without Ray."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, versions, mistakes, exit statuses, and the time to answer them."""
+"""The command line as a whole: help, version, mistakes, exit statuses, and response times."""
 
 import re
 import resource
@@ -21,7 +21,7 @@ COMMANDS = list(GROUP.commands)
 WIDTH = 80
 
 
-def test_every_promised_command_exists() -> None:
+def test_every_documented_command_exists() -> None:
     assert [
         *("index", "search", "serve", "reindex", "evaluate", "status", "models", "size", "doctor", "key"),
         *("takedown", "restore"),
@@ -43,7 +43,7 @@ def test_help_has_examples_and_exit_statuses_and_fits_80_columns(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_json(name: str, viewfinder: Viewfinder) -> None:
+def test_every_command_has_a_json_option(name: str, viewfinder: Viewfinder) -> None:
     assert "--json" in viewfinder(name, "--help").out
 
 
@@ -82,21 +82,21 @@ def test_completion_knows_commands(shell: str) -> None:
         ("index --source S4://bucket", "did you mean s3://bucket?"),
         ("index photos --captions s3:/bucket/c.csv", "did you mean s3://bucket/c.csv?"),
         ("index gopher://x/y", "write s3://bucket/prefix, file:///path or a path"),
-        ("index viewfinde", "There is no file or directory 'viewfinde'. Did you mean 'viewfinder'?"),
-        ("index", "Name at least one source"),
+        ("index viewfinde", "No such file or directory: 'viewfinde'. Did you mean 'viewfinder'?"),
+        ("index", "At least one source is required"),
         ("index photos --max-objects 0", "'0' is not a whole number of at least 1"),
         ("index photos --max-objects many", "'many' is not a whole number"),
         ("index photos --max-failure-ratio 2", "'2' is not a number from 0 to 1"),
         ("index photos --prune-max-ratio nan", "'nan' is not a number from 0 to 1"),
-        ("index photos --prune --max-objects 5", "needs a complete listing"),
+        ("index photos --prune --max-objects 5", "Needs a complete listing"),
         ("index photos --config nowhere.toml", "--config: 'nowhere.toml' cannot be read"),
         ("index . --model ViT-B-23::openai", "Closest known: 'ViT-B-32::openai'"),
         ("index . --model demmo", "Closest known: 'demo'"),
         ("index . --model ./nowhere", "no such directory"),
         ("reindex --keep -1", "'-1' is not a whole number of at least 0"),
-        ("reindex --rollback --release", "cannot go with --release"),
-        ("reindex --rebuild --when-model-changed", "cannot go with --when-model-changed"),
-        ("evaluate --collection a --collection b --collection c", "at most 2 times"),
+        ("reindex --rollback --release", "be combined with --release"),
+        ("reindex --rebuild --when-model-changed", "be combined with --when-model-changed"),
+        ("evaluate --collection a --collection b --collection c", "at most 2 collections"),
         ("search", "Give a text, --image, --image-url or --id"),
         ("search cat --rank luck", "'clip', 'words', 'hybrid'"),
         ("search cat --target words", "'image', 'caption', 'both'"),
@@ -105,7 +105,7 @@ def test_completion_knows_commands(shell: str) -> None:
         ("search cat --filter {", "is not JSON"),
         ("search cat --filter [1]", "is not a JSON object"),
         ("search cat --weights clip", "does not have the form clip=1,words=0.5"),
-        ("search cat --all --limit 3", "cannot go with --limit"),
+        ("search cat --all --limit 3", "be combined with --limit"),
         ("search cat --diversity 2", "'2' is not a number from 0 to 1"),
         ("serve --port 99999", "not a whole number from 0 to 65535"),
         ("takedown nothing --yes", "'nothing' is neither an id, a URI"),
@@ -128,7 +128,7 @@ def test_a_mistake_is_named_with_the_valid_spelling(line: str, says: str, viewfi
         "serve --prot 1",
     ],
 )
-def test_a_mistake_is_answered_at_once_and_without_heavy_packages(line: str) -> None:
+def test_a_mistake_is_answered_fast_and_without_heavy_imports(line: str) -> None:
     code = (
         "import sys\nfrom viewfinder.cli.main import main\n"
         "status = main(sys.argv[1:])\n"
@@ -142,7 +142,7 @@ def test_a_mistake_is_answered_at_once_and_without_heavy_packages(line: str) -> 
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
-def test_a_reader_that_stops_early_is_no_error() -> None:
+def test_closing_the_pipe_early_is_not_an_error() -> None:
     with subprocess.Popen(
         [*PROGRAM, "size", "--images", "100M"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -171,7 +171,7 @@ def test_an_error_is_one_message_and_a_status(
     assert "Traceback" not in done.stderr
 
 
-def test_the_entry_points_of_jobs_are_the_commands() -> None:
+def test_job_entry_points_run_the_commands() -> None:
     for job in ("index", "reindex", "evaluate"):
         done = subprocess.run(
             [sys.executable, f"jobs/{job}.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True

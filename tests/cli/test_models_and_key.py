@@ -28,7 +28,7 @@ def test_the_demo_models_have_their_known_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("width", ["80", "200"])
-def test_all_of_a_model_is_shown_in_a_terminal(width: str) -> None:
+def test_every_property_of_a_model_is_shown_in_a_terminal(width: str) -> None:
     shown = program(["models"], {"TTY_COMPATIBLE": "1", "COLUMNS": width, "TERM": "dumb"}).stdout
     for spec in REGISTRY.values():
         assert spec.name in shown

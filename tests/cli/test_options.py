@@ -13,7 +13,7 @@ from viewfinder.reindexing.options import ReindexOptions
 
 
 @pytest.mark.parametrize("flags", [["s3://b"], ["--source", "s3://b"]])
-def test_a_source_is_enough(flags: list[str]) -> None:
+def test_index_needs_only_a_source(flags: list[str]) -> None:
     assert index_options(flags) == IndexOptions(sources=("s3://b",))
 
 
@@ -81,7 +81,7 @@ def test_every_option_of_reindex(evaluation_set: str) -> None:
         ("-- --ray auto", "-- --ray auto"),
     ],
 )
-def test_the_address_of_ray_may_be_left_out(line: str, joined: str) -> None:
+def test_the_address_of_ray_is_optional(line: str, joined: str) -> None:
     assert join_ray_address(line.split()) == joined.split()
 
 
@@ -99,7 +99,7 @@ def test_the_crontab_in_the_documentation_has_entries() -> None:
 
 
 @pytest.mark.parametrize("entry", CRONTAB)
-def test_an_entry_of_the_crontab_in_the_documentation_would_run_the_job(entry: str) -> None:
+def test_each_crontab_entry_in_the_documentation_is_a_valid_job(entry: str) -> None:
     *fields, command = entry.split(maxsplit=5)
     for value, (minimum, maximum) in zip(fields, RANGES, strict=True):
         assert value == "*" or minimum <= int(value) <= maximum

@@ -1,4 +1,4 @@
-"""`viewfinder search` through a service, and where there is none."""
+"""`viewfinder search`, with and without a service."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ from tests.cli.conftest import Viewfinder, program
 from tests.fixtures.services import Gallery, Running
 
 
-def test_hits_are_lines_of_cells_in_a_pipe(at_running: Running, viewfinder: Viewfinder) -> None:
+def test_hits_are_tab_separated_lines_in_a_pipe(at_running: Running, viewfinder: Viewfinder) -> None:
     done = viewfinder("search", "a red car", "--top-k", "2")
     assert done.status == 0
     heading, first, second = (line.split("\t") for line in done.out.splitlines())
     assert heading == ["score", "relevance", "uri", "caption", "size"]
     assert first[2:] == ["s3://bucket/2.jpg", "a red car", "300x50"]
     assert float(first[0]) > float(second[0])
-    assert done.err == f"Asking the service at {at_running.url}.\n"
+    assert done.err == f"Using the service at {at_running.url}.\n"
 
 
 def test_hits_are_a_table_in_a_terminal(at_running: Running) -> None:
@@ -25,7 +25,7 @@ def test_hits_are_a_table_in_a_terminal(at_running: Running) -> None:
     assert "\t" not in done.stdout
 
 
-def test_a_result_is_json(at_running: Running, viewfinder: Viewfinder) -> None:
+def test_a_result_can_be_printed_as_json(at_running: Running, viewfinder: Viewfinder) -> None:
     document = json.loads(viewfinder("search", "a red car", "-k", "1", "--target", "caption", "--json").out)
     assert document["collection"] == at_running.collection
     assert [hit["caption"] for hit in document["hits"]] == ["a red car"]
@@ -35,7 +35,7 @@ def test_the_default_limit_is_10(at_gallery: Gallery, viewfinder: Viewfinder) ->
     assert len(json.loads(viewfinder("search", "picture 5", "--json").out)["hits"]) == 10
 
 
-def test_an_address_given_goes_before_the_settings(
+def test_the_server_option_overrides_the_settings(
     running: Running, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFINDER_SERVER", "http://127.0.0.1:1")
@@ -52,7 +52,7 @@ def test_a_service_on_this_machine_is_found_by_its_port(
     monkeypatch.setenv("VIEWFINDER_PORT", port)
     done = viewfinder("search", "a red car", "-k", "1")
     assert "s3://bucket/2.jpg" in done.out
-    assert done.err == f"Asking the service at http://localhost:{port}.\n"
+    assert done.err == f"Using the service at http://localhost:{port}.\n"
 
 
 def test_a_config_file_names_the_service(running: Running, viewfinder: Viewfinder, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`viewfinder serve`: the port that it takes, and its end."""
+"""`viewfinder serve`: its port, and its end."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def test_a_port_that_another_program_shares_is_refused(bound_to: str, host: str)
             free_port(host, port)
 
 
-def test_a_port_on_which_nothing_listens_yet_but_is_bound_is_refused() -> None:
+def test_a_port_that_is_bound_but_not_listening_is_refused() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         with pytest.raises(ConfigurationError, match="taken by another program"):
@@ -49,9 +49,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_a_ready_service_is_not_a_failure(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stopping_a_ready_service_is_not_a_failure(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     with job():  # raises `typer.Exit` with status 1 if an interrupt reaches it
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
         wait_for_interrupt()

@@ -1,4 +1,4 @@
-"""`viewfinder status`: through a service, and in the store where there is none."""
+"""`viewfinder status`, with and without a service."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def alone(tmp_path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def test_a_service_that_is_named_is_shown(at_running: Running, viewfinder: Viewfinder) -> None:
+def test_the_configured_service_is_shown(at_running: Running, viewfinder: Viewfinder) -> None:
     assert f"collection\t{at_running.collection}\n" in viewfinder("status").out
     document = json.loads(viewfinder("status", "--json").out)
     assert document["service"]["points"] == 5

@@ -20,7 +20,7 @@ from viewfinder.store.schema import ModelIdentity
 pytestmark = pytest.mark.slow
 
 
-def test_a_takedown_and_its_end_through_a_service(
+def test_take_down_and_restore_through_a_service(
     locked: Gallery, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
@@ -74,7 +74,7 @@ def test_in_a_terminal_a_takedown_is_confirmed(locked: Gallery, answer: str, hit
         (READ_KEY, ["restore", "s3://b/k"], "viewfinder key --admin"),
     ],
 )
-def test_a_missing_right_is_one_line_that_says_what_to_set(
+def test_a_missing_permission_names_the_setting(
     locked: Gallery,
     key: str,
     arguments: list[str],

@@ -1,4 +1,4 @@
-"""Every call of the clients against the real application: pictures that lie as files, keys, takedowns."""
+"""Every call of the clients against the real application: images in files, keys, takedowns."""
 
 import asyncio
 import io
@@ -22,7 +22,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture(params=["threads", "asyncio"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """`ask(gallery, method, ...)` with a client of either kind; what comes piece by piece comes as a list."""
+    """`ask(gallery, method, ...)` with a client of either kind; iterators are returned as lists."""
 
     def ask(gallery: Gallery, method: str, *arguments: Any, api_key: str | None = None, **options: Any) -> Any:
         async def in_a_loop() -> Any:
@@ -43,7 +43,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 
 @pytest.mark.parametrize("how", [str, Path, lambda path: path.read_bytes()], ids=["text", "path", "bytes"])
-def test_a_picture_finds_itself_first(gallery: Gallery, ask: Ask, how: Callable[[Path], Any]) -> None:
+def test_an_image_finds_itself_first(gallery: Gallery, ask: Ask, how: Callable[[Path], Any]) -> None:
     result = ask(gallery, "search", image=how(gallery.files[5]), limit=3)
     assert len(result) == 3
     assert result.hits[0].uri == gallery.uris[5]
@@ -52,7 +52,7 @@ def test_a_picture_finds_itself_first(gallery: Gallery, ask: Ask, how: Callable[
 
 
 @pytest.mark.parametrize("subject", [lambda uri: uri, point_id], ids=["uri", "id"])
-def test_a_picture_of_the_index_finds_its_likes_and_not_itself(
+def test_an_image_of_the_index_finds_similar_images_but_not_itself(
     gallery: Gallery, ask: Ask, subject: Callable[[str], str]
 ) -> None:
     result = ask(gallery, "search", id=subject(gallery.uris[5]), limit=30)
@@ -60,13 +60,13 @@ def test_a_picture_of_the_index_finds_its_likes_and_not_itself(
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, iter], ids=["list", "tuple", "array", "iterator"])
-def test_a_vector_may_be_any_sequence(gallery: Gallery, ask: Ask, kind: Callable[[Any], Any]) -> None:
+def test_a_vector_can_be_any_sequence(gallery: Gallery, ask: Ask, kind: Callable[[Any], Any]) -> None:
     vector = gallery.encoder.encode_texts(["picture 7"])[0][0]
     result = ask(gallery, "search", vector=kind(vector), target="caption", limit=1)
     assert result.hits[0].caption == "picture 7"
 
 
-def test_parts_are_added_up_with_their_weights(gallery: Gallery, ask: Ask) -> None:
+def test_parts_are_combined_by_weight(gallery: Gallery, ask: Ask) -> None:
     parts = [Part(text="picture 7"), Part(text="picture 8", weight=-0.5), Part(image=gallery.files[3], weight=0.1)]
     texts = gallery.encoder.encode_texts(["picture 7", "picture 8"])[0]
     image = np.array([embedding.vector for embedding in ask(gallery, "embed", images=[gallery.files[3]]).images])[0]
@@ -93,7 +93,7 @@ def test_every_option_reaches_the_service(gallery: Gallery, ask: Ask, options: d
     assert len(ask(gallery, "search", "picture 17", **{"limit": 200, **options})) == count
 
 
-def test_words_are_ranked_by_words(gallery: Gallery, ask: Ask) -> None:
+def test_rank_words_orders_by_caption_words(gallery: Gallery, ask: Ask) -> None:
     result = ask(gallery, "search", "17", rank="words", limit=1)
     assert [(hit.caption, hit.relevance) for hit in result] == [("picture 17", None)]
 
@@ -104,7 +104,7 @@ def test_groups_share_a_value(gallery: Gallery, ask: Ask) -> None:
     assert result.hits == tuple(group.hits[0] for group in result.groups)
 
 
-def test_pages_hold_every_picture_once_and_in_the_order_of_one_search(gallery: Gallery, ask: Ask) -> None:
+def test_pages_hold_every_image_once_in_the_order_of_one_search(gallery: Gallery, ask: Ask) -> None:
     pages = ask(gallery, "search_pages", "picture 7", limit=10)
     assert [len(page) for page in pages] == [10, 10, 4]
     whole = ask(gallery, "search", "picture 7", limit=200)
@@ -128,7 +128,7 @@ def test_searches_of_a_batch_may_differ(gallery: Gallery, ask: Ask) -> None:
 # Vectors and probabilities
 
 
-def test_texts_and_pictures_become_vectors(gallery: Gallery, ask: Ask) -> None:
+def test_texts_and_images_are_embedded(gallery: Gallery, ask: Ask) -> None:
     texts = [f"picture {number}" for number in range(70)] + ["cat " * 200]
     answer = ask(gallery, "embed", texts, [gallery.files[0], gallery.files[1].read_bytes()])
     assert [len(answer.texts), len(answer.images), answer.dimension] == [71, 2, 32]
@@ -158,21 +158,21 @@ def test_candidates_are_ranked_by_probability(gallery: Gallery, ask: Ask, given:
 
 
 @pytest.mark.parametrize("given", [{}, {"image": b""}, {"text": "a", "texts": ["b"]}, {"image": b"", "images": [b""]}])
-def test_a_ranking_of_nothing_is_wrong_usage(gallery: Gallery, ask: Ask, given: dict[str, Any]) -> None:
+def test_invalid_arguments_of_rank_are_refused(gallery: Gallery, ask: Ask, given: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="either image and texts"):
         ask(gallery, "rank", **given)
 
 
-def test_nothing_to_embed_is_told(gallery: Gallery, ask: Ask) -> None:
-    with pytest.raises(ConfigurationError, match="nothing to embed"):
+def test_embed_without_inputs_is_refused(gallery: Gallery, ask: Ask) -> None:
+    with pytest.raises(ConfigurationError, match="Nothing to embed"):
         ask(gallery, "embed")
 
 
-# Single pictures, facets, models
+# Single images, facets, models
 
 
 @pytest.mark.parametrize("subject", [lambda path: str(path), lambda path: path.as_uri()], ids=["path", "uri"])
-def test_a_picture_and_its_content_can_be_had(gallery: Gallery, ask: Ask, subject: Callable[[Path], str]) -> None:
+def test_an_image_and_its_content_are_returned(gallery: Gallery, ask: Ask, subject: Callable[[Path], str]) -> None:
     file = gallery.files[2]
     image = ask(gallery, "image", subject(file))
     assert (image.id, image.uri, image.caption) == (point_id(gallery.uris[2]), gallery.uris[2], "picture 2")
@@ -188,14 +188,14 @@ def test_values_of_a_field_are_counted(gallery: Gallery, ask: Ask) -> None:
     assert len(ask(gallery, "facets", "tags", limit=1).values) == 1
 
 
-def test_the_models_say_which_is_live(gallery: Gallery, ask: Ask, tiny_model: str) -> None:
+def test_models_name_the_live_one(gallery: Gallery, ask: Ask, tiny_model: str) -> None:
     models = ask(gallery, "models")
     assert models.live == tiny_model
     assert {"ViT-B-32::openai", tiny_model} <= {model.name for model in models.models}
 
 
 @pytest.mark.parametrize("method", ["image", "content"])
-def test_a_picture_that_the_index_lacks_is_told(gallery: Gallery, ask: Ask, method: str) -> None:
+def test_an_unknown_image_is_an_error(gallery: Gallery, ask: Ask, method: str) -> None:
     with pytest.raises(ServiceError) as raised:
         ask(gallery, method, "s3://nowhere/at-all.jpg")
     assert (raised.value.status, raised.value.code, raised.value.exit_status) == (404, "not_found", 2)
@@ -204,7 +204,7 @@ def test_a_picture_that_the_index_lacks_is_told(gallery: Gallery, ask: Ask, meth
 # Keys and takedowns
 
 
-def test_without_a_key_or_with_another_nothing_is_answered(locked: Gallery, ask: Ask) -> None:
+def test_a_missing_or_wrong_key_is_refused(locked: Gallery, ask: Ask) -> None:
     assert len(ask(locked, "search", "picture 1", api_key=READ_KEY)) == 3
     for wrong in (None, "guessed"):
         with pytest.raises(ServiceError) as raised:
@@ -213,7 +213,7 @@ def test_without_a_key_or_with_another_nothing_is_answered(locked: Gallery, ask:
 
 
 @pytest.mark.parametrize("method", ["take_down", "restore", "takedowns"])
-def test_only_an_admin_takes_pictures_down(locked: Gallery, ask: Ask, method: str) -> None:
+def test_only_an_admin_key_allows_takedowns(locked: Gallery, ask: Ask, method: str) -> None:
     arguments = () if method == "takedowns" else (locked.uris[0],)
     with pytest.raises(ServiceError) as raised:
         ask(locked, method, *arguments, api_key=READ_KEY)
@@ -221,7 +221,7 @@ def test_only_an_admin_takes_pictures_down(locked: Gallery, ask: Ask, method: st
     assert len(ask(locked, "search", "picture 1", api_key=READ_KEY)) == 3
 
 
-def test_a_picture_is_taken_down_once_and_may_come_back(locked: Gallery, ask: Ask) -> None:
+def test_an_image_is_taken_down_once_and_can_be_restored(locked: Gallery, ask: Ask) -> None:
     def admin(method: str, *arguments: str) -> Any:
         return ask(locked, method, *arguments, api_key=ADMIN_KEY)
 

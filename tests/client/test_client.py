@@ -1,4 +1,4 @@
-"""The clients against the real application on a real socket, and against servers that fail as planned."""
+"""The clients against the real application on a real socket, and against servers with planned failures."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ Ask = Callable[..., Any]
 
 
 def shortest(low: float, high: float) -> float:
-    """No pause but the one that a server asks for."""
+    """No pauses except those that a server requests."""
     return low
 
 
@@ -100,11 +100,11 @@ def test_every_option_reaches_the_service(
         assert uris == {f"s3://bucket/{number}.jpg" for number in numbers}
 
 
-def test_a_text_that_was_cut_comes_with_a_warning(running: Running, ask: Ask) -> None:
+def test_a_truncated_text_has_a_warning(running: Running, ask: Ask) -> None:
     assert "beyond the first 77" in ask(running.url, "search", "cat " * 200).warnings[0]
 
 
-def test_stats_name_what_is_searched(running: Running, ask: Ask) -> None:
+def test_stats_describe_the_live_collection(running: Running, ask: Ask) -> None:
     stats = ask(running.url, "stats")
     assert (stats.index, stats.points, stats.state, stats.problem) == (INDEX, len(CAPTIONS), "live", None)
     assert (stats.model, stats.fingerprint, stats.dimension) == (running.model, running.fingerprint, 32)
@@ -133,7 +133,7 @@ def test_a_service_without_an_index_is_healthy_but_not_ready(without_index: str,
         ("a cat", {"limit": 201}, "invalid_request", "limit"),
     ],
 )
-def test_a_refused_request_says_why_and_counts_as_wrong_usage(
+def test_a_refused_request_has_a_reason_and_counts_as_wrong_usage(
     running: Running, ask: Ask, text: str, options: dict[str, Any], code: str, says: str
 ) -> None:
     with pytest.raises(ServiceError, match=says) as raised:
@@ -144,7 +144,7 @@ def test_a_refused_request_says_why_and_counts_as_wrong_usage(
     assert raised.value.exit_status == 2
 
 
-def test_an_unknown_option_is_told_before_anything_is_sent(ask: Ask) -> None:
+def test_an_unknown_option_is_refused_before_a_request_is_sent(ask: Ask) -> None:
     with pytest.raises(TypeError, match="top_k"):
         ask("http://127.0.0.1:1", "search", "a cat", top_k=5)
 
@@ -155,12 +155,12 @@ def test_many_texts_are_answered_in_their_order(running: Running, ask: Ask) -> N
     assert [result.hits[0].caption for result in results] == texts
 
 
-# Servers that fail as planned
+# Servers with planned failures
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One answer; without a status the connection is cut."""
+    """One answer; without a status, the connection is cut."""
 
     status: int | None
     body: bytes = b""
@@ -178,11 +178,11 @@ def found(caption: str) -> Planned:
 
 
 class Scripted:
-    """A real HTTP server that gives the planned answers in turn and keeps what it was sent."""
+    """A real HTTP server that gives planned answers in turn and records the requests."""
 
     def __init__(self, plan: list[Planned] | Callable[[dict[str, Any]], Planned]) -> None:
         self.requests: list[Any] = []
-        self.bodies: list[Any] = []  # of a DELETE the path
+        self.bodies: list[Any] = []  # for a DELETE, the path
         self._turns = iter(plan) if isinstance(plan, list) else None
         self._answer = None if isinstance(plan, list) else plan
         self._lock = threading.Lock()
@@ -234,7 +234,7 @@ class Scripted:
     [refusal(503), refusal(502), refusal(504), refusal(429), Planned(503, b"full"), Planned(None)],
     ids=["503", "502", "504", "429", "503 of a proxy", "connection lost"],
 )
-def test_what_may_pass_is_tried_again_as_one_call(ask: Ask, passing: Planned) -> None:
+def test_a_transient_error_is_retried_with_the_same_request_id(ask: Ask, passing: Planned) -> None:
     script = Scripted([passing, passing, found("a cat")])
     with script.listening() as server:
         assert ask(server, "search", "a cat").hits[0].caption == "a cat"
@@ -242,7 +242,7 @@ def test_what_may_pass_is_tried_again_as_one_call(ask: Ask, passing: Planned) ->
     assert len({headers["x-request-id"] for headers in script.requests}) == 1
 
 
-def test_a_takedown_is_repeated_when_its_answer_is_lost(ask: Ask) -> None:
+def test_a_takedown_is_retried_if_its_answer_is_lost(ask: Ask) -> None:
     id_ = point_id("s3://b/k")
     done = Planned(200, json.dumps({"id": id_, "uri": "s3://b/k", "removed": False}).encode())
     script = Scripted([Planned(None), done])
@@ -262,7 +262,7 @@ def test_vectors_of_two_models_are_not_mixed(ask: Ask) -> None:
     assert raised.value.code == "model_changed"
 
 
-def test_large_pictures_go_in_several_requests(ask: Ask) -> None:
+def test_large_images_are_split_over_several_requests(ask: Ask) -> None:
     def answer(body: dict[str, Any]) -> Planned:
         hits = [json.loads(found(str(len(each["image"]))).body) for each in body["searches"]]
         return Planned(200, json.dumps({"results": hits}).encode())
@@ -274,30 +274,30 @@ def test_large_pictures_go_in_several_requests(ask: Ask) -> None:
     assert len(results) == 5
 
 
-def test_a_key_that_others_could_read_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unencrypted_api_key_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     Client("http://127.0.0.1:1", api_key="hush").close()
     Client("https://example.org", api_key="hush").close()
     assert caplog.messages == []
     Client("http://example.org", api_key="hush").close()
-    assert caplog.messages == ["The API key goes to http://example.org unencrypted; use https."]
+    assert caplog.messages == ["The API key is sent to http://example.org unencrypted; use https."]
 
 
 @pytest.mark.parametrize("final", [refusal(500, "internal_error"), refusal(400, "invalid_filter")])
-def test_what_will_not_pass_is_asked_once(ask: Ask, final: Planned) -> None:
+def test_a_permanent_error_is_not_retried(ask: Ask, final: Planned) -> None:
     script = Scripted([final])
     with script.listening() as server, pytest.raises(ServiceError, match=r"Not now\. Wait\. \(\w+, request abc\)"):
         ask(server, "search", "a cat")
     assert len(script.bodies) == 1
 
 
-def test_it_gives_up_after_the_retries_and_says_so(ask: Ask) -> None:
+def test_the_error_after_all_retries_has_their_number(ask: Ask) -> None:
     script = Scripted([refusal(503)] * 3)
     with script.listening() as server, pytest.raises(ServiceUnavailableError, match="Tried 3 times"):
         ask(server, "search", "a cat", client={"retries": 2})
 
 
 @pytest.mark.parametrize("retry_after", ["3600", "Fri, 31 Dec 2100 23:59:59 GMT"])
-def test_a_pause_that_the_deadline_forbids_is_not_begun(ask: Ask, retry_after: str) -> None:
+def test_a_pause_beyond_the_deadline_is_not_started(ask: Ask, retry_after: str) -> None:
     script = Scripted([refusal(503, retry_after=retry_after)])
     with script.listening() as server, pytest.raises(ServiceUnavailableError, match=r"Not now\. Wait\."):
         ask(server, "search", "a cat", client={"timeout_s": 30})
@@ -305,13 +305,13 @@ def test_a_pause_that_the_deadline_forbids_is_not_begun(ask: Ask, retry_after: s
 
 
 @pytest.mark.parametrize("retry_after", ["soon", "-1", "Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31 Dec 1999 23:59:59"])
-def test_a_retry_after_without_a_sense_is_passed_over(ask: Ask, retry_after: str) -> None:
+def test_an_invalid_retry_after_is_ignored(ask: Ask, retry_after: str) -> None:
     with Scripted([refusal(503, retry_after=retry_after), found("a cat")]).listening() as server:
         assert ask(server, "search", "a cat").hits[0].caption == "a cat"
 
 
 @pytest.mark.parametrize("first_bytes", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n"])
-def test_a_server_that_never_ends_its_answer_meets_the_deadline(ask: Ask, first_bytes: bytes) -> None:
+def test_an_endless_answer_ends_at_the_deadline(ask: Ask, first_bytes: bytes) -> None:
     stop = threading.Event()
 
     def trickle(listener: socket.socket) -> None:
@@ -337,7 +337,7 @@ def test_a_server_that_never_ends_its_answer_meets_the_deadline(ask: Ask, first_
     assert raised.value.code == "timeout"
 
 
-def test_where_nothing_listens_the_message_says_what_to_start(ask: Ask) -> None:
+def test_an_unreachable_service_names_the_command_to_start_it(ask: Ask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         server = f"http://127.0.0.1:{unused.getsockname()[1]}"
     assert ask(server, "healthy") is False
@@ -367,18 +367,18 @@ def test_the_key_is_sent_as_a_bearer_token_and_never_shown(ask: Ask) -> None:
         (Planned(307, b"", {"location": "http://elsewhere/"}), "http_307"),
     ],
 )
-def test_an_answer_of_another_program_is_told_as_such(ask: Ask, planned: Planned, code: str) -> None:
+def test_an_answer_from_another_program_is_recognized(ask: Ask, planned: Planned, code: str) -> None:
     with Scripted([planned]).listening() as server, pytest.raises(ServiceError, match="Check the address") as raised:
         ask(server, "search", "a cat")
     assert raised.value.code == code
     assert not isinstance(raised.value, ServiceUnavailableError)
 
 
-def test_texts_are_searched_side_by_side_and_told_in_order(ask: Ask) -> None:
+def test_texts_are_searched_concurrently_and_returned_in_order(ask: Ask) -> None:
     others = threading.Barrier(3)
 
     def answer(body: dict[str, Any]) -> Planned:
-        others.wait(timeout=20)  # no answer before three requests are here
+        others.wait(timeout=20)  # no answer before three requests have arrived
         return found(body["text"])
 
     script = Scripted(answer)
@@ -390,18 +390,18 @@ def test_texts_are_searched_side_by_side_and_told_in_order(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_an_error_comes_in_the_place_of_its_text(concurrency: int) -> None:
+def test_an_error_is_raised_at_the_position_of_its_text(concurrency: int) -> None:
     def answer(body: dict[str, Any]) -> Planned:
         return refusal(500) if body["text"] == "2" else found(body["text"])
 
     got: list[SearchResult] = []
     with Scripted(answer).listening() as server, Client(server) as client, pytest.raises(ServiceError, match="Not now"):
         got.extend(client.search_many(map(str, range(6)), concurrency=concurrency))
-    # `extend` keeps what came before the error.
+    # `extend` keeps the results before the error.
     assert [result.hits[0].caption for result in got] == ["0", "1"]
 
 
-def test_of_endless_texts_no_more_are_taken_than_are_under_way() -> None:
+def test_endless_texts_are_consumed_only_as_needed() -> None:
     taken = itertools.count()
     with Scripted(lambda body: found(body["text"])).listening() as server, Client(server) as client:
         results = client.search_many((str(next(taken)) for _ in itertools.repeat(None)), concurrency=4)
@@ -428,7 +428,7 @@ async def test_leaving_an_asynchronous_search_early_cancels_the_rest() -> None:
 
 
 @pytest.mark.parametrize("server", ["localhost:8000", "ftp://host", "http://", "", "http://h:port", "http://h/?q=1"])
-def test_an_address_that_is_none_is_refused(server: str) -> None:
+def test_an_invalid_address_is_refused(server: str) -> None:
     with pytest.raises(ConfigurationError, match="server"):
         Client(server)
 
@@ -441,12 +441,12 @@ def test_a_password_in_the_address_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("options", [{"timeout_s": 0}, {"retries": -1}, {"api_key": "schlüssel"}, {"api_key": "a\nb"}])
-def test_wrong_options_of_a_client_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_client_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         Client(**options)
 
 
-def test_an_error_survives_the_way_between_processes() -> None:
+def test_an_error_can_be_pickled() -> None:
     error = ServiceUnavailableError("no_index", "Not yet.", "Wait.", "abc", 503)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is ServiceUnavailableError
@@ -461,7 +461,7 @@ def test_an_error_survives_the_way_between_processes() -> None:
         "import viewfinder.cli.main",
     ],
 )
-def test_the_client_loads_nothing_heavy(program: str) -> None:
+def test_the_client_imports_no_heavy_package(program: str) -> None:
     heavy = ("numpy", "torch", "ray", "qdrant_client", "fastapi", "PIL", "pyarrow", "boto3")
     program = f"import sys; {program}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from viewfinder.sources.uris import point_id
 ID = point_id("s3://b/k")
 
 
-def test_a_body_holds_what_is_said_and_nothing_else(tmp_path: Path) -> None:
+def test_a_body_holds_only_the_given_options(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     parts = [Part(image=tmp_path / "a"), Part(id="s3://b/k", weight=-1), Part(vector=np.float32([1, 0]))]
     assert search_body(search_request("a cat", {"limit": 3, "offset": None})) == {"text": "a cat", "limit": 3}
@@ -24,7 +24,7 @@ def test_a_body_holds_what_is_said_and_nothing_else(tmp_path: Path) -> None:
     }
 
 
-def test_dates_in_filters_are_written_as_the_service_takes_them() -> None:
+def test_dates_in_filters_are_sent_as_iso_8601() -> None:
     call = Service("http://h", None, 1, 0).search(
         {"text": "a", "filter": {"at": {"gt": datetime(2024, 5, 1, tzinfo=UTC)}}}
     )
@@ -32,7 +32,7 @@ def test_dates_in_filters_are_written_as_the_service_takes_them() -> None:
     assert b'"gt": "2024-05-01T00:00:00+00:00"' in attempt.content
 
 
-def test_the_next_page_keeps_the_question_and_drops_the_offset() -> None:
+def test_the_next_page_keeps_the_query_and_drops_the_offset() -> None:
     page = next_page(search_request("a cat", {"limit": 3, "offset": 2}), "there")
     assert page is not None
     assert search_body(page) == {"text": "a cat", "limit": 3, "cursor": "there"}
@@ -40,12 +40,12 @@ def test_the_next_page_keeps_the_question_and_drops_the_offset() -> None:
 
 
 @pytest.mark.parametrize("subject", [ID, ID.upper(), "s3://b/k", "S3://b/k"])
-def test_a_picture_is_named_by_id_or_uri(subject: str) -> None:
+def test_an_image_is_named_by_id_or_uri(subject: str) -> None:
     assert image_id(subject) == ID
 
 
 @pytest.mark.parametrize("subject", ["", "k", "../stats", ID[:-1], ID + "/content"])
-def test_what_names_no_picture_is_refused(subject: str) -> None:
+def test_an_invalid_image_name_is_refused(subject: str) -> None:
     with pytest.raises(ConfigurationError, match="is neither an id"):
         image_id(subject)
 
@@ -56,19 +56,19 @@ def test_a_uri_of_another_scheme_is_refused() -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"text": "a", "id": ID}, {"weight": 2.0}])
-def test_a_part_is_exactly_one_thing(given: dict[str, Any]) -> None:
+def test_a_part_has_exactly_one_input(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="exactly one of text, image, image_url, id, vector"):
         Part(**given)
 
 
 @pytest.mark.parametrize("vector", [[float("nan")], [1, float("inf")], ["a"], [[1.0, 2.0]], 3])
-def test_a_vector_that_is_none_is_refused(vector: Any) -> None:
+def test_an_invalid_vector_is_refused(vector: Any) -> None:
     with pytest.raises(ConfigurationError, match="vector"):
         search_body({"vector": vector})
 
 
 @pytest.mark.parametrize("picture", ["missing.jpg", ".", "a\0b"])
-def test_a_picture_that_cannot_be_read_is_named(picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_image_is_named(picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="cannot be read") as raised:
         search_body({"image": picture})

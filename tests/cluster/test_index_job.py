@@ -1,4 +1,4 @@
-"""The job from end to end: a real S3 endpoint, a real Ray, a real small model, Qdrant's wire."""
+"""The index job end to end: a real S3 endpoint, a real Ray, a small model, and a Qdrant double over HTTP."""
 
 import io
 import json
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 
-def test_a_bucket_becomes_an_index_and_a_rerun_leaves_it_alone(world: World, tiny_model: str) -> None:
+def test_a_job_indexes_a_bucket_and_a_rerun_changes_nothing(world: World, tiny_model: str) -> None:
     fill(world.bucket, [*NAMES, "deep/er/中文 name.jpg"])
     assert world.run() == 0
     assert world.counts == {"listed": 13, "unchanged": 0, "indexed": 13, "failed": 0, "pruned": 0}
@@ -52,8 +52,7 @@ def test_a_bucket_becomes_an_index_and_a_rerun_leaves_it_alone(world: World, tin
     assert len(metadata.runs) == 2
 
 
-@pytest.mark.full
-def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: World) -> None:
+def test_a_job_runs_beside_a_service_that_holds_all_but_one_core(world: World) -> None:
     import ray
 
     @ray.remote(num_cpus=3)
@@ -71,14 +70,13 @@ def test_a_job_finds_room_beside_a_service_that_holds_all_but_one_core(world: Wo
     assert world.counts["indexed"] == len(NAMES)
 
 
-@pytest.mark.full
-def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, qdrant: QdrantDouble) -> None:
+def test_every_broken_file_is_counted_and_not_fetched_again(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     good = encoded_image(1)
     broken = {
         "empty.jpg": b"",
-        "text.jpg": b"this is no picture at all",
-        "cut.jpg": encoded_image(2, (400, 400))[:900],
+        "text.jpg": b"this is not an image",
+        "cut.jpg": picture(2, (400, 400))[:900],
         "page.html": b"<html><body>not here</body></html>",
         "huge.png": _bomb(),
     }
@@ -105,8 +103,7 @@ def test_every_broken_file_is_accounted_for_and_not_fetched_again(world: World, 
     assert "text.jpg" not in world.failures
 
 
-@pytest.mark.full
-def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_by(
+def test_taken_down_images_are_skipped_and_relevance_baselines_are_stored(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [f"{number:02}.jpg" for number in range(MINIMUM_VECTORS + 1)]
@@ -125,8 +122,7 @@ def test_what_was_taken_down_stays_out_and_scores_get_something_to_be_measured_b
     assert re.search(r"taken down, would stay out\s+│\s+1\b", capsys.readouterr().out)
 
 
-@pytest.mark.full
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_plan_and_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     fill(world.bucket, NAMES)
     assert world.run("--dry-run") == 0
     assert re.search(r"would be indexed\s+│\s+12\b", capsys.readouterr().out)
@@ -155,8 +151,7 @@ def test_another_model_is_refused_with_both_fingerprints(
     assert "viewfinder reindex" in said
 
 
-@pytest.mark.full
-def test_without_a_model_a_run_follows_the_live_collection(
+def test_a_run_without_a_model_uses_that_of_the_live_collection(
     world: World, other_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(world.bucket, NAMES[:2])
@@ -168,8 +163,8 @@ def test_without_a_model_a_run_follows_the_live_collection(
 
 
 def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple[int, str]:
-    """Exit status and output of a job over the world's bucket that gets a signal in the middle of its writing."""
-    # A slow store, so that there is a middle.
+    """Send a signal to a job while it is writing; return its exit status and output."""
+    # A slow store, so that the signal arrives during the writes.
     qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
     environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
     command = [sys.executable, "jobs/index.py", "--source", world.source]
@@ -185,7 +180,7 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple
             job.send_signal(by)
             job.wait(60)
         finally:
-            job.kill()  # nothing, where it has ended
+            job.kill()  # no effect if it has ended
             job.wait()
         qdrant.faults.clear()
         output.seek(0)
@@ -193,7 +188,7 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple
 
 
 @pytest.mark.chaos("Ray", "the driver is killed, the job run again")
-def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble) -> None:
+def test_a_killed_job_that_is_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble) -> None:
     names = [f"{number:04}.jpg" for number in range(400)]
     fill(world.bucket, names)
     status, said = interrupted(world, qdrant, by=signal.SIGKILL)
@@ -208,7 +203,7 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     after_the_kill = {key: dict(record.payload) for key, record in world.points.items()}
     vectors_after_the_kill = vectors(world)
 
-    # The same bucket into another index, without the kill.
+    # Index the same bucket again without the kill.
     assert world.run("--index", "whole") == 0
     world.index = "whole"
     whole = {key: dict(record.payload) for key, record in world.points.items()}
@@ -218,15 +213,14 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_points(world: W
     assert_same_vectors(vectors_after_the_kill, vectors(world))
 
 
-@pytest.mark.full
-@pytest.mark.chaos("Ray", "the driver is told to end (SIGTERM)")
-def test_a_job_that_is_told_to_end_says_how_to_go_on(world: World, qdrant: QdrantDouble) -> None:
+@pytest.mark.chaos("Ray", "the driver is terminated (SIGTERM)")
+def test_a_terminated_job_says_how_to_continue(world: World, qdrant: QdrantDouble) -> None:
     names = [f"{number:04}.jpg" for number in range(200)]
     fill(world.bucket, names)
     status, said = interrupted(world, qdrant, by=signal.SIGTERM)
     assert status == 1, said
     assert STOPPED in said
-    assert "SIGTERM" not in said, "Ray would print its own stack"
+    assert "SIGTERM" not in said, "Ray printed its own stack trace"
     assert "Traceback" not in said
 
     written = world.store.points.count(world.collection)
@@ -261,7 +255,7 @@ def test_the_report_can_go_to_s3(world: World) -> None:
 
 
 def _bomb() -> bytes:
-    """A PNG of 20,000 by 20,000 pixels in few bytes."""
+    """A small PNG file with 20,000 by 20,000 pixels."""
     file = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""A job's numbers: each object once, by outcome. tests/infra/test_two_nodes.py sees that Ray exports them."""
+"""Metrics of a job. tests/infra/test_two_nodes.py tests that Ray exports them."""
 
 from collections import Counter
 from typing import Any, Self
@@ -10,7 +10,7 @@ from viewfinder.indexing.accounting import Tally
 
 
 class Ledger:
-    """Makes metrics that write down what they are told; refuses what Ray's refuse."""
+    """Makes metrics that record their increments, and reject what Ray's metrics reject."""
 
     def __init__(self) -> None:
         self.entries: Counter[tuple[Any, ...]] = Counter()
@@ -35,7 +35,7 @@ class Metric:
         self._entries[(self._name, *(given[label] for label in self._labels))] += value  # type: ignore[assignment]
 
 
-def test_every_object_of_a_block_is_counted_once_by_its_outcome_and_its_stages() -> None:
+def test_a_block_is_counted_by_outcome_and_stage() -> None:
     ledger = Ledger()
     tally = Tally(indexed=5, unchanged=7, taken_down=2, failed=3, images=4, compare_s=0.5, decode_s=2.0, encode_s=1.0)
     table = pa.table(

@@ -1,4 +1,4 @@
-"""The re-index from end to end: the job itself, on Ray, ended by the kernel where it hurts."""
+"""The re-index job end to end on Ray, also killed during the build."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ UNREACHABLE = {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9", "VIEWFINDER_QDRANT
 
 @pytest.fixture
 def indexed(world: World, other_model: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Sixty pictures under the first model, while the settings ask for the other."""
+    """Sixty images indexed with the first model, while the settings name the other one."""
     fill(world.bucket, NAMES)
     world.sync()
     monkeypatch.setenv("VIEWFINDER_MODEL", other_model)
@@ -39,9 +39,7 @@ def reindex(world: World, *flags: str) -> int:
     return main(["--report", str(world.report), *flags])
 
 
-def test_the_job_changes_the_model_of_an_index_whose_objects_change_meanwhile(
-    indexed: World, qdrant: QdrantDouble, other_model: str
-) -> None:
+def test_the_job_changes_the_model_while_objects_change(indexed: World, qdrant: QdrantDouble, other_model: str) -> None:
     def change() -> None:
         while not written_to(qdrant, "__0002"):
             time.sleep(0.05)
@@ -67,12 +65,12 @@ def test_the_job_changes_the_model_of_an_index_whose_objects_change_meanwhile(
 
 @pytest.mark.full
 @pytest.mark.chaos("Ray", "the driver of a re-index is killed, the job run again")
-def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes_it(
+def test_a_killed_job_leaves_a_working_index_and_a_rerun_completes_it(
     indexed: World, qdrant: QdrantDouble, other_model: str
 ) -> None:
-    """With the Ray that it had started; `test_reindex_killed.py` has the other phases."""
+    """Killed with the Ray that it started. tests/reindexing/test_workflow_killed.py covers the other phases."""
     before = indexed.collection
-    # A slow store, so that there is a middle to be killed in.
+    # A slow store, so that the job can be killed during the build.
     qdrant.faults.extend(Fault(delay_s=0.5, on=r"PUT .*__0002/points") for _ in range(40))
     log = indexed.directory / "log.txt"
     with log.open("wb") as file:
@@ -88,10 +86,10 @@ def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes
         time.sleep(0.1)
     job.send_signal(signal.SIGKILL)
     job.wait()
-    assert job.returncode == -signal.SIGKILL, f"over before it could be killed: {log.read_text()}"
+    assert job.returncode == -signal.SIGKILL, f"ended before it could be killed: {log.read_text()}"
     qdrant.faults.clear()
     assert indexed.collection == before
-    assert len(indexed.points) == 60, "what is live is whole"
+    assert len(indexed.points) == 60, "the live collection is incomplete"
 
     assert reindex(indexed) == 0
     assert indexed.collection.metadata.model_name == other_model
@@ -100,7 +98,7 @@ def test_a_job_that_is_killed_leaves_an_index_that_answers_and_a_rerun_completes
 
 
 def written_to(qdrant: QdrantDouble, ending: str) -> int:
-    """How many batches of points have come for the collection whose name ends so."""
+    """Number of batches of points written to the collection with this ending."""
     return sum(each.method == "PUT" and each.path.endswith(f"{ending}/points") for each in qdrant.requests)
 
 

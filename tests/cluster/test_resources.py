@@ -1,4 +1,4 @@
-"""How the work is divided among the workers of a cluster."""
+"""Division of a cluster among the workers of a run."""
 
 import pytest
 
@@ -17,13 +17,13 @@ def test_each_gpu_gets_an_encoder() -> None:
     assert workers.concurrent_calls == 2, "one is copied while the other is computed"
 
 
-def test_without_gpus_one_encoder_takes_the_cores() -> None:
+def test_without_gpus_one_encoder_uses_all_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
     assert (workers.encoders, workers.gpus, workers.concurrent_calls) == (1, 0, 1)
     assert (workers.cores, workers.batch_size) == (2, 64)
 
 
-def test_many_cores_have_several_encoders_that_share_them() -> None:
+def test_many_cores_are_shared_by_several_encoders() -> None:
     workers = plan({"CPU": 160}, {"CPU": 160})
     assert (workers.encoders, workers.cores) == (20, 8)
     workers = plan({"CPU": 160}, {"CPU": 160}, encoders=160)
@@ -31,7 +31,7 @@ def test_many_cores_have_several_encoders_that_share_them() -> None:
     assert plan({"CPU": 160}, {"CPU": 160}, encoders=1).cores == 8, "of one node, not of the cluster"
 
 
-def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
+def test_the_number_of_writers_follows_from_cores_and_gpus() -> None:
     assert plan({"CPU": 2}, {"CPU": 2}).writers == 1
     assert plan({"CPU": 8}, {"CPU": 8}).writers == 2
     assert plan({"CPU": 160}, {"CPU": 160}).writers == 4
@@ -39,7 +39,7 @@ def test_writers_are_as_many_as_the_encoders_have_work_for() -> None:
     assert plan({"CPU": 2}, {"CPU": 2}, writers=7).writers == 7
 
 
-def test_a_cluster_decodes_on_what_it_has_and_a_ray_of_ones_own_on_its_cores() -> None:
+def test_decoders_are_limited_to_the_cores_only_on_a_ray_that_the_program_started() -> None:
     assert plan({"CPU": 16}, {"CPU": 16}).max_decoders is None, "it may grow"
     for cpus, cores in ((4, 2), (3, 1)):
         own = {"CPU": cpus, CORES: cores}
@@ -47,11 +47,11 @@ def test_a_cluster_decodes_on_what_it_has_and_a_ray_of_ones_own_on_its_cores() -
         assert (workers.decoders, workers.max_decoders, workers.cores, workers.writers) == (cores, cores, cores, 1)
 
 
-def test_gpus_that_are_still_to_come_are_asked_for_where_the_device_is_named() -> None:
+def test_device_cuda_requests_gpus_that_the_cluster_does_not_have_yet() -> None:
     assert plan({"CPU": 0}, {}, device="cuda", encoders=4).gpus == 1
 
 
-def test_it_is_said_that_no_gpu_is_free() -> None:
+def test_a_missing_gpu_is_reported() -> None:
     total = {"CPU": 8, "GPU": 1}
     workers = plan(total, total)
     assert workers.missing_gpu(total, total) is None
@@ -61,7 +61,7 @@ def test_it_is_said_that_no_gpu_is_free() -> None:
 
 
 @pytest.mark.parametrize("free", [0.25, 1.0, 2.0])
-def test_beside_a_service_on_a_small_machine_the_stages_still_fit(free: float) -> None:
+def test_the_stages_fit_beside_a_service_on_a_small_machine(free: float) -> None:
     workers = plan({"CPU": 2}, {"CPU": free})
     assert workers.decoder_cpus + workers.encoder_cpus < free
-    assert workers.decoder_cpus != workers.encoder_cpus, "or Ray Data would fuse the two"
+    assert workers.decoder_cpus != workers.encoder_cpus, "Ray Data would fuse the two stages"

@@ -12,7 +12,7 @@ from viewfinder.store import StoreAddress
 
 
 @pytest.mark.parametrize(("cores", "cpus"), [(1, 4), (2, 4), (6, 8)])
-def test_a_ray_of_the_jobs_own_knows_the_cores_and_decodes_on_no_more(
+def test_a_job_starts_ray_with_the_real_number_of_cores_for_decoders(
     cores: int, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Evaluation sets and the quality figures, which are worked out by hand here."""
+"""Evaluation sets and quality figures, compared with figures worked out by hand."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a captions file gives besides captions becomes known, and fast, to filters."""
+"""Fields of a captions file are recorded and indexed for filters."""
 
 import json
 
@@ -17,7 +17,7 @@ def describe(world: World, records: dict[str, object]) -> tuple[str, str]:
     return "--captions", f"{world.source}/captions.json"
 
 
-def test_fields_are_recorded_with_their_kinds_and_found_by_filters(world: World) -> None:
+def test_fields_are_recorded_with_their_kinds_and_can_be_filtered(world: World) -> None:
     fill(world.bucket, NAMES)
     flags = describe(
         world,
@@ -54,7 +54,7 @@ def test_later_runs_add_to_the_known_fields(world: World) -> None:
     assert len(world.collection.metadata.fields) == 3
 
 
-def test_fields_are_indexed_before_their_data_come(world: World, qdrant: QdrantDouble) -> None:
+def test_fields_are_indexed_before_their_data_is_written(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     before = len(qdrant.requests)
     world.sync(*describe(world, {"00.jpg": {"odd name": 1}}))

@@ -1,4 +1,4 @@
-"""The encoding stage by itself."""
+"""The encode stage."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5, 12])
-def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
+def test_a_batch_divided_among_threads_keeps_its_order(count: int) -> None:
     checkpoint = locate("demo-small")
     made = [
         Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=cores)(
@@ -52,10 +52,12 @@ def test_a_batch_divided_among_threads_comes_back_in_order(count: int) -> None:
                 )
     present = [np.frombuffer(row["image_vector"], np.float32) for row in made[0] if row["image_vector"]]
     assert len(present) == count - 1
-    assert len({vector.round(4).tobytes() for vector in present}) == len(present), "or any order would do"
+    assert len({vector.round(4).tobytes() for vector in present}) == len(present), (
+        "equal vectors would hide a wrong order"
+    )
 
 
-def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
+def test_texts_are_divided_too_and_may_be_none() -> None:
     checkpoint = locate("demo-small")
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
     texts = ["a red car", "two dogs", "a guitar by the sea", "a lemon", "three horses", "a hedgehog", "a town"]
@@ -66,12 +68,12 @@ def test_texts_are_divided_too_and_none_is_no_mistake() -> None:
     assert stage.encode_texts([])[0].shape == (0, checkpoint.dimension)
 
 
-def test_images_are_read_where_arrow_keeps_them() -> None:
+def test_images_are_read_without_copying_from_arrow() -> None:
     checkpoint = locate("demo-small")
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
     whole = table_of(rows(12, checkpoint.preprocess.size))
     expected = stage(whole)["image_vector"].to_pylist()
-    # As Ray hands them out: slices of blocks, joined, with a failed row between and without.
+    # As Ray passes them: slices of blocks, joined, with and without a failed row between them.
     parts = pa.concat_tables([whole.slice(3, 4), whole.slice(0, 3), whole.slice(11), whole.slice(1, 1)])
     assert parts["pixels"].num_chunks == 4
     for given, wanted in zip(
@@ -83,7 +85,7 @@ def test_images_are_read_where_arrow_keeps_them() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[5], [0], [100], [-1, 1], [0, 2]])
-def test_cells_of_another_size_are_no_images(sizes: list[int]) -> None:
+def test_cells_of_a_wrong_size_are_refused(sizes: list[int]) -> None:
     checkpoint = locate("demo-small")
     right = checkpoint.preprocess.size**2 * 3
     cells = [bytes(right + size) if abs(size) == 1 else bytes(size * right // 2) for size in sizes]
@@ -92,7 +94,7 @@ def test_cells_of_another_size_are_no_images(sizes: list[int]) -> None:
         stage(table_of([{"action": "index", "count": 1, "pixels": cell} for cell in cells]))
 
 
-def test_calls_at_once_share_one_encoder_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = locate("demo-small")
     loaded = []
     load, encode_images = Encoder.load, Encoder.encode_images
@@ -148,8 +150,8 @@ def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) 
         assert max(most) == expected
 
 
-def test_a_gpu_takes_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Metal ends a process in which two threads compute.
+def test_a_gpu_encodes_a_batch_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Metal aborts a process in which two threads compute.
     checkpoint = locate("demo-small")
     stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
     encoder, calls = stage.encoder(), []

@@ -25,7 +25,7 @@ NAMES = [f"{number:02}.jpg" for number in range(40)]
 
 
 class Seen(NoProgress):
-    """Keeps what a run tells of its progress."""
+    """Records the progress of a run."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -49,7 +49,7 @@ def sync(world: World, executor: InProcessExecutor, progress: Seen) -> dict[str,
 def test_blocks_stream_through_several_decoders_and_every_object_is_counted(world: World) -> None:
     fill(world.bucket, NAMES)
     for name in NAMES[::10]:
-        (world.bucket / name).write_bytes(b"no image")
+        (world.bucket / name).write_bytes(b"not an image")
     seen = Seen()
     with InProcessExecutor(cores=2) as executor:
         counts = sync(world, executor, seen)
@@ -60,7 +60,7 @@ def test_blocks_stream_through_several_decoders_and_every_object_is_counted(worl
     assert done == [8, 16, 24, 32, 40]
 
 
-def test_an_error_of_a_stage_ends_the_run_and_leaves_the_executor_usable(world: World, qdrant: QdrantDouble) -> None:
+def test_an_error_in_a_stage_ends_the_run_and_leaves_the_executor_usable(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     qdrant.faults.extend(Fault(status=500, message=DISK_FULL, on=r"PUT .*__\d+/points$") for _ in range(10))
     with InProcessExecutor(cores=2) as executor:

@@ -1,4 +1,4 @@
-"""The job, the engine's local mode and the re-index treat an object alike, because they run the same stages."""
+"""The job, the engine's local mode and the re-index treat objects alike, because they run the same stages."""
 
 import json
 import os
@@ -28,7 +28,7 @@ UPSERT = re.compile(r"/collections/images__[^/]*\d{4}/points$")
 
 
 class Interrupted(QdrantDouble):
-    """Calls `before_upsert` once, when the first points of an upsert have come and are not yet applied."""
+    """Calls `before_upsert` once, when the first upsert has arrived but is not applied yet."""
 
     before_upsert: Callable[[], object] | None = None
 
@@ -68,7 +68,7 @@ def failure_of(world: World, name: str) -> Failure:
 
 
 @WAYS
-def test_a_changed_image_that_meets_our_time_limit_keeps_its_point(
+def test_a_changed_image_that_exceeds_the_time_limit_keeps_its_point(
     world: World, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     """Local mode deleted the point and recorded the failure as permanent."""
@@ -106,7 +106,7 @@ def test_a_short_read_is_retried_and_never_recorded_as_truncated(
 
 
 @WAYS
-def test_a_takedown_while_points_are_written_holds(world: World, qdrant: Interrupted, run: Run) -> None:
+def test_a_takedown_during_a_write_is_kept(world: World, qdrant: Interrupted, run: Run) -> None:
     fill(world.bucket, NAMES)
     uri = f"{world.source}/02.jpg"
     qdrant.before_upsert = lambda: world.store.take_down(world.index, {point_id(uri): uri})
@@ -116,7 +116,9 @@ def test_a_takedown_while_points_are_written_holds(world: World, qdrant: Interru
     assert set(world.points) == set(NAMES) - {"02.jpg"}
 
 
-def test_a_store_that_refuses_writes_ends_job_engine_and_reindex_alike(index: Index, qdrant: QdrantDouble) -> None:
+def test_a_store_that_refuses_writes_ends_job_engine_and_reindex_with_the_same_error(
+    index: Index, qdrant: QdrantDouble
+) -> None:
     world = index.world
     fill(world.bucket, ["new.jpg"], first_seed=50)
     qdrant.faults.extend(Fault(status=500, message=DISK_FULL, on=rf"PUT .*{UPSERT.pattern}") for _ in range(100))
@@ -129,9 +131,9 @@ def test_a_store_that_refuses_writes_ends_job_engine_and_reindex_alike(index: In
     ):
         with pytest.raises(StoreError, match="disk is full") as caught:
             run()
-        assert not isinstance(caught.value, StoreUnavailableError), "a retry makes no room"
+        assert not isinstance(caught.value, StoreUnavailableError), "a retry would not free space"
         said.append(str(caught.value))
-    assert len(set(said)) == 1, "one message"
+    assert len(set(said)) == 1, "the messages differ"
 
     reports = [world.directory / "job", *(world.directory / "data" / "runs").iterdir(), world.directory / "reindex-1"]
     assert len(reports) == 3

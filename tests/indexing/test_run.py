@@ -1,4 +1,4 @@
-"""Runs in this process: a real S3 endpoint, a real model, Qdrant's wire, no Ray."""
+"""Runs in this process: a real S3 endpoint, a small model, a Qdrant double over HTTP, no Ray."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def test_the_stored_vector_is_the_encoding_of_the_stored_image(world: World, tin
     assert best.score == pytest.approx(1.0, abs=1e-4)
 
 
-def test_changed_and_new_objects_are_indexed_and_nothing_else(world: World) -> None:
+def test_only_changed_and_new_objects_are_indexed(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     before = world.points
@@ -56,7 +56,7 @@ def test_changed_and_new_objects_are_indexed_and_nothing_else(world: World) -> N
     assert all(after[name] == before[name] for name in NAMES if name != "03.jpg")
 
 
-def test_an_image_that_turned_into_rubbish_is_no_longer_found(world: World) -> None:
+def test_an_image_that_became_unreadable_is_no_longer_found(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     (world.bucket / "05.jpg").write_bytes(b"rubbish")
@@ -82,7 +82,7 @@ def test_a_new_caption_is_written_without_fetching_the_image(world: World) -> No
     assert (state.has_image, state.has_caption) == (True, True)
 
 
-def test_captions_stay_untouched_without_the_flag_even_when_the_image_changes(world: World) -> None:
+def test_captions_are_kept_without_the_flag_even_if_the_image_changes(world: World) -> None:
     fill(world.bucket, NAMES)
     (world.bucket / "captions.json").write_text(json.dumps({"04.jpg": "the fourth"}))
     world.sync("--captions", f"{world.source}/captions.json")
@@ -94,7 +94,7 @@ def test_captions_stay_untouched_without_the_flag_even_when_the_image_changes(wo
     assert world.store.points.states(world.collection, [point.id])[point.id].has_caption
 
 
-def test_a_caption_no_longer_given_stays_until_a_prune(world: World) -> None:
+def test_an_unlisted_caption_is_kept_until_a_prune(world: World) -> None:
     fill(world.bucket, NAMES)
     captions = world.bucket / "captions.json"
     captions.write_text(json.dumps({"04.jpg": "the fourth", "05.jpg": "the fifth"}))
@@ -110,7 +110,7 @@ def test_a_caption_no_longer_given_stays_until_a_prune(world: World) -> None:
     assert world.points["05.jpg"].payload["caption"] == "the fifth"
 
 
-def test_a_prune_deletes_what_is_gone(world: World) -> None:
+def test_a_prune_deletes_points_of_missing_objects(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     (world.bucket / "07.jpg").unlink()
@@ -120,7 +120,7 @@ def test_a_prune_deletes_what_is_gone(world: World) -> None:
     assert set(world.points) == set(NAMES) - {"07.jpg"}
 
 
-def test_a_point_in_two_sources_outlives_the_loss_of_one(world: World) -> None:
+def test_a_point_in_two_sources_survives_the_loss_of_one(world: World) -> None:
     fill(world.bucket, ["a/0.jpg", "a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/5.jpg"])
     inner, outer = f"{world.source}/a", world.source
     world.sync(source=inner)
@@ -140,13 +140,13 @@ def test_overlapping_sources_in_one_run_index_each_object_once(world: World) -> 
     assert world.points["a/0.jpg"].payload["sources"] == sorted([world.source, f"{world.source}/a"])
 
 
-def test_a_limit_indexes_that_many(world: World) -> None:
+def test_max_objects_limits_the_number_indexed(world: World) -> None:
     fill(world.bucket, NAMES)
     assert world.sync("--max-objects", "5") == {"listed": 5, "unchanged": 0, "indexed": 5, "failed": 0, "pruned": 0}
     assert sorted(world.points) == NAMES[:5]
 
 
-def test_include_and_exclude_choose(world: World) -> None:
+def test_include_and_exclude_select_objects(world: World) -> None:
     fill(world.bucket, ["a/0.jpg", "a/1.png", "b/2.jpg"])
     world.sync("--include", "*.jpg", "--exclude", "b/*")
     assert set(world.points) == {"a/0.jpg"}
@@ -164,8 +164,8 @@ def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path:
     assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 0, "failed": 1, "pruned": 0}
 
 
-def test_a_manifest_with_etags_but_no_sizes_is_asked_after_where_something_is_new(world: World, tmp_path: Path) -> None:
-    """Bytes under way were not limited for its rows: 32 images of 100 MB met in memory."""
+def test_new_objects_of_a_manifest_without_sizes_are_statted(world: World, tmp_path: Path) -> None:
+    """The limit on bytes in flight had no effect without sizes: 32 images of 100 MB were in memory at once."""
     fill(world.bucket, ["a.jpg"])
     content = (world.bucket / "a.jpg").read_bytes()
     manifest = tmp_path / "list.csv"
@@ -176,10 +176,10 @@ def test_a_manifest_with_etags_but_no_sizes_is_asked_after_where_something_is_ne
     assert (row["action"], row["size"]) == ("index", len(content))
     assert world.sync(source=str(manifest))["indexed"] == 1
     (world.bucket / "a.jpg").unlink()
-    assert world.sync(source=str(manifest))["unchanged"] == 1, "nobody asked, as the ETag is on record"
+    assert world.sync(source=str(manifest))["unchanged"] == 1, "an object with a recorded ETag is not statted"
 
 
-def test_a_prune_of_a_large_part_is_refused_and_changes_nothing(
+def test_a_prune_above_the_ratio_is_refused_and_changes_nothing(
     world: World,
 ) -> None:
     fill(world.bucket, NAMES)
@@ -193,7 +193,7 @@ def test_a_prune_of_a_large_part_is_refused_and_changes_nothing(
     assert len(world.points) == 8
 
 
-def test_a_prune_behind_other_patterns_is_refused(world: World) -> None:
+def test_a_prune_with_different_patterns_is_refused(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     with pytest.raises(PruneRefusedError, match="different --exclude patterns"):
@@ -213,7 +213,7 @@ def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, q
 
 
 @pytest.mark.chaos("S3", "an object vanishes between list and get")
-def test_an_object_that_vanished_after_the_listing_fails_and_is_tried_again(world: World, tmp_path: Path) -> None:
+def test_an_object_that_vanished_after_the_listing_fails_and_is_retried(world: World, tmp_path: Path) -> None:
     fill(world.bucket, ["z.jpg"])
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri\n{world.source}/z.jpg\n{world.source}/late.jpg\n")
@@ -232,17 +232,17 @@ def test_a_prune_of_an_emptied_source_is_refused(world: World) -> None:
 
 
 @pytest.mark.chaos("Qdrant", "503 at the first upserts")
-def test_a_store_that_is_away_for_a_moment_costs_nothing(world: World, qdrant: QdrantDouble) -> None:
+def test_a_short_outage_of_the_store_loses_nothing(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     qdrant.faults.extend(Fault(status=503, on=r"PUT .*/points") for _ in range(3))
     assert world.sync()["indexed"] == 12
     assert set(world.points) == set(NAMES)
-    assert not qdrant.faults, "each fault was met"
+    assert not qdrant.faults, "a fault was not hit"
 
 
 @pytest.mark.chaos("Files", "images that crash, hang or swell their decoder, in the pipeline")
-def test_images_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world: World) -> None:
-    good = encoded_image(1)
+def test_an_image_that_crashes_hangs_or_exhausts_its_decoder_fails_alone(world: World) -> None:
+    good = picture(1)
     contents = {
         "0.jpg": b"chatter " + good,
         "1.jpg": b"signal 11",
@@ -270,7 +270,7 @@ def test_images_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world
         )
         done = stage(table_of(rows)).to_pylist()
     assert [row["action"] for row in done] == ["index", "failed", "failed", "failed", "index"]
-    assert done[0]["decode_s"] > 4, "the time of the one that hangs counts"
+    assert done[0]["decode_s"] > 4, "the time of the image that hangs is not counted"
     assert [row["reason"] for row in done] == [
         None,
         "decoder_crashed",
@@ -282,9 +282,9 @@ def test_images_that_kill_hang_or_swell_their_decoder_cost_only_themselves(world
     assert len(done[4]["pixels"]) == 32 * 32 * 3
 
 
-def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
+def test_many_refusals_in_a_row_end_the_job_with_advice(world: World) -> None:
     class Refusing(MemoryObjects):
-        """S3 that lists and does not let read."""
+        """S3 that allows listing but not reading."""
 
         def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
             raise ObjectError("access_denied", f"Could not read {uri!r}: AccessDenied.")
@@ -303,12 +303,12 @@ def test_refusals_in_a_row_end_the_job_with_what_to_do(world: World) -> None:
         rows = [{"action": "index", "count": 1, "uri": f"s3://b/{number}", "size": 10} for number in range(25)]
         done = stage(table_of(rows[:19])).to_pylist()
         assert all(row["reason"] == "access_denied" for row in done)
-        assert done[0]["fetch_s"] > 0, "so does that of reads that fail"
+        assert done[0]["fetch_s"] > 0, "the time of failed reads is not counted"
         with pytest.raises(ConfigurationError, match="Access to 20 objects in a row was denied"):
             stage(table_of(rows))
 
 
-def test_a_caption_that_changed_and_a_new_source_are_both_noted(world: World) -> None:
+def test_a_changed_caption_and_a_new_source_are_both_recorded(world: World) -> None:
     fill(world.bucket, ["a/0.jpg"])
     captions = world.bucket / "captions.json"
     captions.write_text(json.dumps({"a/0.jpg": "one"}))
@@ -321,7 +321,7 @@ def test_a_caption_that_changed_and_a_new_source_are_both_noted(world: World) ->
     assert payload["sources"] == sorted([world.source, f"{world.source}/a"])
 
 
-def test_a_prune_is_refused_where_one_of_several_sources_lists_nothing(world: World, tmp_path: Path) -> None:
+def test_a_prune_is_refused_if_one_of_several_sources_is_empty(world: World, tmp_path: Path) -> None:
     fill(world.bucket, ["a/0.jpg", "b/1.jpg"])
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri\n{world.source}/b/1.jpg\n")
@@ -332,7 +332,7 @@ def test_a_prune_is_refused_where_one_of_several_sources_lists_nothing(world: Wo
     assert set(world.points) == {"a/0.jpg", "b/1.jpg"}
 
 
-def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -> None:
+def test_a_run_with_max_objects_does_not_replace_the_recorded_source(world: World) -> None:
     fill(world.bucket, NAMES)
     (world.bucket / "captions.json").write_text("{}")
     world.sync("--captions", f"{world.source}/captions.json")
@@ -345,8 +345,8 @@ def test_a_limited_run_does_not_replace_what_a_reindex_must_read(world: World) -
     assert source["captions"] == f"{world.source}/captions.json"
 
 
-def test_an_image_beyond_a_limit_is_tried_again_by_the_next_run(world: World) -> None:
-    (world.bucket / "wide.png").write_bytes(encoded_image(1, (4000, 4000), "PNG"))
+def test_an_image_beyond_our_limits_is_retried_by_the_next_run(world: World) -> None:
+    (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
     for _ in range(2):
         assert world.sync()["failed"] == 1
         assert world.images == 0

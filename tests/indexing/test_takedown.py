@@ -1,4 +1,4 @@
-"""What has been taken down stays out, whenever the takedown comes."""
+"""Taken down images stay out of the index, whenever the takedown happens."""
 
 import pyarrow as pa
 import pytest
@@ -21,31 +21,31 @@ def take_down(world: World, *names: str) -> None:
 
 
 def listed(world: World, name: str, **more: object) -> dict[str, object]:
-    """A row as the manifest has it."""
+    """A row of the manifest."""
     content = (world.bucket / name).read_bytes()
     known = {"uri": f"{world.source}/{name}", "bucket": world.bucket.name, "key": name, "size": len(content)}
     return known | {"etag": "new", "last_modified": "", "sources": [world.source], "caption_hash": None} | more
 
 
-def test_a_rerun_neither_fetches_nor_writes_what_was_taken_down(world: World) -> None:
+def test_a_rerun_neither_fetches_nor_writes_taken_down_images(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "01.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 5, "indexed": 0, "failed": 0, "pruned": 0}
     assert (world.taken_down, world.images) == (1, 0)
-    (world.bucket / "01.jpg").write_bytes(encoded_image(99, (64, 64)))  # not even as another image
+    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even with new content
     assert world.sync()["indexed"] == 0
     assert set(world.points) == set(NAMES) - {"01.jpg"}
 
 
-def test_what_was_taken_down_before_it_was_ever_indexed_stays_out(world: World) -> None:
+def test_an_image_taken_down_before_its_first_run_is_skipped(world: World) -> None:
     fill(world.bucket, NAMES)
     take_down(world, "01.jpg", "02.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 2, "indexed": 3, "failed": 0, "pruned": 0}
     assert world.taken_down == 2
 
 
-def test_a_broken_object_that_was_taken_down_is_no_failure(world: World) -> None:
+def test_a_broken_object_that_was_taken_down_is_not_a_failure(world: World) -> None:
     fill(world.bucket, NAMES)
     (world.bucket / "bad.jpg").write_bytes(b"no image")
     take_down(world, "bad.jpg")
@@ -53,7 +53,7 @@ def test_a_broken_object_that_was_taken_down_is_no_failure(world: World) -> None
     assert world.recorded_failures(["bad.jpg"]) == {}
 
 
-def test_a_lifted_takedown_lets_the_image_back_in(world: World) -> None:
+def test_a_restored_image_is_indexed_again(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "01.jpg")
@@ -62,7 +62,7 @@ def test_a_lifted_takedown_lets_the_image_back_in(world: World) -> None:
     assert set(world.points) == set(NAMES)
 
 
-def test_a_takedown_between_comparison_and_write_is_seen_by_the_writer(world: World) -> None:
+def test_the_writer_respects_a_takedown_after_the_comparison(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     rows = [listed(world, "00.jpg"), listed(world, "01.jpg"), listed(world, "02.jpg")]
@@ -74,7 +74,7 @@ def test_a_takedown_between_comparison_and_write_is_seen_by_the_writer(world: Wo
     assert set(world.recorded_failures(NAMES)) == {"00.jpg", "02.jpg"}
 
 
-def test_a_takedown_between_a_writers_look_and_its_write_is_swept_up(world: World) -> None:
+def test_a_point_written_after_its_takedown_is_deleted(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     taken = world.points["01.jpg"]
@@ -90,7 +90,7 @@ def test_a_takedown_between_a_writers_look_and_its_write_is_swept_up(world: Worl
 
 
 @pytest.mark.parametrize("captions", [True, False])
-def test_taken_down_rows_are_counted_and_carry_nothing(world: World, captions: bool) -> None:
+def test_taken_down_rows_are_folded_into_a_count(world: World, captions: bool) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "00.jpg", "01.jpg")

@@ -1,4 +1,4 @@
-"""Runs over few objects of which none is new: compared and written here, without the executor's stages."""
+"""Small runs without new objects: compared and written in this process, without the executor's stages."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 
 class IdleExecutor(InProcessExecutor):
-    """Refuses to run the stages; notes what was counted without them, and whether rows had been compared."""
+    """Records the counts written without stages, and if `index` was given compared rows."""
 
     def __init__(self) -> None:
         super().__init__(cores=1)
@@ -55,19 +55,19 @@ def sync(world: World, executor: IdleExecutor) -> RunResult:
     return indexer.sync(options, world.collection, locate(world.model))
 
 
-def test_where_nothing_is_new_no_stage_is_run(indexed: World) -> None:
+def test_a_run_without_new_objects_runs_no_stage(indexed: World) -> None:
     before, executor = indexed.points, IdleExecutor()
     done = sync(indexed, executor)
     assert executor.given_compared == []
     assert done.counts == {"listed": 12, "unchanged": 11, "indexed": 0, "failed": 1, "pruned": 0}
     assert done.outcome.tally.taken_down == 1
-    assert done.outcome.tally == executor.counted, "metrics hear of it all the same"
+    assert done.outcome.tally == executor.counted, "not counted in the metrics"
     assert done.expected == len(before) == 10
     assert [each.name for each in done.outcome.stages] == ["compare", "write"]
     assert indexed.points == before
 
 
-def test_what_is_gone_is_pruned_all_the_same(indexed: World) -> None:
+def test_a_run_without_new_objects_still_prunes(indexed: World) -> None:
     (indexed.bucket / "05.jpg").unlink()
     counts = sync(indexed, IdleExecutor()).counts
     assert counts == {"listed": 11, "unchanged": 10, "indexed": 0, "failed": 1, "pruned": 1}

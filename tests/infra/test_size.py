@@ -39,10 +39,10 @@ def test_an_invalid_number_of_images_is_refused(text: str) -> None:
     ("flags", "said"),
     [
         ([], "--images"),
-        (["--images", "plenty"], "'plenty' is not a number as 250000, 100k, 2.5M or 1B"),
-        (["--images", "1M", "--gpu", "L5"], "'L5' is not known; there are T4, L4"),
+        (["--images", "plenty"], "'plenty' is not a number like 250000, 100k, 2.5M or 1B"),
+        (["--images", "1M", "--gpu", "L5"], "'L5' is not known; choose from T4, L4"),
         (["--images", "1M", "--model", "ViT-B-23::openai"], "Closest known: 'ViT-B-32::openai'"),
-        (["--images", "1M", "--model", "demo"], "the size of 'demo' is not known; take the nearest of ViT-B-32"),
+        (["--images", "1M", "--model", "demo"], "the size of 'demo' is not known; use the most similar of ViT-B-32"),
         (["--images", "1M", "--hours", "0"], "'0' is not a number above 0"),
         (["--images", "1M", "--hours", "nan"], "'nan' is not a number above 0"),
         (["--images", "1M", "--captions", "2"], "'2' is not a number from 0 to 1"),
@@ -128,7 +128,7 @@ def test_figures_grow_with_the_images_and_shrink_with_the_time(capsys: pytest.Ca
 
 def test_without_a_gpu_cores_encode(capsys: pytest.CaptureFixture[str]) -> None:
     lines = size(capsys, "--images", "1M", "--gpu", "none")
-    assert lines["images a second of one core"] == pytest.approx(10.4, abs=0.1)
+    assert lines["images per second of one core"] == pytest.approx(10.4, abs=0.1)
     assert not any("L4" in what for what in lines)
 
 
@@ -169,7 +169,7 @@ def test_the_table_of_the_scaling_page_matches_the_program(images: str, capsys: 
 def test_the_models_of_the_scaling_page_match_the_program(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     plain = size(capsys, "--images", "100M", "--model", model)
     int8 = size(capsys, "--images", "100M", "--model", model, "--quantization", "int8")
-    names = ("image tower", "images a second of one L4", "encoding, L4 hours", "cores that keep one L4 busy")
+    names = ("image tower", "images per second of one L4", "encoding, L4 hours", "cores that keep one L4 busy")
     row = [f"`{model}`", *(figure(plain[name]) for name in names), figure(int8["memory of one copy"])]
     assert f"| {' | '.join(row)} |" in SCALING
 
@@ -207,4 +207,4 @@ def test_the_text_of_the_scaling_page_matches_the_program(capsys: pytest.Capture
         f"${S3_GET_PRICE} for 1,000 GETs, ${S3_LIST_PRICE} for 1,000 LISTs",
     ):
         assert said in text, said
-    assert int8["a month"] > int8["machines, once"], "a month of Qdrant costs more than indexing everything"
+    assert int8["per month"] > int8["machines, once"], "a month of Qdrant costs more than indexing everything"

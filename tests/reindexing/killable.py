@@ -1,4 +1,4 @@
-"""A re-index in a process of its own, for tests that end it by the kernel: its phases there, without Ray."""
+"""Run a re-index without Ray in its own process, for tests that kill it."""
 
 import multiprocessing
 import os
@@ -16,13 +16,13 @@ from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import StoreAddress, connect
 
-# Torch takes many seconds to import: once, in the process that the others are forked from.
+# Importing torch takes many seconds, so do it once in the process that the others are forked from.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__, "torch", "open_clip"])
 
 
 def start(access: ObjectAccess, address: StoreAddress, directory: Path, flags: Sequence[str] = ()) -> BaseProcess:
-    """A job under way with this process's environment; its manifests, report and log go to `directory`."""
+    """Start a re-index with this process's environment; its manifests, report and log go to `directory`."""
     directory.mkdir()
     process = _FORKS.Process(target=_reindex, args=(dict(os.environ), access, address, directory, list(flags)))
     process.start()
@@ -36,7 +36,9 @@ def _reindex(
     with (directory / "log.txt").open("wb") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    settings = Settings.load(write_batch_size=4, fetch_threads=4, device="cpu")  # batches to be killed between
+    settings = Settings.load(
+        write_batch_size=4, fetch_threads=4, device="cpu"
+    )  # small batches, so that a kill can hit between them
     report = Report.open(settings, access, str(directory / "report"))
     with connect(address) as store, report, report.workspace() as workspace, InProcessExecutor(cores=1) as executor:
         indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)

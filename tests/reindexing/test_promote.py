@@ -38,12 +38,12 @@ def serve(*answers: object) -> Iterator[str]:
             thread.join()
 
 
-def test_it_polls_until_the_service_names_the_new_collection() -> None:
+def test_the_service_is_polled_until_it_has_the_new_collection() -> None:
     with serve({"collection": "old"}, {"collection": "old"}, {"collection": "new"}) as url:
         assert wait_for_service(url, "new", timeout_s=60)
 
 
-def test_a_service_that_does_not_follow_is_a_warning_with_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_that_does_not_switch_is_a_warning_with_its_answer(caplog: pytest.LogCaptureFixture) -> None:
     with serve({"collection": "old", "problem": "The model cannot be loaded."}) as url:
         assert not wait_for_service(url, "new", timeout_s=0.1)
     assert "The model cannot be loaded." in caplog.text

@@ -15,7 +15,7 @@ from viewfinder.settings import Settings
 pytestmark = pytest.mark.slow
 
 
-def test_a_retired_collection_of_the_wanted_model_is_caught_up_instead_of_built(index: Index) -> None:
+def test_a_retired_collection_of_the_wanted_model_is_updated_instead_of_built(index: Index) -> None:
     first = index.live
     index.reindex()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)

@@ -48,7 +48,7 @@ def test_another_model_gets_a_collection_of_its_own_which_is_promoted(index: Ind
     assert read_holder(index.store.control("images")) is None
 
 
-def test_every_stored_vector_is_of_the_new_model(index: Index) -> None:
+def test_every_stored_vector_comes_from_the_new_model(index: Index) -> None:
     index.reindex()
     records = list(index.world.points.values())
     fresh = index.indexers[0].encode_images(locate(index.models[1]), records)
@@ -133,7 +133,7 @@ def test_objects_that_change_during_the_build_are_current_after_the_promotion(in
     assert {name: record.payload["etag"] for name, record in index.world.points.items()} == etags
 
 
-def test_objects_that_appear_during_the_promotion_follow_after_it(index: Index) -> None:
+def test_objects_added_during_the_promotion_are_indexed_after_it(index: Index) -> None:
     seen: list[str] = []
 
     def change(number: int) -> None:
@@ -148,7 +148,7 @@ def test_objects_that_appear_during_the_promotion_follow_after_it(index: Index) 
     assert "last.jpg" in index.world.points
 
 
-def test_a_bucket_that_changes_all_the_time_is_promoted_all_the_same(index: Index) -> None:
+def test_a_bucket_that_keeps_changing_is_promoted_after_the_last_round(index: Index) -> None:
     def grow(number: int) -> None:
         fill(index.world.bucket, [f"more-{number}.jpg"], first_seed=100 + number)
 
@@ -156,7 +156,7 @@ def test_a_bucket_that_changes_all_the_time_is_promoted_all_the_same(index: Inde
     assert index.live.metadata.model_name == index.models[1]
 
 
-def test_a_source_that_joins_the_index_during_the_build_is_in_the_new_collection(index: Index) -> None:
+def test_a_source_added_during_the_build_is_in_the_new_collection(index: Index) -> None:
     world = index.world
     other = world.directory / "pictures"
     fill(other, ["x.jpg", "y.jpg"], first_seed=60)

@@ -1,4 +1,4 @@
-"""`viewfinder doctor`: checks of this machine. They change nothing, and work where packages are missing."""
+"""`viewfinder doctor`: check this machine. Changes nothing, and works without the packages of the extras."""
 
 import importlib.metadata
 import importlib.util
@@ -41,13 +41,13 @@ CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_NEEDS_KEY = "a viewfinder service that needs another API key than the one given"
+_NEEDS_KEY = "a viewfinder service answers, but does not accept this API key"
 _QDRANT_ADVICE = (
     "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
 )
 _BUCKET_ADVICE = "Check the name and what the credentials allow (s3:ListBucket, s3:GetObject), and VIEWFINDER_S3_*."
 _DIRECTORY_ADVICE = "Check the path. The address of a bucket begins with s3://."
-# Extra, name of its check, what is missing without it.
+# Extra, name of its check, purpose.
 _EXTRAS = (
     (None, "client packages", ""),
     ("local", "local packages", "; needed to index and search on this machine"),
@@ -57,7 +57,7 @@ _EXTRAS = (
 
 @dataclass(frozen=True)
 class _Requirement:
-    """A package that viewfinder needs, for an extra or (None) always."""
+    """A package that viewfinder requires, for an extra or (None) always."""
 
     name: str
     minimum: str
@@ -75,7 +75,7 @@ class _Requirement:
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check and the advice that goes with it. `note`: it works, with a remark."""
+    """The result of one check, with advice. The state `note` means that it works, with a remark."""
 
     name: str
     state: State
@@ -99,7 +99,7 @@ def doctor_command(
 ) -> None:
     """Check that this machine is set up.
 
-    Looks at packages, settings, store, model, GPU, Ray, port and keys.
+    Checks packages, settings, store, model, GPU, Ray, port and keys.
     """
     found = examine(source, config=config)
     if as_json:
@@ -114,7 +114,7 @@ def doctor_command(
 def examine(
     source: str | None = None, *, config: str | None = None, current_cluster: Path = CURRENT_CLUSTER
 ) -> list[Finding]:
-    """All checks, in the order in which they would stop a first run; with a `source`, it is read too."""
+    """Run all checks, in the order in which they would stop a first run. With a `source`, read it too."""
     checks = [_python(), *_packages()]
     try:
         settings = Settings.load(config=config)
@@ -139,7 +139,7 @@ def examine(
 
 
 def _result(name: str, check: Callable[[], Finding], modules: tuple[str, ...], advice: str) -> Finding:
-    """The result of a check; `advice` goes with an error that it ends in."""
+    """Run a check; an error becomes a failed finding with `advice`."""
     if missing := [_package(module) for module in modules if importlib.util.find_spec(module) is None]:
         return _not_installed(name, *missing)
     try:
@@ -157,7 +157,7 @@ def _not_installed(name: str, *packages: str) -> Finding:
 
 
 def _package(module: str) -> str:
-    """The name under which a module is installed."""
+    """The package that provides a module."""
     return {"qdrant_client": "qdrant-client", "open_clip": "open_clip_torch", "PIL": "pillow"}.get(module, module)
 
 
@@ -166,7 +166,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """The packages of the client, then those of each extra that a user installs."""
+    """Check the packages of the client, then those of each extra."""
     try:
         required = [_Requirement.parse(each) for each in importlib.metadata.requires("viewfinder") or []]
     except importlib.metadata.PackageNotFoundError:
@@ -188,7 +188,7 @@ def _packages() -> Iterator[Finding]:
             command = "pip install viewfinder" if extra is None else install(extra)
             yield Finding(name, state, f"missing: {', '.join(missing)}{purpose}", command)
         else:
-            yield Finding(name, "ok", ", ".join(found) or "none besides the others")
+            yield Finding(name, "ok", ", ".join(found) or "no further packages")
 
 
 def _version(package: str) -> str | None:
@@ -260,7 +260,7 @@ def _embedded(settings: Settings) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    """Look for the weights on this machine, without fetching them."""
+    """Look for the weights on this machine without downloading them."""
     spec = find(settings.model)
     if spec.directory:
         from viewfinder.models.checkpoint import locate
@@ -302,11 +302,11 @@ def _gpu(settings: Settings) -> Finding:
 
 
 def _ray(settings: Settings, current_cluster: Path) -> Finding:
-    """Test that something listens at the cluster's address; joining it would cost seconds."""
+    """Check that something listens at the cluster's address; joining the cluster would take seconds."""
     address = (settings.ray_address or "").removeprefix("ray://")
     advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
     if not address and current_cluster.is_file():
-        # Written by `ray start`; a crash leaves it behind, and `serve run` then tries for minutes.
+        # `ray start` writes this file, and a crash leaves it behind. `serve run` then retries for minutes.
         address = current_cluster.read_text().strip()
         advice = f"Delete {current_cluster}, which a crashed cluster left behind, or start the cluster again."
     host, colon, port = address.rpartition(":")
@@ -323,16 +323,16 @@ def _port(settings: Settings) -> Finding:
     name = f"port {settings.port}"
     if settings.port == 0:
         return Finding(name, "ok", "the service takes a free one")
-    # A service that listens on all addresses is asked on the loopback one.
+    # A service that listens on all addresses is reached through the loopback address.
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host
     match _connection_error(host, settings.port):
         case None:
-            # Without the API key: another program may have the port.
+            # Without the API key, since another program may own the port.
             address = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
             check = _ask(name, Client(address, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
             if check.found == _NEEDS_KEY:
                 return Finding(name, "ok", check.found)
-            return replace(check, advice="End it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
+            return replace(check, advice="Stop it, or set VIEWFINDER_PORT.") if check.state == "failed" else check
         case ConnectionRefusedError():
             return Finding(name, "ok", f"free on {host}")
         case error:
@@ -340,7 +340,7 @@ def _port(settings: Settings) -> Finding:
 
 
 def _connection_error(host: str, port: int) -> OSError | None:
-    """Try to connect; the error, or None if there is a connection."""
+    """Try to connect; return the error, or None on success."""
     try:
         with closing(socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S)):
             return None
@@ -349,7 +349,7 @@ def _connection_error(host: str, port: int) -> OSError | None:
 
 
 def _keys(settings: Settings) -> Finding:
-    """Say which clients a service with these settings answers."""
+    """Report which clients a service with these settings answers."""
     if settings.api_keys:
         admins = sum(key.get_secret_value().endswith(":admin") for key in settings.api_keys)
         return Finding("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} allow takedowns")
@@ -365,7 +365,7 @@ def _keys(settings: Settings) -> Finding:
 
 
 def _service(settings: Settings) -> Finding:
-    """Ask the service of the client and the command line, with their key."""
+    """Query the service that the client and the command line use, with their key."""
     check = _ask("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
     return replace(check, found=f"{settings.server}: {check.found}")
 
@@ -375,8 +375,8 @@ def _ask(name: str, client: Client) -> Finding:
         try:
             stats = client.stats()
         except ServiceUnavailableError as error:
-            ours = error.code == "no_index"
-            return Finding(name, "note" if ours else "failed", error.message, error.hint)
+            no_index = error.code == "no_index"
+            return Finding(name, "note" if no_index else "failed", error.message, error.hint)
         except ServiceError as error:
             if error.code == "unauthorized":
                 return Finding(name, "failed", _NEEDS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
@@ -386,7 +386,7 @@ def _ask(name: str, client: Client) -> Finding:
 
 
 def _source(settings: Settings, source: str | None) -> Finding:
-    """List, and read one object: credentials often allow only one of the two."""
+    """List the source and read one object: credentials often allow only one of the two."""
     if source is None:
         return Finding("source", "skipped", "no source was given", "viewfinder doctor --source s3://bucket/prefix")
     from viewfinder.sources.access import ObjectAccess

@@ -1,4 +1,4 @@
-"""The frame around every command: logging, signals, and errors as exit statuses."""
+"""Logging, signals, execution and exit statuses of all commands."""
 
 import logging
 import signal
@@ -6,14 +6,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
 from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
 
+if TYPE_CHECKING:
+    from viewfinder.indexing.executor import Executor
+    from viewfinder.settings import Settings
+    from viewfinder.store import Store
+
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 wrong usage or configuration."
-STOPPED = "Stopped. What is indexed stays; run the same command again to continue."
+STOPPED = "Stopped. Indexed images are kept; run the same command again to continue."
 
 _KEY_HINTS = {
     401: " Set VIEWFINDER_API_KEY to a key of this service.",
@@ -22,7 +28,7 @@ _KEY_HINTS = {
 
 
 def exit_status(command: Callable[[], None]) -> int:
-    """Run a command and return its exit status; an error of ours is one message on standard error."""
+    """Run a command and return its exit status. A `ViewfinderError` is one message on standard error."""
     try:
         command()
     except SystemExit as ended:
@@ -36,7 +42,7 @@ def exit_status(command: Callable[[], None]) -> int:
 
 @contextmanager
 def job(*, stopped: str = STOPPED) -> Iterator[None]:
-    """Log progress to standard error; end with status 1 and the message `stopped` on Ctrl-C or SIGTERM."""
+    """Log progress to standard error. On Ctrl-C or SIGTERM, print `stopped` and exit with status 1."""
     log_to_stderr(logging.INFO)
     with _sigterm_as_interrupt():
         try:
@@ -55,7 +61,7 @@ def log_to_stderr(level: int) -> None:
 
 @contextmanager
 def packages_of(extra: str, command: str) -> Iterator[None]:
-    """Turn a missing package into a `ConfigurationError` that says how to install it."""
+    """Turn a missing package into a `ConfigurationError` with the command that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -70,8 +76,31 @@ def install(extra: str) -> str:
 
 
 @contextmanager
+def open_execution(settings: "Settings", command: str, *, on_ray: bool) -> "Iterator[tuple[Store, Executor]]":
+    """Yield the store and an executor, on Ray or in this process, and close both afterwards.
+
+    Raises `ConfigurationError` for a missing package.
+    """
+    if on_ray:
+        with packages_of("all", command):
+            from viewfinder.cluster.executor import RayExecutor
+            from viewfinder.cluster.session import join_ray
+            from viewfinder.store import StoreAddress
+
+        with join_ray(settings, StoreAddress.of(settings)) as store:
+            yield store, RayExecutor()
+        return
+    with packages_of("local", command):
+        from viewfinder.cluster.session import open_store
+        from viewfinder.indexing.executor import InProcessExecutor
+
+    with open_store(settings) as store, InProcessExecutor() as executor:
+        yield store, executor
+
+
+@contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let a job that its cluster evicts clean up like one that is interrupted by hand."""
+    """Handle SIGTERM, which a cluster sends to evict a job, like Ctrl-C, so that the job cleans up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`viewfinder evaluate`: measure search quality and speed of one collection, or of two side by side."""
+"""`viewfinder evaluate`: measure search quality and speed of one collection, or compare two."""
 
 import logging
 from pathlib import Path
@@ -27,7 +27,7 @@ def evaluate_command(
         typer.Option(
             "--collection",
             metavar="NAME",
-            help="Collection to measure; give it twice to compare. [default: the live one]",
+            help="Collection to measure. Repeat to compare two. [default: the live one]",
             show_default=False,
         ),
     ] = None,
@@ -40,12 +40,12 @@ def evaluate_command(
 ) -> None:
     """Measure search quality and speed.
 
-    Reports recall, MRR, nDCG, approximate against exact search, and search times. Without an evaluation set, captions
-    search for their own images.
+    Reports recall, MRR, nDCG, recall of approximate against exact search, and search times. Without an evaluation set,
+    captions are used as queries for their own images.
     """
     collections = tuple(collection or ())
     if len(collections) > MAX_COLLECTIONS:
-        raise typer.BadParameter(f"Give it at most {MAX_COLLECTIONS} times.", param_hint="'--collection'")
+        raise typer.BadParameter(f"Accepts at most {MAX_COLLECTIONS} collections.", param_hint="'--collection'")
     options = EvaluateOptions(collections, evaluation_set, index, out)
     settings = Settings.load(config=config, index=index)
     with job(stopped="Stopped."):
@@ -53,7 +53,7 @@ def evaluate_command(
 
 
 def _run(options: EvaluateOptions, settings: Settings, *, as_json: bool) -> int:
-    """Evaluate, write the files and print the table; the exit status."""
+    """Evaluate, write the files, print the table and return the exit status."""
     with packages_of("local", "evaluate"):
         from viewfinder.cli.evaluate_report import markdown, save
         from viewfinder.cluster.session import open_store

@@ -29,7 +29,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def save(evaluation: Evaluation, directory: Path) -> None:
-    """Write evaluation.md, .json and .png; raises `ConfigurationError` where the directory cannot be written."""
+    """Write evaluation.md, .json and .png. Raises `ConfigurationError` if the directory cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "evaluation.md").write_text(markdown(evaluation))

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder.cli.entry import DONE, FAILED, job, packages_of
-from viewfinder.cli.execution import open_execution
+from viewfinder.cli.entry import DONE, FAILED, job, open_execution, packages_of
 from viewfinder.cli.options import (
     CaptionsOption,
     ConfigOption,
@@ -49,7 +48,7 @@ def index_command(
     src: Sources = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="SRC", help="The same as SRC.", show_default=False, parser=source_uri),
+        typer.Option("--source", metavar="SRC", help="Same as SRC.", show_default=False, parser=source_uri),
     ] = None,
     captions: CaptionsOption = None,
     include: Annotated[
@@ -58,7 +57,7 @@ def index_command(
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out objects that match. Repeatable.", show_default=False),
+        typer.Option(metavar="GLOB", help="Skip objects that match. Repeatable.", show_default=False),
     ] = None,
     index: IndexNameOption = None,
     model: Annotated[
@@ -75,7 +74,8 @@ def index_command(
         typer.Option(parser=whole(1), metavar="N", help="Index only the first N objects.", show_default=False),
     ] = None,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete points whose objects are gone, and captions no longer given.")
+        bool,
+        typer.Option("--prune", help="Delete points whose objects are gone, and captions that are no longer listed."),
     ] = False,
     prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
     dry_run: DryRunOption = False,
@@ -91,10 +91,10 @@ def index_command(
     """
     sources = (*(src or ()), *(source or ()))
     if not sources:
-        raise typer.BadParameter("Name at least one source.", param_hint="'SRC'")
+        raise typer.BadParameter("At least one source is required.", param_hint="'SRC'")
     if prune and max_objects is not None:
         raise typer.BadParameter(
-            "It needs a complete listing and cannot go with --max-objects.", param_hint="'--prune'"
+            "Needs a complete listing, so it cannot be combined with --max-objects.", param_hint="'--prune'"
         )
     options = IndexOptions(
         sources=sources,
@@ -117,7 +117,7 @@ def index_command(
 
 
 def check_local_sources(sources: Sequence[str]) -> None:
-    """Raise `SourceError` for a path that does not exist, before anything heavy is imported."""
+    """Raise `SourceError` for a path that does not exist, before any slow import."""
     for text in sources:
         path = Path(text.removeprefix("file://")).expanduser()
         if "://" in text.removeprefix("file://") or path.exists():
@@ -125,11 +125,11 @@ def check_local_sources(sources: Sequence[str]) -> None:
         siblings = [each.name for each in path.absolute().parent.glob("*")]
         near = get_close_matches(path.name, siblings, n=1)
         hint = f" Did you mean {str(path.with_name(near[0]))!r}?" if near else ""
-        raise SourceError(f"There is no file or directory {str(path)!r}.{hint}")
+        raise SourceError(f"No such file or directory: {str(path)!r}.{hint}")
 
 
 def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
-    """Run the job and print its report; the exit status."""
+    """Run the job, print its report and return the exit status."""
     with packages_of("local", "index"):
         from viewfinder.cli.index_report import show_plan, show_summary
         from viewfinder.cli.progress import ConsoleProgress

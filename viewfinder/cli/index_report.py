@@ -1,4 +1,4 @@
-"""The report of an index run on standard output; a problem goes to standard error."""
+"""Print the report of an index run on standard output, and a problem on standard error."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,20 +7,20 @@ from viewfinder.cli import output
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.report import IndexPlan, Summary
 
-# Reasons that are shown; failures.jsonl has them all.
+# Number of reasons shown; failures.jsonl has all of them.
 _MAX_REASONS = 8
 _ACTIONS = {
     "index": "would be indexed",
     "caption": "would get a new caption",
-    "sources": "unchanged, found in a further source",
+    "sources": "unchanged, found in another source",
     "unchanged": "unchanged",
-    "taken_down": "taken down, would stay out",
-    "failed": "known failures of unchanged content",
+    "taken_down": "taken down, would be skipped",
+    "failed": "known failures, unchanged since",
 }
 
 
 def show_summary(summary: Summary, *, as_json: bool) -> None:
-    """Print what a run did."""
+    """Print the summary of a run."""
     if as_json:
         output.print_json(asdict(summary))
     else:
@@ -30,7 +30,7 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
 
 
 def show_plan(plan: IndexPlan, *, as_json: bool) -> None:
-    """Print what a run would do."""
+    """Print the plan of a dry run."""
     if as_json:
         output.print_json(asdict(plan))
     else:
@@ -47,7 +47,7 @@ def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tup
 
 
 def list_reasons(failures: Mapping[str, int]) -> str:
-    """The most frequent reasons of failures with their counts."""
+    """The most frequent failure reasons with their counts."""
     shown = [f"{count:,} {reason}" for reason, count in list(failures.items())[:_MAX_REASONS]]
     return ", ".join(shown) + (", …" if len(failures) > _MAX_REASONS else "")
 
@@ -66,8 +66,8 @@ def _fields(summary: Summary) -> list[tuple[str, str]]:
         ("objects", list_counts(summary.counts)),
         ("taken down", f"{summary.taken_down:,} of the unchanged" if summary.taken_down else ""),
         ("failures", list_reasons(summary.failures)),
-        ("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed a second with start-up"),
-        ("bottleneck", f"{summary.bottleneck}; to speed it up, {summary.advice}" if summary.bottleneck else ""),
+        ("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed per second including start-up"),
+        ("bottleneck", f"{summary.bottleneck}; to speed this up: {summary.advice}" if summary.bottleneck else ""),
         ("report", summary.report),
     ]
     return [(name, value) for name, value in fields if value]

@@ -1,4 +1,4 @@
-"""`viewfinder key`: make an API key."""
+"""`viewfinder key`: create an API key."""
 
 import hashlib
 import secrets
@@ -13,12 +13,12 @@ EPILOG = examples("viewfinder key", "viewfinder key --admin --json")
 
 
 def key_command(
-    admin: Annotated[bool, typer.Option("--admin", help="Make a key that also allows takedowns.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Create a key that also allows takedowns.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an API key.
+    """Create an API key.
 
-    The service gets only the digest of the key, from which nobody can recover the key.
+    The service stores only a digest of the key, from which the key cannot be recovered.
     """
     secret = secrets.token_urlsafe(32)
     digest = hashlib.sha256(secret.encode()).hexdigest() + (":admin" if admin else "")
@@ -27,6 +27,6 @@ def key_command(
         return
     output.print_text(
         f"API key, shown only once:\n  {secret}\n"
-        "Setting of the service (separate several digests by commas):\n"
+        "Setting for the service (separate several digests with commas):\n"
         f"  VIEWFINDER_API_KEYS={digest}"
     )

@@ -1,4 +1,4 @@
-"""The `viewfinder` command: `main` runs it; each command is a module of this package."""
+"""The `viewfinder` command line. Each command is a module of this package."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -50,5 +50,5 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status; a user's mistake is one message, never a traceback."""
+    """Run a command line and return its exit status. A user's mistake prints one message, never a traceback."""
     return exit_status(lambda: app(args=None if argv is None else list(argv), prog_name="viewfinder"))

@@ -1,4 +1,4 @@
-"""`viewfinder models`: list the models that are known by name."""
+"""`viewfinder models`: list the known models."""
 
 from dataclasses import asdict
 
@@ -8,15 +8,15 @@ from viewfinder.models.registry import REGISTRY
 
 EPILOG = examples("viewfinder models", "viewfinder models --json")
 
-# Characters; on narrower terminals the columns would break words.
+# In characters; narrower terminals would break words within columns.
 TABLE_WIDTH = 150
 
 
 def models_command(as_json: JsonOption = False) -> None:
-    """List the models that are known by name.
+    """List the known models.
 
-    Shows dimension, image size, maximum number of tokens, languages and licence. Other models: any open_clip ARCH::TAG,
-    hf-hub:ORG/NAME, or a local checkpoint directory.
+    Shows dimension, image size, maximum number of tokens, languages and licence. Also accepted: any open_clip
+    ARCH::TAG, hf-hub:ORG/NAME, or a local checkpoint directory.
     """
     specs = list(REGISTRY.values())
     if as_json:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values they accept. Nothing here imports ray, torch or open_clip."""
+"""Options shared by several commands, and their parsers. Does not import ray, torch or open_clip."""
 
 import importlib.util
 import re
@@ -13,20 +13,20 @@ from viewfinder.cli.entry import EXIT_STATUSES
 from viewfinder.errors import UnknownModelError
 from viewfinder.models.registry import HUB_PREFIX, REGISTRY, find
 
-# Of `--ray ADDRESS`; anything else after `--ray` is an argument of its own.
+# The ADDRESS of `--ray ADDRESS`; any other text after `--ray` is a separate argument.
 _RAY_ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):/*(?P<rest>.*)", re.DOTALL)
 _SCHEMES = ("s3", "file")
 
 
 def examples(*lines: str, statuses: str = EXIT_STATUSES) -> str:
-    """The end of a help text: examples, one a line, and the exit statuses."""
+    """The end of a help text: examples, one per line, and the exit statuses."""
     # \b keeps the help formatter from joining the lines.
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + f"\n\n{statuses}"
 
 
 def source_uri(text: str) -> str:
-    """A source of images: `s3://bucket[/prefix]`, `file://`, or a path. Refuses misspelled schemes."""
+    """Parse a source of images: `s3://bucket[/prefix]`, `file://` or a path. Refuses misspelled schemes."""
     match = _SCHEME.fullmatch(text)
     if match is None or text.lower().startswith(("s3://", "file://")) or Path(text).exists():
         return text
@@ -38,13 +38,13 @@ def source_uri(text: str) -> str:
 
 
 def model_name(text: str) -> str:
-    """The name of a model. Raises `UnknownModelError` with the closest one, as far as it is known without open_clip."""
+    """Parse the name of a model, without importing open_clip. Raises `UnknownModelError` with the closest name."""
     if text in REGISTRY or text.startswith(HUB_PREFIX):
         return text
     if "::" not in text:
         find(text)
         return text
-    # Importing open_clip takes 13 s of CPU; its package has a file for each architecture.
+    # Importing open_clip takes 13 s of CPU, but its package has one file per architecture.
     package = importlib.util.find_spec("open_clip")
     if package is None or package.origin is None:
         return text
@@ -57,7 +57,7 @@ def model_name(text: str) -> str:
 
 
 def whole(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
-    """A parser of whole numbers."""
+    """A parser of integers within bounds."""
     bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def parse(text: Any) -> int:
@@ -70,21 +70,21 @@ def whole(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
 
 
 def ratio(text: Any) -> float:
-    """A number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 1:  # nor is nan
+    if not 0 <= value <= 1:  # also refuses nan
         raise typer.BadParameter(f"{text!r} is not a number from 0 to 1.")
     return value
 
 
 class RayCommand(typer.core.TyperCommand):
-    """A command with `--ray [ADDRESS]`: the address may be left out, and sources may follow."""
+    """A command with `--ray [ADDRESS]`: the address is optional, and sources may follow."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give `--ray` its value, the empty one where no address follows."""
+        """Give `--ray` its value, empty if no address follows."""
         return super().parse_args(ctx, join_ray_address(args))
 
 
@@ -121,7 +121,7 @@ ServerOption = Annotated[
 ]
 SubjectArgument = Annotated[
     str,
-    typer.Argument(metavar="URI|ID", help="The image: its URI, absolute path or id.", show_default=False),
+    typer.Argument(metavar="URI|ID", help="URI, absolute path or id of the image.", show_default=False),
 ]
 CaptionsOption = Annotated[
     str | None,
@@ -141,12 +141,12 @@ ReportOption = Annotated[
         parser=source_uri,
     ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and change nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, but change nothing.")]
 MaxFailureRatioOption = Annotated[
-    float, typer.Option(parser=ratio, metavar="R", help="Fail if a larger share of the objects fails.")
+    float, typer.Option(parser=ratio, metavar="R", help="Fail the run if a larger share of objects fails.")
 ]
 PruneMaxRatioOption = Annotated[
-    float, typer.Option(parser=ratio, metavar="R", help="Refuse to delete a larger share of the points.")
+    float, typer.Option(parser=ratio, metavar="R", help="Refuse to delete a larger share of points.")
 ]
 EvaluationSetOption = Annotated[
     str | None,
@@ -164,7 +164,7 @@ RayOption = Annotated[
     typer.Option(
         "--ray",
         metavar="[ADDRESS]",
-        help="Run on Ray: on this cluster, or without an address on this machine. [default: RAY_ADDRESS]",
+        help="Run on Ray: on the cluster at ADDRESS, else on this machine. [default: RAY_ADDRESS]",
         show_default=False,
     ),
 ]

@@ -12,17 +12,17 @@ from rich.table import Column, Table
 
 
 def stdout() -> Console:
-    """Standard output; a pipe is wide enough that no line is broken."""
+    """A console on standard output; wide enough not to break lines in a pipe."""
     console = Console(markup=False, highlight=False)
     return console if console.is_terminal else Console(markup=False, highlight=False, width=10_000)
 
 
 def print_text(text: str) -> None:
-    """Print lines as they are. A reader that closes the pipe early, as `head` does, is no error."""
+    """Print lines unchanged. A reader that closes the pipe early, like `head`, does not cause an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python would complain again when it flushes standard output at exit.
+        # Python would raise it again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -42,7 +42,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         print_lines([headings, *rows])
         return
-    # Paths and addresses are long words: folded, because a cell that is cut off cannot be copied.
+    # Fold long paths and addresses, because a truncated cell cannot be copied.
     table = Table(*(Column(heading, overflow="fold") for heading in headings), box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
@@ -67,5 +67,5 @@ def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print a line on standard error, which does not mix with results."""
+    """Print a line on standard error, separate from results."""
     print(text, file=sys.stderr)

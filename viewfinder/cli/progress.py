@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, a line now and then in a log."""
+"""Progress of a run: a bar on a terminal, else a log line every 15 s."""
 
 import logging
 import sys
@@ -24,7 +24,7 @@ _LOG_EVERY_S = 15.0
 
 
 class ConsoleProgress:
-    """`viewfinder.indexing.progress.Progress` on standard error; standard output is for the report."""
+    """Shows `viewfinder.indexing.progress.Progress` on standard error; standard output is for the report."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder.cli.entry import DONE, job, packages_of
-from viewfinder.cli.execution import open_execution
+from viewfinder.cli.entry import DONE, job, open_execution, packages_of
 from viewfinder.cli.options import (
     CaptionsOption,
     ConfigOption,
@@ -66,7 +65,7 @@ def reindex_command(
     max_quality_loss: Annotated[
         float,
         typer.Option(
-            parser=ratio, metavar="R", help="Refuse a model whose recall or MRR on the evaluation set is lower by more."
+            parser=ratio, metavar="R", help="Refuse a model whose recall or MRR on the evaluation set drops by more."
         ),
     ] = MAX_QUALITY_LOSS,
     rebuild: Annotated[
@@ -78,22 +77,22 @@ def reindex_command(
     dry_run: DryRunOption = False,
     report: ReportOption = None,
     rollback: Annotated[
-        bool, typer.Option("--rollback", help="Make the previous collection live again and stop scheduled runs.")
+        bool, typer.Option("--rollback", help="Make the previous collection live again and pause scheduled runs.")
     ] = False,
-    release: Annotated[bool, typer.Option("--release", help="Let scheduled runs continue after a rollback.")] = False,
+    release: Annotated[bool, typer.Option("--release", help="Resume scheduled runs after a rollback.")] = False,
     ray: RayOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Update an index, or change its model without an outage.
 
-    If the model changes, a new collection is built beside the live one and verified before it goes live. Searches are
-    answered all the time.
+    If the model changes, a new collection is built beside the live one and verified before it goes live. Searches
+    continue meanwhile.
     """
     if rollback and release:
-        raise typer.BadParameter("It cannot go with --release.", param_hint="'--rollback'")
+        raise typer.BadParameter("Cannot be combined with --release.", param_hint="'--rollback'")
     if rebuild and when_model_changed:
-        raise typer.BadParameter("It cannot go with --when-model-changed.", param_hint="'--rebuild'")
+        raise typer.BadParameter("Cannot be combined with --when-model-changed.", param_hint="'--rebuild'")
     options = ReindexOptions(
         model=model,
         index=index,
@@ -141,7 +140,7 @@ def _release(settings: Settings, *, as_json: bool) -> None:
 
 
 def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
-    """Run the re-index and print its result; the exit status."""
+    """Run the re-index, print its result and return the exit status."""
     with packages_of("local", "reindex"):
         from viewfinder.cli.progress import ConsoleProgress
         from viewfinder.cli.reindex_report import show_nothing_to_do, show_result
@@ -154,7 +153,7 @@ def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_js
 
     preflight.check_target(options.model or settings.model, settings)
     if options.when_model_changed:
-        # A scheduler asks often, and neither Ray nor a model is needed for the answer.
+        # Scheduled runs are frequent, and this check needs neither Ray nor a model.
         with open_store(settings) as store:
             if has_wanted_model(options, settings, store):
                 show_nothing_to_do(settings.index, as_json=as_json)

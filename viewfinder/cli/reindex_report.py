@@ -1,4 +1,4 @@
-"""The result of a re-index, a rollback or a release on standard output; a problem goes to standard error."""
+"""Print the result of a re-index, rollback or release on standard output, and a problem on standard error."""
 
 from dataclasses import asdict
 
@@ -37,7 +37,7 @@ def show_result(result: ReindexResult, *, as_json: bool) -> None:
 
 
 def show_rollback(result: RollbackResult, *, as_json: bool) -> None:
-    """Print which collection is live after a rollback, and how old it is."""
+    """Print the collection that is live after a rollback, and its age."""
     if as_json:
         output.print_json(asdict(result))
         return
@@ -51,17 +51,17 @@ def show_rollback(result: RollbackResult, *, as_json: bool) -> None:
 
 
 def show_release(pause: RollbackPause | None, index: str, *, as_json: bool) -> None:
-    """Print which pause was ended."""
+    """Print the pause that ended."""
     if as_json:
         output.print_json({"index": index, "ended": None if pause is None else asdict(pause)})
     elif pause:
-        output.print_text(f"Scheduled runs continue. They were paused {pause}.")
+        output.print_text(f"Scheduled runs are resumed. They were paused {pause}.")
     else:
         output.print_text(f"Scheduled runs of index {index!r} were not paused.")
 
 
 def show_nothing_to_do(index: str, *, as_json: bool) -> None:
-    """Print that the live collection has the wanted model already."""
+    """Print that the live collection already has the wanted model."""
     if as_json:
         output.print_json({"index": index, "outcome": "nothing to do: the model has not changed"})
 

@@ -48,7 +48,8 @@ def _weights(text: str) -> dict[str, float]:
 
 def search_command(
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What the images show, in plain words.", show_default=False)
+        str | None,
+        typer.Argument(metavar="TEXT", help="Description of the images, in plain words.", show_default=False),
     ] = None,
     image: Annotated[
         Path | None, typer.Option(help="Find images similar to this file.", metavar="PATH", show_default=False)
@@ -60,15 +61,15 @@ def search_command(
     id: Annotated[
         str | None,
         typer.Option(
-            "--id", help="Find images similar to this one of the index.", metavar="URI|ID", show_default=False
+            "--id", help="Find images similar to this image of the index.", metavar="URI|ID", show_default=False
         ),
     ] = None,
     target: Annotated[Target, typer.Option(help="Compare with images, with captions, or with both.")] = "image",
-    rank: Annotated[Rank, typer.Option(help="Order by the model, by the words of captions, or by both.")] = "clip",
+    rank: Annotated[Rank, typer.Option(help="Rank by the model, by the words of captions, or by both.")] = "clip",
     weights: Annotated[
         dict[str, float] | None,
         typer.Option(
-            help="Weights of --rank hybrid, as clip=1,words=0.5.",
+            help="Weights of --rank hybrid, for example clip=1,words=0.5.",
             metavar="WEIGHTS",
             parser=_weights,
             show_default=False,
@@ -78,17 +79,17 @@ def search_command(
         dict[str, Any] | None,
         typer.Option(
             "--filter",
-            help='Conditions on the payload, as {"width": {"gte": 800}}.',
+            help='Conditions on the payload, for example {"width": {"gte": 800}}.',
             metavar="JSON",
             parser=_json_object,
             show_default=False,
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Leave out hits with a lower cosine.", metavar="X", show_default=False)
+        float | None, typer.Option(help="Skip hits with a lower cosine.", metavar="X", show_default=False)
     ] = None,
     offset: Annotated[
-        int | None, typer.Option(help="Leave out the N best hits.", metavar="N", parser=whole(0), show_default=False)
+        int | None, typer.Option(help="Skip the N best hits.", metavar="N", parser=whole(0), show_default=False)
     ] = None,
     limit: Annotated[
         int | None,
@@ -104,9 +105,7 @@ def search_command(
     ] = None,
     diversity: Annotated[
         float | None,
-        typer.Option(
-            help="How much hits differ from each other, 0 to 1.", metavar="X", parser=ratio, show_default=False
-        ),
+        typer.Option(help="Variety among the hits, 0 to 1.", metavar="X", parser=ratio, show_default=False),
     ] = None,
     group_by: Annotated[
         str | None, typer.Option(help="Group hits by a payload field.", metavar="FIELD", show_default=False)
@@ -117,7 +116,7 @@ def search_command(
             help="Hits in each group, 1 to 10. [default: 3]", metavar="N", parser=whole(1, 10), show_default=False
         ),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Print all hits; with --json one a line.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Print all hits; with --json, one per line.")] = False,
     index: IndexNameOption = None,
     server: ServerOption = None,
     config: ConfigOption = None,
@@ -125,14 +124,14 @@ def search_command(
 ) -> None:
     """Find images by a description, by an image, or by both.
 
-    Asks the service at VIEWFINDER_SERVER, else a service on this machine, else opens the index on this machine.
+    Uses the service at VIEWFINDER_SERVER, else a service on this machine, else the local index.
     """
     parts: dict[str, Any] = {"text": text, "image": image, "image_url": image_url, "id": id}
     parts = {name: value for name, value in parts.items() if value is not None}
     if not parts:
         raise typer.BadParameter("Give a text, --image, --image-url or --id.", param_hint="'TEXT'")
     if all_ and limit is not None:
-        raise typer.BadParameter("It prints all hits and cannot go with --limit.", param_hint="'--all'")
+        raise typer.BadParameter("Prints all hits, so it cannot be combined with --limit.", param_hint="'--all'")
     request: SearchRequest = {
         "target": target,
         "rank": rank if rank != "clip" else None,
@@ -146,7 +145,7 @@ def search_command(
         "group_size": group_size,
     }
     if len(parts) == 1:
-        request = {**request, **parts}  # type: ignore[typeddict-item]  # its one name is one of the keys
+        request = {**request, **parts}  # type: ignore[typeddict-item]  # the name is a key of SearchRequest
     else:
         request["queries"] = [Part(**{name: value}) for name, value in parts.items()]
     with _searcher(Settings.load(config=config, server=server, index=index)) as find:
@@ -160,7 +159,7 @@ def search_command(
 
 @contextmanager
 def _searcher(settings: Settings) -> Iterator[Callable[[SearchRequest], SearchResult]]:
-    """The service to ask, else the local index, opened in this process."""
+    """Yield the search of a service, else of the local index opened in this process."""
     if (client := find_service(settings)) is not None:
         with client:
             yield lambda request: client.search(**request)
@@ -175,7 +174,7 @@ def _searcher(settings: Settings) -> Iterator[Callable[[SearchRequest], SearchRe
 
 
 def _print(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool) -> None:
-    """Print one page of hits; `headed` says whether the columns are named first."""
+    """Print one page of hits, with column names first if `headed`."""
     if as_json and as_lines:
         for hit in result.hits if result.groups is None else result.groups:
             output.print_json_line(asdict(hit))
@@ -183,7 +182,7 @@ def _print(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool)
         output.print_json(asdict(result))
     elif output.stdout().is_terminal:
         print_results(result)
-        return  # with its warnings
+        return  # print_results also prints the warnings
     else:
         columns = ["score", "relevance", "uri", "caption", "size"]
         rows = [_row(hit) for hit in result.hits]
@@ -198,7 +197,7 @@ def _print(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool)
 
 
 def _row(hit: Hit) -> list[str]:
-    # Relevance is rounded down: 100% stands for scores above all unrelated ones.
+    # Rounded down, so that 100% means a score above all unrelated pairs.
     relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
     size = f"{hit.width}x{hit.height}" if hit.width and hit.height else ""
     return [f"{hit.score:.3f}", relevance, hit.uri, hit.caption or "", size]

@@ -46,7 +46,7 @@ def serve_command(
 ) -> None:
     """Run the search service until Ctrl-C.
 
-    Serves a web page and the HTTP API. Prints the address when the service is ready; with --json as
+    Serves the search page and the HTTP API. Prints the address when the service is ready, with --json as
     {"url": ADDRESS}.
     """
     settings = Settings.load(config=config, host=host, port=port, index=index)
@@ -56,10 +56,10 @@ def serve_command(
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or for 0 a free one. Raises `ConfigurationError` where another program listens on it.
+    """Return the port, or for 0 a free one. Raises `ConfigurationError` if another program has the port.
 
-    Ray Serve listens with SO_REUSEPORT: a second service would share the port without an error, and each would answer
-    part of the requests.
+    Ray Serve listens with SO_REUSEPORT: a second service would share the port without an error, and each would get part
+    of the requests.
     """
     family, address = _resolve(host, port)
     if port:
@@ -89,13 +89,13 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...
 
 def _taken(host: str, port: int) -> ConfigurationError:
     return ConfigurationError(
-        f"Port {port} on {host} is taken by another program. End it, or choose another port: "
+        f"Port {port} on {host} is taken by another program. Stop it, or choose another port: "
         f"viewfinder serve --port {port + 1 if port < 65_535 else 8000}"
     )
 
 
 def wait_for_interrupt() -> None:
-    """Block until Ctrl-C or SIGTERM, then say that the service stops: the normal end of a service, so no error."""
+    """Block until Ctrl-C or SIGTERM: the normal end of a service, so the exit status is 0."""
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)

@@ -20,20 +20,20 @@ EPILOG = examples(
 
 Basis = Literal["measured", "arithmetic", "published", "assumed"]
 
-# Measured with benchmarks/jpeg_decode.py's images at 0.1 to 3.9 MB: CPU seconds of one core for a JPEG to 224 pixels.
+# Measured with the images of benchmarks/jpeg_decode.py, 0.1 to 3.9 MB: CPU seconds to decode a JPEG to 224 pixels.
 DECODE_S = 0.0027
 DECODE_S_PER_MB = 0.0070
-# Measured beside it: ViT-B-32's image tower, float32, batches of 32, one thread.
+# Measured in the same run: ViT-B-32's image tower, float32, batches of 32, one thread.
 CPU_ENCODE_GFLOPS = 92.0
-# Measured against a loopback endpoint, whose share is in it: 1,000 objects read in a second by two cores.
+# Measured against an endpoint on the same machine, whose CPU time is included: 1,000 objects/s on two cores.
 FETCH_S = 0.002
-# Measured: `batching` of benchmarks/out/results.json, searches/s of a replica with one core, no text sent twice.
+# Measured (`batching` in benchmarks/out/results.json): searches/s of a replica with one core, each text new.
 REPLICA_QPS = 45.0
-# Measured: points of 512 dimensions that one core of a job sends by REST.
+# Measured: points/s of 512 dimensions that one core of a job sends by REST.
 WRITTEN_POINTS_PER_S = 20_000.0
 
-# Published by NVIDIA (docs/scaling.md says where): TFLOP/s of the tensor cores in half precision, dense. The price of
-# an hour, on demand in a cloud, is an assumption.
+# Published by NVIDIA (sources in docs/scaling.md): dense half-precision TFLOP/s of the tensor cores. The on-demand
+# price per hour is an assumption.
 GPUS = {
     "T4": (65.0, 0.53),
     "L4": (121.0, 0.80),
@@ -43,7 +43,7 @@ GPUS = {
     "H100": (989.0, 6.90),
     "H200": (989.0, 7.90),
 }
-# Published by AWS for S3 Standard in us-east-1: dollars for 1,000 requests, and GETs a second for one prefix.
+# Published by AWS for S3 Standard in us-east-1: dollars per 1,000 requests, and GETs per second per prefix.
 S3_GET_PRICE, S3_LIST_PRICE, S3_GETS_PER_S = 0.0004, 0.005, 5500
 LISTED_PER_REQUEST = 1000
 # Published by Qdrant: the lowest level of a graph has 2m links of 4 bytes each, m is 16; the levels above add
@@ -66,7 +66,7 @@ SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of an estimate: its value, and what it is based on."""
+    """One figure of an estimate: its value, and its basis."""
 
     part: str
     what: str
@@ -78,7 +78,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The input of an estimate; defaults that the user did not choose are assumptions."""
+    """An estimate, from its inputs. Defaults that the user did not set are assumptions."""
 
     images: int
     model: ModelSpec
@@ -100,7 +100,7 @@ class Estimate:
 
     @property
     def gflops(self) -> float:
-        """Of one image through the image tower, two for each multiply-add."""
+        """GFLOP of one image in the image tower, counting a multiply-add as two operations."""
         layers, width, patch, ratio = TOWERS[_tower(self.model) or ""]
         side = (self.model.image_size or 0) // patch
         tokens = side * side + 1
@@ -108,7 +108,7 @@ class Estimate:
         return 2 * (layers * layer + side * side * 3 * patch * patch * width) / 1e9
 
     def lines(self) -> Iterator[Line]:
-        """All figures."""
+        """Yield all figures."""
         yield from self._encoding()
         yield from self._bucket()
         yield from self._qdrant()
@@ -124,7 +124,7 @@ class Estimate:
             rate = GPUS[self.gpu][0] * 1000 * self.utilisation / self.gflops
             basis, how = "assumed", f"{self.utilisation:.0%} of {GPUS[self.gpu][0]:g} published TFLOP/s"
         one = "core" if self.gpu == "none" else self.gpu
-        yield Line("index", f"images a second of one {one}", rate, "1/s", basis, how)
+        yield Line("index", f"images per second of one {one}", rate, "1/s", basis, how)
         work_h = self.images / rate / 3600
         yield Line("index", f"encoding, {one} hours", work_h, "h", "arithmetic", "images / rate")
         encoders = math.ceil(work_h / self.hours)
@@ -139,17 +139,24 @@ class Estimate:
         writers = self.images / self.hours / 3600 / WRITTEN_POINTS_PER_S
         yield Line("index", "cores that write points", writers, "", "measured", f"{WRITTEN_POINTS_PER_S:,.0f}/s each")
         price = cpu_h * self.vcpu_price + work_h * (self.vcpu_price if self.gpu == "none" else self.gpu_price)
-        prices = f"${self.vcpu_price:g} a core hour" + (
-            "" if self.gpu == "none" else f", ${self.gpu_price:g} a GPU hour"
+        prices = f"${self.vcpu_price:g} per core hour" + (
+            "" if self.gpu == "none" else f", ${self.gpu_price:g} per GPU hour"
         )
         yield Line("index", "machines, once", price, "$", "assumed", f"{prices}; spot is less")
 
     def _bucket(self) -> Iterator[Line]:
         lists = math.ceil(self.images / LISTED_PER_REQUEST)
         yield Line("S3", "LIST requests of a run", lists, "", "arithmetic", f"{LISTED_PER_REQUEST:,} keys each")
-        yield Line("S3", "GET requests of a first run", self.images, "", "arithmetic", "one an image; reruns: changes")
+        yield Line(
+            "S3",
+            "GET requests of a first run",
+            self.images,
+            "",
+            "arithmetic",
+            "one per image; later runs: only changes",
+        )
         read = self.images * self.image_mb / 1e6
-        yield Line("S3", "read by a first run", read, "TB", "arithmetic", "free within a region, not through a NAT")
+        yield Line("S3", "read by a first run", read, "TB", "arithmetic", "free within a region, except through a NAT")
         first = self.images / 1000 * S3_GET_PRICE + lists / 1000 * S3_LIST_PRICE
         yield Line("S3", "first run", first, "$", "published", f"${S3_GET_PRICE} and ${S3_LIST_PRICE} for 1,000")
         yield Line("S3", "run that finds nothing new", lists / 1000 * S3_LIST_PRICE, "$", "published", "LIST alone")
@@ -166,31 +173,31 @@ class Estimate:
         resident = vectors * (small or full) + vectors * GRAPH_BYTES + self.images * self.index_bytes
         held = "float32" if self.quantization == "none" else self.quantization
         each = f"{held} {small or full:g} B, graph {GRAPH_BYTES:g} B"
-        how = f"{each} a vector; {self.index_bytes:g} B a point"
+        how = f"{each} per vector; {self.index_bytes:g} B per point"
         yield Line("Qdrant", "memory of one copy", resident * self.headroom / 1e9, "GB", "assumed", how)
         disk = vectors * (full + small + GRAPH_BYTES) + self.images * (self.index_bytes + self.payload_bytes)
-        how = f"float32 {full} B a vector besides, payload {self.payload_bytes:g} B a point"
+        how = f"plus float32 {full} B per vector, payload {self.payload_bytes:g} B per point"
         yield Line("Qdrant", "disk of one copy", disk * self.headroom / 1e9, "GB", "assumed", how)
         memory, space = (one * self.headroom * self.copies / 1e9 for one in (resident, disk))
-        yield Line("Qdrant", f"memory of {self.copies} copies", memory, "GB", "arithmetic", "on as many nodes at least")
-        yield Line("Qdrant", "memory during a re-index", 2 * memory, "GB", "arithmetic", "two collections stand")
-        yield Line("Qdrant", "disk during a re-index", 2 * space, "GB", "arithmetic", "two collections stand")
+        yield Line("Qdrant", f"memory of {self.copies} copies", memory, "GB", "arithmetic", "on at least as many nodes")
+        yield Line("Qdrant", "memory during a re-index", 2 * memory, "GB", "arithmetic", "two collections exist")
+        yield Line("Qdrant", "disk during a re-index", 2 * space, "GB", "arithmetic", "two collections exist")
         price = memory * self.memory_price + 2 * space * self.disk_price
-        how = f"${self.memory_price:g} a GB of memory, ${self.disk_price:g} of disk, disk for two"
-        yield Line("Qdrant", "a month", price, "$", "assumed", how)
+        how = f"${self.memory_price:g} per GB of memory, ${self.disk_price:g} per GB of disk (for two)"
+        yield Line("Qdrant", "per month", price, "$", "assumed", how)
 
     def _service(self) -> Iterator[Line]:
-        # Batches absorb a short burst, but not a queue that never empties.
+        # Batching absorbs a short burst, but not a constant overload.
         replicas = max(2, math.ceil(self.qps / (0.7 * REPLICA_QPS)))
-        how = f"{REPLICA_QPS:g}/s a core with ViT-B-32, 70 % busy, two at least"
-        yield Line("service", f"replicas for {self.qps:g} searches a second", replicas, "", "measured", how)
-        yield Line("service", "a month", replicas * 730 * self.vcpu_price, "$", "assumed", "a core a replica")
+        how = f"{REPLICA_QPS:g}/s a core with ViT-B-32, 70 % busy, at least two"
+        yield Line("service", f"replicas for {self.qps:g} searches per second", replicas, "", "measured", how)
+        yield Line("service", "per month", replicas * 730 * self.vcpu_price, "$", "assumed", "one core per replica")
 
 
 def quantity(text: str) -> int:
     """`100M` → 100,000,000; also `2.5k`, `1B`, `250_000`. Raises `ValueError`."""
     if not (match := re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", text.replace("_", "").replace(",", "").upper())):
-        raise ValueError(f"{text!r} is not a number as 250000, 100k, 2.5M or 1B")
+        raise ValueError(f"{text!r} is not a number like 250000, 100k, 2.5M or 1B")
     value = float(match[1]) * SUFFIXES[match[2]]
     if value < 1 or value != int(value):
         raise ValueError(f"{text!r} is not a whole number of at least 1")
@@ -207,7 +214,7 @@ def _quantity(text: Any) -> int:
 def _gpu(text: str) -> str:
     kinds = {kind.lower(): kind for kind in (*GPUS, "none")}
     if text.lower() not in kinds:
-        raise typer.BadParameter(f"{text!r} is not known; there are {', '.join(kinds.values())}.")
+        raise typer.BadParameter(f"{text!r} is not known; choose from {', '.join(kinds.values())}.")
     return kinds[text.lower()]
 
 
@@ -237,10 +244,13 @@ def _headroom(text: Any) -> float:
 
 def size_command(
     images: Annotated[
-        int, typer.Option(metavar="N", help="Images, as 100k, 2.5M or 1B.", parser=_quantity, show_default=False)
+        int,
+        typer.Option(
+            metavar="N", help="Number of images, such as 100k, 2.5M or 1B.", parser=_quantity, show_default=False
+        ),
     ],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Model, as 'viewfinder models' lists it.", parser=model_name)
+        str, typer.Option(metavar="NAME", help="Model, from 'viewfinder models'.", parser=model_name)
     ] = "ViT-B-32::openai",
     gpu: Annotated[str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=_gpu)] = "L4",
     hours: Annotated[float, typer.Option(metavar="H", help="Time for the first run.", parser=_positive)] = 24.0,
@@ -249,7 +259,7 @@ def size_command(
     quantization: Annotated[Quantization, typer.Option(help="Format of vectors in Qdrant's memory.")] = "none",
     copies: Annotated[int, typer.Option(metavar="N", help="Qdrant's replication factor.", parser=whole(1))] = 2,
     qps: Annotated[
-        float, typer.Option(metavar="N", help="Searches a second, each with a new text.", parser=_positive)
+        float, typer.Option(metavar="N", help="Searches per second, each with a new text.", parser=_positive)
     ] = 20.0,
     utilisation: Annotated[
         float, typer.Option(metavar="R", help="Share of the GPU's peak.", parser=_share_above_0)
@@ -315,13 +325,14 @@ def _sized_model(name: str) -> ModelSpec:
     if _tower(model) is None or not model.dimension or not model.image_size:
         sizes = [known for known, spec in REGISTRY.items() if _tower(spec)]
         raise typer.BadParameter(
-            f"the size of {model.name!r} is not known; take the nearest of {', '.join(sizes)}.", param_hint="'--model'"
+            f"the size of {model.name!r} is not known; use the most similar of {', '.join(sizes)}.",
+            param_hint="'--model'",
         )
     return model
 
 
 def _tower(model: ModelSpec) -> str | None:
-    """The image tower in TOWERS; the longest name that the architecture's name holds."""
+    """The image tower in TOWERS: the longest name contained in the architecture's name."""
     held = [name for name in TOWERS if re.search(rf"(^|-){re.escape(name)}(-|$)", model.arch)]
     return max(held, key=len, default=None)
 

@@ -1,4 +1,4 @@
-"""`viewfinder status`: what a service searches, and the collections of an index in the store."""
+"""`viewfinder status`: the collection that a service searches, and the collections in the store."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -23,8 +23,8 @@ def status_command(
 ) -> None:
     """Show the index: model, collections, number of points.
 
-    With --server or VIEWFINDER_SERVER, shows what that service searches. Otherwise shows the collections in the store,
-    and what a service on this machine searches.
+    With --server or VIEWFINDER_SERVER, shows the collection of that service. Otherwise shows the collections in the
+    store, and the collection of a service on this machine.
     """
     settings = Settings.load(config=config, server=server, index=index)
     named = "server" in settings.model_fields_set
@@ -46,7 +46,7 @@ def status_command(
 
 
 def _stats(settings: Settings, *, required: bool) -> Stats | None:
-    """What the service searches; None where there is no service or, unless `required`, no index yet."""
+    """The stats of the service; None without a service or, unless `required`, without an index."""
     client = find_service(settings)
     if client is None:
         return None

@@ -1,4 +1,4 @@
-"""`viewfinder takedown` and `viewfinder restore`: take images out of the index, and let them come back."""
+"""`viewfinder takedown` and `viewfinder restore`: take images down, and lift takedowns."""
 
 import sys
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ def takedown_command(
 ) -> None:
     """Take an image out of the index and keep it out.
 
-    Later runs leave it out; its file stays. A service needs an admin key in VIEWFINDER_API_KEY. Without a service the
-    store is changed directly.
+    Later runs skip it; the file itself is not touched. A service needs an admin key in VIEWFINDER_API_KEY. Without a
+    service, the store is changed directly.
     """
     image_id(subject)  # refused before anything is opened
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
@@ -53,11 +53,9 @@ def takedown_command(
     if as_json:
         output.print_json(asdict(removal))
     elif removal.removed:
-        output.print_text(f"{name} is taken down; later runs leave it out. To undo: viewfinder restore {removal.id}")
+        output.print_text(f"{name} is taken down; later runs skip it. To undo: viewfinder restore {removal.id}")
     else:
-        output.print_text(
-            f"{name} was not in the index; later runs leave it out. To undo: viewfinder restore {removal.id}"
-        )
+        output.print_text(f"{name} was not in the index; later runs skip it. To undo: viewfinder restore {removal.id}")
 
 
 def restore_command(
@@ -69,8 +67,8 @@ def restore_command(
 ) -> None:
     """End the takedown of an image.
 
-    The next run of 'viewfinder index' brings the image back. A service needs an admin key in VIEWFINDER_API_KEY.
-    Without a service the store is changed directly.
+    The next run of 'viewfinder index' adds the image again. A service needs an admin key in VIEWFINDER_API_KEY.
+    Without a service, the store is changed directly.
     """
     image_id(subject)
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
@@ -78,9 +76,9 @@ def restore_command(
     if as_json:
         output.print_json(asdict(restoration))
     elif restoration.restored:
-        output.print_text(f"The takedown of {subject} is lifted; the next run of 'viewfinder index' brings it back.")
+        output.print_text(f"The takedown of {subject} is lifted; the next run of 'viewfinder index' adds it again.")
     else:
-        output.print_text(f"{subject} was not taken down; nothing has changed.")
+        output.print_text(f"{subject} was not taken down; nothing to do.")
 
 
 class _Takedowns(Protocol):
@@ -92,7 +90,7 @@ class _Takedowns(Protocol):
 
 
 class _ThroughService:
-    """Takedowns by a service, with its admin key."""
+    """Takedowns through a service, with its admin key."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -122,7 +120,7 @@ class _InStore:
 
     def take_down(self, subject: str) -> Removal:
         id_ = image_id(subject)
-        # The canonical form, as points have it; of an id alone the store may know the URI.
+        # Canonical, as in points. For a bare id, only the store may know the URI.
         uri = self.uri(subject) or ("" if subject.lower() == id_ else canonical_uri(subject))
         held = self._store.take_down(self._index, {id_: uri})
         return Removal(id=id_, uri=uri, removed=id_ in held)
@@ -136,7 +134,7 @@ class _InStore:
 
 @contextmanager
 def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
-    """Through the service where there is one, else in the store itself."""
+    """Takedowns through a service if there is one, else in the store."""
     if (client := find_service(settings)) is not None:
         with client:
             yield _ThroughService(client)

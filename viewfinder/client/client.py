@@ -1,6 +1,6 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results.
 
-Both run the calls of `viewfinder.client.protocol.Service`, which builds requests, parses answers and decides on
+Both run the calls of `viewfinder.client.protocol.Service`, which builds requests, parses answers and decides about
 retries.
 """
 
@@ -43,7 +43,7 @@ Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 
 class _AnyClient(Generic[Http]):
-    """Construction of both clients."""
+    """Constructor of both clients."""
 
     _transport: type[Http]
     _draw: Draw = staticmethod(random.uniform)
@@ -56,21 +56,21 @@ class _AnyClient(Generic[Http]):
 
     @classmethod
     def of(cls, settings: "Settings", *, timeout_s: float = 30.0, retries: int = 3) -> Self:
-        """A client of the service that the settings name (`VIEWFINDER_SERVER`), with their API key."""
+        """A client of the service in the settings (`VIEWFINDER_SERVER`), with their API key."""
         api_key = settings.api_key.get_secret_value() if settings.api_key else None
         return cls(settings.server, api_key=api_key, timeout_s=timeout_s, retries=retries)
 
 
 class Client(_AnyClient[httpx.Client]):
-    """A client of one service, safe to share between threads. Close it after use, best by `with`.
+    """A client of one service, safe to share between threads. Use it in a `with` statement, or close it.
 
-    `timeout_s` limits a call with its pauses and retries; if a call takes several requests, it limits each of them. A
-    request is retried up to `retries` times after a lost connection or status 429, 502, 503 or 504, with growing random
-    pauses that are never shorter than the service's `Retry-After`.
+    `timeout_s` limits each request of a call, including its pauses and retries. A request is retried up to `retries`
+    times after a lost connection or status 429, 502, 503 or 504, with growing random pauses of at least the service's
+    `Retry-After`.
 
-    An image to search by is the path of a file or its bytes; an image of the index is an id, URI or absolute path.
-    Every method raises `ServiceUnavailableError` if the service cannot be reached or does not answer in time,
-    `ServiceError` if it refuses, and `ConfigurationError` for a file that cannot be read or an invalid id.
+    A query image is the path of a file or its bytes; an image of the index is an id, URI or absolute path. Every method
+    raises `ServiceUnavailableError` if the service cannot be reached or does not answer in time, `ServiceError` if it
+    refuses, and `ConfigurationError` for a file that cannot be read or an invalid id.
     """
 
     _transport = httpx.Client
@@ -80,7 +80,7 @@ class Client(_AnyClient[httpx.Client]):
         return self._run(self._service.search(search_request(text, request)))
 
     def search_pages(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> Iterator[SearchResult]:
-        """Search page by page, `limit` hits each, to the last hit; no image comes twice.
+        """Yield pages of `limit` hits up to the last hit; every image appears once.
 
         Raises `ServiceError` with the code `collection_gone` if the index was rebuilt between two pages.
         """
@@ -93,18 +93,18 @@ class Client(_AnyClient[httpx.Client]):
     def search_batch(
         self, searches: Iterable[str | SearchRequest], **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
-        """One result for each search, in order; every 64 are one request, encoded and searched together.
+        """One result for each search, in order. Up to 64 searches share a request and are encoded together.
 
-        A search is a text or `{"image": "cat.jpg", "limit": 3}`; `options` apply where a search does not set them.
+        A search is a text or `{"image": "cat.jpg", "limit": 3}`. `options` are defaults for all searches.
         """
         return self._run(self._service.search_batch(search_request(each, options) for each in searches))
 
     def search_many(
         self, searches: Iterable[str | SearchRequest], *, concurrency: int = 8, **options: Unpack[SearchOptions]
     ) -> Iterator[SearchResult]:
-        """Like `search_batch`, with one request for each search; yields results as they come, in order.
+        """Like `search_batch`, but with one request per search, `concurrency` at a time. Yields results in order.
 
-        `searches` may be endless. The error of a search is raised in its place.
+        `searches` may be endless. The error of a search is raised at its position.
         """
         _check_concurrency(concurrency)
         pending: deque[Future[SearchResult]] = deque()
@@ -139,7 +139,7 @@ class Client(_AnyClient[httpx.Client]):
         return self._run(self._service.image(subject))
 
     def content(self, subject: str, width: int | None = None) -> bytes:
-        """The file of an image of the index or, with `width` (16 to 2048 pixels), a smaller copy."""
+        """The file of an image of the index or, with `width` (16 to 2048 pixels), a thumbnail."""
         return self._run(self._service.content(subject, width))
 
     def facets(self, field: str, limit: int | None = None, filter: Mapping[str, Any] | None = None) -> Facets:
@@ -151,11 +151,11 @@ class Client(_AnyClient[httpx.Client]):
         return self._run(self._service.models())
 
     def take_down(self, subject: str) -> Removal:
-        """Take an image out of the index and keep it out of later runs; needs an admin key. Idempotent."""
+        """Take an image out of the index and keep later runs from adding it; needs an admin key. Idempotent."""
         return self._run(self._service.take_down(subject))
 
     def restore(self, subject: str) -> Restoration:
-        """End the takedown of an image, which the next index run then adds again; needs an admin key."""
+        """Lift the takedown of an image, so that the next index run adds it again; needs an admin key."""
         return self._run(self._service.restore(subject))
 
     def takedowns(self) -> list[Takedown]:
@@ -203,7 +203,7 @@ class Client(_AnyClient[httpx.Client]):
                 body = bytearray()
                 for chunk in response.iter_bytes():
                     body += chunk
-                    # httpx limits each read, not their sum.
+                    # httpx limits the time of each read, not their total.
                     if time.monotonic() > deadline:
                         return httpx.ReadTimeout("the answer did not end in time")
                 return Response(response.status_code, response.headers, bytes(body))
@@ -212,9 +212,9 @@ class Client(_AnyClient[httpx.Client]):
 
 
 class AsyncClient(_AnyClient[httpx.AsyncClient]):
-    """`Client` for asyncio: the same calls, awaited. Close it with `aclose`, best by `async with`.
+    """`Client` for asyncio, with the same calls. Use it in an `async with` statement, or close it with `aclose`.
 
-    Files are read in the event loop's thread; pass bytes where that takes too long.
+    Files are read in the event loop's thread; pass bytes if that takes too long.
     """
 
     _transport = httpx.AsyncClient
@@ -244,7 +244,7 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
     ) -> AsyncGenerator[SearchResult, None]:
         """As `Client.search_many`.
 
-        Close it when leaving the loop early: `async with contextlib.aclosing(client.search_many(...)) as results`.
+        To leave the loop early: `async with contextlib.aclosing(client.search_many(...)) as results`.
         """
         _check_concurrency(concurrency)
         pending: deque[asyncio.Task[SearchResult]] = deque()

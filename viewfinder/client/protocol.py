@@ -1,4 +1,4 @@
-"""The protocol of the search service: requests, answers, errors and retries, without sending anything."""
+"""The protocol of the search service: requests, answers, errors and retries, without I/O."""
 
 import json
 import logging
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SERVER = "http://localhost:8000"
 
-# Maximum texts and images in one request, and their maximum size in bytes.
+# Maximum number of texts and images in one request, and their maximum size in bytes.
 MAX_BATCH = 64
 _MAX_BATCH_BYTES = 8 * 1024**2
 _TAKEDOWNS_PER_PAGE = 1000
 
 T = TypeVar("T")
 
-# HTTP statuses worth retrying: the service is full or has no index yet, or its proxy finds no replica for a moment.
+# HTTP statuses worth retrying: the service is overloaded or has no index yet, or its proxy has no replica right now.
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S = 0.2
 _MAX_PAUSE_S = 10.0
@@ -98,7 +98,7 @@ Draw: TypeAlias = Callable[[float, float], float]
 
 
 class Service:
-    """The calls of both clients, as generators that a client runs."""
+    """The calls of both clients, as generators that the client runs."""
 
     def __init__(
         self, server: str, api_key: str | None, timeout_s: float, retries: int, draw: Draw = random.uniform
@@ -112,12 +112,14 @@ class Service:
         self._headers = {"user-agent": f"viewfinder/{__version__}"}
         if api_key is not None:
             if not (api_key and api_key.isascii() and api_key.isprintable()):
-                raise ConfigurationError("The API key is empty or has characters that an HTTP header cannot carry.")
+                raise ConfigurationError(
+                    "The API key is empty, or has characters that are not allowed in an HTTP header."
+                )
             if _is_unencrypted(self._url):
-                logger.warning("The API key goes to %s unencrypted; use https.", self._public_url)
+                logger.warning("The API key is sent to %s unencrypted; use https.", self._public_url)
             self._headers["authorization"] = f"Bearer {api_key}"
 
-    # All are generators, so that a wrong argument raises where the answer is awaited.
+    # All are generators, so that a wrong argument raises when the client runs the call.
 
     def search(self, request: SearchRequest) -> Call[SearchResult]:
         return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", _json(search_body(request))))
@@ -137,7 +139,7 @@ class Service:
             part = yield from self._request(_EMBEDDINGS, "POST", "/v1/embed", content)
             joined = part if joined is None else _join(joined, part)
         if joined is None:
-            raise ConfigurationError("There is nothing to embed: neither texts nor images.")
+            raise ConfigurationError("Nothing to embed: pass texts or images.")
         return joined
 
     def rank(
@@ -212,7 +214,7 @@ class Service:
         except ValidationError as error:
             raise ServiceError(
                 "no_viewfinder",
-                f"{self._public_url}{path.partition('?')[0]} was not answered by a viewfinder of this version.",
+                f"{self._public_url}{path.partition('?')[0]} is not a viewfinder service of this version.",
                 "Check the address.",
                 answer.headers.get("x-request-id", ""),
             ) from error
@@ -220,13 +222,13 @@ class Service:
     def _send(
         self, method: str, path: str, content: bytes | None = None, *, retries: int | None = None
     ) -> Call[Response]:
-        """Send one request, with retries; the response with status 200.
+        """Send one request, with retries, and return the response with status 200.
 
-        Every request may be repeated, also when the answer to a successful one is lost: all POSTs only read, and a
-        repeated DELETE changes nothing more.
+        Every request is safe to repeat, even if the answer to a successful one is lost: all POSTs only read, and DELETE
+        is idempotent.
         """
         retries = self._retries if retries is None else retries
-        request_id = uuid.uuid4().hex  # the same for all attempts, so that the service's log shows one call
+        request_id = uuid.uuid4().hex  # the same for all attempts, so that the service's log shows them as one call
         headers = {**self._headers, "x-request-id": request_id}
         if content is not None:
             headers["content-type"] = "application/json"
@@ -250,19 +252,21 @@ class Service:
         tried = f", tried {attempts} times" if attempts > 1 else ""
         if isinstance(answer, httpx.TimeoutException):
             message = f"The service at {self._public_url} did not answer within {self._timeout_s:g} s{tried}."
-            return ServiceUnavailableError("timeout", message, "Is it overloaded?", request_id)
+            return ServiceUnavailableError(
+                "timeout", message, "It may be overloaded; try again, or allow more time.", request_id
+            )
         if isinstance(answer, httpx.RequestError):
             reason = str(answer) or type(answer).__name__
             return ServiceUnavailableError(
                 "unreachable",
                 f"The service at {self._public_url} cannot be reached{tried}: {reason}.",
-                "Start it with 'viewfinder serve', or give another address.",
+                "Start it with 'viewfinder serve', or use another address.",
             )
         kind = ServiceUnavailableError if answer.status in _RETRYABLE else ServiceError
         try:
             refusal = _ERROR.validate_json(answer.content).error
         except ValidationError:
-            # A proxy in front of the service, or another program.
+            # From a proxy in front of the service, or from another program.
             message = f"{self._public_url} answered with status {answer.status}{tried}."
             hint = "Check the address." if answer.status < 500 else "Try again shortly."
             return kind(f"http_{answer.status}", message, hint, request_id, answer.status)
@@ -303,21 +307,21 @@ def _json(document: object) -> bytes:
 
 
 def _iso(value: object) -> str:
-    """Encode dates in filters as the service expects them."""
+    """Encode dates in filters as ISO 8601."""
     if isinstance(value, (date, datetime)):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} cannot be sent to a service: {value!r}")
 
 
 def _join(whole: Embeddings, part: Embeddings) -> Embeddings:
-    """Join the answers of two requests."""
+    """Merge the answers of two requests."""
     if part.fingerprint != whole.fingerprint:
         raise ServiceUnavailableError(
             "model_changed",
             f"The service changed from model {whole.model!r} to {part.model!r} between two requests of this call.",
             "Embed everything again: vectors of two models cannot be compared.",
         )
-    # The service numbers the texts of one request.
+    # The service numbers the texts within one request.
     warnings = tuple(f"{warning} (Numbers start after text {len(whole.texts)}.)" for warning in part.warnings)
     return replace(
         whole,
@@ -332,9 +336,9 @@ def _one_each(items: Iterable[T]) -> Iterator[tuple[T, int]]:
 
 
 def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
-    """JSON objects with the items under `name`, each within the limits of one request.
+    """Yield JSON objects with the items under `name`, each within the limits of one request.
 
-    Each item comes with the number of inputs that it makes the service encode.
+    `items` are pairs of an item and the number of inputs that the service encodes for it.
     """
     batch: list[bytes] = []
     count = size = 0
@@ -360,13 +364,13 @@ def _path(path: str, **parameters: str | int | None) -> str:
 
 
 def _is_unencrypted(url: str) -> bool:
-    """True if other machines can read what is sent to this address."""
+    """True if requests to this address leave the machine unencrypted."""
     host = httpx.URL(url).host
     return url.startswith("http://") and not (host in ("localhost", "::1") or host.startswith("127."))
 
 
 def _parse_server(server: str) -> tuple[str, str]:
-    """The address for requests, and the one for messages, without a password."""
+    """The address for requests, and the address without user and password for messages."""
     try:
         url = httpx.URL(server.rstrip("/"))
     except httpx.InvalidURL as error:
@@ -379,7 +383,7 @@ def _parse_server(server: str) -> tuple[str, str]:
 
 
 def _pause_s(attempts: int, answer: Answer, draw: Draw) -> float:
-    """A pause with full jitter, so that clients do not return all at once, and not below the service's Retry-After."""
+    """A pause with full jitter, so that clients do not retry in step, and of at least the service's Retry-After."""
     ceiling_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
     minimum_s = _retry_after_s(answer.headers.get("retry-after", "")) if isinstance(answer, Response) else 0.0
     return max(draw(0.0, ceiling_s), minimum_s)
@@ -390,5 +394,5 @@ def _retry_after_s(text: str) -> float:
         return float(text)
     try:
         return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):  # absent, or neither seconds nor a date with its zone
+    except (TypeError, ValueError):  # missing, or neither seconds nor a date with a time zone
         return 0.0

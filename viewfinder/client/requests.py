@@ -1,4 +1,4 @@
-"""Search requests, and their form in JSON."""
+"""Search requests, and their conversion to JSON."""
 
 import base64
 import math
@@ -20,37 +20,37 @@ ImageInput: TypeAlias = str | os.PathLike[str] | bytes
 
 
 class SearchOptions(TypedDict, total=False):
-    """The options of a search; None leaves the default of the service."""
+    """The options of a search; None means the default of the service."""
 
     target: Target | None  # compare with the images ("image", the default), with their captions, or with both
     rank: Rank | None  # order by the model ("clip", the default), by the words of the captions, or by both
-    weights: Mapping[str, float] | None  # of the hybrid rank: {"clip": 1, "words": 1}
+    weights: Mapping[str, float] | None  # for rank "hybrid": {"clip": 1, "words": 1}
     limit: int | None  # maximum number of hits, 1 to 200; default 10
-    offset: int | None  # number of best hits to leave out; default 0
-    cursor: str | None  # of the previous page, instead of an offset
+    offset: int | None  # number of best hits to skip; default 0
+    cursor: str | None  # from the previous page, instead of an offset
     filter: Mapping[str, Any] | None  # conditions on the payload: {"width": {"gte": 800}}
-    score_threshold: float | None  # leave out hits with a lower cosine; not with words or hybrid rank
-    diversity: float | None  # how much hits differ from each other, 0 to 1; default 0
+    score_threshold: float | None  # skip hits with a lower cosine; not with rank "words" or "hybrid"
+    diversity: float | None  # variety among the hits, 0 to 1; default 0
     group_by: str | None  # payload field whose values group the hits
     group_size: int | None  # hits in each group, 1 to 10; default 3
 
 
 class SearchRequest(SearchOptions, total=False):
-    """A search: exactly one of text, image, image_url, id, vector and queries, and options."""
+    """A search: exactly one of text, image, image_url, id, vector and queries, plus options."""
 
     text: str | None
     image: ImageInput | None
     image_url: str | None  # public address; the service must be allowed to fetch it
-    id: str | None  # of an image of the index, or its URI
+    id: str | None  # id or URI of an image of the index
     vector: Iterable[float] | None  # as many numbers as the model's dimension
     queries: "Sequence[Part] | None"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """One part of a query that combines several: a text, image, address, id or vector.
+    """One part of a combined query: a text, image, address, id or vector.
 
-    A negative weight searches away from it: `[Part(text="a dog"), Part(text="grass", weight=-0.5)]`.
+    A negative weight moves the query away from the part: `[Part(text="a dog"), Part(text="grass", weight=-0.5)]`.
     """
 
     text: str | None = None
@@ -64,11 +64,11 @@ class Part:
         given = [each.name for each in fields(self) if each.name != "weight" and getattr(self, each.name) is not None]
         if len(given) != 1:
             kinds = ", ".join(each.name for each in fields(self) if each.name != "weight")
-            raise ConfigurationError(f"A part of a query is exactly one of {kinds}, not {given or 'none of them'}.")
+            raise ConfigurationError(f"A part of a query needs exactly one of {kinds}, not {given or 'none of them'}.")
 
 
 def search_request(query: str | SearchRequest | None, options: Mapping[str, Any]) -> SearchRequest:
-    """A text or a request, completed by options that it does not set itself."""
+    """A request from a text or a request, with `options` as defaults."""
     given: Mapping[str, Any] = {"text": query} if isinstance(query, str) else query or {}
     return cast(SearchRequest, {**options, **given})
 
@@ -114,7 +114,7 @@ def image_id(subject: str) -> str:
         return str(uuid.UUID(subject))
     except ValueError:
         pass
-    # Anything else would be read as a relative path, and a mistyped id as the path of an unknown image.
+    # A relative path is not accepted, so that a mistyped id is not taken for one.
     if "://" in subject or subject.startswith("/"):
         return point_id(canonical_uri(subject))
     raise ConfigurationError(f"{subject!r} is neither an id, a URI (s3://BUCKET/KEY) nor an absolute path.")
@@ -140,11 +140,11 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _numbers(vector: Iterable[float]) -> list[float]:
-    """A list of floats from any sequence of numbers, numpy arrays and tensors included."""
+    """A list of floats from any sequence of numbers, including numpy arrays and tensors."""
     try:
         numbers = [float(number) for number in vector]
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"A vector is a flat sequence of numbers: {error}.") from error
+        raise ConfigurationError(f"A vector must be a flat sequence of numbers: {error}.") from error
     if not all(map(math.isfinite, numbers)):
         raise ConfigurationError("The vector contains numbers that are not finite.")
     return numbers

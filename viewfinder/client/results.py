@@ -1,6 +1,6 @@
-"""The answers of a search service as records: the service serializes them, and the client parses them.
+"""The answers of a search service as records, serialized by the service and parsed by the client.
 
-A field that a newer service adds is ignored.
+Unknown fields from a newer service are ignored.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ Caption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One image that was found."""
+    """One image found."""
 
     id: Annotated[str, Field(description="Point id: UUIDv5 of the URI, the same in every collection.")]
     score: Annotated[

@@ -34,16 +34,16 @@ _PATHS_SHOWN = 20
 
 
 class ImageSearchEngine:
-    """Indexes and searches images. Use it in a `with` statement, or close it after use.
+    """Index and search images. Use it in a `with` statement, or close it after use.
 
-    `mode="service"` asks the service at `server`, whose index is made by the index job. `mode="local"` needs neither
+    `mode="service"` uses the service at `server`; its index is built by the index job. `mode="local"` needs neither a
     service nor Ray: it opens the embedded store in `data_dir` (or uses the Qdrant server of the settings) and encodes
-    in this process. Without `model_name` it uses the model of `index`, and for a new index that of the settings.
-    Arguments that are not given come from the settings.
+    in this process. `model_name` defaults to the model of `index`, or for a new index to that of the settings. Other
+    arguments default to the settings.
 
-    Both modes answer the same searches with the same hits and refuse the same ones: local mode with `QueryError` and
-    `FilterError`, a service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package,
-    `StoreBusyError` if another program holds the store, and `ModelMismatchError` if `index` was made by another model.
+    Both modes return the same hits and refuse the same searches: local mode with `QueryError` or `FilterError`, a
+    service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package, `StoreBusyError`
+    if another program holds the store, and `ModelMismatchError` if `index` was built with another model.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class ImageSearchEngine:
         self._backend: _Backend
         if mode == "service":
             if (model_name, data_dir, index) != (None, None, None):
-                raise ConfigurationError("model_name, data_dir and index are for mode='local'; a service has its own.")
+                raise ConfigurationError(
+                    "model_name, data_dir and index are only for mode='local'; a service has its own."
+                )
             self._backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
         elif mode == "local":
             self._backend = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
@@ -69,13 +71,13 @@ class ImageSearchEngine:
     def index_directory(self, path: AnyPath, descriptions: Mapping[str, str] | None = None) -> "IndexResult":
         """Index all images under a directory or an `s3://` prefix; unchanged ones are skipped.
 
-        A key of `descriptions` is a URI, an absolute path, or a path relative to the directory. `target="caption"`
-        searches descriptions. Unreadable images are listed in the result, not raised.
+        A key of `descriptions` is a URI, an absolute path, or a path relative to the directory. Descriptions are
+        searched with `target="caption"`. Unreadable images are listed in the result and do not raise.
         """
         return self._backend.index_directory(path, descriptions or {})
 
     def index_images(self, paths: Iterable[AnyPath], descriptions: Mapping[str, str] | None = None) -> "IndexResult":
-        """Index single files. A key of `descriptions` is a path as given here, or its last part if that is unique.
+        """Index single files. A key of `descriptions` is one of `paths`, or its last part if that is unique.
 
         Raises `SourceError` if a file does not exist, before anything is indexed.
         """
@@ -83,7 +85,7 @@ class ImageSearchEngine:
         return self._backend.index_images(paths, descriptions or {})
 
     def search(self, text: str | None = None, /, top_k: int = 10, **request: Unpack[SearchRequest]) -> SearchResult:
-        """The images that match best, at most `top_k`.
+        """Find the `top_k` best matches.
 
         Takes the options of `Client.search` in both modes: `image=`, `image_url=`, `id=`, `vector=` or weighted
         `queries=` instead of a text; `target`, `rank`, `weights`, `filter`, `group_by`, `group_size`, `diversity`,
@@ -94,7 +96,7 @@ class ImageSearchEngine:
     def search_pages(
         self, text: str | None = None, /, top_k: int = 10, **request: Unpack[SearchRequest]
     ) -> Iterator[SearchResult]:
-        """All hits, in pages of `top_k`; no image comes twice."""
+        """Yield all hits in pages of `top_k`; every image appears once."""
         following: SearchRequest | None = _request(text, top_k, request)
         while following is not None:
             page = self._backend.search(following)
@@ -104,7 +106,7 @@ class ImageSearchEngine:
     def search_batch(
         self, searches: Iterable[str | SearchRequest], top_k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
-        """One result for each search, a text or a mapping as in `Client.search_batch`, in their order."""
+        """One result for each search, in order. A search is a text or a mapping as in `Client.search_batch`."""
         texts = [{"text": each} if isinstance(each, str) else each for each in searches]
         defaults = {"limit": top_k, **options}
         return self._backend.search_batch([cast(SearchRequest, {**defaults, **each}) for each in texts])
@@ -127,7 +129,7 @@ class ImageSearchEngine:
 def print_results(
     results: SearchResult | Iterable[SearchResult], console: Console | None = None, errors: Console | None = None
 ) -> None:
-    """Print hits as a table, one for each result of `search_batch`; warnings go to standard error."""
+    """Print each result as a table of hits, and warnings on standard error."""
     console, errors = console or Console(), errors or Console(stderr=True)
     for result in [results] if isinstance(results, SearchResult) else results:
         console.print(_table(result) if result.hits else "Nothing found.")
@@ -141,7 +143,7 @@ def _table(result: SearchResult) -> Table:
     groups = [([escape(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
     for name, hits in groups:
         for hit in hits:
-            # Rounded down, as on the page: 100% is above all unrelated pairs.
+            # Rounded down, so that 100% means a score above all unrelated pairs.
             relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
             size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
             table.add_row(*name, f"{hit.score:.3f}", relevance, escape(hit.uri), escape(hit.caption or ""), size)
@@ -163,7 +165,7 @@ class _Backend(Protocol):
 
 
 class _Remote:
-    """A running service. Its index is made by the index job, not through the service."""
+    """A running service. Its index is built by the index job, not through the service."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -205,15 +207,15 @@ def _use_the_job(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> C
     note = ""
     if len(paths) > _PATHS_SHOWN:
         command += ["--source", "images.csv"]
-        note = f"images.csv is a file with a column 'uri' that lists your {len(paths):,} paths."
+        note = f"images.csv is a file with your {len(paths):,} paths in a column 'uri'."
     else:
         for path in paths:
             text = str(path)
             command += ["--source", text if "://" in text else str(Path(text).expanduser().absolute())]
     if descriptions:
         command += ["--captions", "captions.json"]
-        note += " captions.json holds your descriptions as {path: text}."
+        note += " captions.json contains your descriptions as {path: text}."
     return ConfigurationError(
-        "A service does not index; run the index job next to it, in a checkout of viewfinder:\n"
+        "A service cannot index. Run the index job in a checkout of viewfinder:\n"
         f"  {shlex.join(command)}\n{note}".rstrip()
     )

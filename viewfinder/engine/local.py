@@ -1,6 +1,6 @@
-"""Indexing and searching in one process, without Ray: the engine's local mode.
+"""The engine's local mode: index and search in one process, without Ray.
 
-Points, failures and metadata are those that the job writes, so that either goes on where the other stopped.
+It writes the same points, failures and metadata as the job, so each can continue where the other stopped.
 """
 
 import functools
@@ -30,10 +30,10 @@ from viewfinder.store import Failure, Store, StoreAddress, connect, open_shared
 
 @dataclass(frozen=True, kw_only=True)
 class IndexResult:
-    """What one call of `index_directory` or `index_images` did: listed = unchanged + indexed + failed.
+    """The result of `index_directory` or `index_images`: listed = unchanged + indexed + failed.
 
-    The `taken_down` are included in the unchanged and stay out of the index. `failures` say which images are not in the
-    index and why; `unmatched` are the keys of descriptions that belong to none of the images.
+    `unchanged` includes the `taken_down`, which stay out of the index. `failures` are the images that could not be
+    indexed, with reasons. `unmatched` are the keys of `descriptions` that do not belong to any image.
     """
 
     listed: int
@@ -50,7 +50,7 @@ class IndexResult:
 
 
 class LocalIndex:
-    """One index of a store that this process asks directly; made by `LocalIndex.open`."""
+    """One index of a store that this process accesses directly; create it with `LocalIndex.open`."""
 
     def __init__(self, settings: Settings, model_name: str, store: Store, *, follow: bool) -> None:
         self._settings = settings
@@ -66,11 +66,11 @@ class LocalIndex:
 
     @classmethod
     def open(cls, settings: Settings, model_name: str | None) -> "LocalIndex":
-        """Open the store. The model is loaded, and fetched if need be, when it is first used."""
+        """Open the store. The model is loaded, and downloaded if necessary, on first use."""
         address = StoreAddress.of(settings)
         if model_name is not None:
-            find(model_name)  # a misspelled name is reported before the store is opened
-        store = open_shared(address) if address.url is None else connect(address)
+            find(model_name)  # report a misspelled name before opening the store
+        store = open_local(address) if address.url is None else connect(address)
         try:
             live = store.collections.live(settings.index)
             name = model_name or (live.metadata.model_name if live else settings.model)
@@ -105,7 +105,7 @@ class LocalIndex:
 
     def index_images(self, paths: Sequence[str | Path], descriptions: Mapping[str, str]) -> IndexResult:
         if not paths:
-            raise SourceError("There is no image to index: the list of paths is empty.")
+            raise SourceError("No images to index: the list of paths is empty.")
         with Objects(self._access) as objects:
             infos = [_stat(objects, uri) for uri in dict.fromkeys(canonical_uri(str(path)) for path in paths)]
 
@@ -155,7 +155,7 @@ def _stat(objects: Objects, uri: str) -> ObjectInfo:
 
 
 def _unique_names(uris: Iterable[str]) -> dict[str, str]:
-    """URIs by the last part of their path, of those whose last part no other has."""
+    """URIs by the last part of their path, for those whose last part is unique."""
     named: dict[str, list[str]] = defaultdict(list)
     for uri in uris:
         path = display_key(file_path(uri)) if uri.startswith("file://") else uri
@@ -164,5 +164,5 @@ def _unique_names(uris: Iterable[str]) -> dict[str, str]:
 
 
 def _nfc(name: str) -> str:
-    # macOS writes file names in another form than most people type.
+    # macOS stores file names in a different Unicode form than most keyboards produce.
     return unicodedata.normalize("NFC", name)

@@ -207,7 +207,7 @@ class _Reindex:
         if listed and failed / listed > self._options.max_failure_ratio:
             return (
                 f"{failed:,} of {listed:,} objects failed, more than --max-failure-ratio "
-                f"{self._options.max_failure_ratio:g} allows. All others are indexed; failures.jsonl lists the failed."
+                f"{self._options.max_failure_ratio:g} allows. All others are indexed; see failures.jsonl."
             )
         return None
 

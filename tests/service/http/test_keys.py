@@ -55,7 +55,7 @@ def test_settings_take_digests_with_and_without_scope() -> None:
         (f"{DIGEST}:root", "entry 1 of 1"),
         (f"{DIGEST[:-1]}", "entry 1 of 1"),
         (f"{DIGEST}:admin:admin", "entry 1 of 1"),
-        (f"{DIGEST},{DIGEST}:admin", "entry 2 of 2 has the digest of an earlier one"),
+        (f"{DIGEST},{DIGEST}:admin", "entry 2 of 2 repeats an earlier digest"),
     ],
 )
 def test_settings_refuse_an_invalid_digest_without_repeating_it(value: str, named: str) -> None:
