@@ -72,28 +72,20 @@ def index() -> None:
 def service() -> Iterator[str]:
     """Start the service on loopback; yield its address when it is ready for queries."""
     say("Starting the service (Ray Serve); this takes about twenty seconds")
-    import logging
-
-    from ray import serve
-
     from viewfinder.cluster.session import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.models.cpu import cpu_cores
-    from viewfinder.service.app import application
+    from viewfinder.service.serving import build, serving
     from viewfinder.settings import Settings
     from viewfinder.store import StoreAddress
 
     settings = Settings.load(port=free_port(Settings.load().port))
     cpus = max(MINIMUM_CPUS, cpu_cores())
-    with start_ray(
-        StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="warning"
-    ) as session:
+    with start_ray(StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False) as session:
         if not session.owned:
             raise ViewfinderError(f"Another program uses {settings.data_dir}, perhaps a second demo. Stop it first.")
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(http_options={"host": settings.host, "port": settings.port})
-        serve.run(application(settings), name="viewfinder", route_prefix="/")
-        yield f"http://{settings.host}:{settings.port}"
+        with serving(build(settings), settings.host, settings.port) as address:
+            yield address
 
 
 def show(address: str, query: str) -> None:

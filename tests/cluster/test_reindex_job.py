@@ -20,7 +20,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"{number:03}.jpg" for number in range(60)]
-UNREACHABLE = {"VIEWFINDER_QDRANT_URL": "http://127.0.0.1:9", "VIEWFINDER_QDRANT_RETRY_S": "0"}
 
 
 @pytest.fixture
@@ -100,31 +99,3 @@ def test_a_killed_job_leaves_a_working_index_and_a_rerun_completes_it(
 def written_to(qdrant: QdrantDouble, ending: str) -> int:
     """Number of batches of points written to the collection with this ending."""
     return sum(each.method == "PUT" and each.path.endswith(f"{ending}/points") for each in qdrant.requests)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("flags", "environment", "status", "said"),
-    [
-        (["--index", "nothing"], {}, 2, "viewfinder index"),
-        (["--model", "ViT-B-23::openai"], {}, 2, "ViT-B-32::openai"),
-        (["--rollback"], {}, 2, "no retired collection"),
-        (["--evaluation-set", "/no/such/file.jsonl"], {}, 2, "/no/such/file.jsonl"),
-        (["--dry-run"], UNREACHABLE, 1, "http://127.0.0.1:9"),
-    ],
-)
-def test_a_mistake_is_one_clear_message(
-    indexed: World,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    environment: dict[str, str],
-    status: int,
-    said: str,
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert main(flags) == status
-    error = capsys.readouterr().err
-    assert said in error[error.index("error: ") :]
-    assert "Traceback" not in error
