@@ -56,7 +56,7 @@ def url(qdrant: QdrantDouble, tiny_model: str, tmp_path: Path, temporary: Path) 
 
 
 def search_by_image(url: str) -> None:
-    body = {"image": base64.b64encode(picture(1)).decode()}
+    body = {"image": base64.b64encode(encoded_image(1)).decode()}
     assert httpx.post(f"{url}/v1/search", json=body, timeout=PATIENCE_S).status_code == 200
 
 

@@ -76,7 +76,7 @@ def test_every_broken_file_is_counted_and_not_fetched_again(world: World, qdrant
     broken = {
         "empty.jpg": b"",
         "text.jpg": b"this is not an image",
-        "cut.jpg": picture(2, (400, 400))[:900],
+        "cut.jpg": encoded_image(2, (400, 400))[:900],
         "page.html": b"<html><body>not here</body></html>",
         "huge.png": _bomb(),
     }

@@ -242,7 +242,7 @@ def test_a_short_outage_of_the_store_loses_nothing(world: World, qdrant: QdrantD
 
 @pytest.mark.chaos("Files", "images that crash, hang or swell their decoder, in the pipeline")
 def test_an_image_that_crashes_hangs_or_exhausts_its_decoder_fails_alone(world: World) -> None:
-    good = picture(1)
+    good = encoded_image(1)
     contents = {
         "0.jpg": b"chatter " + good,
         "1.jpg": b"signal 11",
@@ -346,7 +346,7 @@ def test_a_run_with_max_objects_does_not_replace_the_recorded_source(world: Worl
 
 
 def test_an_image_beyond_our_limits_is_retried_by_the_next_run(world: World) -> None:
-    (world.bucket / "wide.png").write_bytes(picture(1, (4000, 4000), "PNG"))
+    (world.bucket / "wide.png").write_bytes(encoded_image(1, (4000, 4000), "PNG"))
     for _ in range(2):
         assert world.sync()["failed"] == 1
         assert world.images == 0

@@ -33,7 +33,7 @@ def test_a_rerun_neither_fetches_nor_writes_taken_down_images(world: World) -> N
     take_down(world, "01.jpg")
     assert world.sync() == {"listed": 5, "unchanged": 5, "indexed": 0, "failed": 0, "pruned": 0}
     assert (world.taken_down, world.images) == (1, 0)
-    (world.bucket / "01.jpg").write_bytes(picture(99, (64, 64)))  # not even with new content
+    (world.bucket / "01.jpg").write_bytes(encoded_image(99, (64, 64)))  # not even with new content
     assert world.sync()["indexed"] == 0
     assert set(world.points) == set(NAMES) - {"01.jpg"}
 

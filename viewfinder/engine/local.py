@@ -25,7 +25,7 @@ from viewfinder.sources.captions import Captions
 from viewfinder.sources.manifest import Manifest, manifest_of, write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, display_key, file_path
-from viewfinder.store import Failure, Store, StoreAddress, connect, open_shared
+from viewfinder.store import Failure, Store, StoreAddress, connect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class LocalIndex:
         address = StoreAddress.of(settings)
         if model_name is not None:
             find(model_name)  # report a misspelled name before opening the store
-        store = open_local(address) if address.url is None else connect(address)
+        store = open_shared(address) if address.url is None else connect(address)
         try:
             live = store.collections.live(settings.index)
             name = model_name or (live.metadata.model_name if live else settings.model)
