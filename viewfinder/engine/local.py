@@ -25,7 +25,7 @@ from viewfinder.sources.captions import Captions
 from viewfinder.sources.manifest import Manifest, manifest_of, write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, display_key, file_path
-from viewfinder.store import Failure, Store, StoreAddress, connect
+from viewfinder.store import Failure, Store, StoreAddress, connect, open_shared
 
 
 @dataclass(frozen=True, kw_only=True)
