@@ -66,6 +66,7 @@ def test_errors_of_the_holder_are_raised_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_socket_is_private_to_the_user_and_removed_with_the_holder(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     store = open_local(StoreAddress(tmp_path))
     holder = Holder.read(store_directory(tmp_path))
     assert holder is not None
@@ -74,7 +75,7 @@ def test_the_socket_is_private_to_the_user_and_removed_with_the_holder(tmp_path:
     assert directory.stat().st_mode & 0o077 == 0
     store.close()
     assert not directory.exists()
-    assert "store-socket" not in {thread.name for thread in threading.enumerate()}
+    assert "store-socket" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_a_waiting_call_fails_when_the_holder_closes() -> None:
