@@ -67,9 +67,9 @@ def test_an_invalid_vector_is_refused(vector: Any) -> None:
         search_body({"vector": vector})
 
 
-@pytest.mark.parametrize("picture", ["missing.jpg", ".", "a\0b"])
-def test_an_unreadable_image_is_named(picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("image", ["missing.jpg", ".", "a\0b"])
+def test_an_unreadable_image_is_named(image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="cannot be read") as raised:
-        search_body({"image": picture})
-    assert repr(picture) in str(raised.value)
+        search_body({"image": image})
+    assert repr(image) in str(raised.value)

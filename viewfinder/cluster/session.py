@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -139,6 +139,8 @@ def start_ray(
     """
     import ray
 
+    # Ray warns at every start that it authenticates with a token.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if address.url is not None:
         if ray.is_initialized():
             return RaySession(address, owned=False, joined=False)
@@ -227,8 +229,7 @@ def _join(holder: Holder) -> bool:
     try:
         # Ray itself would try a dead address for half a minute.
         socket.create_connection((host, int(port)), timeout=2).close()
-        if holder.ray_token:
-            _use_token()
+        _enable_token()
         ray.init(address=holder.ray_address, namespace=NAMESPACE, **_QUIET)
     except (OSError, RuntimeError) as error:
         logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
@@ -236,14 +237,15 @@ def _join(holder: Holder) -> bool:
     return True
 
 
-def _use_token() -> None:
-    """Let this process show Ray's token: Ray asks for it where it is started, but never enables it for an address."""
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module without stubs
+def _enable_token() -> None:
+    """Authenticate to the holder's Ray with this user's token, if there is one and RAY_AUTH_MODE is unset.
 
-    os.environ["RAY_AUTH_MODE"] = "token"
-    Config.initialize("")  # it has read the variable when it was imported
+    Ray 2.60 enables its token for a Ray that it starts, but not when it joins one by address.
+    """
+    with suppress(ImportError):  # older versions have no tokens; there is no public function
+        from ray._private.authentication import authentication_token_setup as setup  # noqa: PLC2701
+
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 @contextmanager
