@@ -221,7 +221,7 @@ class _Reindex:
         plan = ReindexPlan(
             step=step,
             sources=[(each.sources, each.captions) for each in runs],
-            actions=actions,
+            actions=dict(actions),  # `asdict` cannot copy a Counter
             gone=sum(gone, PrunePlan(0, 0, 0)) if gone else None,
         )
         return self._result(live, "dry run", plan=plan)
