@@ -16,7 +16,7 @@ def find_service(settings: Settings) -> Client | None:
     VIEWFINDER_PORT. Somebody waits for the answer, so nothing is retried. Says on standard error which is used.
     """
     if "server" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"server": f"http://localhost:{settings.port}"})
+        settings = settings.model_copy(update={"server": settings.service_url})
         if not _answers(settings.server):
             return None
     note(f"Asking the service at {settings.server}.")

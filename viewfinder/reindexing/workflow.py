@@ -148,7 +148,7 @@ class _Reindex:
             promote(store, lock, new)
             if options.model is not None:
                 resume_runs(store.control(live.index))
-            wait_for_service(self._settings.server, new.name)
+            wait_for_service(self._settings.service_url, new.name)
         with record.phase("catch up"):
             self._sync(new, wanted, current_runs())
         with record.phase("clean up"):
