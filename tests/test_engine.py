@@ -259,6 +259,30 @@ def test_closing_an_engine_releases_the_store(local: Open, tmp_path: Path) -> No
     assert not (tmp_path / "data/qdrant/holder.json").exists()
 
 
+def test_a_closed_engine_says_so(local: Open, pictures: Path) -> None:
+    engine = local()
+    engine.close()
+    engine.close()
+    for use in (
+        engine.get_stats,
+        engine.__enter__,
+        lambda: engine.search("a cat"),
+        lambda: engine.search_batch(["a cat"]),
+        lambda: next(engine.search_pages("a cat")),
+        lambda: engine.index_directory(pictures),
+    ):
+        with pytest.raises(RuntimeError, match="This ImageSearchEngine is closed"):
+            use()
+
+
+def test_two_engines_share_one_local_index(local: Open, pictures: Path) -> None:
+    first, second = local(), local()
+    assert second.index_directory(pictures).indexed == first.get_stats().points
+    assert [hit.id for hit in first.search("a cat").hits] == [hit.id for hit in second.search("a cat").hits]
+    first.close()
+    assert second.search("a cat").hits
+
+
 @pytest.mark.parametrize("how", [str, Path.read_bytes], ids=["path", "bytes"])
 def test_an_image_is_its_own_best_hit(local: Open, photos: Path, how: Callable[[Path], Any]) -> None:
     engine = local()

@@ -196,3 +196,10 @@ def test_viewfinder_ray_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("VIEWFINDER_RAY_ADDRESS", "127.0.0.1:6379")
     with pytest.raises(ConfigurationError, match="VIEWFINDER_RAY_ADDRESS: no such setting"):
         Settings.load()
+
+
+def test_the_service_is_the_one_named_or_the_one_on_this_machine() -> None:
+    assert Settings.load({}).service_url == "http://localhost:8000"
+    assert Settings.load({"VIEWFINDER_PORT": "8080"}).service_url == "http://localhost:8080"
+    named = {"VIEWFINDER_PORT": "8080", "VIEWFINDER_SERVER": "https://search.example.org"}
+    assert Settings.load(named).service_url == "https://search.example.org"

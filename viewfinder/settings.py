@@ -266,6 +266,11 @@ class Settings(BaseModel):
             raise ValueError(f"must begin with http:// or https://, not {value!r}")
         return value
 
+    @property
+    def service_url(self) -> str:
+        """Address of the service: the one that is named, else the one on this machine."""
+        return self.server if "server" in self.model_fields_set else f"http://localhost:{self.port}"
+
     @classmethod
     def load(
         cls, environment: Mapping[str, str] | None = None, *, config: str | Path | None = None, **flags: object

@@ -99,6 +99,20 @@ def test_every_option_reaches_the_service(
     assert len(json.loads(viewfinder("search", "picture 17", *flags, "--json").out)["hits"]) == count
 
 
+def test_no_hits_are_noted_beside_the_output(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "picture 17", "--offset", "1000")
+    assert done.status == 0
+    assert len(done.out.splitlines()) == 1, "the headings"
+    assert done.err.endswith("\nNothing found.\n")
+
+
+@pytest.mark.parametrize("value", ["abc", "3", "-1.5", "nan"])
+def test_a_threshold_is_a_cosine(value: str, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "a cat", f"--threshold={value}")
+    assert done.status == 2
+    assert f"'{value}' is not a number from -1 to 1" in done.err
+
+
 def test_an_image_url_reaches_the_service(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     done = viewfinder("search", "--image-url", "https://example.org/cat.jpg")
     assert done.status == 2

@@ -1,6 +1,7 @@
 """`viewfinder status`, with and without a service."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_the_collections_of_the_store_are_shown(alone: Path, tiny_model: str, vi
     assert [each["name"] for each in document["store"]["collections"]] == [made.name]
     row = viewfinder("status").out.splitlines()[1].split("\t")
     assert (row[0], row[2], row[-1]) == (made.name, "live", "yes")
+
+
+def test_a_server_that_does_not_answer_is_reported_at_once(
+    alone: Path, unused_port: int, viewfinder: Viewfinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_QDRANT_URL", f"http://127.0.0.1:{unused_port}")
+    began = time.monotonic()
+    done = viewfinder("status")
+    assert time.monotonic() - began < 30, "Qdrant calls of a job are retried for two minutes"
+    assert done.status == 1
+    assert "cannot be reached" in done.err
 
 
 def test_without_an_index_the_status_says_how_to_create_one(alone: Path, viewfinder: Viewfinder) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from jobs.reindex import main
 from tests.fixtures.reindexing import NAMES, Index
-from tests.indexing.sample_images import encoded_image, fill
+from tests.indexing.pictures import fill, picture
+from viewfinder.cli.reindex_report import show_result
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
 from viewfinder.models.checkpoint import locate
@@ -318,8 +319,10 @@ def test_a_stored_vector_of_another_model_prevents_the_promotion(index: Index) -
 # -- Dry runs --------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(index: Index, qdrant: QdrantDouble) -> None:
-    (index.world.bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
+def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(
+    index: Index, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
     (index.world.bucket / "05.jpg").unlink()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     before = len(qdrant.requests)
@@ -329,6 +332,8 @@ def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(index: Index, qdra
     assert plan.step.startswith("build a new collection for model")
     assert plan.sources == [((index.world.source,), None)]
     assert plan.actions == {"index": 12}
+    show_result(index.result, as_json=True)
+    assert json.loads(capsys.readouterr().out)["plan"]["actions"] == {"index": 12}
 
     assert index.reindex("--dry-run", "--model", index.models[0]) == 0
     plan = plan_of(index)

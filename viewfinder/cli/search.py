@@ -39,6 +39,16 @@ def _json_object(text: str) -> dict[str, Any]:
     return document
 
 
+def _cosine(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise typer.BadParameter(f"{text!r} is not a number from -1 to 1.")
+    return value
+
+
 def _weights(text: str) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
@@ -86,7 +96,8 @@ def search_command(
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Skip hits with a lower cosine.", metavar="X", show_default=False)
+        float | None,
+        typer.Option(help="Leave out hits with a lower cosine.", metavar="X", parser=_cosine, show_default=False),
     ] = None,
     offset: Annotated[
         int | None, typer.Option(help="Skip the N best hits.", metavar="N", parser=whole(0), show_default=False)
@@ -192,6 +203,8 @@ def _print(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool)
         lines = ([columns] if headed else []) + rows
         if lines:
             output.print_lines(lines)
+        if headed and not rows:
+            output.note("Nothing found.")
     for warning in result.warnings:
         output.note(f"warning: {warning}")
 

@@ -16,7 +16,7 @@ def find_service(settings: Settings) -> Client | None:
     machine is probed. Requests are not retried, because a user is waiting. Prints the service used on standard error.
     """
     if "server" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"server": f"http://localhost:{settings.port}"})
+        settings = settings.model_copy(update={"server": settings.service_url})
         if not _answers(settings.server):
             return None
     note(f"Using the service at {settings.server}.")

@@ -41,9 +41,10 @@ class ImageSearchEngine:
     in this process. `model_name` defaults to the model of `index`, or for a new index to that of the settings. Other
     arguments default to the settings.
 
-    Both modes return the same hits and refuse the same searches: local mode with `QueryError` or `FilterError`, a
-    service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package, `StoreBusyError`
-    if another program holds the store, and `ModelMismatchError` if `index` was built with another model.
+    Both modes answer the same searches with the same hits and refuse the same ones: local mode with `QueryError` and
+    `FilterError`, a service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package,
+    `StoreBusyError` if a program that cannot share the store holds it, and `ModelMismatchError` if `index` was made by
+    another model.
     """
 
     def __init__(
@@ -56,15 +57,13 @@ class ImageSearchEngine:
         data_dir: AnyPath | None = None,
         index: str | None = None,
     ) -> None:
-        self._backend: _Backend
+        self._closed = False
         if mode == "service":
             if (model_name, data_dir, index) != (None, None, None):
-                raise ConfigurationError(
-                    "model_name, data_dir and index are only for mode='local'; a service has its own."
-                )
-            self._backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
+                raise ConfigurationError("model_name, data_dir and index are for mode='local'; a service has its own.")
+            self._opened: _Backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
         elif mode == "local":
-            self._backend = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
+            self._opened = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
         else:
             raise ConfigurationError(f"Unknown mode {mode!r}; use 'service' or 'local'.")
 
@@ -116,14 +115,23 @@ class ImageSearchEngine:
         return self._backend.stats()
 
     def close(self) -> None:
-        """Close the store or the connections."""
-        self._backend.close()
+        """Close the store or the connections; the engine cannot be used afterwards."""
+        if not self._closed:
+            self._closed = True
+            self._opened.close()
 
     def __enter__(self) -> Self:
+        _ = self._backend  # raises where it is closed
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def _backend(self) -> "_Backend":
+        if self._closed:
+            raise RuntimeError("This ImageSearchEngine is closed. Make another one.")
+        return self._opened
 
 
 def print_results(

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
@@ -219,6 +219,7 @@ class _DecoderPool:
     def __init__(self, options: _DecoderOptions) -> None:
         self._options = options
         self._idle: queue.LifoQueue[Decoder] = queue.LifoQueue()
+        self._closed = False
 
     @contextmanager
     def borrow(self) -> Iterator[Decoder]:
@@ -233,10 +234,14 @@ class _DecoderPool:
             yield decoder
         finally:
             self._idle.put(decoder)
+            if self._closed:  # meanwhile
+                self.close()
 
     def close(self) -> None:
-        while not self._idle.empty():
-            self._idle.get_nowait().close()
+        self._closed = True
+        with suppress(queue.Empty):  # another thread may close them too
+            while True:
+                self._idle.get_nowait().close()
 
 
 @contextmanager

@@ -148,9 +148,10 @@ class Report:
         return summary
 
     def fail(self, error: BaseException) -> None:
-        """Record that the run ended early, with the error."""
+        """Write that the run ended early, and why."""
+        problem = "The run was interrupted." if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
         self.write_summary(
-            {"run_id": self.run_id, "state": "failed", "problem": str(error), "started_at": self.started_at}
+            {"run_id": self.run_id, "state": "failed", "problem": problem, "started_at": self.started_at}
         )
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -81,6 +81,9 @@ class LocalSearch:
         self.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
+            coroutine.close()
+            raise RuntimeError("This search is closed.")
         return self._thread.submit(self._runner.run, coroutine).result()
 
 

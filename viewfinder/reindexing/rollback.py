@@ -71,7 +71,7 @@ def roll_back(settings: Settings, store: Store) -> RollbackResult:
         pause_runs(control, retired[0].name, live.name)
         promote(store, lock, retired[0])
     _warn_if_model_is_missing(retired[0])
-    wait_for_service(settings.server, retired[0].name)
+    wait_for_service(settings.service_url, retired[0].name)
     return _result(retired[0], live)
 
 

@@ -148,7 +148,7 @@ class _Reindex:
             promote(store, lock, new)
             if options.model is not None:
                 resume_runs(store.control(live.index))
-            wait_for_service(self._settings.server, new.name)
+            wait_for_service(self._settings.service_url, new.name)
         with record.phase("catch up"):
             self._sync(new, wanted, current_runs())
         with record.phase("clean up"):
@@ -221,7 +221,7 @@ class _Reindex:
         plan = ReindexPlan(
             step=step,
             sources=[(each.sources, each.captions) for each in runs],
-            actions=actions,
+            actions=dict(actions),  # `asdict` cannot copy a Counter
             gone=sum(gone, PrunePlan(0, 0, 0)) if gone else None,
         )
         return self._result(live, "dry run", plan=plan)

@@ -62,7 +62,7 @@ class LocalObjects:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         except OSError as error:
-            raise _object_error(uri, error) from error
+            raise _object_error(uri, error, "write") from error
 
     def stat(self, uri: str) -> ObjectInfo:
         try:
@@ -142,9 +142,9 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-def _object_error(uri: str, error: OSError) -> ObjectError:
+def _object_error(uri: str, error: OSError, action: str = "read") -> ObjectError:
     reason = _REASONS.get(error.errno or 0, "unavailable")
-    return ObjectError(reason, f"Could not read {uri!r}: {error.strerror or error}.")
+    return ObjectError(reason, f"Could not {action} {uri!r}: {error.strerror or error}.")
 
 
 def _source_error(source: str, error: OSError) -> SourceError:
