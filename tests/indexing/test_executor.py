@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import World
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import StoreError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.executor import InProcessExecutor, _DecoderOptions, _DecoderPool
@@ -79,7 +79,7 @@ def test_tables_are_cut_and_joined_without_losing_rows(sizes: list[int], size: i
     for made in ([*cut_tables(tables, size)], [*join_tables(tables, size)]):
         assert [row for table in made for row in table["number"].to_pylist()] == [*range(sum(sizes))]
         assert all(len(table) <= size for table in made)
-    assert all(len(table) == size for table in [*join(tables, size)][:-1])
+    assert all(len(table) == size for table in [*join_tables(tables, size)][:-1])
 
 
 def test_a_decoder_in_use_while_the_executor_is_closed_ends_too(world: World) -> None:
@@ -87,7 +87,7 @@ def test_a_decoder_in_use_while_the_executor_is_closed_ends_too(world: World) ->
     limits = ImageLimits.of(settings)
     pool = _DecoderPool(_DecoderOptions(checkpoint.preprocess, limits, 60.0, settings.decode_memory_bytes))
     with pool.borrow() as decoder:
-        decoder.decode(picture(1, (32, 32)))
+        decoder.decode(encoded_image(1, (32, 32)))
         pool.close()
         assert decoder._child is not None
     assert decoder._child is None

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.reindex import main
 from tests.fixtures.reindexing import NAMES, Index
-from tests.indexing.pictures import fill, picture
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.cli.reindex_report import show_result
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
@@ -322,7 +322,7 @@ def test_a_stored_vector_of_another_model_prevents_the_promotion(index: Index) -
 def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(
     index: Index, qdrant: QdrantDouble, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (index.world.bucket / "03.jpg").write_bytes(picture(99, (64, 64)))
+    (index.world.bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
     (index.world.bucket / "05.jpg").unlink()
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     before = len(qdrant.requests)

@@ -244,7 +244,7 @@ def _enable_token() -> None:
     Ray 2.60 enables its token for a Ray that it starts, but not when it joins one by address.
     """
     with suppress(ImportError):  # older versions have no tokens; there is no public function
-        from ray._private.authentication import authentication_token_setup as setup  # noqa: PLC2701
+        from ray._private.authentication import authentication_token_setup as setup
 
         setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
