@@ -65,7 +65,7 @@ def test_many_faults_at_once_change_nothing(trial: Trial, round: int) -> None:
 def test_a_full_disk_ends_the_run_with_advice_and_the_next_run_continues(trial: Trial, after: int) -> None:
     before = [Fault(on=WRITE)] * after
     with pytest.raises(StoreError, match=r"disk is full.*run the job again") as caught:
-        trial.sync(store=[*before, *[Fault(status=500, said=DISK_FULL, on=WRITE)] * 1000])
+        trial.sync(store=[*before, *[Fault(status=500, message=DISK_FULL, on=WRITE)] * 1000])
     assert not isinstance(caught.value, StoreUnavailableError), "waiting would not free space"
     trial.cost.fault = f"disk full after {after} writes, then given room"
     trial.record_cost()

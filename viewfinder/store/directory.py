@@ -51,8 +51,6 @@ class Holder:
     ray_address: str | None = None
     # The socket on which it answers other programs of this machine.
     socket: str | None = None
-    # True if joining its Ray requires a token.
-    ray_token: bool = False
 
     @classmethod
     def here(cls, ray_address: str | None, socket_path: str | None = None) -> "Holder":
@@ -64,7 +62,6 @@ class Holder:
             code_version(),
             ray_address,
             socket_path,
-            ray_address is not None and os.environ.get("RAY_AUTH_MODE") == "token",
         )
 
     @property
