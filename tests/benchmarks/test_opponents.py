@@ -16,7 +16,7 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.testing.models import Family, tiny_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 @pytest.mark.parametrize("family", ["clip", "clip-quickgelu"])

@@ -244,6 +244,7 @@ def test_a_killed_process_loses_no_object(trial: Trial, fault: str, monkeypatch:
     until(lambda: not orphans(killer.decoders - ours), "a decoder outlived its worker")
 
 
+@pytest.mark.full
 @pytest.mark.chaos("Ray", "a storm of S3 and Qdrant faults over the job")
 def test_many_faults_at_once_do_not_change_the_index_of_a_job(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     moment = chance("a storm over the job")

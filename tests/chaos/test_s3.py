@@ -59,6 +59,7 @@ def test_a_transient_fault_changes_nothing(trial: Trial, fault: S3Fault) -> None
     trial.with_faults([fault])
 
 
+@pytest.mark.full
 @pytest.mark.chaos("S3", "a storm of 7 faults")
 def test_many_faults_at_once_change_nothing(trial: Trial) -> None:
     kinds = [

@@ -100,6 +100,7 @@ def service(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
             process.wait(120)
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 def test_a_running_service_finds_what_is_indexed_beside_it(
     service: str, environment: dict[str, str], images: Path
