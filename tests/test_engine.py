@@ -259,7 +259,7 @@ def test_closing_an_engine_releases_the_store(local: Open, tmp_path: Path) -> No
     assert not (tmp_path / "data/qdrant/holder.json").exists()
 
 
-def test_a_closed_engine_says_so(local: Open, pictures: Path) -> None:
+def test_a_closed_engine_says_so(local: Open, photos: Path) -> None:
     engine = local()
     engine.close()
     engine.close()
@@ -269,15 +269,15 @@ def test_a_closed_engine_says_so(local: Open, pictures: Path) -> None:
         lambda: engine.search("a cat"),
         lambda: engine.search_batch(["a cat"]),
         lambda: next(engine.search_pages("a cat")),
-        lambda: engine.index_directory(pictures),
+        lambda: engine.index_directory(photos),
     ):
         with pytest.raises(RuntimeError, match="This ImageSearchEngine is closed"):
             use()
 
 
-def test_two_engines_share_one_local_index(local: Open, pictures: Path) -> None:
+def test_two_engines_share_one_local_index(local: Open, photos: Path) -> None:
     first, second = local(), local()
-    assert second.index_directory(pictures).indexed == first.get_stats().points
+    assert second.index_directory(photos).indexed == first.get_stats().points
     assert [hit.id for hit in first.search("a cat").hits] == [hit.id for hit in second.search("a cat").hits]
     first.close()
     assert second.search("a cat").hits
