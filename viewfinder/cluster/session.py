@@ -2,12 +2,13 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ MINIMUM_CPUS, CPUS_BESIDE_DECODERS = 4, 2
 NO_PROGRESS_TIMEOUT_S = 4 * 3600
 _START_WAIT_S = 90.0
 _START_ATTEMPTS = 3
+# Variables that decide how a worker reaches objects and model weights: `AWS_PROFILE`, `HF_TOKEN`, `https_proxy`.
+_ACCESS_VARIABLE = re.compile(r"(AWS|HF|SSL_CERT)_.*|.*_(PROXY|CA_BUNDLE)", re.IGNORECASE)
 # Ray prints INFO lines on standard error unless it is told not to.
 _QUIET: Mapping[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 
@@ -231,11 +234,27 @@ def _join(holder: Holder) -> bool:
         # Ray itself would try a dead address for half a minute.
         socket.create_connection((host, int(port)), timeout=2).close()
         _enable_token()
-        ray.init(address=holder.ray_address, namespace=NAMESPACE, **_QUIET)
+        environment = {"worker_process_setup_hook": _adopting_own_access()}
+        ray.init(address=holder.ray_address, namespace=NAMESPACE, runtime_env=environment, **_QUIET)
     except (OSError, RuntimeError) as error:
         logger.info("The holder of the embedded store cannot be joined (%s): %s", holder, error)
         return False
     return True
+
+
+def _adopting_own_access() -> Callable[[], None]:
+    """Return a function that gives a worker this program's access variables.
+
+    Workers inherit the environment of the program that started Ray, and so its credentials.
+    """
+    own = {name: value for name, value in os.environ.items() if _ACCESS_VARIABLE.fullmatch(name)}
+
+    def adopt_access() -> None:
+        for name in [name for name in os.environ if _ACCESS_VARIABLE.fullmatch(name)]:
+            del os.environ[name]
+        os.environ.update(own)
+
+    return adopt_access
 
 
 def _enable_token() -> None:
