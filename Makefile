@@ -4,10 +4,15 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-all lint bench chaos package lock
 
+# Hundreds of processes start in the tests: without cached byte code each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two processes: most of the time of a test is waiting. tests/conftest.py gives all tests with a Ray to one of them.
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -21,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Making $(VENV) (about 6 GB, most of it PyTorch) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --requirement requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --requirement requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -29,13 +34,13 @@ demo: setup ## Index the sample images and serve them (ONCE=1 stops after three 
 	@$(BIN)/python demo/run.py $(if $(ONCE),--once)
 
 test: setup lint ## What CI runs: lint, then all tests except the long ones (about 20 minutes on two cores)
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 test-fast: setup ## Tests without Ray, browser, faults or model loading (about a minute)
-	@$(BIN)/pytest -m "not slow and not cluster and not browser and not chaos and not full"
+	@$(PYTEST) -m "not slow and not cluster and not browser and not chaos and not full"
 
 test-all: setup lint ## Every test, before a release (about an hour)
-	@$(BIN)/pytest -m ""
+	@$(PYTEST) -m ""
 
 lint: setup ## ruff, ruff format, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -47,9 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give one process all tests with a cluster, first since they take longest, and any process a whole file.
+
+    Then a session has one Ray, and the fixtures of a module are made once.
+    """
     for item in items:
-        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+        on_ray = _needs_ray(item)
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else str(item.path)))
+        if on_ray and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
+    items.sort(key=lambda item: not _needs_ray(item))
+
+
+def _needs_ray(item: pytest.Item) -> bool:
+    return bool(item.get_closest_marker("cluster")) or "ray_session" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
 OUTCOMES = ("passed", "skipped", "failed")  # from best to worst
 COLUMNS = ("part", "fault", "injected", "retries", "seconds", "calm", "outcome")
+FAULT = "fault"
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 """Determines which requests and files the faults hit."""
 
@@ -53,10 +54,16 @@ class FaultTable:
             cost = asdict(item.stash.get(COST, Cost(fault=f"{fault}{case}")))
             row = {"part": part, "fault": fault, "seconds": call.duration, "outcome": report.outcome}
             row |= {name: value for name, value in cost.items() if value not in (None, "")}
-            # A test that passed may still fail in teardown.
-            known = self._by_test.setdefault(item.nodeid, row)
-            known["outcome"] = max(known["outcome"], report.outcome, key=OUTCOMES.index)
+            report.user_properties.append((FAULT, row))
         return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # Called for the tests of other processes too (pytest-xdist).
+        for name, row in report.user_properties:
+            if name == FAULT:
+                # A test that passed may still fail in teardown.
+                known = self._by_test.setdefault(report.nodeid, row)
+                known["outcome"] = max(known["outcome"], row["outcome"], key=OUTCOMES.index)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self.rows:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import open_clip
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
-from torch.nn.functional import normalize
 
 from demo import scenes
-from demo.recall import recall_at, word_precision
 from demo.vocabulary import THINGS
 from viewfinder.models.registry import find
+
+if TYPE_CHECKING:
+    import open_clip
+    import torch
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,9 @@ class Shipped:
     images: torch.Tensor
 
     def texts(self, texts: list[str]) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
         with torch.inference_mode():
             return normalize(self.model.encode_text(self.tokenizer(texts)), dim=-1)
 
@@ -49,6 +53,10 @@ def records() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", params=["demo", "demo-small"])
 def shipped(request: pytest.FixtureRequest, records: list[dict[str, str]]) -> Shipped:
+    import open_clip
+    import torch
+    from torch.nn.functional import normalize
+
     source = f"local-dir:{MODELS[request.param]}"
     model, _, preprocess = open_clip.create_model_and_transforms(source)
     model.eval()
@@ -70,6 +78,8 @@ WORD_FLOORS = {"demo": 0.45, "demo-small": 0.15}
 
 @pytest.mark.parametrize("field", ["query", "query_zh"])
 def test_unseen_phrasings_find_their_pictures(shipped: Shipped, field: str, records: list[dict[str, str]]) -> None:
+    from demo.recall import recall_at
+
     texts = shipped.texts([record[field] for record in records[:PICTURES]])
     at_1, at_10 = FLOORS[shipped.name, field]
 
@@ -80,6 +90,8 @@ def test_unseen_phrasings_find_their_pictures(shipped: Shipped, field: str, reco
 @pytest.mark.parametrize("field", ["names", "names_zh"])
 def test_a_bare_word_finds_its_thing_far_better_than_chance(shipped: Shipped, field: str) -> None:
     """Chance is 2 %: a thing is in about three of 200 pictures."""
+    from demo.recall import word_precision
+
     shown = [scenes.compose(CORPUS_SEED, index) for index in range(PICTURES)]
     words = shipped.texts([getattr(thing, field)[0].removeprefix("~") for thing in THINGS])
 
@@ -92,6 +104,8 @@ def test_the_two_models_differ_in_dimension() -> None:
 
 @pytest.mark.parametrize("text", ["", "zyzzyva flibbertigibbet", "ПРИВЕТ ñandú 😀", "龘", "word " * 500])
 def test_any_text_gives_a_vector(shipped: Shipped, text: str) -> None:
+    import torch
+
     vector = shipped.texts([text])
 
     assert torch.isfinite(vector).all()
@@ -109,6 +123,8 @@ def test_unknown_words_do_not_drown_the_known_ones(shipped: Shipped) -> None:
 
 def test_positions_after_the_end_of_text_change_nothing(shipped: Shipped) -> None:
     """What lets an encoder cut a batch of texts to its longest."""
+    import torch
+
     tokens = shipped.tokenizer(["a dog in the snow"])
     padded = tokens.clone()
     padded[:, int(tokens.argmax()) + 1 :] = 320

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.rows import Row, table_of
@@ -127,6 +126,8 @@ def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.Monk
 
 
 def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     encoder = Encoder.load(locate("demo-small"), device="cpu")
     within, most = [], []
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 from safetensors.numpy import save_file
 
@@ -55,6 +54,8 @@ def directory(tmp_path: Path) -> Path:
 class TestRegistry:
     @pytest.mark.parametrize("spec", OPEN_CLIP_SPECS, ids=lambda spec: spec.name)
     def test_a_record_agrees_with_open_clip(self, spec: ModelSpec) -> None:
+        import open_clip
+
         config = open_clip.get_model_config(spec.arch)
         assert spec.name == f"{spec.arch}::{spec.tag}"
         assert spec.dimension == config["embed_dim"]
@@ -87,10 +88,14 @@ class TestRegistry:
 
     def test_every_published_model_of_open_clip_names_a_hub_repository(self) -> None:
         # Weights at a bare URL would need a second way to download.
+        import open_clip
+
         assert all(open_clip.get_pretrained_cfg(arch, tag)["hf_hub"] for arch, tag in open_clip.list_pretrained())
 
     def test_every_siglip_names_its_tokenizer(self) -> None:
         # Without the name, open_clip guesses the tokenizer from the architecture's; we would take CLIP's.
+        import open_clip
+
         siglip = [arch for arch in open_clip.list_models() if "siglip" in arch.lower()]
         assert siglip
         assert all(open_clip.get_model_config(arch)["text_cfg"].get("hf_tokenizer_name") for arch in siglip)
@@ -299,6 +304,8 @@ class TestHub:
     @pytest.fixture(scope="class")
     @classmethod
     def answers(cls, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+        import open_clip
+
         home = tmp_path_factory.mktemp("hf-home")
 
         def cached(repository: str, **files: str) -> Path:
@@ -384,6 +391,8 @@ class TestHub:
 
     def test_a_tag_with_new_weights_is_another_model(self, tmp_path: Path) -> None:
         """The hub's cache keeps each revision; `main` names the current one."""
+        import open_clip
+
         folder = tmp_path / "hub" / "models--someone--own"
         config = json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")})
         (folder / "refs").mkdir(parents=True)

@@ -1,17 +1,17 @@
 """The encoder compared with open_clip's model, tokenizer and transform, loaded from the same directory."""
 
+from __future__ import annotations
+
 import io
 import json
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
-import open_clip
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,6 +23,9 @@ from viewfinder.models.encoder import Device, Encoder
 from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import REGISTRY
 from viewfinder.testing.models import Family, tiny_checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +49,14 @@ class Reference(NamedTuple):
     tokenizer: Callable[[list[str]], torch.Tensor]
 
     def encode_texts(self, texts: list[str]) -> Vectors:
+        import torch
+
         with torch.no_grad():
             return unit(self.model.encode_text(self.tokenizer(texts)))
 
     def encode_images(self, images: list[Image.Image]) -> Vectors:
+        import torch
+
         with torch.no_grad():
             return unit(self.model.encode_image(torch.stack([self.transform(image) for image in images])))
 
@@ -62,11 +69,15 @@ class Pair(NamedTuple):
 
 
 def unit(features: torch.Tensor) -> Vectors:
+    import torch
+
     vectors: Vectors = torch.nn.functional.normalize(features, dim=-1).numpy()
     return vectors
 
 
 def load_pair(family: Family, directory: Path) -> Pair:
+    import open_clip
+
     checkpoint = locate(str(tiny_checkpoint(directory, family)))
     name = f"local-dir:{directory}"
     model, _, transform = open_clip.create_model_and_transforms(name)
@@ -102,6 +113,8 @@ def text_tower(config: dict[str, Any]) -> tuple[object, ...]:
 
 
 def test_every_kind_of_text_tower_in_the_registry_is_tested_here(tmp_path: Path) -> None:
+    import open_clip
+
     tested = set()
     for family in FAMILIES:
         directory = tiny_checkpoint(tmp_path / family, family)
@@ -224,6 +237,8 @@ class TestMemory:
     @pytest.fixture
     def batches(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         """The sizes of the batches that reach the model, whose memory ends at three images."""
+        import torch
+
         monkeypatch.setattr(clip.encoder, "_maximum_batch", sys.maxsize)  # restored after the test
         sizes: list[int] = []
 
@@ -251,6 +266,8 @@ class TestMemory:
         assert batches == [2, 2, 1]
 
     def test_memory_too_small_for_one_image_is_an_error(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
         monkeypatch.setattr(clip.encoder, "_maximum_batch", sys.maxsize)
 
         def full(module: object, arguments: object) -> None:
@@ -267,6 +284,8 @@ class TestMemory:
 class TestLoad:
     @pytest.mark.parametrize("pair", ["clip", "siglip"], indirect=True)
     def test_logits_equal_those_of_the_model(self, pair: Pair) -> None:
+        import torch
+
         images = random_images(2, pair.encoder.preprocess.size)
         with torch.no_grad():
             pixels = torch.stack([pair.reference.transform(Image.fromarray(image)) for image in images])
@@ -290,11 +309,15 @@ class TestLoad:
         assert bfloat16.logit_scale == pair.encoder.logit_scale
 
     def test_a_missing_device_is_refused(self, clip: Pair) -> None:
+        import torch
+
         missing: Device = "cuda" if not torch.cuda.is_available() else "mps"
         with pytest.raises(ConfigurationError, match=f"The device '{missing}' is not available: torch"):
             Encoder.load(clip.checkpoint, device=missing)
 
     def test_load_sets_the_threads_of_the_process(self, clip: Pair) -> None:
+        import torch
+
         before = torch.get_num_threads()
         try:
             Encoder.load(clip.checkpoint, device="cpu", threads=1)
@@ -340,6 +363,9 @@ class TestLoad:
     )
     def test_the_built_model_equals_that_of_open_clip(self, arch: str) -> None:
         # Without storage, so that the largest takes no memory; XLM-RoBERTa's configuration would come from the hub.
+        import open_clip
+        import torch
+
         config = open_clip.get_model_config(arch)
         with torch.device("meta"):
             ours = build_model(config)
@@ -354,6 +380,8 @@ def describe(model: torch.nn.Module) -> list[object]:
 
 @pytest.mark.parametrize("name", ["demo", "demo-small"])
 def test_the_demo_models_equal_open_clip(name: str) -> None:
+    import open_clip
+
     directory = REGISTRY[name].directory
     if not Path(directory).is_dir():
         pytest.skip(f"{directory} is not there: demo/train.py makes it")

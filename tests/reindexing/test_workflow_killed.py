@@ -23,7 +23,7 @@ from viewfinder.testing.qdrant import QdrantDouble, Request
 
 # A new process loads a model, possibly on a busy machine.
 TIMEOUT_S = 240
-UNREACHABLE_S = 20
+UNREACHABLE_S = 8
 
 
 class Interrupted(QdrantDouble):

@@ -1,5 +1,7 @@
 """The embedding routes, compared with the model itself."""
 
+from __future__ import annotations
+
 import base64
 import io
 import json
@@ -7,12 +9,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openai
 import pytest
-import torch
 import uvicorn
 from PIL import Image
 
@@ -25,6 +26,9 @@ from viewfinder.query.images import QueryImages
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
 from viewfinder.testing.models import Family, tiny_checkpoint
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +146,8 @@ def test_embedding_without_an_index_is_503(world: World, path: str) -> None:
 
 def reference_probabilities(world: World) -> tuple[Any, Any]:
     """Softmax of the model's own logits, computed with open_clip: images by texts, texts by images."""
+    import torch
+
     own = encoder(world)
     tokens, _ = own._tokenizer(TEXTS)
     images = torch.from_numpy(pixels(world)).permute(0, 3, 1, 2).float() / 255
