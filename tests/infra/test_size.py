@@ -46,7 +46,7 @@ def test_an_invalid_number_of_images_is_refused(text: str) -> None:
         (["--images", "1M", "--hours", "0"], "'0' is not a number above 0"),
         (["--images", "1M", "--hours", "nan"], "'nan' is not a number above 0"),
         (["--images", "1M", "--captions", "2"], "'2' is not a number from 0 to 1"),
-        (["--images", "1M", "--utilisation", "0"], "It must be above 0"),
+        (["--images", "1M", "--utilisation", "0"], "is not a number above 0"),
         (["--images", "1M", "--headroom", "0.5"], "'0.5' is not a number of at least 1"),
         (["--images", "1M", "--quantization", "binary"], "'binary' is not one of 'none', 'int8', '4bit'"),
     ],

@@ -18,7 +18,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import FAILED, install
-from viewfinder.cli.options import ConfigOption, JsonOption, examples, source_uri
+from viewfinder.cli.options import ConfigOption, JsonOption, examples, optional, source_uri
 from viewfinder.client import Client
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
@@ -86,11 +86,10 @@ class Finding:
 def doctor_command(
     source: Annotated[
         str | None,
-        typer.Option(
+        optional(
             "--source",
             help="Check that this s3:// prefix or directory can be read.",
             metavar="SRC",
-            show_default=False,
             parser=source_uri,
         ),
     ] = None,

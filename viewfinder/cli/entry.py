@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
+from viewfinder.settings import Settings
 
 if TYPE_CHECKING:
     from viewfinder.indexing.executor import Executor
-    from viewfinder.settings import Settings
     from viewfinder.store import Store
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
@@ -75,8 +75,14 @@ def install(extra: str) -> str:
     return f"pip install 'viewfinder[{extra}]'"
 
 
+def job_settings(config: str | None, index: str | None, ray: str | None) -> tuple[Settings, bool]:
+    """The settings of a job, and True if it runs on Ray: with `--ray` or RAY_ADDRESS."""
+    settings = Settings.load(config=config, index=index, ray_address=ray or None)
+    return settings, ray is not None or bool(settings.ray_address)
+
+
 @contextmanager
-def open_execution(settings: "Settings", command: str, *, on_ray: bool) -> "Iterator[tuple[Store, Executor]]":
+def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterator[tuple[Store, Executor]]":
     """Yield the store and an executor, on Ray or in this process, and close both afterwards.
 
     Raises `ConfigurationError` for a missing package.

@@ -8,7 +8,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import DONE, job, packages_of
-from viewfinder.cli.options import ConfigOption, EvaluationSetOption, IndexNameOption, JsonOption, examples
+from viewfinder.cli.options import ConfigOption, EvaluationSetOption, IndexNameOption, JsonOption, examples, optional
 from viewfinder.evaluation.options import MAX_COLLECTIONS, EvaluateOptions
 from viewfinder.settings import Settings
 
@@ -24,11 +24,10 @@ def evaluate_command(
     evaluation_set: EvaluationSetOption = None,
     collection: Annotated[
         list[str] | None,
-        typer.Option(
+        optional(
             "--collection",
             metavar="NAME",
             help="Collection to measure. Repeat to compare two. [default: the live one]",
-            show_default=False,
         ),
     ] = None,
     index: IndexNameOption = None,

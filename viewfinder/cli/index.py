@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder.cli.entry import DONE, FAILED, job, open_execution, packages_of
+from viewfinder.cli.entry import DONE, FAILED, job, job_settings, open_execution, packages_of
 from viewfinder.cli.options import (
     CaptionsOption,
     ConfigOption,
@@ -20,6 +20,7 @@ from viewfinder.cli.options import (
     ReportOption,
     examples,
     model_name,
+    optional,
     source_uri,
     whole,
 )
@@ -48,30 +49,29 @@ def index_command(
     src: Sources = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="SRC", help="Same as SRC.", show_default=False, parser=source_uri),
+        optional("--source", metavar="SRC", help="Same as SRC.", parser=source_uri),
     ] = None,
     captions: CaptionsOption = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Index only objects that match. Repeatable.", show_default=False),
+        optional(metavar="GLOB", help="Index only objects that match. Repeatable."),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Skip objects that match. Repeatable.", show_default=False),
+        optional(metavar="GLOB", help="Skip objects that match. Repeatable."),
     ] = None,
     index: IndexNameOption = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="NAME",
             parser=model_name,
             help="Model of a new index. [default: that of the live collection, else VIEWFINDER_MODEL]",
-            show_default=False,
         ),
     ] = None,
     max_objects: Annotated[
         int | None,
-        typer.Option(parser=whole(1), metavar="N", help="Index only the first N objects.", show_default=False),
+        optional(parser=whole(1), metavar="N", help="Index only the first N objects."),
     ] = None,
     prune: Annotated[
         bool,
@@ -110,10 +110,10 @@ def index_command(
         report=report,
         max_failure_ratio=max_failure_ratio,
     )
-    settings = Settings.load(config=config, index=index, ray_address=ray or None)
+    settings, on_ray = job_settings(config, index, ray)
     check_local_sources(options.sources)
     with job():
-        raise typer.Exit(_run(options, settings, on_ray=ray is not None or bool(settings.ray_address), as_json=as_json))
+        raise typer.Exit(_run(options, settings, on_ray=on_ray, as_json=as_json))
 
 
 def check_local_sources(sources: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Options shared by several commands, and their parsers. Does not import ray, torch or open_clip."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -69,15 +70,34 @@ def whole(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
     return parse
 
 
-def ratio(text: Any) -> float:
-    """Parse a number from 0 to 1."""
+def number(minimum: float, maximum: float | None = None) -> Callable[[Any], float]:
+    """A parser of finite numbers within bounds."""
+    bounds = f"of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
+
+    def parse(text: Any) -> float:
+        value = _finite(text)
+        if minimum <= value and (maximum is None or value <= maximum):
+            return value
+        raise typer.BadParameter(f"{text!r} is not a number {bounds}.")
+
+    return parse
+
+
+def positive(text: Any) -> float:
+    """Parse a finite number above 0."""
+    value = _finite(text)
+    if value > 0:
+        return value
+    raise typer.BadParameter(f"{text!r} is not a number above 0.")
+
+
+def _finite(text: Any) -> float:
+    """The number, or nan, which is outside all bounds."""
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:  # also refuses nan
-        raise typer.BadParameter(f"{text!r} is not a number from 0 to 1.")
-    return value
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 class RayCommand(typer.core.TyperCommand):
@@ -106,18 +126,26 @@ def join_ray_address(args: Sequence[str]) -> list[str]:
     return joined
 
 
+ratio = number(0, 1)
+
+
+def optional(*flags: str, help: str, metavar: str, parser: Callable[[str], Any] | None = None) -> Any:
+    """An option without a default; `flags` default to the parameter's name."""
+    return typer.Option(*flags, help=help, metavar=metavar, parser=parser, show_default=False)
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ConfigOption = Annotated[
     str | None,
-    typer.Option("--config", metavar="FILE", help="Read settings from this TOML file.", show_default=False),
+    optional("--config", metavar="FILE", help="Read settings from this TOML file."),
 ]
 IndexNameOption = Annotated[
     str | None,
-    typer.Option("--index", metavar="NAME", help="Name of the index. [default: VIEWFINDER_INDEX]", show_default=False),
+    optional("--index", metavar="NAME", help="Name of the index. [default: VIEWFINDER_INDEX]"),
 ]
 ServerOption = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="Ask the service at this address.", show_default=False),
+    optional("--server", metavar="URL", help="Ask the service at this address."),
 ]
 SubjectArgument = Annotated[
     str,
@@ -125,19 +153,17 @@ SubjectArgument = Annotated[
 ]
 CaptionsOption = Annotated[
     str | None,
-    typer.Option(
+    optional(
         metavar="URI",
         help="Captions by URI, key or relative path: a JSON, JSONL, CSV or Parquet file.",
-        show_default=False,
         parser=source_uri,
     ),
 ]
 ReportOption = Annotated[
     str | None,
-    typer.Option(
+    optional(
         metavar="DIR",
         help="Directory or s3:// prefix for summary.json and failures.jsonl. [default: in VIEWFINDER_DATA_DIR]",
-        show_default=False,
         parser=source_uri,
     ),
 ]
@@ -150,21 +176,19 @@ PruneMaxRatioOption = Annotated[
 ]
 EvaluationSetOption = Annotated[
     str | None,
-    typer.Option(
+    optional(
         "--evaluation-set",
         "--golden",
         metavar="FILE",
         help='Queries with known answers, JSONL of {"text", "relevant": [URIs]}, local or s3://.',
-        show_default=False,
         parser=source_uri,
     ),
 ]
 RayOption = Annotated[
     str | None,
-    typer.Option(
+    optional(
         "--ray",
         metavar="[ADDRESS]",
         help="Run on Ray: on the cluster at ADDRESS, else on this machine. [default: RAY_ADDRESS]",
-        show_default=False,
     ),
 ]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder.cli.entry import DONE, job, open_execution, packages_of
+from viewfinder.cli.entry import DONE, job, job_settings, open_execution, packages_of
 from viewfinder.cli.options import (
     CaptionsOption,
     ConfigOption,
@@ -18,6 +18,7 @@ from viewfinder.cli.options import (
     ReportOption,
     examples,
     model_name,
+    optional,
     ratio,
     source_uri,
     whole,
@@ -37,21 +38,19 @@ EPILOG = examples(
 def reindex_command(
     model: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="NAME",
             parser=model_name,
             help="New model of the index. [default: VIEWFINDER_MODEL]",
-            show_default=False,
         ),
     ] = None,
     index: IndexNameOption = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(
+        optional(
             "--source",
             metavar="SRC",
             help="Read this source instead of the recorded ones. Repeatable.",
-            show_default=False,
             parser=source_uri,
         ),
     ] = None,
@@ -108,14 +107,13 @@ def reindex_command(
         dry_run=dry_run,
         report=report,
     )
-    settings = Settings.load(config=config, index=index, ray_address=ray or None)
+    settings, on_ray = job_settings(config, index, ray)
     with job():
         if rollback:
             _roll_back(settings, as_json=as_json)
         elif release:
             _release(settings, as_json=as_json)
         else:
-            on_ray = ray is not None or bool(settings.ray_address)
             raise typer.Exit(_reindex(options, settings, on_ray=on_ray, as_json=as_json))
 
 

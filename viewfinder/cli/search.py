@@ -12,7 +12,17 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import packages_of
-from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples, ratio, whole
+from viewfinder.cli.options import (
+    ConfigOption,
+    IndexNameOption,
+    JsonOption,
+    ServerOption,
+    examples,
+    number,
+    optional,
+    ratio,
+    whole,
+)
 from viewfinder.cli.service import find_service
 from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
 from viewfinder.client.requests import next_page
@@ -39,16 +49,6 @@ def _json_object(text: str) -> dict[str, Any]:
     return document
 
 
-def _cosine(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not -1 <= value <= 1:
-        raise typer.BadParameter(f"{text!r} is not a number from -1 to 1.")
-    return value
-
-
 def _weights(text: str) -> dict[str, float]:
     try:
         return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
@@ -61,71 +61,58 @@ def search_command(
         str | None,
         typer.Argument(metavar="TEXT", help="Description of the images, in plain words.", show_default=False),
     ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="Find images similar to this file.", metavar="PATH", show_default=False)
-    ] = None,
+    image: Annotated[Path | None, optional(help="Find images similar to this file.", metavar="PATH")] = None,
     image_url: Annotated[
         str | None,
-        typer.Option(help="Find images similar to the one at this address.", metavar="URL", show_default=False),
+        optional(help="Find images similar to the one at this address.", metavar="URL"),
     ] = None,
     id: Annotated[
         str | None,
-        typer.Option(
-            "--id", help="Find images similar to this image of the index.", metavar="URI|ID", show_default=False
-        ),
+        optional("--id", help="Find images similar to this image of the index.", metavar="URI|ID"),
     ] = None,
     target: Annotated[Target, typer.Option(help="Compare with images, with captions, or with both.")] = "image",
     rank: Annotated[Rank, typer.Option(help="Rank by the model, by the words of captions, or by both.")] = "clip",
     weights: Annotated[
         dict[str, float] | None,
-        typer.Option(
+        optional(
             help="Weights of --rank hybrid, for example clip=1,words=0.5.",
             metavar="WEIGHTS",
             parser=_weights,
-            show_default=False,
         ),
     ] = None,
     filter: Annotated[
         dict[str, Any] | None,
-        typer.Option(
+        optional(
             "--filter",
             help='Conditions on the payload, for example {"width": {"gte": 800}}.',
             metavar="JSON",
             parser=_json_object,
-            show_default=False,
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Leave out hits with a lower cosine.", metavar="X", parser=_cosine, show_default=False),
+        optional(help="Leave out hits with a lower cosine.", metavar="X", parser=number(-1, 1)),
     ] = None,
-    offset: Annotated[
-        int | None, typer.Option(help="Skip the N best hits.", metavar="N", parser=whole(0), show_default=False)
-    ] = None,
+    offset: Annotated[int | None, optional(help="Skip the N best hits.", metavar="N", parser=whole(0))] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
+        optional(
             "--limit",
             "-k",
             "--top-k",
             help=f"Maximum number of hits, or of groups, 1 to {MAX_LIMIT}. [default: {DEFAULT_LIMIT}]",
             metavar="N",
             parser=whole(1, MAX_LIMIT),
-            show_default=False,
         ),
     ] = None,
     diversity: Annotated[
         float | None,
-        typer.Option(help="Variety among the hits, 0 to 1.", metavar="X", parser=ratio, show_default=False),
+        optional(help="Variety among the hits, 0 to 1.", metavar="X", parser=ratio),
     ] = None,
-    group_by: Annotated[
-        str | None, typer.Option(help="Group hits by a payload field.", metavar="FIELD", show_default=False)
-    ] = None,
+    group_by: Annotated[str | None, optional(help="Group hits by a payload field.", metavar="FIELD")] = None,
     group_size: Annotated[
         int | None,
-        typer.Option(
-            help="Hits in each group, 1 to 10. [default: 3]", metavar="N", parser=whole(1, 10), show_default=False
-        ),
+        optional(help="Hits in each group, 1 to 10. [default: 3]", metavar="N", parser=whole(1, 10)),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Print all hits; with --json, one per line.")] = False,
     index: IndexNameOption = None,

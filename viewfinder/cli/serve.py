@@ -6,11 +6,9 @@ import socket
 import time
 from typing import Annotated, Any
 
-import typer
-
 from viewfinder.cli import output
 from viewfinder.cli.entry import job, packages_of
-from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, examples, whole
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, examples, optional, whole
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 
@@ -29,14 +27,13 @@ _MINIMUM_CPUS = 4
 def serve_command(
     host: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Address to listen on. [default: VIEWFINDER_HOST]", show_default=False),
+        optional(metavar="ADDRESS", help="Address to listen on. [default: VIEWFINDER_HOST]"),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(
+        optional(
             metavar="PORT",
             help="Port to listen on; 0 takes a free one. [default: VIEWFINDER_PORT]",
-            show_default=False,
             parser=whole(0, 65_535),
         ),
     ] = None,

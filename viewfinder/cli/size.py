@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import JsonOption, examples, model_name, ratio, whole
+from viewfinder.cli.options import JsonOption, examples, model_name, number, optional, positive, ratio, whole
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
 
@@ -218,69 +218,42 @@ def _gpu(text: str) -> str:
     return kinds[text.lower()]
 
 
-def _positive(text: Any) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text!r} is not a number above 0.")
-    return value
-
-
 def _share_above_0(text: Any) -> float:
-    value = ratio(text)
-    if value == 0:
-        raise typer.BadParameter("It must be above 0.")
-    return value
+    return positive(ratio(text))
 
 
-def _headroom(text: Any) -> float:
-    value = _positive(text)
-    if value < 1:
-        raise typer.BadParameter(f"{text!r} is not a number of at least 1.")
-    return value
+def _amount(metavar: str, help: str) -> Any:
+    """An option with a number above 0."""
+    return typer.Option(metavar=metavar, help=help, parser=positive)
 
 
 def size_command(
     images: Annotated[
         int,
-        typer.Option(
-            metavar="N", help="Number of images, such as 100k, 2.5M or 1B.", parser=_quantity, show_default=False
-        ),
+        optional(metavar="N", help="Number of images, such as 100k, 2.5M or 1B.", parser=_quantity),
     ],
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model, from 'viewfinder models'.", parser=model_name)
     ] = "ViT-B-32::openai",
     gpu: Annotated[str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=_gpu)] = "L4",
-    hours: Annotated[float, typer.Option(metavar="H", help="Time for the first run.", parser=_positive)] = 24.0,
-    image_mb: Annotated[float, typer.Option(metavar="MB", help="Mean size of an image.", parser=_positive)] = 0.5,
+    hours: Annotated[float, _amount("H", "Time for the first run.")] = 24.0,
+    image_mb: Annotated[float, _amount("MB", "Mean size of an image.")] = 0.5,
     captions: Annotated[float, typer.Option(metavar="R", help="Share of images with a caption.", parser=ratio)] = 0.0,
     quantization: Annotated[Quantization, typer.Option(help="Format of vectors in Qdrant's memory.")] = "none",
     copies: Annotated[int, typer.Option(metavar="N", help="Qdrant's replication factor.", parser=whole(1))] = 2,
-    qps: Annotated[
-        float, typer.Option(metavar="N", help="Searches per second, each with a new text.", parser=_positive)
-    ] = 20.0,
+    qps: Annotated[float, _amount("N", "Searches per second, each with a new text.")] = 20.0,
     utilisation: Annotated[
         float, typer.Option(metavar="R", help="Share of the GPU's peak.", parser=_share_above_0)
     ] = 0.25,
-    payload_bytes: Annotated[
-        float, typer.Option(metavar="B", help="Payload of a point on disk.", parser=_positive)
-    ] = 1000.0,
-    index_bytes: Annotated[
-        float, typer.Option(metavar="B", help="Payload indexes and id of a point.", parser=_positive)
-    ] = 400.0,
+    payload_bytes: Annotated[float, _amount("B", "Payload of a point on disk.")] = 1000.0,
+    index_bytes: Annotated[float, _amount("B", "Payload indexes and id of a point.")] = 400.0,
     headroom: Annotated[
-        float, typer.Option(metavar="X", help="Factor on Qdrant's memory and disk.", parser=_headroom)
+        float, typer.Option(metavar="X", help="Factor on Qdrant's memory and disk.", parser=number(1))
     ] = 1.25,
-    gpu_price: Annotated[
-        float | None, typer.Option(metavar="$", help="A GPU for an hour.", parser=_positive, show_default=False)
-    ] = None,
-    vcpu_price: Annotated[float, typer.Option(metavar="$", help="A CPU core for an hour.", parser=_positive)] = 0.045,
-    memory_price: Annotated[
-        float, typer.Option(metavar="$", help="A GB of memory for a month.", parser=_positive)
-    ] = 5.0,
-    disk_price: Annotated[float, typer.Option(metavar="$", help="A GB of disk for a month.", parser=_positive)] = 0.08,
+    gpu_price: Annotated[float | None, optional(metavar="$", help="A GPU for an hour.", parser=positive)] = None,
+    vcpu_price: Annotated[float, _amount("$", "A CPU core for an hour.")] = 0.045,
+    memory_price: Annotated[float, _amount("$", "A GB of memory for a month.")] = 5.0,
+    disk_price: Annotated[float, _amount("$", "A GB of disk for a month.")] = 0.08,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate machines, memory, disk and cost of an index.

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 import httpx
 
-from viewfinder.client.protocol import DEFAULT_SERVER, Answer, Attempt, Call, Draw, Pause, Response, Service
+from viewfinder.client.protocol import (
+    DEFAULT_SERVER,
+    Answer,
+    Attempt,
+    Call,
+    Done,
+    Draw,
+    Pause,
+    Response,
+    Service,
+    advance,
+)
 from viewfinder.client.requests import (
     ImageInput,
     SearchOptions,
@@ -185,16 +196,12 @@ class Client(_AnyClient[httpx.Client]):
 
     def _run(self, call: Call[T]) -> T:
         answer: Answer | None = None
-        while True:
-            try:
-                step = call.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
+        while not isinstance(step := advance(call, answer), Done):
             if isinstance(step, Pause):
                 time.sleep(step.seconds)
             else:
                 answer = self._send(step)
+        return step.result
 
     def _send(self, attempt: Attempt) -> Answer:
         deadline = time.monotonic() + attempt.timeout_s
@@ -326,16 +333,12 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
 
     async def _run(self, call: Call[T]) -> T:
         answer: Answer | None = None
-        while True:
-            try:
-                step = call.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
+        while not isinstance(step := advance(call, answer), Done):
             if isinstance(step, Pause):
                 await asyncio.sleep(step.seconds)
             else:
                 answer = await self._send(step)
+        return step.result
 
     async def _send(self, attempt: Attempt) -> Answer:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -95,6 +95,21 @@ Answer: TypeAlias = Response | httpx.RequestError
 Call: TypeAlias = Generator[Attempt | Pause, Answer | None, T]
 # Draws the length of a pause between two limits, in seconds.
 Draw: TypeAlias = Callable[[float, float], float]
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """The end of a call."""
+
+    result: T
+
+
+def advance(call: Call[T], answer: Answer | None) -> Attempt | Pause | Done[T]:
+    """Continue a call with the answer to its last attempt, None at its start. Raises the call's errors."""
+    try:
+        return call.send(answer)
+    except StopIteration as end:
+        return Done(end.value)
 
 
 class Service:
