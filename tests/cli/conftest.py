@@ -26,6 +26,12 @@ class Done:
     out: str
     err: str
 
+    def check_message(self, status: int, says: str) -> None:
+        """Assert that the command ended with this status and one message, which says this."""
+        assert self.status == status
+        assert says in self.err[self.err.lower().index("error: ") :]
+        assert "Traceback" not in self.err
+
 
 Viewfinder = Callable[..., Done]
 

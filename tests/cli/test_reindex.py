@@ -38,7 +38,4 @@ def test_a_mistake_is_one_clear_message(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     done = viewfinder("reindex", *flags)
-    assert done.status == status
-    message = done.err[done.err.index("error: ") :]
-    assert says in message
-    assert "Traceback" not in done.err
+    done.check_message(status, says)

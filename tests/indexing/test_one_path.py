@@ -1,14 +1,13 @@
 """The job, the engine's local mode and the re-index treat objects alike, because they run the same stages."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.fixtures.indexing import World
+from tests.fixtures.qdrant import validating
 from tests.fixtures.reindexing import Index
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder import ImageSearchEngine
@@ -41,10 +40,8 @@ class Interrupted(QdrantDouble):
 
 @pytest.fixture
 def qdrant() -> Iterator[Interrupted]:
-    openapi = os.environ.get("QDRANT_OPENAPI")
-    with Interrupted(openapi=Path(openapi) if openapi else None) as double:
+    with validating(Interrupted) as double:
         yield double
-        assert not double.invalid, "requests that Qdrant's specification does not allow"
 
 
 def by_engine(world: World) -> dict[str, int]:

@@ -35,16 +35,6 @@ pytestmark = pytest.mark.slow
 WRITABLE = {"/tmp", "/data"}
 
 
-@pytest.fixture(params=BUILDS, ids="+".join)
-def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return build(*request.param)
-
-
-@pytest.fixture
-def base() -> list[dict[str, Any]]:
-    return build("base")
-
-
 def test_every_component_is_built_by_a_test_and_listed_in_the_gpu_overlay() -> None:
     found = {path.parent.name for path in (KUBERNETES / "components").glob("*/kustomization.yaml")}
     overlay = (KUBERNETES / "overlays/gpu/kustomization.yaml").read_text()

@@ -11,21 +11,11 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.infra.manifests import BUILDS, build, one
+from tests.infra.manifests import one
 
 pytestmark = pytest.mark.slow
 
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
-
-
-@pytest.fixture(params=BUILDS, ids="+".join)
-def documents(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return build(*request.param)
-
-
-@pytest.fixture
-def base() -> list[dict[str, Any]]:
-    return build("base")
 
 
 @pytest.mark.parametrize("release", ["1.33", "newest"])

@@ -1,24 +1,21 @@
 """The service on Ray Serve: one replica, real HTTP, and Qdrant's protocol."""
 
-import os
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.fixtures.qdrant import validating
+from tests.fixtures.services import create_collection
+from viewfinder.cli.serve import free_port
 from viewfinder.errors import ConfigurationError
-from viewfinder.models.checkpoint import locate
+from viewfinder.service.app import application
+from viewfinder.service.serving import APPLICATION, serving
 from viewfinder.settings import Settings
-from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress, connect
-from viewfinder.store.records import PointBatch
-from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.qdrant import QdrantDouble
 
 pytestmark = pytest.mark.cluster
@@ -30,38 +27,22 @@ TIMEOUT_S = 60  # generous, for loaded machines
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    openapi = os.environ.get("QDRANT_OPENAPI")
-    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
+    with validating(QdrantDouble) as double:
         address = StoreAddress(data_dir=tmp_path_factory.mktemp("data"), url=double.url, retry_s=5)
         with connect(address) as connected:
             yield connected
-        assert not double.invalid
 
 
 @pytest.fixture(scope="module")
 def address(ray_session: None, store: Store) -> Iterator[str]:
-    from ray import serve
-
-    from viewfinder.service.app import application
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = Settings.load(qdrant_url=store.address.url, index=INDEX, port=port, refresh_s=0.2, replica_cpus=0.5)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(application(settings), name="test", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    settings = Settings.load(qdrant_url=store.address.url, index=INDEX, refresh_s=0.2, replica_cpus=0.5)
+    with serving(application(settings), "127.0.0.1", free_port("127.0.0.1", 0)) as url:
+        yield url
 
 
-def build(store: Store, model: str) -> str:
+def go_live(store: Store, model: str) -> str:
     """Make a live collection of ten points of this model; return its name."""
-    checkpoint = locate(model)
-    collection = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
-    uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
-    vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
-    payloads = [{"uri": uri, "made_by": collection.name} for uri in uris]
-    store.points.upsert(collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
+    collection = create_collection(store, INDEX, model)
     store.collections.promote(INDEX, collection.name)
     return collection.name
 
@@ -81,7 +62,7 @@ def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_
     answer = httpx.post(f"{address}/v1/search", json={"text": "a cat"}, timeout=TIMEOUT_S)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_index")
 
-    first = build(store, tiny_model)
+    first = go_live(store, tiny_model)
     until_ready(address, first)
 
     answers: list[httpx.Response] = []
@@ -95,7 +76,7 @@ def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_
     clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
-    second = build(store, other_model)
+    second = go_live(store, other_model)
     until_ready(address, second)
     threading.Event().wait(0.5)
     stop.set()
@@ -119,7 +100,7 @@ def test_a_response_has_one_request_id(address: str) -> None:
 
 
 def test_metrics_of_replicas_are_exported_through_ray(address: str, store: Store, tiny_model: str) -> None:
-    until_ready(address, build(store, tiny_model))
+    until_ready(address, go_live(store, tiny_model))
     httpx.post(f"{address}/v1/search", json={"text": "a cat to be counted"}, timeout=TIMEOUT_S)
     httpx.get(f"{address}/nothing", timeout=TIMEOUT_S)
     wanted = ("viewfinder_request_seconds_count", "viewfinder_errors_total", "viewfinder_generation")
@@ -132,7 +113,7 @@ def test_metrics_of_replicas_are_exported_through_ray(address: str, store: Store
     assert {name.removesuffix("_count").removesuffix("_total") for name in wanted} <= families.keys()
     samples = families["viewfinder_request_seconds"].samples
     searches = [each for each in samples if each.labels["route"] == "/v1/search" and each.name.endswith("_count")]
-    assert {(each.labels["application"], each.labels["status"]) for each in searches} >= {("test", "200")}
+    assert {(each.labels["application"], each.labels["status"]) for each in searches} >= {(APPLICATION, "200")}
     assert all(each.labels["replica"] for each in searches)
     assert all(name.startswith("viewfinder_") for name in families)
 

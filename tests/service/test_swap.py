@@ -1,17 +1,12 @@
 """The alias moves back and forth under load: no request fails, and no response mixes two collections."""
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
-import uvicorn
 
 from benchmarks.clients import Answer, Clients
+from tests.fixtures.services import listening
 from tests.service.conftest import INDEX, World
-from viewfinder.service.http.api import build_api
 
 CLIENTS = 16
 SWAPS = 10
@@ -19,20 +14,6 @@ RESPONSES_BETWEEN = 64
 WORDS = ("a cat on a mat", "a dog in the snow", "a red car", "two birds", "a boat at sea")
 # Every third text is new, so that no cache has it.
 TEXTS = [text if turn % 3 else f"{text} {turn}" for turn in range(1000) for text in WORDS]
-
-
-@contextmanager
-def listening(world: World) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        config = uvicorn.Config(build_api(world.service), log_config=None, lifespan="off", ws="none")
-        server = uvicorn.Server(config)
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        serving.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            serving.join()
 
 
 def names(collection: str, answer: Answer) -> bool:
@@ -48,7 +29,7 @@ def test_ten_swaps_fail_no_request_and_mix_no_collections(world: World) -> None:
     models = {each.name: world.checkpoints[model].name for model, each in collections.items()}
     marks = {each.name: model for model, each in collections.items()}
     world.service.follower.refresh()
-    with listening(world) as url:
+    with listening(world.service) as url:
         clients = Clients(url, TEXTS, CLIENTS, {"target": "caption", "limit": 5})
         with clients.asking():
             for number in range(SWAPS):

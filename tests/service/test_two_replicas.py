@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from benchmarks.clients import Answer, Clients
 from benchmarks.swaps import replicas
-from viewfinder.models.checkpoint import locate
+from tests.fixtures.qdrant import validating
+from tests.fixtures.services import create_collection
+from viewfinder.cli.serve import free_port
+from viewfinder.service.app import application
+from viewfinder.service.serving import serving
 from viewfinder.settings import Settings
-from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress, connect
-from viewfinder.store.records import PointBatch
-from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
@@ -54,10 +53,8 @@ class InterruptibleQdrant(QdrantDouble):
 
 @pytest.fixture
 def qdrant() -> Iterator[InterruptibleQdrant]:
-    openapi = os.environ.get("QDRANT_OPENAPI")
-    with InterruptibleQdrant(openapi=Path(openapi) if openapi else None) as double:
+    with validating(InterruptibleQdrant) as double:
         yield double
-        assert not double.invalid
 
 
 @pytest.fixture
@@ -68,38 +65,17 @@ def store(qdrant: InterruptibleQdrant, tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def url(ray_session: None, store: Store) -> Iterator[str]:
-    from ray import serve
-
-    from viewfinder.service.app import application
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = Settings.load(
         {},
         qdrant_url=store.address.url,
         index=INDEX,
-        port=port,
         refresh_s=0.2,
         replica_cpus=0.5,
         min_replicas=2,
         max_replicas=2,
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(application(settings), name="followed", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
-
-
-def build(store: Store, model: str) -> Collection:
-    """Ten points as if this model had made them; not live yet."""
-    checkpoint = locate(model)
-    made = store.collections.create(INDEX, ModelIdentity.of(checkpoint))
-    uris = [f"s3://bucket/{number}.jpg" for number in range(10)]
-    vectors = np.random.default_rng(1).normal(size=(10, checkpoint.dimension)).astype(np.float32)
-    payloads = [{"uri": uri, "made_by": made.name} for uri in uris]
-    store.points.upsert(made, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True)
-    return made
+    with serving(application(settings), "127.0.0.1", free_port("127.0.0.1", 0)) as address:
+        yield address
 
 
 def until(what: str, wanted: Callable[[], bool]) -> None:
@@ -118,7 +94,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    first, second = build(store, tiny_model), build(store, other_model)
+    first, second = (create_collection(store, INDEX, model) for model in (tiny_model, other_model))
     store.collections.promote(INDEX, first.name)
     url: str = request.getfixturevalue("url")
     clients = Clients(url, [f"cat number {number}" for number in range(200)], CLIENTS)
@@ -146,7 +122,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
 
         # A model that no replica can load: the previous one keeps serving, and /readyz reports the problem.
         directory = tiny_checkpoint(tmp_path / "lost", seed=3)
-        broken = build(store, str(directory))
+        broken = create_collection(store, INDEX, str(directory))
         shutil.rmtree(directory)
         store.collections.promote(INDEX, broken.name)
         until("the problem is reported", lambda: "cannot be loaded" in str(readyz(url).get("problem")))
