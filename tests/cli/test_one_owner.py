@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -142,8 +142,8 @@ def test_a_running_service_finds_what_is_indexed_beside_it(
     assert joined.stdout == "False 5\n", joined.stderr
 
 
-def _wait_until(condition: object, timeout_s: float = 60.0) -> None:
+def _wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.5)

@@ -406,7 +406,7 @@ def test_endless_texts_are_consumed_only_as_needed() -> None:
     with Scripted(lambda body: found(body["text"])).listening() as server, Client(server) as client:
         results = client.search_many((str(next(taken)) for _ in itertools.repeat(None)), concurrency=4)
         captions = [result.hits[0].caption for result in itertools.islice(results, 10)]
-        results.close()  # type: ignore[attr-defined]
+        results.close()
     assert captions == [str(number) for number in range(10)]
     assert next(taken) <= 14
 

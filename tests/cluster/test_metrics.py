@@ -1,6 +1,6 @@
 """Metrics of a job. tests/infra/test_two_nodes.py tests that Ray exports them."""
 
-from collections import Counter
+from collections import defaultdict
 from typing import Any, Self
 
 import pyarrow as pa
@@ -13,14 +13,14 @@ class Ledger:
     """Makes metrics that record their increments, and reject what Ray's metrics reject."""
 
     def __init__(self) -> None:
-        self.entries: Counter[tuple[Any, ...]] = Counter()
+        self.entries: defaultdict[tuple[Any, ...], float] = defaultdict(float)
 
     def __call__(self, name: str, description: str, labels: tuple[str, ...]) -> "Metric":
         return Metric(self.entries, name, labels)
 
 
 class Metric:
-    def __init__(self, entries: Counter[tuple[Any, ...]], name: str, labels: tuple[str, ...]) -> None:
+    def __init__(self, entries: defaultdict[tuple[Any, ...], float], name: str, labels: tuple[str, ...]) -> None:
         self._entries, self._name, self._labels = entries, name, labels
         self._defaults: dict[str, str] = {}
 
@@ -32,7 +32,7 @@ class Metric:
         assert value > 0
         given = self._defaults | tags
         assert set(given) == set(self._labels)
-        self._entries[(self._name, *(given[label] for label in self._labels))] += value  # type: ignore[assignment]
+        self._entries[(self._name, *(given[label] for label in self._labels))] += value
 
 
 def test_a_block_is_counted_by_outcome_and_stage() -> None:

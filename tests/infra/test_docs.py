@@ -9,7 +9,7 @@ import pytest
 import typer
 import yaml
 
-from viewfinder.cli.main import app
+from tests.infra.arguments import command_group
 from viewfinder.settings import Settings
 from viewfinder.testing.openapi import Specification
 
@@ -49,13 +49,13 @@ def links(text: str) -> list[str]:
 
 def commands() -> dict[str, set[str]]:
     """The commands of `viewfinder`, each with its flags."""
-    group = typer.main.get_command(app)
+    group = command_group()
     context = typer.Context(group)
     return {
         name: {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         | {"--help", "-h"}
-        for name in group.list_commands(context)  # type: ignore[attr-defined]
-        if (command := group.get_command(context, name)) is not None  # type: ignore[attr-defined]
+        for name in group.list_commands(context)
+        if (command := group.get_command(context, name)) is not None
     }
 
 

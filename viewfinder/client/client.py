@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
@@ -112,7 +112,7 @@ class Client(_AnyClient[httpx.Client]):
 
     def search_many(
         self, searches: Iterable[str | SearchRequest], *, concurrency: int = 8, **options: Unpack[SearchOptions]
-    ) -> Iterator[SearchResult]:
+    ) -> Generator[SearchResult, None, None]:
         """Like `search_batch`, but with one request per search, `concurrency` at a time. Yields results in order.
 
         `searches` may be endless. The error of a search is raised at its position.
