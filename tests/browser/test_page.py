@@ -1,44 +1,14 @@
 """The web page as a person uses it."""
 
-import json
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Request, Route, expect
+from playwright.sync_api import Route, expect
 
-from tests.browser.conftest import COUNT, INDEX, KEY, MARKUP, SIZES, Album, Site, Visit
+from tests.browser.conftest import COUNT, INDEX, MARKUP, Album, Site
+from tests.browser.elements import PAGE, QUERY, Visits, searches, tiles
 
 pytestmark = pytest.mark.browser
-
-Visits = Callable[..., Visit]
-PAGE = 40
-PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-QUERY = "/?q=image+number"
-
-
-def tiles(page: Page) -> Any:
-    return page.locator("#results a.tile")
-
-
-def tile_of(page: Page, album: Album, number: int) -> Any:
-    return page.locator(f'#results a.tile[href*="open={album.batch.ids[number]}"]')
-
-
-def searches(page: Page) -> list[Any]:
-    """The bodies of all later JSON searches, in a list that grows."""
-    bodies: list[Any] = []
-
-    def note(request: Request) -> None:
-        if request.url.endswith("/v1/search"):
-            bodies.append(request.post_data_json)
-
-    page.on("request", note)
-    return bodies
-
-
-# --- Arriving
 
 
 def test_the_start_page_shows_the_index_and_example_searches(visit: Visits, site: Site) -> None:
@@ -54,75 +24,6 @@ def test_the_start_page_shows_the_index_and_example_searches(visit: Visits, site
     expect(page.locator("#status")).to_contain_text(f"The best {PAGE} images")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_both_colour_schemes_are_applied(visit: Visits, site: Site, scheme: str) -> None:
-    here = visit(site, QUERY, color_scheme=scheme)
-    expect(tiles(here.page)).to_have_count(PAGE)
-    background = here.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3]) / 3
-    assert (brightness > 128) == (scheme == "light")
-    here.screenshot(f"results-{scheme}")
-
-
-def test_the_page_fits_a_phone(visit: Visits, site: Site, album: Album) -> None:
-    for path, name in (("/", "first-visit"), (QUERY, "results"), (f"{QUERY}&open={album.batch.ids[5]}", "large")):
-        here = visit(site, path, **PHONE)
-        expect(tiles(here.page).first).to_be_visible()
-        here.screenshot(f"phone-{name}")
-        for overflowing in ("document.documentElement", "document.getElementById('viewer')"):
-            assert here.page.evaluate(f"{overflowing}.scrollWidth <= innerWidth"), name
-
-
-LONG = "A caption that describes everything in the image, " * 40
-
-
-def with_odd_hits(page: Page) -> None:
-    """The service's own answers, but the first hit has a long caption and a long tag, and the second no caption."""
-
-    def change(route: Route) -> None:
-        answer = route.fetch()
-        body = answer.json()
-        if body["hits"]:
-            first, second, *_ = body["hits"]
-            first["caption"], first["payload"]["tags"] = LONG, ["tag-without-any-space-" * 10]
-            second["caption"] = None
-        route.fulfill(response=answer, json=body)
-
-    page.route("**/v1/search", change)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("options", [{}, PHONE], ids=["desk", "phone"])
-def test_long_and_missing_captions_keep_the_layout(visit: Visits, site: Site, options: dict[str, Any]) -> None:
-    here = visit(site, **options)
-    page = here.page
-    with_odd_hits(page)
-    page.goto(site.address + QUERY)
-    expect(tiles(page)).to_have_count(PAGE)
-    gaps = """tiles => tiles.map((tile) => {
-      const [frame, caption] = [".frame", ".caption"].map((part) => tile.querySelector(part).getBoundingClientRect());
-      return [caption.left - frame.left, caption.top - frame.bottom, caption.height].map(Math.round).join();
-    })"""
-    assert len(set(tiles(page).evaluate_all(gaps))) == 1  # an image without a caption shows its file name
-    tiles(page).first.click()
-    expect(page.get_by_role("button", name="Less like this")).to_be_visible()
-    here.screenshot(f"long-caption-{'phone' if options else 'desk'}")
-    assert page.evaluate("document.getElementById('viewer').scrollWidth <= innerWidth")
-    if not options:
-        expect(page.get_by_role("button", name="Less like this")).to_be_in_viewport()
-
-
-@pytest.mark.full
-def test_a_phone_does_not_show_the_hint_to_drop_images(visit: Visits, site: Site) -> None:
-    for options, visible in (({}, True), (PHONE, False)):
-        page = visit(site, **options).page
-        expect(page.locator("#about")).to_contain_text(INDEX)
-        assert page.get_by_text("You can also drop an image").is_visible() == visible
-
-
-# --- Searching
-
-
 def test_enter_searches_and_changes_the_address(visit: Visits, site: Site) -> None:
     page = visit(site).page
     page.get_by_label("Describe the images to find").fill("number 7")
@@ -130,28 +31,6 @@ def test_enter_searches_and_changes_the_address(visit: Visits, site: Site) -> No
     expect(page.locator("#status")).to_contain_text(" ms")
     expect(page).to_have_url(f"{site.address}/?q=number+7")
     expect(page).to_have_title("number 7 – viewfinder")
-
-
-@pytest.mark.full
-def test_rows_are_justified_before_any_image_is_loaded(visit: Visits, site: Site) -> None:
-    page = visit(site, expected=("net::ERR_FAILED",)).page
-    page.route("**/content*", lambda route: route.abort())
-    page.goto(site.address + QUERY)
-    expect(tiles(page)).to_have_count(PAGE)
-    boxes = page.evaluate(
-        "[...document.querySelectorAll('.frame')].map((frame) => {"
-        "  const { x, y, width, height } = frame.getBoundingClientRect(); return { x, y, width, height } })"
-    )
-    rows: dict[int, list[dict[str, float]]] = {}
-    for box in boxes:
-        rows.setdefault(round(box["y"]), []).append(box)
-    assert len(rows) > 3
-    right = [max(box["x"] + box["width"] for box in row) for row in rows.values()]
-    assert max(right[:-1]) - min(right[:-1]) < 1
-    for row in rows.values():
-        assert max(box["height"] for box in row) - min(box["height"] for box in row) < 1
-    shapes = {round(width / height, 1) for width, height in SIZES}
-    assert {round(box["width"] / box["height"], 1) for box in boxes} <= shapes
 
 
 def test_scrolling_loads_all_images_and_then_reports_the_end(visit: Visits, site: Site) -> None:
@@ -224,9 +103,6 @@ def test_rank_and_target_can_be_chosen(visit: Visits, site: Site) -> None:
     assert searched[-1]["target"] == "caption"
 
 
-# --- The address
-
-
 @pytest.mark.full
 def test_the_address_restores_the_whole_state(visit: Visits, site: Site, album: Album) -> None:
     like, unlike, shown = album.batch.ids[3], album.batch.ids[8], album.batch.ids[1]
@@ -280,9 +156,6 @@ def test_the_address_of_a_missing_image_shows_a_message(visit: Visits, site: Sit
     expect(tiles(page)).to_have_count(PAGE)
 
 
-# --- One image
-
-
 @pytest.mark.full
 def test_the_viewer_steps_through_images(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
@@ -319,135 +192,6 @@ def test_the_viewer_shows_the_metadata(visit: Visits, site: Site, album: Album) 
     expect(tiles(page)).to_have_count(25)
 
 
-@pytest.mark.full
-def test_more_and_less_like_this_become_parts_of_the_search(visit: Visits, site: Site, album: Album) -> None:
-    here = visit(site, f"{QUERY}&open={album.batch.ids[4]}")
-    page = here.page
-    searched = searches(page)
-    page.get_by_role("button", name="More like this").click()
-    expect(page.locator("#viewer")).to_be_hidden()
-    expect(page.locator("#status")).to_be_focused()
-    expect(tile_of(page, album, 4)).to_have_count(0)  # the image itself is left out
-    disliked = tiles(page).nth(2).get_attribute("href")
-    tiles(page).nth(2).click()
-    page.get_by_role("button", name="Less like this", exact=True).click()
-    expect(page.locator("#parts li")).to_have_count(2)
-    expect(page.locator("#status")).to_contain_text(" ms")
-    here.screenshot("more-and-less")
-    assert searched[-1]["queries"][1] == {"id": album.batch.ids[4], "weight": 1}
-    assert searched[-1]["queries"][2]["id"] in str(disliked)
-    assert searched[-1]["queries"][2]["weight"] < 0
-    page.get_by_role("button", name="Look for less like this instead").click()
-    expect(page.locator("#parts .minus")).to_have_count(2)
-    page.get_by_role("button", name="Remove “less like this”").first.click()
-    page.get_by_role("button", name="Remove “less like this”").first.click()
-    expect(page).to_have_url(site.address + QUERY)
-
-
-# --- Search by an uploaded image
-
-
-def chosen(page: Page, album: Album) -> None:
-    page.locator("#file").set_input_files(album.file(6))
-
-
-DROPPED = """([name, bytes]) => {
-  const carried = new DataTransfer();
-  carried.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
-  const event = (type) => new DragEvent(type, { dataTransfer: carried, bubbles: true, cancelable: true });
-  document.body.dispatchEvent(event("dragenter"));
-  if (document.getElementById("drop").hidden) throw new Error("nothing says that it can be dropped");
-  document.body.dispatchEvent(event("drop"));
-}"""
-
-PASTED = """([name, bytes]) => {
-  const carried = new DataTransfer();
-  carried.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
-  document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: carried, bubbles: true }));
-}"""
-
-
-def dropped(page: Page, album: Album) -> None:
-    page.evaluate(DROPPED, ["006.jpg", list(album.file(6).read_bytes())])
-
-
-def pasted(page: Page, album: Album) -> None:
-    page.evaluate(PASTED, ["006.jpg", list(album.file(6).read_bytes())])
-
-
-@pytest.mark.parametrize("give", [chosen, dropped, pasted])
-def test_an_image_finds_itself(visit: Visits, site: Site, album: Album, give: Callable[[Page, Album], None]) -> None:
-    here = visit(site)
-    page = here.page
-    expect(tiles(page).first).to_be_visible()
-    give(page, album)
-    expect(page).to_have_url(f"{site.address}/?image=006.jpg")
-    expect(page.locator("#status")).to_contain_text(" ms")
-    expect(tiles(page).first).to_contain_text("image number 6")
-    expect(page.locator("#drop")).to_be_hidden()
-
-
-@pytest.mark.full
-def test_an_image_and_a_text_are_searched_together(visit: Visits, site: Site, album: Album) -> None:
-    page = visit(site).page
-    searched = searches(page)
-    chosen(page, album)
-    expect(page.locator("#parts li")).to_have_count(1)
-    page.get_by_label("Describe the images to find").fill("number")
-    page.keyboard.press("Enter")
-    expect(page).to_have_url(f"{site.address}/?q=number&image=006.jpg")
-    expect(page.locator("#status")).to_contain_text(" ms")
-    assert [sorted(part) for part in searched[-1]["queries"]] == [["text", "weight"], ["image", "weight"]]
-    page.get_by_role("button", name="Remove this image").click()
-    expect(page).to_have_url(f"{site.address}/?q=number")
-
-
-@pytest.mark.full
-def test_a_search_by_image_survives_a_reload(visit: Visits, site: Site, album: Album) -> None:
-    page = visit(site).page
-    chosen(page, album)
-    expect(tiles(page).first).to_contain_text("image number 6")
-    page.reload()
-    expect(tiles(page).first).to_contain_text("image number 6")
-    expect(page.locator("#parts img")).not_to_have_js_property("naturalWidth", 0)
-
-
-@pytest.mark.full
-def test_an_image_chosen_in_another_tab_is_reported_by_name(visit: Visits, site: Site) -> None:
-    page = visit(site, "/?image=006.jpg").page
-    expect(page.locator("#problem")).to_contain_text("not available in this tab")
-    expect(page.locator("#problem")).to_contain_text("006.jpg")
-    page.goto(f"{site.address}/?q=number&image=006.jpg")
-    expect(page.locator("#notes")).to_contain_text("ignored")
-    expect(tiles(page)).to_have_count(PAGE)
-
-
-@pytest.mark.full
-def test_a_tab_without_space_for_all_images_keeps_the_last(visit: Visits, site: Site, album: Album) -> None:
-    page = visit(site).page
-    page.evaluate("sessionStorage.setItem('viewfinder-image:earlier', 'data:,' + 'x'.repeat(5 * 1024 * 1024 - 200))")
-    chosen(page, album)
-    expect(tiles(page).first).to_contain_text("image number 6")
-    assert page.evaluate("Object.keys(sessionStorage)") == ["viewfinder-image:006.jpg"]
-
-
-@pytest.mark.full
-def test_a_file_that_is_not_an_image_is_explained(visit: Visits, site: Site, album: Album) -> None:
-    here = visit(site, expected=("422",))
-    page = here.page
-    page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
-    expect(page.locator("#problem")).to_contain_text("This image cannot be read")
-    expect(page.locator("#parts img")).to_have_count(0)  # the chip shows no broken image
-    here.screenshot("no-image")
-    with page.expect_file_chooser() as choosing:
-        page.get_by_role("button", name="Choose another image").click()
-    choosing.value.set_files(album.file(6))
-    expect(tiles(page).first).to_contain_text("image number 6")
-
-
-# --- Filters
-
-
 def test_filters_combine_and_can_be_removed(visit: Visits, site: Site) -> None:
     here = visit(site, QUERY)
     page = here.page
@@ -479,154 +223,3 @@ def test_no_results_offer_to_clear_the_filters(visit: Visits, site: Site) -> Non
     here.screenshot("nothing-found")
     page.get_by_role("button", name="Clear the filters").click()
     expect(tiles(page)).to_have_count(PAGE)
-
-
-# --- By keyboard
-
-
-def test_the_grid_is_one_tab_stop_with_arrow_keys(visit: Visits, site: Site) -> None:
-    page = visit(site, QUERY).page
-    expect(tiles(page)).to_have_count(PAGE)
-    assert page.locator('#results a.tile[tabindex="0"]').count() == 1
-    tiles(page).first.focus()
-    for pressed, index in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("Home", 0)):
-        page.keyboard.press(pressed)
-        expect(tiles(page).nth(index)).to_be_focused()
-    top = "document.activeElement.getBoundingClientRect().top + scrollY"
-    first = page.evaluate(top)
-    page.keyboard.press("ArrowDown")
-    assert page.evaluate(top) > first
-    assert page.locator('#results a.tile[tabindex="0"]').count() == 1
-    page.keyboard.press("ArrowUp")
-    expect(tiles(page).first).to_be_focused()
-    page.keyboard.press("/")
-    expect(page.get_by_label("Describe the images to find")).to_be_focused()
-
-
-@pytest.mark.full
-def test_every_control_has_a_name_and_a_visible_focus(visit: Visits, site: Site, album: Album) -> None:
-    page = visit(site, f"{QUERY}&like={album.batch.ids[2]}").page
-    expect(page.locator("#parts li")).to_have_count(1)
-    expect(tiles(page)).to_have_count(PAGE)
-    stops = set()
-    for _ in range(80):
-        page.keyboard.press("Tab")
-        stop = page.evaluate(
-            "(() => { const at = document.activeElement; const { outlineStyle } = getComputedStyle(at);"
-            " const box = at.closest('#search'); return { tag: at.tagName,"
-            " seen: outlineStyle !== 'none' || (box !== null && getComputedStyle(box).boxShadow !== 'none'),"
-            " name: at.ariaLabel || at.labels?.[0]?.textContent || at.textContent.trim() } })()"
-        )
-        if stop["tag"] == "BODY":
-            break
-        assert stop["seen"], stop
-        assert stop["name"], stop
-        stops.add(stop["tag"])
-    assert stops == {"A", "BUTTON", "INPUT", "SELECT"}
-
-
-@pytest.mark.full
-def test_counts_and_problems_are_announced(visit: Visits, site: Site) -> None:
-    page = visit(site, QUERY).page
-    expect(page.get_by_role("status").first).to_contain_text(f"The best {PAGE} images")
-    assert page.locator("#problem").get_attribute("aria-live") == "assertive"
-    expect(page.get_by_role("list", name="Images", exact=True)).not_to_have_attribute("aria-busy", "true")
-
-
-@pytest.mark.full
-def test_no_animation_with_reduced_motion(visit: Visits, site: Site) -> None:
-    page = visit(site, QUERY, reduced_motion="reduce").page
-    expect(tiles(page)).to_have_count(PAGE)
-    assert page.evaluate("getComputedStyle(document.querySelector('.frame img')).transitionDuration") in ("0s", "")
-
-
-# --- When something is wrong
-
-
-def test_without_an_index_the_page_shows_the_command(visit: Visits, empty_site: Site) -> None:
-    here = visit(empty_site, expected=("503",))
-    expect(here.page.locator("#problem code").first).to_have_text("viewfinder index s3://bucket/prefix")
-    here.screenshot("no-index")
-
-
-@pytest.mark.full
-def test_a_new_index_is_found_by_trying_again(visit: Visits, empty_site: Site, album: Album) -> None:
-    page = visit(empty_site, QUERY, expected=("503",)).page
-    expect(page.get_by_role("heading", name="There is nothing to search yet")).to_be_visible()
-    album.build(empty_site.store)
-    empty_site.follower.refresh()
-    page.get_by_role("button", name="Try again").click()
-    expect(tiles(page)).to_have_count(PAGE)
-    expect(page.locator("#problem")).to_be_hidden()
-
-
-@pytest.mark.full
-def test_an_unreachable_service_is_explained(visit: Visits, site: Site) -> None:
-    page = visit(site, QUERY, expected=("net::ERR_CONNECTION_REFUSED",)).page
-    expect(tiles(page)).to_have_count(PAGE)
-    page.route("**/v1/search", lambda route: route.abort("connectionrefused"))
-    page.get_by_label("Describe the images to find").fill("other")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="The service cannot be reached")).to_be_visible()
-
-
-@pytest.mark.full
-def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, site: Site) -> None:
-    page = visit(site, f"{QUERY}&f=nonsense:1", expected=("400",)).page
-    expect(page.locator("#problem")).to_contain_text("nonsense")
-    page.get_by_role("button", name="Clear the filters").click()
-    expect(tiles(page)).to_have_count(PAGE)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("address", ["q=a&like=nonsense", "like=00000000-0000-0000-0000-000000000000"])
-def test_an_invalid_address_offers_a_new_search(visit: Visits, site: Site, address: str) -> None:
-    page = visit(site, f"/?{address}", expected=("422", "404")).page
-    page.get_by_role("button", name="New search").click()
-    expect(page).to_have_url(f"{site.address}/")
-    expect(tiles(page).first).to_be_visible()
-    expect(page.locator("#problem")).to_be_hidden()
-
-
-def test_a_key_is_requested_kept_and_sent_with_images(visit: Visits, locked_site: Site) -> None:
-    here = visit(locked_site, QUERY, expected=("401",))
-    page = here.page
-    box = page.get_by_label("API key")
-    expect(box).to_be_focused()
-    here.screenshot("key")
-    box.fill("wrong")
-    page.keyboard.press("Enter")
-    expect(page.locator("#problem .warning")).to_contain_text("unknown")
-    page.get_by_label("API key").fill(KEY)
-    page.keyboard.press("Enter")
-    expect(tiles(page)).to_have_count(PAGE)
-    expect(page.locator(".frame.shown img").nth(3)).not_to_have_js_property("naturalWidth", 0)
-    tiles(page).first.click()
-    expect(page.locator("#v-image")).not_to_have_js_property("naturalWidth", 0)
-    with page.expect_popup() as opened:
-        page.get_by_role("link", name="Open the original").click()
-    expect(opened.value).to_have_url(re.compile("^blob:"))
-    page.reload()
-    expect(page.locator("#viewer")).to_be_visible()
-    kept = json.loads(page.evaluate("JSON.stringify([Object.keys(sessionStorage), localStorage.length])"))
-    assert kept == [["viewfinder-api-key"], 0]
-    assert KEY not in page.url
-    page.keyboard.press("Escape")
-    page.get_by_role("button", name="Forget the key").click()
-    expect(page.get_by_label("API key")).to_be_visible()
-
-
-@pytest.mark.full
-def test_results_start_again_when_their_collection_is_gone(visit: Visits, own_site: Site, album: Album) -> None:
-    page = visit(own_site, viewport={"width": 1280, "height": 200}, expected=("410", "net::ERR_FAILED")).page
-    page.route("**/content*", lambda route: route.abort())
-    page.goto(own_site.address + QUERY)
-    expect(tiles(page)).to_have_count(PAGE)
-    old = own_site.follower.current
-    assert old is not None
-    album.build(own_site.store)
-    own_site.follower.refresh()
-    own_site.store.collections.drop(old.collection.name)
-    page.mouse.wheel(0, 20_000)
-    expect(page.locator("#notes")).to_contain_text("start again from the best")
-    assert tiles(page).count() >= PAGE

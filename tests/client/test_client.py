@@ -1,232 +1,25 @@
-"""The clients against the real application on a real socket, and against servers with planned failures."""
+"""The clients against servers with planned failures, and with invalid addresses and options."""
 
-import asyncio
 import contextlib
-import itertools
 import json
 import pickle
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fixtures.services import CAPTIONS, INDEX, Running
-from viewfinder import AsyncClient, Client
-from viewfinder.client import SearchResult
+from tests.client.conftest import Ask, Planned, Scripted, found, refusal
+from viewfinder import Client
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
 from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-
-Ask = Callable[..., Any]
-
-
-def shortest(low: float, high: float) -> float:
-    """No pauses except those that a server requests."""
-    return low
-
-
-class PromptClient(Client):
-    _draw = staticmethod(shortest)
-
-
-class PromptAsyncClient(AsyncClient):
-    _draw = staticmethod(shortest)
-
-
-@pytest.fixture(params=["threads", "asyncio"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """`ask(server, method, *arguments, options of the client)` with a client of either kind, made for one call."""
-
-    def ask(server: str, method: str, *arguments: Any, client: dict[str, Any] | None = None, **options: Any) -> Any:
-        async def in_a_loop() -> Any:
-            async with PromptAsyncClient(server, **(client or {})) as each:
-                if method == "search_many":
-                    return [result async for result in each.search_many(*arguments, **options)]
-                return await getattr(each, method)(*arguments, **options)
-
-        if request.param == "asyncio":
-            return asyncio.run(in_a_loop())
-        with PromptClient(server, **(client or {})) as each:
-            answer = getattr(each, method)(*arguments, **options)
-            return list(answer) if method == "search_many" else answer
-
-    return ask
-
-
-# The real service
-
-
-def test_a_search_finds_what_was_described(running: Running, ask: Ask) -> None:
-    result = ask(running.url, "search", "a red car", limit=2)
-    assert (result.model, result.collection, result.warnings) == (running.model, running.collection, ())
-    assert len(result) == 2
-    first = result.hits[0]
-    assert (first.id, first.uri, first.caption) == (point_id("s3://bucket/2.jpg"), "s3://bucket/2.jpg", "a red car")
-    assert (first.width, first.height, first.payload["has_image"]) == (300, 50, True)
-    assert first.score == pytest.approx(1, abs=1e-5)
-    assert [hit.score for hit in result] == sorted((hit.score for hit in result), reverse=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "numbers"),
-    [
-        ({}, {0, 1, 2, 3, 4}),
-        ({"filter": {"width": {"gte": 400}}}, {3, 4}),
-        ({"score_threshold": 0.9999}, {2}),
-        ({"offset": 4}, set()),
-        ({"target": "caption", "limit": 1}, {2}),
-        ({"target": "both", "limit": 1}, {2}),
-    ],
-)
-def test_every_option_reaches_the_service(
-    running: Running, ask: Ask, options: dict[str, Any], numbers: set[int]
-) -> None:
-    uris = {hit.uri for hit in ask(running.url, "search", "a red car", **options)}
-    if "offset" in options:
-        assert len(uris) == 1
-        assert "s3://bucket/2.jpg" not in uris
-    else:
-        assert uris == {f"s3://bucket/{number}.jpg" for number in numbers}
-
-
-def test_a_truncated_text_has_a_warning(running: Running, ask: Ask) -> None:
-    assert "beyond the first 77" in ask(running.url, "search", "cat " * 200).warnings[0]
-
-
-def test_stats_describe_the_live_collection(running: Running, ask: Ask) -> None:
-    stats = ask(running.url, "stats")
-    assert (stats.index, stats.points, stats.state, stats.problem) == (INDEX, len(CAPTIONS), "live", None)
-    assert (stats.model, stats.fingerprint, stats.dimension) == (running.model, running.fingerprint, 32)
-
-
-def test_a_service_with_an_index_is_healthy_and_ready(running: Running, ask: Ask) -> None:
-    assert ask(running.url, "healthy") is True
-    assert ask(running.url, "ready") is True
-
-
-def test_a_service_without_an_index_is_healthy_but_not_ready(without_index: str, ask: Ask) -> None:
-    assert ask(without_index, "healthy") is True
-    assert ask(without_index, "ready") is False
-    with pytest.raises(ServiceUnavailableError) as raised:
-        ask(without_index, "search", "a cat", client={"retries": 0})
-    assert (raised.value.code, raised.value.status, raised.value.exit_status) == ("no_index", 503, 1)
-    assert "There is no index 'photos' yet. Index images: viewfinder index" in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "code", "says"),
-    [
-        ("a cat", {"filter": {"width": {"near": 3}}}, "invalid_filter", "near"),
-        ("", {}, "invalid_request", "text"),
-        ("\ud800", {}, "invalid_", "text"),
-        ("a cat", {"limit": 201}, "invalid_request", "limit"),
-    ],
-)
-def test_a_refused_request_has_a_reason_and_counts_as_wrong_usage(
-    running: Running, ask: Ask, text: str, options: dict[str, Any], code: str, says: str
-) -> None:
-    with pytest.raises(ServiceError, match=says) as raised:
-        ask(running.url, "search", text, **options)
-    assert raised.value.code.startswith(code)
-    assert len(raised.value.request_id) == 32
-    assert raised.value.request_id in str(raised.value)
-    assert raised.value.exit_status == 2
-
-
-def test_an_unknown_option_is_refused_before_a_request_is_sent(ask: Ask) -> None:
-    with pytest.raises(TypeError, match="top_k"):
-        ask("http://127.0.0.1:1", "search", "a cat", top_k=5)
-
-
-def test_many_texts_are_answered_in_their_order(running: Running, ask: Ask) -> None:
-    texts = list(CAPTIONS) * 4
-    results = ask(running.url, "search_many", texts, concurrency=3, limit=1)
-    assert [result.hits[0].caption for result in results] == texts
-
-
-# Servers with planned failures
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One answer; without a status, the connection is cut."""
-
-    status: int | None
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def refusal(status: int, code: str = "store_unavailable", retry_after: str = "0") -> Planned:
-    error = {"code": code, "message": "Not now.", "hint": "Wait.", "request_id": "abc"}
-    return Planned(status, json.dumps({"error": error}).encode(), {"retry-after": retry_after})
-
-
-def found(caption: str) -> Planned:
-    hit = {"id": "1", "score": 0.5, "uri": "s3://b/1", "caption": caption, "width": None, "height": None, "payload": {}}
-    return Planned(200, json.dumps({"hits": [hit], "model": "m", "collection": "c", "took_ms": 1, "new": 2}).encode())
-
-
-class Scripted:
-    """A real HTTP server that gives planned answers in turn and records the requests."""
-
-    def __init__(self, plan: list[Planned] | Callable[[dict[str, Any]], Planned]) -> None:
-        self.requests: list[Any] = []
-        self.bodies: list[Any] = []  # for a DELETE, the path
-        self._turns = iter(plan) if isinstance(plan, list) else None
-        self._answer = None if isinstance(plan, list) else plan
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def listening(self) -> Iterator[str]:
-        script = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                self.answer(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-
-            def do_DELETE(self) -> None:
-                self.answer(self.path)
-
-            def answer(self, body: Any) -> None:
-                with script._lock:
-                    script.requests.append(self.headers)
-                    script.bodies.append(body)
-                    planned = next(script._turns, Planned(500)) if script._turns else None
-                planned = planned or script._answer(body)
-                if planned.status is None:
-                    self.close_connection = True
-                    return
-                self.send_response(planned.status)
-                for name, value in planned.headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(planned.body)))
-                self.end_headers()
-                self.wfile.write(planned.body)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}"
-            finally:
-                server.shutdown()
-                thread.join()
 
 
 @pytest.mark.parametrize(
@@ -372,59 +165,6 @@ def test_an_answer_from_another_program_is_recognized(ask: Ask, planned: Planned
         ask(server, "search", "a cat")
     assert raised.value.code == code
     assert not isinstance(raised.value, ServiceUnavailableError)
-
-
-def test_texts_are_searched_concurrently_and_returned_in_order(ask: Ask) -> None:
-    others = threading.Barrier(3)
-
-    def answer(body: dict[str, Any]) -> Planned:
-        others.wait(timeout=20)  # no answer before three requests have arrived
-        return found(body["text"])
-
-    script = Scripted(answer)
-    texts = ["a", "b", "c", "d", "e", "f"]
-    with script.listening() as server:
-        results = ask(server, "search_many", texts, concurrency=3, limit=7)
-    assert [result.hits[0].caption for result in results] == texts
-    assert {body["limit"] for body in script.bodies} == {7}
-
-
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_an_error_is_raised_at_the_position_of_its_text(concurrency: int) -> None:
-    def answer(body: dict[str, Any]) -> Planned:
-        return refusal(500) if body["text"] == "2" else found(body["text"])
-
-    got: list[SearchResult] = []
-    with Scripted(answer).listening() as server, Client(server) as client, pytest.raises(ServiceError, match="Not now"):
-        got.extend(client.search_many(map(str, range(6)), concurrency=concurrency))
-    # `extend` keeps the results before the error.
-    assert [result.hits[0].caption for result in got] == ["0", "1"]
-
-
-def test_endless_texts_are_consumed_only_as_needed() -> None:
-    taken = itertools.count()
-    with Scripted(lambda body: found(body["text"])).listening() as server, Client(server) as client:
-        results = client.search_many((str(next(taken)) for _ in itertools.repeat(None)), concurrency=4)
-        captions = [result.hits[0].caption for result in itertools.islice(results, 10)]
-        results.close()
-    assert captions == [str(number) for number in range(10)]
-    assert next(taken) <= 14
-
-
-async def test_leaving_an_asynchronous_search_early_cancels_the_rest() -> None:
-    hold = threading.Event()
-
-    def answer(body: dict[str, Any]) -> Planned:
-        if body["text"] != "0":
-            hold.wait(timeout=20)
-        return found(body["text"])
-
-    with Scripted(answer).listening() as server:
-        async with AsyncClient(server) as client:
-            async with contextlib.aclosing(client.search_many(map(str, range(100)), concurrency=3)) as results:
-                assert (await anext(results)).hits[0].caption == "0"
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-        hold.set()
 
 
 @pytest.mark.parametrize("server", ["localhost:8000", "ftp://host", "http://", "", "http://h:port", "http://h/?q=1"])
