@@ -1,9 +1,11 @@
 """Running the service on the Ray that this process has joined: `viewfinder serve`."""
 
 import logging
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
@@ -14,6 +16,9 @@ from viewfinder.service.app import application, require_keys_or_loopback
 from viewfinder.settings import Settings
 
 APPLICATION = "viewfinder"
+# Name and namespace of the actor that controls Ray Serve.
+_CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
+_SHUTDOWN_S = 30.0
 
 
 def build(settings: Settings) -> Application:
@@ -37,7 +42,22 @@ def serving(app: Application, host: str, port: int) -> Iterator[str]:
             serve.run(app, name=APPLICATION, route_prefix="/")
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
-        serve.shutdown()
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """End Ray Serve and wait until its controller is gone.
+
+    `serve.shutdown` waits in a call that ends when the controller is killed, which Ray reports as a failed task.
+    """
+    with suppress(ValueError, RayError):  # there is no controller, or it has ended
+        controller = ray.get_actor(*_CONTROLLER)
+        ray.get(controller.graceful_shutdown.remote(wait=False), timeout=_SHUTDOWN_S)
+        deadline = time.monotonic() + _SHUTDOWN_S
+        while time.monotonic() < deadline:
+            ray.get_actor(*_CONTROLLER)
+            time.sleep(0.1)
+    serve.shutdown()
 
 
 @contextmanager
