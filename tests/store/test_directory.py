@@ -78,7 +78,8 @@ def test_a_second_program_is_refused_with_the_holder_in_the_message(tmp_path: Pa
         with pytest.raises(StoreBusyError) as caught, opened(tmp_path):
             pass
         for part in (
-            f"process {holder.pid}",
+            f"process {holder.pid} (python)",
+            f"'kill {holder.pid}'",
             socket.gethostname(),
             "without Ray",
             "docker run",
@@ -86,6 +87,23 @@ def test_a_second_program_is_refused_with_the_holder_in_the_message(tmp_path: Pa
         ):
             assert part in str(caught.value)
         assert caught.value.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        (["/venv/bin/viewfinder", "index", "s3://bucket"], "viewfinder index"),
+        (["/venv/lib/viewfinder/__main__.py", "takedown", "x"], "viewfinder takedown"),
+        (["jobs/index.py", "s3://bucket"], "index.py"),
+        ([""], "python"),
+    ],
+)
+def test_a_holder_is_named_by_its_command_without_arguments(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], program: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert f" ({program}) on " in str(Holder.here(None))
+    assert Holder.here("127.0.0.1:6379").program is None
 
 
 def test_a_killed_holder_leaves_the_store_unlocked_and_complete(tmp_path: Path) -> None:

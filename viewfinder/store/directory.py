@@ -12,8 +12,10 @@ import os
 import platform
 import socket
 import sqlite3
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -51,6 +53,8 @@ class Holder:
     ray_address: str | None = None
     # The socket on which it answers other programs of this machine.
     socket: str | None = None
+    # As started, such as `viewfinder index`; None for an actor of Ray.
+    program: str | None = None
 
     @classmethod
     def here(cls, ray_address: str | None, socket_path: str | None = None) -> "Holder":
@@ -62,6 +66,7 @@ class Holder:
             code_version(),
             ray_address,
             socket_path,
+            None if ray_address else _program(sys.argv),
         )
 
     @property
@@ -80,7 +85,17 @@ class Holder:
 
     def __str__(self) -> str:
         how = f"in the Ray at {self.ray_address}" if self.ray_address else "without Ray"
-        return f"process {self.pid} on {self.host}, {how}, since {self.since}"
+        program = f" ({self.program})" if self.program else ""
+        return f"process {self.pid}{program} on {self.host}, {how}, since {self.since}"
+
+
+def _program(arguments: Sequence[str]) -> str:
+    """Name of a program, with its command if it is `viewfinder`; other arguments could be secret."""
+    path = Path(arguments[0])
+    name = path.parent.name if path.name == "__main__.py" else path.name
+    if name == "viewfinder":
+        return " ".join([name, *arguments[1:2]])
+    return "python" if name in ("", "-c") else name
 
 
 def store_directory(data_dir: Path) -> Path:
@@ -269,8 +284,11 @@ def try_lock(path: Path) -> IO[str] | None:
 def busy_error(directory: Path) -> StoreBusyError:
     """Return the error that names the holder of a directory."""
     holder = Holder.read(directory)
-    who = str(holder) if holder else "an unknown program"
+    stop = "end it"
+    if holder is not None:
+        stop += f" with 'kill {holder.pid}'" + ("" if holder.host == socket.gethostname() else f" on {holder.host}")
     return StoreBusyError(
-        f"The embedded store in {directory} is held by {who}. Wait for it or end it; several programs at once need a "
-        "Qdrant server: 'docker run -p 6333:6333 qdrant/qdrant' and VIEWFINDER_QDRANT_URL=http://localhost:6333."
+        f"The embedded store in {directory} is held by {holder or 'an unknown program'}. Wait until it ends and try "
+        f"again. If it does not end, {stop}; indexed images are kept. Several programs at once need a Qdrant server: "
+        "'docker run -p 6333:6333 qdrant/qdrant' and VIEWFINDER_QDRANT_URL=http://localhost:6333."
     )
