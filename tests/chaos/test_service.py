@@ -30,7 +30,7 @@ from viewfinder.testing.qdrant import Fault, QdrantDouble
 CLIENTS = 8
 TIMEOUT_S = 3.0
 QUERY = r"^POST .*/points/query"
-TEXTS = [f"picture number {number}" for number in range(24)]
+TEXTS = [f"image number {number}" for number in range(24)]
 
 Answers = Counter[tuple[int, str]]
 

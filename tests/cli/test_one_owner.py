@@ -64,7 +64,7 @@ def test_every_command_works_while_a_job_holds_the_index(
 
 
 @pytest.mark.slow
-def test_every_command_works_while_nobody_holds_the_index(
+def test_every_command_works_while_no_program_holds_the_index(
     environment: dict[str, str], images: Path, viewfinder: Viewfinder
 ) -> None:
     _use_all_commands(images, viewfinder)

@@ -32,7 +32,7 @@ def test_a_result_can_be_printed_as_json(at_running: Running, viewfinder: Viewfi
 
 
 def test_the_default_limit_is_10(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
-    assert len(json.loads(viewfinder("search", "picture 5", "--json").out)["hits"]) == 10
+    assert len(json.loads(viewfinder("search", "image 5", "--json").out)["hits"]) == 10
 
 
 def test_the_server_option_overrides_the_settings(
@@ -70,13 +70,13 @@ def test_a_search_by_image_by_id_and_by_several_parts(at_gallery: Gallery, viewf
     uris, files = at_gallery.uris, at_gallery.files
     assert found("--image", str(files[3])) == [uris[3]]
     assert found("--id", uris[3]) != [uris[3]]
-    assert found("picture 5", "--target", "caption") == [uris[5]]
-    assert found("picture 5", "--image", str(files[3]), "--id", uris[4])
+    assert found("image 5", "--target", "caption") == [uris[5]]
+    assert found("image 5", "--image", str(files[3]), "--id", uris[4])
 
 
 def test_scores_relevance_and_groups_are_shown(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     line = ("--target", "caption", "--group-by", "tags", "-k", "2", "--diversity", "0", "--group-size", "1")
-    done = viewfinder("search", "picture 5", *line)
+    done = viewfinder("search", "image 5", *line)
     heading, first, second = (line.split("\t") for line in done.out.splitlines())
     assert heading[:3] == ["group", "score", "relevance"]
     assert first[:3] == ["odd", "1.000", "100%"]
@@ -96,11 +96,11 @@ def test_scores_relevance_and_groups_are_shown(at_gallery: Gallery, viewfinder: 
 def test_every_option_reaches_the_service(
     flags: list[str], count: int, at_gallery: Gallery, viewfinder: Viewfinder
 ) -> None:
-    assert len(json.loads(viewfinder("search", "picture 17", *flags, "--json").out)["hits"]) == count
+    assert len(json.loads(viewfinder("search", "image 17", *flags, "--json").out)["hits"]) == count
 
 
 def test_no_hits_are_noted_beside_the_output(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
-    done = viewfinder("search", "picture 17", "--offset", "1000")
+    done = viewfinder("search", "image 17", "--offset", "1000")
     assert done.status == 0
     assert len(done.out.splitlines()) == 1, "the headings"
     assert done.err.endswith("\nNothing found.\n")
@@ -120,9 +120,9 @@ def test_an_image_url_reaches_the_service(at_gallery: Gallery, viewfinder: Viewf
 
 
 def test_all_hits_are_json_lines(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
-    lines = viewfinder("search", "picture 5", "--all", "--json").out.splitlines()
+    lines = viewfinder("search", "image 5", "--all", "--json").out.splitlines()
     assert {json.loads(line)["uri"] for line in lines} == {*at_gallery.uris}
-    assert len(viewfinder("search", "picture 5", "--all").out.splitlines()) == 1 + len(at_gallery.uris)
+    assert len(viewfinder("search", "image 5", "--all").out.splitlines()) == 1 + len(at_gallery.uris)
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])

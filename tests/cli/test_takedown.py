@@ -64,7 +64,7 @@ def test_in_a_terminal_a_takedown_is_confirmed(locked: Gallery, answer: str, hit
     assert f"Take down {locked.uris[1]}" in done.stderr
     assert done.returncode == hits
     with Client(locked.url, api_key=ADMIN_KEY) as client:
-        assert sum(hit.id == id_ for hit in client.search("picture 1")) == hits
+        assert sum(hit.id == id_ for hit in client.search("image 1")) == hits
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,14 @@ def test_an_image_of_the_index_finds_similar_images_but_not_itself(
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, iter], ids=["list", "tuple", "array", "iterator"])
 def test_a_vector_can_be_any_sequence(gallery: Gallery, ask: Ask, kind: Callable[[Any], Any]) -> None:
-    vector = gallery.encoder.encode_texts(["picture 7"])[0][0]
+    vector = gallery.encoder.encode_texts(["image 7"])[0][0]
     result = ask(gallery, "search", vector=kind(vector), target="caption", limit=1)
-    assert result.hits[0].caption == "picture 7"
+    assert result.hits[0].caption == "image 7"
 
 
 def test_parts_are_combined_by_weight(gallery: Gallery, ask: Ask) -> None:
-    parts = [Part(text="picture 7"), Part(text="picture 8", weight=-0.5), Part(image=gallery.files[3], weight=0.1)]
-    texts = gallery.encoder.encode_texts(["picture 7", "picture 8"])[0]
+    parts = [Part(text="image 7"), Part(text="image 8", weight=-0.5), Part(image=gallery.files[3], weight=0.1)]
+    texts = gallery.encoder.encode_texts(["image 7", "image 8"])[0]
     image = np.array([embedding.vector for embedding in ask(gallery, "embed", images=[gallery.files[3]]).images])[0]
     result = ask(gallery, "search", queries=parts, target="caption", limit=1)
     vector = texts[0] - 0.5 * texts[1] + 0.1 * image
@@ -90,36 +90,36 @@ def test_parts_are_combined_by_weight(gallery: Gallery, ask: Ask) -> None:
     ],
 )
 def test_every_option_reaches_the_service(gallery: Gallery, ask: Ask, options: dict[str, Any], count: int) -> None:
-    assert len(ask(gallery, "search", "picture 17", **{"limit": 200, **options})) == count
+    assert len(ask(gallery, "search", "image 17", **{"limit": 200, **options})) == count
 
 
 def test_rank_words_orders_by_caption_words(gallery: Gallery, ask: Ask) -> None:
     result = ask(gallery, "search", "17", rank="words", limit=1)
-    assert [(hit.caption, hit.relevance) for hit in result] == [("picture 17", None)]
+    assert [(hit.caption, hit.relevance) for hit in result] == [("image 17", None)]
 
 
 def test_groups_share_a_value(gallery: Gallery, ask: Ask) -> None:
-    result = ask(gallery, "search", "picture 7", target="caption", group_by="tags", group_size=2)
+    result = ask(gallery, "search", "image 7", target="caption", group_by="tags", group_size=2)
     assert [(group.value, len(group.hits)) for group in result.groups] == [("odd", 2), ("even", 2)]
     assert result.hits == tuple(group.hits[0] for group in result.groups)
 
 
 def test_pages_hold_every_image_once_in_the_order_of_one_search(gallery: Gallery, ask: Ask) -> None:
-    pages = ask(gallery, "search_pages", "picture 7", limit=10)
+    pages = ask(gallery, "search_pages", "image 7", limit=10)
     assert [len(page) for page in pages] == [10, 10, 4]
-    whole = ask(gallery, "search", "picture 7", limit=200)
+    whole = ask(gallery, "search", "image 7", limit=200)
     assert [hit.id for page in pages for hit in page] == [hit.id for hit in whole]
     assert pages[-1].cursor is None
 
 
 def test_a_batch_of_any_size_is_answered_in_its_order(gallery: Gallery, ask: Ask) -> None:
-    searches = [f"picture {number % 24}" for number in range(130)]
+    searches = [f"image {number % 24}" for number in range(130)]
     results = ask(gallery, "search_batch", searches, target="caption", limit=1)
     assert [result.hits[0].caption for result in results] == searches
 
 
 def test_searches_of_a_batch_may_differ(gallery: Gallery, ask: Ask) -> None:
-    searches = ["picture 2", {"image": gallery.files[4], "limit": 2}, {"id": gallery.uris[0], "target": "caption"}]
+    searches = ["image 2", {"image": gallery.files[4], "limit": 2}, {"id": gallery.uris[0], "target": "caption"}]
     results = ask(gallery, "search_batch", searches, limit=3)
     assert [len(result) for result in results] == [3, 2, 3]
     assert results[1].hits[0].uri == gallery.uris[4]
@@ -129,7 +129,7 @@ def test_searches_of_a_batch_may_differ(gallery: Gallery, ask: Ask) -> None:
 
 
 def test_texts_and_images_are_embedded(gallery: Gallery, ask: Ask) -> None:
-    texts = [f"picture {number}" for number in range(70)] + ["cat " * 200]
+    texts = [f"image {number}" for number in range(70)] + ["cat " * 200]
     answer = ask(gallery, "embed", texts, [gallery.files[0], gallery.files[1].read_bytes()])
     assert [len(answer.texts), len(answer.images), answer.dimension] == [71, 2, 32]
     expected = gallery.encoder.encode_texts(texts)[0]
@@ -175,7 +175,7 @@ def test_embed_without_inputs_is_refused(gallery: Gallery, ask: Ask) -> None:
 def test_an_image_and_its_content_are_returned(gallery: Gallery, ask: Ask, subject: Callable[[Path], str]) -> None:
     file = gallery.files[2]
     image = ask(gallery, "image", subject(file))
-    assert (image.id, image.uri, image.caption) == (point_id(gallery.uris[2]), gallery.uris[2], "picture 2")
+    assert (image.id, image.uri, image.caption) == (point_id(gallery.uris[2]), gallery.uris[2], "image 2")
     assert image.payload["tags"] == ["even"]
     assert ask(gallery, "content", image.id) == file.read_bytes()
     with Image.open(io.BytesIO(ask(gallery, "content", image.id, width=16))) as small:
@@ -205,10 +205,10 @@ def test_an_unknown_image_is_an_error(gallery: Gallery, ask: Ask, method: str) -
 
 
 def test_a_missing_or_wrong_key_is_refused(locked: Gallery, ask: Ask) -> None:
-    assert len(ask(locked, "search", "picture 1", api_key=READ_KEY)) == 3
+    assert len(ask(locked, "search", "image 1", api_key=READ_KEY)) == 3
     for wrong in (None, "guessed"):
         with pytest.raises(ServiceError) as raised:
-            ask(locked, "search", "picture 1", api_key=wrong)
+            ask(locked, "search", "image 1", api_key=wrong)
         assert (raised.value.status, raised.value.code) == (401, "unauthorized")
 
 
@@ -218,7 +218,7 @@ def test_only_an_admin_key_allows_takedowns(locked: Gallery, ask: Ask, method: s
     with pytest.raises(ServiceError) as raised:
         ask(locked, method, *arguments, api_key=READ_KEY)
     assert (raised.value.status, raised.value.code) == (403, "forbidden")
-    assert len(ask(locked, "search", "picture 1", api_key=READ_KEY)) == 3
+    assert len(ask(locked, "search", "image 1", api_key=READ_KEY)) == 3
 
 
 def test_an_image_is_taken_down_once_and_can_be_restored(locked: Gallery, ask: Ask) -> None:
@@ -228,7 +228,7 @@ def test_an_image_is_taken_down_once_and_can_be_restored(locked: Gallery, ask: A
     uri = locked.uris[1]
     removal = admin("take_down", uri)
     assert (removal.id, removal.uri, removal.removed) == (point_id(uri), uri, True)
-    assert uri not in {hit.uri for hit in admin("search", "picture 1")}
+    assert uri not in {hit.uri for hit in admin("search", "image 1")}
     assert admin("take_down", point_id(uri)).removed is False
     assert [(each.id, each.uri) for each in admin("takedowns")] == [(point_id(uri), uri)]
     assert admin("restore", uri).restored is True

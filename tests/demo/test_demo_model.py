@@ -25,7 +25,7 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 CORPUS = DEMO / "corpus"
 MODELS = {name: Path(find(name).directory) for name in ("demo", "demo-small")}
 CORPUS_SEED = 7
-PICTURES = 200  # of the corpus, enough for a stable recall in a few seconds
+IMAGES = 200  # of the corpus, enough for a stable recall in a few seconds
 MB = 1_000_000
 
 
@@ -60,7 +60,7 @@ def shipped(request: pytest.FixtureRequest, records: list[dict[str, str]]) -> Sh
     source = f"local-dir:{MODELS[request.param]}"
     model, _, preprocess = open_clip.create_model_and_transforms(source)
     model.eval()
-    batch = torch.stack([preprocess(Image.open(CORPUS / record["key"])) for record in records[:PICTURES]])
+    batch = torch.stack([preprocess(Image.open(CORPUS / record["key"])) for record in records[:IMAGES]])
     with torch.inference_mode():
         images = normalize(model.encode_image(batch), dim=-1)
     return Shipped(request.param, model, open_clip.get_tokenizer(source), images)
@@ -80,7 +80,7 @@ WORD_FLOORS = {"demo": 0.45, "demo-small": 0.15}
 def test_unseen_phrasings_find_their_pictures(shipped: Shipped, field: str, records: list[dict[str, str]]) -> None:
     from demo.recall import recall_at
 
-    texts = shipped.texts([record[field] for record in records[:PICTURES]])
+    texts = shipped.texts([record[field] for record in records[:IMAGES]])
     at_1, at_10 = FLOORS[shipped.name, field]
 
     assert recall_at(1, shipped.images, texts) >= at_1
@@ -89,10 +89,10 @@ def test_unseen_phrasings_find_their_pictures(shipped: Shipped, field: str, reco
 
 @pytest.mark.parametrize("field", ["names", "names_zh"])
 def test_a_bare_word_finds_its_thing_far_better_than_chance(shipped: Shipped, field: str) -> None:
-    """Chance is 2 %: a thing is in about three of 200 pictures."""
+    """Chance is 2 %: a thing is in about three of 200 images."""
     from demo.recall import word_precision
 
-    shown = [scenes.compose(CORPUS_SEED, index) for index in range(PICTURES)]
+    shown = [scenes.compose(CORPUS_SEED, index) for index in range(IMAGES)]
     words = shipped.texts([getattr(thing, field)[0].removeprefix("~") for thing in THINGS])
 
     assert word_precision(shown, shipped.images, words) >= WORD_FLOORS[shipped.name]
@@ -122,7 +122,7 @@ def test_unknown_words_do_not_drown_the_known_ones(shipped: Shipped) -> None:
 
 
 def test_positions_after_the_end_of_text_change_nothing(shipped: Shipped) -> None:
-    """What lets an encoder cut a batch of texts to its longest."""
+    """An encoder may therefore cut a batch of texts to its longest."""
     import torch
 
     tokens = shipped.tokenizer(["a dog in the snow"])

@@ -36,10 +36,10 @@ def test_a_seed_and_an_index_decide_every_pixel() -> None:
 
 @needs_font
 @pytest.mark.parametrize("size", [64, 256, 300])
-def test_a_scene_is_a_square_picture_of_the_size_asked_for(size: int) -> None:
-    picture = scenes.paint(5, 2, size)
+def test_a_scene_is_a_square_image_of_the_given_size(size: int) -> None:
+    image = scenes.paint(5, 2, size)
 
-    assert (picture.mode, picture.size) == ("RGB", (size, size))
+    assert (image.mode, image.size) == ("RGB", (size, size))
 
 
 @needs_font

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def size(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, float]:
-    """What is printed: value by line."""
+    """The printed values, by line."""
     assert main(["size", *flags, "--json"]) == 0
     return {line["what"]: line["value"] for line in json.loads(capsys.readouterr().out)}
 

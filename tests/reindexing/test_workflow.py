@@ -159,7 +159,7 @@ def test_a_bucket_that_keeps_changing_is_promoted_after_the_last_round(index: In
 
 def test_a_source_added_during_the_build_is_in_the_new_collection(index: Index) -> None:
     world = index.world
-    other = world.directory / "pictures"
+    other = world.directory / "images"
     fill(other, ["x.jpg", "y.jpg"], first_seed=60)
 
     def join(number: int) -> None:

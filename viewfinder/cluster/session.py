@@ -60,7 +60,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
     address = StoreAddress.of(settings)
     if address.url is not None:
         with connect(address) as store:
-            store.check()  # somebody waits for the answer: a server that is not there is not tried for minutes
+            store.check()  # a person waits, so an unreachable server is reported now, not after minutes of retries
             yield store
     elif _is_held_elsewhere(store_directory(address.data_dir)):
         with start_ray(address, ray_address=settings.ray_address), connect(address) as store:

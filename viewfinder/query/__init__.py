@@ -1,1 +1,1 @@
-"""What a query means: parts, weights, filters, ranking, grouping, paging, relevance."""
+"""The meaning of a query: parts, weights, filters, ranking, grouping, paging, relevance."""

@@ -31,7 +31,7 @@ _ROUNDING = 1e-3  # of a unit vector's length
 
 @dataclass(frozen=True)
 class Place:
-    """How far a ranking has been shown.
+    """The part of a ranking that has been shown.
 
     `position` is the number of hits (or groups) shown. If the order is that of scores, `score` is the score of the last
     hit and `marks` identify the hits with nearly the same score; else `marks` identify all hits shown.

@@ -25,7 +25,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far the new collection may fall behind the live one."""
+    """Limits on how much worse the new collection may be than the live one."""
 
     failure_ratio: float
     loss_ratio: float
