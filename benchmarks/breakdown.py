@@ -5,14 +5,12 @@
 
 import argparse
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,7 +19,7 @@ from rich.table import Table
 from benchmarks.bucket import WEB, bucket
 from benchmarks.discarding import discarding_store
 from benchmarks.job import index, scratch
-from benchmarks.processes import cpu_ticks, family
+from benchmarks.processes import Sampler, cpu_ticks, family
 from viewfinder.models.cpu import cpu_cores
 
 SAMPLE_S = 0.5
@@ -42,22 +40,12 @@ MINIMUM_SHARE = 0.05
 
 
 @dataclass
-class Profile:
+class Profile(Sampler):
     """Sample a process and its descendants while the `with` block runs; `lines` are shares of a core by role."""
 
     every_s: float
     pid: int = field(default_factory=os.getpid)
     lines: list[tuple[float, dict[str, float]]] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
 
     @property
     def together(self) -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,14 +59,8 @@ class Memory:
         return Memory(max(self.driver, other.driver), max(self.workers, other.workers), max(self.shared, other.shared))
 
 
-@dataclass
-class Watch:
-    """Sample a driver and its workers every `SAMPLE_S` seconds while the `with` block runs."""
-
-    pid: int
-    peak: Memory = field(default_factory=Memory)
-    # As last sampled: Ray does not wait for ended workers, so their time would be lost.
-    cpu_s: float = 0.0
+class Sampler(ABC):
+    """Runs `_watch` in a thread while the `with` block runs; `_done` is set at its end."""
 
     def __enter__(self) -> Self:
         self._done = threading.Event()
@@ -76,6 +71,19 @@ class Watch:
     def __exit__(self, *exception: object) -> None:
         self._done.set()
         self._thread.join()
+
+    @abstractmethod
+    def _watch(self) -> None: ...
+
+
+@dataclass
+class Watch(Sampler):
+    """Sample a driver and its workers every `SAMPLE_S` seconds while the `with` block runs."""
+
+    pid: int
+    peak: Memory = field(default_factory=Memory)
+    # As last sampled: Ray does not wait for ended workers, so their time would be lost.
+    cpu_s: float = 0.0
 
     def _watch(self) -> None:
         spent: dict[int, float] = {}

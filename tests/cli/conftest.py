@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.indexing import World
 from tests.fixtures.services import Gallery, Running
+from tests.indexing.sample_images import fill
 from viewfinder.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,22 @@ def viewfinder(capsys: pytest.CaptureFixture[str]) -> Viewfinder:
         out, err = capsys.readouterr()
         return Done(status, out, err)
 
+    return run
+
+
+Mistake = Callable[[Sequence[str], Mapping[str, str]], Done]
+
+
+@pytest.fixture
+def make_mistake(viewfinder: Viewfinder, world: World, monkeypatch: pytest.MonkeyPatch) -> Mistake:
+    """Runs a job with wrong flags or variables over a bucket with two images; SOURCE stands for the bucket."""
+
+    def run(arguments: Sequence[str], environment: Mapping[str, str]) -> Done:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return viewfinder(*(each.replace("SOURCE", world.source) for each in arguments))
+
+    fill(world.bucket, ["00.jpg", "01.jpg"])
     return run
 
 

@@ -2,9 +2,7 @@
 
 import pytest
 
-from tests.cli.conftest import Viewfinder
-from tests.fixtures.indexing import World
-from tests.indexing.sample_images import fill
+from tests.cli.conftest import Mistake
 
 pytestmark = pytest.mark.slow
 
@@ -25,17 +23,8 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_a_mistake_is_one_clear_message(
-    world: World,
-    viewfinder: Viewfinder,
-    monkeypatch: pytest.MonkeyPatch,
-    flags: list[str],
-    environment: dict[str, str],
-    status: int,
-    says: str,
+    make_mistake: Mistake, flags: list[str], environment: dict[str, str], status: int, says: str
 ) -> None:
-    fill(world.bucket, ["00.jpg", "01.jpg"])
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    done = viewfinder("index", *(flag.replace("SOURCE", world.source) for flag in flags))
+    done = make_mistake(["index", *flags], environment)
     done.check_message(status, says)
     assert "not-the-secret" not in done.err, "a secret is never repeated"

@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.cli.conftest import Viewfinder
+from tests.cli.conftest import Mistake
 from tests.fixtures.indexing import World
-from tests.indexing.sample_images import fill
 
 pytestmark = pytest.mark.slow
 
@@ -25,17 +24,7 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_a_mistake_is_one_clear_message(
-    world: World,
-    viewfinder: Viewfinder,
-    monkeypatch: pytest.MonkeyPatch,
-    flags: list[str],
-    environment: dict[str, str],
-    status: int,
-    says: str,
+    world: World, make_mistake: Mistake, flags: list[str], environment: dict[str, str], status: int, says: str
 ) -> None:
-    fill(world.bucket, ["00.jpg", "01.jpg"])
     world.sync()
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    done = viewfinder("reindex", *flags)
-    done.check_message(status, says)
+    make_mistake(["reindex", *flags], environment).check_message(status, says)
