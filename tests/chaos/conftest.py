@@ -25,7 +25,7 @@ __all__ = ["executor", "qdrant", "world"]
 READ_TIMEOUT_S = 1.0
 STORE_TIMEOUT_S = 2.0
 LONGEST_PAUSE_S = 1.0
-# How long a test waits for an event, on a machine that may be busy.
+# A test waits so long for an event, because the machine may be busy.
 PATIENCE_S = 240.0
 
 

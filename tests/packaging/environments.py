@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements.lock"
-# How uv reports that no package index answers.
+# uv's error if no package index answers.
 NO_INDEX = ("error sending request", "dns error", "tcp connect error", "network connectivity is disabled")
 
 
