@@ -88,16 +88,24 @@ def _use_all_commands(images: Path, viewfinder: Viewfinder) -> None:
 
 
 @pytest.fixture
-def service(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def service(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of `viewfinder serve`, on a Ray with the token that Ray gives it by default."""
     monkeypatch.delenv("RAY_AUTH_MODE")
-    with subprocess.Popen([*PROGRAM, "serve", "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    log = tmp_path / "serve.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*PROGRAM, "serve", "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
         assert process.stdout is not None
         try:
             yield json.loads(process.stdout.readline())["url"]
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(120)
+    # Regression: Ray reported the task in which Serve's controller had been killed as failed.
+    assert log.read_text().splitlines()[-1] == "Stopping the service ..."
 
 
 @pytest.mark.full
