@@ -77,7 +77,7 @@ WORD_FLOORS = {"demo": 0.45, "demo-small": 0.15}
 
 
 @pytest.mark.parametrize("field", ["query", "query_zh"])
-def test_unseen_phrasings_find_their_pictures(shipped: Shipped, field: str, records: list[dict[str, str]]) -> None:
+def test_unseen_phrasings_find_their_images(shipped: Shipped, field: str, records: list[dict[str, str]]) -> None:
     from demo.recall import recall_at
 
     texts = shipped.texts([record[field] for record in records[:IMAGES]])

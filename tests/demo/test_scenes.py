@@ -141,7 +141,7 @@ def test_every_place_has_a_painter_and_every_group_is_known() -> None:
 
 
 @needs_font
-def test_the_command_writes_pictures_and_their_captions(tmp_path: Path) -> None:
+def test_the_command_writes_images_and_their_captions(tmp_path: Path) -> None:
     assert scenes.main(["--seed", "9", "--count", "3", "--out", str(tmp_path), "--workers", "1"]) == 0
 
     lines = (tmp_path / "captions.jsonl").read_text(encoding="utf-8").splitlines()
