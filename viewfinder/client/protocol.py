@@ -17,6 +17,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from viewfinder._version import __version__
+from viewfinder.addresses import is_loopback
+from viewfinder.backoff import Backoff
 from viewfinder.client.requests import ImageInput, SearchRequest, image_base64, image_id, search_body
 from viewfinder.client.results import (
     Embeddings,
@@ -47,7 +49,6 @@ T = TypeVar("T")
 
 # HTTP statuses worth retrying: the service is overloaded or has no index yet, or its proxy has no replica right now.
 _RETRYABLE = frozenset({429, 502, 503, 504})
-_FIRST_PAUSE_S = 0.2
 _MAX_PAUSE_S = 10.0
 
 
@@ -123,14 +124,14 @@ class Service:
         self._url, self._public_url = _parse_server(server)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._draw = draw
+        self._backoff = Backoff(timeout_s, maximum_s=_MAX_PAUSE_S, draw=draw)
         self._headers = {"user-agent": f"viewfinder/{__version__}"}
         if api_key is not None:
             if not (api_key and api_key.isascii() and api_key.isprintable()):
                 raise ConfigurationError(
                     "The API key is empty, or has characters that are not allowed in an HTTP header."
                 )
-            if _is_unencrypted(self._url):
+            if self._url.startswith("http://") and not is_loopback(self._url):
                 logger.warning("The API key is sent to %s unencrypted; use https.", self._public_url)
             self._headers["authorization"] = f"Bearer {api_key}"
 
@@ -257,7 +258,8 @@ class Service:
             if isinstance(answer, Response) and answer.status == 200:
                 return answer
             error = self._error(answer, attempts, request_id)
-            pause_s = _pause_s(attempts, answer, self._draw)
+            asked_s = _retry_after_s(answer.headers.get("retry-after", "")) if isinstance(answer, Response) else 0.0
+            pause_s = self._backoff.pause_s(attempts, asked_s)
             too_late = time.monotonic() + pause_s >= deadline
             if not isinstance(error, ServiceUnavailableError) or attempts > retries or too_late:
                 raise error from (answer if isinstance(answer, httpx.RequestError) else None)
@@ -378,12 +380,6 @@ def _path(path: str, **parameters: str | int | None) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def _is_unencrypted(url: str) -> bool:
-    """True if requests to this address leave the machine unencrypted."""
-    host = httpx.URL(url).host
-    return url.startswith("http://") and not (host in ("localhost", "::1") or host.startswith("127."))
-
-
 def _parse_server(server: str) -> tuple[str, str]:
     """The address for requests, and the address without user and password for messages."""
     try:
@@ -395,13 +391,6 @@ def _parse_server(server: str) -> tuple[str, str]:
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ConfigurationError(f"The server must be an address like {DEFAULT_SERVER}, not {server!r}.")
     return str(url).rstrip("/"), str(url.copy_with(username=None, password=None)).rstrip("/")
-
-
-def _pause_s(attempts: int, answer: Answer, draw: Draw) -> float:
-    """A pause with full jitter, so that clients do not retry in step, and of at least the service's Retry-After."""
-    ceiling_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempts, 30))
-    minimum_s = _retry_after_s(answer.headers.get("retry-after", "")) if isinstance(answer, Response) else 0.0
-    return max(draw(0.0, ceiling_s), minimum_s)
 
 
 def _retry_after_s(text: str) -> float:
