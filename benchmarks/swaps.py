@@ -217,7 +217,7 @@ def _truth(store: Store, url: str, relevant: Mapping[str, str]) -> Truth:
     found = store.collections.all(INDEX)
     return Truth(
         models={each.name: each.metadata.model_name for each in found},
-        runs={each.name: frozenset(each.metadata.runs) for each in found},
+        runs={each.name: frozenset(run.run_id for run in each.recorded.runs) for each in found},
         hits=hits,
         relevant=relevant,
     )

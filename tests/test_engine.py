@@ -99,8 +99,8 @@ def test_points_metadata_and_report_equal_those_of_a_job(local: Open, photos: Pa
     with open_local(StoreAddress(data_dir=tmp_path / "data")) as store:
         live = store.collections.live("images")
     assert live is not None
-    assert list(live.metadata.runs) == [payload["run_id"]]
-    assert [dict(each) for each in live.metadata.sources] == [{"source": source, "include": [], "exclude": []}]
+    assert [each.run_id for each in live.recorded.runs] == [payload["run_id"]]
+    assert list(live.recorded.sources) == [source]
     assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "failed": 0, "pruned": 0}
     summary = json.loads((tmp_path / "data" / "runs" / payload["run_id"] / "summary.json").read_text())
     assert summary["state"] == "done", "the report is that of a job"

@@ -57,7 +57,7 @@ class Album:
         made = store.collections.create(INDEX, ModelIdentity.of(self.checkpoint))
         store.points.upsert(made, self.batch, wait=True)
         store.collections.promote(INDEX, made.name)
-        store.collections.update_metadata(made.name, fields={"meta.season": "keyword", "meta.year": "integer"})
+        store.collections.add_fields(made, {"meta.season": "keyword", "meta.year": "integer"})
         live = store.collections.live(INDEX)
         assert live is not None
         return live

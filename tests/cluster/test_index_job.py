@@ -46,10 +46,10 @@ def test_a_job_indexes_a_bucket_and_a_rerun_changes_nothing(world: World, tiny_m
     assert world.run() == 0
     assert world.counts == {"listed": 13, "unchanged": 13, "indexed": 0, "failed": 0, "pruned": 0}
     assert world.points == first
-    metadata = world.collection.metadata
-    assert metadata.model_name == tiny_model
-    assert [source["source"] for source in metadata.sources] == [world.source]
-    assert len(metadata.runs) == 2
+    collection = world.collection
+    assert collection.metadata.model_name == tiny_model
+    assert list(collection.recorded.sources) == [world.source]
+    assert len(collection.recorded.runs) == 2
 
 
 @pytest.mark.full

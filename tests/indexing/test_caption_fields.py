@@ -28,7 +28,7 @@ def test_fields_are_recorded_with_their_kinds_and_can_be_filtered(world: World) 
         },
     )
     world.sync(*flags)
-    assert world.collection.metadata.fields == {
+    assert world.collection.recorded.fields == {
         "meta.year": "integer",
         "meta.camera.iso": "integer",
         "meta.licence": "keyword",
@@ -45,13 +45,13 @@ def test_later_runs_add_to_the_known_fields(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync(*describe(world, {"00.jpg": {"year": 1999, "score": 3}}))
     world.sync(*describe(world, {"01.jpg": {"place": "Rome", "score": 0.5}}))
-    assert world.collection.metadata.fields == {
+    assert world.collection.recorded.fields == {
         "meta.year": "integer",
         "meta.place": "keyword",
         "meta.score": "float",
     }
     world.sync()
-    assert len(world.collection.metadata.fields) == 3
+    assert len(world.collection.recorded.fields) == 3
 
 
 def test_fields_are_indexed_before_their_data_is_written(world: World, qdrant: QdrantDouble) -> None:

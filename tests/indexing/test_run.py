@@ -23,6 +23,7 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
+from viewfinder.store.recorded import SourceRecord
 from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
@@ -337,12 +338,10 @@ def test_a_run_with_max_objects_does_not_replace_the_recorded_source(world: Worl
     (world.bucket / "captions.json").write_text("{}")
     world.sync("--captions", f"{world.source}/captions.json")
     world.sync("--max-objects", "3", "--include", "0*.jpg")
-    (source,) = world.collection.metadata.sources
-    assert "max_objects" not in source
-    assert source["include"] == []
+    (source,) = world.collection.recorded.sources.values()
+    assert source == SourceRecord(world.source)
     world.sync()
-    (source,) = world.collection.metadata.sources
-    assert source["captions"] == f"{world.source}/captions.json"
+    assert world.collection.recorded.captions_of(world.source) == [f"{world.source}/captions.json"]
 
 
 def test_an_image_beyond_our_limits_is_retried_by_the_next_run(world: World) -> None:

@@ -35,7 +35,7 @@ def test_a_source_that_left_the_index_also_leaves_a_reused_collection(index: Ind
     assert len(index.world.points) == 12
     assert index.reindex("--model", index.models[0], "--prune-max-ratio", "0.5") == 0
     assert len(index.world.points) == 12
-    assert len(index.live.metadata.sources) == 1
+    assert len(index.live.recorded.sources) == 1
 
 
 def test_the_last_collections_are_kept_and_older_ones_dropped_after_the_grace_time(

@@ -86,7 +86,8 @@ def test_a_scheduled_run_that_finds_the_wanted_model_only_reads(
     before = len(qdrant.requests)
     assert main(["--when-model-changed", "--model", index.models[0]]) == 0
     requests = {f"{each.method} {each.path}" for each in qdrant.requests[before:]}
-    assert requests <= {"GET /", "GET /aliases", "GET /collections", f"GET /collections/{index.live.name}"}
+    reads = {"GET /", "GET /aliases", "GET /collections", f"GET /collections/{index.live.name}"}
+    assert requests <= {*reads, "POST /collections/images__control/points/scroll"}
     assert not (tmp_path / "data" / "runs").exists(), "no report is written every hour"
 
 
@@ -168,7 +169,7 @@ def test_a_source_added_during_the_build_is_in_the_new_collection(index: Index) 
 
     assert index.reindex(meanwhile=join) == 0
     assert len(world.points) == 14
-    assert len(index.live.metadata.sources) == 2
+    assert len(index.live.recorded.sources) == 2
 
 
 def test_recorded_captions_and_patterns_are_used_again(index: Index) -> None:
@@ -179,9 +180,9 @@ def test_recorded_captions_and_patterns_are_used_again(index: Index) -> None:
     world.sync("--include", "*.png", source=f"{world.source}/b")
     assert index.reindex() == 0
     assert world.points["03.jpg"].payload["caption"] == "image 03.jpg"
-    sources = {each["source"]: each for each in index.live.metadata.sources}
-    assert sources[world.source]["captions"].endswith("captions.json")
-    assert sources[f"{world.source}/b"]["include"] == ["*.png"]
+    recorded = index.live.recorded
+    assert recorded.captions_of(world.source) == [f"{world.source}/captions.json"]
+    assert recorded.sources[f"{world.source}/b"].include == ("*.png",)
 
 
 def test_images_taken_down_stay_out_of_the_new_collection(index: Index) -> None:
@@ -197,7 +198,7 @@ def test_images_taken_down_stay_out_of_the_new_collection(index: Index) -> None:
 def test_given_sources_replace_the_recorded_ones(index: Index, tmp_path: Path) -> None:
     fill(tmp_path / "elsewhere", NAMES, first_seed=80)
     assert index.reindex("--source", str(tmp_path / "elsewhere")) == 0
-    assert [each["source"] for each in index.live.metadata.sources] == [(tmp_path / "elsewhere").as_uri()]
+    assert list(index.live.recorded.sources) == [(tmp_path / "elsewhere").as_uri()]
     assert len(index.world.points) == 12
 
 

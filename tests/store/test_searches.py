@@ -357,10 +357,7 @@ def test_facets_count_the_values_of_a_field(
 def test_facets_count_meta_fields(store: Store, index: str) -> None:
     made = opened(store, index)
     fields = {"meta.year": "integer", "meta.shot by": "keyword", "meta.flash": "bool", "meta.price": "float"}
-    store.collections.index_field(made, "meta.year", "integer")
-    store.collections.index_field(made, 'meta."shot by"', "keyword")
-    store.collections.index_field(made, "meta.flash", "bool")
-    store.collections.update_metadata(made.name, fields=fields)
+    store.collections.add_fields(made, fields)
     made = captioned(store, index)
     assert store.search.facet(made, "meta.year") == [(1999, 2), (2001, 1)]
     assert store.search.facet(made, "meta.shot by") == [("Ann", 1)]
@@ -401,7 +398,7 @@ def test_fields_that_cannot_be_counted_or_grouped_by_are_refused_by_name(
 
 def test_a_field_missing_in_all_captions_files_is_refused_with_the_closest(store: Store, index: str) -> None:
     made = captioned(store, index)
-    store.collections.update_metadata(made.name, fields={"meta.year": "integer", "meta.shot by": "keyword"})
+    store.collections.add_fields(made, {"meta.year": "integer", "meta.shot by": "keyword"})
     with pytest.raises(FilterError, match=r"Unknown field 'meta\.yaer'.*Closest: 'meta\.year'"):
         store.search.many(opened(store, index), [Search(AXES[0], filter={"meta.yaer": {"eq": 1999}})])
     (hits,) = store.search.many(opened(store, index), [Search(AXES[0], filter={"meta.shot by": {"eq": "Ann"}})])
@@ -410,15 +407,15 @@ def test_a_field_missing_in_all_captions_files_is_refused_with_the_closest(store
 
 def test_a_collection_without_known_fields_accepts_any(store: Store, index: str) -> None:
     made = captioned(store, index)
-    assert made.metadata.fields == {}
+    assert made.recorded.fields == {}
     assert store.search.many(made, [Search(AXES[0], filter={"meta.nothing": {"eq": 1}})]) == [[]]
 
 
 def test_fields_added_after_the_collection_was_read_are_found(store: Store, index: str) -> None:
     made = captioned(store, index)
-    store.collections.update_metadata(made.name, fields={"meta.year": "integer"})
+    store.collections.add_fields(made, {"meta.year": "integer"})
     before = opened(store, index)
-    store.collections.update_metadata(made.name, fields={"meta.year": "integer", "meta.flash": "bool"})
+    store.collections.add_fields(made, {"meta.flash": "bool"})
     (hits,) = store.search.many(before, [Search(AXES[0], filter={"meta.flash": {"eq": True}})])
     assert [hit.id for hit in hits] == ids(5)[3:4]
 

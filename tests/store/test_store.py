@@ -125,14 +125,11 @@ def test_an_alias_to_a_collection_of_another_program_is_refused(store: Store, in
 
 def test_metadata_changes_keep_other_fields(store: Store, index: str) -> None:
     made = opened(store, index)
-    store.collections.update_metadata(made.name, state="retired", runs=["r1", "r2"])
-    store.collections.update_metadata(
-        made.name, sources=[{"uri": "s3://b", "include": ["*.jpg"]}], counts={"indexed": 3}
-    )
+    store.collections.update_metadata(made.name, state="retired", baselined_points=7)
+    store.collections.update_metadata(made.name, counts={"indexed": 3})
     (found,) = store.collections.all(index)
     assert found.metadata.state == "retired"
-    assert found.metadata.runs == ["r1", "r2"]
-    assert found.metadata.sources == [{"uri": "s3://b", "include": ["*.jpg"]}]
+    assert found.metadata.baselined_points == 7
     assert found.metadata.counts == {"indexed": 3}
     assert found.metadata.created_at == made.metadata.created_at
 

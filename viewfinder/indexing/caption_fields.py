@@ -9,7 +9,6 @@ from viewfinder.sources.captions import parse_details
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
 from viewfinder.store.fields import Fields
-from viewfinder.store.filters import field_path
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -20,14 +19,12 @@ _NO_META = '"meta":{}'
 
 def record_fields(store: Store, collection: Collection, manifest: Manifest) -> dict[str, str]:
     """Record and index every `meta.NAME` of the manifest's captions for filters; returns all kinds by name."""
-    known = collection.metadata.fields
+    known = collection.recorded.fields
     fields = _fields_of(manifest).merged(known)
     changed = {name: kind for name, kind in fields.items() if known.get(name) != kind}
-    for name, kind in changed.items():
-        store.collections.index_field(collection, field_path(name), kind)
     if changed:
         logger.info("New filter fields: %s", ", ".join(f"{name} ({kind})" for name, kind in changed.items()))
-        store.collections.update_metadata(collection.name, fields=fields)
+        store.collections.add_fields(collection, changed)
     return fields
 
 

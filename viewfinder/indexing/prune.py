@@ -14,6 +14,7 @@ from viewfinder.indexing.options import IndexOptions
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Record, Store
+from viewfinder.store.recorded import SourceRecord
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -54,12 +55,10 @@ class Prune:
         """The prune of a run, None without `options.prune`. Raises `PruneRefusedError` if the listing is incomplete."""
         if not options.prune or collection is None:
             return None
-        recorded = {str(source["source"]): source for source in collection.metadata.sources}
         for source in manifest.sources:
-            before = recorded.get(str(source["source"]), source)
-            changed = [
-                name for name in ("include", "exclude") if list(before.get(name, ())) != list(source.get(name, ()))
-            ]
+            now = SourceRecord.of(source)
+            before = collection.recorded.sources.get(now.uri, now)
+            changed = [name for name in ("include", "exclude") if getattr(before, name) != getattr(now, name)]
             if changed:
                 raise PruneRefusedError(
                     f"--prune: {source['source']!r} was indexed with different --{' and --'.join(changed)} patterns, "

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -30,6 +29,7 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
+from viewfinder.store.recorded import SourceRecord
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -37,7 +37,6 @@ logger = logging.getLogger("viewfinder.index")
 COMPARED_HERE = 20_000
 # Loading a model takes seconds. A cluster without room for it must not block a run that is otherwise complete.
 QUERIES_TIMEOUT_S = 120.0
-_RUNS_KEPT = 50
 _BATCH = 1000
 
 # Lists the sources of the options into a manifest in the directory.
@@ -208,9 +207,12 @@ class Indexer:
 
     def _record_run(self, collection: Collection, manifest: Manifest) -> None:
         """Record the run and its sources with the collection, so that a re-index can read all of them again."""
-        sources = merge_sources(collection.metadata.sources, manifest.sources)
-        runs = list(dict.fromkeys([*collection.metadata.runs, self._run_id]))[-_RUNS_KEPT:]
-        self._store.collections.update_metadata(collection.name, sources=sources, runs=runs)
+        records = self._store.collections.records(collection)
+        records.record_sources(SourceRecord.of(each) for each in manifest.sources)
+        for each in manifest.sources:
+            if "captions" in each:
+                records.record_captions(each["source"], each["captions"])
+        records.record_run(self._run_id)
 
     def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
         texts = unrelated_texts(checkpoint.spec.languages)
@@ -232,17 +234,3 @@ def delete_taken_down(store: Store, collection: Collection) -> int:
     if deleted:
         logger.info("Deleted %d points that were taken down during the run", deleted)
     return deleted
-
-
-def merge_sources(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Merge the recorded sources with those of a run: each once, with the options of its last full run.
-
-    A run with `--max-objects` does not replace a full run, and a run without `--captions` keeps the recorded ones.
-    """
-    sources = {str(each["source"]): dict(each) for each in before}
-    for each in now:
-        known = sources.get(str(each["source"]))
-        if known is None or "max_objects" in known or "max_objects" not in each:
-            captions = {"captions": known["captions"]} if known and "captions" in known else {}
-            sources[str(each["source"])] = captions | dict(each)
-    return list(sources.values())

@@ -97,10 +97,10 @@ class Searcher:
             captions=captions,
             state=metadata.state,
             created_at=metadata.created_at,
-            sources=tuple(str(each["source"]) for each in metadata.sources),
-            fields=dict(metadata.fields),
+            sources=tuple(collection.recorded.sources),
+            fields=dict(collection.recorded.fields),
             relevance=bool(metadata.baselines),
-            last_run=metadata.runs[-1] if metadata.runs else None,
+            last_run=collection.recorded.runs[-1].run_id if collection.recorded.runs else None,
         )
 
     async def _first_pages(self, queries: Sequence[Query], snapshot: Snapshot) -> list[SearchResult]:

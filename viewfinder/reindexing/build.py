@@ -4,7 +4,8 @@ import itertools
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from viewfinder.errors import ConfigurationError
@@ -15,9 +16,10 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, format_bytes
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
-from viewfinder.sources.uris import canonical_uri
+from viewfinder.sources.uris import source_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
+from viewfinder.store.recorded import SourceRecord
 from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 
 logger = logging.getLogger("viewfinder.reindex")
@@ -38,23 +40,23 @@ def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: flo
     Sources with the same patterns and captions share a run. Raises `ConfigurationError` if no source is recorded, or if
     one was indexed with `--max-objects`.
     """
-    recorded = {str(each["source"]): each for each in live.metadata.sources}
+    recorded = dict(live.recorded.sources)
     if options.sources:
-        given = [canonical_uri(each) for each in options.sources]
-        recorded = {uri: {"source": uri, **_without_max_objects(recorded.get(uri, {}))} for uri in given}
+        given = [source_uri(each) for each in options.sources]
+        recorded = {uri: replace(recorded.get(uri, SourceRecord(uri)), max_objects=None) for uri in given}
     if not recorded:
         raise ConfigurationError(
             f"The live collection {live.name!r} has no recorded sources to build from. Name them with --source."
         )
-    if limited := [uri for uri, each in recorded.items() if "max_objects" in each]:
+    if limited := [uri for uri, each in recorded.items() if each.max_objects is not None]:
         raise ConfigurationError(
             f"{', '.join(map(repr, limited))} was indexed with --max-objects, so a re-index may read other objects. "
             "Index it without --max-objects first, or name the sources with --source."
         )
     groups: dict[tuple[Any, ...], list[str]] = {}
     for uri, each in recorded.items():
-        captions = options.captions or each.get("captions")
-        key = (tuple(each.get("include", ())), tuple(each.get("exclude", ())), captions)
+        captions = options.captions or next(reversed(live.recorded.captions_of(uri)), None)
+        key = (each.include, each.exclude, captions)
         groups.setdefault(key, []).append(uri)
     return [
         IndexOptions(
@@ -173,16 +175,24 @@ def count_points(store: Store, collection: Collection, results: Sequence[RunResu
 
 def record_sources(store: Store, collection: Collection, runs: Sequence[IndexOptions]) -> Collection:
     """Record exactly the sources of `runs` with the collection, and delete points that belong only to others."""
-    wanted = {uri: _source_record(uri, options) for options in runs for uri in options.sources}
-    collection = store.collections.refresh(collection)
-    recorded = {str(each["source"]): dict(each) for each in collection.metadata.sources}
-    for uri in recorded.keys() - wanted.keys():
-        records = store.points.iterate(collection, {"sources": {"in": [uri]}}, ["sources"])
-        ids = (record.id for record in records)
+    wanted = {
+        uri: SourceRecord(uri, tuple(options.include), tuple(options.exclude))
+        for options in runs
+        for uri in map(source_uri, options.sources)
+    }
+    gone = store.collections.refresh(collection).recorded.sources.keys() - wanted.keys()
+    for uri in gone:
+        points = store.points.iterate(collection, {"sources": {"in": [uri]}}, ["sources"])
+        ids = (point.id for point in points)
         while page := list(itertools.islice(ids, _PAGE)):
             store.points.delete(collection, store.points.remove_source(collection, page, uri))
-    if recorded != wanted:
-        store.collections.update_metadata(collection.name, sources=list(wanted.values()))
+    records = store.collections.records(collection)
+    records.remove_sources(gone)
+    records.record_sources(wanted.values())
+    for options in runs:
+        if options.captions:
+            for uri in options.sources:
+                records.record_captions(uri, options.captions)
     return store.collections.refresh(collection)
 
 
@@ -197,12 +207,3 @@ def _wait_ready(store: Store, collection: Collection) -> None:
             logger.info("%s", state)
 
     store.collections.wait_ready(collection, None, READY_TIMEOUT_S, log)
-
-
-def _source_record(uri: str, options: IndexOptions) -> dict[str, Any]:
-    captions = {"captions": options.captions} if options.captions else {}
-    return {"source": uri, "include": list(options.include), "exclude": list(options.exclude), **captions}
-
-
-def _without_max_objects(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in ("source", "max_objects")}

@@ -101,9 +101,10 @@ def resume_runs(control: Control) -> None:
 
 
 def _result(collection: Collection, previous: Collection) -> RollbackResult:
-    last_run = collection.metadata.runs[-1] if collection.metadata.runs else ""
+    runs = [each.run_id for each in collection.recorded.runs]
+    last_run = runs[-1] if runs else ""
     # Run ids begin with the time, so they sort in the order of the runs.
-    missed = {run for run in previous.metadata.runs if run > last_run}
+    missed = {each.run_id for each in previous.recorded.runs if each.run_id > last_run}
     return RollbackResult(
         collection=collection.name,
         model=collection.metadata.model_name,

@@ -23,7 +23,7 @@ from viewfinder.sources.captions import Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.tables import csv_columns, csv_rows, parquet_columns, parquet_rows
-from viewfinder.sources.uris import bucket_and_key, canonical_uri, file_path, s3_parts
+from viewfinder.sources.uris import bucket_and_key, canonical_uri, file_path, s3_parts, source_uri
 
 URI_COLUMNS = ("uri", "url", "path", "key")
 
@@ -83,7 +83,7 @@ def write_manifest(
     is never returned.
     """
     patterns = Patterns(tuple(include), tuple(exclude))
-    known = [Source(uri, patterns) for uri in dict.fromkeys(canonical_uri(source) for source in sources)]
+    known = [Source(uri, patterns) for uri in dict.fromkeys(map(source_uri, sources))]
     files = [source for source in known if source.is_manifest]
     with _ManifestFiles(files) as manifest_files, _Writer(directory, captions, progress) as writer:
         for source in files:

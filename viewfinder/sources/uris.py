@@ -40,6 +40,15 @@ def canonical_uri(text: str) -> str:
     return file_uri(text)
 
 
+def source_uri(text: str) -> str:
+    """Return the canonical URI of a source: as `canonical_uri`, and `s3://b/p/` becomes `s3://b/p`.
+
+    Both list the same objects, so they are one source. `s3://b/p//` is another prefix and stays.
+    """
+    uri = canonical_uri(text)
+    return uri[:-1] if uri.startswith("s3://") and uri.endswith("/") and not uri.endswith("//") else uri
+
+
 def point_id(uri: str) -> str:
     """Return the id of an object's point, the same in every collection: UUIDv5 of the canonical URI."""
     return str(uuid.uuid5(POINT_NAMESPACE, uri))

@@ -1,6 +1,7 @@
 """Collections: create, promote behind the alias, describe, wait until ready, drop."""
 
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,10 @@ from viewfinder.errors import (
     StoreUnavailableError,
 )
 from viewfinder.settings import Quantization
+from viewfinder.store.collection_records import CollectionRecords
 from viewfinder.store.connection import Connection
+from viewfinder.store.control import Control
+from viewfinder.store.filters import field_path
 from viewfinder.store.schema import (
     PAYLOAD_INDEXES,
     Collection,
@@ -126,16 +130,34 @@ class Collections:
         # Qdrant merges top-level keys, so two programs that change different fields lose nothing.
         self._call("update_collection", collection_name=name, metadata=changes)
 
-    def drop(self, name: str) -> None:
-        """Delete a collection with all its points, if it exists."""
-        self._call("delete_collection", collection_name=name)
+    def records(self, collection: Collection) -> CollectionRecords:
+        """Return the records of a collection, to change them; `collection.recorded` are those read last."""
+        return self._records(collection.index, collection.metadata)
 
-    def index_field(self, collection: Collection, field: str, kind: str) -> None:
-        """Create a payload index on a field of captions files (`meta.NAME`); `kind` as in `viewfinder.store.fields`."""
-        schema = models.PayloadSchemaType(kind)
-        self._call(
-            "create_payload_index", collection_name=collection.name, field_name=field, field_schema=schema, wait=True
-        )
+    def drop(self, name: str) -> None:
+        """Delete a collection with all its points and records, if it exists."""
+        try:
+            metadata = self._call("get_collection", collection_name=name).config.metadata or {}
+        except CollectionMissingError:
+            return
+        self._call("delete_collection", collection_name=name)
+        if "collection_id" in metadata:
+            CollectionRecords(Control(self._call, metadata["index"]), metadata["collection_id"]).remove_all()
+
+    def add_fields(self, collection: Collection, fields: Mapping[str, str]) -> None:
+        """Record fields of captions files (`meta.NAME`) and index them for filters.
+
+        Kinds as in `viewfinder.store.fields`.
+        """
+        for name, kind in fields.items():
+            self._call(
+                "create_payload_index",
+                collection_name=collection.name,
+                field_name=field_path(name),
+                field_schema=models.PayloadSchemaType(kind),
+                wait=True,
+            )
+        self.records(collection).record_fields(fields)
 
     def wait_ready(
         self,
@@ -176,6 +198,7 @@ class Collections:
             dimension=model.dimension,
             state=state,
             created_at=_now(),
+            collection_id=uuid.uuid4().hex,
         )
         quantization = self._quantization()
         try:
@@ -214,7 +237,11 @@ class Collections:
     def _describe(self, index: str, name: str) -> Collection:
         info = self._call("get_collection", collection_name=name)
         metadata = CollectionMetadata.parse(name, info.config.metadata)
-        return Collection(name, index, build_number(index, name) or 0, metadata)
+        recorded = self._records(index, metadata).read()
+        return Collection(name, index, build_number(index, name) or 0, metadata, recorded)
+
+    def _records(self, index: str, metadata: CollectionMetadata) -> CollectionRecords:
+        return CollectionRecords(Control(self._call, index), metadata.collection_id)
 
     def _refuse_plain_collection(self, index: str) -> None:
         if any(each.name == index for each in self._call("get_collections").collections):

@@ -1,4 +1,4 @@
-"""Records of an index that outlive its collections: failures, takedowns, locks. Kept in `{index}__control`.
+"""Records of an index beside its collections: failures, takedowns, locks, sources. Kept in `{index}__control`.
 
 Each kind of record has its own ids (UUIDv5 of kind and subject), so that a failure, a takedown and the upgrade lock of
 the same index never overwrite each other. Points have a payload and no vector.
@@ -15,11 +15,13 @@ from qdrant_client import models
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.records import is_point_id
 
-Kind = Literal["failure", "takedown", "upgrade_lock", "rollback_pause"]
+Kind = Literal["failure", "takedown", "upgrade_lock", "rollback_pause", "source", "captions_file", "run", "field"]
 
 # Never change it: it determines every id in every control collection.
 _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
 _PAGE_SIZE = 1000
+# Strict mode refuses filters on other fields.
+_INDEXED = ("kind", "run_id", "collection_id")
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,19 @@ class Control:
             found |= {record.payload["subject"]: record.payload for record in records}
         return found
 
-    def write(self, kind: Kind, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write one record per subject, replacing earlier ones; create the collection if it is missing."""
-        if not records:
-            return
+    def of_collection(self, collection_id: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the records of one collection, of all kinds: see `CollectionRecords`."""
+        return self._scroll(_equals("collection_id", collection_id))
+
+    def write(self, kind: Kind, records: Mapping[str, Mapping[str, Any]], *, only_new: bool = False) -> None:
+        """Write one record per subject; create the collection if it is missing.
+
+        Replaces earlier records, or with `only_new` keeps them.
+        """
         at = _now()
+        options = {"update_mode": models.UpdateMode.INSERT_ONLY} if only_new else {}
         for page in _pages(list(records)):
-            self._upsert([_point(kind, subject, records[subject], at) for subject in page])
+            self._upsert([_point(kind, subject, records[subject], at) for subject in page], **options)
 
     def write_if(
         self, kind: Kind, subject: str, record: Mapping[str, Any], *, absent: bool = False, **expected: str
@@ -183,7 +191,7 @@ class Control:
         except StoreError:  # it exists: created by another program
             if not self._call("collection_exists", collection_name=self.name):
                 raise
-        for field in ("kind", "run_id"):
+        for field in _INDEXED:
             self._call(
                 "create_payload_index",
                 collection_name=self.name,

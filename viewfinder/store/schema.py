@@ -9,6 +9,7 @@ from qdrant_client import models
 
 from viewfinder.errors import StoreError
 from viewfinder.settings import Quantization
+from viewfinder.store.recorded import Recorded
 
 SCHEMA_VERSION = 1
 
@@ -73,9 +74,8 @@ class ModelIdentity:
 class CollectionMetadata:
     """Metadata stored with the collection (Qdrant ≥ 1.16), enough to describe and rebuild it.
 
-    `model` is the full specification of the model; `sources` have every option needed to list them again, without
-    credentials; `counts` are those of the last run. Times are ISO 8601 in UTC, "" if not set.
-    `fields` maps the fields of captions files (`meta.NAME`) to keyword, integer, float, bool, datetime or text.
+    `model` is the full specification of the model; `counts` are those of the last run. Times are ISO 8601 in UTC, "" if
+    not set. `collection_id` is unique: a name may be used again after its collection was dropped.
     `baselines` hold 101 quantiles, 0 to 100 %, of the cosines of unrelated pairs: text_image, text_caption,
     image_image, image_caption.
     """
@@ -88,10 +88,8 @@ class CollectionMetadata:
     created_at: str
     promoted_at: str = ""
     retired_at: str = ""
-    sources: Sequence[Mapping[str, Any]] = ()
-    runs: Sequence[str] = ()
+    collection_id: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
-    fields: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     baselined_points: int = 0  # number of points at that estimate
     schema_version: int = SCHEMA_VERSION
@@ -126,12 +124,16 @@ class CollectionMetadata:
 
 @dataclass(frozen=True)
 class Collection:
-    """One collection: the images and captions of one index, encoded by one model."""
+    """One collection: the images and captions of one index, encoded by one model.
+
+    `metadata` describes it; `recorded` are its sources, captions files, runs and fields.
+    """
 
     name: str
     index: str
     build: int
     metadata: CollectionMetadata
+    recorded: Recorded = field(default_factory=Recorded)
 
 
 def collection_name(index: str, model_name: str, fingerprint: str, build: int) -> str:

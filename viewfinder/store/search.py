@@ -193,12 +193,12 @@ class Searches:
 
     def _with_fields(self, collection: Collection, check: Callable[[Mapping[str, str] | None], T]) -> T:
         """Call `check` with the collection's fields of captions files, or None if there are none."""
-        fields = collection.metadata.fields
+        fields = collection.recorded.fields
         try:
             return check(fields or None)
         except FilterError:
             # A job may have added fields since the metadata was read: read it again.
-            now = self._collections.refresh(collection).metadata.fields
+            now = self._collections.refresh(collection).recorded.fields
             if now == fields:
                 raise
         return check(now or None)

@@ -81,7 +81,7 @@ def test_invalid_combinations_are_refused_with_the_reason(
 
 def test_the_error_of_an_unknown_captions_field_names_it(world: World) -> None:
     collection = world.build("first")
-    world.store.collections.update_metadata(collection.name, fields={"meta.year": "integer"})
+    world.store.collections.add_fields(collection, {"meta.year": "integer"})
     world.service.follower.refresh()
     assert search(world, text="a cat", filter={"meta.year": {"eq": 2020}})["hits"] == []
     answer = world.client.post("/v1/search", json={"text": "a cat", "filter": {"meta.yaer": {"eq": 2020}}})

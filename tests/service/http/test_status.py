@@ -6,6 +6,7 @@ import pytest
 
 from tests.service.conftest import CAPTIONS, INDEX, World
 from viewfinder.models.registry import REGISTRY
+from viewfinder.store.recorded import SourceRecord
 
 
 def test_facets_count_the_values_of_a_field(shared: World) -> None:
@@ -67,13 +68,13 @@ def test_models_are_listed_before_there_is_an_index(world: World) -> None:
 def test_stats_describe_the_index_without_secrets(served: World) -> None:
     live = served.store.collections.live(INDEX)
     assert live is not None
-    served.store.collections.update_metadata(
-        live.name,
-        sources=[{"source": "s3://bucket", "captions": "s3://private/captions.csv"}],
-        fields={"meta.year": "integer"},
-        runs=["one", "two"],
-        baselines={"image_image": [0.0] * 101},
-    )
+    records = served.store.collections.records(live)
+    records.record_sources([SourceRecord("s3://bucket")])
+    records.record_captions("s3://bucket", "s3://private/captions.csv")
+    records.record_fields({"meta.year": "integer"})
+    for run_id in ("one", "two"):
+        records.record_run(run_id)
+    served.store.collections.update_metadata(live.name, baselines={"image_image": [0.0] * 101})
     served.service.follower.refresh()
     stats = served.client.get("/v1/stats").json()
     assert (stats["points"], stats["captions"]) == (len(CAPTIONS), len(CAPTIONS))
