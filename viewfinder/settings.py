@@ -78,6 +78,14 @@ class Settings(BaseModel):
         120.0, ge=0, le=86_400, description="Time that a job keeps retrying while Qdrant is unavailable, in seconds."
     )
 
+    qdrant_max_request_mb: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Maximum size of one request to Qdrant, in MB: the server's `service.max_request_size_mb`, or the "
+        "limit of a proxy before it. Larger batches are divided; a point that exceeds it alone is a failed object.",
+    )
+
     quantization: Quantization = Field(
         "none",
         description="Format of vectors in a Qdrant server's memory, for new collections: float32 (`none`), `int8` or "

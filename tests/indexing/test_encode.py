@@ -167,3 +167,41 @@ def test_a_gpu_encodes_a_batch_in_one_call(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(encoder, "encode_texts", lambda texts: (np.ones((len(texts), 2)), np.zeros(len(texts))))
     stage(table)
     assert calls == [6]
+
+
+class Diverging:
+    """An encoder of vectors [1, 0] with some that have no direction."""
+
+    device = "cpu"
+
+    class preprocess:  # noqa: N801 - as in the encoder
+        size = 1
+
+    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+        made = np.tile(np.array([1, 0], np.float32), (len(pixels), 1))
+        for place, value in enumerate((np.nan, np.inf, 0.0, 1e30), start=1):
+            made[place] = value
+        return made
+
+    def encode_texts(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        made = np.tile(np.array([0, 1], np.float32), (len(texts), 1))
+        made[-1] = -np.inf
+        return made, np.zeros(len(texts), np.int64)
+
+
+def test_a_vector_without_direction_is_a_failed_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encode, "encoder", lambda self: Diverging())
+    made: list[Row] = [{"action": "index", "count": 1, "pixels": bytes(3), "exists": False} for _ in range(7)]
+    made[0]["caption"], made[6]["caption"] = "fine", "broken"
+    made.append({"action": "unchanged", "count": 9})
+    encode = Encode("demo-small", "", device="cpu", precision="float32", cores=1)
+    table = encode(table_of(made))
+    encode.close()
+    assert table.schema == table_of(made).schema
+    done = table.to_pylist()
+    assert [row["action"] for row in done] == ["index", *["failed"] * 4, "index", "failed", "unchanged"]
+    failed = [row for row in done if row["action"] == "failed"]
+    assert {(row["stage"], row["reason"], row["permanent"]) for row in failed} == {("encode", "unusable_vector", False)}
+    assert failed[0]["message"] == "The model's vector of the image is not finite or is 0."
+    assert failed[-1]["message"] == "The model's vector of the caption is not finite or is 0."
+    assert all(row["image_vector"] is None for row in failed)

@@ -25,6 +25,22 @@ pytestmark = pytest.mark.slow
 KEY = "correct-horse"
 POINT = "5d1b6a3e-0a2f-5b3e-9f43-0c9c6f1f6a01"
 
+# Texts of Qdrant's status 500 (gRPC: INTERNAL) that pass, and of those that do not.
+TRANSIENT_500 = [
+    '1 of 3 read operations failed: Tonic status error: status: Unavailable, message: "error trying to connect"',
+    "Failed to apply operation to at least one `Active` replica. Consistency of this update is not guaranteed. "
+    "Please retry.",
+    "Failed to apply update with Medium ordering via leader peer 7: Timeout expired",
+    "Failed to propose operation: leader is not established within 10 secs",
+    "The replica set for shard 0 on peer 5 has no active replica",
+    "Waiting for consensus operation commit failed. Timeout set at: 10 seconds",
+]
+FINAL_500 = [
+    "task panicked: index out of bounds while reading a replica",
+    "Failed to apply operation to at least one `Active` replica: No space left on device. Please retry.",
+    "RocksDB open error: corruption",
+]
+
 Open = Callable[..., Store]
 
 
@@ -63,12 +79,14 @@ def upserts(double: QdrantDouble) -> int:
 @pytest.mark.parametrize(
     "fault",
     [
+        Fault(status=408, message="Timeout error: Operation 'Upsert' timed out after 60 seconds"),
         Fault(status=429, retry_after="1"),
         Fault(status=429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"),
         Fault(status=429),
         Fault(status=502),
         Fault(status=503, retry_after="2"),
         Fault(status=504),
+        *[Fault(status=500, message=f"Service internal error: {text}") for text in TRANSIENT_500],
         Fault(drop="before"),
         Fault(drop="after"),
     ],
@@ -91,6 +109,22 @@ def test_permanent_errors_are_not_retried(double: QdrantDouble, open_store: Open
     assert upserts(double) == 1
 
 
+@pytest.mark.parametrize("text", FINAL_500)
+def test_an_internal_error_that_fails_again_is_not_retried(double: QdrantDouble, open_store: Open, text: str) -> None:
+    double.faults.append(Fault(status=500, message=f"Service internal error: {text}", on="PUT .*/points$"))
+    with pytest.raises(StoreError) as caught:
+        write(open_store(double.url))
+    assert not isinstance(caught.value, StoreUnavailableError)
+    assert upserts(double) == 1
+
+
+def test_two_programs_that_open_an_index_at_once_survive_a_replica_that_is_behind(
+    double: QdrantDouble, open_store: Open
+) -> None:
+    double.faults += [Fault(status=500, message=TRANSIENT_500[1], on="PUT .*/index$")] * 2
+    write(open_store(double.url))
+
+
 def test_retry_after_is_respected(double: QdrantDouble, tmp_path: Path) -> None:
     pauses: list[float] = []
     address = StoreAddress(tmp_path, url=double.url)
@@ -101,10 +135,26 @@ def test_retry_after_is_respected(double: QdrantDouble, tmp_path: Path) -> None:
     assert pauses == [7.0, 9.0]
 
 
-def test_a_request_that_times_out_is_retried(double: QdrantDouble, open_store: Open) -> None:
+def test_a_request_that_the_server_ends_is_retried(
+    double: QdrantDouble, open_store: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     double.faults.append(Fault(delay_s=5, on="PUT .*/points$"))
-    write(open_store(double.url, timeout_s=1))
+    with caplog.at_level(logging.WARNING):
+        write(open_store(double.url, timeout_s=1))
     assert upserts(double) == 2
+    assert "status 408: Timeout error" in caplog.text, "the server's limit passes before the client's"
+
+
+def test_the_server_gets_the_time_limit_of_every_request_that_has_one(double: QdrantDouble, open_store: Open) -> None:
+    store = open_store(double.url, timeout_s=90)
+    write(store)
+    (made,) = store.collections.all("images")
+    store.points.records(made, [POINT])
+    store.points.delete(made, [POINT])
+    store.search.nearest(made, [1.0, 0.0], limit=1)
+    timed = [each for each in double.requests if each.method != "GET"]
+    assert len(timed) > 10
+    assert {each.query.get("timeout") for each in timed} == {"90"}
 
 
 def test_an_upsert_accepted_but_not_applied_is_not_a_failure(double: QdrantDouble, open_store: Open) -> None:
@@ -114,10 +164,43 @@ def test_an_upsert_accepted_but_not_applied_is_not_a_failure(double: QdrantDoubl
     store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
     assert store.points.count(made) == 0
     updates: list[str] = []
-    store.connection.retry = Backoff(60.0, sleep=lambda _: None)
-    store.collections.wait_ready(made, 1, timeout_s=60, progress=updates.append)
-    assert updates[0] == "0 of 1 points"
+    before = len(double.requests)
+    store.collections.wait_ready(made, timeout_s=60, progress=updates.append)
+    assert updates[0] == "1 updates in the queue"
+    assert store.points.count(made) == 1
     assert upserts(double) == 1
+    assert not [each for each in double.requests[before:-1] if each.path.endswith("/count")]
+
+
+def test_wait_ready_raises_with_what_is_missing(double: QdrantDouble, open_store: Open) -> None:
+    store = open_store(double.url)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
+    double.faults.append(Fault(late=99, on="PUT .*/points$"))
+    store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
+    with pytest.raises(StoreError, match=r"not ready after 0 s: 1 updates in the queue"):
+        store.collections.wait_ready(made, timeout_s=0)
+
+
+def test_a_restarted_server_is_ready_although_it_stays_grey_until_the_next_write(
+    double: QdrantDouble, open_store: Open
+) -> None:
+    store = open_store(double.url)
+    write(store)
+    (made,) = store.collections.all("images")
+    double.restart()
+    states: list[str] = []
+    store.collections.wait_ready(made, timeout_s=60, progress=states.append)
+    assert states == ["status grey", "ready in 1 of 3 polls", "ready in 2 of 3 polls"]
+
+
+def test_a_server_that_stays_grey_after_an_update_does_not_block(double: QdrantDouble, open_store: Open) -> None:
+    store = open_store(double.url)
+    write(store)
+    (made,) = store.collections.all("images")
+    double.restart(stays_grey=True)
+    states: list[str] = []
+    store.collections.wait_ready(made, timeout_s=60, progress=states.append)
+    assert states == ["status grey"] * 3 + ["ready in 1 of 3 polls", "ready in 2 of 3 polls"]
 
 
 def test_an_unreachable_server_is_named_with_the_setting(open_store: Open) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from viewfinder.arrays import Vectors
 from viewfinder.indexing.rows import SCHEMA
+from viewfinder.indexing.unwritable import fail_without_direction
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.encoder import Device, Encoder, Precision
@@ -66,7 +67,7 @@ class Encode:
         columns["encode_s"] = pa.array(seconds)
         for name, column in columns.items():
             table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), column)
-        return table
+        return fail_without_direction(table)
 
     def encoder(self) -> Encoder:
         """The encoder, shared by all threads that call."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.indexing.accounting import Tally
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
+from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import parse_details
 from viewfinder.store import Collection, Failure, Store
 from viewfinder.store.records import PointBatch
@@ -25,6 +26,9 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     began = datetime.now(UTC)
     stamp = {"run_id": run_id, "indexed_at": began.isoformat(timespec="seconds")}
     rows = _mark_taken_down(store, collection, rows_of(table))
+    for row in rows:
+        if row["action"] in ("index", "caption"):
+            fail_unwritable(row, _whole_payload(row), store.connection.limit)
     groups: dict[Action, list[Row]] = {action: [] for action in ACTIONS}
     for row in rows:
         groups[row["action"]].append(row)
@@ -98,14 +102,16 @@ def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], r
 
 
 def _points(rows: Sequence[Row], stamp: dict[str, str]) -> PointBatch:
-    payloads = [
-        _image_payload(row) | stamp | (_caption_payload(row) if row["caption_hash"] is not None else {}) for row in rows
-    ]
+    payloads = [_whole_payload(row) | stamp for row in rows]
     image, _ = _vectors([row["image_vector"] for row in rows])
     captions: dict[str, Any] = {}
     if any(row["caption_vector"] for row in rows):
         captions["caption"], captions["has_caption"] = _vectors([row["caption_vector"] for row in rows])
     return PointBatch(ids=[row["id"] for row in rows], payloads=payloads, image=image, **captions)
+
+
+def _whole_payload(row: Row) -> dict[str, Any]:
+    return _image_payload(row) | (_caption_payload(row) if row["caption_hash"] is not None else {})
 
 
 def _image_payload(row: Row) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class Searcher:
         collection = self._live.snapshot().collection
         metadata = collection.metadata
         points, captions = await gather_or_cancel(
-            self._in_thread(self._store.points.count, collection),
-            self._in_thread(self._store.points.count, collection, {"has_caption": {"eq": True}}),
+            self._in_thread(self._store.points.count, collection, exact=False),
+            self._in_thread(self._store.points.count, collection, {"has_caption": {"eq": True}}, exact=False),
         )
         return Stats(
             index=collection.index,

@@ -206,4 +206,4 @@ def _wait_ready(store: Store, collection: Collection) -> None:
             next_log_s = time.monotonic() + _LOG_EVERY_S
             logger.info("%s", state)
 
-    store.collections.wait_ready(collection, None, READY_TIMEOUT_S, log)
+    store.collections.wait_ready(collection, READY_TIMEOUT_S, log)

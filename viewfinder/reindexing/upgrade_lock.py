@@ -1,8 +1,8 @@
 """The upgrade lock of an index: one run at a time builds, promotes and drops collections.
 
-The lock is a point in the control collection, written by conditional upserts (Qdrant ≥ 1.17): inserted only if there is
-none, replaced only if it has expired. Its holder renews it. The lock of a killed run expires after `ttl_s`; another run
-on the same machine takes it over immediately.
+The lock is a point in the control collection, written by conditional upserts (Qdrant ≥ 1.17) in one order on all
+replicas: inserted only if there is none, replaced only if it has expired. Its holder renews it. The lock of a killed
+run expires after `ttl_s`; another run on the same machine takes it over immediately.
 """
 
 import logging
@@ -96,7 +96,9 @@ class UpgradeLock:
             logger.warning("Taking over the expired upgrade lock of %s", holder)
             self._control.write_if(_KIND, _SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
         holder = read_holder(self._control)
-        if holder is None or holder.token != self._token:
+        if holder is None:
+            raise StoreBusyError("Another run has just released the lock of the index. Start this run again.")
+        if holder.token != self._token:
             raise StoreBusyError(
                 f"The index is locked by {holder}. Wait for that run to end; if it was killed, the lock expires by "
                 "itself."
@@ -117,7 +119,12 @@ class UpgradeLock:
     def release(self) -> None:
         """Release the lock, unless another run has taken it."""
         try:
-            self._control.remove_if(_KIND, _SUBJECT, token=self._token)
+            # Extended first, so that it cannot expire and be taken over between the check and the deletion by id.
+            # (A deletion by filter is refused by strict mode, and never evaluated in one order with other writes.)
+            self._control.write_if(_KIND, _SUBJECT, self._record(), token=self._token)
+            holder = read_holder(self._control)
+            if holder is not None and holder.token == self._token:
+                self._control.remove(_KIND, [_SUBJECT])
         except StoreError as error:
             logger.warning("The upgrade lock could not be released and will expire by itself: %s", error)
 

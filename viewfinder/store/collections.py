@@ -142,7 +142,7 @@ class Collections:
             return
         self._call("delete_collection", collection_name=name)
         if "collection_id" in metadata:
-            CollectionRecords(Control(self._call, metadata["index"]), metadata["collection_id"]).remove_all()
+            CollectionRecords(Control(self._connection, metadata["index"]), metadata["collection_id"]).remove_all()
 
     def add_fields(self, collection: Collection, fields: Mapping[str, str]) -> None:
         """Record fields of captions files (`meta.NAME`) and index them for filters.
@@ -162,22 +162,27 @@ class Collections:
     def wait_ready(
         self,
         collection: Collection,
-        expected_count: int | None,
         timeout_s: float,
         progress: Callable[[str], None] | None = None,
         *,
         poll_s: float = 1.0,
         polls: int = 3,
     ) -> None:
-        """Return once `polls` polls in a row find the exact count, status green, an empty queue and idle optimizers.
+        """Return once `polls` polls in a row find status green, an empty update queue and idle optimizers.
 
-        Raises `StoreError` with what is still missing after `timeout_s`.
+        After a restart Qdrant's status is grey until the next write, and its optimizers wait for one: they are started
+        here. Raises `StoreError` with what is still missing after `timeout_s`.
         """
         clock, sleep = self._connection.retry.clock, self._connection.retry.sleep
         deadline = clock() + timeout_s
-        stable = 0
+        stable = grey = 0
         while True:
-            missing = self._unready(collection, expected_count)
+            info = self._call("get_collection", collection_name=collection.name)
+            if info.status == models.CollectionStatus.GREY:
+                grey += 1
+                if grey == 1:
+                    self._start_optimizers(collection)
+            missing = self._unready(collection, info, grey_is_ready=grey > polls)
             stable = 0 if missing else stable + 1
             if stable >= polls:
                 return
@@ -241,7 +246,7 @@ class Collections:
         return Collection(name, index, build_number(index, name) or 0, metadata, recorded)
 
     def _records(self, index: str, metadata: CollectionMetadata) -> CollectionRecords:
-        return CollectionRecords(Control(self._call, index), metadata.collection_id)
+        return CollectionRecords(Control(self._connection, index), metadata.collection_id)
 
     def _refuse_plain_collection(self, index: str) -> None:
         if any(each.name == index for each in self._call("get_collections").collections):
@@ -256,17 +261,23 @@ class Collections:
         for field, schema in {**PAYLOAD_INDEXES, "caption": caption_index(ranked=ranked)}.items():
             self._call("create_payload_index", collection_name=name, field_name=field, field_schema=schema, wait=True)
 
-    def _unready(self, collection: Collection, expected_count: int | None) -> str | None:
-        """Return why a collection is not ready, or None."""
-        count = self._call("count", collection_name=collection.name, exact=True).count
-        if expected_count is not None and count != expected_count:
-            return f"{count:,} of {expected_count:,} points"
-        info = self._call("get_collection", collection_name=collection.name)
-        if info.status != models.CollectionStatus.GREEN:
+    def _start_optimizers(self, collection: Collection) -> None:
+        """Start optimizers that wait for a write: an update without changes is enough."""
+        self._call(
+            "update_collection", collection_name=collection.name, optimizers_config=models.OptimizersConfigDiff()
+        )
+
+    def _unready(self, collection: Collection, info: models.CollectionInfo, *, grey_is_ready: bool) -> str | None:
+        """Return why a collection is not ready, or None.
+
+        Never by a count: an exact one reads the ids of all points into Qdrant's memory.
+        """
+        grey = info.status == models.CollectionStatus.GREY
+        if info.status != models.CollectionStatus.GREEN and not (grey and grey_is_ready):
             return f"status {info.status.value}"
         if info.update_queue is not None and (info.update_queue.length or info.update_queue.deferred_points):
             return f"{info.update_queue.length:,} updates in the queue"
-        running = self._optimizations(collection)
+        running = 0 if grey else self._optimizations(collection)
         return f"{running} optimizations running or queued" if running else None
 
     def _optimizations(self, collection: Collection) -> int:

@@ -1,5 +1,6 @@
 """Address of a store and the connection to it: Qdrant calls by name, with retries."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 
 from viewfinder.backoff import Backoff
 from viewfinder.settings import Quantization, Settings
+from viewfinder.store.request_size import RequestLimit
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class StoreAddress:
     grpc: bool = False
     timeout_s: float = 60.0
     retry_s: float = 120.0
+    max_request_bytes: int = 32_000_000
     quantization: Quantization = "none"  # of new collections; the embedded store has none
 
     @classmethod
@@ -32,6 +35,7 @@ class StoreAddress:
             grpc=settings.qdrant_grpc,
             timeout_s=settings.qdrant_timeout_s,
             retry_s=settings.qdrant_retry_s,
+            max_request_bytes=settings.qdrant_max_request_mb * 1_000_000,
             quantization=settings.quantization,
         )
 
@@ -67,6 +71,8 @@ class Connection:
         self.address = address
         self.client = client
         self.retry = retry or Backoff(address.retry_s)
+        # The embedded store gets no requests.
+        self.limit = RequestLimit(sys.maxsize if address.url is None else address.max_request_bytes)
 
     @property
     def is_embedded(self) -> bool:

@@ -12,6 +12,7 @@ from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailab
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import parse_filter
 from viewfinder.store.records import PointBatch, PointState, Record, is_point_id
+from viewfinder.store.request_size import point_bytes
 from viewfinder.store.schema import Collection, VectorName
 
 PAGE_SIZE = 1000
@@ -29,16 +30,18 @@ class Points:
         """Write whole points, replacing payload and vectors of existing ones.
 
         `wait=False` returns once Qdrant has logged the points; `wait=True` once they are applied, or after Qdrant's
-        `wait_timeout`, which means accepted and is not a failure.
+        `wait_timeout`, which means accepted and is not a failure. Sent in requests below Qdrant's size limit; raises
+        `StoreError` for a point that exceeds it alone (`viewfinder.store.request_size`).
         """
-        for part in batch.slices(self._connection.client.max_batch):
-            for names, rows in part.by_vector_kinds():
-                vectors: dict[str, Any] = {name: _rows(part.vectors(name), rows) for name in names}
-                flags = {"has_image": "image" in names, "has_caption": "caption" in names}
+        for names, rows in batch.by_vector_kinds():
+            numbers = collection.metadata.dimension * len(names)
+            flags = {"has_image": "image" in names, "has_caption": "caption" in names}
+            for chosen in self._requests(rows, batch.ids, batch.payloads, [numbers] * len(rows)):
+                vectors: dict[str, Any] = {name: _rows(batch.vectors(name), chosen) for name in names}
                 points = models.Batch(
-                    ids=[part.ids[row] for row in rows],
+                    ids=[batch.ids[row] for row in chosen],
                     vectors=vectors,
-                    payloads=[{**part.payloads[row], **flags} for row in rows],
+                    payloads=[{**batch.payloads[row], **flags} for row in chosen],
                 )
                 self._call("upsert", collection_name=collection.name, points=points, wait=wait)
 
@@ -119,9 +122,12 @@ class Points:
             if offset is None:
                 return
 
-    def count(self, collection: Collection, filter: Mapping[str, Any] | None = None) -> int:
-        """Return the exact number of points that match `filter`."""
-        answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=True)
+    def count(self, collection: Collection, filter: Mapping[str, Any] | None = None, *, exact: bool = True) -> int:
+        """Return the number of points that match `filter`.
+
+        An exact count reads the ids of all points that match into Qdrant's memory: never repeat it in a loop.
+        """
+        answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=exact)
         return int(answer.count)
 
     def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
@@ -182,9 +188,8 @@ class Points:
     ) -> None:
         if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
             raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
-        size = self._connection.client.max_batch or PAGE_SIZE
-        for start in range(0, len(ids), size):
-            chosen = list(range(start, min(start + size, len(ids))))
+        numbers = [collection.metadata.dimension * int(each) for each in rows]
+        for chosen in self._requests(range(len(ids)), ids, payloads, numbers):
             try:
                 self._change(collection, _changes(name, ids, payloads, vectors, rows, chosen), wait)
             except (CollectionMissingError, StoreUnavailableError):
@@ -197,6 +202,18 @@ class Points:
                     raise
                 if remaining:
                     self._change(collection, _changes(name, ids, payloads, vectors, rows, remaining), wait)
+
+    def _requests(
+        self, rows: Sequence[int], ids: Sequence[str], payloads: Sequence[Mapping[str, Any]], numbers: Sequence[int]
+    ) -> Iterator[list[int]]:
+        """Yield the rows in parts that fit into one request each; the vectors of rows[i] have `numbers[i]` numbers."""
+        sizes = [point_bytes(payloads[row], count) for row, count in zip(rows, numbers, strict=True)]
+        limit = self._connection.limit
+        for row, size in zip(rows, sizes, strict=True):
+            if (excess := limit.excess(size)) is not None:
+                raise StoreError(f"The point {ids[row]} takes {excess}.")
+        for part in limit.batches(sizes, self._connection.client.max_batch or PAGE_SIZE):
+            yield [rows[place] for place in part]
 
     def _change(self, collection: Collection, operations: list[Any], wait: bool) -> None:
         self._call("batch_update_points", collection_name=collection.name, update_operations=operations, wait=wait)

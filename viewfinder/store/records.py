@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from viewfinder.arrays import Mask, Vectors
+from viewfinder.arrays import Mask, Vectors, have_direction
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
 _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -63,7 +63,7 @@ class PointBatch:
     """Points to write, in columns: N ids and payloads, and float32 [N, D] vectors of each kind.
 
     Without a mask (bool [N]) a column of vectors is complete; rows where the mask is False are ignored.
-    Raises `ValueError` if the columns differ in length, a vector is not finite, or a point has no vector.
+    Raises `ValueError` if the columns differ in length, a vector has no direction, or a point has no vector.
     """
 
     ids: Sequence[str]
@@ -84,9 +84,10 @@ class PointBatch:
                 raise ValueError(f"{count} ids, but {name} vectors of shape {shape} and a mask of {len(rows)}")
             if vectors is None and rows.any():
                 raise ValueError(f"the mask asks for {name} vectors, but none are given")
-            if vectors is not None and not np.isfinite(vectors[rows]).all():
-                bad = [self.ids[row] for row in np.flatnonzero(rows & ~np.isfinite(vectors).all(axis=1)).tolist()]
-                raise ValueError(f"{name} vectors that are not finite, of points {bad[:3]}")
+            if vectors is not None and len(bad := np.flatnonzero(rows & ~have_direction(vectors)).tolist()):
+                raise ValueError(
+                    f"{name} vectors that are not finite or are 0, of points {[self.ids[row] for row in bad[:3]]}"
+                )
         bare = np.flatnonzero(~(self.rows("image") | self.rows("caption"))).tolist()
         if bare:
             raise ValueError(f"points without any vector: {[self.ids[row] for row in bare[:3]]}")
@@ -100,18 +101,6 @@ class PointBatch:
         mask = self.has_image if name == "image" else self.has_caption
         return np.full(len(self.ids), self.vectors(name) is not None) if mask is None else mask
 
-    def slices(self, size: int | None) -> Iterator["PointBatch"]:
-        """Yield the batch in slices of at most `size` points."""
-        count = len(self.ids)
-        size = size or max(1, count)
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            yield PointBatch(
-                self.ids[part],
-                self.payloads[part],
-                **{name: column[part] for name, column in self._columns() if column is not None},
-            )
-
     def by_vector_kinds(self) -> Iterator[tuple[tuple[VectorName, ...], list[int]]]:
         """Yield rows grouped by the kinds of vectors they have, as a columnar request needs them."""
         image, caption = self.rows("image"), self.rows("caption")
@@ -120,11 +109,3 @@ class PointBatch:
             names = tuple(name for name, has in zip(VECTOR_NAMES, (has_image, has_caption), strict=True) if has)
             if rows:
                 yield names, rows
-
-    def _columns(self) -> list[tuple[str, Any]]:
-        return [
-            ("image", self.image),
-            ("caption", self.caption),
-            ("has_image", self.has_image),
-            ("has_caption", self.has_caption),
-        ]

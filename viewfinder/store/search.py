@@ -14,6 +14,7 @@ from viewfinder.store.collections import BM25_VERSION, Collections
 from viewfinder.store.connection import Connection
 from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
 from viewfinder.store.records import StoredGroup, StoredHit, is_point_id
+from viewfinder.store.request_size import ID_BYTES, json_bytes, vector_bytes
 from viewfinder.store.schema import Collection, VectorName
 
 T = TypeVar("T")
@@ -68,14 +69,14 @@ class Searches:
 
     def __init__(self, connection: Connection, collections: Collections) -> None:
         self._connection = connection
-        self._call = connection.call
         self._collections = collections
         self._ranks_words = False  # True once the server's version is known to support BM25
 
     def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[StoredHit]]:
-        """Return the hits of each search, all in one request, sorted by score and id, or as MMR selected them.
+        """Return the hits of each search, sorted by score and id, or as MMR selected them.
 
-        Raises `FilterError`, and `StoreError` for a search by words on a server without BM25.
+        All are in one request, or in several if it would exceed Qdrant's size limit. Raises `FilterError`, also for a
+        search that exceeds it alone, and `StoreError` for a search by words on a server without BM25.
         """
         # The searches of one query share their filter, which is parsed once.
         conditions: dict[int, models.Filter | None] = {}
@@ -87,11 +88,15 @@ class Searches:
         found: list[list[StoredHit]] = [[] for _ in searches]
         if sent:
             self._check_words([searches[place] for place in sent])
-            chosen = [requests[place] for place in sent]
-            answers = self._call("query_batch_points", collection_name=collection.name, requests=chosen)
-            for place, answer in zip(sent, answers, strict=True):
-                hits = [_hit(searches[place], point) for point in answer.points]
-                found[place] = hits if searches[place].diversity else _ranked(hits)
+            for part in self._connection.limit.batches(self._sizes([searches[place] for place in sent]), len(sent)):
+                chosen = sent[part.start : part.stop]
+                answers = self._call(
+                    "query_batch_points",
+                    collection_name=collection.name,
+                    requests=[requests[place] for place in chosen],
+                )
+                for place, answer in zip(chosen, answers, strict=True):
+                    found[place] = _hits(searches[place], answer.points)
         return found
 
     def nearest(
@@ -131,6 +136,7 @@ class Searches:
         if _cannot_match(search):
             return []
         self._check_words([search])
+        self._sizes([search])
         options = {} if request.params is None else {"search_params": request.params}
         answer = self._call(
             "query_points_groups",
@@ -168,17 +174,41 @@ class Searches:
         )
         return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
 
+    def _call(self, method: str, **arguments: Any) -> Any:
+        try:
+            return self._connection.call(method, **arguments)
+        except StoreError as error:
+            # Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only.
+            if "index required but not found" not in str(error).lower():
+                raise
+            raise FilterError(f"The filter names a field that no captions file of this index has: {error}") from error
+
     def _request(self, search: Search, condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(
             query=_query(search),
             using=search.using if search.words is None else "caption",
             filter=_narrow(condition, search),
             params=self._params(search),
-            limit=search.limit,
-            offset=search.offset,
+            # With MMR Qdrant selects `limit` points and then skips `offset` of them: nothing is left of a second page.
+            limit=search.limit + search.offset if search.diversity else search.limit,
+            offset=0 if search.diversity else search.offset,
             with_payload=search.with_payload if isinstance(search.with_payload, bool) else list(search.with_payload),
             score_threshold=search.score_threshold,
         )
+
+    def _sizes(self, searches: Sequence[Search]) -> list[int]:
+        """Return the size of each search in a request; raise `FilterError` for one that Qdrant cannot receive."""
+        filters = {id(search.filter): json_bytes(search.filter) for search in searches}
+        sizes = []
+        for search in searches:
+            numbers = 0 if search.vector is None else len(search.vector)
+            ids = len(search.exclude) + (0 if search.only is None else len(search.only))
+            # A filter is sent in Qdrant's form, which names the field with each value.
+            texts = 4 * (filters[id(search.filter)] + len(search.words or ""))
+            sizes.append(vector_bytes(numbers) + ID_BYTES * ids + texts)
+            if (excess := self._connection.limit.excess(sizes[-1])) is not None:
+                raise FilterError(f"The search takes {excess}. Use a smaller filter.")
+        return sizes
 
     def _params(self, search: Search) -> models.SearchParams | None:
         # Local mode is always exact, and warns about these parameters.
@@ -242,6 +272,12 @@ def _cannot_match(search: Search) -> bool:
     if search.words is not None and not _WORD.search(search.words):
         return True
     return search.only is not None and not _valid_ids(search.only)
+
+
+def _hits(search: Search, points: Iterable[Any]) -> list[StoredHit]:
+    """Return the hits of one search in their order."""
+    hits = [_hit(search, point) for point in points]
+    return hits[search.offset :] if search.diversity else _ranked(hits)
 
 
 def _hit(search: Search, point: Any) -> StoredHit:

@@ -1,9 +1,13 @@
 """Client of a Qdrant server; translates its errors to the `StoreError` family."""
 
 import functools
+import inspect
 import json
 import logging
+import math
+import re
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -17,10 +21,30 @@ from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
 
-# Transient HTTP statuses and gRPC codes. Not 500: Qdrant answers it to requests that fail again.
-_TRANSIENT = frozenset({429, 502, 503, 504})
+# Transient HTTP statuses and gRPC codes. 408: Qdrant's own time limit has passed.
+_TRANSIENT = frozenset({408, 429, 502, 503, 504})
 _TRANSIENT_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
-_REFUSED_GRPC = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404}
+_STATUS_OF_GRPC = {
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "INTERNAL": 500,
+    "UNKNOWN": 500,
+    "ABORTED": 500,
+    "CANCELLED": 500,
+}
+# A cluster answers 500 (gRPC: INTERNAL) while replicas or the consensus do not keep up. Its other 500s fail again.
+_TRANSIENT_500 = re.compile(
+    r"please retry|try again|failed to apply (operation|update)|consensus|leader|raft|replica|read operations failed"
+    r"|time[d ]?-?out|deadline|unavailable|transport error|connection (refused|reset|closed)|error trying to connect"
+    r"|channel closed|broken pipe",
+    re.IGNORECASE,
+)
+# A write to a full disk and a defect of the server (Rust's "panicked") fail again, whatever else the text says.
+_FINAL_500 = re.compile(r"no space left|disk (is )?full|out of memory|panicked", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"larger than (allowed|max)|length too large|payload too large|too large entity", re.IGNORECASE)
+# The server's limit passes first, so that it ends the request and answers 408.
+_GRACE_S = 5
 
 
 class ServerClient:
@@ -28,22 +52,28 @@ class ServerClient:
 
     max_batch: int | None = None
 
-    def __init__(self, address: StoreAddress, *, timeout_s: float | None = None) -> None:
+    def __init__(self, address: StoreAddress, *, timeout_s: float | None = None, grpc_port: int = 6334) -> None:
         self._address = address
+        self._grpc_port = grpc_port
         if address.api_key and str(address.url).startswith("http://") and not is_loopback(str(address.url)):
             logger.warning("The API key goes to %s unencrypted; use https.", address)
+        self._timeout_s = max(1, math.ceil(timeout_s or address.timeout_s))
         self._client = QdrantClient(
             url=address.url,
             prefer_grpc=address.grpc,
-            timeout=max(1, round(timeout_s or address.timeout_s)),
+            grpc_port=grpc_port,
+            timeout=self._timeout_s + _GRACE_S,
             # The same as `api_key=`, without its warning for every client of a loopback address.
             headers={"api-key": address.api_key} if address.api_key else None,
             # `Store.check` does this; the client would check in a thread and only log a warning.
             check_compatibility=False,
             verify=_tls_context(),
         )
+        self._client.http.client.add_middleware(self._with_grace)
 
     def call(self, method: str, **arguments: Any) -> Any:
+        if _has_timeout(method):
+            arguments = {"timeout": self._timeout_s, **arguments}
         try:
             return getattr(self._client, method)(**arguments)
         except (ApiException, QdrantException, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -58,6 +88,11 @@ class ServerClient:
     def close(self) -> None:
         self._client.close()
 
+    def _with_grace(self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
+        """Wait longer than the server, where qdrant-client would wait for the same time."""
+        request.extensions["timeout"] = httpx.Timeout(self._timeout_s + _GRACE_S).as_dict()
+        return send(request)
+
     def _explain_rest(self, error: Exception, method: str) -> StoreError:
         if isinstance(error, ResourceExhaustedResponse):
             return self._explain(429, error.message, method, float(error.retry_after_s))
@@ -66,8 +101,8 @@ class ServerClient:
             return self._explain(error.status_code or 0, said, method, _seconds(error.headers.get("retry-after")))
         source = error.source if isinstance(error, ResponseHandlingException) else error
         if isinstance(source, httpx.TimeoutException):
-            timeout_s = self._address.timeout_s
-            return StoreUnavailableError(f"{self._address} did not answer {_words(method)} within {timeout_s:g} s.")
+            timeout_s = self._timeout_s + _GRACE_S
+            return StoreUnavailableError(f"{self._address} did not answer {_words(method)} within {timeout_s} s.")
         if isinstance(source, httpx.TransportError):
             detail = str(source) or type(source).__name__
             return StoreUnavailableError(
@@ -81,15 +116,16 @@ class ServerClient:
 
     def _explain_grpc(self, error: Exception, code: str, method: str) -> StoreError:
         detail = str(getattr(error, "details", lambda: "")() or code)
-        if code in _TRANSIENT_GRPC:
+        if code in _TRANSIENT_GRPC and not _TOO_LARGE.search(detail):
             return StoreUnavailableError(
-                f"{self._address} (gRPC, port 6334) did not answer {_words(method)}: {code}, {detail}."
+                f"{self._address} (gRPC, port {self._grpc_port}) did not answer {_words(method)}: {code}, "
+                f"{detail.rstrip('.')}."
             )
-        return self._explain(_REFUSED_GRPC.get(code, 400), detail, method, None)
+        return self._explain(_STATUS_OF_GRPC.get(code, 400), detail, method, None)
 
     def _explain(self, status: int, said: str, method: str, retry_after_s: float | None) -> StoreError:
         what = f"{self._address} refused {_words(method)} with status {status}: {said.rstrip('.')}."
-        if status in _TRANSIENT:
+        if status in _TRANSIENT or (status == 500 and _TRANSIENT_500.search(said) and not _FINAL_500.search(said)):
             unavailable = StoreUnavailableError(what)
             unavailable.retry_after_s = retry_after_s
             return unavailable
@@ -103,7 +139,17 @@ class ServerClient:
                 f"{what} Its disk is full: searches work, writes fail. Free disk space ('viewfinder status' shows "
                 "old collections) and run the job again; points written so far stay."
             )
+        if _TOO_LARGE.search(said):
+            return StoreError(
+                f"{what} Set VIEWFINDER_QDRANT_MAX_REQUEST_MB to the limit of the server, or of a proxy before it."
+            )
         return StoreError(what)
+
+
+@functools.cache
+def _has_timeout(method: str) -> bool:
+    """Return True if requests of this method have a `timeout` for the server; without it, it is 60 s."""
+    return "timeout" in inspect.signature(getattr(QdrantClient, method)).parameters
 
 
 @functools.cache

@@ -60,7 +60,7 @@ class Store:
 
     def control(self, index: str) -> Control:
         """Return the records of `index` that outlive its collections: failures, takedowns, locks."""
-        return Control(self.connection.call, index)
+        return Control(self.connection, index)
 
     def check(self) -> str:
         """Return the server's version, within seconds and without retries.

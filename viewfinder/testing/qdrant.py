@@ -1,6 +1,7 @@
 """A Qdrant server for tests: HTTP on loopback, local mode behind it, requests validated by Qdrant's OpenAPI document.
 
-It tests the requests, API keys, timeouts and injected faults, not the behaviour of a real server.
+It tests the requests, API keys, timeouts and injected faults; `qdrant_rules` adds what a server does and local mode
+does not, `qdrant_replicas` a cluster.
 """
 
 import json
@@ -22,7 +23,9 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 from viewfinder.store.collections import BM25_VERSION
 from viewfinder.store.connection import parse_version
 from viewfinder.testing.openapi import Specification, with_text_query
+from viewfinder.testing.qdrant_replicas import NodeDownError, Replicas
 from viewfinder.testing.qdrant_rest import find_operation
+from viewfinder.testing.qdrant_rules import Rules, is_write
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Fault:
     `status` refuses it, with `retry_after` and `message`; `delay_s` delays the response; `drop` closes the
     connection "before" or "after" the request takes effect; `late` answers "acknowledged" ("wait_timeout" to a client
     that waits) and applies the request after that many further requests; `away_s` closes the connection and refuses new
-    ones for that time, like a server that restarts.
+    ones for that time, like a server that restarts. A delay longer than the request's `timeout`, which is 60 s if it
+    sends none, ends with status 408.
     """
 
     status: int | None = None
@@ -64,7 +68,8 @@ class QdrantDouble:
 
     `openapi` is the path of Qdrant's published specification; without it requests are not validated. For a `version`
     from 1.20 on, the text query is added to an older specification (`with_text_query`). `requests` collects all
-    requests, `invalid` the violations of the specification.
+    requests, `invalid` the violations of the specification. With several `nodes` it is a cluster at `urls`, with a
+    replica on each. `strict` refuses filters on fields without an index.
     """
 
     def __init__(
@@ -76,6 +81,9 @@ class QdrantDouble:
         version: str = "1.20.0",
         title: str = "qdrant - vector search engine",
         faults: Iterable[Fault] = (),
+        nodes: int = 1,
+        strict: bool = True,
+        max_request_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self.requests: list[Request] = []
         self.invalid: list[str] = []
@@ -84,16 +92,18 @@ class QdrantDouble:
         if document is not None and parse_version(version) >= BM25_VERSION:
             document = with_text_query(document)
         self._specification = None if document is None else Specification(document)
-        self._local = QdrantLocal(":memory:" if path is None else str(path), force_disable_check_same_thread=True)
+        self._replicas = Replicas(nodes, path)
+        self._rules = Rules(parse_version(version), strict=strict)
+        self.max_request_bytes = max_request_bytes
         self._api_key = api_key
         self._root = {"title": title, "version": version}
-        self._late: list[tuple[int, Callable[[], Any]]] = []
+        self._late: list[tuple[int, str, Callable[[], Any]]] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._server = _Server(self)
-        self._thread = self._listen()
+        self._nodes = [_Node(self, number) for number in range(nodes)]
         self._restart: threading.Thread | None = None
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.urls = [node.url for node in self._nodes]
+        self.url = self.urls[0]
 
     def __enter__(self) -> Self:
         return self
@@ -106,43 +116,49 @@ class QdrantDouble:
         self._closing.set()
         if self._restart is not None:
             self._restart.join()
-        self._stop_listening()
-        self._local.close()
+        for node in self._nodes:
+            node.stop()
+        self._replicas.close()
 
-    def _listen(self) -> threading.Thread:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        return thread
+    def stop_node(self, number: int) -> None:
+        """Kill one node of a cluster: it refuses connections, and its replica misses all writes."""
+        self._replicas.down.add(number)
+        self._nodes[number].stop()
 
-    def _stop_listening(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def restart(self, *, stays_grey: bool = False) -> None:
+        """Change to the state after a restart, without going away: all collections are grey until their next write.
 
-    def _go_away(self, seconds: float) -> None:
+        With `stays_grey` a write changes nothing, as while Qdrant has too few CPUs for its optimizers.
+        """
+        self._rules.restart(stays_grey=stays_grey)
+
+    def _go_away(self, node: int, seconds: float) -> None:
         """Refuse connections for a while, then listen at the same port again with the same data."""
 
         def away() -> None:
-            self._stop_listening()
+            self._nodes[node].stop()
             self._closing.wait(seconds)
-            self._server = _Server(self, port=self._server.server_address[1])
-            self._thread = self._listen()
+            self._rules.restart()
+            self._nodes[node].listen()
 
         self._restart = threading.Thread(target=away)
         self._restart.start()
 
     # -- One request ------------------------------------------------------------------------------------------------
 
-    def answer(self, request: Request, key: str | None) -> "_Answer":
-        """Return the response to a request; called from the threads of the HTTP server."""
+    def answer(self, request: Request, key: str | None, node: int = 0) -> "_Answer":
+        """Return the response of a node to a request; called from the threads of the HTTP servers."""
+        self._apply_late()
         with self._lock:
             self.requests.append(request)
-            self._apply_late()
             fault = self._next_fault(request)
             if fault.away_s:
-                self._go_away(fault.away_s)
+                self._go_away(node, fault.away_s)
         if fault.delay_s:
-            self._closing.wait(fault.delay_s)
+            limit_s = float(request.query.get("timeout", 60))
+            self._closing.wait(min(fault.delay_s, limit_s))
+            if fault.delay_s > limit_s:
+                return _Answer(408, _error(f"Timeout error: Operation timed out after {limit_s:g} seconds"))
         if fault.drop == "before" or fault.away_s:
             return _Answer(0, None)
         if fault.status is not None:
@@ -152,32 +168,28 @@ class QdrantDouble:
             return _Answer(200, self._root if request.path == "/" else "healthz check passed")
         if self._api_key is not None and key != self._api_key:
             return _Answer(401, _error("Must provide an API key or an Authorization bearer token"))
-        with self._lock:
-            answer = self._handle(request, fault.late)
+        answer = self._handle(request, node, fault.late)
         return _Answer(0, None) if fault.drop == "after" else answer
 
-    def _handle(self, request: Request, late: int) -> "_Answer":
-        violation = (
-            self._specification.violation(request.method, request.path, request.query, request.body)
-            if self._specification
-            else None
-        )
-        if violation is not None:
-            self.invalid.append(violation)
-            return _Answer(400, _error(f"Format error in JSON body: {violation}"))
+    def _handle(self, request: Request, node: int, late: int) -> "_Answer":
+        with self._lock:
+            if (refused := self._refusal(request)) is not None:
+                return _Answer(400, _error(refused))
         operation = find_operation(request.method, request.path)
         if operation is None:
             return _Answer(404, _error(f"The double has no {request.method} {request.path}"))
 
         def apply() -> Any:
-            return operation(self._local, request.body)
+            return self._apply(request, node, operation)
 
         if late:
-            self._late.append((late, apply))
+            self._late.append((late, request.path, apply))
             waits = request.query.get("wait") == "true"
             return _Answer(200, _result({"operation_id": 0, "status": "wait_timeout" if waits else "acknowledged"}))
         try:
             return _Answer(200, _result(apply()))
+        except NodeDownError as error:
+            return _Answer(500, _error(str(error)))
         except ValidationError as error:
             return _Answer(400, _error(f"Format error in JSON body: {error}"))
         except KeyError as error:
@@ -191,6 +203,35 @@ class QdrantDouble:
         ) as error:  # an error of the double or of local mode: reported, not hidden by a closed connection
             return _Answer(500, _error(f"The double failed: {error!r}"))
 
+    def _refusal(self, request: Request) -> str | None:
+        """Return the text of status 400 for a request that the server refuses."""
+        if self._specification is not None:
+            violation = self._specification.violation(request.method, request.path, request.query, request.body)
+            if violation is not None:
+                self.invalid.append(violation)
+                return f"Format error in JSON body: {violation}"
+        return self._rules.refusal(request.method, request.path, request.body)
+
+    def _apply(self, request: Request, node: int, operation: Callable[[QdrantLocal, Any], Any]) -> Any:
+        """Carry out a request on the replicas."""
+
+        def run(store: QdrantLocal) -> Any:
+            return operation(store, request.body)
+
+        if is_write(request.method, request.path):
+            conditional = "update_mode" in request.body or "update_filter" in request.body
+            result = self._replicas.write(node, run, request.query, meets=conditional)
+        elif request.method in ("GET", "POST") and request.path != "/collections/aliases":
+            result = self._replicas.read(node, run, request.query)
+        else:
+            result = self._replicas.agree(run)
+        with self._lock:
+            self._rules.note(request.method, request.path, request.body)
+            if request.method == "GET" and (match := re.fullmatch(r"/collections/([^/]+)", request.path)):
+                waiting = sum(path.startswith(f"{request.path}/") for _, path, _ in self._late)
+                result = self._rules.described(match[1], result, waiting)
+        return result
+
     def _next_fault(self, request: Request) -> Fault:
         for fault in self.faults:
             if re.search(fault.on, f"{request.method} {request.path}"):
@@ -199,10 +240,13 @@ class QdrantDouble:
         return Fault()
 
     def _apply_late(self) -> None:
-        self._late = [(left - 1, apply) for left, apply in self._late]
-        for _, apply in [each for each in self._late if each[0] <= 0]:
+        """Carry out the requests that are due."""
+        with self._lock:
+            self._late = [(left - 1, path, apply) for left, path, apply in self._late]
+            due = [each for each in self._late if each[0] <= 0]
+            self._late = [each for each in self._late if each[0] > 0]
+        for _, _, apply in due:
             apply()
-        self._late = [each for each in self._late if each[0] > 0]
 
 
 # -- HTTP -----------------------------------------------------------------------------------------------------------
@@ -225,12 +269,40 @@ def _error(message: str) -> dict[str, Any]:
     return {"result": None, "status": {"error": message}, "time": 0.0}
 
 
+class _Node:
+    """One node: a server that can stop, and listen again at the same port."""
+
+    def __init__(self, double: QdrantDouble, number: int) -> None:
+        self._double = double
+        self._number = number
+        self._port = 0
+        self._server: _Server | None = None
+        self.listen()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def listen(self) -> None:
+        """Begin to answer."""
+        self._server = _Server(self._double, self._number, self._port)
+        self._port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Refuse connections, and wait for running requests."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = None
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that server_close() waits for them
     request_queue_size = 128
 
-    def __init__(self, double: QdrantDouble, port: int = 0) -> None:
+    def __init__(self, double: QdrantDouble, node: int, port: int) -> None:
         self.double = double
+        self.node = node
         super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -249,10 +321,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        size = int(self.headers.get("Content-Length") or 0)
+        data = self.rfile.read(size)
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), json.loads(data) if data else None)
-        answer = self.server.double.answer(request, self.headers.get("api-key") or bearer or None)
+        double = self.server.double
+        if size > double.max_request_bytes:
+            allowed = f"JSON payload ({size} bytes) is larger than allowed (limit: {double.max_request_bytes} bytes)."
+            answer = _Answer(413, _error(f"Payload error: {allowed}"))
+        else:
+            answer = double.answer(request, self.headers.get("api-key") or bearer or None, self.server.node)
         self.close_connection = True
         if answer.status == 0:
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
 """The operations of Qdrant's REST interface that viewfinder uses, executed by local mode."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -124,16 +124,24 @@ def _facet(local: QdrantLocal, body: Any, name: str) -> Any:
 
 
 def _query(local: QdrantLocal, body: Any, name: str) -> Any:
-    return local.query_batch_points(name, [_exactly(_parse(models.QueryRequest, body))])[0]
+    return _answers(local, name, [_parse(models.QueryRequest, body)])[0]
 
 
 def _query_batch(local: QdrantLocal, body: Any, name: str) -> Any:
-    return local.query_batch_points(name, list(map(_exactly, _parse(models.QueryRequestBatch, body).searches)))
+    return _answers(local, name, _parse(models.QueryRequestBatch, body).searches)
 
 
-def _exactly(request: models.QueryRequest) -> models.QueryRequest:
+def _answers(local: QdrantLocal, name: str, requests: Sequence[models.QueryRequest]) -> list[models.QueryResponse]:
     # Local mode is always exact, and warns about search parameters.
-    return request.model_copy(update={"params": None})
+    exact = [request.model_copy(update={"params": None}) for request in requests]
+    # With MMR a server selects `limit` points and skips `offset` of them; local mode selects more.
+    diverse = [isinstance(each.query, models.NearestQuery) and each.query.mmr is not None for each in exact]
+    sent = [each.model_copy(update={"offset": 0}) if mmr else each for each, mmr in zip(exact, diverse, strict=True)]
+    answers = local.query_batch_points(name, sent)
+    return [
+        answer.model_copy(update={"points": answer.points[each.offset or 0 :]}) if mmr else answer
+        for each, mmr, answer in zip(exact, diverse, answers, strict=True)
+    ]
 
 
 def _query_groups(local: QdrantLocal, body: Any, name: str) -> Any:

@@ -1,0 +1,51 @@
+"""Rows that Qdrant cannot store become failed objects, so that one of them does not end the run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from viewfinder.arrays import have_direction
+from viewfinder.indexing.rows import Row, rows_of, table_of
+from viewfinder.store.request_size import RequestLimit, point_bytes
+
+
+def fail_without_direction(table: pa.Table) -> pa.Table:
+    """Mark the rows as failed whose vectors are not finite or are 0: cosines with them are undefined."""
+    bad = set()
+    for column in ("image_vector", "caption_vector"):
+        cells = table[column]
+        present = np.flatnonzero(cells.is_valid().to_numpy())
+        if len(present):
+            vectors = np.frombuffer(b"".join(cells.drop_null().to_pylist()), np.float32).reshape(len(present), -1)
+            bad |= set(present[~have_direction(vectors)].tolist())
+    if not bad:
+        return table
+    rows = rows_of(table)
+    for place in bad:
+        fail_unwritable(rows[place], {})
+    return table_of(rows)
+
+
+def fail_unwritable(row: Row, payload: Mapping[str, Any], limit: RequestLimit | None = None) -> bool:
+    """Mark a row as failed if its point would be refused; return True if it is.
+
+    Not permanent: another encoder, or another captions file, may have a usable vector or a shorter caption.
+    """
+    vectors = {"image": row["image_vector"], "caption": row["caption_vector"]}
+    cells = {name: np.frombuffer(cell, np.float32) for name, cell in vectors.items() if cell is not None}
+    if bad := [name for name, vector in cells.items() if not have_direction(vector[np.newaxis]).all()]:
+        message = f"The model's vector of the {' and the '.join(bad)} is not finite or is 0."
+        return _fail(row, "encode", "unusable_vector", message)
+    size = point_bytes(payload, sum(map(len, cells.values())))
+    if limit is not None and (excess := limit.excess(size)) is not None:
+        return _fail(row, "write", "point_too_large", f"Its caption, tags and metadata take {excess}.")
+    return False
+
+
+def _fail(row: Row, stage: str, reason: str, message: str) -> bool:
+    row["action"] = "failed"
+    row["stage"], row["reason"], row["message"], row["permanent"] = stage, reason, message, False
+    row["image_vector"] = row["caption_vector"] = None
+    return True
