@@ -55,12 +55,13 @@ DISK_FULL = "Service internal error: No space left on device: WAL buffer size ex
 
 @dataclass(frozen=True)
 class Request:
-    """One received request."""
+    """One request, and the number of the node that received it."""
 
     method: str
     path: str
     query: Mapping[str, str]
     body: Any = field(repr=False)
+    node: int = 0
 
 
 class QdrantDouble:
@@ -146,14 +147,14 @@ class QdrantDouble:
 
     # -- One request ------------------------------------------------------------------------------------------------
 
-    def answer(self, request: Request, key: str | None, node: int = 0) -> "_Answer":
-        """Return the response of a node to a request; called from the threads of the HTTP servers."""
+    def answer(self, request: Request, key: str | None) -> "_Answer":
+        """Return the response to a request; called from the threads of the HTTP servers."""
         self._apply_late()
         with self._lock:
             self.requests.append(request)
             fault = self._next_fault(request)
             if fault.away_s:
-                self._go_away(node, fault.away_s)
+                self._go_away(request.node, fault.away_s)
         if fault.delay_s:
             limit_s = float(request.query.get("timeout", 60))
             self._closing.wait(min(fault.delay_s, limit_s))
@@ -168,10 +169,10 @@ class QdrantDouble:
             return _Answer(200, self._root if request.path == "/" else "healthz check passed")
         if self._api_key is not None and key != self._api_key:
             return _Answer(401, _error("Must provide an API key or an Authorization bearer token"))
-        answer = self._handle(request, node, fault.late)
+        answer = self._handle(request, fault.late)
         return _Answer(0, None) if fault.drop == "after" else answer
 
-    def _handle(self, request: Request, node: int, late: int) -> "_Answer":
+    def _handle(self, request: Request, late: int) -> "_Answer":
         with self._lock:
             if (refused := self._refusal(request)) is not None:
                 return _Answer(400, _error(refused))
@@ -180,7 +181,7 @@ class QdrantDouble:
             return _Answer(404, _error(f"The double has no {request.method} {request.path}"))
 
         def apply() -> Any:
-            return self._apply(request, node, operation)
+            return self._apply(request, operation)
 
         if late:
             self._late.append((late, request.path, apply))
@@ -212,7 +213,7 @@ class QdrantDouble:
                 return f"Format error in JSON body: {violation}"
         return self._rules.refusal(request.method, request.path, request.body)
 
-    def _apply(self, request: Request, node: int, operation: Callable[[QdrantLocal, Any], Any]) -> Any:
+    def _apply(self, request: Request, operation: Callable[[QdrantLocal, Any], Any]) -> Any:
         """Carry out a request on the replicas."""
 
         def run(store: QdrantLocal) -> Any:
@@ -220,9 +221,9 @@ class QdrantDouble:
 
         if is_write(request.method, request.path):
             conditional = "update_mode" in request.body or "update_filter" in request.body
-            result = self._replicas.write(node, run, request.query, meets=conditional)
+            result = self._replicas.write(request.node, run, request.query, meets=conditional)
         elif request.method in ("GET", "POST") and request.path != "/collections/aliases":
-            result = self._replicas.read(node, run, request.query)
+            result = self._replicas.read(request.node, run, request.query)
         else:
             result = self._replicas.agree(run)
         with self._lock:
@@ -324,13 +325,15 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         data = self.rfile.read(size)
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), json.loads(data) if data else None)
+        request = Request(
+            self.command, parts.path, dict(parse_qsl(parts.query)), json.loads(data) if data else None, self.server.node
+        )
         double = self.server.double
         if size > double.max_request_bytes:
             allowed = f"JSON payload ({size} bytes) is larger than allowed (limit: {double.max_request_bytes} bytes)."
             answer = _Answer(413, _error(f"Payload error: {allowed}"))
         else:
-            answer = double.answer(request, self.headers.get("api-key") or bearer or None, self.server.node)
+            answer = double.answer(request, self.headers.get("api-key") or bearer or None)
         self.close_connection = True
         if answer.status == 0:
             self.connection.shutdown(socket.SHUT_RDWR)
