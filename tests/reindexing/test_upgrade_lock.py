@@ -18,7 +18,7 @@ from viewfinder.reindexing.upgrade_lock import LockHolder, UpgradeLock, read_hol
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.control import Control
 from viewfinder.store.server import ServerClient
-from viewfinder.testing.qdrant import QdrantDouble
+from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -150,6 +150,17 @@ def test_the_lock_is_taken_and_released_while_the_node_of_the_leader_is_down(tmp
         with make_lock(control, NOON + timedelta(seconds=61)) as lock:
             lock.renew()
         assert read_holder(control_on(double, 2, tmp_path)) is None
+
+
+def test_a_lock_whose_write_is_applied_late_is_taken(tmp_path: Path) -> None:
+    with QdrantDouble() as double:
+        control = control_on(double, 0, tmp_path)
+        with make_lock(control):
+            pass
+        double.faults.append(Fault(late=2, on="PUT .*/points$"))
+        make_lock(control, run_id="late").acquire()
+        assert (holder := read_holder(control)) is not None
+        assert holder.run_id == "late"
 
 
 def test_the_lock_is_released_by_id(tmp_path: Path) -> None:

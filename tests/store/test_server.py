@@ -33,6 +33,7 @@ TRANSIENT_500 = [
     "Failed to apply update with Medium ordering via leader peer 7: Timeout expired",
     "Failed to propose operation: leader is not established within 10 secs",
     "The replica set for shard 0 on peer 5 has no active replica",
+    "Operation 'Upsert' timed out on 1 of 3 shards",
     "Waiting for consensus operation commit failed. Timeout set at: 10 seconds",
 ]
 FINAL_500 = [

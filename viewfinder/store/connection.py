@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from qdrant_client import models
+
 from viewfinder.backoff import Backoff
+from viewfinder.errors import StoreUnavailableError
 from viewfinder.settings import Quantization, Settings
 from viewfinder.store.request_size import RequestLimit
 
@@ -82,6 +85,20 @@ class Connection:
     def call(self, method: str, **arguments: Any) -> Any:
         """Return the result of `QdrantClient.<method>(**arguments)`, retried for `address.retry_s`."""
         return self.retry(lambda: self.client.call(method, **arguments))
+
+    def complete(self, method: str, **arguments: Any) -> Any:
+        """As `call`, for an update that must be applied when this returns, and that may be sent again.
+
+        Qdrant answers `wait_timeout` if it has accepted an update but not applied it in time.
+        """
+
+        def attempt() -> Any:
+            answer = self.client.call(method, **arguments)
+            if answer.status != models.UpdateStatus.COMPLETED:
+                raise StoreUnavailableError(f"{self.address} accepted {method} but has not applied it in time.")
+            return answer
+
+        return self.retry(attempt)
 
     def server_version(self) -> tuple[int, int] | None:
         """Return the server's major and minor version; None for the embedded store, which supports every call."""

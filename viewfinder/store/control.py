@@ -64,6 +64,7 @@ class Control:
 
     def __init__(self, connection: Connection, index: str) -> None:
         self._call = connection.call
+        self._complete = connection.complete
         self._limit = connection.limit
         self.name = f"{index}__control"
 
@@ -157,7 +158,8 @@ class Control:
             self._write("upsert", points=points, **options)
 
     def _write(self, method: str, **arguments: Any) -> None:
-        self._call(method, collection_name=self.name, wait=True, ordering=_ORDERING, **arguments)
+        # A run reads what it has written: the holder of a lock, a takedown that another run must respect.
+        self._complete(method, collection_name=self.name, wait=True, ordering=_ORDERING, **arguments)
 
     def remove(self, kind: Kind, subjects: Sequence[str]) -> None:
         """Delete the records of one kind of these subjects, if they exist."""

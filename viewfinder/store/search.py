@@ -181,7 +181,9 @@ class Searches:
             # Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only.
             if "index required but not found" not in str(error).lower():
                 raise
-            raise FilterError(f"The filter names a field that no captions file of this index has: {error}") from error
+            raise FilterError(
+                f"The filter names a field without an index, which the server's strict mode refuses: {error}"
+            ) from error
 
     def _request(self, search: Search, condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(

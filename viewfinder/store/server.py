@@ -35,9 +35,9 @@ _STATUS_OF_GRPC = {
 }
 # A cluster answers 500 (gRPC: INTERNAL) while replicas or the consensus do not keep up. Its other 500s fail again.
 _TRANSIENT_500 = re.compile(
-    r"please retry|try again|failed to apply (operation|update)|consensus|leader|raft|replica|read operations failed"
-    r"|time[d ]?-?out|deadline|unavailable|transport error|connection (refused|reset|closed)|error trying to connect"
-    r"|channel closed|broken pipe",
+    r"please retry|try again|failed to apply (operation|update)|active replica|replicas? (is|are) (dead|not)"
+    r"|read operations failed|consensus|\bleader\b|\braft\b|\btimed?[ -]?out\b|deadline exceeded|unavailable"
+    r"|transport error|connection (refused|reset|closed)|error trying to connect|channel closed|broken pipe",
     re.IGNORECASE,
 )
 # A write to a full disk and a defect of the server (Rust's "panicked") fail again, whatever else the text says.
