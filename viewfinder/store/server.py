@@ -90,7 +90,7 @@ class ServerClient:
 
     def _with_grace(self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
         """Wait longer than the server, where qdrant-client would wait for the same time."""
-        request.extensions["timeout"] = httpx.Timeout(self._timeout_s + _GRACE_S).as_dict()
+        request.extensions["timeout"] = httpx.Timeout(self._timeout_s, read=self._timeout_s + _GRACE_S).as_dict()
         return send(request)
 
     def _explain_rest(self, error: Exception, method: str) -> StoreError:
