@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.store.test_store import opened
+from viewfinder.sources.uris import source_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.collection_records import RUNS_KEPT, CollectionRecords
 from viewfinder.store.recorded import Recorded, SourceRecord
@@ -123,3 +124,17 @@ def test_records_go_with_their_collection_and_are_not_found_by_its_successor(
     again = opened(store, index)
     assert again.name == made.name
     assert again.recorded == Recorded(captions=[], runs=[])
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        ("s3://b/p/", "s3://b/p"),
+        ("s3://b/", "s3://b"),
+        ("s3://b/p//", "s3://b/p//"),  # another prefix
+        ("/images/", "file:///images"),
+        ("file:///images/", "file:///images"),
+    ],
+)
+def test_a_source_is_recorded_in_one_spelling(given: str, recorded: str) -> None:
+    assert source_uri(given) == source_uri(recorded) == recorded
