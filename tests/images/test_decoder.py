@@ -58,6 +58,12 @@ def ended_within(process: int, seconds: float) -> bool:
     return bool(watch.poll(seconds * 1000))
 
 
+def children() -> set[str]:
+    """Child processes of this one."""
+    lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    return {pid for pids in lists for pid in pids}
+
+
 def test_an_image_is_decoded_as_in_process(decoder: Decoder) -> None:
     data = encoded(photograph(901, 700, seed=3), "JPEG")
     there, here = decoder.decode(data), decode(data, PREPROCESS, LIMITS)
@@ -178,13 +184,16 @@ def test_the_child_loads_neither_torch_nor_ray(decoder: Decoder) -> None:
     assert "/ray/" not in maps
 
 
-def test_closing_ends_the_child_and_decoding_starts_another() -> None:
+@pytest.mark.parametrize("used", [True, False])
+def test_a_closed_decoder_has_no_child_and_starts_none(used: bool) -> None:
     decoder = Decoder(PREPROCESS, LIMITS, timeout_s=60, memory_bytes=MEMORY, entry=CRASHING)
-    first = process_of(decoder)
+    child = process_of(decoder) if used else None
     decoder.close()
-    assert not Path(f"/proc/{first}").exists()
-    assert process_of(decoder) != first
-    decoder.close()
+    assert child is None or not Path(f"/proc/{child}").exists()
+    before = children()
+    with pytest.raises(RuntimeError, match="closed"):
+        decoder.decode(b"pid")
+    assert children() == before
     decoder.close()
 
 

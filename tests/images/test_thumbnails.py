@@ -66,3 +66,10 @@ def test_a_file_that_crashes_or_hangs_the_child_fails_alone(command: bytes, reas
             fragile.make(command, 64)
         assert caught.value.reason == reason
         assert fragile.make(encoded((10, 10)), 64)
+
+
+def test_a_closed_thumbnailer_makes_none() -> None:
+    closed = Thumbnailer(LIMITS, timeout_s=60, memory_bytes=2**30)
+    closed.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        closed.make(encoded((10, 10)), 64)

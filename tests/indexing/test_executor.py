@@ -91,3 +91,13 @@ def test_a_decoder_in_use_while_the_executor_is_closed_ends_too(world: World) ->
         pool.close()
         assert decoder._child is not None
     assert decoder._child is None
+    with pytest.raises(RuntimeError, match="closed"), pool.borrow():
+        pass
+
+
+def test_a_closed_executor_starts_no_process(world: World) -> None:
+    fill(world.bucket, NAMES[:1])
+    with InProcessExecutor(cores=1) as executor:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        sync(world, executor, Seen())

@@ -128,6 +128,9 @@ async def test_closing_ends_every_decoder_and_thread() -> None:
         if thread.name.startswith("decoder") and thread not in others:
             await asyncio.to_thread(thread.join, 10)
     assert children() <= before
+    with pytest.raises(RuntimeError):
+        await images.pixels(GOOD["png"], PREPROCESS)
+    assert children() <= before
 
 
 def children() -> set[str]:

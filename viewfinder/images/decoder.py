@@ -72,6 +72,7 @@ class Decoder:
         self._entry = entry
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self._closed = False
 
     def __enter__(self) -> "Decoder":
         return self
@@ -83,10 +84,13 @@ class Decoder:
         """Decode one file as `viewfinder.images.decoding.decode` does.
 
         Raises `ImageError`, with the reasons `decoder_crashed`, `decode_timeout` and `decoder_out_of_memory` too, and
-        `ViewfinderError` if no child can be started.
+        `ViewfinderError` if no child can be started. Raises `RuntimeError` after `close`, so that a late call cannot
+        start a child that nobody ends.
         """
         check_bytes(data, self._limits)
         with self._lock:
+            if self._closed:
+                raise RuntimeError("The decoder is closed.")
             try:
                 return self._decode_once(data)
             except _ChildFailedError:
@@ -98,8 +102,9 @@ class Decoder:
                     raise exc.as_image_error() from exc
 
     def close(self) -> None:
-        """End the child after its current file. A later `decode` starts a new one."""
+        """End the child after its current file. Later calls of `decode` fail."""
         with self._lock:
+            self._closed = True
             self._end_child()
 
     def _decode_once(self, data: bytes) -> Decoded:
@@ -186,8 +191,10 @@ class _Child:
                 raise ViewfinderError(f"The decoder process cannot be started ({sys.executable!r}): {exc}") from exc
         try:
             header, _ = self.ask(pickle.dumps(job), _START_TIMEOUT_S)
-        except (_ChildFailedError, TimeoutError) as exc:
+        except BaseException as exc:  # also for an interrupt: no other object refers to this child yet
             self.end()
+            if not isinstance(exc, _ChildFailedError | TimeoutError):
+                raise
             if isinstance(exc, _ChildFailedError) and exc.status == -signal.SIGKILL:
                 raise  # the system was out of memory; the next child may start
             raise ViewfinderError(

@@ -48,6 +48,7 @@ class Thumbnailer:
         return self._decoder.decode(_WIDTH.pack(width) + data).pixels.tobytes()
 
     def close(self) -> None:
+        """End the child after its current file. Later calls of `make` raise `RuntimeError`."""
         self._decoder.close()
 
 

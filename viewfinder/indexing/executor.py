@@ -93,6 +93,7 @@ class InProcessExecutor:
         self._lock = threading.Lock()
         self._decoders: dict[_DecoderOptions, _DecoderPool] = {}
         self._encoders: dict[tuple[str, str, str], Encode] = {}
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -101,12 +102,13 @@ class InProcessExecutor:
         self.close()
 
     def close(self) -> None:
-        """End the decoder processes and the threads of the encoders."""
+        """End the decoder processes and the threads of the encoders. The executor cannot be used afterwards."""
+        with self._lock:
+            self._closed = True
         for decoders in self._decoders.values():
             decoders.close()
         for encode in self._encoders.values():
             encode.close()
-        self._decoders, self._encoders = {}, {}
 
     def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
         check_access(sources, objects_of(access), store)
@@ -163,6 +165,7 @@ class InProcessExecutor:
             settings.decode_memory_bytes,
         )
         with self._lock:
+            self._check_open()
             decoders = self._decoders.setdefault(options, _DecoderPool(options))
         return FetchAndDecode.of(settings, access, checkpoint, decoder=decoders.borrow)
 
@@ -170,11 +173,17 @@ class InProcessExecutor:
         device, precision = settings.device, settings.precision
         key = (checkpoint.fingerprint, device, precision)
         with self._lock:
+            self._check_open()
             if key not in self._encoders:
                 self._encoders[key] = Encode(
                     checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=self._cores
                 )
             return self._encoders[key]
+
+    def _check_open(self) -> None:
+        # A late call would start decoder processes that nobody ends.
+        if self._closed:
+            raise RuntimeError("The executor is closed.")
 
     def _batch_size(self, settings: Settings) -> int:
         on_gpu = settings.device in ("cuda", "mps")
@@ -223,6 +232,8 @@ class _DecoderPool:
 
     @contextmanager
     def borrow(self) -> Iterator[Decoder]:
+        if self._closed:
+            raise RuntimeError("The decoders are closed.")
         try:
             decoder = self._idle.get_nowait()
         except queue.Empty:

@@ -106,10 +106,10 @@ class QueryImages:
             return await self._fetcher.fetch(url)
 
     def close(self) -> None:
-        """End the decoders once their current images are done."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """End the decoders once their current images are done. Waiting images are dropped."""
         with self._lock:
             self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._keep()
         if self._fetcher is not None:
             self._fetcher.close()
@@ -123,6 +123,8 @@ class QueryImages:
 
     def _take(self, preprocess: Preprocess) -> Decoder:
         with self._lock:
+            if self._closed:
+                raise RuntimeError("The decoders of query images are closed.")
             for position, (made_for, decoder) in enumerate(self._idle):
                 if made_for == preprocess:
                     del self._idle[position]
