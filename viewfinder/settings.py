@@ -120,6 +120,13 @@ class Settings(BaseModel):
     max_query_image_bytes: int = Field(
         20 * 1024**2, ge=1024, description="Maximum size of an image in a query, sent or fetched, in bytes."
     )
+    min_decoded_ratio: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Minimum share of the rows of an image whose end is missing or damaged. With less it counts as "
+        "failed. 1 allows images that lack only their end marker.",
+    )
     decode_timeout_s: float = Field(20.0, gt=0, le=600, description="Time limit for decoding one image, in seconds.")
     decode_memory_bytes: int = Field(
         2 * 1024**3, ge=256 * 1024**2, description="Memory limit of a decoder process, in bytes."

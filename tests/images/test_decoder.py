@@ -68,7 +68,7 @@ def test_an_image_is_decoded_as_in_process(decoder: Decoder) -> None:
     data = encoded(photograph(901, 700, seed=3), "JPEG")
     there, here = decoder.decode(data), decode(data, PREPROCESS, LIMITS)
     assert (there.pixels == here.pixels).all()
-    assert there[1:] == here[1:] == (901, 700, "jpeg")
+    assert there[1:] == here[1:] == (901, 700, "jpeg", None)
     assert there.pixels.dtype == np.uint8
     assert there.pixels.flags.writeable
 
@@ -117,6 +117,7 @@ def test_a_file_that_crashes_the_child_fails_alone(decoder: Decoder, command: st
         b'{"reason": "boredom", "message": "."}',
         b'{"shape": [-1], "width": 1, "height": 1, "format": "png"}',
         b'{"shape": [2], "width": 1, "height": 1, "format": "png"}',
+        b'{"shape": [1], "width": 1, "height": 1, "format": "png", "warning": "boredom"}',
         b'{"shape": [1], "width": 1' + b"0" * 30 + b', "height": 1, "format": "png"}',
     ],
     ids=lambda header: header[:40].decode("latin-1"),

@@ -66,6 +66,7 @@ def _fields(summary: Summary) -> list[tuple[str, str]]:
         ("objects", list_counts(summary.counts)),
         ("taken down", f"{summary.taken_down:,} of the unchanged" if summary.taken_down else ""),
         ("failures", list_reasons(summary.failures)),
+        ("warnings", list_reasons(summary.warnings)),
         ("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed per second including start-up"),
         ("bottleneck", f"{summary.bottleneck}; to speed this up: {summary.advice}" if summary.bottleneck else ""),
         ("report", summary.report),

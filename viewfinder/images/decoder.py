@@ -24,7 +24,15 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from viewfinder.errors import ImageError, ViewfinderError
-from viewfinder.images.decoding import REASONS, Decoded, ImageLimits, Preprocess, check_bytes, configure_own_process
+from viewfinder.images.decoding import (
+    REASONS,
+    WARNINGS,
+    Decoded,
+    ImageLimits,
+    Preprocess,
+    check_bytes,
+    configure_own_process,
+)
 
 DECODE = "viewfinder.images.decoding:decode"
 
@@ -135,11 +143,13 @@ def _parse_response(header: dict[str, Any], body: bytearray, limits: ImageLimits
     match header:
         case {"reason": str(reason), "message": str(message)} if reason in REASONS:
             return ImageError(reason, message)
-        case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name)}:
+        case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name), **rest}:
+            warning = rest.get("warning")
             are_counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
             valid = are_counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
-            if valid and max(width, height) <= limits.max_pixels:
-                return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name)
+            known = warning is None or (isinstance(warning, str) and warning in WARNINGS)
+            if valid and known and max(width, height) <= limits.max_pixels:
+                return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name, warning)
     raise _ChildFailedError(None)
 
 
@@ -283,12 +293,12 @@ def _attempt(
     decode: _DecodeFunction, data: bytes, preprocess: Preprocess, limits: ImageLimits
 ) -> tuple[dict[str, object], bytes]:
     try:
-        pixels, width, height, format_name = decode(data, preprocess, limits)
+        pixels, width, height, format_name, warning = decode(data, preprocess, limits)
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}, b""
     except MemoryError:
         return {"reason": "decoder_out_of_memory", "message": "The image does not fit into the decoder's memory."}, b""
-    header = {"shape": pixels.shape, "width": width, "height": height, "format": format_name}
+    header = {"shape": pixels.shape, "width": width, "height": height, "format": format_name, "warning": warning}
     return header, pixels.tobytes()
 
 

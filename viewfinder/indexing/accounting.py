@@ -21,7 +21,7 @@ class Tally:
 
     `unchanged` includes the `taken_down`. `stale` objects are the `failed` ones that keep their existing points,
     because a later run may succeed. `images` and `captions` count what was encoded; `captions_cut` counts captions
-    longer than the model's context.
+    longer than the model's context, `truncated_tail` images whose end is missing (`images.decoding.WARNINGS`).
     """
 
     indexed: int = 0
@@ -30,6 +30,7 @@ class Tally:
     taken_down: int = 0
     stale: int = 0
     images: int = 0
+    truncated_tail: int = 0
     captions: int = 0
     captions_cut: int = 0
     compare_s: float = 0.0
@@ -46,6 +47,11 @@ class Tally:
     def objects(self) -> int:
         """Number of objects with an outcome."""
         return self.indexed + self.unchanged + self.failed
+
+    @property
+    def warnings(self) -> dict[str, int]:
+        """Indexed images that are not as they should be, by kind."""
+        return {"truncated_tail": self.truncated_tail} if self.truncated_tail else {}
 
     @property
     def outcomes(self) -> dict[str, int]:

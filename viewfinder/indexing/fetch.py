@@ -154,6 +154,7 @@ def _decode(row: Row, decoder: Decoder, data: bytes) -> None:
     image = decoder.decode(data)
     row["pixels"] = image.pixels.tobytes()
     row["width"], row["height"], row["format"] = image.width, image.height, image.format
+    row["warning"] = image.warning
 
 
 def _shared_decoder(

@@ -55,6 +55,7 @@ class Summary:
     images: int  # encoded
     captions: Mapping[str, int]
     failures: Mapping[str, int]  # by reason
+    warnings: Mapping[str, int]  # by kind; these images are indexed
     stages: Sequence[Mapping[str, Any]]
     bottleneck: str | None
     advice: str | None
@@ -135,6 +136,7 @@ class Report:
             images=tally.images,
             captions={"encoded": tally.captions, "cut": tally.captions_cut},
             failures=reasons,
+            warnings=tally.warnings,
             stages=[_stage_record(each) for each in outcome.stages],
             bottleneck=outcome.bottleneck,
             advice=STAGE_ADVICE.get(outcome.bottleneck or ""),

@@ -38,6 +38,7 @@ SCHEMA: pa.Schema = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("format", pa.string()),
+        ("warning", pa.string()),
         ("image_vector", pa.binary()),
         ("caption_vector", pa.binary()),
         ("caption_cut", pa.int32()),
@@ -75,11 +76,12 @@ class Row(TypedDict, total=False):
     caption_hash: str | None
     caption_details: str | None
     caption_applies: bool
-    # From decoding: uint8 [size, size, 3], and width, height and format of the file.
+    # From decoding: uint8 [size, size, 3], width, height and format of the file, and a key of `WARNINGS`.
     pixels: bytes | None
     width: int
     height: int
     format: str
+    warning: str | None
     # From encoding: float32 [D], and the number of tokens cut off the caption.
     image_vector: bytes | None
     caption_vector: bytes | None

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from viewfinder.arrays import Mask, Vectors
+from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import Tally
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
@@ -60,6 +61,7 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
         taken_down=taken_down,
         stale=sum(bool(row["exists"]) and not row["permanent"] for row in groups["failed"]),
         images=len(groups["index"]),
+        truncated_tail=sum(row["warning"] == TRUNCATED_TAIL for row in groups["index"]),
         captions=sum(row["caption_vector"] is not None for row in rows),
         captions_cut=sum(bool(row["caption_cut"]) for row in rows),
         compare_s=sum(row["compare_s"] or 0.0 for row in rows),

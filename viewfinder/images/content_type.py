@@ -1,0 +1,136 @@
+"""What a file is that Pillow cannot open, from its first bytes: an image of another format, or no image at all."""
+
+import re
+
+# Bytes that suffice to tell.
+HEAD_BYTES = 512
+
+# Images of formats that Pillow does not know: (offset, first bytes, name).
+_IMAGES = (
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"II\xbc\x01", "JPEG XR"),
+    (0, b"\xff\xd8\xff\xf7", "JPEG-LS"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"#?RGBE", "Radiance HDR"),
+    (0, b"8BPS\x00\x02", "Photoshop PSB"),
+    (0, b"gimp xcf", "GIMP XCF"),
+    (0, b"AT&TFORM", "DjVu"),
+    (0, b"\x8aMNG\r\n", "MNG"),
+    (0, b"\x8bJNG\r\n", "JNG"),
+    (0, b"BPG\xfb", "BPG"),
+    (0, b"FLIF", "FLIF"),
+    (128, b"DICM", "DICOM"),
+    (0, b"\xabKTX ", "KTX"),
+)
+
+# Brands of ISO media files (ISO/IEC 14496-12) that are images; Pillow reads AVIF itself.
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
+)
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+# Files that are no images: (offset, first bytes, name).
+_OTHERS = (
+    (0, b"%PDF-", "a PDF document"),
+    (0, b"PK\x03\x04", "a ZIP archive or a document in one"),
+    (0, b"PK\x05\x06", "a ZIP archive"),
+    (0, b"PK\x07\x08", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"BZh", "a bzip2 file"),
+    (0, b"\xfd7zXZ\x00", "an xz file"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard file"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an OLE document or Thumbs.db"),
+    (0, b"\x00\x05\x16\x07", "an AppleDouble file (metadata that macOS writes)"),
+    (0, b"\x00\x05\x16\x00", "an AppleSingle file (metadata that macOS writes)"),
+    (0, b"\x00\x00\x00\x01Bud1", "a .DS_Store file"),
+    (0, b"PAR1", "a Parquet file"),
+    (0, b"ARROW1", "an Arrow file"),
+    (0, b"SQLite format 3\x00", "an SQLite database"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+    (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
+    (0, b"FLV\x01", "a Flash video"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file"),
+    (0, b"\x00\x00\x01\xba", "an MPEG video"),
+    (0, b"\x00\x00\x01\xb3", "an MPEG video"),
+    (8, b"AVI ", "an AVI video"),
+    (8, b"WAVE", "a WAVE sound"),
+    (4, b"moov", "a QuickTime video"),
+    (4, b"mdat", "a QuickTime video"),
+    (4, b"wide", "a QuickTime video"),
+    (0, b"OggS", "an Ogg file"),
+    (0, b"fLaC", "a FLAC sound"),
+    (0, b"ID3", "an MP3 sound"),
+)
+
+# Texts that are images; Pillow reads those in the second line, except for SVG.
+_SVG = re.compile(
+    rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]", re.DOTALL | re.IGNORECASE
+)
+_TEXT_IMAGES = re.compile(rb"\s*(#define|/\*|static |P[0-9fy]|SIMPLE  =|%!PS)|.*\bimage type\b", re.DOTALL | re.I)
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+
+
+def image_format(head: bytes) -> str | None:
+    """Return the name of the image format that Pillow does not know and that these first bytes are of, else None."""
+    brands = _brands(head)
+    if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+        return "HEIC" if any(brand.startswith(b"he") for brand in brands) else "HEIF"
+    if _SVG.match(_without_mark(head[:HEAD_BYTES])):
+        return "SVG"
+    return next((name for offset, first, name in _IMAGES if head.startswith(first, offset)), None)
+
+
+def other_content(head: bytes) -> str | None:
+    """Return what a file is that begins with these bytes if it is surely no image, else None.
+
+    `head` are the first `HEAD_BYTES`, or the whole file if it is shorter.
+    """
+    if not head or image_format(head) is not None:
+        return None
+    brands = _brands(head)
+    if brands:
+        return None if brands & (_AVIF_BRANDS | {b"crx "}) else "a video or sound (MP4, QuickTime)"
+    for offset, first, name in _OTHERS:
+        if head.startswith(first, offset):
+            return name
+    if head[:188:188] == b"G" and head[188:189] == b"G" and head[376:377] == b"G":
+        return "an MPEG transport stream"
+    if re.match(rb"\s*(<!doctype html|<html|<\?php)", _without_mark(head), re.IGNORECASE):
+        return "an HTML page"
+    return "text" if _is_text(head) else None
+
+
+def _brands(head: bytes) -> frozenset[bytes]:
+    """The brands of an ISO media file: what it can be read as."""
+    if head[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(head[:4], "big"), len(head), HEAD_BYTES)
+    return frozenset([head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))])
+
+
+def _without_mark(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf")
+
+
+def _is_text(head: bytes) -> bool:
+    if head.startswith(_BYTE_ORDER_MARKS[1:]):
+        return len(head) >= 4 and head[2:] != b"\0" * (len(head) - 2) and _decodes(head[: len(head) // 2 * 2], "utf-16")
+    text = _without_mark(head)[:HEAD_BYTES]
+    if _TEXT_IMAGES.match(text) or _CONTROLS.search(text):
+        return False
+    # The last character may be cut off.
+    return any(_decodes(text[: len(text) - cut], "utf-8") for cut in range(4))
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        return data.decode(encoding).isprintable() or bool(data.strip())
+    except UnicodeDecodeError:
+        return False
