@@ -73,7 +73,7 @@ _SVG = re.compile(
     rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]", re.DOTALL | re.IGNORECASE
 )
 _TEXT_IMAGES = re.compile(rb"\s*(#define|/\*|static |P[0-9fy]|SIMPLE  =|%!PS)|.*\bimage type\b", re.DOTALL | re.I)
-_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -112,7 +112,7 @@ def _brands(head: bytes) -> frozenset[bytes]:
     if head[4:8] != b"ftyp":
         return frozenset()
     end = min(int.from_bytes(head[:4], "big"), len(head), HEAD_BYTES)
-    return frozenset([head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))])
+    return frozenset(head[at : at + 4] for at in (8, *range(16, end - 3, 4)) if at + 4 <= len(head))
 
 
 def _without_mark(head: bytes) -> bytes:
@@ -120,8 +120,8 @@ def _without_mark(head: bytes) -> bytes:
 
 
 def _is_text(head: bytes) -> bool:
-    if head.startswith(_BYTE_ORDER_MARKS[1:]):
-        return len(head) >= 4 and head[2:] != b"\0" * (len(head) - 2) and _decodes(head[: len(head) // 2 * 2], "utf-16")
+    if head.startswith(_BYTE_ORDER_MARKS):
+        return len(head) > 4 and _decodes(head[: len(head) // 2 * 2], "utf-16")
     text = _without_mark(head)[:HEAD_BYTES]
     if _TEXT_IMAGES.match(text) or _CONTROLS.search(text):
         return False
@@ -131,6 +131,6 @@ def _is_text(head: bytes) -> bool:
 
 def _decodes(data: bytes, encoding: str) -> bool:
     try:
-        return data.decode(encoding).isprintable() or bool(data.strip())
+        return bool(data.decode(encoding).strip("\0 "))
     except UnicodeDecodeError:
         return False
