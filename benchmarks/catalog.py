@@ -28,6 +28,7 @@ BENCHMARKS = (
     Benchmark("service_overhead_ms", 5, "lower", _in("service_overhead")),
     Benchmark("gpu_pipeline", 0.6, "higher", _in("gpu_pipeline")),
     Benchmark("gpu_images_per_s", 5000, "higher", _in("gpu_pipeline", "measure_speed")),
+    Benchmark("colour_profile", 1.2, "lower", _in("colour_profile")),
     Benchmark("pipeline_efficiency_gpu", 0.85, "higher", _in("pipeline_efficiency", "measure_gpu")),
     # Without a bound.
     Benchmark("pipeline_efficiency_camera", None, "higher", _in("pipeline_efficiency", "measure_camera")),

@@ -42,6 +42,7 @@ NAMES = [
 # They follow the others.
 FURTHER = [
     "gpu_images_per_s",
+    "colour_profile",
     "pipeline_efficiency_gpu",
     "pipeline_efficiency_camera",
     "vs_transformers_loop",

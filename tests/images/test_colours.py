@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.images.profiles import (
+from tests.images.test_decoding import LIMITS, encoded, flat, photograph, pixels
+from viewfinder.images.colours import conversion
+from viewfinder.images.decoding import Preprocess, thumbnail
+from viewfinder.testing.colour_profiles import (
     ADOBE_RGB,
     DISPLAY_P3,
     INKS,
+    Matrix,
     cmyk_profile,
     grey_profile,
     lab_to_srgb,
     matrix_to_srgb,
     rgb_profile,
 )
-from tests.images.test_decoding import LIMITS, encoded, flat, photograph, pixels
-from viewfinder.images.colours import conversion
-from viewfinder.images.decoding import Preprocess, thumbnail
 
 # Profiles with damaged numbers.
 DARK = rgb_profile(((0.01, 0.0, 0.0), (0.0, 0.01, 0.0), (0.0, 0.0, 0.01)), 2.2)
@@ -31,7 +32,7 @@ SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(
 
 @pytest.mark.parametrize("space", [ADOBE_RGB, DISPLAY_P3], ids=["Adobe RGB", "Display P3"])
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "MPO"])
-def test_rgb_is_converted_from_its_profile(format_name: str, space: tuple) -> None:  # type: ignore[type-arg]
+def test_rgb_is_converted_from_its_profile(format_name: str, space: tuple[Matrix, float]) -> None:
     options = {"quality": 100} if format_name not in ("PNG", "TIFF") else {}
     data = encoded(flat("RGB", COLOUR), format_name, icc_profile=rgb_profile(*space), **options)
     expected = matrix_to_srgb(COLOUR, *space)

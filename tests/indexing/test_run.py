@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fixtures.indexing import LIMITS, World
+from tests.fixtures.options import index_options
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images.decoder import Decoder
@@ -17,7 +18,9 @@ from viewfinder.images.decoding import Preprocess, decode
 from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.prune import PruneRefusedError
+from viewfinder.indexing.report import Summary
 from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.sources.manifest import write_manifest
@@ -281,6 +284,24 @@ def test_an_image_that_crashes_hangs_or_exhausts_its_decoder_fails_alone(world: 
     ]
     assert all(row["stage"] == "decode" for row in done if row["action"] == "failed")
     assert len(done[4]["pixels"]) == 32 * 32 * 3
+
+
+def test_an_image_whose_end_is_missing_is_indexed_and_counted(world: World) -> None:
+    (world.bucket / "whole.jpg").write_bytes(encoded_image(1))
+    (world.bucket / "cut.jpg").write_bytes(encoded_image(2)[:-2])
+    (world.bucket / "half.jpg").write_bytes(encoded_image(3, (480, 400))[:-3000])
+
+    def run() -> Summary:
+        options = index_options(["--source", world.source, "--model", world.model])
+        settings = world.settings().model_copy(update={"data_dir": world.directory})
+        summary = index(options, settings, world.store, world.executor, access=world.access)
+        assert isinstance(summary, Summary)
+        return summary
+
+    first = run()
+    assert (first.counts["indexed"], dict(first.failures)) == (2, {"truncated": 1})
+    assert first.warnings == {"truncated_tail": 1}
+    assert run().warnings == {}, "an unchanged image is not counted again"
 
 
 def test_many_refusals_in_a_row_end_the_job_with_advice(world: World) -> None:

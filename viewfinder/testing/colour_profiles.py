@@ -1,4 +1,4 @@
-"""Small colour profiles (ICC.1:2001-04) for tests, and the colours that they describe, computed without a library."""
+"""Small colour profiles (ICC.1:2001-04), and the colours that they describe, computed without a library."""
 
 import struct
 from collections.abc import Mapping
@@ -6,17 +6,25 @@ from collections.abc import Mapping
 import numpy as np
 
 Colour = tuple[float, float, float]
+Matrix = tuple[Colour, Colour, Colour]
 
 # Primaries adapted to D50, one column each, and gamma.
-ADOBE_RGB = (((0.60974, 0.20528, 0.14919), (0.31111, 0.62567, 0.06322), (0.01947, 0.06087, 0.74457)), 2.19921875)
-DISPLAY_P3 = (((0.51512, 0.29198, 0.15710), (0.24120, 0.69225, 0.06657), (-0.00105, 0.04189, 0.78407)), 2.19921875)
+ADOBE_RGB: tuple[Matrix, float] = (
+    ((0.60974, 0.20528, 0.14919), (0.31111, 0.62567, 0.06322), (0.01947, 0.06087, 0.74457)),
+    2.19921875,
+)
+DISPLAY_P3: tuple[Matrix, float] = (
+    ((0.51512, 0.29198, 0.15710), (0.24120, 0.69225, 0.06657), (-0.00105, 0.04189, 0.78407)),
+    2.19921875,
+)
 SRGB = np.array(((0.43607, 0.38515, 0.14307), (0.22249, 0.71687, 0.06061), (0.01392, 0.09708, 0.71410)))
 WHITE = (0.9642, 1.0, 0.8249)
 # CIE L*a*b* of printing inks, far from the pure cyan, magenta and yellow of screens.
 INKS: Mapping[str, Colour] = {"C": (55, -37, -50), "M": (48, 74, -3), "Y": (89, -5, 93), "K": (0, 0, 0)}
 
 
-def rgb_profile(matrix: tuple[Colour, ...], gamma: float) -> bytes:
+def rgb_profile(matrix: Matrix, gamma: float) -> bytes:
+    """A profile of a screen or camera with these primaries."""
     columns = [tuple(row[channel] for row in matrix) for channel in range(3)]
     tags = {f"{name}XYZ".encode(): _xyz(column) for name, column in zip("rgb", columns, strict=True)}
     tags |= {f"{name}TRC".encode(): _curve(gamma) for name in "rgb"}
@@ -24,6 +32,7 @@ def rgb_profile(matrix: tuple[Colour, ...], gamma: float) -> bytes:
 
 
 def grey_profile(gamma: float) -> bytes:
+    """A profile of grey images."""
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _curve(gamma)})
 
 
@@ -43,12 +52,14 @@ def cmyk_profile() -> bytes:
     return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table})
 
 
-def matrix_to_srgb(colour: tuple[int, int, int], matrix: tuple[Colour, ...], gamma: float) -> list[int]:
+def matrix_to_srgb(colour: tuple[int, int, int], matrix: Matrix, gamma: float) -> list[int]:
+    """The sRGB values 0..255 of a colour under the profile `rgb_profile(matrix, gamma)`."""
     linear = (np.array(colour) / 255) ** gamma
     return _encoded(np.array(matrix) @ linear)
 
 
 def lab_to_srgb(lab: Colour) -> list[int]:
+    """The sRGB values 0..255 of CIE L*a*b* (D50)."""
     lightness, a, b = lab
     middle = (lightness + 16) / 116
     values = np.array([middle + a / 500, middle, middle - b / 200])
