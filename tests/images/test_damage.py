@@ -15,6 +15,7 @@ from viewfinder.images.decoding import ImageLimits, decode, thumbnail
 from viewfinder.images.jpeg import scans
 
 PHOTO = photograph(300, 200, 1)
+SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 BOMB = zlib.compress(bytes(3_000_000))
 
 
@@ -132,7 +133,7 @@ def test_random_damage_of_metadata_fails_no_image(format_name: str) -> None:
     exif[0x010E] = "an image"
     options = {
         "exif": exif,
-        "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        "icc_profile": SRGB_PROFILE,
         **({"pnginfo": texts} if format_name == "PNG" else {"xmp": b"<x:xmpmeta>" + b"a" * 300 + b"</x:xmpmeta>"}),
     }
     data = encoded(PHOTO, format_name, **options)
@@ -147,6 +148,25 @@ def test_random_damage_of_metadata_fails_no_image(format_name: str) -> None:
             at = chance.randrange(start + 2, min(end, start + 16) if chance.random() < 0.5 else end)
             broken[at] = chance.randrange(256)
         assert decode(bytes(broken), SMALL, LIMITS)[1:] == (300, 200, format_name.lower(), None)
+
+
+@pytest.mark.parametrize("tag", [270, 34665, 34675], ids=["description", "EXIF", "ICC"])
+@pytest.mark.parametrize(
+    "entry",
+    ["0700ffffffffffffff7f", "04000100000001000000", "0c00ffffff7f08000000", "ffff01000000ffffffff"],
+    ids=["long", "points into the header", "huge", "unknown type"],
+)
+def test_a_broken_tag_of_a_tiff_that_does_not_describe_pixels_is_ignored(tag: int, entry: str) -> None:
+    exif = Image.Exif()
+    exif[270] = "a description"
+    exif.get_ifd(34665)[0x9003] = "2026:01:01 00:00:00"
+    data = encoded(PHOTO, "TIFF", exif=exif, icc_profile=SRGB_PROFILE)
+    first = int.from_bytes(data[4:8], "little")
+    entries = range(first + 2, first + 2 + 12 * data[first], 12)
+    at = next(at for at in entries if data[at : at + 2] == struct.pack("<H", tag))
+    result = decode(data[: at + 2] + bytes.fromhex(entry) + data[at + 12 :], SMALL, LIMITS)
+    assert (result.pixels == pixels(data)).all()
+    assert result.warning is None
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000"])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,9 @@ def test_it_is_the_same_in_every_process() -> None:
     assert other == decoder_version(LIMITS)
 
 
-@pytest.mark.parametrize("limit", ["max_bytes", "max_pixels"])
-def test_another_limit_is_another_version(limit: str) -> None:
-    assert decoder_version(replace(LIMITS, **{limit: 10**7})) != decoder_version(LIMITS)
+@pytest.mark.parametrize("limits", [{"max_bytes": 10**7}, {"max_pixels": 10**7}, {"min_decoded_ratio": 0.5}])
+def test_another_limit_is_another_version(limits: dict[str, Any]) -> None:
+    assert decoder_version(replace(LIMITS, **limits)) != decoder_version(LIMITS)
 
 
 def test_another_library_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:

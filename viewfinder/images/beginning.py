@@ -13,7 +13,7 @@ from viewfinder.images import jpeg
 
 Open = Callable[[bytes], ImageFile.ImageFile]
 
-# Rows compared at a time, which bounds the memory.
+# Rows filled or compared at a time, which bounds the memory.
 _STRIP_ROWS = 256
 _ORIENTATION_TAG = 0x0112
 
@@ -137,10 +137,11 @@ def _load_over(image: ImageFile.ImageFile, value: int) -> ImageFile.ImageFile | 
         left, top, right, bottom = (
             choose(box[side] for box in boxes) for side, choose in enumerate((min, min, max, max))
         )
-        size = (right - left, bottom - top)
-        blank = Image.new(image.mode, size)
-        blank.frombytes(bytes([value]) * len(blank.tobytes()))
-        image.im.paste(blank.im, (left, top, right, bottom))
+        strip = Image.new(image.mode, (right - left, _STRIP_ROWS))
+        strip.frombytes(bytes([value]) * len(strip.tobytes()))
+        for upper in range(top, bottom, _STRIP_ROWS):
+            lower = min(upper + _STRIP_ROWS, bottom)
+            image.im.paste(strip.crop((0, 0, right - left, lower - upper)).im, (left, upper, right, lower))
         prepared = True
 
     image.load_prepare = load_prepare  # type: ignore[method-assign]

@@ -229,7 +229,7 @@ def _unidentified(data: bytes) -> ImageError:
     if (name := image_format(data)) is not None:
         return ImageError("unsupported", f"{name} files cannot be decoded here. Convert it to PNG or JPEG.")
     if (other := other_content(data[:HEAD_BYTES])) is not None:
-        return ImageError("not_an_image", f"The content is {other}.")
+        return ImageError("not_an_image", f"The content is {other}: it begins with {data[:16]!r}.")
     for name in _RECOGNIZABLE_FORMATS:
         accept = Image.OPEN[name][1]
         if accept is not None and accept(data[:16]):
