@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from viewfinder.errors import ImageError
 from viewfinder.images import raw
@@ -112,6 +112,8 @@ class Loader:
     def _load_damaged(self, data: bytes, orientation: int, error: Exception) -> Loaded:
         """Load a file that Pillow cannot load because of `error`: without metadata, then what there is of it."""
         copies = [*without_metadata(data)]
+        if not copies and isinstance(error, UnidentifiedImageError):
+            raise error
         for copy in copies:
             try:
                 return self._load_whole(copy, orientation)

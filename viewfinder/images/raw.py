@@ -44,7 +44,7 @@ def has_previews(data: bytes) -> bool:
     if _starts_with(data, _RAW_STARTS) or _starts_with(data, _RAW_TIFF_STARTS):
         return True
     found = tiff.directories(data)
-    return bool(found) and (found[0].reduced or any(each.sensor for each in found))
+    return any(each.sensor for each in found) or (len(found) > 1 and found[0].reduced)
 
 
 def candidates(data: bytes) -> list[Candidate]:
