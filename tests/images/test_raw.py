@@ -51,6 +51,7 @@ FILES = {
     "BigTIFF": tiff(page(THUMBNAIL, reduced=True), page(PHOTO), big=True),
     "thumbnail, then page": tiff(page(THUMBNAIL, reduced=True), page(PHOTO)),
     "thumbnail, page below": tiff(page(THUMBNAIL, reduced=True, below=[page(PHOTO, reduced=False)])),
+    "thumbnail, JPEG below": tiff(page(THUMBNAIL, reduced=True, below=[preview(PHOTO, reduced=False)])),
     "thumbnail, then JPEG page": tiff(page(THUMBNAIL, reduced=True), jpeg_page(PHOTO)),
 }
 

@@ -18,6 +18,10 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
+# A profile takes at most 255, extended XMP hundreds; only damage and attacks take more.
+_MAX_SEGMENTS = 5000
+
+
 class Frame(NamedTuple):
     """The header of the image in a JPEG: size in pixels, ids of components, and the height of a row of blocks (MCUs).
 
@@ -52,7 +56,7 @@ def is_marker(data: bytes, at: int) -> bool:
 
 def segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start and end of the segments from `at` on, up to the first scan's or the first broken one."""
-    while True:
+    for _ in range(_MAX_SEGMENTS):
         while data[at : at + 2] == b"\xff\xff":  # fill bytes
             at += 1
         if not is_marker(data, at) or len(data) < at + 4:

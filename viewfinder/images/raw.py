@@ -25,6 +25,7 @@ _MIN_SHARE = 0.5
 _MIN_SIDE = 600
 
 _MAX_JPEGS = 1000
+_MAX_CANDIDATES = 10
 
 
 class Candidate(NamedTuple):
@@ -64,20 +65,20 @@ def candidates(data: bytes) -> list[Candidate]:
         for each in found
         if not each.sensor
     ]
-    is_raw = not found or any(each.sensor for each in found) or _starts_with(data, _RAW_TIFF_STARTS)
-    # In other TIFFs the strips of a page may be JPEGs, whose colours only the page's tags explain.
     jpegs = [
-        Candidate(width, height, orientation, functools.partial(_tail, data, at))
-        for width, height, at in (_jpegs(data) if is_raw else ())
+        Candidate(width, height, orientation, functools.partial(_tail, data, at)) for width, height, at in _jpegs(data)
     ]
+    # A RAW file's JPEGs decode at a reduced size. In other TIFFs they are the strips of a page, whose tags explain the
+    # colours, so the page is tried first.
+    is_raw = not found or any(each.sensor for each in found) or _starts_with(data, _RAW_TIFF_STARTS)
     longest = max((max(each.width, each.height) for each in found), default=0)
     large = [
         each
-        for each in (*jpegs, *pages)
+        for each in ((*jpegs, *pages) if is_raw else (*pages, *jpegs))
         if min(each.width, each.height) >= _MIN_SIDE
         or (longest and max(each.width, each.height) >= _MIN_SHARE * longest)
     ]
-    return sorted(large, key=lambda each: -each.width * each.height)
+    return sorted(large, key=lambda each: -each.width * each.height)[:_MAX_CANDIDATES]
 
 
 def _tail(data: bytes, start: int) -> bytes:
