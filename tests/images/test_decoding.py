@@ -348,7 +348,7 @@ class TestReasons:
     def test_files_that_are_not_images_have_a_reason(self, data: bytes, expected: str) -> None:
         assert reason(data) == expected
 
-    @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP"])
+    @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "AVIF", "JPEG2000"])
     def test_an_image_cut_in_half_is_truncated(self, format_name: str) -> None:
         data = encoded(photograph(300, 200, 1), format_name)
         assert reason(data[: len(data) // 2]) == "truncated"

@@ -22,6 +22,7 @@ from viewfinder.errors import ImageError
 from viewfinder.images.colours import to_srgb
 from viewfinder.images.content_type import HEAD_BYTES, image_format, other_content
 from viewfinder.images.loading import TRUNCATED_TAIL, Loaded, Loader
+from viewfinder.images.truncated import missing_bytes
 
 if TYPE_CHECKING:
     from viewfinder.settings import Settings  # without pydantic, a decoder process starts in half the time
@@ -233,25 +234,21 @@ def _unidentified(data: bytes) -> ImageError:
     for name in _RECOGNIZABLE_FORMATS:
         accept = Image.OPEN[name][1]
         if accept is not None and accept(data[:16]):
-            reason = "truncated" if _is_short_riff(data) else "corrupt"
+            reason = "truncated" if missing_bytes(data) > 0 else "corrupt"
             return ImageError(reason, f"It begins like a {name} file, but its header is damaged or cut off.")
     return ImageError("not_an_image", f"No image format that Pillow supports begins with {data[:16]!r}.")
 
 
 def _reason(error: Exception, data: bytes) -> str:
     text = str(error).lower()
-    if isinstance(error, EOFError) or "truncated" in text or "not enough" in text or _is_short_riff(data):
+    # The libraries of WebP, AVIF and JPEG 2000 do not distinguish truncated from damaged files.
+    if isinstance(error, EOFError) or "truncated" in text or "not enough" in text or missing_bytes(data) > 0:
         return "truncated"
     if "out of memory" in text:
         return "decoder_out_of_memory"
     if isinstance(error, NotImplementedError) or "not available" in text or "unsupported" in text:
         return "unsupported"
     return "corrupt"
-
-
-def _is_short_riff(data: bytes) -> bool:
-    # libwebp does not distinguish truncated from damaged files, but the container has the original length.
-    return data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
 
 
 class _WarningsIgnored:

@@ -11,9 +11,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from viewfinder.errors import ImageError
 from viewfinder.images import raw
-from viewfinder.images.beginning import load_beginning
 from viewfinder.images.colours import profile_of, to_supported_mode
 from viewfinder.images.metadata import without_metadata
+from viewfinder.images.truncated import load_truncated
 
 # Pillow needs other programs or libraries for these: Ghostscript for EPS, some that it does not ship for the others. An
 # IPTC file contains an image of any format, including EPS. Decoding an image must not start a process.
@@ -121,9 +121,9 @@ class Loader:
                 raise
             except Exception:
                 continue  # the pixels are damaged too
-        return self._load_beginning(copies[0] if copies else data, orientation, error)
+        return self._load_truncated(copies[0] if copies else data, orientation, error)
 
-    def _load_beginning(self, data: bytes, orientation: int, error: Exception) -> Loaded:
+    def _load_truncated(self, data: bytes, orientation: int, error: Exception) -> Loaded:
         """Load as much as there is of a file that cannot be loaded as a whole because of `error`."""
         original = (0, 0)
 
@@ -133,15 +133,15 @@ class Loader:
             return image
 
         try:
-            beginning = load_beginning(data, opened, self._min_rows)
+            partial = load_truncated(data, opened, self._min_rows)
         except MemoryError:
             raise
         except Exception:
-            beginning = None
-        if beginning is None:
+            partial = None
+        if partial is None:
             error.add_note(f"Less than {self._min_rows:.0%} of its rows can be decoded.")
             raise error
-        return _finished(beginning, original, orientation)._replace(warning=TRUNCATED_TAIL)
+        return _finished(partial, original, orientation)._replace(warning=TRUNCATED_TAIL)
 
     def _opened(self, data: bytes) -> tuple[ImageFile.ImageFile, tuple[int, int]]:
         """Open a file that may be loaded, at a reduced size if possible, and return its original size too."""

@@ -1,4 +1,4 @@
-"""The beginning of an image whose end is missing or damaged."""
+"""Images whose end is missing or damaged: what there is of them, and how much that is."""
 
 import contextlib
 import struct
@@ -19,33 +19,52 @@ _ORIENTATION_TAG = 0x0112
 
 # Bytes to put in place of missing ones. Not every decoder reads each of them without an error.
 _FILLERS = (b"\0", b"\x80", b"\xff", b"\xa5", b"\x55", b"\x40")
+# AVIF, JPEG 2000.
+_FIRST_BOXES = (b"ftyp", b"jP  ")
 # What Pillow's plugins raise for damaged content.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, struct.error)
 
 
-def load_beginning(data: bytes, opened: Open, min_share: float) -> ImageFile.ImageFile | None:
+def load_truncated(data: bytes, opened: Open, min_share: float) -> ImageFile.ImageFile | None:
     """Decode as much as the file has; None if that is less than `min_share` of the rows, or an unknown share.
 
     `opened` opens a file and prepares it for loading. Missing rows repeat the last decoded one; those of JPEG,
     WebP, AVIF and JPEG 2000 are what their libraries make of them. Raises nearly anything, like Pillow's plugins.
     """
     if data.startswith(jpeg.JPEG_START):
-        beginning = _jpeg(data, opened, min_share)
-    elif data.startswith(b"RIFF") or data[4:8] in (b"ftyp", b"jP  "):
-        beginning = _filled_up(data, opened)
+        partial = _jpeg(data, opened, min_share)
+    elif data.startswith(b"RIFF") or data[4:8] in _FIRST_BOXES:
+        partial = _filled_up(data, opened)
     else:
-        beginning = _by_rows(data, opened)
-    return beginning.image if beginning is not None and beginning.share >= min_share else None
+        partial = _by_rows(data, opened)
+    return partial.image if partial is not None and partial.share >= min_share else None
 
 
-class _Beginning(NamedTuple):
+def missing_bytes(data: bytes) -> int:
+    """Number of bytes by which a RIFF file or a file of ISO boxes is too short; 0 for other formats."""
+    if data.startswith(b"RIFF"):
+        return int.from_bytes(data[4:8], "little") + 8 - len(data)
+    if data[4:8] not in _FIRST_BOXES:
+        return 0
+    at = 0
+    while 0 <= at <= len(data) - 8:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length == 1:
+            length = int.from_bytes(data[at + 8 : at + 16], "big")
+        if length < 8:  # 0 means up to the end of the file
+            return 0
+        at += length
+    return at - len(data)
+
+
+class _Partial(NamedTuple):
     """A loaded image, and the share of its rows that come from the file, from 0 to 1."""
 
     image: ImageFile.ImageFile
     share: float
 
 
-def _by_rows(data: bytes, opened: Open) -> _Beginning | None:
+def _by_rows(data: bytes, opened: Open) -> _Partial | None:
     pair = _loaded_twice(data, opened)
     if pair is None:
         return None
@@ -53,15 +72,15 @@ def _by_rows(data: bytes, opened: Open) -> _Beginning | None:
     decoded = _equal_rows(image, other)
     if decoded.any():
         _repeat_rows(image, decoded)
-    return _Beginning(image, float(decoded.mean()))
+    return _Partial(image, float(decoded.mean()))
 
 
-def _jpeg(data: bytes, opened: Open, min_share: float) -> _Beginning | None:
+def _jpeg(data: bytes, opened: Open, min_share: float) -> _Partial | None:
     frame = jpeg.frame_of(data)
     if frame is None:
         return None
     if not jpeg.is_in_one_scan(data):
-        return _Beginning(_loaded(opened(jpeg.ended(data))), 1.0) if jpeg.has_full_scan(data) else None
+        return _Partial(_loaded(opened(jpeg.ended(data))), 1.0) if jpeg.has_full_scan(data) else None
     # Without an end marker libjpeg stops before the row of blocks that is incomplete.
     pair = _loaded_twice(data, opened)
     if pair is None:
@@ -75,16 +94,16 @@ def _jpeg(data: bytes, opened: Open, min_share: float) -> _Beginning | None:
         part, changed = (np.asarray(each.crop((0, rows, each.width, end))) for each in (image, other))
         differs = (part != changed).reshape(end - rows, image.width, -1).any(axis=(0, 2))
         columns = int(differs.argmax()) if differs.any() else image.width
-        return _Beginning(image, (rows + (end - rows) * columns / image.width) / image.height)
-    return _Beginning(image, rows / image.height)
+        return _Partial(image, (rows + (end - rows) * columns / image.width) / image.height)
+    return _Partial(image, rows / image.height)
 
 
-def _filled_up(data: bytes, opened: Open) -> _Beginning | None:
+def _filled_up(data: bytes, opened: Open) -> _Partial | None:
     """Load a file whose length is known twice, with different bytes in place of the missing ones.
 
     The libraries of WebP, AVIF and JPEG 2000 decode whole files only. Equal rows do not depend on the missing bytes.
     """
-    missing = _missing_bytes(data)
+    missing = missing_bytes(data)
     if not 0 < missing <= len(data):
         return None
     end = jpeg.END if data[4:8] == b"jP  " else b""  # JPEG 2000 has the same end marker, and OpenJPEG needs it
@@ -94,23 +113,8 @@ def _filled_up(data: bytes, opened: Open) -> _Beginning | None:
             whole = data + filler * missing
             images.append(_loaded(opened(whole[: len(whole) - len(end)] + end)))
         if len(images) == 2:
-            return _Beginning(images[0], float(_equal_rows(images[0], images[1]).mean()))
+            return _Partial(images[0], float(_equal_rows(images[0], images[1]).mean()))
     return None
-
-
-def _missing_bytes(data: bytes) -> int:
-    """Number of bytes by which a RIFF file or a file of ISO boxes is too short."""
-    if data.startswith(b"RIFF"):
-        return int.from_bytes(data[4:8], "little") + 8 - len(data)
-    at = 0
-    while 0 <= at <= len(data) - 8:
-        length = int.from_bytes(data[at : at + 4], "big")
-        if length == 1:
-            length = int.from_bytes(data[at + 8 : at + 16], "big")
-        if length < 8:  # 0 means up to the end of the file
-            return 0
-        at += length
-    return at - len(data)
 
 
 def _loaded(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
