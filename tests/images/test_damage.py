@@ -107,6 +107,15 @@ class TestJpegSegments:
         assert (result.width, result.warning) == (300, None)
 
 
+def test_a_webp_keeps_its_orientation_if_other_metadata_are_broken() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(quadrants(), "WEBP", exif=exif, xmp=b"<x:xmpmeta/>", lossless=True)
+    at = data.index(b"XMP ") + 4
+    broken = data[:at] + struct.pack("<I", 70_000) + data[at + 4 :]
+    assert (pixels(broken) == pixels(data)).all()
+
+
 def spans(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where the metadata of a JPEG, PNG or WebP begin and end."""
     if data.startswith(b"\xff\xd8"):

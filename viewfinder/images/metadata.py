@@ -23,9 +23,9 @@ _PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"
 _MAX_PROFILE_BYTES = 1024**2
 
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
-_WEBP_STARTS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM")
 # Flags of the extended header: what has been dropped must not be announced.
 _WEBP_METADATA = 0b101100
+_WEBP_EXIF = 0b1000
 
 # Positions in a broken JPEG header at which its remainder is looked for.
 _MAX_HEADER_STARTS = 2000
@@ -34,7 +34,8 @@ _MAX_HEADER_STARTS = 2000
 def without_metadata(data: bytes) -> Iterator[bytes]:
     """Yield copies of a file with less and less metadata that a reader may stumble over; none for most formats.
 
-    Orientation, transparency and colour profiles stay if they are intact. The copies may still end early.
+    Orientation, transparency and colour profiles (not those of WebP and TIFF) stay if they are intact. The copies may
+    still end early.
     """
     if data.startswith(PNG_START):
         yield PNG_START + b"".join(_png_chunks(data)) + _PNG_END
@@ -139,22 +140,29 @@ def _positions(data: bytes, at: int) -> Iterator[int]:
 
 
 def _webp(data: bytes) -> bytes:
-    chunks = []
+    header, exif = b"", b""
+    pixels: list[bytes] = []
     at = 12
     while at + 8 <= len(data):
         kind, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
         end = at + 8 + length + length % 2
+        is_whole = at + 8 + length <= len(data)
+        chunk = data[at:end].ljust(end - at, b"\0") if is_whole else b""
         if kind == b"VP8X":
-            flags = bytes([data[at + 8] & ~_WEBP_METADATA])
-            chunks.append(data[at : at + 8] + flags + data[at + 9 : end])
+            header = chunk
         elif kind in _WEBP_PIXELS:
-            if at + 8 + length > len(data):
+            if not is_whole:
                 return data  # the pixels are cut off
-            chunks.append(data[at:end].ljust(end - at, b"\0"))
-        elif not any(chunk.startswith(_WEBP_STARTS) for chunk in chunks):
+            pixels.append(chunk)
+        elif pixels:
+            exif = chunk if kind == b"EXIF" else exif
+        else:
             # The length may be wrong: continue with the pixels.
-            found = [position for kind in _WEBP_STARTS if (position := data.find(kind, at)) > 0]
+            found = [position for kind in _WEBP_PIXELS if (position := data.find(kind, at)) > 0]
             end = min(found, default=len(data))
         at = end
-    content = b"WEBP" + b"".join(chunks)
+    if len(header) >= 9:
+        flags = header[8] & ~_WEBP_METADATA | (_WEBP_EXIF if exif else 0)
+        header = header[:8] + bytes([flags]) + header[9:]
+    content = b"".join([b"WEBP", header, *pixels, exif])
     return b"RIFF" + struct.pack("<I", len(content)) + content
