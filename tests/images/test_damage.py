@@ -116,6 +116,17 @@ def test_a_webp_keeps_its_orientation_if_other_metadata_are_broken() -> None:
     assert (pixels(broken) == pixels(data)).all()
 
 
+@pytest.mark.parametrize("part", ["EXIF", "profile"])
+def test_broken_metadata_of_an_avif_do_not_matter(part: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "an image"
+    data = encoded(PHOTO, "AVIF", exif=exif, icc_profile=SRGB_PROFILE)
+    at = data.index(exif.tobytes()[6:]) if part == "EXIF" else data.index(b"colrprof") + 8
+    result = decode(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :], SMALL, LIMITS)
+    assert (result.pixels == pixels(data)).all()
+    assert result.warning is None
+
+
 def spans(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield where the metadata of a JPEG, PNG or WebP begin and end."""
     if data.startswith(b"\xff\xd8"):

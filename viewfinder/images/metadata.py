@@ -34,8 +34,8 @@ _MAX_HEADER_STARTS = 2000
 def without_metadata(data: bytes) -> Iterator[bytes]:
     """Yield copies of a file with less and less metadata that a reader may stumble over; none for most formats.
 
-    Orientation, transparency and colour profiles (not those of WebP and TIFF) stay if they are intact. The copies may
-    still end early.
+    Orientation, transparency and colour profiles (those of PNG and JPEG) stay if they are intact. The copies may still
+    end early.
     """
     if data.startswith(PNG_START):
         yield PNG_START + b"".join(_png_chunks(data)) + _PNG_END
@@ -44,6 +44,9 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         yield JPEG_SOI + data[_header_start(data, 2) :]
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         yield _webp(data)
+    elif data[4:8] == b"ftyp":
+        # AVIF: an item and a property of unknown types are ignored.
+        yield data.replace(b"Exif", b"none", 1).replace(b"colrprof", b"noneprof", 1)
     else:
         yield from tiff.without_metadata(data)
 
