@@ -39,7 +39,7 @@ def test_ports_that_a_firewall_must_close_are_those_that_ray_opens() -> None:
     for text in (re.sub(r"\s*\n# ", " ", header), re.sub(r"\s+", " ", runbook)):
         assert re.search(rf"{ranges[0]}(-| to ){ranges[1]}", text)
         for port in others:
-            assert re.search(rf"\b{port} \((its|the proxy's) ", text), port
+            assert re.search(rf"\b{port} \(((its|the proxy's) )?(metrics|statistics)\)", text), port
 
 
 def test_the_service_has_one_port_in_all_files() -> None:
