@@ -373,3 +373,33 @@ def test_an_image_beyond_our_limits_is_retried_by_the_next_run(world: World) -> 
         assert world.recorded_failures(["wide.png"]) == {"wide.png": "too_many_pixels"}
     failures = world.store.control(world.index).failures([point_id(f"{world.source}/wide.png")])
     assert not next(iter(failures.values())).permanent
+
+
+def test_a_prune_spares_what_another_run_indexed_since_its_listing_began(world: World) -> None:
+    """Run A listed, run B listed later and indexed new.jpg, and A pruned it."""
+    fill(world.bucket, NAMES)
+    world.sync()
+    content = (world.bucket / "07.jpg").read_bytes()
+    (world.bucket / "07.jpg").unlink()
+    (world.bucket / "08.jpg").unlink()
+
+    def index_more(number: int) -> None:
+        (world.bucket / "new.jpg").write_bytes(encoded_image(50))
+        (world.bucket / "07.jpg").write_bytes(content + b"changed")
+        world.sync()
+
+    options = index_options(["--source", world.source, "--prune"])
+    result = world.indexer("20250101T000000-early", index_more).sync(options, world.collection, locate(world.model))
+    assert result.pruned == 1
+    assert set(world.points) == {*NAMES, "new.jpg"} - {"08.jpg"}
+
+
+def test_the_prune_ratio_holds_for_each_source(world: World) -> None:
+    """A source that lists a fraction at that moment lost the rest, if the run had larger sources beside it."""
+    fill(world.bucket, [f"a/{number}.jpg" for number in range(12)] + ["b/0.jpg", "b/1.jpg"])
+    sources = ("--source", f"{world.source}/b")
+    world.sync(*sources, source=f"{world.source}/a")
+    (world.bucket / "b" / "1.jpg").unlink()
+    with pytest.raises(PruneRefusedError, match="1 of the 2 points of '.*/b'"):
+        world.sync(*sources, "--prune", source=f"{world.source}/a")
+    assert len(world.points) == 14

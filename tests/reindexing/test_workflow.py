@@ -13,7 +13,7 @@ from tests.fixtures.reindexing import NAMES, Index
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.cli.reindex_report import show_result
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
+from viewfinder.indexing.prune import PrunePlan
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.report import ReindexPlan
 from viewfinder.reindexing.upgrade_lock import read_holder
@@ -235,10 +235,28 @@ def test_an_index_that_would_shrink_is_refused(index: Index) -> None:
     assert index.reindex() == 1
     assert index.failed_checks == ["points kept"]
     assert index.live == before
-    with pytest.raises(PruneRefusedError):
-        index.reindex("--model", index.models[0])
+    (index.world.bucket / "new.jpg").write_bytes(encoded_image(60))
+    assert index.reindex("--model", index.models[0]) == 1
+    assert "--prune-max-ratio" in index.summary["problem"]
+    assert len(index.world.points) == 13, "what is new is indexed nevertheless"
+    (index.world.bucket / "new.jpg").unlink()
     assert index.reindex("--prune-max-ratio", "0.6") == 0
     assert len(index.world.points) == 6
+
+
+def test_a_source_that_shrinks_at_the_switch_is_not_pruned_beyond_the_bound(index: Index) -> None:
+    """The run after the switch pruned the live collection without a bound."""
+
+    def vanish(number: int) -> None:
+        if number == 2:  # two rounds build; the third run follows the switch
+            for name in NAMES[1:]:
+                (index.world.bucket / name).unlink()
+
+    assert index.reindex(meanwhile=vanish) == 1
+    assert "--prune-max-ratio" in index.summary["problem"]
+    assert index.summary["outcome"].startswith("switched from")
+    assert set(index.world.points) == set(NAMES)
+    assert index.states == {"first 1": "retired", "other 2": "live"}
 
 
 def test_images_that_only_the_live_collection_has_prevent_the_promotion(index: Index) -> None:

@@ -1,7 +1,9 @@
 """Prune: compare a complete listing with the collection and delete points whose objects are gone."""
 
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pyarrow.parquet as pq
 
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.snapshot import PointBefore, Snapshot
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, Record, Store
+from viewfinder.store import Collection, Store
 from viewfinder.store.recorded import SourceRecord
 
 logger = logging.getLogger("viewfinder.index")
@@ -39,21 +42,35 @@ class PrunePlan:
 
 
 class Prune:
-    """Removes this run's sources from points that they no longer list, and deletes points without a source."""
+    """Removes this run's sources from points that they no longer list, and deletes points without a source.
 
-    def __init__(self, store: Store, collection: Collection, manifest: Manifest, *, max_ratio: float) -> None:
+    Only points of the `snapshot`, which was taken before the listing began, and only while they are as they were then:
+    an object that another run has indexed since is not in this run's listing.
+    """
+
+    def __init__(
+        self, store: Store, collection: Collection, snapshot: Snapshot, manifest: Manifest, *, max_ratio: float
+    ) -> None:
         self._store = store
         self._collection = collection
+        self._snapshot = snapshot
         self._max_ratio = max_ratio
-        self._sources = [str(source["source"]) for source in manifest.sources]
-        self._listed = {source: _listed_ids(manifest.paths, source) for source in self._sources}
+        self._listed = {source: listed_ids(manifest.paths, source) for source in snapshot.sources}
 
     @classmethod
     def of(
-        cls, options: IndexOptions, store: Store, collection: Collection | None, manifest: Manifest
+        cls,
+        options: IndexOptions,
+        store: Store,
+        collection: Collection | None,
+        manifest: Manifest,
+        snapshot: Snapshot | None,
     ) -> "Prune | None":
         """The prune of a run, None without `options.prune`. Raises `PruneRefusedError` if the listing is incomplete."""
-        if not options.prune or collection is None:
+        if not options.prune or collection is None or snapshot is None:
+            return None
+        if snapshot.collection != collection.name:  # promoted or created since the listing began
+            logger.info("Nothing is pruned: %s is live since the listing began", collection.name)
             return None
         for source in manifest.sources:
             now = SourceRecord.of(source)
@@ -64,7 +81,7 @@ class Prune:
                     f"--prune: {source['source']!r} was indexed with different --{' and --'.join(changed)} patterns, "
                     "so this listing may cover only part of it. Use the same patterns, or run once without --prune."
                 )
-        prune = cls(store, collection, manifest, max_ratio=options.prune_max_ratio)
+        prune = cls(store, collection, snapshot, manifest, max_ratio=options.prune_max_ratio)
         if empty := [source for source, listed in prune._listed.items() if not len(listed)]:
             raise PruneRefusedError(
                 f"--prune: no objects are listed in {', '.join(map(repr, empty))}, so all of its points would be "
@@ -73,51 +90,50 @@ class Prune:
         return prune
 
     def plan(self) -> PrunePlan:
-        """Count what `carry_out` would do; raises `PruneRefusedError` if it exceeds the ratio."""
-        points = self._store.points.count(self._collection, self._filter())
-        detached = deleted = 0
-        for _, gone, left in self._missing():
+        """Count what `carry_out` would do; raises `PruneRefusedError` if a source would lose more than the ratio."""
+        points, missing = Counter[str](), Counter[str]()
+        total = detached = deleted = 0
+        for point in self._snapshot.points():
+            gone = self._gone(point)
+            points.update(source for source in point.sources if source in self._listed)
+            missing.update(gone)
+            total += 1
             detached += bool(gone)
-            deleted += not left
-        if points and detached / points > self._max_ratio:
-            raise PruneRefusedError(
-                f"--prune would remove {detached:,} of the {points:,} points of these sources "
-                f"({detached / points:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing pruned. "
-                "If the objects are really gone, run again with a larger --prune-max-ratio."
-            )
-        return PrunePlan(points, detached, deleted)
+            deleted += len(gone) == len(point.sources)
+        for source, count in missing.items():
+            if count > self._max_ratio * points[source]:
+                raise PruneRefusedError(
+                    f"--prune would remove {count:,} of the {points[source]:,} points of {source!r} "
+                    f"({count / points[source]:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing "
+                    "pruned. If the objects are really gone, run again with a larger --prune-max-ratio."
+                )
+        return PrunePlan(total, detached, deleted)
 
     def carry_out(self) -> int:
         """Prune, and return the number of points deleted."""
-        self.plan()
-        pending: dict[str, list[str]] = {source: [] for source in self._sources}
+        missing = (point for point in self._snapshot.points() if self._gone(point))
         deleted = 0
-        for record, gone, _ in self._missing():
-            for source in gone:
-                pending[source].append(record.id)
-                if len(pending[source]) == BATCH:
-                    deleted += self._detach(source, pending[source])
-                    pending[source] = []
-        return deleted + sum(self._detach(source, ids) for source, ids in pending.items() if ids)
+        while page := list(itertools.islice(missing, BATCH)):
+            now = self._store.points.records(self._collection, [point.id for point in page])
+            pending: dict[str, list[str]] = defaultdict(list)
+            for point in page:
+                if point.id in now and PointBefore.of(point.id, now[point.id].payload).version == point.version:
+                    for source in self._gone(point):
+                        pending[source].append(point.id)
+            deleted += sum(self._detach(source, ids) for source, ids in pending.items())
+        return deleted
+
+    def _gone(self, point: PointBefore) -> list[str]:
+        """The sources of this run that no longer list the point."""
+        return [each for each in point.sources if each in self._listed and not holds(self._listed[each], point.id)]
 
     def _detach(self, source: str, ids: Sequence[str]) -> int:
         orphans = self._store.points.remove_source(self._collection, ids, source)
         self._store.points.delete(self._collection, orphans)
         return len(orphans)
 
-    def _missing(self) -> Iterator[tuple[Record, list[str], list[str]]]:
-        """Yield points that lost a source, with the sources they are gone from and those that remain."""
-        for record in self._store.points.iterate(self._collection, self._filter(), ["sources"]):
-            sources = list(record.payload.get("sources") or ())
-            gone = [each for each in sources if each in self._listed and not _holds(self._listed[each], record.id)]
-            if gone:
-                yield record, gone, [each for each in sources if each not in gone]
 
-    def _filter(self) -> dict[str, object]:
-        return {"sources": {"in": self._sources}}
-
-
-def _listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
+def listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
     """Half of each listed point's id, sorted. At 8 bytes a key, 100 million keys take 800 MB.
 
     If two ids share that half, a point that is gone looks listed and is kept, which is the safe error.
@@ -130,7 +146,7 @@ def _listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
     return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
 
-def _holds(ids: npt.NDArray[np.uint64], id_: str) -> bool:
+def holds(ids: npt.NDArray[np.uint64], id_: str) -> bool:
     half = np.uint64(_half(id_))
     place = int(np.searchsorted(ids, half))
     return place < len(ids) and bool(ids[place] == half)

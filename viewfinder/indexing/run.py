@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,11 +23,13 @@ from viewfinder.indexing.preflight import choose_model, list_objects, open_colle
 from viewfinder.indexing.progress import NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan
 from viewfinder.indexing.report import IndexPlan, Report, Summary
+from viewfinder.indexing.snapshot import Snapshot
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
 from viewfinder.store.recorded import SourceRecord
@@ -41,6 +44,14 @@ _BATCH = 1000
 
 # Lists the sources of the options into a manifest in the directory.
 Listing = Callable[[IndexOptions, Path], Manifest]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The manifest of a run, and for a prune the points of its sources before the listing began."""
+
+    manifest: Manifest
+    snapshot: Snapshot | None = None
 
 
 def index(
@@ -72,11 +83,11 @@ def index(
         indexer = Indexer(
             settings, store, executor, report.run_id, workspace, access=access, progress=progress, listing=listing
         )
-        with indexer.listed(options) as manifest:
+        with indexer.listed(options, store.collections.live(settings.index)) as listed:
             collection = open_collection(store, settings, checkpoint, create=not options.dry_run)
             if collection is None or options.dry_run:
-                return IndexPlan(*indexer.plan(options, collection, manifest))
-            result = indexer.sync(options, collection, checkpoint, manifest)
+                return IndexPlan(*indexer.plan(options, collection, listed))
+            result = indexer.sync(options, collection, checkpoint, listed)
         return report.finish(store, collection, result, options.max_failure_ratio)
 
 
@@ -113,29 +124,34 @@ class Indexer:
         self._executor.check(sources, self._access, self._store)
 
     @contextmanager
-    def listed(self, options: IndexOptions) -> Iterator[Manifest]:
-        """Yield the manifest of the sources, and delete its files afterwards."""
+    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[Listed]:
+        """Yield the manifest of the sources, and delete its files afterwards. `collection` is the one to prune."""
         # A manifest of a large bucket takes gigabytes, so only one exists at a time.
         prefix = f"manifest-{next(self._numbers)}-"
         with tempfile.TemporaryDirectory(dir=self._workspace, prefix=prefix) as directory:
+            snapshot = None
+            if options.prune and collection is not None:
+                sources = list(dict.fromkeys(map(canonical_uri, options.sources)))
+                snapshot = Snapshot.take(self._store, collection, sources, Path(directory))
             if self._listing is not None:
                 manifest = self._listing(options, Path(directory))
             else:
                 with self._progress.listing() as progress:
                     manifest = list_objects(options, self._access, Path(directory), progress)
-            yield manifest
+            yield Listed(manifest, snapshot)
 
     def plan(
-        self, options: IndexOptions, collection: Collection | None, manifest: Manifest | None = None
+        self, options: IndexOptions, collection: Collection | None, listed: Listed | None = None
     ) -> tuple[Mapping[str, int], PrunePlan | None]:
         """Count the listed objects by action, and the effect of a prune. Writes nothing.
 
         Raises `PruneRefusedError`.
         """
-        if manifest is None:
-            with self.listed(options) as made:
+        if listed is None:
+            with self.listed(options, collection) as made:
                 return self.plan(options, collection, made)
-        prune = Prune.of(options, self._store, collection, manifest)
+        manifest = listed.manifest
+        prune = Prune.of(options, self._store, collection, manifest, listed.snapshot)
         prune_plan = prune.plan() if prune else None
         compare = self._compare(options, collection, manifest)
         compared = self._compared(manifest, compare)
@@ -148,14 +164,14 @@ class Indexer:
         options: IndexOptions,
         collection: Collection,
         checkpoint: Checkpoint,
-        manifest: Manifest | None = None,
+        listed: Listed | None = None,
     ) -> RunResult:
         """Bring the collection up to date with the sources. Raises `PruneRefusedError` before anything is written."""
-        if manifest is None:
-            with self.listed(options) as made:
+        if listed is None:
+            with self.listed(options, collection) as made:
                 return self.sync(options, collection, checkpoint, made)
-        store = self._store
-        prune = Prune.of(options, store, collection, manifest)
+        store, manifest = self._store, listed.manifest
+        prune = Prune.of(options, store, collection, manifest, listed.snapshot)
         if prune:
             prune.plan()
         self._record_run(collection, manifest)

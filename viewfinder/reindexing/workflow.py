@@ -7,13 +7,14 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
-from viewfinder.indexing.prune import PrunePlan
+from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint, locate
@@ -109,9 +110,9 @@ class _Reindex:
         with self._record.phase("preflight"):
             self._check_sources(runs)
         with self._record.phase("update"):
-            self._sync(live, wanted, runs)
+            problems = self._sync(live, wanted, runs)
         self._store.collections.update_metadata(live.name, counts=self._record.counts)
-        return self._result(live, "brought up to date", self._too_many_failures())
+        return self._result(live, "brought up to date", _joined([*problems, self._too_many_failures()]))
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
         """Build a collection beside the live one, verify it, and promote it."""
@@ -150,10 +151,14 @@ class _Reindex:
                 resume_runs(store.control(live.index))
             wait_for_service(self._settings.service_url, new.name)
         with record.phase("catch up"):
-            self._sync(new, wanted, current_runs())
-        with record.phase("clean up"):
-            grace_s = self._settings.grace_s + self._settings.refresh_s
-            dropped = drop_retired(store, lock, live.index, keep=options.keep, grace_s=grace_s)
+            # This collection is searched now, so the user's bound on pruning applies.
+            runs = build.plan_runs(store.collections.refresh(live), options, prune_max_ratio=options.prune_max_ratio)
+            problem = _joined(self._sync(new, wanted, runs))
+        dropped: list[str] = []
+        if problem is None:  # else a retired collection may be needed
+            with record.phase("clean up"):
+                grace_s = self._settings.grace_s + self._settings.refresh_s
+                dropped = drop_retired(store, lock, live.index, keep=options.keep, grace_s=grace_s)
         if options.model not in (None, self._settings.model):
             logger.warning(
                 "VIEWFINDER_MODEL is %r. Set it to %r, or the next run without --model will change the index back.",
@@ -161,7 +166,7 @@ class _Reindex:
                 options.model,
             )
         new = store.collections.refresh(new)
-        return self._result(new, f"switched from {live.name}", retired=live.name, dropped=dropped)
+        return self._result(new, f"switched from {live.name}", problem, retired=live.name, dropped=dropped)
 
     def _repair(self, live: Collection, pause: RollbackPause | None) -> None:
         """Complete the steps of a run that was killed right after it moved the alias."""
@@ -177,9 +182,19 @@ class _Reindex:
     def _is_current(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _sync(self, collection: Collection, model: Checkpoint, runs: Sequence[IndexOptions]) -> None:
-        refresh = self._store.collections.refresh
-        self._record.add_round([self._indexer.sync(each, refresh(collection), model) for each in runs])
+    def _sync(self, collection: Collection, model: Checkpoint, runs: Sequence[IndexOptions]) -> list[str]:
+        """Bring a live collection up to date; return why some sources were not pruned."""
+        results, problems = [], []
+        for options in runs:
+            current = self._store.collections.refresh(collection)
+            try:
+                results.append(self._indexer.sync(options, current, model))
+            except PruneRefusedError as error:
+                logger.warning("%s", error)
+                problems.append(str(error))
+                results.append(self._indexer.sync(replace(options, prune=False), current, model))
+        self._record.add_round(results)
+        return problems
 
     def _check_sources(self, runs: Sequence[IndexOptions]) -> None:
         """List each source here, and list it and read one of its objects on a worker."""
@@ -250,6 +265,10 @@ class _Reindex:
         if not dry_run:
             report.write_summary(result.as_summary())
         return result
+
+
+def _joined(problems: Sequence[str | None]) -> str | None:
+    return " ".join(filter(None, problems)) or None
 
 
 def _find_model(live: Collection) -> Checkpoint | None:

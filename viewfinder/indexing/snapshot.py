@@ -1,0 +1,70 @@
+"""The points of some sources as they were before a listing began, so that a prune spares what came later.
+
+Kept in a file, so that memory does not grow with the collection. Points are compared by what a run writes into them,
+never by time: the clocks of two machines differ.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from viewfinder.store import Collection, Store
+
+_PAGE = 10_000
+_SCHEMA: pa.Schema = pa.schema(
+    [
+        ("id", pa.string()),
+        ("version", pa.string()),
+        ("caption_hash", pa.string()),
+        ("sources", pa.list_(pa.string())),
+    ]
+)
+_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "sources")
+
+
+@dataclass(frozen=True, slots=True)
+class PointBefore:
+    """A point at the time of the snapshot. Every write of a run changes `version`."""
+
+    id: str
+    version: str
+    caption_hash: str
+    sources: Sequence[str]
+
+    @classmethod
+    def of(cls, id_: str, payload: Mapping[str, Any]) -> Self:
+        """The point of this id and payload."""
+        version = "\n".join(str(payload.get(name) or "") for name in ("etag", "run_id", "indexed_at"))
+        return cls(id_, version, str(payload.get("caption_hash") or ""), tuple(payload.get("sources") or ()))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The points of a collection that belonged to one of `sources`."""
+
+    path: Path
+    collection: str
+    sources: tuple[str, ...]
+
+    @classmethod
+    def take(cls, store: Store, collection: Collection, sources: Sequence[str], directory: Path) -> Self:
+        """Read the points into a file in `directory`."""
+        path = directory / "points-before.parquet"
+        records = store.points.iterate(collection, {"sources": {"in": list(sources)}}, _FIELDS)
+        with pq.ParquetWriter(path, _SCHEMA) as writer:
+            while page := list(itertools.islice(records, _PAGE)):
+                points = (PointBefore.of(record.id, record.payload) for record in page)
+                rows = [{name: getattr(point, name) for name in _SCHEMA.names} for point in points]
+                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+        return cls(path, collection.name, tuple(sources))
+
+    def points(self) -> Iterator[PointBefore]:
+        """Yield the points."""
+        for batch in pq.ParquetFile(self.path).iter_batches(_PAGE):
+            for row in batch.to_pylist():
+                yield PointBefore(**row)
