@@ -30,9 +30,11 @@ def test_take_down_and_restore_through_a_service(
     assert f"{uri} is taken down" in done.out
     assert f"viewfinder restore {id_}" in done.out
     again = json.loads(viewfinder("takedown", id_, "--yes", "--json").out)
-    assert again == {"id": id_, "uri": uri, "removed": False}
+    assert again == {"id": id_, "uri": uri, "removed": False, "before": True, "nearest": []}
     assert f"The takedown of {id_} is lifted" in viewfinder("restore", id_).out
-    assert json.loads(viewfinder("restore", id_, "--json").out) == {"id": id_, "restored": False}
+    nothing = viewfinder("restore", id_, "--json")
+    assert json.loads(nothing.out) == {"id": id_, "restored": False, "nearest": []}
+    assert (nothing.status, "was not taken down" in nothing.err) == (1, True)
 
 
 def test_without_a_terminal_a_takedown_needs_yes(
@@ -99,7 +101,9 @@ def stored(tmp_path: Path, tiny_model: str, unused_port: int, monkeypatch: pytes
         collection = store.collections.open("images", ModelIdentity.of(checkpoint))
         vector = np.ones((1, checkpoint.dimension), np.float32)
         uri = "s3://bucket/1.jpg"
-        store.points.upsert(collection, PointBatch([point_id(uri)], [{"uri": uri}], image=vector), wait=True)
+        store.points.upsert(
+            collection, PointBatch([point_id(uri)], [{"uri": uri, "bucket": "bucket"}], image=vector), wait=True
+        )
     monkeypatch.delenv("VIEWFINDER_SERVER", raising=False)
     monkeypatch.setenv("VIEWFINDER_PORT", str(unused_port))
     monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path))
@@ -110,12 +114,21 @@ def stored(tmp_path: Path, tiny_model: str, unused_port: int, monkeypatch: pytes
 def test_without_a_service_the_store_itself_is_changed(subject: str, stored: Path, viewfinder: Viewfinder) -> None:
     uri, id_ = "s3://bucket/1.jpg", point_id("s3://bucket/1.jpg")
     down = json.loads(viewfinder("takedown", subject, "--yes", "--json").out)
-    assert down == {"id": id_, "uri": uri, "removed": True}
+    assert down == {"id": id_, "uri": uri, "removed": True, "before": False, "nearest": []}
     with open_local(StoreAddress(data_dir=stored)) as store:
         live = store.collections.live("images")
         assert live is not None
         assert store.points.count(live) == 0
         assert {each.uri for each in store.control("images").takedowns([id_]).values()} == {uri}
-    assert json.loads(viewfinder("takedown", subject, "--yes", "--json").out)["removed"] is False
-    assert json.loads(viewfinder("restore", subject, "--json").out) == {"id": id_, "restored": True}
-    assert json.loads(viewfinder("restore", subject, "--json").out) == {"id": id_, "restored": False}
+    again = viewfinder("takedown", subject, "--yes", "--json")
+    assert (again.status, json.loads(again.out)["removed"]) == (0, False)
+    assert json.loads(viewfinder("restore", subject, "--json").out) == {"id": id_, "restored": True, "nearest": []}
+    assert json.loads(viewfinder("restore", subject, "--json").out)["restored"] is False
+
+
+def test_a_name_that_is_not_in_the_index_fails_with_the_nearest_ones(stored: Path, viewfinder: Viewfinder) -> None:
+    """A takedown of another name said "was not in the index" and exited with 0, and the image stayed found."""
+    done = viewfinder("takedown", "s3://bucket/l.jpg", "--yes")
+    assert (done.status, "Nearest: 's3://bucket/1.jpg'" in done.err) == (1, True)
+    done = viewfinder("restore", "s3://bucket/1.jpg")
+    assert (done.status, "Nearest: 's3://bucket/l.jpg'" in done.err) == (1, True)

@@ -400,6 +400,6 @@ def test_the_prune_ratio_holds_for_each_source(world: World) -> None:
     sources = ("--source", f"{world.source}/b")
     world.sync(*sources, source=f"{world.source}/a")
     (world.bucket / "b" / "1.jpg").unlink()
-    with pytest.raises(PruneRefusedError, match="1 of the 2 points of '.*/b'"):
+    with pytest.raises(PruneRefusedError, match=r"1 of the 2 points of '.*/b'"):
         world.sync(*sources, "--prune", source=f"{world.source}/a")
     assert len(world.points) == 14

@@ -1,6 +1,7 @@
 """Manifests: each object once with its sources; an incomplete listing is an error."""
 
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,15 @@ PATTERNS = [
 def test_patterns_match_as_documented(pattern: str, relative: str, matches: bool) -> None:
     assert Patterns(include=(pattern,)).accept(relative) is matches
     assert Patterns(exclude=(pattern,)).accept(relative) is not matches
+
+
+@pytest.mark.parametrize("pattern", ["Café*.jpg", "**/café/*", "caf[éè].jpg"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_pattern_matches_however_letters_are_composed(pattern: str, form: Any) -> None:
+    relative = {"C": "Café 1.jpg", "*": "a/café/1.jpg", "c": "café.jpg"}[pattern[0]]
+    other = "NFD" if form == "NFC" else "NFC"
+    patterns = Patterns(exclude=(unicodedata.normalize(form, pattern),))
+    assert not patterns.accept(unicodedata.normalize(other, relative))
 
 
 @pytest.mark.parametrize("pattern", ["", "[z-a]"])

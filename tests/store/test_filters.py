@@ -1,6 +1,7 @@
 """The filter language: translation to Qdrant's filters, error messages, hostile input."""
 
 import json
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
@@ -264,3 +265,19 @@ def test_any_field_name_is_known_or_raises_filter_error(name: str, fields: Any) 
             check(name, fields)
         except FilterError as error:
             str(error).encode()
+
+
+@pytest.mark.parametrize("name", ["key", "uri", "tags", "meta.place"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_text_matches_however_its_letters_are_composed(name: str, form: Any) -> None:
+    """A name typed with composed letters did not meet a key that macOS wrote."""
+    typed = unicodedata.normalize(form, "Été/café.jpg")
+    spellings = {unicodedata.normalize(each, typed) for each in ("NFC", "NFD")}
+    for expression in ({name: {"eq": typed}}, {name: {"in": [typed]}}):
+        made = parse_filter(expression)
+        assert made is not None
+        (condition,) = made.must
+        assert spellings < set(condition.match.any)
+    made = parse_filter({"caption": {"text": typed}})
+    assert made is not None
+    assert {each.match.text for each in made.must[0].should} > spellings

@@ -1,22 +1,21 @@
 """`viewfinder takedown` and `viewfinder restore`: take images down, and lift takedowns."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, NoReturn, Protocol
 
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.entry import packages_of
+from viewfinder.cli.entry import FAILED, packages_of
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, SubjectArgument, examples
 from viewfinder.cli.service import find_service
 from viewfinder.client import Client, Removal, Restoration
-from viewfinder.client.requests import image_id
+from viewfinder.client.requests import image_id, image_uri
 from viewfinder.errors import ConfigurationError, ServiceError
 from viewfinder.settings import Settings
-from viewfinder.sources.uris import canonical_uri
 
 if TYPE_CHECKING:
     from viewfinder.store import Store
@@ -52,10 +51,12 @@ def takedown_command(
     name = removal.uri or removal.id
     if as_json:
         output.print_json(asdict(removal))
-    elif removal.removed:
-        output.print_text(f"{name} is taken down; later runs skip it. To undo: viewfinder restore {removal.id}")
     else:
-        output.print_text(f"{name} was not in the index; later runs skip it. To undo: viewfinder restore {removal.id}")
+        state = "is taken down" if removal.removed else "was taken down before" if removal.before else ""
+        state = state or "was not in the index"
+        output.print_text(f"{name} {state}; later runs skip it. To undo: viewfinder restore {removal.id}")
+    if not (removal.removed or removal.before):
+        _fail(f"The index has no image {subject!r}.", removal.nearest)
 
 
 def restore_command(
@@ -77,8 +78,13 @@ def restore_command(
         output.print_json(asdict(restoration))
     elif restoration.restored:
         output.print_text(f"The takedown of {subject} is lifted; the next run of 'viewfinder index' adds it again.")
-    else:
-        output.print_text(f"{subject} was not taken down; nothing to do.")
+    if not restoration.restored:
+        _fail(f"{subject!r} was not taken down; nothing to do.", restoration.nearest)
+
+
+def _fail(problem: str, nearest: Sequence[str]) -> NoReturn:
+    output.note(f"error: {problem}" + (f" Nearest: {', '.join(map(repr, nearest))}." if nearest else ""))
+    raise typer.Exit(FAILED)
 
 
 class _Takedowns(Protocol):
@@ -114,22 +120,26 @@ class _InStore:
         self._index = index
 
     def uri(self, subject: str) -> str | None:
+        from viewfinder.store.takedowns import names_of
+
         live = self._store.collections.live(self._index)
-        records = self._store.points.records(live, [image_id(subject)]) if live else {}
-        return next((str(record.payload.get("uri", "")) for record in records.values()), None)
+        ids = list(names_of(image_id(subject), image_uri(subject) or ""))
+        records = self._store.points.records(live, ids) if live else {}
+        return next((str(records[id_].payload.get("uri", "")) for id_ in ids if id_ in records), None)
 
     def take_down(self, subject: str) -> Removal:
-        id_ = image_id(subject)
-        # Canonical, as in points. For a bare id, only the store may know the URI.
-        uri = self.uri(subject) or ("" if subject.lower() == id_ else canonical_uri(subject))
-        held = self._store.take_down(self._index, {id_: uri})
-        return Removal(id=id_, uri=uri, removed=id_ in held)
+        from viewfinder.store.takedowns import take_down
+
+        done = take_down(self._store, self._index, image_id(subject), image_uri(subject) or "")
+        return Removal(
+            id=done.ids[0], uri=done.uri, removed=done.removed, before=done.before, nearest=tuple(done.nearest)
+        )
 
     def restore(self, subject: str) -> Restoration:
-        id_ = image_id(subject)
-        restored = id_ in self._store.control(self._index).takedowns([id_])
-        self._store.restore(self._index, [id_])
-        return Restoration(id=id_, restored=restored)
+        from viewfinder.store.takedowns import restore
+
+        done = restore(self._store, self._index, image_id(subject), image_uri(subject) or "")
+        return Restoration(id=done.ids[0], restored=done.before, nearest=tuple(done.nearest))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from viewfinder._version import __version__
 from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
-from viewfinder.client.requests import ImageInput, SearchRequest, image_base64, image_id, search_body
+from viewfinder.client.requests import ImageInput, SearchRequest, image_base64, image_id, image_uri, search_body
 from viewfinder.client.results import (
     Embeddings,
     Facets,
@@ -35,6 +35,7 @@ from viewfinder.client.results import (
     Takedowns,
 )
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
+from viewfinder.sources.uris import spellings
 
 logger = logging.getLogger(__name__)
 
@@ -175,10 +176,10 @@ class Service:
         return (yield from self._request(_RANKING, "POST", "/v1/rank", _json(body)))
 
     def image(self, subject: str) -> Call[Image]:
-        return (yield from self._request(_IMAGE, "GET", f"/v1/images/{image_id(subject)}"))
+        return (yield from self._request(_IMAGE, "GET", _image_path("/v1/images", subject, spelled=True)))
 
     def content(self, subject: str, width: int | None) -> Call[bytes]:
-        answer = yield from self._send("GET", _path(f"/v1/images/{image_id(subject)}/content", width=width))
+        answer = yield from self._send("GET", _image_path("/v1/images", subject, "/content", spelled=True, width=width))
         return answer.content
 
     def facets(self, field: str, limit: int | None, filter: Mapping[str, Any] | None) -> Call[Facets]:
@@ -191,10 +192,10 @@ class Service:
         return (yield from self._request(_MODELS, "GET", "/v1/models"))
 
     def take_down(self, subject: str) -> Call[Removal]:
-        return (yield from self._request(_REMOVAL, "DELETE", f"/v1/images/{image_id(subject)}"))
+        return (yield from self._request(_REMOVAL, "DELETE", _image_path("/v1/images", subject)))
 
     def restore(self, subject: str) -> Call[Restoration]:
-        return (yield from self._request(_RESTORATION, "DELETE", f"/v1/takedowns/{image_id(subject)}"))
+        return (yield from self._request(_RESTORATION, "DELETE", _image_path("/v1/takedowns", subject)))
 
     def takedowns(self) -> Call[list[Takedown]]:
         found: list[Takedown] = []
@@ -373,6 +374,14 @@ def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
 
 def _object(name: str, items: Iterable[bytes]) -> bytes:
     return b'{"%s": [%s]}' % (name.encode(), b", ".join(items))
+
+
+def _image_path(route: str, subject: str, suffix: str = "", *, spelled: bool = False, **parameters: Any) -> str:
+    """The path of an image and its URI, with `spelled` only if it has several spellings."""
+    uri = image_uri(subject)
+    if spelled and uri is not None and len(spellings(uri)) == 1:
+        uri = None
+    return _path(f"{route}/{image_id(subject)}{suffix}", uri=uri, **parameters)
 
 
 def _path(path: str, **parameters: str | int | None) -> str:

@@ -120,6 +120,13 @@ def image_id(subject: str) -> str:
     raise ConfigurationError(f"{subject!r} is neither an id, a URI (s3://BUCKET/KEY) nor an absolute path.")
 
 
+def image_uri(subject: str) -> str | None:
+    """The canonical URI that names an image; None for an id. Raises `ConfigurationError`."""
+    id_ = image_id(subject)
+    uri = canonical_uri(subject) if "://" in subject or subject.startswith("/") else None
+    return uri if uri is not None and point_id(uri) == id_ else None
+
+
 def _plain(name: str, value: Any) -> Any:
     match name:
         case "image":

@@ -248,6 +248,10 @@ class Removal:
     id: str
     uri: Annotated[str, Field(description="Where the image is; empty if the index never held it.")]
     removed: Annotated[bool, Field(description="True if a collection of the index held the image until now.")]
+    before: Annotated[bool, Field(description="True if it was already taken down.")] = False
+    nearest: Annotated[
+        tuple[str, ...], Field(description="If the index has no such image: the URIs that are most like `uri`.")
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +262,9 @@ class Restoration:
     restored: Annotated[
         bool, Field(description="True if there was a takedown. The next index run adds the image again.")
     ]
+    nearest: Annotated[
+        tuple[str, ...], Field(description="If there was none: the URIs of takedowns that are most like `uri`.")
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

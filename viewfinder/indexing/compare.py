@@ -14,6 +14,7 @@ from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
+from viewfinder.store.takedowns import taken_down
 
 # Ids in one request. Larger requests are not faster, and block the embedded store's only thread longer.
 COMPARE_BATCH_SIZE = 1000
@@ -45,8 +46,8 @@ class Compare:
         rows = rows_of(table)
         for row in rows:
             row["id"] = point_id(row["uri"])
-        taken_down = self._taken_down([row["id"] for row in rows], store)
-        present = [row for row in rows if row["id"] not in taken_down]
+        excluded_ids = self._taken_down(rows, store)
+        present = [row for row in rows if row["id"] not in excluded_ids]
         states, failures = self._known([row["id"] for row in present], store)
         self._stat([row for row in present if not row["etag"]])
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
@@ -61,8 +62,10 @@ class Compare:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
 
-    def _taken_down(self, ids: Sequence[str], store: Store) -> Container[str]:
-        return () if self.collection is None else store.control(self.collection.index).takedowns(ids)
+    def _taken_down(self, rows: Sequence[Row], store: Store) -> Container[str]:
+        if self.collection is None:
+            return ()
+        return taken_down(store.control(self.collection.index), {row["id"]: row["uri"] for row in rows})
 
     def _known(self, ids: Sequence[str], store: Store) -> tuple[dict[str, PointState], dict[str, Failure]]:
         """States of the ids that are points, and recorded failures of the other ids."""

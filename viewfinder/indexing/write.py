@@ -15,6 +15,7 @@ from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import parse_details
 from viewfinder.store import Collection, Failure, Store
 from viewfinder.store.records import PointBatch
+from viewfinder.store.takedowns import taken_down
 
 
 def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id: str, batch_size: int) -> Tally:
@@ -53,12 +54,12 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
 
-    taken_down = sum(row["count"] for row in groups["taken_down"])
+    excluded = sum(row["count"] for row in groups["taken_down"])
     return Tally(
         indexed=len(groups["index"]) + len(groups["caption"]),
-        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]) + taken_down,
+        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]) + excluded,
         failed=len(groups["failed"]),
-        taken_down=taken_down,
+        taken_down=excluded,
         stale=sum(bool(row["exists"]) and not row["permanent"] for row in groups["failed"]),
         images=len(groups["index"]),
         truncated_tail=sum(row["warning"] == TRUNCATED_TAIL for row in groups["index"]),
@@ -74,10 +75,10 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
 
 def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
     """Check for takedowns again right before writing: some may have arrived since the comparison."""
-    ids = [row["id"] for row in rows if row["id"] is not None]  # folded rows have no id
-    taken_down = store.control(collection.index).takedowns(ids) if ids else {}
+    uris = {row["id"]: row["uri"] for row in rows if row["id"] is not None}  # folded rows have no id
+    excluded = taken_down(store.control(collection.index), uris) if uris else ()
     for row in rows:
-        if row["id"] in taken_down:
+        if row["id"] in excluded:
             row["action"] = "taken_down"
     return rows
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.uris import bucket_and_key
+from viewfinder.sources.uris import bucket_and_key, composed
 
 # Files that accompany images and are not listed. All other objects are: their content decides, not their name.
 NOT_IMAGES = (".txt", ".json", ".jsonl", ".csv", ".parquet")
@@ -19,7 +19,8 @@ class Patterns:
     A pattern without `/` is matched against the last part of a key; one with `/` against the whole key relative to the
     source (in a manifest file: the whole key). `*` and `?` match within a part, `**` across parts, `[ab]` and `[!ab]`
     match one character. A leading `/` anchors a pattern at the source, a trailing `/` matches everything below.
-    Matching is case-sensitive. Raises `ConfigurationError` for an empty or invalid pattern.
+    Matching is case-sensitive; composed and decomposed letters (Unicode's NFC and NFD) are the same.
+    Raises `ConfigurationError` for an empty or invalid pattern.
     """
 
     include: tuple[str, ...] = ()
@@ -70,12 +71,12 @@ class Source:
 
 def _matches(pattern: str, relative: str) -> bool:
     subject = relative if "/" in pattern else relative.rpartition("/")[2]
-    return _expression(pattern).fullmatch(subject) is not None
+    return _expression(pattern).fullmatch(composed(subject)) is not None
 
 
 @functools.cache
 def _expression(pattern: str) -> re.Pattern[str]:
-    anchored = pattern.removeprefix("/")
+    anchored = composed(pattern).removeprefix("/")
     whole = f"{anchored}**" if anchored.endswith("/") else anchored
     wildcards = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^]]*\])", whole)

@@ -6,7 +6,9 @@
 A point's id is derived from the URI, so an object must have exactly one spelling.
 """
 
+import itertools
 import os
+import unicodedata
 import uuid
 from urllib.parse import quote, unquote_to_bytes
 
@@ -14,6 +16,9 @@ from viewfinder.errors import SourceError
 
 POINT_NAMESPACE = uuid.UUID("6ad3b0f2-6a5e-4d0c-9d3e-3f4d5f1d7a10")
 """Namespace of the point ids. A change here orphans every point of every index."""
+
+# Limit on the spellings of one name: each part of a path that has accents doubles their number.
+_MAX_SPELLINGS = 64
 
 SUPPORTED = "supported are s3://BUCKET/KEY, file:///PATH and local paths"
 
@@ -52,6 +57,34 @@ def source_uri(text: str) -> str:
 def point_id(uri: str) -> str:
     """Return the id of an object's point, the same in every collection: UUIDv5 of the canonical URI."""
     return str(uuid.uuid5(POINT_NAMESPACE, uri))
+
+
+def spellings(name: str) -> list[str]:
+    """Return the spellings of a URI, key or text that look the same, the given one first: most names have only one.
+
+    A keyboard produces composed letters (Unicode's NFC), macOS writes file names with separate accents (NFD). The parts
+    of a path may differ in this, because a directory and its files can come from different machines.
+    """
+    if name.startswith("file://"):
+        path = file_path(name)
+        return (
+            [name]
+            if path.isascii()
+            else [name, *(f"file://{quote(os.fsencode(each))}" for each in spellings(path)[1:])]
+        )
+    parts = [
+        dict.fromkeys((part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)))
+        for part in name.split("/")
+    ]
+    return ["/".join(chosen) for chosen in itertools.islice(itertools.product(*parts), _MAX_SPELLINGS)]
+
+
+def composed(name: str) -> str:
+    """Return a URI, key or text with composed letters (Unicode's NFC), to compare it with what a person typed."""
+    if name.startswith("file://"):
+        path = file_path(name)
+        return name if path.isascii() else f"file://{quote(os.fsencode(unicodedata.normalize('NFC', path)))}"
+    return unicodedata.normalize("NFC", name)
 
 
 def s3_parts(uri: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@
     {"or": [{"caption": {"text": "red car"}}, {"not": {"meta.year": {"lt": 2020}}}]}
 
 All keys of one object must match. A missing field matches `{"eq": null}` and negations only. A date without a time zone
-is in UTC, one without a time means midnight.
+is in UTC, one without a time means midnight. A text matches however its letters are composed (Unicode's NFC and NFD).
 """
 
 import difflib
@@ -17,6 +17,7 @@ from typing import Any
 from qdrant_client import models
 
 from viewfinder.errors import FilterError
+from viewfinder.sources.uris import spellings
 
 MAX_FILTER_DEPTH = 8
 MAX_CONDITIONS = 200
@@ -176,7 +177,10 @@ def _condition(name: str, kind: str, operator: str, value: object) -> Any:
     if operator == "text":
         if not isinstance(value, str) or not _WORD.search(value):
             raise FilterError(f"Filter on {name!r}: 'text' takes words, not {_show(value)}.")
-        return models.FieldCondition(key=field_path(name), match=models.MatchText(text=_text(name, value)))
+        texts = spellings(_text(name, value))
+        return _either(
+            [models.FieldCondition(key=field_path(name), match=models.MatchText(text=each)) for each in texts]
+        )
     if operator == "eq":
         return _equal(name, kind, value)
     return _range(name, kind, **{operator: value})
@@ -198,16 +202,25 @@ def _equal(name: str, kind: str, value: object) -> Any:
     if not isinstance(value, str | bool | int):
         raise FilterError(f"Filter on {name!r}: expected a string, a number, true, false or null, not {_show(value)}.")
     if isinstance(value, str):
-        value = _text(name, value)
+        same = spellings(_text(name, value))
+        if len(same) > 1:
+            return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=same))
     return models.FieldCondition(key=field_path(name), match=models.MatchValue(value=value))
 
 
 def _any_of(name: str, kind: str, values: list[Any]) -> Any:
     each_equal = [_equal(name, kind, value) for value in values]
     # Qdrant's "any" accepts only strings or only integers.
-    if all(type(value) is str for value in values) or all(type(value) is int for value in values):
+    if all(type(value) is str for value in values):
+        same = [each for value in values for each in spellings(value)]
+        return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=same))
+    if all(type(value) is int for value in values):
         return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=values))
     return models.Filter(should=each_equal)
+
+
+def _either(conditions: list[Any]) -> Any:
+    return conditions[0] if len(conditions) == 1 else models.Filter(should=conditions)
 
 
 def _range(name: str, kind: str, **bounds: object) -> Any:

@@ -1,6 +1,7 @@
 """Single images over HTTP: record, content, thumbnails, takedown."""
 
 import io
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -318,6 +319,10 @@ def test_a_decompression_bomb_has_no_thumbnail(gallery: Gallery, strict: TestCli
     assert strict.get(f"/v1/images/{good}/content?width=64").status_code == 200
 
 
+def _removal(id: str, uri: str, *, removed: bool = False, before: bool = False) -> dict[str, object]:
+    return {"id": id, "uri": uri, "removed": removed, "before": before, "nearest": []}
+
+
 # -- Takedown ---------------------------------------------------------------------------------------------------------
 
 
@@ -325,18 +330,35 @@ def test_a_takedown_removes_the_image_at_once_and_permanently(gallery: Gallery) 
     id = gallery.add("a.jpg", encoded())
     assert gallery.thumbnail(id, 64).status_code == 200
     uri = canonical_uri(str(gallery.directory / "a.jpg"))
-    assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": True}
+    assert gallery.client.delete(f"/v1/images/{id}").json() == _removal(id, uri, removed=True)
     for path in (f"/v1/images/{id}", f"/v1/images/{id}/content", f"/v1/images/{id}/content?width=64"):
         assert error_of(gallery.client.get(path)) == (404, "not_found")
     assert id not in {hit["id"] for hit in gallery.client.get("/v1/search?q=flag&limit=50").json()["hits"]}
     (takedown,) = gallery.client.get("/v1/takedowns").json()["takedowns"]
     assert (takedown["id"], takedown["uri"]) == (id, uri)
-    assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": uri, "removed": False}
+    assert gallery.client.delete(f"/v1/images/{id}").json() == _removal(id, uri, before=True)
+
+
+def test_an_image_is_found_by_another_spelling_of_its_uri(gallery: Gallery) -> None:
+    id = gallery.add(unicodedata.normalize("NFD", "café.jpg"), encoded())
+    typed = canonical_uri(str(gallery.directory / unicodedata.normalize("NFC", "café.jpg")))
+    named = {"uri": typed}
+    other = point_id(typed)
+    assert gallery.client.get(f"/v1/images/{other}", params=named).json()["id"] == id
+    assert gallery.client.get(f"/v1/images/{other}/content", params=named).status_code == 200
+    assert gallery.client.delete(f"/v1/images/{other}", params=named).json()["removed"]
+    assert gallery.client.delete(f"/v1/takedowns/{other}", params=named).json()["restored"]
+
+
+@pytest.mark.parametrize("uri", ["file:///a%00b", "file://elsewhere/a", "s3://"])
+def test_an_invalid_uri_of_an_image_is_refused(gallery: Gallery, uri: str) -> None:
+    done = gallery.client.delete(f"/v1/images/{uuid.uuid4()}", params={"uri": uri})
+    assert error_of(done) == (422, "invalid_request")
 
 
 def test_an_image_can_be_taken_down_before_it_was_indexed(gallery: Gallery) -> None:
     id = str(uuid.uuid4())
-    assert gallery.client.delete(f"/v1/images/{id}").json() == {"id": id, "uri": "", "removed": False}
+    assert gallery.client.delete(f"/v1/images/{id}").json() == _removal(id, "")
     assert id in gallery.world.store.control(INDEX).takedowns([id])
 
 
@@ -355,6 +377,6 @@ def test_takedowns_are_paged_and_can_be_lifted(gallery: Gallery) -> None:
     assert [page["more"] for page in pages] == [True, True, False]
     assert sorted(each["id"] for page in pages for each in page["takedowns"]) == ids
     path = f"/v1/takedowns/{ids[0]}"
-    assert gallery.client.delete(path).json() == {"id": ids[0], "restored": True}
-    assert gallery.client.delete(path).json() == {"id": ids[0], "restored": False}
+    assert gallery.client.delete(path).json() == {"id": ids[0], "restored": True, "nearest": []}
+    assert gallery.client.delete(path).json() == {"id": ids[0], "restored": False, "nearest": []}
     assert set(gallery.world.store.control(INDEX).takedowns(ids)) == set(ids[1:])

@@ -14,14 +14,17 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from viewfinder.client.results import Image, Removal, Restoration, Takedown, Takedowns
-from viewfinder.errors import CollectionMissingError, ImageError, ObjectError
+from viewfinder.errors import CollectionMissingError, ImageError, ObjectError, SourceError
 from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.keys import require_admin
 from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.images.content import ContentBusyError, entity_tag
 from viewfinder.service.search_service import SearchService
+from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Record
+from viewfinder.store import takedowns as takedowns_in_store
+from viewfinder.store.takedowns import TakenDown
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,16 @@ ImageId = Annotated[
         pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
         description="Point id: the UUIDv5 of the image's URI.",
         examples=["0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10"],
+    ),
+]
+
+ImageUri = Annotated[
+    str | None,
+    Query(
+        pattern=r"^(s3|file)://",
+        max_length=16_384,
+        description="URI of the image. If the index has no image `id`, those with a URI that looks the same are meant: "
+        "letters with accents have several spellings in Unicode.",
     ),
 ]
 
@@ -76,12 +89,13 @@ def router(service: SearchService) -> APIRouter:
         responses={404: _REFUSED[404], 422: ERROR_RESPONSES[422], **unavailable},
         summary="Everything the index stores about an image",
     )
-    async def image(id: ImageId) -> Image:
-        record, generation = await _record(service, id)
+    async def image(id: ImageId, uri: ImageUri = None) -> Image:
+        record, generation = await _record(service, id, uri)
         payload = dict(record.payload)
         known = {name: payload.get(name) for name in ("caption", "width", "height")}
-        uri = payload.get("uri", "")
-        return Image(id=id, uri=uri, payload=payload, collection=generation.collection.name, **known)
+        return Image(
+            id=record.id, uri=payload.get("uri", ""), payload=payload, collection=generation.collection.name, **known
+        )
 
     @routes.get(
         "/v1/images/{id}/content",
@@ -106,9 +120,10 @@ def router(service: SearchService) -> APIRouter:
             ),
         ] = None,
         if_none_match: Annotated[str | None, Header(description="The `ETag` of the client's copy.")] = None,
+        uri: ImageUri = None,
     ) -> Response:
         began = time.perf_counter()
-        record, _ = await _record(service, id)
+        record, _ = await _record(service, id, uri)
         known = entity_tag(str(record.payload.get("etag") or ""), width)
         if known and if_none_match and _matches(known, if_none_match):
             return Response(status_code=304, headers=_headers(known))
@@ -125,15 +140,15 @@ def router(service: SearchService) -> APIRouter:
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Take an image down",
     )
-    async def take_down(id: ImageId, request: Request) -> Removal:
-        def remove() -> tuple[bool, str]:
-            # Not through the generation: a replica that cannot load its model can still take an image down.
-            deleted = service.store.take_down(index, {id: ""})
-            return id in deleted, service.store.control(index).takedowns([id])[id].uri
-
-        removed, uri = await service.in_thread(remove)
-        logger.info("%s took %s down", getattr(request.state, "id", "?"), uri or id)
-        return Removal(id=id, uri=uri, removed=removed)
+    async def take_down(id: ImageId, request: Request, uri: ImageUri = None) -> Removal:
+        # Not through the generation: a replica that cannot load its model can still take an image down.
+        done: TakenDown = await service.in_thread(
+            takedowns_in_store.take_down, service.store, index, id, _canonical(uri)
+        )
+        logger.info("%s took %s down", getattr(request.state, "id", "?"), done.uri or id)
+        return Removal(
+            id=done.ids[0], uri=done.uri, removed=done.removed, before=done.before, nearest=tuple(done.nearest)
+        )
 
     @routes.get(
         "/v1/takedowns",
@@ -158,34 +173,37 @@ def router(service: SearchService) -> APIRouter:
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Lift a takedown; the next index run adds the image again",
     )
-    async def restore(id: ImageId, request: Request) -> Restoration:
-        def lift() -> bool:
-            existed = id in service.store.control(index).takedowns([id])
-            service.store.restore(index, [id])
-            return existed
-
-        restored: bool = await service.in_thread(lift)
-        logger.info("%s lifted the takedown of %s", getattr(request.state, "id", "?"), id)
-        return Restoration(id=id, restored=restored)
+    async def restore(id: ImageId, request: Request, uri: ImageUri = None) -> Restoration:
+        done: TakenDown = await service.in_thread(takedowns_in_store.restore, service.store, index, id, _canonical(uri))
+        logger.info("%s lifted the takedown of %s", getattr(request.state, "id", "?"), done.uri or id)
+        return Restoration(id=done.ids[0], restored=done.before, nearest=tuple(done.nearest))
 
     return routes
 
 
-async def _record(service: SearchService, id: str) -> tuple[Record, Generation]:
+async def _record(service: SearchService, id: str, uri: str | None) -> tuple[Record, Generation]:
     """The point in the live collection, which is looked up again if it was dropped since the last refresh."""
+    names = list(takedowns_in_store.names_of(id, _canonical(uri)))
     for last in (False, True):
         generation = service.follower.snapshot()
         try:
-            found = await service.in_thread(service.store.points.records, generation.collection, [id])
+            found = await service.in_thread(service.store.points.records, generation.collection, names)
         except CollectionMissingError:
             if last:
                 raise
             await service.in_thread(service.follower.refresh)
         else:
             break
-    if id not in found:
-        raise Refusal(404, "not_found", f"The index holds no image {id!r}.", "Use the id of a hit.")
-    return found[id], generation
+    if held := next((each for each in names if each in found), None):
+        return found[held], generation
+    raise Refusal(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
+
+
+def _canonical(uri: str | None) -> str:
+    try:
+        return canonical_uri(uri) if uri else ""
+    except SourceError as error:
+        raise Refusal(422, "invalid_request", str(error), "Pass the URI of a hit.") from error
 
 
 async def _original(service: SearchService, record: Record) -> Response:
