@@ -24,7 +24,7 @@ WIDTH = 80
 def test_every_documented_command_exists() -> None:
     assert [
         *("index", "search", "serve", "reindex", "evaluate", "status", "models", "size", "doctor", "key"),
-        *("takedown", "restore"),
+        *("takedown", "restore", "sources"),
     ] == COMMANDS
 
 

@@ -19,12 +19,14 @@ def test_index_needs_only_a_source(flags: list[str]) -> None:
 
 def test_every_option_of_index() -> None:
     line = (
-        "a --source b --captions c.json --include *.jpg --exclude t/* --index x --model demo --max-objects 5 --prune "
-        "--prune-max-ratio 0.3 --dry-run --report r --max-failure-ratio 0.5"
+        "a --source b --captions c.json --captions d.csv --include *.jpg --exclude t/* --index x --model demo "
+        "--max-objects 5 --prune --prune-max-ratio 0.3 --prune-captions --prune-captions-max-ratio 0.4 "
+        "--retry-failed --dry-run --report r "
+        "--max-failure-ratio 0.5"
     )
     assert index_options(line.split()) == IndexOptions(
         sources=("a", "b"),
-        captions="c.json",
+        captions=("c.json", "d.csv"),
         include=("*.jpg",),
         exclude=("t/*",),
         index="x",
@@ -32,6 +34,9 @@ def test_every_option_of_index() -> None:
         max_objects=5,
         prune=True,
         prune_max_ratio=0.3,
+        prune_captions=True,
+        prune_captions_max_ratio=0.4,
+        retry_failed=True,
         dry_run=True,
         report="r",
         max_failure_ratio=0.5,
@@ -46,18 +51,22 @@ def test_reindex_needs_no_option() -> None:
 def test_every_option_of_reindex(evaluation_set: str) -> None:
     line = (
         f"--model demo --index x --source a --source b --captions c.json {evaluation_set} g.jsonl --keep 0 --report r "
+        "--prune-captions --prune-captions-max-ratio 0.4 --retry-failed "
         "--max-failure-ratio 0.5 --prune-max-ratio 0.4 --max-quality-loss 0.1 --rebuild --dry-run"
     )
     assert reindex_options(line.split()) == ReindexOptions(
         model="demo",
         index="x",
         sources=("a", "b"),
-        captions="c.json",
+        captions=("c.json",),
         evaluation_set="g.jsonl",
         keep=0,
         report="r",
         max_failure_ratio=0.5,
         prune_max_ratio=0.4,
+        prune_captions=True,
+        prune_captions_max_ratio=0.4,
+        retry_failed=True,
         max_quality_loss=0.1,
         rebuild=True,
         dry_run=True,

@@ -12,7 +12,7 @@ import pytest
 from tests.fixtures.indexing import LIMITS, World
 from tests.fixtures.options import index_options
 from tests.indexing.sample_images import encoded_image, fill
-from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Preprocess, decode
 from viewfinder.indexing.compare import Compare
@@ -105,9 +105,12 @@ def test_an_unlisted_caption_is_kept_until_a_prune(world: World) -> None:
     flags = ("--captions", f"{world.source}/captions.json")
     world.sync(*flags)
     captions.write_text(json.dumps({"05.jpg": "the fifth"}))
-    world.sync(*flags)
-    assert world.points["04.jpg"].payload["caption"] == "the fourth"
     world.sync(*flags, "--prune")
+    assert world.points["04.jpg"].payload["caption"] == "the fourth"
+    with pytest.raises(PruneRefusedError, match="1 of the 2 captions"):
+        world.sync(*flags, "--prune-captions")
+    assert world.points["04.jpg"].payload["caption"] == "the fourth"
+    world.sync(*flags, "--prune-captions", "--prune-captions-max-ratio", "0.5")
     point = world.points["04.jpg"]
     assert not point.payload.get("caption")
     assert not world.store.points.states(world.collection, [point.id])[point.id].has_caption
@@ -343,15 +346,17 @@ def test_a_changed_caption_and_a_new_source_are_both_recorded(world: World) -> N
     assert payload["sources"] == sorted([world.source, f"{world.source}/a"])
 
 
-def test_a_prune_is_refused_if_one_of_several_sources_is_empty(world: World, tmp_path: Path) -> None:
-    fill(world.bucket, ["a/0.jpg", "b/1.jpg"])
+def test_an_empty_source_is_not_pruned_and_does_not_block_the_others(world: World, tmp_path: Path) -> None:
+    fill(world.bucket, [*(f"a/{number}.jpg" for number in range(6)), "b/1.jpg"])
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri\n{world.source}/b/1.jpg\n")
     world.sync("--source", str(manifest), source=f"{world.source}/a")
     manifest.write_text("uri\n")
-    with pytest.raises(PruneRefusedError, match=r"list\.csv"):
-        world.sync("--source", str(manifest), "--prune", source=f"{world.source}/a")
-    assert set(world.points) == {"a/0.jpg", "b/1.jpg"}
+    (world.bucket / "a" / "0.jpg").unlink()
+    assert world.sync("--source", str(manifest), "--prune", source=f"{world.source}/a")["pruned"] == 1
+    (problem,) = world.problems
+    assert "list.csv" in problem
+    assert set(world.points) == {*(f"a/{number}.jpg" for number in range(1, 6)), "b/1.jpg"}
 
 
 def test_a_run_with_max_objects_does_not_replace_the_recorded_source(world: World) -> None:
@@ -400,6 +405,61 @@ def test_the_prune_ratio_holds_for_each_source(world: World) -> None:
     sources = ("--source", f"{world.source}/b")
     world.sync(*sources, source=f"{world.source}/a")
     (world.bucket / "b" / "1.jpg").unlink()
-    with pytest.raises(PruneRefusedError, match=r"1 of the 2 points of '.*/b'"):
-        world.sync(*sources, "--prune", source=f"{world.source}/a")
-    assert len(world.points) == 14
+    (world.bucket / "a" / "0.jpg").unlink()
+    assert world.sync(*sources, "--prune", source=f"{world.source}/a")["pruned"] == 1
+    (problem,) = world.problems
+    assert "1 of the 2 points of" in problem
+    assert set(world.points) == {*(f"a/{number}.jpg" for number in range(1, 12)), "b/0.jpg", "b/1.jpg"}
+
+
+def test_a_source_that_is_gone_does_not_block_the_others(world: World) -> None:
+    fill(world.bucket, ["a/0.jpg", "b/1.jpg", "b/2.jpg"])
+    flags = ("--source", f"{world.source}/b")
+    world.sync(*flags, source=f"{world.source}/a")
+    (world.bucket / "a" / "0.jpg").unlink()
+    (world.bucket / "a").rmdir()
+    (world.bucket / "b" / "3.jpg").write_bytes(encoded_image(5))
+    counts = world.sync(*flags, "--prune", source=f"{world.source}/a")
+    assert counts == {"listed": 3, "unchanged": 2, "indexed": 1, "failed": 0, "pruned": 0}
+    (problem,) = world.problems
+    assert f"'{world.source}/a' is left out" in problem
+    assert "a/0.jpg" in world.points
+    with pytest.raises(SourceError):
+        world.sync(source=f"{world.source}/a")
+
+
+def write_captions(world: World, name: str, **texts: str) -> str:
+    path = world.bucket / name
+    path.write_text(json.dumps({f"{key[1:]}.jpg": text for key, text in texts.items()}))
+    return f"{world.source}/{name}"
+
+
+def test_several_captions_files_are_merged_and_recorded_in_their_order(world: World) -> None:
+    fill(world.bucket, NAMES)
+    january = write_captions(world, "january.json", _00="zero", _01="one")
+    february = write_captions(world, "february.json", _01="another one", _02="two")
+    world.sync("--captions", january, "--captions", february)
+    captions = {name: world.points[f"{name}.jpg"].payload.get("caption") for name in ("00", "01", "02")}
+    assert captions == {"00": "zero", "01": "another one", "02": "two"}
+    assert world.collection.recorded.captions_of(world.source) == [january, february]
+    world.sync("--captions", january)
+    assert world.collection.recorded.captions_of(world.source) == [february, january]
+    assert world.points["01.jpg"].payload["caption"] == "one"
+    assert world.points["02.jpg"].payload["caption"] == "two"
+
+
+def test_a_prune_of_captions_spares_what_another_run_has_written_since(world: World) -> None:
+    fill(world.bucket, NAMES)
+    world.sync("--captions", write_captions(world, "old.json", _00="zero", _01="one", _02="two"))
+    late = write_captions(world, "late.json", _01="late")
+    new = write_captions(world, "new.json", _00="zero")
+    options = index_options(
+        ["--source", world.source, "--captions", new, "--prune-captions", "--prune-captions-max-ratio", "1"]
+    )
+
+    def describe(number: int) -> None:
+        world.sync("--captions", late)
+
+    result = world.indexer("20250101T000000-early", describe).sync(options, world.collection, locate(world.model))
+    assert result.pruned_captions == 1
+    assert [world.points[name].payload.get("caption") for name in NAMES[:3]] == ["zero", "late", None]

@@ -13,7 +13,7 @@ from viewfinder.indexing.executor import IndexJob, InProcessExecutor
 from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import locate
-from viewfinder.reindexing.build import plan_runs
+from viewfinder.reindexing.build import plan_run
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store
@@ -50,7 +50,7 @@ def indexed(world: World) -> World:
 
 
 def sync(world: World, executor: IdleExecutor) -> RunResult:
-    (options,) = plan_runs(world.collection, ReindexOptions(), prune_max_ratio=1.0)
+    options = plan_run(world.collection, ReindexOptions(), prune_max_ratio=1.0)
     indexer = Indexer(world.settings(), world.store, executor, "run", world.directory, access=world.access)
     return indexer.sync(options, world.collection, locate(world.model))
 

@@ -14,6 +14,7 @@ from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.cli.reindex_report import show_result
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.indexing.prune import PrunePlan
+from viewfinder.indexing.source_removal import remove_source
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.report import ReindexPlan
 from viewfinder.reindexing.upgrade_lock import read_holder
@@ -244,6 +245,69 @@ def test_an_index_that_would_shrink_is_refused(index: Index) -> None:
     assert len(index.world.points) == 6
 
 
+def test_a_model_change_waits_for_a_source_that_is_gone(index: Index) -> None:
+    fill(index.world.bucket, ["a/0.jpg", "b/1.jpg"])
+    for source in ("a", "b"):
+        index.world.sync(source=f"{index.world.source}/{source}")
+    (index.world.bucket / "a" / "0.jpg").rename(index.world.directory / "away.jpg")
+    (index.world.bucket / "a").rmdir()
+    before = index.live.name
+    assert index.reindex("--model", index.models[0]) == 1
+    assert f"'{index.world.source}/a' is left out" in index.summary["problem"]
+    assert index.reindex() == 1
+    assert index.failed_checks == ["sources gone"]
+    assert index.live.name == before
+    remove_source(index.store, index.live, f"{index.world.source}/a")
+    assert index.reindex() == 0
+    assert list(index.live.recorded.sources) == [index.world.source, f"{index.world.source}/b"]
+
+
+def test_all_captions_files_of_a_source_are_read_and_none_is_dropped_unasked(index: Index) -> None:
+    """Only the last file was recorded, and the run it triggers pruned: five captions became one."""
+    bucket, source = index.world.bucket, index.world.source
+    january = {name: f"january {name}" for name in NAMES[:4]}
+    (bucket / "january.json").write_text(json.dumps(january))
+    (bucket / "february.json").write_text(json.dumps({NAMES[0]: "february"}))
+    for month in ("january", "february"):
+        index.world.sync("--captions", f"{source}/{month}.json")
+    expected = {**dict.fromkeys(NAMES), **january, NAMES[0]: "february"}
+
+    def captions() -> dict[str, str | None]:
+        return {name: point.payload.get("caption") for name, point in index.world.points.items()}
+
+    assert captions() == expected
+    assert index.reindex("--model", index.models[0]) == 0
+    assert captions() == expected
+    (bucket / "january.json").write_text(json.dumps({NAMES[1]: "changed"}))  # rows that disappear
+    expected[NAMES[1]] = "changed"
+    assert index.reindex("--model", index.models[0]) == 0
+    assert captions() == expected
+    assert index.reindex() == 0  # another model
+    assert captions() == expected
+    assert index.live.recorded.captions_of(source) == [f"{source}/january.json", f"{source}/february.json"]
+    (bucket / "february.json").unlink()
+    assert index.reindex("--rebuild", "--model", index.models[0]) == 1
+    assert "february.json" in index.summary["problem"]
+    assert captions() == expected
+    (bucket / "february.json").write_text(json.dumps({NAMES[0]: "february"}))
+    assert index.reindex("--model", index.models[0], "--prune-captions", "--prune-captions-max-ratio", "0.5") == 0
+    assert captions() == {**dict.fromkeys(NAMES), NAMES[0]: "february", NAMES[1]: "changed"}
+
+
+def test_overlapping_sources_with_captions_of_their_own_settle(index: Index) -> None:
+    """Each source was read in a run of its own, and each run replaced the other's captions."""
+    bucket, source = index.world.bucket, index.world.source
+    fill(bucket, ["a/0.jpg"])
+    for name, text in (("one.json", "of all"), ("two.json", "of a")):
+        (bucket / name).write_text(json.dumps({"a/0.jpg": text}))
+    index.world.sync("--captions", f"{source}/one.json")
+    index.world.sync("--captions", f"{source}/two.json", source=f"{source}/a")
+    assert index.reindex() == 0
+    assert index.world.points["a/0.jpg"].payload["caption"] == "of a"
+    assert index.reindex() == 0
+    assert index.summary["counts"]["indexed"] == 0
+
+
 def test_a_source_that_shrinks_at_the_switch_is_not_pruned_beyond_the_bound(index: Index) -> None:
     """The run after the switch pruned the live collection without a bound."""
 
@@ -349,7 +413,7 @@ def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(
     assert index.reindex("--dry-run") == 0
     plan = plan_of(index)
     assert plan.step.startswith("build a new collection for model")
-    assert plan.sources == [((index.world.source,), None)]
+    assert plan.sources == {index.world.source: []}
     assert plan.actions == {"index": 12}
     show_result(index.result, as_json=True)
     assert json.loads(capsys.readouterr().out)["plan"]["actions"] == {"index": 12}

@@ -64,14 +64,14 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
             "size": 5,
             "etag": etag,
             "last_modified": "",
-            "sources": ["s3://b/p/"],
+            "sources": ["s3://b/p"],
             "caption": None,
             "caption_hash": None,
             "caption_details": None,
         }
     ]
     assert (manifest.listed, manifest.bytes) == (1, 5)
-    assert manifest.sources == ({"source": "s3://b/p/", "include": [], "exclude": []},)
+    assert manifest.sources == ({"source": "s3://b/p", "include": [], "exclude": [], "captions": []},)
 
 
 def test_text_and_table_files_are_not_listed_and_all_others_are(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_an_object_of_several_sources_has_one_row_with_all_of_them(tmp_path: Pat
     rows = _list(keys, "s3://b/p/q", "s3://b/p", "s3://b/p/", "s3://b/p", directory=tmp_path)
     assert {row["key"]: row["sources"] for row in rows} == {
         "p": ["s3://b/p"],
-        "p/1.jpg": ["s3://b/p", "s3://b/p/"],
-        "p/q/2.jpg": ["s3://b/p", "s3://b/p/", "s3://b/p/q"],
+        "p/1.jpg": ["s3://b/p"],
+        "p/q/2.jpg": ["s3://b/p", "s3://b/p/q"],
     }
     assert len(rows) == 3
 
@@ -182,8 +182,8 @@ def test_an_object_of_several_sources_has_one_row_with_all_of_them(tmp_path: Pat
 def test_doubled_slashes_are_another_prefix(tmp_path: Path) -> None:
     rows = _list(["p//1.jpg", "p/2.jpg"], "s3://b/p//", "s3://b/p/", directory=tmp_path)
     assert {row["key"]: row["sources"] for row in rows} == {
-        "p//1.jpg": ["s3://b/p/", "s3://b/p//"],
-        "p/2.jpg": ["s3://b/p/"],
+        "p//1.jpg": ["s3://b/p", "s3://b/p//"],
+        "p/2.jpg": ["s3://b/p"],
     }
 
 
@@ -309,7 +309,7 @@ def test_rows_contain_the_captions_of_their_objects(tmp_path: Path) -> None:
         row["key"]: CaptionRecord(*(row[name] for name in columns)) for row in _rows(manifest) if row["caption_hash"]
     }
     assert found == {"007.jpg": CaptionRecord.of("agent"), "599.jpg": CaptionRecord.of(None, ("last",))}
-    assert manifest.sources[0]["captions"] == "s3://b/captions.jsonl"
+    assert manifest.sources[0]["captions"] == ["s3://b/captions.jsonl"]
 
 
 def test_many_rows_are_written_to_several_part_files(tmp_path: Path) -> None:

@@ -15,9 +15,12 @@ from viewfinder.cli.options import (
     IndexNameOption,
     JsonOption,
     MaxFailureRatioOption,
+    PruneCaptionsMaxRatioOption,
+    PruneCaptionsOption,
     PruneMaxRatioOption,
     RayOption,
     ReportOption,
+    RetryFailedOption,
     examples,
     model_name,
     optional,
@@ -27,6 +30,7 @@ from viewfinder.cli.options import (
 from viewfinder.errors import SourceError
 from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO, IndexOptions
 from viewfinder.settings import Settings
+from viewfinder.sources.uris import spellings
 
 EPILOG = examples(
     "viewfinder index photos/",
@@ -75,9 +79,12 @@ def index_command(
     ] = None,
     prune: Annotated[
         bool,
-        typer.Option("--prune", help="Delete points whose objects are gone, and captions that are no longer listed."),
+        typer.Option("--prune", help="Delete points whose objects are gone."),
     ] = False,
     prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
+    prune_captions: PruneCaptionsOption = False,
+    prune_captions_max_ratio: PruneCaptionsMaxRatioOption = PRUNE_MAX_RATIO,
+    retry_failed: RetryFailedOption = False,
     dry_run: DryRunOption = False,
     report: ReportOption = None,
     max_failure_ratio: MaxFailureRatioOption = MAX_FAILURE_RATIO,
@@ -96,9 +103,11 @@ def index_command(
         raise typer.BadParameter(
             "Needs a complete listing, so it cannot be combined with --max-objects.", param_hint="'--prune'"
         )
+    if prune_captions and not captions:
+        raise typer.BadParameter("Needs --captions with all captions files.", param_hint="'--prune-captions'")
     options = IndexOptions(
         sources=sources,
-        captions=captions,
+        captions=tuple(captions or ()),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         index=index,
@@ -106,6 +115,9 @@ def index_command(
         max_objects=max_objects,
         prune=prune,
         prune_max_ratio=prune_max_ratio,
+        prune_captions=prune_captions,
+        prune_captions_max_ratio=prune_captions_max_ratio,
+        retry_failed=retry_failed,
         dry_run=dry_run,
         report=report,
         max_failure_ratio=max_failure_ratio,
@@ -117,11 +129,14 @@ def index_command(
 
 
 def check_local_sources(sources: Sequence[str]) -> None:
-    """Raise `SourceError` for a path that does not exist, before any slow import."""
+    """Raise `SourceError` if each source is a path that does not exist, before any slow import."""
+    missing = []
     for text in sources:
         path = Path(text.removeprefix("file://")).expanduser()
-        if "://" in text.removeprefix("file://") or path.exists():
-            continue
+        if "://" in text.removeprefix("file://") or any(Path(each).exists() for each in spellings(str(path))):
+            return
+        missing.append(path)
+    for path in missing:
         siblings = [each.name for each in path.absolute().parent.glob("*")]
         near = get_close_matches(path.name, siblings, n=1)
         hint = f" Did you mean {str(path.with_name(near[0]))!r}?" if near else ""

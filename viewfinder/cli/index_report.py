@@ -43,6 +43,8 @@ def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tup
     fields += [(_ACTIONS[action], f"{count:,}") for action, count in sorted(actions.items())]
     if prune is not None:
         fields.append(("would be pruned", f"{prune.deleted:,} of {prune.points:,} points"))
+        if prune.captions:
+            fields.append(("captions", f"{prune.captions:,} would be removed"))
     return fields
 
 
@@ -64,6 +66,7 @@ def _fields(summary: Summary) -> list[tuple[str, str]]:
         ("collection", summary.collection),
         ("model", summary.model),
         ("objects", list_counts(summary.counts)),
+        ("captions", f"{summary.captions['pruned']:,} removed" if summary.captions["pruned"] else ""),
         ("taken down", f"{summary.taken_down:,} of the unchanged" if summary.taken_down else ""),
         ("failures", list_reasons(summary.failures)),
         ("warnings", list_reasons(summary.warnings)),

@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from viewfinder._version import __version__
-from viewfinder.cli import doctor, evaluate, index, key, models, output, reindex, search, serve, size, status, takedown
+from viewfinder.cli import (
+    doctor,
+    evaluate,
+    index,
+    key,
+    models,
+    output,
+    reindex,
+    search,
+    serve,
+    size,
+    sources,
+    status,
+    takedown,
+)
 from viewfinder.cli.entry import exit_status
 from viewfinder.cli.options import RayCommand, examples
 
@@ -38,6 +52,7 @@ app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor_command)
 app.command("key", epilog=key.EPILOG)(key.key_command)
 app.command("takedown", epilog=takedown.TAKEDOWN_EPILOG)(takedown.takedown_command)
 app.command("restore", epilog=takedown.RESTORE_EPILOG)(takedown.restore_command)
+app.command("sources", epilog=sources.EPILOG)(sources.sources_command)
 
 
 @app.callback(invoke_without_command=True)

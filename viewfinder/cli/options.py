@@ -152,10 +152,11 @@ SubjectArgument = Annotated[
     typer.Argument(metavar="URI|ID", help="URI, absolute path or id of the image.", show_default=False),
 ]
 CaptionsOption = Annotated[
-    str | None,
+    list[str] | None,
     optional(
         metavar="URI",
-        help="Captions by URI, key or relative path: a JSON, JSONL, CSV or Parquet file.",
+        help="Captions by URI, key or relative path: a JSON, JSONL, CSV or Parquet file. Repeatable; the last one that "
+        "names an image decides.",
         parser=source_uri,
     ),
 ]
@@ -174,6 +175,17 @@ MaxFailureRatioOption = Annotated[
 PruneMaxRatioOption = Annotated[
     float, typer.Option(parser=ratio, metavar="R", help="Refuse to delete a larger share of points.")
 ]
+PruneCaptionsOption = Annotated[
+    bool,
+    typer.Option("--prune-captions", help="Remove captions of listed images that the captions files do not have."),
+]
+PruneCaptionsMaxRatioOption = Annotated[
+    float, typer.Option(parser=ratio, metavar="R", help="Refuse to remove a larger share of captions.")
+]
+RetryFailedOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Try objects again that failed for good in an earlier run.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 EvaluationSetOption = Annotated[
     str | None,
     optional(

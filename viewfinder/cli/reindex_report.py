@@ -68,8 +68,8 @@ def show_nothing_to_do(index: str, *, as_json: bool) -> None:
 
 def _show_plan(plan: ReindexPlan, live: str) -> None:
     output.print_text(f"Would {plan.step}; live is {live}.")
-    for sources, captions in plan.sources:
-        output.print_text(f"  from {', '.join(sources)}{f' with captions {captions}' if captions else ''}")
+    for source, captions in plan.sources.items():
+        output.print_text(f"  from {source}" + (f" with captions {', '.join(captions)}" if captions else ""))
     output.print_record(plan_fields(plan.actions, plan.gone))
 
 

@@ -4,13 +4,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import FAILED, packages_of
-from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, SubjectArgument, examples
+from viewfinder.cli.options import (
+    ConfigOption,
+    IndexNameOption,
+    JsonOption,
+    ServerOption,
+    SubjectArgument,
+    YesOption,
+    examples,
+)
 from viewfinder.cli.service import find_service
 from viewfinder.client import Client, Removal, Restoration
 from viewfinder.client.requests import image_id, image_uri
@@ -29,7 +37,7 @@ RESTORE_EPILOG = examples("viewfinder restore s3://bucket/private.jpg")
 
 def takedown_command(
     subject: SubjectArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: YesOption = False,
     index: IndexNameOption = None,
     server: ServerOption = None,
     config: ConfigOption = None,

@@ -102,11 +102,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of one run over a manifest."""
+    """The result of one run over a manifest; `problems` say what was left out."""
 
     manifest: Manifest
     outcome: Outcome
     pruned: int
+    pruned_captions: int = 0
+    problems: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -121,8 +123,8 @@ class RunResult:
 
     @property
     def changed(self) -> int:
-        """Number of objects indexed and points pruned."""
-        return self.outcome.tally.indexed + self.pruned
+        """Number of objects indexed, and points and captions pruned."""
+        return self.outcome.tally.indexed + self.pruned + self.pruned_captions
 
 
 def stages_of(

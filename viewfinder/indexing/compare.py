@@ -12,6 +12,7 @@ from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of, store_at
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
 from viewfinder.store.takedowns import taken_down
@@ -24,16 +25,16 @@ COMPARE_BATCH_SIZE = 1000
 class Compare:
     """Rows of a manifest → the same rows with their `action`, by ETag and caption hash.
 
-    `captions` is True if a captions file was given; otherwise existing captions stay as they are. With `prune` an
-    object that is not in the captions file loses its caption. Without a collection (a dry run before the first run)
-    every object is new.
+    `captions` is True if captions files were given; otherwise existing captions stay as they are, as do those of
+    objects that no file names. With `captions_from` these have the caption that they have in that collection. Without a
+    collection (a dry run before the first run) every object is new.
     """
 
     access: ObjectAccess
     address: StoreAddress
     collection: Collection | None
     captions: bool = False
-    prune: bool = False
+    captions_from: Collection | None = None
     stat_threads: int = 16
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -50,6 +51,7 @@ class Compare:
         present = [row for row in rows if row["id"] not in excluded_ids]
         states, failures = self._known([row["id"] for row in present], store)
         self._stat([row for row in present if not row["etag"]])
+        self._take_over_captions(present, store)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
         self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
@@ -75,6 +77,22 @@ class Compare:
         missing = [each for each in ids if each not in states]
         return states, store.control(self.collection.index).failures(missing)
 
+    def _take_over_captions(self, rows: Sequence[Row], store: Store) -> None:
+        """Give objects that no captions file names the captions that they have in another collection."""
+        for row in rows:
+            row["caption_applies"] = False
+        if self.captions_from is None:
+            return
+        unnamed = {row["id"]: row for row in rows if not (self.captions and row["caption_hash"] is not None)}
+        for id_, record in store.points.records(self.captions_from, list(unnamed)).items():
+            row, payload = unnamed[id_], record.payload
+            row["caption_applies"] = True
+            row["caption"] = row["caption_hash"] = row["caption_details"] = None
+            if payload.get("caption_hash"):
+                known = CaptionRecord.of(payload.get("caption"), payload.get("tags") or (), payload.get("meta"))
+                row["caption"], row["caption_hash"] = known.caption, str(payload["caption_hash"])
+                row["caption_details"] = known.details
+
     def _stat(self, rows: list[Row]) -> None:
         """Fill in ETag and size where the listing has none. The fetch stage reports objects whose stat fails."""
         if not rows:
@@ -92,7 +110,7 @@ class Compare:
             list(pool.map(fill, rows))
 
     def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:
-        applies = self.captions and (row["caption_hash"] is not None or self.prune)
+        applies = row["caption_applies"] or (self.captions and row["caption_hash"] is not None)
         if not applies:
             row["caption"] = row["caption_hash"] = row["caption_details"] = None
         row["count"], row["caption_applies"] = 1, applies

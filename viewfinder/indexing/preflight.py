@@ -1,8 +1,10 @@
 """Checks and choices before a run starts, so that a mistake is reported within seconds."""
 
+import itertools
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
@@ -12,12 +14,14 @@ from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.caption_files import CaptionFile, CaptionFiles
 from viewfinder.sources.captions import Captions, check_captions
 from viewfinder.sources.manifest import Manifest, write_manifest
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.patterns import Patterns
-from viewfinder.sources.uris import canonical_uri
+from viewfinder.sources.patterns import Patterns, Source
+from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Store, StoreAddress, connect
+from viewfinder.store.recorded import SourceRecord
 from viewfinder.store.schema import ModelIdentity
 
 logger = logging.getLogger("viewfinder.index")
@@ -42,25 +46,59 @@ def check_target(model: str, settings: Settings) -> None:
 
 
 def check_sources(options: IndexOptions, access: ObjectAccess) -> None:
-    """Check that the patterns are valid and that the sources and the captions file exist."""
+    """Check that the patterns are valid, one of the sources can be listed, and the given captions files exist."""
     Patterns(options.include, options.exclude)
     with Objects(access) as objects:
-        for source in options.sources:
-            objects.check(canonical_uri(source))
-        if options.captions is not None:
-            check_captions(options.captions, objects)
+        reachable(options.sources, objects.check)
+        for captions in options.captions:
+            check_captions(captions, objects)
 
 
 def check_access(sources: Sequence[str], objects: Objects, store: Store) -> None:
-    """List each source, read one of its objects and query the store.
+    """Query the store, and list one of the sources and read one of its objects.
 
     Workers have their own credentials, network and environment, so this runs on one before the first of a million
     objects is processed.
     """
+
+    def check_source(uri: str) -> None:
+        objects.check(uri)
+        _read_one(uri, objects)
+
     store.check()
-    for source in sources:
-        objects.check(canonical_uri(source))
-        _read_one(source, objects)
+    reachable(sources, check_source)
+
+
+def reachable(sources: Iterable[str], check: Callable[[str], None]) -> tuple[list[str], dict[str, str]]:
+    """Return the sources that pass `check`, and the others with the reason. Raises the first error if none passes.
+
+    `check` is called with the canonical URI, and if it raises `SourceError` with the other spellings of its name.
+    """
+    found: dict[str, None] = {}
+    gone: dict[str, str] = {}
+    first: SourceError | None = None
+    for uri in dict.fromkeys(map(source_uri, sources)):
+        try:
+            found[_spelled(uri, check)] = None
+        except SourceError as error:
+            first = first or error
+            gone[uri] = str(error)
+    if first is not None and not found:
+        raise first
+    return list(found), gone
+
+
+def _spelled(uri: str, check: Callable[[str], None]) -> str:
+    """Return `uri`, or another spelling of it, that passes `check`; raise the error of `uri`."""
+    try:
+        check(uri)
+    except SourceError:
+        for other in spellings(uri)[1:]:
+            with suppress(SourceError):
+                check(other)
+                return other
+        raise
+    return uri
 
 
 def choose_model(options: IndexOptions, settings: Settings, store: Store) -> Checkpoint:
@@ -83,32 +121,66 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
 def list_objects(
     options: IndexOptions, access: ObjectAccess, directory: Path, progress: ListingProgress | None = None
 ) -> Manifest:
-    """List the sources into a manifest in `directory`: each object once, with its caption."""
-    with Objects(access) as objects, _captions(options, objects) as captions:
+    """List the sources into a manifest in `directory`: each object once, with its caption.
+
+    A source that is gone is left out, unless all are: then `SourceError` is raised. So is a recorded captions file.
+    """
+    with Objects(access) as objects, ExitStack() as stack:
+        uris, gone = reachable(options.sources, objects.check)
+        for reason in gone.values():
+            logger.warning("A source is left out: %s", reason)
+        captions, captions_gone = _open_captions(options, uris, objects, stack)
         manifest = write_manifest(
-            options.sources,
+            [Source(uri, _patterns(options, uri)) for uri in uris],
             directory,
             objects,
             captions=captions,
-            include=options.include,
-            exclude=options.exclude,
             max_objects=options.max_objects,
             progress=progress,
         )
-        if captions is not None and options.max_objects is None and (unmatched := captions.unmatched()):
-            if options.prune and captions.matched() == 0:
-                raise ConfigurationError(
-                    f"--prune: none of the {unmatched:,} captions in {options.captions!r} belongs to a listed object, "
-                    "so a prune would remove every caption. Check the keys in the file."
-                )
-            logger.warning("%d captions in %s do not belong to any listed object", unmatched, options.captions)
-    return manifest
+        if captions is not None and options.max_objects is None:
+            for file in {each.captions.uri: each.captions for each in captions.files}.values():
+                if unmatched := file.unmatched():
+                    logger.warning("%d captions in %s belong to no listed object", unmatched, file.uri)
+    return replace(manifest, sources_gone=gone, captions_gone=captions_gone)
+
+
+def _patterns(options: IndexOptions, uri: str) -> Patterns:
+    if options.recorded is None:
+        return Patterns(options.include, options.exclude)
+    record = options.recorded.sources.get(uri, SourceRecord(uri))
+    return Patterns(record.include, record.exclude)
+
+
+def _open_captions(
+    options: IndexOptions, sources: Sequence[str], objects: Objects, stack: ExitStack
+) -> tuple[CaptionFiles | None, dict[str, str]]:
+    """Open the captions files in their order; return recorded ones that cannot be read with the reason."""
+    if options.recorded is None:
+        given = [stack.enter_context(Captions.load(uri, objects)) for uri in options.captions]
+        files = [CaptionFile(captions) for captions in given]
+        return (CaptionFiles(files) if files else None), {}
+    wanted = [record for record in options.recorded.captions if record.source in sources]
+    opened: dict[str, Captions] = {}
+    unreadable: dict[str, str] = {}
+    for uri in dict.fromkeys(record.uri for record in wanted):
+        try:
+            opened[uri] = stack.enter_context(Captions.load(uri, objects))
+        except ConfigurationError as error:
+            logger.warning("A captions file is left out: %s", error)
+            unreadable[uri] = str(error)
+    files = [
+        CaptionFile(opened[uri], frozenset(record.source for record in records))
+        for uri, records in itertools.groupby(wanted, key=lambda record: record.uri)
+        if uri in opened
+    ]
+    return (CaptionFiles(files) if files else None), unreadable
 
 
 def _read_one(source: str, objects: Objects) -> None:
     """Read one of the first objects; raise `SourceError` if access to them is denied."""
     refused: ObjectError | None = None
-    for _, info in zip(range(_MAX_TRIED), objects.list(canonical_uri(source)), strict=False):
+    for _, info in zip(range(_MAX_TRIED), objects.list(source), strict=False):
         try:
             objects.read(info.uri, max_bytes=1)  # one byte is enough to test access
         except ObjectError as error:
@@ -123,7 +195,3 @@ def _read_one(source: str, objects: Objects) -> None:
             f"{source!r} can be listed, but its objects cannot be read: {refused.message} "
             "The credentials need s3:GetObject on them."
         )
-
-
-def _captions(options: IndexOptions, objects: Objects) -> "AbstractContextManager[Captions | None]":
-    return nullcontext() if options.captions is None else Captions.load(options.captions, objects)

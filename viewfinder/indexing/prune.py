@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,19 @@ class PruneRefusedError(ViewfinderError):
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """Effect of a prune: points of these sources, points that lose a source, and points left without one (deleted)."""
+    """Effect of a prune: points of these sources, points that lose a source, points left without one (deleted).
+
+    `captions` are those that would be removed.
+    """
 
     points: int
     detached: int
     deleted: int
+    captions: int = 0
 
     def __add__(self, other: "PrunePlan") -> "PrunePlan":
-        return PrunePlan(self.points + other.points, self.detached + other.detached, self.deleted + other.deleted)
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return PrunePlan(*(mine + theirs for mine, theirs in pairs))
 
 
 class Prune:
@@ -55,7 +60,9 @@ class Prune:
         self._collection = collection
         self._snapshot = snapshot
         self._max_ratio = max_ratio
-        self._listed = {source: listed_ids(manifest.paths, source) for source in snapshot.sources}
+        sources = [str(each["source"]) for each in manifest.sources]
+        self._listed = {source: listed_ids(manifest.paths, source) for source in sources}
+        self.refused: dict[str, str] = {}
 
     @classmethod
     def of(
@@ -66,47 +73,57 @@ class Prune:
         manifest: Manifest,
         snapshot: Snapshot | None,
     ) -> "Prune | None":
-        """The prune of a run, None without `options.prune`. Raises `PruneRefusedError` if the listing is incomplete."""
+        """The prune of a run, None without `options.prune`."""
         if not options.prune or collection is None or snapshot is None:
             return None
         if snapshot.collection != collection.name:  # promoted or created since the listing began
             logger.info("Nothing is pruned: %s is live since the listing began", collection.name)
             return None
+        prune = cls(store, collection, snapshot, manifest, max_ratio=options.prune_max_ratio)
         for source in manifest.sources:
             now = SourceRecord.of(source)
             before = collection.recorded.sources.get(now.uri, now)
             changed = [name for name in ("include", "exclude") if getattr(before, name) != getattr(now, name)]
             if changed:
-                raise PruneRefusedError(
-                    f"--prune: {source['source']!r} was indexed with different --{' and --'.join(changed)} patterns, "
-                    "so this listing may cover only part of it. Use the same patterns, or run once without --prune."
+                prune._refuse(
+                    now.uri,
+                    f"--prune: {now.uri!r} was indexed with different --{' and --'.join(changed)} patterns, so this "
+                    "listing may cover only part of it. Use the same patterns, or run once without --prune.",
                 )
-        prune = cls(store, collection, snapshot, manifest, max_ratio=options.prune_max_ratio)
-        if empty := [source for source, listed in prune._listed.items() if not len(listed)]:
-            raise PruneRefusedError(
-                f"--prune: no objects are listed in {', '.join(map(repr, empty))}, so all of its points would be "
-                "deleted. If that is intended, drop the collection."
-            )
+            elif not len(prune._listed[now.uri]):
+                prune._refuse(
+                    now.uri,
+                    f"--prune: no objects are listed in {now.uri!r}, so all of its points would be deleted. If that is "
+                    f"intended: viewfinder sources remove {now.uri}",
+                )
         return prune
 
     def plan(self) -> PrunePlan:
-        """Count what `carry_out` would do; raises `PruneRefusedError` if a source would lose more than the ratio."""
+        """Count what `carry_out` would do.
+
+        A source that would lose more than the ratio is not pruned, and added to `refused` with the reason. Raises
+        `PruneRefusedError` if no source of the run can be pruned.
+        """
         points, missing = Counter[str](), Counter[str]()
+        for point in self._snapshot.points():
+            points.update(source for source in point.sources if source in self._listed)
+            missing.update(self._gone(point))
+        for source, count in missing.items():
+            if count > self._max_ratio * points[source]:
+                self._refuse(
+                    source,
+                    f"--prune would remove {count:,} of the {points[source]:,} points of {source!r} "
+                    f"({count / points[source]:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing "
+                    "pruned. If the objects are really gone, run again with a larger --prune-max-ratio.",
+                )
+        if not self._listed:
+            raise PruneRefusedError(" ".join(self.refused.values()))
         total = detached = deleted = 0
         for point in self._snapshot.points():
             gone = self._gone(point)
-            points.update(source for source in point.sources if source in self._listed)
-            missing.update(gone)
             total += 1
             detached += bool(gone)
             deleted += len(gone) == len(point.sources)
-        for source, count in missing.items():
-            if count > self._max_ratio * points[source]:
-                raise PruneRefusedError(
-                    f"--prune would remove {count:,} of the {points[source]:,} points of {source!r} "
-                    f"({count / points[source]:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing "
-                    "pruned. If the objects are really gone, run again with a larger --prune-max-ratio."
-                )
         return PrunePlan(total, detached, deleted)
 
     def carry_out(self) -> int:
@@ -123,6 +140,10 @@ class Prune:
             deleted += sum(self._detach(source, ids) for source, ids in pending.items())
         return deleted
 
+    def _refuse(self, source: str, reason: str) -> None:
+        self.refused[source] = reason
+        del self._listed[source]
+
     def _gone(self, point: PointBefore) -> list[str]:
         """The sources of this run that no longer list the point."""
         return [each for each in point.sources if each in self._listed and not holds(self._listed[each], point.id)]
@@ -133,20 +154,25 @@ class Prune:
         return len(orphans)
 
 
-def listed_ids(paths: Sequence[Path], source: str) -> npt.NDArray[np.uint64]:
-    """Half of each listed point's id, sorted. At 8 bytes a key, 100 million keys take 800 MB.
+def listed_ids(paths: Sequence[Path], source: str | None = None, *, captioned: bool = False) -> npt.NDArray[np.uint64]:
+    """Half of each listed point's id, sorted; of one source, or with a caption. 100 million keys take 800 MB.
 
     If two ids share that half, a point that is gone looks listed and is kept, which is the safe error.
     """
     parts = []
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["uri", "sources"]):
-            rows = batch.to_pylist()
-            parts.append(np.array([_half(point_id(row["uri"])) for row in rows if source in row["sources"]], np.uint64))
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["uri", "sources", "caption_hash"]):
+            uris = [
+                row["uri"]
+                for row in batch.to_pylist()
+                if (source is None or source in row["sources"]) and (row["caption_hash"] is not None or not captioned)
+            ]
+            parts.append(np.array([_half(point_id(uri)) for uri in uris], np.uint64))
     return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
 
 def holds(ids: npt.NDArray[np.uint64], id_: str) -> bool:
+    """Return True if `listed_ids` has this id."""
     half = np.uint64(_half(id_))
     place = int(np.searchsorted(ids, half))
     return place < len(ids) and bool(ids[place] == half)

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -69,6 +69,7 @@ class Report:
         self, destination: str, data_dir: Path, access: ObjectAccess, run_id: str, *, dry_run: bool = False
     ) -> None:
         self._dry_run = dry_run
+        self.problems: list[str] = []
         self.run_id = run_id
         self.destination = destination
         self._data_dir = data_dir
@@ -90,8 +91,12 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if error is not None and not self._dry_run:
+        if error is None or self._dry_run:
+            return
+        try:
             self.fail(error)
+        except Exception as failure:  # whatever it is, it must not hide the error that ended the run
+            logger.warning("%s", failure)
 
     @property
     def seconds(self) -> float:
@@ -111,7 +116,9 @@ class Report:
         for left in parent.glob("run-*-*"):
             if not _alive(int(left.name.split("-")[1])):
                 shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=parent) as directory:
+        with tempfile.TemporaryDirectory(
+            prefix=f"run-{os.getpid()}-", dir=parent, ignore_cleanup_errors=True
+        ) as directory:
             yield Path(directory)
 
     def finish(self, store: Store, collection: Collection, result: RunResult, max_failure_ratio: float) -> Summary:
@@ -119,7 +126,7 @@ class Report:
         outcome, counts = result.outcome, result.counts
         tally = outcome.tally
         reasons = self.write_failures(store, collection, tally.failed)
-        problem = _problem(counts, max_failure_ratio)
+        problem = joined([_problem(counts, max_failure_ratio), *result.problems, *self.problems])
         summary = Summary(
             run_id=self.run_id,
             state="failed" if problem else "done",
@@ -134,7 +141,7 @@ class Report:
             counts=counts,
             taken_down=tally.taken_down,
             images=tally.images,
-            captions={"encoded": tally.captions, "cut": tally.captions_cut},
+            captions={"encoded": tally.captions, "cut": tally.captions_cut, "pruned": result.pruned_captions},
             failures=reasons,
             warnings=tally.warnings,
             stages=[_stage_record(each) for each in outcome.stages],
@@ -142,8 +149,9 @@ class Report:
             advice=STAGE_ADVICE.get(outcome.bottleneck or ""),
             report=self.destination,
         )
-        self.write_summary(asdict(summary))
         store.collections.update_metadata(collection.name, counts=counts)
+        if unwritten := self.try_write_summary(asdict(summary)):
+            summary = replace(summary, state="failed", problem=joined([problem, unwritten]))
         # Logged here because the log of the store's holder is not shown.
         if store.address.url is None and store.points.count(collection) > embedded_store.COMFORTABLE_POINTS:
             logger.warning(embedded_store.LARGE_STORE_ADVICE)
@@ -156,17 +164,31 @@ class Report:
             {"run_id": self.run_id, "state": "failed", "problem": problem, "started_at": self.started_at}
         )
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Replace summary.json."""
+    def write_summary(self, summary: Mapping[str, Any], location: str | None = None) -> None:
+        """Replace summary.json, of this report or of the one at `location`. Raises `ConfigurationError`."""
         with tempfile.NamedTemporaryFile() as file:
             file.write(json.dumps(summary, indent=2, ensure_ascii=False).encode())
             file.flush()
-            self._copy("summary.json", Path(file.name))
+            self._copy(location or self.destination, "summary.json", Path(file.name))
+
+    def try_write_summary(self, summary: Mapping[str, Any]) -> str | None:
+        """Replace summary.json at the end of a run; return why it could not be written."""
+        try:
+            self.write_summary(summary)
+        except (ConfigurationError, OSError) as error:
+            return str(error)
+        return None
+
+    def read_summary(self, location: str) -> bytes:
+        """The content of the summary.json of another report. Raises `ObjectError`."""
+        with Objects(self._access) as objects, objects.open(f"{location.rstrip('/')}/summary.json") as file:
+            return file.read()
 
     def write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
         """Copy this run's failures from the store to failures.jsonl, and return their number by reason.
 
-        `expected` is the number of failed objects, or None if unknown.
+        `expected` is the number of failed objects, or None if unknown. If the file cannot be written, the reason is
+        added to `problems`: the result of the run is known by now, and must not be lost.
         """
         reasons: Counter[str] = Counter()
         with tempfile.NamedTemporaryFile() as file:
@@ -180,18 +202,26 @@ class Report:
                 }
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
-            self._copy("failures.jsonl", Path(file.name))
+            try:
+                self._copy(self.destination, "failures.jsonl", Path(file.name))
+            except ConfigurationError as error:
+                self.problems.append(str(error))
         if expected is not None and reasons.total() != expected:
             # A concurrent run of the same index failed on the same objects, and its records replaced ours.
             logger.warning("%d objects failed, but failures.jsonl lists %d", expected, reasons.total())
         return dict(reasons.most_common())
 
-    def _copy(self, name: str, path: Path) -> None:
+    def _copy(self, location: str, name: str, path: Path) -> None:
         try:
             with Objects(self._access) as objects:
-                objects.write(f"{self.destination.rstrip('/')}/{name}", path)
+                objects.write(f"{location.rstrip('/')}/{name}", path)
         except ObjectError as error:
             raise ConfigurationError(f"The report cannot be written: {error.message}") from error
+
+
+def joined(problems: Iterable[str | None]) -> str | None:
+    """The problems in one text; None if there are none."""
+    return " ".join(dict.fromkeys(filter(None, problems))) or None
 
 
 def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:

@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from viewfinder.arrays import Vectors
 from viewfinder.indexing.accounting import Outcome, RunResult, Stage, Tally
 from viewfinder.indexing.caption_fields import record_fields
+from viewfinder.indexing.captions_prune import CaptionsPrune
 from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
 from viewfinder.indexing.executor import Executor, IndexJob, compare_all
 from viewfinder.indexing.options import IndexOptions
@@ -23,13 +24,14 @@ from viewfinder.indexing.preflight import choose_model, list_objects, open_colle
 from viewfinder.indexing.progress import NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan
 from viewfinder.indexing.report import IndexPlan, Report, Summary
+from viewfinder.indexing.running import begin, end
 from viewfinder.indexing.snapshot import Snapshot
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.uris import canonical_uri
+from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
 from viewfinder.store.recorded import SourceRecord
@@ -77,6 +79,8 @@ def index(
         else nullcontext(report)  # closed by the caller
     )
     with opened as report, report.workspace() as workspace:
+        if not options.dry_run:
+            begin(report, store, settings.index)
         checkpoint = choose_model(options, settings, store)
         if listing is None:
             executor.check(options.sources, access, store)
@@ -88,7 +92,9 @@ def index(
             if collection is None or options.dry_run:
                 return IndexPlan(*indexer.plan(options, collection, listed))
             result = indexer.sync(options, collection, checkpoint, listed)
-        return report.finish(store, collection, result, options.max_failure_ratio)
+        summary = report.finish(store, collection, result, options.max_failure_ratio)
+        end(report, store, settings.index)
+        return summary
 
 
 class Indexer:
@@ -130,9 +136,10 @@ class Indexer:
         prefix = f"manifest-{next(self._numbers)}-"
         with tempfile.TemporaryDirectory(dir=self._workspace, prefix=prefix) as directory:
             snapshot = None
-            if options.prune and collection is not None:
-                sources = list(dict.fromkeys(map(canonical_uri, options.sources)))
-                snapshot = Snapshot.take(self._store, collection, sources, Path(directory))
+            if (options.prune or options.prune_captions) and collection is not None:
+                # In every spelling: which one exists is known only after the listing.
+                sources = [each for source in options.sources for each in spellings(source_uri(source))]
+                snapshot = Snapshot.take(self._store, collection, list(dict.fromkeys(sources)), Path(directory))
             if self._listing is not None:
                 manifest = self._listing(options, Path(directory))
             else:
@@ -153,6 +160,9 @@ class Indexer:
         manifest = listed.manifest
         prune = Prune.of(options, self._store, collection, manifest, listed.snapshot)
         prune_plan = prune.plan() if prune else None
+        captions_prune = CaptionsPrune.of(options, self._store, collection, manifest, listed.snapshot)
+        if captions_prune:
+            prune_plan = replace(prune_plan or PrunePlan(0, 0, 0), captions=captions_prune.plan())
         compare = self._compare(options, collection, manifest)
         compared = self._compared(manifest, compare)
         if compared is not None:
@@ -174,14 +184,21 @@ class Indexer:
         prune = Prune.of(options, store, collection, manifest, listed.snapshot)
         if prune:
             prune.plan()
-        self._record_run(collection, manifest)
+        captions_prune = CaptionsPrune.of(options, store, collection, manifest, listed.snapshot)
+        if captions_prune:
+            captions_prune.plan()
+        self._record_run(options, collection, manifest)
         record_fields(store, collection, manifest)
         compare = self._compare(options, collection, manifest)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
+        pruned_captions = captions_prune.carry_out() if captions_prune else 0
         delete_taken_down(store, collection)
         update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
-        return RunResult(manifest, outcome, pruned)
+        gone = {**manifest.sources_gone, **manifest.captions_gone}
+        problems = [f"{uri!r} is left out: {reason}" for uri, reason in gone.items()]
+        problems += prune.refused.values() if prune else ()
+        return RunResult(manifest, outcome, pruned, pruned_captions, tuple(problems))
 
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
         """Unit vectors float32 [N, D]."""
@@ -193,7 +210,11 @@ class Indexer:
 
     def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
         return Compare(
-            self._access, self._store.address, collection, captions=manifest.with_captions, prune=options.prune
+            self._access,
+            self._store.address,
+            collection,
+            captions=manifest.with_captions,
+            captions_from=options.captions_from,
         )
 
     def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:
@@ -221,14 +242,20 @@ class Indexer:
             total, [Stage("compare", total.objects, total.compare_s, 1), Stage("write", 0, total.write_s, 1)]
         )
 
-    def _record_run(self, collection: Collection, manifest: Manifest) -> None:
-        """Record the run and its sources with the collection, so that a re-index can read all of them again."""
+    def _record_run(self, options: IndexOptions, collection: Collection, manifest: Manifest) -> None:
+        """Record the run, its sources and captions files, so that a re-index can read all of them again."""
         records = self._store.collections.records(collection)
+        records.record_run(self._run_id)
+        if options.recorded is not None:
+            return
         records.record_sources(SourceRecord.of(each) for each in manifest.sources)
         for each in manifest.sources:
-            if "captions" in each:
-                records.record_captions(each["source"], each["captions"])
-        records.record_run(self._run_id)
+            given = each.get("captions", ())
+            for uri in given:
+                records.record_captions(each["source"], uri)
+            if options.prune_captions:  # what only the other files have is removed
+                for uri in set(collection.recorded.captions_of(each["source"])).difference(given):
+                    records.remove_captions(each["source"], uri)
 
     def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
         texts = unrelated_texts(checkpoint.spec.languages)

@@ -1,25 +1,24 @@
 """Build a collection beside the live one: create or resume it, and fill it until a round changes nothing."""
 
-import itertools
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.accounting import RunResult
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.run import Indexer
+from viewfinder.indexing.source_removal import remove_source
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, format_bytes
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
-from viewfinder.sources.uris import source_uri
+from viewfinder.sources.uris import canonical_uri, source_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
-from viewfinder.store.recorded import SourceRecord
+from viewfinder.store.recorded import CaptionsRecord, Recorded, SourceRecord
 from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 
 logger = logging.getLogger("viewfinder.reindex")
@@ -31,14 +30,18 @@ READY_TIMEOUT_S = 12 * 3600.0
 _LOG_EVERY_S = 15.0
 # Headroom: the embedded store's files grow during writes.
 _DISK_FACTOR = 1.2
-_PAGE = 1000
 
 
-def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: float) -> list[IndexOptions]:
-    """Return the runs that read every source: those recorded with the live collection, or those given.
+def plan_run(
+    live: Collection,
+    options: ReindexOptions,
+    *,
+    prune_max_ratio: float,
+    captions_from: Collection | None = None,
+) -> IndexOptions:
+    """Return the run that reads every recorded source, or those given, each with its own patterns and captions files.
 
-    Sources with the same patterns and captions share a run. Raises `ConfigurationError` if no source is recorded, or if
-    one was indexed with `--max-objects`.
+    Raises `ConfigurationError` if no source is recorded, or if one was indexed with `--max-objects`.
     """
     recorded = dict(live.recorded.sources)
     if options.sources:
@@ -53,22 +56,20 @@ def plan_runs(live: Collection, options: ReindexOptions, *, prune_max_ratio: flo
             f"{', '.join(map(repr, limited))} was indexed with --max-objects, so a re-index may read other objects. "
             "Index it without --max-objects first, or name the sources with --source."
         )
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for uri, each in recorded.items():
-        captions = options.captions or next(reversed(live.recorded.captions_of(uri)), None)
-        key = (each.include, each.exclude, captions)
-        groups.setdefault(key, []).append(uri)
-    return [
-        IndexOptions(
-            sources=tuple(uris),
-            captions=captions,
-            include=include,
-            exclude=exclude,
-            prune=True,
-            prune_max_ratio=prune_max_ratio,
-        )
-        for (include, exclude, captions), uris in groups.items()
-    ]
+    captions = list(live.recorded.captions)
+    if options.captions:
+        files = list(dict.fromkeys(map(canonical_uri, options.captions)))
+        captions = [CaptionsRecord(source, uri, "") for uri in files for source in recorded]
+    return IndexOptions(
+        sources=tuple(recorded),
+        recorded=Recorded(sources=recorded, captions=captions),
+        captions_from=captions_from,
+        prune=True,
+        prune_max_ratio=prune_max_ratio,
+        prune_captions=options.prune_captions and captions_from is None,
+        prune_captions_max_ratio=options.prune_captions_max_ratio,
+        retry_failed=options.retry_failed,
+    )
 
 
 def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> None:
@@ -132,30 +133,27 @@ def fill(
     lock: UpgradeLock,
     new: Collection,
     checkpoint: Checkpoint,
-    current_runs: Callable[[], Sequence[IndexOptions]],
-    on_round: Callable[[Sequence[RunResult]], None],
-) -> list[RunResult]:
-    """Index the sources in rounds until a round changes nothing and the count is exact; return its results.
+    current_run: Callable[[], IndexOptions],
+    on_round: Callable[[RunResult], None],
+) -> RunResult:
+    """Index the sources in rounds until a round changes nothing and the count is exact; return its result.
 
-    `current_runs` is called before each round, because sources may be added meanwhile, and `on_round` after it.
+    `current_run` is called before each round, because sources may be added meanwhile, and `on_round` after it.
     """
-    results: list[RunResult] = []
     for number in range(1, MAX_ROUNDS + 1):
         lock.renew()
-        runs = current_runs()
-        logger.info("Round %d over %d sources", number, sum(len(each.sources) for each in runs))
-        new = record_sources(store, new, runs)
-        results = []
-        for options in runs:
-            results.append(indexer.sync(options, store.collections.refresh(new), checkpoint))
-            lock.renew()
-        on_round(results)
-        if any(each.changed for each in results):
+        run = current_run()
+        logger.info("Round %d over %d sources", number, len(run.sources))
+        new = replace_records(store, new, run)
+        result = indexer.sync(run, new, checkpoint)
+        lock.renew()
+        on_round(result)
+        if result.changed:
             continue
         logger.info("No more changes; waiting until %s is ready", new.name)
         _wait_ready(store, new)
         # A takedown between the listing and this count makes the two differ; the next round corrects it.
-        if all(count == each.expected for count, each in zip(count_points(store, new, results), results, strict=True)):
+        if count_points(store, new, result) == result.expected:
             break
     else:
         logger.info(
@@ -164,35 +162,33 @@ def fill(
         _wait_ready(store, new)
     if new.metadata.state == "building":
         store.collections.update_metadata(new.name, state="ready")
-    return results
+    return result
 
 
-def count_points(store: Store, collection: Collection, results: Sequence[RunResult]) -> list[int]:
-    """Count the points that the sources of each run have in the collection."""
-    of_runs = [[str(source["source"]) for source in each.manifest.sources] for each in results]
-    return [store.points.count(collection, {"sources": {"in": sources}}) for sources in of_runs]
+def count_points(store: Store, collection: Collection, result: RunResult) -> int:
+    """Count the points that the sources of a run have in the collection."""
+    return store.points.count(collection, {"sources": {"in": [each["source"] for each in result.manifest.sources]}})
 
 
-def record_sources(store: Store, collection: Collection, runs: Sequence[IndexOptions]) -> Collection:
-    """Record exactly the sources of `runs` with the collection, and delete points that belong only to others."""
-    wanted = {
-        uri: SourceRecord(uri, tuple(options.include), tuple(options.exclude))
-        for options in runs
-        for uri in map(source_uri, options.sources)
-    }
-    gone = store.collections.refresh(collection).recorded.sources.keys() - wanted.keys()
-    for uri in gone:
-        points = store.points.iterate(collection, {"sources": {"in": [uri]}}, ["sources"])
-        ids = (point.id for point in points)
-        while page := list(itertools.islice(ids, _PAGE)):
-            store.points.delete(collection, store.points.remove_source(collection, page, uri))
+def replace_records(store: Store, collection: Collection, run: IndexOptions) -> Collection:
+    """Record exactly the sources and captions files of `run`, and delete points that belong only to others."""
+    recorded = store.collections.refresh(collection).recorded
+    for uri in recorded.sources.keys() - set(run.sources):
+        remove_source(store, collection, uri)
+    return add_records(store, collection, run)
+
+
+def add_records(store: Store, collection: Collection, run: IndexOptions) -> Collection:
+    """Record the sources and captions files of `run`, the latter in their order."""
+    wanted = run.recorded or Recorded()
     records = store.collections.records(collection)
-    records.remove_sources(gone)
-    records.record_sources(wanted.values())
-    for options in runs:
-        if options.captions:
-            for uri in options.sources:
-                records.record_captions(uri, options.captions)
+    records.record_sources(wanted.sources.values())
+    known = store.collections.refresh(collection).recorded
+    for source in wanted.sources:
+        files = wanted.captions_of(source)
+        if known.captions_of(source) != files:
+            for uri in files:
+                records.record_captions(source, uri)
     return store.collections.refresh(collection)
 
 

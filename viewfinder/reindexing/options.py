@@ -15,11 +15,14 @@ class ReindexOptions:
     model: str | None = None
     index: str | None = None
     sources: tuple[str, ...] = ()
-    captions: str | None = None
+    captions: tuple[str, ...] = ()
     evaluation_set: str | None = None
     keep: int = KEEP
     max_failure_ratio: float = MAX_FAILURE_RATIO
     prune_max_ratio: float = PRUNE_MAX_RATIO
+    prune_captions: bool = False
+    prune_captions_max_ratio: float = PRUNE_MAX_RATIO
+    retry_failed: bool = False
     max_quality_loss: float = MAX_QUALITY_LOSS
     rebuild: bool = False
     when_model_changed: bool = False

@@ -20,7 +20,7 @@ class ReindexPlan:
     """The plan of a dry run: `actions` counts the listed objects by the action they need."""
 
     step: str
-    sources: Sequence[tuple[tuple[str, ...], str | None]]  # with their captions file
+    sources: Mapping[str, Sequence[str]]  # with their captions files
     actions: Mapping[str, int]
     gone: PrunePlan | None
 
@@ -83,13 +83,13 @@ class ReindexRecord:
         finally:
             self.phases[name] = round(self.phases.get(name, 0.0) + time.monotonic() - began, 2)
 
-    def add_round(self, results: Sequence[RunResult]) -> None:
+    def add_round(self, result: RunResult) -> None:
         """Add the counts of one round over all sources.
 
         `listed` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and `pruned` are
         sums. So listed = unchanged + indexed + failed, unless objects changed between rounds.
         """
-        before, now = self.counts, sum((Counter(each.counts) for each in results), Counter[str]())
+        before, now = self.counts, Counter(result.counts)
         self.counts = {
             "listed": now["listed"],
             "unchanged": before.get("unchanged", now["unchanged"]),

@@ -65,16 +65,16 @@ def verify(
     store: Store,
     indexer: Indexer,
     pair: CollectionPair,
-    results: Sequence[RunResult],
+    result: RunResult,
     queries: Sequence[LabelledQuery],
     bounds: Bounds,
     run_id: str,
 ) -> list[Check]:
-    """Run all checks. `results` come from the last round, `queries` from the evaluation set (empty without one)."""
+    """Run all checks. `result` is that of the last round, `queries` from the evaluation set (empty without one)."""
     sampled = store.points.sample_records(pair.new, SAMPLED, {"has_image": {"eq": True}})
     fresh = indexer.encode_images(pair.new_model, sampled)
     return [
-        *_check_counts(store, pair, results, bounds, run_id),
+        *_check_counts(store, pair, result, bounds, run_id),
         *_check_vectors(store, pair.new, sampled, fresh),
         *_check_quality(store, indexer, pair, queries, bounds),
         _check_approximate_recall(store, pair.new, list(fresh.values()), bounds),
@@ -85,18 +85,15 @@ def verify(
 # -- Counts ---------------------------------------------------------------------------------------------------------
 
 
-def _check_counts(
-    store: Store, pair: CollectionPair, results: Sequence[RunResult], bounds: Bounds, run_id: str
-) -> list[Check]:
+def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds: Bounds, run_id: str) -> list[Check]:
     new, live = pair.new, pair.live
-    expected = sum(each.expected for each in results)
-    found = sum(count_points(store, new, results))
+    expected, found = result.expected, count_points(store, new, result)
     total = store.points.count(new)
-    sources = sorted({str(source["source"]) for each in results for source in each.manifest.sources})
+    gone = result.manifest.sources_gone
+    sources = [*gone, *(str(each["source"]) for each in result.manifest.sources)]
     strays = total - store.points.count(new, {"sources": {"in": sources}})
 
-    listed = sum(each.counts["listed"] for each in results)
-    failed = sum(each.counts["failed"] for each in results)
+    listed, failed = result.counts["listed"], result.counts["failed"]
     ratio = failed / listed if listed else 0.0
     lost = _count_lost(store, live, run_id) if failed else 0
     live_total = store.points.count(live)
@@ -105,6 +102,7 @@ def _check_counts(
     return [
         Check("points", found == expected, found, f"= {expected:,}", "listed − failed − taken down"),
         Check("points of other sources", strays == 0, strays, "= 0"),
+        Check("sources gone", not gone, len(gone), "= 0", ", ".join(gone)),
         Check("failed", ratio <= bounds.failure_ratio, round(ratio, 5), f"≤ {bounds.failure_ratio:g}", f"{failed:,}"),
         Check("failed, but live", lost == 0, lost, "= 0", "unchanged images that only the live collection has"),
         Check("points kept", total >= kept * live_total, total, f"≥ {kept * live_total:,.0f}", f"live: {live_total:,}"),

@@ -4,7 +4,6 @@ A run may be killed in any phase; the next run continues there. Before the promo
 """
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,9 +13,10 @@ from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyE
 from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
-from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
-from viewfinder.indexing.report import Report
+from viewfinder.indexing.prune import PruneRefusedError
+from viewfinder.indexing.report import Report, joined
 from viewfinder.indexing.run import Indexer
+from viewfinder.indexing.running import begin, end
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.reindexing import build
 from viewfinder.reindexing.options import ReindexOptions
@@ -35,6 +35,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
+from viewfinder.store.recorded import Recorded
 
 logger = logging.getLogger("viewfinder.reindex")
 
@@ -74,6 +75,8 @@ class _Reindex:
 
     def run(self) -> ReindexResult:
         live = self._store.collections.require_live(self._settings.index)
+        if not self._options.dry_run:
+            begin(self._report, self._store, live.index)
         pause = read_pause(self._store.control(live.index))
         if pause and self._options.model is None:
             logger.warning("Scheduled runs of index %r are paused %s. Pass --release or --model.", live.index, pause)
@@ -85,12 +88,12 @@ class _Reindex:
                 self._repair(live, pause)
             return self._update(live, wanted)
         if self._options.dry_run:
-            runs = build.plan_runs(live, self._options, prune_max_ratio=1.0)
+            run = build.plan_run(live, self._options, prune_max_ratio=1.0, captions_from=live)
             reusable = build.find_reusable(self._store, live, wanted, rebuild=self._options.rebuild)
             step = (
                 f"continue with {reusable.name} ({reusable.metadata.state})" if reusable else "build a new collection"
             )
-            return self._plan(f"{step} for model {wanted.name} ({wanted.fingerprint})", live, runs, reusable)
+            return self._plan(f"{step} for model {wanted.name} ({wanted.fingerprint})", live, run, reusable)
         with UpgradeLock(self._store.control(live.index), self._report.run_id) as lock:
             correct_states(self._store, live.index)
             # Another run may have promoted a collection before this one got the lock.
@@ -104,38 +107,41 @@ class _Reindex:
         if self._options.when_model_changed:
             logger.info("The index has model %s already; nothing to do", wanted.name)
             return self._result(live, "nothing to do: the model has not changed")
-        runs = build.plan_runs(live, self._options, prune_max_ratio=self._options.prune_max_ratio)
+        run = build.plan_run(live, self._options, prune_max_ratio=self._options.prune_max_ratio)
         if self._options.dry_run:
-            return self._plan("bring the live collection up to date", live, runs, live)
+            return self._plan("bring the live collection up to date", live, run, live)
         with self._record.phase("preflight"):
-            self._check_sources(runs)
+            self._check_sources(run)
         with self._record.phase("update"):
-            problems = self._sync(live, wanted, runs)
+            if self._options.sources or self._options.captions:
+                live = build.add_records(self._store, live, run)
+            problems = self._sync(live, wanted, run)
         self._store.collections.update_metadata(live.name, counts=self._record.counts)
-        return self._result(live, "brought up to date", _joined([*problems, self._too_many_failures()]))
+        return self._result(live, "brought up to date", joined([*problems, self._too_many_failures()]))
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
         """Build a collection beside the live one, verify it, and promote it."""
         store, options, record = self._store, self._options, self._record
 
-        def current_runs() -> Sequence[IndexOptions]:
+        def current_run() -> IndexOptions:
             # Index jobs may add sources meanwhile. Pruning needs no bound, because this collection is not searched yet;
             # the check "points kept" refuses one that is too small.
-            return build.plan_runs(store.collections.refresh(live), options, prune_max_ratio=1.0)
+            current = store.collections.refresh(live)
+            return build.plan_run(current, options, prune_max_ratio=1.0, captions_from=current)
 
         with record.phase("preflight"):
             queries = self._load_queries(live)
-            self._check_sources(current_runs())
+            self._check_sources(current_run())
             live_model = _find_model(live)
             build.check_disk_space(store, live, wanted)
         with record.phase("build"):
             new = build.open_new(store, lock, live, wanted, rebuild=options.rebuild)
-            results = build.fill(store, self._indexer, lock, new, wanted, current_runs, record.add_round)
+            result = build.fill(store, self._indexer, lock, new, wanted, current_run, record.add_round)
             store.collections.update_metadata(new.name, counts=record.counts)
         with record.phase("verify"):
             bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
             pair = CollectionPair(store.collections.refresh(new), wanted, live, live_model)
-            record.add_checks(verify(store, self._indexer, pair, results, queries, bounds, self._report.run_id))
+            record.add_checks(verify(store, self._indexer, pair, result, queries, bounds, self._report.run_id))
         if failed := [each for each in record.checks if each.passed is False]:
             reasons = "; ".join(f"{each.name} is {each.value}, must be {each.bound}" for each in failed)
             return self._result(
@@ -152,8 +158,13 @@ class _Reindex:
             wait_for_service(self._settings.service_url, new.name)
         with record.phase("catch up"):
             # This collection is searched now, so the user's bound on pruning applies.
-            runs = build.plan_runs(store.collections.refresh(live), options, prune_max_ratio=options.prune_max_ratio)
-            problem = _joined(self._sync(new, wanted, runs))
+            ratio = options.prune_max_ratio
+            new = build.add_records(
+                store, new, build.plan_run(store.collections.refresh(live), options, prune_max_ratio=ratio)
+            )
+            # Jobs that began after the switch may have recorded more.
+            of_new = replace(options, sources=(), captions=())
+            problem = joined(self._sync(new, wanted, build.plan_run(new, of_new, prune_max_ratio=ratio)))
         dropped: list[str] = []
         if problem is None:  # else a retired collection may be needed
             with record.phase("clean up"):
@@ -182,25 +193,22 @@ class _Reindex:
     def _is_current(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _sync(self, collection: Collection, model: Checkpoint, runs: Sequence[IndexOptions]) -> list[str]:
-        """Bring a live collection up to date; return why some sources were not pruned."""
-        results, problems = [], []
-        for options in runs:
-            current = self._store.collections.refresh(collection)
-            try:
-                results.append(self._indexer.sync(options, current, model))
-            except PruneRefusedError as error:
-                logger.warning("%s", error)
-                problems.append(str(error))
-                results.append(self._indexer.sync(replace(options, prune=False), current, model))
-        self._record.add_round(results)
-        return problems
+    def _sync(self, collection: Collection, model: Checkpoint, run: IndexOptions) -> list[str]:
+        """Bring a live collection up to date; return what was left out or not pruned, and why."""
+        problems: list[str] = []
+        try:
+            result = self._indexer.sync(run, collection, model)
+        except PruneRefusedError as error:
+            logger.warning("%s", error)
+            problems.append(str(error))
+            result = self._indexer.sync(replace(run, prune=False, prune_captions=False), collection, model)
+        self._record.add_round(result)
+        return [*problems, *result.problems]
 
-    def _check_sources(self, runs: Sequence[IndexOptions]) -> None:
-        """List each source here, and list it and read one of its objects on a worker."""
-        for options in runs:
-            check_sources(options, self._access)
-        self._indexer.check([source for options in runs for source in options.sources])
+    def _check_sources(self, run: IndexOptions) -> None:
+        """List the sources here, and list them and read one object of each on a worker."""
+        check_sources(run, self._access)
+        self._indexer.check(run.sources)
 
     def _load_queries(self, live: Collection) -> Sequence[LabelledQuery]:
         """Load the evaluation set, if there is one; at least one of its images must be in the live collection."""
@@ -226,28 +234,21 @@ class _Reindex:
             )
         return None
 
-    def _plan(
-        self, step: str, live: Collection, runs: Sequence[IndexOptions], collection: Collection | None
-    ) -> ReindexResult:
+    def _plan(self, step: str, live: Collection, run: IndexOptions, collection: Collection | None) -> ReindexResult:
         """Count what a run would do; `collection` is the one to fill, None if it would be created."""
-        plans = [self._indexer.plan(each, collection) for each in runs]
-        actions = sum((Counter(each) for each, _ in plans), Counter[str]())
-        gone = [each for _, each in plans if each is not None]
-        plan = ReindexPlan(
-            step=step,
-            sources=[(each.sources, each.captions) for each in runs],
-            actions=dict(actions),  # `asdict` cannot copy a Counter
-            gone=sum(gone, PrunePlan(0, 0, 0)) if gone else None,
-        )
+        actions, gone = self._indexer.plan(run, collection)
+        captions = (run.recorded or Recorded()).captions_of
+        plan = ReindexPlan(step, {source: captions(source) for source in run.sources}, actions, gone)
         return self._result(live, "dry run", plan=plan)
 
     def _result(self, live: Collection, outcome: str, problem: str | None = None, **details: Any) -> ReindexResult:
         """Make the result and, unless this is a dry run, write the report."""
         dry_run, report = self._options.dry_run, self._report
+        failures = {} if dry_run else report.write_failures(self._store, live, None)
         result = ReindexResult(
             run_id=report.run_id,
             outcome=outcome,
-            problem=problem,
+            problem=joined([problem, *report.problems]),
             started_at=report.started_at,
             seconds=report.seconds,
             index=live.index,
@@ -255,7 +256,7 @@ class _Reindex:
             model=live.metadata.model_name,
             fingerprint=live.metadata.fingerprint,
             counts=self._record.counts,
-            failures={} if dry_run else report.write_failures(self._store, live, None),
+            failures=failures,
             phases=self._record.phases,
             checks=self._record.checks,
             dry_run=dry_run,
@@ -263,12 +264,10 @@ class _Reindex:
             **details,
         )
         if not dry_run:
-            report.write_summary(result.as_summary())
+            if unwritten := report.try_write_summary(result.as_summary()):
+                result = replace(result, problem=joined([result.problem, unwritten]))
+            end(report, self._store, live.index)
         return result
-
-
-def _joined(problems: Sequence[str | None]) -> str | None:
-    return " ".join(filter(None, problems)) or None
 
 
 def _find_model(live: Collection) -> Checkpoint | None:

@@ -10,7 +10,7 @@ import posixpath
 import sqlite3
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.caption_files import CaptionFile, CaptionFiles
 from viewfinder.sources.captions import Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
@@ -54,7 +55,8 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
 class Manifest:
     """A complete listing, or its first `max_objects` objects: part files, and the options to list the same again.
 
-    `with_captions` is True if captions were looked up for the objects, even if none was found.
+    `with_captions` is True if captions were looked up for the objects, even if none was found. `sources_gone`
+    and `captions_gone` could not be read, for the reason given; the other sources and captions files are complete.
     """
 
     paths: tuple[Path, ...]
@@ -62,20 +64,22 @@ class Manifest:
     bytes: int
     sources: tuple[Mapping[str, Any], ...]
     with_captions: bool = False
+    sources_gone: Mapping[str, str] = field(default_factory=dict)
+    captions_gone: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_manifest(
-    sources: Sequence[str],
+    sources: Sequence[str | Source],
     directory: Path,
     objects: Objects,
     *,
-    captions: Captions | None = None,
+    captions: CaptionFiles | Captions | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     max_objects: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Manifest:
-    """List `sources` into part files in `directory`.
+    """List `sources` into part files in `directory`. A `Source` has patterns of its own.
 
     An object in several sources has one row with all of them. With `max_objects` the listing is in key order and ends
     early. The `etag` from a manifest file may be empty until the object is read.
@@ -83,7 +87,8 @@ def write_manifest(
     is never returned.
     """
     patterns = Patterns(tuple(include), tuple(exclude))
-    known = [Source(uri, patterns) for uri in dict.fromkeys(map(source_uri, sources))]
+    given = [each if isinstance(each, Source) else Source(source_uri(each), patterns) for each in sources]
+    known = list({source.uri: source for source in given}.values())
     files = [source for source in known if source.is_manifest]
     with _ManifestFiles(files) as manifest_files, _Writer(directory, captions, progress) as writer:
         for source in files:
@@ -94,14 +99,24 @@ def write_manifest(
             for batch in _batches(itertools.islice(itertools.chain(listed, manifest_files.remaining()), max_objects)):
                 writer.add(batch)
     if not writer.listed:
+        selected = any(source.patterns != Patterns() for source in known)
         raise SourceError(
-            f"Nothing to index in {', '.join(map(repr, sources))}: there is no object that could be an image"
-            + (" and matches --include and --exclude." if include or exclude else ".")
+            f"Nothing to index in {', '.join(repr(source.uri) for source in known)}: there is no object that could be "
+            + ("an image and matches --include and --exclude." if selected else "an image.")
         )
-    options: dict[str, Any] = {"include": list(include), "exclude": list(exclude)}
-    options |= {"captions": captions.uri} if captions and captions.uri else {}
-    options |= {"max_objects": max_objects} if max_objects is not None else {}
-    return writer.manifest([{"source": source.uri, **options} for source in known])
+    options: dict[str, Any] = {"max_objects": max_objects} if max_objects is not None else {}
+    return writer.manifest(
+        [
+            {
+                "source": source.uri,
+                "include": list(source.patterns.include),
+                "exclude": list(source.patterns.exclude),
+                "captions": writer.captions.uris_of(source.uri) if writer.captions is not None else [],
+                **options,
+            }
+            for source in known
+        ]
+    )
 
 
 def manifest_of(infos: Iterable[ObjectInfo], directory: Path, *, captions: Captions | None = None) -> Manifest:
@@ -199,11 +214,13 @@ class _ManifestFiles:
 class _Writer:
     """Writes rows, with their captions, to part files."""
 
-    def __init__(self, directory: Path, captions: Captions | None, progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, directory: Path, captions: CaptionFiles | Captions | None, progress: Callable[[int], None] | None
+    ) -> None:
         self.listed = 0
         self.bytes = 0
         self._directory = directory
-        self._captions = captions
+        self.captions = CaptionFiles([CaptionFile(captions)]) if isinstance(captions, Captions) else captions
         self._progress = progress
         self.paths: list[Path] = []
         self._part: pq.ParquetWriter | None = None
@@ -220,12 +237,11 @@ class _Writer:
 
     def manifest(self, sources: Sequence[Mapping[str, Any]]) -> Manifest:
         """Return the manifest of all rows, after the `with` block."""
-        captioned = self._captions is not None
+        captioned = self.captions is not None
         return Manifest(tuple(self.paths), self.listed, self.bytes, tuple(sources), captioned)
 
     def add(self, rows: Sequence[_ListedObject]) -> None:
-        infos = [info for info, _ in rows]
-        records = self._captions.find_many(infos) if self._captions else [None] * len(infos)
+        records = self.captions.find_many(rows) if self.captions is not None else [None] * len(rows)
         for (info, sources), record in zip(rows, records, strict=True):
             self._pending.append(
                 {

@@ -17,7 +17,9 @@ from viewfinder.store.connection import Connection
 from viewfinder.store.records import is_point_id
 from viewfinder.store.request_size import point_bytes
 
-Kind = Literal["failure", "takedown", "upgrade_lock", "rollback_pause", "source", "captions_file", "run", "field"]
+Kind = Literal[
+    "failure", "takedown", "upgrade_lock", "rollback_pause", "running", "source", "captions_file", "run", "field"
+]
 
 # Never change it: it determines every id in every control collection.
 _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
@@ -108,6 +110,18 @@ class Control:
     def restore(self, ids: Sequence[str]) -> None:
         """Delete the takedowns of these points."""
         self.remove("takedown", list(filter(is_point_id, ids)))
+
+    def running(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the runs that have begun and not recorded their end, with what they recorded."""
+        return ((str(record["subject"]), record) for record in self._scroll(_equals("kind", "running")))
+
+    def record_running(self, run_id: str, record: Mapping[str, Any]) -> None:
+        """Record that a run has begun."""
+        self.write("running", {run_id: record})
+
+    def forget_running(self, run_ids: Sequence[str]) -> None:
+        """Record that runs have ended."""
+        self.remove("running", run_ids)
 
     def read(self, kind: Kind, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the records of one kind by subject."""

@@ -212,8 +212,8 @@ def _any_of(name: str, kind: str, values: list[Any]) -> Any:
     each_equal = [_equal(name, kind, value) for value in values]
     # Qdrant's "any" accepts only strings or only integers.
     if all(type(value) is str for value in values):
-        same = [each for value in values for each in spellings(value)]
-        return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=same))
+        same = dict.fromkeys(each for value in values for each in spellings(value))
+        return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=list(same)))
     if all(type(value) is int for value in values):
         return models.FieldCondition(key=field_path(name), match=models.MatchAny(any=values))
     return models.Filter(should=each_equal)

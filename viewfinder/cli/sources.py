@@ -1,0 +1,116 @@
+"""`viewfinder sources list` and `remove`: the sources that a re-index reads."""
+
+import sys
+from dataclasses import asdict
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from viewfinder.cli import output
+from viewfinder.cli.entry import packages_of
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, YesOption, examples, source_uri
+from viewfinder.errors import ConfigurationError
+from viewfinder.settings import Settings
+from viewfinder.sources.uris import source_uri as recorded_uri
+from viewfinder.sources.uris import spellings
+
+if TYPE_CHECKING:
+    from viewfinder.store import Collection, Store
+
+EPILOG = examples(
+    "viewfinder sources list", "viewfinder sources list --json", "viewfinder sources remove s3://bucket/2019"
+)
+
+
+class Action(StrEnum):
+    """What to do with sources."""
+
+    LIST = "list"
+    REMOVE = "remove"
+
+
+def sources_command(
+    action: Annotated[Action, typer.Argument(help="Show the sources, or forget one.", show_default=False)],
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SRC]", help="The source to remove.", show_default=False, parser=source_uri)
+    ] = None,
+    yes: YesOption = False,
+    index: IndexNameOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or remove the sources that a re-index reads.
+
+    'list' shows each source with its points, captions files and patterns. 'remove' forgets a source and deletes the
+    points of images that are in no other source; the files themselves are not touched.
+    """
+    if (action is Action.REMOVE) != (source is not None):
+        raise typer.BadParameter("'remove' takes one source, 'list' takes none.", param_hint="'SRC'")
+    settings = Settings.load(config=config, index=index)
+    with packages_of("local", "sources"):
+        from viewfinder.cluster.session import open_store
+
+    with open_store(settings) as store:
+        live = store.collections.require_live(settings.index)
+        if source is None:
+            _show(store, live, as_json=as_json)
+        else:
+            _remove(store, live, source, yes=yes, as_json=as_json)
+
+
+def _show(store: "Store", live: "Collection", *, as_json: bool) -> None:
+    found = [
+        {
+            **asdict(each),
+            "captions": live.recorded.captions_of(each.uri),
+            "points": store.points.count(live, {"sources": {"eq": each.uri}}),
+        }
+        for each in live.recorded.sources.values()
+    ]
+    if as_json:
+        output.print_json(found)
+        return
+    rows = [
+        [
+            each["uri"],
+            f"{each['points']:,}",
+            " ".join(each["captions"]),
+            " ".join(each["include"]),
+            " ".join(each["exclude"]),
+            "" if each["max_objects"] is None else f"{each['max_objects']:,}",
+        ]
+        for each in found
+    ]
+    output.print_table(["source", "points", "captions", "include", "exclude", "max objects"], rows)
+
+
+def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_json: bool) -> None:
+    from viewfinder.indexing.source_removal import count_only_in, remove_source
+
+    uri = _recorded(source, live)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError("Not a terminal: pass --yes to confirm.")
+        count = count_only_in(store, live, uri)
+        typer.confirm(f"Forget {uri} and delete the {count:,} points that only it has?", abort=True, err=True)
+    deleted = remove_source(store, live, uri)
+    if as_json:
+        output.print_json({"source": uri, "deleted": deleted})
+    else:
+        output.print_text(f"{uri} is removed; {deleted:,} points are deleted.")
+
+
+def _recorded(source: str, live: "Collection") -> str:
+    """Return the recorded source that is spelled like `source`."""
+    known = list(live.recorded.sources)
+    uri = recorded_uri(source)
+    for each in spellings(uri):
+        if each in known:
+            return each
+    near = get_close_matches(uri, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ConfigurationError(
+        f"Index {live.index!r} has no source {uri!r}.{hint} Recorded: {', '.join(map(repr, known)) or 'none'}."
+    )
