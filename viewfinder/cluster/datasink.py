@@ -1,6 +1,7 @@
 """The write stage as a Ray Data sink."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ray.data import Datasink
@@ -17,11 +18,20 @@ from viewfinder.store import Collection, StoreAddress
 class QdrantDatasink(Datasink[Tally]):
     """Writes blocks of `viewfinder.indexing.rows` to one collection; afterwards `total` is the tally of all blocks.
 
-    `counter` is an optional `viewfinder.cluster.progress.Counter` actor.
+    `decided_by` and `machines` as in `viewfinder.indexing.write`. `counter` is an optional
+    `viewfinder.cluster.progress.Counter` actor.
     """
 
     def __init__(
-        self, address: StoreAddress, collection: Collection, *, run_id: str, batch_size: int, counter: Any = None
+        self,
+        address: StoreAddress,
+        collection: Collection,
+        *,
+        run_id: str,
+        batch_size: int,
+        decided_by: Mapping[str, str] = MappingProxyType({}),
+        machines: int = 1,
+        counter: Any = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -29,6 +39,8 @@ class QdrantDatasink(Datasink[Tally]):
         self._collection = collection
         self._run_id = run_id
         self._batch_size = batch_size
+        self._decided_by = dict(decided_by)
+        self._machines = machines
         self._counter = counter
         self.total = Tally()
 
@@ -37,7 +49,15 @@ class QdrantDatasink(Datasink[Tally]):
         total = Tally()
         for block in blocks:
             table = BlockAccessor.for_block(block).to_arrow()
-            tally = write_rows(store, self._collection, table, run_id=self._run_id, batch_size=self._batch_size)
+            tally = write_rows(
+                store,
+                self._collection,
+                table,
+                run_id=self._run_id,
+                batch_size=self._batch_size,
+                decided_by=self._decided_by,
+                machines=self._machines,
+            )
             metrics_of(self._collection.index).add_block(tally, table)
             if self._counter is not None:
                 self._counter.add.remote(tally.outcomes)

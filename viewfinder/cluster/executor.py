@@ -63,7 +63,13 @@ class RayExecutor:
         address, collection, settings = store.address, job.collection, job.settings
         with followed_counter(progress) as counter, listed_gauge(collection.index, job.manifest.listed):
             sink = QdrantDatasink(
-                address, collection, run_id=job.run_id, batch_size=settings.write_batch_size, counter=counter
+                address,
+                collection,
+                run_id=job.run_id,
+                batch_size=settings.write_batch_size,
+                decided_by=job.compare.decided_by,
+                machines=sum(bool(node["Alive"]) for node in ray.nodes()),
+                counter=counter,
             )
             with unwrap_worker_errors():
                 rows = compared_on_workers(job.manifest, job.compare) if compared is None else compared

@@ -2,14 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of, store_at
+from viewfinder.indexing.failures import is_same_decision, is_settled
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord
@@ -26,13 +27,16 @@ class Compare:
     """Rows of a manifest → the same rows with their `action`, by ETag and caption hash.
 
     `captions` is True if captions files were given; otherwise existing captions stay as they are, as do those of
-    objects that no file names. With `captions_from` these have the caption that they have in that collection. Without a
-    collection (a dry run before the first run) every object is new.
+    objects that no file names. A permanent failure holds while `decided_by` (`viewfinder.indexing.failures`) is as
+    recorded; with `retry_failed` none does. With `captions_from` these have the caption that they have in that
+    collection. Without a collection (a dry run before the first run) every object is new.
     """
 
     access: ObjectAccess
     address: StoreAddress
     collection: Collection | None
+    decided_by: Mapping[str, str] = field(default_factory=dict)
+    retry_failed: bool = False
     captions: bool = False
     captions_from: Collection | None = None
     stat_threads: int = 16
@@ -49,8 +53,9 @@ class Compare:
             row["id"] = point_id(row["uri"])
         excluded_ids = self._taken_down(rows, store)
         present = [row for row in rows if row["id"] not in excluded_ids]
-        states, failures = self._known([row["id"] for row in present], store)
+        states = self._states([row["id"] for row in present], store)
         self._stat([row for row in present if not row["etag"]])
+        failures = self._failures([row["id"] for row in present if _is_new(row, states.get(row["id"]))], store)
         self._take_over_captions(present, store)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
@@ -69,13 +74,11 @@ class Compare:
             return ()
         return taken_down(store.control(self.collection.index), {row["id"]: row["uri"] for row in rows})
 
-    def _known(self, ids: Sequence[str], store: Store) -> tuple[dict[str, PointState], dict[str, Failure]]:
-        """States of the ids that are points, and recorded failures of the other ids."""
-        if self.collection is None:
-            return {}, {}
-        states = store.points.states(self.collection, ids)
-        missing = [each for each in ids if each not in states]
-        return states, store.control(self.collection.index).failures(missing)
+    def _states(self, ids: Sequence[str], store: Store) -> dict[str, PointState]:
+        return {} if self.collection is None else store.points.states(self.collection, ids)
+
+    def _failures(self, ids: Sequence[str], store: Store) -> dict[str, Failure]:
+        return {} if self.collection is None else store.control(self.collection.index).failures(ids)
 
     def _take_over_captions(self, rows: Sequence[Row], store: Store) -> None:
         """Give objects that no captions file names the captions that they have in another collection."""
@@ -115,11 +118,20 @@ class Compare:
             row["caption"] = row["caption_hash"] = row["caption_details"] = None
         row["count"], row["caption_applies"] = 1, applies
         row["exists"], row["had_failure"] = state is not None, failure is not None
+        row["stored_etag"] = None if state is None else state.etag
         row["action"] = "index"
-        if state is None:
-            if failure is not None and failure.permanent and row["etag"] and failure.etag == row["etag"]:
-                row["action"], row["permanent"] = "failed", True
+        if (
+            failure is not None
+            and row["etag"]
+            and failure.etag == row["etag"]
+            and is_same_decision(failure, self.decided_by)
+        ):
+            row["crashes"] = list(failure.crashes)
+            if is_settled(failure) and not self.retry_failed:
+                row["action"], row["permanent"], row["decided_by"] = "failed", failure.permanent, failure.decided_by
                 row["stage"], row["reason"], row["message"] = failure.stage, failure.reason, failure.message
+                return row
+        if state is None:
             return row
         listed = set(row["sources"])
         row["sources"] = sorted(listed | set(state.sources))
@@ -130,6 +142,11 @@ class Compare:
         else:
             row["action"] = "unchanged" if listed <= set(state.sources) else "sources"
         return row
+
+
+def _is_new(row: Row, state: PointState | None) -> bool:
+    """True for content that the collection does not have, which may have failed before."""
+    return state is None or state.etag != row["etag"]
 
 
 def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:

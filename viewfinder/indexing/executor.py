@@ -124,7 +124,14 @@ class InProcessExecutor:
         encode = self._encode(job.checkpoint, settings)
 
         def write(table: pa.Table) -> Tally:
-            return write_rows(store, job.collection, table, run_id=job.run_id, batch_size=settings.write_batch_size)
+            return write_rows(
+                store,
+                job.collection,
+                table,
+                run_id=job.run_id,
+                batch_size=settings.write_batch_size,
+                decided_by=job.compare.decided_by,
+            )
 
         total = Tally()
         rows = compare_all(job.manifest, job.compare, store) if compared is None else compared

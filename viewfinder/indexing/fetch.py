@@ -13,6 +13,8 @@ from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.connections import objects_of
+from viewfinder.indexing.failures import CRASHED, is_permanent
+from viewfinder.indexing.machine import machine_id
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
@@ -25,16 +27,7 @@ IN_FLIGHT_BYTES = 256 * 1024**2
 MAX_ACCESS_DENIED = 20
 # Attempts to read an object that arrives shorter than its listed size.
 READ_ATTEMPTS = 3
-# Failures caused by our own limits. With other settings or on a less busy machine the same content may succeed, so
-# every run retries them and an existing point is kept. Other failures that depend on the content are permanent.
-LIMIT_REASONS = frozenset({"too_many_bytes", "too_many_pixels", "decode_timeout", "decoder_out_of_memory"})
-
 DecoderSource = Callable[[], AbstractContextManager[Decoder]]
-
-
-def is_permanent(error: ObjectError) -> bool:
-    """True if the same content will fail again: later runs skip it, and its existing point is deleted."""
-    return error.permanent and error.reason not in LIMIT_REASONS
 
 
 class FetchAndDecode:
@@ -101,6 +94,7 @@ class FetchAndDecode:
                     row["action"], row["stage"] = "failed", "decode" if fetched.exception() is None else "fetch"
                     row["reason"], row["message"] = error.reason, error.message
                     row["permanent"] = is_permanent(error)
+                    row["crashed_on"] = machine_id() if error.reason == CRASHED else None
                     refused = refused + 1 if error.reason == "access_denied" else 0
                     if refused >= MAX_ACCESS_DENIED:
                         raise ConfigurationError(

@@ -31,7 +31,9 @@ SCHEMA: pa.Schema = pa.schema(
         ("action", pa.string()),
         ("count", pa.int64()),
         ("exists", pa.bool_()),
+        ("stored_etag", pa.string()),
         ("had_failure", pa.bool_()),
+        ("crashes", pa.list_(pa.string())),
         *MANIFEST_SCHEMA,
         ("caption_applies", pa.bool_()),
         ("pixels", pa.large_binary()),
@@ -46,6 +48,8 @@ SCHEMA: pa.Schema = pa.schema(
         ("reason", pa.string()),
         ("message", pa.string()),
         ("permanent", pa.bool_()),
+        ("decided_by", pa.string()),
+        ("crashed_on", pa.string()),
         ("compare_s", pa.float64()),
         ("fetch_s", pa.float64()),
         ("decode_s", pa.float64()),
@@ -61,7 +65,9 @@ class Row(TypedDict, total=False):
     action: Action
     count: int
     exists: bool
+    stored_etag: str | None  # of the point that exists
     had_failure: bool
+    crashes: list[str] | None  # earlier ones with this content: see `viewfinder.indexing.failures`
     # From the listing.
     uri: str
     bucket: str
@@ -91,6 +97,8 @@ class Row(TypedDict, total=False):
     reason: str
     message: str
     permanent: bool
+    decided_by: str | None
+    crashed_on: str | None  # the machine, if the decoder crashed in this run
     # Busy seconds of the stages, on the first row of each batch.
     compare_s: float | None
     fetch_s: float | None

@@ -14,11 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from viewfinder.arrays import Vectors
+from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.accounting import Outcome, RunResult, Stage, Tally
 from viewfinder.indexing.caption_fields import record_fields
 from viewfinder.indexing.captions_prune import CaptionsPrune
 from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
 from viewfinder.indexing.executor import Executor, IndexJob, compare_all
+from viewfinder.indexing.failures import deciders
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import choose_model, list_objects, open_collection
 from viewfinder.indexing.progress import NoProgress, Progress
@@ -215,6 +217,10 @@ class Indexer:
             collection,
             captions=manifest.with_captions,
             captions_from=options.captions_from,
+            decided_by=deciders(
+                ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
+            ),
+            retry_failed=options.retry_failed,
         )
 
     def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:

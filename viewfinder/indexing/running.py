@@ -4,10 +4,10 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.indexing.machine import process_space
 from viewfinder.indexing.report import Report
 from viewfinder.store import Store
 
@@ -28,7 +28,9 @@ def begin(report: Report, store: Store, index: str) -> None:
             _mark(report, run_id, str(record["report"]))
             ended.append(run_id)
     control.forget_running(ended)
-    control.record_running(report.run_id, {"report": report.destination, "machine": _machine(), "pid": os.getpid()})
+    control.record_running(
+        report.run_id, {"report": report.destination, "machine": process_space(), "pid": os.getpid()}
+    )
 
 
 def end(report: Report, store: Store, index: str) -> None:
@@ -50,7 +52,7 @@ def _mark(report: Report, run_id: str, location: str) -> None:
 def _is_running(record: Mapping[str, Any]) -> bool:
     """True if the run is another process of this machine. Runs of this process have ended: it begins a new one."""
     pid = int(record["pid"])
-    if record["machine"] != _machine() or pid == os.getpid():
+    if record["machine"] != process_space() or pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)
@@ -59,12 +61,3 @@ def _is_running(record: Mapping[str, Any]) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _machine() -> str:
-    """The machine, its current boot and the container's own numbering of processes."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux
-        return os.uname().nodename

@@ -1,7 +1,8 @@
 """The last stage: write points and failure records, and count every row."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow as pa
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import Tally
+from viewfinder.indexing.failures import settle
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import parse_details
@@ -18,8 +20,19 @@ from viewfinder.store.records import PointBatch
 from viewfinder.store.takedowns import taken_down
 
 
-def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id: str, batch_size: int) -> Tally:
+def write_rows(
+    store: Store,
+    collection: Collection,
+    table: pa.Table,
+    *,
+    run_id: str,
+    batch_size: int,
+    decided_by: Mapping[str, str] = MappingProxyType({}),
+    machines: int = 1,
+) -> Tally:
     """Carry out the action of each row, and return the counts.
+
+    `decided_by` and the number of `machines` of the run: see `viewfinder.indexing.failures`.
 
     Every write is idempotent: a point's id is derived from its URI, so a task that runs twice or a run after a crash
     writes the same points. Points are sent in batches of `batch_size` without waiting for Qdrant to apply them. Only
@@ -50,7 +63,9 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
         store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
     if groups["sources"]:
         store.points.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
-    _write_failures(store, collection, groups["failed"], run_id)
+    for row in groups["failed"]:
+        settle(row, run_id, machines=machines)
+    _write_failures(store, collection, groups["failed"], run_id, decided_by)
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
 
@@ -83,12 +98,16 @@ def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> l
     return rows
 
 
-def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], run_id: str) -> None:
+def _write_failures(
+    store: Store, collection: Collection, rows: Sequence[Row], run_id: str, decided_by: Mapping[str, str]
+) -> None:
     if not rows:
         return
     # An image whose content is now broken must not be found by its previous content.
-    if broken := [row["id"] for row in rows if row["exists"] and row["permanent"]]:
-        store.points.delete(collection, broken)
+    if broken := {row["id"]: row["stored_etag"] for row in rows if row["exists"] and row["permanent"]}:
+        states = store.points.states(collection, list(broken))
+        # Another run may have indexed newer content since the comparison.
+        store.points.delete(collection, [each for each in states if states[each].etag == broken[each]])
     records = {
         row["id"]: Failure(
             uri=row["uri"],
@@ -98,6 +117,8 @@ def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], r
             message=row["message"],
             permanent=bool(row["permanent"]),
             run_id=run_id,
+            decided_by=row["decided_by"] or decided_by.get(row["stage"], ""),
+            crashes=tuple(row["crashes"] or ()),
         )
         for row in rows
     }

@@ -36,7 +36,8 @@ _ORDERING = models.WriteOrdering.MEDIUM
 class Failure:
     """The failure of one object: `reason` is a stable snake_case word, `stage` the step that failed.
 
-    `permanent` means that the same content will fail again; `run_id` is the last run in which it failed.
+    `permanent` means that the same content will fail again while `decided_by` is the same; `run_id` is the last run in
+    which it failed. `crashes` are the machines and runs in which the file crashed its decoder.
     """
 
     uri: str
@@ -46,11 +47,14 @@ class Failure:
     message: str
     permanent: bool = True
     run_id: str = ""
+    decided_by: str = ""
+    crashes: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> "Failure":
         """Return the failure of a control record."""
-        return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
+        known = {each.name: record[each.name] for each in fields(cls) if each.name in record}
+        return cls(**{**known, "crashes": tuple(known.get("crashes") or ())})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""When the failure of an object counts for good.
+
+A permanent failure holds for the same content and only while nothing has changed that decided it: the decoder and its
+limits, or the model. A crash of the decoder is blamed on the file once a second machine confirms it, because a machine
+can be at fault itself (a processor without an instruction crashes on good images); where there is only one machine,
+once a second run does. A decoder that was stopped, or found no memory, may succeed on a less busy machine.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from viewfinder.errors import ObjectError
+from viewfinder.images.decoding import ImageLimits
+from viewfinder.images.version import decoder_version
+from viewfinder.indexing.rows import Row
+from viewfinder.store import Failure
+
+CRASHED = "decoder_crashed"
+# Every run tries again.
+_DOUBTFUL = frozenset({"decode_timeout", "decoder_out_of_memory"})
+# Our own limits decided. The object may be fine, so the failure is not permanent and an existing point is kept, but it
+# is read again only when the limits change.
+_LIMITS = frozenset({"too_many_bytes", "too_many_pixels"})
+
+
+def deciders(limits: ImageLimits, fingerprint: str) -> dict[str, str]:
+    """What decides, besides the content of an object, whether each stage fails."""
+    decoder = decoder_version(limits)
+    return {"fetch": decoder, "decode": decoder, "encode": fingerprint}
+
+
+def is_permanent(error: ObjectError) -> bool:
+    """True if the content itself is broken; a crash is not certain yet."""
+    return error.permanent and error.reason not in _DOUBTFUL | _LIMITS and error.reason != CRASHED
+
+
+def is_same_decision(failure: Failure, decided_by: Mapping[str, str]) -> bool:
+    """True if what decided the failure has not changed."""
+    return failure.decided_by == decided_by.get(failure.stage, "")
+
+
+def is_settled(failure: Failure) -> bool:
+    """True if another attempt at the same content has the same result, unless what decided it has changed."""
+    return failure.permanent or failure.reason in _LIMITS
+
+
+def settle(row: Row, run_id: str, *, machines: int) -> None:
+    """Add this run to the crashes of a row that failed now, and decide if the file is to blame."""
+    if row["reason"] != CRASHED or row["crashed_on"] is None:
+        return
+    crashes = sorted({*(row["crashes"] or ()), f"{row['crashed_on']} {run_id}"})
+    row["crashes"], row["permanent"] = crashes, _is_confirmed(crashes, machines)
+
+
+def _is_confirmed(crashes: Sequence[str], machines: int) -> bool:
+    """True if two machines crashed on the file, or, of a single machine, two runs with a new decoder each."""
+    on = {crash.partition(" ")[0] for crash in crashes}
+    return len(on) > 1 or (machines == 1 and len(crashes) > 1)
