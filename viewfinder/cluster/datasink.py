@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
@@ -15,11 +15,17 @@ from viewfinder.indexing.write import write_rows
 from viewfinder.store import Collection, StoreAddress
 
 
+class WriteTask(Protocol):
+    """What Ray Data tells a write task; a task that runs again has the same number."""
+
+    task_idx: int
+
+
 class QdrantDatasink(Datasink[Tally]):
     """Writes blocks of `viewfinder.indexing.rows` to one collection; afterwards `total` is the tally of all blocks.
 
-    `decided_by` and `machines` as in `viewfinder.indexing.write`. `counter` is an optional
-    `viewfinder.cluster.progress.Counter` actor.
+    `decided_by` and `machines` as in `viewfinder.indexing.write`. `written` is an optional
+    `viewfinder.cluster.progress.WrittenRows` actor.
     """
 
     def __init__(
@@ -31,7 +37,7 @@ class QdrantDatasink(Datasink[Tally]):
         batch_size: int,
         decided_by: Mapping[str, str] = MappingProxyType({}),
         machines: int = 1,
-        counter: Any = None,
+        written: Any = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -41,10 +47,10 @@ class QdrantDatasink(Datasink[Tally]):
         self._batch_size = batch_size
         self._decided_by = dict(decided_by)
         self._machines = machines
-        self._counter = counter
+        self._written = written
         self.total = Tally()
 
-    def write(self, blocks: Iterable[Block], ctx: object) -> Tally:
+    def write(self, blocks: Iterable[Block], ctx: WriteTask) -> Tally:
         store = store_at(self._address)
         total = Tally()
         for block in blocks:
@@ -59,9 +65,9 @@ class QdrantDatasink(Datasink[Tally]):
                 machines=self._machines,
             )
             metrics_of(self._collection.index).add_block(tally, table)
-            if self._counter is not None:
-                self._counter.add.remote(tally.outcomes)
             total += tally
+            if self._written is not None:
+                self._written.record.remote(ctx.task_idx, total.outcomes)
         return total
 
     def on_write_complete(self, write_result: WriteResult[Tally]) -> None:

@@ -13,7 +13,7 @@ from viewfinder.cluster.datasink import QdrantDatasink
 from viewfinder.cluster.metrics import listed_gauge, metrics_of
 from viewfinder.cluster.pipeline import compared as compared_on_workers
 from viewfinder.cluster.pipeline import unwrap_worker_errors, write_all
-from viewfinder.cluster.progress import followed_counter
+from viewfinder.cluster.progress import followed_writes
 from viewfinder.cluster.resources import COMPARERS, Workers
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
@@ -61,7 +61,7 @@ class RayExecutor:
     ) -> Outcome:
         workers = _plan_workers(job.settings)
         address, collection, settings = store.address, job.collection, job.settings
-        with followed_counter(progress) as counter, listed_gauge(collection.index, job.manifest.listed):
+        with followed_writes(progress) as written, listed_gauge(collection.index, job.manifest.listed):
             sink = QdrantDatasink(
                 address,
                 collection,
@@ -69,11 +69,12 @@ class RayExecutor:
                 batch_size=settings.write_batch_size,
                 decided_by=job.compare.decided_by,
                 machines=sum(bool(node["Alive"]) for node in ray.nodes()),
-                counter=counter,
+                written=written,
             )
             with unwrap_worker_errors():
                 rows = compared_on_workers(job.manifest, job.compare) if compared is None else compared
                 write_all(job, rows, workers, sink)
+        progress(sink.total.outcomes)  # exact, whatever was lost on the way
         stages = stages_of(
             sink.total,
             comparers=1 if compared is not None else min(COMPARERS, len(job.manifest.paths)),

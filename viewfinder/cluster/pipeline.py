@@ -8,6 +8,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from viewfinder.cluster.datasink import QdrantDatasink
+from viewfinder.cluster.progress import driver_node
 from viewfinder.cluster.resources import COMPARERS, WAITING_STAGE_CPUS, Workers
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare
@@ -24,11 +25,10 @@ def compared(manifest: Manifest, compare: Compare) -> Dataset:
     The manifest's files are only on the driver's disk, so they are read on its node. `read_parquet` would start another
     task to list them.
     """
-    driver_node = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     parts = _from_blocks(paths_table([path]) for path in manifest.paths)
     pool = TaskPoolStrategy(size=COMPARERS)
     return parts.map_batches(
-        read_part, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=0, label_selector=driver_node
+        read_part, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=0, label_selector=driver_node()
     ).map_batches(
         compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", compute=pool, num_cpus=WAITING_STAGE_CPUS
     )

@@ -1,6 +1,7 @@
 """Progress of a job whose rows are written by other processes."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,40 +13,54 @@ from viewfinder.indexing.progress import IndexingProgress
 POLL_S = 0.5
 
 
-class Counter:
-    """An actor that sums the counts of write tasks. Unlike the final tally, it counts a task twice if Ray reruns it."""
+def driver_node() -> dict[str, str]:
+    """The label that selects the node of the driver, which a job cannot outlive."""
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+
+
+class WrittenRows:
+    """An actor that knows how much each write task has stored, by outcome.
+
+    A task that Ray runs again, because its node was lost, counts once: as its attempt that stored most.
+    """
 
     def __init__(self) -> None:
-        self._counts = {"indexed": 0, "unchanged": 0, "failed": 0}
+        self._tasks: dict[int, Mapping[str, int]] = {}
 
-    def add(self, counts: Mapping[str, int]) -> None:
-        for name, count in counts.items():
-            self._counts[name] += count
+    def record(self, task: int, counts: Mapping[str, int]) -> None:
+        """Record what an attempt of a task has stored so far."""
+        if sum(counts.values()) >= sum(self._tasks.get(task, {}).values()):
+            self._tasks[task] = counts
 
     def counts(self) -> dict[str, int]:
-        return self._counts
+        """Objects by outcome of all tasks."""
+        return dict(sum(map(Counter, self._tasks.values()), Counter({"indexed": 0, "unchanged": 0, "failed": 0})))
 
 
 @contextmanager
-def followed_counter(progress: IndexingProgress) -> Iterator[Any]:
-    """Yield a `Counter` actor, and pass its counts to `progress` twice a second during the block."""
-    counter = ray.remote(num_cpus=0)(Counter).remote()
+def followed_writes(progress: IndexingProgress) -> Iterator[Any]:
+    """Yield a `WrittenRows` actor, and pass its counts to `progress` twice a second during the block.
+
+    It runs on the node of the driver: on another one it would be lost with that node.
+    """
+    actor = ray.remote(num_cpus=0, max_restarts=-1, label_selector=driver_node())(WrittenRows)
+    written = actor.remote()
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(counter, progress, done), name="progress", daemon=True)
+    thread = threading.Thread(target=_follow, args=(written, progress, done), name="progress", daemon=True)
     thread.start()
     try:
-        yield counter
+        yield written
     finally:
         done.set()
         thread.join(timeout=5)
-        ray.kill(counter)
+        ray.kill(written)
 
 
-def _follow(counter: Any, progress: IndexingProgress, done: threading.Event) -> None:
+def _follow(written: Any, progress: IndexingProgress, done: threading.Event) -> None:
     finished = False
     while not finished:
         finished = done.wait(POLL_S)
         try:
-            progress(ray.get(counter.counts.remote(), timeout=POLL_S * 4))
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            progress(ray.get(written.counts.remote(), timeout=POLL_S * 4))
+        except ray.exceptions.RayError:  # too slow, or away with its process; the next poll asks again
             continue
