@@ -295,6 +295,15 @@ print(json.dumps(answers))
 """
 
 
+LOCATE_PINNED = """
+import json
+from viewfinder.models.checkpoint import locate
+name, old = "hf-hub:someone/own", "a" * 40
+found = [locate(name), locate(name, revisions={"someone/own": old}), locate(f"{name}@v1"), locate(f"{name}@{old}")]
+print(json.dumps([[each.fingerprint, each.revisions] for each in found]))
+"""
+
+
 class TestHub:
     """Files in the Hugging Face cache are found without a network; here they are small stand-ins."""
 
@@ -388,6 +397,24 @@ class TestHub:
         assert "local checkpoint directory" in message
         assert "HF_HOME" in message
         assert "HF_HUB_OFFLINE" in message
+
+    def test_a_pinned_commit_is_found_after_the_tag_has_moved(self, tmp_path: Path) -> None:
+        """Each encoder asked the hub by itself, which refused 256 at once, and could get other weights."""
+        folder = tmp_path / "hub" / "models--someone--own"
+        config = json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")})
+        (folder / "refs").mkdir(parents=True)
+        for revision in ("a", "b"):
+            snapshot = folder / "snapshots" / (revision * 40)
+            snapshot.mkdir(parents=True)
+            (snapshot / "open_clip_config.json").write_text(config)
+            save_file({"w": np.full(1, ord(revision), np.float32)}, snapshot / WEIGHTS)
+        (folder / "refs" / "main").write_text("b" * 40)
+        (folder / "refs" / "v1").write_text("a" * 40)
+        out = run_python(LOCATE_PINNED, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+        main, pinned, tag, commit = json.loads(out.splitlines()[-1])
+        assert main[1:] == [{"someone/own": "b" * 40}]
+        assert pinned[0] == tag[0] == commit[0] != main[0]
+        assert pinned[1] == tag[1] == commit[1] == {"someone/own": "a" * 40}
 
     def test_a_tag_with_new_weights_is_another_model(self, tmp_path: Path) -> None:
         """The hub's cache keeps each revision; `main` names the current one."""

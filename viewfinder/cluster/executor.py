@@ -118,7 +118,12 @@ def _on_encoder_worker(
 ) -> T:
     workers = Workers.plan(settings, ray.cluster_resources(), ray.available_resources())
     remote = ray.remote(num_cpus=workers.encoder_cpus, num_gpus=workers.gpus)(work)
-    options = {"device": settings.device, "precision": settings.precision, "cores": workers.cores}
+    options = {
+        "device": settings.device,
+        "precision": settings.precision,
+        "cores": workers.cores,
+        "revisions": dict(checkpoint.revisions),
+    }
     with unwrap_worker_errors():
         task = remote.remote(checkpoint.name, checkpoint.fingerprint, options, *arguments)
         if not ray.wait([task], timeout=timeout_s)[0]:

@@ -52,6 +52,7 @@ def write_all(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Work
             "device": settings.device,
             "precision": settings.precision,
             "cores": workers.cores,
+            "revisions": dict(job.checkpoint.revisions),
         },
         batch_size=workers.batch_size,
         batch_format="pyarrow",

@@ -1,7 +1,6 @@
 """Progress of a job whose rows are written by other processes."""
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +33,10 @@ class WrittenRows:
 
     def counts(self) -> dict[str, int]:
         """Objects by outcome of all tasks."""
-        return dict(sum(map(Counter, self._tasks.values()), Counter({"indexed": 0, "unchanged": 0, "failed": 0})))
+        return {
+            outcome: sum(counts.get(outcome, 0) for counts in self._tasks.values())
+            for outcome in ("indexed", "unchanged", "failed")
+        }
 
 
 @contextmanager

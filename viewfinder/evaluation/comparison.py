@@ -120,6 +120,7 @@ def _queries(
 
 
 def _encode(texts: list[str], collection: Collection, settings: Settings) -> Vectors:
-    checkpoint = locate(collection.metadata.model_name, expect=collection.metadata.fingerprint)
+    made_by = collection.metadata
+    checkpoint = locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
     encoder = Encoder.load(checkpoint, device=settings.device, precision=settings.precision)
     return encoder.encode_texts(texts)[0]

@@ -183,7 +183,12 @@ class InProcessExecutor:
             self._check_open()
             if key not in self._encoders:
                 self._encoders[key] = Encode(
-                    checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=self._cores
+                    checkpoint.name,
+                    checkpoint.fingerprint,
+                    device=device,
+                    precision=precision,
+                    cores=self._cores,
+                    revisions=checkpoint.revisions,
                 )
             return self._encoders[key]
 

@@ -106,9 +106,9 @@ def choose_model(options: IndexOptions, settings: Settings, store: Store) -> Che
     live = store.collections.live(settings.index)
     name = options.model or (live.metadata.model_name if live else settings.model)
     # If the weights behind a hub tag have changed, it is another model and must not write into this collection.
-    expect = live.metadata.fingerprint if live and name == live.metadata.model_name else None
+    known = live.metadata if live and name == live.metadata.model_name else None
     logger.info("Model %s%s", name, "" if live is None else f", live collection {live.name}")
-    return locate(name, expect=expect)
+    return locate(name) if known is None else locate(name, expect=known.fingerprint, revisions=known.revisions)
 
 
 def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *, create: bool) -> Collection | None:

@@ -5,21 +5,17 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
+from viewfinder.models.hub import ADVICE, download, is_commit
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
 # Part of every fingerprint. Raise it only when vectors change by more than 1e-3: every index must then be rebuilt.
 ENCODER_VERSION = 1
-
-_HUB_ADVICE = (
-    "Name a local checkpoint directory instead, or fill the cache where the hub can be reached and copy it here: "
-    "HF_HOME is its directory, HF_HUB_OFFLINE=1 works without the hub."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +34,8 @@ class TokenizerSpec:
 class Checkpoint:
     """A model on this machine: plain values, enough to load it.
 
-    The paths are valid on this machine only. Another machine gets `name` and `fingerprint`, and calls
-    `locate(name, expect=fingerprint)`.
+    The paths are valid on this machine only. Another machine gets `name`, `fingerprint` and
+    `revisions`, and calls `locate(name, expect=fingerprint, revisions=revisions)`.
     """
 
     spec: ModelSpec
@@ -54,17 +50,24 @@ class Checkpoint:
         return self.spec.name
 
     @property
+    def revisions(self) -> Mapping[str, str]:
+        """The commits of the hub repositories that the files come from."""
+        return self.spec.revisions
+
+    @property
     def dimension(self) -> int:
         return int(self.architecture["embed_dim"])
 
 
-def locate(name: str, *, expect: str | None = None) -> Checkpoint:
+def locate(name: str, *, expect: str | None = None, revisions: Mapping[str, str] | None = None) -> Checkpoint:
     """Find the model's files, downloading what the Hugging Face cache lacks, and compute its fingerprint.
 
+    `revisions` pins hub repositories to commits, as `Checkpoint.revisions` of another machine; the others are resolved
+    here, once each.
     Raises `UnknownModelError` if a file is missing or damaged, and `ModelMismatchError` if the fingerprint is not
     `expect`.
     """
-    spec = find(name)
+    spec = replace(find(name), revisions=dict(revisions or {}))
     if spec.directory:
         checkpoint = _locate_directory(spec)
     elif spec.arch:
@@ -102,13 +105,13 @@ def _locate_open_clip(spec: ModelSpec) -> Checkpoint:
         # accuracy; this is the same as its force_quick_gelu=True or the architecture ARCH-quickgelu.
         architecture["quick_gelu"] = True
     repository, _, filename = tag["hf_hub"].rpartition("/")  # ORG/NAME/FILE, with an empty FILE for the default name
-    return _checkpoint(spec, architecture, tag, _download_weights(spec.name, repository, filename))
+    return _checkpoint(spec, architecture, tag, _download_weights(spec, repository, filename))
 
 
 def _locate_hub(spec: ModelSpec) -> Checkpoint:
-    folder = _download(spec.name, spec.hub, [CONFIG_NAME])
+    folder = _download(spec, spec.hub, [CONFIG_NAME])
     architecture, preprocess = read_config(spec.name, folder / CONFIG_NAME)
-    return _checkpoint(spec, architecture, preprocess, _download_weights(spec.name, spec.hub, ""))
+    return _checkpoint(spec, architecture, preprocess, _download_weights(spec, spec.hub, ""))
 
 
 def _checkpoint(
@@ -125,11 +128,11 @@ def _checkpoint(
     text.pop("hf_model_pretrained", None)
 
     preprocess = _preprocess(spec.name, architecture["vision_cfg"].get("image_size", 224), preprocess_config)
-    tokenizer = _tokenizer(spec.name, text, home)
+    tokenizer = _tokenizer(spec, text, home)
     identity: dict[str, Any] = copy.deepcopy(architecture)
     identity["text_cfg"].pop("hf_tokenizer_name", None)
     if tower := text.get("hf_model_name"):
-        folder = _tower_folder(spec.name, tower, home)
+        folder = _tower_folder(spec, tower, home)
         text["hf_model_name"] = str(folder)
         identity["text_cfg"]["hf_model_name"] = _tower_config(spec.name, folder / "config.json")
     described = {
@@ -185,18 +188,18 @@ _TOKENIZER_FILES = (
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 
 
-def _tokenizer(name: str, text: Mapping[str, Any], home: Path | None) -> TokenizerSpec:
+def _tokenizer(spec: ModelSpec, text: Mapping[str, Any], home: Path | None) -> TokenizerSpec:
     context_length = text.get("context_length", 77)
     options = dict(text.get("tokenizer_kwargs") or {})
     repository = text.get("hf_tokenizer_name")
     if not repository:
         return TokenizerSpec("bpe", context_length, options)
     # Like open_clip: a local checkpoint contains its tokenizer, whatever its configuration names.
-    folder = home or _download(name, repository, [*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS])
+    folder = home or _download(spec, repository, [*_TOKENIZER_FILES, *_TOKENIZER_SETTINGS])
     present = [folder / each for each in _TOKENIZER_FILES if (folder / each).is_file()]
     if not present:
         raise UnknownModelError(
-            f"Model {name!r} needs the files of its tokenizer {repository!r} in {folder}, such as tokenizer.json."
+            f"Model {spec.name!r} needs the files of its tokenizer {repository!r} in {folder}, such as tokenizer.json."
         )
     # tokenizer.json alone defines a tokenizer; which older files are beside it depends on how it was downloaded.
     defining = present[:1] if present[0].name == "tokenizer.json" else present
@@ -205,12 +208,12 @@ def _tokenizer(name: str, text: Mapping[str, Any], home: Path | None) -> Tokeniz
     return TokenizerSpec("huggingface", context_length, options, text.get("tokenizer_mode"), str(folder), content)
 
 
-def _tower_folder(name: str, tower: str, home: Path | None) -> Path:
+def _tower_folder(spec: ModelSpec, tower: str, home: Path | None) -> Path:
     """Return the directory of a Hugging Face text tower's configuration; the checkpoint contains its weights."""
     for folder in ([home / tower] if home else []) + [Path(tower)]:
         if (folder / "config.json").is_file():
             return folder.resolve()
-    return _download(name, tower, ["config.json"])
+    return _download(spec, tower, ["config.json"])
 
 
 def _tower_config(name: str, path: Path) -> dict[str, Any]:
@@ -265,44 +268,28 @@ def _intact(name: str, path: Path) -> Path:
     return path
 
 
-def _download_weights(name: str, repository: str, filename: str) -> Path:
+def _download_weights(spec: ModelSpec, repository: str, filename: str) -> Path:
+    name = spec.name
     names = [_WEIGHTS_NAMES[0], _WEIGHTS_NAMES[2]]
     if filename:
         names = [str(Path(filename).with_suffix(".safetensors")), filename]
     for each in names:  # safetensors first, as open_clip does
-        path = _download(name, repository, [each]) / each
+        path = _download(spec, repository, [each]) / each
         if path.is_file():
             return _intact(name, path)
     raise UnknownModelError(
         f"Model {name!r}: the repository {repository!r}, or its copy in the cache, contains none of "
-        f"{', '.join(names)}. {_HUB_ADVICE}"
+        f"{', '.join(names)}. {ADVICE}"
     )
 
 
-def _download(name: str, repository: str, files: list[str]) -> Path:
-    """Download those of `files` that the hub's repository has; return their directory in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
-    # The error of its HTTP library for a lost connection; the library differs between versions of huggingface_hub.
-    transport_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
-    # One snapshot call resolves the repository once: hf_hub_download retries an unreachable hub for 23 s per file.
-    try:
-        return Path(snapshot_download(repository, allow_patterns=files))
-    except HFValidationError as error:
-        raise UnknownModelError(
-            f"Unknown model {name!r}: {repository!r} is not the name of a hub repository (ORG/NAME)."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UnknownModelError(
-            f"Model {name!r}: the Hugging Face hub has no repository {repository!r}, or does not show it without a "
-            f"token (HF_TOKEN). {_HUB_ADVICE}"
-        ) from error
-    except (OSError, transport_error) as error:
-        raise UnknownModelError(
-            f"Model {name!r}: the Hugging Face hub could not be reached, and its cache on this machine lacks "
-            f"{repository!r} ({', '.join(files[:2])}). {_HUB_ADVICE}"
-        ) from error
+def _download(spec: ModelSpec, repository: str, files: list[str]) -> Path:
+    """Return the directory of a repository's files, at the commit that is pinned; pin the one that was found."""
+    revision = spec.revisions.get(repository) or (spec.revision if repository == spec.hub else "") or None
+    folder = download(spec.name, repository, files, revision)
+    if is_commit(folder.name):
+        spec.revisions[repository] = folder.name
+    return folder
 
 
 def _sha256(path: Path) -> str:

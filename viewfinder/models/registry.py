@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +29,10 @@ class ModelSpec:
     licence: str = "unknown"  # of the weights
     good_for: str = ""
     hub: str = ""  # Hugging Face repository of the weights
+    revision: str = ""  # of that repository: a branch, a tag or a commit; empty for `main`
     directory: str = ""  # local directory of the weights
+    # Commits of the hub repositories, known once the files are located.
+    revisions: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 def read_config(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -150,11 +153,16 @@ REGISTRY: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec i
 def find(name: str) -> ModelSpec:
     """Return the model of this name: from the registry, `ARCH::TAG` of open_clip, `hf-hub:ORG/NAME`, or a directory.
 
-    Uses no network. An `ARCH::TAG` outside the registry imports open_clip.
+    The first three may end in `@REVISION`, a branch, tag or commit of the hub repository. Uses no network. An
+    `ARCH::TAG` outside the registry imports open_clip.
     Raises `UnknownModelError` with the closest known name.
     """
     if name in REGISTRY:
         return REGISTRY[name]
+    model, _, revision = name.partition("@")
+    if revision and (model.startswith(HUB_PREFIX) or "::" in model):
+        spec = find(model)
+        return replace(spec, name=name, revision=revision)
     if name.startswith(HUB_PREFIX):
         return ModelSpec(name, hub=name.removeprefix(HUB_PREFIX))
     if "::" in name:

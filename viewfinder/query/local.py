@@ -133,5 +133,6 @@ class _LiveIndex:
     def _encoder_of(self, live: Collection) -> Encoder:
         fingerprint = live.metadata.fingerprint
         if self._encoder is None or self._encoder.fingerprint != fingerprint:
-            self._encoder = self._load(locate(live.metadata.model_name, expect=fingerprint))
+            made_by = live.metadata
+            self._encoder = self._load(locate(made_by.model_name, expect=fingerprint, revisions=made_by.revisions))
         return self._encoder

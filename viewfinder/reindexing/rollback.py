@@ -117,7 +117,8 @@ def _result(collection: Collection, previous: Collection) -> RollbackResult:
 
 def _warn_if_model_is_missing(collection: Collection) -> None:
     try:
-        locate(collection.metadata.model_name, expect=collection.metadata.fingerprint)
+        made_by = collection.metadata
+        locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
     except (UnknownModelError, ModelMismatchError) as error:
         logger.warning(
             "This machine cannot load the model of %s; new replicas may fail too: %s", collection.name, error

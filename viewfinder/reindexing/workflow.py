@@ -273,7 +273,8 @@ class _Reindex:
 def _find_model(live: Collection) -> Checkpoint | None:
     """Return the model of the live collection to compare with, None if it can no longer be loaded."""
     try:
-        return locate(live.metadata.model_name, expect=live.metadata.fingerprint)
+        made_by = live.metadata
+        return locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
     except (UnknownModelError, ModelMismatchError) as error:
         logger.warning("The live model cannot be loaded for comparison: %s", error)
         return None

@@ -99,6 +99,11 @@ class CollectionMetadata:
         """The name under which the model is found."""
         return str(self.model.get("name", "?"))
 
+    @property
+    def revisions(self) -> Mapping[str, str]:
+        """The commits of the model's hub repositories when the collection was made."""
+        return dict(self.model.get("revisions") or {})
+
     def as_payload(self) -> dict[str, Any]:
         """Return the JSON object that Qdrant stores."""
         return asdict(self)

@@ -259,7 +259,8 @@ class Follower:
         if self.previous is not None:
             self._change(self.current, None)
         logger.info("Loading model %r for collection %r", live.metadata.model_name, live.name)
-        encoder = self._load(locate(live.metadata.model_name, expect=fingerprint))
+        made_by = live.metadata
+        encoder = self._load(locate(made_by.model_name, expect=fingerprint, revisions=made_by.revisions))
         generation = self._new(live, encoder)
         generation.warm()
         return generation
