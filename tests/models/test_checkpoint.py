@@ -400,6 +400,8 @@ class TestHub:
 
     def test_a_pinned_commit_is_found_after_the_tag_has_moved(self, tmp_path: Path) -> None:
         """Each encoder asked the hub by itself, which refused 256 at once, and could get other weights."""
+        import open_clip
+
         folder = tmp_path / "hub" / "models--someone--own"
         config = json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32")})
         (folder / "refs").mkdir(parents=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -269,9 +270,20 @@ def test_sources_are_added_and_removed(store: Store, index: str) -> None:
     store.points.upsert(made, image_points(3), wait=True)
     store.points.add_sources(made, {keys[0]: ["s3://c"], keys[1]: ["s3://b"], ids(1, "unknown")[0]: ["s3://c"]})
     assert store.points.states(made, keys)[keys[0]].sources == ("s3://b", "s3://c")
-    assert set(store.points.remove_source(made, keys, "s3://b")) == set(keys[1:])
-    assert [store.points.states(made, keys)[key].sources for key in keys] == [("s3://c",), (), ()]
-    assert store.points.count(made) == 3
+    assert store.points.detach(made, keys, "s3://b") == 2
+    assert {key: state.sources for key, state in store.points.states(made, keys).items()} == {keys[0]: ("s3://c",)}
+
+
+def test_a_point_that_changes_while_a_source_is_removed_stays(store: Store, index: str) -> None:
+    """Between the reading of a point and its removal another run could write it, or find it in another source."""
+    made = opened(store, index)
+    (key,) = ids(1)
+    batch = image_points(1)
+    payload = {**batch.payloads[0], "sources": ["s3://b"], "run_id": "later"}
+    store.points.upsert(made, replace(batch, payloads=[payload]), wait=True)
+    assert store.points.detach(made, [key], "s3://b", written_by=["earlier"]) == 0
+    assert store.points.states(made, [key])[key].sources == ("s3://b",)
+    assert store.points.detach(made, [key], "s3://b", written_by=["earlier", "later"]) == 1
 
 
 def test_deleted_points_are_gone_and_may_be_deleted_again(store: Store, index: str) -> None:

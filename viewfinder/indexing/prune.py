@@ -132,12 +132,12 @@ class Prune:
         deleted = 0
         while page := list(itertools.islice(missing, BATCH)):
             now = self._store.points.records(self._collection, [point.id for point in page])
-            pending: dict[str, list[str]] = defaultdict(list)
+            pending: dict[str, list[PointBefore]] = defaultdict(list)
             for point in page:
                 if point.id in now and PointBefore.of(point.id, now[point.id].payload).version == point.version:
                     for source in self._gone(point):
-                        pending[source].append(point.id)
-            deleted += sum(self._detach(source, ids) for source, ids in pending.items())
+                        pending[source].append(point)
+            deleted += sum(self._detach(source, points) for source, points in pending.items())
         return deleted
 
     def _refuse(self, source: str, reason: str) -> None:
@@ -148,10 +148,10 @@ class Prune:
         """The sources of this run that no longer list the point."""
         return [each for each in point.sources if each in self._listed and not holds(self._listed[each], point.id)]
 
-    def _detach(self, source: str, ids: Sequence[str]) -> int:
-        orphans = self._store.points.remove_source(self._collection, ids, source)
-        self._store.points.delete(self._collection, orphans)
-        return len(orphans)
+    def _detach(self, source: str, points: Sequence[PointBefore]) -> int:
+        ids, runs = [point.id for point in points], [point.run_id for point in points]
+        written_by = runs if all(runs) else None  # a point that no run wrote has no run id
+        return self._store.points.detach(self._collection, ids, source, written_by=written_by)
 
 
 def listed_ids(paths: Sequence[Path], source: str | None = None, *, captioned: bool = False) -> npt.NDArray[np.uint64]:

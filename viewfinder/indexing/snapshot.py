@@ -19,6 +19,7 @@ _PAGE = 10_000
 _SCHEMA: pa.Schema = pa.schema(
     [
         ("id", pa.string()),
+        ("run_id", pa.string()),
         ("version", pa.string()),
         ("caption_hash", pa.string()),
         ("sources", pa.list_(pa.string())),
@@ -32,6 +33,7 @@ class PointBefore:
     """A point at the time of the snapshot. Every write of a run changes `version`."""
 
     id: str
+    run_id: str
     version: str
     caption_hash: str
     sources: Sequence[str]
@@ -39,8 +41,8 @@ class PointBefore:
     @classmethod
     def of(cls, id_: str, payload: Mapping[str, Any]) -> Self:
         """The point of this id and payload."""
-        version = "\n".join(str(payload.get(name) or "") for name in ("etag", "run_id", "indexed_at"))
-        return cls(id_, version, str(payload.get("caption_hash") or ""), tuple(payload.get("sources") or ()))
+        etag, run_id, at, caption_hash = (str(payload.get(name) or "") for name in _FIELDS[:4])
+        return cls(id_, run_id, f"{etag}\n{run_id}\n{at}", caption_hash, tuple(payload.get("sources") or ()))
 
 
 @dataclass(frozen=True)

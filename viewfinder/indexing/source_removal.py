@@ -20,7 +20,5 @@ def remove_source(store: Store, collection: Collection, source: str) -> int:
     points = store.points.iterate(collection, {"sources": {"in": [source]}}, ["sources"])
     ids = (point.id for point in points)
     while page := list(itertools.islice(ids, _PAGE)):
-        orphans = store.points.remove_source(collection, page, source)
-        store.points.delete(collection, orphans)
-        deleted += len(orphans)
+        deleted += store.points.detach(collection, page, source)
     return deleted

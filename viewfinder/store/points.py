@@ -80,12 +80,34 @@ class Points:
         states = self.states(collection, list(sources))
         self._set_sources(collection, {each: {*states[each].sources, *sources[each]} for each in states}, before=states)
 
-    def remove_source(self, collection: Collection, ids: Sequence[str], source: str) -> list[str]:
-        """Remove `source` from these points; return the ids of points without a source left, which a prune deletes."""
-        states = self.states(collection, ids)
-        remaining = {each: set(state.sources) - {source} for each, state in states.items()}
-        self._set_sources(collection, remaining, before=states)
-        return [each for each, sources in remaining.items() if not sources]
+    def detach(
+        self, collection: Collection, ids: Sequence[str], source: str, *, written_by: Sequence[str] | None = None
+    ) -> int:
+        """Remove `source` from these points, and delete those that have no other; return the number deleted.
+
+        With `written_by` only points that one of these runs wrote last. Points that change meanwhile stay as they are:
+        Qdrant checks the sources and the run in the request that changes or deletes a point.
+        """
+        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for each, state in self.states(collection, ids).items():
+            groups[tuple(sorted(state.sources))].append(each)
+        deleted = 0
+        for before, members in groups.items():
+            remaining = [each for each in before if each != source]
+            for page in _pages(members):
+                same = _unchanged(page, before, written_by)
+                if remaining and source in before:
+                    self._call(
+                        "set_payload",
+                        collection_name=collection.name,
+                        payload={"sources": remaining},
+                        points=same,
+                        wait=True,
+                    )
+                elif not remaining:
+                    self._call("delete", collection_name=collection.name, points_selector=same, wait=True)
+                    deleted += len(page) - len(self.states(collection, page))
+        return deleted
 
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:
         """Delete points, if they exist."""
@@ -284,6 +306,16 @@ def _changes(
 def _existing(ids: Sequence[str]) -> models.Filter:
     """Return a filter for the points in `ids` that exist; Qdrant refuses a list of ids if one does not exist."""
     return models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+
+
+def _unchanged(ids: Sequence[str], sources: Sequence[str], written_by: Sequence[str] | None) -> models.Filter:
+    """Return a filter for the points in `ids` that have no source but `sources`, and were written by these runs."""
+    must: list[Any] = [models.HasIdCondition(has_id=list(ids))]
+    if written_by is not None:
+        runs = list(dict.fromkeys(written_by))
+        must.append(models.FieldCondition(key="run_id", match=models.MatchAny(any=runs)))
+    others: list[Any] = [models.FieldCondition(key="sources", match=models.MatchExcept(**{"except": list(sources)}))]
+    return models.Filter(must=must, must_not=others if sources else None)
 
 
 def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
