@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from viewfinder.client.protocol import Service
-from viewfinder.client.requests import Part, image_id, next_page, search_body, search_request
+from viewfinder.client.requests import (
+    Part,
+    SearchRequest,
+    image_id,
+    next_page,
+    search_body,
+    search_request,
+    spelled_names,
+)
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.sources.uris import point_id
 
@@ -73,3 +81,13 @@ def test_an_unreadable_image_is_named(image: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(ConfigurationError, match="cannot be read") as raised:
         search_body({"image": image})
     assert repr(image) in str(raised.value)
+
+
+def test_names_with_several_spellings_get_the_id_that_the_index_has() -> None:
+    composed, plain = "s3://b/caf\u00e9.jpg", "s3://b/cafe.jpg"
+    request: SearchRequest = {"queries": [Part(id=composed), Part(id=plain)]}
+    assert spelled_names(request) == [composed]
+    assert spelled_names({"id": plain}) == spelled_names({"text": "a cat"}) == []
+    parts = search_body(request, {composed: point_id("s3://b/cafe\u0301.jpg")})["queries"]
+    assert [part["id"] for part in parts] == [point_id("s3://b/cafe\u0301.jpg"), point_id(plain)]
+    assert search_body({"id": composed}) == {"id": point_id(composed)}

@@ -294,6 +294,18 @@ def test_all_captions_files_of_a_source_are_read_and_none_is_dropped_unasked(ind
     assert captions() == {**dict.fromkeys(NAMES), NAMES[0]: "february", NAMES[1]: "changed"}
 
 
+def test_captions_of_a_file_that_is_gone_keep_their_fields(index: Index) -> None:
+    bucket, source = index.world.bucket, index.world.source
+    (bucket / "captions.jsonl").write_text(json.dumps({"key": NAMES[0], "caption": "zero", "year": 2020}))
+    index.world.sync("--captions", f"{source}/captions.jsonl")
+    (bucket / "captions.jsonl").unlink()
+    assert index.reindex() == 1  # switched, and says what was left out
+    assert index.live.metadata.model_name == index.models[1]
+    assert index.live.recorded.fields == {"meta.year": "integer"}
+    point = index.world.points[NAMES[0]].payload
+    assert (point["caption"], point["meta"]) == ("zero", {"year": 2020})
+
+
 def test_overlapping_sources_with_captions_of_their_own_settle(index: Index) -> None:
     """Each source was read in a run of its own, and each run replaced the other's captions."""
     bucket, source = index.world.bucket, index.world.source

@@ -19,7 +19,15 @@ from pydantic import TypeAdapter, ValidationError
 from viewfinder._version import __version__
 from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
-from viewfinder.client.requests import ImageInput, SearchRequest, image_base64, image_id, image_uri, search_body
+from viewfinder.client.requests import (
+    ImageInput,
+    SearchRequest,
+    image_base64,
+    image_id,
+    image_uri,
+    search_body,
+    spelled_names,
+)
 from viewfinder.client.results import (
     Embeddings,
     Facets,
@@ -139,15 +147,29 @@ class Service:
     # All are generators, so that a wrong argument raises when the client runs the call.
 
     def search(self, request: SearchRequest) -> Call[SearchResult]:
-        return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", _json(search_body(request))))
+        ids = yield from self._ids([request])
+        return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", _json(search_body(request, ids))))
 
     def search_batch(self, requests: Iterable[SearchRequest]) -> Call[list[SearchResult]]:
         results: list[SearchResult] = []
-        bodies = map(search_body, requests)
+        requests = list(requests)
+        ids = yield from self._ids(requests)
+        bodies = [search_body(request, ids) for request in requests]
         for content in _batches("searches", ((body, len(body.get("queries", [None]))) for body in bodies)):
             answer = yield from self._request(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
             results += answer.results
         return results
+
+    def _ids(self, requests: Iterable[SearchRequest]) -> Call[dict[str, str]]:
+        """The ids of the images that the index has, by the names that can be spelled in several ways."""
+        found: dict[str, str] = {}
+        for name in dict.fromkeys(name for request in requests for name in spelled_names(request)):
+            try:
+                found[name] = (yield from self.image(name)).id
+            except ServiceError as error:
+                if error.status != 404:
+                    raise
+        return found
 
     def embed(self, texts: Iterable[str], images: Iterable[ImageInput]) -> Call[Embeddings]:
         joined: Embeddings | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.uris import canonical_uri, point_id
+from viewfinder.sources.uris import canonical_uri, point_id, spellings
 
 Target = Literal["image", "caption", "both"]
 Rank = Literal["clip", "words", "hybrid"]
@@ -78,8 +78,14 @@ def next_page(request: SearchRequest, cursor: str | None) -> SearchRequest | Non
     return None if cursor is None else {**request, "offset": None, "cursor": cursor}
 
 
-def search_body(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object of a `SearchRequest`.
+def spelled_names(request: Mapping[str, Any]) -> list[str]:
+    """The images that a request names by a URI with several spellings: only the index knows which one it has."""
+    named = [request.get("id"), *(getattr(part, "id", None) for part in request.get("queries") or ())]
+    return [each for each in named if isinstance(each, str) and len(spellings(image_uri(each) or "")) > 1]
+
+
+def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The JSON object of a `SearchRequest`; `ids` are those of its `spelled_names`.
 
     Raises `TypeError` for an unknown option, and `ConfigurationError` for an image that cannot be read, an invalid id,
     and a vector with numbers that are not finite.
@@ -87,7 +93,7 @@ def search_body(request: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := request.keys() - SearchRequest.__annotations__.keys():
         known = ", ".join(SearchRequest.__annotations__)
         raise TypeError(f"a search has no option {sorted(unknown)}; it has {known}")
-    return {name: _plain(name, value) for name, value in request.items() if value is not None}
+    return {name: _plain(name, value, ids or {}) for name, value in request.items() if value is not None}
 
 
 def image_base64(image: ImageInput) -> str:
@@ -127,23 +133,23 @@ def image_uri(subject: str) -> str | None:
     return uri if uri is not None and point_id(uri) == id_ else None
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: Any, ids: Mapping[str, str]) -> Any:
     match name:
         case "image":
             return image_base64(value)
         case "id":
-            return image_id(value)
+            return ids.get(value) or image_id(value)
         case "vector":
             return _numbers(value)
         case "queries":
-            return [_part(part) for part in value]
+            return [_part(part, ids) for part in value]
         case _:
             return value
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _part(part: Part, ids: Mapping[str, str]) -> dict[str, Any]:
     given = {each.name: getattr(part, each.name) for each in fields(part)}
-    return {name: _plain(name, value) for name, value in given.items() if value is not None}
+    return {name: _plain(name, value, ids) for name, value in given.items() if value is not None}
 
 
 def _numbers(vector: Iterable[float]) -> list[float]:

@@ -148,7 +148,8 @@ def list_objects(
 def _patterns(options: IndexOptions, uri: str) -> Patterns:
     if options.recorded is None:
         return Patterns(options.include, options.exclude)
-    record = options.recorded.sources.get(uri, SourceRecord(uri))
+    known = options.recorded.sources
+    record = next((known[each] for each in spellings(uri) if each in known), SourceRecord(uri))
     return Patterns(record.include, record.exclude)
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from viewfinder.client.requests import search_body
+from viewfinder.client.requests import image_id, image_uri, search_body, spelled_names
 from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import CollectionMissingError
 from viewfinder.images.decoding import ImageLimits
@@ -20,6 +20,7 @@ from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.store.takedowns import held_id
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ class LocalSearch:
             memory_bytes=settings.decode_memory_bytes,
             allow_url=True,  # the caller fetches on its own machine; private addresses are still refused
         )
+        self._store, self._index = store, settings.index
         self._searcher = Searcher(store, _LiveIndex(store, settings.index, load, model_name), self._images)
         # A loop in a thread of its own, since the caller may run in a loop already, as notebooks do.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-search")
@@ -53,15 +55,23 @@ class LocalSearch:
 
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
-        return self._run(self._searcher.search(parse_query(search_body(request))))
+        return self._run(self._searcher.search(parse_query(self._body(request))))
 
     def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult]:
         """The answers to several requests, encoded and searched together, 64 at a time."""
-        bodies = [search_body(request) for request in requests]
+        bodies = [self._body(request) for request in requests]
         results: list[SearchResult] = []
         for start in range(0, len(bodies), MAX_SEARCHES):
             results += self._run(self._searcher.search_many(parse_batch(bodies[start : start + MAX_SEARCHES])))
         return results
+
+    def _body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object of a request, with the ids of the images that the index has."""
+        found: dict[str, str] = {}
+        for name in spelled_names(request):
+            id_ = image_id(name)
+            found[name] = held_id(self._store, self._index, id_, image_uri(name) or "") or id_
+        return search_body(request, found)
 
     def stats(self) -> Stats:
         return self._run(self._searcher.stats())

@@ -175,6 +175,9 @@ def replace_records(store: Store, collection: Collection, run: IndexOptions) -> 
     recorded = store.collections.refresh(collection).recorded
     for uri in recorded.sources.keys() - set(run.sources):
         remove_source(store, collection, uri)
+    if run.captions_from is not None:  # the captions that are taken over have these fields
+        kinds = run.captions_from.recorded.fields
+        store.collections.add_fields(collection, {name: kinds[name] for name in kinds.keys() - recorded.fields.keys()})
     return add_records(store, collection, run)
 
 
