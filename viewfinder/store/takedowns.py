@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from viewfinder.errors import CollectionMissingError
-from viewfinder.sources.uris import composed, point_id, s3_parts, spellings
+from viewfinder.sources.uris import bucket_and_key, composed, point_id, s3_parts, spellings
 from viewfinder.store.control import Control
 from viewfinder.store.store import Store
 
@@ -89,8 +89,13 @@ def names_of(id_: str, uri: str) -> dict[str, str]:
 
 def nearest(uri: str, known: Iterable[str]) -> list[str]:
     """Return up to three of the known URIs that are most like `uri`."""
-    plain = {composed(each).casefold(): each for each in itertools.islice(known, _MAX_COMPARED)}
-    return [plain[each] for each in get_close_matches(composed(uri).casefold(), plain, n=_NEAREST)]
+    plain = {_plain_key(each): each for each in itertools.islice(known, _MAX_COMPARED)}
+    return [plain[each] for each in get_close_matches(_plain_key(uri), plain, n=_NEAREST)]
+
+
+def _plain_key(uri: str) -> str:
+    """Return the key to compare with others: without the bucket, and without the case and composition of letters."""
+    return composed(bucket_and_key(uri)[1]).casefold()
 
 
 def _held(store: Store, index: str, ids: Sequence[str]) -> dict[str, str]:
