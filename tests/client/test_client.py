@@ -41,7 +41,7 @@ def test_a_takedown_is_retried_if_its_answer_is_lost(ask: Ask) -> None:
     script = Scripted([Planned(None), done])
     with script.listening() as server:
         assert ask(server, "take_down", "s3://b/k").removed is False
-    assert script.bodies == [f"/v1/images/{id_}"] * 2
+    assert script.bodies == [f"/v1/images/{id_}?uri=s3%3A%2F%2Fb%2Fk"] * 2
 
 
 def test_vectors_of_two_models_are_not_mixed(ask: Ask) -> None:
