@@ -1,5 +1,6 @@
 """Manifests: each object once with its sources; an incomplete listing is an error."""
 
+import gzip
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,8 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
 
 
 def test_text_and_table_files_are_not_listed_and_all_others_are(tmp_path: Path) -> None:
-    keys = ["1.jpg", "1.txt", "1.JSON", "c.jsonl", "m.csv", "m.parquet", "noext", "page.html", "d/", "d/x.jpg.txt.png"]
+    tables = ["c.jsonl", "m.csv", "m.parquet", "t.tsv", "c.csv.gz", "j.json.gz"]
+    keys = ["1.jpg", "1.txt", "1.JSON", *tables, "noext", "page.html", "d/", "d/x.jpg.txt.png"]
     contents = {f"s3://b/{key}": b"" for key in keys}
     assert _keys(_list(contents, "s3://b", directory=tmp_path)) == ["1.jpg", "d/x.jpg.txt.png", "noext", "page.html"]
 
@@ -205,6 +207,11 @@ def test_a_limit_selects_the_same_objects_on_each_run(max_objects: int, tmp_path
         ("m.csv", b"etag,path,size\ne1,./1.jpg,7\n,s3://c/2.jpg,no\n"),
         ("m.csv", b"etag,path,size\ne1,../p/1.jpg,7\n,s3://c/2.jpg,\n"),
         ("m.parquet", _parquet(uri=["1.jpg", "s3://c/2.jpg"], size=[7, None], etag=['"e1"', None])),
+        ("m.csv", "URI; Size;ETag;\r\n1.jpg;7;e1;\r\n;;;\r\ns3://c/2.jpg;;;\r\n".encode("utf-16")),
+        ("m.tsv", b"uri\tsize\tetag\n1.jpg\t7\te1\ns3://c/2.jpg\n"),
+        ("m.csv.gz", gzip.compress(b"uri,size,etag\n1.jpg,7,e1\ns3://c/2.jpg\n")),
+        ("m.jsonl", b'{"URI": "1.jpg", "size": 7, "etag": "e1"}\n{"uri": "s3://c/2.jpg"}\n'),
+        ("m.jsonl.gz", gzip.compress(b'{"path": "1.jpg", "size": 7, "etag": "e1"}\n{"url": "s3://c/2.jpg"}\n')),
     ],
 )  # fmt: skip
 def test_a_manifest_file_lists_uris_sizes_and_etags(name: str, content: bytes, tmp_path: Path) -> None:
@@ -214,6 +221,18 @@ def test_a_manifest_file_lists_uris_sizes_and_etags(name: str, content: bytes, t
         ("s3://c/2.jpg", -1, ""),
     ]
     assert all(row["sources"] == [f"s3://b/p/{name}"] for row in rows)
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_directory_of_part_files_is_one_manifest(slash: str, tmp_path: Path) -> None:
+    contents = {
+        "s3://b/p/m.parquet/_SUCCESS": b"",
+        "s3://b/p/m.parquet/part-0.snappy.parquet": _parquet(uri=["1.jpg"]),
+        "s3://b/p/m.parquet/year=2024/part-0.parquet": _parquet(uri=["s3://c/2.jpg"]),
+    }
+    rows = _list(contents, f"s3://b/p/m.parquet{slash}", directory=tmp_path)
+    assert sorted(row["uri"] for row in rows) == ["s3://b/p/1.jpg", "s3://c/2.jpg"]
+    assert {source for row in rows for source in row["sources"]} == {f"s3://b/p/m.parquet{slash}"}
 
 
 def test_a_single_column_of_a_manifest_file_may_have_any_name(tmp_path: Path) -> None:
@@ -264,6 +283,8 @@ def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
         ("m.csv", b"uri\nhttp://x/1.jpg\n", "http:// is not supported.*line 2"),
         ("m.csv", b"uri\n/home/me/1.jpg\n", "local path.*line 2"),
         ("m.csv", b"uri\n1.jpg\n\xff.jpg\n", "line 3 is not UTF-8"),
+        ("m.jsonl", b'{"uri": "1.jpg"}\n{"uri": 2}\n', "No URI .*line 2"),
+        ("m.jsonl", b'{"name": "1.jpg", "size": 2}\n', "no column `uri`; its columns are name, size"),
         ("m.parquet", b"PAR1 no", "not a readable Parquet file"),
         ("m.parquet", _parquet(uri=["1.jpg", None]), "No URI .*row 2"),
         ("m.parquet", _parquet(uri=[1]), "No URI .*row 1"),

@@ -155,7 +155,7 @@ CaptionsOption = Annotated[
     str | None,
     optional(
         metavar="URI",
-        help="Captions by URI, key or relative path: a JSON, JSONL, CSV or Parquet file.",
+        help="Captions by URI, key or relative path: a JSON, JSONL, CSV, TSV or Parquet file.",
         parser=source_uri,
     ),
 ]

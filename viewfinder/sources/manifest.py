@@ -1,6 +1,7 @@
 """The manifest: the objects of all sources in Parquet files, each object once.
 
-A source is `s3://bucket[/prefix]`, a local directory or file, or a `.csv` or `.parquet` file of URIs. Rows stream into
+A source is `s3://bucket[/prefix]`, a local directory or file, or a table of URIs
+(`viewfinder.sources.tables`). Rows stream into
 part files, and the URIs of manifest files are kept in a temporary database, so memory does not grow with the listing.
 """
 
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +23,11 @@ from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.captions import Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
-from viewfinder.sources.tables import csv_columns, csv_rows, parquet_columns, parquet_rows
+from viewfinder.sources.tables import Table, read_tables
 from viewfinder.sources.uris import bucket_and_key, canonical_uri, file_path, s3_parts, source_uri
 
 URI_COLUMNS = ("uri", "url", "path", "key")
+COLUMNS = (*URI_COLUMNS, "size", "etag")
 
 MAX_MANIFESTS = 62  # each is one bit of a 64-bit integer
 
@@ -158,22 +160,20 @@ class _ManifestFiles:
 
     def read(self, source: Source, objects: Objects) -> None:
         """Store the URIs of one manifest file. Raises `ConfigurationError` with the file and row that are wrong."""
-        try:
-            file = objects.open(source.uri)
-        except ObjectError as error:
-            raise SourceError(f"The manifest {source.uri!r} cannot be read: {error.message}") from error
         bit = 1 << self._sources.index(source.uri)
-        with file:
-            rows = (
-                (uri, _size(row), str(row.get("etag") or "").strip('"'), bit)
-                for uri, row in _manifest_rows(source.uri, file)
-                if source.patterns.accept(bucket_and_key(uri)[1].removeprefix("/"))
-            )
+        rows = (
+            (uri, _size(row), str(row.get("etag") or "").strip('"'), bit)
+            for uri, row in _manifest_rows(source.uri, objects)
+            if source.patterns.accept(bucket_and_key(uri)[1].removeprefix("/"))
+        )
+        try:
             self._database.executemany(
                 "INSERT INTO named (uri, size, etag, files) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (uri) DO UPDATE SET files = files | excluded.files",
                 rows,
             )
+        except ObjectError as error:
+            raise SourceError(f"The manifest {source.uri!r} cannot be read: {error.message}") from error
 
     def take(self, uris: Sequence[str]) -> dict[str, list[str]]:
         """Mark URIs that a listing has found; return the manifest files that also list each of them."""
@@ -269,34 +269,31 @@ def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def _manifest_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a manifest file, each with its canonical URI."""
-    if uri.lower().endswith(".parquet"):
-        read, unit = parquet_rows, "row"
-        columns = parquet_columns(uri, file)
-    else:
-        read, unit = csv_rows, "line"
-        columns = csv_columns(uri, file)
-    column = _uri_column(uri, columns)
-    for number, row in read(uri, file):
-        place = f"the manifest {uri!r} in {unit} {number}"
-        text = row.get(column)
-        if not isinstance(text, str):
-            raise SourceError(f"No URI in {place}.")
-        try:
-            yield _absolute(uri, text), row
-        except SourceError as error:
-            raise SourceError(f"{error} Found in {place}.") from error
+def _manifest_rows(uri: str, objects: Objects) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a manifest, each with its canonical URI."""
+    for table in read_tables(uri, objects, COLUMNS):
+        column = None if table.columns is None else _uri_column(table, table.columns)
+        for number, row in table.rows:
+            place = f"the manifest {table.uri!r} in {table.unit} {number}"
+            text = row.get(column or _uri_column(table, list(row)))
+            if not isinstance(text, str):
+                raise SourceError(f"No URI in {place}.")
+            try:
+                yield _absolute(uri.rstrip("/"), text), row
+            except SourceError as error:
+                raise SourceError(f"{error} Found in {place}.") from error
 
 
-def _uri_column(uri: str, names: Sequence[str]) -> str:
+def _uri_column(table: Table, names: Sequence[str]) -> str:
     for name in URI_COLUMNS:
         if name in names:
             return name
     if len(names) != 1:
-        raise SourceError(f"The manifest {uri!r} has no column `uri`; its columns are {', '.join(names) or 'none'}.")
+        raise SourceError(
+            f"The manifest {table.uri!r} has no column `uri`; its columns are {', '.join(names) or 'none'}."
+        )
     if "/" in names[0]:
-        raise SourceError(f"The manifest {uri!r} has no header; insert the line `uri` above {names[0]!r}.")
+        raise SourceError(f"The manifest {table.uri!r} has no header; insert the line `uri` above {names[0]!r}.")
     return names[0]
 
 

@@ -5,11 +5,11 @@ import re
 from dataclasses import dataclass
 
 from viewfinder.errors import ConfigurationError
+from viewfinder.sources.tables import table_format
 from viewfinder.sources.uris import bucket_and_key
 
-# Files that accompany images and are not listed. All other objects are: their content decides, not their name.
-NOT_IMAGES = (".txt", ".json", ".jsonl", ".csv", ".parquet")
-MANIFESTS = (".csv", ".parquet")
+# Files that accompany images and are not listed, as tables are. All other objects are: their content decides.
+NOT_IMAGES = (".txt", ".json", ".json.gz", ".txt.gz")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Source:
 
     @property
     def is_manifest(self) -> bool:
-        """True for a CSV or Parquet file of URIs; False for a prefix, a directory or an image."""
-        return self.uri.lower().endswith(MANIFESTS)
+        """True for a table of URIs, a file or a directory of part files; False for a prefix, a directory, an image."""
+        return table_format(self.uri) is not None
 
     def holds(self, uri: str) -> bool:
         """Return True if this source, a prefix, lists the object `uri`."""
@@ -65,7 +65,8 @@ class Source:
             # A listing skips hidden directories; another source may name one of them.
             if any(part.startswith(".") for part in relative.split("/")):
                 return False
-        return not relative.lower().endswith(NOT_IMAGES) and self.patterns.accept(relative)
+        accompanies = table_format(relative) is not None or relative.lower().endswith(NOT_IMAGES)
+        return not accompanies and self.patterns.accept(relative)
 
 
 def _matches(pattern: str, relative: str) -> bool:
