@@ -65,6 +65,7 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
             "etag": etag,
             "last_modified": "",
             "sources": ["s3://b/p/"],
+            "skip": None,
             "caption": None,
             "caption_hash": None,
             "caption_details": None,
@@ -155,6 +156,40 @@ def test_patterns_for_local_files_are_not_percent_encoded(tmp_path: Path) -> Non
     with Objects() as objects:
         rows = _rows(write_manifest([str(tmp_path)], tmp_path / "out", objects, include=["mein * ü.jpg"]))
     assert [Path(row["key"]).name for row in rows] == ["mein Bild ü.jpg"]
+
+
+def _skips(rows: Sequence[Row]) -> dict[str, str | None]:
+    return {row["key"]: row["skip"] for row in rows}
+
+
+def test_objects_that_are_not_to_be_indexed_are_listed_with_the_reason(tmp_path: Path) -> None:
+    contents = {f"s3://b/{key}": b"x" for key in ["a.jpg", "._a.jpg", "v.mp4", "__MACOSX/b.jpg", "old.jpg"]}
+    with Objects(s3=MemoryObjects(contents, archived=["s3://b/old.jpg", "s3://b/v.mp4"])) as objects:
+        rows = _rows(write_manifest(["s3://b"], tmp_path, objects))
+    assert _skips(rows) == {
+        "a.jpg": None,
+        "._a.jpg": "hidden",
+        "v.mp4": "video",
+        "__MACOSX/b.jpg": "hidden",
+        "old.jpg": "archived",
+    }
+
+
+def test_a_source_that_names_a_hidden_object_wants_it(tmp_path: Path) -> None:
+    keys = [".x/1.jpg", ".x/._2.jpg", "v.mp4", "w.mp4"]
+    rows = _list(keys, "s3://b", "s3://b/.x", "s3://b/v.mp4", directory=tmp_path)
+    assert {row["key"]: (row["skip"], row["sources"]) for row in rows} == {
+        ".x/1.jpg": (None, ["s3://b/.x"]),
+        ".x/._2.jpg": ("hidden", ["s3://b", "s3://b/.x"]),
+        "v.mp4": (None, ["s3://b/v.mp4"]),
+        "w.mp4": ("video", ["s3://b"]),
+    }
+
+
+def test_in_a_manifest_file_only_the_last_part_of_a_key_is_looked_at(tmp_path: Path) -> None:
+    content = {"s3://b/m.csv": b"uri\n.cache/1.jpg\n.cache/.DS_Store\nv.mp4\n"}
+    rows = _list(content, "s3://b/m.csv", directory=tmp_path)
+    assert _skips(rows) == {".cache/1.jpg": None, ".cache/.DS_Store": "hidden", "v.mp4": "video"}
 
 
 # Several sources

@@ -61,6 +61,14 @@ def reindex_command(
     ] = KEEP,
     max_failure_ratio: MaxFailureRatioOption = MAX_FAILURE_RATIO,
     prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
+    allow_loss: Annotated[
+        int,
+        typer.Option(
+            parser=whole(0),
+            metavar="N",
+            help="Change the model even if up to N images leave the index because their objects are archived.",
+        ),
+    ] = 0,
     max_quality_loss: Annotated[
         float,
         typer.Option(
@@ -101,6 +109,7 @@ def reindex_command(
         keep=keep,
         max_failure_ratio=max_failure_ratio,
         prune_max_ratio=prune_max_ratio,
+        allow_loss=allow_loss,
         max_quality_loss=max_quality_loss,
         rebuild=rebuild,
         when_model_changed=when_model_changed,

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from viewfinder.indexing.accounting import Tally
 from viewfinder.indexing.progress import IndexingProgress
 
 POLL_S = 0.5
@@ -16,7 +17,7 @@ class Counter:
     """An actor that sums the counts of write tasks. Unlike the final tally, it counts a task twice if Ray reruns it."""
 
     def __init__(self) -> None:
-        self._counts = {"indexed": 0, "unchanged": 0, "failed": 0}
+        self._counts = dict.fromkeys(Tally().outcomes, 0)
 
     def add(self, counts: Mapping[str, int]) -> None:
         for name, count in counts.items():

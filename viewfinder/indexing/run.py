@@ -176,8 +176,14 @@ class Indexer:
         return self._executor.encode_images(checkpoint, self._settings, self._access, records)
 
     def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
+        live = None if collection is None else self._store.collections.live(collection.index)
         return Compare(
-            self._access, self._store.address, collection, captions=manifest.with_captions, prune=options.prune
+            self._access,
+            self._store.address,
+            collection,
+            captions=manifest.with_captions,
+            prune=options.prune,
+            live=live if collection is not None and live is not None and live.name != collection.name else None,
         )
 
     def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:

@@ -1,5 +1,6 @@
 """The last stage: write points and failure records, and count every row."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import Tally
+from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import parse_details
@@ -50,16 +52,21 @@ def write_rows(store: Store, collection: Collection, table: pa.Table, *, run_id:
     if groups["sources"]:
         store.points.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
     _write_failures(store, collection, groups["failed"], run_id)
+    _write_skips(store, collection, groups["skipped"])
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
 
-    taken_down = sum(row["count"] for row in groups["taken_down"])
+    skips = Counter[str]()
+    for row in groups["skipped"]:
+        skips[row["reason"]] += row["count"]
     return Tally(
         indexed=len(groups["index"]) + len(groups["caption"]),
-        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]) + taken_down,
+        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]),
         failed=len(groups["failed"]),
-        taken_down=taken_down,
-        stale=sum(bool(row["exists"]) and not row["permanent"] for row in groups["failed"]),
+        **skips,
+        archived_live=_count_live(groups["skipped"], archived=True),
+        skipped_live=_count_live(groups["skipped"], archived=False),
+        stale=sum(row["count"] for row in groups["failed"] + groups["skipped"] if _keeps_point(row)),
         images=len(groups["index"]),
         truncated_tail=sum(row["warning"] == TRUNCATED_TAIL for row in groups["index"]),
         captions=sum(row["caption_vector"] is not None for row in rows),
@@ -78,8 +85,24 @@ def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> l
     taken_down = store.control(collection.index).takedowns(ids) if ids else {}
     for row in rows:
         if row["id"] in taken_down:
-            row["action"] = "taken_down"
+            row["action"], row["reason"], row["exists"] = "skipped", "taken_down", False
     return rows
+
+
+def _keeps_point(row: Row) -> bool:
+    return bool(row["exists"]) and not row["permanent"]
+
+
+def _count_live(rows: Sequence[Row], *, archived: bool) -> int:
+    return sum(row["count"] for row in rows if row["live"] and (row["reason"] == "archived") is archived)
+
+
+def _write_skips(store: Store, collection: Collection, rows: Sequence[Row]) -> None:
+    """Record objects whose content is no image, and delete their points. Those known before are folded, without id."""
+    no_images = [row for row in rows if row["id"] is not None and row["reason"] in CONTENT_SKIPS]
+    if gone := [row["id"] for row in no_images if row["exists"]]:
+        store.points.delete(collection, gone)
+    store.control(collection.index).record_failures({row["id"]: _failure(row, run_id="") for row in no_images})
 
 
 def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], run_id: str) -> None:
@@ -88,19 +111,22 @@ def _write_failures(store: Store, collection: Collection, rows: Sequence[Row], r
     # An image whose content is now broken must not be found by its previous content.
     if broken := [row["id"] for row in rows if row["exists"] and row["permanent"]]:
         store.points.delete(collection, broken)
-    records = {
-        row["id"]: Failure(
-            uri=row["uri"],
-            etag=row["etag"] or "",
-            stage=row["stage"],
-            reason=row["reason"],
-            message=row["message"],
-            permanent=bool(row["permanent"]),
-            run_id=run_id,
-        )
-        for row in rows
-    }
-    store.control(collection.index).record_failures(records)
+    store.control(collection.index).record_failures({row["id"]: _failure(row, run_id) for row in rows})
+
+
+def _failure(row: Row, run_id: str) -> Failure:
+    etag, size, last_modified = version_of(row)
+    return Failure(
+        uri=row["uri"],
+        etag=etag,
+        size=size,
+        last_modified=last_modified,
+        stage=row["stage"],
+        reason=row["reason"],
+        message=row["message"],
+        permanent=bool(row["permanent"]),
+        run_id=run_id,
+    )
 
 
 def _points(rows: Sequence[Row], stamp: dict[str, str]) -> PointBatch:

@@ -20,6 +20,7 @@ class ReindexOptions:
     keep: int = KEEP
     max_failure_ratio: float = MAX_FAILURE_RATIO
     prune_max_ratio: float = PRUNE_MAX_RATIO
+    allow_loss: int = 0
     max_quality_loss: float = MAX_QUALITY_LOSS
     rebuild: bool = False
     when_model_changed: bool = False

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.accounting import RunResult, Tally
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.reindexing.verify import Check
 
@@ -44,6 +44,7 @@ class ReindexResult:
     model: str
     fingerprint: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     phases: Mapping[str, float] = field(default_factory=dict)
     checks: Sequence[Check] = ()
@@ -71,6 +72,7 @@ class ReindexRecord:
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+        self.skips: dict[str, int] = {}
         self.checks: Sequence[Check] = ()
 
     @contextmanager
@@ -86,17 +88,19 @@ class ReindexRecord:
     def add_round(self, results: Sequence[RunResult]) -> None:
         """Add the counts of one round over all sources.
 
-        `listed` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and `pruned` are
-        sums. So listed = unchanged + indexed + failed, unless objects changed between rounds.
+        `listed`, `skipped` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and
+        `pruned` are sums. So listed = unchanged + indexed + skipped + failed, unless objects changed between rounds.
         """
         before, now = self.counts, sum((Counter(each.counts) for each in results), Counter[str]())
         self.counts = {
             "listed": now["listed"],
             "unchanged": before.get("unchanged", now["unchanged"]),
             "indexed": before.get("indexed", 0) + now["indexed"],
+            "skipped": now["skipped"],
             "failed": now["failed"],
             "pruned": before.get("pruned", 0) + now["pruned"],
         }
+        self.skips = sum((each.outcome.tally for each in results), Tally()).skips
 
     def add_checks(self, checks: Sequence[Check]) -> None:
         """Keep the checks, and log those that failed."""

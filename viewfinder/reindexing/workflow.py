@@ -11,6 +11,7 @@ from typing import Any
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
+from viewfinder.indexing.accounting import failure_ratio, skip_counts
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
 from viewfinder.indexing.prune import PrunePlan
@@ -110,7 +111,7 @@ class _Reindex:
             self._check_sources(runs)
         with self._record.phase("update"):
             self._sync(live, wanted, runs)
-        self._store.collections.update_metadata(live.name, counts=self._record.counts)
+        self._store.collections.update_metadata(live.name, counts=self._record.counts | skip_counts(self._record.skips))
         return self._result(live, "brought up to date", self._too_many_failures())
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
@@ -130,9 +131,14 @@ class _Reindex:
         with record.phase("build"):
             new = build.open_new(store, lock, live, wanted, rebuild=options.rebuild)
             results = build.fill(store, self._indexer, lock, new, wanted, current_runs, record.add_round)
-            store.collections.update_metadata(new.name, counts=record.counts)
+            store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
         with record.phase("verify"):
-            bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
+            bounds = Bounds(
+                options.max_failure_ratio,
+                options.prune_max_ratio,
+                options.max_quality_loss,
+                allowed_loss=options.allow_loss,
+            )
             pair = CollectionPair(store.collections.refresh(new), wanted, live, live_model)
             record.add_checks(verify(store, self._indexer, pair, results, queries, bounds, self._report.run_id))
         if failed := [each for each in record.checks if each.passed is False]:
@@ -203,10 +209,11 @@ class _Reindex:
         return queries
 
     def _too_many_failures(self) -> str | None:
-        listed, failed = self._record.counts.get("listed", 0), self._record.counts.get("failed", 0)
-        if listed and failed / listed > self._options.max_failure_ratio:
+        counts = self._record.counts
+        if failure_ratio(counts) > self._options.max_failure_ratio:
             return (
-                f"{failed:,} of {listed:,} objects failed, more than --max-failure-ratio "
+                f"{counts['failed']:,} of {counts['listed'] - counts['skipped']:,} objects failed (not counting those "
+                "skipped), more than --max-failure-ratio "
                 f"{self._options.max_failure_ratio:g} allows. All others are indexed; see failures.jsonl."
             )
         return None
@@ -240,6 +247,7 @@ class _Reindex:
             model=live.metadata.model_name,
             fingerprint=live.metadata.fingerprint,
             counts=self._record.counts,
+            skipped=self._record.skips,
             failures={} if dry_run else report.write_failures(self._store, live, None),
             phases=self._record.phases,
             checks=self._record.checks,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +23,10 @@ from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.captions import Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
+from viewfinder.sources.skips import SkipReason, skip_by_name
 from viewfinder.sources.tables import Table, read_tables
 from viewfinder.sources.uris import bucket_and_key, canonical_uri, file_path, s3_parts, source_uri
+from viewfinder.sources.versions import clean_etag
 
 URI_COLUMNS = ("uri", "url", "path", "key")
 COLUMNS = (*URI_COLUMNS, "size", "etag")
@@ -44,6 +46,7 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         "etag": pa.string(),
         "last_modified": pa.string(),
         "sources": pa.list_(pa.string()),
+        "skip": pa.string(),  # a `SkipReason` that the listing shows, else null
         # A `CaptionRecord`; the hash is null if the object has none.
         "caption": pa.string(),
         "caption_hash": pa.string(),
@@ -111,13 +114,17 @@ def manifest_of(infos: Iterable[ObjectInfo], directory: Path, *, captions: Capti
     sources = []
     with _Writer(directory, captions, None) as writer:
         for batch in _batches(infos):
-            writer.add([(info, [info.uri]) for info in batch])
+            writer.add([_ListedObject(info, [info.uri], "archived" if info.archived else None) for info in batch])
             sources += [{"source": info.uri, "include": [], "exclude": []} for info in batch]
     return writer.manifest(sources)
 
 
-# An object and the URIs of the sources that contain it.
-_ListedObject = tuple[ObjectInfo, list[str]]
+class _ListedObject(NamedTuple):
+    """An object, the URIs of the sources that contain it, and why it is not indexed."""
+
+    info: ObjectInfo
+    sources: list[str]
+    skip: SkipReason | None
 
 
 def _list_prefixes(
@@ -130,9 +137,23 @@ def _list_prefixes(
         for batch in _batches(infos):
             mentions = manifest_files.take([info.uri for info in batch])
             for info in batch:
-                holders = [each.uri for each in prefixes if each is source or each.holds(info.uri)]
-                if holders[0] == source.uri:
-                    yield info, sorted([*holders, *mentions.get(info.uri, ())])
+                holders = [each for each in prefixes if each is source or each.holds(info.uri)]
+                if holders[0] is source:
+                    yield _listed(info, holders, mentions.get(info.uri, ()))
+
+
+def _listed(info: ObjectInfo, holders: Sequence[Source], mentions: Sequence[str]) -> _ListedObject:
+    """Return an object with the sources that want it. A source that names it outweighs its name."""
+    skips = {each.uri: each.skips(info.uri) for each in holders} | dict.fromkeys(mentions, _skip_in_manifest(info.key))
+    wanted = sorted(uri for uri, skip in skips.items() if skip is None)
+    if not wanted:
+        return _ListedObject(info, sorted(skips), next(iter(skips.values())))
+    return _ListedObject(info, wanted, "archived" if info.archived else None)
+
+
+def _skip_in_manifest(key: str) -> SkipReason | None:
+    # A list of URIs names no root: hidden folders above an object may be above all of them.
+    return skip_by_name(key.rpartition("/")[2])
 
 
 class _ManifestFiles:
@@ -162,7 +183,7 @@ class _ManifestFiles:
         """Store the URIs of one manifest file. Raises `ConfigurationError` with the file and row that are wrong."""
         bit = 1 << self._sources.index(source.uri)
         rows = (
-            (uri, _size(row), str(row.get("etag") or "").strip('"'), bit)
+            (uri, _size(row), clean_etag(str(row.get("etag") or "")), bit)
             for uri, row in _manifest_rows(source.uri, objects)
             if source.patterns.accept(bucket_and_key(uri)[1].removeprefix("/"))
         )
@@ -190,7 +211,8 @@ class _ManifestFiles:
             "SELECT uri, size, etag, files FROM named WHERE taken = 0 ORDER BY uri"
         ):
             bucket, key = bucket_and_key(uri)
-            yield ObjectInfo(uri, bucket, key, size, etag, ""), sorted(self._files_of(files))
+            info = ObjectInfo(uri, bucket, key, size, etag, "")
+            yield _ListedObject(info, sorted(self._files_of(files)), _skip_in_manifest(key))
 
     def _files_of(self, files: int) -> list[str]:
         return [uri for number, uri in enumerate(self._sources) if files >> number & 1]
@@ -224,9 +246,9 @@ class _Writer:
         return Manifest(tuple(self.paths), self.listed, self.bytes, tuple(sources), captioned)
 
     def add(self, rows: Sequence[_ListedObject]) -> None:
-        infos = [info for info, _ in rows]
+        infos = [row.info for row in rows]
         records = self._captions.find_many(infos) if self._captions else [None] * len(infos)
-        for (info, sources), record in zip(rows, records, strict=True):
+        for (info, sources, skip), record in zip(rows, records, strict=True):
             self._pending.append(
                 {
                     "uri": info.uri,
@@ -236,6 +258,7 @@ class _Writer:
                     "etag": info.etag,
                     "last_modified": info.last_modified,
                     "sources": sources,
+                    "skip": skip,
                     "caption": record.caption if record else None,
                     "caption_hash": record.caption_hash if record else None,
                     "caption_details": record.details if record else None,

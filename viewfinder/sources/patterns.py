@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from viewfinder.errors import ConfigurationError
+from viewfinder.sources.skips import SkipReason, skip_by_name
 from viewfinder.sources.tables import table_format
 from viewfinder.sources.uris import bucket_and_key
 
@@ -54,19 +55,31 @@ class Source:
 
     def holds(self, uri: str) -> bool:
         """Return True if this source, a prefix, lists the object `uri`."""
-        root = self.uri if self.uri.endswith("/") else f"{self.uri}/"
         if uri == self.uri:
             return True
-        if not uri.startswith(root):
+        relative = self._relative(uri)
+        if relative is None:
             return False
-        relative = uri.removeprefix(root)
-        if uri.startswith("file://"):
-            relative = bucket_and_key(f"file:///{relative}")[1].removeprefix("/")  # patterns are written unescaped
-            # A listing skips hidden directories; another source may name one of them.
-            if any(part.startswith(".") for part in relative.split("/")):
-                return False
+        # A listing skips hidden directories; another source may name one of them.
+        if uri.startswith("file://") and any(part.startswith(".") for part in relative.split("/")):
+            return False
         accompanies = table_format(relative) is not None or relative.lower().endswith(NOT_IMAGES)
         return not accompanies and self.patterns.accept(relative)
+
+    def skips(self, uri: str) -> SkipReason | None:
+        """Return why this source, a prefix that holds `uri`, does not index it, or None. An object that it names is."""
+        relative = self._relative(uri)
+        return None if relative is None else skip_by_name(relative)
+
+    def _relative(self, uri: str) -> str | None:
+        """Return the key of an object relative to this prefix, None if it is not below it."""
+        root = self.uri if self.uri.endswith("/") else f"{self.uri}/"
+        if not uri.startswith(root):
+            return None
+        relative = uri.removeprefix(root)
+        if uri.startswith("file://"):
+            return bucket_and_key(f"file:///{relative}")[1].removeprefix("/")  # patterns are written unescaped
+        return relative
 
 
 def _matches(pattern: str, relative: str) -> bool:

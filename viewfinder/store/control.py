@@ -34,7 +34,8 @@ _ORDERING = models.WriteOrdering.MEDIUM
 class Failure:
     """The failure of one object: `reason` is a stable snake_case word, `stage` the step that failed.
 
-    `permanent` means that the same content will fail again; `run_id` is the last run in which it failed.
+    `permanent` means that the same content will fail again; `run_id` is the last run in which it failed, "" for an
+    object that is skipped because its content is no image. `etag`, `size` and `last_modified` are of that content.
     """
 
     uri: str
@@ -44,6 +45,8 @@ class Failure:
     message: str
     permanent: bool = True
     run_id: str = ""
+    size: int = -1
+    last_modified: str = ""
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> "Failure":
