@@ -170,4 +170,4 @@ def failure_ratio(counts: Mapping[str, int]) -> float:
 
 def skip_counts(skips: Mapping[str, int]) -> dict[str, int]:
     """Skipped objects by reason as they are recorded with a collection, beside the other counts."""
-    return {f"skipped_{reason}": count for reason, count in skips.items()}
+    return {f"skipped_{reason}": count for reason, count in skips.items() if count}
