@@ -22,7 +22,7 @@ from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.indexing.report import Summary
-from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.rows import Row, table_of
 from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
@@ -350,17 +350,23 @@ def test_an_image_whose_end_is_missing_is_indexed_and_counted(world: World) -> N
 
 
 class Guarded(MemoryObjects):
-    """S3 that allows listing, and reading only the objects that are not in `denied`."""
+    """S3 that allows listing, and reading only the objects that are not in `denied`, up to `bytes_sent`."""
 
     def __init__(self, contents: Mapping[str, bytes]) -> None:
         super().__init__(contents)
         self.denied: set[str] = set()
+        self.bytes_sent: int | None = None
 
     def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
         if uri in self.denied:
             self.uris_read.append(uri)
             raise ObjectError("access_denied", f"Could not read {uri!r}: AccessDenied.")
-        return super().read(uri, max_bytes, check_head)
+        if self.bytes_sent is None:
+            return super().read(uri, max_bytes, check_head)
+        data = self.contents[uri][: self.bytes_sent]
+        if check_head is not None:
+            check_head(data)
+        return ObjectContent(data, self.stat(uri).version._replace(size=len(data)))
 
 
 @pytest.fixture
@@ -381,6 +387,17 @@ def guarded() -> Iterator[tuple[Guarded, FetchAndDecode]]:
                 decoder=lambda: nullcontext(decoder),
             ),
         )
+
+
+def test_a_body_that_is_cut_off_is_not_taken_for_a_text(guarded: tuple[Guarded, FetchAndDecode]) -> None:
+    """The first four bytes of a GIF are `GIF8`; its point was deleted."""
+    bucket, stage = guarded
+    bucket.contents["s3://b/gif"] = encoded_image(1, kind="GIF")
+    bucket.bytes_sent = 4
+    etag, size, _ = bucket.stat("s3://b/gif").version
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/gif", "size": size, "etag": etag}
+    (done,) = stage(table_of([row])).to_pylist()
+    assert (done["action"], done["reason"], done["permanent"]) == ("failed", "unavailable", False)
 
 
 def _fetch(guarded: tuple[Guarded, FetchAndDecode]) -> list[dict[str, Any]]:

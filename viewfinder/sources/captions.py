@@ -277,8 +277,8 @@ def _no_column(uri: str, name: str, names: Iterable[str]) -> str:
 
 def _rows(uri: str, objects: Objects, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
     """Yield keys and records. Raises `ObjectError`, `ConfigurationError`."""
-    if _is_json(uri) and part_files(uri, objects) == [uri]:
-        with open_plain(uri, objects) as file:
+    if _is_json(uri) and part_files(uri, objects) == [uri.rstrip("/")]:
+        with open_plain(uri.rstrip("/"), objects) as file:
             yield from _json_rows(uri, file, count_repeated)
         return
     columns = _Columns(uri)

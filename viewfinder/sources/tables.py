@@ -26,6 +26,8 @@ from viewfinder.sources.objects import Objects
 # Formats by the end of a file's name; with `.gz` after it the file is gzipped.
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
+_SUFFIXES = tuple(FORMATS)
+
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -50,6 +52,8 @@ class Table:
 def table_format(uri: str) -> str | None:
     """Return the format of a table by its name ("csv", "tsv", "jsonl" or "parquet"), None for another file."""
     name = uri.lower().rstrip("/").removesuffix(".gz")
+    if not name.endswith(_SUFFIXES):  # a listing asks for each key
+        return None
     return next((kind for suffix, kind in FORMATS.items() if name.endswith(suffix)), None)
 
 
