@@ -64,7 +64,7 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
             "size": 5,
             "etag": etag,
             "last_modified": "",
-            "sources": ["s3://b/p/"],
+            "sources": ["s3://b/p"],
             "skip": None,
             "caption": None,
             "caption_hash": None,
@@ -72,7 +72,7 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
         }
     ]
     assert (manifest.listed, manifest.bytes) == (1, 5)
-    assert manifest.sources == ({"source": "s3://b/p/", "include": [], "exclude": []},)
+    assert manifest.sources == ({"source": "s3://b/p", "include": [], "exclude": []},)
 
 
 def test_text_and_table_files_are_not_listed_and_all_others_are(tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def test_an_object_of_several_sources_has_one_row_with_all_of_them(tmp_path: Pat
     rows = _list(keys, "s3://b/p/q", "s3://b/p", "s3://b/p/", "s3://b/p", directory=tmp_path)
     assert {row["key"]: row["sources"] for row in rows} == {
         "p": ["s3://b/p"],
-        "p/1.jpg": ["s3://b/p", "s3://b/p/"],
-        "p/q/2.jpg": ["s3://b/p", "s3://b/p/", "s3://b/p/q"],
+        "p/1.jpg": ["s3://b/p"],
+        "p/q/2.jpg": ["s3://b/p", "s3://b/p/q"],
     }
     assert len(rows) == 3
 
@@ -209,8 +209,8 @@ def test_an_object_of_several_sources_has_one_row_with_all_of_them(tmp_path: Pat
 def test_doubled_slashes_are_another_prefix(tmp_path: Path) -> None:
     rows = _list(["p//1.jpg", "p/2.jpg"], "s3://b/p//", "s3://b/p/", directory=tmp_path)
     assert {row["key"]: row["sources"] for row in rows} == {
-        "p//1.jpg": ["s3://b/p/", "s3://b/p//"],
-        "p/2.jpg": ["s3://b/p/"],
+        "p//1.jpg": ["s3://b/p", "s3://b/p//"],
+        "p/2.jpg": ["s3://b/p"],
     }
 
 
@@ -267,7 +267,7 @@ def test_a_directory_of_part_files_is_one_manifest(slash: str, tmp_path: Path) -
     }
     rows = _list(contents, f"s3://b/p/m.parquet{slash}", directory=tmp_path)
     assert sorted(row["uri"] for row in rows) == ["s3://b/p/1.jpg", "s3://c/2.jpg"]
-    assert {source for row in rows for source in row["sources"]} == {f"s3://b/p/m.parquet{slash}"}
+    assert {source for row in rows for source in row["sources"]} == {"s3://b/p/m.parquet"}
 
 
 def test_a_single_column_of_a_manifest_file_may_have_any_name(tmp_path: Path) -> None:
