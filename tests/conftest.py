@@ -60,6 +60,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not _needs_ray(item))
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name contents by their size: gzip's contain the time, and all processes must collect the same tests."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) else None
+
+
 def _needs_ray(item: pytest.Item) -> bool:
     return bool(item.get_closest_marker("cluster")) or "ray_session" in getattr(item, "fixturenames", ())
 

@@ -101,7 +101,7 @@ def test_points_metadata_and_report_equal_those_of_a_job(local: Open, photos: Pa
     assert live is not None
     assert [each.run_id for each in live.recorded.runs] == [payload["run_id"]]
     assert list(live.recorded.sources) == [source]
-    assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "failed": 0, "pruned": 0}
+    assert live.metadata.counts == {"listed": 3, "unchanged": 0, "indexed": 3, "skipped": 0, "failed": 0, "pruned": 0}
     summary = json.loads((tmp_path / "data" / "runs" / payload["run_id"] / "summary.json").read_text())
     assert summary["state"] == "done", "the report is that of a job"
 
@@ -139,13 +139,14 @@ def test_invalid_images_are_reported_and_the_others_indexed(local: Open, photos:
     (photos / "cut.jpg").write_bytes(encoded_image(5, (400, 400))[:900])
     engine = local()
     result = engine.index_directory(photos)
-    assert (result.listed, result.indexed, result.failed) == (5, 3, 2)
+    assert (result.listed, result.indexed, result.skipped, result.failed) == (5, 3, 1, 1)
+    assert result.skips["not_an_image"] == 1
     assert {Path(each.uri).name: (each.stage, each.reason) for each in result.failures} == {
-        "text.jpg": ("decode", "not_an_image"),
         "cut.jpg": ("decode", "truncated"),
     }
     # Known failures are reported again without reading the file, until it changes.
-    assert engine.index_directory(photos).failed == 2
+    again = engine.index_directory(photos)
+    assert (again.unchanged, again.skipped, again.failed) == (3, 1, 1)
     (photos / "text.jpg").write_bytes(encoded_image(6))
     repaired = engine.index_directory(photos)
     assert (repaired.indexed, repaired.failed, repaired.unchanged) == (1, 1, 3)
@@ -155,7 +156,7 @@ def test_an_image_that_became_invalid_is_no_longer_found(local: Open, photos: Pa
     engine = local()
     engine.index_directory(photos)
     (photos / "a.jpg").write_text("not an image any more")
-    assert engine.index_directory(photos).failed == 1
+    assert engine.index_directory(photos).skips["not_an_image"] == 1
     assert {Path(hit.uri).name for hit in engine.search("anything")} == {"b.jpg", "c%20d.jpg"}
 
 
@@ -359,8 +360,8 @@ def test_a_taken_down_image_is_not_indexed_again(local: Open, photos: Path, tmp_
     engine = local()
     for index in (lambda: engine.index_directory(photos), lambda: engine.index_images([photos / "b.jpg"])):
         result = index()
-        assert (result.taken_down, result.indexed, result.failed) == (1, 0, 0)
-        assert result.unchanged == result.listed
+        assert (result.skips["taken_down"], result.indexed, result.failed) == (1, 0, 0)
+        assert result.unchanged + result.skipped == result.listed
     assert uri not in {hit.uri for hit in engine.search("a red car")}
 
 

@@ -169,7 +169,7 @@ def _not_utf8() -> bytes:
 
 PARQUET = arrow_tables().map(_parquet)
 FILES = st.one_of(
-    st.tuples(st.sampled_from(["json", "jsonl", "csv", "parquet"]), st.binary(max_size=300)),
+    st.tuples(st.sampled_from(["json", "jsonl", "csv", "tsv", "csv.gz", "parquet"]), st.binary(max_size=300)),
     st.tuples(st.just("json"), JSON.map(lambda value: json.dumps(value).encode())),
     st.tuples(st.just("jsonl"), ROWS.map(lambda rows: "\n".join(map(json.dumps, rows)).encode())),
     st.tuples(

@@ -99,6 +99,15 @@ class Settings(BaseModel):
         "boto3's own chain.",
     )
     s3_anonymous: bool = Field(False, description="Read public buckets without signing requests.")
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        description="Place of the bucket's name in an address: `path` (https://host/bucket/key) or `virtual` "
+        "(https://bucket.host/key). `auto`: virtual on AWS, else the profile's or path, and virtual where the endpoint "
+        "answers SecondLevelDomainForbidden.",
+    )
+    s3_requester_pays: bool = Field(
+        False, description="Accept the charges for requests and transfer of requester-pays buckets."
+    )
 
     # Ray
     ray_address: str | None = Field(

@@ -82,7 +82,7 @@ def _use_all_commands(images: Path, viewfinder: Viewfinder) -> None:
     assert json.loads(viewfinder("status", "--json").out)["store"]["collections"][0]["points"] == 4
     assert json.loads(viewfinder("takedown", first, "--yes", "--json").out)["removed"]
     assert len(json.loads(viewfinder("search", "a house", "--json").out)["hits"]) == 3
-    assert json.loads(viewfinder("index", str(images), "--json").out)["taken_down"] == 1
+    assert json.loads(viewfinder("index", str(images), "--json").out)["skipped"]["taken_down"] == 1
     assert json.loads(viewfinder("restore", first, "--json").out)["restored"]
     assert json.loads(viewfinder("index", str(images), "--json").out)["counts"]["indexed"] == 1
 

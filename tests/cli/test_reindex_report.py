@@ -71,7 +71,7 @@ def test_a_problem_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) ->
 def test_a_dry_run_shows_the_plan_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     plan = ReindexPlan(
         "bring the live collection up to date",
-        [(("s3://b",), "c.json")],
+        {"s3://b": ["c.json"]},
         {"index": 2, "unchanged": 10},
         PrunePlan(12, 1, 1),
     )

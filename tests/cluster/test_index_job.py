@@ -32,7 +32,7 @@ NAMES = [f"{number:02}.jpg" for number in range(12)]
 def test_a_job_indexes_a_bucket_and_a_rerun_changes_nothing(world: World, tiny_model: str) -> None:
     fill(world.bucket, [*NAMES, "deep/er/中文 name.jpg"])
     assert world.run() == 0
-    assert world.counts == {"listed": 13, "unchanged": 0, "indexed": 13, "failed": 0, "pruned": 0}
+    assert world.counts == {"listed": 13, "unchanged": 0, "indexed": 13, "skipped": 0, "failed": 0, "pruned": 0}
     assert world.failures == {}
     first = world.points
     assert set(first) == {*NAMES, "deep/er/中文 name.jpg"}
@@ -44,7 +44,7 @@ def test_a_job_indexes_a_bucket_and_a_rerun_changes_nothing(world: World, tiny_m
     assert payload["size"] == (world.bucket / "00.jpg").stat().st_size
 
     assert world.run() == 0
-    assert world.counts == {"listed": 13, "unchanged": 13, "indexed": 0, "failed": 0, "pruned": 0}
+    assert world.counts == {"listed": 13, "unchanged": 13, "indexed": 0, "skipped": 0, "failed": 0, "pruned": 0}
     assert world.points == first
     collection = world.collection
     assert collection.metadata.model_name == tiny_model
@@ -85,24 +85,24 @@ def test_every_broken_file_is_counted_and_not_fetched_again(world: World, qdrant
     for name, content in broken.items():
         (world.bucket / name).write_bytes(content)
     (world.bucket / "no-suffix").write_bytes(good)
-    assert world.run() == 1, "five of eighteen is more than one in a hundred"
-    assert world.counts == {"listed": 18, "unchanged": 0, "indexed": 13, "failed": 5, "pruned": 0}
+    assert world.run() == 1, "three of sixteen is more than one in a hundred"
+    assert world.counts == {"listed": 18, "unchanged": 0, "indexed": 13, "skipped": 2, "failed": 3, "pruned": 0}
     reasons = world.failures
-    assert set(reasons) == set(broken)
+    assert set(reasons) == set(broken) - {"text.jpg", "page.html"}
+    assert world.summary["skipped"]["not_an_image"] == 2
     assert reasons["empty.jpg"] == "empty"
-    assert reasons["text.jpg"] == "not_an_image"
     assert reasons["cut.jpg"] == "truncated"
     assert reasons["huge.png"] == "too_many_pixels"
 
     assert world.run("--max-failure-ratio", "0.5") == 0
-    assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 0, "failed": 5, "pruned": 0}
+    assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 0, "skipped": 2, "failed": 3, "pruned": 0}
     assert world.failures == reasons
     assert world.summary["images"] == 0, "nothing was fetched"
 
     (world.bucket / "text.jpg").write_bytes(encoded_image(3))
     assert world.run("--max-failure-ratio", "0.5") == 0
-    assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 1, "failed": 4, "pruned": 0}
-    assert "text.jpg" not in world.failures
+    assert world.counts == {"listed": 18, "unchanged": 13, "indexed": 1, "skipped": 1, "failed": 3, "pruned": 0}
+    assert "text.jpg" in world.points
 
 
 @pytest.mark.full
@@ -113,8 +113,8 @@ def test_taken_down_images_are_skipped_and_relevance_baselines_are_stored(
     fill(world.bucket, names)
     world.store.take_down(world.index, {point_id(f"{world.source}/00.jpg"): f"{world.source}/00.jpg"})
     assert world.run() == 0
-    assert world.counts == {"listed": 21, "unchanged": 1, "indexed": 20, "failed": 0, "pruned": 0}
-    assert world.summary["taken_down"] == 1
+    assert world.counts == {"listed": 21, "unchanged": 0, "indexed": 20, "skipped": 1, "failed": 0, "pruned": 0}
+    assert world.summary["skipped"]["taken_down"] == 1
     assert set(world.points) == set(names) - {"00.jpg"}
     baselines = world.collection.metadata.baselines
     assert baselines.keys() == {"text_image", "image_image"}

@@ -51,14 +51,16 @@ def test_a_block_is_counted_by_outcome_and_stage() -> None:
     metrics.add_block(Tally(), pa.table({}))
     objects, done = "viewfinder_job_objects_total", "viewfinder_job_stage_objects_total"
     seconds, failures = "viewfinder_job_stage_seconds_total", "viewfinder_job_failures_total"
+    skips = "viewfinder_job_skipped_total"
     assert ledger.entries == {
         (objects, "indexed", "photos"): 6,
-        (objects, "unchanged", "photos"): 5,
-        (objects, "taken_down", "photos"): 2,
+        (objects, "unchanged", "photos"): 7,
+        (objects, "skipped", "photos"): 2,
+        (skips, "taken_down", "photos"): 2,
         (objects, "failed", "photos"): 3,
         (failures, "decode", "truncated", "photos"): 2,
         (failures, "fetch", "access_denied", "photos"): 1,
-        (done, "compare", "photos"): 16,
+        (done, "compare", "photos"): 18,
         (done, "fetch", "photos"): 5,
         (done, "decode", "photos"): 5,
         (done, "encode", "photos"): 6,

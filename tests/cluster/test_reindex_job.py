@@ -58,7 +58,7 @@ def test_the_job_changes_the_model_while_objects_change(indexed: World, qdrant: 
     assert all(check["passed"] is not False for check in summary["checks"])
 
     assert reindex(indexed) == 0
-    assert indexed.counts == {"listed": 60, "unchanged": 60, "indexed": 0, "failed": 0, "pruned": 0}
+    assert indexed.counts == {"listed": 60, "unchanged": 60, "indexed": 0, "skipped": 0, "failed": 0, "pruned": 0}
     assert indexed.summary["outcome"] == "brought up to date"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from viewfinder.indexing.accounting import STAGE_ADVICE, Outcome, Stage, Tally
+from viewfinder.indexing.accounting import STAGE_ADVICE, Outcome, Stage, Tally, failure_ratio
 
 ENCODED = Tally(indexed=1, images=1)
 
@@ -35,6 +35,26 @@ def test_a_stage_with_many_failures_can_be_the_bottleneck() -> None:
 @pytest.mark.parametrize("tally", [Tally(unchanged=50), Tally(failed=50)])
 def test_a_run_that_encodes_nothing_has_no_bottleneck(tally: Tally) -> None:
     assert Outcome(tally, [Stage("compare", 50, 1, 1), Stage("encode", 0, 0, 1)]).bottleneck is None
+
+
+def test_objects_are_counted_once_and_skips_by_reason() -> None:
+    tally = Tally(indexed=1, unchanged=2, failed=3, archived=4, video=5) + Tally(taken_down=6, not_an_image=7, hidden=8)
+    assert tally.skips == {"archived": 4, "not_an_image": 7, "hidden": 8, "video": 5, "taken_down": 6}
+    assert tally.outcomes == {"unchanged": 2, "indexed": 1, "skipped": 30, "failed": 3}
+    assert tally.objects == sum(tally.outcomes.values())
+
+
+@pytest.mark.parametrize(
+    ("counts", "ratio"),
+    [
+        ({"listed": 100, "skipped": 0, "failed": 1}, 0.01),
+        ({"listed": 100, "skipped": 90, "failed": 1}, 0.1),
+        ({"listed": 100, "skipped": 100, "failed": 0}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_the_failure_ratio_leaves_out_skipped_objects(counts: dict[str, int], ratio: float) -> None:
+    assert failure_ratio(counts) == ratio
 
 
 def test_new_captions_alone_can_have_a_bottleneck() -> None:

@@ -43,8 +43,8 @@ def test_fields_are_recorded_with_their_kinds_and_can_be_filtered(world: World) 
 
 def test_later_runs_add_to_the_known_fields(world: World) -> None:
     fill(world.bucket, NAMES)
-    world.sync(*describe(world, {"00.jpg": {"year": 1999, "score": 3}}))
-    world.sync(*describe(world, {"01.jpg": {"place": "Rome", "score": 0.5}}))
+    world.sync(*describe(world, {"00.jpg": {"caption": "", "year": 1999, "score": 3}}))
+    world.sync(*describe(world, {"01.jpg": {"caption": "", "place": "Rome", "score": 0.5}}))
     assert world.collection.recorded.fields == {
         "meta.year": "integer",
         "meta.place": "keyword",
@@ -57,7 +57,7 @@ def test_later_runs_add_to_the_known_fields(world: World) -> None:
 def test_fields_are_indexed_before_their_data_is_written(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
     before = len(qdrant.requests)
-    world.sync(*describe(world, {"00.jpg": {"odd name": 1}}))
+    world.sync(*describe(world, {"00.jpg": {"caption": "", "odd name": 1}}))
     said = [f"{request.method} {request.path}" for request in qdrant.requests[before:]]
     index = next(place for place, each in enumerate(said) if each.startswith("PUT") and "/index" in each)
     assert index < next(place for place, each in enumerate(said) if each.startswith("PUT") and "/points" in each)

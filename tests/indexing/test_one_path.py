@@ -47,12 +47,17 @@ def qdrant() -> Iterator[Interrupted]:
 def by_engine(world: World) -> dict[str, int]:
     with ImageSearchEngine(mode="local", model_name=world.model) as engine:
         result = engine.index_directory(world.source)
-    return {"indexed": result.indexed, "unchanged": result.unchanged, "failed": result.failed}
+    return {
+        "indexed": result.indexed,
+        "unchanged": result.unchanged,
+        "skipped": result.skipped,
+        "failed": result.failed,
+    }
 
 
 def by_job(world: World) -> dict[str, int]:
     counts = world.sync()
-    return {name: counts[name] for name in ("indexed", "unchanged", "failed")}
+    return {name: counts[name] for name in ("indexed", "unchanged", "skipped", "failed")}
 
 
 WAYS = pytest.mark.parametrize("run", [by_job, by_engine])
@@ -74,13 +79,13 @@ def test_a_changed_image_that_exceeds_the_time_limit_keeps_its_point(
     before = world.points
     (world.bucket / "01.jpg").write_bytes(encoded_image(99, (64, 64)))
     monkeypatch.setenv("VIEWFINDER_DECODE_TIMEOUT_S", "0.000001")
-    assert run(world) == {"indexed": 0, "unchanged": 3, "failed": 1}
+    assert run(world) == {"indexed": 0, "unchanged": 3, "skipped": 0, "failed": 1}
     assert world.points == before
     failure = failure_of(world, "01.jpg")
     assert (failure.reason, failure.permanent) == ("decode_timeout", False)
 
     monkeypatch.delenv("VIEWFINDER_DECODE_TIMEOUT_S")
-    assert run(world) == {"indexed": 1, "unchanged": 3, "failed": 0}
+    assert run(world) == {"indexed": 1, "unchanged": 3, "skipped": 0, "failed": 0}
     assert world.points["01.jpg"].payload["width"] == 64
 
 
@@ -94,12 +99,12 @@ def test_a_short_read_is_retried_and_never_recorded_as_truncated(
         monkeypatch.setenv("VIEWFINDER_S3_ENDPOINT_URL", proxy.url)
         world.access = type(world.access)(endpoint_url=proxy.url)
         proxy.inject(S3Fault(r"^GET /[^?]+01\.jpg", times=FOREVER, length_off=-100))
-        assert run(world) == {"indexed": 3, "unchanged": 0, "failed": 1}
+        assert run(world) == {"indexed": 3, "unchanged": 0, "skipped": 0, "failed": 1}
         failure = failure_of(world, "01.jpg")
         assert (failure.reason, failure.permanent) == ("unavailable", False)
 
         proxy.inject(S3Fault(r"^GET /[^?]+01\.jpg", times=1, length_off=-100))
-        assert run(world) == {"indexed": 1, "unchanged": 3, "failed": 0}
+        assert run(world) == {"indexed": 1, "unchanged": 3, "skipped": 0, "failed": 0}
 
 
 @WAYS
@@ -109,7 +114,7 @@ def test_a_takedown_during_a_write_is_kept(world: World, qdrant: Interrupted, ru
     qdrant.before_upsert = lambda: world.store.take_down(world.index, {point_id(uri): uri})
     assert run(world)["failed"] == 0
     assert set(world.points) == set(NAMES) - {"02.jpg"}
-    assert run(world) == {"indexed": 0, "unchanged": 4, "failed": 0}
+    assert run(world) == {"indexed": 0, "unchanged": 3, "skipped": 1, "failed": 0}
     assert set(world.points) == set(NAMES) - {"02.jpg"}
 
 

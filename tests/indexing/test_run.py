@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ import pytest
 
 from tests.fixtures.indexing import LIMITS, World
 from tests.fixtures.options import index_options
+from tests.images.crashing import NOT_TEXT
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.images.decoder import Decoder
@@ -19,10 +22,11 @@ from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.indexing.report import Summary
-from viewfinder.indexing.rows import table_of
+from viewfinder.indexing.rows import Row, table_of
 from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent
 from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
@@ -33,6 +37,11 @@ from viewfinder.testing.qdrant import Fault, QdrantDouble
 pytestmark = pytest.mark.slow
 
 NAMES = [f"{number:02}.jpg" for number in range(12)]
+
+
+def counts(**given: int) -> dict[str, int]:
+    """The counts of a run; those not given are 0."""
+    return dict.fromkeys(("listed", "unchanged", "indexed", "skipped", "failed", "pruned"), 0) | given
 
 
 def test_the_stored_vector_is_the_encoding_of_the_stored_image(world: World, tiny_model: str) -> None:
@@ -52,7 +61,7 @@ def test_only_changed_and_new_objects_are_indexed(world: World) -> None:
     before = world.points
     (world.bucket / "03.jpg").write_bytes(encoded_image(99, (64, 64)))
     (world.bucket / "new.png").write_bytes(encoded_image(100, kind="PNG"))
-    assert world.sync() == {"listed": 13, "unchanged": 11, "indexed": 2, "failed": 0, "pruned": 0}
+    assert world.sync() == counts(listed=13, unchanged=11, indexed=2)
     after = world.points
     assert after["03.jpg"].payload["width"] == 64
     assert after["03.jpg"].payload["etag"] != before["03.jpg"].payload["etag"]
@@ -64,7 +73,7 @@ def test_an_image_that_became_unreadable_is_no_longer_found(world: World) -> Non
     fill(world.bucket, NAMES)
     world.sync()
     (world.bucket / "05.jpg").write_bytes(b"rubbish")
-    assert world.sync() == {"listed": 12, "unchanged": 11, "indexed": 0, "failed": 1, "pruned": 0}
+    assert world.sync() == counts(listed=12, unchanged=11, skipped=1)
     assert "05.jpg" not in world.points
     assert world.recorded_failures(["05.jpg"]) == {"05.jpg": "not_an_image"}
 
@@ -78,7 +87,7 @@ def test_a_new_caption_is_written_without_fetching_the_image(world: World) -> No
     assert world.points["04.jpg"].payload["caption"] == "image 04.jpg"
 
     captions.write_text(json.dumps({name: f"image {name}" for name in NAMES} | {"04.jpg": "the fourth"}))
-    assert world.sync(*flags) == {"listed": 12, "unchanged": 11, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.sync(*flags) == counts(listed=12, unchanged=11, indexed=1)
     assert world.images == 0
     point = world.points["04.jpg"]
     assert point.payload["caption"] == "the fourth"
@@ -131,7 +140,14 @@ def test_a_point_in_two_sources_survives_the_loss_of_one(world: World) -> None:
     fill(world.bucket, ["a/0.jpg", "a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/5.jpg"])
     inner, outer = f"{world.source}/a", world.source
     world.sync(source=inner)
-    assert world.sync(source=outer) == {"listed": 6, "unchanged": 5, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.sync(source=outer) == {
+        "listed": 6,
+        "unchanged": 5,
+        "indexed": 1,
+        "skipped": 0,
+        "failed": 0,
+        "pruned": 0,
+    }
     assert world.points["a/0.jpg"].payload["sources"] == sorted([inner, outer])
     assert world.points["b/5.jpg"].payload["sources"] == [outer]
 
@@ -149,7 +165,14 @@ def test_overlapping_sources_in_one_run_index_each_object_once(world: World) -> 
 
 def test_max_objects_limits_the_number_indexed(world: World) -> None:
     fill(world.bucket, NAMES)
-    assert world.sync("--max-objects", "5") == {"listed": 5, "unchanged": 0, "indexed": 5, "failed": 0, "pruned": 0}
+    assert world.sync("--max-objects", "5") == {
+        "listed": 5,
+        "unchanged": 0,
+        "indexed": 5,
+        "skipped": 0,
+        "failed": 0,
+        "pruned": 0,
+    }
     assert sorted(world.points) == NAMES[:5]
 
 
@@ -166,9 +189,23 @@ def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path:
     fill(world.bucket, ["z.jpg"], first_seed=9)
     manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri\n{world.source}/z.jpg\n{world.source}/z.jpg\n{world.source}/missing.jpg\n")
-    assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 0, "indexed": 1, "failed": 1, "pruned": 0}
+    assert world.sync(source=str(manifest)) == {
+        "listed": 2,
+        "unchanged": 0,
+        "indexed": 1,
+        "skipped": 0,
+        "failed": 1,
+        "pruned": 0,
+    }
     assert world.recorded_failures(["missing.jpg"]) == {"missing.jpg": "not_found"}
-    assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 0, "failed": 1, "pruned": 0}
+    assert world.sync(source=str(manifest)) == {
+        "listed": 2,
+        "unchanged": 1,
+        "indexed": 0,
+        "skipped": 0,
+        "failed": 1,
+        "pruned": 0,
+    }
 
 
 def test_new_objects_of_a_manifest_without_sizes_are_statted(world: World, tmp_path: Path) -> None:
@@ -210,12 +247,12 @@ def test_a_prune_with_different_patterns_is_refused(world: World) -> None:
 
 def test_a_failure_is_not_fetched_again_until_the_object_changes(world: World, qdrant: QdrantDouble) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / "bad.jpg").write_bytes(b"no image")
+    (world.bucket / "bad.jpg").write_bytes(encoded_image(77)[:30])
     assert world.sync()["failed"] == 1
-    assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 0, "failed": 1, "pruned": 0}
+    assert world.sync() == counts(listed=13, unchanged=12, failed=1)
     assert world.images == 0
     (world.bucket / "bad.jpg").write_bytes(encoded_image(77))
-    assert world.sync() == {"listed": 13, "unchanged": 12, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.sync() == counts(listed=13, unchanged=12, indexed=1)
     assert world.recorded_failures(["bad.jpg"]) == {}
 
 
@@ -226,7 +263,14 @@ def test_an_object_that_vanished_after_the_listing_fails_and_is_retried(world: W
     manifest.write_text(f"uri\n{world.source}/z.jpg\n{world.source}/late.jpg\n")
     assert world.sync(source=str(manifest))["failed"] == 1
     (world.bucket / "late.jpg").write_bytes(encoded_image(5))
-    assert world.sync(source=str(manifest)) == {"listed": 2, "unchanged": 1, "indexed": 1, "failed": 0, "pruned": 0}
+    assert world.sync(source=str(manifest)) == {
+        "listed": 2,
+        "unchanged": 1,
+        "indexed": 1,
+        "skipped": 0,
+        "failed": 0,
+        "pruned": 0,
+    }
 
 
 def test_a_prune_of_an_emptied_source_is_refused(world: World) -> None:
@@ -257,6 +301,7 @@ def test_an_image_that_crashes_hangs_or_exhausts_its_decoder_fails_alone(world: 
         "3.jpg": b"eat",
         "4.jpg": b"chatter " + good,
     }
+    contents = {name: NOT_TEXT + content for name, content in contents.items()}
     for name, content in contents.items():
         (world.bucket / name).write_bytes(content)
     rows = [
@@ -307,30 +352,90 @@ def test_an_image_whose_end_is_missing_is_indexed_and_counted(world: World) -> N
     assert run().warnings == {}, "an unchanged image is not counted again"
 
 
-def test_many_refusals_in_a_row_end_the_job_with_advice(world: World) -> None:
-    class Refusing(MemoryObjects):
-        """S3 that allows listing but not reading."""
+class Guarded(MemoryObjects):
+    """S3 that allows listing, and reading only the objects that are not in `denied`, up to `bytes_sent`."""
 
-        def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        super().__init__(contents)
+        self.denied: set[str] = set()
+        self.bytes_sent: int | None = None
+
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
+        if uri in self.denied:
+            self.uris_read.append(uri)
             raise ObjectError("access_denied", f"Could not read {uri!r}: AccessDenied.")
+        if self.bytes_sent is None:
+            return super().read(uri, max_bytes, check_head)
+        data = self.contents[uri][: self.bytes_sent]
+        if check_head is not None:
+            check_head(data)
+        return ObjectContent(data, self.stat(uri).version._replace(size=len(data)))
 
+
+@pytest.fixture
+def guarded() -> Iterator[tuple[Guarded, FetchAndDecode]]:
+    """Fifty images, and the stage that reads them."""
+    objects = Guarded({f"s3://b/{number:02}": encoded_image(number) for number in range(50)})
     with Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30) as decoder:
-        stage = FetchAndDecode(
-            world.access,
-            Preprocess(32),
-            LIMITS,
-            threads=2,
-            timeout_s=4,
-            memory_bytes=2**30,
-            objects=lambda: Objects(s3=Refusing()),
-            decoder=lambda: nullcontext(decoder),
+        yield (
+            objects,
+            FetchAndDecode(
+                ObjectAccess(),
+                Preprocess(32),
+                LIMITS,
+                threads=2,
+                timeout_s=4,
+                memory_bytes=2**30,
+                objects=lambda: Objects(s3=objects),
+                decoder=lambda: nullcontext(decoder),
+            ),
         )
-        rows = [{"action": "index", "count": 1, "uri": f"s3://b/{number}", "size": 10} for number in range(25)]
-        done = stage(table_of(rows[:19])).to_pylist()
-        assert all(row["reason"] == "access_denied" for row in done)
+
+
+def test_a_body_that_is_cut_off_is_not_taken_for_a_text(guarded: tuple[Guarded, FetchAndDecode]) -> None:
+    """The first four bytes of a GIF are `GIF8`; its point was deleted."""
+    bucket, stage = guarded
+    bucket.contents["s3://b/gif"] = encoded_image(1, kind="GIF")
+    bucket.bytes_sent = 4
+    etag, size, _ = bucket.stat("s3://b/gif").version
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/gif", "size": size, "etag": etag}
+    (done,) = stage(table_of([row])).to_pylist()
+    assert (done["action"], done["reason"], done["permanent"]) == ("failed", "unavailable", False)
+
+
+def _fetch(guarded: tuple[Guarded, FetchAndDecode]) -> list[dict[str, Any]]:
+    objects, stage = guarded
+    rows = [{"action": "index", "count": 1, "uri": uri, "size": 10, "etag": ""} for uri in objects.contents]
+    done: list[dict[str, Any]] = stage(table_of(rows)).to_pylist()
+    return done
+
+
+def test_objects_without_access_are_failures_and_the_others_are_indexed(
+    guarded: tuple[Guarded, FetchAndDecode],
+) -> None:
+    """Twenty objects of another account, one after the other, ended every run before its prune."""
+    guarded[0].denied = {f"s3://b/{number:02}" for number in range(5, 48)}
+    for _ in range(2):
+        done = _fetch(guarded)
+        assert [row["action"] for row in done] == ["index"] * 5 + ["failed"] * 43 + ["index"] * 2
+        assert {row["reason"] for row in done} == {None, "access_denied"}
         assert done[0]["fetch_s"] > 0, "the time of failed reads is not counted"
-        with pytest.raises(ConfigurationError, match="Access to 20 objects in a row was denied"):
-            stage(table_of(rows))
+
+
+def test_a_run_that_can_read_nothing_from_the_start_records_failures(
+    guarded: tuple[Guarded, FetchAndDecode],
+) -> None:
+    guarded[0].denied = set(guarded[0].contents)
+    assert all(row["reason"] == "access_denied" for row in _fetch(guarded))
+
+
+def test_a_run_ends_if_an_object_that_it_has_read_is_refused(guarded: tuple[Guarded, FetchAndDecode]) -> None:
+    assert all(row["action"] == "index" for row in _fetch(guarded))
+    guarded[0].denied = set(guarded[0].contents)
+    with pytest.raises(
+        ConfigurationError, match=r"20 objects in a row was denied.*'s3://b/49', which this run has read"
+    ):
+        _fetch(guarded)
 
 
 def test_a_changed_caption_and_a_new_source_are_both_recorded(world: World) -> None:
@@ -420,7 +525,7 @@ def test_a_source_that_is_gone_does_not_block_the_others(world: World) -> None:
     (world.bucket / "a").rmdir()
     (world.bucket / "b" / "3.jpg").write_bytes(encoded_image(5))
     counts = world.sync(*flags, "--prune", source=f"{world.source}/a")
-    assert counts == {"listed": 3, "unchanged": 2, "indexed": 1, "failed": 0, "pruned": 0}
+    assert counts == {"listed": 3, "unchanged": 2, "indexed": 1, "skipped": 0, "failed": 0, "pruned": 0}
     (problem,) = world.problems
     assert f"'{world.source}/a' is left out" in problem
     assert "a/0.jpg" in world.points

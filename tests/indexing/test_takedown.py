@@ -24,14 +24,18 @@ def listed(world: World, name: str, **more: object) -> dict[str, object]:
     """A row of the manifest."""
     content = (world.bucket / name).read_bytes()
     known = {"uri": f"{world.source}/{name}", "bucket": world.bucket.name, "key": name, "size": len(content)}
-    return known | {"etag": "new", "last_modified": "", "sources": [world.source], "caption_hash": None} | more
+    return (
+        known
+        | {"etag": "new", "last_modified": "", "skip": None, "sources": [world.source], "caption_hash": None}
+        | more
+    )
 
 
 def test_a_rerun_neither_fetches_nor_writes_taken_down_images(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
     take_down(world, "01.jpg")
-    assert world.sync() == {"listed": 5, "unchanged": 5, "indexed": 0, "failed": 0, "pruned": 0}
+    assert world.sync() == {"listed": 5, "unchanged": 4, "indexed": 0, "skipped": 1, "failed": 0, "pruned": 0}
     assert (world.taken_down, world.images) == (1, 0)
     (world.bucket / "01.jpg").write_bytes(encoded_image(99, (64, 64)))  # not even with new content
     assert world.sync()["indexed"] == 0
@@ -41,7 +45,7 @@ def test_a_rerun_neither_fetches_nor_writes_taken_down_images(world: World) -> N
 def test_an_image_taken_down_before_its_first_run_is_skipped(world: World) -> None:
     fill(world.bucket, NAMES)
     take_down(world, "01.jpg", "02.jpg")
-    assert world.sync() == {"listed": 5, "unchanged": 2, "indexed": 3, "failed": 0, "pruned": 0}
+    assert world.sync() == {"listed": 5, "unchanged": 0, "indexed": 3, "skipped": 2, "failed": 0, "pruned": 0}
     assert world.taken_down == 2
 
 
@@ -70,7 +74,7 @@ def test_the_writer_respects_a_takedown_after_the_comparison(world: World) -> No
     take_down(world, "01.jpg")
     broken = [row | {"action": "failed", "stage": "fetch", "reason": "not_found"} for row in compared.to_pylist()]
     tally = write_rows(world.store, world.collection, table_of(broken), run_id="run", batch_size=4)
-    assert (tally.failed, tally.unchanged, tally.taken_down) == (2, 1, 1)
+    assert (tally.failed, tally.unchanged, tally.taken_down) == (2, 0, 1)
     assert set(world.recorded_failures(NAMES)) == {"00.jpg", "02.jpg"}
 
 
@@ -98,6 +102,6 @@ def test_taken_down_rows_are_folded_into_a_count(world: World, captions: bool) -
     compared = Compare(world.access, world.store.address, world.collection, captions=captions)(
         pa.Table.from_pylist(rows)
     ).to_pylist()
-    (taken_down,) = [row for row in compared if row["action"] == "taken_down"]
-    assert (taken_down["count"], taken_down["uri"]) == (2, None)
+    (taken_down,) = [row for row in compared if row["action"] == "skipped"]
+    assert (taken_down["reason"], taken_down["count"], taken_down["uri"]) == ("taken_down", 2, None)
     assert sum(row["count"] for row in compared) == 5

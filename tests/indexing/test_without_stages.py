@@ -41,9 +41,10 @@ class IdleExecutor(InProcessExecutor):
 
 @pytest.fixture
 def indexed(world: World) -> World:
-    """Ten images, a broken one, and one that was taken down."""
+    """Ten images, a broken one, one that is none, and one that was taken down."""
     fill(world.bucket, NAMES[:11])
-    (world.bucket / "bad.jpg").write_bytes(b"no image")
+    (world.bucket / "bad.jpg").write_bytes((world.bucket / "00.jpg").read_bytes()[:30])
+    (world.bucket / "notes").write_bytes(b"no image")
     world.store.take_down("images", {point_id(f"{world.source}/03.jpg"): ""})
     world.sync()
     return world
@@ -59,8 +60,9 @@ def test_a_run_without_new_objects_runs_no_stage(indexed: World) -> None:
     before, executor = indexed.points, IdleExecutor()
     done = sync(indexed, executor)
     assert executor.given_compared == []
-    assert done.counts == {"listed": 12, "unchanged": 11, "indexed": 0, "failed": 1, "pruned": 0}
-    assert done.outcome.tally.taken_down == 1
+    assert done.counts == {"listed": 13, "unchanged": 10, "indexed": 0, "skipped": 2, "failed": 1, "pruned": 0}
+    tally = done.outcome.tally
+    assert {reason: count for reason, count in tally.skips.items() if count} == {"taken_down": 1, "not_an_image": 1}
     assert done.outcome.tally == executor.counted, "not counted in the metrics"
     assert done.expected == len(before) == 10
     assert [each.name for each in done.outcome.stages] == ["compare", "write"]
@@ -70,12 +72,12 @@ def test_a_run_without_new_objects_runs_no_stage(indexed: World) -> None:
 def test_a_run_without_new_objects_still_prunes(indexed: World) -> None:
     (indexed.bucket / "05.jpg").unlink()
     counts = sync(indexed, IdleExecutor()).counts
-    assert counts == {"listed": 11, "unchanged": 10, "indexed": 0, "failed": 1, "pruned": 1}
+    assert counts == {"listed": 12, "unchanged": 9, "indexed": 0, "skipped": 2, "failed": 1, "pruned": 1}
     assert "05.jpg" not in indexed.points
 
 
 def test_many_objects_are_compared_by_the_executor(indexed: World, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = IdleExecutor()
     monkeypatch.setattr(run, "COMPARED_HERE", 11)
-    assert sync(indexed, executor).counts["unchanged"] == 11
+    assert sync(indexed, executor).counts["unchanged"] == 10
     assert executor.given_compared == [False]

@@ -83,7 +83,7 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     world: World, qdrant: QdrantDouble, two_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(world.bucket, NAMES)
-    (world.bucket / BROKEN).write_bytes(b"this is no image")
+    (world.bucket / BROKEN).write_bytes(b"\xff\xd8\xff broken")
     monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
     for name in ("FETCH_BATCH_SIZE", "ENCODE_BATCH_SIZE", "WRITE_BATCH_SIZE"):
         monkeypatch.setenv(f"VIEWFINDER_{name}", "4")
@@ -104,7 +104,14 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
             job.kill()
     assert job.returncode == 0, said
     total = len(NAMES) + 1
-    assert world.counts == {"listed": total, "unchanged": 0, "indexed": len(NAMES), "failed": 1, "pruned": 0}
+    assert world.counts == {
+        "listed": total,
+        "unchanged": 0,
+        "indexed": len(NAMES),
+        "skipped": 0,
+        "failed": 1,
+        "pruned": 0,
+    }
     assert {name: record.id for name, record in world.points.items()} == {
         name: point_id(f"{world.source}/{name}") for name in NAMES
     }

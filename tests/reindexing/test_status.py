@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from viewfinder.cli.main import app
+from viewfinder.indexing.accounting import skip_counts
 from viewfinder.reindexing import status
 from viewfinder.reindexing.rollback import pause_runs
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
@@ -43,6 +44,17 @@ def test_live_and_building_collections_are_told_apart(settings: Settings) -> Non
     ]
     assert found.collections[0].bytes == 3 * 1000 + 4 * (4 * 4 * 1.25)
     assert (found.rollback_pause, found.locked_by) == (None, None)
+
+
+def test_the_objects_that_the_last_run_skipped_are_part_of_the_status(settings: Settings) -> None:
+    counts = {"listed": 5, "skipped": 3} | skip_counts({"archived": 2, "hidden": 1, "video": 0})
+    with open_local(StoreAddress.of(settings)) as store:
+        live, _ = fill(store, "images")
+        store.collections.update_metadata(live, counts=counts)
+        found = status.read(store, "images")
+    assert [each.skipped for each in found.collections] == [{"archived": 2, "hidden": 1}, {}]
+    shown = CliRunner().invoke(app, ["status"]).output
+    assert "The last run skipped 3 objects: 2 archived, 1 hidden." in shown
 
 
 def test_the_pause_and_the_lock_holder_are_part_of_the_status(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from viewfinder.reindexing.report import ReindexPlan
 from viewfinder.reindexing.upgrade_lock import read_holder
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
+from viewfinder.sources.versions import Version
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -38,7 +39,14 @@ def test_another_model_gets_a_collection_of_its_own_which_is_promoted(index: Ind
     assert index.states == {"first 1": "retired", "other 2": "live"}
     assert index.summary["state"] == "done"
     assert index.summary["retired"] == before.name
-    assert index.summary["counts"] == {"listed": 12, "unchanged": 0, "indexed": 12, "failed": 0, "pruned": 0}
+    assert index.summary["counts"] == {
+        "listed": 12,
+        "unchanged": 0,
+        "indexed": 12,
+        "skipped": 0,
+        "failed": 0,
+        "pruned": 0,
+    }
     assert index.failed_checks == []
     assert set(index.summary["phases"]) == {"preflight", "build", "verify", "promote", "catch up", "clean up"}
     values = {each["name"]: each["value"] for each in index.summary["checks"]}
@@ -66,11 +74,25 @@ def test_with_the_same_model_the_live_collection_is_updated(index: Index) -> Non
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--model", index.models[0]) == 0
     assert index.live.name == before.name
-    assert index.summary["counts"] == {"listed": 12, "unchanged": 10, "failed": 0, "indexed": 2, "pruned": 1}
+    assert index.summary["counts"] == {
+        "listed": 12,
+        "unchanged": 10,
+        "indexed": 2,
+        "skipped": 0,
+        "failed": 0,
+        "pruned": 1,
+    }
     assert set(index.world.points) == {*NAMES, "new.jpg"} - {"05.jpg"}
     assert index.world.points["03.jpg"].payload["width"] == 64
     assert index.reindex("--model", index.models[0]) == 0
-    assert index.summary["counts"] == {"listed": 12, "unchanged": 12, "failed": 0, "indexed": 0, "pruned": 0}
+    assert index.summary["counts"] == {
+        "listed": 12,
+        "unchanged": 12,
+        "indexed": 0,
+        "skipped": 0,
+        "failed": 0,
+        "pruned": 0,
+    }
 
 
 def test_when_model_changed_ignores_changed_objects(index: Index) -> None:
@@ -335,26 +357,28 @@ def test_a_source_that_shrinks_at_the_switch_is_not_pruned_beyond_the_bound(inde
     assert index.states == {"first 1": "retired", "other 2": "live"}
 
 
-def test_images_that_only_the_live_collection_has_prevent_the_promotion(index: Index) -> None:
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff broken", b"not an image"])
+def test_images_that_only_the_live_collection_has_prevent_the_promotion(index: Index, content: bytes) -> None:
     index.world.index, index.world.model = "lenient", index.models[0]
     index.world.sync()
-    # The live collection has an image of this ETag; the new run finds none.
-    (index.world.bucket / "03.jpg").write_bytes(b"broken")
+    # The live collection has an image of this content; the new run finds none.
+    (index.world.bucket / "03.jpg").write_bytes(content)
     record = next(each for each in index.store.points.iterate(index.live) if each.payload["key"] == "03.jpg")
-    with_etag = dict(record.payload) | {"etag": _etag(index, "03.jpg")}
+    etag, size, last_modified = _version(index, "03.jpg")
+    same = dict(record.payload) | {"etag": etag, "size": size, "last_modified": last_modified}
     vector = index.store.points.vectors(index.live, [record.id])[record.id]
-    index.store.points.upsert(index.live, PointBatch([record.id], [with_etag], image=vector[np.newaxis]), wait=True)
+    index.store.points.upsert(index.live, PointBatch([record.id], [same], image=vector[np.newaxis]), wait=True)
     assert index.reindex("--index", "lenient", "--max-failure-ratio", "0.5") == 1
     assert index.failed_checks == ["failed, but live"]
 
 
 def test_too_many_failures_prevent_the_promotion(index: Index) -> None:
     for name in ("bad.jpg", "worse.jpg"):
-        (index.world.bucket / name).write_bytes(b"no image")
+        (index.world.bucket / name).write_bytes(b"\xff\xd8\xff broken")
     assert index.reindex() == 1
     assert index.failed_checks == ["failed"]
     assert "--rebuild" in index.summary["problem"]
-    assert index.summary["failures"] == {"not_an_image": 2}
+    assert index.summary["failures"] == {"corrupt": 2}
     assert index.reindex("--max-failure-ratio", "0.5") == 0
 
 
@@ -444,7 +468,7 @@ def test_a_dry_run_counts_what_it_would_do_and_writes_nothing(
 
 def test_a_dry_run_counts_what_an_unfinished_build_still_lacks(index: Index) -> None:
     for name in ("bad.jpg", "worse.jpg"):
-        (index.world.bucket / name).write_bytes(b"no image")
+        (index.world.bucket / name).write_bytes(b"\xff\xd8\xff broken")
     assert index.reindex() == 1
     fill(index.world.bucket, ["new.jpg"], first_seed=50)
     assert index.reindex("--dry-run") == 0
@@ -462,9 +486,9 @@ def plan_of(index: Index) -> ReindexPlan:
 # -- Helpers --------------------------------------------------------------------------------------------------------
 
 
-def _etag(index: Index, name: str) -> str:
+def _version(index: Index, name: str) -> Version:
     with Objects(index.world.access) as objects:
-        return objects.stat(f"{index.world.source}/{name}").etag
+        return objects.stat(f"{index.world.source}/{name}").version
 
 
 def _evaluation_set_for_the_first_model(index: Index, directory: Path) -> Path:

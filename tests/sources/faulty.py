@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -19,6 +19,7 @@ class FaultyS3:
         self.faults = deque(faults)
         self.default = then or content
         self.paths: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
         self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.plan = self  # type: ignore[attr-defined]
@@ -46,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.plan.paths.append(self.path)
+        self.plan.headers.append(dict(self.headers))
         answer = self.plan.faults.popleft() if self.plan.faults else self.plan.default
         answer(self)
 
@@ -105,15 +107,15 @@ def error(status: int, code: str, **headers: str) -> Answer:
     return lambda handler: handler.send(status, document, Content_Type="application/xml", **headers)
 
 
-def page(*keys: str, token: str = "", truncated: bool | None = None, size: int = 1) -> Answer:
-    """Answer a ListObjectsV2 request."""
+def page(*keys: str, token: str = "", truncated: bool | str | None = None, size: int = 1, more: str = "") -> Answer:
+    """Answer a ListObjectsV2 request. `more` is added to each entry; `truncated=""` leaves the element out."""
     entries = "".join(
         f"<Contents><Key>{key}</Key><Size>{0 if key.endswith('/') else size}</Size><ETag>&quot;e&quot;</ETag>"
-        "<LastModified>2026-01-02T03:04:05.678Z</LastModified></Contents>"
+        f"<LastModified>2026-01-02T03:04:05.678Z</LastModified>{more}</Contents>"
         for key in keys
     )
-    more = bool(token) if truncated is None else truncated
-    rest = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+    truncated = bool(token) if truncated is None else truncated
+    rest = "" if truncated == "" else f"<IsTruncated>{str(truncated).lower()}</IsTruncated>"
     rest += f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
     document = f"<?xml version='1.0'?><ListBucketResult>{entries}{rest}</ListBucketResult>".encode()
     return lambda handler: handler.send(200, document, Content_Type="application/xml")

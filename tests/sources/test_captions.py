@@ -1,5 +1,6 @@
 """Captions files: every format, every kind of key, errors with the line number."""
 
+import gzip
 import json
 import logging
 import unicodedata
@@ -14,7 +15,7 @@ import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.captions import CaptionRecord, Captions, parse_details
+from viewfinder.sources.captions import CaptionRecord, Captions, check_captions, parse_details
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
@@ -72,6 +73,124 @@ def test_all_formats_give_the_same_records(suffix: str, content: bytes, mark: by
     assert first == RECORD
     assert second == CaptionRecord.of("two\r\nlines")
     assert third is None
+
+
+# What spreadsheets and export tools make of one table: two images, the second without tags and place.
+EXPORTS = {
+    "a space after the comma": "key, caption, tags, place\n1.jpg, a cat, pet; black cat, 图书馆\n2.jpg, two",
+    "a space and quotes": 'key, caption, tags, place\n1.jpg, "a cat", "pet; black cat", "图书馆"\n2.jpg, "two"',
+    "capital letters": "Key,CAPTION,Tags,place\n1.jpg,a cat,pet; black cat,图书馆\n2.jpg,two,,",
+    "padded": " key  , caption , tags ,place \n 1.jpg , a cat ,pet; black cat, 图书馆 \n2.jpg  ,two,,",
+    "quoted header": '"key","caption","tags","place"\n"1.jpg","a cat","pet; black cat","图书馆"\n"2.jpg","two","",""',
+    "semicolons": 'Key;Caption;Tags;place\n1.jpg;a cat;"pet; black cat";图书馆\n2.jpg;two;;',
+    "a line that names the delimiter": 'sep=;\nkey;caption;tags;place\n1.jpg;a cat;"pet; black cat";图书馆\n2.jpg;two',
+    "tabs": "key\tcaption\ttags\tplace\n1.jpg\ta cat\tpet; black cat\t图书馆\n2.jpg\ttwo\t\t",
+    "bars": "key|caption|tags|place\n1.jpg|a cat|pet; black cat|图书馆\n2.jpg|two||",
+    "commas in the header's other names": 'key;caption;"tags";place\n1.jpg;a cat;"pet;black cat";图书馆\n2.jpg;two;;',
+    "empty columns": "key,caption,tags,place,,\n1.jpg,a cat,pet; black cat,图书馆,,\n2.jpg,two,,,,",
+    "a column without a name": ",key,caption,tags,place\n0,1.jpg,a cat,pet; black cat,图书馆\n1,2.jpg,two,,",
+    "pandas' name for it": "Unnamed: 0,key,caption,tags,place\n0,1.jpg,a cat,pet; black cat,图书馆\n1,2.jpg,two,,",
+    "empty rows": ",,,\n\nkey,caption,tags,place\n\n1.jpg,a cat,pet; black cat,图书馆\n  ,,,\n2.jpg,two,,\n,,,\n\n",
+    "a repeated header": "key,caption,tags,place\n1.jpg,a cat,pet; black cat,图书馆\nkey,caption,tags,place\n2.jpg,two",
+    "other columns first": "place,tags,caption,key\n图书馆,pet; black cat,a cat,1.jpg\n,,two,2.jpg",
+    "a no-break space": "\u00a0key,caption\u00a0,tags,place\n1.jpg\u00a0,a cat,pet; black cat,图书馆\n2.jpg,two",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("text", EXPORTS.values(), ids=EXPORTS)
+def test_exports_of_the_same_table_give_the_same_records(text: str, end: str, encoding: str) -> None:
+    """The header `key, caption` put every caption into a field named ` caption`, and erased those of the index."""
+    content = text.replace("\n", end).encode(encoding)
+    with _loaded(content, "s3://b/set/captions.csv") as captions:
+        found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
+        assert captions.unmatched() == 0
+    assert found == [RECORD, CaptionRecord.of("two")]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("tsv", CSV.replace(b",", b"\t")),
+        ("csv.gz", gzip.compress(CSV)),
+        ("CSV.GZ", CSV),  # a store that decodes gzip itself
+        ("tsv.gz", gzip.compress(CSV.replace(b",", b"\t"))),
+        ("ndjson.gz", gzip.compress(_lines({"Key": "1.jpg", **CAT}, {" key": "2.jpg", "Caption": "two\r\nlines"}))),
+        ("json", json.dumps([{"key": "1.jpg", **CAT}, {"Key": "2.jpg", "Caption": "two\r\nlines"}]).encode("utf-16")),
+        ("json.gz", gzip.compress(json.dumps({"1.jpg": CAT, "2.jpg": {"Caption": "two\r\nlines"}}).encode())),
+        ("parquet.gz", gzip.compress(_parquet({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"}))),
+        (
+            "parquet",
+            _parquet(
+                {"Key": b"1.jpg", "Caption ": b"a cat", "tags": CAT["tags"], "place": "图书馆", "__index_level_0__": 0},
+                {"Key": b"2.jpg", "Caption ": b"two\r\nlines", "__index_level_0__": 1},
+            ),
+        ),
+    ],
+)
+def test_other_formats_give_the_same_records(suffix: str, content: bytes) -> None:
+    with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
+        found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
+    assert found == [RECORD, CaptionRecord.of("two\r\nlines")]
+
+
+PARTS = {
+    "parquet": (_parquet({"key": "1.jpg", **CAT}), _parquet({"key": "2.jpg", "caption": "two"})),
+    "csv": ("key,caption,tags,place\n1.jpg,a cat,pet;black cat,图书馆\n".encode(), b"key,caption\n2.jpg,two\n"),
+    "json": (_lines({"key": "1.jpg", **CAT}), _lines({"key": "2.jpg", "caption": "two"})),
+}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("suffix", PARTS)
+def test_a_directory_of_part_files_is_one_captions_file(suffix: str, slash: str) -> None:
+    first, second = PARTS[suffix]
+    directory = f"s3://b/set/captions.{suffix}"
+    contents = {
+        f"{directory}/_SUCCESS": b"",
+        f"{directory}/_committed_1": b"{}",
+        f"{directory}/.part-00000.crc": b"crc",
+        f"{directory}/part-00000-ab.c000.{suffix}": first,
+        f"{directory}/part-00001-ab.c000.{suffix}.gz": gzip.compress(second),
+    }
+    with (
+        Objects(s3=MemoryObjects(contents)) as objects,
+        Captions.load(directory + slash, objects) as captions,
+    ):
+        check_captions(directory + slash, objects)
+        found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
+    assert found == [RECORD, CaptionRecord.of("two")]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["_temporary/0/part-0.parquet", "part-1.parquet"], "still being written.*_temporary"),
+        (["_SUCCESS", "_metadata"], "no part files; its files are '_SUCCESS', '_metadata'"),
+        ([], "cannot be read"),
+    ],
+)
+def test_a_directory_without_complete_part_files_is_refused(names: list[str], message: str) -> None:
+    contents = {f"s3://b/c.parquet/{name}": b"x" for name in names}
+    with Objects(s3=MemoryObjects(contents)) as objects:
+        for use in (check_captions, Captions.load):
+            with pytest.raises(ConfigurationError, match=rf"--captions: .*{message}"):
+                use("s3://b/c.parquet", objects)
+
+
+def test_a_local_directory_of_part_files_is_read(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").mkdir()
+    (tmp_path / "c.csv" / "part-0").write_bytes(b"key,caption\n1.jpg,here\n")
+    (tmp_path / "1.jpg").touch()
+    with Objects() as objects, Captions.load(f"{tmp_path}/c.csv/", objects) as captions:
+        assert captions.find(_info(str(tmp_path / "1.jpg"))) == CaptionRecord.of("here")
+
+
+def test_a_file_without_rows_is_accepted() -> None:
+    for content, suffix in ((b"key,caption\n", "csv"), (b"{}", "json"), (b"", "jsonl")):
+        with _loaded(content, f"s3://b/c.{suffix}") as captions:
+            assert captions.unmatched() == 0
 
 
 @pytest.mark.parametrize(
@@ -162,11 +281,24 @@ def test_objects_may_exceed_the_size_of_one_query_and_keep_their_order() -> None
         ("jsonl", b'{"key": "a", "size": NaN}\n', r"line 1 contains NaN"),
         ("jsonl", b'{"key": "a", "caption": "\\ud800"}\n', r"line 1 contains a lone surrogate"),
         ("json", b'{"a": "b",\n"c" "d"}', r"not JSON: .*line 2"),
-        ("json", b'["a"]', r"contains a JSON list; expected an object {path: text}"),
+        ("json", b'"a"', r"contains a JSON string; expected an object {path: text}"),
+        ("json", b'["a"]', r"entry 1 is a JSON string; expected an object"),
+        ("json", b'[{"path": "a", "caption": "b"}]', r"entry 1 has no `key`.*it has caption, path"),
+        ("json", b'{"a": {"text": "b"}}', r"no column `caption`; its columns are 'text'"),
+        ("jsonl", b'{"key": "a", "text": "b"}', r"no column `caption`; its columns are 'key', 'text'"),
+        ("jsonl", b'{"key": "a", "caption": "b", "Caption": "c"}', r"line 1 has the column 'caption' twice"),
         ("json", b'{"a": 1}', r"at key 'a': `caption` is a JSON number"),
         ("json", b'{"a":\n "\xff"}', r"line 2 is not UTF-8"),
         ("csv", b"key,caption\na,b\nc,d,e\n", r"line 3 has more cells"),
-        ("csv", b"name,caption\na,b\n", r"line 2 has no `key`.*it has caption, name"),
+        ("csv", b"name,caption\na,b\n", r"no column `key`; its columns are 'name', 'caption'"),
+        ("csv", b"key,text\na,b\n", r"no column `caption`; its columns are 'key', 'text'"),
+        ("csv", b"key,caption, Caption\na,b,c\n", r"line 1 has the column 'caption' twice"),
+        ("csv", b"key,caption,note,note\na,b,c,d\n", r"line 1 has the column 'note' twice"),
+        ("csv", b"", r"no column `key`; its columns are none"),
+        ("tsv", "key\ttext\na\tb\n".encode("utf-16"), r"no column `caption`; its columns are 'key', 'text'"),
+        ("csv", "key,caption\na,b\n".encode("utf-16")[:-1], r"not UTF-16 text"),
+        ("csv.gz", gzip.compress(b"key,caption\na,b\n")[:-9], r"not a complete gzip file"),
+        ("parquet", _parquet({"Path": "a", "Text": "x"}), r"no column `key`; its columns are 'Path', 'Text'"),
         ("csv", b"key,caption\na,b\n\xff,d\n", r"line 3 is not UTF-8"),
         ("csv", b'key,caption\na,"b" c\n', r"line 2 is not CSV"),
         ("parquet", b"PAR1 no", r"not a readable Parquet file"),
@@ -210,7 +342,7 @@ def test_details_contain_tags_and_meta() -> None:
 
 def test_nan_from_pandas_is_not_metadata() -> None:
     with _loaded(
-        _parquet({"key": "1", "year": 2020.0}, {"key": "2", "year": float("nan")}), "s3://b/c.parquet"
+        _parquet({"key": "1", "caption": "", "year": 2020.0}, {"key": "2", "year": float("nan")}), "s3://b/c.parquet"
     ) as captions:
         first, second = captions.find_many([_info("s3://b/1"), _info("s3://b/2")])
     assert first is not None

@@ -1,5 +1,6 @@
 """Manifests: each object once with its sources; an incomplete listing is an error."""
 
+import gzip
 import io
 import unicodedata
 from collections import Counter
@@ -65,6 +66,7 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
             "etag": etag,
             "last_modified": "",
             "sources": ["s3://b/p"],
+            "skip": None,
             "caption": None,
             "caption_hash": None,
             "caption_details": None,
@@ -75,7 +77,8 @@ def test_a_row_contains_the_properties_in_the_listing(tmp_path: Path) -> None:
 
 
 def test_text_and_table_files_are_not_listed_and_all_others_are(tmp_path: Path) -> None:
-    keys = ["1.jpg", "1.txt", "1.JSON", "c.jsonl", "m.csv", "m.parquet", "noext", "page.html", "d/", "d/x.jpg.txt.png"]
+    tables = ["c.jsonl", "m.csv", "m.parquet", "t.tsv", "c.csv.gz", "j.json.gz"]
+    keys = ["1.jpg", "1.txt", "1.JSON", *tables, "noext", "page.html", "d/", "d/x.jpg.txt.png"]
     contents = {f"s3://b/{key}": b"" for key in keys}
     assert _keys(_list(contents, "s3://b", directory=tmp_path)) == ["1.jpg", "d/x.jpg.txt.png", "noext", "page.html"]
 
@@ -165,6 +168,40 @@ def test_patterns_for_local_files_are_not_percent_encoded(tmp_path: Path) -> Non
     assert [Path(row["key"]).name for row in rows] == ["mein Bild ü.jpg"]
 
 
+def _skips(rows: Sequence[Row]) -> dict[str, str | None]:
+    return {row["key"]: row["skip"] for row in rows}
+
+
+def test_objects_that_are_not_to_be_indexed_are_listed_with_the_reason(tmp_path: Path) -> None:
+    contents = {f"s3://b/{key}": b"x" for key in ["a.jpg", "._a.jpg", "v.mp4", "__MACOSX/b.jpg", "old.jpg"]}
+    with Objects(s3=MemoryObjects(contents, archived=["s3://b/old.jpg", "s3://b/v.mp4"])) as objects:
+        rows = _rows(write_manifest(["s3://b"], tmp_path, objects))
+    assert _skips(rows) == {
+        "a.jpg": None,
+        "._a.jpg": "hidden",
+        "v.mp4": "video",
+        "__MACOSX/b.jpg": "hidden",
+        "old.jpg": "archived",
+    }
+
+
+def test_a_source_that_names_a_hidden_object_wants_it(tmp_path: Path) -> None:
+    keys = [".x/1.jpg", ".x/._2.jpg", "v.mp4", "w.mp4"]
+    rows = _list(keys, "s3://b", "s3://b/.x", "s3://b/v.mp4", directory=tmp_path)
+    assert {row["key"]: (row["skip"], row["sources"]) for row in rows} == {
+        ".x/1.jpg": (None, ["s3://b/.x"]),
+        ".x/._2.jpg": ("hidden", ["s3://b", "s3://b/.x"]),
+        "v.mp4": (None, ["s3://b/v.mp4"]),
+        "w.mp4": ("video", ["s3://b"]),
+    }
+
+
+def test_in_a_manifest_file_only_the_last_part_of_a_key_is_looked_at(tmp_path: Path) -> None:
+    content = {"s3://b/m.csv": b"uri\n.cache/1.jpg\n.cache/.DS_Store\nv.mp4\n"}
+    rows = _list(content, "s3://b/m.csv", directory=tmp_path)
+    assert _skips(rows) == {".cache/1.jpg": None, ".cache/.DS_Store": "hidden", "v.mp4": "video"}
+
+
 # Several sources
 
 
@@ -215,6 +252,11 @@ def test_a_limit_selects_the_same_objects_on_each_run(max_objects: int, tmp_path
         ("m.csv", b"etag,path,size\ne1,./1.jpg,7\n,s3://c/2.jpg,no\n"),
         ("m.csv", b"etag,path,size\ne1,../p/1.jpg,7\n,s3://c/2.jpg,\n"),
         ("m.parquet", _parquet(uri=["1.jpg", "s3://c/2.jpg"], size=[7, None], etag=['"e1"', None])),
+        ("m.csv", "URI; Size;ETag;\r\n1.jpg;7;e1;\r\n;;;\r\ns3://c/2.jpg;;;\r\n".encode("utf-16")),
+        ("m.tsv", b"uri\tsize\tetag\n1.jpg\t7\te1\ns3://c/2.jpg\n"),
+        ("m.csv.gz", gzip.compress(b"uri,size,etag\n1.jpg,7,e1\ns3://c/2.jpg\n")),
+        ("m.jsonl", b'{"URI": "1.jpg", "size": 7, "etag": "e1"}\n{"uri": "s3://c/2.jpg"}\n'),
+        ("m.jsonl.gz", gzip.compress(b'{"path": "1.jpg", "size": 7, "etag": "e1"}\n{"url": "s3://c/2.jpg"}\n')),
     ],
 )  # fmt: skip
 def test_a_manifest_file_lists_uris_sizes_and_etags(name: str, content: bytes, tmp_path: Path) -> None:
@@ -224,6 +266,18 @@ def test_a_manifest_file_lists_uris_sizes_and_etags(name: str, content: bytes, t
         ("s3://c/2.jpg", -1, ""),
     ]
     assert all(row["sources"] == [f"s3://b/p/{name}"] for row in rows)
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_directory_of_part_files_is_one_manifest(slash: str, tmp_path: Path) -> None:
+    contents = {
+        "s3://b/p/m.parquet/_SUCCESS": b"",
+        "s3://b/p/m.parquet/part-0.snappy.parquet": _parquet(uri=["1.jpg"]),
+        "s3://b/p/m.parquet/year=2024/part-0.parquet": _parquet(uri=["s3://c/2.jpg"]),
+    }
+    rows = _list(contents, f"s3://b/p/m.parquet{slash}", directory=tmp_path)
+    assert sorted(row["uri"] for row in rows) == ["s3://b/p/1.jpg", "s3://c/2.jpg"]
+    assert {source for row in rows for source in row["sources"]} == {"s3://b/p/m.parquet"}
 
 
 def test_a_single_column_of_a_manifest_file_may_have_any_name(tmp_path: Path) -> None:
@@ -274,6 +328,8 @@ def test_patterns_apply_to_manifest_files(tmp_path: Path) -> None:
         ("m.csv", b"uri\nhttp://x/1.jpg\n", "http:// is not supported.*line 2"),
         ("m.csv", b"uri\n/home/me/1.jpg\n", "local path.*line 2"),
         ("m.csv", b"uri\n1.jpg\n\xff.jpg\n", "line 3 is not UTF-8"),
+        ("m.jsonl", b'{"uri": "1.jpg"}\n{"uri": 2}\n', "No URI .*line 2"),
+        ("m.jsonl", b'{"name": "1.jpg", "size": 2}\n', "no column `uri`; its columns are name, size"),
         ("m.parquet", b"PAR1 no", "not a readable Parquet file"),
         ("m.parquet", _parquet(uri=["1.jpg", None]), "No URI .*row 2"),
         ("m.parquet", _parquet(uri=[1]), "No URI .*row 1"),

@@ -393,7 +393,7 @@ def _source(settings: Settings, source: str | None) -> Finding:
     from viewfinder.sources.uris import canonical_uri
 
     uri = canonical_uri(source)
-    with Objects(ObjectAccess(settings.s3_endpoint_url, anonymous=settings.s3_anonymous)) as objects:
+    with Objects(ObjectAccess.of(settings)) as objects:
         objects.check(uri)
         first = next(iter(objects.list(uri)))
         try:

@@ -42,7 +42,7 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SRC",
-        help="s3://bucket[/prefix], a directory, or a CSV or Parquet file of URIs.",
+        help="s3://bucket[/prefix], a directory, or a table of URIs (CSV, TSV, JSONL, Parquet).",
         show_default=False,
         parser=source_uri,
     ),

@@ -14,7 +14,7 @@ _ACTIONS = {
     "caption": "would get a new caption",
     "sources": "unchanged, found in another source",
     "unchanged": "unchanged",
-    "taken_down": "taken down, would be skipped",
+    "skipped": "would be skipped",
     "failed": "known failures, unchanged since",
 }
 
@@ -67,7 +67,7 @@ def _fields(summary: Summary) -> list[tuple[str, str]]:
         ("model", summary.model),
         ("objects", list_counts(summary.counts)),
         ("captions", f"{summary.captions['pruned']:,} removed" if summary.captions["pruned"] else ""),
-        ("taken down", f"{summary.taken_down:,} of the unchanged" if summary.taken_down else ""),
+        ("skipped", list_reasons({reason: count for reason, count in summary.skipped.items() if count})),
         ("failures", list_reasons(summary.failures)),
         ("warnings", list_reasons(summary.warnings)),
         ("time", f"{summary.seconds:,.1f} s, {rate:,.1f} indexed per second including start-up"),

@@ -155,8 +155,8 @@ CaptionsOption = Annotated[
     list[str] | None,
     optional(
         metavar="URI",
-        help="Captions by URI, key or relative path: a JSON, JSONL, CSV or Parquet file. Repeatable; the last one that "
-        "names an image decides.",
+        help="Captions by URI, key or relative path: a JSON, JSONL, CSV, TSV or Parquet file. Repeatable; the last one "
+        "that names an image decides.",
         parser=source_uri,
     ),
 ]

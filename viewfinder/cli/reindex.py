@@ -67,6 +67,14 @@ def reindex_command(
     prune_captions: PruneCaptionsOption = False,
     prune_captions_max_ratio: PruneCaptionsMaxRatioOption = PRUNE_MAX_RATIO,
     retry_failed: RetryFailedOption = False,
+    allow_loss: Annotated[
+        int,
+        typer.Option(
+            parser=whole(0),
+            metavar="N",
+            help="Change the model even if up to N images leave the index because their objects are archived.",
+        ),
+    ] = 0,
     max_quality_loss: Annotated[
         float,
         typer.Option(
@@ -110,6 +118,7 @@ def reindex_command(
         prune_captions=prune_captions,
         prune_captions_max_ratio=prune_captions_max_ratio,
         retry_failed=retry_failed,
+        allow_loss=allow_loss,
         max_quality_loss=max_quality_loss,
         rebuild=rebuild,
         when_model_changed=when_model_changed,

@@ -81,6 +81,7 @@ def _fields(result: ReindexResult) -> list[tuple[str, str]]:
         ("live", result.collection),
         ("model", result.model),
         ("objects", list_counts(result.counts)),
+        ("skipped", list_reasons({reason: count for reason, count in result.skipped.items() if count})),
         ("failures", list_reasons(result.failures)),
         ("time", f"{result.seconds:,.1f} s" + (f": {phases}" if phases else "")),
         ("report", result.report or ""),

@@ -92,6 +92,10 @@ def _print_collections(status: "IndexStatus") -> None:
 def _notes(status: "IndexStatus") -> Iterator[str]:
     if not status.collections:
         yield f"There is no index {status.index!r} yet. Create it: viewfinder index SRC"
+    for each in status.collections:
+        if each.live and each.skipped:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in each.skipped.items())
+            yield f"The last run skipped {sum(each.skipped.values()):,} objects: {reasons}."
     if status.rollback_pause:
         yield f"Scheduled runs are paused {status.rollback_pause}. To resume them: viewfinder reindex --release"
     if status.locked_by:

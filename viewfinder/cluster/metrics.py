@@ -24,20 +24,17 @@ class JobMetrics:
             return kind(name, description, (*labels, "index")).set_default_tags({"index": index})
 
         self._objects = counter("viewfinder_job_objects_total", "Listed objects by outcome.", "outcome")
+        self._skips = counter("viewfinder_job_skipped_total", "Skipped objects by reason.", "reason")
         self._failures = counter("viewfinder_job_failures_total", "Failed objects by reason.", "stage", "reason")
         self._done = counter("viewfinder_job_stage_objects_total", "Objects that a stage has processed.", "stage")
         self._busy = counter("viewfinder_job_stage_seconds_total", "Busy seconds of a stage's workers.", "stage")
 
     def add_block(self, tally: Tally, table: pa.Table) -> None:
         """Count one written block: its `tally`, and the failures among its rows (`viewfinder.indexing.rows`)."""
-        outcomes = {
-            "indexed": tally.indexed,
-            "unchanged": tally.unchanged - tally.taken_down,
-            "taken_down": tally.taken_down,
-            "failed": tally.failed,
-        }
-        for outcome, count in outcomes.items():
+        for outcome, count in tally.outcomes.items():
             _add(self._objects, count, outcome=outcome)
+        for reason, count in tally.skips.items():
+            _add(self._skips, count, reason=reason)
         for stage, count, seconds in (
             ("compare", tally.objects, tally.compare_s),
             ("fetch", tally.images, tally.fetch_s),

@@ -30,19 +30,23 @@ from viewfinder.store import Failure, Store, StoreAddress, connect, open_shared
 
 @dataclass(frozen=True, kw_only=True)
 class IndexResult:
-    """The result of `index_directory` or `index_images`: listed = unchanged + indexed + failed.
+    """The result of `index_directory` or `index_images`: listed = unchanged + indexed + skipped + failed.
 
-    `unchanged` includes the `taken_down`, which stay out of the index. `failures` are the images that could not be
-    indexed, with reasons. `unmatched` are the keys of `descriptions` that do not belong to any image.
+    `skips` counts objects that stay out of the index by reason: not_an_image, taken_down, ... `failures` are the images
+    that could not be indexed, with reasons. `unmatched` are the keys of `descriptions` that do not belong to any image.
     """
 
     listed: int
     unchanged: int
-    taken_down: int
+    skips: Mapping[str, int]
     indexed: int
     failures: tuple[Failure, ...]
     unmatched: tuple[str, ...]
     collection: str
+
+    @property
+    def skipped(self) -> int:
+        return sum(self.skips.values())
 
     @property
     def failed(self) -> int:
@@ -135,7 +139,7 @@ class LocalIndex:
         return IndexResult(
             listed=counts["listed"],
             unchanged=counts["unchanged"],
-            taken_down=summary.taken_down,
+            skips=summary.skipped,
             indexed=counts["indexed"],
             failures=tuple(control.failures_of_run(summary.run_id)) if counts["failed"] else (),
             unmatched=unmatched,

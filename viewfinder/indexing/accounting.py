@@ -1,9 +1,10 @@
 """Counts of a run: objects by outcome and busy seconds by stage; the bottleneck and the totals that follow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from viewfinder.sources.manifest import Manifest
+from viewfinder.sources.skips import SKIP_REASONS
 
 # How to speed up each stage when it is the bottleneck.
 STAGE_ADVICE = {
@@ -19,15 +20,23 @@ STAGE_ADVICE = {
 class Tally:
     """The counts of one write, or of the whole run: objects by outcome, and the busy seconds of each stage.
 
-    `unchanged` includes the `taken_down`. `stale` objects are the `failed` ones that keep their existing points,
-    because a later run may succeed. `images` and `captions` count what was encoded; `captions_cut` counts captions
-    longer than the model's context, `truncated_tail` images whose end is missing (`images.decoding.WARNINGS`).
+    `archived` to `taken_down` are the skipped objects by reason. `stale` objects are the failed and skipped ones that
+    keep their existing points, because a later run may succeed. `archived_live` and `skipped_live` count images of the
+    live collection that one built beside it lacks because they are archived, or are no image any more. `images` and
+    `captions` count what was encoded; `captions_cut` counts captions longer than the model's context, `truncated_tail`
+    images whose end is missing (`images.decoding.WARNINGS`).
     """
 
     indexed: int = 0
     unchanged: int = 0
     failed: int = 0
+    archived: int = 0
+    not_an_image: int = 0
+    hidden: int = 0
+    video: int = 0
     taken_down: int = 0
+    archived_live: int = 0
+    skipped_live: int = 0
     stale: int = 0
     images: int = 0
     truncated_tail: int = 0
@@ -46,7 +55,17 @@ class Tally:
     @property
     def objects(self) -> int:
         """Number of objects with an outcome."""
-        return self.indexed + self.unchanged + self.failed
+        return self.indexed + self.unchanged + self.skipped + self.failed
+
+    @property
+    def skipped(self) -> int:
+        """Number of objects that are not to be indexed."""
+        return sum(self.skips.values())
+
+    @property
+    def skips(self) -> dict[str, int]:
+        """Skipped objects by reason."""
+        return {reason: getattr(self, reason) for reason in SKIP_REASONS}
 
     @property
     def warnings(self) -> dict[str, int]:
@@ -56,7 +75,12 @@ class Tally:
     @property
     def outcomes(self) -> dict[str, int]:
         """Objects by outcome, for progress displays."""
-        return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
+        return {
+            "unchanged": self.unchanged,
+            "indexed": self.indexed,
+            "skipped": self.skipped,
+            "failed": self.failed,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,14 +136,14 @@ class RunResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Objects by outcome (listed = unchanged + indexed + failed), and points pruned."""
-        return {"listed": self.manifest.listed, **_counts(self.outcome.tally), "pruned": self.pruned}
+        """Objects by outcome (listed = unchanged + indexed + skipped + failed), and points pruned."""
+        return {"listed": self.manifest.listed, **self.outcome.tally.outcomes, "pruned": self.pruned}
 
     @property
     def expected(self) -> int:
         """Number of points that the collection should now hold for these sources."""
         tally = self.outcome.tally
-        return self.manifest.listed - tally.failed + tally.stale - tally.taken_down
+        return self.manifest.listed - tally.failed - tally.skipped + tally.stale
 
     @property
     def changed(self) -> int:
@@ -140,5 +164,12 @@ def stages_of(
     ]
 
 
-def _counts(tally: Tally) -> dict[str, int]:
-    return {"unchanged": tally.unchanged, "indexed": tally.indexed, "failed": tally.failed}
+def failure_ratio(counts: Mapping[str, int]) -> float:
+    """The share of failures among the objects that were to be indexed; `counts` are those of a `RunResult`."""
+    wanted = counts.get("listed", 0) - counts.get("skipped", 0)
+    return counts.get("failed", 0) / wanted if wanted else 0.0
+
+
+def skip_counts(skips: Mapping[str, int]) -> dict[str, int]:
+    """Skipped objects by reason as they are recorded with a collection, beside the other counts."""
+    return {f"skipped_{reason}": count for reason, count in skips.items() if count}

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,21 +16,25 @@ from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.uris import point_id
+from viewfinder.sources.versions import Version, constant_etags, is_same
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
 from viewfinder.store.takedowns import taken_down
 
 # Ids in one request. Larger requests are not faster, and block the embedded store's only thread longer.
 COMPARE_BATCH_SIZE = 1000
+# Recorded with the failures, though they are none, so that the same content is not read again.
+CONTENT_SKIPS = frozenset({"not_an_image", "video"})
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Rows of a manifest → the same rows with their `action`, by ETag and caption hash.
+    """Rows of a manifest → the same rows with their `action`, by version (`sources.versions`) and caption hash.
 
     `captions` is True if captions files were given; otherwise existing captions stay as they are, as do those of
     objects that no file names. A permanent failure holds while `decided_by` (`viewfinder.indexing.failures`) is as
     recorded; with `retry_failed` none does. With `captions_from` these have the caption that they have in that
-    collection. Without a collection (a dry run before the first run) every object is new.
+    collection. Without a collection (a dry run before the first run) every object is new. `live` is the collection that
+    `collection` is built beside, so that objects that only the live one has are counted.
     """
 
     access: ObjectAccess
@@ -39,6 +44,7 @@ class Compare:
     retry_failed: bool = False
     captions: bool = False
     captions_from: Collection | None = None
+    live: Collection | None = None
     stat_threads: int = 16
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -54,17 +60,23 @@ class Compare:
         excluded_ids = self._taken_down(rows, store)
         present = [row for row in rows if row["id"] not in excluded_ids]
         states = self._states([row["id"] for row in present], store)
-        self._stat([row for row in present if not row["etag"]])
+        self._stat([row for row in present if not version_of(row).is_known])
+        for row in _with_constant_etags(present):
+            row["etag"] = ""
         failures = self._failures([row["id"] for row in present if _is_new(row, states.get(row["id"]))], store)
         self._take_over_captions(present, store)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
         self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
-        todo = [row for row in compared if row["action"] != "unchanged"]
-        if unchanged := len(compared) - len(todo):
+        self._mark_live(compared, store)
+        todo = [row for row in compared if row["action"] not in ("unchanged", "skipped")]
+        if unchanged := sum(row["action"] == "unchanged" for row in compared):
             todo.append({"action": "unchanged", "count": unchanged})
+        skipped = Counter((row["reason"], row["exists"], row["live"]) for row in compared if row["action"] == "skipped")
+        for (reason, exists, live), count in skipped.items():
+            todo.append({"action": "skipped", "reason": reason, "exists": exists, "live": live, "count": count})
         if excluded := len(rows) - len(present):
-            todo.append({"action": "taken_down", "count": excluded})
+            todo.append({"action": "skipped", "reason": "taken_down", "exists": False, "count": excluded})
         if todo:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
@@ -107,7 +119,8 @@ class Compare:
                 info = objects.stat(row["uri"])
             except ObjectError:
                 return
-            row["etag"], row["size"], row["last_modified"] = info.etag, info.size, info.last_modified
+            row["etag"], row["size"], row["last_modified"] = info.version
+            row["skip"] = row["skip"] or ("archived" if info.archived else None)
 
         with ThreadPoolExecutor(self.stat_threads) as pool:
             list(pool.map(fill, rows))
@@ -119,23 +132,29 @@ class Compare:
         row["count"], row["caption_applies"] = 1, applies
         row["exists"], row["had_failure"] = state is not None, failure is not None
         row["stored_etag"] = None if state is None else state.etag
-        row["action"] = "index"
+        row["action"], row["live"] = "index", None
+        if row["skip"] in ("hidden", "video"):
+            return _skip(row, row["skip"], state)
         if (
             failure is not None
-            and row["etag"]
-            and failure.etag == row["etag"]
+            and is_same(version_of_failure(failure), version_of(row))
             and is_same_decision(failure, self.decided_by)
         ):
             row["crashes"] = list(failure.crashes)
             if is_settled(failure) and not self.retry_failed:
+                if failure.reason in CONTENT_SKIPS:
+                    return _skip(row, failure.reason, state)
                 row["action"], row["permanent"], row["decided_by"] = "failed", failure.permanent, failure.decided_by
                 row["stage"], row["reason"], row["message"] = failure.stage, failure.reason, failure.message
                 return row
+        changed = _is_new(row, state)
+        if changed and row["skip"] is not None:
+            return _skip(row, row["skip"], state)
         if state is None:
             return row
         listed = set(row["sources"])
         row["sources"] = sorted(listed | set(state.sources))
-        if not row["etag"] or state.etag != row["etag"]:
+        if changed:
             row["action"] = "index"
         elif applies and (row["caption_hash"] or "") != (state.caption_hash or ""):
             row["action"] = "caption"
@@ -143,10 +162,54 @@ class Compare:
             row["action"] = "unchanged" if listed <= set(state.sources) else "sources"
         return row
 
+    def _mark_live(self, rows: Sequence[Row], store: Store) -> None:
+        """Note of each object without a point here whether the live collection has its image.
+
+        An archived object counts whatever its content: its point would be lost. Others count with the same content.
+        """
+        missing = [row for row in rows if row["action"] in ("index", "skipped") and not row["exists"]]
+        if self.live is None or not missing:
+            return
+        states = store.points.states(self.live, [row["id"] for row in missing])
+        for row in missing:
+            state = states.get(row["id"])
+            row["live"] = (
+                state is not None
+                and state.has_image
+                and (row["skip"] == "archived" or is_same(version_of_state(state), version_of(row)))
+            )
+
+
+def version_of(row: Mapping[str, Any]) -> Version:
+    """The version in a row or a payload; fields that are missing or null are unknown."""
+    size = row.get("size")
+    return Version(row.get("etag") or "", -1 if size is None else size, row.get("last_modified") or "")
+
+
+def version_of_state(state: PointState) -> Version:
+    """The version that a point was made from."""
+    return Version(state.etag, state.size, state.last_modified)
+
+
+def version_of_failure(failure: Failure) -> Version:
+    """The version that failed."""
+    return Version(failure.etag, failure.size, failure.last_modified)
+
+
+def _skip(row: Row, reason: str, state: PointState | None) -> Row:
+    row["action"], row["reason"] = "skipped", reason
+    row["exists"] = state is not None and not set(state.sources).isdisjoint(row["sources"])
+    return row
+
+
+def _with_constant_etags(rows: Sequence[Row]) -> list[Row]:
+    constant = constant_etags(map(version_of, rows))
+    return [row for row in rows if row["etag"] in constant] if constant else []
+
 
 def _is_new(row: Row, state: PointState | None) -> bool:
     """True for content that the collection does not have, which may have failed before."""
-    return state is None or state.etag != row["etag"]
+    return state is None or not is_same(version_of_state(state), version_of(row))
 
 
 def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from viewfinder.arrays import Vectors
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
-from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, version_of
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
 from viewfinder.indexing.fetch import FetchAndDecode
@@ -31,6 +31,7 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
+from viewfinder.sources.versions import is_same
 from viewfinder.store import Collection, Record, Store
 
 T = TypeVar("T")
@@ -213,17 +214,22 @@ def encode_stored(
 ) -> dict[str, Vectors]:
     """Encode images of existing points again, in this process; `payloads` are the points' payloads by id.
 
-    Images that cannot be read, or whose ETag has changed since the payload was written, are omitted.
+    Images that cannot be read, or that have changed since the payload was written, are omitted.
     """
     rows: list[Row] = [
-        {"id": id_, "action": "index", "count": 1, "uri": payload["uri"], "size": payload["size"]}
+        {"id": id_, "action": "index", "count": 1, "uri": payload["uri"], **_version_columns(payload)}
         for id_, payload in payloads.items()
     ]
     return {
         row["id"]: np.frombuffer(row["image_vector"], np.float32)
         for row in rows_of(encode(fetch(table_of(rows))))
-        if row["image_vector"] is not None and row["etag"] == payloads[row["id"]]["etag"]
+        if row["image_vector"] is not None and is_same(version_of(payloads[row["id"]]), version_of(row))
     }
+
+
+def _version_columns(payload: Mapping[str, Any]) -> Row:
+    etag, size, last_modified = version_of(payload)
+    return {"etag": etag, "size": size, "last_modified": last_modified}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The second stage: read objects and decode them."""
 
 import functools
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,21 +10,26 @@ from typing import Self
 
 import pyarrow as pa
 
-from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.errors import ConfigurationError, ImageError, ObjectError
+from viewfinder.images.content_type import HEAD_BYTES as CONTENT_HEAD_BYTES
+from viewfinder.images.content_type import other_content
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
+from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import CRASHED, is_permanent
 from viewfinder.indexing.machine import machine_id
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
-from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.access import HEAD_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
+from viewfinder.sources.skips import SKIP_REASONS
+from viewfinder.sources.versions import Version, version_read
 
 # Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.
 IN_FLIGHT_BYTES = 256 * 1024**2
-# After this many refusals in a row, assume that the credentials are wrong and end the run.
+# After this many refusals in a row, read an object again that could be read before in this run.
 MAX_ACCESS_DENIED = 20
 # Attempts to read an object that arrives shorter than its listed size.
 READ_ATTEMPTS = 3
@@ -50,6 +56,7 @@ class FetchAndDecode:
         objects: Callable[[], Objects] | None = None,
         decoder: DecoderSource | None = None,
     ) -> None:
+        self._run = secrets.token_hex(8)
         self._limits = limits
         self._threads = threads
         self._objects = objects or functools.partial(objects_of, access)
@@ -77,41 +84,40 @@ class FetchAndDecode:
             return table
         fetch_s: list[float] = []
         decode_s = 0.0
-        refused = 0
+        access = _access_of_run(self._run)
+        access.objects = self._objects()
         with self._decoder() as decoder:
             for row, fetched in self._fetch(wanted, fetch_s):
                 try:
-                    data, row["etag"] = fetched.result()
-                    row["size"] = len(data)
+                    data, version = fetched.result()
+                    row["etag"], row["size"], row["last_modified"] = version_read(version_of(row), version)
+                    access.was_read(row["uri"])
                     began = time.perf_counter()
                     try:
                         _decode(row, decoder, data)
                     finally:
                         decode_s += time.perf_counter() - began
-                    refused = 0
                 except ObjectError as error:
                     # A bad object is data: a row with a reason. Any other exception ends the run.
-                    row["action"], row["stage"] = "failed", "decode" if fetched.exception() is None else "fetch"
+                    row["action"] = "skipped" if error.reason in SKIP_REASONS else "failed"
+                    of_content = fetched.exception() is None or error.reason in CONTENT_SKIPS
+                    row["stage"] = "decode" if of_content else "fetch"
                     row["reason"], row["message"] = error.reason, error.message
                     row["permanent"] = is_permanent(error)
                     row["crashed_on"] = machine_id() if error.reason == CRASHED else None
-                    refused = refused + 1 if error.reason == "access_denied" else 0
-                    if refused >= MAX_ACCESS_DENIED:
-                        raise ConfigurationError(
-                            f"Access to {refused} objects in a row was denied, most recently to {row['uri']!r}: "
-                            f"{error.message} Grant the credentials s3:GetObject, then run the job again."
-                        ) from error
+                    if error.reason == "access_denied":
+                        access.was_denied(row["uri"], error)
         rows[0]["fetch_s"], rows[0]["decode_s"] = sum(fetch_s), decode_s
         return table_of(rows)
 
-    def _fetch(self, rows: list[Row], seconds: list[float]) -> Iterator[tuple[Row, "Future[tuple[bytes, str]]"]]:
+    def _fetch(self, rows: list[Row], seconds: list[float]) -> Iterator[tuple[Row, "Future[ObjectContent]"]]:
         """Yield rows in order with their pending reads, at most IN_FLIGHT_BYTES at a time.
 
         Appends the duration of each read, failed ones included, to `seconds`.
         """
         objects = self._objects()
 
-        def read(row: Row) -> tuple[bytes, str]:
+        def read(row: Row) -> ObjectContent:
             began = time.perf_counter()
             try:
                 return self._read_whole(objects, row)
@@ -119,7 +125,7 @@ class FetchAndDecode:
                 seconds.append(time.perf_counter() - began)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            reading: list[tuple[Row, Future[tuple[bytes, str]]]] = []
+            reading: list[tuple[Row, Future[ObjectContent]]] = []
             for row in rows:
                 while reading and (
                     len(reading) >= 2 * self._threads
@@ -129,19 +135,73 @@ class FetchAndDecode:
                 reading.append((row, pool.submit(read, row)))
             yield from reading
 
-    def _read_whole(self, objects: Objects, row: Row) -> tuple[bytes, str]:
-        """Read the content and ETag of an object; retry if the content is shorter than the listed size.
+    def _read_whole(self, objects: Objects, row: Row) -> ObjectContent:
+        """Read an object; retry if it is the listed one and shorter than its listed size.
 
         Part of an image would be recorded as permanently truncated, or encoded as if it were the whole.
         """
+
+        def check_head(head: bytes) -> None:
+            # The first bytes of a body that was cut off may look like a text.
+            if len(head) >= min(row["size"], HEAD_BYTES):
+                _check_head(head)
+
         for _ in range(READ_ATTEMPTS):
-            data, etag = objects.read(row["uri"], max_bytes=self._limits.max_bytes)
-            if etag != row["etag"] or len(data) >= row["size"]:
-                return data, etag
+            content = objects.read(row["uri"], self._limits.max_bytes, check_head)
+            size = content.version.size
+            if size >= row["size"] or not _is_listed(row, content.version):
+                return content
         raise ObjectError(
             "unavailable",
-            f"{row['uri']!r}: got {len(data):,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts.",
+            f"{row['uri']!r}: got {size:,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts.",
         )
+
+
+def _is_listed(row: Row, read: Version) -> bool:
+    """Return True if an object that was read has not changed since its listing, whatever its size."""
+    return read.etag == row["etag"] or (bool(read.last_modified) and read.last_modified == row["last_modified"])
+
+
+class _Access:
+    """Tells objects that one may not read from credentials that have ended."""
+
+    def __init__(self) -> None:
+        self.objects: Objects | None = None
+        self._readable: str | None = None
+        self._refused = 0
+
+    def was_read(self, uri: str) -> None:
+        """Note that an object was read."""
+        self._readable, self._refused = uri, 0
+
+    def was_denied(self, uri: str, error: ObjectError) -> None:
+        """Note a refusal; raise `ConfigurationError` if an object that was read before is refused too."""
+        self._refused += 1
+        if self._refused % MAX_ACCESS_DENIED or self._readable is None or self.objects is None:
+            return
+        try:
+            self.objects.read(self._readable, max_bytes=1)
+        except ObjectError as again:
+            if again.reason != "access_denied":
+                return
+            raise ConfigurationError(
+                f"Access to {self._refused} objects in a row was denied, most recently to {uri!r}, and also to "
+                f"{self._readable!r}, which this run has read before: {again.message} Grant the credentials "
+                "s3:GetObject, then run the job again."
+            ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _access_of_run(run: str) -> _Access:
+    """The access of one run in this process, which gets its stages anew with each task."""
+    return _Access()
+
+
+def _check_head(head: bytes) -> None:
+    """Refuse content that is surely no image by its first bytes, before the rest is read."""
+    if (kind := other_content(head[:CONTENT_HEAD_BYTES])) is not None:
+        reason = "video" if "video" in kind else "not_an_image"
+        raise ImageError(reason, f"The object is {kind}.")
 
 
 def _decode(row: Row, decoder: Decoder, data: bytes) -> None:

@@ -179,9 +179,11 @@ def _open_captions(
 
 
 def _read_one(source: str, objects: Objects) -> None:
-    """Read one of the first objects; raise `SourceError` if access to them is denied."""
+    """Read one of the first objects; warn if access to all of them is denied, as it may be allowed to others."""
     refused: ObjectError | None = None
     for _, info in zip(range(_MAX_TRIED), objects.list(source), strict=False):
+        if info.archived:
+            continue
         try:
             objects.read(info.uri, max_bytes=1)  # one byte is enough to test access
         except ObjectError as error:
@@ -192,7 +194,9 @@ def _read_one(source: str, objects: Objects) -> None:
         else:
             return
     if refused is not None:
-        raise SourceError(
-            f"{source!r} can be listed, but its objects cannot be read: {refused.message} "
-            "The credentials need s3:GetObject on them."
+        logger.warning(
+            "%r can be listed, but none of its first objects can be read: %s Objects without access count as failed. "
+            "The credentials need s3:GetObject on them.",
+            source,
+            refused.message,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError
-from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage
+from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, failure_ratio, skip_counts
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -50,8 +50,8 @@ class Summary:
     model: str
     fingerprint: str
     sources: Sequence[Mapping[str, Any]]
-    counts: Mapping[str, int]  # listed = unchanged + indexed + failed; pruned
-    taken_down: int  # included in the unchanged
+    counts: Mapping[str, int]  # listed = unchanged + indexed + skipped + failed; pruned
+    skipped: Mapping[str, int]  # by reason
     images: int  # encoded
     captions: Mapping[str, int]
     failures: Mapping[str, int]  # by reason
@@ -139,7 +139,7 @@ class Report:
             fingerprint=collection.metadata.fingerprint,
             sources=[dict(source) for source in result.manifest.sources],
             counts=counts,
-            taken_down=tally.taken_down,
+            skipped=tally.skips,
             images=tally.images,
             captions={"encoded": tally.captions, "cut": tally.captions_cut, "pruned": result.pruned_captions},
             failures=reasons,
@@ -149,7 +149,7 @@ class Report:
             advice=STAGE_ADVICE.get(outcome.bottleneck or ""),
             report=self.destination,
         )
-        store.collections.update_metadata(collection.name, counts=counts)
+        store.collections.update_metadata(collection.name, counts=counts | skip_counts(tally.skips))
         if unwritten := self.try_write_summary(asdict(summary)):
             summary = replace(summary, state="failed", problem=joined([problem, unwritten]))
         # Logged here because the log of the store's holder is not shown.
@@ -226,15 +226,16 @@ def joined(problems: Iterable[str | None]) -> str | None:
 
 def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
     """The reason why the run counts as failed, or None."""
-    accounted = counts["unchanged"] + counts["indexed"] + counts["failed"]
+    accounted = counts["unchanged"] + counts["indexed"] + counts["skipped"] + counts["failed"]
     if accounted != counts["listed"]:
         return (
             f"{counts['listed']:,} objects were listed, but {accounted:,} are accounted for. This is a bug in "
             "viewfinder. Run the job again to index the missing objects."
         )
-    if counts["listed"] and counts["failed"] / counts["listed"] > max_failure_ratio:
+    if failure_ratio(counts) > max_failure_ratio:
         return (
-            f"{counts['failed']:,} of {counts['listed']:,} objects failed, more than --max-failure-ratio "
+            f"{counts['failed']:,} of {counts['listed'] - counts['skipped']:,} objects failed (not counting those "
+            "skipped), more than --max-failure-ratio "
             f"{max_failure_ratio:g} allows. All others are indexed; failures.jsonl lists the failed ones."
         )
     return None

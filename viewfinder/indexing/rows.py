@@ -6,7 +6,7 @@ One row is one listed object. Its `action` is one of:
     caption     only the caption changed: encode and write it
     sources     the object is unchanged, but its point does not record this source yet
     unchanged   nothing to do; all such rows of a batch are folded into one, with their number in `count`
-    taken_down  neither fetched nor written; folded in the same way
+    skipped     not indexed for the `reason` (`viewfinder.sources.skips`), which is no failure; folded by reason
     failed      `stage`, `reason` and `message` describe the failure
 
 Rows never disappear: the counts returned by the write stage add up to the number of listed objects.
@@ -22,7 +22,7 @@ from viewfinder.sources.manifest import MANIFEST_SCHEMA
 
 MANIFEST_ROWS = 10_000
 
-Action = Literal["index", "caption", "sources", "unchanged", "taken_down", "failed"]
+Action = Literal["index", "caption", "sources", "unchanged", "skipped", "failed"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
 SCHEMA: pa.Schema = pa.schema(
@@ -32,6 +32,7 @@ SCHEMA: pa.Schema = pa.schema(
         ("count", pa.int64()),
         ("exists", pa.bool_()),
         ("stored_etag", pa.string()),
+        ("live", pa.bool_()),
         ("had_failure", pa.bool_()),
         ("crashes", pa.list_(pa.string())),
         *MANIFEST_SCHEMA,
@@ -64,8 +65,9 @@ class Row(TypedDict, total=False):
     id: str
     action: Action
     count: int
-    exists: bool
+    exists: bool  # the collection has its point; of a skipped object: the point is of one of its sources
     stored_etag: str | None  # of the point that exists
+    live: bool | None  # the live collection has its image, if this one is built beside it
     had_failure: bool
     crashes: list[str] | None  # earlier ones with this content: see `viewfinder.indexing.failures`
     # From the listing.
@@ -76,6 +78,7 @@ class Row(TypedDict, total=False):
     etag: str
     last_modified: str
     sources: list[str]
+    skip: str | None
     # From a `CaptionRecord`, if the captions file names the object (`caption_hash` is not None). If `caption_applies`
     # is False, the point keeps its current caption.
     caption: str | None
@@ -92,7 +95,7 @@ class Row(TypedDict, total=False):
     image_vector: bytes | None
     caption_vector: bytes | None
     caption_cut: int
-    # The failure.
+    # The failure, or the reason of a skip.
     stage: str
     reason: str
     message: str

@@ -1,5 +1,6 @@
 """The last stage: write points and failure records, and count every row."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -11,6 +12,7 @@ import pyarrow as pa
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import Tally
+from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
 from viewfinder.indexing.failures import settle
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
@@ -66,16 +68,21 @@ def write_rows(
     for row in groups["failed"]:
         settle(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
+    _write_skips(store, collection, groups["skipped"], decided_by)
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
 
-    excluded = sum(row["count"] for row in groups["taken_down"])
+    skips = Counter[str]()
+    for row in groups["skipped"]:
+        skips[row["reason"]] += row["count"]
     return Tally(
         indexed=len(groups["index"]) + len(groups["caption"]),
-        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]) + excluded,
+        unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]),
         failed=len(groups["failed"]),
-        taken_down=excluded,
-        stale=sum(bool(row["exists"]) and not row["permanent"] for row in groups["failed"]),
+        **skips,
+        archived_live=_count_live(groups["skipped"], archived=True),
+        skipped_live=_count_live(groups["skipped"], archived=False),
+        stale=sum(row["count"] for row in groups["failed"] + groups["skipped"] if _keeps_point(row)),
         images=len(groups["index"]),
         truncated_tail=sum(row["warning"] == TRUNCATED_TAIL for row in groups["index"]),
         captions=sum(row["caption_vector"] is not None for row in rows),
@@ -94,8 +101,24 @@ def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> l
     excluded = taken_down(store.control(collection.index), uris) if uris else ()
     for row in rows:
         if row["id"] in excluded:
-            row["action"] = "taken_down"
+            row["action"], row["reason"], row["exists"] = "skipped", "taken_down", False
     return rows
+
+
+def _keeps_point(row: Row) -> bool:
+    return bool(row["exists"]) and not row["permanent"]
+
+
+def _count_live(rows: Sequence[Row], *, archived: bool) -> int:
+    return sum(row["count"] for row in rows if row["live"] and (row["reason"] == "archived") is archived)
+
+
+def _write_skips(store: Store, collection: Collection, rows: Sequence[Row], decided_by: Mapping[str, str]) -> None:
+    """Record objects whose content is no image, and delete their points. Those known before are folded, without id."""
+    no_images = [row for row in rows if row["id"] is not None and row["reason"] in CONTENT_SKIPS]
+    _delete_replaced(store, collection, [row for row in no_images if row["exists"]])
+    records = {row["id"]: _failure(row, "", decided_by) for row in no_images}
+    store.control(collection.index).record_failures(records)
 
 
 def _write_failures(
@@ -104,25 +127,34 @@ def _write_failures(
     if not rows:
         return
     # An image whose content is now broken must not be found by its previous content.
-    if broken := {row["id"]: row["stored_etag"] for row in rows if row["exists"] and row["permanent"]}:
-        states = store.points.states(collection, list(broken))
-        # Another run may have indexed newer content since the comparison.
-        store.points.delete(collection, [each for each in states if states[each].etag == broken[each]])
-    records = {
-        row["id"]: Failure(
-            uri=row["uri"],
-            etag=row["etag"] or "",
-            stage=row["stage"],
-            reason=row["reason"],
-            message=row["message"],
-            permanent=bool(row["permanent"]),
-            run_id=run_id,
-            decided_by=row["decided_by"] or decided_by.get(row["stage"], ""),
-            crashes=tuple(row["crashes"] or ()),
-        )
-        for row in rows
-    }
+    _delete_replaced(store, collection, [row for row in rows if row["exists"] and row["permanent"]])
+    records = {row["id"]: _failure(row, run_id, decided_by) for row in rows}
     store.control(collection.index).record_failures(records)
+
+
+def _delete_replaced(store: Store, collection: Collection, rows: Sequence[Row]) -> None:
+    """Delete the points of these rows, except those that another run has written since the comparison."""
+    compared = {row["id"]: row["stored_etag"] for row in rows}
+    if compared:
+        states = store.points.states(collection, list(compared))
+        store.points.delete(collection, [each for each in states if states[each].etag == compared[each]])
+
+
+def _failure(row: Row, run_id: str, decided_by: Mapping[str, str]) -> Failure:
+    etag, size, last_modified = version_of(row)
+    return Failure(
+        uri=row["uri"],
+        etag=etag,
+        size=size,
+        last_modified=last_modified,
+        stage=row["stage"],
+        reason=row["reason"],
+        message=row["message"],
+        permanent=bool(row["permanent"]),
+        run_id=run_id,
+        decided_by=row["decided_by"] or decided_by.get(row["stage"], ""),
+        crashes=tuple(row["crashes"] or ()),
+    )
 
 
 def _points(rows: Sequence[Row], stamp: dict[str, str]) -> PointBatch:

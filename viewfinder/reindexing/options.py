@@ -23,6 +23,7 @@ class ReindexOptions:
     prune_captions: bool = False
     prune_captions_max_ratio: float = PRUNE_MAX_RATIO
     retry_failed: bool = False
+    allow_loss: int = 0
     max_quality_loss: float = MAX_QUALITY_LOSS
     rebuild: bool = False
     when_model_changed: bool = False

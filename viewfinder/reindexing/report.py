@@ -44,6 +44,7 @@ class ReindexResult:
     model: str
     fingerprint: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     phases: Mapping[str, float] = field(default_factory=dict)
     checks: Sequence[Check] = ()
@@ -71,6 +72,7 @@ class ReindexRecord:
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+        self.skips: dict[str, int] = {}
         self.checks: Sequence[Check] = ()
 
     @contextmanager
@@ -86,17 +88,19 @@ class ReindexRecord:
     def add_round(self, result: RunResult) -> None:
         """Add the counts of one round over all sources.
 
-        `listed` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and `pruned` are
-        sums. So listed = unchanged + indexed + failed, unless objects changed between rounds.
+        `listed`, `skipped` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and
+        `pruned` are sums. So listed = unchanged + indexed + skipped + failed, unless objects changed between rounds.
         """
         before, now = self.counts, Counter(result.counts)
         self.counts = {
             "listed": now["listed"],
             "unchanged": before.get("unchanged", now["unchanged"]),
             "indexed": before.get("indexed", 0) + now["indexed"],
+            "skipped": now["skipped"],
             "failed": now["failed"],
             "pruned": before.get("pruned", 0) + now["pruned"],
         }
+        self.skips = result.outcome.tally.skips
 
     def add_checks(self, checks: Sequence[Check]) -> None:
         """Keep the checks, and log those that failed."""

@@ -1,10 +1,12 @@
 """The status of an index: its collections with estimated sizes, the pause after a rollback, and the upgrade lock."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from viewfinder.reindexing.rollback import RollbackPause, read_pause
 from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
+from viewfinder.sources.skips import SKIP_REASONS
 from viewfinder.store import Collection, Store
 
 # Estimates: bytes of a payload with its indexes, and the factor by which a graph enlarges float32 vectors.
@@ -24,6 +26,7 @@ class CollectionStatus:
     built_at: str
     bytes: int
     live: bool
+    skipped: Mapping[str, int]  # objects that the last run skipped, by reason
 
 
 @dataclass(frozen=True)
@@ -76,4 +79,5 @@ def _describe(store: Store, collection: Collection, live: bool) -> CollectionSta
         built_at=metadata.created_at,
         bytes=estimated_bytes(store, collection),
         live=live,
+        skipped={reason: count for reason in SKIP_REASONS if (count := metadata.counts.get(f"skipped_{reason}", 0))},
     )

@@ -8,11 +8,13 @@ from viewfinder.arrays import Vectors
 from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality
 from viewfinder.evaluation.latency import search_times_ms
 from viewfinder.evaluation.recall import approximate_recall, measure_quality, search_each, shared_captions
-from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.accounting import RunResult, failure_ratio
+from viewfinder.indexing.compare import version_of_failure, version_of_state
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.build import count_points
 from viewfinder.sources.uris import point_id
+from viewfinder.sources.versions import Version, is_same
 from viewfinder.store import Collection, Record, Store
 
 SAMPLED = 64
@@ -35,6 +37,7 @@ class Bounds:
     approximate_recall: float = 0.98
     slowdown: float = 2.0
     always_allowed_ms: float = 5.0  # times below it are mostly noise
+    allowed_loss: int = 0  # images that only the live collection has, because their objects are archived
 
 
 @dataclass(frozen=True)
@@ -93,24 +96,38 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
     sources = [*gone, *(str(each["source"]) for each in result.manifest.sources)]
     strays = total - store.points.count(new, {"sources": {"in": sources}})
 
-    listed, failed = result.counts["listed"], result.counts["failed"]
-    ratio = failed / listed if listed else 0.0
-    lost = _count_lost(store, live, run_id) if failed else 0
+    tally = result.outcome.tally
+    failed, ratio = result.counts["failed"], failure_ratio(result.counts)
+    lost = (_count_lost(store, live, run_id) if failed else 0) + tally.skipped_live
+    allowed = min(tally.archived_live, bounds.allowed_loss)
     live_total = store.points.count(live)
     captions, live_captions = (store.points.count(each, {"has_caption": {"eq": True}}) for each in (new, live))
     kept = 1 - bounds.loss_ratio
     return [
-        Check("points", found == expected, found, f"= {expected:,}", "listed − failed − taken down"),
+        Check("points", found == expected, found, f"= {expected:,}", "listed − failed − skipped"),
         Check("points of other sources", strays == 0, strays, "= 0"),
         Check("sources gone", not gone, len(gone), "= 0", ", ".join(gone)),
         Check("failed", ratio <= bounds.failure_ratio, round(ratio, 5), f"≤ {bounds.failure_ratio:g}", f"{failed:,}"),
         Check("failed, but live", lost == 0, lost, "= 0", "unchanged images that only the live collection has"),
-        Check("points kept", total >= kept * live_total, total, f"≥ {kept * live_total:,.0f}", f"live: {live_total:,}"),
+        Check(
+            "archived, but live",
+            tally.archived_live <= bounds.allowed_loss,
+            tally.archived_live,
+            f"≤ {bounds.allowed_loss:,}",
+            "images that only the live collection has; restore them, or allow their loss with --allow-loss",
+        ),
+        Check(
+            "points kept",
+            total + allowed >= kept * live_total,
+            total,
+            f"≥ {kept * live_total - allowed:,.0f}",
+            f"live: {live_total:,}",
+        ),
         Check(
             "captions kept",
-            captions >= kept * live_captions if live_captions else None,
+            captions + allowed >= kept * live_captions if live_captions else None,
             captions,
-            f"≥ {kept * live_captions:,.0f}",
+            f"≥ {max(0.0, kept * live_captions - allowed):,.0f}",
             f"live: {live_captions:,}",
         ),
     ]
@@ -119,18 +136,18 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
 def _count_lost(store: Store, live: Collection, run_id: str) -> int:
     """Count objects that failed in this run although the live collection has an image with the same content."""
     lost = 0
-    page: dict[str, str] = {}
+    page: dict[str, Version] = {}
     for failure in store.control(live.index).failures_of_run(run_id):
-        page[point_id(failure.uri)] = failure.etag
+        page[point_id(failure.uri)] = version_of_failure(failure)
         if len(page) == _PAGE:
             lost += _count_same_content(store, live, page)
             page = {}
     return lost + _count_same_content(store, live, page)
 
 
-def _count_same_content(store: Store, live: Collection, etags: Mapping[str, str]) -> int:
-    states = store.points.states(live, list(etags))
-    return sum(state.has_image and state.etag == etags[id_] for id_, state in states.items())
+def _count_same_content(store: Store, live: Collection, failed: Mapping[str, Version]) -> int:
+    states = store.points.states(live, list(failed))
+    return sum(state.has_image and is_same(version_of_state(state), failed[id_]) for id_, state in states.items())
 
 
 # -- Vectors --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
+from viewfinder.indexing.accounting import failure_ratio, skip_counts
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
 from viewfinder.indexing.prune import PruneRefusedError
@@ -116,7 +117,7 @@ class _Reindex:
             if self._options.sources or self._options.captions:
                 live = build.add_records(self._store, live, run)
             problems = self._sync(live, wanted, run)
-        self._store.collections.update_metadata(live.name, counts=self._record.counts)
+        self._store.collections.update_metadata(live.name, counts=self._record.counts | skip_counts(self._record.skips))
         return self._result(live, "brought up to date", joined([*problems, self._too_many_failures()]))
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
@@ -137,9 +138,14 @@ class _Reindex:
         with record.phase("build"):
             new = build.open_new(store, lock, live, wanted, rebuild=options.rebuild)
             result = build.fill(store, self._indexer, lock, new, wanted, current_run, record.add_round)
-            store.collections.update_metadata(new.name, counts=record.counts)
+            store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
         with record.phase("verify"):
-            bounds = Bounds(options.max_failure_ratio, options.prune_max_ratio, options.max_quality_loss)
+            bounds = Bounds(
+                options.max_failure_ratio,
+                options.prune_max_ratio,
+                options.max_quality_loss,
+                allowed_loss=options.allow_loss,
+            )
             pair = CollectionPair(store.collections.refresh(new), wanted, live, live_model)
             record.add_checks(verify(store, self._indexer, pair, result, queries, bounds, self._report.run_id))
         if failed := [each for each in record.checks if each.passed is False]:
@@ -226,10 +232,11 @@ class _Reindex:
         return queries
 
     def _too_many_failures(self) -> str | None:
-        listed, failed = self._record.counts.get("listed", 0), self._record.counts.get("failed", 0)
-        if listed and failed / listed > self._options.max_failure_ratio:
+        counts = self._record.counts
+        if failure_ratio(counts) > self._options.max_failure_ratio:
             return (
-                f"{failed:,} of {listed:,} objects failed, more than --max-failure-ratio "
+                f"{counts['failed']:,} of {counts['listed'] - counts['skipped']:,} objects failed (not counting those "
+                "skipped), more than --max-failure-ratio "
                 f"{self._options.max_failure_ratio:g} allows. All others are indexed; see failures.jsonl."
             )
         return None
@@ -256,6 +263,7 @@ class _Reindex:
             model=live.metadata.model_name,
             fingerprint=live.metadata.fingerprint,
             counts=self._record.counts,
+            skipped=self._record.skips,
             failures=failures,
             phases=self._record.phases,
             checks=self._record.checks,

@@ -1,11 +1,17 @@
 """Properties of objects, options of access, and the interface of the backends that read and list them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 from viewfinder.settings import Settings
+from viewfinder.sources.versions import Version
+
+# Bytes that are passed to a `HeadCheck`; a shorter object is passed whole.
+HEAD_BYTES = 4096
+# Called with the first bytes of an object, before the rest is read; refuses the object with an `ObjectError`.
+HeadCheck = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +21,22 @@ class ObjectInfo:
     uri: str
     bucket: str  # "" for a local file
     key: str  # a local file: its absolute path
-    size: int  # bytes; -1 where unknown (a manifest without sizes)
-    etag: str  # without quotes; "" where unknown until read. A local file: made of size and mtime.
+    size: int  # bytes in the store; -1 where unknown (a manifest without sizes)
+    etag: str  # as `clean_etag` returns it; "" where unknown until read. A local file: made of size and mtime.
     last_modified: str  # ISO 8601 in UTC to the second; "" where unknown
+    archived: bool = False  # in a storage class that must be restored before it can be read
+
+    @property
+    def version(self) -> Version:
+        """The version of its content."""
+        return Version(self.etag, self.size, self.last_modified)
+
+
+class ObjectContent(NamedTuple):
+    """The decoded content of one object, and its version in the store, where it may be encoded and so smaller."""
+
+    data: bytes
+    version: Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +45,8 @@ class ObjectAccess:
 
     endpoint_url: str | None = None
     anonymous: bool = False
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    requester_pays: bool = False
     threads: int = 16  # concurrent requests, and so the size of the connection pool
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
@@ -36,14 +57,18 @@ class ObjectAccess:
     def of(cls, settings: Settings) -> "ObjectAccess":
         """Return the access that the settings describe."""
         return cls(
-            endpoint_url=settings.s3_endpoint_url, anonymous=settings.s3_anonymous, threads=settings.fetch_threads
+            endpoint_url=settings.s3_endpoint_url,
+            anonymous=settings.s3_anonymous,
+            addressing=settings.s3_addressing,
+            requester_pays=settings.s3_requester_pays,
+            threads=settings.fetch_threads,
         )
 
 
 class Backend(Protocol):
     """The objects of one URI scheme. Real: `S3Objects`, `LocalObjects`; in memory: `viewfinder.testing.objects`."""
 
-    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]: ...
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent: ...
 
     def open(self, uri: str) -> BinaryIO: ...
 

@@ -1,8 +1,8 @@
 """Captions files: texts, tags and metadata of images, looked up for each listed object.
 
-A file is JSON `{path: text}`, or JSONL, CSV or Parquet with the columns `key`, `caption`, `tags` and any others, which
-become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that order. Keys are
-compared in Unicode's NFC form, because macOS writes file names in NFD.
+A file is JSON `{path: text}`, or a table (`viewfinder.sources.tables`) with the columns `key`, `caption`, `tags` and
+any others, which become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that
+order. Keys are compared in Unicode's NFC form, because macOS writes file names in NFD.
 """
 
 import hashlib
@@ -16,16 +16,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
-from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.delimited import text_lines
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.tables import csv_rows, json_kind, jsonl_rows, parquet_rows, parse_json
+from viewfinder.sources.tables import (
+    FORMATS,
+    json_kind,
+    named_values,
+    open_plain,
+    parse_json,
+    part_files,
+    read_tables,
+    table_format,
+)
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, s3_parts
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (".json", ".jsonl", ".csv", ".parquet")
-TAG_SEPARATOR = ";"  # between the tags in a cell of a CSV file
+COLUMNS = ("key", "caption", "tags")
+TAG_SEPARATOR = ";"  # between the tags in a cell of text
 
 # A JSON document is parsed in memory; the other formats are read row by row.
 MAX_JSON_BYTES = 512 * 1024**2
@@ -85,14 +95,12 @@ class Captions:
     def load(cls, uri: str, objects: Objects) -> Self:
         """Read the file at `uri`. Raises `ConfigurationError` with the file, the line and what was expected."""
         uri = _captions_uri(uri)
+        captions = cls(uri, uri.rstrip("/").rpartition("/")[0] + "/")
         try:
-            file = objects.open(uri)
+            captions._fill(_rows(uri, objects, captions._count_repeated))
         except ObjectError as error:
+            captions.close()
             raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
-        captions = cls(uri, uri.rpartition("/")[0] + "/")
-        try:
-            with file:
-                captions._fill(_rows(uri, file, captions._count_repeated))
         except ConfigurationError as error:
             captions.close()
             raise ConfigurationError(f"--captions: {error}") from error
@@ -202,16 +210,24 @@ def check_captions(uri: str, objects: Objects) -> None:
     """Raise `ConfigurationError` if the file does not exist; does not read it."""
     uri = _captions_uri(uri)
     try:
-        objects.stat(uri)
+        part_files(uri, objects)
     except ObjectError as error:
         raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
+    except SourceError as error:
+        raise ConfigurationError(f"--captions: {error}") from error
 
 
 def _captions_uri(uri: str) -> str:
     uri = canonical_uri(uri)
-    if not uri.lower().endswith(FORMATS):
-        raise ConfigurationError(f"--captions: {uri!r} must end in one of {', '.join(FORMATS)}.")
+    if table_format(uri) is None and not _is_json(uri):
+        raise ConfigurationError(
+            f"--captions: {uri!r} must end in one of .json, {', '.join(FORMATS)}, each also with .gz."
+        )
     return uri
+
+
+def _is_json(uri: str) -> bool:
+    return uri.lower().rstrip("/").removesuffix(".gz").endswith(".json")
 
 
 def _path_or_uri(uri: str) -> str:
@@ -227,45 +243,98 @@ def _nfc(key: str) -> str:
     return unicodedata.normalize("NFC", key)
 
 
-def _rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
-    suffix = uri.lower().rpartition(".")[2]
-    if suffix == "json":
-        yield from _json_rows(uri, file, count_repeated)
+class _Columns:
+    """The columns seen in a file, which must have `key` and `caption`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._seen: set[str] = set()
+        self._rows = 0
+
+    def add(self, names: Iterable[str]) -> None:
+        """Note the columns of one row."""
+        self._rows += 1
+        self._seen.update(names)
+
+    def check_header(self, names: Sequence[str]) -> None:
+        """Raise `ConfigurationError` if the columns of a header are not sufficient."""
+        if missing := [name for name in ("key", "caption") if name not in names]:
+            raise ConfigurationError(_no_column(self._uri, missing[0], names))
+
+    def check_rows(self) -> None:
+        """Raise `ConfigurationError` if no row had a caption; a file without rows passes."""
+        if self._rows and "caption" not in self._seen:
+            raise ConfigurationError(_no_column(self._uri, "caption", sorted(self._seen)))
+
+
+def _no_column(uri: str, name: str, names: Iterable[str]) -> str:
+    return (
+        f"{uri!r} has no column `{name}`; its columns are {', '.join(map(repr, names)) or 'none'}. "
+        "A captions file has the columns `key` (a URI, an object key, or a path relative to the file) and `caption`, "
+        "and optionally `tags` and others."
+    )
+
+
+def _rows(uri: str, objects: Objects, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
+    """Yield keys and records. Raises `ObjectError`, `ConfigurationError`."""
+    if _is_json(uri) and part_files(uri, objects) == [uri.rstrip("/")]:
+        with open_plain(uri.rstrip("/"), objects) as file:
+            yield from _json_rows(uri, file, count_repeated)
         return
-    read, unit = {"jsonl": (jsonl_rows, "line"), "csv": (csv_rows, "line"), "parquet": (parquet_rows, "row")}[suffix]
-    for number, row in read(uri, file):
-        place = f"{uri!r} {unit} {number}"
-        if suffix == "csv" and "tags" in row:
-            row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
-        key = row.pop("key", None)
-        if not isinstance(key, str) or not key:
-            raise ConfigurationError(
-                f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
-                f"it has {', '.join(sorted(row)) or 'nothing'}."
-            )
-        yield _encodable(key, place), _record(row, place)
+    columns = _Columns(uri)
+    for table in read_tables(uri, objects, COLUMNS):
+        if table.columns is not None:
+            columns.check_header(table.columns)
+        for number, row in table.rows:
+            columns.add(table.columns or row)
+            if table.columns is not None and isinstance(row.get("tags"), str):
+                row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
+            yield _entry(row, f"{table.uri!r} {table.unit} {number}")
+    columns.check_rows()
+
+
+def _entry(row: dict[str, Any], place: str) -> tuple[str, CaptionRecord]:
+    key = row.pop("key", None)
+    if not isinstance(key, str) or not key:
+        raise ConfigurationError(
+            f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
+            f"it has {', '.join(sorted(row)) or 'nothing'}."
+        )
+    return _encodable(key, place), _record(row, place)
 
 
 def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
-    content = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise ConfigurationError(f"{uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{uri!r} line {line} is not UTF-8 text: {error.reason}.") from error
+    """Yield the entries of one JSON document: `{path: text}`, `{path: {...}}`, or a list of rows."""
+    lines, size = [], 0
+    for line in text_lines(uri, file):
+        size += len(line)
+        if size > MAX_JSON_BYTES:
+            raise ConfigurationError(f"{uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
+        lines.append(line)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         count_repeated(len(pairs) - len(dict(pairs)))
         return dict(pairs)
 
-    document = parse_json(text, repr(uri), unique)
-    if not isinstance(document, dict):
+    document = parse_json("".join(lines), repr(uri), unique)
+    columns = _Columns(uri)
+    if isinstance(document, list):
+        for number, row in enumerate(document, start=1):
+            place = f"{uri!r} entry {number}"
+            if not isinstance(row, dict):
+                raise ConfigurationError(f"{place} is a JSON {json_kind(row)}; expected an object.")
+            named = named_values(row, COLUMNS, place)
+            columns.add(named)
+            yield _entry(named, place)
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            place = f"{uri!r} at key {key!r}"
+            row = named_values(value, COLUMNS, place) if isinstance(value, dict) else {"caption": value}
+            columns.add(row)
+            yield _encodable(key, place), _record(row, place)
+    else:
         raise ConfigurationError(f"{uri!r} contains a JSON {json_kind(document)}; expected an object {{path: text}}.")
-    for key, value in document.items():
-        place = f"{uri!r} at key {key!r}"
-        yield _encodable(key, place), _record(value if isinstance(value, dict) else {"caption": value}, place)
+    columns.check_rows()
 
 
 def _record(row: dict[str, Any], place: str) -> CaptionRecord:
@@ -274,6 +343,7 @@ def _record(row: dict[str, Any], place: str) -> CaptionRecord:
         raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a string.")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ConfigurationError(f"{place}: `tags` must be a list of strings, not {tags!r}.")
+    row.pop("key", None)  # of an entry `{path: {"key": ...}}`
     # A null field is treated as absent.
     meta = {name: value for name, value in row.items() if value is not None}
     record = CaptionRecord.of((caption or "").strip() or None, tags, meta)

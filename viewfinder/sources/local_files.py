@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.access import HEAD_BYTES, HeadCheck, ObjectContent, ObjectInfo
 from viewfinder.sources.uris import display_key, file_path, file_uri
 
 _REASONS = {
@@ -28,12 +28,13 @@ _REASONS = {
 class LocalObjects:
     """Files of this machine by `file://` URI. The ETag is made of size and modification time, not of the content."""
 
-    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
         try:
             with self.open(uri) as file:
                 before = os.fstat(file.fileno())
-                if etag and _etag(before) != etag:
-                    raise ObjectError("changed", f"{uri!r} changed since it was listed.")
+                if check_head is not None:
+                    check_head(file.read(HEAD_BYTES))
+                    file.seek(0)
                 if before.st_size > max_bytes:
                     raise ObjectError(
                         "too_many_bytes", f"{uri!r} has {before.st_size} bytes, more than {max_bytes}.", permanent=True
@@ -43,7 +44,7 @@ class LocalObjects:
                     raise ObjectError("changed", f"{uri!r} changed while it was read.")
         except OSError as error:
             raise _object_error(uri, error) from error
-        return data, _etag(before)
+        return ObjectContent(data, _info(file_path(uri), before).version)
 
     def open(self, uri: str) -> BinaryIO:
         try:

@@ -1,6 +1,7 @@
 """The manifest: the objects of all sources in Parquet files, each object once.
 
-A source is `s3://bucket[/prefix]`, a local directory or file, or a `.csv` or `.parquet` file of URIs. Rows stream into
+A source is `s3://bucket[/prefix]`, a local directory or file, or a table of URIs
+(`viewfinder.sources.tables`). Rows stream into
 part files, and the URIs of manifest files are kept in a temporary database, so memory does not grow with the listing.
 """
 
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,13 +21,16 @@ import pyarrow.parquet as pq
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.caption_files import CaptionFile, CaptionFiles
-from viewfinder.sources.captions import Captions
+from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
-from viewfinder.sources.tables import csv_columns, csv_rows, parquet_columns, parquet_rows
+from viewfinder.sources.skips import SkipReason, skip_by_name
+from viewfinder.sources.tables import Table, read_tables
 from viewfinder.sources.uris import bucket_and_key, canonical_uri, file_path, s3_parts, source_uri
+from viewfinder.sources.versions import clean_etag
 
 URI_COLUMNS = ("uri", "url", "path", "key")
+COLUMNS = (*URI_COLUMNS, "size", "etag")
 
 MAX_MANIFESTS = 62  # each is one bit of a 64-bit integer
 
@@ -43,6 +47,7 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
         "etag": pa.string(),
         "last_modified": pa.string(),
         "sources": pa.list_(pa.string()),
+        "skip": pa.string(),  # a `SkipReason` that the listing shows, else null
         # A `CaptionRecord`; the hash is null if the object has none.
         "caption": pa.string(),
         "caption_hash": pa.string(),
@@ -124,13 +129,17 @@ def manifest_of(infos: Iterable[ObjectInfo], directory: Path, *, captions: Capti
     sources = []
     with _Writer(directory, captions, None) as writer:
         for batch in _batches(infos):
-            writer.add([(info, [info.uri]) for info in batch])
+            writer.add([_ListedObject(info, [info.uri], "archived" if info.archived else None) for info in batch])
             sources += [{"source": info.uri, "include": [], "exclude": []} for info in batch]
     return writer.manifest(sources)
 
 
-# An object and the URIs of the sources that contain it.
-_ListedObject = tuple[ObjectInfo, list[str]]
+class _ListedObject(NamedTuple):
+    """An object, the URIs of the sources that contain it, and why it is not indexed."""
+
+    info: ObjectInfo
+    sources: list[str]
+    skip: SkipReason | None
 
 
 def _list_prefixes(
@@ -143,9 +152,23 @@ def _list_prefixes(
         for batch in _batches(infos):
             mentions = manifest_files.take([info.uri for info in batch])
             for info in batch:
-                holders = [each.uri for each in prefixes if each is source or each.holds(info.uri)]
-                if holders[0] == source.uri:
-                    yield info, sorted([*holders, *mentions.get(info.uri, ())])
+                holders = [each for each in prefixes if each is source or each.holds(info.uri)]
+                if holders[0] is source:
+                    yield _listed(info, holders, mentions.get(info.uri, ()))
+
+
+def _listed(info: ObjectInfo, holders: Sequence[Source], mentions: Sequence[str]) -> _ListedObject:
+    """Return an object with the sources that want it. A source that names it outweighs its name."""
+    skips = {each.uri: each.skips(info.uri) for each in holders} | dict.fromkeys(mentions, _skip_in_manifest(info.key))
+    wanted = sorted(uri for uri, skip in skips.items() if skip is None)
+    if not wanted:
+        return _ListedObject(info, sorted(skips), next(iter(skips.values())))
+    return _ListedObject(info, wanted, "archived" if info.archived else None)
+
+
+def _skip_in_manifest(key: str) -> SkipReason | None:
+    # A list of URIs names no root: hidden folders above an object may be above all of them.
+    return skip_by_name(key.rpartition("/")[2])
 
 
 class _ManifestFiles:
@@ -173,22 +196,20 @@ class _ManifestFiles:
 
     def read(self, source: Source, objects: Objects) -> None:
         """Store the URIs of one manifest file. Raises `ConfigurationError` with the file and row that are wrong."""
-        try:
-            file = objects.open(source.uri)
-        except ObjectError as error:
-            raise SourceError(f"The manifest {source.uri!r} cannot be read: {error.message}") from error
         bit = 1 << self._sources.index(source.uri)
-        with file:
-            rows = (
-                (uri, _size(row), str(row.get("etag") or "").strip('"'), bit)
-                for uri, row in _manifest_rows(source.uri, file)
-                if source.patterns.accept(bucket_and_key(uri)[1].removeprefix("/"))
-            )
+        rows = (
+            (uri, _size(row), clean_etag(str(row.get("etag") or "")), bit)
+            for uri, row in _manifest_rows(source.uri, objects)
+            if source.patterns.accept(bucket_and_key(uri)[1].removeprefix("/"))
+        )
+        try:
             self._database.executemany(
                 "INSERT INTO named (uri, size, etag, files) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (uri) DO UPDATE SET files = files | excluded.files",
                 rows,
             )
+        except ObjectError as error:
+            raise SourceError(f"The manifest {source.uri!r} cannot be read: {error.message}") from error
 
     def take(self, uris: Sequence[str]) -> dict[str, list[str]]:
         """Mark URIs that a listing has found; return the manifest files that also list each of them."""
@@ -205,7 +226,8 @@ class _ManifestFiles:
             "SELECT uri, size, etag, files FROM named WHERE taken = 0 ORDER BY uri"
         ):
             bucket, key = bucket_and_key(uri)
-            yield ObjectInfo(uri, bucket, key, size, etag, ""), sorted(self._files_of(files))
+            info = ObjectInfo(uri, bucket, key, size, etag, "")
+            yield _ListedObject(info, sorted(self._files_of(files)), _skip_in_manifest(key))
 
     def _files_of(self, files: int) -> list[str]:
         return [uri for number, uri in enumerate(self._sources) if files >> number & 1]
@@ -241,8 +263,10 @@ class _Writer:
         return Manifest(tuple(self.paths), self.listed, self.bytes, tuple(sources), captioned)
 
     def add(self, rows: Sequence[_ListedObject]) -> None:
-        records = self.captions.find_many(rows) if self.captions is not None else [None] * len(rows)
-        for (info, sources), record in zip(rows, records, strict=True):
+        records: Sequence[CaptionRecord | None] = [None] * len(rows)
+        if self.captions is not None:
+            records = self.captions.find_many([(row.info, row.sources) for row in rows])
+        for (info, sources, skip), record in zip(rows, records, strict=True):
             self._pending.append(
                 {
                     "uri": info.uri,
@@ -252,6 +276,7 @@ class _Writer:
                     "etag": info.etag,
                     "last_modified": info.last_modified,
                     "sources": sources,
+                    "skip": skip,
                     "caption": record.caption if record else None,
                     "caption_hash": record.caption_hash if record else None,
                     "caption_details": record.details if record else None,
@@ -285,34 +310,31 @@ def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def _manifest_rows(uri: str, file: BinaryIO) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a manifest file, each with its canonical URI."""
-    if uri.lower().endswith(".parquet"):
-        read, unit = parquet_rows, "row"
-        columns = parquet_columns(uri, file)
-    else:
-        read, unit = csv_rows, "line"
-        columns = csv_columns(uri, file)
-    column = _uri_column(uri, columns)
-    for number, row in read(uri, file):
-        place = f"the manifest {uri!r} in {unit} {number}"
-        text = row.get(column)
-        if not isinstance(text, str):
-            raise SourceError(f"No URI in {place}.")
-        try:
-            yield _absolute(uri, text), row
-        except SourceError as error:
-            raise SourceError(f"{error} Found in {place}.") from error
+def _manifest_rows(uri: str, objects: Objects) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of a manifest, each with its canonical URI."""
+    for table in read_tables(uri, objects, COLUMNS):
+        column = None if table.columns is None else _uri_column(table, table.columns)
+        for number, row in table.rows:
+            place = f"the manifest {table.uri!r} in {table.unit} {number}"
+            text = row.get(column or _uri_column(table, list(row)))
+            if not isinstance(text, str):
+                raise SourceError(f"No URI in {place}.")
+            try:
+                yield _absolute(uri.rstrip("/"), text), row
+            except SourceError as error:
+                raise SourceError(f"{error} Found in {place}.") from error
 
 
-def _uri_column(uri: str, names: Sequence[str]) -> str:
+def _uri_column(table: Table, names: Sequence[str]) -> str:
     for name in URI_COLUMNS:
         if name in names:
             return name
     if len(names) != 1:
-        raise SourceError(f"The manifest {uri!r} has no column `uri`; its columns are {', '.join(names) or 'none'}.")
+        raise SourceError(
+            f"The manifest {table.uri!r} has no column `uri`; its columns are {', '.join(names) or 'none'}."
+        )
     if "/" in names[0]:
-        raise SourceError(f"The manifest {uri!r} has no header; insert the line `uri` above {names[0]!r}.")
+        raise SourceError(f"The manifest {table.uri!r} has no header; insert the line `uri` above {names[0]!r}.")
     return names[0]
 
 

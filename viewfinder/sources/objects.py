@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.sources.access import Backend, ObjectAccess, ObjectInfo
+from viewfinder.sources.access import Backend, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
 from viewfinder.sources.local_files import LocalObjects
 from viewfinder.sources.uris import SUPPORTED
 
@@ -29,17 +29,21 @@ class Objects:
             self._backends["file"] = files
         self._lock = threading.Lock()
 
-    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
-        """Return the content of one object and its ETag; transient errors are retried for `access.retry_s`.
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
+        """Return the content of one object, its `Content-Encoding` undone; transient errors are retried.
 
-        Raises `ObjectError` with the reason `not_found`, `access_denied`, `archived`, `not_a_file`, `too_many_bytes`
-        (permanent), `changed` (its ETag is not `etag`, if given), `throttled`, `unavailable` or
-        `refused`.
+        `max_bytes` limits the size before and after decoding. `check_head` sees the first bytes before the rest is
+        read, and before a too large object is refused.
+        Raises what `check_head` raises, and `ObjectError` with the reason `not_found`, `access_denied`, `archived`,
+        `not_a_file`, `too_many_bytes` (permanent), `corrupt` (permanent: damaged encoding), `throttled`, `unavailable`,
+        `changed` (a local file, while it was read) or `refused`.
         """
-        return self._backend(uri).read(uri, max_bytes, etag)
+        return self._backend(uri).read(uri, max_bytes, check_head)
 
     def open(self, uri: str) -> BinaryIO:
         """Return one object as a seekable file of any size; an object in S3 is copied to an unnamed temporary file.
+
+        Its `Content-Encoding` is undone.
 
         Raises `ObjectError` as `read` does.
         """

@@ -5,11 +5,12 @@ import re
 from dataclasses import dataclass
 
 from viewfinder.errors import ConfigurationError
+from viewfinder.sources.skips import SkipReason, skip_by_name
+from viewfinder.sources.tables import table_format
 from viewfinder.sources.uris import bucket_and_key, composed
 
-# Files that accompany images and are not listed. All other objects are: their content decides, not their name.
-NOT_IMAGES = (".txt", ".json", ".jsonl", ".csv", ".parquet")
-MANIFESTS = (".csv", ".parquet")
+# Files that accompany images and are not listed, as tables are. All other objects are: their content decides.
+NOT_IMAGES = (".txt", ".json", ".json.gz", ".txt.gz")
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,36 @@ class Source:
 
     @property
     def is_manifest(self) -> bool:
-        """True for a CSV or Parquet file of URIs; False for a prefix, a directory or an image."""
-        return self.uri.lower().endswith(MANIFESTS)
+        """True for a table of URIs, a file or a directory of part files; False for a prefix, a directory, an image."""
+        return table_format(self.uri) is not None
 
     def holds(self, uri: str) -> bool:
         """Return True if this source, a prefix, lists the object `uri`."""
-        root = self.uri if self.uri.endswith("/") else f"{self.uri}/"
         if uri == self.uri:
             return True
-        if not uri.startswith(root):
+        relative = self._relative(uri)
+        if relative is None:
             return False
+        # A listing skips hidden directories; another source may name one of them.
+        if uri.startswith("file://") and any(part.startswith(".") for part in relative.split("/")):
+            return False
+        accompanies = table_format(relative) is not None or relative.lower().endswith(NOT_IMAGES)
+        return not accompanies and self.patterns.accept(relative)
+
+    def skips(self, uri: str) -> SkipReason | None:
+        """Return why this source, a prefix that holds `uri`, does not index it, or None. An object that it names is."""
+        relative = self._relative(uri)
+        return None if relative is None else skip_by_name(relative)
+
+    def _relative(self, uri: str) -> str | None:
+        """Return the key of an object relative to this prefix, None if it is not below it."""
+        root = self.uri if self.uri.endswith("/") else f"{self.uri}/"
+        if not uri.startswith(root):
+            return None
         relative = uri.removeprefix(root)
         if uri.startswith("file://"):
-            relative = bucket_and_key(f"file:///{relative}")[1].removeprefix("/")  # patterns are written unescaped
-            # A listing skips hidden directories; another source may name one of them.
-            if any(part.startswith(".") for part in relative.split("/")):
-                return False
-        return not relative.lower().endswith(NOT_IMAGES) and self.patterns.accept(relative)
+            return bucket_and_key(f"file:///{relative}")[1].removeprefix("/")  # patterns are written unescaped
+        return relative
 
 
 def _matches(pattern: str, relative: str) -> bool:

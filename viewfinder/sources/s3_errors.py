@@ -29,11 +29,12 @@ _CREDENTIALS = (
     TokenRetrievalError,
     SSOError,
 )
-# Answers to expired or rotated credentials. The response to a HEAD has no body, and so only a status.
-_CREDENTIALS_REFUSED = frozenset(
+# Answers to expired or rotated credentials.
+_KEY_REFUSED = frozenset(
     {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired"}
-    | {"400", "403"}
 )
+# The response to a HEAD has no body, and so only a status.
+_BARE_REFUSALS = frozenset({"400", "403"})
 _CONNECTION = (ConnectionError, HTTPClientError, HTTPError, IncompleteReadError)
 _REASONS = {
     "NoSuchKey": "not_found",
@@ -55,6 +56,7 @@ _REASONS_BY_STATUS = {
     403: "access_denied",
     404: "not_found",
     408: "unavailable",
+    501: "refused",
     429: "throttled",
     503: "throttled",  # in S3 nearly always "SlowDown"
 }
@@ -74,7 +76,27 @@ def reason(error: Exception) -> str:
 
 def refuses_credentials(error: Exception) -> bool:
     """Return True if the same request may succeed with newer credentials of the same user."""
-    return isinstance(error, ClientError) and _code(error) in _CREDENTIALS_REFUSED
+    return isinstance(error, ClientError) and _code(error) in _KEY_REFUSED | _BARE_REFUSALS
+
+
+def refuses_key(error: Exception) -> bool:
+    """Return True if the key itself is refused, not its access to one object."""
+    return isinstance(error, ClientError) and _code(error) in _KEY_REFUSED
+
+
+def lacks_credentials(error: Exception) -> bool:
+    """Return True if no credentials were found, which may be for a moment only."""
+    return isinstance(error, _CREDENTIALS)
+
+
+def forbids_path_style(error: Exception) -> bool:
+    """Return True if the endpoint wants the bucket's name in the host name, as Alibaba's does."""
+    return isinstance(error, ClientError) and _code(error) == "SecondLevelDomainForbidden"
+
+
+def is_bare_refusal(error: Exception) -> bool:
+    """Return True for the answer 403 to a HEAD, which has no body that tells why."""
+    return isinstance(error, ClientError) and _code(error) == "403"
 
 
 def summarize(error: Exception, where: str) -> str:
@@ -83,6 +105,11 @@ def summarize(error: Exception, where: str) -> str:
         code, text = _code(error), error.response.get("Error", {}).get("Message", "")
         return f"{where} answered {code}{f' ({text})' if text and text != code else ''}."
     return f"{type(error).__name__}: {error}".rstrip(".") + "."
+
+
+def refuses_attributes(error: BaseException | None) -> bool:
+    """Return True if an endpoint may have refused a listing because of a parameter that it does not know."""
+    return isinstance(error, ClientError) and _status(error) in (400, 501) and not refuses_key(error)
 
 
 def is_missing_bucket(error: Exception) -> bool:
@@ -118,6 +145,8 @@ def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> st
         )
     if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
         return f"The session token in use has expired or is not valid at {where} ({code}). Log in again."
+    if code == "SecondLevelDomainForbidden":
+        return f"{where} does not serve {bucket!r} under a path. Set VIEWFINDER_S3_ADDRESSING=virtual."
     if code == "RequestTimeTooSkewed":
         return f"{where} refused the request: this machine's clock is wrong."
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"):
@@ -130,7 +159,8 @@ def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> st
     if reason(error) == "access_denied":
         return (
             f"Access to {bucket!r} at {where} is denied ({code}). The credentials in use need s3:ListBucket on the "
-            "bucket and s3:GetObject on its objects; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1."
+            "bucket and s3:GetObject on its objects; for a public bucket set VIEWFINDER_S3_ANONYMOUS=1, and for one "
+            "whose requesters pay VIEWFINDER_S3_REQUESTER_PAYS=1."
         )
     # An S3 endpoint answers with an error code; a bare status comes from another kind of server.
     hint = " Is that an S3 endpoint? Check VIEWFINDER_S3_ENDPOINT_URL." if code.isdecimal() else ""

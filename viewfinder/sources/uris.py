@@ -1,6 +1,7 @@
 """Canonical URIs of objects, and the point ids made of them.
 
-    s3://BUCKET/KEY          KEY is literal: no escapes; `//`, `..`, `#`, `?` and `%` have no meaning
+    s3://BUCKET/KEY          KEY is literal: no escapes; `//`, `..`, `#`, `?` and `%` have no meaning.
+                             BUCKET may be the ARN of an access point, `arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME`
     file:///ABSOLUTE/PATH    the percent-encoded bytes of the path, so that every file name survives the round trip
 
 A point's id is derived from the URI, so an object must have exactly one spelling.
@@ -8,6 +9,7 @@ A point's id is derived from the URI, so an object must have exactly one spellin
 
 import itertools
 import os
+import re
 import unicodedata
 import uuid
 from urllib.parse import quote, unquote_to_bytes
@@ -19,6 +21,12 @@ POINT_NAMESPACE = uuid.UUID("6ad3b0f2-6a5e-4d0c-9d3e-3f4d5f1d7a10")
 
 # Limit on the spellings of one name: each part of a path that has accents doubles their number.
 _MAX_SPELLINGS = 64
+# An access point of S3, also of several regions, of S3 on Outposts or of Object Lambda, and the key after it.
+_ACCESS_POINT = re.compile(
+    r"(arn:[^:/]+:(?:s3|s3-outposts|s3-object-lambda):[^:/]*:[^:/]*:(?:outpost[:/][^:/]+[:/])?accesspoint[:/][^:/]+)"
+    r"(?:/(.*))?",
+    re.DOTALL,
+)
 
 SUPPORTED = "supported are s3://BUCKET/KEY, file:///PATH and local paths"
 
@@ -89,8 +97,7 @@ def composed(name: str) -> str:
 
 def s3_parts(uri: str) -> tuple[str, str]:
     """Return bucket and key of a canonical `s3://` URI; the key is "" for a bare bucket."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
+    return _split_bucket(uri.removeprefix("s3://"))
 
 
 def file_uri(path: str) -> str:
@@ -121,11 +128,24 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 def _canonical_s3(text: str, rest: str) -> str:
-    bucket, _, key = rest.partition("/")
+    bucket, key = _split_bucket(rest)
+    if bucket.lower().startswith("arn:") and not _ACCESS_POINT.match(rest):
+        raise SourceError(
+            f"{text!r} is not the ARN of an access point; write "
+            "s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME[/PREFIX], or s3://BUCKET/PREFIX for a bucket."
+        )
     if not bucket:
         raise SourceError(f"{text!r} has no bucket; write s3://BUCKET or s3://BUCKET/PREFIX.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise SourceError(f"{text!r} is not valid Unicode, which S3 keys always are.") from error
+    bucket = bucket.replace("accesspoint:", "accesspoint/")  # both are in use for access points
     return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
+
+
+def _split_bucket(rest: str) -> tuple[str, str]:
+    if access_point := _ACCESS_POINT.fullmatch(rest):
+        return access_point[1], access_point[2] or ""
+    bucket, _, key = rest.partition("/")
+    return bucket, key

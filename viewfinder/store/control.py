@@ -37,7 +37,8 @@ class Failure:
     """The failure of one object: `reason` is a stable snake_case word, `stage` the step that failed.
 
     `permanent` means that the same content will fail again while `decided_by` is the same; `run_id` is the last run in
-    which it failed. `crashes` are the machines and runs in which the file crashed its decoder.
+    which it failed, "" for an object that is skipped because its content is no image. `etag`, `size` and
+    `last_modified` are of that content. `crashes` are the machines and runs in which the file crashed its decoder.
     """
 
     uri: str
@@ -49,6 +50,8 @@ class Failure:
     run_id: str = ""
     decided_by: str = ""
     crashes: tuple[str, ...] = ()
+    size: int = -1
+    last_modified: str = ""
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> "Failure":

@@ -258,7 +258,7 @@ class Points:
                 )
 
 
-_STATE_FIELDS = ["etag", "caption_hash", "sources", "has_image", "has_caption"]
+_STATE_FIELDS = ["etag", "size", "last_modified", "caption_hash", "sources", "has_image", "has_caption"]
 
 
 def _state(payload: Mapping[str, Any]) -> PointState:
@@ -268,6 +268,8 @@ def _state(payload: Mapping[str, Any]) -> PointState:
         sources=tuple(payload.get("sources") or ()),
         has_image=bool(payload.get("has_image")),
         has_caption=bool(payload.get("has_caption")),
+        size=-1 if payload.get("size") is None else int(payload["size"]),
+        last_modified=str(payload.get("last_modified") or ""),
     )
 
 

@@ -27,6 +27,8 @@ class PointState:
     sources: tuple[str, ...]
     has_image: bool
     has_caption: bool
+    size: int = -1
+    last_modified: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,38 @@
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.access import HEAD_BYTES, HeadCheck, ObjectContent, ObjectInfo
 from viewfinder.sources.uris import s3_parts
 
 
 class MemoryObjects:
-    """A `Backend` over a dictionary of contents by canonical `s3://` URI, which may be changed between calls."""
+    """A `Backend` over a dictionary of contents by canonical `s3://` URI, which may be changed between calls.
 
-    def __init__(self, contents: Mapping[str, bytes] | None = None) -> None:
+    The objects in `archived` are listed as such and cannot be read. `uris_read` are the URIs that have been read.
+    """
+
+    def __init__(self, contents: Mapping[str, bytes] | None = None, archived: Iterable[str] = ()) -> None:
         self.contents = dict(contents or {})
+        self.archived = set(archived)
+        self.uris_read: list[str] = []
 
-    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
         info = self.stat(uri)
-        if etag and info.etag != etag:
-            raise ObjectError("changed", f"{uri!r} changed since it was listed.")
+        self.uris_read.append(uri)
+        if info.archived:
+            raise ObjectError("archived", f"{uri!r} is archived.")
+        if check_head is not None:
+            check_head(self.contents[uri][:HEAD_BYTES])
         if info.size > max_bytes:
             raise ObjectError(
                 "too_many_bytes", f"{uri!r} has {info.size} bytes, more than {max_bytes}.", permanent=True
             )
-        return self.contents[uri], info.etag
+        return ObjectContent(self.contents[uri], info.version)
 
     def open(self, uri: str) -> BinaryIO:
         self.stat(uri)
@@ -39,7 +47,7 @@ class MemoryObjects:
             raise ObjectError("not_found", f"There is no object {uri!r}.")
         content = self.contents[uri]
         etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        return ObjectInfo(uri, *s3_parts(uri), len(content), etag, "")
+        return ObjectInfo(uri, *s3_parts(uri), len(content), etag, "", archived=uri in self.archived)
 
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
         below = source if source.endswith("/") else f"{source}/"

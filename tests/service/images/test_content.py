@@ -12,7 +12,7 @@ from PIL import Image
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.service.images.content import READ_AHEAD, READERS, ContentBusyError, ImageContent, entity_tag
-from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.testing.objects import MemoryObjects
 
@@ -29,10 +29,10 @@ class SlowObjects(MemoryObjects):
         self.open_for_all = threading.Event()
         self.reads = 0
 
-    def read(self, uri: str, max_bytes: int, etag: str = "") -> tuple[bytes, str]:
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
         self.reads += 1
         self.open_for_all.wait()
-        return super().read(uri, max_bytes, etag)
+        return super().read(uri, max_bytes, check_head)
 
 
 def png(width: int) -> bytes:

@@ -114,24 +114,30 @@ class ImageContent:
 
     def _open(self, uri: str, size: int) -> Original:
         if size <= IN_MEMORY_BYTES:  # one request instead of three
-            data, etag = self._objects.read(uri, self._limits.max_bytes)
-            return Original(BytesIO(data), len(data), etag)
+            data, version = self._objects.read(uri, self._limits.max_bytes)
+            return Original(BytesIO(data), len(data), version.etag)
         info = self._objects.stat(uri)
-        if info.size > self._limits.max_bytes:
-            message = f"{uri!r} has {info.size} bytes, more than {self._limits.max_bytes}."
-            raise ObjectError("too_many_bytes", message, permanent=True)
+        self._check_size(uri, info.size)
         file = self._objects.open(uri)
-        if file.seek(0, os.SEEK_END) != info.size:
+        try:
+            length = file.seek(0, os.SEEK_END)  # not that of the object in the store, which may be encoded
+            self._check_size(uri, length)
+        except BaseException:
             file.close()
-            raise ObjectError("changed", f"{uri!r} changed while it was read.")
+            raise
         file.seek(0)
-        return Original(file, info.size, info.etag)
+        return Original(file, length, info.etag)
+
+    def _check_size(self, uri: str, size: int) -> None:
+        if size > self._limits.max_bytes:
+            message = f"{uri!r} has {size} bytes, more than {self._limits.max_bytes}."
+            raise ObjectError("too_many_bytes", message, permanent=True)
 
     def _make(self, uri: str, width: int) -> tuple[bytes, str]:
-        data, etag = self._objects.read(uri, self._limits.max_bytes)
+        data, version = self._objects.read(uri, self._limits.max_bytes)
         thumbnailer = self._idle.get()
         try:
-            return thumbnailer.make(data, width), etag
+            return thumbnailer.make(data, width), version.etag
         finally:
             self._idle.put(thumbnailer)
 

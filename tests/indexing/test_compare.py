@@ -1,0 +1,180 @@
+"""The comparison of listed objects with the collection, and what is written of those that are skipped."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.fixtures.indexing import World
+from viewfinder.indexing.accounting import Tally
+from viewfinder.indexing.compare import Compare
+from viewfinder.indexing.preflight import open_collection
+from viewfinder.indexing.rows import Row, table_of
+from viewfinder.indexing.write import write_rows
+from viewfinder.models.checkpoint import locate
+from viewfinder.sources.uris import point_id
+from viewfinder.sources.versions import Version
+from viewfinder.store import Collection, Store
+from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
+
+EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+DIGEST, OTHER = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
+
+
+@dataclass
+class Shelf:
+    """A collection to compare rows of `s3://b` with; no object exists."""
+
+    world: World
+    store: Store
+    collection: Collection
+    live: Collection | None = None
+
+    def add(self, name: str, version: Version, collection: Collection | None = None) -> None:
+        """Write a point of this version."""
+        target = collection or self.collection
+        payload = {"uri": f"s3://b/{name}", "sources": ["s3://b"], **version._asdict()}
+        vectors = np.ones((1, target.metadata.dimension), np.float32)
+        self.store.points.upsert(target, PointBatch([_id(name)], [payload], image=vectors), wait=True)
+
+    def compare(self, *rows: Row) -> list[dict[str, Any]]:
+        """Return the compared rows."""
+        compare = Compare(self.world.access, self.store.address, self.collection, live=self.live)
+        compared: list[dict[str, Any]] = compare.with_store(table_of(rows), self.store).to_pylist()
+        return compared
+
+    def write(self, *rows: Row) -> Tally:
+        """Write rows, and return their tally."""
+        return write_rows(self.store, self.collection, table_of(rows), run_id="run", batch_size=4)
+
+    def write_compared(self, *rows: Row) -> Tally:
+        """Compare rows and write those that need no worker."""
+        table = pa.Table.from_pylist(self.compare(*rows), schema=table_of([]).schema)
+        return write_rows(self.store, self.collection, table, run_id="run", batch_size=4)
+
+
+@pytest.fixture
+def shelf(world: World) -> Shelf:
+    collection = open_collection(world.store, world.settings(), locate(world.model), create=True)
+    assert collection is not None
+    return Shelf(world, world.store, collection)
+
+
+def listed(name: str, version: Version, **more: Any) -> Row:
+    """A row of the manifest."""
+    row: Row = {"uri": f"s3://b/{name}", "bucket": "b", "key": name, "sources": ["s3://b"], "skip": None}  # type: ignore[typeddict-item]
+    return row | version._asdict() | more  # type: ignore[return-value]
+
+
+def actions(compared: list[dict[str, Any]]) -> dict[str, int]:
+    """Number of objects by action, of skipped ones by reason."""
+    found: dict[str, int] = {}
+    for row in compared:
+        name = row["reason"] if row["action"] == "skipped" else row["action"]
+        found[name] = found.get(name, 0) + row["count"]
+    return found
+
+
+def _id(name: str) -> str:
+    return point_id(f"s3://b/{name}")
+
+
+@pytest.mark.parametrize(
+    ("stored", "version", "action"),
+    [
+        (Version(DIGEST, 5, EARLY), Version(DIGEST, 5, LATE), "unchanged"),
+        (Version(DIGEST, 5, EARLY), Version(OTHER, 5, EARLY), "index"),
+        (Version("abc", 5, EARLY), Version("abc", 5, EARLY), "unchanged"),
+        (Version("abc", 5, EARLY), Version("abc", 5, LATE), "index"),
+        (Version("", 5, EARLY), Version("", 5, EARLY), "unchanged"),
+        (Version("", 5, EARLY), Version("", 5, LATE), "index"),
+        (Version("", 5, EARLY), Version("", 6, EARLY), "index"),
+    ],
+)
+def test_objects_are_compared_by_their_versions(shelf: Shelf, stored: Version, version: Version, action: str) -> None:
+    shelf.add("1", stored)
+    assert actions(shelf.compare(listed("1", version))) == {action: 1}
+
+
+def test_an_etag_that_all_objects_have_is_not_trusted(shelf: Shelf) -> None:
+    for name, size in (("1", 5), ("2", 6), ("3", 7)):
+        shelf.add(name, Version(DIGEST, size, EARLY))
+    rows = [
+        listed("1", Version(DIGEST, 5, EARLY)),
+        listed("2", Version(DIGEST, 6, LATE)),  # another content of the same size
+        listed("3", Version(DIGEST, 8, LATE)),
+    ]
+    assert actions(shelf.compare(*rows)) == {"unchanged": 1, "index": 2}
+
+
+def test_names_and_archived_objects_are_skipped_from_the_listing(shelf: Shelf) -> None:
+    rows = [
+        listed("._a.jpg", Version(DIGEST, 5, EARLY), skip="hidden"),
+        listed("a.mp4", Version(DIGEST, 5, EARLY), skip="video"),
+        listed("b.mp4", Version(DIGEST, 5, EARLY), skip="video"),
+        listed("c.jpg", Version(DIGEST, 5, EARLY), skip="archived"),
+        listed("d.jpg", Version(DIGEST, 5, EARLY)),
+    ]
+    assert actions(shelf.compare(*rows)) == {"hidden": 1, "video": 2, "archived": 1, "index": 1}
+    tally = shelf.write_compared(*rows[:-1])
+    assert tally.skips == {"archived": 1, "not_an_image": 0, "hidden": 1, "video": 2, "taken_down": 0}
+    assert (tally.objects, tally.skipped, tally.failed) == (4, 4, 0)
+
+
+def test_an_archived_object_is_unchanged_while_its_point_is_up_to_date(shelf: Shelf) -> None:
+    shelf.add("1", Version(DIGEST, 5, EARLY))
+    assert actions(shelf.compare(listed("1", Version(DIGEST, 5, EARLY), skip="archived"))) == {"unchanged": 1}
+    tally = shelf.write_compared(listed("1", Version(OTHER, 5, LATE), skip="archived"))
+    assert (tally.archived, tally.stale) == (1, 1)
+    assert list(shelf.store.points.states(shelf.collection, [_id("1")])) == [_id("1")]
+
+
+def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_again(shelf: Shelf) -> None:
+    """The archive tiers of Intelligent-Tiering do not show in the listing."""
+    shelf.add("1", Version(DIGEST, 5, EARLY))
+    (row,) = shelf.compare(listed("1", Version(OTHER, 5, LATE)))
+    skipped = row | {"action": "skipped", "stage": "fetch", "reason": "archived", "message": "", "permanent": False}
+    tally = shelf.write(skipped)  # type: ignore[arg-type]
+    assert (tally.archived, tally.stale, tally.failed) == (1, 1, 0)
+    assert list(shelf.store.points.states(shelf.collection, [_id("1")])) == [_id("1")]
+    assert actions(shelf.compare(listed("1", Version(OTHER, 5, LATE)))) == {"index": 1}
+
+
+@pytest.mark.parametrize("reason", ["not_an_image", "video"])
+@pytest.mark.parametrize("version", [Version(DIGEST, 5, EARLY), Version("", 5, EARLY), Version("abc", 5, EARLY)])
+def test_content_that_is_no_image_is_read_once(shelf: Shelf, reason: str, version: Version) -> None:
+    shelf.add("1", Version(OTHER, 4, EARLY))  # an image before
+    (row,) = shelf.compare(listed("1", version))
+    skipped = row | {"action": "skipped", "stage": "fetch", "reason": reason, "message": "", "permanent": True}
+    tally = shelf.write(skipped)  # type: ignore[arg-type]
+    assert (tally.skips[reason], tally.stale, tally.failed) == (1, 0, 0)
+    assert not shelf.store.points.states(shelf.collection, [_id("1")])
+    assert not list(shelf.store.control("images").failures_of_run("run")), "it is no failure"
+
+    for _ in range(2):
+        assert actions(shelf.compare(listed("1", version))) == {reason: 1}
+        assert shelf.write_compared(listed("1", version)).skips[reason] == 1
+    assert actions(shelf.compare(listed("1", Version("changed", 6, LATE)))) == {"index": 1}
+
+
+def test_skipped_objects_that_only_the_live_collection_has_are_counted(shelf: Shelf) -> None:
+    identity = ModelIdentity.of(locate(shelf.world.model))
+    building = shelf.store.collections.create(shelf.collection.index, replace(identity, fingerprint="other"))
+    shelf.live, shelf.collection = shelf.collection, building
+    for name in "123":
+        shelf.add(name, Version(DIGEST, 5, EARLY), shelf.live)
+    rows = [
+        listed("1", Version(DIGEST, 5, EARLY), skip="archived"),
+        listed("2", Version(OTHER, 5, LATE), skip="archived"),  # its point would be lost all the same
+        listed("4", Version(DIGEST, 5, EARLY), skip="archived"),  # archived from the start
+    ]
+    tally = shelf.write_compared(*rows)
+    assert (tally.archived, tally.archived_live, tally.skipped_live) == (3, 2, 0)
+
+    (row,) = shelf.compare(listed("3", Version(DIGEST, 5, EARLY)))
+    skipped = row | {"action": "skipped", "stage": "fetch", "reason": "not_an_image", "message": "", "permanent": True}
+    tally = shelf.write(skipped)  # type: ignore[arg-type]
+    assert (tally.not_an_image, tally.archived_live, tally.skipped_live) == (1, 0, 1)

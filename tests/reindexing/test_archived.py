@@ -1,0 +1,73 @@
+"""A model change when objects have been archived since they were indexed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.fixtures.indexing import RecordingIndexer
+from tests.fixtures.options import reindex_options
+from tests.fixtures.reindexing import NAMES, Index
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.report import Report
+from viewfinder.indexing.run import Listed
+from viewfinder.reindexing.report import ReindexResult
+from viewfinder.reindexing.workflow import reindex
+from viewfinder.settings import Settings
+from viewfinder.store import Collection
+
+pytestmark = pytest.mark.slow
+
+ARCHIVED = NAMES[:2]
+
+
+class ArchivingIndexer(RecordingIndexer):
+    """An indexer whose listings show some objects as archived."""
+
+    @contextmanager
+    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[Listed]:
+        with super().listed(options, collection) as listed:
+            for path in listed.manifest.paths:
+                _archive(path)
+            yield listed
+
+
+def _archive(path: Path) -> None:
+    table = pq.read_table(path)
+    skips = ["archived" if key in ARCHIVED else None for key in table["key"].to_pylist()]
+    pq.write_table(table.set_column(table.schema.get_field_index("skip"), "skip", pa.array(skips, pa.string())), path)
+
+
+def _reindex(index: Index, *flags: str, **more: Any) -> ReindexResult:
+    world, options = index.world, reindex_options(flags)
+    settings = Settings.load(index=options.index)
+    report = Report.open(settings, world.access, str(world.directory / f"report-{len(flags)}"))
+    workspace = world.directory / "workspace"
+    indexer = ArchivingIndexer(
+        world.settings(), index.store, world.executor, report.run_id, workspace, world.access, **more
+    )
+    with report:
+        return reindex(options, settings, index.store, indexer, report)
+
+
+def test_a_model_change_that_would_drop_archived_images_is_refused_unless_allowed(index: Index) -> None:
+    """Archived objects failed on every run, and every model change was refused for them."""
+    before = index.live
+    result = _reindex(index)
+    assert [each.name for each in result.checks if each.passed is False] == ["archived, but live"]
+    assert result.problem is not None
+    assert "archived, but live is 2, must be ≤ 0" in result.problem
+    assert index.live == before
+
+    result = _reindex(index, "--allow-loss", "1")
+    assert "must be ≤ 1" in str(result.problem)
+
+    result = _reindex(index, "--allow-loss", "2", "--max-failure-ratio", "0")
+    assert result.problem is None
+    assert set(index.world.points) == set(NAMES) - set(ARCHIVED)
+    assert result.counts == {"listed": 12, "unchanged": 10, "indexed": 0, "skipped": 2, "failed": 0, "pruned": 0}
+    assert result.skipped["archived"] == 2

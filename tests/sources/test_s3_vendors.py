@@ -1,0 +1,419 @@
+"""What endpoints, uploaders and credentials do beyond the documentation of S3."""
+
+import gzip
+import json
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.sources import faulty
+from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
+from viewfinder.errors import ImageError, ObjectError, SourceError, ViewfinderError
+from viewfinder.sources.access import HEAD_BYTES, ObjectAccess
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.uris import canonical_uri, s3_parts
+from viewfinder.sources.versions import Version
+
+MODIFIED = "Fri, 02 Jan 2026 03:04:05 GMT"
+
+
+@pytest.fixture(autouse=True)
+def no_aws_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the AWS configuration of this machine, and send no request to a metadata service."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+def _access(server: FaultyS3, **values: object) -> ObjectAccess:
+    return ObjectAccess(endpoint_url=server.url, backoff_s=0.001, **{"anonymous": True, **values})  # type: ignore[arg-type]
+
+
+def _encoded(body: bytes, encoding: str) -> Answer:
+    return lambda handler: handler.send(
+        200, body, ETag=f'W/"{ETAG}"', Content_Encoding=encoding, Last_Modified=MODIFIED
+    )
+
+
+# Content-Encoding
+
+ENCODED = {
+    "gzip": gzip.compress(CONTENT),
+    "x-gzip": gzip.compress(CONTENT[:10]) + gzip.compress(CONTENT[10:]),
+    "GZIP": gzip.compress(CONTENT),
+    "deflate": zlib.compress(CONTENT),
+    "br": pa.compress(CONTENT, "brotli", asbytes=True),
+    "zstd": pa.compress(CONTENT, "zstd", asbytes=True),
+    "gzip, gzip": gzip.compress(gzip.compress(CONTENT)),
+    "deflate, gzip": gzip.compress(zlib.compress(CONTENT)),
+    "aws-chunked,gzip": gzip.compress(CONTENT),
+    "identity": CONTENT,
+    "aws-chunked": CONTENT,
+    "utf-8": CONTENT,
+    "image/jpeg": CONTENT,
+    "": CONTENT,
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_the_content_encoding_is_undone(encoding: str) -> None:
+    """An object stored with `Content-Encoding: gzip` was "not an image"."""
+    body = ENCODED[encoding]
+    heads: list[bytes] = []
+    with FaultyS3(then=_encoded(body, encoding)) as server, Objects(_access(server)) as objects:
+        content = objects.read("s3://b/k", 10_000, heads.append)
+        with objects.open("s3://b/k") as file:
+            assert file.read() == CONTENT
+    assert content.data == CONTENT
+    assert content.version == Version(ETAG, len(body), "2026-01-02T03:04:05Z"), "not that of the stored bytes"
+    assert heads == [CONTENT[:HEAD_BYTES]]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_content_that_is_not_encoded_as_its_header_says_is_unchanged(encoding: str) -> None:
+    with FaultyS3(then=_encoded(CONTENT, encoding)) as server, Objects(_access(server)) as objects:
+        assert objects.read("s3://b/k", 10_000).data == CONTENT
+        with objects.open("s3://b/k") as file:
+            assert file.read() == CONTENT
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_the_size_limit_holds_after_decoding(encoding: str) -> None:
+    with FaultyS3(then=_encoded(ENCODED[encoding], encoding)) as server, Objects(_access(server)) as objects:
+        assert objects.read("s3://b/k", len(CONTENT)).data == CONTENT
+        with pytest.raises(ObjectError, match=f"more than 999 bytes after decoding {encoding}") as caught:
+            objects.read("s3://b/k", len(CONTENT) - 1)
+    assert (caught.value.reason, caught.value.permanent) == ("too_many_bytes", True)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
+def test_damaged_encoded_content_is_corrupt(encoding: str) -> None:
+    body = ENCODED[encoding][:-5]
+    with FaultyS3(then=_encoded(body, encoding)) as server, Objects(_access(server)) as objects:
+        for read in (lambda: objects.read("s3://b/k", 10_000), lambda: objects.open("s3://b/k")):
+            with pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught:
+                read()
+            assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
+
+
+# The first bytes
+
+
+def _refuse(head: bytes) -> None:
+    raise ImageError("not_an_image", f"begins with {head[:3]!r}")
+
+
+@pytest.mark.parametrize("max_bytes", [10, 10_000_000])
+def test_content_is_refused_after_its_first_bytes(max_bytes: int) -> None:
+    with (
+        FaultyS3(then=lambda handler: handler.send(200, CONTENT * 10, length=10**9, ETag=ETAG)) as server,
+        Objects(_access(server, read_timeout_s=5)) as objects,
+        pytest.raises(ImageError, match="begins with b'012'") as caught,
+    ):
+        objects.read("s3://b/k", max_bytes, _refuse)
+    assert caught.value.reason == "not_an_image"
+    assert len(server.paths) == 1
+
+
+def test_first_bytes_are_checked_for_local_files_and_objects_in_memory_too(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(CONTENT)
+    with Objects() as objects, pytest.raises(ImageError, match="b'012'"):
+        objects.read(canonical_uri(str(tmp_path / "x")), 10, _refuse)
+
+
+# Listings that would not end or not be complete
+
+NOT_FOUND = error(404, "NoSuchKey")
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["sequential", "parallel"])
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([page("1", token="t"), page("2", token="t")], "repeated the continuation token 't'"),
+        ([page("1", token="t"), page("2", token="u"), page("3", token="t")], "repeated the continuation token 't'"),
+        ([page("1", token="t"), page("1", token="u")], "repeated a page"),
+        ([page("1", truncated=True)], "no continuation token"),
+        ([page("1", token="t"), page("2", truncated=True)], "no continuation token"),
+    ],
+    ids=["same token", "tokens in a circle", "same page", "no token", "no second token"],
+)
+def test_an_endless_or_incomplete_listing_is_an_error(answers: list[Answer], message: str, ordered: bool) -> None:
+    """A server that repeats its token was listed for ever."""
+    # The parallel listing asks twice for the first page: once to see if it is the only one.
+    plan = answers if ordered else [answers[0], *answers]
+    with (
+        FaultyS3(plan, then=answers[-1]) as server,
+        Objects(_access(server, threads=4)) as objects,
+        pytest.raises(ViewfinderError, match=rf"http://127.*'s3://b/'.*{message}"),
+    ):
+        list(objects.list("s3://b", ordered=ordered))
+    assert len(server.paths) <= len(plan) + 1
+
+
+def test_a_page_without_is_truncated_goes_on_if_it_has_a_token() -> None:
+    with (
+        FaultyS3([page("1", token="t", truncated=""), page("2", truncated="")]) as server,
+        Objects(_access(server)) as objects,
+    ):
+        assert [info.key for info in objects.list("s3://b")] == ["1", "2"]
+
+
+def test_folder_markers_before_the_first_image_are_not_an_empty_bucket() -> None:
+    """Twelve folder markers before the first image made a full bucket "empty"."""
+    first, second = page(*(f"{number:04}/" for number in range(1000)), token="t"), page("a/", "b/1.jpg")
+    with FaultyS3([first, second]) as server, Objects(_access(server)) as objects:
+        objects.check("s3://b")
+    only = page(*(f"{number:02}/" for number in range(12)))
+    with FaultyS3(then=only) as server, Objects(_access(server)) as objects, pytest.raises(SourceError, match="empty"):
+        objects.check("s3://b")
+
+
+# Keys
+
+
+def _keys(server: FaultyS3) -> list[str]:
+    with Objects(_access(server)) as objects:
+        return [info.key for info in objects.list("s3://b")]
+
+
+def _has(*paths: str) -> Answer:
+    """Answer a HEAD for one of these paths of the bucket, and nothing else."""
+
+    def answer(handler: faulty.Handler) -> None:
+        found = handler.path in [f"/b/{path}" for path in paths]
+        (faulty.content if found else NOT_FOUND)(handler)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("listed", "paths", "keys"),
+    [
+        (["a%20b.jpg", "c.jpg"], ["a%20b.jpg"], ["a b.jpg", "c.jpg"]),  # HEAD of the key `a b.jpg`
+        (["a+b%2B.jpg"], ["a%20b%2B.jpg"], ["a b+.jpg"]),
+        (["%E5%9B%BE.jpg"], ["%E5%9B%BE.jpg"], ["图.jpg"]),
+        (["a%20b.jpg"], ["a%2520b.jpg"], ["a%20b.jpg"]),  # the key itself has the percent sign
+        (["100%.jpg", "a%20b.jpg"], [], ["100%.jpg", "a%20b.jpg"]),  # not encoded: an encoder would escape `%.`
+        (["a b.jpg", "a%20b.jpg"], [], ["a b.jpg", "a%20b.jpg"]),
+    ],
+)
+def test_keys_that_the_server_encoded_unasked_are_decoded(listed: list[str], paths: list[str], keys: list[str]) -> None:
+    with FaultyS3([page(*listed)], then=_has(*paths)) as server:
+        assert _keys(server) == keys
+
+
+def test_keys_that_the_answer_declares_encoded_are_decoded_once() -> None:
+    declared = "<?xml version='1.0'?><ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"
+    declared += "<Contents><Key>a%2520b.jpg</Key><Size>1</Size></Contents></ListBucketResult>"
+    with FaultyS3([lambda handler: handler.send(200, declared.encode())], then=NOT_FOUND) as server:
+        assert _keys(server) == ["a%20b.jpg"]
+        assert len(server.paths) == 1
+
+
+# Archived objects
+
+
+@pytest.mark.parametrize(
+    ("more", "archived"),
+    [
+        ("", False),
+        ("<StorageClass>STANDARD_IA</StorageClass>", False),
+        ("<StorageClass>GLACIER_IR</StorageClass>", False),
+        ("<StorageClass>GLACIER</StorageClass>", True),
+        ("<StorageClass>DEEP_ARCHIVE</StorageClass>", True),
+        (
+            "<StorageClass>GLACIER</StorageClass><RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress>"
+            "<RestoreExpiryDate>2026-12-21T00:00:00.000Z</RestoreExpiryDate></RestoreStatus>",
+            False,
+        ),
+        (
+            "<StorageClass>GLACIER</StorageClass><RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress>"
+            "</RestoreStatus>",
+            True,
+        ),
+    ],
+)
+def test_the_listing_shows_archived_objects(more: str, archived: bool) -> None:
+    with FaultyS3([page("1.jpg", more=more)]) as server, Objects(_access(server)) as objects:
+        (info,) = objects.list("s3://b")
+    assert info.archived is archived
+    assert server.headers[0]["x-amz-optional-object-attributes"] == "RestoreStatus"
+
+
+@pytest.mark.parametrize(
+    ("headers", "archived"),
+    [
+        ({}, False),
+        ({"x_amz_storage_class": "DEEP_ARCHIVE"}, True),
+        ({"x_amz_storage_class": "GLACIER", "x_amz_restore": 'ongoing-request="true"'}, True),
+        ({"x_amz_storage_class": "GLACIER", "x_amz_restore": 'ongoing-request="false", expiry-date="x"'}, False),
+        ({"x_amz_storage_class": "INTELLIGENT_TIERING"}, False),
+        ({"x_amz_storage_class": "INTELLIGENT_TIERING", "x_amz_archive_status": "DEEP_ARCHIVE_ACCESS"}, True),
+    ],
+)
+def test_a_stat_shows_archived_objects(headers: dict[str, str], archived: bool) -> None:
+    with (
+        FaultyS3(then=lambda handler: handler.send(200, CONTENT, **headers)) as server,
+        Objects(_access(server)) as objects,
+    ):
+        assert objects.stat("s3://b/k").archived is archived
+
+
+@pytest.mark.parametrize("fault", [error(501, "NotImplemented"), error(400, "InvalidArgument")])
+def test_an_endpoint_that_does_not_know_the_state_of_restored_objects_is_listed_without(fault: Answer) -> None:
+    with FaultyS3([fault, page("1", token="t"), page("2")]) as server, Objects(_access(server)) as objects:
+        assert [info.key for info in objects.list("s3://b")] == ["1", "2"]
+    assert ["x-amz-optional-object-attributes" in headers for headers in server.headers] == [True, False, False]
+
+
+# Addressing and payment
+
+FORBIDDEN = error(403, "SecondLevelDomainForbidden")
+
+
+def _in_host_name(answer: Answer) -> Answer:
+    """Answer if the bucket is in the host name, as Alibaba's endpoint does. Requests come through a proxy."""
+    return lambda handler: (answer if handler.headers["Host"] == "photos.oss.example" else FORBIDDEN)(handler)
+
+
+@pytest.fixture
+def oss(monkeypatch: pytest.MonkeyPatch) -> Callable[[FaultyS3], None]:
+    def use(server: FaultyS3) -> None:
+        monkeypatch.setenv("HTTP_PROXY", server.url)
+
+    return use
+
+
+@pytest.mark.parametrize("addressing", ["auto", "virtual"])
+def test_virtual_hosts_are_used_where_they_are_set_or_demanded(
+    addressing: str, oss: Callable[[FaultyS3], None]
+) -> None:
+    with FaultyS3(then=_in_host_name(page("1.jpg"))) as server:
+        oss(server)
+        access = ObjectAccess("http://oss.example", anonymous=True, backoff_s=0.001, addressing=addressing)  # type: ignore[arg-type]
+        with Objects(access) as objects:
+            objects.check("s3://photos")
+            assert [info.key for info in objects.list("s3://photos")] == ["1.jpg"]
+        refused = sum(headers["Host"] == "oss.example" for headers in server.headers)
+    assert refused == (1 if addressing == "auto" else 0), "the addressing is not remembered"
+
+
+def test_a_head_without_a_body_finds_out_about_virtual_hosts_too(oss: Callable[[FaultyS3], None]) -> None:
+    with FaultyS3(then=_in_host_name(faulty.content)) as server:
+        oss(server)
+        with Objects(ObjectAccess("http://oss.example", anonymous=True, backoff_s=0.001)) as objects:
+            assert objects.stat("s3://photos/k").etag == ETAG
+
+
+def test_path_addressing_that_is_set_is_kept_and_the_setting_is_named(oss: Callable[[FaultyS3], None]) -> None:
+    with FaultyS3(then=_in_host_name(page("1.jpg"))) as server:
+        oss(server)
+        access = ObjectAccess("http://oss.example", anonymous=True, backoff_s=0.001, addressing="path")
+        with Objects(access) as objects, pytest.raises(SourceError, match="VIEWFINDER_S3_ADDRESSING=virtual"):
+            objects.check("s3://photos")
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_requester_pays_is_sent_with_every_request(pays: bool) -> None:
+    with FaultyS3([page("1")] * 2) as server, Objects(_access(server, requester_pays=pays)) as objects:
+        objects.check("s3://b")
+        list(objects.list("s3://b"))
+        objects.stat("s3://b/k")
+        objects.read("s3://b/k", 10_000)
+        objects.open("s3://b/k").close()
+    assert len(server.headers) == 5
+    assert {headers.get("x-amz-request-payer") for headers in server.headers} == {"requester" if pays else None}
+
+
+ARN = "arn:aws:s3:eu-west-1:123456789012:accesspoint/photos"
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "key"),
+    [
+        (f"s3://{ARN}", ARN, ""),
+        (f"s3://{ARN}/", ARN, ""),
+        (f"s3://{ARN}/2024/a b.jpg", ARN, "2024/a b.jpg"),
+        (f"s3://{ARN.replace('/', ':')}/x", ARN, "x"),
+        ("s3://arn:aws:s3::123456789012:accesspoint/m.mrap/x", "arn:aws:s3::123456789012:accesspoint/m.mrap", "x"),
+    ],
+)
+def test_the_arn_of_an_access_point_is_a_bucket(text: str, bucket: str, key: str) -> None:
+    uri = canonical_uri(text)
+    assert s3_parts(uri) == (bucket, key)
+    assert canonical_uri(uri) == uri
+
+
+@pytest.mark.parametrize("text", ["s3://arn:aws:s3:::bucket/x", "s3://arn:aws:s3:eu-west-1:1:accesspoint/"])
+def test_another_arn_is_refused(text: str) -> None:
+    with pytest.raises(SourceError, match="not the ARN of an access point"):
+        canonical_uri(text)
+
+
+# Credentials
+
+
+def test_credentials_that_come_late_are_used(tmp_path: Path) -> None:
+    """One slow answer of the credentials endpoint left a worker without credentials for life."""
+    text = "[default]\naws_access_key_id = a\naws_secret_access_key = b\n"
+    timer = threading.Timer(0.2, lambda: (tmp_path / "credentials").write_text(text))
+    with FaultyS3() as server, Objects(_access(server, anonymous=False)) as objects:
+        timer.start()
+        assert objects.read("s3://b/k", 10_000).data == CONTENT
+    timer.join()
+
+
+def _credential_process(directory: Path, failures: int) -> None:
+    """Configure a program that fails so many times before it prints credentials."""
+    counter, keys = directory / "calls", {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b"}
+    program = directory / "program"
+    enough = f"[ $(wc -l < {counter}) -gt {failures} ]"
+    program.write_text(f"#!/bin/sh\necho x >> {counter}\n{enough} || exit 1\necho '{json.dumps(keys)}'\n")
+    program.chmod(0o755)
+    (directory / "config").write_text(f"[default]\ncredential_process = {program}\n")
+
+
+def test_credentials_that_fail_a_few_times_are_fetched_again(tmp_path: Path) -> None:
+    _credential_process(tmp_path, failures=3)
+    with FaultyS3() as server, Objects(_access(server, anonymous=False)) as objects:
+        assert objects.read("s3://b/k", 10_000).data == CONTENT
+
+
+def test_a_check_fetches_credentials_again(tmp_path: Path) -> None:
+    _credential_process(tmp_path, failures=1)
+    with FaultyS3(then=page("1")) as server, Objects(_access(server, anonymous=False)) as objects:
+        objects.check("s3://b")
+
+
+def test_a_key_that_is_refused_is_tried_until_it_is_rotated(tmp_path: Path) -> None:
+    """The old key may end before the file has the new one."""
+    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = old\naws_secret_access_key = b\n")
+
+    def rotate(handler: faulty.Handler) -> None:
+        text = "[default]\naws_access_key_id = new\naws_secret_access_key = b\n"
+        (tmp_path / "credentials").write_text(text)
+        error(403, "InvalidAccessKeyId")(handler)
+
+    expired = error(400, "ExpiredToken")
+    with FaultyS3([expired, expired, rotate]) as server, Objects(_access(server, anonymous=False)) as objects:
+        assert objects.read("s3://b/k", 10_000).data == CONTENT
+    assert "Credential=new/" in server.headers[-1]["Authorization"]
+
+
+def test_missing_credentials_are_denied_access_in_the_end() -> None:
+    with (
+        FaultyS3() as server,
+        Objects(_access(server, anonymous=False, retry_s=0.05)) as objects,
+        pytest.raises(ObjectError, match=r"after .* attempts: NoCredentialsError") as caught,
+    ):
+        objects.read("s3://b/k", 10_000)
+    assert (caught.value.reason, caught.value.permanent) == ("access_denied", False)

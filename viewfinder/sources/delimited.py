@@ -1,0 +1,139 @@
+"""Text and delimited text as spreadsheets and export tools write it: any delimiter, line end and Unicode encoding."""
+
+import codecs
+import csv
+import io
+import re
+import string
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from viewfinder.errors import ConfigurationError
+
+DELIMITERS = (",", ";", "\t", "|")
+# Characters without ink around names and cells, a byte order mark and a zero-width space among them.
+BLANK = string.whitespace + "\0\u00a0\u200b\u2060\u3000\ufeff"
+
+# Excel writes the delimiter into a line of its own before the header.
+_DELIMITER_LINE = re.compile(r'[\ufeff"]*sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_HEAD_BYTES = 1024
+
+
+def text_lines(uri: str, file: BinaryIO) -> Iterator[str]:
+    r"""Yield the lines of UTF-8, UTF-16 or UTF-32 text with their ends: \n, \r\n or \r. Closes the file.
+
+    Raises `ConfigurationError`.
+    """
+    encoding = _encoding(file)
+    text = io.TextIOWrapper(file, encoding, newline="")
+    try:
+        yield from text
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(_not_text(uri, file, encoding, error)) from error
+    finally:
+        text.close()
+
+
+class DelimitedText:
+    """A CSV or TSV file. `header` holds its first line as cells, and `line` the number of the last line read.
+
+    `delimiter` is the expected one. The delimiter is the one that makes most of `names` out of the header, else most
+    cells. Raises `ConfigurationError` with the line that is wrong.
+    """
+
+    def __init__(self, uri: str, file: BinaryIO, names: Collection[str], *, delimiter: str) -> None:
+        self.line = 0
+        self._uri = uri
+        self._lines = self._counted(text_lines(uri, file))
+        text, given = self._first_line()
+        likely = [given] if given else [delimiter, *(each for each in DELIMITERS if each != delimiter)]
+        self._delimiter = max(likely, key=lambda each: _score(text, each, names))
+        # `key, caption`: a file that is written so writes its cells so, and a quote follows the space.
+        self._spaced = bool(re.search(re.escape(self._delimiter) + " ", text))
+        try:
+            self.header = _cells(text, self._delimiter) if text else []
+        except csv.Error as error:
+            raise ConfigurationError(f"{uri!r} line {self.line} is not CSV: {error}.") from error
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield line number and cells by column, without blank cells and rows, and without a repeated header.
+
+        A cell of a column without a name is ignored. Spaces around cells are removed.
+        """
+        header = [cell.strip(BLANK) for cell in self.header]
+        reader = csv.reader(self._lines, delimiter=self._delimiter, strict=True, skipinitialspace=self._spaced)
+        try:
+            for row in reader:
+                cells = [cell.strip(BLANK) for cell in row]
+                if not any(cells) or cells == header:
+                    continue
+                if any(cells[len(columns) :]):
+                    raise ConfigurationError(f"{self._uri!r} line {self.line} has more cells than the header.")
+                yield self.line, {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
+        except csv.Error as error:
+            raise ConfigurationError(f"{self._uri!r} line {self.line} is not CSV: {error}.") from error
+
+    def _counted(self, lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            self.line += 1
+            yield line
+
+    def _first_line(self) -> tuple[str, str | None]:
+        """Return the first line that is not blank, and the delimiter that a line before it names."""
+        given = None
+        for line in self._lines:
+            if named := _DELIMITER_LINE.fullmatch(line):
+                given = named[1]
+            elif line.strip(BLANK + "".join(DELIMITERS) + '"'):
+                text = line
+                while text.count('"') % 2 and (more := next(self._lines, "")):  # a quoted name may contain line ends
+                    text += more
+                return text, given
+        return "", given
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    return next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
+
+
+def _score(line: str, delimiter: str, names: Collection[str]) -> tuple[int, int]:
+    try:
+        cells = _cells(line, delimiter)
+    except csv.Error:
+        return 0, 0
+    return sum(cell.strip(BLANK).casefold() in names for cell in cells), len(cells)
+
+
+def _encoding(file: BinaryIO) -> str:
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    for mark, encoding in _MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    # Without a mark, every second byte of Latin text in UTF-16 is zero.
+    for encoding, high in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+        if high.count(0) * 2 > len(high):
+            return encoding
+    return "utf-8-sig"
+
+
+def _not_text(uri: str, file: BinaryIO, encoding: str, error: UnicodeDecodeError) -> str:
+    if not encoding.startswith("utf-8"):
+        return f"{uri!r} is not {encoding.upper()} text: {error.reason}. Save it as UTF-8."
+    file.seek(0)
+    line = next(number for number, content in enumerate(file, start=1) if not _is_utf8(content))
+    return f"{uri!r} line {line} is not UTF-8 text: {error.reason}. Save it as UTF-8 (in Excel: CSV UTF-8)."
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

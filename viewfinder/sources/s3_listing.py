@@ -1,0 +1,143 @@
+"""Pages of ListObjectsV2. A listing is complete or raises: many endpoints have faults that would cut or repeat it."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+from urllib.parse import unquote, unquote_plus
+
+from viewfinder.errors import ViewfinderError
+from viewfinder.sources.access import ObjectInfo
+from viewfinder.sources.parallel_listing import ListingPage
+from viewfinder.sources.skips import ARCHIVE_CLASSES
+from viewfinder.sources.versions import clean_etag
+
+# A key as percent-encoding leaves it.
+_ENCODED = re.compile(r"(?:[A-Za-z0-9_.~/+!*'()-]|%[0-9A-Fa-f]{2})+")
+
+Decode = Callable[[str], str]
+
+
+class ListingRequests(Protocol):
+    """What a listing asks of an endpoint."""
+
+    @property
+    def where(self) -> str:
+        """The address of the endpoint."""
+
+    def list_objects(self, request: dict[str, Any]) -> Any:
+        """The answer to one ListObjectsV2; raises `SourceError`, `ViewfinderError`."""
+
+    def exists(self, bucket: str, key: str) -> bool:
+        """True if there is an object with this key; raises `ViewfinderError`."""
+
+
+class Listing:
+    """Lists the buckets of one endpoint, and remembers how the endpoint writes keys. Serves all threads."""
+
+    def __init__(self, requests: ListingRequests) -> None:
+        self._requests = requests
+        self._lock = threading.Lock()
+        self._decode: Decode | None = None  # None until a key shows it
+
+    def pages(self, bucket: str, prefix: str, *, after: str = "", shallow: bool = False) -> Iterator[ListingPage]:
+        """Yield the keys that begin with `prefix`, after `after`, one page per request, in UTF-8 order.
+
+        `shallow` stops at the next `/`: deeper keys are returned as prefixes. Raises `SourceError`, `ViewfinderError`.
+        """
+        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+        if after:
+            request["StartAfter"] = after
+        if shallow:
+            request["Delimiter"] = "/"
+        seen = _SeenPages(f"{self._requests.where} in the listing of 's3://{bucket}/{prefix}'")
+        while True:
+            answer = self._requests.list_objects(request)
+            token = seen.next_token(answer)
+            entries, shared = answer.get("Contents", ()), answer.get("CommonPrefixes", ())
+            decode = self._decoder(bucket, answer, [entry["Key"] for entry in entries])
+            objects = [info_of_entry(bucket, decode(each["Key"]), each) for each in entries if not is_marker(each)]
+            yield ListingPage(objects, [decode(each["Prefix"]) for each in shared], token is not None)
+            if token is None:
+                return
+            request.pop("StartAfter", None)
+            request["ContinuationToken"] = token
+
+    def _decoder(self, bucket: str, answer: Any, keys: list[str]) -> Decode:
+        """Return what turns a key of this answer into the key.
+
+        boto3 asks for percent-encoded keys and decodes them if the answer says so. Some endpoints encode them and do
+        not say so: a key that looks encoded, and exists in the other form only, shows it.
+        """
+        if answer.get("EncodingType") or not any("%" in key for key in keys):
+            return _unchanged
+        if not all(_ENCODED.fullmatch(key) for key in keys):
+            return _unchanged
+        with self._lock:
+            if self._decode is None:
+                self._decode = self._find_decoder(bucket, min(key for key in keys if "%" in key))
+            return self._decode
+
+    def _find_decoder(self, bucket: str, key: str) -> Decode:
+        decoders = [unquote, *([unquote_plus] if "+" in key else [])]
+        if self._requests.exists(bucket, key):
+            return _unchanged
+        return next((decode for decode in decoders if self._requests.exists(bucket, decode(key))), _unchanged)
+
+
+def is_marker(entry: Any) -> bool:
+    """Return True for the empty object by which a folder without files is kept."""
+    return bool(entry["Size"] == 0 and entry["Key"].endswith("/"))
+
+
+def info_of_entry(bucket: str, key: str, entry: Any) -> ObjectInfo:
+    """Return the properties in one entry of a listing."""
+    modified = str(entry.get("LastModified", ""))
+    return ObjectInfo(
+        f"s3://{bucket}/{key}",
+        bucket,
+        key,
+        entry["Size"],
+        clean_etag(entry.get("ETag")),
+        f"{modified[:19]}Z" if modified else "",  # 2026-11-21T06:59:54.733Z: S3 writes UTC
+        archived=entry.get("StorageClass") in ARCHIVE_CLASSES and not _is_restored(entry.get("RestoreStatus") or {}),
+    )
+
+
+class _SeenPages:
+    """Finds a listing that would not end: a continuation token, or a page, that the endpoint repeats."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._tokens: set[str] = set()
+        self._last: tuple[str, ...] = ()
+
+    def next_token(self, answer: Any) -> str | None:
+        """Return the token of the next page, None after the last page. Raises `ViewfinderError`."""
+        token = answer.get("NextContinuationToken") or None
+        if not answer.get("IsTruncated", token is not None):
+            return None
+        if token is None:
+            raise ViewfinderError(
+                f"{self._where} truncated a page and gave no continuation token, so the rest cannot be listed. "
+                "Does the endpoint support ListObjectsV2?"
+            )
+        page = tuple(each["Key"] for each in answer.get("Contents", ()))
+        page += tuple(each["Prefix"] for each in answer.get("CommonPrefixes", ()))
+        repeated = f"the continuation token {token!r}" if token in self._tokens else "a page"
+        if token in self._tokens or (page and page == self._last):
+            raise ViewfinderError(
+                f"{self._where} repeated {repeated}, so the listing would never end. "
+                "This is a fault of the endpoint; ask its vendor, or list the objects in a manifest."
+            )
+        self._tokens.add(token)
+        self._last = page
+        return str(token)
+
+
+def _is_restored(status: Any) -> bool:
+    return bool(status.get("RestoreExpiryDate")) and not status.get("IsRestoreInProgress")
+
+
+def _unchanged(key: str) -> str:
+    return key

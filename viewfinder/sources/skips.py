@@ -1,0 +1,32 @@
+"""Objects that are listed and not indexed, and why. They are no failures."""
+
+from typing import Literal, get_args
+
+SkipReason = Literal["archived", "not_an_image", "hidden", "video", "taken_down"]
+SKIP_REASONS: tuple[SkipReason, ...] = get_args(SkipReason)
+
+# Storage classes whose objects cannot be read before they are restored.
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+
+_VIDEO_SUFFIXES = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".insv", ".lrv", ".m2ts", ".m2v", ".m4v", ".mkv"),
+    *(".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".webm", ".wmv"),
+)
+# Files and folders that systems and tools leave behind, in lower case. Names that begin with a dot need no entry.
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_success"})
+_SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "#recycle"})
+_FOLDER_MARKER = "_$folder$"  # Hadoop's
+
+
+def skip_by_name(relative: str) -> SkipReason | None:
+    """Return why an object with this key, relative to its source, is no image, or None if the name does not say it."""
+    *folders, name = (part.lower() for part in relative.split("/"))
+    if _is_hidden(name) or name in _SYSTEM_FILES or name.endswith(_FOLDER_MARKER):
+        return "hidden"
+    if any(_is_hidden(folder) or folder in _SYSTEM_FOLDERS for folder in folders):
+        return "hidden"
+    return "video" if name.endswith(_VIDEO_SUFFIXES) else None
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") and part not in (".", "..")
