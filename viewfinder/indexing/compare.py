@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow as pa
 from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of, store_at
 from viewfinder.indexing.failures import is_same_decision, is_settled
+from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord
@@ -109,7 +109,7 @@ class Compare:
                 return
             row["etag"], row["size"], row["last_modified"] = info.etag, info.size, info.last_modified
 
-        with ThreadPoolExecutor(self.stat_threads) as pool:
+        with thread_pool(self.stat_threads) as pool:
             list(pool.map(fill, rows))
 
     def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:

@@ -221,6 +221,7 @@ class Indexer:
                 ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
             ),
             retry_failed=options.retry_failed,
+            stat_threads=self._settings.fetch_threads,
         )
 
     def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:

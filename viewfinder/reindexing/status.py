@@ -1,8 +1,8 @@
 """The status of an index: its collections with estimated sizes, the pause after a rollback, and the upgrade lock."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from viewfinder import clock
 from viewfinder.reindexing.rollback import RollbackPause, read_pause
 from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
 from viewfinder.store import Collection, Store
@@ -43,7 +43,7 @@ def read(store: Store, index: str) -> IndexStatus:
     collections = tuple(_describe(store, each, each.name == live_name) for each in store.collections.all(index))
     control = store.control(index)
     holder = read_holder(control)
-    if holder is not None and holder.expired(datetime.now(UTC)):
+    if holder is not None and holder.expired(clock.now()):
         holder = None
     return IndexStatus(index, collections, read_pause(control), holder)
 
