@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of, store_at
 from viewfinder.indexing.failures import is_same_decision, is_settled
+from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord
@@ -122,7 +122,7 @@ class Compare:
             row["etag"], row["size"], row["last_modified"] = info.version
             row["skip"] = row["skip"] or ("archived" if info.archived else None)
 
-        with ThreadPoolExecutor(self.stat_threads) as pool:
+        with thread_pool(self.stat_threads) as pool:
             list(pool.map(fill, rows))
 
     def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:

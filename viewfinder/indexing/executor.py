@@ -86,11 +86,12 @@ class InProcessExecutor:
 
     Blocks of rows stream through the stages, a few at a time, so memory does not grow with the number of objects.
     Threads read, one decoder process per core decodes, one encoder divides each batch among its threads, and one thread
-    writes. Decoders and encoders are kept until `close`.
+    writes. Decoders and encoders are kept until `close`. `pool` makes a pool of that many threads.
     """
 
-    def __init__(self, *, cores: int | None = None) -> None:
+    def __init__(self, *, cores: int | None = None, pool: Callable[[int], Pool] = ThreadPoolExecutor) -> None:
         self._cores = cores or cpu_cores()
+        self._pool = pool
         self._lock = threading.Lock()
         self._decoders: dict[_DecoderOptions, _DecoderPool] = {}
         self._encoders: dict[tuple[str, str, str], Encode] = {}
@@ -137,7 +138,9 @@ class InProcessExecutor:
         total = Tally()
         rows = compare_all(job.manifest, job.compare, store) if compared is None else compared
         with ExitStack() as stack:
-            fetchers, encoders, writers = (stack.enter_context(_pool(size)) for size in (self._cores, 1, 1))
+            fetchers, encoders, writers = (
+                stack.enter_context(_closing(self._pool(size))) for size in (self._cores, 1, 1)
+            )
             fetched = _ahead(fetchers, fetch, cut_tables(rows, settings.fetch_batch_size), 2 * self._cores)
             encoded = _ahead(encoders, encode, join_tables(fetched, self._batch_size(settings)), 2)
             for tally in _ahead(writers, write, encoded, 2):
@@ -274,8 +277,7 @@ class _DecoderPool:
 
 
 @contextmanager
-def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(size)
+def _closing(pool: Pool) -> Iterator[Pool]:
     try:
         yield pool
     finally:  # after an error, drop tasks that have not started

@@ -4,7 +4,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -19,6 +19,7 @@ from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import CRASHED, is_permanent
 from viewfinder.indexing.machine import machine_id
+from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
@@ -124,7 +125,7 @@ class FetchAndDecode:
             finally:
                 seconds.append(time.perf_counter() - began)
 
-        with ThreadPoolExecutor(self._threads) as pool:
+        with thread_pool(self._threads) as pool:
             reading: list[tuple[Row, Future[ObjectContent]]] = []
             for row in rows:
                 while reading and (

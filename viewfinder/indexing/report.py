@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from viewfinder import clock
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, failure_ratio, skip_counts
 from viewfinder.indexing.prune import PrunePlan
@@ -75,12 +75,12 @@ class Report:
         self._data_dir = data_dir
         self._access = access
         self._began = time.monotonic()
-        self.started_at = _now()
+        self.started_at = clock.timestamp()
 
     @classmethod
     def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
         """Start a report; raises `ConfigurationError` if the destination cannot be written."""
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        run_id = f"{clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         destination = canonical_uri(destination or str(settings.data_dir / "runs" / run_id))
         report = cls(destination, settings.data_dir, access, run_id, dry_run=dry_run)
         if not dry_run:
@@ -254,7 +254,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -223,6 +223,7 @@ class Indexer:
             ),
             retry_failed=options.retry_failed,
             live=live if collection is not None and live is not None and live.name != collection.name else None,
+            stat_threads=self._settings.fetch_threads,
         )
 
     def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:

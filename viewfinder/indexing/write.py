@@ -1,14 +1,15 @@
 """The last stage: write points and failure records, and count every row."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from viewfinder import clock
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import Tally
@@ -40,8 +41,8 @@ def write_rows(
     writes the same points. Points are sent in batches of `batch_size` without waiting for Qdrant to apply them. Only
     the last batch waits, which slows down a pipeline that is faster than the database.
     """
-    began = datetime.now(UTC)
-    stamp = {"run_id": run_id, "indexed_at": began.isoformat(timespec="seconds")}
+    began = time.perf_counter()
+    stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
     rows = _mark_taken_down(store, collection, rows_of(table))
     for row in rows:
         if row["action"] in ("index", "caption"):
@@ -91,7 +92,7 @@ def write_rows(
         fetch_s=sum(row["fetch_s"] or 0.0 for row in rows),
         decode_s=sum(row["decode_s"] or 0.0 for row in rows),
         encode_s=sum(row["encode_s"] or 0.0 for row in rows),
-        write_s=(datetime.now(UTC) - began).total_seconds(),
+        write_s=time.perf_counter() - began,
     )
 
 

@@ -2,9 +2,9 @@
 
 import logging
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from typing import Any, Final
 
+from viewfinder import clock
 from viewfinder.errors import ConfigurationError, ModelMismatchError, UnknownModelError
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.promote import correct_states, promote, retired_collections, wait_for_service
@@ -91,7 +91,7 @@ def read_pause(control: Control) -> RollbackPause | None:
 
 def pause_runs(control: Control, collection: str, rolled_back_from: str) -> None:
     """Pause scheduled runs because of a rollback to `collection`."""
-    pause = RollbackPause(collection, rolled_back_from, datetime.now(UTC).isoformat(timespec="seconds"))
+    pause = RollbackPause(collection, rolled_back_from, clock.timestamp())
     control.write(_KIND, {_SUBJECT: asdict(pause)})
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from viewfinder import clock
 from viewfinder.reindexing.rollback import RollbackPause, read_pause
 from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
 from viewfinder.sources.skips import SKIP_REASONS
@@ -46,7 +46,7 @@ def read(store: Store, index: str) -> IndexStatus:
     collections = tuple(_describe(store, each, each.name == live_name) for each in store.collections.all(index))
     control = store.control(index)
     holder = read_holder(control)
-    if holder is not None and holder.expired(datetime.now(UTC)):
+    if holder is not None and holder.expired(clock.now()):
         holder = None
     return IndexStatus(index, collections, read_pause(control), holder)
 

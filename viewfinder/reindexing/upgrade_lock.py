@@ -10,12 +10,12 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
+from viewfinder.clock import Clock, now
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store.control import Control
 
@@ -66,7 +66,7 @@ class UpgradeLock:
         run_id: str,
         *,
         ttl_s: float = TTL_S,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Clock = now,
     ) -> None:
         self._control = control
         self._run_id = run_id

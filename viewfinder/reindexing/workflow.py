@@ -42,14 +42,20 @@ logger = logging.getLogger("viewfinder.reindex")
 
 
 def reindex(
-    options: ReindexOptions, settings: Settings, store: Store, indexer: Indexer, report: Report
+    options: ReindexOptions,
+    settings: Settings,
+    store: Store,
+    indexer: Indexer,
+    report: Report,
+    *,
+    access: ObjectAccess | None = None,
 ) -> ReindexResult:
     """Bring an index up to date, or change its model.
 
     Raises `ViewfinderError` if that is not possible. If a new collection fails its checks, the result has a `problem`
     and the live collection stays live.
     """
-    return _Reindex(options, settings, store, indexer, report).run()
+    return _Reindex(options, settings, store, indexer, report, access or ObjectAccess.of(settings)).run()
 
 
 def has_wanted_model(options: ReindexOptions, settings: Settings, store: Store) -> bool:
@@ -64,11 +70,17 @@ def has_wanted_model(options: ReindexOptions, settings: Settings, store: Store) 
 
 class _Reindex:
     def __init__(
-        self, options: ReindexOptions, settings: Settings, store: Store, indexer: Indexer, report: Report
+        self,
+        options: ReindexOptions,
+        settings: Settings,
+        store: Store,
+        indexer: Indexer,
+        report: Report,
+        access: ObjectAccess,
     ) -> None:
         self._options = options
         self._settings = settings
-        self._access = ObjectAccess.of(settings)
+        self._access = access
         self._store = store
         self._indexer = indexer
         self._report = report

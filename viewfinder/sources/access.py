@@ -52,6 +52,7 @@ class ObjectAccess:
     read_timeout_s: float = 60.0
     retry_s: float = 30.0  # no attempt begins later than this, except the second
     backoff_s: float = 0.2  # maximum of the first pause; doubles with each attempt up to 10 s
+    backends: tuple[tuple[str, "Backend"], ...] = ()  # replace the real ones, by scheme, in this process only
 
     @classmethod
     def of(cls, settings: Settings) -> "ObjectAccess":

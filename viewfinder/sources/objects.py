@@ -22,7 +22,7 @@ class Objects:
         self, access: ObjectAccess | None = None, *, s3: Backend | None = None, files: Backend | None = None
     ) -> None:
         self.access = access or ObjectAccess()
-        self._backends: dict[str, Backend] = {}
+        self._backends: dict[str, Backend] = dict(self.access.backends)
         if s3 is not None:
             self._backends["s3"] = s3
         if files is not None:

@@ -6,11 +6,12 @@ entries, so no list is stored: every entry is written and deleted by an id made 
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from viewfinder.clock import Clock, now
 from viewfinder.sources.uris import source_uri
 from viewfinder.store.control import Control, Kind
 from viewfinder.store.recorded import CaptionsRecord, Recorded, RunRecord, SourceRecord
@@ -27,9 +28,7 @@ _TICK = timedelta(microseconds=1)
 class CollectionRecords:
     """Writes and reads the records of one collection. `collection_id` is `CollectionMetadata.collection_id`."""
 
-    def __init__(
-        self, control: Control, collection_id: str, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, control: Control, collection_id: str, *, clock: Clock = now) -> None:
         self._control = control
         self._collection_id = collection_id
         self._clock = clock

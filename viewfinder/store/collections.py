@@ -2,11 +2,11 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from qdrant_client import models
 
+from viewfinder import clock
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
@@ -202,7 +202,7 @@ class Collections:
             model={**model.spec, "name": model.name},
             dimension=model.dimension,
             state=state,
-            created_at=_now(),
+            created_at=clock.timestamp(),
             collection_id=uuid.uuid4().hex,
         )
         quantization = self._quantization()
@@ -289,7 +289,3 @@ class Collections:
 
 def _next_name(index: str, model: ModelIdentity, builds: Iterable[int]) -> str:
     return collection_name(index, model.name, model.fingerprint, max(builds, default=0) + 1)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

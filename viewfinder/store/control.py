@@ -7,11 +7,11 @@ the same index never overwrite each other. Points have a payload and no vector.
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from qdrant_client import models
 
+from viewfinder import clock
 from viewfinder.errors import CollectionMissingError, StoreError
 from viewfinder.store.connection import Connection
 from viewfinder.store.records import is_point_id
@@ -108,7 +108,7 @@ class Control:
             raise ValueError(f"not point ids: {invalid[:3]}")
         known = self.takedowns(list(images))
         records = {
-            each: {"uri": uri, "at": known[each].at if each in known else _now()}
+            each: {"uri": uri, "at": known[each].at if each in known else clock.timestamp()}
             for each, uri in images.items()
             if each not in known or (uri and not known[each].uri)
         }
@@ -150,7 +150,7 @@ class Control:
 
         Replaces earlier records, or with `only_new` keeps them.
         """
-        at = _now()
+        at = clock.timestamp()
         options = {"update_mode": models.UpdateMode.INSERT_ONLY} if only_new else {}
         points = [_point(kind, subject, record, at) for subject, record in records.items()]
         for part in self._limit.batches([point_bytes(point.payload or {}, 0) for point in points], _PAGE_SIZE):
@@ -169,7 +169,7 @@ class Control:
             if absent
             else {"update_mode": models.UpdateMode.UPDATE_ONLY, "update_filter": condition}
         )
-        self._upsert([_point(kind, subject, record, _now())], **options)
+        self._upsert([_point(kind, subject, record, clock.timestamp())], **options)
 
     def _upsert(self, points: list[models.PointStruct], **options: Any) -> None:
         try:
@@ -228,10 +228,6 @@ class Control:
 
 def _takedown(record: Mapping[str, Any]) -> TakedownRecord:
     return TakedownRecord(str(record["uri"]), str(record["at"]))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _equals(field: str, value: str) -> models.FieldCondition:

@@ -1,0 +1,273 @@
+"""What happens in a history: phases of actions that run at once. A history is drawn from its seed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from tests.simulation import objects, stores
+from tests.simulation.models import MODELS, model_directory
+from tests.simulation.scheduler import Task
+from tests.simulation.world import World
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.reindexing.options import ReindexOptions
+
+# Each is a kind of event that one fault of the past needs; a feature in `history.KNOWN` is not drawn.
+FEATURES = frozenset(
+    {
+        "several captions files",
+        "captions of nothing",
+        "two index runs",
+        "two reindexes",
+        "decoder upgrades",
+        "bad nodes",
+        "vanishing sources",
+        "two spellings",
+        "vectors that are not finite",
+        "timeouts and failed replicas",
+        "repeated tokens",
+        "archived objects",
+        "clocks",
+        "kills",
+        "limits",
+        "rollbacks",
+    }
+)
+SCENARIOS = frozenset({"two index runs", "two reindexes", "vanishing sources"})
+FOLDERS = ("cats", "dogs")
+URIS = tuple(f"{objects.PHOTOS}{folder}/{name}.jpg" for folder in FOLDERS for name in "abcde")
+ANCHORS = tuple(f"{objects.PHOTOS}{folder}/0.jpg" for folder in FOLDERS)  # never change, so no source is empty
+FILES = tuple(f"s3://captions/{month}.csv" for month in ("january", "february"))
+_WORDS = ("red", "old", "big", "wet", "new")
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action of a phase; `options` are those of its kind. For the others see `Task`."""
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+    delay: int = 0
+    skew_s: float = 0.0
+    kill_at: int | None = None
+    faults: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_run(self) -> bool:
+        return self.kind in ("index", "reindex")
+
+    def __str__(self) -> str:
+        details = {name: value for name, value in self.options.items() if value not in (None, False, ())}
+        parts = [f"{name}={value!r}" for name, value in details.items()]
+        for name, value in (("after", self.delay), ("clock", self.skew_s), ("kill_at", self.kill_at)):
+            parts += [f"{name}={value}"] if value else []
+        parts += [f"faults={self.faults}"] if self.faults else []
+        return f"{self.kind}({', '.join(parts)})"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Actions that run at once, interleaved as `seed` says, `hours` after the phase before."""
+
+    actions: tuple[Action, ...]
+    seed: int
+    hours: int
+
+
+def function_of(action: Action, world: World, task: Task) -> Callable[[], Any]:
+    """Return the function that carries out an action."""
+    options, bucket = action.options, world.bucket
+
+    def change() -> None:
+        world.scheduler.step()
+        match action.kind:
+            case "put":
+                world.put(options["uri"], options["content"])
+            case "delete":
+                bucket.delete(options["uri"])
+            case "archive" | "unarchive":
+                bucket.archive(options["uri"], action.kind == "archive")
+            case "vanish":
+                for uri in [uri for uri in URIS if f"/{options['folder']}/" in uri]:
+                    bucket.delete(uri)
+            case "captions":
+                world.write_captions(options["file"], options["rows"])
+            case "upgrade decoder":
+                world.decoder_version = 2
+
+    programs: dict[str, Callable[[], Any]] = {
+        "index": lambda: world.index(task, index_options(options), bad_node=options.get("bad_node", False)),
+        "reindex": lambda: world.reindex(task, reindex_options(options)),
+        "take down": lambda: world.take_down(options["uri"]),
+        "restore": lambda: world.restore(options["uri"]),
+        "roll back": world.roll_back,
+        "release": world.release,
+    }
+    return programs.get(action.kind, change)
+
+
+def index_options(options: dict[str, Any]) -> IndexOptions:
+    return IndexOptions(
+        sources=options["sources"],
+        captions=(options["captions"],) if options.get("captions") else (),
+        prune=options.get("prune", False),
+        prune_max_ratio=options.get("ratio", 0.2),
+        max_objects=options.get("limit"),
+        max_failure_ratio=1.0,
+    )
+
+
+def reindex_options(options: dict[str, Any]) -> ReindexOptions:
+    model = options.get("model")
+    return ReindexOptions(
+        model=model and model_directory(model), prune_max_ratio=options.get("ratio", 0.2), max_failure_ratio=1.0
+    )
+
+
+class Draw:
+    """Draws the phases of a history."""
+
+    def __init__(self, seed: int, features: frozenset[str], *, often: float = 0.2) -> None:
+        self._random = Random(seed)
+        self._often = often  # the share of phases with a scenario
+        self._features = features
+        self._number = 10
+
+    def history(self) -> list[Phase]:
+        """Return the phases: first a bucket and an index, then what happens to them."""
+        chosen = self._random
+        first = [Action("put", {"uri": uri, "content": self._content("good")}) for uri in ANCHORS]
+        first += [self._put(uri) for uri in chosen.sample(URIS, chosen.randint(3, 7))]
+        first += [self._captions(file) for file in self._files()]
+        phases = [Phase(tuple(first), 0, 0), self._phase([self._index()])]
+        for _ in range(chosen.randint(2, 5)):
+            phases.append(self._phase(self._changes()))
+            phases.append(self._phase(self._runs()))
+        return phases
+
+    def _phase(self, actions: list[Action]) -> Phase:
+        return Phase(tuple(actions), self._random.getrandbits(32), self._random.choice([1, 24, 24 * 7]))
+
+    def _changes(self) -> list[Action]:
+        changes = [self._change() for _ in range(self._random.randint(1, 3))]
+        # A takedown and its end at the same time have no defined result.
+        return [each for each in changes if each.kind != "restore" or len(changes) == 1]
+
+    def _change(self) -> Action:
+        chosen, uri = self._random, self._random.choice(URIS)
+        kinds = {"put": 6, "delete": 4, "captions": 3, "take down": 1, "restore": 1}
+        kinds |= {"archive": 1, "unarchive": 1} if "archived objects" in self._features else {}
+        kinds |= {"vanish": 1} if "vanishing sources" in self._features else {}
+        kinds |= {"upgrade decoder": 1} if "decoder upgrades" in self._features else {}
+        kind = chosen.choices(list(kinds), list(kinds.values()))[0]
+        match kind:
+            case "put":
+                return self._put(uri)
+            case "captions":
+                return self._captions(chosen.choice(self._files()))
+            case "vanish":
+                return Action(kind, {"folder": chosen.choice(FOLDERS)})
+            case "upgrade decoder":
+                return Action(kind)
+        return Action(kind, {"uri": uri})
+
+    def _runs(self) -> list[Action]:
+        """Return one run, or two at once, and perhaps changes meanwhile."""
+        chosen = self._random
+        if self._features & SCENARIOS and chosen.random() < self._often:
+            return self._scenario(chosen.choice(sorted(self._features & SCENARIOS)))
+        runs = [self._run()]
+        if chosen.random() < 0.3:
+            second = self._run()
+            pair = (runs[0].kind, second.kind)
+            allowed = {("index", "index"): "two index runs", ("reindex", "reindex"): "two reindexes"}
+            if pair not in allowed or allowed[pair] in self._features:
+                runs.append(self._with(second, delay=chosen.choice([0, 0, 10, 40])))
+        if chosen.random() < 0.4:
+            runs += [self._with(each, delay=chosen.randint(1, 120)) for each in self._changes()[:2]]
+        return runs
+
+    def _scenario(self, feature: str) -> list[Action]:
+        """Return actions at once that seldom meet by chance."""
+        chosen = self._random
+        if feature == "two index runs":
+            first = self._with(self._index(), delay=chosen.choice([0, 0, 10]))
+            sources = chosen.choice([first.options, self._index().options])["sources"]
+            second = Action("index", {**first.options, "sources": sources, "prune": True, "ratio": 1.0})
+            return [first, second, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(1, 40))]
+        change = self._hurt(Action("reindex", {"model": chosen.choice(MODELS), "ratio": 0.2}))
+        if feature == "two reindexes":
+            return [change, change]
+        vanish = Action("vanish", {"folder": chosen.choice(FOLDERS)})
+        return [change, self._with(vanish, delay=chosen.randint(20, 160))]
+
+    def _run(self) -> Action:
+        chosen = self._random
+        kinds = {"index": 6.0, "reindex": 4.0}
+        kinds |= {"roll back": 0.5, "release": 0.5} if "rollbacks" in self._features else {}
+        kind = chosen.choices(list(kinds), list(kinds.values()))[0]
+        if kind == "index":
+            return self._index()
+        if kind == "reindex":
+            model = chosen.choice([None, *MODELS])
+            return self._hurt(Action("reindex", {"model": model, "ratio": chosen.choice([0.2, 0.2, 0.5, 1.0])}))
+        return Action(kind)
+
+    def _index(self) -> Action:
+        chosen = self._random
+        places = [f"{objects.PHOTOS}{folder}" for folder in FOLDERS] + [objects.PHOTOS.rstrip("/")]
+        places += [f"{place}/" for place in places[:2]] if "two spellings" in self._features else []
+        options = {
+            "sources": tuple(chosen.sample(places, chosen.choice([1, 1, 1, 2]))),
+            "captions": chosen.choice(self._files()) if chosen.random() < 0.5 else None,
+            "prune": chosen.random() < 0.5,
+            "ratio": chosen.choice([0.2, 0.5, 1.0]),
+            "bad_node": "bad nodes" in self._features and chosen.random() < 0.1,
+        }
+        if "limits" in self._features and chosen.random() < 0.05:  # the command line refuses to prune then
+            options |= {"prune": False, "limit": chosen.randint(1, 4)}
+        return self._hurt(Action("index", options))
+
+    def _hurt(self, run: Action) -> Action:
+        """Return a run with faults, perhaps a kill, and a clock that is wrong."""
+        chosen = self._random
+        faults: dict[int, str] = {}
+        if chosen.random() < 0.3:
+            names = {name for name in (*objects.FAULTS, *stores.FAULTS) if self._allows(name)}
+            faults = {chosen.randint(1, 150): chosen.choice(sorted(names)) for _ in range(chosen.randint(1, 3))}
+        kill_at = chosen.randint(1, 150) if "kills" in self._features and chosen.random() < 0.15 else None
+        skew_s = chosen.choice([0, 0, -300, 300, 60]) if "clocks" in self._features else 0
+        return self._with(run, faults=faults, kill_at=kill_at, skew_s=skew_s)
+
+    def _allows(self, fault: str) -> bool:
+        needs = {"repeated_token": "repeated tokens"}
+        needs |= dict.fromkeys(("timeout_408", "consensus_500", "replica_500"), "timeouts and failed replicas")
+        return fault not in needs or needs[fault] in self._features
+
+    def _put(self, uri: str) -> Action:
+        kinds = {"good": 12, "bad": 1, "text": 1}
+        kinds |= {"heic": 1} if "decoder upgrades" in self._features else {}
+        kinds |= {"nan": 1} if "vectors that are not finite" in self._features else {}
+        kind = self._random.choices(list(kinds), list(kinds.values()))[0]
+        return Action("put", {"uri": uri, "content": self._content(kind)})
+
+    def _content(self, kind: str) -> bytes:
+        self._number += 1
+        return f"{kind} {self._number:04}".encode()
+
+    def _captions(self, file: str) -> Action:
+        chosen = self._random
+        uris = sorted(chosen.sample(URIS, chosen.randint(1, 5)))
+        uris += [] if "captions of nothing" in self._features else ANCHORS
+        return Action("captions", {"file": file, "rows": {uri: self._text() for uri in uris}})
+
+    def _text(self) -> str:
+        self._number += 1
+        return f"{self._random.choice(_WORDS)} {self._number}"
+
+    def _files(self) -> tuple[str, ...]:
+        return FILES if "several captions files" in self._features else FILES[:1]
+
+    @staticmethod
+    def _with(action: Action, **changes: Any) -> Action:
+        return Action(**{**vars(action), **changes})

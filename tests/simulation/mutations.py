@@ -1,0 +1,160 @@
+"""Faults of the past, put back one at a time: the simulation must find each.
+
+Modules are imported inside functions, so that each mutation needs only the module that it changes.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from greenlet import getcurrent, greenlet
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault that `patches` put back. Histories have `features`, so that they meet it soon."""
+
+    name: str
+    breaks: str
+    features: frozenset[str]
+    patches: Callable[[], Iterator[Any]] = field(repr=False)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the fault back for a while."""
+        with ExitStack() as stack:
+            for each in self.patches():
+                stack.enter_context(each)
+            yield
+
+
+def _last_captions_file() -> Iterator[Any]:
+    from viewfinder.reindexing import build
+
+    plan_run = build.plan_run
+
+    def plan(*arguments: Any, **options: Any) -> Any:
+        run = plan_run(*arguments, **options)
+        last = {each.source: each for each in run.recorded.captions}
+        recorded = replace(run.recorded, captions=list(last.values()))
+        return replace(
+            run,
+            recorded=recorded,
+            prune_captions=bool(last),
+            prune_captions_max_ratio=1.0,
+            captions_from=None,
+        )
+
+    yield patch.object(build, "plan_run", plan)
+
+
+def _prune_by_what_is_there_now() -> Iterator[Any]:
+    from viewfinder.indexing.snapshot import PointBefore, Snapshot
+
+    taken: dict[Any, tuple[Any, Any]] = {}
+    take = Snapshot.take.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: Any, store: Any, collection: Any, *arguments: Any) -> Any:
+        made = take(cls, store, collection, *arguments)
+        taken[made.path] = store, collection
+        return made
+
+    def points(self: Snapshot) -> Iterator[PointBefore]:
+        store, collection = taken[self.path]
+        for record in list(store.points.iterate(collection, {"sources": {"in": list(self.sources)}})):
+            yield PointBefore.of(record.id, record.payload)
+
+    yield patch.object(Snapshot, "take", classmethod(noted))
+    yield patch.object(Snapshot, "points", points)
+
+
+def _one_list_of_sources() -> Iterator[Any]:
+    from viewfinder.store.collection_records import CollectionRecords
+
+    read, record_sources = CollectionRecords.read, CollectionRecords.record_sources
+    known: dict[greenlet, Any] = {}  # what each program has read first
+
+    def noted(self: CollectionRecords) -> Any:
+        return known.setdefault(getcurrent(), read(self))
+
+    def write_list(self: CollectionRecords, sources: Any) -> None:
+        sources = list(sources)
+        kept = known.pop(getcurrent(), read(self)).sources.keys() | {each.uri for each in sources}
+        record_sources(self, sources)
+        self.remove_sources(read(self).sources.keys() - kept)
+
+    yield patch.object(CollectionRecords, "read", noted)
+    yield patch.object(CollectionRecords, "record_sources", write_list)
+
+
+def _failures_for_ever() -> Iterator[Any]:
+    from viewfinder.indexing import compare
+
+    yield patch.object(compare, "is_same_decision", lambda failure, decided_by: True)
+
+
+def _crashes_are_permanent() -> Iterator[Any]:
+    from viewfinder.indexing import failures
+
+    yield patch.object(failures, "_is_confirmed", lambda crashes, machines: True)
+
+
+def _no_bound_after_a_switch() -> Iterator[Any]:
+    from viewfinder.reindexing import build
+
+    plan_run = build.plan_run
+    yield patch.object(
+        build, "plan_run", lambda *arguments, **options: plan_run(*arguments, **{**options, "prune_max_ratio": 1.0})
+    )
+
+
+def _two_spellings() -> Iterator[Any]:
+    from viewfinder.indexing import preflight, run
+    from viewfinder.reindexing import build
+    from viewfinder.sources import manifest
+    from viewfinder.sources.uris import canonical_uri
+    from viewfinder.store import collection_records, recorded
+
+    for module in (collection_records, recorded, manifest, preflight, run, build):
+        if hasattr(module, "source_uri"):
+            yield patch.object(module, "source_uri", canonical_uri)
+
+
+def _weak_ordering() -> Iterator[Any]:
+    from viewfinder.store import control
+
+    yield patch.object(control, "_ORDERING", None)
+
+
+def _vectors_are_not_checked() -> Iterator[Any]:
+    from viewfinder.indexing import unwritable
+
+    yield patch.object(unwritable, "have_direction", lambda vectors: np.full(len(vectors), True))
+
+
+def _final_timeouts() -> Iterator[Any]:
+    from viewfinder.store import server
+
+    yield patch.object(server, "_TRANSIENT", frozenset({429, 502, 503, 504}))
+    yield patch.object(server, "_TRANSIENT_500", re.compile("(?!)"))
+
+
+def _mutation(name: str, breaks: str, feature: str, patches: Callable[[], Iterator[Any]]) -> Mutation:
+    return Mutation(name, breaks, frozenset({feature}), patches)
+
+
+MUTATIONS = (
+    _mutation("captions", "only the last captions file counts", "several captions files", _last_captions_file),
+    _mutation("prune", "a prune sees what came after its listing", "two index runs", _prune_by_what_is_there_now),
+    _mutation("sources", "sources are one list, read and written", "two index runs", _one_list_of_sources),
+    _mutation("failures", "a permanent failure is for ever", "decoder upgrades", _failures_for_ever),
+    _mutation("crashes", "one crash is permanent", "bad nodes", _crashes_are_permanent),
+    _mutation("spelling", "s3://b/p and s3://b/p/ are two sources", "two spellings", _two_spellings),
+    _mutation("lock", "weak ordering of the upgrade lock", "two reindexes", _weak_ordering),
+    _mutation("vectors", "every vector is written", "vectors that are not finite", _vectors_are_not_checked),
+    _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", _final_timeouts),
+)

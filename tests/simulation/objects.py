@@ -1,0 +1,216 @@
+"""The simulated object store: a boto3 client over a dictionary, behind the real `S3Objects`."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from botocore.exceptions import ClientError, ConnectionClosedError, IncompleteReadError
+
+from tests.simulation.scheduler import Scheduler
+from viewfinder.backoff import Backoff
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.s3 import S3Objects
+
+PAGE = 3
+PHOTOS = "s3://photos/"
+# Faults by the operations that they can strike.
+FAULTS = {
+    "slow_down": ("get", "head", "list", "put"),
+    "internal_error": ("get", "head", "list", "put"),
+    "closed": ("get", "head", "list", "put"),
+    "short_body": ("get",),
+    "repeated_token": ("list",),
+}
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as it is now."""
+
+    content: bytes
+    modified: datetime
+    archived: bool = False
+
+    @property
+    def etag(self) -> str:
+        return hashlib.md5(self.content, usedforsecurity=False).hexdigest()
+
+
+@dataclass
+class Bucket:
+    """All objects by URI. `touched` is the last step at which a photo was changed in any way."""
+
+    scheduler: Scheduler
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+    touched: dict[str, int] = field(default_factory=dict)
+    gets: list[str] = field(default_factory=list)
+
+    def put(self, uri: str, content: bytes) -> None:
+        self.objects[uri] = StoredObject(content, self.scheduler.time)
+        self.touch(uri)
+
+    def delete(self, uri: str) -> None:
+        if self.objects.pop(uri, None):
+            self.touch(uri)
+
+    def archive(self, uri: str, archived: bool) -> None:
+        if uri in self.objects:
+            self.objects[uri] = replace(self.objects[uri], archived=archived)
+            self.touch(uri)
+
+    def touch(self, uri: str) -> None:
+        self.touched[uri] = self.scheduler.steps
+
+
+class SimulatedS3(S3Objects):
+    """`S3Objects` with its boto3 client, clock and pauses replaced."""
+
+    def __init__(self, bucket: Bucket, access: ObjectAccess) -> None:
+        super().__init__(access)
+        self._bucket = bucket
+        scheduler = bucket.scheduler
+        self._backoff = Backoff(
+            access.retry_s, first_s=0.2, clock=scheduler.monotonic, sleep=scheduler.sleep, draw=lambda low, high: high
+        )
+
+    def _connect(self, *, check: bool = False) -> Any:
+        return _Client(self._bucket, attempts=2 if check else 1)
+
+    def _discard_client(self, refused: object) -> bool:
+        return False
+
+
+class _Client:
+    """The methods of boto3's S3 client that viewfinder calls."""
+
+    def __init__(self, bucket: Bucket, attempts: int) -> None:
+        self._bucket = bucket
+        self._attempts = attempts
+        self._objects = bucket.objects
+
+    def get_object(self, *, Bucket: str, Key: str, **options: Any) -> dict[str, Any]:
+        fault = self._step("get")
+        uri = f"s3://{Bucket}/{Key}"
+        if uri.startswith(PHOTOS):
+            self._bucket.gets.append(uri)
+            if (task := self._bucket.scheduler.task) is not None:
+                task.seen.setdefault("gets", []).append(uri)
+        stored = self._find(uri)
+        if stored.archived:
+            raise _error("InvalidObjectState", 403, "get")
+        body = stored.content
+        if "Range" in options:
+            first, last = options["Range"].removeprefix("bytes=").split("-")
+            body = body[int(first) : int(last) + 1 if last else None]
+        sent = body[: len(body) // 2] if fault == "short_body" else body
+        return self._headers(stored) | {"ContentLength": len(body), "Body": _Body(sent, len(body))}
+
+    def head_object(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, Any]:
+        self._step("head")
+        return self._headers(self._find(f"s3://{Bucket}/{Key}", "404"))
+
+    def put_object(self, *, Bucket: str, Key: str, Body: BinaryIO, **_: Any) -> None:
+        self._step("put")
+        self._objects[f"s3://{Bucket}/{Key}"] = StoredObject(Body.read(), self._bucket.scheduler.time)
+
+    def download_fileobj(self, bucket: str, key: str, file: BinaryIO, **_: Any) -> None:
+        body = self.get_object(Bucket=bucket, Key=key)["Body"]
+        content = body.read()
+        if body.length_remaining:
+            raise IncompleteReadError(actual_bytes=len(content), expected_bytes=len(content) + body.length_remaining)
+        if (task := self._bucket.scheduler.task) is not None:
+            task.seen.setdefault("files", {})[f"s3://{bucket}/{key}"] = content
+        file.write(content)
+
+    def list_objects_v2(self, *, Bucket: str, Prefix: str = "", **options: Any) -> dict[str, Any]:
+        fault = self._step("list")
+        begin = options.get("ContinuationToken") or options.get("StartAfter") or ""
+        keys = sorted(uri.removeprefix(f"s3://{Bucket}/") for uri in self._objects if uri.startswith(f"s3://{Bucket}/"))
+        keys = [key for key in keys if key.startswith(Prefix) and key > begin]
+        page = keys[: min(PAGE, options.get("MaxKeys", PAGE))]
+        entries = [self._entry(Bucket, key) for key in page]
+        answer: dict[str, Any] = {"Contents": entries, "IsTruncated": len(page) < len(keys)}
+        if answer["IsTruncated"]:
+            # The token is the last key; a faulty server gives the same one again and again.
+            answer["NextContinuationToken"] = begin if fault == "repeated_token" and begin else page[-1]
+        return answer
+
+    def list_buckets(self) -> dict[str, Any]:
+        return {"Buckets": [{"Name": "photos"}]}
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _entry(self, bucket: str, key: str) -> dict[str, Any]:
+        uri = f"s3://{bucket}/{key}"
+        stored, task = self._objects[uri], self._bucket.scheduler.task
+        if task is not None and uri.startswith(PHOTOS):
+            task.seen.setdefault("listed", {})[uri] = (stored, self._bucket.scheduler.steps)
+        storage = "DEEP_ARCHIVE" if stored.archived else "STANDARD"
+        modified = f"{stored.modified:%Y-%m-%dT%H:%M:%S}.000Z"
+        return {
+            "Key": key,
+            "Size": len(stored.content),
+            "ETag": f'"{stored.etag}"',
+            "LastModified": modified,
+            "StorageClass": storage,
+        }
+
+    def _headers(self, stored: StoredObject) -> dict[str, Any]:
+        storage = {"StorageClass": "DEEP_ARCHIVE"} if stored.archived else {}
+        modified = f"{stored.modified:%a, %d %b %Y %H:%M:%S} GMT"
+        size = len(stored.content)
+        return {"ETag": f'"{stored.etag}"', "LastModified": modified, "ContentLength": size, **storage}
+
+    def _find(self, uri: str, code: str = "NoSuchKey") -> StoredObject:
+        if uri not in self._objects:
+            raise _error(code, 404, "get")
+        return self._objects[uri]
+
+    def _step(self, operation: str) -> str | None:
+        fault = None
+        for _ in range(self._attempts):
+            self._bucket.scheduler.step()
+            fault = take_fault(self._bucket.scheduler, lambda name: operation in FAULTS.get(name, ()))
+            if fault is None:
+                break
+        if fault == "slow_down":
+            raise _error("SlowDown", 503, operation)
+        if fault == "internal_error":
+            raise _error("InternalError", 500, operation)
+        if fault == "closed":
+            raise ConnectionClosedError(endpoint_url="http://simulated")
+        return fault
+
+
+def take_fault(scheduler: Scheduler, fits: Callable[[str], bool]) -> str | None:
+    """Return the next fault that is due for the running task and fits; a repeated token stays until the run ends."""
+    task = scheduler.task
+    if task is None:
+        return None
+    for step, name in sorted(task.faults.items()):
+        if step <= task.steps and fits(name):
+            if name != "repeated_token":
+                del task.faults[step]
+            return name
+    return None
+
+
+class _Body(io.BytesIO):
+    """The body of a response: `length` bytes are announced, perhaps fewer arrive."""
+
+    def __init__(self, content: bytes, length: int) -> None:
+        super().__init__(content)
+        self._length = length
+
+    @property
+    def length_remaining(self) -> int:
+        return self._length - self.tell()
+
+
+def _error(code: str, status: int, operation: str) -> ClientError:
+    answer: Any = {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, operation)

@@ -1,0 +1,114 @@
+"""A deterministic scheduler: of several tasks one runs at a time, and hands over only at an I/O step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from viewfinder import clock
+
+STEP_S = 0.05
+MAX_STEPS = 4000  # a run that needs more never ends
+
+
+class Killed(BaseException):
+    """The process of a run has been killed: nothing after this step happens."""
+
+
+class EndlessError(BaseException):
+    """A run did not end within `MAX_STEPS`."""
+
+
+@dataclass
+class Task:
+    """One action. It starts `delay` steps after its phase, its clock is `skew_s` off, and step `kill_at` kills it."""
+
+    name: str
+    place: int = 0  # among the actions of its phase
+    delay: int = 0
+    skew_s: float = 0.0
+    kill_at: int | None = None
+    faults: dict[int, str] = field(default_factory=dict)
+    steps: int = 0
+    dead: bool = False
+    began: int = 0
+    result: Any = None
+    error: BaseException | None = None
+    seen: dict[str, Any] = field(default_factory=dict)  # what the world notes about it
+
+
+class Scheduler:
+    """Runs the tasks of one phase after the other. `steps` counts all steps, `time` is the true time of day."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
+        self.steps = 0
+        self._random = Random(0)
+        self._switch = 0.3
+        self._tasks: dict[greenlet, Task] = {}
+
+    @property
+    def task(self) -> Task | None:
+        """The task that is running; None in the oracle and between phases."""
+        return self._tasks.get(getcurrent())
+
+    def run(self, work: list[tuple[Task, Callable[[], Any]]], seed: int) -> None:
+        """Run all tasks to their end."""
+        self._random = Random(seed)
+        self._switch = self._random.choice([0.05, 0.3, 0.9])
+        start = self.steps
+        waiting = [(start + task.delay, greenlet(self._main), task, function) for task, function in work]
+        alive: list[greenlet] = []
+        while alive or waiting:
+            for each in [each for each in waiting if each[0] <= self.steps]:
+                waiting.remove(each)
+                _, thread, task, function = each
+                self._tasks[thread] = task
+                task.began = self.steps
+                thread.switch(task, function)
+                alive.append(thread)
+            alive = [each for each in alive if not each.dead]
+            if alive:
+                self._random.choice(alive).switch()
+                alive = [each for each in alive if not each.dead]
+            elif waiting:
+                self.steps += 1
+        self._tasks = {}
+
+    def step(self) -> None:
+        """Count one I/O step of the running task, and perhaps let another task run first."""
+        task = self.task
+        if task is None:
+            return
+        if not task.dead:
+            self.steps += 1
+            task.steps += 1
+            self.time += timedelta(seconds=STEP_S)
+            if self._random.random() < self._switch:
+                getcurrent().parent.switch()
+            task.dead = task.steps == task.kill_at
+        if task.dead:
+            raise Killed
+        if task.steps > MAX_STEPS:
+            raise EndlessError
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.time += timedelta(seconds=seconds)
+        self.step()
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def _main(self, task: Task, function: Callable[[], Any]) -> None:
+        getcurrent().parent.switch()
+        with clock.using(lambda: self.time + timedelta(seconds=task.skew_s)):
+            try:
+                task.result = function()
+            except BaseException as error:
+                task.error = error
+                # A traceback keeps the frames of a whole run alive.
+                task.seen["traceback"] = error.__traceback__

@@ -1,0 +1,205 @@
+"""The simulated stores: the embedded one in memory, and a server with faults in front of Qdrant's local mode."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+from qdrant_client import models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from tests.simulation.objects import take_fault
+from tests.simulation.scheduler import Scheduler
+from viewfinder.backoff import Backoff
+from viewfinder.store import Store, StoreAddress
+from viewfinder.store.directory import DirectoryClient
+from viewfinder.store.local_mode import LocalMode
+from viewfinder.store.server import ServerClient
+
+# Status and text of each fault.
+REFUSALS = {
+    "timeout_408": (408, "Timeout error: Operation timed out"),
+    "rate_429": (429, "Rate limiting exceeded"),
+    "unavailable_503": (503, "Service Unavailable"),
+    "consensus_500": (500, "Service internal error: Waiting for consensus operation commit failed. Please retry"),
+    "replica_500": (500, "Service internal error: failed to apply operation to at least one `Active` replica"),
+}
+FAULTS = (*REFUSALS, "no_answer", "lost_answer")
+_READS = ("query_points", "scroll", "count", "retrieve", "get_collection", "get_collections", "get_aliases", "info")
+_SEARCH = "query_batch_points"  # changes nothing, and a check sends 120 of them: no step
+_CONTROL = "__control"
+_LAG = 20  # steps until a write reaches the other replica
+_STRUCTURE = ("create_collection", "delete_collection", "update_collection_aliases")
+
+
+class Database:
+    """The collections of one index. It notes with each task the points that it deleted and its changes of collections.
+
+    On a server the control collection has two replicas, and each program talks to one of them. A conditional write
+    without an ordering is decided on that one, and later once more on the other.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, replicated: bool = False) -> None:
+        self.local = LocalMode(":memory:")
+        self._replicas = [self.local, LocalMode(":memory:")] if replicated else [self.local]
+        self._pending: list[tuple[int, LocalMode, str, dict[str, Any]]] = []
+        self.scheduler = scheduler
+        self._searches: dict[Any, Any] = {}
+
+    def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Carry out one call of a client."""
+        name = arguments.get("collection_name", "")
+        if name.endswith(_CONTROL):
+            return self._call_control(method, arguments)
+        key = None
+        if method == _SEARCH:
+            arguments["requests"] = [each.model_copy(update={"params": None}) for each in arguments["requests"]]
+            # The check of search times repeats each search many times.
+            key = (name, *(each.model_dump_json() for each in arguments["requests"]))
+            if key in self._searches:
+                return self._searches[key]
+        elif method not in _READS:
+            self._searches.clear()
+            self._note(method, name, arguments)
+        is_live = name and name == self.local.aliases.get("images") and method not in _READS and key is None
+        before = set(self.local.collections[name].ids) if is_live else set()
+        answer = getattr(self.local, method)(**arguments)
+        self._note_deleted(name, before)
+        if key is not None:
+            self._searches[key] = answer
+        return answer
+
+    def _call_control(self, method: str, arguments: dict[str, Any]) -> Any:
+        ordered = arguments.pop("ordering", None) not in (None, models.WriteOrdering.WEAK)
+        for pending in [each for each in self._pending if each[0] <= self.scheduler.steps]:
+            self._pending.remove(pending)
+            getattr(pending[1], pending[2])(**pending[3])
+        task = self.scheduler.task
+        first = self._replicas[(task.place if task else 0) % len(self._replicas)]
+        others = [each for each in self._replicas if each is not first]
+        answer = getattr(first, method)(**arguments)
+        for other in () if method in _READS else others:
+            if arguments.get("update_mode") and not ordered:
+                self._pending.append((self.scheduler.steps + _LAG, other, method, arguments))
+            else:
+                getattr(other, method)(**arguments)
+        return answer
+
+    def _note(self, method: str, name: str, arguments: dict[str, Any]) -> None:
+        task = self.scheduler.task
+        if task is None:
+            return
+        if method in _STRUCTURE:
+            task.seen.setdefault("structure", []).append(self.scheduler.steps)
+
+    def _note_deleted(self, name: str, before: set[Any]) -> None:
+        task = self.scheduler.task
+        gone = before - self.local.collections[name].ids.keys() if name in self.local.collections else set()
+        if gone and task is not None:
+            task.seen.setdefault("deleted", {}).setdefault(name, [len(before), set()])[1].update(gone)
+
+
+class EmbeddedClient(DirectoryClient):
+    """The embedded store without a directory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._local = database.local
+        self._directory = Path("/dev/shm")
+        self._advised = False
+        self._call_lock = threading.Lock()
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        if method != _SEARCH:
+            self._database.scheduler.step()
+        return super().call(method, **arguments)
+
+    def close(self) -> None:
+        """The database stays."""
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        if method == "create_payload_index":
+            return None
+        return self._database.call(method, arguments)
+
+
+class SimulatedServer(ServerClient):
+    """`ServerClient` whose requests are answered by local mode, and sometimes by a fault."""
+
+    def __init__(self, database: Database, address: StoreAddress) -> None:
+        self._address = address
+        self._timeout_s = address.timeout_s
+        self._client: Any = _Requests(database)
+
+
+class _Requests:
+    """The methods of `QdrantClient`, raising the exceptions that it raises."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return lambda **arguments: self._request(method, arguments)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _request(self, method: str, arguments: dict[str, Any]) -> Any:
+        database = self._database
+        if method == _SEARCH:
+            return database.call(method, arguments)
+        database.scheduler.step()
+        fault = take_fault(database.scheduler, FAULTS.__contains__)
+        if fault in REFUSALS:
+            raise _response(*REFUSALS[fault])
+        if fault == "no_answer":
+            raise ResponseHandlingException(httpx.ConnectError("connection refused"))
+        answer = self._answer(method, arguments)
+        if fault == "lost_answer":
+            raise ResponseHandlingException(httpx.ReadTimeout("timed out"))
+        return answer
+
+    def _answer(self, method: str, arguments: dict[str, Any]) -> Any:
+        for option in ("timeout", "consistency"):
+            arguments.pop(option, None)
+        if not str(arguments.get("collection_name")).endswith(_CONTROL):
+            arguments.pop("ordering", None)
+        if method == "info":
+            return SimpleNamespace(title="qdrant - vector search engine", version="1.20.0")
+        if method == "get_optimizations":
+            return SimpleNamespace(running=[], summary=SimpleNamespace(queued_optimizations=0))
+        if method == "create_payload_index":
+            return None
+        local: QdrantLocal = self._database.local
+        try:
+            return self._database.call(method, arguments)
+        except KeyError as error:
+            raise _response(404, f"Not found: No point with id {error} found") from error
+        except ValueError as error:
+            name = arguments.get("collection_name")
+            if name is not None and method != "create_collection" and not local.collection_exists(name):
+                raise _response(404, f"Not found: Collection `{name}` doesn't exist!") from error
+            raise _response(409 if "already exists" in str(error) else 400, f"Wrong input: {error}") from error
+
+
+class SimulatedStore(Store):
+    """A store whose check needs no network."""
+
+    def check(self) -> str:
+        return "1.20.0"
+
+
+def open_store(database: Database, address: StoreAddress) -> Store:
+    """Open the store as one program does."""
+    scheduler = database.scheduler
+    retry = Backoff(120.0, clock=scheduler.monotonic, sleep=scheduler.sleep, draw=lambda low, high: high / 2)
+    client = EmbeddedClient(database) if address.url is None else SimulatedServer(database, address)
+    return SimulatedStore(client, address, retry)
+
+
+def _response(status: int, text: str) -> UnexpectedResponse:
+    return UnexpectedResponse(status, text, json.dumps({"status": {"error": text}}).encode(), httpx.Headers())

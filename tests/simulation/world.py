@@ -1,0 +1,170 @@
+"""The simulated world: objects, a store, and the programs that people start."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.simulation.models import Decoder, SimulatedExecutor, model_directory
+from tests.simulation.objects import PHOTOS, Bucket, SimulatedS3
+from tests.simulation.scheduler import Scheduler, Task
+from tests.simulation.stores import Database, open_store
+from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.report import Report
+from viewfinder.indexing.run import Indexer, index
+from viewfinder.reindexing.options import ReindexOptions
+from viewfinder.reindexing.rollback import release, roll_back
+from viewfinder.reindexing.workflow import reindex
+from viewfinder.settings import Settings
+from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.uris import point_id
+from viewfinder.store import Store, StoreAddress
+
+INDEX = "images"
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of the world that an oracle must know: a takedown, its end, a change of a captions file."""
+
+    kind: str
+    subject: str
+    step: int
+
+
+class World:
+    """All state of one history. `on_server` selects the store: a server, or the embedded one."""
+
+    def __init__(self, *, on_server: bool) -> None:
+        shared = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+        self.directory = Path(tempfile.mkdtemp(prefix="viewfinder-simulation-", dir=shared))
+        (self.directory / "qdrant").mkdir()
+        self.scheduler = Scheduler()
+        self.bucket = Bucket(self.scheduler)
+        self.database = Database(self.scheduler, replicated=on_server)
+        self.decoder_version = 1
+        self.model = "first"
+        self.sources: set[str] = set()  # all that a run was started with
+        self.taken_down: dict[str, int] = {}  # the step of each takedown, by URI
+        self.contents: dict[str, bytes] = {}  # of every photo that there ever was, by ETag
+        url = "http://127.0.0.1:9" if on_server else None
+        self.address = StoreAddress(self.directory, url=url, quantization="none")
+        self.store = open_store(self.database, self.address)
+
+    def close(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- Changes of objects -------------------------------------------------------------------------------------------
+
+    def put(self, uri: str, content: bytes) -> None:
+        self.bucket.put(uri, content)
+        stored = self.bucket.objects[uri]
+        self.contents[stored.etag] = content
+
+    def write_captions(self, uri: str, rows: Mapping[str, str]) -> None:
+        """Replace a captions file. Rows are texts by URI."""
+        lines = ["key,caption", *(f"{key},{text}" for key, text in rows.items())]
+        self.bucket.put(uri, "\n".join(lines).encode())
+
+    def captions(self, uri: str) -> dict[str, str]:
+        """Return the rows of a captions file as it is now."""
+        stored = self.bucket.objects.get(uri)
+        return {} if stored is None else parse_captions(stored.content)
+
+    # -- Programs -----------------------------------------------------------------------------------------------------
+
+    def index(self, task: Task, options: IndexOptions, *, bad_node: bool = False) -> Any:
+        """`viewfinder index`."""
+        self.sources |= {source.rstrip("/") for source in options.sources}
+        settings, access, store = self._program()
+        task.seen["decoder"] = self.decoder_version
+        with Report.open(settings, access, f"s3://reports/{task.name}") as report:
+            executor = SimulatedExecutor(Decoder(self.decoder_version, bad_node=bad_node))
+            return index(options, settings, store, executor, access=access, report=report)
+
+    def reindex(self, task: Task, options: ReindexOptions) -> Any:
+        """`viewfinder reindex`."""
+        settings, access, store = self._program()
+        task.seen["decoder"] = self.decoder_version
+        with (
+            Report.open(settings, access, f"s3://reports/{task.name}") as report,
+            report.workspace() as workspace,
+        ):
+            executor = SimulatedExecutor(Decoder(self.decoder_version, bad_node=False))
+            indexer = Indexer(settings, store, executor, report.run_id, workspace, access=access)
+            return reindex(options, settings, store, indexer, report, access=access)
+
+    def roll_back(self) -> None:
+        """`viewfinder reindex --rollback`."""
+        settings, _, store = self._program()
+        roll_back(settings, store)
+
+    def release(self) -> None:
+        """`viewfinder reindex --release`."""
+        settings, _, store = self._program()
+        release(settings, store)
+
+    def take_down(self, uri: str) -> None:
+        """`viewfinder takedown`."""
+        _, _, store = self._program()
+        store.take_down(INDEX, {point_id(uri): uri})
+        self.taken_down[uri] = self.scheduler.steps
+        self.bucket.touch(uri)
+
+    def restore(self, uri: str) -> None:
+        """`viewfinder restore`."""
+        _, _, store = self._program()
+        self.taken_down.pop(uri, None)
+        self.bucket.touch(uri)
+        store.restore(INDEX, [point_id(uri)])
+
+    def _program(self) -> tuple[Settings, ObjectAccess, Store]:
+        """What a program that starts now has: settings, access to objects, and the store."""
+        settings = Settings(
+            index=INDEX,
+            data_dir=self.directory,
+            model=model_directory(self.model),
+            fetch_threads=1,
+            write_batch_size=2,
+            device="cpu",
+            precision="float32",
+            server="http://127.0.0.1:9",
+            max_image_pixels=10**6 * self.decoder_version,  # the limits are part of the decoder's version
+        )
+        access = ObjectAccess(threads=1)
+        access = ObjectAccess(threads=1, backends=(("s3", SimulatedS3(self.bucket, access)),))
+        return settings, access, open_store(self.database, self.address)
+
+    # -- What is there ------------------------------------------------------------------------------------------------
+
+    def photos(self) -> dict[str, Any]:
+        """Return the photos by URI."""
+        return {uri: stored for uri, stored in self.bucket.objects.items() if uri.startswith(PHOTOS)}
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """Return the summary.json of a run, {} without one."""
+        stored = self.bucket.objects.get(f"s3://reports/{name}/summary.json")
+        return {} if stored is None else json.loads(stored.content)
+
+    def collections(self) -> list[str]:
+        """Return the names of all collections of the index."""
+        return [name for name in self.database.local.collections if not name.endswith("__control")]
+
+    def live(self) -> str | None:
+        """Return the name of the live collection."""
+        return self.database.local.aliases.get(INDEX)
+
+    def points(self, name: str) -> dict[str, Any]:
+        """Return the points of a collection by URI, with vectors."""
+        records, _ = self.database.local.scroll(name, limit=1000, with_payload=True, with_vectors=True)
+        return {record.payload["uri"]: record for record in records}
+
+
+def parse_captions(content: bytes) -> dict[str, str]:
+    """Return the rows of a captions file."""
+    lines = content.decode().splitlines()[1:]
+    return dict(line.split(",", 1) for line in lines)
