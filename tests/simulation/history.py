@@ -17,10 +17,7 @@ from tests.simulation.scheduler import Task
 from tests.simulation.world import World
 
 # Features that are not drawn, because viewfinder still has the fault: the feature and the fault.
-KNOWN: dict[str, str] = {
-    "archived objects": "archived objects cost a GET and fail on every run",
-    "repeated tokens": "a server that repeats its continuation token is listed for ever",
-}
+KNOWN: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, BinaryIO
 
-from botocore.exceptions import ClientError, ConnectionClosedError, IncompleteReadError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from tests.simulation.scheduler import Scheduler
 from viewfinder.backoff import Backoff
 from viewfinder.sources.access import ObjectAccess
-from viewfinder.sources.s3 import S3Objects
+from viewfinder.sources.s3_connection import S3Connection
 
 PAGE = 3
 PHOTOS = "s3://photos/"
@@ -46,7 +46,6 @@ class Bucket:
     scheduler: Scheduler
     objects: dict[str, StoredObject] = field(default_factory=dict)
     touched: dict[str, int] = field(default_factory=dict)
-    gets: list[str] = field(default_factory=list)
 
     def put(self, uri: str, content: bytes) -> None:
         self.objects[uri] = StoredObject(content, self.scheduler.time)
@@ -65,22 +64,19 @@ class Bucket:
         self.touched[uri] = self.scheduler.steps
 
 
-class SimulatedS3(S3Objects):
-    """`S3Objects` with its boto3 client, clock and pauses replaced."""
+class SimulatedConnection(S3Connection):
+    """A connection whose client is simulated, and so are its clock and pauses."""
 
     def __init__(self, bucket: Bucket, access: ObjectAccess) -> None:
-        super().__init__(access)
-        self._bucket = bucket
-        scheduler = bucket.scheduler
-        self._backoff = Backoff(
-            access.retry_s, first_s=0.2, clock=scheduler.monotonic, sleep=scheduler.sleep, draw=lambda low, high: high
+        time = bucket.scheduler
+        draw = lambda low, high: high  # noqa: E731
+        super().__init__(
+            access, Backoff(access.retry_s, first_s=0.2, clock=time.monotonic, sleep=time.sleep, draw=draw)
         )
+        self._bucket = bucket
 
-    def _connect(self, *, check: bool = False) -> Any:
+    def connect(self, *, check: bool = False) -> Any:
         return _Client(self._bucket, attempts=2 if check else 1)
-
-    def _discard_client(self, refused: object) -> bool:
-        return False
 
 
 class _Client:
@@ -93,11 +89,9 @@ class _Client:
 
     def get_object(self, *, Bucket: str, Key: str, **options: Any) -> dict[str, Any]:
         fault = self._step("get")
-        uri = f"s3://{Bucket}/{Key}"
-        if uri.startswith(PHOTOS):
-            self._bucket.gets.append(uri)
-            if (task := self._bucket.scheduler.task) is not None:
-                task.seen.setdefault("gets", []).append(uri)
+        uri, task = f"s3://{Bucket}/{Key}", self._bucket.scheduler.task
+        if uri.startswith(PHOTOS) and task is not None:
+            task.seen.setdefault("gets", []).append(uri)
         stored = self._find(uri)
         if stored.archived:
             raise _error("InvalidObjectState", 403, "get")
@@ -106,6 +100,8 @@ class _Client:
             first, last = options["Range"].removeprefix("bytes=").split("-")
             body = body[int(first) : int(last) + 1 if last else None]
         sent = body[: len(body) // 2] if fault == "short_body" else body
+        if fault != "short_body" and task is not None and not uri.startswith(PHOTOS):
+            task.seen.setdefault("files", {})[uri] = stored.content
         return self._headers(stored) | {"ContentLength": len(body), "Body": _Body(sent, len(body))}
 
     def head_object(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, Any]:
@@ -115,15 +111,6 @@ class _Client:
     def put_object(self, *, Bucket: str, Key: str, Body: BinaryIO, **_: Any) -> None:
         self._step("put")
         self._objects[f"s3://{Bucket}/{Key}"] = StoredObject(Body.read(), self._bucket.scheduler.time)
-
-    def download_fileobj(self, bucket: str, key: str, file: BinaryIO, **_: Any) -> None:
-        body = self.get_object(Bucket=bucket, Key=key)["Body"]
-        content = body.read()
-        if body.length_remaining:
-            raise IncompleteReadError(actual_bytes=len(content), expected_bytes=len(content) + body.length_remaining)
-        if (task := self._bucket.scheduler.task) is not None:
-            task.seen.setdefault("files", {})[f"s3://{bucket}/{key}"] = content
-        file.write(content)
 
     def list_objects_v2(self, *, Bucket: str, Prefix: str = "", **options: Any) -> dict[str, Any]:
         fault = self._step("list")

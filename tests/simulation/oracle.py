@@ -105,7 +105,7 @@ class Oracle:
                 self._captions[uri] |= {(file, rows[uri])} if uri in rows else set()
 
     def _indexable(self, stored: StoredObject, decoder: int = 2, *, bad_node: bool | None = False) -> bool:
-        kind, _, number = stored.content.decode().partition(" ")
+        kind, number = stored.content.decode().split()[:2]
         readable = kind == "good" or (kind == "heic" and decoder == 2)
         return readable and not stored.archived and not (bad_node and kind == "good" and int(number) % 2)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation.models import Decoder, SimulatedExecutor, model_directory
-from tests.simulation.objects import PHOTOS, Bucket, SimulatedS3
+from tests.simulation.objects import PHOTOS, Bucket, SimulatedConnection
 from tests.simulation.scheduler import Scheduler, Task
 from tests.simulation.stores import Database, open_store
 from viewfinder.indexing.options import IndexOptions
@@ -20,6 +20,7 @@ from viewfinder.reindexing.rollback import release, roll_back
 from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.s3 import S3Objects
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
 
@@ -136,7 +137,8 @@ class World:
             max_image_pixels=10**6 * self.decoder_version,  # the limits are part of the decoder's version
         )
         access = ObjectAccess(threads=1)
-        access = ObjectAccess(threads=1, backends=(("s3", SimulatedS3(self.bucket, access)),))
+        s3 = S3Objects(access, SimulatedConnection(self.bucket, access))
+        access = ObjectAccess(threads=1, backends=(("s3", s3),))
         return settings, access, open_store(self.database, self.address)
 
     # -- What is there ------------------------------------------------------------------------------------------------

@@ -33,10 +33,10 @@ MINIMUM_BYTES_PER_S = 1024
 
 
 class S3Objects:
-    """Objects of any S3-compatible endpoint by `s3://` URI."""
+    """Objects of any S3-compatible endpoint by `s3://` URI; `connection` replaces that of boto3."""
 
-    def __init__(self, access: ObjectAccess) -> None:
-        self._connection = S3Connection(access)
+    def __init__(self, access: ObjectAccess, connection: S3Connection | None = None) -> None:
+        self._connection = connection or S3Connection(access)
         self._requests = _Requests(self._connection)
         self._listing = Listing(self._requests)
 

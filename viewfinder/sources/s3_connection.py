@@ -42,10 +42,10 @@ _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 class S3Connection:
     """One client, created at first use, that serves all threads. It is replaced when its credentials are refused."""
 
-    def __init__(self, access: ObjectAccess) -> None:
+    def __init__(self, access: ObjectAccess, backoff: Backoff | None = None) -> None:
         self.access = access
         self.payer: Mapping[str, Any] = {"RequestPayer": "requester"} if access.requester_pays else {}
-        self._backoff = Backoff(access.retry_s, first_s=access.backoff_s, maximum_s=MAXIMUM_PAUSE_S)
+        self._backoff = backoff or Backoff(access.retry_s, first_s=access.backoff_s, maximum_s=MAXIMUM_PAUSE_S)
         self._lock = threading.Lock()
         self._lazy_client: S3Client | None = None
         self._credentials: object = None
