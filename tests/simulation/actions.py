@@ -191,7 +191,8 @@ class Draw:
         """Return actions at once that seldom meet by chance."""
         chosen = self._random
         if feature == "two index runs":
-            first = self._with(self._index(), delay=chosen.choice([0, 0, 10]))
+            first = self._index()
+            first = self._with(first, options=first.options | {"limit": None}, delay=chosen.choice([0, 0, 10]))
             sources = chosen.choice([first.options, self._index().options])["sources"]
             second = Action("index", {**first.options, "sources": sources, "prune": True, "ratio": 1.0})
             return [first, second, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(1, 40))]

@@ -127,7 +127,7 @@ def _two_spellings() -> Iterator[Any]:
 def _weak_ordering() -> Iterator[Any]:
     from viewfinder.store import control
 
-    yield patch.object(control, "_ORDERING", None)
+    yield patch.object(control, "CONDITIONAL_ORDERING", None)
 
 
 def _vectors_are_not_checked() -> Iterator[Any]:

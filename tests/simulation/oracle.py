@@ -1,6 +1,6 @@
 """What an index must hold: the oracle knows the objects, and what the runs that ended well have seen of them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -28,6 +28,7 @@ class Oracle:
         self._indexed: set[str] = set()  # sources that a run has indexed to the end
         self._limited: set[str] = set()
         self._gone: set[str] = set()
+        self._crashes: Counter[tuple[str, int]] = Counter()  # by ETag and decoder
         self._cut_short = False  # a run ended early, and did not delete what was taken down meanwhile
 
     def before(self) -> None:
@@ -40,6 +41,9 @@ class Oracle:
         runs = [(action, task) for action, task in pairs if action.is_run]
         self._cut_short |= any(task.error is not None for _, task in runs)
         for action, task in runs:
+            if action.options.get("bad_node"):
+                read = {self._world.photos().get(uri) for uri in task.seen.get("gets", ())} - {None}
+                self._crashes.update((stored.etag, task.seen["decoder"]) for stored in read)
             for source in action.options.get("sources", ()):
                 self._files[source.rstrip("/")] |= {action.options.get("captions")} - {None}
             if ended_well(self._world, task):
@@ -107,7 +111,9 @@ class Oracle:
     def _indexable(self, stored: StoredObject, decoder: int = 2, *, bad_node: bool | None = False) -> bool:
         kind, number = stored.content.decode().split()[:2]
         readable = kind == "good" or (kind == "heic" and decoder == 2)
-        return readable and not stored.archived and not (bad_node and kind == "good" and int(number) % 2)
+        # Two crashes in two runs count as a fault of the image.
+        crashes = (bad_node or self._crashes[stored.etag, decoder] > 1) and kind == "good" and int(number) % 2
+        return readable and not stored.archived and not crashes
 
     def _forget_what_changed(self) -> None:
         photos, taken_down = self._world.photos(), self._world.taken_down

@@ -152,14 +152,12 @@ class Compare:
             return _skip(row, row["skip"], state)
         if state is None:
             return row
-        listed = set(row["sources"])
-        row["sources"] = sorted(listed | set(state.sources))
         if changed:
             row["action"] = "index"
         elif applies and (row["caption_hash"] or "") != (state.caption_hash or ""):
             row["action"] = "caption"
         else:
-            row["action"] = "unchanged" if listed <= set(state.sources) else "sources"
+            row["action"] = "unchanged" if set(row["sources"]) <= set(state.sources) else "sources"
         return row
 
     def _mark_live(self, rows: Sequence[Row], store: Store) -> None:

@@ -13,12 +13,13 @@ from viewfinder import clock
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import Tally
-from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
+from viewfinder.indexing.compare import CONTENT_SKIPS, version_of, version_of_state
 from viewfinder.indexing.failures import settle
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import parse_details
-from viewfinder.store import Collection, Failure, Store
+from viewfinder.sources.versions import is_same
+from viewfinder.store import Collection, Failure, PointState, Store
 from viewfinder.store.records import PointBatch
 from viewfinder.store.takedowns import taken_down
 
@@ -52,20 +53,9 @@ def write_rows(
         groups[row["action"]].append(row)
 
     new = [row for row in groups["index"] if not row["exists"]]
-    changed = [row for row in groups["index"] if row["exists"]]
     for part in _slices(new, batch_size):
-        store.points.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1])
-    # An upsert would drop fields that this run does not have (captions), so existing points are updated.
-    for part in _slices(changed, batch_size):
-        payloads = [_image_payload(row) | stamp for row in part]
-        vectors, _ = _vectors([row["image_vector"] for row in part])
-        store.points.update_images(collection, [row["id"] for row in part], payloads, vectors)
-    for part in _slices(groups["caption"] + [row for row in changed if row["caption_applies"]], batch_size):
-        payloads = [_caption_payload(row) | {"sources": row["sources"]} | stamp for row in part]
-        vectors, present = _vectors([row["caption_vector"] for row in part])
-        store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
-    if groups["sources"]:
-        store.points.add_sources(collection, {row["id"]: row["sources"] for row in groups["sources"]})
+        store.points.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1], only_new=True)
+    _update_existing(store, collection, groups, stamp, batch_size)
     for row in groups["failed"]:
         settle(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
@@ -94,6 +84,42 @@ def write_rows(
         encode_s=sum(row["encode_s"] or 0.0 for row in rows),
         write_s=time.perf_counter() - began,
     )
+
+
+def _update_existing(
+    store: Store, collection: Collection, groups: Mapping[Action, Sequence[Row]], stamp: dict[str, str], batch_size: int
+) -> None:
+    """Update the points that existed before, and those that another run has written since the comparison.
+
+    Of the latter nothing is lost: they keep a caption that this run does not have, all sources, and a later content.
+    """
+    rows = [*groups["index"], *groups["caption"]]
+    states = store.points.states(collection, [row["id"] for row in rows])
+    pairs = [(row, states[row["id"]]) for row in rows if row["id"] in states]
+    images = [row for row, state in pairs if row["action"] == "index" and _is_outdated(state, row)]
+    for part in _slices(images, batch_size):
+        payloads = [_image_payload(row) | stamp for row in part]
+        vectors, _ = _vectors([row["image_vector"] for row in part])
+        store.points.update_images(collection, [row["id"] for row in part], payloads, vectors)
+    captions = [
+        row for row, state in pairs if row["caption_applies"] and (row["caption_hash"] or "") != state.caption_hash
+    ]
+    for part in _slices(captions, batch_size):
+        payloads = [_caption_payload(row) | stamp for row in part]
+        vectors, present = _vectors([row["caption_vector"] for row in part])
+        store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
+    found = {row["id"]: row["sources"] for row in groups["sources"]}
+    found |= {row["id"]: row["sources"] for row, state in pairs if not set(row["sources"]) <= set(state.sources)}
+    if found:
+        store.points.add_sources(collection, found)
+
+
+def _is_outdated(state: PointState, row: Row) -> bool:
+    """True unless the point is of the content of this row, or of a later one that another run has written."""
+    if is_same(version_of_state(state), version_of(row)):
+        return False
+    is_later = bool(row["last_modified"]) and state.last_modified > row["last_modified"]
+    return not (is_later and state.etag != row["stored_etag"])
 
 
 def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
@@ -168,7 +194,11 @@ def _points(rows: Sequence[Row], stamp: dict[str, str]) -> PointBatch:
 
 
 def _whole_payload(row: Row) -> dict[str, Any]:
-    return _image_payload(row) | (_caption_payload(row) if row["caption_hash"] is not None else {})
+    return (
+        _image_payload(row)
+        | {"sources": row["sources"]}
+        | (_caption_payload(row) if row["caption_hash"] is not None else {})
+    )
 
 
 def _image_payload(row: Row) -> dict[str, Any]:
@@ -181,7 +211,6 @@ def _image_payload(row: Row) -> dict[str, Any]:
         "width": row["width"],
         "height": row["height"],
         "format": row["format"],
-        "sources": row["sources"],
         "kind": "image",
     }
     if row["last_modified"]:  # Qdrant rejects an empty string as a date

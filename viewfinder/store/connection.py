@@ -13,6 +13,11 @@ from viewfinder.errors import StoreUnavailableError
 from viewfinder.settings import Quantization, Settings
 from viewfinder.store.request_size import RequestLimit
 
+# Of writes with a condition, which every replica evaluates for itself. With weak ordering, the default, two runs took
+# one lock in 24 of 120 rounds on three replicas; with medium, where all writes go through one leader, in 0 of 800.
+# `strong` fails while the leader's node is down, and so do reads with a consistency above the default.
+CONDITIONAL_ORDERING = models.WriteOrdering.MEDIUM
+
 
 @dataclass(frozen=True)
 class StoreAddress:

@@ -13,7 +13,7 @@ from qdrant_client import models
 
 from viewfinder import clock
 from viewfinder.errors import CollectionMissingError, StoreError
-from viewfinder.store.connection import Connection
+from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
 from viewfinder.store.records import is_point_id
 from viewfinder.store.request_size import point_bytes
 
@@ -26,10 +26,6 @@ _NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
 _PAGE_SIZE = 1000
 # Strict mode refuses filters on other fields.
 _INDEXED = ("kind", "run_id", "collection_id", "token", "expires_at")
-# Every replica evaluates the condition of an upsert for itself. With weak ordering, the default, two runs took one
-# lock in 24 of 120 rounds on three replicas; with medium, where all writes go through one leader, in 0 of 800.
-# `strong` fails while the leader's node is down, and so do reads with a consistency above the default.
-_ORDERING = models.WriteOrdering.MEDIUM
 
 
 @dataclass(frozen=True)
@@ -180,7 +176,7 @@ class Control:
 
     def _write(self, method: str, **arguments: Any) -> None:
         # A run reads what it has written: the holder of a lock, a takedown that another run must respect.
-        self._complete(method, collection_name=self.name, wait=True, ordering=_ORDERING, **arguments)
+        self._complete(method, collection_name=self.name, wait=True, ordering=CONDITIONAL_ORDERING, **arguments)
 
     def remove(self, kind: Kind, subjects: Sequence[str]) -> None:
         """Delete the records of one kind of these subjects, if they exist."""

@@ -9,13 +9,14 @@ from qdrant_client import models
 
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
-from viewfinder.store.connection import Connection
+from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
 from viewfinder.store.filters import parse_filter
 from viewfinder.store.records import PointBatch, PointState, Record, is_point_id
 from viewfinder.store.request_size import point_bytes
 from viewfinder.store.schema import Collection, VectorName
 
 PAGE_SIZE = 1000
+_ATTEMPTS = 10  # to change a field that other programs change too
 VECTOR_PAGE_SIZE = 200  # 512 numbers take about 10 kB of JSON
 
 
@@ -26,13 +27,14 @@ class Points:
         self._connection = connection
         self._call = connection.call
 
-    def upsert(self, collection: Collection, batch: PointBatch, *, wait: bool) -> None:
-        """Write whole points, replacing payload and vectors of existing ones.
+    def upsert(self, collection: Collection, batch: PointBatch, *, wait: bool, only_new: bool = False) -> None:
+        """Write whole points, replacing payload and vectors of existing ones, or with `only_new` leaving those alone.
 
         `wait=False` returns once Qdrant has logged the points; `wait=True` once they are applied, or after Qdrant's
         `wait_timeout`, which means accepted and is not a failure. Sent in requests below Qdrant's size limit; raises
         `StoreError` for a point that exceeds it alone (`viewfinder.store.request_size`).
         """
+        options = {"update_mode": models.UpdateMode.INSERT_ONLY, "ordering": CONDITIONAL_ORDERING} if only_new else {}
         for names, rows in batch.by_vector_kinds():
             numbers = collection.metadata.dimension * len(names)
             flags = {"has_image": "image" in names, "has_caption": "caption" in names}
@@ -43,7 +45,7 @@ class Points:
                     vectors=vectors,
                     payloads=[{**batch.payloads[row], **flags} for row in chosen],
                 )
-                self._call("upsert", collection_name=collection.name, points=points, wait=wait)
+                self._call("upsert", collection_name=collection.name, points=points, wait=wait, **options)
 
     def update_captions(
         self,
@@ -76,9 +78,19 @@ class Points:
         self._update(collection, "image", ids, payloads, vectors, np.full(len(ids), True), wait)
 
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
-        """Add sources in which points have been found."""
-        states = self.states(collection, list(sources))
-        self._set_sources(collection, {each: {*states[each].sources, *sources[each]} for each in states}, before=states)
+        """Add sources in which points have been found. Sources that other programs add or remove meanwhile count."""
+        wanted = {each: set(names) for each, names in sources.items()}
+        for _ in range(_ATTEMPTS):
+            groups: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
+            for each, state in self.states(collection, list(wanted)).items():
+                if missing := wanted[each].difference(state.sources):
+                    groups[state.sources, tuple(sorted(missing.union(state.sources)))].append(each)
+            if not groups:
+                return
+            for (before, after), ids in groups.items():
+                for page in _pages(ids):
+                    self._set_sources(collection, after, _unchanged(page, before))
+            wanted = {each: wanted[each] for ids in groups.values() for each in ids}
 
     def detach(
         self, collection: Collection, ids: Sequence[str], source: str, *, written_by: Sequence[str] | None = None
@@ -90,22 +102,22 @@ class Points:
         """
         groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for each, state in self.states(collection, ids).items():
-            groups[tuple(sorted(state.sources))].append(each)
+            groups[state.sources].append(each)
         deleted = 0
         for before, members in groups.items():
             remaining = [each for each in before if each != source]
             for page in _pages(members):
                 same = _unchanged(page, before, written_by)
                 if remaining and source in before:
-                    self._call(
-                        "set_payload",
-                        collection_name=collection.name,
-                        payload={"sources": remaining},
-                        points=same,
-                        wait=True,
-                    )
+                    self._set_sources(collection, remaining, same)
                 elif not remaining:
-                    self._call("delete", collection_name=collection.name, points_selector=same, wait=True)
+                    self._call(
+                        "delete",
+                        collection_name=collection.name,
+                        points_selector=same,
+                        wait=True,
+                        ordering=CONDITIONAL_ORDERING,
+                    )
                     deleted += len(page) - len(self.states(collection, page))
         return deleted
 
@@ -240,22 +252,15 @@ class Points:
     def _change(self, collection: Collection, operations: list[Any], wait: bool) -> None:
         self._call("batch_update_points", collection_name=collection.name, update_operations=operations, wait=wait)
 
-    def _set_sources(
-        self, collection: Collection, sources: Mapping[str, set[str]], before: Mapping[str, PointState]
-    ) -> None:
-        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for each, wanted in sources.items():
-            if wanted != set(before[each].sources):
-                groups[tuple(sorted(wanted))].append(each)
-        for wanted_sources, ids in groups.items():
-            for page in _pages(ids):
-                self._call(
-                    "set_payload",
-                    collection_name=collection.name,
-                    payload={"sources": list(wanted_sources)},
-                    points=_existing(page),
-                    wait=True,
-                )
+    def _set_sources(self, collection: Collection, sources: Sequence[str], points: models.Filter) -> None:
+        self._call(
+            "set_payload",
+            collection_name=collection.name,
+            payload={"sources": list(sources)},
+            points=points,
+            wait=True,
+            ordering=CONDITIONAL_ORDERING,
+        )
 
 
 _STATE_FIELDS = ["etag", "size", "last_modified", "caption_hash", "sources", "has_image", "has_caption"]
@@ -310,14 +315,17 @@ def _existing(ids: Sequence[str]) -> models.Filter:
     return models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
 
 
-def _unchanged(ids: Sequence[str], sources: Sequence[str], written_by: Sequence[str] | None) -> models.Filter:
-    """Return a filter for the points in `ids` that have no source but `sources`, and were written by these runs."""
+def _unchanged(ids: Sequence[str], sources: Sequence[str], written_by: Sequence[str] | None = None) -> models.Filter:
+    """Return a filter for the points in `ids` that have exactly these sources, and were written by these runs."""
     must: list[Any] = [models.HasIdCondition(has_id=list(ids))]
+    must += [models.FieldCondition(key="sources", match=models.MatchValue(value=source)) for source in sources]
+    if not sources:
+        must.append(models.IsEmptyCondition(is_empty=models.PayloadField(key="sources")))
     if written_by is not None:
         runs = list(dict.fromkeys(written_by))
         must.append(models.FieldCondition(key="run_id", match=models.MatchAny(any=runs)))
-    others: list[Any] = [models.FieldCondition(key="sources", match=models.MatchExcept(**{"except": list(sources)}))]
-    return models.Filter(must=must, must_not=others if sources else None)
+    others = models.FieldCondition(key="sources", match=models.MatchExcept(**{"except": list(sources)}))
+    return models.Filter(must=must, must_not=[others] if sources else None)
 
 
 def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
