@@ -91,3 +91,15 @@ def test_a_point_that_exceeds_the_request_limit_alone_is_a_failed_object(
     assert reasons(store, "good", "large") == {"large": ("write", "point_too_large", False)}
     failure = store.control("images").failures([point_id("s3://b/large")])[point_id("s3://b/large")]
     assert "more than Qdrant accepts in one request" in failure.message
+
+
+@pytest.mark.parametrize(("modified", "kept"), [("2026-01-02T00:00:00Z", "later"), ("2026-01-04T00:00:00Z", "r")])
+def test_the_later_content_of_two_runs_stays(store: Store, collection: Collection, modified: str, kept: str) -> None:
+    """One run compares and reads an object, the other writes its next content, and then the first one writes."""
+    later = row("image", [0.0, 1.0], etag="e3", last_modified="2026-01-03T00:00:00Z")
+    write_rows(store, collection, table_of([later]), run_id="later", batch_size=128)
+    for exists, known in ((False, None), (True, "e1")):
+        own = row("image", [1.0, 0.0], etag="e2", last_modified=modified, exists=exists, stored_etag=known)
+        write(store, collection, own)
+    (record,) = store.points.iterate(collection)
+    assert (record.payload["run_id"], record.payload["etag"]) == (kept, "e3" if kept == "later" else "e2")

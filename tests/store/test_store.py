@@ -1,9 +1,10 @@
 """Collections and points: the contract of every store."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -14,6 +15,7 @@ import pytest
 from viewfinder.errors import CollectionMissingError, FilterError, ModelMismatchError, StoreError
 from viewfinder.store import Collection, Failure, PointBatch, PointState, Store, StoreAddress
 from viewfinder.store.directory import open_directory
+from viewfinder.store.points import Points
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
@@ -272,6 +274,37 @@ def test_sources_are_added_and_removed(store: Store, index: str) -> None:
     assert store.points.states(made, keys)[keys[0]].sources == ("s3://b", "s3://c")
     assert store.points.detach(made, keys, "s3://b") == 2
     assert {key: state.sources for key, state in store.points.states(made, keys).items()} == {keys[0]: ("s3://c",)}
+
+
+class ContendedPoints(Points):
+    """Points of which another program changes some, between each reading of states and the write after it."""
+
+    def __init__(self, store: Store, others: Sequence[Callable[[], None]]) -> None:
+        super().__init__(store.connection)
+        self._others = list(others)
+
+    def states(self, collection: Collection, ids: Sequence[str]) -> dict[str, PointState]:
+        found = super().states(collection, ids)
+        if self._others:
+            self._others.pop(0)()
+        return found
+
+
+@pytest.mark.parametrize("before", [["s3://b"], []], ids=["one", "none"])
+def test_sources_that_another_program_adds_at_the_same_time_stay(store: Store, index: str, before: list[str]) -> None:
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.points.upsert(made, image_points(1, sources=[before]), wait=True)
+    others = [partial(store.points.add_sources, made, {key: [name]}) for name in ("s3://c", "s3://d")]
+    ContendedPoints(store, others).add_sources(made, {key: ["s3://e"]})
+    assert set(store.points.states(made, [key])[key].sources) == {*before, "s3://c", "s3://d", "s3://e"}
+
+
+def test_an_upsert_of_new_points_leaves_existing_ones_alone(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.points.upsert(made, image_points(1, etag=["old"]), wait=True)
+    store.points.upsert(made, image_points(2, etag=["new", "new"]), wait=True, only_new=True)
+    assert [state.etag for state in store.points.states(made, ids(2)).values()] == ["old", "new"]
 
 
 def test_a_point_that_changes_while_a_source_is_removed_stays(store: Store, index: str) -> None:
