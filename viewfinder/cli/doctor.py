@@ -366,7 +366,7 @@ def _keys(settings: Settings) -> Finding:
 def _service(settings: Settings) -> Finding:
     """Query the service that the client and the command line use, with their key."""
     check = _ask("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
-    return replace(check, found=f"{settings.server}: {check.found}")
+    return replace(check, found=f"{settings.service_url}: {check.found}")
 
 
 def _ask(name: str, client: Client) -> Finding:

@@ -30,7 +30,7 @@ from viewfinder.cli.options import (
 from viewfinder.errors import SourceError
 from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO, IndexOptions
 from viewfinder.settings import Settings
-from viewfinder.sources.uris import spellings
+from viewfinder.sources.uris import canonical_uri, file_path, spellings
 
 EPILOG = examples(
     "viewfinder index photos/",
@@ -132,10 +132,10 @@ def check_local_sources(sources: Sequence[str]) -> None:
     """Raise `SourceError` if each source is a path that does not exist, before any slow import."""
     missing = []
     for text in sources:
-        path = Path(text.removeprefix("file://")).expanduser()
-        if "://" in text.removeprefix("file://") or any(Path(each).exists() for each in spellings(str(path))):
+        uri = canonical_uri(text)
+        if uri.startswith("s3://") or any(Path(file_path(each)).exists() for each in spellings(uri)):
             return
-        missing.append(path)
+        missing.append(Path(file_path(uri) if "://" in text else text).expanduser())
     for path in missing:
         siblings = [each.name for each in path.absolute().parent.glob("*")]
         near = get_close_matches(path.name, siblings, n=1)

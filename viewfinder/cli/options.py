@@ -13,9 +13,8 @@ import typer
 from viewfinder.cli.entry import EXIT_STATUSES
 from viewfinder.errors import UnknownModelError
 from viewfinder.models.registry import HUB_PREFIX, REGISTRY, find
+from viewfinder.settings import RAY_ADDRESS_PATTERN
 
-# The ADDRESS of `--ray ADDRESS`; any other text after `--ray` is a separate argument.
-_RAY_ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):/*(?P<rest>.*)", re.DOTALL)
 _SCHEMES = ("s3", "file")
 
@@ -118,7 +117,7 @@ def join_ray_address(args: Sequence[str]) -> list[str]:
         following = args[position + 1] if position + 1 < len(args) else ""
         if args[position] != "--ray":
             joined.append(args[position])
-        elif _RAY_ADDRESS.fullmatch(following):
+        elif RAY_ADDRESS_PATTERN.fullmatch(following):  # any other text is a separate argument
             joined.append(f"--ray={following}")
             next(rest)
         else:

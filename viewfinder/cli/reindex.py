@@ -44,7 +44,7 @@ def reindex_command(
         optional(
             metavar="NAME",
             parser=model_name,
-            help="New model of the index. [default: VIEWFINDER_MODEL]",
+            help="New model of the index. [default: VIEWFINDER_MODEL if it is set, else the live model]",
         ),
     ] = None,
     index: IndexNameOption = None,

@@ -19,7 +19,7 @@ from viewfinder.cli.options import (
     YesOption,
     examples,
 )
-from viewfinder.cli.service import find_service
+from viewfinder.cli.service import find_service, require_index
 from viewfinder.client import Client, Removal, Restoration
 from viewfinder.client.requests import image_id, image_uri
 from viewfinder.errors import ConfigurationError, ServiceError
@@ -161,4 +161,5 @@ def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
         from viewfinder.cluster.session import open_store
 
     with open_store(settings) as store:
+        require_index(store, settings.index)
         yield _InStore(store, settings.index)

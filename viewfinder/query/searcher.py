@@ -101,6 +101,7 @@ class Searcher:
             fields=dict(collection.recorded.fields),
             relevance=bool(metadata.baselines),
             last_run=collection.recorded.runs[-1].run_id if collection.recorded.runs else None,
+            store=self._store.address.digest,
         )
 
     async def _first_pages(self, queries: Sequence[Query], snapshot: Snapshot) -> list[SearchResult]:

@@ -63,6 +63,13 @@ class Collections:
             )
         return live
 
+    def indexes(self) -> list[str]:
+        """Return the names of all indexes that have a live collection."""
+        aliases = self._call("get_aliases").aliases
+        return sorted(
+            each.alias_name for each in aliases if build_number(each.alias_name, each.collection_name) is not None
+        )
+
     def all(self, index: str) -> list[Collection]:
         """Return all collections of `index` in any state, sorted by build."""
         found = []
