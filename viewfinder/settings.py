@@ -27,7 +27,8 @@ _RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_
 _SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key"})
 
 # Qdrant allows more, but index names appear in aliases, file names and shell commands.
-INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+INDEX_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+INDEX_RULE = "1 to 63 lower-case letters, digits, '-' or '_', of which the first is a letter or digit"
 
 KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
 RAY_ADDRESS_PATTERN = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
@@ -60,7 +61,6 @@ class Settings(BaseModel):
     )
     index: str = Field(
         "images",
-        pattern=INDEX_PATTERN,
         description="Name of the index, which is its alias in Qdrant: 1 to 63 lower-case letters, digits, `-` or `_`.",
     )
     data_dir: AbsolutePath = Field(
@@ -292,6 +292,13 @@ class Settings(BaseModel):
                 raise ValueError(f"{origin!r} is not an origin like https://example.org or http://localhost:3000")
         return origins
 
+    @field_validator("index")
+    @classmethod
+    def _index_name(cls, value: str) -> str:
+        if not INDEX_PATTERN.fullmatch(value):
+            raise ValueError(f"{value!r} is not a name of an index: {INDEX_RULE}")
+        return value
+
     @field_validator("ray_address")
     @classmethod
     def _cluster_address(cls, value: str | None) -> str | None:
@@ -343,8 +350,9 @@ class Settings(BaseModel):
         named = _by_field(environment)
         given = {name: value for name, value in flags.items() if value is not None}
         values |= named | given
-        for name in named.keys() | given.keys():
+        for name in named:
             sources.pop(name, None)
+        sources |= dict.fromkeys(given, "")  # arguments of a program, not variables
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:

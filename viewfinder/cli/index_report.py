@@ -32,9 +32,9 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
 def show_plan(plan: IndexPlan, *, as_json: bool) -> None:
     """Print the plan of a dry run."""
     if as_json:
-        output.print_json(asdict(plan))
+        output.print_json({"dry_run": True, **asdict(plan)})
     else:
-        output.print_record(plan_fields(plan.actions, plan.prune), title="Dry run: nothing was changed")
+        output.print_record([("dry run", "nothing was changed"), *plan_fields(plan.actions, plan.prune)])
 
 
 def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tuple[str, str]]:

@@ -45,14 +45,14 @@ def takedown_command(
 ) -> None:
     """Take an image out of the index and keep it out.
 
-    Later runs skip it; the file itself is not touched. A service needs an admin key in VIEWFINDER_API_KEY. Without a
-    service, the store is changed directly.
+    Later runs skip it; the file itself is not touched. A service with API keys needs an admin key in
+    VIEWFINDER_API_KEY. Without a service, the store is changed directly.
     """
     image_id(subject)  # refused before anything is opened
+    if not yes and not sys.stdin.isatty():
+        raise ConfigurationError("Not a terminal: pass --yes to confirm.")
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
         if not yes:
-            if not sys.stdin.isatty():
-                raise ConfigurationError("Not a terminal: pass --yes to confirm.")
             uri = takedowns.uri(subject) or f"{subject} (which is not in the index)"
             typer.confirm(f"Take down {uri} and keep it out of the index?", abort=True, err=True)
         removal = takedowns.take_down(subject)
@@ -76,8 +76,8 @@ def restore_command(
 ) -> None:
     """End the takedown of an image.
 
-    The next run of 'viewfinder index' adds the image again. A service needs an admin key in VIEWFINDER_API_KEY.
-    Without a service, the store is changed directly.
+    The next run of 'viewfinder index' adds the image again. A service with API keys needs an admin key in
+    VIEWFINDER_API_KEY. Without a service, the store is changed directly.
     """
     image_id(subject)
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:

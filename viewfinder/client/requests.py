@@ -115,15 +115,27 @@ def image_bytes(image: ImageInput) -> bytes:
 
 
 def image_id(subject: str) -> str:
-    """The id of an image, from its id, URI or absolute path. Raises `ConfigurationError`."""
+    """The id of an image, from its id, its URI, an absolute path, or the relative path of an existing file.
+
+    Raises `ConfigurationError`.
+    """
     try:
         return str(uuid.UUID(subject))
     except ValueError:
         pass
-    # A relative path is not accepted, so that a mistyped id is not taken for one.
-    if "://" in subject or subject.startswith("/"):
+    # A relative path must exist, so that a mistyped id is not taken for one.
+    if "://" in subject or subject.startswith("/") or _is_file(subject):
         return point_id(canonical_uri(subject))
-    raise ConfigurationError(f"{subject!r} is neither an id, a URI (s3://BUCKET/KEY) nor an absolute path.")
+    raise ConfigurationError(
+        f"{subject!r} is neither an id, a URI (s3://BUCKET/KEY), an absolute path nor a file in this directory."
+    )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a NUL character
+        return False
 
 
 def image_uri(subject: str) -> str | None:
