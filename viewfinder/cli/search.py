@@ -194,11 +194,11 @@ def search_command(
             _print(page, as_json=as_json, as_lines=all_, headed=count == 0)
             count += len(page.hits if page.groups is None else page.groups)
             following = next_page(following, page.cursor) if all_ else None
-    if all_ and count + (offset or 0) >= _maximum(request):
+    if all_ and count + (offset or 0) >= last_position(request):
         output.note(f"Stopped after {count:,} {'groups' if group_by else 'hits'}: a search returns no more of them.")
 
 
-def _maximum(request: SearchRequest) -> int:
+def last_position(request: SearchRequest) -> int:
     """The last position that `--all` reaches."""
     by_cosine = not (request["rank"] or request["target"] == "both" or request["diversity"] or request["group_by"])
     return MAX_HITS if by_cosine else MAX_RANKED_HITS

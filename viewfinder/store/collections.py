@@ -194,7 +194,7 @@ class Collections:
             if stable >= polls:
                 return
             if progress is not None:
-                progress(missing or f"ready in {stable} of {polls} polls")
+                progress(missing or f"ready; checked {stable} of {polls} times")
             if clock() + poll_s > deadline:
                 raise StoreError(
                     f"Collection {collection.name!r} is not ready after {timeout_s:g} s: {missing or 'not stable'}."
