@@ -42,6 +42,7 @@ def test_help_has_examples_and_exit_statuses_and_fits_80_columns(
     assert re.search(r"^  Examples:\n    .*viewfinder ", done.out, re.MULTILINE)
     assert "Exit status: 0 " in done.out
     assert not re.search("[─│╭╮]", done.out)
+    assert not re.search(r"<[\w\[\]]+>", done.out), "no Python types"
     assert "..." not in done.out.replace("]...", ""), "no description is cut off"
 
 

@@ -1,6 +1,5 @@
 """Logging, signals, execution and exit statuses of all commands."""
 
-import json
 import logging
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
+from viewfinder.cli.output import report_error
 from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
 from viewfinder.settings import Settings
 
@@ -49,8 +49,7 @@ def exit_status(command: Callable[[], None], *, as_json: bool = False) -> int:
 
 
 def _report(message: str, status: int, *, as_json: bool) -> int:
-    document = {"error": {"message": message, "exit_status": status}}
-    print(json.dumps(document, ensure_ascii=False) if as_json else f"error: {message}", file=sys.stderr)
+    report_error(message, status, as_json=as_json)
     return status
 
 

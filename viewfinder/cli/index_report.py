@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from viewfinder.cli import output
+from viewfinder.cli.entry import FAILED
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.report import IndexPlan, Summary
 
@@ -26,7 +27,7 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
     else:
         output.print_record(_fields(summary))
     if summary.problem:
-        output.note(f"error: {summary.problem}")
+        output.report_error(summary.problem, FAILED, as_json=as_json)
 
 
 def show_plan(plan: IndexPlan, *, as_json: bool) -> None:

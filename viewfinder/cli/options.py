@@ -162,6 +162,19 @@ class Command(typer.core.TyperCommand):
                 ctx.fail(f"No such option: {name}. Did you mean {meant[name]}?")
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options. Typer would put the Python type after the name of an argument."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                name = str(getattr(parameter, "metavar", None) or record[0]) if is_argument else record[0]
+                rows["Arguments" if is_argument else "Options"].append((name, record[1]))
+        for heading, found in rows.items():
+            if found:
+                with formatter.section(heading):
+                    formatter.write_dl(found)
+
 
 class RayCommand(Command):
     """A command with `--ray [ADDRESS]`: the address is optional, and sources may follow."""

@@ -89,3 +89,9 @@ def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:
 def note(text: str) -> None:
     """Print a line on standard error, separate from results."""
     print(text, file=sys.stderr)
+
+
+def report_error(message: str, status: int, *, as_json: bool) -> None:
+    """Print an error on standard error; with `as_json` as the line {"error": {"message": ..., "exit_status": ...}}."""
+    document = {"error": {"message": message, "exit_status": status}}
+    note(json.dumps(document, ensure_ascii=False) if as_json else f"error: {message}")
