@@ -64,7 +64,7 @@ def test_all_problems_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("name", ["has space", "UPPER", "", "-dash", "x" * 64, "a/b", "naïve"])
 def test_an_index_name_that_cannot_be_an_alias_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="index: .* is not a name of an index: 1 to 63 lower-case letters"):
+    with pytest.raises(ConfigurationError, match=r"index: .* is not a name of an index: 1 to 63 lower-case letters"):
         Settings.load(index=name)
 
 

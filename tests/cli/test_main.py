@@ -140,6 +140,8 @@ def test_completion_knows_commands(shell: str) -> None:
         ("size --images 1M --quantization int4", "'int4' is not one of 'none', 'int8', '4bit'"),
         ("size --images 1M --limit 4", "Did you mean --images?"),
         ("takedown /x.png", "Not a terminal: pass --yes to confirm"),
+        ("sources lsit", "'lsit' is not one of 'list', 'remove'. Did you mean 'list'?"),
+        ("sources remove s3://b/k", "Not a terminal: pass --yes to confirm"),
         ("serve --port 99999", "not a whole number from 0 to 65535"),
         ("takedown nothing --yes", "'nothing' is neither an id, a URI"),
     ],

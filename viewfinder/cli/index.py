@@ -144,7 +144,7 @@ def check_local_sources(sources: Sequence[str]) -> None:
         if path.suffix.lower() in _NOT_SOURCES and path.is_file():
             raise SourceError(
                 f"{str(path)!r} is neither an image nor a list of URIs. A list is a table with a column 'uri', such as "
-                "a CSV or Parquet file. Captions go to --captions."
+                "a CSV, TSV, JSONL or Parquet file. Captions go to --captions."
             )
     if not any(map(_exists, sources)):
         check_local_files(*sources)

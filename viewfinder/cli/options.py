@@ -231,8 +231,8 @@ CaptionsOption = Annotated[
     list[str] | None,
     optional(
         metavar="URI",
-        help="Captions by URI, key, or path relative to this file: a JSON, JSONL, CSV, TSV or Parquet file. Repeatable; the "
-        "last one that names an image decides.",
+        help="Captions by URI, key, or path relative to this file: a JSON, JSONL, CSV, TSV or Parquet file. "
+        "Repeatable; the last one that names an image decides.",
         parser=source_uri,
     ),
 ]

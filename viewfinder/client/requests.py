@@ -141,8 +141,8 @@ def _is_file(path: str) -> bool:
 def image_uri(subject: str) -> str | None:
     """The canonical URI that names an image; None for an id. Raises `ConfigurationError`."""
     id_ = image_id(subject)
-    uri = canonical_uri(subject) if "://" in subject or subject.startswith("/") else None
-    return uri if uri is not None and point_id(uri) == id_ else None
+    uri = canonical_uri(subject)  # an id would be the path of another image
+    return uri if point_id(uri) == id_ else None
 
 
 def _plain(name: str, value: Any, ids: Mapping[str, str]) -> Any:
