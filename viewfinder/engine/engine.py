@@ -25,7 +25,6 @@ from viewfinder.settings import Settings
 if TYPE_CHECKING:
     from viewfinder.engine.local import IndexResult
 
-INSTALL_ALL = "pip install 'viewfinder[all]'"
 INSTALL_LOCAL = "pip install 'viewfinder[local]'"
 
 AnyPath = str | Path
