@@ -389,15 +389,25 @@ def test_a_service_is_searched_by_image_with_the_api_key_of_the_settings(
         assert engine.search(image=locked.files[1], top_k=1).hits[0].uri == locked.uris[1]
 
 
-def test_indexing_through_a_service_names_the_job_command(tmp_path: Path) -> None:
+def test_without_an_address_the_service_of_this_machine_is_used(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: the command line found the service at VIEWFINDER_PORT, the engine asked port 8000.
+    monkeypatch.delenv("VIEWFINDER_SERVER", raising=False)
+    monkeypatch.setenv("VIEWFINDER_PORT", running.url.rpartition(":")[2])
+    with ImageSearchEngine() as engine:
+        assert engine.get_stats().collection == running.collection
+
+
+def test_indexing_through_a_service_names_the_command(tmp_path: Path) -> None:
     with ImageSearchEngine() as engine:
         with pytest.raises(ConfigurationError) as raised:
             engine.index_directory("s3://bucket/my photos", descriptions={"a.jpg": "a cat"})
-        command = "python jobs/index.py --source 's3://bucket/my photos' --captions captions.json"
+        command = "viewfinder index 's3://bucket/my photos' --captions captions.json"
         assert command in str(raised.value).splitlines()[1]
-        with pytest.raises(ConfigurationError, match=f"--source {re.escape(str(tmp_path))}/a.jpg --source s3://b/c"):
+        with pytest.raises(ConfigurationError, match=f"viewfinder index {re.escape(str(tmp_path))}/a.jpg s3://b/c"):
             engine.index_images([tmp_path / "a.jpg", "s3://b/c"])
-        with pytest.raises(ConfigurationError, match=r"--source images\.csv\nimages\.csv is .* your 1,000 paths"):
+        with pytest.raises(ConfigurationError, match=r"index images\.csv\nimages\.csv is .* your 1,000 paths"):
             engine.index_images([f"{number}.jpg" for number in range(1000)])
 
 

@@ -1,6 +1,7 @@
 """Settings: sources and their order, all problems in one message, all fields in the docs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_all_problems_are_in_one_message(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("name", ["has space", "UPPER", "", "-dash", "x" * 64, "a/b", "naïve"])
 def test_an_index_name_that_cannot_be_an_alias_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="VIEWFINDER_INDEX"):
+    with pytest.raises(ConfigurationError, match=r"index: .* is not a name of an index: 1 to 63 lower-case letters"):
         Settings.load(index=name)
 
 
@@ -196,6 +197,28 @@ def test_viewfinder_ray_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("VIEWFINDER_RAY_ADDRESS", "127.0.0.1:6379")
     with pytest.raises(ConfigurationError, match="VIEWFINDER_RAY_ADDRESS: no such setting"):
         Settings.load()
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "local", "ray://head:10001", "head:6379", "10.0.0.1:6379", "[2001:db8::1]:6379"]
+)
+def test_the_address_of_a_ray_cluster_is_accepted(address: str) -> None:
+    assert Settings.load({"RAY_ADDRESS": address}).ray_address == address
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("http://head:8265", "is the address of the cluster's job server; write head:6379, and give the job server"),
+        ("https://ray.example.org/", "write ray.example.org:6379"),
+        ("head", "'head' is not HOST:PORT, 'auto' or ray://HOST:PORT"),
+        ("ray:/head:10001", "is not HOST:PORT"),
+    ],
+)
+def test_an_address_that_is_no_ray_cluster_is_refused(address: str, says: str) -> None:
+    # Regression: Ray's job server in RAY_ADDRESS ended in a traceback of Ray.
+    with pytest.raises(ConfigurationError, match=r"(?s)RAY_ADDRESS: .*" + re.escape(says)):
+        Settings.load({"RAY_ADDRESS": address})
 
 
 def test_the_service_is_the_one_named_or_the_one_on_this_machine() -> None:

@@ -1,8 +1,17 @@
-"""`python -m viewfinder` is the `viewfinder` command."""
+"""`python -m viewfinder` and the console script: the `viewfinder` command."""
 
 import sys
 
-from viewfinder.cli.main import main
+
+def main() -> int:
+    """Run the command line of this process. Ctrl-C while it is still being imported prints no traceback."""
+    try:
+        from viewfinder.cli.main import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        return 130  # as during a command
+
 
 if __name__ == "__main__":
     sys.exit(main())

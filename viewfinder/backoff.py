@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SHORT_PAUSE_S = 1.0
+
 
 @dataclass(frozen=True)
 class Backoff:
@@ -50,7 +52,10 @@ class Backoff:
                     if attempt == 1:
                         raise
                     raise type(error)(f"{error} Gave up after {attempt} attempts in {waited_s:.0f} s.") from error
-                logger.warning("%s Trying again in %.1f s.", error, pause_s)
+                # One short pause is normal, for example when the program that holds the embedded store ends.
+                level = logging.INFO if attempt == 1 and pause_s < _SHORT_PAUSE_S else logging.WARNING
+                when = f"in {pause_s:.1f} s" if pause_s >= 0.05 else "at once"
+                logger.log(level, "%s Trying again %s.", error, when)
                 self.sleep(pause_s)
 
     def pause_s(self, attempt: int, retry_after_s: float | None) -> float:

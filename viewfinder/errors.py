@@ -107,11 +107,17 @@ class ServiceError(ViewfinderError):
 
     def __str__(self) -> str:
         place = ", ".join(filter(None, [self.code, self.request_id and f"request {self.request_id}"]))
-        return f"{' '.join(filter(None, [self.message, self.hint]))} ({place})"
+        return f"{as_sentences(self.message, self.hint)} ({place})"
 
 
 class ServiceUnavailableError(ServiceError):
     """The service cannot be reached or cannot answer now; the same request may succeed later."""
+
+
+def as_sentences(message: str, hint: str) -> str:
+    """A message and a hint, with a full stop between them."""
+    end = "." if hint and message and message[-1] not in ".!?:" else ""
+    return f"{message}{end} {hint}".strip()
 
 
 def _rebuild(kind: type[ObjectError], reason: str, message: str, permanent: bool) -> ObjectError:

@@ -27,9 +27,11 @@ _RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_
 _SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key"})
 
 # Qdrant allows more, but index names appear in aliases, file names and shell commands.
-INDEX_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+INDEX_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+INDEX_RULE = "1 to 63 lower-case letters, digits, '-' or '_', of which the first is a letter or digit"
 
 KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
+RAY_ADDRESS_PATTERN = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 # As browsers send it: without a path or a trailing slash.
 ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
@@ -54,12 +56,11 @@ class Settings(BaseModel):
     model: str = Field(
         "ViT-B-32::openai",
         min_length=1,
-        description="CLIP model of a new index and the target of a re-index: ARCH::TAG, hf-hub:ORG/NAME, "
+        description="CLIP model of a new index and, if set, the target of a re-index: ARCH::TAG, hf-hub:ORG/NAME, "
         "a local checkpoint directory, `demo` or `demo-small`.",
     )
     index: str = Field(
         "images",
-        pattern=INDEX_PATTERN,
         description="Name of the index, which is its alias in Qdrant: 1 to 63 lower-case letters, digits, `-` or `_`.",
     )
     data_dir: AbsolutePath = Field(
@@ -180,7 +181,13 @@ class Settings(BaseModel):
         "127.0.0.1",
         description="Address that `viewfinder serve` listens on. `serve run` takes its own from a Serve configuration.",
     )
-    port: int = Field(8000, ge=0, le=65_535, description="Port that `viewfinder serve` listens on; 0 takes a free one.")
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65_535,
+        description="Port that `viewfinder serve` listens on; 0 takes a free one. Commands and clients look for the "
+        "service there if `VIEWFINDER_SERVER` is unset.",
+    )
     min_replicas: int = Field(1, ge=0, le=1000, description="Minimum number of service replicas.")
     max_replicas: int = Field(4, ge=1, le=1000, description="Maximum number of service replicas.")
     replica_cpus: float = Field(1.0, gt=0, le=256, description="CPU cores for one replica.")
@@ -250,7 +257,9 @@ class Settings(BaseModel):
 
     # The command line
     server: str = Field(
-        "http://localhost:8000", description="Address of the service that `viewfinder` and the client use."
+        "http://localhost:8000",
+        description="Address of the service that `viewfinder` and the client use. Unset: port `VIEWFINDER_PORT` of "
+        "this machine.",
     )
     api_key: SecretStr | None = Field(None, description="API key that `viewfinder` and the client send to the service.")
 
@@ -282,6 +291,26 @@ class Settings(BaseModel):
             if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin like https://example.org or http://localhost:3000")
         return origins
+
+    @field_validator("index")
+    @classmethod
+    def _index_name(cls, value: str) -> str:
+        if not INDEX_PATTERN.fullmatch(value):
+            raise ValueError(f"{value!r} is not a name of an index: {INDEX_RULE}")
+        return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _cluster_address(cls, value: str | None) -> str | None:
+        if value is None or RAY_ADDRESS_PATTERN.fullmatch(value):
+            return value
+        if value.startswith(("http://", "https://")):
+            host = re.split(r"[:/]", value.partition("://")[2])[0]
+            raise ValueError(
+                f"{value!r} is the address of the cluster's job server; write {host or 'HOST'}:6379, and give the job "
+                "server to 'ray job submit' with --address"
+            )
+        raise ValueError(f"{value!r} is not HOST:PORT, 'auto' or ray://HOST:PORT")
 
     @field_validator("qdrant_url", "s3_endpoint_url", "server")
     @classmethod
@@ -321,8 +350,9 @@ class Settings(BaseModel):
         named = _by_field(environment)
         given = {name: value for name, value in flags.items() if value is not None}
         values |= named | given
-        for name in named.keys() | given.keys():
+        for name in named:
             sources.pop(name, None)
+        sources |= dict.fromkeys(given, "")  # arguments of a program, not variables
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import READ_KEY, Gallery, Running
 from tests.indexing.sample_images import fill
 from viewfinder.cli.doctor import Finding, examine
+from viewfinder.models.checkpoint import locate
 from viewfinder.store import StoreAddress, open_local
+from viewfinder.store.directory import Holder, store_directory, try_lock
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.s3 import S3Endpoint
 
 pytestmark = pytest.mark.slow
@@ -317,3 +321,44 @@ def test_without_the_extra_local_mode_says_what_to_install(base_install: Path) -
     last = done.stderr.splitlines()[-1]
     assert "ConfigurationError: mode='local' needs" in last
     assert "pip install 'viewfinder[local]'" in last
+
+
+def test_the_model_of_the_live_index_is_checked(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: the model of VIEWFINDER_MODEL was checked, which searches do not use.
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path))
+    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+        store.collections.open("images", ModelIdentity.of(locate(tiny_model)))
+    monkeypatch.delenv("VIEWFINDER_MODEL", raising=False)
+    check = look("model")
+    assert (check.state, check.found.startswith("of index 'images': ")) == ("ok", True)
+    monkeypatch.setenv("VIEWFINDER_MODEL", "ViT-B-32::openai")
+    assert "VIEWFINDER_MODEL is ViT-B-32::openai, to which a re-index would change" in look("model").found
+
+
+def test_the_ray_that_holds_the_store_is_the_ray_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = store_directory(tmp_path)
+    directory.mkdir()
+    holder = replace(Holder.here("10.0.0.1:6379"), host="this-machine")
+    (directory / "holder.json").write_text(json.dumps(asdict(holder)))
+    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path))
+    lock = try_lock(directory / "holder.lock")
+    assert lock is not None
+    with lock:
+        (check,) = [each for each in examine(current_cluster=tmp_path / "none") if each.name == "Ray"]
+    assert check.found == "10.0.0.1:6379 on this-machine, which holds the embedded store"
+
+
+def test_a_file_that_is_no_source_is_reported(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.json"
+    captions.write_text("{}")
+    (check,) = [each for each in examine(str(captions)) if each.name == "source"]
+    assert (check.state, "neither an image nor a list of URIs" in check.found) == ("failed", True)
+
+
+def test_versions_of_packages_are_in_the_json_document(viewfinder: Viewfinder) -> None:
+    packages = [line for line in viewfinder("doctor").out.splitlines() if line.startswith("client packages")]
+    assert all("versions: --json" in line for line in packages)

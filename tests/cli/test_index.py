@@ -1,12 +1,40 @@
-"""Mistakes in the input of `viewfinder index` that only a bucket, a store or a model can reveal; without Ray."""
+"""Mistakes in the input of `viewfinder index`; without Ray."""
+
+import json
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Mistake
+from viewfinder.cli.index import check_local_sources
+from viewfinder.cli.index_report import show_plan
+from viewfinder.errors import SourceError
+from viewfinder.indexing.report import IndexPlan
 
-pytestmark = pytest.mark.slow
+
+@pytest.mark.parametrize("spelling", ["{path}", "file://{path}", "file://localhost{path}", "file://{escaped}"])
+def test_every_spelling_of_an_existing_directory_is_accepted(spelling: str, tmp_path: Path) -> None:
+    # Regression: the file:// URIs that viewfinder itself prints were not found.
+    directory = tmp_path / "sp ace"
+    directory.mkdir()
+    check_local_sources([spelling.format(path=directory, escaped=str(directory).replace(" ", "%20"))])
 
 
+def test_the_nearest_path_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "sp ace").mkdir()
+    with pytest.raises(SourceError, match=r"Did you mean '.*/sp ace'"):
+        check_local_sources([f"file://{tmp_path}/sp%20acee"])
+
+
+def test_a_dry_run_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = IndexPlan({"index": 3}, None)
+    show_plan(plan, as_json=False)
+    assert capsys.readouterr().out.startswith("dry run\tnothing was changed\n")
+    show_plan(plan, as_json=True)
+    assert json.loads(capsys.readouterr().out)["dry_run"] is True
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "environment", "status", "says"),
     [

@@ -1,9 +1,11 @@
 """The command line as a whole: help, version, mistakes, exit statuses, and response times."""
 
+import json
 import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import typer
 
 from tests.cli.conftest import PROGRAM, ROOT, Viewfinder, program
+from viewfinder.__main__ import main as run_program
 from viewfinder._version import __version__
 from viewfinder.cli.main import app
 
@@ -39,6 +42,7 @@ def test_help_has_examples_and_exit_statuses_and_fits_80_columns(
     assert re.search(r"^  Examples:\n    .*viewfinder ", done.out, re.MULTILINE)
     assert "Exit status: 0 " in done.out
     assert not re.search("[─│╭╮]", done.out)
+    assert not re.search(r"<[\w\[\]]+>", done.out), "no Python types"
     assert "..." not in done.out.replace("]...", ""), "no description is cut off"
 
 
@@ -107,6 +111,37 @@ def test_completion_knows_commands(shell: str) -> None:
         ("search cat --weights clip", "does not have the form clip=1,words=0.5"),
         ("search cat --all --limit 3", "be combined with --limit"),
         ("search cat --diversity 2", "'2' is not a number from 0 to 1"),
+        ("search cat --rank hybird", "Did you mean 'hybrid'?"),
+        ("search cat --target imag", "'imag' is not one of 'image', 'caption', 'both'. Did you mean 'image'?"),
+        ("search cat --weights foo=1", "'foo' is not one of 'clip', 'words'"),
+        ("search cat --weights clip=-1", "'-1' is not a number from 0 to 100"),
+        ("search cat --weights clip=0,words=0", "At least one weight must be above 0"),
+        ("search cat --weights clip=1", "Needs --rank hybrid"),
+        ("search cat --group-size 2", "Needs --group-by"),
+        ("search cat --max-objects 3", "No such option: --max-objects. Did you mean --limit?"),
+        ("search --image nowhere.jpg", "The image 'nowhere.jpg' cannot be read"),
+        ("search --id nowhere.jpg", "'nowhere.jpg' is neither an id"),
+        ("search cat --index Bad", "Invalid value for '--index': 'Bad' is not a name of an index: 1 to 63 lower-case"),
+        ("search cat --server localhost:8000", "Invalid value for '--server': 'localhost:8000' is not an address"),
+        ("index viewfinder --limit 3", "No such option: --limit. Did you mean --max-objects?"),
+        ("index s3//bucket/x", "did you mean s3://bucket/x?"),
+        ("index s3/bucket/x", "did you mean s3://bucket/x?"),
+        ("index README.md", "is neither an image nor a list of URIs"),
+        ("index viewfinder --captions nowhere.json", "No such file or directory: 'nowhere.json'"),
+        ("index viewfinder --prune-max-ratio 0.5", "Needs --prune"),
+        ("index viewfinder --ray=http://head:8265", "write head:6379"),
+        ("reindex --source nowhere", "No such file or directory: 'nowhere'"),
+        ("reindex --captions nowhere.csv", "No such file or directory: 'nowhere.csv'"),
+        ("reindex --evaluation-set nowhere.jsonl", "No such file or directory: 'nowhere.jsonl'"),
+        ("reindex --rollback --model demo --keep 3", "'--rollback': Cannot be combined with --keep and --model"),
+        ("reindex --release --rebuild", "'--release': Cannot be combined with --rebuild"),
+        ("evaluate --evaluation-set nowhere.jsonl", "No such file or directory: 'nowhere.jsonl'"),
+        ("size --images 1M --gpu L44", "Did you mean 'L4'?"),
+        ("size --images 1M --quantization int4", "'int4' is not one of 'none', 'int8', '4bit'"),
+        ("size --images 1M --limit 4", "Did you mean --images?"),
+        ("takedown /x.png", "Not a terminal: pass --yes to confirm"),
+        ("sources lsit", "'lsit' is not one of 'list', 'remove'. Did you mean 'list'?"),
+        ("sources remove s3://b/k", "Not a terminal: pass --yes to confirm"),
         ("serve --port 99999", "not a whole number from 0 to 65535"),
         ("takedown nothing --yes", "'nothing' is neither an id, a URI"),
     ],
@@ -116,6 +151,48 @@ def test_a_mistake_is_named_with_the_valid_spelling(line: str, says: str, viewfi
     assert done.status == 2
     assert done.out == ""
     assert says in " ".join(done.err.split())
+    assert "Value error" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("serach cat", "Did you mean 'search'?"),
+        ("search cat --rank luck", "Invalid value for '--rank'"),
+        ("search cat --souce x", "No such option: --souce"),
+        ("index nowhere", "No such file or directory: 'nowhere'"),
+    ],
+)
+def test_with_json_a_mistake_is_an_object_on_standard_error(line: str, says: str, viewfinder: Viewfinder) -> None:
+    done = viewfinder(*line.split(), "--json")
+    assert (done.status, done.out) == (2, "")
+    error = json.loads(done.err)["error"]
+    assert error["exit_status"] == 2
+    assert says in error["message"]
+
+
+def test_the_exit_status_is_the_same_with_json(viewfinder: Viewfinder) -> None:
+    assert viewfinder("size", "--images", "1M", "--json").status == 0
+    assert viewfinder("search", "--help", "--json").status == 0
+
+
+class _InterruptedImport:
+    """A finder of modules that raises `KeyboardInterrupt` for the command line, as Ctrl-C does."""
+
+    def find_spec(self, name: str, *arguments: object) -> None:
+        if name == "viewfinder.cli.main":
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_during_the_imports_has_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "viewfinder.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [_InterruptedImport(), *sys.meta_path])
+    assert run_program() == 130
+
+
+def test_the_console_script_is_the_module() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"viewfinder": f"{run_program.__module__}:{run_program.__name__}"}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +203,9 @@ def test_a_mistake_is_named_with_the_valid_spelling(line: str, says: str, viewfi
         "index s3:/bucket/x",
         "search a --rank luck",
         "serve --prot 1",
+        "search --image nowhere.jpg",
+        "takedown s3://bucket/x.png",
+        "reindex --source nowhere",
     ],
 )
 def test_a_mistake_is_answered_fast_and_without_heavy_imports(line: str) -> None:

@@ -130,6 +130,8 @@ def test_a_running_service_finds_what_is_indexed_beside_it(
     run("index", str(images))
     _wait_until(lambda: program(["search", "a house"]).returncode == 0)
     assert found(first) == [f"file://{first}"]
+    # The service's store is the one in VIEWFINDER_DATA_DIR.
+    assert f"Using the service at http://localhost:{environment['VIEWFINDER_PORT']}" in program(["status"]).stderr
     shutil.copy(IMAGES[5], more)
     run("index", str(images))
     assert found(more) == [f"file://{more}"]

@@ -1,5 +1,6 @@
 """Rendering of the results of a re-index."""
 
+import json
 import re
 from typing import Any
 
@@ -105,3 +106,10 @@ def test_a_release_names_the_pause_if_there_was_one(capsys: pytest.CaptureFixtur
     assert "paused since 2026-01-01T00:00:00+00:00, when 'second' was rolled back to 'first'" in printed(capsys)
     show_release(None, "images", as_json=False)
     assert printed(capsys) == "Scheduled runs of index 'images' were not paused."
+
+
+def test_with_json_a_problem_is_an_object_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    show_result(result(problem="too many failures"), as_json=True)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["problem"] == "too many failures"
+    assert json.loads(err) == {"error": {"message": "too many failures", "exit_status": 1}}

@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.cli.conftest import Viewfinder, program
 from tests.fixtures.services import Gallery, Running
+from viewfinder.cli.search import last_position
+from viewfinder.client import SearchRequest
+from viewfinder.query.cursor import MAX_POSITION
+from viewfinder.query.ranking import WINDOW
 
 
 def test_hits_are_tab_separated_lines_in_a_pipe(at_running: Running, viewfinder: Viewfinder) -> None:
@@ -135,3 +140,31 @@ def test_warnings_go_to_standard_error(as_json: tuple[str, ...], at_gallery: Gal
 
 def test_an_invalid_id_is_refused(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     assert viewfinder("search", "--id", "x").status == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "position"),
+    [
+        ({}, 10_000),
+        ({"rank": "words"}, 500),
+        ({"rank": "hybrid"}, 500),
+        ({"target": "both"}, 500),
+        ({"group_by": "tags"}, 500),
+        ({"diversity": 0.5}, 500),
+    ],
+)
+def test_all_hits_end_at_the_last_position_of_the_order(options: dict[str, Any], position: int) -> None:
+    request = {"rank": None, "target": "image", "diversity": None, "group_by": None, **options}
+    assert last_position(cast(SearchRequest, request)) == position
+    assert last_position(cast(SearchRequest, request)) in (MAX_POSITION, WINDOW)
+
+
+def test_an_unknown_image_is_named_as_it_was_given(at_running: Running, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "--id", "s3://bucket/none.jpg")
+    done.check_message(2, "--id: the index holds no image 's3://bucket/none.jpg'.")
+
+
+def test_words_need_a_text_alone(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "image 3", "--image", str(at_gallery.files[3]), "--rank", "words")
+    done.check_message(2, "rank: 'words' searches by a text alone, not by text and image.")
+    assert "/docs" not in done.err

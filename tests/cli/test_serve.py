@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from tests.fixtures.services import Running
 from viewfinder.cli.entry import job
 from viewfinder.cli.serve import free_port, wait_for_interrupt
 from viewfinder.errors import ConfigurationError
@@ -44,8 +45,13 @@ def test_a_host_that_does_not_exist_is_refused(host: str) -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"Cannot listen on '192\.0\.2\.1'"):
-        free_port("192.0.2.1", 0)
+    with pytest.raises(ConfigurationError, match=r"'192\.0\.2\.1' is not an address of this machine"):
+        free_port("192.0.2.1", 8000)
+
+
+def test_a_port_of_a_running_service_is_named_as_such(running: Running) -> None:
+    with pytest.raises(ConfigurationError, match="taken by a viewfinder service that is running already"):
+        free_port("127.0.0.1", int(running.url.rpartition(":")[2]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

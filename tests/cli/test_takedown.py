@@ -132,3 +132,12 @@ def test_a_name_that_is_not_in_the_index_fails_with_the_nearest_ones(stored: Pat
     assert (done.status, "Nearest: 's3://bucket/1.jpg'" in done.err) == (1, True)
     done = viewfinder("restore", "s3://bucket/1.jpg")
     assert (done.status, "Nearest: 's3://bucket/l.jpg'" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize("line", ["takedown s3://bucket/1.jpg --yes", "restore s3://bucket/1.jpg"])
+def test_a_misspelled_index_is_refused_and_nothing_is_written(line: str, stored: Path, viewfinder: Viewfinder) -> None:
+    done = viewfinder(*line.split(), "--index", "imges")
+    done.check_message(2, "There is no index 'imges' in the embedded store")
+    assert "Existing indexes: 'images'." in done.err
+    with open_local(StoreAddress(data_dir=stored)) as store:
+        assert list(store.control("imges").all_takedowns()) == []

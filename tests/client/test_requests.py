@@ -91,3 +91,14 @@ def test_names_with_several_spellings_get_the_id_that_the_index_has() -> None:
     parts = search_body(request, {composed: point_id("s3://b/cafe\u0301.jpg")})["queries"]
     assert [part["id"] for part in parts] == [point_id("s3://b/cafe\u0301.jpg"), point_id(plain)]
     assert search_body({"id": composed}) == {"id": point_id(composed)}
+
+
+def test_an_image_is_named_by_the_relative_path_of_an_existing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.png").touch()
+    monkeypatch.chdir(tmp_path)
+    assert image_id("x.png") == image_id(str(tmp_path / "x.png"))
+    for subject in ("y.png", "a" * 5000, "a\0b"):
+        with pytest.raises(ConfigurationError, match="neither an id"):
+            image_id(subject)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -45,6 +46,18 @@ def sync(world: World, executor: InProcessExecutor, progress: Seen) -> dict[str,
     assert collection is not None
     indexer = Indexer(settings, world.store, executor, "run", world.directory, access=world.access, progress=progress)
     return indexer.sync(IndexOptions((world.source,)), collection, checkpoint).counts
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "size"),
+    [("cpu", {}, 64), ("cuda", {}, 256), ("cuda", {"device": "cpu"}, 64), ("cuda", {"encode_batch_size": 7}, 7)],
+)
+def test_the_batch_size_follows_from_the_device_that_is_used(
+    found: str, options: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viewfinder.indexing.executor.choose_device", lambda device: found)
+    with InProcessExecutor(cores=2) as executor:
+        assert executor.batch_size(Settings.load({}, **options)) == size
 
 
 def test_blocks_stream_through_several_decoders_and_every_object_is_counted(world: World) -> None:

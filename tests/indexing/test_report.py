@@ -26,6 +26,20 @@ def test_a_run_that_ended_early_says_why(error: BaseException, problem: str, tmp
     assert (summary["state"], summary["problem"]) == ("failed", problem)
 
 
+def test_directories_of_killed_runs_are_removed_and_those_of_running_ones_kept(tmp_path: Path) -> None:
+    """A run was taken for dead if this machine had no process of its number: it ran in another container."""
+    settings = Settings.load({"VIEWFINDER_DATA_DIR": str(tmp_path)})
+    report = Report.open(settings, ObjectAccess.of(settings), None, dry_run=True)
+    killed = tmp_path / "tmp" / "run-killed"
+    killed.mkdir(parents=True)
+    (killed / "manifest").touch()
+    with report.workspace() as first, report.workspace() as second:
+        assert not killed.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_a_destination_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     settings = Settings.load({"VIEWFINDER_DATA_DIR": str(tmp_path)})
     (tmp_path / "file").touch()

@@ -1,16 +1,49 @@
 """Rankings of several queries run together."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from viewfinder.errors import FilterError
+from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.query.errors import QueryImageError
+from viewfinder.query.local import LocalSearch
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import ranking
 from viewfinder.query.searcher import run_rankings
 from viewfinder.query.vectors import gather_or_cancel
+from viewfinder.settings import Settings
+from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.records import StoredHit
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.search import Search
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "says"),
+    [
+        ({"filter": {"widht": {"gte": 1}}}, FilterError, "Closest: 'width'"),
+        ({"group_by": "widht"}, FilterError, "Closest: 'width'"),
+        ({"text": None, "image_url": "nonsense"}, QueryImageError, "image_url: "),
+    ],
+)
+def test_a_wrong_query_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, tiny_model: str, request_: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    def load(checkpoint: object) -> Encoder:
+        raise AssertionError("the model is loaded")
+
+    with (
+        open_local(StoreAddress(data_dir=tmp_path)) as store,
+        LocalSearch(store, Settings.load({}), load) as local,
+    ):
+        store.collections.open("images", ModelIdentity.of(locate(tiny_model)))
+        with pytest.raises(error, match=says):
+            local.search({"text": "a cat", **request_})
 
 
 async def test_each_round_of_several_rankings_is_one_request() -> None:

@@ -16,8 +16,11 @@ from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.source_removal import remove_source
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.report import ReindexPlan
 from viewfinder.reindexing.upgrade_lock import read_holder
+from viewfinder.reindexing.workflow import wanted_model
+from viewfinder.settings import Settings
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
 from viewfinder.sources.versions import Version
@@ -93,6 +96,17 @@ def test_with_the_same_model_the_live_collection_is_updated(index: Index) -> Non
         "failed": 0,
         "pruned": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("option", "setting", "wanted"),
+    [(None, None, "live"), (None, "set", "set"), ("given", None, "given"), ("given", "set", "given")],
+)
+def test_without_an_option_or_a_setting_the_live_model_stays(
+    option: str | None, setting: str | None, wanted: str
+) -> None:
+    # Regression: `viewfinder reindex` changed an index of another model to the default of VIEWFINDER_MODEL.
+    assert wanted_model(ReindexOptions(model=option), Settings.load({}, model=setting), "live") == wanted
 
 
 def test_when_model_changed_ignores_changed_objects(index: Index) -> None:

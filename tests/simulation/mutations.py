@@ -143,6 +143,18 @@ def _final_timeouts() -> Iterator[Any]:
     yield patch.object(server, "_TRANSIENT_500", re.compile("(?!)"))
 
 
+def _listings_without_end() -> Iterator[Any]:
+    from viewfinder.sources.s3_listing import _SeenPages
+
+    yield patch.object(_SeenPages, "next_token", lambda self, answer: answer.get("NextContinuationToken"))
+
+
+def _archived_objects_are_read() -> Iterator[Any]:
+    from viewfinder.sources import s3_listing
+
+    yield patch.object(s3_listing, "ARCHIVE_CLASSES", frozenset())
+
+
 def _mutation(name: str, breaks: str, feature: str, patches: Callable[[], Iterator[Any]]) -> Mutation:
     return Mutation(name, breaks, frozenset({feature}), patches)
 
@@ -153,8 +165,11 @@ MUTATIONS = (
     _mutation("sources", "sources are one list, read and written", "two index runs", _one_list_of_sources),
     _mutation("failures", "a permanent failure is for ever", "decoder upgrades", _failures_for_ever),
     _mutation("crashes", "one crash is permanent", "bad nodes", _crashes_are_permanent),
+    _mutation("bound", "the sync after a switch has no bound", "vanishing sources", _no_bound_after_a_switch),
     _mutation("spelling", "s3://b/p and s3://b/p/ are two sources", "two spellings", _two_spellings),
     _mutation("lock", "weak ordering of the upgrade lock", "two reindexes", _weak_ordering),
     _mutation("vectors", "every vector is written", "vectors that are not finite", _vectors_are_not_checked),
+    _mutation("tokens", "a repeated token is followed for ever", "repeated tokens", _listings_without_end),
+    _mutation("archived", "archived objects are read", "archived objects", _archived_objects_are_read),
     _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", _final_timeouts),
 )

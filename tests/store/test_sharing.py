@@ -1,6 +1,7 @@
 """The embedded store in several programs at once: one holds the directory and answers the others."""
 
 import json
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,14 +79,29 @@ def test_the_socket_is_private_to_the_user_and_removed_with_the_holder(tmp_path:
     assert "store-socket" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
-def test_a_waiting_call_fails_when_the_holder_closes() -> None:
+@pytest.mark.parametrize("name", ["data", "long" * 40])
+def test_the_socket_is_in_the_directory_if_its_path_is_short(name: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="vf-") as parent:
+        directory = Path(parent) / name
+        directory.mkdir()
+        holder = StoreSocket(lambda method: method, directory)
+        assert (directory in Path(holder.path).parents) is (name == "data")
+        client = SocketClient(holder.path, None)
+        assert client.call("count") == "count"
+        client.close()
+        holder.close()
+        assert list(directory.iterdir()) == []
+        assert not Path(holder.path).parent.exists()
+
+
+def test_a_waiting_call_fails_when_the_holder_closes(tmp_path: Path) -> None:
     entered, release = threading.Event(), threading.Event()
 
     def call(method: str) -> None:
         entered.set()
         release.wait(60)
 
-    holder = StoreSocket(call)
+    holder = StoreSocket(call, tmp_path)
     client = SocketClient(holder.path, None)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.call, "count")

@@ -159,7 +159,7 @@ def test_wait_ready_returns_when_nothing_is_left_to_do(store: Store, index: str)
     store.points.upsert(made, image_points(5), wait=False)
     updates: list[str] = []
     store.collections.wait_ready(made, timeout_s=60, progress=updates.append, poll_s=0.05)
-    assert updates[-1] == "ready in 2 of 3 polls"
+    assert updates[-1] == "ready; checked 2 of 3 times"
 
 
 # -- Points ---------------------------------------------------------------------------------------------------------

@@ -12,18 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from viewfinder.addresses import is_loopback
 from viewfinder.cli import output
 from viewfinder.cli.entry import FAILED, install
+from viewfinder.cli.index import check_local_sources
 from viewfinder.cli.options import ConfigOption, JsonOption, examples, optional, source_uri
 from viewfinder.client import Client
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
+
+if TYPE_CHECKING:
+    from viewfinder.store.directory import Holder
 
 EPILOG = examples(
     "viewfinder doctor",
@@ -40,7 +45,6 @@ LARGE_STORE_BYTES = 200_000_000
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NEEDS_KEY = "a viewfinder service answers, but does not accept this API key"
 _QDRANT_ADVICE = (
     "Start it: docker run -p 6333:6333 qdrant/qdrant. Or unset VIEWFINDER_QDRANT_URL and use the embedded store."
@@ -104,10 +108,17 @@ def doctor_command(
     if as_json:
         output.print_json([asdict(check) for check in found])
     else:
-        rows = [[check.name, check.state, check.found, check.advice] for check in found]
+        rows = [[check.name, check.state, _shown(check), check.advice] for check in found]
         output.print_table(["check", "state", "found", "what to do"], rows)
     if any(check.state == "failed" for check in found):
         raise typer.Exit(FAILED)
+
+
+def _shown(check: Finding) -> str:
+    """What is found, for a table: the versions of packages are in the JSON document."""
+    if check.state == "ok" and check.name in [name for _, name, _ in _EXTRAS]:
+        return f"{check.found.count(',') + 1} packages; versions: --json"
+    return check.found
 
 
 def examine(
@@ -240,31 +251,71 @@ def _qdrant(settings: Settings) -> Finding:
 
 
 def _embedded(settings: Settings) -> Finding:
-    from viewfinder.store.directory import LARGE_STORE_ADVICE, Holder, store_directory, try_lock
+    from viewfinder.store.directory import LARGE_STORE_ADVICE, store_directory
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():
         return Finding("Qdrant", "ok", f"embedded in {directory}, nothing stored yet")
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    lock = try_lock(directory / "holder.lock")
-    if lock is None:
-        holder: object = Holder.read(directory) or "an unknown program"
-    else:
-        lock.close()
-        holder = "no program"
-    found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {holder}"
+    is_held, holder = _holder(settings)
+    by = (holder or "an unknown program") if is_held else "no program"
+    found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {by}"
     if size > LARGE_STORE_BYTES:
         return Finding("Qdrant", "note", found, LARGE_STORE_ADVICE)
     return Finding("Qdrant", "ok", found)
 
 
+def _holder(settings: Settings) -> "tuple[bool, Holder | None]":
+    """True if a program holds the embedded store, and that program if it is known."""
+    from viewfinder.store.directory import Holder, store_directory, try_lock
+
+    directory = store_directory(settings.data_dir)
+    if not directory.is_dir():
+        return False, None
+    lock = try_lock(directory / "holder.lock")
+    if lock is not None:
+        lock.close()
+        return False, None
+    return True, Holder.read(directory)
+
+
+def _live_model(settings: Settings) -> str | None:
+    """The model of the live collection; None without an index, or if the store cannot be asked now."""
+    try:
+        from viewfinder.store import StoreAddress, connect, open_shared
+    except ModuleNotFoundError:
+        return None
+    address = replace(StoreAddress.of(settings), retry_s=0.0, timeout_s=_SERVICE_TIMEOUT_S)
+    if address.url is None:
+        is_held, holder = _holder(settings)
+        is_shared = not is_held or (holder is not None and holder.answers_here)
+        if not is_shared or not (settings.data_dir / "qdrant").is_dir():
+            return None
+    try:
+        with connect(address) if address.url is not None else open_shared(address) as store:
+            live = store.collections.live(settings.index)
+    except ViewfinderError:
+        return None  # the check of Qdrant says why
+    return live.metadata.model_name if live else None
+
+
 def _model(settings: Settings) -> Finding:
-    """Look for the weights on this machine without downloading them."""
-    spec = find(settings.model)
+    """Look for the weights of the live model, or of the one for a new index, without downloading them."""
+    live = _live_model(settings)
+    check = _weights(live or settings.model)
+    if live is None:
+        return check
+    given = "model" in settings.model_fields_set and settings.model != live
+    differs = f"; VIEWFINDER_MODEL is {settings.model}, to which a re-index would change" if given else ""
+    return replace(check, found=f"of index {settings.index!r}: {check.found}{differs}")
+
+
+def _weights(name: str) -> Finding:
+    spec = find(name)
     if spec.directory:
         from viewfinder.models.checkpoint import locate
 
-        checkpoint = locate(settings.model)  # reads a directory, downloads nothing
+        checkpoint = locate(name)  # reads a directory, downloads nothing
         return Finding("model", "ok", f"{checkpoint.name}, {checkpoint.dimension} dimensions, {checkpoint.weights}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -310,12 +361,19 @@ def _ray(settings: Settings, current_cluster: Path) -> Finding:
         advice = f"Delete {current_cluster}, which a crashed cluster left behind, or start the cluster again."
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
-        return Finding(
-            "Ray", "ok", f"RAY_ADDRESS is {address}" if address else "not running on this machine; started when needed"
-        )
+        return Finding("Ray", "ok", f"RAY_ADDRESS is {address}" if address else _own_ray(settings))
     if _connection_error(host.strip("[]"), int(port)) is None:
         return Finding("Ray", "ok", f"something listens at {address}")
     return Finding("Ray", "failed", f"nothing listens at {address}", advice)
+
+
+def _own_ray(settings: Settings) -> str:
+    """The Ray that holds the embedded store, if there is one."""
+    if settings.qdrant_url is None and importlib.util.find_spec("qdrant_client") is not None:
+        _, holder = _holder(settings)
+        if holder is not None and holder.ray_address is not None:
+            return f"{holder.ray_address} on {holder.host}, which holds the embedded store"
+    return "not running on this machine; started when needed"
 
 
 def _port(settings: Settings) -> Finding:
@@ -355,7 +413,7 @@ def _keys(settings: Settings) -> Finding:
     if settings.allow_anonymous:
         found = f"none: every client that reaches {settings.host} may search"
         return Finding("API keys", "note", found, "'viewfinder key' makes one for VIEWFINDER_API_KEYS.")
-    if settings.host in _LOOPBACK:
+    if is_loopback(settings.host):
         return Finding("API keys", "ok", "none: the service answers only this machine")
     advice = "Set VIEWFINDER_API_KEYS ('viewfinder key' makes one), or VIEWFINDER_ALLOW_ANONYMOUS=1."
     return Finding(
@@ -366,7 +424,7 @@ def _keys(settings: Settings) -> Finding:
 def _service(settings: Settings) -> Finding:
     """Query the service that the client and the command line use, with their key."""
     check = _ask("service", Client.of(settings, timeout_s=_SERVICE_TIMEOUT_S, retries=0))
-    return replace(check, found=f"{settings.server}: {check.found}")
+    return replace(check, found=f"{settings.service_url}: {check.found}")
 
 
 def _ask(name: str, client: Client) -> Finding:
@@ -392,6 +450,7 @@ def _source(settings: Settings, source: str | None) -> Finding:
     from viewfinder.sources.objects import Objects
     from viewfinder.sources.uris import canonical_uri
 
+    check_local_sources([source])
     uri = canonical_uri(source)
     with Objects(ObjectAccess.of(settings)) as objects:
         objects.check(uri)

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
+from typer.exceptions import TyperException
 
+from viewfinder.cli.output import report_error
 from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
 from viewfinder.settings import Settings
 
@@ -27,17 +29,28 @@ _KEY_HINTS = {
 }
 
 
-def exit_status(command: Callable[[], None]) -> int:
-    """Run a command and return its exit status. A `ViewfinderError` is one message on standard error."""
+def exit_status(command: Callable[[], None], *, as_json: bool = False) -> int:
+    """Run a command and return its exit status. An error is one message on standard error, or with `as_json` one line
+
+    {"error": {"message": MESSAGE, "exit_status": STATUS}}
+    """
     try:
         command()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else DONE if ended.code is None else FAILED
     except ViewfinderError as error:
         hint = _KEY_HINTS.get(error.status, "") if isinstance(error, ServiceError) else ""
-        print(f"error: {error}{hint}", file=sys.stderr)
-        return error.exit_status
+        return _report(f"{error}{hint}", error.exit_status, as_json=as_json)
+    except typer.Abort:  # only with `as_json`: without, typer handles these itself
+        return _report("Aborted.", FAILED, as_json=as_json)
+    except TyperException as error:
+        return _report(error.format_message(), error.exit_code, as_json=as_json)
     return DONE
+
+
+def _report(message: str, status: int, *, as_json: bool) -> int:
+    report_error(message, status, as_json=as_json)
+    return status
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import DONE, job, packages_of
+from viewfinder.cli.index import check_local_files
 from viewfinder.cli.options import ConfigOption, EvaluationSetOption, IndexNameOption, JsonOption, examples, optional
 from viewfinder.evaluation.options import MAX_COLLECTIONS, EvaluateOptions
 from viewfinder.settings import Settings
@@ -47,6 +48,7 @@ def evaluate_command(
         raise typer.BadParameter(f"Accepts at most {MAX_COLLECTIONS} collections.", param_hint="'--collection'")
     options = EvaluateOptions(collections, evaluation_set, index, out)
     settings = Settings.load(config=config, index=index)
+    check_local_files(evaluation_set)
     with job(stopped="Stopped."):
         raise typer.Exit(_run(options, settings, as_json=as_json))
 

@@ -30,12 +30,18 @@ from viewfinder.cli.options import (
 from viewfinder.errors import SourceError
 from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO, IndexOptions
 from viewfinder.settings import Settings
-from viewfinder.sources.uris import spellings
+from viewfinder.sources.uris import canonical_uri, file_path, spellings
 
 EPILOG = examples(
     "viewfinder index photos/",
     "viewfinder index s3://bucket/2023 s3://bucket/2024 --captions captions.csv",
     "viewfinder index s3://bucket --prune --ray auto",
+)
+
+# Files that are given by mistake: lists, captions and documents in a format that no source has.
+_NOT_SOURCES = frozenset(
+    {".doc", ".docx", ".htm", ".html", ".ini", ".json", ".log", ".md", ".ods", ".pdf", ".py", ".rar", ".rst", ".rtf"}
+    | {".tar", ".toml", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip"}
 )
 
 Sources = Annotated[
@@ -99,6 +105,8 @@ def index_command(
     sources = (*(src or ()), *(source or ()))
     if not sources:
         raise typer.BadParameter("At least one source is required.", param_hint="'SRC'")
+    if prune_max_ratio != PRUNE_MAX_RATIO and not prune:
+        raise typer.BadParameter("Needs --prune.", param_hint="'--prune-max-ratio'")
     if prune and max_objects is not None:
         raise typer.BadParameter(
             "Needs a complete listing, so it cannot be combined with --max-objects.", param_hint="'--prune'"
@@ -124,23 +132,40 @@ def index_command(
     )
     settings, on_ray = job_settings(config, index, ray)
     check_local_sources(options.sources)
+    check_local_files(*options.captions)
     with job():
         raise typer.Exit(_run(options, settings, on_ray=on_ray, as_json=as_json))
 
 
 def check_local_sources(sources: Sequence[str]) -> None:
-    """Raise `SourceError` if each source is a path that does not exist, before any slow import."""
-    missing = []
+    """Raise `SourceError` if a file cannot be a source, or if each source is a path that does not exist."""
     for text in sources:
-        path = Path(text.removeprefix("file://")).expanduser()
-        if "://" in text.removeprefix("file://") or any(Path(each).exists() for each in spellings(str(path))):
-            return
-        missing.append(path)
-    for path in missing:
+        path = Path(file_path(canonical_uri(text)))
+        if path.suffix.lower() in _NOT_SOURCES and path.is_file():
+            raise SourceError(
+                f"{str(path)!r} is neither an image nor a list of URIs. A list is a table with a column 'uri', such as "
+                "a CSV, TSV, JSONL or Parquet file. Captions go to --captions."
+            )
+    if not any(map(_exists, sources)):
+        check_local_files(*sources)
+
+
+def check_local_files(*texts: str | None) -> None:
+    """Raise `SourceError` for a path that does not exist, before any slow import. None and `s3://` are not checked."""
+    for text in texts:
+        if text is None or _exists(text):
+            continue
+        path = Path(file_path(canonical_uri(text)) if "://" in text else text).expanduser()
         siblings = [each.name for each in path.absolute().parent.glob("*")]
         near = get_close_matches(path.name, siblings, n=1)
         hint = f" Did you mean {str(path.with_name(near[0]))!r}?" if near else ""
         raise SourceError(f"No such file or directory: {str(path)!r}.{hint}")
+
+
+def _exists(text: str) -> bool:
+    """True for `s3://`, and for a path that exists in any spelling."""
+    uri = canonical_uri(text)
+    return uri.startswith("s3://") or any(Path(file_path(each)).exists() for each in spellings(uri))
 
 
 def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from viewfinder.cli import output
+from viewfinder.cli.entry import FAILED
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.report import IndexPlan, Summary
 
@@ -26,15 +27,15 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
     else:
         output.print_record(_fields(summary))
     if summary.problem:
-        output.note(f"error: {summary.problem}")
+        output.report_error(summary.problem, FAILED, as_json=as_json)
 
 
 def show_plan(plan: IndexPlan, *, as_json: bool) -> None:
     """Print the plan of a dry run."""
     if as_json:
-        output.print_json(asdict(plan))
+        output.print_json({"dry_run": True, **asdict(plan)})
     else:
-        output.print_record(plan_fields(plan.actions, plan.prune), title="Dry run: nothing was changed")
+        output.print_record([("dry run", "nothing was changed"), *plan_fields(plan.actions, plan.prune)])
 
 
 def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tuple[str, str]]:

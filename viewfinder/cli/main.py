@@ -1,5 +1,7 @@
 """The `viewfinder` command line. Each command is a module of this package."""
 
+import itertools
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -22,7 +24,7 @@ from viewfinder.cli import (
     takedown,
 )
 from viewfinder.cli.entry import exit_status
-from viewfinder.cli.options import RayCommand, examples
+from viewfinder.cli.options import Command, RayCommand, examples
 
 EPILOG = examples(
     "viewfinder index photos/",
@@ -41,18 +43,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 app.command("index", epilog=index.EPILOG, cls=RayCommand)(index.index_command)
-app.command("search", epilog=search.EPILOG)(search.search_command)
-app.command("serve", epilog=serve.EPILOG)(serve.serve_command)
+app.command("search", epilog=search.EPILOG, cls=Command)(search.search_command)
+app.command("serve", epilog=serve.EPILOG, cls=Command)(serve.serve_command)
 app.command("reindex", epilog=reindex.EPILOG, cls=RayCommand)(reindex.reindex_command)
-app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate_command)
-app.command("status", epilog=status.EPILOG)(status.status_command)
-app.command("models", epilog=models.EPILOG)(models.models_command)
-app.command("size", epilog=size.EPILOG)(size.size_command)
-app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor_command)
-app.command("key", epilog=key.EPILOG)(key.key_command)
-app.command("takedown", epilog=takedown.TAKEDOWN_EPILOG)(takedown.takedown_command)
-app.command("restore", epilog=takedown.RESTORE_EPILOG)(takedown.restore_command)
-app.command("sources", epilog=sources.EPILOG)(sources.sources_command)
+app.command("evaluate", epilog=evaluate.EPILOG, cls=Command)(evaluate.evaluate_command)
+app.command("status", epilog=status.EPILOG, cls=Command)(status.status_command)
+app.command("models", epilog=models.EPILOG, cls=Command)(models.models_command)
+app.command("size", epilog=size.EPILOG, cls=Command)(size.size_command)
+app.command("doctor", epilog=doctor.EPILOG, cls=Command)(doctor.doctor_command)
+app.command("key", epilog=key.EPILOG, cls=Command)(key.key_command)
+app.command("takedown", epilog=takedown.TAKEDOWN_EPILOG, cls=Command)(takedown.takedown_command)
+app.command("restore", epilog=takedown.RESTORE_EPILOG, cls=Command)(takedown.restore_command)
+app.command("sources", epilog=sources.EPILOG, cls=Command)(sources.sources_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -65,5 +67,16 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status. A user's mistake prints one message, never a traceback."""
-    return exit_status(lambda: app(args=None if argv is None else list(argv), prog_name="viewfinder"))
+    """Run a command line and return its exit status. A user's mistake prints one message, never a traceback.
+
+    With --json the message is a JSON object on standard error.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    as_json = "--json" in itertools.takewhile("--".__ne__, arguments)
+
+    def run() -> None:
+        status = app(args=arguments, prog_name="viewfinder", standalone_mode=not as_json)
+        if isinstance(status, int):
+            sys.exit(status)
+
+    return exit_status(run, as_json=as_json)

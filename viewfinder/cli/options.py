@@ -1,6 +1,7 @@
 """Options shared by several commands, and their parsers. Does not import ray, torch or open_clip."""
 
 import importlib.util
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,10 +14,28 @@ import typer
 from viewfinder.cli.entry import EXIT_STATUSES
 from viewfinder.errors import UnknownModelError
 from viewfinder.models.registry import HUB_PREFIX, REGISTRY, find
+from viewfinder.settings import INDEX_PATTERN, INDEX_RULE, RAY_ADDRESS_PATTERN
 
-# The ADDRESS of `--ray ADDRESS`; any other text after `--ray` is a separate argument.
-_RAY_ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):/*(?P<rest>.*)", re.DOTALL)
+_SCHEME_WITHOUT_COLON = re.compile(r"(?P<scheme>s3|file)/+(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+# Options of other commands or programs that are given by mistake, and the ones that are meant.
+_MEANT = {
+    "index": {"--limit": "--max-objects", "--max-images": "--max-objects", "--caption": "--captions"},
+    "search": {
+        "--max-objects": "--limit",
+        "--top": "--limit",
+        "--query": "TEXT",
+        "--text": "TEXT",
+        "--url": "--image-url",
+        "--caption": "--target caption",
+        "--captions": "--target caption",
+    },
+    "reindex": {"--force": "--rebuild"},
+    "serve": {"--bind": "--host", "--address": "--host", "--listen": "--host"},
+    "takedown": {"--force": "--yes", "--id": "URI|ID"},
+    "restore": {"--id": "URI|ID"},
+    "size": {"--count": "--images", "--limit": "--images", "--objects": "--images", "--replicas": "--copies"},
+}
 _SCHEMES = ("s3", "file")
 
 
@@ -28,7 +47,7 @@ def examples(*lines: str, statuses: str = EXIT_STATUSES) -> str:
 
 def source_uri(text: str) -> str:
     """Parse a source of images: `s3://bucket[/prefix]`, `file://` or a path. Refuses misspelled schemes."""
-    match = _SCHEME.fullmatch(text)
+    match = _SCHEME.fullmatch(text) or _SCHEME_WITHOUT_COLON.fullmatch(text)
     if match is None or text.lower().startswith(("s3://", "file://")) or Path(text).exists():
         return text
     scheme = match["scheme"].lower()
@@ -100,7 +119,64 @@ def _finite(text: Any) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-class RayCommand(typer.core.TyperCommand):
+def choice(*names: str) -> Callable[[Any], str]:
+    """A parser of one of some names, in any case."""
+
+    def parse(text: Any) -> str:
+        for name in names:
+            if str(text).lower() == name.lower():
+                return name
+        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}.{_nearest(str(text), names)}")
+
+    return parse
+
+
+def index_name(text: str) -> str:
+    """Parse the name of an index."""
+    if INDEX_PATTERN.fullmatch(text):
+        return text
+    raise typer.BadParameter(f"{text!r} is not a name of an index: {INDEX_RULE}.")
+
+
+def http_address(text: str) -> str:
+    """Parse the address of a service."""
+    if text.startswith(("http://", "https://")):
+        return text
+    raise typer.BadParameter(f"{text!r} is not an address: it must begin with http:// or https://.")
+
+
+def _nearest(text: str, names: Sequence[str]) -> str:
+    near = get_close_matches(text.lower(), [name.lower() for name in names], n=1, cutoff=0.4)
+    return f" Did you mean {next(name for name in names if name.lower() == near[0])!r}?" if near else ""
+
+
+class Command(typer.core.TyperCommand):
+    """A command that knows the options that are often given by mistake."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an option that another command or program has, and name the one that is meant."""
+        meant = _MEANT.get(self.name or "", {})
+        for argument in itertools.takewhile("--".__ne__, args):
+            name = argument.partition("=")[0]
+            if name in meant:
+                ctx.fail(f"No such option: {name}. Did you mean {meant[name]}?")
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options. Typer would put the Python type after the name of an argument."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                name = str(getattr(parameter, "metavar", None) or record[0]) if is_argument else record[0]
+                rows["Arguments" if is_argument else "Options"].append((name, record[1]))
+        for heading, found in rows.items():
+            if found:
+                with formatter.section(heading):
+                    formatter.write_dl(found)
+
+
+class RayCommand(Command):
     """A command with `--ray [ADDRESS]`: the address is optional, and sources may follow."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -118,7 +194,7 @@ def join_ray_address(args: Sequence[str]) -> list[str]:
         following = args[position + 1] if position + 1 < len(args) else ""
         if args[position] != "--ray":
             joined.append(args[position])
-        elif _RAY_ADDRESS.fullmatch(following):
+        elif RAY_ADDRESS_PATTERN.fullmatch(following):  # any other text is a separate argument
             joined.append(f"--ray={following}")
             next(rest)
         else:
@@ -141,22 +217,22 @@ ConfigOption = Annotated[
 ]
 IndexNameOption = Annotated[
     str | None,
-    optional("--index", metavar="NAME", help="Name of the index. [default: VIEWFINDER_INDEX]"),
+    optional("--index", metavar="NAME", help="Name of the index. [default: VIEWFINDER_INDEX]", parser=index_name),
 ]
 ServerOption = Annotated[
     str | None,
-    optional("--server", metavar="URL", help="Ask the service at this address."),
+    optional("--server", metavar="URL", help="Ask the service at this address.", parser=http_address),
 ]
 SubjectArgument = Annotated[
     str,
-    typer.Argument(metavar="URI|ID", help="URI, absolute path or id of the image.", show_default=False),
+    typer.Argument(metavar="URI|ID", help="URI, path or id of the image.", show_default=False),
 ]
 CaptionsOption = Annotated[
     list[str] | None,
     optional(
         metavar="URI",
-        help="Captions by URI, key or relative path: a JSON, JSONL, CSV, TSV or Parquet file. Repeatable; the last one "
-        "that names an image decides.",
+        help="Captions by URI, key, or path relative to this file: a JSON, JSONL, CSV, TSV or Parquet file. "
+        "Repeatable; the last one that names an image decides.",
         parser=source_uri,
     ),
 ]

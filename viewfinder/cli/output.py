@@ -10,6 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+# In characters; on narrower terminals a table that does not fit is printed as lines.
+_TABLE_WIDTH = 120
+
 
 def stdout() -> Console:
     """A console on standard output; wide enough not to break lines in a pipe."""
@@ -42,11 +45,28 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         print_lines([headings, *rows])
         return
+    if console.width < _TABLE_WIDTH and _width(headings, rows) > console.width:
+        _print_stacked(console, headings, rows)
+        return
     # Fold long paths and addresses, because a truncated cell cannot be copied.
     table = Table(*(Column(heading, overflow="fold") for heading in headings), box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _width(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The width of a table in which no cell is folded, with two spaces beside each cell."""
+    return sum(max(map(len, column)) + 3 for column in zip(headings, *rows, strict=True))
+
+
+def _print_stacked(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each row as lines: its first cell, then heading and value of the others."""
+    for name, *cells in rows:
+        console.print(name)
+        for heading, cell in zip(headings[1:], cells, strict=True):
+            if cell:
+                console.print(f"  {heading}: {cell}")
 
 
 def print_lines(rows: Sequence[Sequence[str]]) -> None:
@@ -69,3 +89,9 @@ def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:
 def note(text: str) -> None:
     """Print a line on standard error, separate from results."""
     print(text, file=sys.stderr)
+
+
+def report_error(message: str, status: int, *, as_json: bool) -> None:
+    """Print an error on standard error; with `as_json` as the line {"error": {"message": ..., "exit_status": ...}}."""
+    document = {"error": {"message": message, "exit_status": status}}
+    note(json.dumps(document, ensure_ascii=False) if as_json else f"error: {message}")

@@ -85,17 +85,21 @@ def _log_lines(total: int) -> IndexingProgress:
         elapsed = time.monotonic() - began
         if elapsed - logged > _LOG_EVERY_S:
             logged = elapsed
-            logger.info("%s", _line(counts, total, elapsed))
+            logger.info("%s", progress_line(counts, total, elapsed))
 
     return log
 
 
-def _line(counts: Mapping[str, int], total: int, elapsed: float) -> str:
+def progress_line(counts: Mapping[str, int], total: int, elapsed: float) -> str:
+    """The progress of a run after `elapsed` seconds, with its speed and the time left until all objects are done."""
     done = sum(counts.values())
     if not done:
         return f"{total:,} objects to go, starting workers"
-    left = (total - done) * elapsed / done
-    return f"{done:,} of {total:,} objects, {done / elapsed:,.0f}/s, about {left:,.0f} s left ({_list_counts(counts)})"
+    if done >= total:
+        return f"{done:,} of {total:,} objects ({_list_counts(counts)})"
+    rate, left = done / elapsed, (total - done) * elapsed / done
+    speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+    return f"{done:,} of {total:,} objects, {speed}, about {left:,.0f} s left ({_list_counts(counts)})"
 
 
 def _list_counts(counts: Mapping[str, int]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from viewfinder.cli.entry import DONE, job, job_settings, open_execution, packages_of
+from viewfinder.cli.index import check_local_files, check_local_sources
 from viewfinder.cli.options import (
     CaptionsOption,
     ConfigOption,
@@ -38,13 +39,18 @@ EPILOG = examples(
 )
 
 
+# The options that --rollback and --release take.
+_WITHOUT_RUN = ("--index", "--config", "--json")
+
+
 def reindex_command(
+    ctx: typer.Context,
     model: Annotated[
         str | None,
         optional(
             metavar="NAME",
             parser=model_name,
-            help="New model of the index. [default: VIEWFINDER_MODEL]",
+            help="New model of the index. [default: VIEWFINDER_MODEL if it is set, else the live model]",
         ),
     ] = None,
     index: IndexNameOption = None,
@@ -102,8 +108,9 @@ def reindex_command(
     If the model changes, a new collection is built beside the live one and verified before it goes live. Searches
     continue meanwhile.
     """
-    if rollback and release:
-        raise typer.BadParameter("Cannot be combined with --release.", param_hint="'--rollback'")
+    for chosen, flag in ((rollback, "--rollback"), (release, "--release")):
+        if chosen and (others := _given_options(ctx) - {flag, *_WITHOUT_RUN}):
+            raise typer.BadParameter(f"Cannot be combined with {' and '.join(sorted(others))}.", param_hint=f"'{flag}'")
     if rebuild and when_model_changed:
         raise typer.BadParameter("Cannot be combined with --when-model-changed.", param_hint="'--rebuild'")
     options = ReindexOptions(
@@ -126,6 +133,8 @@ def reindex_command(
         report=report,
     )
     settings, on_ray = job_settings(config, index, ray)
+    check_local_sources(options.sources)
+    check_local_files(*options.captions, evaluation_set)
     with job():
         if rollback:
             _roll_back(settings, as_json=as_json)
@@ -133,6 +142,12 @@ def reindex_command(
             _release(settings, as_json=as_json)
         else:
             raise typer.Exit(_reindex(options, settings, on_ray=on_ray, as_json=as_json))
+
+
+def _given_options(ctx: typer.Context) -> set[str]:
+    """The options on the command line, by their first name."""
+    sources = {each.opts[0]: ctx.get_parameter_source(each.name) for each in ctx.command.params if each.name}
+    return {flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _roll_back(settings: Settings, *, as_json: bool) -> None:

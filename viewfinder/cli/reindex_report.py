@@ -33,7 +33,7 @@ def show_result(result: ReindexResult, *, as_json: bool) -> None:
             output.print_table(["check", "result", "value", "bound", "note"], rows)
         output.print_record(_fields(result))
     if result.problem:
-        output.note(f"error: {result.problem}")
+        output.report_error(result.problem, result.exit_status, as_json=as_json)
 
 
 def show_rollback(result: RollbackResult, *, as_json: bool) -> None:

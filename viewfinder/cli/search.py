@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from viewfinder.cli import output
+from viewfinder.cli.advice import advice
 from viewfinder.cli.entry import packages_of
 from viewfinder.cli.options import (
     ConfigOption,
     IndexNameOption,
     JsonOption,
     ServerOption,
+    choice,
     examples,
     number,
     optional,
@@ -25,11 +27,13 @@ from viewfinder.cli.options import (
 )
 from viewfinder.cli.service import find_service
 from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
-from viewfinder.client.requests import next_page
+from viewfinder.client.requests import image_bytes, image_id, next_page, search_body
 from viewfinder.engine.engine import print_results
 from viewfinder.settings import Settings
 
 DEFAULT_LIMIT, MAX_LIMIT = 10, 200
+# The pages of a search end there: by the cosine of one vector, and in any other order.
+MAX_HITS, MAX_RANKED_HITS = 10_000, 500
 
 EPILOG = examples(
     'viewfinder search "a red car"',
@@ -50,16 +54,29 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _weights(text: str) -> dict[str, float]:
-    try:
-        return {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} does not have the form clip=1,words=0.5.") from error
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, separator, value = part.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{text!r} does not have the form clip=1,words=0.5.")
+        weights[choice("clip", "words")(name.strip())] = number(0, 100)(value)
+    if not any(weights.get(name, 1.0) for name in ("clip", "words")):
+        raise typer.BadParameter("At least one weight must be above 0.")
+    return weights
+
+
+def _query_text(text: str) -> str:
+    if not text.strip():
+        raise typer.BadParameter("The text is empty.")
+    return text
 
 
 def search_command(
     text: Annotated[
         str | None,
-        typer.Argument(metavar="TEXT", help="Description of the images, in plain words.", show_default=False),
+        typer.Argument(
+            metavar="TEXT", help="Description of the images, in plain words.", show_default=False, parser=_query_text
+        ),
     ] = None,
     image: Annotated[Path | None, optional(help="Find images similar to this file.", metavar="PATH")] = None,
     image_url: Annotated[
@@ -70,8 +87,22 @@ def search_command(
         str | None,
         optional("--id", help="Find images similar to this image of the index.", metavar="URI|ID"),
     ] = None,
-    target: Annotated[Target, typer.Option(help="Compare with images, with captions, or with both.")] = "image",
-    rank: Annotated[Rank, typer.Option(help="Rank by the model, by the words of captions, or by both.")] = "clip",
+    target: Annotated[
+        Target,
+        typer.Option(
+            metavar="|".join(get_args(Target)),
+            help="Compare with images, with captions, or with both.",
+            parser=choice(*get_args(Target)),
+        ),
+    ] = "image",
+    rank: Annotated[
+        Rank,
+        typer.Option(
+            metavar="|".join(get_args(Rank)),
+            help="Rank by the model, by the words of captions, or by both.",
+            parser=choice(*get_args(Rank)),
+        ),
+    ] = "clip",
     weights: Annotated[
         dict[str, float] | None,
         optional(
@@ -130,6 +161,14 @@ def search_command(
         raise typer.BadParameter("Give a text, --image, --image-url or --id.", param_hint="'TEXT'")
     if all_ and limit is not None:
         raise typer.BadParameter("Prints all hits, so it cannot be combined with --limit.", param_hint="'--all'")
+    if group_size is not None and group_by is None:
+        raise typer.BadParameter("Needs --group-by.", param_hint="'--group-size'")
+    if weights is not None and rank != "hybrid":
+        raise typer.BadParameter("Needs --rank hybrid.", param_hint="'--weights'")
+    if image is not None:
+        parts["image"] = image_bytes(image)
+    if id is not None:
+        image_id(id)  # refused before anything is opened
     request: SearchRequest = {
         "target": target,
         "rank": rank if rank != "clip" else None,
@@ -146,27 +185,39 @@ def search_command(
         request = {**request, **parts}  # type: ignore[typeddict-item]  # the name is a key of SearchRequest
     else:
         request["queries"] = [Part(**{name: value}) for name, value in parts.items()]
-    with _searcher(Settings.load(config=config, server=server, index=index)) as find:
+    settings = Settings.load(config=config, server=server, index=index)
+    with advice(given_id=id), _searcher(settings, request) as find:
         following: SearchRequest | None = request
-        headed = True
+        count = 0
         while following is not None:
             page = find(following)
-            _print(page, as_json=as_json, as_lines=all_, headed=headed)
-            following, headed = (next_page(following, page.cursor) if all_ else None), False
+            _print(page, as_json=as_json, as_lines=all_, headed=count == 0)
+            count += len(page.hits if page.groups is None else page.groups)
+            following = next_page(following, page.cursor) if all_ else None
+    if all_ and count + (offset or 0) >= last_position(request):
+        output.note(f"Stopped after {count:,} {'groups' if group_by else 'hits'}: a search returns no more of them.")
+
+
+def last_position(request: SearchRequest) -> int:
+    """The last position that `--all` reaches."""
+    by_cosine = not (request["rank"] or request["target"] == "both" or request["diversity"] or request["group_by"])
+    return MAX_HITS if by_cosine else MAX_RANKED_HITS
 
 
 @contextmanager
-def _searcher(settings: Settings) -> Iterator[Callable[[SearchRequest], SearchResult]]:
+def _searcher(settings: Settings, request: SearchRequest) -> Iterator[Callable[[SearchRequest], SearchResult]]:
     """Yield the search of a service, else of the local index opened in this process."""
     if (client := find_service(settings)) is not None:
         with client:
             yield lambda request: client.search(**request)
         return
-    output.note(f"No service answers on this machine; searching index {settings.index!r} in this process.")
     with packages_of("local", "search"):
         from viewfinder.cluster.session import open_store
         from viewfinder.query.local import LocalSearch
+        from viewfinder.query.request import parse_query
 
+    parse_query(search_body(request))  # refused before the store is opened
+    output.note(f"Searching index {settings.index!r} in this process.")
     with open_store(settings) as store, LocalSearch(store, settings) as local:
         yield local.search
 

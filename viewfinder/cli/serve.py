@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from viewfinder.cli import output
 from viewfinder.cli.entry import job, packages_of
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, examples, optional, whole
-from viewfinder.errors import ConfigurationError
+from viewfinder.client import Client
+from viewfinder.errors import ConfigurationError, ServiceError
 from viewfinder.settings import Settings
 
 EPILOG = examples(
@@ -20,6 +21,8 @@ EPILOG = examples(
 )
 
 _CONNECT_TIMEOUT_S = 2.0
+_HEALTH_TIMEOUT_S = 0.5
+_HOSTS = " Use 127.0.0.1 for this machine only, or 0.0.0.0 for all of its addresses."
 # Ray Serve's own actors need CPUs beside the first replica.
 _MINIMUM_CPUS = 4
 
@@ -59,11 +62,17 @@ def free_port(host: str, port: int) -> int:
     of the requests.
     """
     family, address = _resolve(host, port)
+    _bind(family, (address[0], 0, *address[2:]), host, 0)  # raises for an address of another machine
     if port:
         # A service that listens on all addresses is reached through the loopback address.
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(address[0]), str(address[0]))
         with contextlib.suppress(OSError), socket.create_connection((reachable, port), timeout=_CONNECT_TIMEOUT_S):
-            raise _taken(host, port)
+            raise _taken(host, port, reachable)
+    return _bind(family, address, host, port)
+
+
+def _bind(family: socket.AddressFamily, address: tuple[Any, ...], host: str, port: int) -> int:
+    """Bind a socket for a moment and return its port. Raises `ConfigurationError` if that is not possible."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Without SO_REUSEPORT, so that binding fails where another socket listens.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,7 +80,9 @@ def free_port(host: str, port: int) -> int:
             probe.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise _taken(host, port) from error
+                raise _taken(host, port, None) from error
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigurationError(f"{host!r} is not an address of this machine.{_HOSTS}") from error
             raise ConfigurationError(f"Cannot listen on {host!r}, port {port}: {error.strerror}.") from error
         return int(probe.getsockname()[1])
 
@@ -80,13 +91,19 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...
     try:
         family, _, _, _, address = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise ConfigurationError(f"The host {host!r} is not an address of this machine: {error}.") from error
+        raise ConfigurationError(f"{host!r} is not an address of this machine: {error}.{_HOSTS}") from error
     return family, address
 
 
-def _taken(host: str, port: int) -> ConfigurationError:
+def _taken(host: str, port: int, reachable: str | None) -> ConfigurationError:
+    """The error for a port in use. A program that listens at `reachable` is asked what it is."""
+    by = "by another program"
+    if reachable is not None:
+        address = f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+        with Client(address, timeout_s=_HEALTH_TIMEOUT_S, retries=0) as client, contextlib.suppress(ServiceError):
+            by = "by a viewfinder service that is running already" if client.healthy() else by
     return ConfigurationError(
-        f"Port {port} on {host} is taken by another program. Stop it, or choose another port: "
+        f"Port {port} on {host} is taken {by}. Stop it, or choose another port: "
         f"viewfinder serve --port {port + 1 if port < 65_535 else 8000}"
     )
 

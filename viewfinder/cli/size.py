@@ -4,14 +4,16 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import JsonOption, examples, model_name, number, optional, positive, ratio, whole
+from viewfinder.cli.options import JsonOption, choice, examples, model_name, number, optional, positive, ratio, whole
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
+
+QUANTIZATIONS = get_args(Quantization)
 
 EPILOG = examples(
     "viewfinder size --images 100M",
@@ -211,13 +213,6 @@ def _quantity(text: Any) -> int:
         raise typer.BadParameter(f"{error}.") from error
 
 
-def _gpu(text: str) -> str:
-    kinds = {kind.lower(): kind for kind in (*GPUS, "none")}
-    if text.lower() not in kinds:
-        raise typer.BadParameter(f"{text!r} is not known; choose from {', '.join(kinds.values())}.")
-    return kinds[text.lower()]
-
-
 def _share_above_0(text: Any) -> float:
     return positive(ratio(text))
 
@@ -235,11 +230,18 @@ def size_command(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model, from 'viewfinder models'.", parser=model_name)
     ] = "ViT-B-32::openai",
-    gpu: Annotated[str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=_gpu)] = "L4",
+    gpu: Annotated[
+        str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=choice(*GPUS, "none"))
+    ] = "L4",
     hours: Annotated[float, _amount("H", "Time for the first run.")] = 24.0,
     image_mb: Annotated[float, _amount("MB", "Mean size of an image.")] = 0.5,
     captions: Annotated[float, typer.Option(metavar="R", help="Share of images with a caption.", parser=ratio)] = 0.0,
-    quantization: Annotated[Quantization, typer.Option(help="Format of vectors in Qdrant's memory.")] = "none",
+    quantization: Annotated[
+        Quantization,
+        typer.Option(
+            metavar="|".join(QUANTIZATIONS), help="Format of vectors in Qdrant's memory.", parser=choice(*QUANTIZATIONS)
+        ),
+    ] = "none",
     copies: Annotated[int, typer.Option(metavar="N", help="Qdrant's replication factor.", parser=whole(1))] = 2,
     qps: Annotated[float, _amount("N", "Searches per second, each with a new text.")] = 20.0,
     utilisation: Annotated[

@@ -3,14 +3,14 @@
 import sys
 from dataclasses import asdict
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.entry import packages_of
-from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, YesOption, examples, source_uri
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, YesOption, choice, examples, source_uri
+from viewfinder.cli.service import require_index
 from viewfinder.errors import ConfigurationError
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import source_uri as recorded_uri
@@ -24,15 +24,19 @@ EPILOG = examples(
 )
 
 
-class Action(StrEnum):
-    """What to do with sources."""
-
-    LIST = "list"
-    REMOVE = "remove"
+ACTIONS = ("list", "remove")
 
 
 def sources_command(
-    action: Annotated[Action, typer.Argument(help="Show the sources, or forget one.", show_default=False)],
+    action: Annotated[
+        str,
+        typer.Argument(
+            metavar="|".join(ACTIONS),
+            help="Show the sources, or forget one.",
+            show_default=False,
+            parser=choice(*ACTIONS),
+        ),
+    ],
     source: Annotated[
         str | None, typer.Argument(metavar="[SRC]", help="The source to remove.", show_default=False, parser=source_uri)
     ] = None,
@@ -46,13 +50,16 @@ def sources_command(
     'list' shows each source with its points, captions files and patterns. 'remove' forgets a source and deletes the
     points of images that are in no other source; the files themselves are not touched.
     """
-    if (action is Action.REMOVE) != (source is not None):
+    if (action == "remove") != (source is not None):
         raise typer.BadParameter("'remove' takes one source, 'list' takes none.", param_hint="'SRC'")
+    if source is not None and not yes and not sys.stdin.isatty():
+        raise ConfigurationError("Not a terminal: pass --yes to confirm.")
     settings = Settings.load(config=config, index=index)
     with packages_of("local", "sources"):
         from viewfinder.cluster.session import open_store
 
     with open_store(settings) as store:
+        require_index(store, settings.index)
         live = store.collections.require_live(settings.index)
         if source is None:
             _show(store, live, as_json=as_json)
@@ -91,8 +98,6 @@ def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_js
 
     uri = _recorded(source, live)
     if not yes:
-        if not sys.stdin.isatty():
-            raise ConfigurationError("Not a terminal: pass --yes to confirm.")
         count = count_only_in(store, live, uri)
         typer.confirm(f"Forget {uri} and delete the {count:,} points that only it has?", abort=True, err=True)
     deleted = remove_source(store, live, uri)

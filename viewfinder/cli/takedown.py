@@ -19,7 +19,7 @@ from viewfinder.cli.options import (
     YesOption,
     examples,
 )
-from viewfinder.cli.service import find_service
+from viewfinder.cli.service import find_service, require_index
 from viewfinder.client import Client, Removal, Restoration
 from viewfinder.client.requests import image_id, image_uri
 from viewfinder.errors import ConfigurationError, ServiceError
@@ -45,14 +45,14 @@ def takedown_command(
 ) -> None:
     """Take an image out of the index and keep it out.
 
-    Later runs skip it; the file itself is not touched. A service needs an admin key in VIEWFINDER_API_KEY. Without a
-    service, the store is changed directly.
+    Later runs skip it; the file itself is not touched. A service with API keys needs an admin key in
+    VIEWFINDER_API_KEY. Without a service, the store is changed directly.
     """
     image_id(subject)  # refused before anything is opened
+    if not yes and not sys.stdin.isatty():
+        raise ConfigurationError("Not a terminal: pass --yes to confirm.")
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
         if not yes:
-            if not sys.stdin.isatty():
-                raise ConfigurationError("Not a terminal: pass --yes to confirm.")
             uri = takedowns.uri(subject) or f"{subject} (which is not in the index)"
             typer.confirm(f"Take down {uri} and keep it out of the index?", abort=True, err=True)
         removal = takedowns.take_down(subject)
@@ -64,7 +64,7 @@ def takedown_command(
         state = state or "was not in the index"
         output.print_text(f"{name} {state}; later runs skip it. To undo: viewfinder restore {removal.id}")
     if not (removal.removed or removal.before):
-        _fail(f"The index has no image {subject!r}.", removal.nearest)
+        _fail(f"The index has no image {subject!r}.", removal.nearest, as_json=as_json)
 
 
 def restore_command(
@@ -76,8 +76,8 @@ def restore_command(
 ) -> None:
     """End the takedown of an image.
 
-    The next run of 'viewfinder index' adds the image again. A service needs an admin key in VIEWFINDER_API_KEY.
-    Without a service, the store is changed directly.
+    The next run of 'viewfinder index' adds the image again. A service with API keys needs an admin key in
+    VIEWFINDER_API_KEY. Without a service, the store is changed directly.
     """
     image_id(subject)
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
@@ -87,11 +87,12 @@ def restore_command(
     elif restoration.restored:
         output.print_text(f"The takedown of {subject} is lifted; the next run of 'viewfinder index' adds it again.")
     if not restoration.restored:
-        _fail(f"{subject!r} was not taken down; nothing to do.", restoration.nearest)
+        _fail(f"{subject!r} was not taken down; nothing to do.", restoration.nearest, as_json=as_json)
 
 
-def _fail(problem: str, nearest: Sequence[str]) -> NoReturn:
-    output.note(f"error: {problem}" + (f" Nearest: {', '.join(map(repr, nearest))}." if nearest else ""))
+def _fail(problem: str, nearest: Sequence[str], *, as_json: bool) -> NoReturn:
+    hint = f" Nearest: {', '.join(map(repr, nearest))}." if nearest else ""
+    output.report_error(f"{problem}{hint}", FAILED, as_json=as_json)
     raise typer.Exit(FAILED)
 
 
@@ -161,4 +162,5 @@ def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
         from viewfinder.cluster.session import open_store
 
     with open_store(settings) as store:
+        require_index(store, settings.index)
         yield _InStore(store, settings.index)

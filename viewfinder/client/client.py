@@ -67,9 +67,9 @@ class _AnyClient(Generic[Http]):
 
     @classmethod
     def of(cls, settings: "Settings", *, timeout_s: float = 30.0, retries: int = 3) -> Self:
-        """A client of the service in the settings (`VIEWFINDER_SERVER`), with their API key."""
+        """A client of the settings' service, with their API key: `VIEWFINDER_SERVER`, else VIEWFINDER_PORT here."""
         api_key = settings.api_key.get_secret_value() if settings.api_key else None
-        return cls(settings.server, api_key=api_key, timeout_s=timeout_s, retries=retries)
+        return cls(settings.service_url, api_key=api_key, timeout_s=timeout_s, retries=retries)
 
 
 class Client(_AnyClient[httpx.Client]):

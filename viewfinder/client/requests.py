@@ -115,22 +115,34 @@ def image_bytes(image: ImageInput) -> bytes:
 
 
 def image_id(subject: str) -> str:
-    """The id of an image, from its id, URI or absolute path. Raises `ConfigurationError`."""
+    """The id of an image, from its id, its URI, an absolute path, or the relative path of an existing file.
+
+    Raises `ConfigurationError`.
+    """
     try:
         return str(uuid.UUID(subject))
     except ValueError:
         pass
-    # A relative path is not accepted, so that a mistyped id is not taken for one.
-    if "://" in subject or subject.startswith("/"):
+    # A relative path must exist, so that a mistyped id is not taken for one.
+    if "://" in subject or subject.startswith("/") or _is_file(subject):
         return point_id(canonical_uri(subject))
-    raise ConfigurationError(f"{subject!r} is neither an id, a URI (s3://BUCKET/KEY) nor an absolute path.")
+    raise ConfigurationError(
+        f"{subject!r} is neither an id, a URI (s3://BUCKET/KEY), an absolute path nor a file in this directory."
+    )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a NUL character
+        return False
 
 
 def image_uri(subject: str) -> str | None:
     """The canonical URI that names an image; None for an id. Raises `ConfigurationError`."""
     id_ = image_id(subject)
-    uri = canonical_uri(subject) if "://" in subject or subject.startswith("/") else None
-    return uri if uri is not None and point_id(uri) == id_ else None
+    uri = canonical_uri(subject)  # an id would be the path of another image
+    return uri if point_id(uri) == id_ else None
 
 
 def _plain(name: str, value: Any, ids: Mapping[str, str]) -> Any:

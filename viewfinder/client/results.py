@@ -130,6 +130,9 @@ class Stats:
         bool, Field(description="True if hits have a relevance: the collection stores its baselines.")
     ] = False
     last_run: Annotated[str | None, Field(description="Id of the last run of the index job.")] = None
+    store: Annotated[
+        str, Field(description="Hash of the store's location: equal for programs that use the same store.")
+    ] = ""
     problem: Annotated[
         str | None, Field(description="Why the service searches another collection than the live one.")
     ] = None

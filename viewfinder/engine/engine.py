@@ -25,7 +25,6 @@ from viewfinder.settings import Settings
 if TYPE_CHECKING:
     from viewfinder.engine.local import IndexResult
 
-INSTALL_ALL = "pip install 'viewfinder[all]'"
 INSTALL_LOCAL = "pip install 'viewfinder[local]'"
 
 AnyPath = str | Path
@@ -179,10 +178,10 @@ class _Remote:
         self._client = client
 
     def index_directory(self, path: AnyPath, descriptions: Mapping[str, str]) -> "IndexResult":
-        raise _use_the_job([path], descriptions)
+        raise _use_the_command([path], descriptions)
 
     def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult":
-        raise _use_the_job(paths, descriptions)
+        raise _use_the_command(paths, descriptions)
 
     def search(self, request: SearchRequest) -> SearchResult:
         return self._client.search(**request)
@@ -210,20 +209,20 @@ def _open_local(settings: Settings, model_name: str | None) -> _Backend:
     return backend
 
 
-def _use_the_job(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> ConfigurationError:
-    command = ["python", "jobs/index.py"]
+def _use_the_command(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> ConfigurationError:
+    command = ["viewfinder", "index"]
     note = ""
     if len(paths) > _PATHS_SHOWN:
-        command += ["--source", "images.csv"]
+        command.append("images.csv")
         note = f"images.csv is a file with your {len(paths):,} paths in a column 'uri'."
     else:
         for path in paths:
             text = str(path)
-            command += ["--source", text if "://" in text else str(Path(text).expanduser().absolute())]
+            command.append(text if "://" in text else str(Path(text).expanduser().absolute()))
     if descriptions:
         command += ["--captions", "captions.json"]
         note += " captions.json contains your descriptions as {path: text}."
     return ConfigurationError(
-        "A service cannot index. Run the index job in a checkout of viewfinder:\n"
+        "A service cannot index. Run this where the store of the service can be reached:\n"
         f"  {shlex.join(command)}\n{note}".rstrip()
     )

@@ -27,7 +27,7 @@ from viewfinder.indexing.rows import Row, cut_tables, join_tables, paths_table, 
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Encoder
+from viewfinder.models.encoder import Encoder, choose_device
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
@@ -70,7 +70,10 @@ class Executor(Protocol):
     def encode_texts(
         self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
     ) -> Vectors:
-        """Unit vectors float32 [N, D]; raises `ViewfinderError` after `timeout_s`."""
+        """Unit vectors float32 [N, D].
+
+        On Ray, where it may wait for a free worker, raises `ViewfinderError` after `timeout_s`.
+        """
 
     def encode_images(
         self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
@@ -142,7 +145,7 @@ class InProcessExecutor:
                 stack.enter_context(_closing(self._pool(size))) for size in (self._cores, 1, 1)
             )
             fetched = _ahead(fetchers, fetch, cut_tables(rows, settings.fetch_batch_size), 2 * self._cores)
-            encoded = _ahead(encoders, encode, join_tables(fetched, self._batch_size(settings)), 2)
+            encoded = _ahead(encoders, encode, join_tables(fetched, self.batch_size(settings)), 2)
             for tally in _ahead(writers, write, encoded, 2):
                 total += tally
                 progress(total.outcomes)
@@ -201,9 +204,12 @@ class InProcessExecutor:
         if self._closed:
             raise RuntimeError("The executor is closed.")
 
-    def _batch_size(self, settings: Settings) -> int:
-        on_gpu = settings.device in ("cuda", "mps")
-        return settings.encode_batch_size or (GPU_BATCH_SIZE if on_gpu else IMAGES_PER_THREAD * self._cores)
+    def batch_size(self, settings: Settings) -> int:
+        """Number of images in one batch of the encoder."""
+        if settings.encode_batch_size is not None:
+            return settings.encode_batch_size
+        on_cpu = settings.device == "cpu" or choose_device(settings.device) == "cpu"
+        return IMAGES_PER_THREAD * self._cores if on_cpu else GPU_BATCH_SIZE
 
 
 def compare_all(manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:

@@ -2,20 +2,19 @@
 
 import json
 import logging
-import os
 import secrets
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from viewfinder import clock
-from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.errors import ConfigurationError, ObjectError, StoreError
 from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, failure_ratio, skip_counts
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
@@ -26,6 +25,8 @@ from viewfinder.store import Collection, Store
 from viewfinder.store import directory as embedded_store
 
 logger = logging.getLogger("viewfinder.index")
+
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,20 @@ class Report:
             raise ConfigurationError(
                 f"VIEWFINDER_DATA_DIR: {str(parent)!r} cannot be created: {error.strerror}."
             ) from error
-        for left in parent.glob("run-*-*"):
-            if not _alive(int(left.name.split("-")[1])):
-                shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f"run-{os.getpid()}-", dir=parent, ignore_cleanup_errors=True
-        ) as directory:
-            yield Path(directory)
+        for left in parent.glob("run-*"):
+            with suppress(StoreError):  # it belongs to another user
+                if (lock := embedded_store.try_lock(left / _LOCK)) is not None:
+                    with lock:
+                        shutil.rmtree(left, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix="new-", dir=parent))
+        # The lock ends with the process, whichever machine or container it runs on. The directory has its final name
+        # only once it is locked.
+        with embedded_store.try_lock(made / _LOCK) or nullcontext():
+            directory = made.rename(parent / f"run-{made.name.removeprefix('new-')}")
+            try:
+                yield directory
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def finish(self, store: Store, collection: Collection, result: RunResult, max_failure_ratio: float) -> Summary:
         """Write the report, record the counts with the collection, and return the summary."""
@@ -244,13 +252,3 @@ def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
 def _stage_record(stage: Stage) -> dict[str, Any]:
     record = asdict(stage) | {"rate": stage.rate, "capacity": stage.capacity}
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in record.items()}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

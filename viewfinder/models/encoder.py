@@ -68,7 +68,7 @@ class Encoder:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        chosen = _choose_device(device)
+        chosen = choose_device(device)
         encoder = cls(checkpoint, _load_model(checkpoint), chosen, _choose_precision(precision, chosen))
         logger.info("loaded %s (%s) on %s as %s", checkpoint.name, checkpoint.fingerprint, chosen, encoder.precision)
         return encoder
@@ -172,7 +172,11 @@ def _load_model(checkpoint: Checkpoint) -> "torch.nn.Module":
     ) from cause
 
 
-def _choose_device(device: Device) -> str:
+def choose_device(device: Device) -> str:
+    """Return the device to use: for "auto" the first that there is, CUDA, MPS or the CPU.
+
+    Raises `ConfigurationError` if this machine lacks the device.
+    """
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -10,7 +10,7 @@ ConfigurationError
 
 from typing import Literal
 
-from viewfinder.errors import ConfigurationError, ImageError
+from viewfinder.errors import ConfigurationError, ImageError, as_sentences
 
 CURSOR_HINT = "Search again without a cursor."
 
@@ -24,7 +24,7 @@ class QueryError(ConfigurationError):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        return as_sentences(self.message, self.hint)
 
 
 class QueryImageError(QueryError):

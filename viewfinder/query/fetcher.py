@@ -112,6 +112,10 @@ class Fetcher:
         self._backend = _CheckedBackend(resolve or self._system_resolve, allowed)
         self._turns = asyncio.Semaphore(MAX_FETCHES)
 
+    def check(self, url: str) -> None:
+        """Raise `AddressError` for a URL that cannot be fetched, whatever its host's address is."""
+        self._parse(url)
+
     async def fetch(self, url: str) -> bytes:
         """The content, of any media type; raises `AddressError`."""
         target = self._parse(url)

@@ -95,15 +95,21 @@ class QueryImages:
         finally:
             self._waiting -= 1
 
-    async def fetch(self, url: str) -> bytes:
-        """The content at a public URL; raises `AddressError`."""
+    def check_url(self, url: str) -> Fetcher:
+        """Return what fetches the URL; raises `AddressError` if none is fetched, or if it is not a public URL."""
         if self._fetcher is None:
             raise AddressError(
                 "image_url_disabled",
                 "This service does not fetch URLs (VIEWFINDER_ALLOW_IMAGE_URL).",
             )
+        self._fetcher.check(url)
+        return self._fetcher
+
+    async def fetch(self, url: str) -> bytes:
+        """The content at a public URL; raises `AddressError`."""
+        fetcher = self.check_url(url)
         with self._timed("fetch"):
-            return await self._fetcher.fetch(url)
+            return await fetcher.fetch(url)
 
     def close(self) -> None:
         """End the decoders once their current images are done. Waiting images are dropped."""

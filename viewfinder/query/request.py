@@ -315,7 +315,8 @@ class SearchBody(SearchOptionsBody, PartFields):
         given = self.given() + (["queries"] if self.queries is not None else [])
         _exactly_one(given, (*_PART_FIELDS, "queries"))
         if self.rank == "words" and self.text is None:
-            _refuse("rank: 'words' needs `text`, not {given}.", given=repr(given[0]))
+            parts = [kind for each in self.queries for kind in each.given()] if self.queries else given
+            _refuse("rank: 'words' searches by a text alone, not by {parts}.", parts=" and ".join(parts))
         if self.rank == "hybrid" and not self.query().words:
             _refuse("rank: 'hybrid' needs a text with a weight above 0.")
         return self

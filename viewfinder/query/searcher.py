@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from viewfinder.client.results import Group, Hit, SearchResult, Stats
 from viewfinder.errors import CollectionMissingError
 from viewfinder.query.cursor import Cursor, Vector
-from viewfinder.query.errors import CollectionGoneError, CursorError, UnknownImageError
+from viewfinder.query.errors import AddressError, CollectionGoneError, CursorError, QueryImageError, UnknownImageError
 from viewfinder.query.images import QueryImages, Timed, untimed
 from viewfinder.query.query import Query
 from viewfinder.query.ranking import Grouped, HitPage, RankingSteps, Step, ranking
@@ -101,11 +101,13 @@ class Searcher:
             fields=dict(collection.recorded.fields),
             relevance=bool(metadata.baselines),
             last_run=collection.recorded.runs[-1].run_id if collection.recorded.runs else None,
+            store=self._store.address.digest,
         )
 
     async def _first_pages(self, queries: Sequence[Query], snapshot: Snapshot) -> list[SearchResult]:
         began = time.perf_counter()
         collection = snapshot.collection
+        await self._check(queries, collection)
         points = await self._named_points(queries, collection)
         composed = await compose(queries, snapshot, self._images, points)
         rankings = [ranking(query, each.vector, None) for query, each in zip(queries, composed, strict=True)]
@@ -142,6 +144,18 @@ class Searcher:
                 found: Collection = each
                 return found
         raise CollectionGoneError
+
+    async def _check(self, queries: Sequence[Query], collection: Collection) -> None:
+        """Refuse what is wrong before anything is encoded: the first query of a process loads the model."""
+        for query in queries:
+            if query.filter or query.group_by:
+                await self._in_thread(self._store.search.check, collection, query.filter, query.group_by)
+            for part in query.parts:
+                if part.kind == "image_url":
+                    try:
+                        self._images.check_url(str(part.value))
+                    except AddressError as error:
+                        raise QueryImageError.of(part.kind, error) from error
 
     async def _named_points(self, queries: Sequence[Query], collection: Collection) -> NamedPoints:
         """The vectors of points named by id: of the image, or of the caption if the point has no image."""

@@ -58,10 +58,15 @@ def reindex(
     return _Reindex(options, settings, store, indexer, report, access or ObjectAccess.of(settings)).run()
 
 
+def wanted_model(options: ReindexOptions, settings: Settings, live_model: str) -> str:
+    """Return the name of the model that a re-index ends with: --model, else VIEWFINDER_MODEL, else the live one."""
+    return options.model or (settings.model if "model" in settings.model_fields_set else live_model)
+
+
 def has_wanted_model(options: ReindexOptions, settings: Settings, store: Store) -> bool:
     """Return True if the live collection has the wanted model, so that `--when-model-changed` needs no cluster."""
     live = store.collections.require_live(settings.index)
-    wanted = locate(options.model or settings.model)
+    wanted = locate(wanted_model(options, settings, live.metadata.model_name))
     same = wanted.fingerprint == live.metadata.fingerprint
     if same:
         logger.info("%s has model %s (%s); nothing to do", live.name, wanted.name, wanted.fingerprint)
@@ -94,7 +99,7 @@ class _Reindex:
         if pause and self._options.model is None:
             logger.warning("Scheduled runs of index %r are paused %s. Pass --release or --model.", live.index, pause)
             return self._result(live, "paused after a rollback")
-        wanted = locate(self._options.model or self._settings.model)
+        wanted = locate(wanted_model(self._options, self._settings, live.metadata.model_name))
         logger.info("Wanted model: %s (%s). Live: %s", wanted.name, wanted.fingerprint, live.name)
         if self._is_current(live, wanted):
             if not self._options.dry_run:
@@ -188,7 +193,8 @@ class _Reindex:
             with record.phase("clean up"):
                 grace_s = self._settings.grace_s + self._settings.refresh_s
                 dropped = drop_retired(store, lock, live.index, keep=options.keep, grace_s=grace_s)
-        if options.model not in (None, self._settings.model):
+        following = wanted_model(replace(options, model=None), self._settings, wanted.name)
+        if options.model is not None and following not in (options.model, wanted.name):
             logger.warning(
                 "VIEWFINDER_MODEL is %r. Set it to %r, or the next run without --model will change the index back.",
                 self._settings.model,

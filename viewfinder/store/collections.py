@@ -63,6 +63,13 @@ class Collections:
             )
         return live
 
+    def indexes(self) -> list[str]:
+        """Return the names of all indexes that have a live collection."""
+        aliases = self._call("get_aliases").aliases
+        return sorted(
+            each.alias_name for each in aliases if build_number(each.alias_name, each.collection_name) is not None
+        )
+
     def all(self, index: str) -> list[Collection]:
         """Return all collections of `index` in any state, sorted by build."""
         found = []
@@ -187,7 +194,7 @@ class Collections:
             if stable >= polls:
                 return
             if progress is not None:
-                progress(missing or f"ready in {stable} of {polls} polls")
+                progress(missing or f"ready; checked {stable} of {polls} times")
             if clock() + poll_s > deadline:
                 raise StoreError(
                     f"Collection {collection.name!r} is not ready after {timeout_s:g} s: {missing or 'not stable'}."

@@ -1,5 +1,7 @@
 """Address of a store and the connection to it: Qdrant calls by name, with retries."""
 
+import hashlib
+import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +48,12 @@ class StoreAddress:
             max_request_bytes=settings.qdrant_max_request_mb * 1_000_000,
             quantization=settings.quantization,
         )
+
+    @property
+    def digest(self) -> str:
+        """A short hash of the location, equal for programs that use the same store."""
+        place = f"{socket.gethostname()}:{self.data_dir.resolve()}" if self.url is None else str(self)
+        return hashlib.sha256(place.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         if self.url is None:

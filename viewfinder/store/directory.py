@@ -213,7 +213,7 @@ class DirectoryClient:
             self._advise(collection)
         if (left := Holder.read(directory)) is not None and left.socket and left.host == socket.gethostname():
             remove_socket(left.socket)
-        self._socket = StoreSocket(self.call)
+        self._socket = StoreSocket(self.call, directory)
         record = json.dumps(asdict(Holder.here(ray_address, self._socket.path)))
         (directory / "holder.json").write_text(record)
 

@@ -99,6 +99,12 @@ class Searches:
                     found[place] = _hits(searches[place], answer.points)
         return found
 
+    def check(self, collection: Collection, filter: Mapping[str, Any] | None, group_by: str | None) -> None:
+        """Raise `FilterError` for a filter or a field of groups that a search would refuse."""
+        self._condition(collection, filter)
+        if group_by is not None:
+            self._with_fields(collection, lambda fields: check_groupable(group_by, fields))
+
     def nearest(
         self,
         collection: Collection,

@@ -27,15 +27,17 @@ _BACKLOG = 64
 
 
 class StoreSocket:
-    """Answers calls of other programs of the same user with `call`, using one thread per connection."""
+    """Answers calls of other programs of the same user with `call`, using one thread per connection.
 
-    def __init__(self, call: Call) -> None:
+    The socket is in `directory` if it can be, so that it goes with it and no cleaner of temporary files removes it.
+    """
+
+    def __init__(self, call: Call, directory: Path) -> None:
         self._call = call
-        # Unpickling a message can run any code, so other users must not have access to the directory. It is not in the
-        # data directory, whose path may be too long for a socket and whose file system may not support one.
-        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self.path = str(self._directory / _SOCKET)
-        self._listener = Listener(self.path, family="AF_UNIX", backlog=_BACKLOG)
+        try:
+            self._listen(directory)
+        except OSError:  # a path too long for a socket, or a file system without sockets
+            self._listen(None)
         self._lock = threading.Lock()
         self._connections: set[Connection[Any, Any]] = set()
         self._closed = False
@@ -56,6 +58,16 @@ class StoreSocket:
         for each in connections:
             _shut_down(each)
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _listen(self, parent: Path | None) -> None:
+        # Unpickling a message can run any code, so other users must not have access to the directory.
+        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self.path = str(self._directory / _SOCKET)
+        try:
+            self._listener = Listener(self.path, family="AF_UNIX", backlog=_BACKLOG)
+        except OSError:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
 
     def _accept(self) -> None:
         while True:

@@ -34,7 +34,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         "Not found.",
         {
             "not_found": ("Not Found", "GET /docs shows every route and field."),
-            "object_missing": ("The image is no longer in its bucket.", "Run the index job with --prune."),
+            "object_missing": ("The image is no longer in its bucket.", "Run 'viewfinder index SRC --prune'."),
         },
     ),
     408: (

@@ -281,7 +281,7 @@ def _refusal(error: ObjectError | ContentBusyError) -> Refusal:
         return Refusal(422, "invalid_image", message, "The object or the limits have changed since it was indexed.")
     if error.reason in ("not_found", "not_a_file"):
         return Refusal(
-            404, "object_missing", "The image is no longer in its bucket.", "Run the index job with --prune."
+            404, "object_missing", "The image is no longer in its bucket.", "Run 'viewfinder index SRC --prune'."
         )
     if error.reason in ("throttled", "unavailable", "changed"):
         message = "The bucket is unavailable."
