@@ -54,7 +54,9 @@ def _last_captions_file() -> Iterator[Any]:
 
 def _prune_by_what_is_there_now() -> Iterator[Any]:
     from viewfinder.indexing.snapshot import PointBefore, Snapshot
+    from viewfinder.store.points import Points
 
+    detach = Points.detach
     taken: dict[Any, tuple[Any, Any]] = {}
     take = Snapshot.take.__func__  # type: ignore[attr-defined]
 
@@ -68,6 +70,10 @@ def _prune_by_what_is_there_now() -> Iterator[Any]:
         for record in list(store.points.iterate(collection, {"sources": {"in": list(self.sources)}})):
             yield PointBefore.of(record.id, record.payload)
 
+    def detach_anyway(self: Points, collection: Any, ids: Any, source: str, *, written_by: Any) -> int:
+        return detach(self, collection, ids, source)
+
+    yield patch.object(Points, "detach", detach_anyway)
     yield patch.object(Snapshot, "take", classmethod(noted))
     yield patch.object(Snapshot, "points", points)
 

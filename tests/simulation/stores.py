@@ -66,7 +66,7 @@ class Database:
             self._searches.clear()
             self._note(method, name, arguments)
         is_live = name and name == self.local.aliases.get("images") and method not in _READS and key is None
-        before = set(self.local.collections[name].ids) if is_live else set()
+        before = self._ids(name) if is_live else set()
         answer = getattr(self.local, method)(**arguments)
         self._note_deleted(name, before)
         if key is not None:
@@ -96,9 +96,14 @@ class Database:
         if method in _STRUCTURE:
             task.seen.setdefault("structure", []).append(self.scheduler.steps)
 
+    def _ids(self, name: str) -> set[Any]:
+        if (collection := self.local.collections.get(name)) is None:
+            return set()
+        return {each for each, row in collection.ids.items() if not collection.deleted[row]}
+
     def _note_deleted(self, name: str, before: set[Any]) -> None:
         task = self.scheduler.task
-        gone = before - self.local.collections[name].ids.keys() if name in self.local.collections else set()
+        gone = before - self._ids(name) if before else set()
         if gone and task is not None:
             task.seen.setdefault("deleted", {}).setdefault(name, [len(before), set()])[1].update(gone)
 
