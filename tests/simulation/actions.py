@@ -38,6 +38,10 @@ FOLDERS = ("cats", "dogs")
 URIS = tuple(f"{objects.PHOTOS}{folder}/{name}.jpg" for folder in FOLDERS for name in "abcde")
 ANCHORS = tuple(f"{objects.PHOTOS}{folder}/0.jpg" for folder in FOLDERS)  # never change, so no source is empty
 FILES = tuple(f"s3://captions/{month}.csv" for month in ("january", "february"))
+_SPECIAL_FAULTS = {
+    "repeated_token": "repeated tokens",
+    **dict.fromkeys(("timeout_408", "consensus_500", "replica_500"), "timeouts and failed replicas"),
+}
 _WORDS = ("red", "old", "big", "wet", "new")
 
 
@@ -192,10 +196,12 @@ class Draw:
         chosen = self._random
         if feature == "two index runs":
             first = self._index()
-            first = self._with(first, options=first.options | {"limit": None}, delay=chosen.choice([0, 0, 10]))
+            first = self._with(first, options=first.options | {"limit": None}, delay=chosen.choice([0, 10, 20, 30]))
             sources = chosen.choice([first.options, self._index().options])["sources"]
             second = Action("index", {**first.options, "sources": sources, "prune": True, "ratio": 1.0})
-            return [first, second, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(1, 40))]
+            # Some objects that both list, and perhaps one that only the first one lists.
+            puts = [self._with(self._put(uri), delay=chosen.randint(1, 10)) for uri in chosen.sample(URIS, 2)]
+            return [first, second, *puts, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(15, 50))]
         change = self._hurt(Action("reindex", {"model": chosen.choice(MODELS), "ratio": 0.2}))
         if feature == "two reindexes":
             return [change, change]
@@ -233,17 +239,17 @@ class Draw:
         """Return a run with faults, perhaps a kill, and a clock that is wrong."""
         chosen = self._random
         faults: dict[int, str] = {}
-        if chosen.random() < 0.3:
-            names = {name for name in (*objects.FAULTS, *stores.FAULTS) if self._allows(name)}
+        names = {name for name in (*objects.FAULTS, *stores.FAULTS) if self._allows(name)}
+        special = names & _SPECIAL_FAULTS.keys()
+        if chosen.random() < (max(0.3, self._often) if special else 0.3):
+            names = special if special and chosen.random() < self._often else names
             faults = {chosen.randint(1, 150): chosen.choice(sorted(names)) for _ in range(chosen.randint(1, 3))}
         kill_at = chosen.randint(1, 150) if "kills" in self._features and chosen.random() < 0.15 else None
         skew_s = chosen.choice([0, 0, -300, 300, 60]) if "clocks" in self._features else 0
         return self._with(run, faults=faults, kill_at=kill_at, skew_s=skew_s)
 
     def _allows(self, fault: str) -> bool:
-        needs = {"repeated_token": "repeated tokens"}
-        needs |= dict.fromkeys(("timeout_408", "consensus_500", "replica_500"), "timeouts and failed replicas")
-        return fault not in needs or needs[fault] in self._features
+        return fault not in _SPECIAL_FAULTS or _SPECIAL_FAULTS[fault] in self._features
 
     def _put(self, uri: str) -> Action:
         kinds = {"good": 12, "bad": 1, "text": 1}
