@@ -198,7 +198,9 @@ class Draw:
             first = self._index()
             first = self._with(first, options=first.options | {"limit": None}, delay=chosen.choice([0, 10, 20, 30]))
             sources = chosen.choice([first.options, self._index().options])["sources"]
-            second = Action("index", {**first.options, "sources": sources, "prune": True, "ratio": 1.0})
+            captions = chosen.choice([first.options["captions"], None])
+            others = {"sources": sources, "captions": captions, "prune": True, "ratio": 1.0}
+            second = Action("index", first.options | others)
             # Some objects that both list, and perhaps one that only the first one lists.
             puts = [self._with(self._put(uri), delay=chosen.randint(1, 10)) for uri in chosen.sample(URIS, 2)]
             return [first, second, *puts, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(15, 50))]

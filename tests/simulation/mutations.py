@@ -16,11 +16,12 @@ from greenlet import getcurrent, greenlet
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault that `patches` put back. Histories have `features`, so that they meet it soon."""
+    """A fault that `patches` put back. Histories have `features`, so that they meet it soon; that of `seed` finds it."""
 
     name: str
     breaks: str
     features: frozenset[str]
+    seed: int
     patches: Callable[[], Iterator[Any]] = field(repr=False)
 
     @contextmanager
@@ -149,6 +150,17 @@ def _final_timeouts() -> Iterator[Any]:
     yield patch.object(server, "_TRANSIENT_500", re.compile("(?!)"))
 
 
+def _new_points_overwrite() -> Iterator[Any]:
+    from viewfinder.store.points import Points
+
+    upsert = Points.upsert
+
+    def overwrite(self: Points, collection: Any, batch: Any, *, wait: bool, only_new: bool) -> None:
+        upsert(self, collection, batch, wait=wait)
+
+    yield patch.object(Points, "upsert", overwrite)
+
+
 def _listings_without_end() -> Iterator[Any]:
     from viewfinder.sources.s3_listing import _SeenPages
 
@@ -161,21 +173,22 @@ def _archived_objects_are_read() -> Iterator[Any]:
     yield patch.object(s3_listing, "ARCHIVE_CLASSES", frozenset())
 
 
-def _mutation(name: str, breaks: str, feature: str, patches: Callable[[], Iterator[Any]]) -> Mutation:
-    return Mutation(name, breaks, frozenset({feature}), patches)
+def _mutation(name: str, breaks: str, feature: str, seed: int, patches: Callable[[], Iterator[Any]]) -> Mutation:
+    return Mutation(name, breaks, frozenset({feature}), seed, patches)
 
 
 MUTATIONS = (
-    _mutation("captions", "only the last captions file counts", "several captions files", _last_captions_file),
-    _mutation("prune", "a prune sees what came after its listing", "two index runs", _prune_by_what_is_there_now),
-    _mutation("sources", "sources are one list, read and written", "two index runs", _one_list_of_sources),
-    _mutation("failures", "a permanent failure is for ever", "decoder upgrades", _failures_for_ever),
-    _mutation("crashes", "one crash is permanent", "bad nodes", _crashes_are_permanent),
-    _mutation("bound", "the sync after a switch has no bound", "vanishing sources", _no_bound_after_a_switch),
-    _mutation("spelling", "s3://b/p and s3://b/p/ are two sources", "two spellings", _two_spellings),
-    _mutation("lock", "weak ordering of the upgrade lock", "two reindexes", _weak_ordering),
-    _mutation("vectors", "every vector is written", "vectors that are not finite", _vectors_are_not_checked),
-    _mutation("tokens", "a repeated token is followed for ever", "repeated tokens", _listings_without_end),
-    _mutation("archived", "archived objects are read", "archived objects", _archived_objects_are_read),
-    _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", _final_timeouts),
+    _mutation("captions", "only the last captions file counts", "several captions files", 22, _last_captions_file),
+    _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
+    _mutation("sources", "sources are one list, read and written", "two index runs", 8, _one_list_of_sources),
+    _mutation("overwrite", "a new point replaces that of another run", "two index runs", 39, _new_points_overwrite),
+    _mutation("failures", "a permanent failure is for ever", "decoder upgrades", 4, _failures_for_ever),
+    _mutation("crashes", "one crash is permanent", "bad nodes", 7, _crashes_are_permanent),
+    _mutation("bound", "the sync after a switch has no bound", "vanishing sources", 0, _no_bound_after_a_switch),
+    _mutation("spelling", "s3://b/p and s3://b/p/ are two sources", "two spellings", 11, _two_spellings),
+    _mutation("lock", "weak ordering of the upgrade lock", "two reindexes", 0, _weak_ordering),
+    _mutation("vectors", "every vector is written", "vectors that are not finite", 0, _vectors_are_not_checked),
+    _mutation("tokens", "a repeated token is followed for ever", "repeated tokens", 0, _listings_without_end),
+    _mutation("archived", "archived objects are read", "archived objects", 0, _archived_objects_are_read),
+    _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", 0, _final_timeouts),
 )

@@ -2,18 +2,23 @@
 
 import pytest
 
-from tests.simulation.history import KNOWN, run_seed
+from tests.simulation.history import Finding
 from tests.simulation.mutations import MUTATIONS, Mutation
+from tests.simulation.runner import BUDGET, find_mutations
 
-BUDGET = 60
+pytestmark = pytest.mark.slow
+
+Findings = dict[str, tuple[Finding | None, Finding | None]]
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    return find_mutations()
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_a_fault_that_is_put_back_is_found(mutation: Mutation) -> None:
-    if mutation.features & KNOWN.keys():
-        pytest.skip(f"viewfinder still has this fault: {mutation.breaks}")
-    with mutation.applied():
-        found = next((seed for seed in range(BUDGET) if run_seed(seed, mutation.features) is not None), None)
+def test_a_fault_that_is_put_back_is_found(findings: Findings, mutation: Mutation) -> None:
+    found, without = findings[mutation.name]
     assert found is not None, f"no history of {BUDGET} finds it: {mutation.breaks}"
-    assert run_seed(found, mutation.features) is None, "the same history passes without the fault"
+    print(f"Seed {found.seed} finds it: {found.violation}")
+    assert without is None, "the same history passes without the fault"

@@ -12,9 +12,9 @@ def told(findings: list[Finding]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_histories_break_no_invariant() -> None:
-    findings = find_in_processes(1, 500)
+    # A history takes 0.25 s of CPU.
+    findings = find_in_processes(1, 120)
     assert not findings, told(findings)
 
 
