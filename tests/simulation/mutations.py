@@ -16,7 +16,7 @@ from greenlet import getcurrent, greenlet
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault that `patches` put back. Histories have `features`, so that they meet it soon; that of `seed` finds it."""
+    """A fault that `patches` put back. Histories have `features`, so that they meet it soon; that of `seed` does."""
 
     name: str
     breaks: str

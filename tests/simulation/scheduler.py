@@ -110,5 +110,3 @@ class Scheduler:
                 task.result = function()
             except BaseException as error:
                 task.error = error
-                # A traceback keeps the frames of a whole run alive.
-                task.seen["traceback"] = error.__traceback__

@@ -6,12 +6,13 @@ from tests.simulation.actions import FEATURES, Draw
 from tests.simulation.history import KNOWN, Finding, act_out, run_seed, shrink
 from tests.simulation.runner import find_in_processes
 
+pytestmark = pytest.mark.slow
+
 
 def told(findings: list[Finding]) -> str:
     return "\n\n".join(str(shrink(each)) for each in findings[:3])
 
 
-@pytest.mark.slow
 def test_histories_break_no_invariant() -> None:
     # A history takes 0.25 s of CPU.
     findings = find_in_processes(1, 120)

@@ -4,7 +4,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ from viewfinder.store import Store, StoreAddress
 
 INDEX = "images"
 SHARED_MEMORY = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Event:
-    """One change of the world that an oracle must know: a takedown, its end, a change of a captions file."""
-
-    kind: str
-    subject: str
-    step: int
 
 
 class World:
