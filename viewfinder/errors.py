@@ -5,6 +5,7 @@
     │   ├── UnknownModelError        the model is unknown, or its weights cannot be found
     │   ├── FilterError              a search filter has an unknown field or operator, or is too large
     │   └── SourceError              a bucket, key, directory or manifest does not exist or may not be read
+    │       └── SourceUnavailableError   its endpoint cannot be reached or is overloaded
     ├── ObjectError                  one object could not be read: recorded as a failure, the job goes on
     ├── ImageError                   one object is not a usable image: recorded as a failure, the job goes on
     ├── StoreError                   Qdrant refused or failed
@@ -41,6 +42,10 @@ class FilterError(ConfigurationError):
 
 class SourceError(ConfigurationError):
     """A source of objects does not exist or may not be read."""
+
+
+class SourceUnavailableError(SourceError):
+    """A source cannot be listed now: its endpoint cannot be reached or is overloaded."""
 
 
 class ObjectError(ViewfinderError):

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -54,9 +55,18 @@ def test_a_port_of_a_running_service_is_named_as_such(running: Running) -> None:
         free_port("127.0.0.1", int(running.url.rpartition(":")[2]))
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Python's own handler of SIGINT, which programs under test may have replaced in this process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)  # None: not set from Python
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_a_ready_service_is_not_a_failure(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     with job():  # raises `typer.Exit` with status 1 if an interrupt reaches it
-        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+        threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
         wait_for_interrupt()
     assert capsys.readouterr().err == "Stopping the service ...\n"

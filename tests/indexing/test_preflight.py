@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from viewfinder.errors import SourceError
+from viewfinder.errors import SourceError, SourceUnavailableError
 from viewfinder.indexing.preflight import reachable
 from viewfinder.testing.objects import MemoryObjects
 
@@ -28,3 +28,14 @@ def test_if_all_sources_are_gone_the_first_one_is_the_error() -> None:
 @pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED])
 def test_a_source_is_found_in_another_spelling_of_its_name(typed: str) -> None:
     assert reachable([typed], OBJECTS.check) == ([DECOMPOSED], {})
+
+
+def test_an_endpoint_that_is_overloaded_is_not_a_source_that_is_gone() -> None:
+    """One answer 500 left a source out of the run, and made a model change impossible."""
+
+    def check(uri: str) -> None:
+        if uri == "s3://b/busy":
+            raise SourceUnavailableError("S3 answered SlowDown.")
+
+    with pytest.raises(SourceUnavailableError):
+        reachable(["s3://b/p", "s3://b/busy"], check)

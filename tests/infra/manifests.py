@@ -74,9 +74,8 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
             home = OTHERS.get(name)
             if home is None or not re.search(rf"\b{name}\b", _source(home)):
                 errors.append(f"{name}: nothing reads it")
-    overrides = {name.removeprefix(PREFIX).lower(): value for name, value in settings.items() if value}
     try:
-        Settings.load(settings, **{name: value for name, value in overrides.items() if name in Settings.model_fields})
+        Settings.load(settings)
     except ConfigurationError as error:
         errors.append(str(error))
     return errors

@@ -40,7 +40,7 @@ def test_an_invalid_number_of_images_is_refused(text: str) -> None:
     [
         ([], "--images"),
         (["--images", "plenty"], "'plenty' is not a number like 250000, 100k, 2.5M or 1B"),
-        (["--images", "1M", "--gpu", "L5"], "'L5' is not known; choose from T4, L4"),
+        (["--images", "1M", "--gpu", "L5"], "'L5' is not one of 'T4', 'L4'"),
         (["--images", "1M", "--model", "ViT-B-23::openai"], "Closest known: 'ViT-B-32::openai'"),
         (["--images", "1M", "--model", "demo"], "the size of 'demo' is not known; use the most similar of ViT-B-32"),
         (["--images", "1M", "--hours", "0"], "'0' is not a number above 0"),

@@ -140,7 +140,7 @@ def test_a_request_that_the_server_ends_is_retried(
     double: QdrantDouble, open_store: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     double.faults.append(Fault(delay_s=5, on="PUT .*/points$"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         write(open_store(double.url, timeout_s=1))
     assert upserts(double) == 2
     assert "status 408: Timeout error" in caplog.text, "the server's limit passes before the client's"
@@ -191,7 +191,7 @@ def test_a_restarted_server_is_ready_although_it_stays_grey_until_the_next_write
     double.restart()
     states: list[str] = []
     store.collections.wait_ready(made, timeout_s=60, progress=states.append)
-    assert states == ["status grey", "ready in 1 of 3 polls", "ready in 2 of 3 polls"]
+    assert states == ["status grey", "ready; checked 1 of 3 times", "ready; checked 2 of 3 times"]
 
 
 def test_a_server_that_stays_grey_after_an_update_does_not_block(double: QdrantDouble, open_store: Open) -> None:
@@ -201,7 +201,7 @@ def test_a_server_that_stays_grey_after_an_update_does_not_block(double: QdrantD
     double.restart(stays_grey=True)
     states: list[str] = []
     store.collections.wait_ready(made, timeout_s=60, progress=states.append)
-    assert states == ["status grey"] * 3 + ["ready in 1 of 3 polls", "ready in 2 of 3 polls"]
+    assert states == ["status grey"] * 3 + ["ready; checked 1 of 3 times", "ready; checked 2 of 3 times"]
 
 
 def test_an_unreachable_server_is_named_with_the_setting(open_store: Open) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from viewfinder.errors import ConfigurationError, ObjectError, SourceError
+from viewfinder.errors import ConfigurationError, ObjectError, SourceError, SourceUnavailableError
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.progress import ListingProgress
 from viewfinder.models.checkpoint import Checkpoint, locate
@@ -70,8 +70,9 @@ def check_access(sources: Sequence[str], objects: Objects, store: Store) -> None
 
 
 def reachable(sources: Iterable[str], check: Callable[[str], None]) -> tuple[list[str], dict[str, str]]:
-    """Return the sources that pass `check`, and the others with the reason. Raises the first error if none passes.
+    """Return the sources that pass `check`, and the others with the reason.
 
+    Raises the first error if none passes, and `SourceUnavailableError` if an endpoint does not answer.
     `check` is called with the canonical URI, and if it raises `SourceError` with the other spellings of its name.
     """
     found: dict[str, None] = {}
@@ -80,6 +81,8 @@ def reachable(sources: Iterable[str], check: Callable[[str], None]) -> tuple[lis
     for uri in dict.fromkeys(map(source_uri, sources)):
         try:
             found[_spelled(uri, check)] = None
+        except SourceUnavailableError:
+            raise  # it is not gone
         except SourceError as error:
             first = first or error
             gone[uri] = str(error)
@@ -92,6 +95,8 @@ def _spelled(uri: str, check: Callable[[str], None]) -> str:
     """Return `uri`, or another spelling of it, that passes `check`; raise the error of `uri`."""
     try:
         check(uri)
+    except SourceUnavailableError:
+        raise
     except SourceError:
         for other in spellings(uri)[1:]:
             with suppress(SourceError):

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from botocore.exceptions import IncompleteReadError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
-from viewfinder.errors import ObjectError, SourceError, ViewfinderError
+from viewfinder.errors import ObjectError, SourceError, SourceUnavailableError, ViewfinderError
 from viewfinder.sources.access import HEAD_BYTES, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
 from viewfinder.sources.content_encoding import codings_of, decode, decode_file
 from viewfinder.sources.parallel_listing import list_parallel
 from viewfinder.sources.s3_connection import S3Connection
-from viewfinder.sources.s3_errors import FAILURES, RETRYABLE_REASONS, explain, is_missing_bucket, refuses_attributes
+from viewfinder.sources.s3_errors import (
+    FAILURES,
+    RETRYABLE_REASONS,
+    explain,
+    is_missing_bucket,
+    reason,
+    refuses_attributes,
+)
 from viewfinder.sources.s3_listing import Listing
 from viewfinder.sources.skips import ARCHIVE_CLASSES
 from viewfinder.sources.uris import s3_parts
@@ -105,7 +112,8 @@ class S3Objects:
         try:
             near = self._connection.retry_check(lambda client: self._similar_if_empty(client, bucket, key), source)
         except FAILURES as error:
-            raise SourceError(self._requests.explain(error, bucket)) from error
+            kind = SourceUnavailableError if reason(error) in RETRYABLE_REASONS else SourceError
+            raise kind(self._requests.explain(error, bucket)) from error
         if near is None or self._requests.stat_or_none(source) is not None:
             return
         where = self._connection.where

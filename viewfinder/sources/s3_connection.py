@@ -20,6 +20,7 @@ from viewfinder.sources.s3_errors import (
     RETRYABLE_REASONS,
     forbids_path_style,
     is_bare_refusal,
+    is_overload,
     lacks_credentials,
     reason,
     refuses_credentials,
@@ -153,24 +154,33 @@ class S3Connection:
             backoff.sleep(pause_s)
 
     def retry_check(self, check: Callable[["S3Client"], T], uri: str) -> T:
-        """Run `check` with a client of its own, again only if no credentials are found or the addressing is wrong.
+        """Run `check` with a client of its own; an endpoint that does not answer at all is not tried for long.
 
-        Raises one of `FAILURES`, `SourceError`.
+        Runs it again if the endpoint is overloaded or the addressing is wrong, and a few times if no credentials are
+        found. Raises one of `FAILURES`, `SourceError`.
         """
-        for attempt in range(1, CHECK_ATTEMPTS + 1):
+        backoff = self._backoff
+        started, attempts = backoff.clock(), 0
+        while True:
+            attempts += 1
             client: S3Client | None = None
             try:
                 client = self.connect(check=True)
                 return check(client)
             except FAILURES as error:
-                again = self._use_virtual_hosts(client, error, uri) or lacks_credentials(error)
-                if not again or attempt == CHECK_ATTEMPTS:
+                pause_s = backoff.pause_s(attempts, None)
+                late = attempts > 1 and backoff.clock() - started + pause_s > backoff.deadline_s
+                again = (
+                    self._use_virtual_hosts(client, error, uri)
+                    or is_overload(error)
+                    or (lacks_credentials(error) and attempts < CHECK_ATTEMPTS)
+                )
+                if late or not again:
                     raise
             finally:
                 if client is not None:
                     client.close()
-            self._backoff.sleep(self._backoff.pause_s(attempt, None))
-        raise AssertionError("the last attempt returns or raises")
+            backoff.sleep(pause_s)
 
     def _may_find_credentials(self, error: Exception) -> bool:
         return not self.access.anonymous and (lacks_credentials(error) or refuses_key(error))

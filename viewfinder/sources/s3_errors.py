@@ -74,6 +74,11 @@ def reason(error: Exception) -> str:
     return "unavailable" if isinstance(error, (*_CONNECTION, ResponseParserError)) else "refused"
 
 
+def is_overload(error: Exception) -> bool:
+    """Return True if the endpoint has answered, but may give another answer to the same request later."""
+    return isinstance(error, ClientError | ResponseParserError) and reason(error) in RETRYABLE_REASONS
+
+
 def refuses_credentials(error: Exception) -> bool:
     """Return True if the same request may succeed with newer credentials of the same user."""
     return isinstance(error, ClientError) and _code(error) in _KEY_REFUSED | _BARE_REFUSALS

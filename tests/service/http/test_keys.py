@@ -60,7 +60,7 @@ def test_settings_take_digests_with_and_without_scope() -> None:
 )
 def test_settings_refuse_an_invalid_digest_without_repeating_it(value: str, named: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        Settings.load({}, api_keys=value)
+        Settings.load({"VIEWFINDER_API_KEYS": value})
     assert "VIEWFINDER_API_KEYS" in str(raised.value)
     assert named in str(raised.value)
     assert "hunter2" not in str(raised.value)
@@ -77,4 +77,4 @@ def test_digests_do_not_show_in_a_record_of_settings() -> None:
 )
 def test_settings_refuse_an_invalid_origin(origin: str) -> None:
     with pytest.raises(ConfigurationError, match="VIEWFINDER_CORS_ORIGINS"):
-        Settings.load({}, cors_origins=origin)
+        Settings.load({"VIEWFINDER_CORS_ORIGINS": origin})
