@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
+import numpy as np
 import pytest
 from qdrant_client import models
 
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.store import StoreAddress
+from viewfinder.store import PointBatch, Store, StoreAddress
+from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -67,3 +71,23 @@ def test_with_the_leader_down_medium_ordering_fails_once_and_strong_always(
     assert read(clients[2]) == "a"
     with pytest.raises(StoreUnavailableError, match="read operations failed"):
         read(clients[2], consistency=models.ReadConsistencyType.MAJORITY)
+
+
+def test_new_points_and_sources_of_two_programs_at_once_are_the_same_on_all_replicas(tmp_path: Path) -> None:
+    with QdrantDouble(nodes=3) as double, ExitStack() as stack:
+        addresses = [StoreAddress(tmp_path, url=url, retry_s=5) for url in double.urls]
+        stores = [stack.enter_context(Store(ServerClient(each), each)) for each in addresses]
+        collection = stores[0].collections.open("images", ModelIdentity("m", "f00d", 2))
+        key = str(uuid5(NAMESPACE_URL, "s3://b/1"))
+
+        def index(node: int) -> None:
+            payload = {"etag": f"e{node}", "sources": ["s3://b"]}
+            batch = PointBatch([key], [payload], image=np.ones((1, 2), np.float32))
+            stores[node].points.upsert(collection, batch, wait=True, only_new=True)
+            stores[node].points.add_sources(collection, {key: [f"s3://{node}"]})
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(index, range(2)))
+        states = [each.points.states(collection, [key])[key] for each in stores]
+        assert len({state.etag for state in states}) == 1
+        assert {frozenset(state.sources) for state in states} == {frozenset(("s3://b", "s3://0", "s3://1"))}
