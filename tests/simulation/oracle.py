@@ -46,6 +46,7 @@ class Oracle:
                 self._crashes.update((stored.etag, task.seen["decoder"]) for stored in read)
             for source in action.options.get("sources", ()):
                 self._files[source.rstrip("/")] |= {action.options.get("captions")} - {None}
+                self._limited |= {source} if action.options.get("limit") else set()
             if ended_well(self._world, task):
                 self._cut_short = False
                 self._expect(action, task)
@@ -93,7 +94,6 @@ class Oracle:
         """Note what a run that ended well has seen."""
         options, touched = action.options, self._world.bucket.touched
         if options.get("limit"):
-            self._limited |= set(options["sources"])
             return
         self._limited -= set(options.get("sources", ()))
         self._indexed |= {source.rstrip("/") for source in options.get("sources", ())}
