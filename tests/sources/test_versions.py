@@ -2,7 +2,7 @@
 
 import pytest
 
-from viewfinder.sources.versions import Version, clean_etag, constant_etags, is_same, version_read
+from viewfinder.sources.versions import Version, clean_etag, constant_etags, is_listed, is_same, version_read
 
 DIGEST, OTHER = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 PARTS = f"{DIGEST}-12"
@@ -73,6 +73,7 @@ def test_versions_are_the_same_by_the_rule(known: Version, listed: Version, same
         (Version("listing's", 5, EARLY), Version("GET's", 5, EARLY), "listed"),  # two ETags for the same object
         (Version("", 5, EARLY), Version(DIGEST, 5, EARLY), "listed"),
         (Version(DIGEST, 5, EARLY), Version(OTHER, 5, LATE), "read"),  # it changed in between
+        (Version(DIGEST, 5, EARLY), Version(OTHER, 5, EARLY), "read"),  # within the second
         (Version(DIGEST, 5, EARLY), Version(OTHER, 6, EARLY), "read"),
         (Version("", -1, ""), Version(DIGEST, 5, LATE), "read"),
         (Version(DIGEST, -1, ""), Version(DIGEST, 5, LATE), "read"),
@@ -82,6 +83,19 @@ def test_the_version_of_the_listing_is_recorded_unless_the_object_changed(
     listed: Version, read: Version, recorded: str
 ) -> None:
     assert version_read(listed, read) == (listed if recorded == "listed" else read)
+
+
+@pytest.mark.parametrize(
+    ("read", "listed"),
+    [
+        (Version(OTHER, 740, EARLY), False),  # rewritten within the second
+        (Version(DIGEST, 740, EARLY), True),
+        (Version("opaque", 740, EARLY), True),
+        (Version("opaque", 740, LATE), False),
+    ],
+)
+def test_an_object_has_changed_since_its_listing_if_both_etags_are_digests(read: Version, listed: bool) -> None:
+    assert is_listed(Version(DIGEST, 1149, EARLY), read) is listed
 
 
 def test_an_etag_of_objects_with_different_sizes_says_nothing() -> None:

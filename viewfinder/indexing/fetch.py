@@ -26,7 +26,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.access import HEAD_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.skips import SKIP_REASONS
-from viewfinder.sources.versions import Version, version_read
+from viewfinder.sources.versions import is_listed, version_read
 
 # Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.
 IN_FLIGHT_BYTES = 256 * 1024**2
@@ -150,17 +150,12 @@ class FetchAndDecode:
         for _ in range(READ_ATTEMPTS):
             content = objects.read(row["uri"], self._limits.max_bytes, check_head)
             size = content.version.size
-            if size >= row["size"] or not _is_listed(row, content.version):
+            if size >= row["size"] or not is_listed(version_of(row), content.version):
                 return content
         raise ObjectError(
             "unavailable",
             f"{row['uri']!r}: got {size:,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts.",
         )
-
-
-def _is_listed(row: Row, read: Version) -> bool:
-    """Return True if an object that was read has not changed since its listing, whatever its size."""
-    return read.etag == row["etag"] or (bool(read.last_modified) and read.last_modified == row["last_modified"])
 
 
 class _Access:

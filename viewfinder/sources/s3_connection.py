@@ -169,7 +169,8 @@ class S3Connection:
                 return check(client)
             except FAILURES as error:
                 pause_s = backoff.pause_s(attempts, None)
-                late = attempts > 1 and backoff.clock() - started + pause_s > backoff.deadline_s
+                deadline_s = min(backoff.deadline_s, CHECK_TIMEOUT_S)  # a person may wait
+                late = attempts > 1 and backoff.clock() - started + pause_s > deadline_s
                 again = (
                     self._use_virtual_hosts(client, error, uri)
                     or is_overload(error)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "admin-" + "k" * 32
 # More examples take many minutes: SCHEMATHESIS_EXAMPLES=200.
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "2")
 
 
 @pytest.fixture
