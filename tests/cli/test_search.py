@@ -13,6 +13,8 @@ from viewfinder.client import SearchRequest
 from viewfinder.query.cursor import MAX_POSITION
 from viewfinder.query.ranking import WINDOW
 
+pytestmark = pytest.mark.slow
+
 
 def test_hits_are_tab_separated_lines_in_a_pipe(at_running: Running, viewfinder: Viewfinder) -> None:
     done = viewfinder("search", "a red car", "--top-k", "2")

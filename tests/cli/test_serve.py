@@ -50,6 +50,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
         free_port("192.0.2.1", 8000)
 
 
+@pytest.mark.slow
 def test_a_port_of_a_running_service_is_named_as_such(running: Running) -> None:
     with pytest.raises(ConfigurationError, match="taken by a viewfinder service that is running already"):
         free_port("127.0.0.1", int(running.url.rpartition(":")[2]))

@@ -21,6 +21,8 @@ from tests.images.test_decoding import (
 )
 from viewfinder.images.decoding import REASONS, ImageLimits, decode, thumbnail
 
+pytestmark = pytest.mark.slow
+
 PHOTO = photograph(640, 480, 3)
 THUMBNAIL = Image.new("RGB", (160, 120), GREEN)
 

@@ -9,6 +9,8 @@ from tests.indexing.sample_images import fill
 from viewfinder.errors import FilterError
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(3)]
 
 

@@ -20,6 +20,8 @@ from viewfinder.store import Collection, Store
 from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
 
+pytestmark = pytest.mark.slow
+
 EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 DIGEST, OTHER = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 

@@ -18,6 +18,8 @@ from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"{number:02}.jpg" for number in range(12)]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from viewfinder.reindexing.promote import wait_for_service
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def serve(*answers: object) -> Iterator[str]:

@@ -20,6 +20,8 @@ from viewfinder.store.control import Control
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 

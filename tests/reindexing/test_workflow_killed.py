@@ -21,6 +21,8 @@ from viewfinder.reindexing.upgrade_lock import read_holder
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.qdrant import QdrantDouble, Request
 
+pytestmark = pytest.mark.slow
+
 # A new process loads a model, possibly on a busy machine.
 TIMEOUT_S = 240
 UNREACHABLE_S = 8

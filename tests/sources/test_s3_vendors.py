@@ -19,6 +19,8 @@ from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.sources.versions import Version
 
+pytestmark = pytest.mark.slow
+
 MODIFIED = "Fri, 02 Jan 2026 03:04:05 GMT"
 
 
