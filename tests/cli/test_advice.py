@@ -1,4 +1,4 @@
-"""What the command line advises after the error of a search."""
+"""Advice on the command line after a failed search."""
 
 import pytest
 

@@ -27,7 +27,7 @@ class Directory:
 
 def page(image: Image.Image, **options: object) -> Directory:
     """An uncompressed RGB page."""
-    return Directory(image.size, image.convert("RGB").tobytes(), **options)  # type: ignore[arg-type]
+    return Directory(image.size, image.convert("RGB").tobytes(), **options)
 
 
 def sensor(width: int, height: int, content: bytes = b"") -> Directory:
@@ -37,7 +37,7 @@ def sensor(width: int, height: int, content: bytes = b"") -> Directory:
 
 def preview(image: Image.Image, **options: object) -> Directory:
     """A JPEG that the tags JPEGInterchangeFormat point to."""
-    return Directory(image.size, photometric=YCBCR, compression=OLD_JPEG, jpeg=encoded(image, "JPEG"), **options)  # type: ignore[arg-type]
+    return Directory(image.size, photometric=YCBCR, compression=OLD_JPEG, jpeg=encoded(image, "JPEG"), **options)
 
 
 def tiff(*directories: Directory, order: str = "<", big: bool = False, header: bytes = b"") -> bytes:

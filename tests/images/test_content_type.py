@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes."""
+"""Files are recognised by their first bytes."""
 
 import io
 import json

@@ -138,7 +138,7 @@ def spans(data: bytes) -> Iterator[tuple[int, int]]:
         return
     at, order, kind_at = (8, "big", 4) if data.startswith(b"\x89PNG") else (12, "little", 0)
     while at + 8 <= len(data):
-        length = int.from_bytes(data[at + 4 - kind_at : at + 8 - kind_at], order)  # type: ignore[arg-type]
+        length = int.from_bytes(data[at + 4 - kind_at : at + 8 - kind_at], order)
         end = at + (12 + length if kind_at else 8 + length + length % 2)
         if data[at + kind_at : at + kind_at + 4] in (b"eXIf", b"iCCP", b"zTXt", b"iTXt", b"EXIF", b"XMP ", b"ICCP"):
             yield at, end

@@ -35,7 +35,7 @@ def lossless_jpeg() -> bytes:
 
 
 def jpeg_page(image: Image.Image, compression: int = JPEG, **options: object) -> Directory:
-    return Directory(image.size, encoded(image, "JPEG"), YCBCR, compression, **options)  # type: ignore[arg-type]
+    return Directory(image.size, encoded(image, "JPEG"), YCBCR, compression, **options)
 
 
 FILES = {

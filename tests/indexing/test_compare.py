@@ -67,8 +67,8 @@ def shelf(world: World) -> Shelf:
 
 def listed(name: str, version: Version, **more: Any) -> Row:
     """A row of the manifest."""
-    row: Row = {"uri": f"s3://b/{name}", "bucket": "b", "key": name, "sources": ["s3://b"], "skip": None}  # type: ignore[typeddict-item]
-    return row | version._asdict() | more  # type: ignore[return-value]
+    row: Row = {"uri": f"s3://b/{name}", "bucket": "b", "key": name, "sources": ["s3://b"], "skip": None}
+    return row | version._asdict() | more
 
 
 def actions(compared: list[dict[str, Any]]) -> dict[str, int]:
@@ -139,7 +139,7 @@ def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_a
     shelf.add("1", Version(DIGEST, 5, EARLY))
     (row,) = shelf.compare(listed("1", Version(OTHER, 5, LATE)))
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": "archived", "message": "", "permanent": False}
-    tally = shelf.write(skipped)  # type: ignore[arg-type]
+    tally = shelf.write(skipped)
     assert (tally.archived, tally.stale, tally.failed) == (1, 1, 0)
     assert list(shelf.store.points.states(shelf.collection, [_id("1")])) == [_id("1")]
     assert actions(shelf.compare(listed("1", Version(OTHER, 5, LATE)))) == {"index": 1}
@@ -151,7 +151,7 @@ def test_content_that_is_no_image_is_read_once(shelf: Shelf, reason: str, versio
     shelf.add("1", Version(OTHER, 4, EARLY))  # an image before
     (row,) = shelf.compare(listed("1", version))
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": reason, "message": "", "permanent": True}
-    tally = shelf.write(skipped)  # type: ignore[arg-type]
+    tally = shelf.write(skipped)
     assert (tally.skips[reason], tally.stale, tally.failed) == (1, 0, 0)
     assert not shelf.store.points.states(shelf.collection, [_id("1")])
     assert not list(shelf.store.control("images").failures_of_run("run")), "it is no failure"
@@ -178,5 +178,5 @@ def test_skipped_objects_that_only_the_live_collection_has_are_counted(shelf: Sh
 
     (row,) = shelf.compare(listed("3", Version(DIGEST, 5, EARLY)))
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": "not_an_image", "message": "", "permanent": True}
-    tally = shelf.write(skipped)  # type: ignore[arg-type]
+    tally = shelf.write(skipped)
     assert (tally.not_an_image, tally.archived_live, tally.skipped_live) == (1, 0, 1)

@@ -1,4 +1,4 @@
-"""What happens in a history: phases of actions that run at once. A history is drawn from its seed."""
+"""The actions of a history: phases of actions that run at once. A history is drawn from its seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

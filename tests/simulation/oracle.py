@@ -1,4 +1,4 @@
-"""What an index must hold: the oracle knows the objects, and what the runs that ended well have seen of them."""
+"""The expected content of an index, from the objects and from what successful runs have seen of them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence

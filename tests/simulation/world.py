@@ -114,7 +114,7 @@ class World:
         store.restore(INDEX, [point_id(uri)])
 
     def _program(self) -> tuple[Settings, ObjectAccess, Store]:
-        """What a program that starts now has: settings, access to objects, and the store."""
+        """The settings, access to objects and store of a program that starts now."""
         settings = Settings(
             index=INDEX,
             data_dir=self.directory,

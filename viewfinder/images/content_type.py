@@ -1,4 +1,4 @@
-"""What a file is that Pillow cannot open, from its first bytes: an image of another format, or no image at all."""
+"""Recognition of files that Pillow cannot open, by their first bytes: images of other formats, and other content."""
 
 import re
 

@@ -19,7 +19,7 @@ Decode = Callable[[str], str]
 
 
 class ListingRequests(Protocol):
-    """What a listing asks of an endpoint."""
+    """The requests that a listing sends to an endpoint."""
 
     @property
     def where(self) -> str:

@@ -1,4 +1,4 @@
-"""What a Qdrant server does and its local mode does not: refusals, states, numbers that come back changed."""
+"""Behaviour of a Qdrant server that its local mode lacks: refusals, states, numbers that come back changed."""
 
 import math
 import re
