@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.table import COST, Cost
 from tests.chaos.trial import Trial
 from tests.fixtures.indexing import World, executor, qdrant, world
+from tests.processes import children
 from viewfinder.backoff import Backoff
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import StoreAddress, connect
@@ -96,9 +97,3 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
-
-
-def children() -> set[str]:
-    """Child processes of this one, including the decoders of the session."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {child for each in tasks for child in each.read_text().split()}

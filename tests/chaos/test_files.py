@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.conftest import children
 from tests.chaos.corpus import BEGINNINGS, corpus, whole
 from tests.chaos.table import SEED, Cost
 from tests.images.test_decoding import encoded, quadrants
+from tests.processes import children
 from viewfinder.errors import ImageError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess

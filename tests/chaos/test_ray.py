@@ -9,15 +9,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import children, until
+from tests.chaos.conftest import until
 from tests.chaos.table import chance
 from tests.chaos.trial import NAMES, Trial, strikes
+from tests.processes import children, command, descendants
 from viewfinder.sources.uris import point_id
 from viewfinder.testing.qdrant import Fault
 from viewfinder.testing.s3_faults import FOREVER, S3Fault
@@ -34,22 +35,6 @@ HOLD_S = 45.0
 STOPPED_S = 5.0
 # A system call without a Python function; the number is the same on all Linux architectures.
 PIDFD_GETFD = 438
-
-
-def descendants(of: int) -> Iterator[int]:
-    """Descendants of a process, so that no process of another program is ever killed."""
-    with contextlib.suppress(OSError):  # it has ended
-        for each in Path(f"/proc/{of}/task").glob("*/children"):
-            for child in each.read_text().split():
-                yield int(child)
-                yield from descendants(int(child))
-
-
-def command(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:  # it has ended
-        return ""
 
 
 def busy(*words: str) -> list[int]:
@@ -210,7 +195,7 @@ def test_a_killed_process_loses_no_object(trial: Trial, fault: str, monkeypatch:
     # An image that kills two decoders in a row is a failure, and a second kill might hit the same image.
     after = [moments.randint(1, 3) for _ in range(1 if kills_decoder else 2)]
     # The decoder of this process, used by the run without faults.
-    ours = {each for each in busy(DECODER) if str(each) in children()}
+    ours = {each for each in busy(DECODER) if each in children()}
     if kills_decoder:
         try:
             assert [unread(each) for each in ours]

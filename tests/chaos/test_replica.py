@@ -13,8 +13,9 @@ import pytest
 from benchmarks.replica import INDEX, fill
 from tests.chaos.conftest import PATIENCE_S, nothing_left_over, until
 from tests.chaos.table import Cost
-from tests.chaos.test_ray import DECODER, busy, command, descendants, orphans
+from tests.chaos.test_ray import DECODER, busy, orphans
 from tests.chaos.test_service import CLIENTS, crowd, record_cost, search_by_image
+from tests.processes import command, descendants
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect

@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from benchmarks.replica import INDEX, fill, listening
-from tests.chaos.conftest import PATIENCE_S, children, nothing_left_over, until
+from tests.chaos.conftest import PATIENCE_S, nothing_left_over, until
 from tests.chaos.table import Cost, chance
 from tests.indexing.sample_images import encoded_image
+from tests.processes import children
 from viewfinder.models.checkpoint import locate
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService

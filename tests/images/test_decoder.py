@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.images.test_decoding import damaged_files, encoded, photograph, quadrants
+from tests.processes import children
 from viewfinder.errors import ImageError, ViewfinderError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import REASONS, Decoded, ImageLimits, Preprocess, decode
@@ -56,12 +57,6 @@ def ended_within(process: int, seconds: float) -> bool:
     watch = select.poll()
     watch.register(process, select.POLLIN)  # a pidfd becomes readable when its process ends
     return bool(watch.poll(seconds * 1000))
-
-
-def children() -> set[str]:
-    """Child processes of this one."""
-    lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-    return {pid for pids in lists for pid in pids}
 
 
 def test_an_image_is_decoded_as_in_process(decoder: Decoder) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.chaos.trial import assert_same_vectors, vectors
 from tests.fixtures.indexing import World
 from tests.indexing.sample_images import fill
+from tests.processes import children, command
 from viewfinder.sources.uris import point_id
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 from viewfinder.testing.s3 import S3Endpoint
@@ -48,7 +49,7 @@ class TwoNodes:
 
     def worker_is_busy(self) -> bool:
         """Return True while a stage runs on the second node; Ray names its processes after their tasks."""
-        return any(_command(child).startswith(("ray::Map", "ray::Write")) for child in _children(self._raylet))
+        return any(command(child).startswith(("ray::Map", "ray::Write")) for child in children(self._raylet))
 
     def lose_the_worker(self) -> None:
         """Kill every process of the second node."""
@@ -130,15 +131,3 @@ def until(condition: Callable[[], bool], job: "subprocess.Popen[str]") -> None:
         assert job.poll() is None, f"the job ended too early: {job.communicate()[1]}"
         assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.1)
-
-
-def _children(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task").glob("*/children")
-    return [int(child) for children in tasks for child in children.read_text().split()]
-
-
-def _command(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().rstrip(b"\0").decode()
-    except OSError:  # it has ended
-        return ""

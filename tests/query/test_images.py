@@ -8,13 +8,13 @@ import textwrap
 import threading
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import children, command
 from viewfinder.errors import ImageError
 from viewfinder.images.decoding import ImageLimits, Preprocess, decode
 from viewfinder.query.errors import AddressError
@@ -118,25 +118,24 @@ async def test_images_beyond_the_queue_are_refused_as_overload() -> None:
 
 
 async def test_closing_ends_every_decoder_and_thread() -> None:
-    before = children()
+    before = decoders()
     others = threading.enumerate()
     images = made()
     await asyncio.gather(*(images.pixels(GOOD["png"], Preprocess(size=size)) for size in (32, 48, 64)))
-    assert children() > before
+    assert decoders() > before
     images.close()
     for thread in threading.enumerate():
         if thread.name.startswith("decoder") and thread not in others:
             await asyncio.to_thread(thread.join, 10)
-    assert children() <= before
+    assert decoders() <= before
     with pytest.raises(RuntimeError):
         await images.pixels(GOOD["png"], PREPROCESS)
-    assert children() <= before
+    assert decoders() <= before
 
 
-def children() -> set[str]:
+def decoders() -> set[int]:
     """The decoder processes of this process."""
-    lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-    return {pid for pids in lists for pid in pids if b"run_child" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {each for each in children() if "run_child" in command(each)}
 
 
 TEXT = base64.b64encode(GOOD["png"]).decode()
