@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.client.protocol import Service
+from viewfinder.client.protocol import Calls
 from viewfinder.client.requests import (
     Part,
     SearchRequest,
@@ -33,7 +33,7 @@ def test_a_body_holds_only_the_given_options(tmp_path: Path) -> None:
 
 
 def test_dates_in_filters_are_sent_as_iso_8601() -> None:
-    call = Service("http://h", None, 1, 0).search(
+    call = Calls("http://h", None, 1, 0).search(
         {"text": "a", "filter": {"at": {"gt": datetime(2024, 5, 1, tzinfo=UTC)}}}
     )
     attempt: Any = next(call)

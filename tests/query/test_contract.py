@@ -20,7 +20,7 @@ from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.query.local import LocalSearch
 from viewfinder.service.generation.generation import Follower
 from viewfinder.service.http.api import build_api
-from viewfinder.service.http.refusals import refusal_of
+from viewfinder.service.http.errors import http_error_of
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
@@ -93,7 +93,7 @@ class InProcess:
         try:
             return call()
         except ViewfinderError as error:
-            refusal = refusal_of(error)
+            refusal = http_error_of(error)
             raise RefusedError(refusal.code, refusal.message, refusal.hint) from error
 
 

@@ -1,6 +1,6 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results.
 
-Both run the calls of `viewfinder.client.protocol.Service`, which builds requests, parses answers and decides about
+Both run the calls of `viewfinder.client.protocol.Calls`, which builds requests, parses answers and decides about
 retries.
 """
 
@@ -19,11 +19,11 @@ from viewfinder.client.protocol import (
     Answer,
     Attempt,
     Call,
+    Calls,
     Done,
     Draw,
     Pause,
     Response,
-    Service,
     advance,
 )
 from viewfinder.client.requests import (
@@ -62,7 +62,7 @@ class _AnyClient(Generic[Http]):
     def __init__(
         self, server: str = DEFAULT_SERVER, *, api_key: str | None = None, timeout_s: float = 30.0, retries: int = 3
     ) -> None:
-        self._service = Service(server, api_key, timeout_s, retries, self._draw)
+        self._calls = Calls(server, api_key, timeout_s, retries, self._draw)
         self._http: Http = self._transport()
 
     @classmethod
@@ -88,7 +88,7 @@ class Client(_AnyClient[httpx.Client]):
 
     def search(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> SearchResult:
         """Find images by a text, or by `image=`, `image_url=`, `id=`, `vector=` or weighted `queries=`."""
-        return self._run(self._service.search(search_request(text, request)))
+        return self._run(self._calls.search(search_request(text, request)))
 
     def search_pages(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> Iterator[SearchResult]:
         """Yield pages of `limit` hits up to the last hit; every image appears once.
@@ -97,7 +97,7 @@ class Client(_AnyClient[httpx.Client]):
         """
         following: SearchRequest | None = search_request(text, request)
         while following is not None:
-            page = self._run(self._service.search(following))
+            page = self._run(self._calls.search(following))
             yield page
             following = next_page(following, page.cursor)
 
@@ -108,7 +108,7 @@ class Client(_AnyClient[httpx.Client]):
 
         A search is a text or `{"image": "cat.jpg", "limit": 3}`. `options` are defaults for all searches.
         """
-        return self._run(self._service.search_batch(search_request(each, options) for each in searches))
+        return self._run(self._calls.search_batch(search_request(each, options) for each in searches))
 
     def search_many(
         self, searches: Iterable[str | SearchRequest], *, concurrency: int = 8, **options: Unpack[SearchOptions]
@@ -122,7 +122,7 @@ class Client(_AnyClient[httpx.Client]):
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="viewfinder-search")
         try:
             for each in searches:
-                pending.append(pool.submit(self._run, self._service.search(search_request(each, options))))
+                pending.append(pool.submit(self._run, self._calls.search(search_request(each, options))))
                 if len(pending) >= concurrency:
                     yield pending.popleft().result()
             while pending:
@@ -132,7 +132,7 @@ class Client(_AnyClient[httpx.Client]):
 
     def embed(self, texts: Iterable[str] = (), images: Iterable[ImageInput] = ()) -> Embeddings:
         """Unit vectors of any number of texts and images, all by the same model."""
-        return self._run(self._service.embed(texts, images))
+        return self._run(self._calls.embed(texts, images))
 
     def rank(
         self,
@@ -143,47 +143,47 @@ class Client(_AnyClient[httpx.Client]):
         texts: Iterable[str] | None = None,
     ) -> Ranking:
         """Probability of each of `texts` for an `image`, or of each of `images` for a `text`; highest first."""
-        return self._run(self._service.rank(image, text, images, texts))
+        return self._run(self._calls.rank(image, text, images, texts))
 
     def image(self, subject: str) -> Image:
         """Everything that the index stores about an image."""
-        return self._run(self._service.image(subject))
+        return self._run(self._calls.image(subject))
 
     def content(self, subject: str, width: int | None = None) -> bytes:
         """The file of an image of the index or, with `width` (16 to 2048 pixels), a thumbnail."""
-        return self._run(self._service.content(subject, width))
+        return self._run(self._calls.content(subject, width))
 
     def facets(self, field: str, limit: int | None = None, filter: Mapping[str, Any] | None = None) -> Facets:
         """The most frequent values of a payload field, among all images or those that match a filter."""
-        return self._run(self._service.facets(field, limit, filter))
+        return self._run(self._calls.facets(field, limit, filter))
 
     def models(self) -> Models:
         """The models that the service knows by name, and the live one."""
-        return self._run(self._service.models())
+        return self._run(self._calls.models())
 
     def take_down(self, subject: str) -> Removal:
         """Take an image out of the index and keep later runs from adding it; needs an admin key. Idempotent."""
-        return self._run(self._service.take_down(subject))
+        return self._run(self._calls.take_down(subject))
 
     def restore(self, subject: str) -> Restoration:
         """Lift the takedown of an image, so that the next index run adds it again; needs an admin key."""
-        return self._run(self._service.restore(subject))
+        return self._run(self._calls.restore(subject))
 
     def takedowns(self) -> list[Takedown]:
         """All images that are taken down; needs an admin key."""
-        return self._run(self._service.takedowns())
+        return self._run(self._calls.takedowns())
 
     def stats(self) -> Stats:
         """The model and collection that the service searches, and its number of points."""
-        return self._run(self._service.stats())
+        return self._run(self._calls.stats())
 
     def healthy(self) -> bool:
         """True if the service's process answers. Not retried."""
-        return self._run(self._service.has_status("/healthz", "ok"))
+        return self._run(self._calls.has_status("/healthz", "ok"))
 
     def ready(self) -> bool:
         """True if the service can answer searches; False while there is no index. Not retried."""
-        return self._run(self._service.has_status("/readyz", "ready"))
+        return self._run(self._calls.has_status("/readyz", "ready"))
 
     def close(self) -> None:
         self._http.close()
@@ -228,7 +228,7 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
 
     async def search(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> SearchResult:
         """As `Client.search`."""
-        return await self._run(self._service.search(search_request(text, request)))
+        return await self._run(self._calls.search(search_request(text, request)))
 
     async def search_pages(
         self, text: str | None = None, /, **request: Unpack[SearchRequest]
@@ -236,7 +236,7 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         """As `Client.search_pages`."""
         following: SearchRequest | None = search_request(text, request)
         while following is not None:
-            page = await self._run(self._service.search(following))
+            page = await self._run(self._calls.search(following))
             yield page
             following = next_page(following, page.cursor)
 
@@ -244,7 +244,7 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         self, searches: Iterable[str | SearchRequest], **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
         """As `Client.search_batch`."""
-        return await self._run(self._service.search_batch(search_request(each, options) for each in searches))
+        return await self._run(self._calls.search_batch(search_request(each, options) for each in searches))
 
     async def search_many(
         self, searches: Iterable[str | SearchRequest], *, concurrency: int = 8, **options: Unpack[SearchOptions]
@@ -257,7 +257,7 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         pending: deque[asyncio.Task[SearchResult]] = deque()
         try:
             for each in searches:
-                pending.append(asyncio.create_task(self._run(self._service.search(search_request(each, options)))))
+                pending.append(asyncio.create_task(self._run(self._calls.search(search_request(each, options)))))
                 if len(pending) >= concurrency:
                     yield await pending.popleft()
             while pending:
@@ -269,7 +269,7 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
 
     async def embed(self, texts: Iterable[str] = (), images: Iterable[ImageInput] = ()) -> Embeddings:
         """As `Client.embed`."""
-        return await self._run(self._service.embed(texts, images))
+        return await self._run(self._calls.embed(texts, images))
 
     async def rank(
         self,
@@ -280,47 +280,47 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         texts: Iterable[str] | None = None,
     ) -> Ranking:
         """As `Client.rank`."""
-        return await self._run(self._service.rank(image, text, images, texts))
+        return await self._run(self._calls.rank(image, text, images, texts))
 
     async def image(self, subject: str) -> Image:
         """As `Client.image`."""
-        return await self._run(self._service.image(subject))
+        return await self._run(self._calls.image(subject))
 
     async def content(self, subject: str, width: int | None = None) -> bytes:
         """As `Client.content`."""
-        return await self._run(self._service.content(subject, width))
+        return await self._run(self._calls.content(subject, width))
 
     async def facets(self, field: str, limit: int | None = None, filter: Mapping[str, Any] | None = None) -> Facets:
         """As `Client.facets`."""
-        return await self._run(self._service.facets(field, limit, filter))
+        return await self._run(self._calls.facets(field, limit, filter))
 
     async def models(self) -> Models:
         """As `Client.models`."""
-        return await self._run(self._service.models())
+        return await self._run(self._calls.models())
 
     async def take_down(self, subject: str) -> Removal:
         """As `Client.take_down`."""
-        return await self._run(self._service.take_down(subject))
+        return await self._run(self._calls.take_down(subject))
 
     async def restore(self, subject: str) -> Restoration:
         """As `Client.restore`."""
-        return await self._run(self._service.restore(subject))
+        return await self._run(self._calls.restore(subject))
 
     async def takedowns(self) -> list[Takedown]:
         """As `Client.takedowns`."""
-        return await self._run(self._service.takedowns())
+        return await self._run(self._calls.takedowns())
 
     async def stats(self) -> Stats:
         """As `Client.stats`."""
-        return await self._run(self._service.stats())
+        return await self._run(self._calls.stats())
 
     async def healthy(self) -> bool:
         """As `Client.healthy`."""
-        return await self._run(self._service.has_status("/healthz", "ok"))
+        return await self._run(self._calls.has_status("/healthz", "ok"))
 
     async def ready(self) -> bool:
         """As `Client.ready`."""
-        return await self._run(self._service.has_status("/readyz", "ready"))
+        return await self._run(self._calls.has_status("/readyz", "ready"))
 
     async def aclose(self) -> None:
         await self._http.aclose()

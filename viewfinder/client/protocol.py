@@ -30,6 +30,7 @@ from viewfinder.client.requests import (
 )
 from viewfinder.client.results import (
     Embeddings,
+    ErrorResponse,
     Facets,
     Image,
     Models,
@@ -122,7 +123,7 @@ def advance(call: Call[T], answer: Answer | None) -> Attempt | Pause | Done[T]:
         return Done(end.value)
 
 
-class Service:
+class Calls:
     """The calls of both clients, as generators that the client runs."""
 
     def __init__(
@@ -304,27 +305,14 @@ class Service:
             )
         kind = ServiceUnavailableError if answer.status in _RETRYABLE else ServiceError
         try:
-            refusal = _ERROR.validate_json(answer.content).error
+            detail = _ERROR.validate_json(answer.content).error
         except ValidationError:
             # From a proxy in front of the service, or from another program.
             message = f"{self._public_url} answered with status {answer.status}{tried}."
             hint = "Check the address." if answer.status < 500 else "Try again shortly."
             return kind(f"http_{answer.status}", message, hint, request_id, answer.status)
-        message = refusal.message if attempts == 1 else f"{refusal.message} (Tried {attempts} times.)"
-        return kind(refusal.code, message, refusal.hint, refusal.request_id, answer.status)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    code: str
-    message: str
-    hint: str = ""
-    request_id: str = ""
-
-
-@dataclass(frozen=True)
-class _ErrorBody:
-    error: _Refusal
+        message = detail.message if attempts == 1 else f"{detail.message} (Tried {attempts} times.)"
+        return kind(detail.code, message, detail.hint, detail.request_id, answer.status)
 
 
 _SEARCH_RESULT = TypeAdapter(SearchResult)
@@ -339,7 +327,7 @@ _RESTORATION = TypeAdapter(Restoration)
 _TAKEDOWN_PAGE = TypeAdapter(Takedowns)
 _STATS = TypeAdapter(Stats)
 _OBJECT = TypeAdapter(dict[str, Any])
-_ERROR = TypeAdapter(_ErrorBody)
+_ERROR = TypeAdapter(ErrorResponse)
 
 
 def _json(document: object) -> bytes:

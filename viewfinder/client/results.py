@@ -103,6 +103,23 @@ class SearchResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ErrorDetail:
+    """An error in words and with a stable code."""
+
+    code: str
+    message: str
+    hint: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorResponse:
+    """The body of every error response."""
+
+    error: ErrorDetail
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchResults:
     """The result of each search of a batch, in their order."""
 

@@ -48,7 +48,7 @@ class Query:
         return ("image", "caption") if self.target == "both" else (self.target,)
 
     @property
-    def order(self) -> str | None:
+    def ranked_by(self) -> str | None:
         """The option that makes hits ordered by rank, as text; None if they are ordered by the cosine of one vector."""
         if self.rank != "clip":
             return f"rank '{self.rank}'"

@@ -229,7 +229,7 @@ class SearchOptionsBody(BaseModel):
     @model_validator(mode="after")
     def _check_options(self) -> Self:
         """Refuse options that contradict each other."""
-        ranked_by = self.build().order
+        ranked_by = self.build().ranked_by
         if self.weights is not None:
             if self.rank != "hybrid":
                 _refuse("weights: only rank 'hybrid' has weights, not rank {rank}.", rank=repr(self.rank))

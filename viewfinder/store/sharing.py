@@ -19,7 +19,7 @@ from viewfinder.errors import StoreError, StoreUnavailableError, ViewfinderError
 
 logger = logging.getLogger(__name__)
 
-Call = Callable[..., Any]
+StoreCall = Callable[..., Any]
 
 _PREFIX = "viewfinder-"
 _SOCKET = "store.sock"
@@ -32,7 +32,7 @@ class StoreSocket:
     The socket is in `directory` if it can be, so that it goes with it and no cleaner of temporary files removes it.
     """
 
-    def __init__(self, call: Call, directory: Path) -> None:
+    def __init__(self, call: StoreCall, directory: Path) -> None:
         self._call = call
         try:
             self._listen(directory)

@@ -10,9 +10,9 @@ from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
 from tests.service.conftest import local_client
+from viewfinder.service.http.errors import install_error_handlers
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.keys import require_admin
-from viewfinder.service.http.refusals import install_error_handlers
 from viewfinder.service.telemetry.access_log import AccessLog, record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings

@@ -3,9 +3,9 @@
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from viewfinder.service.http.errors import install_error_handlers
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.openapi import complete_schema
-from viewfinder.service.http.refusals import install_error_handlers
 from viewfinder.service.http.routes import docs, embedding, images, page, search, status
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.access_log import AccessLog

@@ -17,8 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from viewfinder.addresses import is_loopback
+from viewfinder.service.http.errors import HTTPError, error_response, http_error_of
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
-from viewfinder.service.http.refusals import Refusal, refusal_of, refusal_response
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
@@ -117,13 +117,13 @@ class Guard:
                 # Too late for an error body: break the connection, so that the client sees a truncated response.
                 raise
             late = isinstance(error, TimeoutError) and not request.complete
-            refusal = self._too_slow() if late else refusal_of(error)
-            await refusal_response(scope["state"]["id"], refusal)(scope, receive, answer)
+            answered = self._too_slow() if late else http_error_of(error)
+            await error_response(scope["state"]["id"], answered)(scope, receive, answer)
         finally:
             self._leave(request)
 
     def _enqueue(self, request: "_Request") -> None:
-        """Count a request whose body is complete; raises a `Refusal` if the replica is full."""
+        """Count a request whose body is complete; raises a `HTTPError` if the replica is full."""
         if self._in_flight >= self._capacity and not request.is_open:
             raise self._overloaded()
         request.complete = True
@@ -140,7 +140,7 @@ class Guard:
             self._incoming -= 1
 
     def _admit(self, scope: Scope, request: "_Request") -> None:
-        """Check everything but the body; sets `request.state.scope` or raises a `Refusal`."""
+        """Check everything but the body; sets `request.state.scope` or raises a `HTTPError`."""
         headers = Headers(scope=scope)
         host = scope["client"][0] if scope.get("client") else ""
         if not self._keys and not self._anonymous:
@@ -149,7 +149,7 @@ class Guard:
         if not request.is_open:
             client, scope["state"]["scope"] = self._identify(scope["headers"], host)
             if self._rates and (wait_s := self._rates.take(client)):
-                raise Refusal(
+                raise HTTPError(
                     429,
                     "rate_limited",
                     "Too many requests.",
@@ -172,9 +172,9 @@ class Guard:
                 if record := access_log.current.get():
                     record.key = key.id
                 return key.id, key.scope
-            raise Refusal(401, "unauthorized", "The API key is unknown.", "Check the key.", headers=CHALLENGE)
+            raise HTTPError(401, "unauthorized", "The API key is unknown.", "Check the key.", headers=CHALLENGE)
         if self._keys and not self._anonymous:
-            raise Refusal(
+            raise HTTPError(
                 401,
                 "unauthorized",
                 "An API key is needed.",
@@ -191,11 +191,11 @@ class Guard:
         `Host`; and it cannot hide its `Origin` when it posts across sites.
         """
         if not is_loopback(host):
-            raise Refusal(403, "forbidden", "The service answers requests from its own machine only.", LOOPBACK_HINT)
+            raise HTTPError(403, "forbidden", "The service answers requests from its own machine only.", LOOPBACK_HINT)
         named = [f"//{each}" for each in headers.getlist("host")]
         named += [each for each in headers.getlist("origin") if each not in self._origins]
         if not named or not all(is_loopback(each) for each in named):
-            raise Refusal(
+            raise HTTPError(
                 403,
                 "forbidden",
                 "The service answers requests for its own machine's names only.",
@@ -207,12 +207,12 @@ class Guard:
             unquote_to_bytes(query).decode()
         except UnicodeDecodeError as error:
             # A route would see replacement characters instead, and search for them.
-            raise Refusal(
+            raise HTTPError(
                 422, "invalid_request", "The query string is not UTF-8.", "Percent-encode texts as UTF-8."
             ) from error
 
     def _measured(self, receive: Receive, request: "_Request") -> Receive:
-        """`receive`, which raises a `Refusal` once this body, or all bodies together, are too large."""
+        """`receive`, which raises a `HTTPError` once this body, or all bodies together, are too large."""
 
         async def measured() -> Message:
             message = await receive()
@@ -229,19 +229,19 @@ class Guard:
 
         return measured
 
-    def _too_large(self) -> Refusal:
-        return Refusal(
+    def _too_large(self) -> HTTPError:
+        return HTTPError(
             413,
             "body_too_large",
             f"The body is larger than {self._max_body_bytes:,} bytes.",
             "Send a smaller image, or fewer in one request.",
         )
 
-    def _overloaded(self) -> Refusal:
-        return Refusal(503, "overloaded", "Too many requests are waiting.", "Try again shortly.", retry_after_s=1)
+    def _overloaded(self) -> HTTPError:
+        return HTTPError(503, "overloaded", "Too many requests are waiting.", "Try again shortly.", retry_after_s=1)
 
-    def _too_slow(self) -> Refusal:
-        return Refusal(
+    def _too_slow(self) -> HTTPError:
+        return HTTPError(
             408,
             "body_too_slow",
             f"The body did not arrive within {self._timeout_s:g} seconds.",

@@ -13,7 +13,7 @@ from typing import Literal
 from fastapi import Request
 from pydantic import SecretStr
 
-from viewfinder.service.http.refusals import Refusal
+from viewfinder.service.http.errors import HTTPError
 
 KeyScope = Literal["read", "admin"]
 
@@ -63,7 +63,7 @@ def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 async def require_admin(request: Request) -> None:
     """Refuse requests without an admin key: `Depends(require_admin)`."""
     if request.state.scope != "admin":
-        raise Refusal(
+        raise HTTPError(
             403,
             "forbidden",
             "This needs an admin key.",

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter
 
-from viewfinder.client.results import Candidate, Embedding, Embeddings, Ranking
+from viewfinder.client.results import Candidate, Embedding, Embeddings, ErrorResponse, Ranking
 from viewfinder.errors import ImageError
 from viewfinder.query.cursor import Vector
 from viewfinder.query.errors import QueryImageError
 from viewfinder.query.images import Pixels, decode_base64
 from viewfinder.query.language import language_warning
 from viewfinder.service.generation.generation import Generation
-from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
+from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.routes.embedding_schemas import (
     EmbedRequest,
     OpenAIEmbedding,
@@ -138,14 +138,14 @@ def _ranked(
 def _check_model(body: OpenAIRequest, generation: Generation) -> None:
     encoder = generation.encoder
     if body.model not in (generation.model, encoder.fingerprint, ALIAS):
-        raise Refusal(
+        raise HTTPError(
             404,
             "model_not_found",
             f"The model {body.model[:200]!r} is not live; {generation.model!r} is.",
             f"Use that name, or {ALIAS!r} for the live model.",
         )
     if body.dimensions not in (None, encoder.dimension):
-        raise Refusal(
+        raise HTTPError(
             422,
             "invalid_request",
             f"dimensions: {generation.model!r} makes vectors of {encoder.dimension} numbers, not {body.dimensions}.",

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from viewfinder.client.results import Image, Removal, Restoration, Takedown, Takedowns
+from viewfinder.client.results import ErrorResponse, Image, Removal, Restoration, Takedown, Takedowns
 from viewfinder.errors import CollectionMissingError, ImageError, ObjectError, SourceError
 from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 from viewfinder.service.generation.generation import Generation
+from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.keys import require_admin
-from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
 from viewfinder.service.images.content import ContentBusyError, entity_tag
 from viewfinder.service.search_service import SearchService
 from viewfinder.sources.uris import canonical_uri
@@ -130,7 +130,7 @@ def router(service: SearchService) -> APIRouter:
         try:
             answer = await (_original(service, record) if width is None else _thumbnail(service, record, width))
         except (ObjectError, ContentBusyError) as error:
-            raise _refusal(error) from error
+            raise _content_error(error) from error
         service.metrics.observe("content", time.perf_counter() - began)
         return answer
 
@@ -196,14 +196,14 @@ async def _record(service: SearchService, id: str, uri: str | None) -> tuple[Rec
             break
     if held := next((each for each in names if each in found), None):
         return found[held], generation
-    raise Refusal(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
+    raise HTTPError(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
 
 
 def _canonical(uri: str | None) -> str:
     try:
         return canonical_uri(uri) if uri else ""
     except SourceError as error:
-        raise Refusal(422, "invalid_request", str(error), "Pass the URI of a hit.") from error
+        raise HTTPError(422, "invalid_request", str(error), "Pass the URI of a hit.") from error
 
 
 async def _original(service: SearchService, record: Record) -> Response:
@@ -267,24 +267,24 @@ def _disposition(id: str, key: str, suffix: str, *, inline: bool) -> str:
     return f'{"inline" if inline else "attachment"}; filename="{id}.{suffix}"{named}'
 
 
-def _refusal(error: ObjectError | ContentBusyError) -> Refusal:
+def _content_error(error: ObjectError | ContentBusyError) -> HTTPError:
     """The response to an unreadable image; the bucket's own message goes to the log only."""
     if isinstance(error, ContentBusyError):
-        return Refusal(
+        return HTTPError(
             503, "overloaded", "Too many images are requested at once.", "Try again shortly.", retry_after_s=1
         )
     logger.warning("%s: %s", error.reason, error.message)
     if error.reason == "decode_timeout":
-        return Refusal(504, "timeout", "The image takes too long to decode.", "Request it without a width.")
+        return HTTPError(504, "timeout", "The image takes too long to decode.", "Request it without a width.")
     if isinstance(error, ImageError) or error.reason == "too_many_bytes":
         message = f"The image can no longer be shown ({error.reason})."
-        return Refusal(422, "invalid_image", message, "The object or the limits have changed since it was indexed.")
+        return HTTPError(422, "invalid_image", message, "The object or the limits have changed since it was indexed.")
     if error.reason in ("not_found", "not_a_file"):
-        return Refusal(
+        return HTTPError(
             404, "object_missing", "The image is no longer in its bucket.", "Run 'viewfinder index SRC --prune'."
         )
     if error.reason in ("throttled", "unavailable", "changed"):
         message = "The bucket is unavailable."
-        return Refusal(503, "bucket_unavailable", message, "Try again shortly.", retry_after_s=5)
+        return HTTPError(503, "bucket_unavailable", message, "Try again shortly.", retry_after_s=5)
     message = f"The bucket refuses access to the image ({error.reason})."
-    return Refusal(502, "bucket_refused", message, "Grant the service s3:GetObject on it.")
+    return HTTPError(502, "bucket_refused", message, "Grant the service s3:GetObject on it.")

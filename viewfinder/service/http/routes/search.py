@@ -8,7 +8,7 @@ from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from viewfinder.client.results import SearchResult, SearchResults
+from viewfinder.client.results import ErrorResponse, SearchResult, SearchResults
 from viewfinder.errors import FilterError
 from viewfinder.query.query import QueryPart
 from viewfinder.query.request import (
@@ -26,7 +26,7 @@ from viewfinder.query.request import (
     Threshold,
     UploadOptionsBody,
 )
-from viewfinder.service.http.refusals import ERROR_RESPONSES, ErrorResponse, Refusal
+from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.search_service import SearchService
 
 # Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
@@ -121,7 +121,7 @@ async def _check_form(request: Request) -> None:
     """Refuse a form with other fields: a `limit` beside the image would be ignored silently."""
     kind = request.headers.get("content-type", "without a type")
     if not kind.lower().startswith("multipart/form-data"):
-        raise Refusal(
+        raise HTTPError(
             415,
             "unsupported_media_type",
             f"The body is {kind!r}, not a form with a file.",
@@ -130,7 +130,7 @@ async def _check_form(request: Request) -> None:
     given = [name for name, _ in (await request.form()).multi_items()]
     wrong = [name for name in given if name not in _FORM or given.count(name) > 1]
     if wrong:
-        raise Refusal(
+        raise HTTPError(
             422,
             "invalid_request",
             f"{wrong[0]}: the form takes one `image` and one `options`.",

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from viewfinder.client.results import Facets, FacetValue, Model, Models, Stats
 from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.service.generation.generation import Generation
-from viewfinder.service.http.refusals import ERROR_RESPONSES
+from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.routes.search import MAX_FILTER_PARAMETER, filter_parameter
 from viewfinder.service.search_service import SearchService
 

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from viewfinder.client.results import ErrorDetail, ErrorResponse
 from viewfinder.errors import FilterError, StoreError, StoreUnavailableError
 from viewfinder.query.errors import (
     CollectionGoneError,
@@ -36,21 +37,6 @@ UNREADABLE = "There was an error parsing the body"
 MAX_MESSAGE = 1000
 
 
-class ErrorDetail(BaseModel):
-    """An error in words and with a stable code."""
-
-    code: str
-    message: str
-    hint: str
-    request_id: str
-
-
-class ErrorResponse(BaseModel):
-    """The body of every error response."""
-
-    error: ErrorDetail
-
-
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
@@ -62,7 +48,7 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Refusal(HTTPException):
+class HTTPError(HTTPException):
     """An error response: status, stable code, message and hint.
 
     An `HTTPException`, because FastAPI replaces other errors while it reads a body.
@@ -92,13 +78,13 @@ def install_error_handlers(api: FastAPI) -> None:
 
     async def handler(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, RequestValidationError):
-            refusal = _invalid(request, error)
+            answered = _invalid(request, error)
         elif isinstance(error, HTTPException) and error.detail == UNREADABLE and not _is_form(request):
-            refusal = Refusal(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
+            answered = HTTPError(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
         else:
-            refusal = refusal_of(error)
-        answer = refusal_response(request.state.id, refusal)
-        if refusal.status == 405:
+            answered = http_error_of(error)
+        answer = error_response(request.state.id, answered)
+        if answered.status == 405:
             answer.headers["allow"] = _allowed(request) or answer.headers["allow"]
         return answer
 
@@ -106,67 +92,67 @@ def install_error_handlers(api: FastAPI) -> None:
     api.add_exception_handler(RequestValidationError, handler)
 
 
-def refusal_of(error: Exception) -> Refusal:
+def http_error_of(error: Exception) -> HTTPError:
     """The response to an exception. Errors that the client did not cause are logged."""
     match error:
-        case Refusal():
+        case HTTPError():
             return error
         case HTTPException():
             return _http_error(error)
         case FilterError():
-            return Refusal(400, "invalid_filter", str(error), "GET /docs: POST /v1/search, `filter`.")
+            return HTTPError(400, "invalid_filter", str(error), "GET /docs: POST /v1/search, `filter`.")
         case CursorError():
-            return Refusal(400, "invalid_cursor", error.message, error.hint)
+            return HTTPError(400, "invalid_cursor", error.message, error.hint)
         case CollectionGoneError():
-            return Refusal(410, "collection_gone", error.message, error.hint)
+            return HTTPError(410, "collection_gone", error.message, error.hint)
         case UnknownImageError():
-            return Refusal(404, "not_found", error.message, error.hint)
+            return HTTPError(404, "not_found", error.message, error.hint)
         case QueryImageError():
             return _unusable_image(error)
         case QueryError():
-            return Refusal(422, "invalid_request", error.message, error.hint or DOCS_HINT)
+            return HTTPError(422, "invalid_request", error.message, error.hint or DOCS_HINT)
         case NoIndexError():
-            return Refusal(503, "no_index", str(error), INDEX_HINT, retry_after_s=5)
+            return HTTPError(503, "no_index", str(error), INDEX_HINT, retry_after_s=5)
         case NotReadyError():
-            return Refusal(503, "not_ready", str(error), "Try again shortly.", retry_after_s=5)
+            return HTTPError(503, "not_ready", str(error), "Try again shortly.", retry_after_s=5)
         case OverloadedError():
-            return Refusal(503, "overloaded", str(error), "Try again shortly.", retry_after_s=1)
+            return HTTPError(503, "overloaded", str(error), "Try again shortly.", retry_after_s=1)
         case StoreUnavailableError():
             logger.error("%s", error)
-            return Refusal(
+            return HTTPError(
                 503, "store_unavailable", "The vector store is unavailable.", "Try again shortly.", retry_after_s=5
             )
         case StoreError():
             logger.error("%s", error)
-            return Refusal(500, "store_error", "The vector store refused the request.", "See the service's log.")
+            return HTTPError(500, "store_error", "The vector store refused the request.", "See the service's log.")
         case TimeoutError():
-            return Refusal(504, "timeout", "The request took too long.", "Try again, or narrow the filter.")
+            return HTTPError(504, "timeout", "The request took too long.", "Try again, or narrow the filter.")
     logger.error("Unexpected error", exc_info=error)
-    return Refusal(500, "internal_error", "Internal error.", "See the service's log.")
+    return HTTPError(500, "internal_error", "Internal error.", "See the service's log.")
 
 
-def refusal_response(request_id: str, refusal: Refusal) -> JSONResponse:
+def error_response(request_id: str, error: HTTPError) -> JSONResponse:
     """The response, with its code recorded in the access log."""
     if record := access_log.current.get():
-        record.code = refusal.code
-    error = {"code": refusal.code, "message": _clean(refusal.message), "hint": refusal.hint, "request_id": request_id}
-    return JSONResponse({"error": error}, status_code=refusal.status, headers=refusal.headers)
+        record.code = error.code
+    detail = ErrorDetail(code=error.code, message=_clean(error.message), hint=error.hint, request_id=request_id)
+    return JSONResponse({"error": asdict(detail)}, status_code=error.status, headers=error.headers)
 
 
-def _invalid(request: Request, error: RequestValidationError) -> Refusal:
+def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
     for detail in error.errors():
         if detail["type"] == "json_invalid":
-            return Refusal(400, "invalid_json", "The body is not JSON.", JSON_HINT)
+            return HTTPError(400, "invalid_json", "The body is not JSON.", JSON_HINT)
         if detail["loc"] == ("body",) and isinstance(error.body, bytes):
             # FastAPI passes a body of another type on as bytes, and then reports that bytes are not an object.
-            return Refusal(
+            return HTTPError(
                 415,
                 "unsupported_media_type",
                 f"The body is {request.headers.get('content-type', 'of no type')!r}, not JSON.",
                 "Send Content-Type: application/json.",
             )
     problems = describe_errors(_without_place(detail) for detail in error.errors())
-    return Refusal(422, "invalid_request", problems, DOCS_HINT)
+    return HTTPError(422, "invalid_request", problems, DOCS_HINT)
 
 
 def _without_place(detail: Any) -> Any:
@@ -175,21 +161,21 @@ def _without_place(detail: Any) -> Any:
     return {**detail, "loc": path if path or detail["type"] == "combination" else [place]}
 
 
-def _unusable_image(error: QueryImageError) -> Refusal:
+def _unusable_image(error: QueryImageError) -> HTTPError:
     if error.reason == "too_many_bytes":
-        return Refusal(413, "body_too_large", error.message, error.hint)
+        return HTTPError(413, "body_too_large", error.message, error.hint)
     is_address_error = error.reason in ("forbidden_address", "fetch_failed", "image_url_disabled")
-    return Refusal(422, error.reason if is_address_error else "invalid_image", error.message, error.hint)
+    return HTTPError(422, error.reason if is_address_error else "invalid_image", error.message, error.hint)
 
 
 def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form-urlencoded"))
 
 
-def _http_error(error: HTTPException) -> Refusal:
+def _http_error(error: HTTPException) -> HTTPError:
     codes = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "http_error")
-    return Refusal(error.status_code, code, str(error.detail), DOCS_HINT, headers=error.headers)
+    return HTTPError(error.status_code, code, str(error.detail), DOCS_HINT, headers=error.headers)
 
 
 def _allowed(request: Request) -> str:
