@@ -319,7 +319,7 @@ def test_without_the_extra_client_and_command_line_work(base_install: Path, runn
 def test_without_the_extra_local_mode_says_what_to_install(base_install: Path) -> None:
     done = bare(base_install, "from viewfinder import ImageSearchEngine; ImageSearchEngine(mode='local')")
     last = done.stderr.splitlines()[-1]
-    assert "ConfigurationError: mode='local' needs" in last
+    assert "ConfigurationError: ImageSearchEngine(mode='local') needs" in last
     assert "pip install 'viewfinder[local]'" in last
 
 

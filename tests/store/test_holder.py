@@ -16,8 +16,9 @@ import pytest
 
 from viewfinder.cluster.session import RaySession, start_ray
 from viewfinder.errors import StoreBusyError
-from viewfinder.store import PointBatch, Store, StoreAddress, connect, embedded
+from viewfinder.store import PointBatch, Store, StoreAddress, connect, embedded, open_local
 from viewfinder.store.directory import Holder, code_version, open_directory, store_directory
+from viewfinder.store.embedded import close_holder
 from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.cluster
@@ -210,9 +211,33 @@ def test_a_holder_of_another_version_is_closed_and_replaced(ray_cluster: StoreAd
     assert now.code == code_version()
 
 
-def test_a_directory_held_without_ray_raises_store_busy_error(ray_cluster: StoreAddress, tmp_path: Path) -> None:
+def test_the_holder_answers_through_a_program_without_ray_and_then_takes_over(
+    ray_cluster: StoreAddress, tmp_path: Path
+) -> None:
+    # Regression: a service beside an index run without Ray was refused after 15 s.
+    address = StoreAddress(tmp_path, retry_s=20)
+    first = open_local(address)
+    write(first, "before")
+    with start_ray(address, lock_wait_s=0.2), connect(address) as store:
+        assert points_of(store) == 40
+        write(store, "beside")
+        assert points_of(first) == 80
+        first.close()
+        write(store, "after")
+        assert points_of(store) == 120
+        holder = Holder.read(store_directory(tmp_path))
+        assert holder is not None
+        assert holder.ray_address is not None
+        close_holder(tmp_path)
+    with open_local(address) as last:
+        assert points_of(last) == 120
+
+
+def test_a_directory_held_by_other_code_raises_store_busy_error(ray_cluster: StoreAddress, tmp_path: Path) -> None:
     """The actor cannot get the lock; its error must arrive unchanged, not as one of Ray's."""
     client = open_directory(tmp_path)
+    record = store_directory(tmp_path) / "holder.json"
+    record.write_text(record.read_text().replace(code_version(), "0" * 12))
     with pytest.raises(StoreBusyError, match=f"process {os.getpid()}.*without Ray"):
         start_ray(StoreAddress(tmp_path), lock_wait_s=0.2)
     client.close()

@@ -18,11 +18,12 @@ import typer
 
 from viewfinder.addresses import is_loopback
 from viewfinder.cli import output
-from viewfinder.cli.entry import FAILED, install
+from viewfinder.cli.entry import FAILED
 from viewfinder.cli.index import check_local_sources
 from viewfinder.cli.options import ConfigOption, JsonOption, examples, optional, source_uri
 from viewfinder.client import Client
 from viewfinder.errors import ConfigurationError, ObjectError, ServiceError, ServiceUnavailableError, ViewfinderError
+from viewfinder.extras import install
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings

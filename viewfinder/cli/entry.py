@@ -12,14 +12,16 @@ import typer
 from typer.exceptions import TyperException
 
 from viewfinder.cli.output import report_error
-from viewfinder.errors import ConfigurationError, ServiceError, ViewfinderError
+from viewfinder.errors import ServiceError, ViewfinderError
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
+from viewfinder.terminal import PrintableFormatter
 
 if TYPE_CHECKING:
     from viewfinder.indexing.executor import Executor
     from viewfinder.store import Store
 
-DONE, FAILED, WRONG_USAGE = 0, 1, 2
+DONE, FAILED = 0, 1
 EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 wrong usage or configuration."
 STOPPED = "Stopped. Indexed images are kept; run the same command again to continue."
 
@@ -67,25 +69,11 @@ def job(*, stopped: str = STOPPED) -> Iterator[None]:
 
 def log_to_stderr(level: int) -> None:
     """Send log records to standard error."""
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(PrintableFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[lines])
     for noisy in ("ray", "httpx", "botocore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-@contextmanager
-def packages_of(extra: str, command: str) -> Iterator[None]:
-    """Turn a missing package into a `ConfigurationError` with the command that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"'viewfinder {command}' needs the package {error.name}, which is not installed: {install(extra)}"
-        ) from error
-
-
-def install(extra: str) -> str:
-    """The command that installs an extra."""
-    return f"pip install 'viewfinder[{extra}]'"
 
 
 def job_settings(config: str | None, index: str | None, ray: str | None) -> tuple[Settings, bool]:
@@ -101,7 +89,7 @@ def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterat
     Raises `ConfigurationError` for a missing package.
     """
     if on_ray:
-        with packages_of("all", command):
+        with packages_of("all", f"'viewfinder {command}'"):
             from viewfinder.cluster.executor import RayExecutor
             from viewfinder.cluster.session import join_ray
             from viewfinder.store import StoreAddress
@@ -109,7 +97,7 @@ def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterat
         with join_ray(settings, StoreAddress.of(settings)) as store:
             yield store, RayExecutor()
         return
-    with packages_of("local", command):
+    with packages_of("local", f"'viewfinder {command}'"):
         from viewfinder.cluster.session import open_store
         from viewfinder.indexing.executor import InProcessExecutor
 

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.entry import DONE, job, packages_of
+from viewfinder.cli.entry import DONE, job
 from viewfinder.cli.index import check_local_files
 from viewfinder.cli.options import ConfigOption, EvaluationSetOption, IndexNameOption, JsonOption, examples, optional
 from viewfinder.evaluation.options import MAX_COLLECTIONS, EvaluateOptions
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
 logger = logging.getLogger("viewfinder.evaluate")
@@ -55,7 +56,7 @@ def evaluate_command(
 
 def _run(options: EvaluateOptions, settings: Settings, *, as_json: bool) -> int:
     """Evaluate, write the files, print the table and return the exit status."""
-    with packages_of("local", "evaluate"):
+    with packages_of("local", "'viewfinder evaluate'"):
         from viewfinder.cli.evaluate_report import markdown, save
         from viewfinder.cluster.session import open_store
         from viewfinder.evaluation.comparison import evaluate

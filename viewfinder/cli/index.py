@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder.cli.entry import DONE, FAILED, job, job_settings, open_execution, packages_of
+from viewfinder.cli.entry import DONE, FAILED, job, job_settings, open_execution
 from viewfinder.cli.options import (
     CaptionsOption,
     ConfigOption,
@@ -28,6 +28,7 @@ from viewfinder.cli.options import (
     whole,
 )
 from viewfinder.errors import SourceError
+from viewfinder.extras import packages_of
 from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO, IndexOptions
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, file_path, spellings
@@ -170,7 +171,7 @@ def _exists(text: str) -> bool:
 
 def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
     """Run the job, print its report and return the exit status."""
-    with packages_of("local", "index"):
+    with packages_of("local", "'viewfinder index'"):
         from viewfinder.cli.index_report import show_plan, show_summary
         from viewfinder.cli.progress import ConsoleProgress
         from viewfinder.indexing import preflight

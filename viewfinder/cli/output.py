@@ -1,4 +1,7 @@
-"""Printing of results: tables for a terminal, tab-separated lines for a pipe, or JSON."""
+"""Printing of results: tables for a terminal, tab-separated lines for a pipe, or JSON.
+
+Keys and captions are other people's text: characters that a terminal acts on are escaped. JSON holds the exact text.
+"""
 
 import json
 import os
@@ -10,14 +13,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
+from viewfinder.terminal import json_safe, printable, printable_line
+
 # In characters; on narrower terminals a table that does not fit is printed as lines.
 _TABLE_WIDTH = 120
 
 
 def stdout() -> Console:
     """A console on standard output; wide enough not to break lines in a pipe."""
-    console = Console(markup=False, highlight=False)
-    return console if console.is_terminal else Console(markup=False, highlight=False, width=10_000)
+    console = Console(markup=False, highlight=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
 
 
 def print_text(text: str) -> None:
@@ -31,12 +36,12 @@ def print_text(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """Print one JSON document, indented."""
-    print_text(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    print_text(json_safe(json.dumps(document, indent=2, ensure_ascii=False, default=str)))
 
 
 def print_json_line(document: Any) -> None:
     """Print one JSON document on one line."""
-    print_text(json.dumps(document, ensure_ascii=False, default=str))
+    print_text(json_safe(json.dumps(document, ensure_ascii=False, default=str)))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -51,7 +56,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # Fold long paths and addresses, because a truncated cell cannot be copied.
     table = Table(*(Column(heading, overflow="fold") for heading in headings), box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable_line, row))
     console.print(table)
 
 
@@ -63,15 +68,15 @@ def _width(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 def _print_stacked(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print each row as lines: its first cell, then heading and value of the others."""
     for name, *cells in rows:
-        console.print(name)
+        console.print(printable_line(name), soft_wrap=True)
         for heading, cell in zip(headings[1:], cells, strict=True):
             if cell:
-                console.print(f"  {heading}: {cell}")
+                console.print(f"  {heading}: {printable_line(cell)}", soft_wrap=True)
 
 
 def print_lines(rows: Sequence[Sequence[str]]) -> None:
     """Print lines of cells separated by tabs."""
-    print_text("\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in rows))
+    print_text("\n".join("\t".join(map(printable_line, row)) for row in rows))
 
 
 def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:
@@ -82,16 +87,16 @@ def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:
         return
     table = Table("", Column("", overflow="fold"), title=title, title_justify="left", show_header=False, box=None)
     for name, value in fields:
-        table.add_row(name, value)
+        table.add_row(printable_line(name), printable_line(value))
     console.print(table)
 
 
 def note(text: str) -> None:
     """Print a line on standard error, separate from results."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def report_error(message: str, status: int, *, as_json: bool) -> None:
     """Print an error on standard error; with `as_json` as the line {"error": {"message": ..., "exit_status": ...}}."""
     document = {"error": {"message": message, "exit_status": status}}
-    note(json.dumps(document, ensure_ascii=False) if as_json else f"error: {message}")
+    note(json_safe(json.dumps(document, ensure_ascii=False)) if as_json else f"error: {message}")

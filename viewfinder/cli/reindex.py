@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from viewfinder.cli.entry import DONE, job, job_settings, open_execution, packages_of
+from viewfinder.cli.entry import DONE, job, job_settings, open_execution
 from viewfinder.cli.index import check_local_files, check_local_sources
 from viewfinder.cli.options import (
     CaptionsOption,
@@ -27,6 +27,7 @@ from viewfinder.cli.options import (
     source_uri,
     whole,
 )
+from viewfinder.extras import packages_of
 from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO
 from viewfinder.reindexing.options import KEEP, MAX_QUALITY_LOSS, ReindexOptions
 from viewfinder.settings import Settings
@@ -151,7 +152,7 @@ def _given_options(ctx: typer.Context) -> set[str]:
 
 
 def _roll_back(settings: Settings, *, as_json: bool) -> None:
-    with packages_of("local", "reindex"):
+    with packages_of("local", "'viewfinder reindex'"):
         from viewfinder.cli.reindex_report import show_rollback
         from viewfinder.cluster.session import open_store
         from viewfinder.reindexing.rollback import roll_back
@@ -161,7 +162,7 @@ def _roll_back(settings: Settings, *, as_json: bool) -> None:
 
 
 def _release(settings: Settings, *, as_json: bool) -> None:
-    with packages_of("local", "reindex"):
+    with packages_of("local", "'viewfinder reindex'"):
         from viewfinder.cli.reindex_report import show_release
         from viewfinder.cluster.session import open_store
         from viewfinder.reindexing.rollback import release
@@ -172,7 +173,7 @@ def _release(settings: Settings, *, as_json: bool) -> None:
 
 def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
     """Run the re-index, print its result and return the exit status."""
-    with packages_of("local", "reindex"):
+    with packages_of("local", "'viewfinder reindex'"):
         from viewfinder.cli.progress import ConsoleProgress
         from viewfinder.cli.reindex_report import show_nothing_to_do, show_result
         from viewfinder.cluster.session import open_store

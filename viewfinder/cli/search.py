@@ -12,7 +12,6 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.advice import advice
-from viewfinder.cli.entry import packages_of
 from viewfinder.cli.options import (
     ConfigOption,
     IndexNameOption,
@@ -29,6 +28,7 @@ from viewfinder.cli.service import find_service
 from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
 from viewfinder.client.requests import image_bytes, image_id, next_page, search_body
 from viewfinder.engine.engine import print_results
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
 DEFAULT_LIMIT, MAX_LIMIT = 10, 200
@@ -211,7 +211,7 @@ def _searcher(settings: Settings, request: SearchRequest) -> Iterator[Callable[[
         with client:
             yield lambda request: client.search(**request)
         return
-    with packages_of("local", "search"):
+    with packages_of("local", "'viewfinder search'"):
         from viewfinder.cluster.session import open_store
         from viewfinder.query.local import LocalSearch
         from viewfinder.query.request import parse_query

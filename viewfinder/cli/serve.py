@@ -7,10 +7,11 @@ import time
 from typing import Annotated, Any
 
 from viewfinder.cli import output
-from viewfinder.cli.entry import job, packages_of
+from viewfinder.cli.entry import job
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, examples, optional, whole
 from viewfinder.client import Client
 from viewfinder.errors import ConfigurationError, ServiceError
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
 EPILOG = examples(
@@ -118,7 +119,7 @@ def wait_for_interrupt() -> None:
 
 def _run(settings: Settings, *, as_json: bool) -> None:
     """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
-    with packages_of("all", "serve"):
+    with packages_of("all", "'viewfinder serve'"):
         from viewfinder.cluster.session import start_ray
         from viewfinder.models.cpu import cpu_cores
         from viewfinder.service.serving import build, serving

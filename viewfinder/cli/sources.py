@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.entry import packages_of
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, YesOption, choice, examples, source_uri
 from viewfinder.cli.service import require_index
 from viewfinder.errors import ConfigurationError
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import source_uri as recorded_uri
 from viewfinder.sources.uris import spellings
@@ -55,7 +55,7 @@ def sources_command(
     if source is not None and not yes and not sys.stdin.isatty():
         raise ConfigurationError("Not a terminal: pass --yes to confirm.")
     settings = Settings.load(config=config, index=index)
-    with packages_of("local", "sources"):
+    with packages_of("local", "'viewfinder sources'"):
         from viewfinder.cluster.session import open_store
 
     with open_store(settings) as store:

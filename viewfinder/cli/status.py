@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from viewfinder.cli import output
-from viewfinder.cli.entry import packages_of
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples
 from viewfinder.cli.service import find_service
 from viewfinder.client import Stats
 from viewfinder.errors import ServiceUnavailableError
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _stats(settings: Settings, *, required: bool) -> Stats | None:
 
 
 def _collections(settings: Settings) -> "IndexStatus":
-    with packages_of("local", "status"):
+    with packages_of("local", "'viewfinder status'"):
         from viewfinder.cluster.session import open_store
         from viewfinder.reindexing.status import read
 

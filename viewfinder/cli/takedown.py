@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.entry import FAILED, packages_of
+from viewfinder.cli.entry import FAILED
 from viewfinder.cli.options import (
     ConfigOption,
     IndexNameOption,
@@ -23,6 +23,7 @@ from viewfinder.cli.service import find_service, require_index
 from viewfinder.client import Client, Removal, Restoration
 from viewfinder.client.requests import image_id, image_uri
 from viewfinder.errors import ConfigurationError, ServiceError
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
         with client:
             yield _ThroughService(client)
         return
-    with packages_of("local", "takedown"):
+    with packages_of("local", "'viewfinder takedown'"):
         from viewfinder.cluster.session import open_store
 
     with open_store(settings) as store:

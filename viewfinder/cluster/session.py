@@ -176,7 +176,10 @@ def start_ray(
 
 
 def _join_holder(directory: Path, lock_wait_s: float) -> bool:
-    """Join the Ray of the running holder; return False if there is none. Raises `StoreBusyError` if joining fails."""
+    """Join the Ray of the running holder; return False if there is none, or if it answers without a Ray.
+
+    Raises `StoreBusyError` if joining fails.
+    """
     deadline = time.monotonic() + lock_wait_s
     while True:
         lock = try_lock(directory / "holder.lock")
@@ -184,6 +187,8 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
             lock.close()
             return False
         holder = Holder.read(directory)
+        if holder is not None and holder.ray_address is None and holder.answers_here:
+            return False
         if holder is not None and _join(holder):
             return True
         if time.monotonic() > deadline:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from viewfinder.client import Client, SearchOptions, SearchRequest, SearchResult, Stats
 from viewfinder.client.requests import next_page
 from viewfinder.errors import ConfigurationError
+from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
+from viewfinder.terminal import printable, printable_line
 
 if TYPE_CHECKING:
     from viewfinder.engine.local import IndexResult
-
-INSTALL_LOCAL = "pip install 'viewfinder[local]'"
 
 AnyPath = str | Path
 
@@ -141,20 +141,25 @@ def print_results(
     for result in [results] if isinstance(results, SearchResult) else results:
         console.print(_table(result) if result.hits else "Nothing found.")
         for warning in result.warnings:
-            errors.print(f"warning: {warning}", markup=False, soft_wrap=True)
+            errors.print(Text(f"warning: {printable(warning)}"), soft_wrap=True)
 
 
 def _table(result: SearchResult) -> Table:
     columns: list[Column | str] = ["score", "relevance", Column("image", overflow="fold"), "caption", "size"]
     table = Table(*(["group"] if result.groups else []), *columns, box=SIMPLE_HEAD)
-    groups = [([escape(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
+    groups = [([_cell(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
     for name, hits in groups:
         for hit in hits:
             # Rounded down, so that 100% means a score above all unrelated pairs.
             relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
             size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
-            table.add_row(*name, f"{hit.score:.3f}", relevance, escape(hit.uri), escape(hit.caption or ""), size)
+            table.add_row(*name, f"{hit.score:.3f}", relevance, _cell(hit.uri), _cell(hit.caption or ""), size)
     return table
+
+
+def _cell(text: str) -> Text:
+    """Text as it is: no markup, no emoji for `:cat:`, no escape sequences."""
+    return Text(printable_line(text))
 
 
 class _Backend(Protocol):
@@ -201,10 +206,8 @@ def _request(text: str | None, top_k: int, request: Mapping[str, Any]) -> Search
 
 
 def _open_local(settings: Settings, model_name: str | None) -> _Backend:
-    try:
+    with packages_of("local", "ImageSearchEngine(mode='local')"):
         local = importlib.import_module("viewfinder.engine.local")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"mode='local' needs {error.name}: {INSTALL_LOCAL}.") from error
     backend: _Backend = local.LocalIndex.open(settings, model_name)
     return backend
 

@@ -17,6 +17,7 @@ from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
 from viewfinder.settings import Settings
+from viewfinder.terminal import PrintableFormatter
 
 # Requests above its capacity that a replica can refuse at the same moment, with its own error body.
 MAX_REFUSING = 64
@@ -102,7 +103,7 @@ def require_keys_or_loopback(settings: Settings, *, fast_proxy: bool) -> None:
 def _log_to_stderr() -> None:
     """Send the service's log to the replica's: Ray configures only its own loggers."""
     lines = logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    lines.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("serve", "viewfinder"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

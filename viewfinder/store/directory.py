@@ -131,9 +131,10 @@ class SharedClient:
     When the holder ends, the next call takes over the directory or connects to the next holder.
     """
 
-    def __init__(self, data_dir: Path, *, wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(self, data_dir: Path, *, wait_s: float = LOCK_WAIT_S, ray_address: str | None = None) -> None:
         self._data_dir = data_dir
         self._wait_s = wait_s
+        self._ray_address = ray_address
         self._lock = threading.Lock()
         self._client: DirectoryClient | SocketClient | None = None
         self._connect()  # so that an unusable directory is refused now
@@ -162,17 +163,17 @@ class SharedClient:
     def _connect(self) -> "DirectoryClient | SocketClient":
         with self._lock:
             if self._client is None:
-                self._client = _hold_or_connect(self._data_dir, self._wait_s)
+                self._client = _hold_or_connect(self._data_dir, self._wait_s, self._ray_address)
             return self._client
 
 
-def _hold_or_connect(data_dir: Path, wait_s: float) -> "DirectoryClient | SocketClient":
+def _hold_or_connect(data_dir: Path, wait_s: float, ray_address: str | None) -> "DirectoryClient | SocketClient":
     """Hold the directory or connect to its holder; raise `StoreBusyError` if neither succeeds within `wait_s`."""
     directory = store_directory(data_dir)
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return open_directory(data_dir, wait_s=0)
+            return open_directory(data_dir, wait_s=0, ray_address=ray_address)
         except StoreBusyError:
             holder = Holder.read(directory)
             if holder is not None and holder.answers_here and (client := _connect_to(holder)) is not None:

@@ -1,8 +1,8 @@
 """The embedded store, used without a Qdrant server: one Ray actor holds its directory for all programs.
 
 The actor is named, detached and on the head node of a Ray (`viewfinder.cluster.session` starts or joins it); every
-process of that Ray reaches the store with `attach`. Without Ray a single program opens the directory itself
-(`open_directory`). Good for about 20,000 images; larger indexes need a server.
+process of that Ray reaches the store with `attach`. While a program without Ray holds the directory, the actor sends
+its calls to that program, and takes over when it ends. Good for about 20,000 images; larger indexes need a server.
 """
 
 import hashlib
@@ -15,10 +15,9 @@ from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store.directory import (
     LOCK_WAIT_S,
     MAX_POINTS_PER_CALL,
-    DirectoryClient,
     Holder,
+    SharedClient,
     code_version,
-    open_directory,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class _HolderActor:
 
     def __init__(self, data_dir: str) -> None:
         self._data_dir = Path(data_dir)
-        self._client: DirectoryClient | None = None
+        self._client: SharedClient | None = None
         self._closed = False
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
@@ -90,11 +89,11 @@ class _HolderActor:
         if self._client is not None:
             self._client.close()
 
-    def _open_client(self, wait_s: float = LOCK_WAIT_S) -> DirectoryClient:
+    def _open_client(self, wait_s: float = LOCK_WAIT_S) -> SharedClient:
         if self._closed:
             raise StoreUnavailableError("The holder of the embedded store is being replaced.")
         if self._client is None:
-            self._client = open_directory(self._data_dir, wait_s=wait_s, ray_address=_own_ray_address())
+            self._client = SharedClient(self._data_dir, wait_s=wait_s, ray_address=_own_ray_address())
         return self._client
 
 
