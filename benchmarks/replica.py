@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.generation import Follower
+from viewfinder.service.generation.follower import Follower
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id

@@ -152,7 +152,8 @@ def _split(settings: Any) -> Any:
     from ray import serve
 
     from viewfinder.models.encoder import Encoder
-    from viewfinder.service.generation.generation import Follower, Generation
+    from viewfinder.service.generation.follower import Follower
+    from viewfinder.service.generation.generation import Generation
     from viewfinder.service.http.api import build_api
     from viewfinder.service.search_service import SearchService
     from viewfinder.service.telemetry.metrics import Metrics, RayInstruments

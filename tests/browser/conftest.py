@@ -19,7 +19,7 @@ from tests.indexing.sample_images import encoded_image
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.generation import Follower
+from viewfinder.service.generation.follower import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings

@@ -51,7 +51,7 @@ def test_a_truncated_text_has_a_warning(running: Running, ask: Ask) -> None:
 
 def test_stats_describe_the_live_collection(running: Running, ask: Ask) -> None:
     stats = ask(running.url, "stats")
-    assert (stats.index, stats.points, stats.state, stats.problem) == (INDEX, len(CAPTIONS), "live", None)
+    assert (stats.index, stats.points, stats.state, stats.behind) == (INDEX, len(CAPTIONS), "live", None)
     assert (stats.model, stats.fingerprint, stats.dimension) == (running.model, running.fingerprint, 32)
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.infra.manifests import KUBERNETES
 from tests.service.conftest import INDEX, World, checkpoints, local_client
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.generation import Follower
+from viewfinder.service.generation.follower import Follower
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect

@@ -18,7 +18,7 @@ from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import ViewfinderError
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.query.local import LocalSearch
-from viewfinder.service.generation.generation import Follower
+from viewfinder.service.generation.follower import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.errors import http_error_of
 from viewfinder.service.search_service import SearchService

@@ -46,7 +46,7 @@ def test_the_service_is_polled_until_it_has_the_new_collection() -> None:
 
 
 def test_a_service_that_does_not_switch_is_a_warning_with_its_answer(caplog: pytest.LogCaptureFixture) -> None:
-    with serve({"collection": "old", "problem": "The model cannot be loaded."}) as url:
+    with serve({"collection": "old", "behind": "The model cannot be loaded."}) as url:
         assert not wait_for_service(url, "new", timeout_s=0.1)
     assert "The model cannot be loaded." in caplog.text
 

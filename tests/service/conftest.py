@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.generation import Follower
+from viewfinder.service.generation.follower import Follower
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings

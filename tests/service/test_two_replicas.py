@@ -125,11 +125,11 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         broken = create_collection(store, INDEX, str(directory))
         shutil.rmtree(directory)
         store.collections.promote(INDEX, broken.name)
-        until("the problem is reported", lambda: "cannot be loaded" in str(readyz(url).get("problem")))
+        until("the problem is reported", lambda: "cannot be loaded" in str(readyz(url).get("behind")))
         until("the metric reports it", lambda: reported_behind(url))
         clients.wait_for(lambda answer: names(answer, second), IN_A_ROW, timeout_s=TIMEOUT_S)
         move(first)
-        until("the problem is over", lambda: readyz(url).get("problem") is None)
+        until("the problem is over", lambda: readyz(url).get("behind") is None)
         assert len(clients.failed) == lost
 
     assert len(clients.answers) > calm

@@ -440,7 +440,7 @@ def _ask(name: str, client: Client) -> Finding:
                 return Finding(name, "failed", _NEEDS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
             return Finding(name, "failed", f"another program answers: {error.message}", error.hint)
     found = f"the service answers: {stats.points:,} points in {stats.collection}"
-    return Finding(name, "note", f"{found}; {stats.problem}") if stats.problem else Finding(name, "ok", found)
+    return Finding(name, "note", f"{found}; {stats.behind}") if stats.behind else Finding(name, "ok", found)
 
 
 def _source(settings: Settings, source: str | None) -> Finding:

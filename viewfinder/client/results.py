@@ -150,7 +150,7 @@ class Stats:
     store: Annotated[
         str, Field(description="Hash of the store's location: equal for programs that use the same store.")
     ] = ""
-    problem: Annotated[
+    behind: Annotated[
         str | None, Field(description="Why the service searches another collection than the live one.")
     ] = None
 

@@ -80,7 +80,7 @@ def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE
     while time.monotonic() - began < timeout_s:
         try:
             ready = httpx.get(f"{server.rstrip('/')}/readyz", timeout=5.0, verify=encrypted).json()
-            answered = str(ready.get("problem") or ready.get("collection") or "")
+            answered = str(ready.get("behind") or ready.get("collection") or "")
             if ready.get("collection") == collection:
                 logger.info("The service at %s switched after %.1f s", server, time.monotonic() - began)
                 return True

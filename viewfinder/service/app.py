@@ -72,6 +72,10 @@ class Replica:
         self._service = SearchService.connect(settings, Metrics(instruments))
         self._service.start()
 
+    def check_health(self) -> None:
+        """Raise if this replica must be replaced; Ray Serve calls it every ten seconds."""
+        self._service.follower.check()
+
     def __serve_build_asgi_app__(self) -> Any:
         return build_api(self._service, behind_serve=True)
 

@@ -14,7 +14,7 @@ from viewfinder.query.images import QueryImages
 from viewfinder.query.language import identifier, names_of
 from viewfinder.query.query import Query
 from viewfinder.query.searcher import Searcher
-from viewfinder.service.generation.generation import Follower
+from viewfinder.service.generation.follower import Follower
 from viewfinder.service.images.content import ImageContent
 from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
@@ -80,7 +80,7 @@ class SearchService:
         return cls(store, follower, settings, metrics)
 
     def start(self) -> None:
-        """Load the live generation before the first request, and follow the alias."""
+        """Load the live generation before the first request, and follow the alias; raises if it cannot be loaded."""
         self.follower.start()
         current = self.follower.current
         if current is None or names_of(current.encoder.checkpoint.spec.languages):

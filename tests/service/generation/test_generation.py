@@ -14,7 +14,8 @@ from tests.service.conftest import INDEX, World
 from tests.service.conftest import load as shared
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.generation import Follower, Generation
+from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.generation import Generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.testing.models import tiny_checkpoint
 
@@ -63,7 +64,7 @@ def test_the_old_generation_keeps_serving_if_the_new_model_cannot_be_loaded(
     assert pair(served) == first
     ready = served.client.get("/readyz")
     assert ready.status_code == 200
-    assert "model of the live collection cannot be loaded" in ready.json()["problem"]
+    assert "model of the live collection cannot be loaded" in ready.json()["behind"]
     assert str(lost) in caplog.text
     assert str(lost) not in ready.text, "paths of the server belong in its log only"
 
@@ -110,12 +111,12 @@ def test_a_generation_that_fails_to_warm_up_is_tried_again(served: World) -> Non
     second = served.build("second")
     follower.refresh()
     assert follower.current is first
-    assert "could not be loaded" in str(follower.problem)
-    assert "CUDA" not in str(follower.problem), "it belongs in the log only"
+    assert "could not be loaded" in str(follower.behind)
+    assert "CUDA" not in str(follower.behind), "it belongs in the log only"
     room[0] = True
     follower.refresh()
     assert follower.current is not None
-    assert (follower.current.collection.name, follower.problem) == (second.name, None)
+    assert (follower.current.collection.name, follower.behind) == (second.name, None)
     follower.close()
 
 
@@ -129,7 +130,7 @@ def test_weights_that_changed_under_the_same_name_are_not_served(
     tiny_checkpoint(moved, seed=4)
     served.service.follower.refresh()
     assert pair(served) == first
-    assert "model of the live collection cannot be loaded" in str(served.service.follower.problem)
+    assert "model of the live collection cannot be loaded" in str(served.service.follower.behind)
     assert served.checkpoints["moved"].fingerprint in caplog.text
 
 

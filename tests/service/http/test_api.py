@@ -137,7 +137,7 @@ def test_stats_count_the_points_and_name_the_model(shared: World) -> None:
     assert stats["points"] == len(CAPTIONS)
     assert stats["fingerprint"] == shared.checkpoints["first"].fingerprint
     assert stats["dimension"] == 32
-    assert stats["problem"] is None
+    assert stats["behind"] is None
 
 
 def test_docs_and_schema_are_served(shared: World) -> None:

@@ -5,41 +5,21 @@ another model. When the alias moves, the next generation is loaded and warmed be
 one assignment.
 """
 
-import logging
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from viewfinder.errors import ModelMismatchError, StoreError, ViewfinderError
-from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.query.cursor import Vector
 from viewfinder.query.images import Pixels
 from viewfinder.service.generation.batching import Batcher
-from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
-from viewfinder.store import Collection, Store
-
-logger = logging.getLogger(__name__)
+from viewfinder.store import Collection
 
 TEXT_CACHE_SIZE = 10_000
-# Time for which cursors into the previous collection keep working after a change.
-GRACE_S = 300.0
-
-_STORE_PROBLEM = "The live collection cannot be looked up in the vector store; see the service's log."
-_MODEL_PROBLEM = "The model of the live collection cannot be loaded; see the service's log."
-
-
-class NotReadyError(Exception):
-    """There is no collection to search yet; the message gives the reason."""
-
-
-class NoIndexError(NotReadyError):
-    """The index has no live collection."""
 
 
 class Generation:
@@ -144,151 +124,3 @@ def _rows(vectors: Vector) -> list[Vector]:
     for row in rows:
         row.setflags(write=False)
     return rows
-
-
-class Follower:
-    """Follows the alias of an index; `current` is its live generation, None while there is nothing to serve.
-
-    The previous generation is kept for `grace_s` seconds, so that cursors into its collection still work and a rollback
-    loads nothing. `problem` says why `current` is missing or outdated.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        index: str,
-        *,
-        load: Callable[[Checkpoint], Encoder],
-        refresh_s: float,
-        batch_size: int,
-        grace_s: float = GRACE_S,
-        metrics: Metrics | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.problem: str | None = None
-        self.absent = False
-        # One attribute: a generation that moves from current to previous is always in one of them.
-        self._pair: tuple[Generation | None, Generation | None] = (None, None)
-        self._changed_at = 0.0
-        self._store = store
-        self._index = index
-        self._load = load
-        self._refresh_s = refresh_s
-        self._batch_size = batch_size
-        self._grace_s = grace_s
-        self._metrics = metrics or Metrics()
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
-
-    @property
-    def current(self) -> Generation | None:
-        return self._pair[0]
-
-    @property
-    def previous(self) -> Generation | None:
-        """The generation served before, for `grace_s` after the change."""
-        return self._pair[1]
-
-    def snapshot(self) -> Generation:
-        """The current generation, recorded in the access log; raises `NotReadyError` while there is none."""
-        if (current := self.current) is None:
-            kind = NoIndexError if self.absent else NotReadyError
-            raise kind(self.problem or "The service is still loading its model.")
-        record_generation(model=current.model, collection=current.collection.name)
-        return current
-
-    def known(self, name: str) -> Collection | None:
-        """The collection with this physical name, if it is that of the current or the previous generation."""
-        generation = self._generation_of(name)
-        return None if generation is None else generation.collection
-
-    def start(self) -> None:
-        """Load the live generation now, then follow the alias in the background."""
-        self.refresh()
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop following, end the threads of the generations and release their models."""
-        self._closed.set()
-        self._change(None, None)
-
-    def refresh(self) -> None:
-        """Look up the alias and change generation if it moved. Never raises: after an error the old one stays."""
-        with self._lock:
-            try:
-                self._follow()
-            except ViewfinderError as error:
-                of_store = isinstance(error, StoreError) and not isinstance(error, ModelMismatchError)
-                self._report(_STORE_PROBLEM if of_store else _MODEL_PROBLEM, error)
-            except Exception as error:
-                # Loading a model can raise anything, which must not end the thread that loads the next one.
-                logger.exception("The live collection of index %r could not be loaded", self._index)
-                self._report("The live collection could not be loaded; see the service's log.", error)
-
-    def _follow(self) -> None:
-        if self.previous is not None and self._clock() - self._changed_at >= self._grace_s:
-            self._change(self.current, None)
-        live = self._store.collections.live(self._index)
-        self.absent = live is None
-        current = self.current
-        if live is None:
-            if current is not None:
-                self._change(None, current)
-            self._report(f"There is no index {self._index!r} yet.")
-            return
-        if current is None or live.name != current.collection.name:
-            following = self._load_generation(live)
-            self._change(following, current)
-            self._metrics.generation(following.collection)
-            logger.info("Serving collection %r", live.name)
-        elif live != current.collection:
-            current.collection = live  # the same collection with newer metadata: fields, baselines
-        self.problem = None
-        self._metrics.behind(False)
-
-    def _load_generation(self, live: Collection) -> Generation:
-        if (known := self._generation_of(live.name)) is not None:
-            return known
-        fingerprint = live.metadata.fingerprint
-        for generation in self._pair:
-            if generation is not None and generation.encoder.fingerprint == fingerprint:
-                return self._new(live, generation.encoder)
-        # At most two models in memory: the one that serves and the one being loaded.
-        if self.previous is not None:
-            self._change(self.current, None)
-        logger.info("Loading model %r for collection %r", live.metadata.model_name, live.name)
-        made_by = live.metadata
-        encoder = self._load(locate(made_by.model_name, expect=fingerprint, revisions=made_by.revisions))
-        generation = self._new(live, encoder)
-        generation.warm()
-        return generation
-
-    def _generation_of(self, name: str) -> Generation | None:
-        for generation in self._pair:
-            if generation is not None and generation.collection.name == name:
-                return generation
-        return None
-
-    def _new(self, live: Collection, encoder: Encoder) -> Generation:
-        return Generation(live, encoder, batch_size=self._batch_size, metrics=self._metrics)
-
-    def _change(self, current: Generation | None, previous: Generation | None) -> None:
-        before = self._pair
-        self._pair = (current, previous)
-        self._changed_at = self._clock()
-        for generation in before:
-            if generation is not None and generation not in self._pair:
-                generation.close()
-
-    def _report(self, problem: str, cause: Exception | None = None) -> None:
-        """Keep the problem for clients. `cause` may hold paths and addresses and goes to the log only."""
-        if problem != self.problem:
-            logger.warning("%s", problem if cause is None else f"{problem} ({cause})")
-        self.problem = problem
-        self._metrics.behind(True)
-
-    def _run(self) -> None:
-        while not self._closed.wait(self._refresh_s):
-            self.refresh()

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from viewfinder.client.results import ErrorDetail, ErrorResponse
-from viewfinder.errors import FilterError, StoreError, StoreUnavailableError
+from viewfinder.errors import CollectionMissingError, FilterError, StoreError, StoreUnavailableError
 from viewfinder.query.errors import (
     CollectionGoneError,
     CursorError,
@@ -21,12 +21,13 @@ from viewfinder.query.errors import (
 )
 from viewfinder.query.images import OverloadedError
 from viewfinder.query.request import describe_errors
-from viewfinder.service.generation.generation import NoIndexError, NotReadyError
+from viewfinder.service.generation.follower import NoIndexError, NotReadyError, UnhealthyError
 from viewfinder.service.telemetry import access_log
 
 logger = logging.getLogger(__name__)
 
 INDEX_HINT = "Index images: viewfinder index s3://bucket/prefix"
+MODEL_HINT = "Make the weights of the live model available to the service, or roll back: viewfinder reindex --rollback"
 DOCS_HINT = "GET /docs lists every route and field with its bounds."
 
 JSON_HINT = "Send a JSON object in UTF-8 that is not nested too deeply."
@@ -115,6 +116,11 @@ def http_error_of(error: Exception) -> HTTPError:
             return HTTPError(503, "no_index", str(error), INDEX_HINT, retry_after_s=5)
         case NotReadyError():
             return HTTPError(503, "not_ready", str(error), "Try again shortly.", retry_after_s=5)
+        case UnhealthyError():
+            return HTTPError(503, "model_unavailable", str(error), MODEL_HINT, retry_after_s=5)
+        case CollectionMissingError():
+            message = "The collection was replaced, and the next one is not loaded yet."
+            return HTTPError(503, "not_ready", message, "Try again shortly.", retry_after_s=5)
         case OverloadedError():
             return HTTPError(503, "overloaded", str(error), "Try again shortly.", retry_after_s=1)
         case StoreUnavailableError():

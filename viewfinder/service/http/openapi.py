@@ -83,6 +83,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
             "overloaded": ("Too many requests are waiting.", "Try again shortly."),
             "no_index": ("There is no index 'images' yet.", "Index images: viewfinder index s3://bucket/prefix"),
             "not_ready": ("The service is still loading its model.", "Try again shortly."),
+            "model_unavailable": (
+                "The model of the live collection 'images__a' cannot be loaded.",
+                "Make the weights of the live model available to the service, or roll back.",
+            ),
             "store_unavailable": ("The vector store cannot be reached.", "Try again shortly."),
             "bucket_unavailable": ("The bucket is unavailable.", "Try again shortly."),
         },

@@ -65,7 +65,7 @@ async function begin(signal) {
   byId("about").replaceChildren(
     ...[strong(plural(stats.points, "image")), " in ", strong(stats.index), ", model ", strong(stats.model)],
     ...[". ", el("span", { className: "drop" }, "You can also drop an image anywhere. "), el("a", { href: "docs" }, "API documentation")],
-    stats.problem ? el("span", { className: "warning" }, stats.problem) : "",
+    stats.behind ? el("span", { className: "warning" }, stats.behind) : "",
   );
 }
 

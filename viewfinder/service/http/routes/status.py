@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from viewfinder.client.results import Facets, FacetValue, Model, Models, Stats
+from viewfinder.client.results import ErrorResponse, Facets, FacetValue, Model, Models, Stats
 from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
@@ -22,7 +22,7 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.get("/v1/stats", responses=unavailable, summary="The collection that is searched, and its size")
     async def stats() -> Stats:
-        return replace(await service.searcher.stats(), problem=service.follower.problem)
+        return replace(await service.searcher.stats(), behind=service.follower.behind)
 
     @routes.get(
         "/v1/facets",
@@ -54,14 +54,21 @@ def router(service: SearchService) -> APIRouter:
         known = tuple(Model(**{name: getattr(spec, name) for name in names}) for spec in specs.values())
         return Models(models=known, live=current.model if current else None)
 
-    @routes.get("/healthz", summary="Liveness of the process")
+    @routes.get(
+        "/healthz",
+        responses={503: {"model": ErrorResponse, "description": "An index is live, but its model cannot be loaded."}},
+        summary="Health of the replica",
+    )
+    @routes.head("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
+        service.follower.check()
         return {"status": "ok"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: ERROR_RESPONSES[503]}, summary="Readiness to answer queries")
     async def readyz() -> dict[str, str | None]:
         generation = service.follower.snapshot()
-        return {"status": "ready", "collection": generation.collection.name, "problem": service.follower.problem}
+        return {"status": "ready", "collection": generation.collection.name, "behind": service.follower.behind}
 
     return routes
 
