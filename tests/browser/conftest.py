@@ -196,11 +196,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Opens tabs: `visit(site, path, **options)`; the options are those of a browser context."""
+    """Opens tabs: `visit(site, path, **options)`; the options are those of a browser context.
+
+    `script` runs before those of the page.
+    """
     visits: list[tuple[Visit, BrowserContext]] = []
 
-    def open_tab(site: Site, path: str = "/", *, expected: tuple[str, ...] = (), **options: Any) -> Visit:
+    def open_tab(
+        site: Site, path: str = "/", *, expected: tuple[str, ...] = (), script: str = "", **options: Any
+    ) -> Visit:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context.add_init_script(script)
         made = Visit(context.new_page(), site, expected=expected)
         made.page.set_default_timeout(15_000)
         made.page.on("console", lambda line: made.errors.append(line.text) if line.type == "error" else None)

@@ -1,5 +1,6 @@
 """The page without an index, a service or a key, and with an invalid address."""
 
+import base64
 import json
 import re
 
@@ -10,6 +11,10 @@ from tests.browser.conftest import KEY, Album, Site
 from tests.browser.elements import PAGE, QUERY, Visits, tiles
 
 pytestmark = pytest.mark.browser
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
 
 
 def test_without_an_index_the_page_shows_the_command(visit: Visits, empty_site: Site) -> None:
@@ -44,6 +49,31 @@ def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, si
     page = visit(site, f"{QUERY}&f=nonsense:1", expected=("400",)).page
     expect(page.locator("#problem")).to_contain_text("nonsense")
     page.get_by_role("button", name="Clear the filters").click()
+    expect(tiles(page)).to_have_count(PAGE)
+
+
+@pytest.mark.parametrize("field", ["constructor", "__proto__", "toString"])
+def test_a_filter_may_have_the_name_of_a_property_of_javascript(visit: Visits, site: Site, field: str) -> None:
+    # Regression: the script ended with an error, and the page stayed empty.
+    page = visit(site, f"{QUERY}&f={field}:x", expected=("400",)).page
+    expect(page.locator("#problem")).to_contain_text(field)
+    page.get_by_role("button", name="Clear the filters").click()
+    expect(tiles(page)).to_have_count(PAGE)
+
+
+BLOCKED = """Object.defineProperty(window, "sessionStorage", {
+  get() { throw new DOMException("Access is denied for this document.", "SecurityError"); },
+})"""
+
+
+def test_the_page_works_where_the_browser_blocks_site_data(visit: Visits, locked_site: Site) -> None:
+    # Regression: the script ended at its first access, and the page stayed empty.
+    page = visit(locked_site, QUERY, expected=("401",), script=BLOCKED).page
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(tiles(page)).to_have_count(PAGE)
+    page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": PNG})
+    expect(page).to_have_url(re.compile("image=a.png"))
     expect(tiles(page)).to_have_count(PAGE)
 
 

@@ -1,12 +1,14 @@
 // The HTTP API: JSON in and out, the API key if there is one, errors as exceptions.
 
+import { storage } from "./storage.js";
+
 const KEY = "viewfinder-api-key";
 
 // Kept for this tab only.
 export const apiKey = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => sessionStorage.setItem(KEY, value),
-  forget: () => sessionStorage.removeItem(KEY),
+  get: () => storage.get(KEY),
+  set: (value) => storage.set(KEY, value),
+  forget: () => storage.remove(KEY),
 };
 
 /** An error response of the service, or `unreachable`. */

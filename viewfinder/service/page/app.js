@@ -23,7 +23,7 @@ const viewer = new Viewer({
   close: closeViewer,
   like: (id) => compare(id, "like"),
   unlike: (id) => compare(id, "unlike"),
-  tag: (tag) => go({ filters: { tags: [tag] }, open: "" }),
+  tag: (tag) => go({ filters: new Map([["tags", [tag]]]), open: "" }),
 });
 
 /** Change the query, as a new entry of the history or in place of the current one. */
@@ -84,9 +84,12 @@ function drawExamples() {
 }
 
 function toggleFilter(field, value) {
-  const { [field]: chosen = [], ...rest } = query.filters;
+  const chosen = query.filters.get(field) ?? [];
   const values = chosen.includes(value) ? chosen.filter((each) => each !== value) : [...chosen, value];
-  go({ filters: values.length ? { ...rest, [field]: values } : rest });
+  const filters = new Map(query.filters);
+  if (values.length) filters.set(field, values);
+  else filters.delete(field);
+  go({ filters });
 }
 
 function compare(id, side) {

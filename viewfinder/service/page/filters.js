@@ -23,7 +23,7 @@ export class Filters {
     this.toggle = toggle;
     this.fields = ALWAYS;
     this.opened = new Set();
-    this.values = {};
+    this.values = new Map();
   }
 
   /** Draw the chips of `query` with the known values, then again with new counts. */
@@ -34,7 +34,7 @@ export class Filters {
     const { signal } = this.waiting;
     const answers = await Promise.all(this.fields.map((field) => this.#count(query, field, signal)));
     if (signal.aborted) return;
-    this.values = Object.fromEntries(this.fields.map((field, index) => [field, answers[index]]));
+    this.values = new Map(this.fields.map((field, index) => [field, answers[index]]));
     this.#draw(query);
   }
 
@@ -49,15 +49,15 @@ export class Filters {
 
   #draw(query) {
     const focused = this.place.contains(document.activeElement) ? document.activeElement.dataset.chip : null;
-    const fields = new Set([...this.fields, ...Object.keys(query.filters)]);
+    const fields = new Set([...this.fields, ...query.filters.keys()]);
     this.place.replaceChildren(...[...fields].map((field) => this.#group(query, field)).filter(Boolean));
     this.place.hidden = !this.place.childElementCount;
     if (focused) [...this.place.querySelectorAll("button")].find(({ dataset }) => dataset.chip === focused)?.focus();
   }
 
   #group(query, field) {
-    const chosen = query.filters[field] ?? [];
-    const counted = this.values[field] ?? [];
+    const chosen = query.filters.get(field) ?? [];
+    const counted = this.values.get(field) ?? [];
     const informative = counted.length > 1 && counted.some(({ count }) => count > 1);
     if (!chosen.length && !informative) return null;
     // Chosen values are shown even if no image has them, so that they can be removed.

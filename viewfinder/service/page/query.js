@@ -2,19 +2,24 @@
 
 import { dataUrl } from "./uploads.js";
 
-const EMPTY = { text: "", image: "", like: [], unlike: [], filters: {}, target: "image", rank: "clip", open: "" };
+const EMPTY = { text: "", image: "", like: [], unlike: [], filters: new Map(), target: "image", rank: "clip", open: "" };
 const UNLIKE = -0.5; // -1 would move the query away from all images
 const PAGE = 40;
 const SAMPLE = 30;
 const ANYTHING = "a photo"; // the text of a search without a description
 
-/** The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&image=NAME&open=ID`. */
+/**
+ * The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&image=NAME&open=ID`.
+ * `filters` is a Map of lists: a field may have any name, `constructor` too.
+ */
 export function parse(search) {
   const given = new URLSearchParams(search);
-  const filters = {};
+  const filters = new Map();
   for (const each of given.getAll("f")) {
     const colon = each.indexOf(":");
-    if (colon > 0) (filters[each.slice(0, colon)] ??= []).push(fromText(each.slice(colon + 1)));
+    if (colon <= 0) continue;
+    const [field, value] = [each.slice(0, colon), fromText(each.slice(colon + 1))];
+    filters.set(field, [...new Set([...(filters.get(field) ?? []), value])]);
   }
   const one = (name, among) => (among.includes(given.get(name)) ? given.get(name) : among[0]);
   return {
@@ -34,7 +39,7 @@ export function address(query) {
   if (query.text) made.set("q", query.text);
   if (query.image) made.set("image", query.image);
   for (const side of ["like", "unlike"]) for (const id of query[side]) made.append(side, id);
-  for (const [field, values] of Object.entries(query.filters))
+  for (const [field, values] of query.filters)
     for (const value of values) made.append("f", `${field}:${toText(value)}`);
   for (const name of ["target", "rank", "open"]) if (query[name] !== EMPTY[name]) made.set(name, query[name]);
   return made.size ? `?${made}` : "./";
@@ -47,7 +52,7 @@ export const key = (query) => address({ ...query, open: "" });
 export const hasContent = (query) => Boolean(query.text || query.image || query.like.length || query.unlike.length);
 
 /** True for the start page: no text, image or filter. */
-export const isStart = (query) => !hasContent(query) && !Object.keys(query.filters).length;
+export const isStart = (query) => !hasContent(query) && !query.filters.size;
 
 /** True for a query of text alone, which can also be searched by words. */
 export const isWordy = (query) => Boolean(query.text && !query.image && !query.like.length && !query.unlike.length);
@@ -58,7 +63,7 @@ export const isWordy = (query) => Boolean(query.text && !query.image && !query.l
  */
 export function filter(query, except) {
   const conditions = [];
-  for (const [field, values] of Object.entries(query.filters)) {
+  for (const [field, values] of query.filters) {
     if (field === "tags") conditions.push(...values.map((value) => ({ tags: { eq: value } })));
     else if (field !== except) conditions.push({ [field]: values.length > 1 ? { in: values } : { eq: values[0] } });
   }

@@ -139,13 +139,13 @@ export class Results {
   #nothing() {
     const { filters, rank, target } = this.query;
     const offer = (label, changes) => el("button", { type: "button", onclick: () => this.on.go(changes) }, label);
-    const filtered = Object.keys(filters).length;
+    const filtered = filters.size;
     let advice = "The index is empty. Index some images first.";
     if (filtered) advice = "No image matches all these filters.";
     else if (rank === "words") advice = "No caption contains these words. Searching by meaning always finds something.";
     else if (target === "caption") advice = "The index may have no captions.";
     const actions = [
-      filtered ? offer("Clear the filters", { filters: {} }) : null,
+      filtered ? offer("Clear the filters", { filters: new Map() }) : null,
       rank !== "clip" ? offer("Search by meaning", { rank: "clip" }) : null,
       target !== "image" ? offer("Search in images", { target: "image" }) : null,
     ];
@@ -159,7 +159,7 @@ export class Results {
     byId("status").textContent = "";
     byId("examples").replaceChildren();
     const again = () => this.search(this.query);
-    const actions = { again, choose: chooseImage, clear: () => this.on.go({ filters: {} }), anew: () => this.on.go(parse("")) };
+    const actions = { again, choose: chooseImage, clear: () => this.on.go({ filters: new Map() }), anew: () => this.on.go(parse("")) };
     this.#panel(...explain(error, actions));
     byId("problem").querySelector("input")?.focus();
   }

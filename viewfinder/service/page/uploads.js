@@ -1,13 +1,15 @@
 // The user's images: chosen, dropped or pasted. They stay in this tab and are sent only with a search.
 
 import { byId } from "./dom.js";
+import { storage } from "./storage.js";
 
 const MAX_SIDE = 1024; // pixels; models use fewer, and a phone's image is ten times as large
 const KEPT = "viewfinder-image:";
 
 /** The images by their name in the address; they survive a reload of the tab. */
 export const uploads = new Map(
-  Object.entries(sessionStorage)
+  storage
+    .entries()
     .filter(([name]) => name.startsWith(KEPT))
     .map(([name, url]) => [name.slice(KEPT.length), fromDataUrl(url)]),
 );
@@ -64,13 +66,9 @@ async function keepImage(file) {
 
 /** Keep it for a reload, if necessary in place of earlier ones; an image that is too large is not kept. */
 function store(name, url) {
-  for (let attempt = 0; attempt < 2; attempt++) {
-    try {
-      return sessionStorage.setItem(name, url);
-    } catch {
-      for (const each of Object.keys(sessionStorage)) if (each.startsWith(KEPT)) sessionStorage.removeItem(each);
-    }
-  }
+  if (storage.set(name, url)) return;
+  for (const [each] of storage.entries()) if (each.startsWith(KEPT)) storage.remove(each);
+  storage.set(name, url);
 }
 
 /** The image to send: large ones are scaled down, which also removes the camera's metadata. */
