@@ -178,6 +178,18 @@ def test_concurrent_writes_and_searches_lose_no_points(tmp_path: Path) -> None:
         assert store.points.count(collection(store)) == 320
 
 
+def test_what_a_program_does_with_a_payload_does_not_change_the_stored_one(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        batch = PointBatch(
+            [str(uuid5(NAMESPACE_URL, "0"))], [{"meta": {"tags": ["a"]}}], image=np.ones((1, 2), np.float32)
+        )
+        store.points.upsert(collection(store), batch, wait=True)
+        (read,) = store.points.records(collection(store), batch.ids).values()
+        read.payload["meta"]["tags"].append("b")
+        (again,) = store.points.records(collection(store), batch.ids).values()
+        assert again.payload["meta"] == {"tags": ["a"]}
+
+
 def test_the_caption_index_survives_reopening(tmp_path: Path) -> None:
     """Local mode needs no payload index but this one."""
     with opened(tmp_path) as store:

@@ -1,7 +1,7 @@
 """Counts of a run: objects by outcome and busy seconds by stage; the bottleneck and the totals that follow."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.skips import SKIP_REASONS
@@ -49,8 +49,7 @@ class Tally:
     write_s: float = 0.0
 
     def __add__(self, other: "Tally") -> "Tally":
-        mine, theirs = asdict(self), asdict(other)
-        return Tally(**{each.name: mine[each.name] + theirs[each.name] for each in fields(self)})
+        return Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
     @property
     def objects(self) -> int:

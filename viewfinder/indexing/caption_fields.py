@@ -30,7 +30,7 @@ def record_fields(store: Store, collection: Collection, manifest: Manifest) -> d
 
 def _fields_of(manifest: Manifest) -> Fields:
     fields = Fields()
-    for path in manifest.paths:
+    for path in manifest.paths if manifest.with_captions else ():
         for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["caption_details"]):
             details = batch.column(0)
             for record in details.filter(pc.invert(pc.match_substring(details, _NO_META))).to_pylist():

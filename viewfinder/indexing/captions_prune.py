@@ -6,7 +6,7 @@ from typing import Any
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.prune import BATCH, PruneRefusedError, holds, listed_ids
+from viewfinder.indexing.prune import BATCH, PruneRefusedError, captioned_ids, holds
 from viewfinder.indexing.snapshot import PointBefore, Snapshot
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
@@ -28,8 +28,7 @@ class CaptionsPrune:
         self._collection = collection
         self._snapshot = snapshot
         self._max_ratio = max_ratio
-        self._listed = listed_ids(manifest.paths)
-        self._captioned = listed_ids(manifest.paths, captioned=True)
+        self._listed, self._captioned = captioned_ids(manifest.paths)
 
     @classmethod
     def of(

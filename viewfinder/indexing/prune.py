@@ -3,9 +3,10 @@
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from viewfinder.store import Collection, Store
 from viewfinder.store.recorded import SourceRecord
 
 logger = logging.getLogger("viewfinder.index")
+
+Ids = npt.NDArray[np.uint64]
 
 BATCH = 1000
 _ROWS = 50_000
@@ -61,7 +64,7 @@ class Prune:
         self._snapshot = snapshot
         self._max_ratio = max_ratio
         sources = [str(each["source"]) for each in manifest.sources]
-        self._listed = {source: listed_ids(manifest.paths, source) for source in sources}
+        self._listed = listed_ids(manifest.paths, sources)
         self.refused: dict[str, str] = {}
 
     @classmethod
@@ -154,24 +157,43 @@ class Prune:
         return self._store.points.detach(self._collection, ids, source, written_by=written_by)
 
 
-def listed_ids(paths: Sequence[Path], source: str | None = None, *, captioned: bool = False) -> npt.NDArray[np.uint64]:
-    """Half of each listed point's id, sorted; of one source, or with a caption. 100 million keys take 800 MB.
+def listed_ids(paths: Sequence[Path], sources: Iterable[str]) -> dict[str, Ids]:
+    """Half of the id of each point that a source lists, sorted, by source. 100 million keys take 800 MB.
 
     If two ids share that half, a point that is gone looks listed and is kept, which is the safe error.
     """
-    parts = []
+    parts: dict[str, list[Ids]] = {source: [] for source in sources}
+    for rows in _listed_rows(paths, ["uri", "sources"]):
+        halves: dict[str, list[int]] = defaultdict(list)
+        for row in rows:
+            for source in row["sources"]:
+                halves[source].append(_half(point_id(row["uri"])))
+        for source in parts.keys() & halves.keys():
+            parts[source].append(np.array(halves[source], np.uint64))
+    return {source: _sorted(found) for source, found in parts.items()}
+
+
+def captioned_ids(paths: Sequence[Path]) -> tuple[Ids, Ids]:
+    """The same of all listed points, and of those with a caption."""
+    listed, captioned = [], []
+    for rows in _listed_rows(paths, ["uri", "caption_hash"]):
+        halves = np.array([_half(point_id(row["uri"])) for row in rows], np.uint64)
+        listed.append(halves)
+        captioned.append(halves[[row["caption_hash"] is not None for row in rows]])
+    return _sorted(listed), _sorted(captioned)
+
+
+def _listed_rows(paths: Sequence[Path], columns: list[str]) -> Iterator[list[dict[str, Any]]]:
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["uri", "sources", "caption_hash"]):
-            uris = [
-                row["uri"]
-                for row in batch.to_pylist()
-                if (source is None or source in row["sources"]) and (row["caption_hash"] is not None or not captioned)
-            ]
-            parts.append(np.array([_half(point_id(uri)) for uri in uris], np.uint64))
+        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=columns):
+            yield batch.to_pylist()
+
+
+def _sorted(parts: Sequence[Ids]) -> Ids:
     return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
 
-def holds(ids: npt.NDArray[np.uint64], id_: str) -> bool:
+def holds(ids: Ids, id_: str) -> bool:
     """Return True if `listed_ids` has this id."""
     half = np.uint64(_half(id_))
     place = int(np.searchsorted(ids, half))

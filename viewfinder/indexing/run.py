@@ -211,7 +211,6 @@ class Indexer:
         return self._executor.encode_images(checkpoint, self._settings, self._access, records)
 
     def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
-        live = None if collection is None else self._store.collections.live(collection.index)
         return Compare(
             self._access,
             self._store.address,
@@ -222,7 +221,7 @@ class Indexer:
                 ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
             ),
             retry_failed=options.retry_failed,
-            live=live if collection is not None and live is not None and live.name != collection.name else None,
+            live=None if collection is None else self._store.collections.live_beside(collection),
             stat_threads=self._settings.fetch_threads,
         )
 

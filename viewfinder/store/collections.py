@@ -53,6 +53,10 @@ class Collections:
                 # Between the two requests the alias moved and the old collection was dropped.
         return None
 
+    def live_beside(self, collection: Collection) -> Collection | None:
+        """Return the live collection of the same index; None if that is `collection` itself."""
+        return None if self._alias(collection.index) == collection.name else self.live(collection.index)
+
     def require_live(self, index: str) -> Collection:
         """Return the live collection; raise `ConfigurationError` if there is none yet."""
         live = self.live(index)

@@ -5,8 +5,13 @@ import sys
 from typing import Any
 
 import numpy as np
+from qdrant_client.local import payload_value_extractor
+from qdrant_client.local.json_path_parser import parse_json_path
 from qdrant_client.local.local_collection import LocalCollection
 from qdrant_client.local.qdrant_local import QdrantLocal
+
+# A filter parses the path of its field again for each point, which takes longer than the comparison.
+vars(payload_value_extractor)["parse_json_path"] = functools.lru_cache(maxsize=1024)(parse_json_path)
 
 
 class LocalMode(QdrantLocal):
@@ -31,7 +36,7 @@ class LocalMode(QdrantLocal):
 
 
 def _speed_up(collection: LocalCollection) -> None:
-    """Select diverse hits in numpy; let SQLite write ahead, and sync at checkpoints instead of at each point.
+    """Select diverse hits in numpy, copy payloads fast; let SQLite write ahead, and sync at checkpoints only.
 
     900 → 6,600 points/s on two cores, with two vectors of 512 numbers each.
     A killed process loses nothing. A power cut may lose the last moments but never the database, and the next run of
@@ -39,10 +44,23 @@ def _speed_up(collection: LocalCollection) -> None:
     """
     collection.LARGE_DATA_THRESHOLD = sys.maxsize
     collection._mmr = functools.partial(_select_diverse, collection)  # type: ignore[method-assign]
+    collection._get_payload = functools.partial(_copy_payload, collection)  # type: ignore[method-assign]
     if collection.storage is not None:
         # Exclusive first: then the write-ahead log needs no shared memory, which network file systems lack.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL"):
             collection.storage.storage.execute(f"PRAGMA {pragma}").close()
+
+
+def _copy_payload(collection: LocalCollection, place: int, with_payload: Any = True, return_copy: bool = True) -> Any:
+    """Replace `LocalCollection._get_payload`: payloads are JSON, whose copy needs no `deepcopy`."""
+    payload: Any = collection._process_payload(collection.payload[place], with_payload)
+    return _copy(payload) if return_copy else payload
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copy(each) for name, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list) else value
 
 
 def _select_diverse(
