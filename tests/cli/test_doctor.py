@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import READ_KEY, Gallery, Running
 from tests.indexing.sample_images import fill
-from viewfinder.cli.doctor import Finding, examine
+from viewfinder.cli.doctor.command import examine
+from viewfinder.cli.doctor.finding import Finding
 from viewfinder.models.checkpoint import locate
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.directory import Holder, store_directory, try_lock

@@ -9,7 +9,6 @@ import typer
 
 from viewfinder._version import __version__
 from viewfinder.cli import (
-    doctor,
     evaluate,
     index,
     key,
@@ -23,6 +22,7 @@ from viewfinder.cli import (
     status,
     takedown,
 )
+from viewfinder.cli.doctor import command as doctor
 from viewfinder.cli.entry import exit_status
 from viewfinder.cli.options import Command, RayCommand, examples
 

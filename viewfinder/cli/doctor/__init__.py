@@ -1,0 +1,1 @@
+"""`viewfinder doctor`: checks of this machine."""
