@@ -108,9 +108,17 @@ def test_every_option_reaches_the_service(
 
 def test_no_hits_are_noted_beside_the_output(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     done = viewfinder("search", "image 17", "--offset", "1000")
-    assert done.status == 0
+    assert done.status == 3
     assert len(done.out.splitlines()) == 1, "the headings"
     assert done.err.endswith("\nNothing found.\n")
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--all"], ["--all", "--json"], ["--group-by", "tags", "--json"]])
+def test_a_search_without_hits_has_an_exit_status_of_its_own(
+    flags: list[str], at_gallery: Gallery, viewfinder: Viewfinder
+) -> None:
+    done = viewfinder("search", "image 17", "--filter", '{"tags": {"eq": "no such tag"}}', *flags)
+    assert done.status == 3, done.err
 
 
 @pytest.mark.parametrize("value", ["abc", "3", "-1.5", "nan"])

@@ -6,6 +6,7 @@ Keys and captions are other people's text: characters that a terminal acts on ar
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print_lines([headings, *rows])
         return
     if console.width < _TABLE_WIDTH and _width(headings, rows) > console.width:
-        _print_stacked(console, headings, rows)
+        _print_stacked(console.width, headings, rows)
         return
     # Fold long paths and addresses, because a truncated cell cannot be copied.
     table = Table(*(Column(heading, overflow="fold") for heading in headings), box=SIMPLE_HEAD)
@@ -65,13 +66,14 @@ def _width(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(max(map(len, column)) + 3 for column in zip(headings, *rows, strict=True))
 
 
-def _print_stacked(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print each row as lines: its first cell, then heading and value of the others."""
+def _print_stacked(width: int, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each row as lines: its first cell, then heading and value of the others. Long words are not divided."""
+    wrapper = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     for name, *cells in rows:
-        console.print(printable_line(name), soft_wrap=True)
+        print_text(wrapper.fill(printable_line(name)))
         for heading, cell in zip(headings[1:], cells, strict=True):
             if cell:
-                console.print(f"  {heading}: {printable_line(cell)}", soft_wrap=True)
+                print_text(wrapper.fill(f"  {heading}: {printable_line(cell)}"))
 
 
 def print_lines(rows: Sequence[Sequence[str]]) -> None:

@@ -31,6 +31,8 @@ from viewfinder.engine.engine import print_results
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
+# The exit status of a search that found nothing.
+NO_HITS = 3
 DEFAULT_LIMIT, MAX_LIMIT = 10, 200
 # The pages of a search end there: by the cosine of one vector, and in any other order.
 MAX_HITS, MAX_RANKED_HITS = 10_000, 500
@@ -40,6 +42,7 @@ EPILOG = examples(
     "viewfinder search --image cat.jpg --limit 20",
     'viewfinder search "a dog" --filter \'{"width": {"gte": 800}}\' --json',
     'viewfinder search "a dog" --all --json > hits.jsonl',
+    statuses="Exit status: 0 found, 1 failed, 2 wrong usage or configuration, 3 no hits.",
 )
 
 
@@ -196,6 +199,8 @@ def search_command(
             following = next_page(following, page.cursor) if all_ else None
     if all_ and count + (offset or 0) >= last_position(request):
         output.note(f"Stopped after {count:,} {'groups' if group_by else 'hits'}: a search returns no more of them.")
+    if not count:
+        raise typer.Exit(NO_HITS)
 
 
 def last_position(request: SearchRequest) -> int:
