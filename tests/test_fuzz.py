@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.settings import PREFIX, Settings
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.captions import CaptionRecord, Captions, parse_details
+from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import MANIFEST_SCHEMA, write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns
@@ -195,7 +195,9 @@ def test_any_captions_file_is_read_or_raises_configuration_error(file: tuple[str
     objects = Objects(s3=MemoryObjects({uri: content}))
     with suppress(ConfigurationError), Captions.load(uri, objects) as captions:
         record = captions.find(ObjectInfo("s3://b/1.jpg", "b", "1.jpg", 1, "", ""))
-        assert record is None or CaptionRecord.of(record.caption, **parse_details(record.details)) == record
+        if record is not None:
+            payload = record.payload()
+            assert CaptionRecord.of(payload["caption"], payload["tags"], payload["meta"]) == record
 
 
 @pytest.mark.chaos("Fuzzing", "manifests: CSV, Parquet")

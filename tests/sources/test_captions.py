@@ -15,7 +15,7 @@ import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.captions import CaptionRecord, Captions, check_captions, parse_details
+from viewfinder.sources.captions import CaptionRecord, Captions, check_captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
@@ -336,8 +336,13 @@ def test_the_hash_depends_on_the_record_and_not_on_its_key_or_format() -> None:
     assert CaptionRecord.of("a", ("x",), {"width": 1}).caption_hash == "3b63004e05bdec8cb0f9aa32db231e0f"
 
 
-def test_details_contain_tags_and_meta() -> None:
-    assert parse_details(RECORD.details) == {"tags": ["pet", "black cat"], "meta": {"place": "图书馆"}}
+def test_the_payload_of_a_record_has_its_caption_tags_and_meta() -> None:
+    assert RECORD.payload() == {
+        "caption": "a cat",
+        "caption_hash": RECORD.caption_hash,
+        "tags": ["pet", "black cat"],
+        "meta": {"place": "图书馆"},
+    }
 
 
 def test_nan_from_pandas_is_not_metadata() -> None:
@@ -347,4 +352,4 @@ def test_nan_from_pandas_is_not_metadata() -> None:
         first, second = captions.find_many([_info("s3://b/1"), _info("s3://b/2")])
     assert first is not None
     assert second is not None
-    assert [parse_details(each.details)["meta"] for each in (first, second)] == [{"year": 2020.0}, {}]
+    assert [each.payload()["meta"] for each in (first, second)] == [{"year": 2020.0}, {}]

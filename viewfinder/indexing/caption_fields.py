@@ -1,38 +1,51 @@
-"""Payload fields from a captions file: record them with the collection and index them before data is written."""
+"""Fields of captions files: recorded with the collection and indexed for filters before data is written."""
 
 import logging
+from collections.abc import Mapping
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from viewfinder.sources.captions import parse_details
-from viewfinder.sources.manifest import Manifest
+from viewfinder.errors import FilterError
 from viewfinder.store import Collection, Store
-from viewfinder.store.fields import Fields
+from viewfinder.store.filters import parse_filter
 
 logger = logging.getLogger("viewfinder.index")
 
-_ROWS = 50_000
-# Details without metadata contain this text. Most files have no metadata, so their rows need no parsing.
-_NO_META = '"meta":{}'
+# Each field is an index in memory, and filters use few of the fields of a file that has more.
+MAX_FIELDS = 64
 
 
-def record_fields(store: Store, collection: Collection, manifest: Manifest) -> dict[str, str]:
-    """Record and index every `meta.NAME` of the manifest's captions for filters; returns all kinds by name."""
+def record_fields(store: Store, collection: Collection, fields: Mapping[str, str]) -> dict[str, str]:
+    """Record and index fields (`Manifest.fields`, the most frequent first); return those of the collection by name.
+
+    The type of a known field is replaced, because all captions files of the run have the new one.
+    """
     known = collection.recorded.fields
-    fields = _fields_of(manifest).merged(known)
-    changed = {name: kind for name, kind in fields.items() if known.get(name) != kind}
+    nameable = [name for name in fields if _can_be_named(name)]
+    new = [name for name in nameable if name not in known]
+    room = max(0, MAX_FIELDS - len(known))
+    merged = dict(known) | {name: fields[name] for name in nameable if name in known}
+    merged |= {name: fields[name] for name in new[:room]}
+    changed = {name: kind for name, kind in merged.items() if known.get(name) != kind}
     if changed:
         logger.info("New filter fields: %s", ", ".join(f"{name} ({kind})" for name, kind in changed.items()))
         store.collections.add_fields(collection, changed)
-    return fields
+    if unnamed := fields.keys() - set(nameable):
+        logger.warning(
+            "No filter can name these fields, because their names have quotation marks, brackets, control characters "
+            "or more than 100 characters, or are nested too deep; rename them: %s",
+            _listed(sorted(unnamed)),
+        )
+    if new[room:]:
+        logger.warning("Filters know %d fields, not these: %s", MAX_FIELDS, _listed(new[room:]))
+    return merged
 
 
-def _fields_of(manifest: Manifest) -> Fields:
-    fields = Fields()
-    for path in manifest.paths if manifest.with_captions else ():
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=["caption_details"]):
-            details = batch.column(0)
-            for record in details.filter(pc.invert(pc.match_substring(details, _NO_META))).to_pylist():
-                fields.add(parse_details(record)["meta"])
-    return fields
+def _can_be_named(name: str) -> bool:
+    try:
+        parse_filter({name: {"eq": None}})
+    except FilterError:
+        return False
+    return True
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,18 +1,15 @@
 """Prune of captions: remove those that the captions files of a run no longer have."""
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.prune import BATCH, PruneRefusedError, captioned_ids, holds
 from viewfinder.indexing.snapshot import PointBefore, Snapshot
+from viewfinder.sources.captions import NO_CAPTION
 from viewfinder.sources.manifest import Manifest
 from viewfinder.store import Collection, Store
-
-# The payload of a point without a caption.
-NO_CAPTION: Mapping[str, Any] = {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
 
 
 class CaptionsPrune:

@@ -1,27 +1,20 @@
 """Checks and choices before a run starts, so that a mistake is reported within seconds."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from pathlib import Path
+from contextlib import suppress
 
-from viewfinder.errors import ConfigurationError, ObjectError, SourceError, SourceUnavailableError
+from viewfinder.errors import ObjectError, SourceError, SourceUnavailableError
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.progress import ListingProgress
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.registry import find
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
-from viewfinder.sources.caption_files import CaptionFile, CaptionFiles
-from viewfinder.sources.captions import Captions, check_captions
-from viewfinder.sources.manifest import Manifest, write_manifest
+from viewfinder.sources.captions import check_captions
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.patterns import Patterns, Source
+from viewfinder.sources.patterns import Patterns
 from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Store, StoreAddress, connect
-from viewfinder.store.recorded import SourceRecord
 from viewfinder.store.schema import ModelIdentity
 
 logger = logging.getLogger("viewfinder.index")
@@ -121,66 +114,6 @@ def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *,
     if not create and store.collections.live(settings.index) is None:
         return None
     return store.collections.open(settings.index, ModelIdentity.of(checkpoint))
-
-
-def list_objects(
-    options: IndexOptions, access: ObjectAccess, directory: Path, progress: ListingProgress | None = None
-) -> Manifest:
-    """List the sources into a manifest in `directory`: each object once, with its caption.
-
-    A source that is gone is left out, unless all are: then `SourceError` is raised. So is a recorded captions file.
-    """
-    with Objects(access) as objects, ExitStack() as stack:
-        uris, gone = reachable(options.sources, objects.check)
-        for reason in gone.values():
-            logger.warning("A source is left out: %s", reason)
-        captions, captions_gone = _open_captions(options, uris, objects, stack)
-        manifest = write_manifest(
-            [Source(uri, _patterns(options, uri)) for uri in uris],
-            directory,
-            objects,
-            captions=captions,
-            max_objects=options.max_objects,
-            progress=progress,
-        )
-        if captions is not None and options.max_objects is None:
-            for file in {each.captions.uri: each.captions for each in captions.files}.values():
-                if unmatched := file.unmatched():
-                    logger.warning("%d captions in %s belong to no listed object", unmatched, file.uri)
-    return replace(manifest, sources_gone=gone, captions_gone=captions_gone)
-
-
-def _patterns(options: IndexOptions, uri: str) -> Patterns:
-    if options.recorded is None:
-        return Patterns(options.include, options.exclude)
-    known = options.recorded.sources
-    record = next((known[each] for each in spellings(uri) if each in known), SourceRecord(uri))
-    return Patterns(record.include, record.exclude)
-
-
-def _open_captions(
-    options: IndexOptions, sources: Sequence[str], objects: Objects, stack: ExitStack
-) -> tuple[CaptionFiles | None, dict[str, str]]:
-    """Open the captions files in their order; return recorded ones that cannot be read with the reason."""
-    if options.recorded is None:
-        given = [stack.enter_context(Captions.load(uri, objects)) for uri in options.captions]
-        files = [CaptionFile(captions) for captions in given]
-        return (CaptionFiles(files) if files else None), {}
-    wanted = [record for record in options.recorded.captions if record.source in sources]
-    opened: dict[str, Captions] = {}
-    unreadable: dict[str, str] = {}
-    for uri in dict.fromkeys(record.uri for record in wanted):
-        try:
-            opened[uri] = stack.enter_context(Captions.load(uri, objects))
-        except ConfigurationError as error:
-            logger.warning("A captions file is left out: %s", error)
-            unreadable[uri] = str(error)
-    files = [
-        CaptionFile(opened[uri], frozenset(record.source for record in records))
-        for uri, records in itertools.groupby(wanted, key=lambda record: record.uri)
-        if uri in opened
-    ]
-    return (CaptionFiles(files) if files else None), unreadable
 
 
 def _read_one(source: str, objects: Objects) -> None:

@@ -22,8 +22,8 @@ from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
 from viewfinder.indexing.executor import Executor, IndexJob, compare_all
 from viewfinder.indexing.failures import deciders
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.preflight import choose_model, list_objects, open_collection
-from viewfinder.indexing.progress import NoProgress, Progress
+from viewfinder.indexing.preflight import choose_model, open_collection, reachable
+from viewfinder.indexing.progress import ListingProgress, NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan
 from viewfinder.indexing.report import IndexPlan, Report, Summary
 from viewfinder.indexing.running import begin, end
@@ -32,11 +32,14 @@ from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
-from viewfinder.sources.manifest import Manifest
+from viewfinder.sources.captions import CaptionFiles
+from viewfinder.sources.manifest import Manifest, write_manifest
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
-from viewfinder.store.recorded import SourceRecord
+from viewfinder.store.recorded import Recorded, SourceRecord
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -145,8 +148,9 @@ class Indexer:
             if self._listing is not None:
                 manifest = self._listing(options, Path(directory))
             else:
+                recorded = Recorded() if collection is None else collection.recorded
                 with self._progress.listing() as progress:
-                    manifest = list_objects(options, self._access, Path(directory), progress)
+                    manifest = list_objects(options, self._access, Path(directory), progress, recorded)
             yield Listed(manifest, snapshot)
 
     def plan(
@@ -190,7 +194,7 @@ class Indexer:
         if captions_prune:
             captions_prune.plan()
         self._record_run(options, collection, manifest)
-        record_fields(store, collection, manifest)
+        record_fields(store, collection, manifest.fields)
         compare = self._compare(options, collection, manifest)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
@@ -268,6 +272,62 @@ class Indexer:
     def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
         texts = unrelated_texts(checkpoint.spec.languages)
         return self._executor.encode_texts(checkpoint, self._settings, texts, timeout_s=QUERIES_TIMEOUT_S)
+
+
+def list_objects(
+    options: IndexOptions,
+    access: ObjectAccess,
+    directory: Path,
+    progress: ListingProgress | None = None,
+    recorded: Recorded | None = None,
+) -> Manifest:
+    """List the sources into a manifest in `directory`: each object once, with its caption.
+
+    A source that is gone is left out, unless all are: then `SourceError` is raised. So is a recorded captions file.
+    `recorded` is what the collection has recorded.
+    """
+    known = recorded or Recorded()
+    with Objects(access) as objects:
+        uris, gone = reachable(options.sources, objects.check)
+        for reason in gone.values():
+            logger.warning("A source is left out: %s", reason)
+        with CaptionFiles.open(
+            _captions_files(options, uris),
+            objects,
+            leave_out=options.recorded is not None,
+            recorded=known.fields,
+            recorded_files=[each.uri for each in known.captions],
+        ) as captions:
+            manifest = write_manifest(
+                [Source(uri, _patterns(options, uri)) for uri in uris],
+                directory,
+                objects,
+                captions=captions,
+                max_objects=options.max_objects,
+                progress=progress,
+            )
+            if options.max_objects is None:
+                captions.log_unmatched()
+    return replace(manifest, sources_gone=gone)
+
+
+def _patterns(options: IndexOptions, uri: str) -> Patterns:
+    if options.recorded is None:
+        return Patterns(options.include, options.exclude)
+    known = options.recorded.sources
+    record = next((known[each] for each in spellings(uri) if each in known), SourceRecord(uri))
+    return Patterns(record.include, record.exclude)
+
+
+def _captions_files(options: IndexOptions, sources: Sequence[str]) -> list[tuple[str, frozenset[str] | None]]:
+    """The captions files of a run in their order, each with the sources that it describes; None: all of them."""
+    if options.recorded is None:
+        return [(uri, None) for uri in options.captions]
+    wanted = [record for record in options.recorded.captions if record.source in sources]
+    return [
+        (uri, frozenset(record.source for record in records))
+        for uri, records in itertools.groupby(wanted, key=lambda record: record.uri)
+    ]
 
 
 def delete_taken_down(store: Store, collection: Collection) -> int:

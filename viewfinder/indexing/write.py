@@ -17,11 +17,14 @@ from viewfinder.indexing.compare import CONTENT_SKIPS, version_of, version_of_st
 from viewfinder.indexing.failures import settle
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
-from viewfinder.sources.captions import parse_details
+from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
 from viewfinder.sources.versions import is_same
 from viewfinder.store import Collection, Failure, PointState, Store
 from viewfinder.store.records import PointBatch
 from viewfinder.store.takedowns import taken_down
+
+# The payload fields of captions by point id.
+_Captions = Mapping[str, Mapping[str, Any]]
 
 
 def write_rows(
@@ -45,17 +48,18 @@ def write_rows(
     began = time.perf_counter()
     stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
     rows = _mark_taken_down(store, collection, rows_of(table))
-    for row in rows:
-        if row["action"] in ("index", "caption"):
-            fail_unwritable(row, _whole_payload(row), store.connection.limit)
+    encoded = [row for row in rows if row["action"] in ("index", "caption")]
+    captions = {row["id"]: _caption_payload(row) for row in encoded}
+    for row in encoded:
+        fail_unwritable(row, _whole_payload(row, captions), store.connection.limit)
     groups: dict[Action, list[Row]] = {action: [] for action in ACTIONS}
     for row in rows:
         groups[row["action"]].append(row)
 
     new = [row for row in groups["index"] if not row["exists"]]
     for part in _slices(new, batch_size):
-        store.points.upsert(collection, _points(part, stamp), wait=part[-1] is new[-1], only_new=True)
-    _update_existing(store, collection, groups, stamp, batch_size)
+        store.points.upsert(collection, _points(part, captions, stamp), wait=part[-1] is new[-1], only_new=True)
+    _update_existing(store, collection, groups, captions, stamp, batch_size)
     for row in groups["failed"]:
         settle(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
@@ -87,7 +91,12 @@ def write_rows(
 
 
 def _update_existing(
-    store: Store, collection: Collection, groups: Mapping[Action, Sequence[Row]], stamp: dict[str, str], batch_size: int
+    store: Store,
+    collection: Collection,
+    groups: Mapping[Action, Sequence[Row]],
+    captions: _Captions,
+    stamp: dict[str, str],
+    batch_size: int,
 ) -> None:
     """Update the points that existed before, and those that another run has written since the comparison.
 
@@ -101,11 +110,11 @@ def _update_existing(
         payloads = [_image_payload(row) | stamp for row in part]
         vectors, _ = _vectors([row["image_vector"] for row in part])
         store.points.update_images(collection, [row["id"] for row in part], payloads, vectors)
-    captions = [
+    captioned = [
         row for row, state in pairs if row["caption_applies"] and (row["caption_hash"] or "") != state.caption_hash
     ]
-    for part in _slices(captions, batch_size):
-        payloads = [_caption_payload(row) | stamp for row in part]
+    for part in _slices(captioned, batch_size):
+        payloads = [{**captions[row["id"]], **stamp} for row in part]
         vectors, present = _vectors([row["caption_vector"] for row in part])
         store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
     found = {row["id"]: row["sources"] for row in groups["sources"]}
@@ -184,21 +193,18 @@ def _failure(row: Row, run_id: str, decided_by: Mapping[str, str]) -> Failure:
     )
 
 
-def _points(rows: Sequence[Row], stamp: dict[str, str]) -> PointBatch:
-    payloads = [_whole_payload(row) | stamp for row in rows]
+def _points(rows: Sequence[Row], captions: _Captions, stamp: dict[str, str]) -> PointBatch:
+    payloads = [_whole_payload(row, captions) | stamp for row in rows]
     image, _ = _vectors([row["image_vector"] for row in rows])
-    captions: dict[str, Any] = {}
+    of_captions: dict[str, Any] = {}
     if any(row["caption_vector"] for row in rows):
-        captions["caption"], captions["has_caption"] = _vectors([row["caption_vector"] for row in rows])
-    return PointBatch(ids=[row["id"] for row in rows], payloads=payloads, image=image, **captions)
+        of_captions["caption"], of_captions["has_caption"] = _vectors([row["caption_vector"] for row in rows])
+    return PointBatch(ids=[row["id"] for row in rows], payloads=payloads, image=image, **of_captions)
 
 
-def _whole_payload(row: Row) -> dict[str, Any]:
-    return (
-        _image_payload(row)
-        | {"sources": row["sources"]}
-        | (_caption_payload(row) if row["caption_hash"] is not None else {})
-    )
+def _whole_payload(row: Row, captions: _Captions) -> dict[str, Any]:
+    caption = captions[row["id"]] if row["caption_hash"] is not None else {}
+    return {**_image_payload(row), "sources": row["sources"], **caption}
 
 
 def _image_payload(row: Row) -> dict[str, Any]:
@@ -218,11 +224,11 @@ def _image_payload(row: Row) -> dict[str, Any]:
     return payload
 
 
-def _caption_payload(row: Row) -> dict[str, Any]:
+def _caption_payload(row: Row) -> Mapping[str, Any]:
     """The payload fields of a caption; empty values if the caption was removed."""
     if row["caption_hash"] is None or row["caption_details"] is None:
-        return {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
-    return {"caption": row["caption"], "caption_hash": row["caption_hash"], **parse_details(row["caption_details"])}
+        return NO_CAPTION
+    return CaptionRecord(row["caption"], row["caption_hash"], row["caption_details"]).payload()
 
 
 def _vectors(cells: Sequence[bytes | None]) -> tuple[Vectors, Mask]:

@@ -1,8 +1,7 @@
 """Captions files: texts, tags and metadata of images, looked up for each listed object.
 
-A file is JSON `{path: text}`, or a table (`viewfinder.sources.tables`) with the columns `key`, `caption`, `tags` and
-any others, which become `meta`. A key is a URI, an object key, or a path relative to the captions file, tried in that
-order. Keys are compared in Unicode's NFC form, because macOS writes file names in NFD.
+A key in a file (`viewfinder.sources.caption_tables`) is a URI, an object key, or a path relative to the file, tried in
+that order. Keys are compared in Unicode's NFC form, because macOS writes file names in NFD.
 """
 
 import hashlib
@@ -12,42 +11,33 @@ import posixpath
 import sqlite3
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.delimited import text_lines
+from viewfinder.sources.caption_tables import captions_uri, check_encodable, read_captions
+from viewfinder.sources.caption_types import FieldSurvey, FieldTypes
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.tables import (
-    FORMATS,
-    json_kind,
-    named_values,
-    open_plain,
-    parse_json,
-    part_files,
-    read_tables,
-    table_format,
-)
+from viewfinder.sources.tables import part_files
 from viewfinder.sources.uris import canonical_uri, display_key, file_path, s3_parts
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("key", "caption", "tags")
-TAG_SEPARATOR = ";"  # between the tags in a cell of text
-
-# A JSON document is parsed in memory; the other formats are read row by row.
-MAX_JSON_BYTES = 512 * 1024**2
 _OBJECTS_PER_QUERY = 250  # SQLite limits the values of a query, and each object has up to three keys
+
+# The payload of a point without a caption.
+NO_CAPTION: Mapping[str, Any] = {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRecord:
-    """One object's entry in a captions file, in the columns that carry it to the payload of its point.
+    """The caption of one object in the three columns that carry it from its file to the payload of its point.
 
-    `details` holds tags and metadata as JSON, written once where the file is read and parsed once where the payload is
-    made (`parse_details`). `caption_hash` changes with anything in the record, not with its key.
+    `details` holds tags and metadata as JSON, written once where the file is read (`of`) and parsed once where the
+    point is written (`payload`). `caption_hash` changes with anything in the record, not with its key.
     """
 
     caption: str | None
@@ -61,15 +51,13 @@ class CaptionRecord:
         whole = f'{{"caption":{_json(caption)},{details[1:]}'
         return cls(caption, hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:32], details)
 
-
-def parse_details(details: str) -> dict[str, Any]:
-    """Return the fields `tags` (list of strings) and `meta` (object) of a payload."""
-    parsed: dict[str, Any] = json.loads(details)
-    return parsed
+    def payload(self) -> dict[str, Any]:
+        """Return the fields of the point: `caption`, `caption_hash`, `tags` (list of strings) and `meta` (object)."""
+        return {"caption": self.caption, "caption_hash": self.caption_hash, **json.loads(self.details)}
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 class Captions:
@@ -92,18 +80,20 @@ class Captions:
         )
 
     @classmethod
-    def load(cls, uri: str, objects: Objects) -> Self:
-        """Read the file at `uri`. Raises `ConfigurationError` with the file, the line and what was expected."""
-        uri = _captions_uri(uri)
+    def load(cls, uri: str, objects: Objects, types: FieldTypes | None = None) -> Self:
+        """Read the file at `uri`; its fields get the `types` of all files of the run, else those that it has alone.
+
+        Raises `ConfigurationError` with the file, the line and what was expected.
+        """
+        types = types or FieldTypes({uri: survey_fields(uri, objects)})
+        uri = captions_uri(uri)
         captions = cls(uri, uri.rstrip("/").rpartition("/")[0] + "/")
         try:
-            captions._fill(_rows(uri, objects, captions._count_repeated))
-        except ObjectError as error:
-            captions.close()
-            raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
-        except ConfigurationError as error:
-            captions.close()
-            raise ConfigurationError(f"--captions: {error}") from error
+            with _named_errors(uri):
+                rows = read_captions(uri, objects, captions._count_repeated)
+                captions._fill(
+                    (row.key, CaptionRecord.of(row.caption, row.tags, types.convert(row.meta))) for row in rows
+                )
         except BaseException:
             captions.close()
             raise
@@ -122,8 +112,9 @@ class Captions:
                 raise ConfigurationError(f"The description of {str(key)!r} is not a string: {text!r}.")
         captions = cls(None, base if base.endswith("/") else f"{base}/")
         captions._fill(
-            (_encodable(str(key), f"the description {str(key)!r}"), CaptionRecord.of(text.strip() or None))
+            (str(key), CaptionRecord.of(text.strip() or None))
             for key, text in texts.items()
+            if check_encodable(str(key), f"the description {str(key)!r}")
         )
         return captions
 
@@ -206,28 +197,126 @@ class Captions:
         return {key: CaptionRecord(*record) for key, *record in self._database.execute(query, wanted)}
 
 
+@dataclass(frozen=True)
+class CaptionFile:
+    """An open captions file and the sources whose objects it describes; None means all sources."""
+
+    captions: Captions
+    sources: frozenset[str] | None = None
+
+
+class CaptionFiles:
+    """Looks up objects in several captions files: of the files that name an object, the last one decides.
+
+    `fields` are the types of their fields; `gone` are files that could not be read, with the reason.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[CaptionFile],
+        fields: Mapping[str, str] | None = None,
+        gone: Mapping[str, str] | None = None,
+    ) -> None:
+        self.files = files
+        self.fields = dict(fields or {})
+        self.gone = dict(gone or {})
+
+    @classmethod
+    def open(
+        cls,
+        given: Sequence[tuple[str, frozenset[str] | None]],
+        objects: Objects,
+        *,
+        leave_out: bool = False,
+        recorded: Mapping[str, str] | None = None,
+        recorded_files: Iterable[str] = (),
+    ) -> Self:
+        """Read the files in their order, each with its sources (see `CaptionFile`). Close the result after use.
+
+        With `leave_out` a file that cannot be read is left out, else it raises `ConfigurationError`. If not all of
+        `recorded_files` are read, the `recorded` types of fields count too.
+        """
+        surveys: dict[str, FieldSurvey] = {}
+        gone: dict[str, str] = {}
+        for uri in dict.fromkeys(uri for uri, _ in given):
+            try:
+                surveys[captions_uri(uri)] = survey_fields(uri, objects)
+            except ConfigurationError as error:
+                if not leave_out:
+                    raise
+                logger.warning("A captions file is left out: %s", error)
+                gone[uri] = str(error)
+        types = FieldTypes(surveys, recorded if set(recorded_files) - surveys.keys() else None)
+        for conflict in types.conflicts():
+            logger.warning("%s", conflict)
+        opened: dict[str, Captions] = {}
+        try:
+            for uri in surveys:
+                opened[uri] = Captions.load(uri, objects, types)
+        except BaseException:
+            for captions in opened.values():
+                captions.close()
+            raise
+        files = [CaptionFile(opened[captions_uri(uri)], sources) for uri, sources in given if uri not in gone]
+        return cls(files, types.kinds, gone)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.captions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def find_many(self, rows: Sequence[tuple[ObjectInfo, Sequence[str]]]) -> list[CaptionRecord | None]:
+        """Return the record of each object, given with the sources that contain it, or None."""
+        found: list[CaptionRecord | None] = [None] * len(rows)
+        for file in self.files:
+            known = file.sources
+            places = [place for place, (_, of) in enumerate(rows) if known is None or not known.isdisjoint(of)]
+            records = file.captions.find_many([rows[place][0] for place in places])
+            for place, record in zip(places, records, strict=True):
+                found[place] = record or found[place]
+        return found
+
+    def log_unmatched(self) -> None:
+        """Log the number of captions that belong to no listed object, for each file that has some."""
+        for file in {each.captions.uri: each.captions for each in self.files}.values():
+            if unmatched := file.unmatched():
+                logger.warning("Captions of %s without a listed object: %d", file.uri, unmatched)
+
+    def uris_of(self, source: str) -> list[str]:
+        """Return the URIs of the files of a source, in their order."""
+        of_source = (file.captions.uri for file in self.files if file.sources is None or source in file.sources)
+        return [uri for uri in of_source if uri is not None]
+
+
 def check_captions(uri: str, objects: Objects) -> None:
     """Raise `ConfigurationError` if the file does not exist; does not read it."""
-    uri = _captions_uri(uri)
-    try:
+    uri = captions_uri(uri)
+    with _named_errors(uri):
         part_files(uri, objects)
+
+
+def survey_fields(uri: str, objects: Objects) -> FieldSurvey:
+    """Read the fields of the file at `uri`, but no captions. Raises `ConfigurationError` as `Captions.load` does."""
+    uri, survey = captions_uri(uri), FieldSurvey()
+    with _named_errors(uri):
+        for row in read_captions(uri, objects, with_fields=True):
+            survey.add(row.meta)
+    return survey
+
+
+@contextmanager
+def _named_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
     except ObjectError as error:
         raise ConfigurationError(f"--captions: {uri!r} cannot be read: {error.message}") from error
-    except SourceError as error:
+    except (ConfigurationError, SourceError) as error:
         raise ConfigurationError(f"--captions: {error}") from error
-
-
-def _captions_uri(uri: str) -> str:
-    uri = canonical_uri(uri)
-    if table_format(uri) is None and not _is_json(uri):
-        raise ConfigurationError(
-            f"--captions: {uri!r} must end in one of .json, {', '.join(FORMATS)}, each also with .gz."
-        )
-    return uri
-
-
-def _is_json(uri: str) -> bool:
-    return uri.lower().rstrip("/").removesuffix(".gz").endswith(".json")
 
 
 def _path_or_uri(uri: str) -> str:
@@ -241,119 +330,3 @@ def _bucket(place: str) -> str:
 
 def _nfc(key: str) -> str:
     return unicodedata.normalize("NFC", key)
-
-
-class _Columns:
-    """The columns seen in a file, which must have `key` and `caption`."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._seen: set[str] = set()
-        self._rows = 0
-
-    def add(self, names: Iterable[str]) -> None:
-        """Note the columns of one row."""
-        self._rows += 1
-        self._seen.update(names)
-
-    def check_header(self, names: Sequence[str]) -> None:
-        """Raise `ConfigurationError` if the columns of a header are not sufficient."""
-        if missing := [name for name in ("key", "caption") if name not in names]:
-            raise ConfigurationError(_no_column(self._uri, missing[0], names))
-
-    def check_rows(self) -> None:
-        """Raise `ConfigurationError` if no row had a caption; a file without rows passes."""
-        if self._rows and "caption" not in self._seen:
-            raise ConfigurationError(_no_column(self._uri, "caption", sorted(self._seen)))
-
-
-def _no_column(uri: str, name: str, names: Iterable[str]) -> str:
-    return (
-        f"{uri!r} has no column `{name}`; its columns are {', '.join(map(repr, names)) or 'none'}. "
-        "A captions file has the columns `key` (a URI, an object key, or a path relative to the file) and `caption`, "
-        "and optionally `tags` and others."
-    )
-
-
-def _rows(uri: str, objects: Objects, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
-    """Yield keys and records. Raises `ObjectError`, `ConfigurationError`."""
-    if _is_json(uri) and part_files(uri, objects) == [uri.rstrip("/")]:
-        with open_plain(uri.rstrip("/"), objects) as file:
-            yield from _json_rows(uri, file, count_repeated)
-        return
-    columns = _Columns(uri)
-    for table in read_tables(uri, objects, COLUMNS):
-        if table.columns is not None:
-            columns.check_header(table.columns)
-        for number, row in table.rows:
-            columns.add(table.columns or row)
-            if table.columns is not None and isinstance(row.get("tags"), str):
-                row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
-            yield _entry(row, f"{table.uri!r} {table.unit} {number}")
-    columns.check_rows()
-
-
-def _entry(row: dict[str, Any], place: str) -> tuple[str, CaptionRecord]:
-    key = row.pop("key", None)
-    if not isinstance(key, str) or not key:
-        raise ConfigurationError(
-            f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
-            f"it has {', '.join(sorted(row)) or 'nothing'}."
-        )
-    return _encodable(key, place), _record(row, place)
-
-
-def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[tuple[str, CaptionRecord]]:
-    """Yield the entries of one JSON document: `{path: text}`, `{path: {...}}`, or a list of rows."""
-    lines, size = [], 0
-    for line in text_lines(uri, file):
-        size += len(line)
-        if size > MAX_JSON_BYTES:
-            raise ConfigurationError(f"{uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
-        lines.append(line)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        count_repeated(len(pairs) - len(dict(pairs)))
-        return dict(pairs)
-
-    document = parse_json("".join(lines), repr(uri), unique)
-    columns = _Columns(uri)
-    if isinstance(document, list):
-        for number, row in enumerate(document, start=1):
-            place = f"{uri!r} entry {number}"
-            if not isinstance(row, dict):
-                raise ConfigurationError(f"{place} is a JSON {json_kind(row)}; expected an object.")
-            named = named_values(row, COLUMNS, place)
-            columns.add(named)
-            yield _entry(named, place)
-    elif isinstance(document, dict):
-        for key, value in document.items():
-            place = f"{uri!r} at key {key!r}"
-            row = named_values(value, COLUMNS, place) if isinstance(value, dict) else {"caption": value}
-            columns.add(row)
-            yield _encodable(key, place), _record(row, place)
-    else:
-        raise ConfigurationError(f"{uri!r} contains a JSON {json_kind(document)}; expected an object {{path: text}}.")
-    columns.check_rows()
-
-
-def _record(row: dict[str, Any], place: str) -> CaptionRecord:
-    caption, tags = row.pop("caption", None), row.pop("tags", None) or []
-    if caption is not None and not isinstance(caption, str):
-        raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a string.")
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ConfigurationError(f"{place}: `tags` must be a list of strings, not {tags!r}.")
-    row.pop("key", None)  # of an entry `{path: {"key": ...}}`
-    # A null field is treated as absent.
-    meta = {name: value for name, value in row.items() if value is not None}
-    record = CaptionRecord.of((caption or "").strip() or None, tags, meta)
-    _encodable((record.caption or "") + record.details, place)
-    return record
-
-
-def _encodable(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{place} contains a lone surrogate ({text[error.start]!r}).") from error
-    return text

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.caption_files import CaptionFile, CaptionFiles
-from viewfinder.sources.captions import CaptionRecord, Captions
+from viewfinder.sources.captions import CaptionFile, CaptionFiles, CaptionRecord, Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.skips import SkipReason, skip_by_name
@@ -60,8 +59,10 @@ MANIFEST_SCHEMA: pa.Schema = pa.schema(
 class Manifest:
     """A complete listing, or its first `max_objects` objects: part files, and the options to list the same again.
 
-    `with_captions` is True if captions were looked up for the objects, even if none was found. `sources_gone`
-    and `captions_gone` could not be read, for the reason given; the other sources and captions files are complete.
+    `with_captions` is True if captions were looked up for the objects, even if none was found. `fields` are the types
+    of the fields of the captions files (`viewfinder.sources.caption_types`), the most frequent field first.
+    `sources_gone` and `captions_gone` could not be read, for the reason given; the other sources and captions files are
+    complete.
     """
 
     paths: tuple[Path, ...]
@@ -69,6 +70,7 @@ class Manifest:
     bytes: int
     sources: tuple[Mapping[str, Any], ...]
     with_captions: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
     sources_gone: Mapping[str, str] = field(default_factory=dict)
     captions_gone: Mapping[str, str] = field(default_factory=dict)
 
@@ -259,8 +261,16 @@ class _Writer:
 
     def manifest(self, sources: Sequence[Mapping[str, Any]]) -> Manifest:
         """Return the manifest of all rows, after the `with` block."""
-        captioned = self.captions is not None
-        return Manifest(tuple(self.paths), self.listed, self.bytes, tuple(sources), captioned)
+        captions = self.captions
+        return Manifest(
+            tuple(self.paths),
+            self.listed,
+            self.bytes,
+            tuple(sources),
+            with_captions=captions is not None and bool(captions.files),
+            fields={} if captions is None else captions.fields,
+            captions_gone={} if captions is None else captions.gone,
+        )
 
     def add(self, rows: Sequence[_ListedObject]) -> None:
         records: Sequence[CaptionRecord | None] = [None] * len(rows)

@@ -158,7 +158,7 @@ class Collections:
     def add_fields(self, collection: Collection, fields: Mapping[str, str]) -> None:
         """Record fields of captions files (`meta.NAME`) and index them for filters.
 
-        Kinds as in `viewfinder.store.fields`.
+        Kinds are types of Qdrant's payload indexes.
         """
         for name, kind in fields.items():
             self._call(

@@ -1,0 +1,192 @@
+"""The rows of captions files: key, caption, tags and metadata of one object each.
+
+A file is JSON `{path: text}`, or a table (`viewfinder.sources.tables`) with the columns `key`, `caption`, `tags` and
+any others, which become `meta`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from viewfinder.errors import ConfigurationError
+from viewfinder.sources.caption_types import nested, plain
+from viewfinder.sources.delimited import text_lines
+from viewfinder.sources.objects import Objects
+from viewfinder.sources.tables import (
+    FORMATS,
+    json_kind,
+    named_values,
+    open_plain,
+    parse_json,
+    part_files,
+    read_tables,
+    table_format,
+)
+from viewfinder.sources.uris import canonical_uri
+
+CAPTION_COLUMNS = ("key", "caption", "tags")
+TAG_SEPARATOR = ";"  # between the tags in a cell of text
+
+# A JSON document is parsed in memory; the other formats are read row by row.
+MAX_JSON_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRow:
+    """One row of a captions file; `meta` has the values of its fields as the file has them."""
+
+    key: str
+    caption: str | None
+    tags: Sequence[str]
+    meta: Mapping[str, Any]
+
+
+def captions_uri(uri: str) -> str:
+    """Return the canonical URI of a captions file. Raises `ConfigurationError` if its name has another format."""
+    uri = canonical_uri(uri)
+    if table_format(uri) is None and not _is_json(uri):
+        raise ConfigurationError(
+            f"--captions: {uri!r} must end in one of .json, {', '.join(FORMATS)}, each also with .gz."
+        )
+    return uri
+
+
+def read_captions(
+    uri: str, objects: Objects, count_repeated: Callable[[int], None] | None = None, *, with_fields: bool = False
+) -> Iterator[CaptionRow]:
+    """Yield the rows of the file at `uri`; `with_fields` leaves out tables whose header has no further column.
+
+    `count_repeated` is called with the number of repeated keys that JSON has lost. Raises `ObjectError`,
+    `ConfigurationError` with the file, the line and what was expected.
+    """
+    if _is_json(uri) and part_files(uri, objects) == [uri.rstrip("/")]:
+        with open_plain(uri.rstrip("/"), objects) as file:
+            yield from _json_rows(uri, file, count_repeated or (lambda count: None))
+        return
+    columns = _Columns(uri)
+    for table in read_tables(uri, objects, CAPTION_COLUMNS):
+        if table.columns is not None:
+            columns.check_header(table.columns)
+            if with_fields and set(table.columns) <= set(CAPTION_COLUMNS):
+                continue
+        for number, row in table.rows:
+            columns.add(table.columns or row)
+            if table.columns is not None and isinstance(row.get("tags"), str):
+                row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
+            yield _keyed_row(row, f"{table.uri!r} {table.unit} {number}")
+    columns.check_rows()
+
+
+def check_encodable(text: str, place: str) -> str:
+    """Return the text; raise `ConfigurationError` if it cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{place} contains a lone surrogate ({text[error.start]!r}).") from error
+    return text
+
+
+class _Columns:
+    """The columns seen in a file, which must have `key` and `caption`."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._seen: set[str] = set()
+        self._rows = 0
+
+    def add(self, names: Iterable[str]) -> None:
+        """Note the columns of one row."""
+        self._rows += 1
+        self._seen.update(names)
+
+    def check_header(self, names: Sequence[str]) -> None:
+        """Raise `ConfigurationError` if the columns of a header are not sufficient."""
+        if missing := [name for name in ("key", "caption") if name not in names]:
+            raise ConfigurationError(_no_column(self._uri, missing[0], names))
+
+    def check_rows(self) -> None:
+        """Raise `ConfigurationError` if no row had a caption; a file without rows passes."""
+        if self._rows and "caption" not in self._seen:
+            raise ConfigurationError(_no_column(self._uri, "caption", sorted(self._seen)))
+
+
+def _no_column(uri: str, name: str, names: Iterable[str]) -> str:
+    return (
+        f"{uri!r} has no column `{name}`; its columns are {', '.join(map(repr, names)) or 'none'}. "
+        "A captions file has the columns `key` (a URI, an object key, or a path relative to the file) and `caption`, "
+        "and optionally `tags` and others."
+    )
+
+
+def _keyed_row(row: dict[str, Any], place: str) -> CaptionRow:
+    key = row.pop("key", None)
+    if not isinstance(key, str) or not key:
+        raise ConfigurationError(
+            f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
+            f"it has {', '.join(sorted(row)) or 'nothing'}."
+        )
+    return _row(key, row, place)
+
+
+def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[CaptionRow]:
+    """Yield the entries of one JSON document: `{path: text}`, `{path: {...}}`, or a list of rows."""
+    lines, size = [], 0
+    for line in text_lines(uri, file):
+        size += len(line)
+        if size > MAX_JSON_BYTES:
+            raise ConfigurationError(f"{uri!r} is larger than {MAX_JSON_BYTES:,} bytes; write it as JSONL or Parquet.")
+        lines.append(line)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        count_repeated(len(pairs) - len(dict(pairs)))
+        return dict(pairs)
+
+    document = parse_json("".join(lines), repr(uri), unique)
+    columns = _Columns(uri)
+    if isinstance(document, list):
+        for number, row in enumerate(document, start=1):
+            place = f"{uri!r} entry {number}"
+            if not isinstance(row, dict):
+                raise ConfigurationError(f"{place} is a JSON {json_kind(row)}; expected an object.")
+            named = named_values(row, CAPTION_COLUMNS, place)
+            columns.add(named)
+            yield _keyed_row(named, place)
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            place = f"{uri!r} at key {key!r}"
+            row = named_values(value, CAPTION_COLUMNS, place) if isinstance(value, dict) else {"caption": value}
+            columns.add(row)
+            yield _row(key, row, place)
+    else:
+        raise ConfigurationError(f"{uri!r} contains a JSON {json_kind(document)}; expected an object {{path: text}}.")
+    columns.check_rows()
+
+
+def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
+    caption, tags = row.pop("caption", None), row.pop("tags", None) or []
+    if caption is not None and not isinstance(caption, str):
+        raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a string.")
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ConfigurationError(f"{place}: `tags` must be a list of strings, not {tags!r}.")
+    row.pop("key", None)  # of an entry `{path: {"key": ...}}`
+    # A null field is treated as absent.
+    meta = nested({name: made for name, value in row.items() if (made := plain(value)) is not None}, place)
+    for text in (key, caption, *tags, *_texts(meta)):
+        check_encodable(text or "", place)
+    return CaptionRow(key, (caption or "").strip() or None, tags, meta)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _is_json(uri: str) -> bool:
+    return uri.lower().rstrip("/").removesuffix(".gz").endswith(".json")
