@@ -10,7 +10,7 @@ from jobs.reindex import main
 from tests.fixtures.reindexing import NAMES, Index
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.indexing.source_removal import remove_source
+from viewfinder.indexing.prune import remove_source
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.upgrade_lock import read_holder

@@ -181,7 +181,7 @@ MUTATIONS = (
     _mutation("captions", "only the last captions file counts", "several captions files", 22, _last_captions_file),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 8, _one_list_of_sources),
-    _mutation("overwrite", "a new point replaces that of another run", "two index runs", 39, _new_points_overwrite),
+    _mutation("overwrite", "a new point replaces that of another run", "two index runs", 75, _new_points_overwrite),
     _mutation("failures", "a permanent failure is for ever", "decoder upgrades", 4, _failures_for_ever),
     _mutation("crashes", "one crash is permanent", "bad nodes", 7, _crashes_are_permanent),
     _mutation("bound", "the sync after a switch has no bound", "vanishing sources", 0, _no_bound_after_a_switch),

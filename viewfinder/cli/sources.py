@@ -94,7 +94,7 @@ def _show(store: "Store", live: "Collection", *, as_json: bool) -> None:
 
 
 def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_json: bool) -> None:
-    from viewfinder.indexing.source_removal import count_only_in, remove_source
+    from viewfinder.indexing.prune import count_only_in, remove_source
 
     uri = _recorded(source, live)
     if not yes:

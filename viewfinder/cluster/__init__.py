@@ -1,1 +1,1 @@
-"""Indexing on Ray Data: session, pipeline, resources, executor, metrics."""
+"""Indexing on Ray Data: session, executor, resources, progress, metrics."""

@@ -1,34 +1,41 @@
-"""The `viewfinder.indexing.executor.Executor` that runs the stages on Ray."""
+"""The `viewfinder.indexing.executor.Executor` that runs the stages on Ray Data.
+
+manifest ─► compare ─► fetch and decode (tasks) ─► encode (actors) ─► write (`QdrantDatasink`)
+"""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.data import ActorPoolStrategy, Dataset, Datasink, TaskPoolStrategy
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import WriteResult
 
 from viewfinder.arrays import Vectors
-from viewfinder.cluster.datasink import QdrantDatasink
 from viewfinder.cluster.metrics import listed_gauge, metrics_of
-from viewfinder.cluster.pipeline import compared as compared_on_workers
-from viewfinder.cluster.pipeline import unwrap_worker_errors, write_all
-from viewfinder.cluster.progress import followed_writes
-from viewfinder.cluster.resources import COMPARERS, Workers
+from viewfinder.cluster.progress import driver_node, followed_writes
+from viewfinder.cluster.resources import COMPARERS, WAITING_STAGE_CPUS, Workers
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
-from viewfinder.indexing.compare import Compare, count_actions
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions
 from viewfinder.indexing.connections import objects_of, store_at
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.executor import IndexJob, encode_stored
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
+from viewfinder.indexing.rows import cut_tables, paths_table, read_part
+from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.store import Record, Store, StoreAddress
+from viewfinder.store import Collection, Record, Store, StoreAddress
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -52,7 +59,7 @@ class RayExecutor:
             ray.get(trial)
 
     def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
-        rows = compared_on_workers(manifest, compare).select_columns(["action", "count"])
+        rows = compare_on_workers(manifest, compare).select_columns(["action", "count"])
         with unwrap_worker_errors():
             return count_actions(rows.iter_batches(batch_format="pyarrow"))
 
@@ -72,8 +79,8 @@ class RayExecutor:
                 written=written,
             )
             with unwrap_worker_errors():
-                rows = compared_on_workers(job.manifest, job.compare) if compared is None else compared
-                write_all(job, rows, workers, sink)
+                rows = compare_on_workers(job.manifest, job.compare) if compared is None else compared
+                run_stages(job, rows, workers, sink)
         progress(sink.total.outcomes)  # exact, whatever was lost on the way
         stages = stages_of(
             sink.total,
@@ -99,6 +106,151 @@ class RayExecutor:
 
     def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
         metrics_of(index).add_block(tally, table)
+
+
+def compare_on_workers(manifest: Manifest, compare: Compare) -> Dataset:
+    """The compared rows of the manifest.
+
+    The manifest's files are only on the driver's disk, so they are read on its node. `read_parquet` would start another
+    task to list them.
+    """
+    parts = _from_blocks(paths_table([path]) for path in manifest.paths)
+    pool = TaskPoolStrategy(size=COMPARERS)
+    return parts.map_batches(
+        read_part, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=0, label_selector=driver_node()
+    ).map_batches(
+        compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", compute=pool, num_cpus=WAITING_STAGE_CPUS
+    )
+
+
+def run_stages(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Workers, sink: "QdrantDatasink") -> None:
+    """Run compared rows through the remaining stages into the sink."""
+    settings = job.settings
+    size = settings.fetch_batch_size
+    todo = _in_blocks(rows, size) if isinstance(rows, Dataset) else _from_blocks(cut_tables(rows, size))
+    encoded = todo.map_batches(
+        FetchAndDecode.of(settings, job.compare.access, job.checkpoint),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(size=workers.max_decoders),
+        num_cpus=workers.decoder_cpus,
+    ).map_batches(
+        Encode,
+        fn_constructor_args=(job.checkpoint.name, job.checkpoint.fingerprint),
+        fn_constructor_kwargs={
+            "device": settings.device,
+            "precision": settings.precision,
+            "cores": workers.cores,
+            "revisions": dict(job.checkpoint.revisions),
+        },
+        batch_size=workers.batch_size,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            size=workers.encoders,
+            max_concurrent_calls_per_actor=workers.concurrent_calls,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=workers.encoder_cpus,
+        num_gpus=workers.gpus,
+    )
+    encoded.write_datasink(sink, concurrency=workers.writers, ray_remote_args={"num_cpus": WAITING_STAGE_CPUS})
+
+
+class WriteTask(Protocol):
+    """What Ray Data tells a write task; a task that runs again has the same number."""
+
+    task_idx: int
+
+
+class QdrantDatasink(Datasink[Tally]):
+    """Writes blocks of `viewfinder.indexing.rows` to one collection; afterwards `total` is the tally of all blocks.
+
+    `decided_by` and `machines` as in `viewfinder.indexing.write`. `written` is an optional
+    `viewfinder.cluster.progress.WrittenRows` actor.
+    """
+
+    def __init__(
+        self,
+        address: StoreAddress,
+        collection: Collection,
+        *,
+        run_id: str,
+        batch_size: int,
+        decided_by: Mapping[str, str] = MappingProxyType({}),
+        machines: int = 1,
+        written: Any = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._address = address
+        self._collection = collection
+        self._run_id = run_id
+        self._batch_size = batch_size
+        self._decided_by = dict(decided_by)
+        self._machines = machines
+        self._written = written
+        self.total = Tally()
+
+    def write(self, blocks: Iterable[Block], ctx: WriteTask) -> Tally:
+        store = store_at(self._address)
+        total = Tally()
+        for block in blocks:
+            table = BlockAccessor.for_block(block).to_arrow()
+            tally = write_rows(
+                store,
+                self._collection,
+                table,
+                run_id=self._run_id,
+                batch_size=self._batch_size,
+                decided_by=self._decided_by,
+                machines=self._machines,
+            )
+            metrics_of(self._collection.index).add_block(tally, table)
+            total += tally
+            if self._written is not None:
+                self._written.record.remote(ctx.task_idx, total.outcomes)
+        return total
+
+    def on_write_complete(self, write_result: WriteResult[Tally]) -> None:
+        # Ray Data passes one result per task, even if the task ran more than once.
+        self.total = sum(write_result.write_returns, Tally())
+
+    @property
+    def min_rows_per_write(self) -> int | None:
+        return self._batch_size
+
+
+@contextmanager
+def unwrap_worker_errors() -> Iterator[None]:
+    """Re-raise a `ViewfinderError` from a worker without Ray's wrappers around it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ViewfinderError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        # Ray wraps an error from another process in a subclass of the original class.
+        kind = next(each for each in type(cause).__mro__ if each.__module__ == ViewfinderError.__module__)
+        raise (kind(*cause.args) if len(cause.args) == 1 else ViewfinderError(str(cause))) from error
+
+
+def _from_blocks(tables: Iterable[pa.Table]) -> Dataset:
+    """One block per table. `from_arrow` would start workers to count the rows, at seconds of CPU each."""
+    dataset: Dataset = ray.data.from_blocks(list(tables))
+    return dataset
+
+
+def _in_blocks(rows: Dataset, size: int) -> Dataset:
+    """The same rows in blocks of `size`, one per task of the next stage.
+
+    Ray Data reserves a whole core for this step and has no option to change that. Beside a service on two cores no core
+    is free, and the job would wait forever.
+    """
+    blocks = rows.repartition(target_num_rows_per_block=size)
+    blocks._logical_plan.dag.ray_remote_args["num_cpus"] = WAITING_STAGE_CPUS
+    return blocks
 
 
 def _plan_workers(settings: Settings) -> Workers:

@@ -6,11 +6,16 @@ can be at fault itself (a processor without an instruction crashes on good image
 once a second run does. A decoder that was stopped, or found no memory, may succeed on a less busy machine.
 """
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 
+import PIL
+from PIL import features
+
+from viewfinder._version import __version__
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.images.version import decoder_version
 from viewfinder.indexing.rows import Row
 from viewfinder.store import Failure
 
@@ -21,11 +26,26 @@ _DOUBTFUL = frozenset({"decode_timeout", "decoder_out_of_memory"})
 # is read again only when the limits change.
 _LIMITS = frozenset({"too_many_bytes", "too_many_pixels"})
 
+# The libraries that read images; Pillow has others, for text and for writing.
+_LIBRARIES = ("jpg", "libjpeg_turbo", "mozjpeg", "jpg_2000", "zlib", "zlib_ng", "libtiff", "webp", "avif", "littlecms2")
+
 
 def deciders(limits: ImageLimits, fingerprint: str) -> dict[str, str]:
     """What decides, besides the content of an object, whether each stage fails."""
     decoder = decoder_version(limits)
     return {"fetch": decoder, "decode": decoder, "encode": fingerprint}
+
+
+@functools.cache
+def decoder_version(limits: ImageLimits) -> str:
+    """Return a short text that changes whenever a file that failed may decode, and the reverse.
+
+    It covers viewfinder's release, Pillow's, the libraries in this build of Pillow, and `limits`. The same on every
+    machine with the same packages and settings. Example: `viewfinder-0.2.0/pillow-13.0.0/4f1c09ab3d`.
+    """
+    parts = [f"{name}={features.version(name) if features.check(name) else None}" for name in _LIBRARIES]
+    digest = hashlib.sha256("\n".join([*parts, repr(limits)]).encode()).hexdigest()[:10]
+    return f"viewfinder-{__version__}/pillow-{PIL.__version__}/{digest}"
 
 
 def is_permanent(error: ObjectError) -> bool:

@@ -1,4 +1,4 @@
-"""Prune: compare a complete listing with the collection and delete points whose objects are gone."""
+"""Prune: delete points whose objects are gone from a complete listing, or whose source is removed from the index."""
 
 import itertools
 import logging
@@ -155,6 +155,23 @@ class Prune:
         ids, runs = [point.id for point in points], [point.run_id for point in points]
         written_by = runs if all(runs) else None  # a point that no run wrote has no run id
         return self._store.points.detach(self._collection, ids, source, written_by=written_by)
+
+
+def count_only_in(store: Store, collection: Collection, source: str) -> int:
+    """Count the points that belong to no other source."""
+    points = store.points.iterate(collection, {"sources": {"in": [source]}}, ["sources"])
+    return sum(list(point.payload.get("sources") or ()) == [source] for point in points)
+
+
+def remove_source(store: Store, collection: Collection, source: str) -> int:
+    """Forget a source and its captions files; delete the points that belong to no other source, return their number."""
+    store.collections.records(collection).remove_sources([source])
+    deleted = 0
+    points = store.points.iterate(collection, {"sources": {"in": [source]}}, ["sources"])
+    ids = (point.id for point in points)
+    while page := list(itertools.islice(ids, BATCH)):
+        deleted += store.points.detach(collection, page, source)
+    return deleted
 
 
 def listed_ids(paths: Sequence[Path], sources: Iterable[str]) -> dict[str, Ids]:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.accounting import RunResult
 from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.prune import remove_source
 from viewfinder.indexing.run import Indexer
-from viewfinder.indexing.source_removal import remove_source
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, format_bytes

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.images.version import decoder_version
+from viewfinder.indexing.failures import decoder_version
 
 LIMITS = ImageLimits(max_bytes=10**6, max_pixels=10**6)
 
@@ -21,10 +21,11 @@ def test_it_is_short_and_names_the_releases() -> None:
     assert version.isascii()
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_every_process() -> None:
     code = (
         "from viewfinder.images.decoding import ImageLimits\n"
-        "from viewfinder.images.version import decoder_version\n"
+        "from viewfinder.indexing.failures import decoder_version\n"
         "print(decoder_version(ImageLimits(max_bytes=10**6, max_pixels=10**6)))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
