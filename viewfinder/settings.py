@@ -229,7 +229,8 @@ class Settings(BaseModel):
         30 * 1024**2,
         ge=1024,
         le=1024**3,
-        description="Maximum size of a request body, in bytes. Larger ones get status 413.",
+        description="Maximum size of the body of a request that may contain images, in bytes; 2 MiB for others. Larger "
+        "ones get status 413.",
     )
     requests_per_minute: int | None = Field(
         None,

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from tests.service.watched_loop import WatchedLoop
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.follower import Follower
@@ -67,7 +68,13 @@ class World:
 
 def local_client(api: FastAPI, *, address: str = "127.0.0.1") -> TestClient:
     """A client with this address that uses a loopback name as the host."""
-    return TestClient(api, "http://127.0.0.1", raise_server_exceptions=False, client=(address, 50_000))
+    return TestClient(
+        api,
+        "http://127.0.0.1",
+        raise_server_exceptions=False,
+        client=(address, 50_000),
+        backend_options={"loop_factory": WatchedLoop},
+    )
 
 
 @pytest.fixture(scope="session")

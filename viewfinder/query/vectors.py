@@ -12,7 +12,7 @@ from viewfinder.errors import ImageError
 from viewfinder.models.encoder import Encoder
 from viewfinder.query.cursor import Vector
 from viewfinder.query.errors import AddressError, QueryError, QueryImageError
-from viewfinder.query.images import Pixels, QueryImages, decode_base64
+from viewfinder.query.images import Pixels, QueryImages
 from viewfinder.query.language import language_warning
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.relevance import query_kind
@@ -143,9 +143,9 @@ async def _encode_images(parts: list[QueryPart], encoder: QueryEncoder, images: 
 async def _pixels(part: QueryPart, encoder: Encoder, images: QueryImages) -> Pixels:
     try:
         if part.kind == "image_url":
-            data = await images.fetch(str(part.value))
+            data: bytes | str = await images.fetch(str(part.value))
         else:
-            data = part.value if isinstance(part.value, bytes) else decode_base64(str(part.value))
+            data = part.value if isinstance(part.value, bytes) else str(part.value)
         return await images.pixels(data, encoder.preprocess)
     except (AddressError, ImageError) as error:
         raise QueryImageError.of(part.kind, error) from error

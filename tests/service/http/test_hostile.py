@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.service.conftest import World, open_world
+from tests.service.watched_loop import watching
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.sources.uris import point_id
 
@@ -29,8 +30,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Chec
 
 @pytest.fixture(autouse=True)
 def still_answering(served: World, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """After every test a search works, and neither an unexpected error nor a query's text was logged."""
-    with caplog.at_level(logging.INFO):
+    """During every test the event loop is free, and after it a search works.
+
+    Neither an unexpected error nor a query's text was logged.
+    """
+    with caplog.at_level(logging.INFO), watching():
         yield
     assert served.client.post(SEARCH, json={"text": "a cat"}).status_code == 200
     assert "Unexpected error" not in caplog.text
@@ -44,9 +48,12 @@ def error(answer: Any) -> tuple[int, str]:
     return answer.status_code, body["code"]
 
 
+PART = b"x" * 65_536
+
+
 def filling(megabytes: int) -> Iterator[bytes]:
     for _ in range(megabytes * 16):
-        yield b"x" * 65_536
+        yield PART
 
 
 @pytest.mark.parametrize("path", [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank"])
@@ -66,7 +73,12 @@ def test_an_upload_of_50_mb(served: World) -> None:
 def test_deep_json(served: World, depth: int, opening: str, closing: str) -> None:
     body = f'{{"text": "a cat", "filter": {opening * depth}{{}}{closing * depth}}}'
     status, code = error(served.client.post(SEARCH, content=body, headers=JSON))
-    assert (status, code) in [(400, "invalid_filter"), (400, "invalid_json"), (422, "invalid_request")]
+    assert (status, code) in [
+        (400, "invalid_filter"),
+        (400, "invalid_json"),
+        (413, "body_too_large"),
+        (422, "invalid_request"),
+    ]
 
 
 @pytest.mark.parametrize("depth", [100, 900, 2_000])

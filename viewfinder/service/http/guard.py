@@ -48,6 +48,9 @@ HEADERS = {
 }
 
 
+# Paths of requests that may contain images. Other bodies are texts: 64 of 4,000 characters have at most 1.6 MB of JSON.
+IMAGE_PATHS = frozenset({"/v1/search", "/v1/search/image", "/v1/search/batch", "/v1/embed", "/v1/rank"})
+MAX_TEXT_BODY_BYTES = 2 * 1024**2
 # Maximum number of requests whose bodies are still arriving. They do not count as queued: otherwise a few hundred slow
 # clients would block all others.
 MAX_INCOMING = 1024
@@ -88,7 +91,8 @@ class Guard:
             return
         started = False
         limit = asyncio.timeout(self._timeout_s)
-        request = _Request(is_open_path(scope["path"].removeprefix(scope.get("root_path", ""))))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        request = _Request(is_open_path(path), self._max_bytes(path))
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -158,8 +162,8 @@ class Guard:
                 )
         self._check_query(scope["query_string"])
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
-            raise self._too_large()
+        if length.isdecimal() and int(length) > request.max_bytes:
+            raise self._too_large(request)
         if scope["method"] != "POST" or (length in ("", "0") and "transfer-encoding" not in headers):
             self._enqueue(request)
         elif self._incoming > MAX_INCOMING or self._in_flight >= self._capacity:
@@ -219,8 +223,8 @@ class Guard:
             size = len(message.get("body", b""))
             request.received_bytes += size
             self._bytes_in_memory += size
-            if request.received_bytes > self._max_body_bytes:
-                raise self._too_large()
+            if request.received_bytes > request.max_bytes:
+                raise self._too_large(request)
             if self._bytes_in_memory > MAX_BODIES * self._max_body_bytes:
                 raise self._overloaded()
             if message["type"] == "http.request" and not message.get("more_body") and not request.complete:
@@ -229,11 +233,14 @@ class Guard:
 
         return measured
 
-    def _too_large(self) -> HTTPError:
+    def _max_bytes(self, path: str) -> int:
+        return self._max_body_bytes if path in IMAGE_PATHS else min(self._max_body_bytes, MAX_TEXT_BODY_BYTES)
+
+    def _too_large(self, request: "_Request") -> HTTPError:
         return HTTPError(
             413,
             "body_too_large",
-            f"The body is larger than {self._max_body_bytes:,} bytes.",
+            f"The body is larger than {request.max_bytes:,} bytes.",
             "Send a smaller image, or fewer in one request.",
         )
 
@@ -254,6 +261,7 @@ class _Request:
     """The state of one request; `complete` once its body has arrived."""
 
     is_open: bool
+    max_bytes: int
     complete: bool = False
     received_bytes: int = 0
 

@@ -13,10 +13,11 @@ from viewfinder.client.results import Candidate, Embedding, Embeddings, ErrorRes
 from viewfinder.errors import ImageError
 from viewfinder.query.cursor import Vector
 from viewfinder.query.errors import QueryImageError
-from viewfinder.query.images import Pixels, decode_base64
+from viewfinder.query.images import Pixels
 from viewfinder.query.language import language_warning
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
+from viewfinder.service.http.json_routes import JsonRoute
 from viewfinder.service.http.routes.embedding_schemas import (
     EmbedRequest,
     OpenAIEmbedding,
@@ -37,7 +38,7 @@ _UNKNOWN_MODEL: dict[int | str, dict[str, Any]] = {
 
 def router(service: SearchService) -> APIRouter:
     """The embedding routes over one replica's service."""
-    routes = APIRouter(tags=["embedding"])
+    routes = APIRouter(tags=["embedding"], route_class=JsonRoute)
 
     @routes.post("/v1/embed", responses=ERROR_RESPONSES, summary="Vectors of texts and images")
     async def embed(body: EmbedRequest) -> Embeddings:
@@ -114,7 +115,7 @@ async def _encode_images(service: SearchService, generation: Generation, **given
 
 
 async def _pixels(service: SearchService, generation: Generation, image: str) -> Pixels:
-    return await service.images.pixels(decode_base64(image), generation.encoder.preprocess)
+    return await service.images.pixels(image, generation.encoder.preprocess)
 
 
 def _ranked(

@@ -27,6 +27,7 @@ from viewfinder.query.request import (
     UploadOptionsBody,
 )
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
+from viewfinder.service.http.json_routes import JsonRoute
 from viewfinder.service.search_service import SearchService
 
 # Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
@@ -47,7 +48,7 @@ _FORM = ("image", "options")
 
 def router(service: SearchService) -> APIRouter:
     """The search routes over one replica's service."""
-    routes = APIRouter(tags=["search"])
+    routes = APIRouter(tags=["search"], route_class=JsonRoute)
 
     @routes.post("/v1/search", responses=_RESPONSES, summary="Find images by text, by image, or by several of them")
     async def search(body: SearchBody) -> SearchResult:

@@ -1,0 +1,116 @@
+"""Large requests and answers do not keep the event loop from other requests."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.service.conftest import INDEX, World, load, open_world
+from tests.service.watched_loop import WatchedLoop, watching
+from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.sources.uris import point_id
+from viewfinder.store.records import PointBatch
+from viewfinder.store.schema import ModelIdentity
+
+pytestmark = pytest.mark.slow
+
+JSON = {"content-type": "application/json"}
+POINTS = 2_000
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
+    """A service with images that have much metadata."""
+    with open_world(tmp_path_factory.mktemp("large"), checkpoints, {}) as world:
+        checkpoint = checkpoints["first"]
+        collection = world.store.collections.create(INDEX, ModelIdentity.of(checkpoint))
+        uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
+        vectors = np.random.default_rng(0).normal(size=(POINTS, checkpoint.dimension)).astype(np.float32)
+        meta = {f"field{number}": "a value of some length " * 2 for number in range(20)}
+        payloads = [{"uri": uri, "width": number // 10, "meta": meta} for number, uri in enumerate(uris)]
+        world.store.points.upsert(
+            collection, PointBatch([point_id(uri) for uri in uris], payloads, image=vectors), wait=True
+        )
+        world.store.collections.promote(INDEX, collection.name)
+        world.service.follower.refresh()
+        load(checkpoint)
+        yield world
+
+
+@pytest.fixture(autouse=True)
+def loop_is_free() -> Iterator[None]:
+    with watching():
+        yield
+    print(WatchedLoop.worst)
+
+
+def post(world: World, path: str, body: bytes) -> Any:
+    return world.client.post(path, content=body, headers=JSON)
+
+
+LISTS = {
+    "/v1/search": "queries",
+    "/v1/search/batch": "searches",
+    "/v1/embed": "texts",
+    "/v1/embeddings": "input",
+    "/v1/rank": "nonsense",
+}
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("item", ["[]", '{"a":[]}', "1", '"\\""'])
+def test_millions_of_values(served: World, path: str, item: str) -> None:
+    """Regression: 7.5 MB of `[[],[],...]` held the loop for 1.2 s."""
+    count = 7_500_000 // (len(item) + 1)
+    answer = post(served, path, f'{{"text":"a cat","{LISTS[path]}":[{",".join([item] * count)}]}}'.encode())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("content", ["A", "é", "\\u00e9", ",", 'é\\"'])
+@pytest.mark.parametrize("place", ["image", "text", "nonsense"])
+def test_one_long_string(served: World, content: str, place: str) -> None:
+    text = content * (29_000_000 // len(content.encode()))
+    answer = post(served, "/v1/search", f'{{"{place}":"{text}"}}'.encode())
+    assert answer.status_code in (400, 413, 422)
+
+
+def test_text_may_hold_any_number_of_brackets_and_commas(served: World) -> None:
+    """A text is a text: only the structure around it is limited."""
+    texts = ["[]{},:" * 600 + '\\"[' for _ in range(60)]
+    answer = post(served, "/v1/search/batch", json.dumps({"searches": [{"text": text} for text in texts]}).encode())
+    assert answer.status_code == 200
+    assert len(answer.json()["results"]) == 60
+
+
+def test_256_vectors_of_1152_numbers_are_parsed(served: World) -> None:
+    vector = np.random.default_rng(0).normal(size=1152).tolist()
+    searches = [{"queries": [{"vector": vector, "weight": 1} for _ in range(4)]} for _ in range(64)]
+    answer = post(served, "/v1/search/batch", json.dumps({"searches": searches}).encode())
+    assert answer.status_code in (200, 422), "its dimension is not that of the model"
+    assert answer.json().get("error", {}).get("code") != "body_too_large"
+
+
+def test_an_image_of_the_largest_size(served: World) -> None:
+    answer = post(served, "/v1/search", b'{"image":"' + b"A" * 27_000_000 + b'"}')
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")
+
+
+@pytest.mark.parametrize("options", [{"limit": 200}, {"limit": 200, "group_by": "width", "group_size": 10}], ids=str)
+def test_the_largest_answer_of_one_search(served: World, options: dict[str, Any]) -> None:
+    answer = served.client.post("/v1/search", json={"text": "a cat", **options})
+    assert answer.status_code == 200
+    assert len(answer.json()["hits"]) or len(answer.json()["groups"])
+
+
+def test_the_largest_batch(served: World) -> None:
+    searches = [{"text": f"cat {number}", "limit": 31} for number in range(64)]
+    answer = served.client.post("/v1/search/batch", json={"searches": searches})
+    assert answer.status_code == 200
+    assert sum(len(each["hits"]) for each in answer.json()["results"]) == 64 * 31
+
+
+def test_the_vectors_of_64_texts(served: World) -> None:
+    answer = served.client.post("/v1/embed", json={"texts": [f"text {number}" for number in range(64)]})
+    assert len(answer.json()["texts"]) == 64
