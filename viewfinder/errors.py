@@ -10,6 +10,7 @@
     ├── ImageError                   one object is not a usable image: recorded as a failure, the job goes on
     ├── StoreError                   Qdrant refused or failed
     │   ├── StoreUnavailableError    Qdrant cannot be reached or did not answer in time
+    │   ├── WordsUnavailableError    the server, or the index that it made, cannot rank by words
     │   ├── StoreBusyError           the embedded store is held by another process
     │   ├── CollectionMissingError   the collection does not exist or was dropped
     │   └── ModelMismatchError       the collection was made by another model
@@ -79,6 +80,10 @@ class StoreUnavailableError(StoreError):
     """
 
     retry_after_s: float | None = None
+
+
+class WordsUnavailableError(StoreError):
+    """The server, or the index of words that it made, cannot rank by words; a search by vector can be answered."""
 
 
 class StoreBusyError(StoreError):

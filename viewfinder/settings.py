@@ -45,6 +45,33 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Quantization = Literal["none", "int8", "4bit"]
+CaptionLanguage = Literal[
+    "none",
+    "basque",
+    "catalan",
+    "czech",
+    "danish",
+    "dutch",
+    "english",
+    "esperanto",
+    "estonian",
+    "finnish",
+    "french",
+    "german",
+    "hungarian",
+    "indonesian",
+    "irish",
+    "italian",
+    "lithuanian",
+    "norwegian",
+    "polish",
+    "portuguese",
+    "romanian",
+    "spanish",
+    "swedish",
+    "turkish",
+]
+"""The languages in Latin letters whose words have stems (`viewfinder.store.words`)."""
 
 
 class Settings(BaseModel):
@@ -91,6 +118,12 @@ class Settings(BaseModel):
         "none",
         description="Format of vectors in a Qdrant server's memory, for new collections: float32 (`none`), `int8` or "
         "`4bit`; the last two keep float32 on disk. The embedded store always uses float32.",
+    )
+
+    caption_language: CaptionLanguage = Field(
+        "english",
+        description="Language of captions in Latin letters, for new collections: a search by words finds `cats` with "
+        "`cat`. `none` compares such words as they are. Words in other letters need no setting.",
     )
 
     # S3

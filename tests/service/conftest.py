@@ -92,9 +92,11 @@ def configured() -> dict[str, object]:
 
 
 @contextmanager
-def open_world(directory: Path, checkpoints: dict[str, Checkpoint], configured: dict[str, object]) -> Iterator[World]:
+def open_world(
+    directory: Path, checkpoints: dict[str, Checkpoint], configured: dict[str, object], store: Store | None = None
+) -> Iterator[World]:
     """A world that lasts as long as the block; nothing is in its store yet."""
-    store = open_local(StoreAddress(data_dir=directory))
+    store = store or open_local(StoreAddress(data_dir=directory))
     follower = Follower(
         store,
         INDEX,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.store.test_store import opened
+from tests.store.points import opened
 from viewfinder.sources.uris import source_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.collection_records import RUNS_KEPT, CollectionRecords

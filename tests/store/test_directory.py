@@ -19,7 +19,7 @@ import pytest
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from viewfinder.errors import StoreBusyError, StoreError
-from viewfinder.store import Collection, PointBatch, Store, StoreAddress
+from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress
 from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
 from viewfinder.store.schema import ModelIdentity
 
@@ -190,7 +190,7 @@ def test_what_a_program_does_with_a_payload_does_not_change_the_stored_one(tmp_p
         assert again.payload["meta"] == {"tags": ["a"]}
 
 
-def test_the_caption_index_survives_reopening(tmp_path: Path) -> None:
+def test_the_index_of_words_survives_reopening(tmp_path: Path) -> None:
     """Local mode needs no payload index but this one."""
     with opened(tmp_path) as store:
         batch = PointBatch(
@@ -198,12 +198,7 @@ def test_the_caption_index_survives_reopening(tmp_path: Path) -> None:
         )
         store.points.upsert(collection(store), batch, wait=True)
     with opened(tmp_path) as store:
-        from qdrant_client import models
-
-        answer = store.connection.call(
-            "query_points", collection_name=collection(store).name, query=models.TextQuery(text="car"), using="caption"
-        )
-        assert len(answer.points) == 1
+        assert len(store.search.many(collection(store), [Search(words="car")])[0]) == 1
 
 
 def test_sqlite_uses_a_write_ahead_log(tmp_path: Path) -> None:

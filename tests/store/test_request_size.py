@@ -43,7 +43,7 @@ def ids(count: int) -> list[str]:
 
 
 def captions(count: int) -> list[dict[str, Any]]:
-    return [{"uri": f"s3://b/{number}", "caption": "é" * (LARGE // 2)} for number in range(count)]
+    return [{"uri": f"s3://b/{number}", "etag": "é" * (LARGE // 2)} for number in range(count)]
 
 
 def test_items_are_grouped_by_bytes_and_by_number() -> None:
@@ -62,7 +62,7 @@ def test_the_estimated_size_of_a_point_is_not_below_the_real_one(dimension: int)
     assert real <= point_bytes(payload, dimension) <= 2 * real + 400
 
 
-def test_points_with_large_captions_are_written_in_several_requests(
+def test_points_with_large_payloads_are_written_in_several_requests(
     store: Store, made: Collection, double: QdrantDouble
 ) -> None:
     batch = PointBatch(ids(9), captions(9), image=np.ones((9, 2), np.float32))
@@ -72,7 +72,7 @@ def test_points_with_large_captions_are_written_in_several_requests(
 
 
 @pytest.mark.parametrize("kind", ["images", "captions"])
-def test_updates_with_large_captions_are_sent_in_several_requests(
+def test_updates_with_large_payloads_are_sent_in_several_requests(
     store: Store, made: Collection, double: QdrantDouble, kind: str
 ) -> None:
     vectors = np.ones((9, 2), np.float32)
@@ -80,11 +80,11 @@ def test_updates_with_large_captions_are_sent_in_several_requests(
     update = store.points.update_images if kind == "images" else store.points.update_captions
     update(made, ids(9), captions(9), vectors)
     assert sum(each.path.endswith("/points/batch") for each in double.requests) == 3
-    assert len(store.points.records(made, ids(9)[8:])[ids(9)[8]].payload["caption"]) == LARGE // 2
+    assert len(store.points.records(made, ids(9)[8:])[ids(9)[8]].payload["etag"]) == LARGE // 2
 
 
 def test_a_point_that_exceeds_the_limit_alone_is_named(store: Store, made: Collection) -> None:
-    batch = PointBatch(ids(1), [{"caption": "x" * LIMIT}], image=np.ones((1, 2), np.float32))
+    batch = PointBatch(ids(1), [{"etag": "x" * LIMIT}], image=np.ones((1, 2), np.float32))
     with pytest.raises(StoreError, match=rf"The point {ids(1)[0]} takes 0\.0 MB, more than Qdrant accepts"):
         store.points.upsert(made, batch, wait=True)
 

@@ -146,6 +146,9 @@ class Stats:
     relevance: Annotated[
         bool, Field(description="True if hits have a relevance: the collection stores its baselines.")
     ] = False
+    words: Annotated[
+        bool, Field(description="True if captions can be searched by words, as ranks `words` and `hybrid` do.")
+    ] = True
     last_run: Annotated[str | None, Field(description="Id of the last run of the index job.")] = None
     store: Annotated[
         str, Field(description="Hash of the store's location: equal for programs that use the same store.")

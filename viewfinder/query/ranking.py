@@ -19,7 +19,7 @@ from typing import Any
 from viewfinder.arrays import Vectors
 from viewfinder.query.cursor import MAX_POSITION, Place, mark
 from viewfinder.query.query import Query
-from viewfinder.store.filters import check_groupable, field_path
+from viewfinder.store.field_names import check_groupable, values_of
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import VectorName
 from viewfinder.store.search import Search
@@ -154,7 +154,7 @@ def by_fusion(
     and missing in the other.
     """
     first = searches[0][1]
-    payload = [field_path(grouping[0])] if grouping else False
+    payload = [grouping[0].partition(".")[0]] if grouping else False
     lists: list[list[StoredHit]] = yield [
         replace(search, offset=0, limit=WINDOW, with_payload=payload) for _, search in searches
     ]
@@ -252,8 +252,8 @@ def _members(
     return groups
 
 
-def _values(payload: Any, name: str) -> list[Any]:
-    for key in name.split("."):
-        payload = payload.get(key) if isinstance(payload, Mapping) else None
-    values = payload if isinstance(payload, list) else [payload]
-    return list(dict.fromkeys(value for value in values if isinstance(value, str | int) and value is not True))
+def _values(payload: Mapping[str, Any], name: str) -> list[Any]:
+    values = values_of(payload, name)
+    return list(
+        dict.fromkeys(value for value in values if isinstance(value, str | int) and not isinstance(value, bool))
+    )

@@ -100,6 +100,7 @@ class Searcher:
             sources=tuple(collection.recorded.sources),
             fields=dict(collection.recorded.fields),
             relevance=bool(metadata.baselines),
+            words=collection.ranks_words,
             last_run=collection.recorded.runs[-1].run_id if collection.recorded.runs else None,
             store=self._store.address.digest,
         )

@@ -18,7 +18,8 @@ from viewfinder.settings import Quantization
 from viewfinder.store.collection_records import CollectionRecords
 from viewfinder.store.connection import Connection
 from viewfinder.store.control import Control
-from viewfinder.store.filters import field_path
+from viewfinder.store.field_names import TEXT, field_path
+from viewfinder.store.filters import words_path
 from viewfinder.store.schema import (
     PAYLOAD_INDEXES,
     Collection,
@@ -26,10 +27,11 @@ from viewfinder.store.schema import (
     CollectionState,
     ModelIdentity,
     build_number,
-    caption_index,
     collection_name,
     vectors_config,
+    words_index,
 )
+from viewfinder.store.words import CAPTION_WORDS
 
 BM25_VERSION = (1, 20)  # the first server version that ranks a text index by BM25
 TURBOQUANT_VERSION = (1, 18)  # the first server version with 4-bit quantization
@@ -112,6 +114,9 @@ class Collections:
                 f"this run uses {model.name!r} (fingerprint {model.fingerprint}). To change the model run "
                 "'viewfinder reindex'; to keep the live one pass its name as --model, or no --model at all."
             )
+        if not live.ranks_words and self._ranks_words():  # the server was upgraded since it made the index
+            self._create_index(live.name, CAPTION_WORDS, words_index(ranked=True))
+            return self.refresh(live)
         return live
 
     def create(self, index: str, model: ModelIdentity, state: CollectionState = "building") -> Collection:
@@ -161,13 +166,10 @@ class Collections:
         Kinds are types of Qdrant's payload indexes.
         """
         for name, kind in fields.items():
-            self._call(
-                "create_payload_index",
-                collection_name=collection.name,
-                field_name=field_path(name),
-                field_schema=models.PayloadSchemaType(kind),
-                wait=True,
-            )
+            if kind == TEXT:
+                self._create_index(collection.name, words_path(name), words_index(ranked=False))
+            else:
+                self._create_index(collection.name, field_path(name), models.PayloadSchemaType(kind))
         self.records(collection).record_fields(fields)
 
     def wait_ready(
@@ -205,6 +207,20 @@ class Collections:
                 )
             sleep(poll_s)
 
+    def why_no_words(self) -> str:
+        """Return why a collection without `ranks_words` cannot rank by words, and what to do."""
+        needed = ".".join(map(str, BM25_VERSION))
+        if self._ranks_words():
+            return (
+                "The index of words was made by a Qdrant server older than "
+                f"{needed}. Run 'viewfinder index' again, which makes it anew, or search by vector (rank 'clip')."
+            )
+        version = ".".join(map(str, self._connection.server_version() or ()))
+        return (
+            f"{self._connection.address} has version {version}, which cannot rank by words: 'words' and 'hybrid' need "
+            f"Qdrant {needed} or newer. Upgrade it and run 'viewfinder index' again, or search by vector (rank 'clip')."
+        )
+
     def _create(self, index: str, name: str, model: ModelIdentity, state: CollectionState) -> Collection:
         """Create the collection `name` unless it exists; its payload indexes exist before any data."""
         metadata = CollectionMetadata(
@@ -215,6 +231,7 @@ class Collections:
             state=state,
             created_at=clock.timestamp(),
             collection_id=uuid.uuid4().hex,
+            language=self._connection.address.language,
         )
         quantization = self._quantization()
         try:
@@ -254,7 +271,8 @@ class Collections:
         info = self._call("get_collection", collection_name=name)
         metadata = CollectionMetadata.parse(name, info.config.metadata)
         recorded = self._records(index, metadata).read()
-        return Collection(name, index, build_number(index, name) or 0, metadata, recorded)
+        ranks_words = self._connection.is_embedded or _is_ranked(info.payload_schema.get(CAPTION_WORDS))
+        return Collection(name, index, build_number(index, name) or 0, metadata, recorded, ranks_words)
 
     def _records(self, index: str, metadata: CollectionMetadata) -> CollectionRecords:
         return CollectionRecords(Control(self._connection, index), metadata.collection_id)
@@ -267,10 +285,16 @@ class Collections:
             )
 
     def _create_indexes(self, name: str) -> None:
+        for field, schema in PAYLOAD_INDEXES.items():
+            self._create_index(name, field, schema)
+        self._create_index(name, CAPTION_WORDS, words_index(ranked=self._ranks_words()))
+
+    def _create_index(self, name: str, path: str, schema: Any) -> None:
+        self._call("create_payload_index", collection_name=name, field_name=path, field_schema=schema, wait=True)
+
+    def _ranks_words(self) -> bool:
         version = self._connection.server_version()
-        ranked = version is None or version >= BM25_VERSION
-        for field, schema in {**PAYLOAD_INDEXES, "caption": caption_index(ranked=ranked)}.items():
-            self._call("create_payload_index", collection_name=name, field_name=field, field_schema=schema, wait=True)
+        return version is None or version >= BM25_VERSION
 
     def _start_optimizers(self, collection: Collection) -> None:
         """Start optimizers that wait for a write: an update without changes is enough."""
@@ -296,6 +320,11 @@ class Collections:
             return 0  # the embedded store has no optimizers
         answer = self._call("get_optimizations", collection_name=collection.name)
         return len(answer.running) + int(answer.summary.queued_optimizations)
+
+
+def _is_ranked(index: models.PayloadIndexInfo | None) -> bool:
+    """Return True for a text index that ranks by BM25."""
+    return bool(getattr(getattr(index, "params", None), "scoring", None))
 
 
 def _next_name(index: str, model: ModelIdentity, builds: Iterable[int]) -> str:

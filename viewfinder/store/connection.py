@@ -12,7 +12,7 @@ from qdrant_client import models
 
 from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.settings import Quantization, Settings
+from viewfinder.settings import CaptionLanguage, Quantization, Settings
 from viewfinder.store.request_size import RequestLimit
 
 # Of writes with a condition, which every replica evaluates for itself. With weak ordering, the default, two runs took
@@ -33,6 +33,7 @@ class StoreAddress:
     retry_s: float = 120.0
     max_request_bytes: int = 32_000_000
     quantization: Quantization = "none"  # of new collections; the embedded store has none
+    language: CaptionLanguage = "english"  # of new collections
 
     @classmethod
     def of(cls, settings: Settings) -> "StoreAddress":
@@ -47,6 +48,7 @@ class StoreAddress:
             retry_s=settings.qdrant_retry_s,
             max_request_bytes=settings.qdrant_max_request_mb * 1_000_000,
             quantization=settings.quantization,
+            language=settings.caption_language,
         )
 
     @property

@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from qdrant_client import models
 from qdrant_client.local.local_collection import LocalCollection
 
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
@@ -245,7 +244,7 @@ class DirectoryClient:
                 self._lock.close()
 
     def _call(self, method: str, **arguments: Any) -> Any:
-        if method == "create_payload_index" and not isinstance(arguments["field_schema"], models.TextIndexParams):
+        if method == "create_payload_index" and not getattr(arguments["field_schema"], "scoring", None):
             return None  # local mode does not use it, and would only log a warning
         return getattr(self._local, method)(**arguments)
 

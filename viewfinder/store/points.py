@@ -9,11 +9,13 @@ from qdrant_client import models
 
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
+from viewfinder.store.collections import Collections
+from viewfinder.store.conditions import Conditions
 from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
-from viewfinder.store.filters import parse_filter
-from viewfinder.store.records import PointBatch, PointState, Record, is_point_id
+from viewfinder.store.records import PointBatch, PointState, Record, is_point_id, payload_selector
 from viewfinder.store.request_size import point_bytes
 from viewfinder.store.schema import Collection, VectorName
+from viewfinder.store.words import with_words
 
 PAGE_SIZE = 1000
 _ATTEMPTS = 10  # to change a field that other programs change too
@@ -23,8 +25,9 @@ VECTOR_PAGE_SIZE = 200  # 512 numbers take about 10 kB of JSON
 class Points:
     """The points of one physical collection, never of an alias."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, collections: Collections) -> None:
         self._connection = connection
+        self._conditions = Conditions(collections)
         self._call = connection.call
 
     def upsert(self, collection: Collection, batch: PointBatch, *, wait: bool, only_new: bool = False) -> None:
@@ -35,15 +38,16 @@ class Points:
         `StoreError` for a point that exceeds it alone (`viewfinder.store.request_size`).
         """
         options = {"update_mode": models.UpdateMode.INSERT_ONLY, "ordering": CONDITIONAL_ORDERING} if only_new else {}
+        payloads = [with_words(each, collection.metadata.language) for each in batch.payloads]
         for names, rows in batch.by_vector_kinds():
             numbers = collection.metadata.dimension * len(names)
             flags = {"has_image": "image" in names, "has_caption": "caption" in names}
-            for chosen in self._requests(rows, batch.ids, batch.payloads, [numbers] * len(rows)):
+            for chosen in self._requests(rows, batch.ids, payloads, [numbers] * len(rows)):
                 vectors: dict[str, Any] = {name: _rows(batch.vectors(name), chosen) for name in names}
                 points = models.Batch(
                     ids=[batch.ids[row] for row in chosen],
                     vectors=vectors,
-                    payloads=[{**batch.payloads[row], **flags} for row in chosen],
+                    payloads=[{**payloads[row], **flags} for row in chosen],
                 )
                 self._call("upsert", collection_name=collection.name, points=points, wait=wait, **options)
 
@@ -142,7 +146,7 @@ class Points:
         self, collection: Collection, filter: Mapping[str, Any] | None = None, fields: Sequence[str] | None = None
     ) -> Iterator[Record]:
         """Yield the points that match `filter`, by id, with all payload fields or those in `fields`."""
-        condition, offset = parse_filter(filter), None
+        condition, offset = self._conditions.parse(collection, filter), None
         while True:
             records, offset = self._call(
                 "scroll",
@@ -150,7 +154,7 @@ class Points:
                 scroll_filter=condition,
                 limit=PAGE_SIZE,
                 offset=offset,
-                with_payload=True if fields is None else list(fields),
+                with_payload=payload_selector(True if fields is None else fields),
             )
             yield from (Record(str(record.id), record.payload or {}) for record in records)
             if offset is None:
@@ -161,14 +165,17 @@ class Points:
 
         An exact count reads the ids of all points that match into Qdrant's memory: never repeat it in a loop.
         """
-        answer = self._call("count", collection_name=collection.name, count_filter=parse_filter(filter), exact=exact)
+        condition = self._conditions.parse(collection, filter)
+        answer = self._call("count", collection_name=collection.name, count_filter=condition, exact=exact)
         return int(answer.count)
 
     def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
         """Return the payloads of the points in `ids` that exist."""
         found: dict[str, Record] = {}
         for page in _pages(ids):
-            records = self._call("retrieve", collection_name=collection.name, ids=page, with_payload=True)
+            records = self._call(
+                "retrieve", collection_name=collection.name, ids=page, with_payload=payload_selector(True)
+            )
             found |= {str(record.id): Record(str(record.id), record.payload or {}) for record in records}
         return found
 
@@ -204,9 +211,9 @@ class Points:
             "query_points",
             collection_name=collection.name,
             query=models.SampleQuery(sample=models.Sample.RANDOM),
-            query_filter=parse_filter(filter),
+            query_filter=self._conditions.parse(collection, filter),
             limit=count,
-            with_payload=True,
+            with_payload=payload_selector(True),
         )
         return [Record(str(point.id), point.payload or {}) for point in answer.points]
 
@@ -222,6 +229,7 @@ class Points:
     ) -> None:
         if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
             raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
+        payloads = [with_words(each, collection.metadata.language) for each in payloads]
         numbers = [collection.metadata.dimension * int(each) for each in rows]
         for chosen in self._requests(range(len(ids)), ids, payloads, numbers):
             try:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from qdrant_client import models
 
 from viewfinder.arrays import Mask, Vectors, have_direction
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
+from viewfinder.store.words import WORD_FIELDS
 
 _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -16,6 +18,13 @@ _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 def is_point_id(text: str) -> bool:
     """Return True for a valid point id. Other ids need no request, because no point has one."""
     return _POINT_ID.fullmatch(text) is not None
+
+
+def payload_selector(wanted: bool | Sequence[str]) -> Any:
+    """Return Qdrant's selector of payload fields: all but the words, none, or those named."""
+    if isinstance(wanted, bool):
+        return models.PayloadSelectorExclude(exclude=list(WORD_FIELDS)) if wanted else False
+    return list(wanted)
 
 
 @dataclass(frozen=True)

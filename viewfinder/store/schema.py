@@ -10,6 +10,7 @@ from qdrant_client import models
 from viewfinder.errors import StoreError
 from viewfinder.settings import Quantization
 from viewfinder.store.recorded import Recorded
+from viewfinder.store.words import DEFAULT_LANGUAGE
 
 SCHEMA_VERSION = 1
 
@@ -92,6 +93,7 @@ class CollectionMetadata:
     counts: Mapping[str, int] = field(default_factory=dict)
     baselines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     baselined_points: int = 0  # number of points at that estimate
+    language: str = DEFAULT_LANGUAGE  # of the words of captions
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -131,7 +133,8 @@ class CollectionMetadata:
 class Collection:
     """One collection: the images and captions of one index, encoded by one model.
 
-    `metadata` describes it; `recorded` are its sources, captions files, runs and fields.
+    `metadata` describes it; `recorded` are its sources, captions files, runs and fields. `ranks_words` is False if its
+    index of words was made by a server without BM25.
     """
 
     name: str
@@ -139,6 +142,7 @@ class Collection:
     build: int
     metadata: CollectionMetadata
     recorded: Recorded = field(default_factory=Recorded)
+    ranks_words: bool = True
 
 
 def collection_name(index: str, model_name: str, fingerprint: str, build: int) -> str:
@@ -177,9 +181,9 @@ def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[
     return dict.fromkeys(VECTOR_NAMES, params)
 
 
-def caption_index(*, ranked: bool) -> models.TextIndexParams:
-    """Return the text index of captions. `ranked` enables BM25 (Qdrant ≥ 1.20); without it words only filter.
+def words_index(*, ranked: bool) -> models.TextIndexParams:
+    """Return a text index of words. `ranked` enables BM25 (Qdrant ≥ 1.20); without it words only filter.
 
-    The default tokenizer lower-cases and splits on everything but letters and digits, in any script with spaces.
+    The default tokenizer splits at spaces, because words hold only letters and digits (`viewfinder.store.words`).
     """
     return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True if ranked else None)

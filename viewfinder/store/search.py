@@ -1,25 +1,23 @@
 """Searches by vector or by words, many in one request; groups and facets."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from qdrant_client import models
 
 from viewfinder.arrays import Vectors
-from viewfinder.errors import FilterError, StoreError
-from viewfinder.store.collections import BM25_VERSION, Collections
+from viewfinder.errors import FilterError, StoreError, WordsUnavailableError
+from viewfinder.store.collections import Collections
+from viewfinder.store.conditions import Conditions
 from viewfinder.store.connection import Connection
-from viewfinder.store.filters import check_countable, check_groupable, field_path, parse_filter
-from viewfinder.store.records import StoredGroup, StoredHit, is_point_id
+from viewfinder.store.field_names import field_path
+from viewfinder.store.records import StoredGroup, StoredHit, is_point_id, payload_selector
 from viewfinder.store.request_size import ID_BYTES, json_bytes, vector_bytes
 from viewfinder.store.schema import Collection, VectorName
+from viewfinder.store.words import CAPTION_WORDS, words_to_find
 
-T = TypeVar("T")
-
-_WORD = re.compile(r"[^\W_]")
 # With fewer candidates than 5 to 10 times the hits, MMR only reorders them. The maximum is Qdrant's.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
 
@@ -70,7 +68,7 @@ class Searches:
     def __init__(self, connection: Connection, collections: Collections) -> None:
         self._connection = connection
         self._collections = collections
-        self._ranks_words = False  # True once the server's version is known to support BM25
+        self._conditions = Conditions(collections)
 
     def many(self, collection: Collection, searches: Sequence[Search]) -> list[list[StoredHit]]:
         """Return the hits of each search, sorted by score and id, or as MMR selected them.
@@ -82,12 +80,16 @@ class Searches:
         conditions: dict[int, models.Filter | None] = {}
         for search in searches:
             if id(search.filter) not in conditions:
-                conditions[id(search.filter)] = self._condition(collection, search.filter)
-        requests = [self._request(search, conditions[id(search.filter)]) for search in searches]
-        sent = [place for place, search in enumerate(searches) if not _cannot_match(search)]
+                conditions[id(search.filter)] = self._conditions.parse(collection, search.filter)
+        words = [_words(search, collection) for search in searches]
+        requests = [
+            self._request(search, each, conditions[id(search.filter)])
+            for search, each in zip(searches, words, strict=True)
+        ]
+        sent = [place for place, search in enumerate(searches) if not _cannot_match(search, words[place])]
         found: list[list[StoredHit]] = [[] for _ in searches]
         if sent:
-            self._check_words([searches[place] for place in sent])
+            self._check_words(collection, [searches[place] for place in sent])
             for part in self._connection.limit.batches(self._sizes([searches[place] for place in sent]), len(sent)):
                 chosen = sent[part.start : part.stop]
                 answers = self._call(
@@ -101,9 +103,9 @@ class Searches:
 
     def check(self, collection: Collection, filter: Mapping[str, Any] | None, group_by: str | None) -> None:
         """Raise `FilterError` for a filter or a field of groups that a search would refuse."""
-        self._condition(collection, filter)
+        self._conditions.parse(collection, filter)
         if group_by is not None:
-            self._with_fields(collection, lambda fields: check_groupable(group_by, fields))
+            self._conditions.groupable(collection, group_by)
 
     def nearest(
         self,
@@ -137,17 +139,18 @@ class Searches:
         """
         if search.diversity:
             raise ValueError("a search with diversity cannot be grouped")
-        self._with_fields(collection, lambda fields: check_groupable(field, fields))
-        request = self._request(search, self._condition(collection, search.filter))
-        if _cannot_match(search):
+        name = self._conditions.groupable(collection, field)
+        words = _words(search, collection)
+        request = self._request(search, words, self._conditions.parse(collection, search.filter))
+        if _cannot_match(search, words):
             return []
-        self._check_words([search])
+        self._check_words(collection, [search])
         self._sizes([search])
         options = {} if request.params is None else {"search_params": request.params}
         answer = self._call(
             "query_points_groups",
             collection_name=collection.name,
-            group_by=field_path(field),
+            group_by=field_path(name),
             query=request.query,
             using=request.using,
             query_filter=request.filter,
@@ -170,12 +173,12 @@ class Searches:
         A server's numbers are approximate while points are being written. Raises `FilterError` for an unknown field or
         one whose values cannot be counted.
         """
-        self._with_fields(collection, lambda fields: check_countable(field, fields))
+        name = self._conditions.countable(collection, field)
         answer = self._call(
             "facet",
             collection_name=collection.name,
-            key=field_path(field),
-            facet_filter=self._condition(collection, filter),
+            key=field_path(name),
+            facet_filter=self._conditions.parse(collection, filter),
             limit=limit,
         )
         return sorted(((hit.value, hit.count) for hit in answer.hits), key=lambda each: (-each[1], str(each[0])))
@@ -191,16 +194,16 @@ class Searches:
                 f"The filter names a field without an index, which the server's strict mode refuses: {error}"
             ) from error
 
-    def _request(self, search: Search, condition: models.Filter | None) -> models.QueryRequest:
+    def _request(self, search: Search, words: Sequence[str], condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(
-            query=_query(search),
-            using=search.using if search.words is None else "caption",
+            query=_query(search, words),
+            using=search.using if search.words is None else CAPTION_WORDS,
             filter=_narrow(condition, search),
             params=self._params(search),
             # With MMR Qdrant selects `limit` points and then skips `offset` of them: nothing is left of a second page.
             limit=search.limit + search.offset if search.diversity else search.limit,
             offset=0 if search.diversity else search.offset,
-            with_payload=search.with_payload if isinstance(search.with_payload, bool) else list(search.with_payload),
+            with_payload=payload_selector(search.with_payload),
             score_threshold=search.score_threshold,
         )
 
@@ -226,37 +229,21 @@ class Searches:
         exact = search.exact or search.only is not None
         return models.SearchParams(exact=True) if exact else models.SearchParams(quantization=RESCORED)
 
-    def _condition(self, collection: Collection, expression: Mapping[str, Any] | None) -> models.Filter | None:
-        return self._with_fields(collection, lambda fields: parse_filter(expression, fields))
-
-    def _with_fields(self, collection: Collection, check: Callable[[Mapping[str, str] | None], T]) -> T:
-        """Call `check` with the collection's fields of captions files, or None if there are none."""
-        fields = collection.recorded.fields
-        try:
-            return check(fields or None)
-        except FilterError:
-            # A job may have added fields since the metadata was read: read it again.
-            now = self._collections.refresh(collection).recorded.fields
-            if now == fields:
-                raise
-        return check(now or None)
-
-    def _check_words(self, searches: Sequence[Search]) -> None:
-        if self._ranks_words or all(search.words is None for search in searches):
+    def _check_words(self, collection: Collection, searches: Sequence[Search]) -> None:
+        if collection.ranks_words or all(search.words is None for search in searches):
             return
-        version = self._connection.server_version()
-        if version is not None and version < BM25_VERSION:
-            raise StoreError(
-                f"{self._connection.address} has version {version[0]}.{version[1]}, which cannot rank by words. "
-                f"Upgrade Qdrant to {BM25_VERSION[0]}.{BM25_VERSION[1]} or newer and index again, or search by vector."
-            )
-        self._ranks_words = True
+        # Its index may have been made anew since the collection was read.
+        if not self._collections.refresh(collection).ranks_words:
+            raise WordsUnavailableError(self._collections.why_no_words())
 
 
-def _query(search: Search) -> Any:
+def _words(search: Search, collection: Collection) -> list[str]:
+    return [] if search.words is None else words_to_find(search.words, collection.metadata.language)
+
+
+def _query(search: Search, words: Sequence[str]) -> Any:
     if search.words is not None:
-        # A lone surrogate is not part of a word and cannot be encoded as JSON.
-        return models.TextQuery(text=search.words.encode("utf-8", "replace").decode())
+        return models.TextQuery(text=" ".join(words))
     vector = np.asarray(search.vector, dtype=np.float32).tolist()
     if not search.diversity:
         return models.NearestQuery(nearest=vector)
@@ -275,9 +262,9 @@ def _narrow(condition: models.Filter | None, search: Search) -> models.Filter | 
     return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
 
 
-def _cannot_match(search: Search) -> bool:
+def _cannot_match(search: Search, words: Sequence[str]) -> bool:
     """Return True for a search without hits in any collection, which Qdrant might refuse."""
-    if search.words is not None and not _WORD.search(search.words):
+    if search.words is not None and not words:
         return True
     return search.only is not None and not _valid_ids(search.only)
 

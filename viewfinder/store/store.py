@@ -55,7 +55,7 @@ class Store:
         self.connection = Connection(client, address, retry)
         self.address = address
         self.collections = Collections(self.connection)
-        self.points = Points(self.connection)
+        self.points = Points(self.connection, self.collections)
         self.search = Searches(self.connection, self.collections)
 
     def control(self, index: str) -> Control:

@@ -133,6 +133,11 @@ class QdrantDouble:
         """
         self._rules.restart(stays_grey=stays_grey)
 
+    def upgrade(self, version: str) -> None:
+        """Continue as a server of this version, with the same data and indexes."""
+        self._root = {**self._root, "version": version}
+        self._rules.version = parse_version(version)
+
     def _go_away(self, node: int, seconds: float) -> None:
         """Refuse connections for a while, then listen at the same port again with the same data."""
 

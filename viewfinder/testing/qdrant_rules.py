@@ -21,7 +21,7 @@ class Rules:
     """
 
     def __init__(self, version: tuple[int, int], *, strict: bool) -> None:
-        self._version = version
+        self.version = version
         self._strict = strict
         self._indexes: dict[str, dict[str, Any]] = {}
         self._written_since_start: set[str] | None = None
@@ -35,11 +35,13 @@ class Rules:
     def refusal(self, method: str, path: str, body: Any) -> str | None:
         """Return the text of status 400 for a request that a server would refuse."""
         name, operation = _target(path)
-        if self._version < BM25_VERSION and any("text" in query for query in _queries(body)):
+        if self.version < BM25_VERSION and any("text" in query for query in _queries(body)):
             return "Format error in JSON body: data did not match any variant of untagged enum QueryInterface"
         indexes = self._indexes.get(name)
         if indexes is None:
             return None
+        if unranked := [field for field in _ranked_fields(body) if not _is_ranked(indexes.get(field))]:
+            return f"Bad request: Text query needs a text index with `scoring` on `{unranked[0]}`"
         if operation == "facet" and body["key"] not in indexes:
             return f"Bad request: No appropriate index for faceting: `{body['key']}`. Please create one to facet on it."
         if self._strict and (missing := [key for key in _filtered_fields(body) if key not in indexes]):
@@ -68,7 +70,19 @@ class Rules:
         grey = self._written_since_start is not None and name not in self._written_since_start
         if (metadata := info["config"].get("metadata")) is not None:
             info["config"]["metadata"] = _one_bit_off(metadata)
-        return info | {"status": "grey" if grey else "green", "update_queue": {"length": updates}}
+        schema = {field: _described_index(index) for field, index in self._indexes.get(name, {}).items()}
+        return info | {
+            "status": "grey" if grey else "green",
+            "update_queue": {"length": updates},
+            "payload_schema": schema,
+        }
+
+
+def _described_index(index: Any) -> dict[str, Any]:
+    """Return the description of an index, given as its kind or as an object with parameters."""
+    if isinstance(index, dict):
+        return {"data_type": index["type"], "params": index, "points": 0}
+    return {"data_type": index, "points": 0}
 
 
 def is_write(method: str, path: str) -> bool:
@@ -86,6 +100,17 @@ def _queries(body: Any) -> Iterator[Mapping[str, Any]]:
     for request in [body, *(body.get("searches") or ())] if isinstance(body, dict) else ():
         if isinstance(request.get("query"), dict):
             yield request["query"]
+
+
+def _ranked_fields(body: Any) -> Iterator[str]:
+    """Yield the fields whose texts the queries in a request rank."""
+    for request in [body, *(body.get("searches") or ())] if isinstance(body, dict) else ():
+        if isinstance(request.get("query"), dict) and "text" in request["query"]:
+            yield str(request.get("using"))
+
+
+def _is_ranked(index: Any) -> bool:
+    return isinstance(index, dict) and bool(index.get("scoring"))
 
 
 def _filtered_fields(body: Any) -> Iterator[str]:

@@ -11,7 +11,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from viewfinder.client.results import ErrorDetail, ErrorResponse
-from viewfinder.errors import CollectionMissingError, FilterError, StoreError, StoreUnavailableError
+from viewfinder.errors import (
+    CollectionMissingError,
+    FilterError,
+    StoreError,
+    StoreUnavailableError,
+    WordsUnavailableError,
+)
 from viewfinder.query.errors import (
     CollectionGoneError,
     CursorError,
@@ -128,6 +134,8 @@ def http_error_of(error: Exception) -> HTTPError:
             return HTTPError(
                 503, "store_unavailable", "The vector store is unavailable.", "Try again shortly.", retry_after_s=5
             )
+        case WordsUnavailableError():
+            return HTTPError(422, "words_unavailable", str(error), "Search with rank 'clip'.")
         case StoreError():
             logger.error("%s", error)
             return HTTPError(500, "store_error", "The vector store refused the request.", "See the service's log.")

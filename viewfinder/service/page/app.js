@@ -59,6 +59,8 @@ async function begin(signal) {
   if (stats) return;
   stats = await ask("v1/stats", { signal });
   byId("forget").hidden = !apiKey.get();
+  // An older Qdrant cannot rank by words.
+  for (const option of byId("rank").options) option.hidden = option.disabled = !stats.words && option.value !== "clip";
   filters.fields = fieldsOf(stats);
   filters.update(query);
   const strong = (content) => el("strong", {}, content);

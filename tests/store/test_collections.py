@@ -1,0 +1,133 @@
+"""Collections and their aliases: the contract of every store."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.store.points import DIMENSION, MODEL, image_points, opened
+from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError
+from viewfinder.store import Store
+from viewfinder.store.schema import ModelIdentity
+
+
+def plain_collection(store: Store, name: str) -> None:
+    store.connection.call("create_collection", collection_name=name, vectors_config={})
+
+
+def test_a_new_index_has_no_live_collection(store: Store, index: str) -> None:
+    assert store.collections.live(index) is None
+    assert store.collections.all(index) == []
+
+
+def test_open_creates_and_promotes_the_first_collection(store: Store, index: str) -> None:
+    made = opened(store, index)
+    assert made.name == f"{index}__vit-tiny__f00d__0001"
+    assert made.metadata.state == "live"
+    assert made.metadata.model == {**MODEL, "name": "ViT::tiny"}
+    assert (made.metadata.fingerprint, made.metadata.dimension, made.metadata.index) == ("f00d", DIMENSION, index)
+    assert store.collections.live(index) == made
+
+
+def test_open_again_finds_the_same_collection_with_its_points(store: Store, index: str) -> None:
+    store.points.upsert(opened(store, index), image_points(3), wait=True)
+    again = opened(store, index)
+    assert store.points.count(again) == 3
+    assert [each.name for each in store.collections.all(index)] == [again.name]
+
+
+def test_open_with_another_model_names_both_and_changes_nothing(store: Store, index: str) -> None:
+    live = opened(store, index)
+    with pytest.raises(ModelMismatchError) as caught:
+        store.collections.open(index, ModelIdentity("ViT::other", "beef", 8, MODEL))
+    for part in ("ViT::tiny", "f00d", "ViT::other", "beef", "viewfinder reindex", "--model"):
+        assert part in str(caught.value)
+    assert store.collections.all(index) == [live]
+
+
+def test_open_uses_a_collection_that_a_crash_left_unpromoted(store: Store, index: str) -> None:
+    left = store.collections.create(index, ModelIdentity("ViT::tiny", "f00d", DIMENSION, MODEL))
+    assert store.collections.live(index) is None
+    assert opened(store, index).name == left.name
+
+
+def test_concurrent_opens_create_one_collection(store: Store, index: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: opened(store, index).name, range(4)))
+    assert {each.name for each in store.collections.all(index)} == set(made)
+    assert len(set(made)) == 1
+
+
+def test_each_build_gets_its_own_collection_and_promote_moves_the_alias(store: Store, index: str) -> None:
+    first = opened(store, index)
+    second = store.collections.create(index, ModelIdentity("ViT::other", "beef", 8, MODEL))
+    assert (first.build, second.build) == (1, 2)
+    assert second.metadata.state == "building"
+    assert store.collections.live(index) == first
+    store.collections.promote(index, second.name)
+    live = store.collections.live(index)
+    assert live is not None
+    assert (live.name, live.metadata.state) == (second.name, "live")
+
+
+def test_promote_refuses_a_collection_that_does_not_exist(store: Store, index: str) -> None:
+    live = opened(store, index)
+    with pytest.raises(CollectionMissingError, match="nowhere"):
+        store.collections.promote(index, "nowhere")
+    assert store.collections.live(index) == live
+
+
+def test_open_refuses_an_index_named_like_a_collection(store: Store, index: str) -> None:
+    plain_collection(store, index)
+    with pytest.raises(StoreError, match=f"collection named '{index}'"):
+        opened(store, index)
+    assert store.collections.all(index) == []
+
+
+def test_an_alias_to_a_collection_of_another_program_is_refused(store: Store, index: str) -> None:
+    plain_collection(store, f"{index}_theirs")
+    store.connection.call("update_collection_aliases", change_aliases_operations=[_alias(index, f"{index}_theirs")])
+    with pytest.raises(StoreError, match="not made by viewfinder"):
+        store.collections.live(index)
+
+
+def test_metadata_changes_keep_other_fields(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.collections.update_metadata(made.name, state="retired", baselined_points=7)
+    store.collections.update_metadata(made.name, counts={"indexed": 3})
+    (found,) = store.collections.all(index)
+    assert found.metadata.state == "retired"
+    assert found.metadata.baselined_points == 7
+    assert found.metadata.counts == {"indexed": 3}
+    assert found.metadata.created_at == made.metadata.created_at
+
+
+def test_collections_of_an_index_with_the_same_prefix_are_not_included(store: Store, index: str) -> None:
+    mine, other = opened(store, index), opened(store, f"{index}__b")
+    assert store.collections.all(index) == [mine]
+    assert store.collections.all(f"{index}__b") == [other]
+
+
+def test_dropped_collections_are_gone_and_may_be_dropped_again(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.collections.drop(made.name)
+    store.collections.drop(made.name)
+    assert store.collections.live(index) is None
+    with pytest.raises(CollectionMissingError):
+        store.points.count(made)
+    with pytest.raises(CollectionMissingError):
+        store.points.upsert(made, image_points(1), wait=True)
+
+
+def test_wait_ready_returns_when_nothing_is_left_to_do(store: Store, index: str) -> None:
+    made = opened(store, index)
+    store.points.upsert(made, image_points(5), wait=False)
+    updates: list[str] = []
+    store.collections.wait_ready(made, timeout_s=60, progress=updates.append, poll_s=0.05)
+    assert updates[-1] == "ready; checked 2 of 3 times"
+
+
+def _alias(alias: str, collection: str) -> Any:
+    from qdrant_client import models
+
+    return models.CreateAliasOperation(create_alias=models.CreateAlias(alias_name=alias, collection_name=collection))

@@ -1,0 +1,45 @@
+"""Filters and names of fields of one collection, checked against the fields that it has."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from qdrant_client import models
+
+from viewfinder.errors import FilterError
+from viewfinder.store.collections import Collections
+from viewfinder.store.field_names import check_countable, check_groupable
+from viewfinder.store.filters import parse_filter
+from viewfinder.store.schema import Collection
+
+T = TypeVar("T")
+
+
+class Conditions:
+    """Parses what searches, facets, groups and reads of points name; raises `FilterError`."""
+
+    def __init__(self, collections: Collections) -> None:
+        self._collections = collections
+
+    def parse(self, collection: Collection, expression: Mapping[str, Any] | None) -> models.Filter | None:
+        """Return Qdrant's filter; None for None and {}."""
+        language = collection.metadata.language
+        return self._with_fields(collection, lambda fields: parse_filter(expression, fields, language))
+
+    def countable(self, collection: Collection, field: str) -> str:
+        """Return the name of a field whose values can be counted."""
+        return self._with_fields(collection, lambda fields: check_countable(field, fields))
+
+    def groupable(self, collection: Collection, field: str) -> str:
+        """Return the name of a field that points can be grouped by."""
+        return self._with_fields(collection, lambda fields: check_groupable(field, fields))
+
+    def _with_fields(self, collection: Collection, check: Callable[[Mapping[str, str]], T]) -> T:
+        fields = collection.recorded.fields
+        try:
+            return check(fields)
+        except FilterError:
+            # A job may have added fields since the collection was read: read it again.
+            now = self._collections.refresh(collection).recorded.fields
+            if now == fields:
+                raise
+        return check(now)

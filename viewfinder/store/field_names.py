@@ -1,0 +1,113 @@
+"""Payload fields: their names and kinds, as filters, facets and groups name them.
+
+A kind is a type of Qdrant's payload indexes. A field of a captions file is `meta.NAME`, one in an object
+`meta.OBJECT.NAME`.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from viewfinder.errors import FilterError
+from viewfinder.store.shown import show
+
+KEYWORD: Final = "keyword"
+INTEGER: Final = "integer"
+FLOAT: Final = "float"
+BOOL: Final = "bool"
+DATETIME: Final = "datetime"
+TEXT: Final = "text"
+ANY: Final = "any"
+"""The kind of a field while the fields of a collection are unknown."""
+
+FIELDS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("uri", "bucket", "key", "etag", "format", "kind", "tags", "sources", "run_id", "caption_hash"), KEYWORD
+    ),
+    **dict.fromkeys(("size", "width", "height"), INTEGER),
+    **dict.fromkeys(("last_modified", "indexed_at"), DATETIME),
+    **dict.fromkeys(("has_image", "has_caption"), BOOL),
+    "caption": TEXT,
+}
+# Fields without a payload index: Qdrant cannot count or group by them.
+_UNINDEXED = ("etag", "caption_hash")
+# Nearly every point has another value: a facet would hold them all in Qdrant's memory, to count each once.
+_UNIQUE = ("uri", "key")
+_COUNTABLE = (KEYWORD, INTEGER, BOOL)
+_GROUPABLE = (KEYWORD, INTEGER)
+
+_META = re.compile(r'meta(\.[^."\[\]\x00-\x1f\x7f\ud800-\udfff]{1,100}){1,8}')
+_UNQUOTED = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def find_field(name: object, fields: Mapping[str, str] | None) -> tuple[str, str]:
+    """Return the name of a field and its kind. `fields` are known `meta.NAME`s and kinds; None: any name may be.
+
+    Raises `FilterError` with the closest and all known names.
+    """
+    if isinstance(name, str):
+        if name in FIELDS:
+            return name, FIELDS[name]
+        if _META.fullmatch(name):
+            if fields is None:
+                return name, ANY
+            if name in fields:
+                return name, fields[name]
+    raise FilterError(_unknown(name, fields))
+
+
+def check_countable(name: object, fields: Mapping[str, str] | None = None) -> str:
+    """Return the name of a field whose values can be counted; raise `FilterError` for another."""
+    return _usable(name, fields, "counted", _COUNTABLE, (*_UNINDEXED, *_UNIQUE))
+
+
+def check_groupable(name: object, fields: Mapping[str, str] | None = None) -> str:
+    """Return the name of a field that points can be grouped by; raise `FilterError` for another."""
+    return _usable(name, fields, "grouped by", _GROUPABLE, _UNINDEXED)
+
+
+def field_path(name: str) -> str:
+    """Return Qdrant's path of a field, in which parts with special characters are quoted."""
+    return ".".join(part if _UNQUOTED.fullmatch(part) else f'"{part}"' for part in name.split("."))
+
+
+def values_of(payload: object, name: str) -> list[Any]:
+    """Return the values that a field has in a payload."""
+    for key in name.split("."):
+        payload = payload.get(key) if isinstance(payload, Mapping) else None
+    return payload if isinstance(payload, list) else [payload]
+
+
+def _usable(
+    name: object, fields: Mapping[str, str] | None, what: str, kinds: Collection[str], excluded: Collection[str]
+) -> str:
+    known_name, kind = find_field(name, fields)
+    if kind != ANY and (kind not in kinds or known_name in excluded):
+        own = [each for each in FIELDS if FIELDS[each] in kinds and each not in excluded]
+        others = [each for each, other in (fields or {}).items() if other in kinds]
+        raise FilterError(
+            f"Field {known_name!r} cannot be {what}{_reason(known_name, kind, kinds)}. "
+            f"Fields that can: {_listed(sorted(own + others))}."
+        )
+    return known_name
+
+
+def _reason(name: str, kind: str, kinds: Collection[str]) -> str:
+    if kind not in kinds:
+        return f": its type is {kind}"
+    return ": nearly every image has another value" if name in _UNIQUE else ": it has no index"
+
+
+def _unknown(name: object, fields: Mapping[str, str] | None) -> str:
+    known = sorted({*FIELDS, *(fields or ())})
+    close = difflib.get_close_matches(name[:100], known, n=1) if isinstance(name, str) else []
+    if isinstance(name, str) and not close and f"meta.{name}" in known:
+        close = [f"meta.{name}"]
+    nearest = f" Closest: {close[0]!r}." if close else ""
+    others = ", and meta.NAME for fields of the captions file" if fields is None else ""
+    return f"Unknown field {show(name)}.{nearest} Known fields: {_listed(known)}{others}."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")

@@ -1,0 +1,159 @@
+"""Values of filters, checked against the kind of their field and translated to Qdrant's conditions on it."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from qdrant_client import models
+
+from viewfinder.errors import FilterError
+from viewfinder.sources.uris import spellings
+from viewfinder.store.field_names import ANY, BOOL, DATETIME, FLOAT, INTEGER, KEYWORD, TEXT, field_path
+from viewfinder.store.shown import show
+
+MAX_VALUES = 1000  # in all lists, and words in all texts, together
+MAX_VALUE_CHARACTERS = 4096  # the longest path of Linux, four times the longest key of S3
+
+# Qdrant compares bounds of ranges as 64-bit floats, which hold whole numbers up to this exactly.
+_MAX_EXACT_FLOAT = 2**53
+_MAX_INTEGER = 2**63 - 1
+_DAY = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_TIME = re.compile(r"\d{4}-?\d\d-?\d\d[T ]\d.*", re.ASCII)
+_END = datetime.max.replace(tzinfo=UTC)
+_LAST_DAY = _END - timedelta(days=1)
+_EXPECTED = {
+    KEYWORD: "a string",
+    TEXT: "a string",
+    INTEGER: "a number",
+    FLOAT: "a number",
+    BOOL: "true or false",
+    DATETIME: 'a date as in "2024-05-31" or "2024-05-31T12:00:00Z"',
+    ANY: "a string, a number, true, false or null",
+}
+
+
+class FieldValues:
+    """Conditions on the values of one field. `name` is the field's, `kind` one of `viewfinder.store.field_names`."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self._name = name
+        self._kind = kind
+        self._key = field_path(name)
+
+    def equal(self, value: object) -> Any:
+        """Return the condition that a value of the field equals this one; None means that the field is missing."""
+        if value is None:
+            return models.IsEmptyCondition(is_empty=models.PayloadField(key=self._key))
+        if self._kind == DATETIME:
+            begin, end = self._moment(value)
+            return self._dates(gte=begin, lt=end) if end else self._dates(gte=begin, lte=begin)
+        if self._kind == BOOL or (self._kind == ANY and isinstance(value, bool)):
+            return self._match(self._flag(value))
+        if self._kind in (INTEGER, FLOAT) or (self._kind == ANY and isinstance(value, int | float)):
+            return self._equal_number(self._number(value))
+        texts = spellings(self._text(value))
+        if len(texts) > 1:
+            return models.FieldCondition(key=self._key, match=models.MatchAny(any=texts))
+        return self._match(texts[0])
+
+    def any_of(self, values: object) -> Any:
+        """Return the condition that a value of the field equals one of these."""
+        if not isinstance(values, list) or not values:
+            raise FilterError(
+                f"Filter on {self._name!r}: 'in' takes a list of 1 to {MAX_VALUES} values, not {show(values)}."
+            )
+        conditions = [self.equal(value) for value in values]
+        # Qdrant's "any" takes only strings or only integers.
+        matched = [_matched(each) for each in conditions]
+        for kind in (str, int):
+            if all(each and all(type(value) is kind for value in each) for each in matched):
+                same: Any = list(dict.fromkeys(value for each in matched for value in each))
+                return models.FieldCondition(key=self._key, match=models.MatchAny(any=same))
+        return models.Filter(should=conditions)
+
+    def compared(self, operator: str, value: object) -> Any:
+        """Return the condition that a value of the field is `gt`, `gte`, `lt` or `lte` this one.
+
+        A date without a time is the whole day: `gt` begins after its end, and `lte` contains it.
+        """
+        if self._kind == DATETIME or (self._kind == ANY and isinstance(value, str)):
+            begin, end = self._moment(value)
+            if end is not None and operator in ("gt", "lte"):
+                return self._dates(**{"gte" if operator == "gt" else "lt": end})
+            return self._dates(**{operator: begin})
+        return self._numbers(**{operator: self._number(value)})
+
+    def checked_text(self, value: object) -> str:
+        """Return a string that is not too long; raise `FilterError` for another value."""
+        return self._text(value)
+
+    def _equal_number(self, number: int | float) -> Any:
+        whole = int(number) if number == int(number) else None
+        if whole is not None and (self._kind == INTEGER or abs(whole) > _MAX_EXACT_FLOAT):
+            return self._match(whole)
+        # Qdrant's match by an integer does not find 4.0, and it has no match by a float.
+        return self._numbers(gte=number, lte=number)
+
+    def _match(self, value: str | int | bool) -> Any:
+        return models.FieldCondition(key=self._key, match=models.MatchValue(value=value))
+
+    def _numbers(self, **bounds: int | float) -> Any:
+        return models.FieldCondition(key=self._key, range=models.Range(**bounds))
+
+    def _dates(self, **bounds: datetime) -> Any:
+        made = models.DatetimeRange(**bounds)
+        return models.FieldCondition(key=self._key, range=made)
+
+    def _flag(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise self._unexpected(value)
+        return value
+
+    def _number(self, value: object) -> int | float:
+        # bool is an int in Python but not in JSON; 1e999 parses as infinity, which JSON cannot represent.
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > _MAX_INTEGER:
+            raise self._unexpected(value, FLOAT)
+        return value
+
+    def _text(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self._unexpected(value)
+        if len(value) > MAX_VALUE_CHARACTERS:
+            raise FilterError(
+                f"Filter on {self._name!r}: a text of {len(value):,} characters; the maximum is "
+                f"{MAX_VALUE_CHARACTERS:,}."
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise FilterError(
+                f"Filter on {self._name!r}: {show(value)} is invalid Unicode (a lone surrogate)."
+            ) from error
+        return value
+
+    def _moment(self, value: object) -> tuple[datetime, datetime | None]:
+        """Return the beginning and the end of a day, or a moment and None."""
+        try:
+            if isinstance(value, str) and (day := _DAY.fullmatch(value)):
+                begin = datetime.fromisoformat(f"{day[1]}-{day[2]}-{day[3]}T00:00{day[4] or 'Z'}").astimezone(UTC)
+                return begin, begin + timedelta(days=1) if begin < _LAST_DAY else _END
+            if isinstance(value, str) and _TIME.fullmatch(value):
+                moment = datetime.fromisoformat(value)
+                return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC), None
+        except (ValueError, OverflowError) as error:  # OverflowError: outside the years 1 to 9999
+            raise self._unexpected(value, DATETIME) from error
+        raise self._unexpected(value, DATETIME)
+
+    def _unexpected(self, value: object, kind: str | None = None) -> FilterError:
+        own = "" if self._kind == ANY else f"its type is {self._kind}: "
+        expected = _EXPECTED[kind if kind and self._kind == ANY else self._kind]
+        return FilterError(f"Filter on {self._name!r}: {own}expected {expected}, not {show(value)}.")
+
+
+def _matched(condition: Any) -> Sequence[str | int | bool]:
+    """Return the values of a condition that matches single values; none for another condition."""
+    match = getattr(condition, "match", None)
+    if isinstance(match, models.MatchValue):
+        return [match.value]
+    return list(match.any) if isinstance(match, models.MatchAny) else []
