@@ -6,6 +6,7 @@ environment. Values come from flags, then the environment, then `.env` in the wo
 """
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -272,6 +273,11 @@ class Settings(BaseModel):
         description="Requests a minute to each replica from one API key or, without keys, one "
         "address. Unset: no limit.",
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Addresses or networks (CIDR) of reverse proxies whose `X-Forwarded-For` names the client for "
+        "`requests_per_minute`, separated by commas.",
+    )
     cors_origins: tuple[str, ...] = Field(
         (),
         description="Origins (`https://host`) whose pages may call the service, separated by commas. `*` allows all.",
@@ -297,7 +303,7 @@ class Settings(BaseModel):
     )
     api_key: SecretStr | None = Field(None, description="API key that `viewfinder` and the client send to the service.")
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -325,6 +331,18 @@ class Settings(BaseModel):
             if origin != "*" and not ORIGIN_PATTERN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin like https://example.org or http://localhost:3000")
         return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(
+                    f"{network!r} is not an address or network like 10.0.0.5 or 10.0.0.0/8: {error}"
+                ) from None
+        return networks
 
     @field_validator("index")
     @classmethod

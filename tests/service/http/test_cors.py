@@ -36,6 +36,14 @@ class TestOpen:
             assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
             assert "access-control-allow-credentials" not in answer.headers
 
+    def test_the_headers_of_openais_sdk_are_allowed(self, served: World) -> None:
+        """Regression: the preflight failed, so the SDK could not be used in a page."""
+        asked = "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
+        headers = PREFLIGHT | {"access-control-request-method": "POST", "access-control-request-headers": asked}
+        preflight = served.client.options("/v1/embeddings", headers=headers)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-headers"] == asked
+
     def test_an_allowed_site_cannot_take_images_down(self, served: World) -> None:
         path = "/v1/images/0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a"
         preflight = served.client.options(path, headers=PREFLIGHT | {"access-control-request-method": "DELETE"})

@@ -1,5 +1,6 @@
 """Access through the guard: keys, loopback, other sites and rates."""
 
+import gzip
 import hashlib
 from typing import Any
 
@@ -125,3 +126,49 @@ def test_anonymous_clients_are_limited_by_address() -> None:
 def test_a_query_string_that_is_not_utf_8_is_refused(query: str) -> None:
     """Otherwise a route would search for replacement characters."""
     assert code(Served().client().get(f"/v1/things/a?{query}")) == (422, "invalid_request")
+
+
+def test_a_rotating_forwarded_address_does_not_lift_the_limit() -> None:
+    client = Served(allow_anonymous=True, requests_per_minute=1).client("8.8.8.8")
+    statuses = [
+        client.get("/v1/things/a", headers={"x-forwarded-for": f"1.2.3.{number}"}).status_code for number in (1, 2)
+    ]
+    assert statuses == [200, 429]
+
+
+def test_clients_behind_a_trusted_proxy_have_a_limit_each() -> None:
+    served = Served(allow_anonymous=True, requests_per_minute=1, trusted_proxies="10.0.0.0/8")
+    client = served.client("10.0.0.5")
+    forwarded = ["1.1.1.1", "8.8.8.8", "9.9.9.9, 8.8.8.8", "1.1.1.1"]
+    statuses = [client.get("/v1/things/a", headers={"x-forwarded-for": each}).status_code for each in forwarded]
+    assert statuses == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        ("x-request-timeout-seconds", "0", 400),
+        ("x-request-timeout-seconds", "-1", 400),
+        ("x-request-timeout-seconds", "1e9", 400),
+        ("x-request-timeout-seconds", "inf", 400),
+        ("x-request-timeout-seconds", "nan", 400),
+        ("x-request-timeout-seconds", "5", 200),
+        ("x-request-timeout-seconds", "soon", 200),
+        ("x-request-disconnect-disabled", "?1", 400),
+        ("x-request-disconnect-disabled", "?0", 200),
+    ],
+)
+def test_headers_cannot_lift_the_limits_of_ray_serve(name: str, value: str, status: int) -> None:
+    answer = Served().client().get("/v1/things/a", headers={name: value})
+    assert answer.status_code == status
+    assert status == 200 or code(answer) == (400, "invalid_header")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "gzip, identity"])
+@pytest.mark.parametrize("path", ["/v1/echo", "/v1/upload"])
+def test_a_compressed_body_is_refused_as_such(path: str, encoding: str) -> None:
+    """Regression: it was `invalid_json`."""
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = Served().client().post(path, content=gzip.compress(b"{}"), headers=headers)
+    assert code(answer) == (415, "unsupported_encoding")
+    assert answer.headers["accept-encoding"] == "identity"

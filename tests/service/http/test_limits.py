@@ -8,13 +8,21 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from starlette.types import Message, Scope
+from starlette.types import Message, Scope, Send
 
 from tests.service.http.guarded import BODY_LIMIT, Served, code
 from viewfinder.service.http.guard import MAX_BODIES, capacity
 
 
-async def run(api: FastAPI, path: str, receive: Any, messages: list[Message], *, length: int | None = None) -> None:
+async def run(
+    api: FastAPI,
+    path: str,
+    receive: Any,
+    messages: list[Message],
+    *,
+    length: int | None = None,
+    send: Send | None = None,
+) -> None:
     """Send one request through ASGI, so that a test controls the client; POST if it has a length."""
     body = [] if length is None else [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
     scope: Scope = {
@@ -32,10 +40,10 @@ async def run(api: FastAPI, path: str, receive: Any, messages: list[Message], *,
         "server": ("127.0.0.1", 8000),
     }
 
-    async def send(message: Message) -> None:
+    async def keep(message: Message) -> None:
         messages.append(message)
 
-    await api(scope, receive, send)
+    await api(scope, receive, send or keep)
 
 
 async def nothing_more() -> Message:

@@ -1,8 +1,9 @@
 """Token buckets with a fake clock."""
 
 import pytest
+from starlette.types import Scope
 
-from viewfinder.service.http.guard import MAX_CLIENTS, RateLimiter, client_of
+from viewfinder.service.http.rates import MAX_CLIENTS, RateLimiter, TrustedProxies, client_of
 
 
 class Clock:
@@ -59,3 +60,45 @@ def test_the_most_recent_clients_are_kept() -> None:
 )
 def test_an_ipv6_network_is_one_client(address: str, client: str) -> None:
     assert client_of(address) == client
+
+
+def scope(peer: str, *forwarded: str) -> Scope:
+    return {"type": "http", "client": (peer, 1), "headers": [(b"x-forwarded-for", each.encode()) for each in forwarded]}
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("8.8.8.8", [], "8.8.8.8"),
+        ("8.8.8.8", ["1.1.1.1"], "8.8.8.8"),  # anyone may send the header
+        ("10.0.0.5", [], "10.0.0.5"),
+        ("10.0.0.5", ["8.8.8.8"], "8.8.8.8"),
+        ("10.0.0.5", ["1.1.1.1, 8.8.8.8"], "8.8.8.8"),  # the client has sent the first one itself
+        ("10.0.0.5", ["1.1.1.1", "8.8.8.8"], "8.8.8.8"),
+        ("10.0.0.5", ["8.8.8.8, 10.0.0.6"], "8.8.8.8"),  # two proxies
+        ("10.0.0.5", ["8.8.8.8, 10.0.0.6, 172.16.0.1"], "172.16.0.1"),
+        ("10.0.0.5", ["10.0.0.7, 10.0.0.6"], "10.0.0.7"),  # a client in the proxies' network
+        ("10.0.0.5", ["1.1.1.1, nonsense"], "10.0.0.5"),
+        ("10.0.0.5", ["1.1.1.1, unknown, 10.0.0.6"], "10.0.0.6"),
+        ("10.0.0.5", ["8.8.8.8:4711"], "8.8.8.8"),
+        ("10.0.0.5", ["[2001:db8::7]:4711"], "2001:db8::7"),
+        ("10.0.0.5", ["2001:db8::7"], "2001:db8::7"),
+        ("::ffff:10.0.0.5", ["8.8.8.8"], "8.8.8.8"),
+        ("2001:db8:1::5", ["8.8.8.8"], "8.8.8.8"),
+        ("10.0.0.5", [""], "10.0.0.5"),
+        ("", ["8.8.8.8"], ""),
+    ],
+)
+def test_the_client_is_the_last_forwarded_address_that_is_no_trusted_proxy(
+    peer: str, forwarded: list[str], client: str
+) -> None:
+    proxies = TrustedProxies(["10.0.0.0/8", "2001:db8:1::/48"])
+    assert proxies.client(scope(peer, *forwarded)) == client
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_client_cannot_choose_its_address_where_uvicorn_believes_it(number: int) -> None:
+    """Regression: uvicorn believes a peer on this machine, so each request could come from another address."""
+    replaced = f"1.2.3.{number}"
+    assert TrustedProxies([]).client(scope(replaced, replaced)) == "127.0.0.1"
+    assert TrustedProxies(["127.0.0.1"]).client(scope("8.8.8.8", "1.1.1.1, 8.8.8.8")) == "8.8.8.8"

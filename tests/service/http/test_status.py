@@ -65,6 +65,12 @@ def test_models_are_listed_before_there_is_an_index(world: World) -> None:
     assert (body["live"], len(body["models"])) == (None, len(REGISTRY))
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_may_be_asked_with_head(shared: World, path: str) -> None:
+    answer = shared.client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_stats_describe_the_index_without_secrets(served: World) -> None:
     live = served.store.collections.live(INDEX)
     assert live is not None

@@ -37,7 +37,8 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
             allow_origins=service.settings.cors_origins,
             # Not DELETE: pages of other sites cannot take images down.
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+            # Of any name: OpenAI's SDK sends x-stainless-os and others. The service reads few, and no cookies.
+            allow_headers=["*"],
             expose_headers=["retry-after", "x-request-id"],
         )
     api.add_middleware(AccessLog, count=service.metrics.request, sends_id=not behind_serve)

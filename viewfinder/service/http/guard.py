@@ -5,11 +5,7 @@ shape as those of the routes.
 """
 
 import asyncio
-import ipaddress
-import math
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+import logging
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from viewfinder.addresses import is_loopback
 from viewfinder.service.http.errors import HTTPError, error_response, http_error_of
 from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
+from viewfinder.service.http.rates import RateLimiter, TrustedProxies, client_of
+from viewfinder.service.http.sending import Sending, SlowClientError
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
@@ -54,8 +52,6 @@ MAX_TEXT_BODY_BYTES = 2 * 1024**2
 # Maximum number of requests whose bodies are still arriving. They do not count as queued: otherwise a few hundred slow
 # clients would block all others.
 MAX_INCOMING = 1024
-# Maximum number of token buckets, of the most recent clients. A client whose bucket was dropped starts with a full one.
-MAX_CLIENTS = 10_000
 # Maximum number of bodies of the maximum size in memory at the same time.
 MAX_BODIES = 16
 
@@ -63,6 +59,9 @@ MAX_BODIES = 16
 def capacity(settings: Settings) -> int:
     """Maximum number of requests in a replica: several batches running or filling, and its queue."""
     return settings.batch_size * 4 + settings.queue_size
+
+
+logger = logging.getLogger(__name__)
 
 
 class Guard:
@@ -74,6 +73,7 @@ class Guard:
         self._keys = KeyRing(settings.api_keys)
         self._anonymous = settings.allow_anonymous
         self._origins = frozenset(settings.cors_origins)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
         self._rates = RateLimiter(settings.requests_per_minute) if settings.requests_per_minute else None
         self._max_body_bytes = settings.max_body_bytes
         self._timeout_s = settings.request_timeout_s
@@ -81,6 +81,7 @@ class Guard:
         self._in_flight = 0
         self._incoming = 0
         self._bytes_in_memory = 0
+        self._sending = Sending()
         self._headers = dict(HEADERS)
         if settings.cors_origins:
             self._headers["cross-origin-resource-policy"] = "cross-origin"
@@ -89,26 +90,26 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
         limit = asyncio.timeout(self._timeout_s)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         request = _Request(is_open_path(path), self._max_bytes(path))
+
+        at_rate = self._sending.at_minimum_rate(send)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
-            await send(message)
+                self._begin_answer(request)
+            await at_rate(message)
 
         async def begin(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
                 if limit.expired():
                     raise TimeoutError
                 # Only the start of the response is limited: a large image may take longer on a slow connection.
                 limit.reschedule(None)
-                started = True
             await answer(message)
 
         self._incoming += 1
@@ -116,8 +117,10 @@ class Guard:
             async with limit:
                 self._admit(scope, request)
                 await self._app(scope, self._measured(receive, request), begin)
+        except SlowClientError as error:
+            logger.info("%s: %s", scope["state"]["id"], error)  # the server breaks the connection
         except Exception as error:
-            if started:
+            if request.answering:
                 # Too late for an error body: break the connection, so that the client sees a truncated response.
                 raise
             late = isinstance(error, TimeoutError) and not request.complete
@@ -128,15 +131,28 @@ class Guard:
 
     def _enqueue(self, request: "_Request") -> None:
         """Count a request whose body is complete; raises a `HTTPError` if the replica is full."""
-        if self._in_flight >= self._capacity and not request.is_open:
+        if self._is_full() and not request.is_open:
             raise self._overloaded()
         request.complete = True
         self._incoming -= 1
         self._in_flight += 1
         self._metrics.in_flight(self._in_flight)
 
+    def _begin_answer(self, request: "_Request") -> None:
+        """Free the request's place: a client that does not read its answer must not keep it."""
+        self._free(request)
+        request.answering = True
+        self._sending.count += 1
+
     def _leave(self, request: "_Request") -> None:
+        if request.answering:
+            self._sending.count -= 1
+        else:
+            self._free(request)
+
+    def _free(self, request: "_Request") -> None:
         self._bytes_in_memory -= request.received_bytes
+        request.received_bytes = 0
         if request.complete:
             self._in_flight -= 1
             self._metrics.in_flight(self._in_flight)
@@ -151,7 +167,7 @@ class Guard:
             self._refuse_outsiders(host, headers)
         scope["state"]["scope"] = "read"
         if not request.is_open:
-            client, scope["state"]["scope"] = self._identify(scope["headers"], host)
+            client, scope["state"]["scope"] = self._identify(scope)
             if self._rates and (wait_s := self._rates.take(client)):
                 raise HTTPError(
                     429,
@@ -161,17 +177,21 @@ class Guard:
                     retry_after_s=wait_s,
                 )
         self._check_query(scope["query_string"])
+        self._check_headers(headers)
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > request.max_bytes:
             raise self._too_large(request)
         if scope["method"] != "POST" or (length in ("", "0") and "transfer-encoding" not in headers):
             self._enqueue(request)
-        elif self._incoming > MAX_INCOMING or self._in_flight >= self._capacity:
+        elif self._incoming > MAX_INCOMING or self._is_full():
             raise self._overloaded()
 
-    def _identify(self, headers: Iterable[tuple[bytes, bytes]], host: str) -> tuple[str, KeyScope]:
+    def _is_full(self) -> bool:
+        return self._in_flight >= self._capacity or self._sending.is_full()
+
+    def _identify(self, scope: Scope) -> tuple[str, KeyScope]:
         """The client that the rate limit counts, and its scope."""
-        if self._keys and (presented := presented_key(headers)):
+        if self._keys and (presented := presented_key(scope["headers"])):
             if key := self._keys.find(presented):
                 if record := access_log.current.get():
                     record.key = key.id
@@ -186,7 +206,7 @@ class Guard:
                 headers=CHALLENGE,
             )
         # Without keys, this machine may do everything and anonymous clients may only read.
-        return client_of(host), "read" if self._anonymous else "admin"
+        return client_of(self._proxies.client(scope)), "read" if self._anonymous else "admin"
 
     def _refuse_outsiders(self, host: str, headers: Headers) -> None:
         """Refuse other machines, and pages of other sites in a browser on this machine.
@@ -215,11 +235,34 @@ class Guard:
                 422, "invalid_request", "The query string is not UTF-8.", "Percent-encode texts as UTF-8."
             ) from error
 
+    def _check_headers(self, headers: Headers) -> None:
+        """Refuse headers by which a client could lift Ray Serve's limits, and bodies that must be decoded first."""
+        timeout = headers.get("x-request-timeout-seconds")
+        if (timeout is not None and not _is_within(timeout, self._timeout_s)) or (
+            headers.get("x-request-disconnect-disabled") == "?1"
+        ):
+            raise HTTPError(
+                400,
+                "invalid_header",
+                "X-Request-Timeout-Seconds and X-Request-Disconnect-Disabled cannot lift the limits of the service.",
+                f"Leave them out, or set a timeout of up to {self._timeout_s:g} seconds.",
+            )
+        if (encoding := headers.get("content-encoding", "identity")).lower() != "identity":
+            raise HTTPError(
+                415,
+                "unsupported_encoding",
+                f"The body has the Content-Encoding {encoding[:40]!r}.",
+                "Send the body uncompressed, without Content-Encoding.",
+                headers={"accept-encoding": "identity"},
+            )
+
     def _measured(self, receive: Receive, request: "_Request") -> Receive:
         """`receive`, which raises a `HTTPError` once this body, or all bodies together, are too large."""
 
         async def measured() -> Message:
             message = await receive()
+            if request.answering:
+                return message
             size = len(message.get("body", b""))
             request.received_bytes += size
             self._bytes_in_memory += size
@@ -258,44 +301,20 @@ class Guard:
 
 @dataclass
 class _Request:
-    """The state of one request; `complete` once its body has arrived."""
+    """The state of one request; `complete` once its body has arrived, `answering` once its answer has begun."""
 
     is_open: bool
     max_bytes: int
     complete: bool = False
+    answering: bool = False
     received_bytes: int = 0
 
 
-class RateLimiter:
-    """Token buckets that hold one minute's requests and refill evenly."""
-
-    def __init__(self, requests_per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_tokens = float(requests_per_minute)
-        self._per_second = requests_per_minute / 60
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, client: str) -> int | None:
-        """Count one request of this client; return None if it is allowed, else the seconds to wait."""
-        now = self._clock()
-        tokens, then = self._buckets.pop(client, (self._max_tokens, now))
-        tokens = min(self._max_tokens, tokens + (now - then) * self._per_second)
-        wait_s = None if tokens >= 1 else max(1, math.ceil((1 - tokens) / self._per_second))
-        self._buckets[client] = (tokens - 1 if wait_s is None else tokens, now)
-        if len(self._buckets) > MAX_CLIENTS:
-            self._buckets.popitem(last=False)
-        return wait_s
-
-
-def client_of(address: str) -> str:
-    """The client of an address: an IPv6 /64 network counts as one client."""
+def _is_within(seconds: str, limit_s: float) -> bool:
     try:
-        parsed = ipaddress.ip_address(address)
+        return 0 < float(seconds) <= limit_s
     except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
+        return True  # Serve ignores it
 
 
 def is_open_path(path: str) -> bool:

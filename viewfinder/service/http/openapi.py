@@ -18,6 +18,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         {
             "invalid_json": ("The body is not JSON.", "Send a JSON object in UTF-8."),
             "invalid_body": ("Missing boundary in multipart.", "GET /docs shows every route and field."),
+            "invalid_header": ("X-Request-Timeout-Seconds cannot lift the limits.", "Leave it out."),
             "invalid_filter": ("Unknown field 'colour'.", "GET /docs: POST /v1/search, `filter`."),
             "invalid_cursor": ("cursor: not a cursor of this index: 'abc'.", "Search again without a cursor."),
         },
@@ -50,8 +51,11 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         {"body_too_large": ("The body is larger than 31,457,280 bytes.", "Send a smaller image.")},
     ),
     415: (
-        "The body has the wrong media type.",
-        {"unsupported_media_type": ("The body is 'text/plain', not JSON.", "Send Content-Type: application/json.")},
+        "The body has the wrong media type, or is compressed.",
+        {
+            "unsupported_media_type": ("The body is 'text/plain', not JSON.", "Send Content-Type: application/json."),
+            "unsupported_encoding": ("The body has the Content-Encoding 'gzip'.", "Send the body uncompressed."),
+        },
     ),
     422: (
         "A field of the request is missing, unknown or out of bounds, or an image cannot be fetched or decoded.",
