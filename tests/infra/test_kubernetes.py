@@ -42,7 +42,7 @@ def test_every_component_is_built_by_a_test_and_listed_in_the_gpu_overlay() -> N
     assert found == {name for _, name in named}
     assert {name for comment, name in named if comment} == set(COMPONENTS)
     service = one(build(*BUILDS[-1]), "RayService", "viewfinder")["spec"]["rayClusterConfig"]
-    assert service["gcsFaultToleranceOptions"]["backend"] == "rocksdb"
+    assert service["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
 
 
 # -- Pods -----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from tests.infra.manifests import COMPONENTS, build, one, pods, selects
 
-VIEWFINDER = {"app.kubernetes.io/name": "viewfinder"}
+VIEWFINDER = {"app.kubernetes.io/part-of": "viewfinder"}
 PODS: dict[str, tuple[str, dict[str, str]]] = {
     "replica": ("viewfinder", {**VIEWFINDER, "app.kubernetes.io/component": "service", "ray.io/node-type": "worker"}),
     "service head": (
