@@ -27,6 +27,11 @@ FEATURES = frozenset(
         "timeouts and failed replicas",
         "repeated tokens",
         "archived objects",
+        "odd ETags",
+        "denied access",
+        "removed sources",
+        "retries",
+        "pruned captions",
         "clocks",
         "kills",
         "limits",
@@ -37,10 +42,19 @@ SCENARIOS = frozenset({"two index runs", "two reindexes", "vanishing sources"})
 FOLDERS = ("cats", "dogs")
 URIS = tuple(f"{objects.PHOTOS}{folder}/{name}.jpg" for folder in FOLDERS for name in "abcde")
 ANCHORS = tuple(f"{objects.PHOTOS}{folder}/0.jpg" for folder in FOLDERS)  # never change, so no source is empty
+PLACES = (*(f"{objects.PHOTOS}{folder}" for folder in FOLDERS), objects.PHOTOS.rstrip("/"))
 FILES = tuple(f"s3://captions/{month}.csv" for month in ("january", "february"))
 _SPECIAL_FAULTS = {
     "repeated_token": "repeated tokens",
     **dict.fromkeys(("timeout_408", "consensus_500", "replica_500"), "timeouts and failed replicas"),
+}
+_CHANGES = {
+    "archived objects": ("archive", "unarchive"),
+    "decoder upgrades": ("upgrade decoder",),
+    "denied access": ("deny", "allow"),
+    "odd ETags": ("endpoint",),
+    "removed sources": ("remove source",),
+    "vanishing sources": ("vanish",),
 }
 _WORDS = ("red", "old", "big", "wet", "new")
 
@@ -86,11 +100,15 @@ def function_of(action: Action, world: World, task: Task) -> Callable[[], Any]:
         world.scheduler.step()
         match action.kind:
             case "put":
-                world.put(options["uri"], options["content"])
+                bucket.put(options["uri"], options["content"])
             case "delete":
                 bucket.delete(options["uri"])
             case "archive" | "unarchive":
                 bucket.archive(options["uri"], action.kind == "archive")
+            case "deny" | "allow":
+                bucket.deny(options["prefix"], action.kind == "deny")
+            case "endpoint":
+                bucket.etags = options["etags"]
             case "vanish":
                 for uri in [uri for uri in URIS if f"/{options['folder']}/" in uri]:
                     bucket.delete(uri)
@@ -102,6 +120,7 @@ def function_of(action: Action, world: World, task: Task) -> Callable[[], Any]:
     programs: dict[str, Callable[[], Any]] = {
         "index": lambda: world.index(task, index_options(options), bad_node=options.get("bad_node", False)),
         "reindex": lambda: world.reindex(task, reindex_options(options)),
+        "remove source": lambda: world.remove_source(options["source"]),
         "take down": lambda: world.take_down(options["uri"]),
         "restore": lambda: world.restore(options["uri"]),
         "roll back": world.roll_back,
@@ -116,6 +135,9 @@ def index_options(options: dict[str, Any]) -> IndexOptions:
         captions=(options["captions"],) if options.get("captions") else (),
         prune=options.get("prune", False),
         prune_max_ratio=options.get("ratio", 0.2),
+        prune_captions=options.get("prune_captions", False),
+        prune_captions_max_ratio=options.get("ratio", 0.2),
+        retry_failed=options.get("retry_failed", False),
         max_objects=options.get("limit"),
         max_failure_ratio=1.0,
     )
@@ -124,7 +146,13 @@ def index_options(options: dict[str, Any]) -> IndexOptions:
 def reindex_options(options: dict[str, Any]) -> ReindexOptions:
     model = options.get("model")
     return ReindexOptions(
-        model=model and model_directory(model), prune_max_ratio=options.get("ratio", 0.2), max_failure_ratio=1.0
+        model=model and model_directory(model),
+        prune_max_ratio=options.get("ratio", 0.2),
+        prune_captions=options.get("prune_captions", False),
+        prune_captions_max_ratio=options.get("ratio", 0.2),
+        retry_failed=options.get("retry_failed", False),
+        allow_loss=options.get("allow_loss", 0),
+        max_failure_ratio=1.0,
     )
 
 
@@ -143,6 +171,7 @@ class Draw:
         first = [Action("put", {"uri": uri, "content": self._content("good")}) for uri in ANCHORS]
         first += [self._put(uri) for uri in chosen.sample(URIS, chosen.randint(3, 7))]
         first += [self._captions(file) for file in self._files()]
+        first += [self._endpoint()] if "odd ETags" in self._features else []
         phases = [Phase(tuple(first), 0, 0), self._phase([self._index()])]
         for _ in range(chosen.randint(2, 5)):
             phases.append(self._phase(self._changes()))
@@ -154,17 +183,23 @@ class Draw:
 
     def _changes(self) -> list[Action]:
         changes = [self._change() for _ in range(self._random.randint(1, 3))]
-        # A takedown and its end at the same time have no defined result.
-        return [each for each in changes if each.kind != "restore" or len(changes) == 1]
+        # At the same time as others, the end of a takedown has no defined result.
+        alone = ("restore", "remove source")
+        return [each for each in changes if each.kind not in alone or len(changes) == 1]
 
     def _change(self) -> Action:
         chosen, uri = self._random, self._random.choice(URIS)
-        kinds = {"put": 6, "delete": 4, "captions": 3, "take down": 1, "restore": 1}
-        kinds |= {"archive": 1, "unarchive": 1} if "archived objects" in self._features else {}
-        kinds |= {"vanish": 1} if "vanishing sources" in self._features else {}
-        kinds |= {"upgrade decoder": 1} if "decoder upgrades" in self._features else {}
+        kinds: dict[str, float] = {"put": 6, "delete": 4, "captions": 3, "take down": 1, "restore": 1}
+        for each in sorted(self._features & _CHANGES.keys()):
+            kinds |= dict.fromkeys(_CHANGES[each], 5 * self._often)
         kind = chosen.choices(list(kinds), list(kinds.values()))[0]
         match kind:
+            case "endpoint":
+                return self._endpoint()
+            case "deny" | "allow":
+                return Action(kind, {"prefix": chosen.choice([uri, *PLACES[:2]])})
+            case "remove source":
+                return Action(kind, {"source": chosen.choice(PLACES)})
             case "put":
                 return self._put(uri)
             case "captions":
@@ -188,7 +223,10 @@ class Draw:
             if pair not in allowed or allowed[pair] in self._features:
                 runs.append(self._with(second, delay=chosen.choice([0, 0, 10, 40])))
         if chosen.random() < 0.4:
-            runs += [self._with(each, delay=chosen.randint(1, 120)) for each in self._changes()[:2]]
+            changes = [each for each in self._changes() if each.kind != "remove source"]
+            runs += [self._with(each, delay=chosen.randint(1, 120)) for each in changes[:2]]
+        if len([each for each in runs if each.is_run]) > 1:  # whose file counts would have no defined result
+            runs = [self._with(each, options=each.options | {"prune_captions": False}) for each in runs]
         return runs
 
     def _scenario(self, feature: str) -> list[Action]:
@@ -200,7 +238,9 @@ class Draw:
             sources = chosen.choice([first.options, self._index().options])["sources"]
             captions = chosen.choice([first.options["captions"], None])
             others = {"sources": sources, "captions": captions, "prune": True, "ratio": 1.0}
-            second = Action("index", first.options | others)
+            first = self._with(first, options=first.options | {"prune_captions": False})
+            second = self._with(first, options=first.options | others, delay=0, kill_at=None, faults={})
+            second = self._with(second, skew_s=-first.skew_s)
             # Some objects that both list, and perhaps one that only the first one lists.
             puts = [self._with(self._put(uri), delay=chosen.randint(1, 10)) for uri in chosen.sample(URIS, 2)]
             return [first, second, *puts, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(15, 50))]
@@ -219,12 +259,14 @@ class Draw:
             return self._index()
         if kind == "reindex":
             model = chosen.choice([None, *MODELS])
-            return self._hurt(Action("reindex", {"model": model, "ratio": chosen.choice([0.2, 0.2, 0.5, 1.0])}))
+            options = {"model": model, "ratio": chosen.choice([0.2, 0.2, 0.5, 1.0]), **self._rare_options()}
+            options |= {"allow_loss": chosen.choice([0, 0, 1, 9])} if "archived objects" in self._features else {}
+            return self._hurt(Action("reindex", options))
         return Action(kind)
 
     def _index(self) -> Action:
         chosen = self._random
-        places = [f"{objects.PHOTOS}{folder}" for folder in FOLDERS] + [objects.PHOTOS.rstrip("/")]
+        places = list(PLACES)
         places += [f"{place}/" for place in places[:2]] if "two spellings" in self._features else []
         options = {
             "sources": tuple(chosen.sample(places, chosen.choice([1, 1, 1, 2]))),
@@ -232,10 +274,18 @@ class Draw:
             "prune": chosen.random() < 0.5,
             "ratio": chosen.choice([0.2, 0.5, 1.0]),
             "bad_node": "bad nodes" in self._features and chosen.random() < 0.1,
+            **self._rare_options(),
         }
         if "limits" in self._features and chosen.random() < 0.05:  # the command line refuses to prune then
             options |= {"prune": False, "limit": chosen.randint(1, 4)}
         return self._hurt(Action("index", options))
+
+    def _rare_options(self) -> dict[str, Any]:
+        features = {"retry_failed": "retries", "prune_captions": "pruned captions"}
+        return {name: each in self._features and self._random.random() < self._often for name, each in features.items()}
+
+    def _endpoint(self) -> Action:
+        return Action("endpoint", {"etags": self._random.choice(["digest", *objects.ETAGS])})
 
     def _hurt(self, run: Action) -> Action:
         """Return a run with faults, perhaps a kill, and a clock that is wrong."""

@@ -1,10 +1,12 @@
 """How runs must behave: they end, they add up, they delete only what is gone, and one at a time changes collections."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tests.simulation.actions import ANCHORS, URIS, Action
+from tests.simulation.models import MODELS
 from tests.simulation.objects import PHOTOS
+from tests.simulation.points import Point
 from tests.simulation.scheduler import EndlessError, Killed, Task
 from tests.simulation.world import World
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ModelMismatchError, StoreBusyError
@@ -26,11 +28,71 @@ def check_runs(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
     for action, task in pairs:
         others = [each for each, other in pairs if other is not task and each.kind in CHANGES_MODEL]
         _check_end(action, task, _REFUSALS + (_CONFLICTS if others else ()))
-        _check_deleted(world, action, task)
+        if action.kind != "remove source":
+            _check_deleted(world, action, task)
         _check_archived(action, task)
         if len(pairs) == 1 and ended_well(world, task):
             _check_report(world, task)
     _check_lock([task for action, task in pairs if action.kind in CHANGES_MODEL])
+
+
+def check_kept(
+    world: World, action: Action, task: Task, before: Mapping[str, Point], after: Mapping[str, Point]
+) -> None:
+    """Check that the only run of a phase lost images and captions of unchanged objects only as far as it may."""
+    photos, touched = world.photos(), world.bucket.touched
+    same = {
+        uri: point
+        for uri, point in before.items()
+        if uri in photos and photos[uri].number == point.number and touched.get(uri, -1) < task.began
+    }
+    lost = same.keys() - after.keys() - world.taken_down.keys()
+    allowed = action.options.get("allow_loss", 0) if all(photos[uri].archived for uri in lost) else 0
+    if len(lost) > allowed:
+        raise Violation(f"{action.kind} lost {sorted(lost)}, whose objects have not changed; allowed is {allowed}")
+    captioned = {uri for uri, point in before.items() if point.caption}
+    uncaptioned = {uri for uri in captioned & same.keys() & after.keys() if not after[uri].caption}
+    share = action.options["ratio"] if action.options.get("prune_captions") else 0
+    if len(uncaptioned) > share * len(captioned):
+        raise Violation(f"{action.kind} removed {len(uncaptioned)} of {len(captioned)} captions; allowed is {share:g}")
+    _check_retried(world, action, task, after)
+
+
+def _check_retried(world: World, action: Action, task: Task, after: Mapping[str, Point]) -> None:
+    """Check that a run which was to retry failures has read all objects that it listed and could not index."""
+    if not action.options.get("retry_failed") or action.options.get("limit") or not ended_well(world, task):
+        return
+    missing = task.seen.get("listed", {}).keys() - after.keys() - set(task.seen.get("gets", ()))
+    for uri in missing - world.taken_down.keys():
+        stored, _ = task.seen["listed"][uri]
+        if not stored.archived and world.bucket.touched.get(uri, -1) < task.began:
+            raise Violation(f"{action.kind} was to retry failures, but did not read {uri}")
+
+
+def check_done(
+    action: Action,
+    task: Task,
+    points: Mapping[str, Point],
+    gone: Set[str],
+    captions: Mapping[str, Set[tuple[str, str]]],
+) -> None:
+    """Check the work of a run that was alone: captions of its file, and its prune of objects that were gone."""
+    sources = {source.rstrip("/") for source in action.options.get("sources", ())}
+    for uri, point in points.items():
+        if action.options.get("prune") and uri in gone and point.sources & sources:
+            raise Violation(f"{uri} is gone, but a prune of {sorted(sources)} has left its point")
+        expected = dict(captions[uri]).get(action.options.get("captions") or "")
+        if expected and action.kind == "index" and uri in task.seen["listed"] and point.caption != expected:
+            raise Violation(f"{uri} does not have the caption {expected!r} that its run has read")
+
+
+def check_points(world: World, points: Mapping[str, Point]) -> None:
+    """Check each live point by itself."""
+    for uri, point in points.items():
+        if fault := point.fault(next(model for model in MODELS if f"-{model}__" in str(world.live()))):
+            raise Violation(f"{uri} {fault}")
+        if removed := point.sources - world.sources:
+            raise Violation(f"{uri} still belongs to {sorted(removed)}, which was removed")
 
 
 def ended_well(world: World, task: Task) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.simulation.actions import FEATURES, Action, Draw, Phase, function_of
 from tests.simulation.conduct import Violation
+from tests.simulation.final_sync import sync_twice
 from tests.simulation.oracle import Oracle
 from tests.simulation.scheduler import Task
 from tests.simulation.world import World
@@ -61,7 +62,7 @@ def act_out(seed: int, phases: Sequence[Phase]) -> str | None:
                 ]
                 world.scheduler.run(work, phase.seed)
                 oracle.after(list(zip(phase.actions, tasks, strict=True)))
-            oracle.finish()
+            sync_twice(world, oracle)
         except Violation as violation:
             return str(violation)
         finally:
@@ -108,7 +109,7 @@ def _simpler(action: Action) -> Iterator[Action]:
         yield replace(action, skew_s=0.0)
     if action.kill_at:
         yield replace(action, kill_at=None)
-    for name in ("prune", "captions", "limit", "bad_node"):
+    for name in ("prune", "captions", "limit", "bad_node", "retry_failed", "prune_captions", "allow_loss"):
         if action.options.get(name):
             yield replace(action, options={**action.options, name: None})
 

@@ -44,9 +44,9 @@ def model_directory(name: str) -> str:
     return str(directory)
 
 
-def image_vector(model: str, content: bytes) -> Vectors:
-    """Return the vector (float32 [4]) of a photo."""
-    return _vectors(model, [int(content.split()[1])])[0]
+def image_vector(model: str, number: int) -> Vectors:
+    """Return the vector (float32 [4]) of the photo with this number."""
+    return _vectors(model, [number])[0]
 
 
 def text_vector(model: str, text: str) -> Vectors:
@@ -78,7 +78,10 @@ class _Encoder:
 
 
 class Decoder:
-    """Decodes in this process. `version` 2 reads HEIC; on a bad node some good photos crash it."""
+    """Decodes in this process. `version` 2 reads HEIC; on a bad node some good photos crash it.
+
+    The width of an image is its number, so that a point tells from which content it was made.
+    """
 
     def __init__(self, version: int, *, bad_node: bool) -> None:
         self._version = version
@@ -92,10 +95,9 @@ class Decoder:
             raise ImageError("decoder_crashed", "crashed")
         if kind not in ("good", "heic", "nan"):
             raise ImageError("corrupt", "damaged")
-        number += _NOT_FINITE if kind == "nan" else 0
         pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
-        pixels[0, 0, :2] = divmod(number, 256)
-        return Decoded(pixels, SIZE, SIZE, "JPEG")
+        pixels[0, 0, :2] = divmod(number + (_NOT_FINITE if kind == "nan" else 0), 256)
+        return Decoded(pixels, number, SIZE, "JPEG")
 
 
 class SimulatedExecutor(InProcessExecutor):

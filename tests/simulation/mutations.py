@@ -173,6 +173,51 @@ def _archived_objects_are_read() -> Iterator[Any]:
     yield patch.object(s3_listing, "ARCHIVE_CLASSES", frozenset())
 
 
+def _versions_as_read() -> Iterator[Any]:
+    from viewfinder.indexing import fetch
+
+    yield patch.object(fetch, "version_read", lambda listed, read: read)
+
+
+def _etags_alone() -> Iterator[Any]:
+    from viewfinder.indexing import compare
+
+    yield patch.object(compare, "is_same", lambda known, listed: known.etag == listed.etag)
+
+
+def _denials_are_permanent() -> Iterator[Any]:
+    from viewfinder.indexing import fetch
+
+    yield patch.object(fetch, "is_permanent", lambda error: error.reason == "access_denied")
+
+
+def _failures_are_not_retried() -> Iterator[Any]:
+    from viewfinder.indexing import run
+
+    compare = run.Compare
+    yield patch.object(run, "Compare", lambda *values, **named: compare(*values, **{**named, "retry_failed": False}))
+
+
+def _no_bound_for_captions() -> Iterator[Any]:
+    from viewfinder.indexing.captions_prune import CaptionsPrune
+
+    init = CaptionsPrune.__init__
+    yield patch.object(CaptionsPrune, "__init__", lambda *values, **named: init(*values, **{**named, "max_ratio": 1.0}))
+
+
+def _any_loss_is_allowed() -> Iterator[Any]:
+    from viewfinder.reindexing import workflow
+
+    bounds = workflow.Bounds
+    yield patch.object(workflow, "Bounds", lambda *values, **named: bounds(*values, **{**named, "allowed_loss": 9}))
+
+
+def _removed_sources_return() -> Iterator[Any]:
+    from viewfinder.store.collection_records import CollectionRecords
+
+    yield patch.object(CollectionRecords, "remove_sources", lambda self, sources: None)
+
+
 def _mutation(name: str, breaks: str, feature: str, seed: int, patches: Callable[[], Iterator[Any]]) -> Mutation:
     return Mutation(name, breaks, frozenset({feature}), seed, patches)
 
@@ -190,5 +235,12 @@ MUTATIONS = (
     _mutation("vectors", "every vector is written", "vectors that are not finite", 0, _vectors_are_not_checked),
     _mutation("tokens", "a repeated token is followed for ever", "repeated tokens", 0, _listings_without_end),
     _mutation("archived", "archived objects are read", "archived objects", 0, _archived_objects_are_read),
+    _mutation("versions", "the version of GET is recorded", "odd ETags", 15, _versions_as_read),
+    _mutation("ETags", "only ETags are compared", "odd ETags", 0, _etags_alone),
+    _mutation("denied", "an object without access is never read again", "denied access", 0, _denials_are_permanent),
+    _mutation("retries", "--retry-failed does nothing", "retries", 0, _failures_are_not_retried),
+    _mutation("pruned captions", "captions are removed without a bound", "pruned captions", 12, _no_bound_for_captions),
+    _mutation("loss", "--allow-loss is without a bound", "archived objects", 139, _any_loss_is_allowed),
+    _mutation("removed sources", "a removed source returns", "removed sources", 1, _removed_sources_return),
     _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", 0, _final_timeouts),
 )

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, BinaryIO
 
 from botocore.exceptions import ClientError, ConnectionClosedError
@@ -15,6 +15,16 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.s3_connection import S3Connection
 
 PAGE = 3
+# What endpoints give as an ETag, in listings and with objects, by the MD5 digest of the content.
+ETAGS: dict[str, Callable[[str], tuple[str, str]]] = {
+    "digest": lambda digest: (f'"{digest}"', f'"{digest}"'),
+    "multipart": lambda digest: (f'"{digest}-2"', f'"{digest}-2"'),
+    "weak": lambda digest: (f'"{digest[:6]}"', f'W/"{digest[:6]}"'),
+    "disagreeing": lambda digest: (f'"{digest[:6]}"', f'"{digest[6:12]}"'),
+    "missing": lambda digest: ("", ""),
+    "not listed": lambda digest: ("", f'"{digest}"'),
+    "constant": lambda digest: ('"0"', '"0"'),
+}
 PHOTOS = "s3://photos/"
 # Faults by the operations that they can strike.
 FAULTS = {
@@ -24,6 +34,8 @@ FAULTS = {
     "short_body": ("get",),
     "repeated_token": ("list",),
 }
+
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -35,21 +47,42 @@ class StoredObject:
     archived: bool = False
 
     @property
-    def etag(self) -> str:
+    def number(self) -> int:
+        return int(self.content.split()[1])
+
+    @property
+    def digest(self) -> str:
         return hashlib.md5(self.content, usedforsecurity=False).hexdigest()
 
 
 @dataclass
 class Bucket:
-    """All objects by URI. `touched` is the last step at which a photo was changed in any way."""
+    """All objects by URI. `touched` is the last step at which a photo was changed in any way.
+
+    `etags` is a key of `ETAGS`; access is denied to the URIs that begin with one of `denied`.
+    """
 
     scheduler: Scheduler
     objects: dict[str, StoredObject] = field(default_factory=dict)
     touched: dict[str, int] = field(default_factory=dict)
+    etags: str = "digest"
+    denied: set[str] = field(default_factory=set)
+    _modified: dict[str, datetime] = field(default_factory=dict)
 
     def put(self, uri: str, content: bytes) -> None:
-        self.objects[uri] = StoredObject(content, self.scheduler.time)
+        # Never twice within a second: without an ETag nobody could see the second one.
+        earliest = self._modified.get(uri, self.scheduler.time - _SECOND) + _SECOND
+        self._modified[uri] = max(self.scheduler.time, earliest)
+        self.objects[uri] = StoredObject(content, self._modified[uri])
         self.touch(uri)
+
+    def deny(self, prefix: str, denied: bool) -> None:
+        (self.denied.add if denied else self.denied.discard)(prefix)
+        for uri in [uri for uri in self.objects if uri.startswith(prefix)]:
+            self.touch(uri)
+
+    def is_denied(self, uri: str) -> bool:
+        return any(uri.startswith(prefix) for prefix in self.denied)
 
     def delete(self, uri: str) -> None:
         if self.objects.pop(uri, None):
@@ -93,6 +126,8 @@ class _Client:
         if uri.startswith(PHOTOS) and task is not None:
             task.seen.setdefault("gets", []).append(uri)
         stored = self._find(uri)
+        if self._bucket.is_denied(uri):
+            raise _error("AccessDenied", 403, "get")
         if stored.archived:
             raise _error("InvalidObjectState", 403, "get")
         body = stored.content
@@ -106,7 +141,11 @@ class _Client:
 
     def head_object(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, Any]:
         self._step("head")
-        return self._headers(self._find(f"s3://{Bucket}/{Key}", "404"))
+        uri = f"s3://{Bucket}/{Key}"
+        stored = self._find(uri, "404")
+        if self._bucket.is_denied(uri):
+            raise _error("403", 403, "head")
+        return self._headers(stored)
 
     def put_object(self, *, Bucket: str, Key: str, Body: BinaryIO, **_: Any) -> None:
         self._step("put")
@@ -141,7 +180,7 @@ class _Client:
         return {
             "Key": key,
             "Size": len(stored.content),
-            "ETag": f'"{stored.etag}"',
+            "ETag": ETAGS[self._bucket.etags](stored.digest)[0],
             "LastModified": modified,
             "StorageClass": storage,
         }
@@ -150,7 +189,8 @@ class _Client:
         storage = {"StorageClass": "DEEP_ARCHIVE"} if stored.archived else {}
         modified = f"{stored.modified:%a, %d %b %Y %H:%M:%S} GMT"
         size = len(stored.content)
-        return {"ETag": f'"{stored.etag}"', "LastModified": modified, "ContentLength": size, **storage}
+        etag = ETAGS[self._bucket.etags](stored.digest)[1]
+        return {"ETag": etag, "LastModified": modified, "ContentLength": size, **storage}
 
     def _find(self, uri: str, code: str = "NoSuchKey") -> StoredObject:
         if uri not in self._objects:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation.models import Decoder, SimulatedExecutor, model_directory
-from tests.simulation.objects import PHOTOS, Bucket, SimulatedConnection
+from tests.simulation.objects import PHOTOS, Bucket, SimulatedConnection, StoredObject
+from tests.simulation.points import Point
 from tests.simulation.scheduler import Scheduler, Task
 from tests.simulation.stores import Database, open_store
 from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.prune import remove_source
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import Indexer, index
 from viewfinder.reindexing.options import ReindexOptions
@@ -41,7 +43,7 @@ class World:
         self.model = "first"
         self.sources: set[str] = set()  # all that a run was started with
         self.taken_down: dict[str, int] = {}  # the step of each takedown, by URI
-        self.contents: dict[str, bytes] = {}  # of every photo that there ever was, by ETag
+        self.removed: set[str] = set()  # sources that were removed, and that a rollback may bring back
         url = "http://127.0.0.1:9" if on_server else None
         self.address = StoreAddress(self.directory, url=url, quantization="none")
         self.store = open_store(self.database, self.address)
@@ -50,11 +52,6 @@ class World:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- Changes of objects -------------------------------------------------------------------------------------------
-
-    def put(self, uri: str, content: bytes) -> None:
-        self.bucket.put(uri, content)
-        stored = self.bucket.objects[uri]
-        self.contents[stored.etag] = content
 
     def write_captions(self, uri: str, rows: Mapping[str, str]) -> None:
         """Replace a captions file. Rows are texts by URI."""
@@ -92,12 +89,22 @@ class World:
     def roll_back(self) -> None:
         """`viewfinder reindex --rollback`."""
         settings, _, store = self._program()
+        self.sources |= self.removed
         roll_back(settings, store)
 
     def release(self) -> None:
         """`viewfinder reindex --release`."""
         settings, _, store = self._program()
         release(settings, store)
+
+    def remove_source(self, uri: str) -> None:
+        """`viewfinder sources remove`."""
+        _, _, store = self._program()
+        live = store.collections.live(INDEX)
+        if live is not None and uri in live.recorded.sources:
+            remove_source(store, live, uri)
+        self.sources.discard(uri)
+        self.removed.add(uri)
 
     def take_down(self, uri: str) -> None:
         """`viewfinder takedown`."""
@@ -133,7 +140,7 @@ class World:
 
     # -- What is there ------------------------------------------------------------------------------------------------
 
-    def photos(self) -> dict[str, Any]:
+    def photos(self) -> dict[str, StoredObject]:
         """Return the photos by URI."""
         return {uri: stored for uri, stored in self.bucket.objects.items() if uri.startswith(PHOTOS)}
 
@@ -150,10 +157,15 @@ class World:
         """Return the name of the live collection."""
         return self.database.local.aliases.get(INDEX)
 
-    def points(self, name: str) -> dict[str, Any]:
-        """Return the points of a collection by URI, with vectors."""
+    def points(self, name: str) -> dict[str, Point]:
+        """Return the points of a collection by URI."""
         records, _ = self.database.local.scroll(name, limit=1000, with_payload=True, with_vectors=True)
-        return {record.payload["uri"]: record for record in records}
+        return {record.payload["uri"]: Point.of(record) for record in records}
+
+    def live_points(self) -> dict[str, Point]:
+        """Return the points of the live collection by URI; none if there is no such collection."""
+        live = self.live()
+        return {} if live is None else self.points(live)
 
 
 def parse_captions(content: bytes) -> dict[str, str]:

@@ -49,7 +49,7 @@ class S3Endpoint:
         command += ["--dir-cache-time", "1ms" if self.changing else "24h"]
         command += ["--auth-key", f"{self.access_key},{self.secret_key}", str(self.root)]
         with tempfile.TemporaryFile() as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent())
             try:
                 self.url = self._wait(log)
             except BaseException:
@@ -86,7 +86,7 @@ class S3Endpoint:
             process.wait()
 
 
-def _die_with_parent() -> Callable[[], object] | None:
+def die_with_parent() -> Callable[[], object] | None:
     """Return a function that, on Linux, makes a child end with its parent; loaded before the fork, called after it."""
     if sys.platform != "linux":
         return None
