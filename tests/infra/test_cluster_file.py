@@ -65,6 +65,40 @@ def test_every_node_has_an_instance_profile_and_a_label(config: dict[str, Any]) 
         assert node["labels"] == {"role": name}
 
 
+def test_no_default_of_ray_for_aws_is_left_in_it(config: dict[str, Any]) -> None:
+    # Regression: Ray's defaults installed another Ray in the container, took an image of Ubuntu 18.04 and opened SSH to
+    # the world.
+    filled = prepared(config)
+    assert [filled[name] for name in ("head_setup_commands", "worker_setup_commands")] == [[], []]
+    assert not any("pip install" in command for command in filled["initialization_commands"])
+    for node in filled["available_node_types"].values():
+        assert {"ImageId", "SubnetIds", "SecurityGroupIds"} <= set(node["node_config"])
+
+
+def test_containers_on_gpu_machines_see_the_gpus(config: dict[str, Any]) -> None:
+    # Ray adds --runtime=nvidia alone.
+    for node in prepared(config)["available_node_types"].values():
+        options = node.get("docker", {}).get("worker_run_options", [])
+        assert ("--gpus all" in options) == ("GPU" in node["resources"])
+
+
+def test_the_registry_of_the_images_is_logged_in_to(config: dict[str, Any]) -> None:
+    images = {config["docker"]["image"], config["available_node_types"]["encode"]["docker"]["worker_image"]}
+    (login,) = config["initialization_commands"]
+    assert {image.partition("/")[0] for image in images} == {login.split()[-1]}
+
+
+def test_login_shells_of_the_image_find_its_programs() -> None:
+    # Regression: `ray up` runs commands in login shells, where Debian's /etc/profile sets PATH anew: no python, no ray.
+    dockerfile = (ROOT / "infra/Dockerfile").read_text()
+    (line,) = re.findall(r'echo (".+") > /etc/profile\.d/viewfinder\.sh', dockerfile)
+    profile = "PATH=/usr/local/bin:/usr/bin:/bin; export PATH"  # the start of Debian's, which then reads profile.d
+    shell = ["env", "-i", "bash", "--noprofile", "-c", f'{profile}; eval "$(echo {line})"; printf %s "$PATH"']
+    path = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert path.startswith("/opt/venv/bin:")
+    assert "ENV PATH=/opt/venv/bin:${PATH}" in dockerfile
+
+
 def test_images_have_this_version_and_gpu_nodes_have_cuda(config: dict[str, Any]) -> None:
     assert config["docker"]["image"].endswith(f"/viewfinder:{VERSION}-cpu")
     encode = config["available_node_types"]["encode"]
