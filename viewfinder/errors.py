@@ -14,11 +14,17 @@
     │   ├── StoreBusyError           the embedded store is held by another process
     │   ├── CollectionMissingError   the collection does not exist or was dropped
     │   └── ModelMismatchError       the collection was made by another model
+    ├── BatchError                   some searches of a batch failed: it has the results of the others
     └── ServiceError                 the search service refused or failed; exit status 2 where the request was wrong
         └── ServiceUnavailableError  the service cannot be reached, has no index yet, or did not answer in time
 
 A message says what failed, with which value, what exists instead, and what to do.
 """
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ViewfinderError(Exception):
@@ -122,6 +128,28 @@ class ServiceError(ViewfinderError):
 
 class ServiceUnavailableError(ServiceError):
     """The service cannot be reached or cannot answer now; the same request may succeed later."""
+
+
+class BatchError(ViewfinderError):
+    """Some searches of a batch failed. `answers` has the result or the error of each search, in their order."""
+
+    def __init__(self, answers: Sequence[object]) -> None:
+        super().__init__(answers)
+        self.answers = answers
+        self.errors = {place: each for place, each in enumerate(answers) if isinstance(each, ViewfinderError)}
+        self.exit_status = next(iter(self.errors.values())).exit_status
+
+    def __str__(self) -> str:
+        place, first = next(iter(self.errors.items()))
+        return f"{len(self.errors)} of {len(self.answers)} searches failed. searches.{place}: {first}"
+
+
+def all_results(answers: Sequence[T | ViewfinderError]) -> list[T]:
+    """The results of a batch; raises `BatchError` if there is an error among them."""
+    results = [each for each in answers if not isinstance(each, ViewfinderError)]
+    if len(results) < len(answers):
+        raise BatchError(answers)
+    return results
 
 
 def as_sentences(message: str, hint: str) -> str:

@@ -25,12 +25,13 @@ DOTENV = ".env"
 
 # Settings that have a variable of Ray's instead of a `VIEWFINDER_` one.
 _RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_HA_PROXY"}
-_SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key"})
+_SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key", "cursor_keys"})
 
 # Qdrant allows more, but index names appear in aliases, file names and shell commands.
 INDEX_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 INDEX_RULE = "1 to 63 lower-case letters, digits, '-' or '_', of which the first is a letter or digit"
 
+MIN_CURSOR_KEY = 16
 KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
 RAY_ADDRESS_PATTERN = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 # As browsers send it: without a path or a trailing slash.
@@ -253,6 +254,11 @@ class Settings(BaseModel):
         description="SHA-256 hex digests of the API keys, separated by commas. `:admin` after a "
         "digest allows takedowns.",
     )
+    cursor_keys: tuple[SecretStr, ...] = Field(
+        (),
+        description="Secrets that sign cursors, of 16 characters or more, separated by commas: the first signs, all "
+        "are accepted. Unset: a random one for each deployment, so that cursors end with it.",
+    )
     allow_anonymous: bool = Field(
         False, description="Allow searches without a key from any address. Takedowns still need an admin key."
     )
@@ -303,7 +309,7 @@ class Settings(BaseModel):
     )
     api_key: SecretStr | None = Field(None, description="API key that `viewfinder` and the client send to the service.")
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "cors_origins", "cursor_keys", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -323,6 +329,17 @@ class Settings(BaseModel):
             if match[1] in digests[:-1]:
                 raise ValueError(f"entry {number} of {len(entries)} repeats an earlier digest")
         return tuple(SecretStr(entry.get_secret_value().lower()) for entry in entries)
+
+    @field_validator("cursor_keys")
+    @classmethod
+    def _long_enough(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(keys, start=1):
+            if len(key.get_secret_value()) < MIN_CURSOR_KEY:
+                raise ValueError(
+                    f"entry {number} of {len(keys)} is shorter than {MIN_CURSOR_KEY} characters; make one with "
+                    "'openssl rand -hex 32'"
+                )
+        return keys
 
     @field_validator("cors_origins")
     @classmethod

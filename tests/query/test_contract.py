@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from tests.service.conftest import load, local_client
 from viewfinder.client.requests import Part, search_body
-from viewfinder.client.results import SearchResult, Stats
+from viewfinder.client.results import FailedSearch, SearchResult, SearchResults, Stats
 from viewfinder.errors import ViewfinderError
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.query.local import LocalSearch
@@ -30,6 +30,7 @@ from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
+SETTINGS = Settings.load({}, cursor_keys="a key of both programs")
 COUNT = 60
 ANIMALS = ("cat", "dog", "bird", "horse")
 PLACES = ("beach", "snow", "grass")
@@ -51,10 +52,15 @@ class Service:
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         return TypeAdapter(SearchResult).validate_json(self._send("POST", "/v1/search", search_body(request)))
 
-    def search_batch(self, requests: list[Mapping[str, Any]]) -> list[SearchResult]:
+    def search_batch(self, requests: list[Mapping[str, Any]]) -> list[SearchResult | RefusedError]:
         body = {"searches": [search_body(request) for request in requests]}
         content = self._send("POST", "/v1/search/batch", body)
-        return list(TypeAdapter(dict[str, tuple[SearchResult, ...]]).validate_json(content)["results"])
+        return [
+            RefusedError(each.error.code, each.error.message, each.error.hint)
+            if isinstance(each, FailedSearch)
+            else each
+            for each in TypeAdapter(SearchResults).validate_json(content).results
+        ]
 
     def stats(self) -> Stats:
         return TypeAdapter(Stats).validate_json(self._send("GET", "/v1/stats", None))
@@ -80,8 +86,9 @@ class InProcess:
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         return self._translated(lambda: self._local.search(request))
 
-    def search_batch(self, requests: list[Mapping[str, Any]]) -> list[SearchResult]:
-        return self._translated(lambda: self._local.search_batch(requests))
+    def search_batch(self, requests: list[Mapping[str, Any]]) -> list[SearchResult | RefusedError]:
+        answers = self._translated(lambda: self._local.search_batch(requests))
+        return [each if isinstance(each, SearchResult) else _as_sent(each) for each in answers]
 
     def stats(self) -> Stats:
         return self._local.stats()
@@ -93,8 +100,12 @@ class InProcess:
         try:
             return call()
         except ViewfinderError as error:
-            refusal = http_error_of(error)
-            raise RefusedError(refusal.code, refusal.message, refusal.hint) from error
+            raise _as_sent(error) from error
+
+
+def _as_sent(error: Exception) -> RefusedError:
+    sent = http_error_of(error)
+    return RefusedError(sent.code, sent.message, sent.hint)
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +145,14 @@ def store(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> I
 
 @pytest.fixture(scope="module")
 def service(store: Store) -> Iterator[Service]:
-    made = Service(store, Settings.load({}))
+    made = Service(store, SETTINGS)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
 def in_process(store: Store) -> Iterator[InProcess]:
-    made = InProcess(store, Settings.load({}))
+    made = InProcess(store, SETTINGS)
     yield made
     made.close()
 
@@ -245,8 +256,10 @@ def test_a_cursor_of_the_service_continues_in_the_engine_and_back(
 def test_service_and_engine_answer_a_batch_alike(service: Service, in_process: InProcess) -> None:
     requests: list[Mapping[str, Any]] = [{**query, "limit": 4} for query in QUERIES.values()]
     requests += [{"text": "a bird", **options} for options in TEXT_OPTIONS]
-    over_http = [comparable(result) for result in service.search_batch(requests)]
-    assert over_http == [comparable(result) for result in in_process.search_batch(requests)]
+    over_http = [comparable(result) for result in service.search_batch(requests) if isinstance(result, SearchResult)]
+    here = [comparable(result) for result in in_process.search_batch(requests) if isinstance(result, SearchResult)]
+    assert over_http == here
+    assert len(here) == len(requests)
 
 
 def test_service_and_engine_report_the_same_statistics(service: Service, in_process: InProcess) -> None:
@@ -289,7 +302,10 @@ def test_hits_have_a_relevance_and_a_long_text_gives_a_warning(in_process: InPro
         ({"text": "a", "filter": {"colour": {"eq": 1}}}, "invalid_filter", "colour"),
         ({"text": "a", "filter": {"width": {"like": 1}}, "rank": "hybrid"}, "invalid_filter", "width"),
         ({"text": "a", "cursor": "abc"}, "invalid_cursor", "cursor:"),
-        ({"id": uri_of(99)}, "not_found", point_id(uri_of(99))),
+        ({"id": point_id(uri_of(99))}, "not_found", point_id(uri_of(99))),
+        ({"text": " \u200b\t"}, "invalid_request", "no visible character"),
+        ({"queries": [Part(text="a"), Part(text="\u3164")]}, "invalid_request", "queries.1.text:"),
+        ({"text": "a", "rank": "hybrid", "weights": {"word": 1}}, "invalid_request", "did you mean 'words'?"),
         ({"image": b"not an image"}, "invalid_image", "image:"),
         ({"image_url": "http://127.0.0.1/cat.jpg"}, None, "image_url:"),
         ({"vector": [1.0, 2.0]}, "invalid_request", "vectors of 32"),
@@ -315,13 +331,44 @@ def test_service_and_engine_refuse_the_same_requests(
         assert over_http.value.args == here.value.args
 
 
-def test_service_and_engine_refuse_a_cursor_in_a_batch(service: Service, in_process: InProcess) -> None:
-    refused = []
+def test_a_refused_search_of_a_batch_does_not_refuse_the_others(service: Service, in_process: InProcess) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"text": "b", "cursor": "abc"}, "cursor:"),
+        ({"text": "b", "limit": 0}, "limit:"),
+        ({"text": " "}, "text:"),
+        ({}, "exactly one of"),
+        ({"text": "b", "filter": {"colour": {"eq": 1}}}, "colour"),
+        ({"text": "b", "group_by": "colour"}, "colour"),
+        ({"id": point_id(uri_of(99))}, "no image"),
+        ({"image": b"not an image"}, "image:"),
+        ({"vector": [0.0] * 32}, "only zeros"),
+        ({"queries": [Part(text="a"), Part(text="a", weight=-1)]}, "cancel each other out"),
+    ]
+    requests: list[Mapping[str, Any]] = [{"text": "a cat"}, *(each for each, _ in refused), {"text": "a dog"}]
+    expected = [comparable(service.search(each)) for each in (requests[0], requests[-1])]
+    sent = []
     for each in (service, in_process):
-        with pytest.raises(RefusedError, match=r"searches\.1\.cursor") as raised:
-            each.search_batch([{"text": "a"}, {"text": "b", "cursor": "abc"}])
-        refused.append(raised.value.args)
-    assert refused[0] == refused[1]
+        answers = each.search_batch(requests)
+        found = [answer for answer in answers if isinstance(answer, SearchResult)]
+        assert [comparable(answer) for answer in found] == expected
+        errors = [answer.args for answer in answers if isinstance(answer, RefusedError)]
+        assert [named for (_, named), error in zip(refused, errors, strict=True) if named not in error[1]] == []
+        sent.append(errors)
+    assert sent[0] == sent[1]
+
+
+def test_an_unknown_image_is_named_as_the_caller_did(in_process: InProcess) -> None:
+    with pytest.raises(RefusedError, match=r"no image 's3://photos/99\.jpg'"):
+        in_process.search({"id": uri_of(99)})
+    (answer,) = in_process.search_batch([{"id": uri_of(99)}])
+    assert isinstance(answer, RefusedError)
+    assert "'s3://photos/99.jpg'" in answer.args[1]
+
+
+def test_the_hint_for_an_address_is_not_about_http(in_process: InProcess) -> None:
+    with pytest.raises(RefusedError) as raised:
+        in_process.search({"image_url": "http://127.0.0.1/cat.jpg"})
+    assert raised.value.args[2] == "Pass the image itself, as `image`."
 
 
 def test_an_image_may_be_a_path(in_process: InProcess, tmp_path: Path) -> None:

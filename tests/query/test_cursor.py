@@ -1,25 +1,33 @@
 """Cursors: round trip, and refusal of invalid tokens."""
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from viewfinder.query.cursor import MAX_CURSOR, MAX_POSITION, Cursor, Place, mark
+from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS
+from viewfinder.query.cursor import MAX_CURSOR, Cursor, CursorKeys, Place, mark
 from viewfinder.query.errors import CursorError
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import WINDOW
 
+KEYS = CursorKeys([b"one key"])
 VECTOR = np.random.default_rng(0).normal(size=512).astype(np.float32)
 VECTOR /= np.linalg.norm(VECTOR)
 CURSOR = Cursor("images__m__f__0001", "d" * 16, Place(20, frozenset({mark("a"), mark("b")}), 0.3125), "text", VECTOR)
 
 
 @pytest.mark.parametrize(
-    "cursor", [CURSOR, Cursor("c", "d" * 16, Place(3, frozenset({mark(1)}))), Cursor("c", "d" * 16, Place(0))]
+    "cursor",
+    [
+        CURSOR,
+        Cursor("c", "d" * 16, Place(3, frozenset({mark(1)}))),
+        Cursor("c", "d" * 16, Place(0)),
+        Cursor("c", "d" * 16, Place(7, score=0.5, after="id")),
+    ],
 )
 def test_a_cursor_survives_encoding_and_decoding(cursor: Cursor) -> None:
-    again = Cursor.decode(cursor.encode(), "d" * 16)
+    again = Cursor.decode(cursor.encode(KEYS), "d" * 16, KEYS)
     assert again == cursor
     if cursor.vector is None:
         assert again.vector is None
@@ -28,39 +36,39 @@ def test_a_cursor_survives_encoding_and_decoding(cursor: Cursor) -> None:
 
 
 def test_a_token_is_url_safe_and_within_the_maximum_length() -> None:
-    token = CURSOR.encode()
+    token = CURSOR.encode(KEYS)
     assert token.replace("-", "").replace("_", "").isalnum()
     assert len(token) < 3000
-    deepest = Place(2 * WINDOW, frozenset(mark(number) for number in range(2 * WINDOW)))
+    deepest = Place(2 * MAX_RANKED_HITS, frozenset(mark(number) for number in range(2 * MAX_RANKED_HITS)))
     widest = np.ones(1280, np.float32)  # the largest model of the registry
-    assert len(Cursor("c" * 200, "d" * 16, deepest, "text", widest).encode()) < MAX_CURSOR
+    assert len(Cursor("c" * 200, "d" * 16, deepest, "text", widest).encode(KEYS)) < MAX_CURSOR
 
 
 def test_a_token_with_one_changed_character_is_refused() -> None:
-    token = CURSOR.encode()
+    token = CURSOR.encode(KEYS)
     for place in [*range(0, 60), *range(60, len(token), 97), len(token) - 1]:
         other = "A" if token[place] != "A" else "B"
         with pytest.raises(CursorError):
-            Cursor.decode(token[:place] + other + token[place + 1 :], CURSOR.digest)
+            Cursor.decode(token[:place] + other + token[place + 1 :], CURSOR.digest, KEYS)
 
 
 @pytest.mark.parametrize(
-    "token", ["x", "====", "A" * 400, "not a cursor", "käse", CURSOR.encode()[:-5], CURSOR.encode() + "AAAA"]
+    "token", ["x", "====", "A" * 400, "not a cursor", "käse", CURSOR.encode(KEYS)[:-5], CURSOR.encode(KEYS) + "AAAA"]
 )
 def test_an_invalid_token_is_refused(token: str) -> None:
     with pytest.raises(CursorError):
-        Cursor.decode(token, CURSOR.digest)
+        Cursor.decode(token, CURSOR.digest, KEYS)
 
 
 def test_a_token_of_another_query_is_refused() -> None:
     with pytest.raises(CursorError, match="another query"):
-        Cursor.decode(CURSOR.encode(), "e" * 16)
+        Cursor.decode(CURSOR.encode(KEYS), "e" * 16, KEYS)
 
 
 @pytest.mark.parametrize(
     "cursor",
     [
-        Cursor("c", "d" * 16, Place(MAX_POSITION + 1)),
+        Cursor("c", "d" * 16, Place(MAX_HITS + 1)),
         Cursor("c", "d" * 16, Place(-1)),
         Cursor("c", "d" * 16, Place(1), "text", np.array([np.nan], np.float32)),
         Cursor("c", "d" * 16, Place(1), "text", np.zeros(4, np.float32)),
@@ -71,11 +79,32 @@ def test_a_token_of_another_query_is_refused() -> None:
 )
 def test_an_impossible_place_is_refused(cursor: Cursor) -> None:
     with pytest.raises(CursorError):
-        Cursor.decode(cursor.encode(), cursor.digest)
+        Cursor.decode(cursor.encode(KEYS), cursor.digest, KEYS)
+
+
+def test_a_token_of_another_key_is_refused() -> None:
+    forged = replace(CURSOR, place=Place(MAX_HITS, score=1.0)).encode(CursorKeys([b"a guess"]))
+    with pytest.raises(CursorError, match="signed with a key that is not in use"):
+        Cursor.decode(forged, CURSOR.digest, KEYS)
+
+
+def test_cursors_outlive_a_change_of_keys_until_the_old_one_is_dropped() -> None:
+    old, both, new = CursorKeys([b"old"]), CursorKeys([b"new", b"old"]), CursorKeys([b"new"])
+    assert Cursor.decode(CURSOR.encode(old), CURSOR.digest, both) == CURSOR
+    assert Cursor.decode(CURSOR.encode(both), CURSOR.digest, new) == CURSOR
+    with pytest.raises(CursorError):
+        Cursor.decode(CURSOR.encode(old), CURSOR.digest, new)
+
+
+def test_without_keys_in_the_settings_each_process_has_its_own() -> None:
+    with pytest.raises(CursorError):
+        Cursor.decode(CURSOR.encode(CursorKeys.of([])), CURSOR.digest, CursorKeys.of([]))
 
 
 def test_only_one_spelling_of_a_token_is_accepted() -> None:
-    token = Cursor("cc", "d" * 16, Place(3)).encode()
+    # A token whose last character has unused bits.
+    tokens = [Cursor("c" * length, "d" * 16, Place(3)).encode(KEYS) for length in (1, 2, 3)]
+    token = next(each for each in tokens if len(each) % 4)
     raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     twins = [
         token[:-1] + last
@@ -85,7 +114,7 @@ def test_only_one_spelling_of_a_token_is_accepted() -> None:
     assert twins
     for twin in twins:
         with pytest.raises(CursorError):
-            Cursor.decode(twin, "d" * 16)
+            Cursor.decode(twin, "d" * 16, KEYS)
 
 
 def test_the_digest_depends_only_on_what_decides_the_order() -> None:

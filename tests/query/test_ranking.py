@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.query.cursor import MAX_POSITION, Place
+from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS
+from viewfinder.query.cursor import Cursor, CursorKeys, Place
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import WINDOW, Grouped, HitPage, fuse, ranking
+from viewfinder.query.ranking import Grouped, HitPage, fuse, ranking
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.search import Search
 
@@ -57,9 +58,12 @@ class Shelf:
         ordered = sorted(noisy, key=lambda each: (-noisy[each], each))[search.offset : search.offset + search.limit]
         cosines = {} if search.words is not None else {search.using: 0.0}
         return [
-            StoredHit(each, noisy[each], self.payloads.get(each, {}), dict.fromkeys(cosines, noisy[each]))
+            StoredHit(each, noisy[each], self._payload(each, search), dict.fromkeys(cosines, noisy[each]))
             for each in ordered
         ]
+
+    def _payload(self, each: str, search: Search) -> dict[str, Any]:
+        return {"id": each} | self.payloads.get(each, {}) if search.with_payload else {}
 
     def _groups(self, grouped: Grouped) -> list[StoredGroup]:
         groups: dict[str, list[StoredHit]] = {}
@@ -147,6 +151,55 @@ def test_points_with_equal_scores_appear_once(offset: int) -> None:
     assert shown[-1] == "last"
 
 
+@pytest.mark.parametrize(
+    ("noise", "equal", "limit", "offset"),
+    [
+        pytest.param(2e-7, 4500, 200, 0, marks=pytest.mark.slow),
+        (0.0, 900, 200, 0),
+        (2e-7, 900, 200, 40),
+        (2e-7, 900, 77, 500),
+        (0.0, 900, 200, 950),
+    ],
+)
+def test_thousands_of_equal_scores_are_paged_with_small_cursors_and_few_payloads(
+    noise: float, equal: int, limit: int, offset: int
+) -> None:
+    shelf = Shelf(noise=noise)
+    shelf.image = {numbered(number): 0.5 for number in range(equal)}
+    shelf.image |= {f"above-{number}": 0.6 + number / 1000 for number in range(90)}
+    shelf.image |= {f"near-{number}": 0.5 - 5e-6 for number in range(700)}
+    shelf.image |= {f"below-{number}": 0.4 - number / 1000 for number in range(90)}
+    page = shelf.turn(text(limit=limit, offset=offset))
+    shown = [each.id for each in page.hits]
+    widest = np.full(1280, 1280**-0.5, np.float32)  # the largest model of the registry
+    while page.place is not None:
+        token = Cursor("c" * 100, "d" * 16, page.place, "text", widest).encode(CursorKeys([b"key"]))
+        assert len(token) < 16_000
+        shelf.searches.clear()
+        page = shelf.turn(text(limit=limit), page.place)
+        shown += [each.id for each in page.hits]
+        assert sum(each.limit for each in shelf.searches if each.with_payload) <= 2 * limit + 100
+    assert len(shown) == len(set(shown)) == len(shelf.image) - offset
+    assert set(shown[-90:]) == {f"below-{number}" for number in range(90)}
+
+
+def test_pages_of_equal_scores_neither_repeat_nor_miss_points_during_changes() -> None:
+    shelf = Shelf(noise=2e-7)
+    shelf.image = {numbered(number): 0.5 for number in range(3000)}
+    rng = np.random.default_rng(0)
+    dead: set[str] = set()
+
+    def change() -> None:
+        for each in rng.choice(sorted(shelf.image), 20, replace=False).tolist():
+            del shelf.image[each]
+            dead.add(each)
+        shelf.image |= {f"new-{len(shelf.image)}-{number}": 0.5 for number in range(10)}
+
+    shown = shelf.read(text(limit=150), between=change)
+    assert len(shown) == len(set(shown))
+    assert {numbered(number) for number in range(3000)} - dead <= set(shown)
+
+
 def test_a_cosine_order_fetches_little_more_than_one_page(shelf: Shelf) -> None:
     shelf.read(text(limit=10))
     assert max(search.limit for search in shelf.searches) <= 100
@@ -155,13 +208,13 @@ def test_a_cosine_order_fetches_little_more_than_one_page(shelf: Shelf) -> None:
 
 def test_the_depth_of_fusion_is_the_same_on_every_page(shelf: Shelf) -> None:
     shelf.read(text(rank="hybrid", limit=9))
-    assert {search.limit for search in shelf.searches if search.only is None} == {WINDOW}
+    assert {search.limit for search in shelf.searches if search.only is None} == {MAX_RANKED_HITS}
 
 
 def test_no_page_begins_beyond_the_maximum_position() -> None:
     shelf = Shelf()
-    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_POSITION + 50)}
-    page = shelf.turn(text(limit=200, offset=MAX_POSITION - 200))
+    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_HITS + 50)}
+    page = shelf.turn(text(limit=200, offset=MAX_HITS - 200))
     assert len(page.hits) == 200
     assert page.place is None
 
@@ -176,7 +229,7 @@ def test_reciprocal_ranks_are_added_by_weight() -> None:
 def test_fused_scores_are_cosines_even_of_hits_found_by_words(shelf: Shelf) -> None:
     shelf.noise = 0
     shelf.image["buried"] = -0.5
-    shelf.image |= {f"near-{number}": 0.95 for number in range(WINDOW)}  # "buried" is in no window of images
+    shelf.image |= {f"near-{number}": 0.95 for number in range(MAX_RANKED_HITS)}  # "buried" is in no window of images
     shelf.words["buried"] = 99.0
     found = {each.id: each for each in shelf.turn(text(rank="hybrid", limit=200)).hits}
     assert found["buried"].score == -0.5

@@ -26,17 +26,23 @@ from viewfinder.cli.options import (
 )
 from viewfinder.cli.service import find_service
 from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
-from viewfinder.client.requests import image_bytes, image_id, next_page, search_body
+from viewfinder.client.requests import (
+    DEFAULT_LIMIT,
+    MAX_HITS,
+    MAX_LIMIT,
+    MAX_RANKED_HITS,
+    image_bytes,
+    image_id,
+    is_blank,
+    next_page,
+    search_body,
+)
 from viewfinder.engine.engine import print_results
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
 # The exit status of a search that found nothing.
 NO_HITS = 3
-DEFAULT_LIMIT, MAX_LIMIT = 10, 200
-# The pages of a search end there: by the cosine of one vector, and in any other order.
-MAX_HITS, MAX_RANKED_HITS = 10_000, 500
-
 EPILOG = examples(
     'viewfinder search "a red car"',
     "viewfinder search --image cat.jpg --limit 20",
@@ -69,8 +75,8 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def _query_text(text: str) -> str:
-    if not text.strip():
-        raise typer.BadParameter("The text is empty.")
+    if is_blank(text):
+        raise typer.BadParameter("The text is empty: it has no visible character.")
     return text
 
 
@@ -219,7 +225,7 @@ def _searcher(settings: Settings, request: SearchRequest) -> Iterator[Callable[[
     with packages_of("local", "'viewfinder search'"):
         from viewfinder.cluster.session import open_store
         from viewfinder.query.local import LocalSearch
-        from viewfinder.query.request import parse_query
+        from viewfinder.query.query import parse_query
 
     parse_query(search_body(request))  # refused before the store is opened
     output.note(f"Searching index {settings.index!r} in this process.")

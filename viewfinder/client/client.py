@@ -106,6 +106,7 @@ class Client(_AnyClient[httpx.Client]):
     ) -> list[SearchResult]:
         """One result for each search, in order. Up to 64 searches share a request and are encoded together.
 
+        Raises `BatchError`, which has the results of the others, if the service refuses one of them.
         A search is a text or `{"image": "cat.jpg", "limit": 3}`. `options` are defaults for all searches.
         """
         return self._run(self._calls.search_batch(search_request(each, options) for each in searches))

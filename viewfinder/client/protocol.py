@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,7 @@ from viewfinder.client.requests import (
     SearchRequest,
     image_base64,
     image_id,
+    image_names,
     image_uri,
     search_body,
     spelled_names,
@@ -32,6 +34,7 @@ from viewfinder.client.results import (
     Embeddings,
     ErrorResponse,
     Facets,
+    FailedSearch,
     Image,
     Models,
     Ranking,
@@ -43,7 +46,7 @@ from viewfinder.client.results import (
     Takedown,
     Takedowns,
 )
-from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
+from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError, all_results
 from viewfinder.sources.uris import spellings
 
 logger = logging.getLogger(__name__)
@@ -149,17 +152,21 @@ class Calls:
 
     def search(self, request: SearchRequest) -> Call[SearchResult]:
         ids = yield from self._ids([request])
-        return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", _json(search_body(request, ids))))
+        content = _json(search_body(request, ids))
+        with _named_as_given(_names([request], ids)):
+            return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", content))
 
     def search_batch(self, requests: Iterable[SearchRequest]) -> Call[list[SearchResult]]:
-        results: list[SearchResult] = []
+        answers: list[SearchResult | ServiceError] = []
         requests = list(requests)
         ids = yield from self._ids(requests)
+        names = _names(requests, ids)
         bodies = [search_body(request, ids) for request in requests]
         for content in _batches("searches", ((body, len(body.get("queries", [None]))) for body in bodies)):
             answer = yield from self._request(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
-            results += answer.results
-        return results
+            for each in answer.results:
+                answers.append(each if isinstance(each, SearchResult) else _as_given(_failed(each), names))
+        return all_results(answers)
 
     def _ids(self, requests: Iterable[SearchRequest]) -> Call[dict[str, str]]:
         """The ids of the images that the index has, by the names that can be spelled in several ways."""
@@ -199,10 +206,13 @@ class Calls:
         return (yield from self._request(_RANKING, "POST", "/v1/rank", _json(body)))
 
     def image(self, subject: str) -> Call[Image]:
-        return (yield from self._request(_IMAGE, "GET", _image_path("/v1/images", subject, spelled=True)))
+        with _named_as_given({image_id(subject): subject}):
+            return (yield from self._request(_IMAGE, "GET", _image_path("/v1/images", subject, spelled=True)))
 
     def content(self, subject: str, width: int | None) -> Call[bytes]:
-        answer = yield from self._send("GET", _image_path("/v1/images", subject, "/content", spelled=True, width=width))
+        path = _image_path("/v1/images", subject, "/content", spelled=True, width=width)
+        with _named_as_given({image_id(subject): subject}):
+            answer = yield from self._send("GET", path)
         return answer.content
 
     def facets(self, field: str, limit: int | None, filter: Mapping[str, Any] | None) -> Call[Facets]:
@@ -328,6 +338,35 @@ _TAKEDOWN_PAGE = TypeAdapter(Takedowns)
 _STATS = TypeAdapter(Stats)
 _OBJECT = TypeAdapter(dict[str, Any])
 _ERROR = TypeAdapter(ErrorResponse)
+
+
+def _names(requests: Iterable[SearchRequest], ids: Mapping[str, str]) -> dict[str, str]:
+    """By id the images that requests name, as their author did."""
+    return {ids.get(name) or image_id(name): name for request in requests for name in image_names(request)}
+
+
+@contextmanager
+def _named_as_given(names: Mapping[str, str]) -> Iterator[None]:
+    """Name images in errors as the caller did, not by their id."""
+    try:
+        yield
+    except ServiceError as error:
+        named = _as_given(error, names)
+        if named.message == error.message:
+            raise
+        raise named from error
+
+
+def _as_given(error: ServiceError, names: Mapping[str, str]) -> ServiceError:
+    message = error.message
+    for id_, name in names.items():
+        message = message.replace(id_, name)
+    return type(error)(error.code, message, error.hint, error.request_id, error.status)
+
+
+def _failed(search: FailedSearch) -> ServiceError:
+    detail = search.error
+    return ServiceError(detail.code, detail.message, detail.hint, detail.request_id, search.status)
 
 
 def _json(document: object) -> bytes:

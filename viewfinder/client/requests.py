@@ -3,6 +3,7 @@
 import base64
 import math
 import os
+import unicodedata
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,8 +13,17 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.uris import canonical_uri, point_id, spellings
 
+# Categories of Unicode: separators, control and format characters, surrogates, accents.
+_INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Mn"})
+# Fillers of Hangul, which count as letters, and the empty pattern of Braille.
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+
 Target = Literal["image", "caption", "both"]
 Rank = Literal["clip", "words", "hybrid"]
+
+DEFAULT_LIMIT, MAX_LIMIT = 10, 200
+# The pages of a search end there: by the cosine of one vector, and in any other order.
+MAX_HITS, MAX_RANKED_HITS = 10_000, 500
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes
 """The path of an image file, or its content."""
@@ -78,10 +88,15 @@ def next_page(request: SearchRequest, cursor: str | None) -> SearchRequest | Non
     return None if cursor is None else {**request, "offset": None, "cursor": cursor}
 
 
+def image_names(request: Mapping[str, Any]) -> list[str]:
+    """The images of the index that a request names, by id, URI or path."""
+    named = [request.get("id"), *(getattr(part, "id", None) for part in request.get("queries") or ())]
+    return [each for each in named if isinstance(each, str)]
+
+
 def spelled_names(request: Mapping[str, Any]) -> list[str]:
     """The images that a request names by a URI with several spellings: only the index knows which one it has."""
-    named = [request.get("id"), *(getattr(part, "id", None) for part in request.get("queries") or ())]
-    return [each for each in named if isinstance(each, str) and len(spellings(image_uri(each) or "")) > 1]
+    return [each for each in image_names(request) if len(spellings(image_uri(each) or "")) > 1]
 
 
 def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -94,6 +109,11 @@ def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None
         known = ", ".join(SearchRequest.__annotations__)
         raise TypeError(f"a search has no option {sorted(unknown)}; it has {known}")
     return {name: _plain(name, value, ids or {}) for name, value in request.items() if value is not None}
+
+
+def is_blank(text: str) -> bool:
+    """Return True for a text of nothing but spaces, control characters, invisible characters and lone accents."""
+    return all(unicodedata.category(each) in _INVISIBLE or each in _FILLERS for each in text)
 
 
 def image_base64(image: ImageInput) -> str:

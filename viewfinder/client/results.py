@@ -44,8 +44,8 @@ class Hit:
         float | None,
         Field(
             description="The share of unrelated pairs with a lower cosine under this model: 0.99 is above 99 % of "
-            "them; with target `both` the higher share. Null where the collection stores no such baseline, and for "
-            "words, raw vectors, differences and mixtures of texts and images.",
+            "them; with target `both` the share of pairs whose better target is worse. Null where the collection "
+            "stores no such baseline, and for words, raw vectors and several different parts.",
             examples=[0.998],
         ),
     ] = None
@@ -120,10 +120,21 @@ class ErrorResponse:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchResults:
-    """The result of each search of a batch, in their order."""
+class FailedSearch:
+    """The error of one search of a batch; the others are answered."""
 
-    results: Annotated[tuple[SearchResult, ...], Field(description="All from one model and collection.")]
+    status: Annotated[int, Field(description="The HTTP status that the search alone would have.")]
+    error: ErrorDetail
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResults:
+    """The answer to each search of a batch, in their order."""
+
+    results: Annotated[
+        tuple[SearchResult | FailedSearch, ...],
+        Field(description="All from one model and collection; an error in place of the result of a refused search."),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

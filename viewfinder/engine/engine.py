@@ -104,7 +104,10 @@ class ImageSearchEngine:
     def search_batch(
         self, searches: Iterable[str | SearchRequest], top_k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[SearchResult]:
-        """One result for each search, in order. A search is a text or a mapping as in `Client.search_batch`."""
+        """One result for each search, in order. A search is a text or a mapping as in `Client.search_batch`.
+
+        Raises `BatchError`, which has the results of the others, if one of them is refused.
+        """
         texts = [{"text": each} if isinstance(each, str) else each for each in searches]
         defaults = {"limit": top_k, **options}
         return self._backend.search_batch([cast(SearchRequest, {**defaults, **each}) for each in texts])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.client.results import SearchResult, Stats
-from viewfinder.errors import ObjectError, SourceError
+from viewfinder.errors import ObjectError, SourceError, all_results
 from viewfinder.indexing.executor import InProcessExecutor
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.report import Summary
@@ -92,7 +92,7 @@ class LocalIndex:
         return self._search.search(request)
 
     def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult]:
-        return self._search.search_batch(requests)
+        return all_results(self._search.search_batch(requests))
 
     def stats(self) -> Stats:
         return self._search.stats()

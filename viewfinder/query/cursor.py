@@ -4,29 +4,52 @@ A token belongs to one query and one physical collection. It carries the query's
 another batch or on another replica, would move every score a little, and the border between two pages with it. So a
 cursor also survives a change of model, as long as its collection exists.
 
-Tokens are not signed: a forged one gives access to nothing that a search does not return. A checksum detects damage.
+Tokens are signed: a forged place could make one page read thousands of points.
 """
 
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 import math
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import SecretStr
 
+from viewfinder.client.requests import MAX_HITS
 from viewfinder.query.errors import CursorError
 
 Vector = npt.NDArray[np.float32]
 
 MAX_CURSOR = 32_768
-# Maximum position of a page's first hit: the store counts all hits before it.
-MAX_POSITION = 10_000
-_CHECKSUM = 6
+_SIGNATURE = 16  # bytes
 _MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, one scroll in a million has a collision
 _ROUNDING = 1e-3  # of a unit vector's length
+
+
+class CursorKeys:
+    """The keys of cursors: the first signs, all are accepted, so that keys can be changed one replica after another."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = tuple(keys)
+
+    @classmethod
+    def of(cls, secret_keys: Sequence[SecretStr]) -> "CursorKeys":
+        """The keys of the settings; without any, a random one that only this process knows."""
+        return cls([each.get_secret_value().encode() for each in secret_keys] or [secrets.token_bytes(32)])
+
+    def sign(self, content: bytes) -> bytes:
+        """The signature of the first key."""
+        return _signature(self._keys[0], content)
+
+    def accept(self, signature: bytes, content: bytes) -> bool:
+        """Return True for a signature of any key."""
+        return any(hmac.compare_digest(signature, _signature(key, content)) for key in self._keys)
 
 
 @dataclass(frozen=True)
@@ -34,19 +57,21 @@ class Place:
     """The part of a ranking that has been shown.
 
     `position` is the number of hits (or groups) shown. If the order is that of scores, `score` is the score of the last
-    hit and `marks` identify the hits with nearly the same score; else `marks` identify all hits shown.
+    hit and `marks` identify the hits with nearly the same score; else `marks` identify all hits shown. Among very many
+    hits of one score `after` is the id of the last one shown: they come in the order of ids.
     """
 
     position: int
     marks: frozenset[bytes] = frozenset()
     score: float | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True)
 class Cursor:
     """A place in the hits of one query in one collection.
 
-    `digest` is `Query.digest()`, `kind` the kind of thing that the vector encodes (`viewfinder.query.relevance`).
+    `digest` is `Query.digest()`, `kind` the kind of thing that the vector encodes (`viewfinder.query.vectors`).
     `vector` is float32 [D], or None where only words are looked for.
     """
 
@@ -56,8 +81,8 @@ class Cursor:
     kind: str | None = None
     vector: Vector | None = field(default=None, compare=False)
 
-    def encode(self) -> str:
-        """The token: base64url of checksum, length of the JSON, JSON, vector and marks."""
+    def encode(self, keys: CursorKeys) -> str:
+        """The token: base64url of signature, length of the JSON, JSON, vector and marks."""
         vector = b"" if self.vector is None else self.vector.astype("<f4").tobytes()
         head = {
             "c": self.collection,
@@ -65,24 +90,25 @@ class Cursor:
             "k": self.kind,
             "n": self.place.position,
             "s": self.place.score,
+            "a": self.place.after,
             "v": len(vector),
         }
         text = json.dumps(head, separators=(",", ":")).encode()
         content = len(text).to_bytes(2, "big") + text + vector + b"".join(sorted(self.place.marks))
-        return base64.urlsafe_b64encode(_checksum(content) + content).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(keys.sign(content) + content).rstrip(b"=").decode()
 
     @classmethod
-    def decode(cls, token: str, digest: str) -> "Cursor":
+    def decode(cls, token: str, digest: str, keys: CursorKeys) -> "Cursor":
         """Read a token of the query with this digest; raises `CursorError`."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
             raise CursorError(f"not a cursor of this index: {_show(token)}") from error
-        content = raw[_CHECKSUM:]
+        content = raw[_SIGNATURE:]
         # The last character of base64 has unused bits: accept only the spelling that `encode` writes.
         spelled = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-        if raw[:_CHECKSUM] != _checksum(content) or spelled != token:
-            raise CursorError(f"the token is damaged: {_show(token)}")
+        if spelled != token or not keys.accept(raw[:_SIGNATURE], content):
+            raise CursorError(f"the token is damaged, or signed with a key that is not in use any more: {_show(token)}")
         try:
             cursor = cls._parse(content)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -103,10 +129,10 @@ class Cursor:
         position, score = int(head["n"]), None if head["s"] is None else float(head["s"])
         length = 1.0 if vector is None else float(np.linalg.norm(vector.astype(np.float64)))
         is_valid = math.isfinite(score or 0.0) and abs(length - 1) < _ROUNDING
-        if len(tail) % _MARK or not 0 <= position <= MAX_POSITION or not is_valid:
+        if len(tail) % _MARK or not 0 <= position <= MAX_HITS or not is_valid:
             raise ValueError("not written by encode")
         marks = frozenset(tail[start : start + _MARK] for start in range(0, len(tail), _MARK))
-        place = Place(position, marks, score)
+        place = Place(position, marks, score, None if head["a"] is None else str(head["a"]))
         return cls(str(head["c"]), str(head["q"]), place, head["k"], vector)
 
 
@@ -115,8 +141,8 @@ def mark(value: object) -> bytes:
     return hashlib.sha256(json.dumps(value).encode()).digest()[:_MARK]
 
 
-def _checksum(content: bytes) -> bytes:
-    return hashlib.sha256(b"viewfinder cursor 1" + content).digest()[:_CHECKSUM]
+def _signature(key: bytes, content: bytes) -> bytes:
+    return hmac.digest(key, b"viewfinder cursor 2" + content, "sha256")[:_SIGNATURE]
 
 
 def _show(token: str) -> str:

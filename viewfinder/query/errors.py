@@ -39,7 +39,7 @@ class QueryImageError(QueryError):
     def of(cls, field: str, error: "ImageError | AddressError") -> "QueryImageError":
         """The error for the image in `field`."""
         if isinstance(error, AddressError):
-            hint = "Send the image itself, as `image` or to POST /v1/search/image."
+            hint = "Pass the image itself, as `image`."
         elif error.reason == "too_many_bytes":
             hint = "Send a smaller image: the model sees few pixels."
         else:
@@ -48,7 +48,12 @@ class QueryImageError(QueryError):
 
 
 class UnknownImageError(QueryError):
-    """The index holds no image with this id."""
+    """The index holds no image with this id, or of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"id: the index holds no image {name!r}.", "Use the id of a hit.")
+        self.args = (name,)
+        self.name = name
 
 
 class CursorError(QueryError):

@@ -2,23 +2,29 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from viewfinder.client.requests import image_id, image_uri, search_body, spelled_names
+from pydantic import SecretStr
+
+from viewfinder.client.requests import image_id, image_names, image_uri, search_body, spelled_names
 from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import CollectionMissingError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import CursorKeys
+from viewfinder.query.errors import UnknownImageError
+from viewfinder.query.fields import MAX_SEARCHES
 from viewfinder.query.images import QueryImages
-from viewfinder.query.request import MAX_SEARCHES, parse_batch, parse_query
-from viewfinder.query.searcher import Searcher
+from viewfinder.query.query import parse_batch, parse_query
+from viewfinder.query.searcher import Refused, Searcher
 from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
 from viewfinder.store import Collection, Store
+from viewfinder.store.collections import check_model
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.takedowns import held_id
 
@@ -47,7 +53,9 @@ class LocalSearch:
             allow_url=True,  # the caller fetches on its own machine; private addresses are still refused
         )
         self._store, self._index = store, settings.index
-        self._searcher = Searcher(store, _LiveIndex(store, settings.index, load, model_name), self._images)
+        # The caller owns the index, so anyone may make cursors; another process can go on with them.
+        keys = CursorKeys.of(settings.cursor_keys or (SecretStr("local"),))
+        self._searcher = Searcher(store, _LiveIndex(store, settings.index, load, model_name), self._images, keys)
         # A loop in a thread of its own, since the caller may run in a loop already, as notebooks do.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-search")
         self._runner = asyncio.Runner()
@@ -55,23 +63,34 @@ class LocalSearch:
 
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
-        return self._run(self._searcher.search(parse_query(self._body(request))))
+        body, names = self._body(request)
+        try:
+            return self._run(self._searcher.search(parse_query(body)))
+        except UnknownImageError as error:
+            raise UnknownImageError(names.get(error.name, error.name)) from error
 
-    def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult]:
-        """The answers to several requests, encoded and searched together, 64 at a time."""
+    def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult | Refused]:
+        """The answer to each of several requests, or its error; encoded and searched together, 64 at a time."""
         bodies = [self._body(request) for request in requests]
-        results: list[SearchResult] = []
+        answers: list[SearchResult | Refused] = []
         for start in range(0, len(bodies), MAX_SEARCHES):
-            results += self._run(self._searcher.search_many(parse_batch(bodies[start : start + MAX_SEARCHES])))
-        return results
+            answers += self._batch(bodies[start : start + MAX_SEARCHES])
+        return answers
 
-    def _body(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON object of a request, with the ids of the images that the index has."""
+    def _batch(self, bodies: Sequence[tuple[dict[str, Any], dict[str, str]]]) -> list[SearchResult | Refused]:
+        answers = self._searcher.search_many(parse_batch([body for body, _ in bodies]))
+        return [
+            UnknownImageError(names.get(each.name, each.name)) if isinstance(each, UnknownImageError) else each
+            for (_, names), each in zip(bodies, self._run(answers), strict=True)
+        ]
+
+    def _body(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The JSON object of a request, with the ids of the images that the index has; and their names in it by id."""
         found: dict[str, str] = {}
         for name in spelled_names(request):
             id_ = image_id(name)
             found[name] = held_id(self._store, self._index, id_, image_uri(name) or "") or id_
-        return search_body(request, found)
+        return search_body(request, found), {found.get(name) or image_id(name): name for name in image_names(request)}
 
     def stats(self) -> Stats:
         return self._run(self._searcher.stats())
@@ -137,8 +156,7 @@ class _LiveIndex:
             return
         if self._checkpoint is None:
             self._checkpoint = locate(self._model_name)
-        if self._checkpoint.fingerprint != live.metadata.fingerprint:
-            self._store.collections.open(self._index, ModelIdentity.of(self._checkpoint))
+        check_model(live, ModelIdentity.of(self._checkpoint))
 
     def _encoder_of(self, live: Collection) -> Encoder:
         fingerprint = live.metadata.fingerprint

@@ -12,28 +12,33 @@ All but `by_cosine` search to the same depth for every page. If the depth grew w
 fused ranks or candidates, and the order would change from page to page.
 """
 
+import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from viewfinder.arrays import Vectors
-from viewfinder.query.cursor import MAX_POSITION, Place, mark
+from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS
+from viewfinder.query.cursor import Place, mark
 from viewfinder.query.query import Query
+from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.field_names import check_groupable, values_of
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import VectorName
-from viewfinder.store.search import Search
+from viewfinder.store.search import Search, mmr_candidates
 
-WINDOW = 500
 # Reciprocal rank fusion: the constant of Cormack, Clarke and Büttcher (SIGIR 2009).
 RRF_K = 60
 # Cosines of the same search may differ in the last bits of float32, because the store adds in another order.
 _NOISE = 2e-6
 # Extra hits read before and after the end of the last page, to allow for points deleted since.
 _SLACK = 30
-# With fewer candidates MMR only reorders the nearest.
-_CANDIDATES_PER_HIT = 10
-_MIN_CANDIDATES, _MAX_CANDIDATES = 100, 1000
+# Hits near the last score that a cursor marks one by one. More of them are copies of one image, and come in the order
+# of their ids.
+_MAX_MARKED = 256
+_ALL_SHOWN = "~"  # after every id
+# Maximum number of candidates that MMR chooses from.
+_MAX_DIVERSE = 1000
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,20 @@ Step = Sequence[Search] | Grouped
 RankingSteps = Generator[Step, Any, HitPage]  # receives a list[StoredHit] for each search, or the list[StoredGroup]
 
 
-def ranking(query: Query, vector: Vectors | None, place: Place | None) -> RankingSteps:
-    """The ranking of a query by its vector (float32 [D]; None for rank `words`), from `place` on."""
+def ranking(
+    query: Query, vector: Vectors | None, place: Place | None, condition: ParsedFilter | None = None
+) -> RankingSteps:
+    """The ranking of a query by its vector (float32 [D]; None for rank `words`), from `place` on.
+
+    `condition` is the query's filter as the store has parsed it.
+    """
     basis = Search(
         vector=vector,
         words=None if vector is not None else query.words,
         using=query.targets[0],
         limit=query.limit,
         offset=query.offset,
-        filter=query.filter,
+        filter=condition,
         exclude=[str(part.value) for part in query.parts if part.kind == "id"],
         score_threshold=query.score_threshold,
         diversity=query.diversity,
@@ -96,34 +106,43 @@ def _orders(query: Query, basis: Search) -> list[tuple[float, Search]]:
 
 def by_cosine(search: Search, place: Place | None) -> RankingSteps:
     """Hits of one vector by cosine, from `search.offset` or after `place`."""
-    limit = search.limit
     if place is None:
-        passed = min(search.offset, _SLACK)
-        (hits,) = yield [replace(search, offset=search.offset - passed, limit=passed + limit + 1)]
-        page = hits[passed : passed + limit]
-        # A hit before `offset` may have the last hit's score: remember it, so that it does not follow on the next page.
-        return _cosine_page(page, search.offset, hits[:passed], None, more=len(hits) > passed + limit)
-    start = max(0, place.position - _SLACK)
-    size = place.position - start + limit + 1 + _SLACK
-    while True:
-        (window,) = yield [replace(search, offset=start, limit=size)]
-        fresh = [hit for hit in window if _is_after(hit, place)]
-        if start > 0 and not (window and window[0].score > (place.score or 0.0) + _NOISE):
-            # Many points before this place were deleted, or share its score: the window may begin too late.
-            earlier = max(0, start - 4 * size)
-            start, size = earlier, size + start - earlier
-        elif len(fresh) <= limit and len(window) == size and start + size < MAX_POSITION * 2:
-            # Many points were added before this place: the window ends too early.
-            size *= 2
-        else:
-            return _cosine_page(fresh[:limit], place.position, [], place, more=len(fresh) > limit)
+        return (yield from _first_by_cosine(search))
+    limit = search.limit
+    equal_to = None if place.after is None else place.score
+    _, _, fresh = yield from _read(search, place, equal_to)
+    page = _by_score(fresh, equal_to)[:limit]
+    following = _place_after(page, place, equal_to) if len(fresh) > limit else None
+    if following is not None and len(following.marks) > _MAX_MARKED and following.after in (None, _ALL_SHOWN):
+        equal_to = page[-1].score
+        _, _, fresh = yield from _read(search, place, equal_to)
+        page = _by_score(fresh, equal_to)[:limit]
+        following = _place_after(page, place, equal_to) if len(fresh) > limit else None
+    return HitPage((yield from _with_payloads(search, page)), None, following)
+
+
+def _first_by_cosine(search: Search) -> RankingSteps:
+    limit, offset = search.limit, search.offset
+    passed, equal_to = min(offset, _SLACK), None
+    (hits,) = yield [replace(search, offset=offset - passed, limit=passed + limit + 1)]
+    if offset > passed and len(hits) > passed and _is_equal(hits[0], hits[passed].score):
+        # More hits before `offset` may have the same score: read them all, to skip those with the first ids.
+        equal_to = hits[passed].score
+        start, window, _ = yield from _read(search, Place(offset, score=equal_to), equal_to)
+        hits, passed = _by_score(window, equal_to), offset - start
+    page = hits[passed : passed + limit]
+    # A hit before `offset` may have the last hit's score: remember it, so that it does not follow on the next page.
+    skipped = [] if equal_to is not None else hits[:passed]
+    before = Place(offset, frozenset(mark(hit.id) for hit in skipped), skipped[-1].score if skipped else math.inf)
+    following = _place_after(page, before, equal_to) if len(hits) > passed + limit else None
+    return HitPage(page if equal_to is None else (yield from _with_payloads(search, page)), None, following)
 
 
 def by_window(search: Search, place: Place | None) -> RankingSteps:
     """Hits in an order other than that of cosines."""
-    depth = WINDOW
+    depth = MAX_RANKED_HITS
     if search.diversity:
-        depth = max(_MIN_CANDIDATES, min(_CANDIDATES_PER_HIT * search.limit, _MAX_CANDIDATES))
+        depth = min(mmr_candidates(search.limit), _MAX_DIVERSE)
         search = replace(search, candidates=depth)
     (hits,) = yield [replace(search, offset=0, limit=min(depth, _wanted(search, place)))]
     chosen, following = _page_of([hit.id for hit in hits], search, place)
@@ -134,7 +153,7 @@ def by_window(search: Search, place: Place | None) -> RankingSteps:
 def by_groups(grouped: Grouped, place: Place | None) -> RankingSteps:
     """Groups by their best hit, as the store makes them; `limit` and `offset` count groups."""
     search = grouped.search
-    wanted = min(WINDOW, _wanted(search, place))
+    wanted = min(MAX_RANKED_HITS, _wanted(search, place))
     groups: list[StoredGroup] = yield replace(grouped, search=replace(search, offset=0, limit=wanted))
     chosen, following = _page_of([group.value for group in groups], search, place)
     found = {mark(group.value): group for group in groups}
@@ -156,7 +175,7 @@ def by_fusion(
     first = searches[0][1]
     payload = [grouping[0].partition(".")[0]] if grouping else False
     lists: list[list[StoredHit]] = yield [
-        replace(search, offset=0, limit=WINDOW, with_payload=payload) for _, search in searches
+        replace(search, offset=0, limit=MAX_RANKED_HITS, with_payload=payload) for _, search in searches
     ]
     order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
     if grouping is None:
@@ -183,22 +202,73 @@ def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
     return sorted((each for each, total in sums.items() if total > 0), key=lambda each: (-sums[each], each))
 
 
-def _cosine_page(
-    hits: list[StoredHit], before: int, passed: list[StoredHit], place: Place | None, *, more: bool
-) -> HitPage:
-    position = before + len(hits)
-    if not more or not hits or position >= MAX_POSITION:
-        return HitPage(hits)
-    last = hits[-1].score
-    # A hit that returns with a score one bit lower is not a new hit: remember all hits near the last score.
-    marks = {mark(hit.id) for hit in [*passed, *hits] if hit.score <= last + 2 * _NOISE}
-    if place is not None and place.score is not None and place.score <= last + 2 * _NOISE:
-        marks |= place.marks
-    return HitPage(hits, None, Place(position, frozenset(marks), last))
+def _read(
+    search: Search, place: Place, equal_to: float | None
+) -> Generator[Sequence[Search], Any, tuple[int, list[StoredHit], list[StoredHit]]]:
+    """The hits around a place from an offset on, and those that follow it; with `equal_to` all with this score."""
+    start = max(0, place.position - _SLACK)
+    size = place.position - start + search.limit + 1 + _SLACK
+    with_payload = equal_to is None
+    while True:
+        (window,) = yield [replace(search, offset=start, limit=size, with_payload=with_payload)]
+        with_payload = False  # longer windows are read for their order alone
+        fresh = [hit for hit in window if _is_after(hit, place)]
+        ends_too_early = len(fresh) <= search.limit or (equal_to is not None and _is_equal(window[-1], equal_to))
+        if start > 0 and not (window and window[0].score > (place.score or 0.0) + _NOISE):
+            # Many points before this place were deleted, or share its score: the window may begin too late.
+            earlier = max(0, start - 4 * size)
+            start, size = earlier, size + start - earlier
+        elif ends_too_early and len(window) == size and start + size < MAX_HITS * 2:
+            # Many points were added before this place, or share its score.
+            size *= 2
+        else:
+            return start, window, fresh
 
 
 def _is_after(hit: StoredHit, place: Place) -> bool:
-    return hit.score <= (place.score or 0.0) + _NOISE and mark(hit.id) not in place.marks
+    score = place.score or 0.0
+    if hit.score > score + _NOISE or (place.after is not None and _is_equal(hit, score) and hit.id <= place.after):
+        return False
+    return hit.score < score - 5 * _NOISE or mark(hit.id) not in place.marks
+
+
+def _is_equal(hit: StoredHit, score: float) -> bool:
+    return abs(hit.score - score) <= _NOISE
+
+
+def _by_score(hits: list[StoredHit], equal_to: float | None) -> list[StoredHit]:
+    """Hits in their order, but those with the score `equal_to` in the order of ids."""
+    if equal_to is None:
+        return hits
+    equal = sorted((hit for hit in hits if _is_equal(hit, equal_to)), key=lambda hit: hit.id)
+    above = [hit for hit in hits if hit.score > equal_to + _NOISE]
+    below = [hit for hit in hits if hit.score < equal_to - _NOISE]
+    return above + equal + below
+
+
+def _place_after(page: list[StoredHit], before: Place, equal_to: float | None) -> Place | None:
+    position = before.position + len(page)
+    if not page or position >= MAX_HITS:
+        return None
+    last = page[-1]
+    in_order_of_ids = equal_to is not None and last.score >= equal_to - 3 * _NOISE
+    score = equal_to if equal_to is not None and in_order_of_ids else last.score
+    # A hit that returns with a score one bit lower is not a new hit: remember all hits near the last score.
+    marks = before.marks if (before.score or 0.0) <= score + 3 * _NOISE else frozenset()
+    near = [hit for hit in page if hit.score <= score + 3 * _NOISE]
+    if not in_order_of_ids:
+        return Place(position, marks | {mark(hit.id) for hit in near}, score)
+    marks |= {mark(hit.id) for hit in near if not _is_equal(hit, score)}
+    return Place(position, marks, score, last.id if _is_equal(last, score) else _ALL_SHOWN)
+
+
+def _with_payloads(search: Search, hits: list[StoredHit]) -> Generator[Sequence[Search], Any, list[StoredHit]]:
+    """The hits with their payloads, which those of a longer window lack; without points deleted since."""
+    if not (bare := [hit.id for hit in hits if not hit.payload]):
+        return hits
+    (found,) = yield [Search(vector=search.vector, using=search.using, only=bare, limit=len(bare))]
+    payloads = {hit.id: hit.payload for hit in found}
+    return [replace(hit, payload=hit.payload or payloads[hit.id]) for hit in hits if hit.payload or hit.id in payloads]
 
 
 def _wanted(search: Search, place: Place | None) -> int:

@@ -7,19 +7,30 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from viewfinder.client.results import Group, Hit, SearchResult, Stats
-from viewfinder.errors import CollectionMissingError
-from viewfinder.query.cursor import Cursor, Vector
-from viewfinder.query.errors import AddressError, CollectionGoneError, CursorError, QueryImageError, UnknownImageError
+from viewfinder.client.results import SearchResult, Stats
+from viewfinder.errors import CollectionMissingError, FilterError, WordsUnavailableError
+from viewfinder.query.cursor import Cursor, CursorKeys, Vector
+from viewfinder.query.errors import (
+    AddressError,
+    CollectionGoneError,
+    CursorError,
+    QueryError,
+    QueryImageError,
+    UnknownImageError,
+)
 from viewfinder.query.images import QueryImages, Timed, untimed
 from viewfinder.query.query import Query
 from viewfinder.query.ranking import Grouped, HitPage, RankingSteps, Step, ranking
-from viewfinder.query.relevance import relevance
+from viewfinder.query.results import search_result
 from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel
 from viewfinder.store import Collection, Search, Store, StoredGroup, StoredHit
+from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
+
+# The error of a query that cannot be answered as it stands.
+Refused: TypeAlias = QueryError | FilterError | WordsUnavailableError
 
 
 class Snapshot(QueryEncoder, Protocol):
@@ -53,6 +64,7 @@ class Searcher:
         store: Store,
         live: LiveIndex,
         images: QueryImages,
+        keys: CursorKeys,
         *,
         threads: Executor | None = None,
         timed: Timed = untimed,
@@ -60,17 +72,24 @@ class Searcher:
         self._store = store
         self._live = live
         self._images = images
+        self._keys = keys
         self._threads = threads
         self._timed = timed
 
     async def search(self, query: Query) -> SearchResult:
         """One page of hits. Raises `QueryError`, `FilterError`, and the errors of the store and the live index."""
-        return await self._next_page(query) if query.cursor else (await self.search_many([query]))[0]
+        if query.cursor:
+            return await self._next_page(query)
+        (answer,) = await self.search_many([query])
+        if isinstance(answer, SearchResult):
+            return answer
+        raise answer
 
-    async def search_many(self, queries: Sequence[Query]) -> list[SearchResult]:
+    async def search_many(self, queries: Sequence[Query | QueryError]) -> list[SearchResult | Refused]:
         """The results of queries without cursors, all from one snapshot and one request to the store.
 
-        A second request follows if ranks are fused, and one more for each query with `group_by`. If the collection was
+        In place of a result there is the error of a query that cannot be answered; the others are not affected. A
+        second request follows if ranks are fused, and one more for each query with `group_by`. If the collection was
         dropped since the last refresh, the live index is refreshed and searched again.
         """
         try:
@@ -105,23 +124,42 @@ class Searcher:
             store=self._store.address.digest,
         )
 
-    async def _first_pages(self, queries: Sequence[Query], snapshot: Snapshot) -> list[SearchResult]:
+    async def _first_pages(
+        self, queries: Sequence[Query | QueryError], snapshot: Snapshot
+    ) -> list[SearchResult | Refused]:
         began = time.perf_counter()
         collection = snapshot.collection
-        await self._check(queries, collection)
-        points = await self._named_points(queries, collection)
-        composed = await compose(queries, snapshot, self._images, points)
-        rankings = [ranking(query, each.vector, None) for query, each in zip(queries, composed, strict=True)]
+        answers: dict[int, SearchResult | Refused] = {
+            number: each for number, each in enumerate(queries) if isinstance(each, QueryError)
+        }
+        accepted = {number: each for number, each in enumerate(queries) if isinstance(each, Query)}
+        # Refuse what is wrong before anything is encoded: the first query of a process loads the model.
+        points = await self._named_points(list(accepted.values()), collection)
+        filters: dict[int, ParsedFilter | None] = {}
+        for number, query in accepted.items():
+            try:
+                self._check_parts(query, points)
+                filters[number] = await self._parse_filter(query, collection)
+            except (QueryError, FilterError, WordsUnavailableError) as error:
+                answers[number] = error
+        valid = [accepted[number] for number in filters]
+        composed = await compose(valid, snapshot, self._images, points) if valid else []
+        found: dict[int, Composed] = {}
+        for number, each in zip(filters, composed, strict=True):
+            if isinstance(each, QueryError):
+                answers[number] = each
+            else:
+                found[number] = each
+        rankings = [ranking(accepted[number], each.vector, None, filters[number]) for number, each in found.items()]
         pages = await self._run(collection, rankings)
-        return [
-            _result(query, each, page, collection, began)
-            for query, each, page in zip(queries, composed, pages, strict=True)
-        ]
+        for (number, each), page in zip(found.items(), pages, strict=True):
+            answers[number] = search_result(accepted[number], each, page, collection, self._keys, began)
+        return [answers[number] for number in range(len(queries))]
 
     async def _next_page(self, query: Query) -> SearchResult:
         """The page after a cursor, from the collection of the first page."""
         began = time.perf_counter()
-        cursor = Cursor.decode(query.cursor or "", query.digest())
+        cursor = Cursor.decode(query.cursor or "", query.digest(), self._keys)
         collection = await self._collection(cursor.collection)
         vector = cursor.vector
         if (vector is None) != (query.rank == "words") or (
@@ -129,10 +167,11 @@ class Searcher:
         ):
             raise CursorError("it does not fit the query")
         try:
-            (page,) = await self._run(collection, [ranking(query, vector, cursor.place)])
+            condition = await self._parse_filter(query, collection)
+            (page,) = await self._run(collection, [ranking(query, vector, cursor.place, condition)])
         except CollectionMissingError as error:
             raise CollectionGoneError from error
-        return _result(query, Composed(vector, cursor.kind), page, collection, began)
+        return search_result(query, Composed(vector, cursor.kind), page, collection, self._keys, began)
 
     async def _collection(self, name: str) -> Collection:
         """The collection of a cursor: live or retired, never one that is being built."""
@@ -146,20 +185,27 @@ class Searcher:
                 return found
         raise CollectionGoneError
 
-    async def _check(self, queries: Sequence[Query], collection: Collection) -> None:
-        """Refuse what is wrong before anything is encoded: the first query of a process loads the model."""
-        for query in queries:
-            if query.filter or query.group_by:
-                await self._in_thread(self._store.search.check, collection, query.filter, query.group_by)
-            for part in query.parts:
-                if part.kind == "image_url":
-                    try:
-                        self._images.check_url(str(part.value))
-                    except AddressError as error:
-                        raise QueryImageError.of(part.kind, error) from error
+    def _check_parts(self, query: Query, points: NamedPoints) -> None:
+        for part in query.parts:
+            if part.kind == "id" and part.value not in points.vectors:
+                raise UnknownImageError(str(part.value))
+            if part.kind == "image_url":
+                try:
+                    self._images.check_url(str(part.value))
+                except AddressError as error:
+                    raise QueryImageError.of(part.kind, error) from error
+
+    async def _parse_filter(self, query: Query, collection: Collection) -> ParsedFilter | None:
+        ranks_words = query.rank != "clip"
+        if not query.filter and query.group_by is None and not ranks_words:
+            return None
+        parsed: ParsedFilter | None = await self._in_thread(
+            self._store.search.parse, collection, query.filter, group_by=query.group_by, ranks_words=ranks_words
+        )
+        return parsed
 
     async def _named_points(self, queries: Sequence[Query], collection: Collection) -> NamedPoints:
-        """The vectors of points named by id: of the image, or of the caption if the point has no image."""
+        """The vectors of those points that the index has: of the image, or of the caption if there is no image."""
         named = dict.fromkeys(str(part.value) for query in queries for part in query.parts if part.kind == "id")
         vectors: dict[str, Vector] = {}
         kinds: dict[str, VectorName] = {}
@@ -168,9 +214,6 @@ class Searcher:
                 found = await self._in_thread(self._store.points.vectors, collection, missing, name)
                 vectors |= found
                 kinds |= dict.fromkeys(found, name)
-        for each in named:
-            if each not in vectors:
-                raise UnknownImageError(f"id: the index holds no image {each!r}.", "Use the id of a hit.")
         return NamedPoints(vectors, kinds)
 
     async def _run(self, collection: Collection, rankings: Sequence[RankingSteps]) -> list[HitPage]:
@@ -230,35 +273,3 @@ async def _answers(
     lists = iter(found)
     answers: dict[int, Any] = {number: [next(lists) for _ in step] for number, step in single.items()}
     return answers | dict(zip(grouped, groups, strict=True))
-
-
-def _result(query: Query, composed: Composed, page: HitPage, collection: Collection, began: float) -> SearchResult:
-    baselines = collection.metadata.baselines
-
-    def hit(stored: StoredHit) -> Hit:
-        payload = dict(stored.payload)
-        return Hit(
-            id=stored.id,
-            score=stored.score,
-            relevance=relevance(baselines, composed.kind, stored.cosines),
-            uri=payload.get("uri", ""),
-            caption=payload.get("caption"),
-            width=payload.get("width"),
-            height=payload.get("height"),
-            payload=payload,
-        )
-
-    cursor = None
-    if page.place is not None:
-        cursor = Cursor(collection.name, query.digest(), page.place, composed.kind, composed.vector).encode()
-    return SearchResult(
-        hits=tuple(map(hit, page.hits)),
-        groups=None
-        if page.groups is None
-        else tuple(Group(value=group.value, hits=tuple(map(hit, group.hits))) for group in page.groups),
-        model=collection.metadata.model_name,
-        collection=collection.name,
-        took_ms=round((time.perf_counter() - began) * 1000, 2),
-        cursor=cursor,
-        warnings=composed.warnings,
-    )

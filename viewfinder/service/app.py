@@ -2,8 +2,10 @@
 
 import gc
 import logging
+import secrets
 from typing import Any
 
+from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
@@ -37,6 +39,9 @@ def build_app(args: dict[str, Any] | None = None) -> Application:
 
 def application(settings: Settings) -> Application:
     """The deployment with replicas, batching and queue from the settings."""
+    if not settings.cursor_keys:
+        # Made once, so that all replicas accept each other's cursors.
+        settings = settings.model_copy(update={"cursor_keys": (SecretStr(secrets.token_hex(32)),)})
     max_requests = capacity(settings) + MAX_INCOMING + MAX_REFUSING
     deployment = serve.deployment(
         Replica,

@@ -6,17 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from viewfinder.client.results import SearchResult
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Encoder
+from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.images import QueryImages
 from viewfinder.query.language import identifier, names_of
-from viewfinder.query.query import Query
 from viewfinder.query.searcher import Searcher
 from viewfinder.service.generation.follower import Follower
 from viewfinder.service.images.content import ImageContent
-from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -55,7 +53,8 @@ class SearchService:
             **decoding,
         )
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
-        self.searcher = Searcher(store, follower, self.images, threads=self._threads, timed=self.metrics.timed)
+        keys = CursorKeys.of(settings.cursor_keys)
+        self.searcher = Searcher(store, follower, self.images, keys, threads=self._threads, timed=self.metrics.timed)
 
     @classmethod
     def connect(cls, settings: Settings, metrics: Metrics) -> "SearchService":
@@ -92,12 +91,6 @@ class SearchService:
         self.content.close()
         self._threads.shutdown(wait=False)
         self.store.close()
-
-    async def search(self, query: Query) -> SearchResult:
-        """One page of hits, with its model and collection recorded in the access log."""
-        result = await self.searcher.search(query)
-        record_generation(model=result.model, collection=result.collection)
-        return result
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Run a blocking call of the store."""

@@ -107,13 +107,7 @@ class Collections:
             created = self._create(index, name, model, "building")
             self.promote(index, created.name)
             live = self.live(index) or created
-        recorded = live.metadata
-        if recorded.fingerprint != model.fingerprint:
-            raise ModelMismatchError(
-                f"Index {index!r} was made by model {recorded.model_name!r} (fingerprint {recorded.fingerprint}), but "
-                f"this run uses {model.name!r} (fingerprint {model.fingerprint}). To change the model run "
-                "'viewfinder reindex'; to keep the live one pass its name as --model, or no --model at all."
-            )
+        check_model(live, model)
         if not live.ranks_words and self._ranks_words():  # the server was upgraded since it made the index
             self._create_index(live.name, CAPTION_WORDS, words_index(ranked=True))
             return self.refresh(live)
@@ -325,6 +319,17 @@ class Collections:
 def _is_ranked(index: models.PayloadIndexInfo | None) -> bool:
     """Return True for a text index that ranks by BM25."""
     return bool(getattr(getattr(index, "params", None), "scoring", None))
+
+
+def check_model(live: Collection, model: ModelIdentity) -> None:
+    """Raise `ModelMismatchError` if the live collection of an index was made by another model."""
+    recorded = live.metadata
+    if recorded.fingerprint != model.fingerprint:
+        raise ModelMismatchError(
+            f"Index {live.index!r} was made by model {recorded.model_name!r} (fingerprint {recorded.fingerprint}), but "
+            f"this run uses {model.name!r} (fingerprint {model.fingerprint}). To change the model run "
+            "'viewfinder reindex'; to keep the live one pass its name as --model, or no --model at all."
+        )
 
 
 def _next_name(index: str, model: ModelIdentity, builds: Iterable[int]) -> str:

@@ -1,7 +1,7 @@
 """Filters and names of fields of one collection, checked against the fields that it has."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import models
 
@@ -13,6 +13,8 @@ from viewfinder.store.schema import Collection
 
 T = TypeVar("T")
 
+ParsedFilter: TypeAlias = models.Filter
+
 
 class Conditions:
     """Parses what searches, facets, groups and reads of points name; raises `FilterError`."""
@@ -20,8 +22,10 @@ class Conditions:
     def __init__(self, collections: Collections) -> None:
         self._collections = collections
 
-    def parse(self, collection: Collection, expression: Mapping[str, Any] | None) -> models.Filter | None:
-        """Return Qdrant's filter; None for None and {}."""
+    def parse(self, collection: Collection, expression: Mapping[str, Any] | ParsedFilter | None) -> ParsedFilter | None:
+        """Return Qdrant's filter; None for None and {}. A parsed one stays as it is."""
+        if isinstance(expression, ParsedFilter):
+            return expression
         language = collection.metadata.language
         return self._with_fields(collection, lambda fields: parse_filter(expression, fields, language))
 

@@ -10,7 +10,7 @@ from qdrant_client import models
 from viewfinder.arrays import Vectors
 from viewfinder.errors import FilterError, StoreError, WordsUnavailableError
 from viewfinder.store.collections import Collections
-from viewfinder.store.conditions import Conditions
+from viewfinder.store.conditions import Conditions, ParsedFilter
 from viewfinder.store.connection import Connection
 from viewfinder.store.field_names import field_path
 from viewfinder.store.records import StoredGroup, StoredHit, is_point_id, payload_selector
@@ -18,7 +18,7 @@ from viewfinder.store.request_size import ID_BYTES, json_bytes, vector_bytes
 from viewfinder.store.schema import Collection, VectorName
 from viewfinder.store.words import CAPTION_WORDS, words_to_find
 
-# With fewer candidates than 5 to 10 times the hits, MMR only reorders them. The maximum is Qdrant's.
+# The maximum is Qdrant's.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
 
 # Quantized vectors select twice the hits and the originals rank them: without oversampling, rescoring only reorders;
@@ -41,7 +41,7 @@ class Search:
     using: VectorName = "image"
     limit: int = 10
     offset: int = 0
-    filter: Mapping[str, Any] | None = None
+    filter: Mapping[str, Any] | ParsedFilter | None = None
     score_threshold: float | None = None
     diversity: float = 0.0
     candidates: int | None = None
@@ -77,7 +77,7 @@ class Searches:
         search that exceeds it alone, and `StoreError` for a search by words on a server without BM25.
         """
         # The searches of one query share their filter, which is parsed once.
-        conditions: dict[int, models.Filter | None] = {}
+        conditions: dict[int, ParsedFilter | None] = {}
         for search in searches:
             if id(search.filter) not in conditions:
                 conditions[id(search.filter)] = self._conditions.parse(collection, search.filter)
@@ -101,11 +101,23 @@ class Searches:
                     found[place] = _hits(searches[place], answer.points)
         return found
 
-    def check(self, collection: Collection, filter: Mapping[str, Any] | None, group_by: str | None) -> None:
-        """Raise `FilterError` for a filter or a field of groups that a search would refuse."""
-        self._conditions.parse(collection, filter)
+    def parse(
+        self,
+        collection: Collection,
+        filter: Mapping[str, Any] | None,
+        *,
+        group_by: str | None = None,
+        ranks_words: bool = False,
+    ) -> ParsedFilter | None:
+        """Return the filter of a search, parsed once for all its requests.
+
+        Raises what a search would raise: `FilterError` for a filter or a field of groups, `WordsUnavailableError`.
+        """
         if group_by is not None:
             self._conditions.groupable(collection, group_by)
+        if ranks_words:
+            self._check_ranks_words(collection)
+        return self._conditions.parse(collection, filter)
 
     def nearest(
         self,
@@ -209,13 +221,12 @@ class Searches:
 
     def _sizes(self, searches: Sequence[Search]) -> list[int]:
         """Return the size of each search in a request; raise `FilterError` for one that Qdrant cannot receive."""
-        filters = {id(search.filter): json_bytes(search.filter) for search in searches}
+        filters = {id(search.filter): _filter_bytes(search.filter) for search in searches}
         sizes = []
         for search in searches:
             numbers = 0 if search.vector is None else len(search.vector)
             ids = len(search.exclude) + (0 if search.only is None else len(search.only))
-            # A filter is sent in Qdrant's form, which names the field with each value.
-            texts = 4 * (filters[id(search.filter)] + len(search.words or ""))
+            texts = filters[id(search.filter)] + 4 * len(search.words or "")
             sizes.append(vector_bytes(numbers) + ID_BYTES * ids + texts)
             if (excess := self._connection.limit.excess(sizes[-1])) is not None:
                 raise FilterError(f"The search takes {excess}. Use a smaller filter.")
@@ -230,11 +241,20 @@ class Searches:
         return models.SearchParams(exact=True) if exact else models.SearchParams(quantization=RESCORED)
 
     def _check_words(self, collection: Collection, searches: Sequence[Search]) -> None:
-        if collection.ranks_words or all(search.words is None for search in searches):
+        if any(search.words is not None for search in searches):
+            self._check_ranks_words(collection)
+
+    def _check_ranks_words(self, collection: Collection) -> None:
+        if collection.ranks_words:
             return
         # Its index may have been made anew since the collection was read.
         if not self._collections.refresh(collection).ranks_words:
             raise WordsUnavailableError(self._collections.why_no_words())
+
+
+def mmr_candidates(hits: int) -> int:
+    """Return the number of nearest points from which MMR chooses: with fewer it only reorders them."""
+    return max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * hits)
 
 
 def _words(search: Search, collection: Collection) -> list[str]:
@@ -247,7 +267,7 @@ def _query(search: Search, words: Sequence[str]) -> Any:
     vector = np.asarray(search.vector, dtype=np.float32).tolist()
     if not search.diversity:
         return models.NearestQuery(nearest=vector)
-    wanted = search.candidates or max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * (search.limit + search.offset))
+    wanted = search.candidates or mmr_candidates(search.limit + search.offset)
     mmr = models.Mmr(diversity=search.diversity, candidates_limit=min(wanted, _MAX_CANDIDATES))
     return models.NearestQuery(nearest=vector, mmr=mmr)
 
@@ -260,6 +280,14 @@ def _narrow(condition: models.Filter | None, search: Search) -> models.Filter | 
     must += [] if search.only is None else [models.HasIdCondition(has_id=_valid_ids(search.only))]
     must_not: list[Any] = [models.HasIdCondition(has_id=excluded)] if (excluded := _valid_ids(search.exclude)) else []
     return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
+
+
+def _filter_bytes(filter: Mapping[str, Any] | ParsedFilter | None) -> int:
+    """Return the size of a filter in a request, at most."""
+    if isinstance(filter, ParsedFilter):
+        return len(filter.model_dump_json(exclude_none=True))
+    # Sent in Qdrant's form, which names the field with each value.
+    return 4 * json_bytes(filter)
 
 
 def _cannot_match(search: Search, words: Sequence[str]) -> bool:

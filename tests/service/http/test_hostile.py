@@ -165,7 +165,7 @@ def test_json_that_is_not_a_search(served: World, body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\x00", "a\x00cat", "\u202e", "🐈" * 1000, "a" * 4_000, "\ufffe", "' OR 1=1 --", "{{7*7}}"]
+    "text", ["a\x00cat", "\u202ea cat", "🐈" * 1000, "a" * 4_000, "\ufffe", "' OR 1=1 --", "{{7*7}}"]
 )
 def test_unusual_texts_are_searched_as_texts(served: World, text: str) -> None:
     assert served.client.post(SEARCH, json={"text": text}).status_code == 200

@@ -7,30 +7,49 @@ from typing import Any
 import pytest
 
 from tests.service.conftest import World, local_client
-from tests.service.http.searching import Body, Counted, an_id, image, search, with_search
+from tests.service.http.searching import Body, Counted, an_id, ids, image, search, with_search
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("searches", "status", "named"),
+    ("searches", "named"),
     [
-        ([], 422, "searches"),
-        ([{"text": "a cat"}] * 65, 422, "searches"),
-        ([{"text": "a cat"}, {"text": "a dog", "limit": 0}], 422, "searches.1.limit"),
-        ([{"text": "a cat"}, {"text": "a dog", "id": an_id(1)}], 422, "searches.1"),
-        ([{"text": "a cat", "cursor": "abc"}], 422, "searches.0.cursor"),
-        ([{"queries": [{"image": "aaaa"}] * 16}] * 5, 422, "80"),
-        ([{"text": "a cat"}, {"id": an_id(99)}], 404, an_id(99)),
+        ([], "searches: it is empty"),
+        ([{"text": "a cat"}] * 65, "searches: 65 are too many; the maximum is 64."),
+        ([{"queries": [{"image": "aaaa"}] * 16}] * 5, "80"),
     ],
 )
-def test_the_error_of_a_batch_names_the_invalid_search(
-    shared: World, searches: list[Body], status: int, named: str
-) -> None:
+def test_a_batch_of_the_wrong_size_is_refused(shared: World, searches: list[Body], named: str) -> None:
     answer = shared.client.post("/v1/search/batch", json={"searches": searches})
-    assert answer.status_code == status
+    assert answer.status_code == 422
     assert named in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("search_", "status", "code", "named"),
+    [
+        ({"text": "a dog", "limit": 0}, 422, "invalid_request", "limit: 0 is below the minimum of 1."),
+        ({"text": "a dog", "id": an_id(1)}, 422, "invalid_request", "text and id"),
+        ({"text": "a cat", "cursor": "abc"}, 422, "invalid_request", "cursor:"),
+        ({"id": an_id(99)}, 404, "not_found", an_id(99)),
+        ({"text": "a cat", "filter": {"colour": {"eq": 1}}}, 400, "invalid_filter", "colour"),
+        ({"image": "***"}, 422, "invalid_image", "image:"),
+        ("a cat", 422, "invalid_request", "expected a JSON object"),
+    ],
+)
+def test_a_refused_search_of_a_batch_has_the_error_that_it_would_have_alone(
+    shared: World, search_: Any, status: int, code: str, named: str
+) -> None:
+    searches = [{"text": "a dog"}, search_, {"text": "a cat"}]
+    answer = shared.client.post("/v1/search/batch", json={"searches": searches})
+    assert answer.status_code == 200
+    first, refused, last = answer.json()["results"]
+    assert [ids(each) for each in (first, last)] == [ids(search(shared, text=each)) for each in ("a dog", "a cat")]
+    assert (refused["status"], refused["error"]["code"]) == (status, code)
+    assert named in refused["error"]["message"]
+    assert refused["error"]["request_id"] == answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,16 @@ def test_words_on_an_old_server_are_the_clients_error_and_name_the_version_neede
     for answer in (
         old_server.client.post("/v1/search", json={"text": "a cat", "rank": rank}),
         old_server.client.post("/v1/search", json={"text": "a cat", "rank": rank, "group_by": "width"}),
-        old_server.client.post("/v1/search/batch", json={"searches": [{"text": "a cat", "rank": rank}]}),
         old_server.client.get("/v1/search", params={"q": "a cat", "rank": rank}),
     ):
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (422, "words_unavailable")
         assert "1.19" in error["message"]
         assert "1.20 or newer" in error["message"]
+    searches = [{"text": "a cat", "rank": rank}, {"text": "a cat"}]
+    refused, found = old_server.client.post("/v1/search/batch", json={"searches": searches}).json()["results"]
+    assert (refused["status"], refused["error"]["code"]) == (422, "words_unavailable")
+    assert found["hits"]
 
 
 def test_statistics_tell_if_captions_can_be_searched_by_words(old_server: World, shared: World) -> None:

@@ -1,11 +1,12 @@
 """The FastAPI application: its routes and middleware. Runs without Ray."""
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from viewfinder.service.http.errors import install_error_handlers
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.openapi import complete_schema
+from viewfinder.service.http.parameters import check_parameters
 from viewfinder.service.http.routes import docs, embedding, images, page, search, status
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.access_log import AccessLog
@@ -26,7 +27,7 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
     )
     install_error_handlers(api)
     for routes in (search, embedding, images, status, docs, page):
-        api.include_router(routes.router(service))
+        api.include_router(routes.router(service), dependencies=[Depends(check_parameters)])
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
     api.openapi()  # made now: it takes 80 ms, which a request would take from all others
     # The middleware added last is the outermost: the log sees every request, and refusals get CORS headers too.

@@ -26,7 +26,7 @@ from viewfinder.query.errors import (
     UnknownImageError,
 )
 from viewfinder.query.images import OverloadedError
-from viewfinder.query.request import describe_errors
+from viewfinder.query.validation import REFUSED, describe_errors
 from viewfinder.service.generation.follower import NoIndexError, NotReadyError, UnhealthyError
 from viewfinder.service.telemetry import access_log
 
@@ -47,7 +47,7 @@ MAX_MESSAGE = 1000
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
-        400: "The body is not JSON, or the filter is invalid.",
+        400: "The body is not JSON, or a parameter's name or the filter is invalid.",
         422: "A field of the request is missing, unknown or out of bounds.",
         503: "There is no index yet, or the store is unavailable; retry after `Retry-After` seconds.",
         504: "The search exceeded the service's time limit.",
@@ -149,8 +149,13 @@ def error_response(request_id: str, error: HTTPError) -> JSONResponse:
     """The response, with its code recorded in the access log."""
     if record := access_log.current.get():
         record.code = error.code
-    detail = ErrorDetail(code=error.code, message=_clean(error.message), hint=error.hint, request_id=request_id)
-    return JSONResponse({"error": asdict(detail)}, status_code=error.status, headers=error.headers)
+    detail = asdict(error_detail(request_id, error))
+    return JSONResponse({"error": detail}, status_code=error.status, headers=error.headers)
+
+
+def error_detail(request_id: str, error: HTTPError) -> ErrorDetail:
+    """The error in a response."""
+    return ErrorDetail(code=error.code, message=_clean(error.message), hint=error.hint, request_id=request_id)
 
 
 def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
@@ -172,7 +177,7 @@ def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
 def _without_place(detail: Any) -> Any:
     """The detail of an error, with its path counted from the body, the query string or the form."""
     place, *path = detail["loc"]
-    return {**detail, "loc": path if path or detail["type"] == "combination" else [place]}
+    return {**detail, "loc": path if path or detail["type"] == REFUSED else [place]}
 
 
 def _unusable_image(error: QueryImageError) -> HTTPError:

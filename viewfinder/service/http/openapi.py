@@ -14,11 +14,15 @@ SECURITY_SCHEMES = {
 # By status: a description, and its codes, each with an example of message and hint.
 ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     400: (
-        "The body, the filter or the cursor is invalid.",
+        "The body, a parameter's name, the filter or the cursor is invalid.",
         {
             "invalid_json": ("The body is not JSON.", "Send a JSON object in UTF-8."),
             "invalid_body": ("Missing boundary in multipart.", "GET /docs shows every route and field."),
             "invalid_header": ("X-Request-Timeout-Seconds cannot lift the limits.", "Leave it out."),
+            "invalid_parameter": (
+                "there is no parameter 'limt'; did you mean 'limit'?",
+                "GET /docs lists the parameters of every route.",
+            ),
             "invalid_filter": ("Unknown field 'colour'.", "GET /docs: POST /v1/search, `filter`."),
             "invalid_cursor": ("cursor: not a cursor of this index: 'abc'.", "Search again without a cursor."),
         },
@@ -60,7 +64,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     422: (
         "A field of the request is missing, unknown or out of bounds, or an image cannot be fetched or decoded.",
         {
-            "invalid_request": ("limit: Input should be less than or equal to 200", "GET /docs shows every field."),
+            "invalid_request": ("limit: 201 is above the maximum of 200.", "GET /docs shows every field."),
             "invalid_image": ("image: not an image that can be decoded.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF."),
         },
     ),

@@ -15,6 +15,7 @@ from viewfinder.query.cursor import Vector
 from viewfinder.query.errors import QueryImageError
 from viewfinder.query.images import Pixels
 from viewfinder.query.language import language_warning
+from viewfinder.query.vectors import check_finite
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import JsonRoute
@@ -45,7 +46,7 @@ def router(service: SearchService) -> APIRouter:
         began = time.perf_counter()
         generation = service.follower.snapshot()
         texts, images = await asyncio.gather(
-            generation.encode_texts(body.texts), _encode_images(service, generation, images=body.images)
+            _encode_texts(generation, body.texts, "texts"), _encode_images(service, generation, images=body.images)
         )
         return Embeddings(
             **_answer(generation, began, _warnings(generation, body.texts, texts)),
@@ -60,7 +61,7 @@ def router(service: SearchService) -> APIRouter:
     async def embeddings(body: OpenAIRequest) -> OpenAIResponse:
         generation = service.follower.snapshot()
         _check_model(body, generation)
-        encoded = await generation.encode_texts(body.input)
+        encoded = await _encode_texts(generation, body.input, "input")
         tokens = sum(await service.in_thread(generation.encoder.count_tokens, body.input))
         as_text = body.encoding_format == "base64"
         return OpenAIResponse(
@@ -80,7 +81,8 @@ def router(service: SearchService) -> APIRouter:
         texts = body.texts if body.text is None else [body.text]
         given = {"images": body.images} if body.image is None else {"image": [body.image]}
         encoded, images = await asyncio.gather(
-            generation.encode_texts(texts or []), _encode_images(service, generation, **given)
+            _encode_texts(generation, texts or [], "texts" if body.text is None else "text"),
+            _encode_images(service, generation, **given),
         )
         # One side has a single vector. Not a matrix product: BLAS rounds rows by position, and equal rows would differ.
         scores = (np.array([vector for vector, _ in encoded], np.float64) * np.array(images, np.float64)).sum(axis=-1)
@@ -90,6 +92,14 @@ def router(service: SearchService) -> APIRouter:
         )
 
     return routes
+
+
+async def _encode_texts(generation: Generation, texts: Sequence[str], field: str) -> list[tuple[Vector, int]]:
+    """As `Generation.encode_texts`; raises `QueryError` for a text that has no vector."""
+    encoded = await generation.encode_texts(texts)
+    for index, (vector, _) in enumerate(encoded):
+        check_finite(vector, field if field == "text" else f"{field}.{index}", generation.encoder)
+    return encoded
 
 
 async def _encode_images(service: SearchService, generation: Generation, **given: Sequence[str] | None) -> list[Vector]:
@@ -111,7 +121,10 @@ async def _encode_images(service: SearchService, generation: Generation, **given
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-    return await generation.encode_images(pixels)
+    vectors = await generation.encode_images(pixels)
+    for place, vector in zip(tasks, vectors, strict=True):
+        check_finite(vector, place, generation.encoder)
+    return vectors
 
 
 async def _pixels(service: SearchService, generation: Generation, image: str) -> Pixels:

@@ -2,14 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from viewfinder.query.request import MAX_QUERY_TEXT
+from viewfinder.query.fields import MAX_QUERY_TEXT, VISIBLE_PATTERN
+from viewfinder.query.validation import JsonBody, visible_text
 
 # Texts and images of one request together: one encoder call of this size does not delay others much.
 MAX_INPUTS = 64
 
-EmbedText = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_TEXT, description="A text.")]
+EmbedText = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=MAX_QUERY_TEXT, description="A text.", json_schema_extra={"pattern": VISIBLE_PATTERN}
+    ),
+    AfterValidator(visible_text),
+]
 Base64File = Annotated[
     str,
     Field(
@@ -25,12 +32,10 @@ Base64Files = Annotated[list[Base64File], Field(max_length=MAX_INPUTS)]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
 
 
-class EmbedRequest(BaseModel):
+class EmbedRequest(JsonBody):
     """Texts and images to embed in one vector space."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"texts": ["a cat on the beach"], "images": [PIXEL]}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["a cat on the beach"], "images": [PIXEL]}]})
 
     texts: Texts = Field(default_factory=list)
     images: Base64Files = Field(default_factory=list)
@@ -52,12 +57,10 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class OpenAIRequest(BaseModel):
+class OpenAIRequest(JsonBody):
     """The body of OpenAI's `POST /v1/embeddings`."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"model": "viewfinder", "input": ["a cat", "a dog"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "viewfinder", "input": ["a cat", "a dog"]}]})
 
     input: Annotated[
         list[EmbedText],
@@ -102,11 +105,10 @@ class OpenAIResponse(BaseModel):
     warnings: list[str] = Field(default_factory=list)
 
 
-class RankRequest(BaseModel):
+class RankRequest(JsonBody):
     """An image with the texts that may describe it, or a text with the images that it may describe."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"image": PIXEL, "texts": ["a cat", "a dog", "nothing at all"]}]},
     )
 

@@ -8,30 +8,33 @@ from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from viewfinder.client.results import ErrorResponse, SearchResult, SearchResults
+from viewfinder.client.requests import DEFAULT_LIMIT
+from viewfinder.client.results import ErrorResponse, FailedSearch, SearchResult, SearchResults
 from viewfinder.errors import FilterError
-from viewfinder.query.query import QueryPart
-from viewfinder.query.request import (
-    BatchBody,
+from viewfinder.query.errors import QueryError
+from viewfinder.query.fields import (
     CursorToken,
     Diversity,
     GroupBy,
+    GroupSize,
     Id,
+    ImageUrl,
     Limit,
     Offset,
     RankField,
-    SearchBody,
     TargetField,
     Text,
     Threshold,
-    UploadOptionsBody,
 )
-from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
+from viewfinder.query.query import BatchBody, Query, QueryPart, SearchBody, UploadOptionsBody
+from viewfinder.query.searcher import Refused
+from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError, error_detail, http_error_of
 from viewfinder.service.http.json_routes import JsonRoute
 from viewfinder.service.search_service import SearchService
+from viewfinder.service.telemetry.access_log import record_generation
 
 # Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
-MAX_FILTER_PARAMETER = 4_000
+MAX_JSON_PARAMETER = 4_000
 
 _RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
     404: {"model": ErrorResponse, "description": "The index holds no image with the given id."},
@@ -42,6 +45,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
     413: {"model": ErrorResponse, "description": "An image, or the whole body, is too large."},
 }
 
+_WEIGHTS = "The weights of rank `hybrid`, as JSON."
 _FILTER = "The filter of `POST /v1/search`, as JSON."
 _FORM = ("image", "options")
 
@@ -52,42 +56,52 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.post("/v1/search", responses=_RESPONSES, summary="Find images by text, by image, or by several of them")
     async def search(body: SearchBody) -> SearchResult:
-        return await service.search(body.query())
+        return await _answer(service, body.query())
 
     @routes.get("/v1/search", responses=_RESPONSES, summary="The same with a query string")
     async def search_by_address(
         q: Annotated[Text | None, QueryParameter()] = None,
         id: Annotated[Id | None, QueryParameter()] = None,
+        image_url: Annotated[ImageUrl | None, QueryParameter()] = None,
         target: Annotated[TargetField, QueryParameter()] = "image",
         rank: Annotated[RankField, QueryParameter()] = "clip",
-        limit: Annotated[Limit, QueryParameter()] = 10,
+        weights: Annotated[
+            str | None,
+            QueryParameter(max_length=MAX_JSON_PARAMETER, description=_WEIGHTS, examples=['{"words":0.5}']),
+        ] = None,
+        limit: Annotated[Limit, QueryParameter()] = DEFAULT_LIMIT,
         offset: Annotated[Offset, QueryParameter()] = 0,
         cursor: Annotated[CursorToken | None, QueryParameter()] = None,
         filter: Annotated[
             str | None,
-            QueryParameter(max_length=MAX_FILTER_PARAMETER, description=_FILTER, examples=['{"width":{"gte":800}}']),
+            QueryParameter(max_length=MAX_JSON_PARAMETER, description=_FILTER, examples=['{"width":{"gte":800}}']),
         ] = None,
         score_threshold: Annotated[Threshold | None, QueryParameter()] = None,
         diversity: Annotated[Diversity, QueryParameter()] = 0.0,
         group_by: Annotated[GroupBy | None, QueryParameter()] = None,
+        group_size: Annotated[GroupSize, QueryParameter()] = 3,
     ) -> SearchResult:
+        document = {
+            "text": q,
+            "id": id,
+            "image_url": image_url,
+            "target": target,
+            "rank": rank,
+            "weights": _weights_parameter(weights),
+            "limit": limit,
+            "offset": offset,
+            "cursor": cursor,
+            "filter": filter_parameter(filter),
+            "score_threshold": score_threshold,
+            "diversity": diversity,
+            "group_by": group_by,
+            "group_size": group_size,
+        }
         try:
-            body = SearchBody(
-                text=q,
-                id=id,
-                target=target,
-                rank=rank,
-                limit=limit,
-                offset=offset,
-                cursor=cursor,
-                filter=filter_parameter(filter),
-                score_threshold=score_threshold,
-                diversity=diversity,
-                group_by=group_by,
-            )
+            body = SearchBody.model_validate(document)
         except ValidationError as error:
             raise _invalid(error, "query") from error
-        return await service.search(body.query())
+        return await _answer(service, body.query())
 
     @routes.post(
         "/v1/search/image",
@@ -109,13 +123,30 @@ def router(service: SearchService) -> APIRouter:
             chosen = UploadOptionsBody.model_validate_json(options)
         except ValidationError as error:
             raise _invalid(error, "body", "options") from error
-        return await service.search(chosen.build(QueryPart("image", await image.read())))
+        return await _answer(service, chosen.build(QueryPart("image", await image.read())))
 
     @routes.post("/v1/search/batch", responses=_RESPONSES, summary="Up to 64 searches at once, encoded as one batch")
-    async def search_batch(body: BatchBody) -> SearchResults:
-        return SearchResults(results=tuple(await service.searcher.search_many(body.queries())))
+    async def search_batch(body: BatchBody, request: Request) -> SearchResults:
+        answers = await service.searcher.search_many(body.queries())
+        return SearchResults(
+            results=tuple(
+                each if isinstance(each, SearchResult) else _failed(each, request.state.id) for each in answers
+            )
+        )
 
     return routes
+
+
+async def _answer(service: SearchService, query: Query) -> SearchResult:
+    """One page of hits, with its model and collection in the access log: those of a cursor may not be live."""
+    result = await service.searcher.search(query)
+    record_generation(model=result.model, collection=result.collection)
+    return result
+
+
+def _failed(error: Refused, request_id: str) -> FailedSearch:
+    answered = http_error_of(error)
+    return FailedSearch(status=answered.status, error=error_detail(request_id, answered))
 
 
 async def _check_form(request: Request) -> None:
@@ -141,15 +172,25 @@ async def _check_form(request: Request) -> None:
 
 def filter_parameter(text: str | None) -> dict[str, Any] | None:
     """The filter in a query string, as JSON; raises `FilterError` if it is not a JSON object."""
-    if text is None:
-        return None
-    try:
-        expression = json.loads(text)
-    except (ValueError, RecursionError):
-        expression = None
-    if not isinstance(expression, dict):
+    expression = None if text is None else _json_object(text)
+    if text is not None and expression is None:
         raise FilterError(f'filter: expected a JSON object like {{"width": {{"gte": 1024}}}}, not {text[:80]!r}.')
     return expression
+
+
+def _weights_parameter(text: str | None) -> dict[str, Any] | None:
+    weights = None if text is None else _json_object(text)
+    if text is not None and weights is None:
+        raise QueryError(f'weights: expected a JSON object like {{"clip": 1, "words": 0.5}}, not {text[:80]!r}.')
+    return weights
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _invalid(error: ValidationError, *place: str) -> RequestValidationError:

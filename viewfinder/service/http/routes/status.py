@@ -9,7 +9,7 @@ from viewfinder.client.results import ErrorResponse, Facets, FacetValue, Model, 
 from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
-from viewfinder.service.http.routes.search import MAX_FILTER_PARAMETER, filter_parameter
+from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, filter_parameter
 from viewfinder.service.search_service import SearchService
 
 MAX_FACETS = 100
@@ -37,7 +37,7 @@ def router(service: SearchService) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_FACETS, description="Maximum number of values.")] = 20,
         filter: Annotated[
             str | None,
-            Query(max_length=MAX_FILTER_PARAMETER, description="Count only images that match: JSON, as in a search."),
+            Query(max_length=MAX_JSON_PARAMETER, description="Count only images that match: JSON, as in a search."),
         ] = None,
     ) -> Facets:
         collection = service.follower.snapshot().collection

@@ -1,0 +1,25 @@
+"""Refuses parameters in an address that a route does not have: a misspelled one would be ignored."""
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+
+from viewfinder.query.validation import show, unknown_name
+from viewfinder.service.http.errors import HTTPError
+from viewfinder.service.http.guard import is_open_path
+
+
+async def check_parameters(request: Request) -> None:
+    """Refuse unknown and repeated parameters: `Depends(check_parameters)`. The page's own are for its script."""
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute) or is_open_path(request.url.path):
+        return
+    known = [each.alias for each in route.dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    hint = "GET /docs lists the parameters of every route."
+    if request.method == "POST":
+        hint = "The fields of a POST request are in its body."
+    for name in given:
+        if name not in known:
+            raise HTTPError(400, "invalid_parameter", f"{unknown_name('parameter', name, known)}", hint)
+        if given.count(name) > 1:
+            raise HTTPError(400, "invalid_parameter", f"The parameter {show(name)} is given twice.", "Give it once.")
