@@ -1,11 +1,13 @@
-"""The time of day. Everything that is recorded with a time gets it here, so that a simulation can replace the clock."""
+"""The time of day, and waiting, where a simulation replaces both."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
+Sleep = Callable[[float], None]
 
 
 def _system() -> datetime:
@@ -13,6 +15,7 @@ def _system() -> datetime:
 
 
 _clock: ContextVar[Clock] = ContextVar("clock", default=_system)
+_sleep: ContextVar[Sleep] = ContextVar("sleep", default=time.sleep)
 
 
 def now() -> datetime:
@@ -25,11 +28,17 @@ def timestamp() -> str:
     return now().isoformat(timespec="seconds")
 
 
+def sleep(seconds: float) -> None:
+    """Wait."""
+    _sleep.get()(seconds)
+
+
 @contextmanager
-def using(clock: Clock) -> Iterator[None]:
-    """Take the time from `clock` in this context: this thread, or this task."""
-    token = _clock.set(clock)
+def using(clock: Clock, sleep: Sleep = time.sleep) -> Iterator[None]:
+    """Take the time from `clock` and wait by `sleep` in this context: this thread, or this task."""
+    tokens = _clock.set(clock), _sleep.set(sleep)
     try:
         yield
     finally:
-        _clock.reset(token)
+        _clock.reset(tokens[0])
+        _sleep.reset(tokens[1])

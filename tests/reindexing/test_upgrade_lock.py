@@ -41,7 +41,7 @@ def control_on(double: QdrantDouble, node: int, directory: Path) -> Control:
 
 
 def make_lock(control: Control, now: datetime = NOON, run_id: str = "run") -> UpgradeLock:
-    return UpgradeLock(control, run_id, ttl_s=60, clock=lambda: now)
+    return UpgradeLock(control, run_id, ttl_s=60, clock=lambda: now, sleep=lambda seconds: None)
 
 
 def lock_from_elsewhere(control: Control, expires_at: datetime, **changes: object) -> LockHolder:
@@ -76,6 +76,31 @@ def test_an_expired_lock_is_taken_over_and_its_former_holder_is_refused(control:
     slow.release()
     assert read_holder(control) is not None, "a run does not release the lock of another"
     fast.renew()
+
+
+def test_a_lock_is_left_to_a_run_whose_clock_is_minutes_behind(control: Control) -> None:
+    behind = make_lock(control, NOON - timedelta(minutes=5))
+    behind.acquire()
+
+    def renew(seconds: float) -> None:
+        behind._clock = lambda: NOON - timedelta(minutes=4)
+        behind.renew()
+
+    with pytest.raises(StoreBusyError, match="locked by run run"):
+        UpgradeLock(control, "taker", ttl_s=60, clock=lambda: NOON, sleep=renew).acquire()
+    behind.renew()
+
+
+def test_a_lock_that_has_just_expired_is_watched_before_it_is_taken_over(control: Control) -> None:
+    waited: list[float] = []
+    lock_from_elsewhere(control, NOON - timedelta(minutes=5))
+    UpgradeLock(control, "taker", ttl_s=60, clock=lambda: NOON, sleep=waited.append).acquire()
+    assert sum(waited) == 60
+
+
+def test_a_lock_that_expired_long_ago_is_taken_over_at_once(control: Control) -> None:
+    lock_from_elsewhere(control, NOON - timedelta(minutes=16))
+    UpgradeLock(control, "taker", ttl_s=60, clock=lambda: NOON, sleep=lambda seconds: pytest.fail("waits")).acquire()
 
 
 def test_renew_extends_the_lock(control: Control) -> None:

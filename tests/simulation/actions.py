@@ -246,7 +246,7 @@ class Draw:
             return [first, second, *puts, self._with(self._put(chosen.choice(URIS)), delay=chosen.randint(15, 50))]
         change = self._hurt(Action("reindex", {"model": chosen.choice(MODELS), "ratio": 0.2}))
         if feature == "two reindexes":
-            return [change, change]
+            return [change, self._with(change, skew_s=-change.skew_s)]
         vanish = Action("vanish", {"folder": chosen.choice(FOLDERS)})
         return [change, self._with(vanish, delay=chosen.randint(20, 160))]
 

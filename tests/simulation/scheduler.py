@@ -105,7 +105,7 @@ class Scheduler:
 
     def _main(self, task: Task, function: Callable[[], Any]) -> None:
         getcurrent().parent.switch()
-        with clock.using(lambda: self.time + timedelta(seconds=task.skew_s)):
+        with clock.using(lambda: self.time + timedelta(seconds=task.skew_s), self.sleep):
             try:
                 task.result = function()
             except BaseException as error:

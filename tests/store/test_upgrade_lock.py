@@ -13,7 +13,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def make_lock(store: Store, index: str, run_id: str, now: datetime = NOON) -> UpgradeLock:
-    return UpgradeLock(store.control(index), run_id, ttl_s=60, clock=lambda: now)
+    return UpgradeLock(store.control(index), run_id, ttl_s=60, clock=lambda: now, sleep=lambda seconds: None)
 
 
 def test_one_run_holds_the_lock_until_it_releases_it(store: Store, index: str) -> None:

@@ -2,7 +2,8 @@
 
 The lock is a point in the control collection, written by conditional upserts (Qdrant ≥ 1.17) in one order on all
 replicas: inserted only if there is none, replaced only if it has expired. Its holder renews it. The lock of a killed
-run expires after `ttl_s`; another run on the same machine takes it over immediately.
+run expires after `ttl_s`; another run on the same machine takes it over immediately. Clocks of machines differ: a lock
+that seems to have just expired is watched for `ttl_s` first, and left to its holder if that renews it.
 """
 
 import logging
@@ -15,15 +16,18 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
-from viewfinder.clock import Clock, now
+from viewfinder.clock import Clock, Sleep, now, sleep
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
 
+_LOOKS = 8  # at a lock that is watched
 _KIND: Final = "upgrade_lock"
 _SUBJECT = "collections"
 TTL_S = 120.0
+# No clock is further off. A lock that has expired for longer is taken over without watching it.
+MAX_CLOCK_DIFFERENCE = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,11 @@ class LockHolder:
         return cls(**{each.name: record[each.name] for each in fields(cls) if each.name in record})
 
     def expired(self, now: datetime) -> bool:
-        """Return True if the lock has timed out, or its process is known to have ended."""
-        if datetime.fromisoformat(self.expires_at) <= now:
-            return True
+        """Return True if the lock has timed out by this clock, or its process is known to have ended."""
+        return datetime.fromisoformat(self.expires_at) <= now or self.has_ended()
+
+    def has_ended(self) -> bool:
+        """Return True if its process is known to have ended."""
         on_this_machine = self.machine != "" and self.machine == _machine_id()
         return on_this_machine and _process_start(self.pid) != self.process_start
 
@@ -67,12 +73,14 @@ class UpgradeLock:
         *,
         ttl_s: float = TTL_S,
         clock: Clock = now,
+        sleep: Sleep = sleep,
     ) -> None:
         self._control = control
         self._run_id = run_id
         self._token = secrets.token_hex(8)
         self._ttl_s = ttl_s
         self._clock = clock
+        self._sleep = sleep
         self._released = threading.Event()
         self._lost_to: str | None = None
         self._thread = threading.Thread(target=self._keep_renewing, name="upgrade-lock", daemon=True)
@@ -92,7 +100,7 @@ class UpgradeLock:
         holder = read_holder(self._control)
         if holder is None:
             self._control.write_if(_KIND, _SUBJECT, self._record(), absent=True)
-        elif holder.expired(self._clock()):
+        elif holder.expired(self._clock()) and not self._is_renewed(holder):
             logger.warning("Taking over the expired upgrade lock of %s", holder)
             self._control.write_if(_KIND, _SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
         holder = read_holder(self._control)
@@ -103,6 +111,19 @@ class UpgradeLock:
                 f"The index is locked by {holder}. Wait for that run to end; if it was killed, the lock expires by "
                 "itself."
             )
+
+    def _is_renewed(self, holder: LockHolder) -> bool:
+        """Return True if the holder is alive and its clock behind: it renews the lock within `ttl_s`."""
+        long_ago = datetime.fromisoformat(holder.expires_at) + MAX_CLOCK_DIFFERENCE < self._clock()
+        if holder.has_ended() or long_ago:
+            return False
+        logger.info("The upgrade lock of %s has expired; watching for %g s if it is renewed", holder, self._ttl_s)
+        for _ in range(_LOOKS):
+            self._sleep(self._ttl_s / _LOOKS)
+            current = read_holder(self._control)
+            if current is None or (current.token, current.expires_at) != (holder.token, holder.expires_at):
+                return True
+        return False
 
     def renew(self) -> None:
         """Extend the lock; raises `StoreBusyError` if another run has taken it."""
