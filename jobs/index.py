@@ -2,6 +2,11 @@
 
 python jobs/index.py s3://bucket/prefix
 ray job submit --working-dir . -- python jobs/index.py s3://bucket/prefix
+
+The run is in viewfinder/indexing/run.py, its stages on Ray Data are in viewfinder/cluster/executor.py:
+
+    list ──► compare ──► fetch and decode ──► encode ──► write
+             tasks       tasks on CPUs        actors     tasks
 """
 
 import sys

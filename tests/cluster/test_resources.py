@@ -2,7 +2,7 @@
 
 import pytest
 
-from viewfinder.cluster.resources import CORES, Workers
+from viewfinder.cluster.resources import CORES_RESOURCE, Workers
 from viewfinder.settings import Settings
 
 
@@ -42,7 +42,7 @@ def test_the_number_of_writers_follows_from_cores_and_gpus() -> None:
 def test_decoders_are_limited_to_the_cores_only_on_a_ray_that_the_program_started() -> None:
     assert plan({"CPU": 16}, {"CPU": 16}).max_decoders is None, "it may grow"
     for cpus, cores in ((4, 2), (3, 1)):
-        own = {"CPU": cpus, CORES: cores}
+        own = {"CPU": cpus, CORES_RESOURCE: cores}
         workers = plan(own, own)
         assert (workers.decoders, workers.max_decoders, workers.cores, workers.writers) == (cores, cores, cores, 1)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from viewfinder.cluster.resources import CORES, Workers
+from viewfinder.cluster.resources import CORES_RESOURCE, Workers
 from viewfinder.cluster.session import join_ray
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress
@@ -33,8 +33,8 @@ def test_a_job_starts_ray_with_the_real_number_of_cores_for_decoders(
     settings = Settings.load({})
     with join_ray(settings, StoreAddress(tmp_path, "http://127.0.0.1:9")):
         pass
-    assert (started["num_cpus"], started["resources"]) == (cpus, {CORES: cores})
-    resources = {"CPU": float(cpus), CORES: float(cores)}
+    assert (started["num_cpus"], started["resources"]) == (cpus, {CORES_RESOURCE: cores})
+    resources = {"CPU": float(cpus), CORES_RESOURCE: float(cores)}
     assert Workers.plan(settings, resources, resources).max_decoders == cores
 
 

@@ -20,15 +20,8 @@ PAGES = [
     "CONTRIBUTING.md",
     "demo/README.md",
     "benchmarks/README.md",
-    "docs/changing-models.md",
-    "docs/configuration.md",
-    "docs/operations.md",
-    "docs/releasing.md",
-    "docs/resilience.md",
-    "docs/scaling.md",
-    "docs/searching.md",
     "infra/kubernetes/README.md",
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/decisions").glob("*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^```.*?^```|(?:^    [^\n]*\n?(?:\n(?=    ))?)+", re.MULTILINE | re.DOTALL)
 # Entry points with the command whose flags they take.
@@ -142,3 +135,9 @@ def test_limits_of_the_proxy_in_the_runbook_fit_those_of_the_service() -> None:
     assert number["proxy_read_timeout"] > settings.request_timeout_s
     assert number["keepalive_timeout"] < serve["http_options"]["keep_alive_timeout_s"]
     assert f":{serve['http_options']['port']};" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_module_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`((?:viewfinder|jobs|serve)/[\w/]+\.py)`", read(page))
+    assert [each for each in named if not (ROOT / each).is_file()] == []

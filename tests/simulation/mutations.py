@@ -54,19 +54,19 @@ def _last_captions_file() -> Iterator[Any]:
 
 
 def _prune_by_what_is_there_now() -> Iterator[Any]:
-    from viewfinder.indexing.snapshot import PointBefore, Snapshot
+    from viewfinder.indexing.points_before import PointBefore, PointsBefore
     from viewfinder.store.points import Points
 
     detach = Points.detach
     taken: dict[Any, tuple[Any, Any]] = {}
-    take = Snapshot.take.__func__  # type: ignore[attr-defined]
+    take = PointsBefore.take.__func__  # type: ignore[attr-defined]
 
     def noted(cls: Any, store: Any, collection: Any, *arguments: Any) -> Any:
         made = take(cls, store, collection, *arguments)
         taken[made.path] = store, collection
         return made
 
-    def points(self: Snapshot) -> Iterator[PointBefore]:
+    def points(self: PointsBefore) -> Iterator[PointBefore]:
         store, collection = taken[self.path]
         for record in list(store.points.iterate(collection, {"sources": {"in": list(self.sources)}})):
             yield PointBefore.of(record.id, record.payload)
@@ -75,8 +75,8 @@ def _prune_by_what_is_there_now() -> Iterator[Any]:
         return detach(self, collection, ids, source)
 
     yield patch.object(Points, "detach", detach_anyway)
-    yield patch.object(Snapshot, "take", classmethod(noted))
-    yield patch.object(Snapshot, "points", points)
+    yield patch.object(PointsBefore, "take", classmethod(noted))
+    yield patch.object(PointsBefore, "points", points)
 
 
 def _one_list_of_sources() -> Iterator[Any]:

@@ -256,7 +256,7 @@ def test_the_last_of_repeated_keys_is_used_with_a_warning(suffix: str, caplog: p
         assert captions.find(_info("s3://b/1.jpg")) == CaptionRecord.of("three")
         assert captions.duplicates == 2
         assert captions.unmatched() == 1
-    assert "2 keys of s3://b/captions" in caplog.text
+    assert f"Repeated keys in s3://b/captions.{suffix}: 2;" in caplog.text
 
 
 def test_objects_may_exceed_the_size_of_one_query_and_keep_their_order() -> None:

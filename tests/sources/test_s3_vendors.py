@@ -14,7 +14,7 @@ import pytest
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ImageError, ObjectError, SourceError, ViewfinderError
-from viewfinder.sources.access import HEAD_BYTES, ObjectAccess
+from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.sources.versions import Version
@@ -76,7 +76,7 @@ def test_the_content_encoding_is_undone(encoding: str) -> None:
             assert file.read() == CONTENT
     assert content.data == CONTENT
     assert content.version == Version(ETAG, len(body), "2026-01-02T03:04:05Z"), "not that of the stored bytes"
-    assert heads == [CONTENT[:HEAD_BYTES]]
+    assert heads == [CONTENT[:CHECKED_BYTES]]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])

@@ -98,10 +98,10 @@ def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterat
             yield store, RayExecutor()
         return
     with packages_of("local", f"'viewfinder {command}'"):
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.indexing.executor import InProcessExecutor
 
-    with open_store(settings) as store, InProcessExecutor() as executor:
+    with store_of(settings) as store, InProcessExecutor() as executor:
         yield store, executor
 
 

@@ -58,10 +58,10 @@ def _run(options: EvaluateOptions, settings: Settings, *, as_json: bool) -> int:
     """Evaluate, write the files, print the table and return the exit status."""
     with packages_of("local", "'viewfinder evaluate'"):
         from viewfinder.cli.evaluate_report import markdown, save
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.evaluation.comparison import evaluate
 
-    with open_store(settings) as store:
+    with store_of(settings) as store:
         evaluation = evaluate(options, settings, store)
     save(evaluation, options.out)
     if as_json:

@@ -7,6 +7,7 @@ from viewfinder.cli import output
 from viewfinder.cli.entry import FAILED
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.indexing.report import IndexPlan, Summary
+from viewfinder.wording import counted
 
 # Number of reasons shown; failures.jsonl has all of them.
 _MAX_REASONS = 8
@@ -43,7 +44,7 @@ def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tup
     fields = [("listed", f"{sum(actions.values()):,}")]
     fields += [(_ACTIONS[action], f"{count:,}") for action, count in sorted(actions.items())]
     if prune is not None:
-        fields.append(("would be pruned", f"{prune.deleted:,} of {prune.points:,} points"))
+        fields.append(("would be pruned", f"{prune.deleted:,} of {counted(prune.points, 'point')}"))
         if prune.captions:
             fields.append(("captions", f"{prune.captions:,} would be removed"))
     return fields

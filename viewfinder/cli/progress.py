@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from viewfinder.indexing.progress import IndexingProgress, ListingProgress
+from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -39,10 +40,10 @@ class ConsoleProgress:
                 nonlocal logged
                 elapsed = time.monotonic() - began
                 if self._console.is_terminal:
-                    status.update(f"Listing: {count:,} objects, {count / max(elapsed, 1e-3):,.0f}/s")
+                    status.update(f"Listing: {counted(count, 'object')}, {count / max(elapsed, 1e-3):,.0f}/s")
                 elif elapsed - logged > _LOG_EVERY_S:
                     logged = elapsed
-                    logger.info("%d objects listed", count)
+                    logger.info("%s listed", counted(count, "object"))
 
             yield listed
 
@@ -94,12 +95,12 @@ def progress_line(counts: Mapping[str, int], total: int, elapsed: float) -> str:
     """The progress of a run after `elapsed` seconds, with its speed and the time left until all objects are done."""
     done = sum(counts.values())
     if not done:
-        return f"{total:,} objects to go, starting workers"
+        return f"{counted(total, 'object')} to go, starting workers"
     if done >= total:
-        return f"{done:,} of {total:,} objects ({_list_counts(counts)})"
+        return f"{done:,} of {counted(total, 'object')} ({_list_counts(counts)})"
     rate, left = done / elapsed, (total - done) * elapsed / done
     speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
-    return f"{done:,} of {total:,} objects, {speed}, about {left:,.0f} s left ({_list_counts(counts)})"
+    return f"{done:,} of {counted(total, 'object')}, {speed}, about {left:,.0f} s left ({_list_counts(counts)})"
 
 
 def _list_counts(counts: Mapping[str, int]) -> str:

@@ -154,20 +154,20 @@ def _given_options(ctx: typer.Context) -> set[str]:
 def _roll_back(settings: Settings, *, as_json: bool) -> None:
     with packages_of("local", "'viewfinder reindex'"):
         from viewfinder.cli.reindex_report import show_rollback
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.reindexing.rollback import roll_back
 
-    with open_store(settings) as store:
+    with store_of(settings) as store:
         show_rollback(roll_back(settings, store), as_json=as_json)
 
 
 def _release(settings: Settings, *, as_json: bool) -> None:
     with packages_of("local", "'viewfinder reindex'"):
         from viewfinder.cli.reindex_report import show_release
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.reindexing.rollback import release
 
-    with open_store(settings) as store:
+    with store_of(settings) as store:
         show_release(release(settings, store), settings.index, as_json=as_json)
 
 
@@ -176,7 +176,7 @@ def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_js
     with packages_of("local", "'viewfinder reindex'"):
         from viewfinder.cli.progress import ConsoleProgress
         from viewfinder.cli.reindex_report import show_nothing_to_do, show_result
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.indexing import preflight
         from viewfinder.indexing.report import Report
         from viewfinder.indexing.run import Indexer
@@ -186,7 +186,7 @@ def _reindex(options: ReindexOptions, settings: Settings, *, on_ray: bool, as_js
     preflight.check_target(options.model or settings.model, settings)
     if options.when_model_changed:
         # Scheduled runs are frequent, and this check needs neither Ray nor a model.
-        with open_store(settings) as store:
+        with store_of(settings) as store:
             if has_wanted_model(options, settings, store):
                 show_nothing_to_do(settings.index, as_json=as_json)
                 return DONE

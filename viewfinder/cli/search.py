@@ -223,13 +223,13 @@ def _searcher(settings: Settings, request: SearchRequest) -> Iterator[Callable[[
             yield lambda request: client.search(**request)
         return
     with packages_of("local", "'viewfinder search'"):
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.query.local import LocalSearch
         from viewfinder.query.query import parse_query
 
     parse_query(search_body(request))  # refused before the store is opened
     output.note(f"Searching index {settings.index!r} in this process.")
-    with open_store(settings) as store, LocalSearch(store, settings) as local:
+    with store_of(settings) as store, LocalSearch(store, settings) as local:
         yield local.search
 
 

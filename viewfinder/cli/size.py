@@ -12,6 +12,7 @@ from viewfinder.cli import output
 from viewfinder.cli.options import JsonOption, choice, examples, model_name, number, optional, positive, ratio, whole
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import Quantization
+from viewfinder.wording import counted
 
 QUANTIZATIONS = get_args(Quantization)
 
@@ -291,7 +292,7 @@ def size_command(
     headings = ["part", "figure", "value", "unit", "basis", "how"]
     rows = [[line.part, line.what, _number(line.value), line.unit, line.basis, line.how] for line in lines]
     if output.stdout().is_terminal:
-        output.print_text(f"{images:,} images, {estimate.model.name}, {gpu}")
+        output.print_text(f"{counted(images, 'image')}, {estimate.model.name}, {gpu}")
     output.print_table(headings, rows)
 
 

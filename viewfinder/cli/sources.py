@@ -15,6 +15,7 @@ from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import source_uri as recorded_uri
 from viewfinder.sources.uris import spellings
+from viewfinder.wording import counted
 
 if TYPE_CHECKING:
     from viewfinder.store import Collection, Store
@@ -56,9 +57,9 @@ def sources_command(
         raise ConfigurationError("Not a terminal: pass --yes to confirm.")
     settings = Settings.load(config=config, index=index)
     with packages_of("local", "'viewfinder sources'"):
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
 
-    with open_store(settings) as store:
+    with store_of(settings) as store:
         require_index(store, settings.index)
         live = store.collections.require_live(settings.index)
         if source is None:
@@ -99,12 +100,12 @@ def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_js
     uri = _recorded(source, live)
     if not yes:
         count = count_only_in(store, live, uri)
-        typer.confirm(f"Forget {uri} and delete the {count:,} points that only it has?", abort=True, err=True)
+        typer.confirm(f"Forget {uri} and delete the {counted(count, 'point')} that only it has?", abort=True, err=True)
     deleted = remove_source(store, live, uri)
     if as_json:
         output.print_json({"source": uri, "deleted": deleted})
     else:
-        output.print_text(f"{uri} is removed; {deleted:,} points are deleted.")
+        output.print_text(f"{uri} is removed; {counted(deleted, 'point')} deleted.")
 
 
 def _recorded(source: str, live: "Collection") -> str:

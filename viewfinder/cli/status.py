@@ -11,6 +11,7 @@ from viewfinder.client import Stats
 from viewfinder.errors import ServiceUnavailableError
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
+from viewfinder.wording import counted
 
 if TYPE_CHECKING:
     from viewfinder.reindexing.status import IndexStatus
@@ -61,10 +62,10 @@ def _stats(settings: Settings, *, required: bool) -> Stats | None:
 
 def _collections(settings: Settings) -> "IndexStatus":
     with packages_of("local", "'viewfinder status'"):
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
         from viewfinder.reindexing.status import read
 
-    with open_store(settings) as store:
+    with store_of(settings) as store:
         return read(store, settings.index)
 
 
@@ -95,7 +96,7 @@ def _notes(status: "IndexStatus") -> Iterator[str]:
     for each in status.collections:
         if each.live and each.skipped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in each.skipped.items())
-            yield f"The last run skipped {sum(each.skipped.values()):,} objects: {reasons}."
+            yield f"The last run skipped {counted(sum(each.skipped.values()), 'object')}: {reasons}."
     if status.rollback_pause:
         yield f"Scheduled runs are paused {status.rollback_pause}. To resume them: viewfinder reindex --release"
     if status.locked_by:

@@ -160,8 +160,8 @@ def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
             yield _ThroughService(client)
         return
     with packages_of("local", "'viewfinder takedown'"):
-        from viewfinder.cluster.session import open_store
+        from viewfinder.cluster.session import store_of
 
-    with open_store(settings) as store:
+    with store_of(settings) as store:
         require_index(store, settings.index)
         yield _InStore(store, settings.index)

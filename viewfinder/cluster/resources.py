@@ -11,7 +11,7 @@ WAITING_STAGE_CPUS = 0.1
 # CPUs of one decoder, one encoder and some waiting stages.
 CPUS_OF_ONE_PIPELINE = 2.3
 # Custom resource of a Ray that this program starts: the real number of cores, as its CPUs are set higher. Unclaimed.
-CORES = "viewfinder_cores"
+CORES_RESOURCE = "viewfinder_cores"
 # Without GPUs. Each encoder holds a model and takes 20 CPU seconds to start; each of its threads holds the activations
 # of its part of a batch, hundreds of megabytes with the largest models.
 CPUS_PER_ENCODER = 8
@@ -53,7 +53,7 @@ class Workers:
         and the encoder fell behind.
         """
         gpus = int(total.get("GPU", 0))
-        cpus = int(total.get(CORES, total.get("CPU", 1)))
+        cpus = int(total.get(CORES_RESOURCE, total.get("CPU", 1)))
         free_cpus = free.get("CPU", 0.0)
         share = free_cpus / CPUS_OF_ONE_PIPELINE if 0 < free_cpus < CPUS_OF_ONE_PIPELINE else 1.0
         on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus > 0)
@@ -62,7 +62,7 @@ class Workers:
         return cls(
             encoders=encoders,
             decoders=min(cpus, max(1, int(total.get("CPU", 1)) - encoders)),
-            max_decoders=cpus if CORES in total else None,
+            max_decoders=cpus if CORES_RESOURCE in total else None,
             decoder_cpus=round(share, 2),
             # Less than the decoders' share: Ray Data fuses stages with equal demands, which would then run in turn.
             encoder_cpus=round(0.9 * share, 2),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from viewfinder.cluster.resources import CORES
+from viewfinder.cluster.resources import CORES_RESOURCE
 from viewfinder.errors import ConfigurationError, StoreBusyError, ViewfinderError
 from viewfinder.models.cpu import cpu_cores
 from viewfinder.settings import Settings
@@ -46,7 +46,7 @@ def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
         address,
         ray_address=settings.ray_address,
         num_cpus=max(MINIMUM_CPUS, cores + CPUS_BESIDE_DECODERS),
-        resources={CORES: cores},
+        resources={CORES_RESOURCE: cores},
         include_dashboard=False,
     ):
         configure_ray_data()
@@ -55,14 +55,14 @@ def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Store]:
+def store_of(settings: Settings) -> Iterator[Store]:
     """The store that the settings name: a server, else the own directory, else through the program that holds it."""
     address = StoreAddress.of(settings)
     if address.url is not None:
         with connect(address) as store:
             store.check()  # a person waits, so an unreachable server is reported now, not after minutes of retries
             yield store
-    elif _is_held_elsewhere(store_directory(address.data_dir)):
+    elif _needs_ray(store_directory(address.data_dir)):
         with start_ray(address, ray_address=settings.ray_address), connect(address) as store:
             yield store
     else:
@@ -70,7 +70,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
             yield store
 
 
-def _is_held_elsewhere(directory: Path) -> bool:
+def _needs_ray(directory: Path) -> bool:
     """True if only the holder's Ray leads to it: it is on another machine, or made by other code."""
     lock = try_lock(directory / "holder.lock")
     if lock is not None:

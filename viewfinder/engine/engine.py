@@ -23,6 +23,7 @@ from viewfinder.errors import ConfigurationError
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 from viewfinder.terminal import printable, printable_line
+from viewfinder.wording import counted
 
 if TYPE_CHECKING:
     from viewfinder.engine.local import IndexResult
@@ -220,7 +221,7 @@ def _use_the_command(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) 
     note = ""
     if len(paths) > _PATHS_SHOWN:
         command.append("images.csv")
-        note = f"images.csv is a file with your {len(paths):,} paths in a column 'uri'."
+        note = f"images.csv is a file with your {counted(len(paths), 'path')} in a column 'uri'."
     else:
         for path in paths:
             text = str(path)

@@ -70,9 +70,9 @@ class Loader:
     def _load_main_image(self, data: bytes) -> Loaded:
         """Load the largest image inside a RAW file, or a TIFF that begins with a preview."""
         too_large: Exception | None = None
-        for candidate in raw.candidates(data):
+        for preview in raw.previews(data):
             try:
-                loaded = self._load_file(candidate.content(), candidate.orientation)
+                loaded = self._load_file(preview.content(), preview.orientation)
             except MemoryError:
                 raise
             except Image.DecompressionBombError as error:

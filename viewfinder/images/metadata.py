@@ -48,7 +48,7 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         # AVIF: an item and a property of unknown types are ignored.
         yield data.replace(b"Exif", b"none", 1).replace(b"colrprof", b"noneprof", 1)
     else:
-        yield from tiff.without_metadata(data)
+        yield from tiff.without_tags(data)
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:

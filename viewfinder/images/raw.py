@@ -28,7 +28,7 @@ _MAX_JPEGS = 1000
 _MAX_CANDIDATES = 10
 
 
-class Candidate(NamedTuple):
+class Preview(NamedTuple):
     """An image inside a file, with the orientation to assume if it has none of its own.
 
     `content` returns it as a file of its own.
@@ -48,7 +48,7 @@ def has_previews(data: bytes) -> bool:
     return any(each.sensor for each in found) or (len(found) > 1 and found[0].reduced)
 
 
-def candidates(data: bytes) -> list[Candidate]:
+def previews(data: bytes) -> list[Preview]:
     """Return the images in such a file that are large enough to stand for the whole, largest first.
 
     Whether they can be decoded is not known yet. Sensor data are not among them.
@@ -56,7 +56,7 @@ def candidates(data: bytes) -> list[Candidate]:
     found = tiff.directories(data)
     orientation = (found[0].orientation or 1) if found else 1
     pages = [
-        Candidate(
+        Preview(
             each.width,
             each.height,
             1 if each.orientation else orientation,
@@ -66,7 +66,7 @@ def candidates(data: bytes) -> list[Candidate]:
         if not each.sensor
     ]
     jpegs = [
-        Candidate(width, height, orientation, functools.partial(_tail, data, at)) for width, height, at in _jpegs(data)
+        Preview(width, height, orientation, functools.partial(_tail, data, at)) for width, height, at in _jpegs(data)
     ]
     # A RAW file's JPEGs decode at a reduced size. In other TIFFs they are the strips of a page, whose tags explain the
     # colours, so the page is tried first.

@@ -78,7 +78,7 @@ def starting_with(data: bytes, directory: Directory) -> bytes:
     return data[:place] + struct.pack(order + ("Q" if big else "I"), directory.offset) + data[2 * place :]
 
 
-def without_metadata(data: bytes) -> Iterator[bytes]:
+def without_tags(data: bytes) -> Iterator[bytes]:
     """Yield the file with only those tags in its first directory that say how its pixels are stored."""
     header = _header(data)
     if header is None:

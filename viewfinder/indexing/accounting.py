@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.skips import SKIP_REASONS
+from viewfinder.wording import counted
 
 # How to speed up each stage when it is the bottleneck.
 STAGE_ADVICE = {
@@ -167,6 +168,17 @@ def failure_ratio(counts: Mapping[str, int]) -> float:
     """The share of failures among the objects that were to be indexed; `counts` are those of a `RunResult`."""
     wanted = counts.get("listed", 0) - counts.get("skipped", 0)
     return counts.get("failed", 0) / wanted if wanted else 0.0
+
+
+def too_many_failures(counts: Mapping[str, int], max_ratio: float) -> str | None:
+    """Return a message if the share of failures is above the maximum; `counts` are those of a `RunResult`."""
+    if failure_ratio(counts) <= max_ratio:
+        return None
+    wanted = counted(counts["listed"] - counts["skipped"], "object")
+    return (
+        f"{counts['failed']:,} of {wanted} failed (not counting those skipped), more than --max-failure-ratio "
+        f"{max_ratio:g} allows. All others are indexed; failures.jsonl lists the failed ones."
+    )
 
 
 def skip_counts(skips: Mapping[str, int]) -> dict[str, int]:

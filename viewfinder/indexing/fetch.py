@@ -11,8 +11,7 @@ from typing import Self
 import pyarrow as pa
 
 from viewfinder.errors import ConfigurationError, ImageError, ObjectError
-from viewfinder.images.content_type import HEAD_BYTES as CONTENT_HEAD_BYTES
-from viewfinder.images.content_type import other_content
+from viewfinder.images.content_type import HEAD_BYTES, other_content
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
@@ -23,7 +22,7 @@ from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
-from viewfinder.sources.access import HEAD_BYTES, ObjectAccess, ObjectContent
+from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.skips import SKIP_REASONS
 from viewfinder.sources.versions import is_listed, version_read
@@ -144,7 +143,7 @@ class FetchAndDecode:
 
         def check_head(head: bytes) -> None:
             # The first bytes of a body that was cut off may look like a text.
-            if len(head) >= min(row["size"], HEAD_BYTES):
+            if len(head) >= min(row["size"], CHECKED_BYTES):
                 _check_head(head)
 
         for _ in range(READ_ATTEMPTS):
@@ -195,7 +194,7 @@ def _access_of_run(run: str) -> _Access:
 
 def _check_head(head: bytes) -> None:
     """Refuse content that is surely no image by its first bytes, before the rest is read."""
-    if (kind := other_content(head[:CONTENT_HEAD_BYTES])) is not None:
+    if (kind := other_content(head[:HEAD_BYTES])) is not None:
         reason = "video" if "video" in kind else "not_an_image"
         raise ImageError(reason, f"The object is {kind}.")
 

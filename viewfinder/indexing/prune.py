@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.snapshot import PointBefore, Snapshot
+from viewfinder.indexing.points_before import PointBefore, PointsBefore
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store
 from viewfinder.store.recorded import SourceRecord
+from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -49,43 +50,53 @@ class PrunePlan:
         return PrunePlan(*(mine + theirs for mine, theirs in pairs))
 
 
-class Prune:
-    """Removes this run's sources from points that they no longer list, and deletes points without a source.
+@dataclass(frozen=True)
+class PruneScope:
+    """What a prune compares: the listing in `manifest`, and the points that were there `before` it began.
 
-    Only points of the `snapshot`, which was taken before the listing began, and only while they are as they were then:
-    an object that another run has indexed since is not in this run's listing.
+    Only these are pruned, and only while they are as they were: an object that another run has indexed since is not in
+    this run's listing.
     """
 
-    def __init__(
-        self, store: Store, collection: Collection, snapshot: Snapshot, manifest: Manifest, *, max_ratio: float
-    ) -> None:
-        self._store = store
-        self._collection = collection
-        self._snapshot = snapshot
-        self._max_ratio = max_ratio
-        sources = [str(each["source"]) for each in manifest.sources]
-        self._listed = listed_ids(manifest.paths, sources)
-        self.refused: dict[str, str] = {}
+    store: Store
+    collection: Collection
+    manifest: Manifest
+    before: PointsBefore
 
     @classmethod
     def of(
-        cls,
-        options: IndexOptions,
-        store: Store,
-        collection: Collection | None,
-        manifest: Manifest,
-        snapshot: Snapshot | None,
-    ) -> "Prune | None":
-        """The prune of a run, None without `options.prune`."""
-        if not options.prune or collection is None or snapshot is None:
+        cls, store: Store, collection: Collection | None, manifest: Manifest, before: PointsBefore | None
+    ) -> "PruneScope | None":
+        """The scope of a run; None if it cannot prune."""
+        if collection is None or before is None:
             return None
-        if snapshot.collection != collection.name:  # promoted or created since the listing began
+        if before.collection != collection.name:  # promoted or created since the listing began
             logger.info("Nothing is pruned: %s is live since the listing began", collection.name)
             return None
-        prune = cls(store, collection, snapshot, manifest, max_ratio=options.prune_max_ratio)
-        for source in manifest.sources:
+        return cls(store, collection, manifest, before)
+
+
+class Prune:
+    """Removes this run's sources from points that they no longer list, and deletes points without a source."""
+
+    def __init__(self, scope: PruneScope, *, max_ratio: float) -> None:
+        self._store = scope.store
+        self._collection = scope.collection
+        self._before = scope.before
+        self._max_ratio = max_ratio
+        sources = [str(each["source"]) for each in scope.manifest.sources]
+        self._listed = listed_ids(scope.manifest.paths, sources)
+        self.refused: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, options: IndexOptions, scope: PruneScope | None) -> "Prune | None":
+        """The prune of a run, None without `options.prune`."""
+        if not options.prune or scope is None:
+            return None
+        prune = cls(scope, max_ratio=options.prune_max_ratio)
+        for source in scope.manifest.sources:
             now = SourceRecord.of(source)
-            before = collection.recorded.sources.get(now.uri, now)
+            before = scope.collection.recorded.sources.get(now.uri, now)
             changed = [name for name in ("include", "exclude") if getattr(before, name) != getattr(now, name)]
             if changed:
                 prune._refuse(
@@ -108,21 +119,21 @@ class Prune:
         `PruneRefusedError` if no source of the run can be pruned.
         """
         points, missing = Counter[str](), Counter[str]()
-        for point in self._snapshot.points():
+        for point in self._before.points():
             points.update(source for source in point.sources if source in self._listed)
             missing.update(self._gone(point))
         for source, count in missing.items():
             if count > self._max_ratio * points[source]:
                 self._refuse(
                     source,
-                    f"--prune would remove {count:,} of the {points[source]:,} points of {source!r} "
+                    f"--prune would remove {count:,} of the {counted(points[source], 'point')} of {source!r} "
                     f"({count / points[source]:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing "
                     "pruned. If the objects are really gone, run again with a larger --prune-max-ratio.",
                 )
         if not self._listed:
             raise PruneRefusedError(" ".join(self.refused.values()))
         total = detached = deleted = 0
-        for point in self._snapshot.points():
+        for point in self._before.points():
             gone = self._gone(point)
             total += 1
             detached += bool(gone)
@@ -131,7 +142,7 @@ class Prune:
 
     def carry_out(self) -> int:
         """Prune, and return the number of points deleted."""
-        missing = (point for point in self._snapshot.points() if self._gone(point))
+        missing = (point for point in self._before.points() if self._gone(point))
         deleted = 0
         while page := list(itertools.islice(missing, BATCH)):
             now = self._store.points.records(self._collection, [point.id for point in page])

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from viewfinder import clock
 from viewfinder.errors import ConfigurationError, ObjectError, StoreError
-from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, failure_ratio, skip_counts
+from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, skip_counts, too_many_failures
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -23,6 +23,7 @@ from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store import directory as embedded_store
+from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -216,7 +217,7 @@ class Report:
                 self.problems.append(str(error))
         if expected is not None and reasons.total() != expected:
             # A concurrent run of the same index failed on the same objects, and its records replaced ours.
-            logger.warning("%d objects failed, but failures.jsonl lists %d", expected, reasons.total())
+            logger.warning("%s failed, but failures.jsonl lists %d", counted(expected, "object"), reasons.total())
         return dict(reasons.most_common())
 
     def _copy(self, location: str, name: str, path: Path) -> None:
@@ -237,16 +238,10 @@ def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
     accounted = counts["unchanged"] + counts["indexed"] + counts["skipped"] + counts["failed"]
     if accounted != counts["listed"]:
         return (
-            f"{counts['listed']:,} objects were listed, but {accounted:,} are accounted for. This is a bug in "
+            f"The run listed {counted(counts['listed'], 'object')}, but accounts for {accounted:,}. This is a bug in "
             "viewfinder. Run the job again to index the missing objects."
         )
-    if failure_ratio(counts) > max_failure_ratio:
-        return (
-            f"{counts['failed']:,} of {counts['listed'] - counts['skipped']:,} objects failed (not counting those "
-            "skipped), more than --max-failure-ratio "
-            f"{max_failure_ratio:g} allows. All others are indexed; failures.jsonl lists the failed ones."
-        )
-    return None
+    return too_many_failures(counts, max_failure_ratio)
 
 
 def _stage_record(stage: Stage) -> dict[str, Any]:

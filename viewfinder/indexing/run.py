@@ -22,12 +22,12 @@ from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
 from viewfinder.indexing.executor import Executor, IndexJob, compare_all
 from viewfinder.indexing.failures import deciders
 from viewfinder.indexing.options import IndexOptions
+from viewfinder.indexing.points_before import PointsBefore
 from viewfinder.indexing.preflight import choose_model, open_collection, reachable
 from viewfinder.indexing.progress import ListingProgress, NoProgress, Progress
-from viewfinder.indexing.prune import Prune, PrunePlan
+from viewfinder.indexing.prune import Prune, PrunePlan, PruneScope
 from viewfinder.indexing.report import IndexPlan, Report, Summary
 from viewfinder.indexing.running import begin, end
-from viewfinder.indexing.snapshot import Snapshot
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
@@ -40,6 +40,7 @@ from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
 from viewfinder.store.recorded import Recorded, SourceRecord
+from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
 
@@ -50,7 +51,7 @@ QUERIES_TIMEOUT_S = 120.0
 _BATCH = 1000
 
 # Lists the sources of the options into a manifest in the directory.
-Listing = Callable[[IndexOptions, Path], Manifest]
+ListSources = Callable[[IndexOptions, Path], Manifest]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Listed:
     """The manifest of a run, and for a prune the points of its sources before the listing began."""
 
     manifest: Manifest
-    snapshot: Snapshot | None = None
+    before: PointsBefore | None = None
 
 
 def index(
@@ -69,7 +70,7 @@ def index(
     *,
     access: ObjectAccess | None = None,
     progress: Progress | None = None,
-    listing: Listing | None = None,
+    listing: ListSources | None = None,
     report: Report | None = None,
 ) -> Summary | IndexPlan:
     """Bring the index up to date with the sources and write the report; with `options.dry_run` return a plan.
@@ -118,7 +119,7 @@ class Indexer:
         *,
         access: ObjectAccess | None = None,
         progress: Progress | None = None,
-        listing: Listing | None = None,
+        listing: ListSources | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -140,18 +141,18 @@ class Indexer:
         # A manifest of a large bucket takes gigabytes, so only one exists at a time.
         prefix = f"manifest-{next(self._numbers)}-"
         with tempfile.TemporaryDirectory(dir=self._workspace, prefix=prefix) as directory:
-            snapshot = None
+            before = None
             if (options.prune or options.prune_captions) and collection is not None:
                 # In every spelling: which one exists is known only after the listing.
                 sources = [each for source in options.sources for each in spellings(source_uri(source))]
-                snapshot = Snapshot.take(self._store, collection, list(dict.fromkeys(sources)), Path(directory))
+                before = PointsBefore.take(self._store, collection, list(dict.fromkeys(sources)), Path(directory))
             if self._listing is not None:
                 manifest = self._listing(options, Path(directory))
             else:
                 recorded = Recorded() if collection is None else collection.recorded
                 with self._progress.listing() as progress:
                     manifest = list_objects(options, self._access, Path(directory), progress, recorded)
-            yield Listed(manifest, snapshot)
+            yield Listed(manifest, before)
 
     def plan(
         self, options: IndexOptions, collection: Collection | None, listed: Listed | None = None
@@ -164,13 +165,12 @@ class Indexer:
             with self.listed(options, collection) as made:
                 return self.plan(options, collection, made)
         manifest = listed.manifest
-        prune = Prune.of(options, self._store, collection, manifest, listed.snapshot)
+        prune, captions_prune = self._prunes(options, collection, listed)
         prune_plan = prune.plan() if prune else None
-        captions_prune = CaptionsPrune.of(options, self._store, collection, manifest, listed.snapshot)
         if captions_prune:
             prune_plan = replace(prune_plan or PrunePlan(0, 0, 0), captions=captions_prune.plan())
         compare = self._compare(options, collection, manifest)
-        compared = self._compared(manifest, compare)
+        compared = self._compare_here(manifest, compare)
         if compared is not None:
             return count_actions(compared), prune_plan
         return self._executor.count_actions(manifest, compare, self._store), prune_plan
@@ -187,10 +187,9 @@ class Indexer:
             with self.listed(options, collection) as made:
                 return self.sync(options, collection, checkpoint, made)
         store, manifest = self._store, listed.manifest
-        prune = Prune.of(options, store, collection, manifest, listed.snapshot)
+        prune, captions_prune = self._prunes(options, collection, listed)
         if prune:
             prune.plan()
-        captions_prune = CaptionsPrune.of(options, store, collection, manifest, listed.snapshot)
         if captions_prune:
             captions_prune.plan()
         self._record_run(options, collection, manifest)
@@ -214,6 +213,12 @@ class Indexer:
         """Unit vectors (float32 [D]) by point id, of images that can be read and have not changed since indexing."""
         return self._executor.encode_images(checkpoint, self._settings, self._access, records)
 
+    def _prunes(
+        self, options: IndexOptions, collection: Collection | None, listed: Listed
+    ) -> tuple[Prune | None, CaptionsPrune | None]:
+        scope = PruneScope.of(self._store, collection, listed.manifest, listed.before)
+        return Prune.of(options, scope), CaptionsPrune.of(options, scope)
+
     def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
         return Compare(
             self._access,
@@ -229,14 +234,14 @@ class Indexer:
             stat_threads=self._settings.fetch_threads,
         )
 
-    def _compared(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:
+    def _compare_here(self, manifest: Manifest, compare: Compare) -> list[pa.Table] | None:
         """The compared rows of a small manifest; None for a larger one, which the executor compares in blocks."""
         if manifest.listed > COMPARED_HERE:
             return None
         return [*compare_all(manifest, compare, self._store)]
 
     def _run(self, job: IndexJob) -> Outcome:
-        compared = self._compared(job.manifest, job.compare)
+        compared = self._compare_here(job.manifest, job.compare)
         if compared is not None and not needs_encoding(compared):
             return self._write(job, compared)
         with self._progress.indexing(job.manifest.listed) as progress:
@@ -343,5 +348,5 @@ def delete_taken_down(store: Store, collection: Collection) -> int:
             store.points.delete(collection, left)
             deleted += len(left)
     if deleted:
-        logger.info("Deleted %d points that were taken down during the run", deleted)
+        logger.info("Deleted %s, taken down during the run", counted(deleted, "point"))
     return deleted

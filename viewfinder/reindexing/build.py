@@ -20,6 +20,7 @@ from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
 from viewfinder.store.recorded import CaptionsRecord, Recorded, SourceRecord
 from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
+from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.reindex")
 
@@ -143,7 +144,7 @@ def fill(
     for number in range(1, MAX_ROUNDS + 1):
         lock.renew()
         run = current_run()
-        logger.info("Round %d over %d sources", number, len(run.sources))
+        logger.info("Round %d over %s", number, counted(len(run.sources), "source"))
         new = replace_records(store, new, run)
         result = indexer.sync(run, new, checkpoint)
         lock.renew()

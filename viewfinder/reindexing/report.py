@@ -11,6 +11,7 @@ from typing import Any
 from viewfinder.indexing.accounting import RunResult
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.reindexing.verify import Check
+from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.reindex")
 
@@ -106,6 +107,6 @@ class ReindexRecord:
         """Keep the checks, and log those that failed."""
         self.checks = checks
         failed = [each for each in checks if each.passed is False]
-        logger.info("%d checks, %d failed", len(checks), len(failed))
+        logger.info("%s, %d failed", counted(len(checks), "check"), len(failed))
         for each in failed:
             logger.warning("%s is %s, must be %s", each.name, each.value, each.bound)

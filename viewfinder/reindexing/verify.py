@@ -16,6 +16,7 @@ from viewfinder.reindexing.build import count_points
 from viewfinder.sources.uris import point_id
 from viewfinder.sources.versions import Version, is_same
 from viewfinder.store import Collection, Record, Store
+from viewfinder.wording import counted
 
 SAMPLED = 64
 TIMED = 50
@@ -173,7 +174,7 @@ def _check_vectors(
         score = hits[-1].score if score is None and hits else score
         # Another image may come first if it is as near as a second encoding of the same image.
         found += score is not None and score >= hits[0].score - (1 - SAME_COSINE)
-    note = f"{len(fresh)} images"
+    note = counted(len(fresh), "image")
     return [
         Check("fresh encoding", minimum >= SAME_COSINE, round(minimum, 5), bound, f"minimum cosine of {note}"),
         Check("self-retrieval", found == len(fresh), round(found / len(fresh), 4), "= 1", note),
@@ -192,10 +193,10 @@ def _check_quality(
         texts = [query.text for query in queries]
         measured = measure_quality(store, new, queries, indexer.encode_texts(pair.new_model, texts))
         if pair.live_model is None:
-            note = f"{len(queries)} queries; the live model can no longer be loaded"
+            note = f"{counted(len(queries), 'query')}; the live model can no longer be loaded"
             return [Check(name, None, round(value, 4), "", note) for name, value in _figures(measured).items()]
         reference = measure_quality(store, live, queries, indexer.encode_texts(pair.live_model, texts))
-        return _compare_quality(measured, reference, 1.0, bounds.quality_loss, f"{len(queries)} queries")
+        return _compare_quality(measured, reference, 1.0, bounds.quality_loss, counted(len(queries), "query"))
     captions = shared_captions(store, new, live)
     count = len(captions.queries)
     if count < MIN_CAPTIONS:
@@ -205,7 +206,7 @@ def _check_quality(
         measure_quality(store, collection, captions.queries, vectors)
         for collection, vectors in zip((new, live), captions.vectors, strict=True)
     )
-    return _compare_quality(measured, reference, bounds.caption_factor, 0.0, f"{count} captions")
+    return _compare_quality(measured, reference, bounds.caption_factor, 0.0, counted(count, "caption"))
 
 
 def _compare_quality(measured: Quality, reference: Quality, factor: float, loss: float, note: str) -> list[Check]:
@@ -239,7 +240,7 @@ def _check_approximate_recall(
     if not vectors:
         return Check(name, None, None, bound, "no vectors to search with")
     recall = approximate_recall(store, collection, vectors)
-    return Check(name, recall >= bounds.approximate_recall, round(recall, 4), bound, f"{len(vectors)} queries")
+    return Check(name, recall >= bounds.approximate_recall, round(recall, 4), bound, counted(len(vectors), "query"))
 
 
 def _check_search_time(store: Store, pair: CollectionPair, bounds: Bounds) -> Check:

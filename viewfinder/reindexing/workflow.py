@@ -11,7 +11,7 @@ from typing import Any
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
-from viewfinder.indexing.accounting import failure_ratio, skip_counts
+from viewfinder.indexing.accounting import skip_counts, too_many_failures
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
 from viewfinder.indexing.prune import PruneRefusedError
@@ -135,7 +135,8 @@ class _Reindex:
                 live = build.add_records(self._store, live, run)
             problems = self._sync(live, wanted, run)
         self._store.collections.update_metadata(live.name, counts=self._record.counts | skip_counts(self._record.skips))
-        return self._result(live, "brought up to date", joined([*problems, self._too_many_failures()]))
+        failures = too_many_failures(self._record.counts, self._options.max_failure_ratio)
+        return self._result(live, "brought up to date", joined([*problems, failures]))
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
         """Build a collection beside the live one, verify it, and promote it."""
@@ -248,16 +249,6 @@ class _Reindex:
                 "that the index has."
             )
         return queries
-
-    def _too_many_failures(self) -> str | None:
-        counts = self._record.counts
-        if failure_ratio(counts) > self._options.max_failure_ratio:
-            return (
-                f"{counts['failed']:,} of {counts['listed'] - counts['skipped']:,} objects failed (not counting those "
-                "skipped), more than --max-failure-ratio "
-                f"{self._options.max_failure_ratio:g} allows. All others are indexed; see failures.jsonl."
-            )
-        return None
 
     def _plan(self, step: str, live: Collection, run: IndexOptions, collection: Collection | None) -> ReindexResult:
         """Count what a run would do; `collection` is the one to fill, None if it would be created."""

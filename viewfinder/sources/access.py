@@ -9,7 +9,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.versions import Version
 
 # Bytes that are passed to a `HeadCheck`; a shorter object is passed whole.
-HEAD_BYTES = 4096
+CHECKED_BYTES = 4096
 # Called with the first bytes of an object, before the rest is read; refuses the object with an `ObjectError`.
 HeadCheck = Callable[[bytes], None]
 

@@ -98,7 +98,7 @@ class Captions:
             captions.close()
             raise
         if captions.duplicates:
-            logger.warning("%d keys of %s occur more than once; the last one is used", captions.duplicates, uri)
+            logger.warning("Repeated keys in %s: %d; the last one of each is used", uri, captions.duplicates)
         return captions
 
     @classmethod

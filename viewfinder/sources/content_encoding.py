@@ -28,7 +28,7 @@ def codings_of(header: str | None) -> list[str]:
     return [name for name in names if name in _OPENERS][::-1]
 
 
-def decode(data: bytes, codings: list[str], max_bytes: int, uri: str) -> bytes:
+def decode_bytes(data: bytes, codings: list[str], max_bytes: int, uri: str) -> bytes:
     """Return the decoded content. Raises `ObjectError` with `too_many_bytes` or, if it is damaged, `corrupt`.
 
     Content that is not encoded in the way its header says is returned unchanged: some endpoints decode it themselves.

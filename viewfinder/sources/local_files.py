@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.access import HEAD_BYTES, HeadCheck, ObjectContent, ObjectInfo
+from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo
 from viewfinder.sources.uris import display_key, file_path, file_uri
 
 _REASONS = {
@@ -33,7 +33,7 @@ class LocalObjects:
             with self.open(uri) as file:
                 before = os.fstat(file.fileno())
                 if check_head is not None:
-                    check_head(file.read(HEAD_BYTES))
+                    check_head(file.read(CHECKED_BYTES))
                     file.seek(0)
                 if before.st_size > max_bytes:
                     raise ObjectError(

@@ -12,8 +12,8 @@ from botocore.exceptions import IncompleteReadError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.errors import ObjectError, SourceError, SourceUnavailableError, ViewfinderError
-from viewfinder.sources.access import HEAD_BYTES, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
-from viewfinder.sources.content_encoding import codings_of, decode, decode_file
+from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
+from viewfinder.sources.content_encoding import codings_of, decode_bytes, decode_file
 from viewfinder.sources.parallel_listing import list_parallel
 from viewfinder.sources.s3_connection import S3Connection
 from viewfinder.sources.s3_errors import (
@@ -58,9 +58,9 @@ class S3Objects:
             data = _receive(chunks, uri, answer.get("ContentLength", 0), max_bytes, None if codings else check_head)
         # An endpoint that announces no length sends all it has.
         version = Version(clean_etag(answer.get("ETag")), len(data), _iso_of_header(answer))
-        data = decode(data, codings, max_bytes, uri)
+        data = decode_bytes(data, codings, max_bytes, uri)
         if codings and check_head is not None:
-            check_head(data[:HEAD_BYTES])
+            check_head(data[:CHECKED_BYTES])
         return ObjectContent(data, version)
 
     def open(self, uri: str) -> BinaryIO:
@@ -246,14 +246,14 @@ def _receive(chunks: Iterable[bytes], uri: str, announced: int, max_bytes: int, 
     for chunk in chunks:
         size += len(chunk)
         received.append(chunk)
-        if check_head is not None and not checked and size >= HEAD_BYTES:
-            check_head(b"".join(received)[:HEAD_BYTES])
+        if check_head is not None and not checked and size >= CHECKED_BYTES:
+            check_head(b"".join(received)[:CHECKED_BYTES])
             checked = True
         if size > max_bytes or (checked and announced > max_bytes):
             break
     data = b"".join(received)
     if check_head is not None and not checked:
-        check_head(data[:HEAD_BYTES])
+        check_head(data[:CHECKED_BYTES])
     size = max(size, announced)
     if size > max_bytes:
         raise ObjectError("too_many_bytes", f"{uri!r} has {size} bytes, more than {max_bytes}.", permanent=True)

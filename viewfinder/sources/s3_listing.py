@@ -56,7 +56,9 @@ class Listing:
             token = seen.next_token(answer)
             entries, shared = answer.get("Contents", ()), answer.get("CommonPrefixes", ())
             decode = self._decoder(bucket, answer, [entry["Key"] for entry in entries])
-            objects = [info_of_entry(bucket, decode(each["Key"]), each) for each in entries if not is_marker(each)]
+            objects = [
+                info_of_entry(bucket, decode(each["Key"]), each) for each in entries if not is_directory_marker(each)
+            ]
             yield ListingPage(objects, [decode(each["Prefix"]) for each in shared], token is not None)
             if token is None:
                 return
@@ -85,7 +87,7 @@ class Listing:
         return next((decode for decode in decoders if self._requests.exists(bucket, decode(key))), _unchanged)
 
 
-def is_marker(entry: Any) -> bool:
+def is_directory_marker(entry: Any) -> bool:
     """Return True for the empty object by which a folder without files is kept."""
     return bool(entry["Size"] == 0 and entry["Key"].endswith("/"))
 

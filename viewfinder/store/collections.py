@@ -32,6 +32,7 @@ from viewfinder.store.schema import (
     words_index,
 )
 from viewfinder.store.words import CAPTION_WORDS
+from viewfinder.wording import counted
 
 BM25_VERSION = (1, 20)  # the first server version that ranks a text index by BM25
 TURBOQUANT_VERSION = (1, 18)  # the first server version with 4-bit quantization
@@ -305,7 +306,7 @@ class Collections:
         if info.status != models.CollectionStatus.GREEN and not (grey and grey_is_ready):
             return f"status {info.status.value}"
         if info.update_queue is not None and (info.update_queue.length or info.update_queue.deferred_points):
-            return f"{info.update_queue.length:,} updates in the queue"
+            return f"{counted(info.update_queue.length, 'update')} in the queue"
         running = 0 if grey else self._optimizations(collection)
         return f"{running} optimizations running or queued" if running else None
 

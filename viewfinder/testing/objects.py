@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.access import HEAD_BYTES, HeadCheck, ObjectContent, ObjectInfo
+from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo
 from viewfinder.sources.uris import s3_parts
 
 
@@ -28,7 +28,7 @@ class MemoryObjects:
         if info.archived:
             raise ObjectError("archived", f"{uri!r} is archived.")
         if check_head is not None:
-            check_head(self.contents[uri][:HEAD_BYTES])
+            check_head(self.contents[uri][:CHECKED_BYTES])
         if info.size > max_bytes:
             raise ObjectError(
                 "too_many_bytes", f"{uri!r} has {info.size} bytes, more than {max_bytes}.", permanent=True

@@ -13,6 +13,7 @@ from viewfinder.cli.index import check_local_sources
 from viewfinder.client import Client
 from viewfinder.errors import ObjectError, ServiceError, ServiceUnavailableError
 from viewfinder.settings import Settings
+from viewfinder.wording import counted
 
 # `ray start` writes the address of this machine's cluster here.
 CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
@@ -108,7 +109,7 @@ def _ask(name: str, client: Client) -> Finding:
             if error.code == "unauthorized":
                 return Finding(name, "failed", _NEEDS_KEY, "Set VIEWFINDER_API_KEY to a key of this service.")
             return Finding(name, "failed", f"another program answers: {error.message}", error.hint)
-    found = f"the service answers: {stats.points:,} points in {stats.collection}"
+    found = f"the service answers: {counted(stats.points, 'point')} in {stats.collection}"
     return Finding(name, "note", f"{found}; {stats.behind}") if stats.behind else Finding(name, "ok", found)
 
 

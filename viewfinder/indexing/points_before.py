@@ -30,7 +30,7 @@ _FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "sources")
 
 @dataclass(frozen=True, slots=True)
 class PointBefore:
-    """A point at the time of the snapshot. Every write of a run changes `version`."""
+    """A point before the listing began. Every write of a run changes `version`."""
 
     id: str
     run_id: str
@@ -46,7 +46,7 @@ class PointBefore:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class PointsBefore:
     """The points of a collection that belonged to one of `sources`."""
 
     path: Path
