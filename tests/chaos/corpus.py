@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from tests.images.test_decoding import encoded, photograph, quadrants
+from tests.images.samples import encoded, photograph, quadrants
 
 # Formats that Pillow reads but cannot write: a valid beginning, to be followed by random bytes.
 BEGINNINGS = {

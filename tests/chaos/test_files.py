@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.corpus import BEGINNINGS, corpus, whole
 from tests.chaos.table import SEED, Cost
-from tests.images.test_decoding import encoded, quadrants
+from tests.images.samples import encoded, quadrants
 from tests.processes import children
 from viewfinder.errors import ImageError
 from viewfinder.images.decoder import Decoder

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from tests.images.test_decoding import encoded
+from tests.images.samples import encoded
 
 RGB, YCBCR, SENSOR = 2, 6, 32803
 UNCOMPRESSED, OLD_JPEG, JPEG = 1, 6, 7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.images.test_decoding import LIMITS, encoded, flat, photograph, pixels
+from tests.images.samples import LIMITS, encoded, flat, photograph, pixels
 from viewfinder.images.colours import conversion
 from viewfinder.images.decoding import Preprocess, thumbnail
 from viewfinder.testing.colour_profiles import (

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from tests.chaos.corpus import BEGINNINGS, whole
-from tests.images.test_decoding import LIMITS, SMALL, reason
+from tests.images.samples import LIMITS, SMALL, reason
 from viewfinder.errors import ImageError
 from viewfinder.images.content_type import HEAD_BYTES, image_format, other_content
 from viewfinder.images.decoding import decode

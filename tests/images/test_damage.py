@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from tests.images.test_decoding import LIMITS, SMALL, encoded, photograph, pixels, quadrants, reason
+from tests.images.samples import LIMITS, SMALL, encoded, photograph, pixels, quadrants, reason
 from viewfinder.images.decoding import ImageLimits, decode, thumbnail
 from viewfinder.images.jpeg import scans
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.images.test_decoding import damaged_files, encoded, photograph, quadrants
+from tests.images.samples import damaged_files, encoded, photograph, quadrants
 from tests.processes import children
 from viewfinder.errors import ImageError, ViewfinderError
 from viewfinder.images.decoder import Decoder

@@ -1,80 +1,37 @@
-"""Decoding: pixels equal to open_clip's, orientation, colours, limits, and the reasons for failures."""
+"""Decoding: pixels equal to open_clip's, orientation, colours, thumbnails."""
 
-import contextlib
 import io
-import random
 import struct
 import subprocess
 import sys
 import threading
 import warnings
-import zlib
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, features
+from PIL import Image, features
 
+from tests.images.samples import (
+    BLACK,
+    GREEN,
+    LIMITS,
+    RED,
+    SIZE,
+    SMALL,
+    WHITE,
+    encoded,
+    flat,
+    photograph,
+    pixels,
+    quadrants,
+)
 from viewfinder.errors import ImageError
-from viewfinder.images.decoding import REASONS, ImageLimits, Preprocess, decode, thumbnail
+from viewfinder.images.decoding import ImageLimits, Preprocess, decode, thumbnail
 
 pytestmark = pytest.mark.slow
-
-SIZE = 32
-SMALL = Preprocess(SIZE)
-LIMITS = ImageLimits(max_bytes=50_000_000, max_pixels=50_000_000)
-RED, GREEN, BLUE, WHITE, BLACK = (220, 30, 40), (20, 180, 60), (30, 50, 200), (255, 255, 255), (0, 0, 0)
-
-
-def encoded(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_name, **options)
-    return file.getvalue()
-
-
-def photograph(width: int, height: int, seed: int) -> Image.Image:
-    """Return an image with coarse and fine texture, edges and grain, like a photograph."""
-    generator = np.random.default_rng(seed)
-    layers = generator.normal(128, 4, (height, width, 3))
-    for cell in (4, 16, 64, 256):
-        noise = generator.normal(size=(height // cell + 2, width // cell + 2, 3)) * 6 * cell**0.4
-        for channel in range(3):
-            layer = Image.fromarray(noise[..., channel].astype(np.float32))
-            layers[..., channel] += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC))
-    image = Image.fromarray(layers.clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    for _ in range(30):
-        left, top, extent = (int(generator.integers(1, side + 2)) for side in (width, height, min(width, height) // 3))
-        colour = tuple(int(value) for value in generator.integers(0, 255, 3))
-        if extent % 2:
-            draw.ellipse((left, top, left + extent, top + extent // 2), fill=colour)
-        else:
-            draw.line((left, top, left + extent, top + extent), fill=colour, width=2)
-    return image
-
-
-def quadrants(width: int = 80, height: int = 60) -> Image.Image:
-    """Return red, green over blue, white: different in each of the eight orientations."""
-    image = Image.new("RGB", (width, height), RED)
-    image.paste(GREEN, (width // 2, 0, width, height // 2))
-    image.paste(BLUE, (0, height // 2, width // 2, height))
-    image.paste(WHITE, (width // 2, height // 2, width, height))
-    return image
-
-
-def pixels(data: bytes, preprocess: Preprocess = SMALL) -> NDArray[np.int16]:
-    return decode(data, preprocess, LIMITS).pixels.astype(np.int16)
-
-
-def reason(data: bytes, limits: ImageLimits = LIMITS) -> str:
-    with pytest.raises(ImageError) as caught:
-        decode(data, SMALL, limits)
-    assert caught.value.permanent
-    assert caught.value.message
-    return caught.value.reason
 
 
 class TestAsOpenClip:
@@ -194,10 +151,6 @@ class TestUpright:
         assert (pixels(encoded(quadrants(), exif=exif)) == pixels(encoded(quadrants()))).all()
 
 
-def flat(mode: str, colour: Any) -> Image.Image:
-    return Image.new(mode, (40, 40), colour)
-
-
 def lab_red() -> Image.Image:
     from PIL import ImageCms
 
@@ -314,76 +267,6 @@ def test_size_and_format_of_the_original_are_returned(format_name: str, name: st
     assert (result.width, result.height, result.format) == (901, 603, name)
 
 
-def png_header(width: int, height: int) -> bytes:
-    """Return the header of an image of this size, without content."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    start = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-
-
-def iptc(content: bytes) -> bytes:
-    """Return an IPTC/NAA file, which wraps an image of any format."""
-
-    def field(record: int, number: int, value: bytes) -> bytes:
-        return bytes([0x1C, record, number]) + struct.pack(">H", len(value)) + value
-
-    header = field(3, 60, b"\x01\x00") + field(3, 20, b"\0\x28") + field(3, 30, b"\0\x28") + field(3, 120, b"\x05")
-    return header + field(8, 10, content)
-
-
-class TestReasons:
-    @pytest.mark.parametrize(
-        ("data", "expected"),
-        [
-            (b"", "empty"),
-            (b"a text, nothing more\n", "not_an_image"),
-            (b"\0" * 5000, "not_an_image"),
-            (b"<html><body>404</body></html>", "not_an_image"),
-            (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
-            (b"%PDF-1.7\n", "not_an_image"),
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported"),
-            (png_header(100, 100), "truncated"),
-        ],
-    )
-    def test_files_that_are_not_images_have_a_reason(self, data: bytes, expected: str) -> None:
-        assert reason(data) == expected
-
-    @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "PPM", "WEBP", "AVIF", "JPEG2000"])
-    def test_an_image_cut_in_half_is_truncated(self, format_name: str) -> None:
-        data = encoded(photograph(300, 200, 1), format_name)
-        assert reason(data[: len(data) // 2]) == "truncated"
-
-    @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "GIF", "TIFF", "JPEG2000", "AVIF"])
-    def test_an_image_cut_within_its_header_is_damaged(self, format_name: str) -> None:
-        assert reason(encoded(quadrants(), format_name)[:18]) in {"corrupt", "truncated"}
-
-    def test_an_image_with_damaged_content_is_corrupt(self) -> None:
-        data = bytearray(encoded(photograph(300, 200, 1)))
-        middle = len(data) // 2
-        data[middle : middle + 400] = bytes(400)
-        assert reason(bytes(data)) == "corrupt"
-
-    @pytest.mark.parametrize("wrap", [bytes, iptc])
-    def test_postscript_is_unsupported_and_never_interpreted(self, wrap: Callable[[bytes], bytes]) -> None:
-        assert reason(wrap(encoded(quadrants(), "EPS"))) == "unsupported"
-
-    def test_too_many_bytes_are_refused_without_decoding(self) -> None:
-        data = encoded(quadrants())
-        assert reason(data, ImageLimits(len(data) - 1, 10_000)) == "too_many_bytes"
-        assert decode(data, SMALL, ImageLimits(len(data), 10_000)).width == 80
-
-    @pytest.mark.parametrize("side", [8000, 60_000, 2**31 - 1])
-    def test_too_many_pixels_are_refused_by_the_header(self, side: int) -> None:
-        assert reason(png_header(side, side)) == "too_many_pixels"
-
-    @pytest.mark.parametrize("format_name", ["GIF", "ICO", "WEBP", "TIFF", "JPEG", "PNG", "ICNS", "AVIF"])
-    def test_the_pixel_limit_holds_for_every_format(self, format_name: str) -> None:
-        data = encoded(quadrants(64, 64), format_name, **({"sizes": [(64, 64)]} if format_name == "ICO" else {}))
-        assert reason(data, ImageLimits(10**9, 4095)) == "too_many_pixels"
-        if format_name != "ICNS":  # which always holds 1024 x 1024
-            assert decode(data, SMALL, ImageLimits(10**9, 4096)).height == 64
-
-
 class TestWarnings:
     def test_no_warning_of_pillow_escapes(self) -> None:
         with warnings.catch_warnings(record=True) as caught:
@@ -429,62 +312,6 @@ class TestThumbnail:
     def test_it_fails_with_the_same_reasons(self) -> None:
         with pytest.raises(ImageError, match="0 bytes"):
             thumbnail(b"", 320, LIMITS)
-
-
-def damaged_files(count_per_format: int) -> list[tuple[str, bytes]]:
-    """Return files of every format that Pillow writes: bits flipped, truncated, or joined with another file."""
-    generator = random.Random(20)
-    whole: dict[str, bytes] = {}
-    Image.init()
-    for format_name in sorted(Image.SAVE):
-        for mode in ("1", "L", "P", "RGB"):
-            with contextlib.suppress(OSError, ValueError, KeyError), warnings.catch_warnings(action="ignore"):
-                whole[format_name] = encoded(quadrants(40, 30).convert(mode), format_name)
-    files = []
-    for (name, data), (_, other) in pairwise([*whole.items(), *list(whole.items())[:1]]):
-        for _ in range(count_per_format):
-            broken = bytearray(data)
-            match generator.randrange(4):
-                case 0:
-                    for _ in range(generator.randint(1, 8)):
-                        broken[generator.randrange(len(broken))] ^= 1 << generator.randrange(8)
-                case 1:
-                    for _ in range(generator.randint(1, 4)):  # most faults of the plugins are in headers
-                        broken[generator.randrange(min(len(broken), 100))] = generator.randrange(256)
-                case 2:
-                    del broken[generator.randrange(len(broken)) :]
-                case _:
-                    cut = generator.randrange(len(broken))
-                    broken[cut:] = other[generator.randrange(len(other)) :]
-            files.append((name, bytes(broken)))
-    return files
-
-
-def opened_and_loaded_by_pillow(data: bytes) -> bool:
-    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
-        image = Image.open(io.BytesIO(data))
-        if image.format != "EPS":  # which would start Ghostscript
-            image.load()
-            return True
-    return False
-
-
-def outcome(data: bytes) -> str:
-    try:
-        decode(data, SMALL, ImageLimits(10**7, 10**6))
-    except ImageError as error:
-        return error.reason
-    return "decoded"
-
-
-def test_a_damaged_file_fails_with_a_reason_only_if_pillow_fails_too() -> None:
-    files = damaged_files(40)
-    assert len({name for name, _ in files}) >= 20
-    outcomes = [(name, outcome(data), data) for name, data in files]
-    assert {"decoded", "not_an_image", "truncated", "corrupt", "unsupported"} <= {result for _, result, _ in outcomes}
-    for name, result, data in outcomes:
-        assert result == "decoded" or result in REASONS, name
-        assert result in {"decoded", "too_many_pixels"} or not opened_and_loaded_by_pillow(data), (name, result)
 
 
 def test_this_pillow_has_the_codecs_that_buckets_need() -> None:

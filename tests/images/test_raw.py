@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.images.raw_files import JPEG, OLD_JPEG, YCBCR, Directory, page, preview, sensor, tiff
-from tests.images.test_decoding import (
+from tests.images.samples import (
     GREEN,
     LIMITS,
     SMALL,

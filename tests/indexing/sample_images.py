@@ -1,10 +1,13 @@
 """Small, cheap, different images for the buckets of tests."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.fixtures.indexing import World
 
 
 def encoded_image(seed: int, size: tuple[int, int] = (48, 40), kind: str = "JPEG") -> bytes:
@@ -21,3 +24,15 @@ def fill(bucket: Path, names: list[str], *, first_seed: int = 0) -> None:
         path = bucket / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded_image(seed))
+
+
+def write_captions(world: World, name: str, **texts: str) -> str:
+    """Write a captions file into the bucket, a text for each key without its suffix and after `_`; return its URI."""
+    path = world.bucket / name
+    path.write_text(json.dumps({f"{key[1:]}.jpg": text for key, text in texts.items()}))
+    return f"{world.source}/{name}"
+
+
+def counts(**given: int) -> dict[str, int]:
+    """The counts of a run; those not given are 0."""
+    return dict.fromkeys(("listed", "unchanged", "indexed", "skipped", "failed", "pruned"), 0) | given

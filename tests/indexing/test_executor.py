@@ -1,5 +1,6 @@
 """The executor that runs the stages in this process."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from viewfinder.indexing.rows import cut_tables, join_tables
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import locate
 from viewfinder.settings import Settings
+from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent
+from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import DISK_FULL, Fault, QdrantDouble
 
 pytestmark = pytest.mark.slow
@@ -46,6 +49,55 @@ def sync(world: World, executor: InProcessExecutor, progress: Seen) -> dict[str,
     assert collection is not None
     indexer = Indexer(settings, world.store, executor, "run", world.directory, access=world.access, progress=progress)
     return indexer.sync(IndexOptions((world.source,)), collection, checkpoint).counts
+
+
+class CountedObjects(MemoryObjects):
+    """Objects in memory that know how many bytes of their content are held by readers; `peak` is the maximum."""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        super().__init__(contents)
+        self.peak = self._held = 0
+        self._lock = threading.RLock()  # a garbage collection within `add` may delete other contents
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._held += count
+            self.peak = max(self.peak, self._held)
+
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
+        content = super().read(uri, max_bytes, check_head)
+        return content._replace(data=_Counted(content.data, self))
+
+
+class _Counted(bytes):
+    objects: CountedObjects
+
+    def __new__(cls, data: bytes, objects: CountedObjects) -> "_Counted":
+        made = super().__new__(cls, data)
+        made.objects = objects
+        objects.add(len(data))
+        return made
+
+    def __del__(self) -> None:
+        self.objects.add(-len(self))
+
+
+def test_the_bytes_that_wait_for_a_decoder_are_bounded(world: World) -> None:
+    cores, limit = 2, 100_000
+    # Decoding ends at the damage; reading from memory is faster than any decoder.
+    contents = {f"s3://b/{number:02}.jpg": encoded_image(number) + bytes(30_000) for number in range(60)}
+    objects = CountedObjects(contents)
+    settings = Settings.load(fetch_batch_size=30, encode_batch_size=8, write_batch_size=30, fetch_threads=16)
+    checkpoint = locate(world.model)
+    collection = open_collection(world.store, settings, checkpoint, create=True)
+    assert collection is not None
+    access = ObjectAccess(backends=(("s3", objects),))
+    with InProcessExecutor(cores=cores, in_flight_bytes=limit) as executor:
+        indexer = Indexer(settings, world.store, executor, "run", world.directory, access=access)
+        result = indexer.sync(IndexOptions(("s3://b",)), collection, checkpoint)
+    assert result.counts["indexed"] == len(contents)
+    largest = max(map(len, contents.values()))
+    assert limit < objects.peak <= cores * (limit + largest)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from viewfinder.indexing.accounting import Outcome, Tally, stages_of
 from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, version_of
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
-from viewfinder.indexing.fetch import FetchAndDecode
+from viewfinder.indexing.fetch import IN_FLIGHT_BYTES, FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.indexing.rows import Row, cut_tables, join_tables, paths_table, read_part, rows_of, table_of
@@ -89,11 +89,19 @@ class InProcessExecutor:
 
     Blocks of rows stream through the stages, a few at a time, so memory does not grow with the number of objects.
     Threads read, one decoder process per core decodes, one encoder divides each batch among its threads, and one thread
-    writes. Decoders and encoders are kept until `close`. `pool` makes a pool of that many threads.
+    writes. Decoders and encoders are kept until `close`. `pool` makes a pool of that many threads. On each core at most
+    `in_flight_bytes` of objects wait for the decoder (see `FetchAndDecode`).
     """
 
-    def __init__(self, *, cores: int | None = None, pool: Callable[[int], Pool] = ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        *,
+        cores: int | None = None,
+        pool: Callable[[int], Pool] = ThreadPoolExecutor,
+        in_flight_bytes: int = IN_FLIGHT_BYTES,
+    ) -> None:
         self._cores = cores or cpu_cores()
+        self._in_flight_bytes = in_flight_bytes
         self._pool = pool
         self._lock = threading.Lock()
         self._decoders: dict[_DecoderOptions, _DecoderPool] = {}
@@ -181,7 +189,9 @@ class InProcessExecutor:
         with self._lock:
             self._check_open()
             decoders = self._decoders.setdefault(options, _DecoderPool(options))
-        return FetchAndDecode.of(settings, access, checkpoint, decoder=decoders.borrow)
+        return FetchAndDecode.of(
+            settings, access, checkpoint, in_flight_bytes=self._in_flight_bytes, decoder=decoders.borrow
+        )
 
     def _encode(self, checkpoint: Checkpoint, settings: Settings) -> Encode:
         device, precision = settings.device, settings.precision

@@ -40,7 +40,8 @@ class FetchAndDecode:
     """Rows to index → the same rows with pixels or with a failure.
 
     `threads` threads read objects while one decoder process decodes them: an image that crashes the decoder, hangs it
-    or exhausts its memory fails alone. `decoder` lends a decoder for one call, by default this process's own; `objects`
+    or exhausts its memory fails alone. A call holds at most `in_flight_bytes` of objects that have been read, and the
+    one that is decoded. `decoder` lends a decoder for one call, by default this process's own; `objects`
     returns the reader of objects.
     """
 
@@ -53,18 +54,26 @@ class FetchAndDecode:
         threads: int,
         timeout_s: float,
         memory_bytes: int,
+        in_flight_bytes: int = IN_FLIGHT_BYTES,
         objects: Callable[[], Objects] | None = None,
         decoder: DecoderSource | None = None,
     ) -> None:
         self._run = secrets.token_hex(8)
         self._limits = limits
         self._threads = threads
+        self._in_flight_bytes = in_flight_bytes
         self._objects = objects or functools.partial(objects_of, access)
         self._decoder = decoder or functools.partial(_shared_decoder, preprocess, limits, timeout_s, memory_bytes)
 
     @classmethod
     def of(
-        cls, settings: Settings, access: ObjectAccess, checkpoint: Checkpoint, decoder: DecoderSource | None = None
+        cls,
+        settings: Settings,
+        access: ObjectAccess,
+        checkpoint: Checkpoint,
+        *,
+        in_flight_bytes: int = IN_FLIGHT_BYTES,
+        decoder: DecoderSource | None = None,
     ) -> Self:
         """The stage for this model, with the limits from the settings."""
         return cls(
@@ -74,6 +83,7 @@ class FetchAndDecode:
             threads=settings.fetch_threads,
             timeout_s=settings.decode_timeout_s,
             memory_bytes=settings.decode_memory_bytes,
+            in_flight_bytes=in_flight_bytes,
             decoder=decoder,
         )
 
@@ -111,7 +121,7 @@ class FetchAndDecode:
         return table_of(rows)
 
     def _fetch(self, rows: list[Row], seconds: list[float]) -> Iterator[tuple[Row, "Future[ObjectContent]"]]:
-        """Yield rows in order with their pending reads, at most IN_FLIGHT_BYTES at a time.
+        """Yield rows in order with their pending reads, at most `in_flight_bytes` at a time.
 
         Appends the duration of each read, failed ones included, to `seconds`.
         """
@@ -129,7 +139,7 @@ class FetchAndDecode:
             for row in rows:
                 while reading and (
                     len(reading) >= 2 * self._threads
-                    or sum(waiting["size"] for waiting, _ in reading) + row["size"] > IN_FLIGHT_BYTES
+                    or sum(waiting["size"] for waiting, _ in reading) + row["size"] > self._in_flight_bytes
                 ):
                     yield reading.pop(0)
                 reading.append((row, pool.submit(read, row)))

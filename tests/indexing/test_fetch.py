@@ -1,0 +1,106 @@
+"""The stage that reads objects: short bodies, and objects that may not be read."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from tests.fixtures.indexing import LIMITS
+from tests.indexing.sample_images import encoded_image
+from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoding import Preprocess
+from viewfinder.indexing.fetch import FetchAndDecode
+from viewfinder.indexing.rows import Row, table_of
+from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent
+from viewfinder.sources.objects import Objects
+from viewfinder.testing.objects import MemoryObjects
+
+pytestmark = pytest.mark.slow
+
+
+class Guarded(MemoryObjects):
+    """S3 that allows listing, and reading only the objects that are not in `denied`, up to `bytes_sent`."""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        super().__init__(contents)
+        self.denied: set[str] = set()
+        self.bytes_sent: int | None = None
+
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
+        if uri in self.denied:
+            self.uris_read.append(uri)
+            raise ObjectError("access_denied", f"Could not read {uri!r}: AccessDenied.")
+        if self.bytes_sent is None:
+            return super().read(uri, max_bytes, check_head)
+        data = self.contents[uri][: self.bytes_sent]
+        if check_head is not None:
+            check_head(data)
+        return ObjectContent(data, self.stat(uri).version._replace(size=len(data)))
+
+
+@pytest.fixture
+def guarded() -> Iterator[tuple[Guarded, FetchAndDecode]]:
+    """Fifty images, and the stage that reads them."""
+    objects = Guarded({f"s3://b/{number:02}": encoded_image(number) for number in range(50)})
+    with Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30) as decoder:
+        yield (
+            objects,
+            FetchAndDecode(
+                ObjectAccess(),
+                Preprocess(32),
+                LIMITS,
+                threads=2,
+                timeout_s=4,
+                memory_bytes=2**30,
+                objects=lambda: Objects(s3=objects),
+                decoder=lambda: nullcontext(decoder),
+            ),
+        )
+
+
+def test_a_body_that_is_cut_off_is_not_taken_for_a_text(guarded: tuple[Guarded, FetchAndDecode]) -> None:
+    """The first four bytes of a GIF are `GIF8`; its point was deleted."""
+    bucket, stage = guarded
+    bucket.contents["s3://b/gif"] = encoded_image(1, kind="GIF")
+    bucket.bytes_sent = 4
+    etag, size, _ = bucket.stat("s3://b/gif").version
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/gif", "size": size, "etag": etag}
+    (done,) = stage(table_of([row])).to_pylist()
+    assert (done["action"], done["reason"], done["permanent"]) == ("failed", "unavailable", False)
+
+
+def _fetch(guarded: tuple[Guarded, FetchAndDecode]) -> list[dict[str, Any]]:
+    objects, stage = guarded
+    rows = [{"action": "index", "count": 1, "uri": uri, "size": 10, "etag": ""} for uri in objects.contents]
+    done: list[dict[str, Any]] = stage(table_of(rows)).to_pylist()
+    return done
+
+
+def test_objects_without_access_are_failures_and_the_others_are_indexed(
+    guarded: tuple[Guarded, FetchAndDecode],
+) -> None:
+    """Twenty objects of another account, one after the other, ended every run before its prune."""
+    guarded[0].denied = {f"s3://b/{number:02}" for number in range(5, 48)}
+    for _ in range(2):
+        done = _fetch(guarded)
+        assert [row["action"] for row in done] == ["index"] * 5 + ["failed"] * 43 + ["index"] * 2
+        assert {row["reason"] for row in done} == {None, "access_denied"}
+        assert done[0]["fetch_s"] > 0, "the time of failed reads is not counted"
+
+
+def test_a_run_that_can_read_nothing_from_the_start_records_failures(
+    guarded: tuple[Guarded, FetchAndDecode],
+) -> None:
+    guarded[0].denied = set(guarded[0].contents)
+    assert all(row["reason"] == "access_denied" for row in _fetch(guarded))
+
+
+def test_a_run_ends_if_an_object_that_it_has_read_is_refused(guarded: tuple[Guarded, FetchAndDecode]) -> None:
+    assert all(row["action"] == "index" for row in _fetch(guarded))
+    guarded[0].denied = set(guarded[0].contents)
+    with pytest.raises(
+        ConfigurationError, match=r"20 objects in a row was denied.*'s3://b/49', which this run has read"
+    ):
+        _fetch(guarded)
