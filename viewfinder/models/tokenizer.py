@@ -1,7 +1,11 @@
 """Tokenization of texts for a model's text tower."""
 
+import re
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import regex
 
 from viewfinder.errors import UnknownModelError
 from viewfinder.models.checkpoint import TokenizerSpec
@@ -16,7 +20,8 @@ _MAX_CACHED_WORDS = 50_000
 class Tokenizer:
     """Returns token ids int64 [N, context_length] as open_clip's tokenizers do, and the number truncated per text.
 
-    Threads may share it.
+    The names of control tokens in a text, such as `<end_of_text>`, are plain text here; open_clip would read them as
+    those tokens, and most models ignore what follows. Threads may share it.
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
@@ -26,6 +31,7 @@ class Tokenizer:
         self._lock = threading.Lock()  # a fast tokenizer keeps the truncation of the current call as its own state
         if spec.kind == "bpe":
             self._tokenizer = SimpleTokenizer(context_length=spec.context_length, **spec.options)
+            self._tokenizer.pat = _without_control_tokens(self._tokenizer)
             self._empty_cache = dict(self._tokenizer.cache)
             self._added_tokens = 2  # start and end
             self._encode, self._tokenize = self._encode_bpe, self._tokenize_bpe
@@ -39,6 +45,8 @@ class Tokenizer:
                     f"The tokenizer in {spec.directory} cannot be loaded ({type(error).__name__}: {error}). "
                     f"Delete its files and fetch them again."
                 ) from error
+            # It cleans texts by itself, so names are taken apart as the last step of that.
+            self._tokenizer.clean_fn = _cleaner(self._tokenizer)
             # The mode "clips" adds three tokens to the tokenizer's; in other modes the tokenizer adds its own.
             self._added_tokens = 3 if spec.mode == "clips" else 0
             self._encode, self._tokenize = self._encode_huggingface, self._tokenize_huggingface
@@ -79,3 +87,24 @@ class Tokenizer:
         tokens = self._tokenizer.tokenizer(cleaned, add_special_tokens=not self._added_tokens, verbose=False)
         ids: list[list[int]] = tokens["input_ids"]
         return ids
+
+
+def _without_control_tokens(tokenizer: Any) -> Any:
+    """Return the pattern of a `SimpleTokenizer` that cuts a text into words, without its control tokens."""
+    names = "|".join(tokenizer.decoder[each] for each in tokenizer.all_special_ids)
+    return regex.compile(tokenizer.pat.pattern.removeprefix(f"{names}|"), tokenizer.pat.flags)
+
+
+def _cleaner(tokenizer: Any) -> Callable[[str], str]:
+    """Return the function that cleans texts for a Hugging Face tokenizer, and puts a space into control tokens.
+
+    transformers has `split_special_tokens`, but the vocabulary of a unigram model contains them as pieces too.
+    """
+    clean: Callable[[str], str] = tokenizer.clean_fn
+    special = {str(each) for each in tokenizer.tokenizer.all_special_tokens}
+    special |= {str(each) for each in tokenizer.tokenizer.added_tokens_decoder.values() if each.special}
+    names = sorted((each for each in special if len(each) > 1), key=len, reverse=True)
+    if not names:
+        return clean
+    control = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
+    return lambda text: control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", clean(text))

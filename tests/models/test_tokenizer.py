@@ -1,0 +1,75 @@
+"""Tokenization of texts that contain the names of control tokens."""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from viewfinder.models.checkpoint import locate
+from viewfinder.models.tokenizer import Tokenizer
+from viewfinder.testing.models import Family, tiny_checkpoint
+
+FAMILIES: tuple[Family, ...] = ("clip", "siglip", "xlm-roberta", "metaclip2", "coca")
+NAMES = {
+    "bpe": ["<end_of_text>", "<start_of_text>", "<END_OF_TEXT>"],
+    "huggingface": ["<s>", "</s>", "<pad>", "<unk>", "</S>", "</s></s>", "<</s>/s>"],
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Tokenizer]:
+    spec = locate(str(tiny_checkpoint(tmp_path_factory.mktemp(request.param), request.param))).tokenizer
+    return spec, Tokenizer(spec)
+
+
+def content(made: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text without those of its padding, in their order."""
+    (row,), _ = made([text])
+    return [int(each) for each in row if int(each) not in controls(made)]
+
+
+def controls(made: Tokenizer) -> set[int]:
+    """The ids of control tokens, and of padding."""
+    inner: Any = made._tokenizer
+    return (
+        {0, *getattr(inner, "all_special_ids", ())} if hasattr(inner, "pat") else set(inner.tokenizer.all_special_ids)
+    )
+
+
+def control_count(made: Tokenizer, text: str) -> int:
+    """How many control tokens a text gets besides padding."""
+    (row,), _ = made([text])
+    return sum(int(each) in controls(made) for each in row)
+
+
+def test_a_control_token_in_a_text_is_plain_text(tokenizer: tuple[Any, Tokenizer]) -> None:
+    """What followed it was ignored: most models read the token at the first end of a text."""
+    spec, made = tokenizer
+    assert spec.kind in NAMES
+    for name in NAMES[spec.kind]:
+        for written in (name, html.escape(name), html.escape(html.escape(name)), html.escape(name, quote=False) * 2):
+            text = f"red car {written} sunset"
+            plain = "red car sunset"
+            added = len(content(made, text)) - len(content(made, plain))
+            assert added > 0 or spec.options.get("clean") == "canonicalize"
+            whole, tail = made.lengths([text])[0], content(made, "sunset")
+            assert content(made, text)[-len(tail) :] == tail
+            # Each further token takes the place of one of padding.
+            assert control_count(made, text) == control_count(made, plain) - added
+            assert whole == made.lengths([plain])[0] + added
+
+
+def test_other_texts_have_the_tokens_of_open_clip(tokenizer: tuple[Any, Tokenizer], tmp_path: Path) -> None:
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    spec, made = tokenizer
+    if spec.kind == "bpe":
+        theirs: Any = SimpleTokenizer(context_length=spec.context_length, **spec.options)
+    else:
+        theirs = HFTokenizer(
+            spec.directory, context_length=spec.context_length, tokenizer_mode=spec.mode, **spec.options
+        )
+    texts = ["a red car", "a < b > c", "it's 3 o'clock, isn't it?", "<table>", "</ s>", "海滩 🎉 é", "", "end_of_text"]
+    assert made(texts)[0].tolist() == theirs(texts).tolist()
+    assert [made(texts)[0].shape[1]] == [spec.context_length]
