@@ -180,7 +180,7 @@ def test_invalid_base64_is_refused(text: str) -> None:
 
 async def test_urls_are_not_fetched_unless_allowed(images: QueryImages) -> None:
     with pytest.raises(AddressError) as error:
-        await images.fetch("https://example.com/cat.jpg")
+        await images.pixels_at("https://example.com/cat.jpg", PREPROCESS)
     assert error.value.reason == "image_url_disabled"
     assert "VIEWFINDER_ALLOW_IMAGE_URL" in error.value.message
 
@@ -188,7 +188,7 @@ async def test_urls_are_not_fetched_unless_allowed(images: QueryImages) -> None:
 async def test_private_addresses_are_refused_even_if_urls_are_allowed() -> None:
     images = made(allow_url=True)
     with pytest.raises(AddressError) as error:
-        await images.fetch("http://169.254.169.254/latest/meta-data/")
+        await images.pixels_at("http://169.254.169.254/latest/meta-data/", PREPROCESS)
     assert error.value.reason == "forbidden_address"
     images.close()
 
@@ -196,6 +196,6 @@ async def test_private_addresses_are_refused_even_if_urls_are_allowed() -> None:
 async def test_a_given_fetcher_is_not_used_unless_urls_are_allowed() -> None:
     images = made(fetcher=Fetcher(max_bytes=1000, allowed=lambda _: True, ports=range(65536)))
     with pytest.raises(AddressError) as error:
-        await images.fetch("http://127.0.0.1:9/")
+        await images.pixels_at("http://127.0.0.1:9/", PREPROCESS)
     assert error.value.reason == "image_url_disabled"
     images.close()

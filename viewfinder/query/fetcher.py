@@ -10,9 +10,12 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address
+from weakref import WeakValueDictionary
 
 import httpcore
 import httpx
@@ -33,6 +36,9 @@ FETCH_CONNECT_TIMEOUT_S = 3.0
 MAX_ADDRESSES = 4
 # Maximum number of parallel fetches, each with up to `max_bytes` in memory, and of resolver threads.
 MAX_FETCHES = 16
+
+# Of those, from one host: it is not overrun, and a slow one does not take all turns.
+MAX_FETCHES_PER_HOST = 4
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -111,21 +117,45 @@ class Fetcher:
         self._threads = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="resolver")
         self._backend = _CheckedBackend(resolve or self._system_resolve, allowed)
         self._turns = asyncio.Semaphore(MAX_FETCHES)
+        self._hosts = _HostTurns()
 
     def check(self, url: str) -> None:
         """Raise `AddressError` for a URL that cannot be fetched, whatever its host's address is."""
         self._parse(url)
 
     async def fetch(self, url: str) -> bytes:
-        """The content, of any media type; raises `AddressError`."""
+        """As `fetched`, without a block."""
+        async with self.fetched(url) as content:
+            return content
+
+    @asynccontextmanager
+    async def fetched(self, url: str) -> AsyncIterator[bytes]:
+        """The content, of any media type; raises `AddressError`.
+
+        It keeps its turn until the block ends, so that no more than `MAX_FETCHES` contents are in memory. Waiting for a
+        turn does not count towards the time limit.
+        """
         target = self._parse(url)
+        left_s = self._timeout_s
+        async with AsyncExitStack() as turn:
+            for _ in range(MAX_REDIRECTS + 1):
+                # That of the host first: requests to a slow one must not keep the turns of others.
+                await turn.enter_async_context(self._hosts.turn(target.host))
+                await turn.enter_async_context(self._turns)
+                began = time.monotonic()
+                answer = await self._get_in_time(target, left_s)
+                if isinstance(answer, bytes):
+                    yield answer
+                    return
+                left_s -= time.monotonic() - began
+                await turn.aclose()
+                target = self._parse(answer)
+        raise AddressError("fetch_failed", f"The address redirects more than {MAX_REDIRECTS} times.")
+
+    async def _get_in_time(self, target: httpx.URL, timeout_s: float) -> bytes | httpx.URL:
         try:
-            async with asyncio.timeout(self._timeout_s), self._turns:
-                for _ in range(MAX_REDIRECTS + 1):
-                    answer = await self._get(target)
-                    if isinstance(answer, bytes):
-                        return answer
-                    target = self._parse(answer)
+            async with asyncio.timeout(timeout_s):
+                return await self._get(target)
         except TimeoutError:
             raise AddressError(
                 "fetch_failed", f"{target.host!r} did not answer within {self._timeout_s:g} seconds."
@@ -133,7 +163,6 @@ class Fetcher:
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             logger.info("Fetching from %r failed: %s", target.host, type(error).__name__)
             raise AddressError("fetch_failed", f"Reading from {target.host!r} failed.") from error
-        raise AddressError("fetch_failed", f"The address redirects more than {MAX_REDIRECTS} times.")
 
     def close(self) -> None:
         """End the threads; running fetches fail."""
@@ -193,6 +222,20 @@ class Fetcher:
             return [ipaddress.ip_address(entry[4][0]) for entry in found]
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, resolve)
+
+
+class _HostTurns:
+    """At most `MAX_FETCHES_PER_HOST` fetches at the same time from one host."""
+
+    def __init__(self) -> None:
+        # Kept only while a fetch uses or awaits them: clients can name any number of hosts.
+        self._semaphores: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, host: str) -> AsyncIterator[None]:
+        semaphore = self._semaphores.setdefault(host, asyncio.Semaphore(MAX_FETCHES_PER_HOST))
+        async with semaphore:
+            yield
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):

@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -83,6 +83,11 @@ class QueryImages:
         self._idle: list[tuple[Preprocess, Decoder]] = []
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """Number of images that wait to be decoded, or are."""
+        return self._waiting
+
     async def pixels(self, data: bytes | str, preprocess: Preprocess) -> Pixels:
         """The pixels uint8 [S, S, 3] of an image file, which may be given as base64.
 
@@ -107,11 +112,16 @@ class QueryImages:
         self._fetcher.check(url)
         return self._fetcher
 
-    async def fetch(self, url: str) -> bytes:
-        """The content at a public URL; raises `AddressError`."""
+    async def pixels_at(self, url: str, preprocess: Preprocess) -> Pixels:
+        """As `pixels`, of the image at a public URL; raises `AddressError` too.
+
+        The next fetch begins once the image is decoded: otherwise hundreds of contents would wait in memory.
+        """
         fetcher = self.check_url(url)
-        with self._timed("fetch"):
-            return await fetcher.fetch(url)
+        async with AsyncExitStack() as fetched:
+            with self._timed("fetch"):
+                data = await fetched.enter_async_context(fetcher.fetched(url))
+            return await self.pixels(data, preprocess)
 
     def close(self) -> None:
         """End the decoders once their current images are done. Waiting images are dropped."""

@@ -152,9 +152,8 @@ async def _encode_images(
 async def _pixels(part: QueryPart, encoder: Encoder, images: QueryImages) -> Pixels | QueryError:
     try:
         if part.kind == "image_url":
-            data: bytes | str = await images.fetch(str(part.value))
-        else:
-            data = part.value if isinstance(part.value, bytes) else str(part.value)
+            return await images.pixels_at(str(part.value), encoder.preprocess)
+        data = part.value if isinstance(part.value, bytes) else str(part.value)
         return await images.pixels(data, encoder.preprocess)
     except (AddressError, ImageError) as error:
         return QueryImageError.of(part.kind, error)

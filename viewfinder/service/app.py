@@ -9,13 +9,14 @@ from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingPolicy, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from viewfinder.addresses import is_loopback
 from viewfinder.errors import ConfigurationError
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import MAX_INCOMING, capacity
+from viewfinder.service.scaling import PENDING, scale_by_items
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
@@ -56,6 +57,7 @@ def application(settings: Settings) -> Application:
             "min_replicas": settings.min_replicas,
             "max_replicas": max(settings.min_replicas, settings.max_replicas),
             "target_ongoing_requests": settings.batch_size,
+            "policy": AutoscalingPolicy(policy_function=scale_by_items),
         },
         ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": settings.replica_gpus},
         graceful_shutdown_timeout_s=settings.request_timeout_s,
@@ -80,6 +82,10 @@ class Replica:
         # The modules and models that stay make each full collection of garbage take 100 ms of the event loop.
         gc.collect()
         gc.freeze()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """The replica's part in `scale_by_items`; Ray Serve calls it."""
+        return {PENDING: float(self._service.pending())}
 
     def check_health(self) -> None:
         """Raise if this replica must be replaced; Ray Serve calls it every ten seconds."""

@@ -92,6 +92,11 @@ class SearchService:
         self._threads.shutdown(wait=False)
         self.store.close()
 
+    def pending(self) -> int:
+        """Number of texts and images of requests that wait to be decoded or encoded, or are."""
+        generations = (self.follower.current, self.follower.previous)
+        return self.images.waiting + sum(each.pending for each in generations if each is not None)
+
     async def in_thread(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Run a blocking call of the store."""
         loop = asyncio.get_running_loop()

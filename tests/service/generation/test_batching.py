@@ -73,7 +73,7 @@ def test_a_maximum_size_of_zero_is_refused() -> None:
         Batcher(list, max_size=0)
 
 
-async def test_the_items_of_one_request_are_never_split() -> None:
+async def test_the_items_of_a_request_of_up_to_one_batch_are_not_split() -> None:
     batches: list[list[int]] = []
 
     def double(items: list[int]) -> list[int]:
@@ -81,11 +81,52 @@ async def test_the_items_of_one_request_are_never_split() -> None:
         return [2 * item for item in items]
 
     batcher = Batcher(double, max_size=4)
-    results = await asyncio.gather(
-        batcher.many([1, 2, 3]), batcher.many([4, 5]), batcher(6), batcher.many(list(range(10, 20))), batcher.many([])
-    )
-    assert results == [[2, 4, 6], [8, 10], 12, [2 * item for item in range(10, 20)], []]
-    assert batches == [[1, 2, 3], [4, 5, 6], list(range(10, 20))]
+    results = await asyncio.gather(batcher.many([1, 2, 3]), batcher.many([4, 5]), batcher(6), batcher.many([]))
+    assert results == [[2, 4, 6], [8, 10], 12, []]
+    assert batches == [[1, 2, 3], [4, 5, 6]]
+    assert batcher.pending == 0
+    batcher.close()
+
+
+async def test_other_requests_have_their_turn_between_the_batches_of_a_large_one() -> None:
+    """Regression: 64 images of one request were one batch, for which all others waited."""
+    batches: list[list[int]] = []
+
+    def double(items: list[int]) -> list[int]:
+        batches.append(items)
+        return [2 * item for item in items]
+
+    batcher = Batcher(double, max_size=4)
+    large = asyncio.create_task(batcher.many(list(range(10))))
+    await asyncio.sleep(0)
+    assert batcher.pending == 10
+    others = [asyncio.create_task(batcher(number)) for number in (100, 101)]
+    assert await large == [2 * item for item in range(10)]
+    assert await asyncio.gather(*others) == [200, 202]
+    assert all(len(batch) <= 4 for batch in batches)
+    assert max(index for index, batch in enumerate(batches) if 100 in batch) < len(batches) - 1
+    batcher.close()
+
+
+async def test_a_cancelled_request_stops_after_its_batch() -> None:
+    batches: list[list[int]] = []
+    release = threading.Event()
+
+    def record(items: list[int]) -> list[int]:
+        batches.append(items)
+        release.wait(10)
+        return items
+
+    batcher = Batcher(record, max_size=4)
+    large = asyncio.create_task(batcher.many(list(range(64))))
+    while not batches:
+        await asyncio.sleep(0.001)
+    large.cancel()
+    await asyncio.sleep(0)
+    assert batcher.pending == 0
+    release.set()
+    assert await batcher(100) == 100
+    assert batches == [[0, 1, 2, 3], [100]]
     batcher.close()
 
 

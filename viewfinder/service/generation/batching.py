@@ -16,7 +16,8 @@ class Batcher(Generic[ItemT, ResultT]):
 
     A batch never waits to fill: an idle function starts at once with the items there are, and items that arrive
     meanwhile form the next batch, up to `max_size`. So a single client does not wait and many clients get full batches.
-    The items of one request are never split, so a request of more than `max_size` items is its own batch.
+    A request of more than `max_size` items is encoded in several batches, between which other requests have their turn,
+    and which stop when the request is cancelled. Smaller ones are never split.
     (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.)
     """
 
@@ -30,20 +31,24 @@ class Batcher(Generic[ItemT, ResultT]):
         self._lock = threading.Lock()  # `close` may be called from any thread
         self._thread: ThreadPoolExecutor | None = None
         self._closed = False
-
-    @property
-    def waiting(self) -> int:
-        """Number of items that are not in a batch yet."""
-        return sum(len(items) for items, _ in list(self._waiting))
+        self.pending = 0  # items of all requests that are not encoded yet
 
     async def __call__(self, item: ItemT) -> ResultT:
         """The function's result for one item; raises the function's error if the batch fails."""
         return (await self.many([item]))[0]
 
     async def many(self, items: Sequence[ItemT]) -> list[ResultT]:
-        """The function's results for several items, from one call."""
-        if not items:
-            return []
+        """The function's results for several items, `max_size` at a time."""
+        results: list[ResultT] = []
+        self.pending += len(items)
+        try:
+            while len(results) < len(items):
+                results += await self._encode(items[len(results) : len(results) + self._max_size])
+        finally:
+            self.pending -= len(items)
+        return results
+
+    async def _encode(self, items: Sequence[ItemT]) -> list[ResultT]:
         future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         if self._running is None:

@@ -42,6 +42,11 @@ class Generation:
     def model(self) -> str:
         return self.collection.metadata.model_name
 
+    @property
+    def pending(self) -> int:
+        """Number of texts and images of requests that are not encoded yet."""
+        return self._texts.pending + self._images.pending
+
     def warm(self) -> None:
         """Encode once, so that the first query is as fast as the tenth."""
         self.encoder.encode_texts(["warm up"])
@@ -53,7 +58,7 @@ class Generation:
         return (await self.encode_texts([text]))[0]
 
     async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
-        """As `encode_text`, with one call of the encoder for all texts that are not in the cache."""
+        """As `encode_text`, with batches of the texts that are not in the cache."""
         found = {text: self._cache.get(text) for text in texts}
         for known in found.values():
             self._metrics.cache(hit=known is not None)
@@ -93,7 +98,7 @@ class Generation:
 
     def _count(self, kind: Literal["text", "image"], size: int) -> None:
         self._metrics.batch(kind, size)
-        self._metrics.queue(self._texts.waiting + self._images.waiting)
+        self._metrics.queue(max(0, self.pending - size))
 
 
 class _TextCache:
