@@ -32,7 +32,7 @@ INDEX_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 INDEX_RULE = "1 to 63 lower-case letters, digits, '-' or '_', of which the first is a letter or digit"
 
 MIN_CURSOR_KEY = 16
-KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin)?")
+KEY_PATTERN = re.compile(r"([0-9a-f]{64})(:admin|:metrics)?")
 RAY_ADDRESS_PATTERN = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 # As browsers send it: without a path or a trailing slash.
 ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
@@ -252,7 +252,7 @@ class Settings(BaseModel):
     api_keys: tuple[SecretStr, ...] = Field(
         (),
         description="SHA-256 hex digests of the API keys, separated by commas. `:admin` after a "
-        "digest allows takedowns.",
+        "digest allows takedowns and metrics, `:metrics` metrics alone.",
     )
     cursor_keys: tuple[SecretStr, ...] = Field(
         (),
@@ -323,7 +323,7 @@ class Settings(BaseModel):
             if not (match := KEY_PATTERN.fullmatch(entry.get_secret_value().lower())):
                 raise ValueError(
                     f"entry {number} of {len(entries)} is not the SHA-256 digest of a key, 64 hex digits with or "
-                    "without ':admin' after it; make one with 'viewfinder key'"
+                    "without ':admin' or ':metrics' after it; make one with 'viewfinder key'"
                 )
             digests.append(match[1])
             if match[1] in digests[:-1]:

@@ -206,3 +206,25 @@ def test_the_client_imports_no_heavy_package(program: str) -> None:
     program = f"import sys; {program}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_batch_is_divided_by_the_hits_that_it_may_return(ask: Ask) -> None:
+    """The service refuses a batch that may return more than 2,000 hits."""
+
+    def answer(body: dict[str, Any]) -> Planned:
+        hits = [json.loads(found(each["text"]).body) for each in body["searches"]]
+        return Planned(200, json.dumps({"results": hits}).encode())
+
+    script = Scripted(answer)
+    with script.listening() as server:
+        results = ask(server, "search_batch", [str(number) for number in range(25)], limit=200)
+    assert [result.hits[0].caption for result in results] == [str(number) for number in range(25)]
+    assert [sum(each["limit"] for each in body["searches"]) for body in script.bodies] == [1800, 1800, 1400]
+
+
+def test_a_proxy_is_not_asked_for_a_service_on_this_machine(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: HTTP_PROXY caught the calls."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with Scripted(lambda body: found(body["text"])).listening() as server:
+        assert ask(server, "search", "a cat").hits[0].caption == "a cat"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 import httpx
 
+from viewfinder.addresses import is_loopback
 from viewfinder.client.protocol import (
     DEFAULT_SERVER,
     Answer,
@@ -63,7 +64,8 @@ class _AnyClient(Generic[Http]):
         self, server: str = DEFAULT_SERVER, *, api_key: str | None = None, timeout_s: float = 30.0, retries: int = 3
     ) -> None:
         self._calls = Calls(server, api_key, timeout_s, retries, self._draw)
-        self._http: Http = self._transport()
+        # HTTP_PROXY is not meant for calls to this machine.
+        self._http: Http = self._transport(trust_env=not is_loopback(server))
 
     @classmethod
     def of(cls, settings: "Settings", *, timeout_s: float = 30.0, retries: int = 3) -> Self:

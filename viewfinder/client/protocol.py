@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import time
 import uuid
@@ -21,6 +22,7 @@ from viewfinder._version import __version__
 from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
 from viewfinder.client.requests import (
+    DEFAULT_LIMIT,
     ImageInput,
     SearchRequest,
     image_base64,
@@ -55,6 +57,9 @@ DEFAULT_SERVER = "http://localhost:8000"
 
 # Maximum number of texts and images in one request, and their maximum size in bytes.
 MAX_BATCH = 64
+# Maximum number of hits of all searches of one request.
+MAX_BATCH_HITS = 2_000
+DEFAULT_GROUP_SIZE = 3
 _MAX_BATCH_BYTES = 8 * 1024**2
 _TAKEDOWNS_PER_PAGE = 1000
 
@@ -162,7 +167,7 @@ class Calls:
         ids = yield from self._ids(requests)
         names = _names(requests, ids)
         bodies = [search_body(request, ids) for request in requests]
-        for content in _batches("searches", ((body, len(body.get("queries", [None]))) for body in bodies)):
+        for content in _batches("searches", ((body, _share(body)) for body in bodies)):
             answer = yield from self._request(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
             for each in answer.results:
                 answers.append(each if isinstance(each, SearchResult) else _as_given(_failed(each), names))
@@ -419,6 +424,19 @@ def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
         size += len(text)
     if batch:
         yield _object(name, batch)
+
+
+def _share(body: Mapping[str, Any]) -> int:
+    """The share of a batch, in `MAX_BATCH` parts, that a search takes by its inputs or by its hits."""
+    hits = _number(body, "limit", DEFAULT_LIMIT)
+    if body.get("group_by"):
+        hits *= _number(body, "group_size", DEFAULT_GROUP_SIZE)
+    return max(len(body.get("queries", [None])), math.ceil(hits * MAX_BATCH / MAX_BATCH_HITS))
+
+
+def _number(body: Mapping[str, Any], name: str, default: int) -> int:
+    given = body.get(name)
+    return given if isinstance(given, int) else default  # the service refuses anything else
 
 
 def _object(name: str, items: Iterable[bytes]) -> bytes:

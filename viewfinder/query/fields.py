@@ -13,6 +13,7 @@ MAX_PARTS = 16
 MAX_SEARCHES = 64
 MAX_BATCH_PARTS = 256
 MAX_BATCH_IMAGES = 64
+MAX_BATCH_HITS = 2_000  # as many as one search returns in groups
 
 VISIBLE_PATTERN = r"\S"
 ID_PATTERN = r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"

@@ -22,6 +22,7 @@ from pydantic import (
 from viewfinder.client.requests import DEFAULT_LIMIT, MAX_RANKED_HITS, Rank, Target
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fields import (
+    MAX_BATCH_HITS,
     MAX_BATCH_IMAGES,
     MAX_BATCH_PARTS,
     MAX_PARTS,
@@ -186,6 +187,11 @@ class SearchOptionsBody(JsonBody):
     group_by: GroupBy | None = None
     group_size: GroupSize = Field(default=3, strict=True)
 
+    @property
+    def max_hits(self) -> int:
+        """Maximum number of hits of one page."""
+        return self.limit * (self.group_size if self.group_by else 1)
+
     @model_validator(mode="after")
     def _check_options(self) -> Self:
         """Refuse options that contradict each other."""
@@ -324,6 +330,14 @@ class BatchBody(JsonBody):
                 max_images=MAX_BATCH_IMAGES,
                 parts=len(parts),
                 images=images,
+            )
+        hits = sum(each.max_hits for each in self.searches if isinstance(each, SearchBody))
+        if hits > MAX_BATCH_HITS:
+            refuse(
+                "searches: one batch returns up to {maximum} hits (`limit`, times `group_size` with `group_by`), not "
+                "{hits}.",
+                maximum=MAX_BATCH_HITS,
+                hits=hits,
             )
         return self
 

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -90,7 +90,8 @@ async def compose(
     """
     parts = [part for query in queries if query.rank != "words" for part in query.parts]
     texts = list(dict.fromkeys(str(part.value) for part in parts if part.kind == "text"))
-    shown = list(dict.fromkeys(part for part in parts if part.kind in ("image", "image_url")))
+    # Equal images and addresses are fetched and encoded once, whatever their weights.
+    shown = list(dict.fromkeys(replace(part, weight=1.0) for part in parts if part.kind in ("image", "image_url")))
     # One after the other: side by side they would share the same cores.
     encoded_texts = await _encode_texts(texts, encoder)
     encoded_images = await _encode_images(shown, encoder, images)
@@ -180,7 +181,7 @@ def _compose(
                 vector = _normalized(part.value, encoder)
             elif part.kind == "id":
                 vector = points.vectors[str(part.value)]
-            elif isinstance(vector := images[part], QueryError):
+            elif isinstance(vector := images[replace(part, weight=1.0)], QueryError):
                 return vector
             check_finite(vector, part.kind, encoder)
             total += part.weight * np.asarray(vector, np.float64)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import httpx
 
+from viewfinder.addresses import is_loopback
 from viewfinder.clock import Clock, now
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.store import Collection, Store
@@ -79,7 +80,8 @@ def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE
     encrypted = server.startswith("https:")  # reading the certificate authorities takes 60 ms
     while time.monotonic() - began < timeout_s:
         try:
-            ready = httpx.get(f"{server.rstrip('/')}/readyz", timeout=5.0, verify=encrypted).json()
+            local = is_loopback(server)  # HTTP_PROXY is not meant for calls to this machine
+            ready = httpx.get(f"{server.rstrip('/')}/readyz", timeout=5.0, verify=encrypted, trust_env=not local).json()
             answered = str(ready.get("behind") or ready.get("collection") or "")
             if ready.get("collection") == collection:
                 logger.info("The service at %s switched after %.1f s", server, time.monotonic() - began)

@@ -77,14 +77,14 @@ async def test_a_metric_reports_a_replica_that_cannot_follow(served: World, tmp_
     first = served.store.collections.live(INDEX)
     assert first is not None
     follower.refresh()
-    assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    assert "viewfinder_generation_behind 0.0" in metrics.text()
     served.build("lost")
     shutil.rmtree(lost)
     follower.refresh()
-    assert "viewfinder_generation_behind 1.0" in await metrics.text()
+    assert "viewfinder_generation_behind 1.0" in metrics.text()
     served.store.collections.promote(INDEX, first.name)
     follower.refresh()
-    assert "viewfinder_generation_behind 0.0" in await metrics.text()
+    assert "viewfinder_generation_behind 0.0" in metrics.text()
     follower.close()
 
 

@@ -1,8 +1,12 @@
 """Metrics in Prometheus' text format."""
 
+import asyncio
+import threading
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from viewfinder.service.telemetry.metrics import Metrics, merged
+from viewfinder.service.telemetry.metrics import CachedText, Metrics, merged
 
 AGENT = """# HELP ray_tasks Current number of tasks.
 # TYPE ray_tasks gauge
@@ -46,7 +50,7 @@ async def test_metrics_of_a_process_add_up() -> None:
     for hit in (True, False, True):
         metrics.cache(hit)
     metrics.queue(7)
-    text = await metrics.text()
+    text = metrics.text()
     for line in (
         'viewfinder_stage_seconds_count{stage="decode"} 2.0',
         'viewfinder_encoded_total{kind="text"} 8.0',
@@ -57,3 +61,33 @@ async def test_metrics_of_a_process_add_up() -> None:
         "viewfinder_queue_depth 7.0",
     ):
         assert line in text
+
+
+async def test_simultaneous_requests_read_the_metrics_once_and_not_in_the_event_loop() -> None:
+    """Regression: each parsed the export of every node in the loop."""
+    threads: list[threading.Thread] = []
+
+    def make() -> str:
+        threads.append(threading.current_thread())
+        return f"text {len(threads)}"
+
+    text = CachedText(make)
+    assert await asyncio.gather(*(text() for _ in range(10))) == ["text 1"] * 10
+    assert await text() == "text 1"
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_metrics_are_read_again_when_they_are_old_or_could_not_be_read() -> None:
+    answers = iter(["first", RuntimeError("no agent"), "second"])
+
+    def make() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    text = CachedText(make, max_age_s=0)
+    assert await text() == "first"
+    with pytest.raises(RuntimeError):
+        await text()
+    assert await text() == "second"

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from viewfinder.addresses import is_loopback
 from viewfinder.service.http.errors import HTTPError, error_response, http_error_of
-from viewfinder.service.http.keys import KeyRing, KeyScope, presented_key
+from viewfinder.service.http.keys import METRICS_PATH, KeyRing, KeyScope, presented_key
 from viewfinder.service.http.rates import RateLimiter, TrustedProxies, client_of
 from viewfinder.service.http.sending import Sending, SlowClientError
 from viewfinder.service.telemetry import access_log
@@ -92,7 +92,7 @@ class Guard:
             return
         limit = asyncio.timeout(self._timeout_s)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        request = _Request(is_open_path(path), self._max_bytes(path))
+        request = _Request(path, is_open_path(path), self._max_bytes(path))
 
         at_rate = self._sending.at_minimum_rate(send)
 
@@ -168,6 +168,8 @@ class Guard:
         scope["state"]["scope"] = "read"
         if not request.is_open:
             client, scope["state"]["scope"] = self._identify(scope)
+            if scope["state"]["scope"] == "metrics" and request.path != METRICS_PATH:
+                raise HTTPError(403, "forbidden", "This key is for metrics only.", "Send a key for searches.")
             if self._rates and (wait_s := self._rates.take(client)):
                 raise HTTPError(
                     429,
@@ -303,6 +305,7 @@ class Guard:
 class _Request:
     """The state of one request; `complete` once its body has arrived, `answering` once its answer has begun."""
 
+    path: str
     is_open: bool
     max_bytes: int
     complete: bool = False

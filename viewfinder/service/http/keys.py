@@ -1,4 +1,4 @@
-"""API keys with scope `read` or `admin`.
+"""API keys with scope `read`, `admin` or `metrics`.
 
 The settings hold SHA-256 digests only, so a configuration file or a process dump contains no key. A plain hash is
 enough because keys are long and random, which rules out a dictionary attack.
@@ -8,16 +8,17 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from fastapi import Request
 from pydantic import SecretStr
 
 from viewfinder.service.http.errors import HTTPError
 
-KeyScope = Literal["read", "admin"]
+KeyScope = Literal["read", "admin", "metrics"]
 
-ADMIN_SUFFIX = ":admin"
+# What a key with the scope `metrics` may ask for.
+METRICS_PATH = "/metrics"
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,13 @@ class Key:
 
 
 class KeyRing:
-    """The keys of the settings, `DIGEST` or `DIGEST:admin` each, validated by `Settings.api_keys`."""
+    """The keys of the settings, `DIGEST` or `DIGEST:SCOPE` each, validated by `Settings.api_keys`."""
 
     def __init__(self, entries: Iterable[SecretStr]) -> None:
         self._keys: list[tuple[bytes, Key]] = []
         for entry in entries:
-            digest = entry.get_secret_value().removesuffix(ADMIN_SUFFIX)
-            scope: KeyScope = "admin" if entry.get_secret_value().endswith(ADMIN_SUFFIX) else "read"
-            self._keys.append((bytes.fromhex(digest), Key(digest[:8], scope)))
+            digest, _, scope = entry.get_secret_value().partition(":")
+            self._keys.append((bytes.fromhex(digest), Key(digest[:8], cast(KeyScope, scope or "read"))))
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -68,4 +68,15 @@ async def require_admin(request: Request) -> None:
             "forbidden",
             "This needs an admin key.",
             "Send a key that VIEWFINDER_API_KEYS lists with ':admin' after its digest.",
+        )
+
+
+async def require_metrics(request: Request) -> None:
+    """Refuse requests for metrics with a key for searches: they show all traffic. `Depends(require_metrics)`."""
+    if request.state.scope == "read":
+        raise HTTPError(
+            403,
+            "forbidden",
+            "Metrics need a key for metrics, or an admin key.",
+            "Send a key that VIEWFINDER_API_KEYS lists with ':metrics' after its digest: viewfinder key --metrics.",
         )

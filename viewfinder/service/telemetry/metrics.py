@@ -7,9 +7,12 @@ dashboard and are updated every ten seconds (`metrics_report_interval_ms`).
 """
 
 import asyncio
+import functools
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, Protocol
 
@@ -26,6 +29,10 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 3
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 AGENT_TIMEOUT_S = 5.0
+# Agents that are asked at the same time.
+MAX_AGENTS = 8
+# Agents have new values every ten seconds. Their exports hold all metrics of their nodes, which take seconds to read.
+MAX_AGE_S = 5.0
 # Labels that an agent adds to every series.
 AGENT_LABELS = re.compile(r'\b(?:otel_scope_\w+|SessionName|Version|Component)="[^"]*",?')
 
@@ -37,8 +44,8 @@ class Instruments(Protocol):
     def gauge(self, name: str, description: str, labels: Sequence[str]) -> Recorder: ...
     def histogram(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> Recorder: ...
 
-    async def text(self) -> str:
-        """All metrics in Prometheus' text format."""
+    def text(self) -> str:
+        """All metrics in Prometheus' text format. May block."""
         ...
 
 
@@ -119,9 +126,9 @@ class Metrics:
         """Record that the replica cannot follow the live collection, or that it can again."""
         self._behind(int(problem), {})
 
-    async def text(self) -> str:
-        """All metrics in Prometheus' text format."""
-        return await self._instruments.text()
+    def text(self) -> str:
+        """All metrics in Prometheus' text format. May block for `AGENT_TIMEOUT_S`."""
+        return self._instruments.text()
 
 
 class ProcessInstruments:
@@ -142,7 +149,7 @@ class ProcessInstruments:
         metric = Histogram(name, description, labels, buckets=bounds, registry=self._registry)
         return lambda value, given: (metric.labels(**given) if given else metric).observe(value)
 
-    async def text(self) -> str:
+    def text(self) -> str:
         return generate_latest(self._registry).decode()
 
 
@@ -171,20 +178,40 @@ class RayInstruments:
         metric = self._metrics.Histogram(name, description, list(bounds), tags).set_default_tags(self._tags)
         return lambda value, given: metric.observe(value, given)
 
-    async def text(self) -> str:
-        loop = asyncio.get_running_loop()
-        nodes = await loop.run_in_executor(None, self._ray.nodes)
+    def text(self) -> str:
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
         # Agents use plain HTTP inside the cluster: no proxy, and no certificates to load for each scrape.
-        async with httpx.AsyncClient(timeout=AGENT_TIMEOUT_S, trust_env=False, verify=False) as client:
-            return merged(await asyncio.gather(*(_exported(client, node) for node in nodes if node["Alive"])))
+        with (
+            httpx.Client(timeout=AGENT_TIMEOUT_S, trust_env=False, verify=False) as client,
+            ThreadPoolExecutor(MAX_AGENTS, thread_name_prefix="metrics") as threads,
+        ):
+            return merged(threads.map(functools.partial(_exported, client), nodes))
 
 
-async def _exported(client: httpx.AsyncClient, node: Mapping[str, object]) -> str:
+class CachedText:
+    """A text that takes long to make: in a thread, once for simultaneous requests, and kept for `max_age_s`."""
+
+    def __init__(self, make: Callable[[], str], *, max_age_s: float = MAX_AGE_S) -> None:
+        self._make = make
+        self._max_age_s = max_age_s
+        self._lock = asyncio.Lock()
+        self._text = ""
+        self._made_at = -math.inf
+
+    async def __call__(self) -> str:
+        async with self._lock:
+            if time.monotonic() - self._made_at >= self._max_age_s:
+                self._text = await asyncio.to_thread(self._make)
+                self._made_at = time.monotonic()
+            return self._text
+
+
+def _exported(client: httpx.Client, node: Mapping[str, object]) -> str:
     """The export of a node's agent; empty if it does not answer, since the other nodes' values are still valid."""
     address = str(node["NodeManagerAddress"])
     host = f"[{address}]" if ":" in address else address
     try:
-        answer = await client.get(f"http://{host}:{node['MetricsExportPort']}/metrics")
+        answer = client.get(f"http://{host}:{node['MetricsExportPort']}/metrics")
         answer.raise_for_status()
     except httpx.HTTPError:
         return ""

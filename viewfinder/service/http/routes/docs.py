@@ -3,10 +3,12 @@
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.responses import PlainTextResponse
 
+from viewfinder.service.http.keys import require_metrics
 from viewfinder.service.search_service import SearchService
+from viewfinder.service.telemetry.metrics import CachedText
 
 DOCS_DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
 PACKAGED_FILES = {
@@ -35,13 +37,16 @@ def router(service: SearchService) -> APIRouter:
         headers = {"cache-control": "public, max-age=86400"}
         return Response((packaged / name).read_bytes(), media_type=PACKAGED_FILES[name], headers=headers)
 
+    text = CachedText(service.metrics.text)
+
     @routes.get(
         "/metrics",
         tags=["status"],
+        dependencies=[Depends(require_metrics)],
         summary="Metrics of all replicas, for Prometheus",
         response_class=PlainTextResponse,
     )
     async def metrics() -> Response:
-        return Response(await service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes
