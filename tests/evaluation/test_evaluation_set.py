@@ -1,12 +1,15 @@
 """Evaluation sets and quality figures, compared with figures worked out by hand."""
 
+import json
 import math
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set, score
+from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_evaluation_set, score
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
 
@@ -20,6 +23,17 @@ def test_an_evaluation_set_names_points_by_their_uris(tmp_path: Path) -> None:
         queries = load_evaluation_set(str(file), objects)
     assert [each.text for each in queries] == ["a cat", "狗"]
     assert queries[0].relevant == {point_id("s3://b/1.jpg"), point_id("s3://b/2.jpg")}
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC")])
+def test_a_name_means_the_image_in_the_spelling_that_is_stored(tmp_path: Path, forms: tuple[Any, Any]) -> None:
+    typed, stored = (unicodedata.normalize(form, "s3://b/caf\u00e9/m\u00fc.jpg") for form in forms)
+    file = tmp_path / "queries.jsonl"
+    file.write_text(json.dumps({"text": "a cat", "relevant": [typed, "s3://b/2.jpg"]}, ensure_ascii=False))
+    with Objects() as objects:
+        queries = load_evaluation_set(str(file), objects)
+    (query,) = as_stored(queries, lambda ids: {point_id(stored)} & set(ids))
+    assert query.relevant == {point_id(stored), point_id("s3://b/2.jpg")}
 
 
 @pytest.mark.parametrize(

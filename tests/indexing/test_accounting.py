@@ -38,9 +38,11 @@ def test_a_run_that_encodes_nothing_has_no_bottleneck(tally: Tally) -> None:
 
 
 def test_objects_are_counted_once_and_skips_by_reason() -> None:
-    tally = Tally(indexed=1, unchanged=2, failed=3, archived=4, video=5) + Tally(taken_down=6, not_an_image=7, hidden=8)
-    assert tally.skips == {"archived": 4, "not_an_image": 7, "hidden": 8, "video": 5, "taken_down": 6}
-    assert tally.outcomes == {"unchanged": 2, "indexed": 1, "skipped": 30, "failed": 3}
+    tally = Tally(indexed=1, unchanged=2, failed=3, archived=4, video=5) + Tally(
+        empty=9, taken_down=6, not_an_image=7, hidden=8
+    )
+    assert tally.skips == {"archived": 4, "not_an_image": 7, "hidden": 8, "video": 5, "empty": 9, "taken_down": 6}
+    assert tally.outcomes == {"unchanged": 2, "indexed": 1, "skipped": 39, "failed": 3}
     assert tally.objects == sum(tally.outcomes.values())
 
 

@@ -122,7 +122,7 @@ def test_names_and_archived_objects_are_skipped_from_the_listing(shelf: Shelf) -
     ]
     assert actions(shelf.compare(*rows)) == {"hidden": 1, "video": 2, "archived": 1, "index": 1}
     tally = shelf.write_compared(*rows[:-1])
-    assert tally.skips == {"archived": 1, "not_an_image": 0, "hidden": 1, "video": 2, "taken_down": 0}
+    assert tally.skips == {"archived": 1, "not_an_image": 0, "hidden": 1, "video": 2, "empty": 0, "taken_down": 0}
     assert (tally.objects, tally.skipped, tally.failed) == (4, 4, 0)
 
 
@@ -145,7 +145,7 @@ def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_a
     assert actions(shelf.compare(listed("1", Version(OTHER, 5, LATE)))) == {"index": 1}
 
 
-@pytest.mark.parametrize("reason", ["not_an_image", "video"])
+@pytest.mark.parametrize("reason", ["not_an_image", "video", "empty"])
 @pytest.mark.parametrize("version", [Version(DIGEST, 5, EARLY), Version("", 5, EARLY), Version("abc", 5, EARLY)])
 def test_content_that_is_no_image_is_read_once(shelf: Shelf, reason: str, version: Version) -> None:
     shelf.add("1", Version(OTHER, 4, EARLY))  # an image before

@@ -68,6 +68,17 @@ def test_an_image_that_became_unreadable_is_no_longer_found(world: World) -> Non
     assert world.recorded_failures(["05.jpg"]) == {"05.jpg": "not_an_image"}
 
 
+def test_an_object_that_became_empty_is_skipped_once_and_no_longer_found(world: World) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    (world.bucket / "05.jpg").write_bytes(b"")
+    (world.bucket / "new.jpg").write_bytes(b"")
+    assert world.sync() == counts(listed=13, unchanged=11, skipped=2)
+    assert "05.jpg" not in world.points
+    assert set(world.recorded_failures(["05.jpg", "new.jpg"]).values()) == {"empty"}
+    assert world.sync("--max-failure-ratio", "0") == counts(listed=13, unchanged=11, skipped=2)
+
+
 def test_a_new_caption_is_written_without_fetching_the_image(world: World) -> None:
     fill(world.bucket, NAMES)
     captions = world.bucket / "captions.json"
@@ -258,6 +269,7 @@ def test_an_image_whose_end_is_missing_is_indexed_and_counted(world: World) -> N
     first = run()
     assert (first.counts["indexed"], dict(first.failures)) == (2, {"truncated": 1})
     assert first.warnings == {"truncated_tail": 1}
+    assert {kind: list(uris) for kind, uris in first.warned.items()} == {"truncated_tail": [f"{world.source}/cut.jpg"]}
     assert run().warnings == {}, "an unchanged image is not counted again"
 
 

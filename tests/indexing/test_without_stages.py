@@ -31,7 +31,7 @@ class IdleExecutor(InProcessExecutor):
         self.counted = Tally()
         self.given_compared: list[bool] = []
 
-    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+    def count_written(self, index: str, tally: Tally) -> None:
         self.counted += tally
 
     def index(

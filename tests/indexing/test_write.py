@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from viewfinder.indexing.accounting import MAX_WARNED, Tally
 from viewfinder.indexing.rows import Row, table_of
 from viewfinder.indexing.write import write_rows
 from viewfinder.sources.captions import CaptionRecord
@@ -103,3 +104,21 @@ def test_the_later_content_of_two_runs_stays(store: Store, collection: Collectio
         write(store, collection, own)
     (record,) = store.points.iterate(collection)
     assert (record.payload["run_id"], record.payload["etag"]) == (kept, "e3" if kept == "later" else "e2")
+
+
+def test_failures_are_counted_by_the_stage_and_reason_that_are_written(store: Store, collection: Collection) -> None:
+    known: Any = {"action": "failed", "stage": "decode", "reason": "corrupt", "message": "", "permanent": True}
+    large = CaptionRecord.of("x" * 2 * LIMIT, (), {})
+    caption: Any = {"caption": large.caption, "caption_hash": large.caption_hash, "caption_details": large.details}
+    rows = [row("a", [1, 0]), row("b", [1, 0], **known), row("c", [1, 0], **caption), row("d", [float("nan"), 0])]
+    tally = write_rows(store, collection, table_of(rows), run_id="r", batch_size=128)
+    assert tally.failures == {
+        ("decode", "corrupt"): 1,
+        ("write", "point_too_large"): 1,
+        ("encode", "unusable_vector"): 1,
+    }
+
+
+def test_a_run_lists_the_first_images_with_warnings() -> None:
+    total = sum((Tally(truncated_tail=30, warned=(f"s3://b/{number}",) * 30) for number in range(10)), Tally())
+    assert (total.truncated_tail, len(total.warned)) == (300, MAX_WARNED)

@@ -99,9 +99,9 @@ class Oracle:
             same = touched.get(uri, -1) < (task.began if nested else step)
             # Two crashes in two runs count as a fault of the image.
             blamed = self._crashes[stored.digest, task.seen["decoder"]] > 1 and not options.get("retry_failed")
+            same = same and not self._world.bucket.is_denied(uri)
             if same and self._indexable(stored, task.seen["decoder"], crashing=crashing or blamed):
-                if not self._world.bucket.is_denied(uri):
-                    self._due[uri] = stored.number
+                self._due[uri] = stored.number
                 self._captions[uri] |= {(file, rows[uri])} if uri in rows else set()
 
     def _indexable(self, stored: StoredObject, decoder: int = 2, *, crashing: bool | None = None) -> bool:

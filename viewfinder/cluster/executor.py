@@ -104,8 +104,8 @@ class RayExecutor:
         payloads = {record.id: dict(record.payload) for record in records}
         return _on_encoder_worker(_encode_images, checkpoint, settings, None, fetch, payloads)
 
-    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
-        metrics_of(index).add_block(tally, table)
+    def count_written(self, index: str, tally: Tally) -> None:
+        metrics_of(index).add_block(tally)
 
 
 def compare_on_workers(manifest: Manifest, compare: Compare) -> Dataset:
@@ -205,7 +205,7 @@ class QdrantDatasink(Datasink[Tally]):
                 decided_by=self._decided_by,
                 machines=self._machines,
             )
-            metrics_of(self._collection.index).add_block(tally, table)
+            metrics_of(self._collection.index).add_block(tally)
             total += tally
             if self._written is not None:
                 self._written.record.remote(ctx.task_idx, total.outcomes)

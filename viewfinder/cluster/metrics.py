@@ -5,12 +5,10 @@ runs it twice. If the cluster ends with the job, Prometheus keeps only what it h
 """
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 from ray.util import metrics
 
 from viewfinder.indexing.accounting import Tally
@@ -29,8 +27,8 @@ class JobMetrics:
         self._done = counter("viewfinder_job_stage_objects_total", "Objects that a stage has processed.", "stage")
         self._busy = counter("viewfinder_job_stage_seconds_total", "Busy seconds of a stage's workers.", "stage")
 
-    def add_block(self, tally: Tally, table: pa.Table) -> None:
-        """Count one written block: its `tally`, and the failures among its rows (`viewfinder.indexing.rows`)."""
+    def add_block(self, tally: Tally) -> None:
+        """Count one written block."""
         for outcome, count in tally.outcomes.items():
             _add(self._objects, count, outcome=outcome)
         for reason, count in tally.skips.items():
@@ -44,11 +42,7 @@ class JobMetrics:
         ):
             _add(self._done, count, stage=stage)
             _add(self._busy, seconds, stage=stage)
-        if not tally.failed:
-            return  # an empty block has no columns
-        rows = zip(*(table[name].to_pylist() for name in ("action", "stage", "reason")), strict=True)
-        failures = Counter((stage, reason) for action, stage, reason in rows if action == "failed")
-        for (stage, reason), count in failures.items():
+        for (stage, reason), count in tally.failures.items():
             _add(self._failures, count, stage=stage, reason=reason)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from viewfinder.arrays import Vectors
 from viewfinder.errors import ConfigurationError
-from viewfinder.evaluation.evaluation_set import LabelledQuery, Quality, load_evaluation_set
+from viewfinder.evaluation.evaluation_set import LabelledQuery, Quality, as_stored, load_evaluation_set
 from viewfinder.evaluation.latency import search_times_ms
 from viewfinder.evaluation.options import EvaluateOptions
 from viewfinder.evaluation.recall import approximate_recall, measure_quality, shared_captions
@@ -108,6 +108,9 @@ def _queries(
     if evaluation_set is not None:
         with Objects(ObjectAccess.of(settings)) as objects:
             queries = load_evaluation_set(evaluation_set, objects)
+        queries = as_stored(
+            queries, lambda ids: {id_ for each in collections for id_ in store.points.states(each, ids)}
+        )
         texts = [query.text for query in queries]
         return queries, [_encode(texts, collection, settings) for collection in collections]
     captions = shared_captions(store, collections[0], collections[-1])

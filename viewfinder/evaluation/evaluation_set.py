@@ -5,13 +5,13 @@ An evaluation set is a JSONL file of `{"text": "a red car", "relevant": ["s3://b
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.uris import canonical_uri, point_id
+from viewfinder.sources.uris import canonical_uri, point_id, spellings
 
 DEPTHS = (1, 5, 10)
 MAX_BYTES = 100 * 1024**2
@@ -20,10 +20,14 @@ _EXAMPLE = '{"text": "a red car", "relevant": ["s3://bucket/1.jpg"]}'
 
 @dataclass(frozen=True)
 class LabelledQuery:
-    """A query text and the ids of all points that are relevant to it."""
+    """A query text and the ids of all points that are relevant to it.
+
+    `spelled` are the ids of the other spellings of a URI, by the id of the given one.
+    """
 
     text: str
     relevant: frozenset[str]
+    spelled: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,22 @@ def load_evaluation_set(uri: str, objects: Objects) -> list[LabelledQuery]:
     return queries
 
 
+def as_stored(
+    queries: Sequence[LabelledQuery], existing: Callable[[Sequence[str]], Container[str]]
+) -> list[LabelledQuery]:
+    """Replace the ids of relevant points that do not exist by those of other spellings of their URIs that do.
+
+    A person types composed letters where macOS has stored separate accents. `existing` returns the ids that exist.
+    """
+    other = {id_: ids for query in queries for id_, ids in query.spelled.items()}
+    found = existing([*other, *(each for ids in other.values() for each in ids)]) if other else ()
+
+    def stored(id_: str) -> str:
+        return next((each for each in (id_, *other.get(id_, ())) if each in found), id_)
+
+    return [replace(query, relevant=frozenset(map(stored, query.relevant))) for query in queries]
+
+
 def score(
     queries: Sequence[LabelledQuery], answers: Iterable[Sequence[str]], depths: Sequence[int] = DEPTHS
 ) -> Quality:
@@ -87,7 +107,8 @@ def _parse_line(uri: str, number: int, line: str) -> LabelledQuery:
     valid = isinstance(relevant, list) and relevant and all(isinstance(each, str) and each for each in relevant)
     if not (isinstance(text, str) and text.strip() and valid):
         raise _line_error(uri, number, line)
-    return LabelledQuery(text, frozenset(point_id(canonical_uri(each)) for each in relevant))
+    ids = [[point_id(spelling) for spelling in spellings(canonical_uri(each))] for each in relevant]
+    return LabelledQuery(text, frozenset(first for first, *_ in ids), {first: rest for first, *rest in ids if rest})
 
 
 def _line_error(uri: str, number: int, line: str) -> ConfigurationError:

@@ -1,7 +1,8 @@
 """Counts of a run: objects by outcome and busy seconds by stage; the bottleneck and the totals that follow."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.skips import SKIP_REASONS
@@ -15,6 +16,8 @@ STAGE_ADVICE = {
     "encode": "add GPUs, one encoder each; without GPUs add CPU cores",
     "write": "raise VIEWFINDER_WRITERS, or add shards and nodes to Qdrant",
 }
+# URIs that a report lists of images with warnings.
+MAX_WARNED = 100
 
 
 @dataclass
@@ -25,7 +28,8 @@ class Tally:
     keep their existing points, because a later run may succeed. `archived_live` and `skipped_live` count images of the
     live collection that one built beside it lacks because they are archived, or are no image any more. `images` and
     `captions` count what was encoded; `captions_cut` counts captions longer than the model's context, `truncated_tail`
-    images whose end is missing (`images.decoding.WARNINGS`).
+    images whose end is missing (`images.decoding.WARNINGS`), of which `warned` are the first URIs. `failures` are the
+    failed objects by stage and reason.
     """
 
     indexed: int = 0
@@ -35,12 +39,15 @@ class Tally:
     not_an_image: int = 0
     hidden: int = 0
     video: int = 0
+    empty: int = 0
     taken_down: int = 0
     archived_live: int = 0
     skipped_live: int = 0
     stale: int = 0
     images: int = 0
     truncated_tail: int = 0
+    warned: tuple[str, ...] = ()
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     captions: int = 0
     captions_cut: int = 0
     compare_s: float = 0.0
@@ -50,7 +57,9 @@ class Tally:
     write_s: float = 0.0
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+        total = Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+        total.warned = total.warned[:MAX_WARNED]
+        return total
 
     @property
     def objects(self) -> int:

@@ -23,7 +23,7 @@ from viewfinder.store.takedowns import taken_down
 # Ids in one request. Larger requests are not faster, and block the embedded store's only thread longer.
 COMPARE_BATCH_SIZE = 1000
 # Recorded with the failures, though they are none, so that the same content is not read again.
-CONTENT_SKIPS = frozenset({"not_an_image", "video"})
+CONTENT_SKIPS = frozenset({"not_an_image", "video", "empty"})
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Executor(Protocol):
     ) -> dict[str, Vectors]:
         """Unit vectors (float32 [D]) by point id, of images that can be read and have not changed since indexing."""
 
-    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+    def count_written(self, index: str, tally: Tally) -> None:
         """Add to the metrics a block that the caller wrote without `index`."""
 
 
@@ -172,7 +172,7 @@ class InProcessExecutor:
         fetch, encode = self._fetch(checkpoint, settings, access), self._encode(checkpoint, settings)
         return encode_stored(fetch, encode, {record.id: record.payload for record in records})
 
-    def count_written(self, index: str, tally: Tally, table: pa.Table) -> None:
+    def count_written(self, index: str, tally: Tally) -> None:
         """Do nothing: this process exports no job metrics."""
 
     def encoder(self, checkpoint: Checkpoint, settings: Settings) -> Encoder:

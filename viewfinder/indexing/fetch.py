@@ -160,6 +160,8 @@ class FetchAndDecode:
             content = objects.read(row["uri"], self._limits.max_bytes, check_head)
             size = content.version.size
             if size >= row["size"] or not is_listed(version_of(row), content.version):
+                if not content.data:
+                    raise ImageError("empty", f"{row['uri']!r} has no content.")
                 return content
         raise ObjectError(
             "unavailable",

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from viewfinder import clock
 from viewfinder.errors import ConfigurationError, ObjectError, StoreError
+from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, skip_counts, too_many_failures
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.settings import Settings
@@ -58,6 +59,7 @@ class Summary:
     captions: Mapping[str, int]
     failures: Mapping[str, int]  # by reason
     warnings: Mapping[str, int]  # by kind; these images are indexed
+    warned: Mapping[str, Sequence[str]]  # the first of their URIs, by kind
     stages: Sequence[Mapping[str, Any]]
     bottleneck: str | None
     advice: str | None
@@ -153,6 +155,7 @@ class Report:
             captions={"encoded": tally.captions, "cut": tally.captions_cut, "pruned": result.pruned_captions},
             failures=reasons,
             warnings=tally.warnings,
+            warned={TRUNCATED_TAIL: tally.warned} if tally.warned else {},
             stages=[_stage_record(each) for each in outcome.stages],
             bottleneck=outcome.bottleneck,
             advice=STAGE_ADVICE.get(outcome.bottleneck or ""),

@@ -253,7 +253,7 @@ class Indexer:
         for table in compared:
             size = self._settings.write_batch_size
             tally = write_rows(self._store, job.collection, table, run_id=job.run_id, batch_size=size)
-            self._executor.count_written(job.collection.index, tally, table)
+            self._executor.count_written(job.collection.index, tally)
             total += tally
         return Outcome(
             total, [Stage("compare", total.objects, total.compare_s, 1), Stage("write", 0, total.write_s, 1)]

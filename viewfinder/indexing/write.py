@@ -12,7 +12,7 @@ import pyarrow as pa
 from viewfinder import clock
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
-from viewfinder.indexing.accounting import Tally
+from viewfinder.indexing.accounting import MAX_WARNED, Tally
 from viewfinder.indexing.compare import CONTENT_SKIPS, version_of, version_of_state
 from viewfinder.indexing.failures import settle
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
@@ -67,6 +67,7 @@ def write_rows(
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
 
+    truncated = [row["uri"] for row in groups["index"] if row["warning"] == TRUNCATED_TAIL]
     skips = Counter[str]()
     for row in groups["skipped"]:
         skips[row["reason"]] += row["count"]
@@ -79,7 +80,9 @@ def write_rows(
         skipped_live=_count_live(groups["skipped"], archived=False),
         stale=sum(row["count"] for row in groups["failed"] + groups["skipped"] if _keeps_point(row)),
         images=len(groups["index"]),
-        truncated_tail=sum(row["warning"] == TRUNCATED_TAIL for row in groups["index"]),
+        truncated_tail=len(truncated),
+        warned=tuple(truncated[:MAX_WARNED]),
+        failures=Counter((row["stage"], row["reason"]) for row in groups["failed"]),
         captions=sum(row["caption_vector"] is not None for row in rows),
         captions_cut=sum(bool(row["caption_cut"]) for row in rows),
         compare_s=sum(row["compare_s"] or 0.0 for row in rows),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
-from viewfinder.evaluation.evaluation_set import LabelledQuery, load_evaluation_set
+from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_evaluation_set
 from viewfinder.indexing.accounting import skip_counts, too_many_failures
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
@@ -242,6 +242,7 @@ class _Reindex:
             return ()
         with Objects(self._access) as objects:
             queries = load_evaluation_set(uri, objects)
+        queries = as_stored(queries, lambda ids: self._store.points.states(live, ids))
         relevant = sorted({id_ for query in queries for id_ in query.relevant})
         if not self._store.points.states(live, relevant):
             raise ConfigurationError(

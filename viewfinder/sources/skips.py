@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-SkipReason = Literal["archived", "not_an_image", "hidden", "video", "taken_down"]
+SkipReason = Literal["archived", "not_an_image", "hidden", "video", "empty", "taken_down"]
 SKIP_REASONS: tuple[SkipReason, ...] = get_args(SkipReason)
 
 # Storage classes whose objects cannot be read before they are restored.
