@@ -15,6 +15,7 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.status import estimated_bytes, format_bytes
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import canonical_uri, source_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.directory import store_directory
@@ -136,17 +137,21 @@ def fill(
     checkpoint: Checkpoint,
     current_run: Callable[[], IndexOptions],
     on_round: Callable[[RunResult], None],
+    check_listing: Callable[[Collection, Manifest], None] = lambda collection, manifest: None,
 ) -> RunResult:
     """Index the sources in rounds until a round changes nothing and the count is exact; return its result.
 
     `current_run` is called before each round, because sources may be added meanwhile, and `on_round` after it.
+    `check_listing` may refuse the listing of a round before anything is encoded.
     """
     for number in range(1, MAX_ROUNDS + 1):
         lock.renew()
         run = current_run()
         logger.info("Round %d over %s", number, counted(len(run.sources), "source"))
         new = replace_records(store, new, run)
-        result = indexer.sync(run, new, checkpoint)
+        with indexer.listed(run, new) as listed:
+            check_listing(new, listed.manifest)
+            result = indexer.sync(run, new, checkpoint, listed)
         lock.renew()
         on_round(result)
         if result.changed:

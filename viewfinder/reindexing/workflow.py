@@ -4,7 +4,7 @@ A run may be killed in any phase; the next run continues there. Before the promo
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from viewfinder.indexing.run import Indexer
 from viewfinder.indexing.running import begin, end
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.reindexing import build
+from viewfinder.reindexing.archived import LossRefusedError, check_loss
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.promote import (
     correct_states,
@@ -34,11 +35,14 @@ from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.reindexing.verify import Bounds, CollectionPair, verify
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 from viewfinder.store.recorded import Recorded
 
 logger = logging.getLogger("viewfinder.reindex")
+
+REFUSED = "refused: the live collection stays"
 
 
 def reindex(
@@ -155,7 +159,12 @@ class _Reindex:
             build.check_disk_space(store, live, wanted)
         with record.phase("build"):
             new = build.open_new(store, lock, live, wanted, rebuild=options.rebuild)
-            result = build.fill(store, self._indexer, lock, new, wanted, current_run, record.add_round)
+            try:
+                result = build.fill(
+                    store, self._indexer, lock, new, wanted, current_run, record.add_round, self._check_loss(live)
+                )
+            except LossRefusedError as error:
+                return self._result(live, REFUSED, str(error))
             store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
         with record.phase("verify"):
             bounds = Bounds(
@@ -170,7 +179,7 @@ class _Reindex:
             reasons = "; ".join(f"{each.name} is {each.value}, must be {each.bound}" for each in failed)
             return self._result(
                 live,
-                "refused: the live collection stays",
+                REFUSED,
                 f"{new.name} failed its checks: {reasons}. {live.name} stays live and unchanged. Run again to update "
                 "and verify it again, or pass --rebuild to start over.",
                 refused=new.name,
@@ -234,6 +243,9 @@ class _Reindex:
         """List the sources here, and list them and read one object of each on a worker."""
         check_sources(run, self._access)
         self._indexer.check(run.sources)
+
+    def _check_loss(self, live: Collection) -> Callable[[Collection, Manifest], None]:
+        return lambda new, manifest: check_loss(self._store, live, new, manifest, allowed=self._options.allow_loss)
 
     def _load_queries(self, live: Collection) -> Sequence[LabelledQuery]:
         """Load the evaluation set, if there is one; at least one of its images must be in the live collection."""
