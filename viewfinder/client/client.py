@@ -153,7 +153,10 @@ class Client(_AnyClient[httpx.Client]):
         return self._run(self._calls.image(subject))
 
     def content(self, subject: str, width: int | None = None) -> bytes:
-        """The file of an image of the index or, with `width` (16 to 2048 pixels), a thumbnail."""
+        """The file of an image of the index or, with `width` (16 to 2048 pixels), a thumbnail.
+
+        The width is rounded up to 16, 64, 128, 256, 512, 1024 or 2048; images are never enlarged.
+        """
         return self._run(self._calls.content(subject, width))
 
     def facets(self, field: str, limit: int | None = None, filter: Mapping[str, Any] | None = None) -> Facets:

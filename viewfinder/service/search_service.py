@@ -15,6 +15,7 @@ from viewfinder.query.language import identifier, names_of
 from viewfinder.query.searcher import Searcher
 from viewfinder.service.generation.follower import Follower
 from viewfinder.service.images.content import ImageContent
+from viewfinder.service.images.links import ThumbnailLinks
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -54,6 +55,7 @@ class SearchService:
         )
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         keys = CursorKeys.of(settings.cursor_keys)
+        self.links = ThumbnailLinks(keys)
         self.searcher = Searcher(store, follower, self.images, keys, threads=self._threads, timed=self.metrics.timed)
 
     @classmethod

@@ -11,7 +11,14 @@ from PIL import Image
 
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
-from viewfinder.service.images.content import READ_AHEAD, READERS, ContentBusyError, ImageContent, entity_tag
+from viewfinder.service.images.content import (
+    MAX_STREAMS,
+    READ_AHEAD,
+    READERS,
+    ContentBusyError,
+    ImageContent,
+    entity_tag,
+)
 from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.testing.objects import MemoryObjects
@@ -129,6 +136,41 @@ async def test_without_a_cache_every_thumbnail_is_made(bucket: SlowObjects, cont
     for _ in range(2):
         await reader.thumbnail("s3://b/0", bucket.stat("s3://b/0").etag, 64)
     assert bucket.reads == 2
+
+
+async def test_simultaneous_requests_for_a_thumbnail_make_it_once(bucket: SlowObjects, content: MakeContent) -> None:
+    """Regression: a page that many open at once read and decoded every image once for each of them."""
+    reader = content(cache_bytes=0)
+    requests = [asyncio.create_task(reader.thumbnail("s3://b/0", "", 64)) for _ in range(20)]
+    await asyncio.sleep(0)
+    requests[0].cancel()
+    await asyncio.sleep(0)
+    bucket.open_for_all.set()
+    made = await asyncio.gather(*requests[1:])
+    assert len({id(small) for small, _ in made}) == 1
+    assert bucket.reads == 1
+
+
+async def test_an_error_reaches_all_requests_for_a_thumbnail_and_is_not_kept(
+    bucket: SlowObjects, content: MakeContent
+) -> None:
+    bucket.open_for_all.set()
+    reader = content()
+    failed = await asyncio.gather(*(reader.thumbnail("s3://b/none", "", 64) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in failed] == [ObjectError] * 3
+    bucket.contents["s3://b/none"] = png(5)
+    assert (await reader.thumbnail("s3://b/none", "", 64))[0]
+
+
+async def test_the_number_of_originals_that_are_sent_is_limited(bucket: SlowObjects, content: MakeContent) -> None:
+    bucket.open_for_all.set()
+    reader = content()
+    originals = [await reader.original("s3://b/0", 10) for _ in range(MAX_STREAMS)]
+    with pytest.raises(ContentBusyError):
+        await reader.original("s3://b/0", 10)
+    assert await reader.thumbnail("s3://b/0", "", 64), "thumbnails are sent at once"
+    originals[0].close()
+    assert await reader.original("s3://b/0", 10)
 
 
 async def test_a_missing_object_has_its_own_error(bucket: SlowObjects, content: MakeContent) -> None:

@@ -17,6 +17,7 @@ from viewfinder.service.http.errors import HTTPError, error_response, http_error
 from viewfinder.service.http.keys import METRICS_PATH, KeyRing, KeyScope, presented_key
 from viewfinder.service.http.rates import RateLimiter, TrustedProxies, client_of
 from viewfinder.service.http.sending import Sending, SlowClientError
+from viewfinder.service.images.links import ThumbnailLinks
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
@@ -67,9 +68,12 @@ logger = logging.getLogger(__name__)
 class Guard:
     """Admits requests to `app`, or refuses them."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, metrics: Metrics, links: ThumbnailLinks | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._links = links
         self._keys = KeyRing(settings.api_keys)
         self._anonymous = settings.allow_anonymous
         self._origins = frozenset(settings.cors_origins)
@@ -167,7 +171,7 @@ class Guard:
             self._refuse_outsiders(host, headers)
         scope["state"]["scope"] = "read"
         if not request.is_open:
-            client, scope["state"]["scope"] = self._identify(scope)
+            client, scope["state"]["scope"] = self._identify(scope, request)
             if scope["state"]["scope"] == "metrics" and request.path != METRICS_PATH:
                 raise HTTPError(403, "forbidden", "This key is for metrics only.", "Send a key for searches.")
             if self._rates and (wait_s := self._rates.take(client)):
@@ -191,7 +195,7 @@ class Guard:
     def _is_full(self) -> bool:
         return self._in_flight >= self._capacity or self._sending.is_full()
 
-    def _identify(self, scope: Scope) -> tuple[str, KeyScope]:
+    def _identify(self, scope: Scope, request: "_Request") -> tuple[str, KeyScope]:
         """The client that the rate limit counts, and its scope."""
         if self._keys and (presented := presented_key(scope["headers"])):
             if key := self._keys.find(presented):
@@ -199,6 +203,13 @@ class Guard:
                     record.key = key.id
                 return key.id, key.scope
             raise HTTPError(401, "unauthorized", "The API key is unknown.", "Check the key.", headers=CHALLENGE)
+        if (
+            self._links
+            and scope["method"] in ("GET", "HEAD")
+            and self._links.allows(request.path, scope["query_string"])
+        ):
+            scope["state"]["signed"] = True
+            return client_of(self._proxies.client(scope)), "read"
         if self._keys and not self._anonymous:
             raise HTTPError(
                 401,

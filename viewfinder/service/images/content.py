@@ -5,6 +5,7 @@ is refused with `ContentBusyError` before it can delay a query.
 """
 
 import asyncio
+import functools
 import hashlib
 import os
 import queue
@@ -24,6 +25,10 @@ from viewfinder.sources.objects import Objects
 
 T = TypeVar("T")
 
+# Widths of thumbnails. With any width a client could ask for two thousand thumbnails of one image.
+WIDTHS = (16, 64, 128, 256, 512, 1024, 2048)
+# Originals that are being sent, to clients of any speed.
+MAX_STREAMS = 64
 READERS = 8
 # Maximum number of calls in a pool, running and waiting; further calls are refused.
 MAX_CALLS = 128
@@ -43,11 +48,16 @@ class ContentBusyError(Exception):
 
 @dataclass(frozen=True)
 class Original:
-    """One stored object: `size` bytes to be read from `file`, which the receiver closes."""
+    """One stored object: `size` bytes to be read from `file`. The receiver closes it, which frees its stream."""
 
     file: BinaryIO
     size: int
     etag: str
+    free: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        self.file.close()
+        self.free()
 
 
 class ImageContent:
@@ -76,6 +86,8 @@ class ImageContent:
         self._objects = objects or Objects(access)
         self._limits = limits
         self._cache = _ByteCache(cache_bytes)
+        self._making: dict[tuple[str, str, int], asyncio.Task[tuple[bytes, str]]] = {}
+        self._streams = BoundedSemaphore(MAX_STREAMS)
         self._reading = _BoundedPool("content", READERS, max_calls)
         self._thumbnailing = _BoundedPool("thumbnail", threads, max_calls)
         self._idle: queue.SimpleQueue[Thumbnailer] = queue.SimpleQueue()
@@ -90,7 +102,13 @@ class ImageContent:
 
         Raises `ObjectError` and `ContentBusyError`.
         """
-        return await self._reading.run(self._open, uri, size)
+        if not self._streams.acquire(blocking=False):
+            raise ContentBusyError("too many originals at once")
+        try:
+            return replace(await self._reading.run(self._open, uri, size), free=self._streams.release)
+        except BaseException:
+            self._streams.release()
+            raise
 
     async def thumbnail(self, uri: str, etag: str, width: int) -> tuple[bytes, str]:
         """A JPEG at most `width` pixels wide, and the ETag of the object it was made from.
@@ -100,9 +118,19 @@ class ImageContent:
         """
         if (known := self._cache.get((uri, etag, width))) is not None:
             return known, etag
-        content, found = await self._thumbnailing.run(self._make, uri, width)
-        self._cache.put((uri, found, width), content)
-        return content, found
+        key = uri, etag, width
+        if (making := self._making.get(key)) is None:
+            making = asyncio.create_task(self._thumbnailing.run(self._make, uri, width))
+            self._making[key] = making
+            making.add_done_callback(functools.partial(self._made, key))
+        # Shielded: others may wait for the same thumbnail when this client disconnects.
+        return await asyncio.shield(making)
+
+    def _made(self, key: tuple[str, str, int], making: "asyncio.Task[tuple[bytes, str]]") -> None:
+        del self._making[key]
+        if not making.cancelled() and making.exception() is None:
+            content, found = making.result()
+            self._cache.put((key[0], found, key[2]), content)
 
     def close(self) -> None:
         """End threads and child processes after their current work."""

@@ -1,0 +1,52 @@
+"""Signed addresses of thumbnails, which `<img>` can load although it cannot send an API key."""
+
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlencode
+
+from viewfinder.query.cursor import CursorKeys
+
+# An address is valid for one to two of these. It stays the same for one, so that browsers keep what they have loaded.
+PERIOD_S = 12 * 3600
+_PATH = re.compile(r"/v1/images/([0-9a-f-]{36})/content")
+
+
+class ThumbnailLinks:
+    """Makes and checks addresses. The keys are those of cursors, which all replicas share."""
+
+    def __init__(self, keys: CursorKeys, *, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._clock = clock
+
+    def expiry(self) -> int:
+        """When an address that is made now ends, in seconds since 1970."""
+        return (int(self._clock()) // PERIOD_S + 2) * PERIOD_S
+
+    def path(self, id: str, width: int) -> str:
+        """The path and query of the thumbnail of an image."""
+        expires = self.expiry()
+        signature = self._keys.sign(_content(id, str(width), str(expires))).hex()
+        query = urlencode({"width": width, "expires": expires, "signature": signature})
+        return f"/v1/images/{id}/content?{query}"
+
+    def allows(self, path: str, query: bytes) -> bool:
+        """Return True for a path and query of `path()` that have not expired."""
+        match = _PATH.fullmatch(path)
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=10) if match else {}
+        if (
+            match is None
+            or given.keys() != {"width", "expires", "signature"}
+            or any(len(each) > 1 for each in given.values())
+        ):
+            return False
+        width, expires, signature = (given[name][0] for name in ("width", "expires", "signature"))
+        try:
+            is_signed = self._keys.accept(bytes.fromhex(signature), _content(match[1], width, expires))
+            return is_signed and self._clock() < int(expires)
+        except ValueError:
+            return False
+
+
+def _content(id: str, width: str, expires: str) -> bytes:
+    return f"thumbnail {id} {width} {expires}".encode()
