@@ -6,6 +6,8 @@ import logging
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.captions import CaptionRecord, Captions, check_captions
+from viewfinder.sources.captions import CaptionFiles, CaptionRecord, Captions, check_captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
@@ -73,6 +75,50 @@ def test_all_formats_give_the_same_records(suffix: str, content: bytes, mark: by
     assert first == RECORD
     assert second == CaptionRecord.of("two\r\nlines")
     assert third is None
+
+
+TYPED = {
+    "key": "1.jpg",
+    "caption": "a",
+    "year": "2020",
+    "f": "2.8",
+    "flash": "TRUE",
+    "taken": "2024-05-31",
+    "n": "007",
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("csv", f"{','.join(TYPED)}\n{','.join(TYPED.values())}\n".encode()),
+        ("tsv.gz", gzip.compress("\t".join(TYPED).encode() + b"\n" + "\t".join(TYPED.values()).encode())),
+        ("jsonl", _lines(TYPED)),
+        ("json", json.dumps([TYPED]).encode()),
+        ("json", json.dumps({"1.jpg": TYPED}).encode()),
+        ("parquet", _parquet(TYPED)),
+        ("parquet", _parquet(TYPED | {"year": 2020, "f": Decimal("2.8"), "flash": True, "taken": date(2024, 5, 31)})),
+    ],
+)
+def test_numbers_booleans_and_dates_have_the_same_types_in_every_format(suffix: str, content: bytes) -> None:
+    with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
+        record = captions.find(_info("s3://b/set/1.jpg"))
+    assert record is not None
+    assert record.payload()["meta"] == {"year": 2020, "f": 2.8, "flash": True, "taken": "2024-05-31", "n": "007"}
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_its_recorded_types_count(tmp_path: Path) -> None:
+    gone, here = "s3://b/gone.csv", "s3://b/here.csv"
+    memory = MemoryObjects({here: b"key,caption,year\n1.jpg,a,2020\n"})
+    recorded = {"recorded": {"meta.year": "keyword"}, "recorded_files": [gone, here]}
+    with Objects(s3=memory) as objects:
+        with CaptionFiles.open([(gone, None), (here, None)], objects, leave_out=True, **recorded) as files:
+            assert list(files.gone) == [gone]
+            assert files.fields == {"meta.year": "keyword"}
+            (found,) = files.find_many([(_info("s3://b/1.jpg"), ["s3://b"])])
+        assert found == CaptionRecord.of("a", meta={"year": "2020"})
+        with pytest.raises(ConfigurationError, match=r"s3://b/gone\.csv"):
+            CaptionFiles.open([(gone, None)], objects)
 
 
 # What spreadsheets and export tools make of one table: two images, the second without tags and place.

@@ -24,7 +24,7 @@ from viewfinder.cli.options import (
     examples,
     model_name,
     optional,
-    source_uri,
+    parse_source,
     whole,
 )
 from viewfinder.errors import SourceError
@@ -51,7 +51,7 @@ Sources = Annotated[
         metavar="SRC",
         help="s3://bucket[/prefix], a directory, or a table of URIs (CSV, TSV, JSONL, Parquet).",
         show_default=False,
-        parser=source_uri,
+        parser=parse_source,
     ),
 ]
 
@@ -60,7 +60,7 @@ def index_command(
     src: Sources = None,
     source: Annotated[
         list[str] | None,
-        optional("--source", metavar="SRC", help="Same as SRC.", parser=source_uri),
+        optional("--source", metavar="SRC", help="Same as SRC.", parser=parse_source),
     ] = None,
     captions: CaptionsOption = None,
     include: Annotated[

@@ -45,7 +45,7 @@ def examples(*lines: str, statuses: str = EXIT_STATUSES) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + f"\n\n{statuses}"
 
 
-def source_uri(text: str) -> str:
+def parse_source(text: str) -> str:
     """Parse a source of images: `s3://bucket[/prefix]`, `file://` or a path. Refuses misspelled schemes."""
     match = _SCHEME.fullmatch(text) or _SCHEME_WITHOUT_COLON.fullmatch(text)
     if match is None or text.lower().startswith(("s3://", "file://")) or Path(text).exists():
@@ -233,7 +233,7 @@ CaptionsOption = Annotated[
         metavar="URI",
         help="Captions by URI, key, or path relative to this file: a JSON, JSONL, CSV, TSV or Parquet file. "
         "Repeatable; the last one that names an image decides.",
-        parser=source_uri,
+        parser=parse_source,
     ),
 ]
 ReportOption = Annotated[
@@ -241,7 +241,7 @@ ReportOption = Annotated[
     optional(
         metavar="DIR",
         help="Directory or s3:// prefix for summary.json and failures.jsonl. [default: in VIEWFINDER_DATA_DIR]",
-        parser=source_uri,
+        parser=parse_source,
     ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, but change nothing.")]
@@ -269,7 +269,7 @@ EvaluationSetOption = Annotated[
         "--golden",
         metavar="FILE",
         help='Queries with known answers, JSONL of {"text", "relevant": [URIs]}, local or s3://.',
-        parser=source_uri,
+        parser=parse_source,
     ),
 ]
 RayOption = Annotated[

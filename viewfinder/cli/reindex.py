@@ -23,8 +23,8 @@ from viewfinder.cli.options import (
     examples,
     model_name,
     optional,
+    parse_source,
     ratio,
-    source_uri,
     whole,
 )
 from viewfinder.extras import packages_of
@@ -61,7 +61,7 @@ def reindex_command(
             "--source",
             metavar="SRC",
             help="Read this source instead of the recorded ones. Repeatable.",
-            parser=source_uri,
+            parser=parse_source,
         ),
     ] = None,
     captions: CaptionsOption = None,

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, YesOption, choice, examples, source_uri
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, YesOption, choice, examples, parse_source
 from viewfinder.cli.service import require_index
 from viewfinder.errors import ConfigurationError
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
-from viewfinder.sources.uris import source_uri as recorded_uri
-from viewfinder.sources.uris import spellings
+from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.wording import counted
 
 if TYPE_CHECKING:
@@ -25,21 +24,22 @@ EPILOG = examples(
 )
 
 
-ACTIONS = ("list", "remove")
+SOURCES_ACTIONS = ("list", "remove")
 
 
 def sources_command(
     action: Annotated[
         str,
         typer.Argument(
-            metavar="|".join(ACTIONS),
+            metavar="|".join(SOURCES_ACTIONS),
             help="Show the sources, or forget one.",
             show_default=False,
-            parser=choice(*ACTIONS),
+            parser=choice(*SOURCES_ACTIONS),
         ),
     ],
     source: Annotated[
-        str | None, typer.Argument(metavar="[SRC]", help="The source to remove.", show_default=False, parser=source_uri)
+        str | None,
+        typer.Argument(metavar="[SRC]", help="The source to remove.", show_default=False, parser=parse_source),
     ] = None,
     yes: YesOption = False,
     index: IndexNameOption = None,
@@ -111,7 +111,7 @@ def _remove(store: "Store", live: "Collection", source: str, *, yes: bool, as_js
 def _recorded(source: str, live: "Collection") -> str:
     """Return the recorded source that is spelled like `source`."""
     known = list(live.recorded.sources)
-    uri = recorded_uri(source)
+    uri = source_uri(source)
     for each in spellings(uri):
         if each in known:
             return each

@@ -33,8 +33,9 @@ MAX_JSON_BYTES = 512 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """One row of a captions file; `meta` has the values of its fields as the file has them."""
+    """One row of a captions file: where it is, for messages, and its values as the file has them."""
 
+    place: str
     key: str
     caption: str | None
     tags: Sequence[str]
@@ -171,21 +172,7 @@ def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
     row.pop("key", None)  # of an entry `{path: {"key": ...}}`
     # A null field is treated as absent.
     meta = nested({name: made for name, value in row.items() if (made := plain(value)) is not None}, place)
-    for text in (key, caption, *tags, *_texts(meta)):
-        check_encodable(text or "", place)
-    return CaptionRow(key, (caption or "").strip() or None, tags, meta)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from value
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+    return CaptionRow(place, check_encodable(key, place), (caption or "").strip() or None, tags, meta)
 
 
 def _is_json(uri: str) -> bool:

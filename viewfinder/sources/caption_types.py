@@ -42,14 +42,17 @@ class FieldSurvey:
 
     def __init__(self) -> None:
         self.kinds: dict[str, str] = {}
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, int] = {}
 
     def add(self, meta: Mapping[str, Any]) -> None:
         """Add the fields of one record."""
         for name, value in _leaves("meta", meta):
-            if (kind := _kind(value)) is not None:
-                self.counts[name] += 1
-                self.kinds[name] = _wider(self.kinds.get(name, kind), kind)
+            if (kind := _kind(value)) is None:
+                continue
+            self.counts[name] = self.counts.get(name, 0) + 1
+            before = self.kinds.get(name)
+            if before != kind:
+                self.kinds[name] = kind if before is None else _wider(before, kind)
 
 
 class FieldTypes:
@@ -63,7 +66,9 @@ class FieldTypes:
         self, surveys: Mapping[str, FieldSurvey] | None = None, known: Mapping[str, str] | None = None
     ) -> None:
         self._surveys, self._known = dict(surveys or {}), dict(known or {})
-        counts = sum((each.counts for each in self._surveys.values()), Counter[str]())
+        counts = Counter[str]()
+        for each in self._surveys.values():
+            counts.update(each.counts)
         self.kinds = {name: self._kind(name) for name in sorted(counts, key=lambda name: (-counts[name], name))}
 
     def convert(self, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +127,8 @@ def nested(fields: Mapping[str, Any], place: str) -> dict[str, Any]:
 
     Dots at the ends mean nothing. Raises `ConfigurationError` if two fields then have the same name.
     """
+    if not any("." in name or isinstance(value, Mapping) for name, value in fields.items()):
+        return dict(fields)
     made: dict[str, Any] = {}
     for name, value in fields.items():
         *folders, last = [part.strip() for part in name.split(".") if part.strip()] or [name]

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.caption_tables import captions_uri, check_encodable, read_captions
+from viewfinder.sources.caption_tables import CaptionRow, captions_uri, check_encodable, read_captions
 from viewfinder.sources.caption_types import FieldSurvey, FieldTypes
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import part_files
@@ -91,9 +91,7 @@ class Captions:
         try:
             with _named_errors(uri):
                 rows = read_captions(uri, objects, captions._count_repeated)
-                captions._fill(
-                    (row.key, CaptionRecord.of(row.caption, row.tags, types.convert(row.meta))) for row in rows
-                )
+                captions._fill((row.key, _record(row, types)) for row in rows)
         except BaseException:
             captions.close()
             raise
@@ -291,6 +289,12 @@ class CaptionFiles:
         """Return the URIs of the files of a source, in their order."""
         of_source = (file.captions.uri for file in self.files if file.sources is None or source in file.sources)
         return [uri for uri in of_source if uri is not None]
+
+
+def _record(row: CaptionRow, types: FieldTypes) -> CaptionRecord:
+    record = CaptionRecord.of(row.caption, row.tags, types.convert(row.meta))
+    check_encodable((record.caption or "") + record.details, row.place)
+    return record
 
 
 def check_captions(uri: str, objects: Objects) -> None:

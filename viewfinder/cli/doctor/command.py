@@ -13,7 +13,7 @@ from viewfinder.cli.doctor import machine, network, store
 from viewfinder.cli.doctor.finding import Finding
 from viewfinder.cli.doctor.packages import EXTRAS, not_installed, package_of, packages
 from viewfinder.cli.entry import FAILED
-from viewfinder.cli.options import ConfigOption, JsonOption, examples, optional, source_uri
+from viewfinder.cli.options import ConfigOption, JsonOption, examples, optional, parse_source
 from viewfinder.errors import ConfigurationError, ViewfinderError
 from viewfinder.settings import Settings
 
@@ -36,7 +36,7 @@ def doctor_command(
             "--source",
             help="Check that this s3:// prefix or directory can be read.",
             metavar="SRC",
-            parser=source_uri,
+            parser=parse_source,
         ),
     ] = None,
     config: ConfigOption = None,
