@@ -10,6 +10,7 @@
     ├── ImageError                   one object is not a usable image: recorded as a failure, the job goes on
     ├── StoreError                   Qdrant refused or failed
     │   ├── StoreUnavailableError    Qdrant cannot be reached or did not answer in time
+    │   │   └── StoreTimeoutError    Qdrant did not answer in time
     │   ├── WordsUnavailableError    the server, or the index that it made, cannot rank by words
     │   ├── StoreBusyError           the embedded store is held by another process
     │   ├── CollectionMissingError   the collection does not exist or was dropped
@@ -86,6 +87,10 @@ class StoreUnavailableError(StoreError):
     """
 
     retry_after_s: float | None = None
+
+
+class StoreTimeoutError(StoreUnavailableError):
+    """Qdrant can be reached but did not answer in time."""
 
 
 class WordsUnavailableError(StoreError):

@@ -239,6 +239,13 @@ class Settings(BaseModel):
     request_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="Time limit of one request to the service, in seconds."
     )
+    search_timeout_s: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="Time that a search waits for Qdrant, in seconds. Then its answer is status 504. A job waits for "
+        "`VIEWFINDER_QDRANT_TIMEOUT_S`.",
+    )
     refresh_s: float = Field(
         5.0, gt=0, le=3600, description="Interval at which a replica checks which collection is live, in seconds."
     )

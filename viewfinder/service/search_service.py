@@ -61,7 +61,7 @@ class SearchService:
     @classmethod
     def connect(cls, settings: Settings, metrics: Metrics) -> "SearchService":
         """A service on the store and index of the settings; nothing is loaded yet."""
-        limit_s = min(settings.qdrant_timeout_s, settings.request_timeout_s)
+        limit_s = min(settings.qdrant_timeout_s, settings.request_timeout_s, settings.search_timeout_s)
         address = replace(StoreAddress.of(settings), retry_s=QUERY_RETRY_S, timeout_s=limit_s)
         store = connect(address)
         threads = max(1, round(settings.replica_cpus))

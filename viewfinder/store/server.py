@@ -16,7 +16,7 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from viewfinder.addresses import is_loopback
-from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
+from viewfinder.errors import CollectionMissingError, StoreError, StoreTimeoutError, StoreUnavailableError
 from viewfinder.store.connection import StoreAddress
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ _TRANSIENT_500 = re.compile(
 # A write to a full disk and a defect of the server (Rust's "panicked") fail again, whatever else the text says.
 _FINAL_500 = re.compile(r"no space left|disk (is )?full|out of memory|panicked", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"larger than (allowed|max)|length too large|payload too large|too large entity", re.IGNORECASE)
-# The server's limit passes first, so that it ends the request and answers 408.
-_GRACE_S = 5
+# The server's limit passes first, so that it ends the request and answers 408. A search waits less.
+_GRACE_S, _SHORT_GRACE_S, _SHORT_S = 5, 1, 10
 
 
 class ServerClient:
@@ -58,11 +58,12 @@ class ServerClient:
         if address.api_key and str(address.url).startswith("http://") and not is_loopback(str(address.url)):
             logger.warning("The API key goes to %s unencrypted; use https.", address)
         self._timeout_s = max(1, math.ceil(timeout_s or address.timeout_s))
+        self._grace_s = _SHORT_GRACE_S if self._timeout_s <= _SHORT_S else _GRACE_S
         self._client = QdrantClient(
             url=address.url,
             prefer_grpc=address.grpc,
             grpc_port=grpc_port,
-            timeout=self._timeout_s + _GRACE_S,
+            timeout=self._timeout_s + self._grace_s,
             # The same as `api_key=`, without its warning for every client of a loopback address.
             headers={"api-key": address.api_key} if address.api_key else None,
             # `Store.check` does this; the client would check in a thread and only log a warning.
@@ -90,7 +91,7 @@ class ServerClient:
 
     def _with_grace(self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
         """Wait longer than the server, where qdrant-client would wait for the same time."""
-        request.extensions["timeout"] = httpx.Timeout(self._timeout_s, read=self._timeout_s + _GRACE_S).as_dict()
+        request.extensions["timeout"] = httpx.Timeout(self._timeout_s, read=self._timeout_s + self._grace_s).as_dict()
         return send(request)
 
     def _explain_rest(self, error: Exception, method: str) -> StoreError:
@@ -100,9 +101,9 @@ class ServerClient:
             said = _error_text(error.content) or error.reason_phrase
             return self._explain(error.status_code or 0, said, method, _seconds(error.headers.get("retry-after")))
         source = error.source if isinstance(error, ResponseHandlingException) else error
-        if isinstance(source, httpx.TimeoutException):
-            timeout_s = self._timeout_s + _GRACE_S
-            return StoreUnavailableError(f"{self._address} did not answer {_words(method)} within {timeout_s} s.")
+        if isinstance(source, httpx.TimeoutException) and not isinstance(source, httpx.ConnectTimeout):
+            timeout_s = self._timeout_s + self._grace_s
+            return StoreTimeoutError(f"{self._address} did not answer {_words(method)} within {timeout_s} s.")
         if isinstance(source, httpx.TransportError):
             detail = str(source) or type(source).__name__
             return StoreUnavailableError(
@@ -117,7 +118,8 @@ class ServerClient:
     def _explain_grpc(self, error: Exception, code: str, method: str) -> StoreError:
         detail = str(getattr(error, "details", lambda: "")() or code)
         if code in _TRANSIENT_GRPC and not _TOO_LARGE.search(detail):
-            return StoreUnavailableError(
+            kind = StoreTimeoutError if code == "DEADLINE_EXCEEDED" else StoreUnavailableError
+            return kind(
                 f"{self._address} (gRPC, port {self._grpc_port}) did not answer {_words(method)}: {code}, "
                 f"{detail.rstrip('.')}."
             )
@@ -126,7 +128,7 @@ class ServerClient:
     def _explain(self, status: int, said: str, method: str, retry_after_s: float | None) -> StoreError:
         what = f"{self._address} refused {_words(method)} with status {status}: {said.rstrip('.')}."
         if status in _TRANSIENT or (status == 500 and _TRANSIENT_500.search(said) and not _FINAL_500.search(said)):
-            unavailable = StoreUnavailableError(what)
+            unavailable = StoreTimeoutError(what) if status == 408 else StoreUnavailableError(what)
             unavailable.retry_after_s = retry_after_s
             return unavailable
         if status in (401, 403):

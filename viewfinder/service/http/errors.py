@@ -15,6 +15,7 @@ from viewfinder.errors import (
     CollectionMissingError,
     FilterError,
     StoreError,
+    StoreTimeoutError,
     StoreUnavailableError,
     WordsUnavailableError,
 )
@@ -129,6 +130,10 @@ def http_error_of(error: Exception) -> HTTPError:
             return HTTPError(503, "not_ready", message, "Try again shortly.", retry_after_s=5)
         case OverloadedError():
             return HTTPError(503, "overloaded", str(error), "Try again shortly.", retry_after_s=1)
+        case StoreTimeoutError():
+            logger.error("%s", error)
+            hint = "Try again, or narrow the filter. Its limit is VIEWFINDER_SEARCH_TIMEOUT_S."
+            return HTTPError(504, "timeout", "The vector store did not answer in time.", hint)
         case StoreUnavailableError():
             logger.error("%s", error)
             return HTTPError(
