@@ -221,10 +221,9 @@ class Calls:
         return answer.content
 
     def facets(self, field: str, limit: int | None, filter: Mapping[str, Any] | None) -> Call[Facets]:
-        condition = None if filter is None else _json(filter).decode()
-        return (
-            yield from self._request(_FACETS, "GET", _path("/v1/facets", field=field, limit=limit, filter=condition))
-        )
+        given = {"field": field, "limit": limit, "filter": filter}
+        body = {name: value for name, value in given.items() if value is not None}
+        return (yield from self._request(_FACETS, "POST", "/v1/facets", _json(body)))
 
     def models(self) -> Call[Models]:
         return (yield from self._request(_MODELS, "GET", "/v1/models"))

@@ -22,6 +22,16 @@ def test_facets_count_the_values_of_a_field(shared: World) -> None:
     assert all_of_them == {"value": "s3://bucket", "count": len(CAPTIONS)}
 
 
+def test_facets_take_a_filter_of_any_length_in_a_body(shared: World) -> None:
+    # Regression: the page's chips vanished when the filters of a query grew beyond 4,000 characters.
+    uri = shared.client.post("/v1/search", json={"text": "a", "limit": 1}).json()["hits"][0]["uri"]
+    many = [uri, *(f"s3://bucket/{number:060}.jpg" for number in range(100))]
+    body = {"field": "sources", "filter": {"uri": {"in": many}}}
+    assert shared.client.post("/v1/facets", json=body).json()["values"] == [{"value": "s3://bucket", "count": 1}]
+    refused = shared.client.post("/v1/facets", json={"feild": "tags"}).json()["error"]
+    assert "did you mean 'field'?" in refused["message"]
+
+
 def test_facets_count_only_images_that_match_the_filter(shared: World) -> None:
     params = {"field": "sources", "filter": json.dumps({"width": {"gte": 300}})}
     assert shared.client.get("/v1/facets", params=params).json()["values"] == [{"value": "s3://bucket", "count": 3}]

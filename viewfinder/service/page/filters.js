@@ -40,10 +40,9 @@ export class Filters {
 
   /** The values of a field, empty if they cannot be counted: the search reports the error. */
   async #count(query, field, signal) {
-    const parameters = new URLSearchParams({ field, limit: MAX_VALUES });
     const condition = filter(query, field);
-    if (condition) parameters.set("filter", JSON.stringify(condition));
-    const { values } = await ask(`v1/facets?${parameters}`, { signal }).catch(() => ({ values: [] }));
+    const body = { field, limit: MAX_VALUES, ...(condition && { filter: condition }) };
+    const { values } = await ask("v1/facets", { body, signal }).catch(() => ({ values: [] }));
     return values.filter(({ value }) => value !== null && value !== "");
   }
 

@@ -4,15 +4,33 @@ from dataclasses import fields, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import ConfigDict, Field
 
 from viewfinder.client.results import ErrorResponse, Facets, FacetValue, Model, Models, Stats
 from viewfinder.models.registry import REGISTRY, ModelSpec
+from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, filter_parameter
 from viewfinder.service.search_service import SearchService
 
-MAX_FACETS = 100
+DEFAULT_FACETS, MAX_FACETS = 20, 100
+_FILTER = "Count only images that match, as in a search."
+
+FacetField = Annotated[
+    str, Field(min_length=1, max_length=1000, description="A field of the payload.", examples=["tags", "format"])
+]
+FacetLimit = Annotated[int, Field(ge=1, le=MAX_FACETS, description="Maximum number of values.")]
+
+
+class FacetsBody(JsonBody):
+    """The body of `POST /v1/facets`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"field": "tags", "filter": {"width": {"gte": 800}}}]})
+
+    field: FacetField
+    limit: FacetLimit = DEFAULT_FACETS
+    filter: Annotated[dict[str, Any] | None, Field(description=_FILTER)] = None
 
 
 def router(service: SearchService) -> APIRouter:
@@ -30,18 +48,25 @@ def router(service: SearchService) -> APIRouter:
         summary="The most frequent values of a field",
     )
     async def facets(
-        field: Annotated[
-            str,
-            Query(min_length=1, max_length=1000, description="A field of the payload.", examples=["tags", "format"]),
-        ],
-        limit: Annotated[int, Query(ge=1, le=MAX_FACETS, description="Maximum number of values.")] = 20,
+        field: Annotated[FacetField, Query()],
+        limit: Annotated[FacetLimit, Query()] = DEFAULT_FACETS,
         filter: Annotated[
             str | None,
-            Query(max_length=MAX_JSON_PARAMETER, description="Count only images that match: JSON, as in a search."),
+            Query(max_length=MAX_JSON_PARAMETER, description=f"{_FILTER} As JSON; longer ones go into a POST request."),
         ] = None,
     ) -> Facets:
+        return await count(field, limit, filter_parameter(filter))
+
+    @routes.post(
+        "/v1/facets",
+        responses={400: ERROR_RESPONSES[400], 422: ERROR_RESPONSES[422], **unavailable},
+        summary="The same, for filters of any length",
+    )
+    async def facets_by_body(body: FacetsBody) -> Facets:
+        return await count(body.field, body.limit, body.filter)
+
+    async def count(field: str, limit: int, condition: dict[str, Any] | None) -> Facets:
         collection = service.follower.snapshot().collection
-        condition = filter_parameter(filter)
         counted = await service.in_thread(service.store.search.facet, collection, field, filter=condition, limit=limit)
         values = tuple(FacetValue(value=value, count=count) for value, count in counted)
         return Facets(field=field, values=values, collection=collection.name)
