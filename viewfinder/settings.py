@@ -23,6 +23,9 @@ PREFIX = "VIEWFINDER_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 DOTENV = ".env"
 
+DEFAULT_SERVER = "http://localhost:8000"
+DEFAULT_GRACE_S = 300.0
+
 # Settings that have a variable of Ray's instead of a `VIEWFINDER_` one.
 _RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_HA_PROXY"}
 _SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key", "cursor_keys"})
@@ -250,7 +253,7 @@ class Settings(BaseModel):
         5.0, gt=0, le=3600, description="Interval at which a replica checks which collection is live, in seconds."
     )
     grace_s: float = Field(
-        300.0,
+        DEFAULT_GRACE_S,
         ge=0,
         le=86_400,
         description="Time that a replica keeps the previous collection and model after a change, for "
@@ -310,7 +313,7 @@ class Settings(BaseModel):
 
     # The command line
     server: str = Field(
-        "http://localhost:8000",
+        DEFAULT_SERVER,
         description="Address of the service that `viewfinder` and the client use. Unset: port `VIEWFINDER_PORT` of "
         "this machine.",
     )

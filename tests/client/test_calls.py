@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery
 from viewfinder import AsyncClient, Client, Part
-from viewfinder.errors import ConfigurationError, ServiceError
+from viewfinder.client import SearchResult
+from viewfinder.errors import BatchError, ConfigurationError, ServiceError
 from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
@@ -234,3 +235,31 @@ def test_an_image_is_taken_down_once_and_can_be_restored(locked: Gallery, ask: A
     assert admin("restore", uri).restored is True
     assert admin("restore", uri).restored is False
     assert admin("takedowns") == []
+
+
+def test_a_batch_with_a_refused_search_has_the_results_of_the_others(gallery: Gallery, ask: Ask) -> None:
+    searches = ["image 2", {"text": "image 2", "limit": 0}, {"id": "s3://bucket/none.jpg"}]
+    with pytest.raises(BatchError, match=r"^2 of 3 searches failed. searches\.1: limit: 0 is below") as raised:
+        ask(gallery, "search_batch", searches, target="caption")
+    found, first, last = raised.value.answers
+    assert isinstance(found, SearchResult)
+    assert found.hits[0].caption == "image 2"
+    assert isinstance(first, ServiceError)
+    assert isinstance(last, ServiceError)
+    assert [(each.code, each.status) for each in (first, last)] == [("invalid_request", 422), ("not_found", 404)]
+    assert "'s3://bucket/none.jpg'" in last.message
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "options"),
+    [
+        ("search", (), {"id": "s3://bucket/none.jpg"}),
+        ("image", ("s3://bucket/none.jpg",), {}),
+        ("content", ("s3://bucket/none.jpg",), {}),
+    ],
+)
+def test_an_unknown_image_is_named_as_it_was_given(
+    gallery: Gallery, ask: Ask, method: str, arguments: tuple[str, ...], options: dict[str, str]
+) -> None:
+    with pytest.raises(ServiceError, match=r"no image 's3://bucket/none\.jpg'"):
+        ask(gallery, method, *arguments, **options)

@@ -97,7 +97,7 @@ def _fail(problem: str, nearest: Sequence[str], *, as_json: bool) -> NoReturn:
     raise typer.Exit(FAILED)
 
 
-class _Takedowns(Protocol):
+class _TakedownsOfIndex(Protocol):
     def uri(self, subject: str) -> str | None: ...
 
     def take_down(self, subject: str) -> Removal: ...
@@ -130,30 +130,23 @@ class _InStore:
         self._index = index
 
     def uri(self, subject: str) -> str | None:
-        from viewfinder.store.takedowns import names_of
+        from viewfinder.query.takedowns import stored_uri
 
-        live = self._store.collections.live(self._index)
-        ids = list(names_of(image_id(subject), image_uri(subject) or ""))
-        records = self._store.points.records(live, ids) if live else {}
-        return next((str(records[id_].payload.get("uri", "")) for id_ in ids if id_ in records), None)
+        return stored_uri(self._store, self._index, image_id(subject), image_uri(subject) or "")
 
     def take_down(self, subject: str) -> Removal:
-        from viewfinder.store.takedowns import take_down
+        from viewfinder.query.takedowns import take_down
 
-        done = take_down(self._store, self._index, image_id(subject), image_uri(subject) or "")
-        return Removal(
-            id=done.ids[0], uri=done.uri, removed=done.removed, before=done.before, nearest=tuple(done.nearest)
-        )
+        return take_down(self._store, self._index, image_id(subject), image_uri(subject) or "")
 
     def restore(self, subject: str) -> Restoration:
-        from viewfinder.store.takedowns import restore
+        from viewfinder.query.takedowns import restore
 
-        done = restore(self._store, self._index, image_id(subject), image_uri(subject) or "")
-        return Restoration(id=done.ids[0], restored=done.before, nearest=tuple(done.nearest))
+        return restore(self._store, self._index, image_id(subject), image_uri(subject) or "")
 
 
 @contextmanager
-def _takedowns(settings: Settings) -> Iterator[_Takedowns]:
+def _takedowns(settings: Settings) -> Iterator[_TakedownsOfIndex]:
     """Takedowns through a service if there is one, else in the store."""
     if (client := find_service(settings)) is not None:
         with client:

@@ -1,7 +1,6 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results."""
 
 from viewfinder.client.client import AsyncClient, Client
-from viewfinder.client.protocol import DEFAULT_SERVER
 from viewfinder.client.requests import ImageInput, Part, Rank, SearchOptions, SearchRequest, Target
 from viewfinder.client.results import (
     Candidate,
@@ -21,6 +20,7 @@ from viewfinder.client.results import (
     Stats,
     Takedown,
 )
+from viewfinder.settings import DEFAULT_SERVER
 
 __all__ = [
     "DEFAULT_SERVER",

@@ -10,13 +10,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 import httpx
 
 from viewfinder.addresses import is_loopback
 from viewfinder.client.protocol import (
-    DEFAULT_SERVER,
     Answer,
     Attempt,
     Call,
@@ -46,9 +45,7 @@ from viewfinder.client.results import (
     Stats,
     Takedown,
 )
-
-if TYPE_CHECKING:
-    from viewfinder.settings import Settings
+from viewfinder.settings import DEFAULT_SERVER, Settings
 
 T = TypeVar("T")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
@@ -68,7 +65,7 @@ class _AnyClient(Generic[Http]):
         self._http: Http = self._transport(trust_env=not is_loopback(server))
 
     @classmethod
-    def of(cls, settings: "Settings", *, timeout_s: float = 30.0, retries: int = 3) -> Self:
+    def of(cls, settings: Settings, *, timeout_s: float = 30.0, retries: int = 3) -> Self:
         """A client of the settings' service, with their API key: `VIEWFINDER_SERVER`, else VIEWFINDER_PORT here."""
         api_key = settings.api_key.get_secret_value() if settings.api_key else None
         return cls(settings.service_url, api_key=api_key, timeout_s=timeout_s, retries=retries)

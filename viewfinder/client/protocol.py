@@ -49,11 +49,10 @@ from viewfinder.client.results import (
     Takedowns,
 )
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError, all_results
+from viewfinder.settings import DEFAULT_SERVER
 from viewfinder.sources.uris import spellings
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_SERVER = "http://localhost:8000"
 
 # Maximum number of texts and images in one request, and their maximum size in bytes.
 MAX_BATCH = 64

@@ -16,7 +16,7 @@ from viewfinder.sources.uris import canonical_uri, point_id, spellings
 # Categories of Unicode: separators, control and format characters, surrogates, accents.
 _INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Mn"})
 # Fillers of Hangul, which count as letters, and the empty pattern of Braille.
-_FILLERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
+_FILLER_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 Target = Literal["image", "caption", "both"]
 Rank = Literal["clip", "words", "hybrid"]
@@ -113,7 +113,7 @@ def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None
 
 def is_blank(text: str) -> bool:
     """Return True for a text of nothing but spaces, control characters, invisible characters and lone accents."""
-    return all(unicodedata.category(each) in _INVISIBLE or each in _FILLERS for each in text)
+    return all(unicodedata.category(each) in _INVISIBLE or each in _FILLER_LETTERS for each in text)
 
 
 def image_base64(image: ImageInput) -> str:

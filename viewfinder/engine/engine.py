@@ -61,7 +61,7 @@ class ImageSearchEngine:
         if mode == "service":
             if (model_name, data_dir, index) != (None, None, None):
                 raise ConfigurationError("model_name, data_dir and index are for mode='local'; a service has its own.")
-            self._opened: _Backend = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
+            self._opened: _Mode = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
         elif mode == "local":
             self._opened = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
         else:
@@ -131,7 +131,7 @@ class ImageSearchEngine:
         self.close()
 
     @property
-    def _backend(self) -> "_Backend":
+    def _backend(self) -> "_Mode":
         if self._closed:
             raise RuntimeError("This ImageSearchEngine is closed. Make another one.")
         return self._opened
@@ -166,7 +166,7 @@ def _cell(text: str) -> Text:
     return Text(printable_line(text))
 
 
-class _Backend(Protocol):
+class _Mode(Protocol):
     def index_directory(self, path: AnyPath, descriptions: Mapping[str, str]) -> "IndexResult": ...
 
     def index_images(self, paths: Sequence[AnyPath], descriptions: Mapping[str, str]) -> "IndexResult": ...
@@ -209,10 +209,10 @@ def _request(text: str | None, top_k: int, request: Mapping[str, Any]) -> Search
     return cast(SearchRequest, {"limit": top_k, **request, **({} if text is None else {"text": text})})
 
 
-def _open_local(settings: Settings, model_name: str | None) -> _Backend:
+def _open_local(settings: Settings, model_name: str | None) -> _Mode:
     with packages_of("local", "ImageSearchEngine(mode='local')"):
         local = importlib.import_module("viewfinder.engine.local")
-    backend: _Backend = local.LocalIndex.open(settings, model_name)
+    backend: _Mode = local.LocalIndex.open(settings, model_name)
     return backend
 
 

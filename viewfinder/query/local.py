@@ -55,7 +55,7 @@ class LocalSearch:
         self._store, self._index = store, settings.index
         # The caller owns the index, so anyone may make cursors; another process can go on with them.
         keys = CursorKeys.of(settings.cursor_keys or (SecretStr("local"),))
-        self._searcher = Searcher(store, _LiveIndex(store, settings.index, load, model_name), self._images, keys)
+        self._searcher = Searcher(store, _IndexInStore(store, settings.index, load, model_name), self._images, keys)
         # A loop in a thread of its own, since the caller may run in a loop already, as notebooks do.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="local-search")
         self._runner = asyncio.Runner()
@@ -116,7 +116,7 @@ class LocalSearch:
         return self._thread.submit(self._runner.run, coroutine).result()
 
 
-class _Snapshot(DirectEncoder):
+class _LazyCollection(DirectEncoder):
     """The live collection; its encoder is loaded on first use."""
 
     def __init__(self, collection: Collection, load: Callable[[], Encoder]) -> None:
@@ -124,7 +124,7 @@ class _Snapshot(DirectEncoder):
         self.collection = collection
 
 
-class _LiveIndex:
+class _IndexInStore:
     """Looks up the live collection for every query."""
 
     def __init__(self, store: Store, index: str, load: Load, model_name: str | None) -> None:
@@ -135,14 +135,14 @@ class _LiveIndex:
         self._checkpoint: Checkpoint | None = None  # of `model_name`
         self._encoder: Encoder | None = None
 
-    def snapshot(self) -> _Snapshot:
+    def snapshot(self) -> _LazyCollection:
         live = self._store.collections.live(self._index)
         if live is None:
             raise CollectionMissingError(
                 f"There is no index {self._index!r} yet in {self._store.address}. Index images first."
             )
         self._check_model(live)
-        return _Snapshot(live, lambda: self._encoder_of(live))
+        return _LazyCollection(live, lambda: self._encoder_of(live))
 
     def known(self, name: str) -> Collection | None:
         return None

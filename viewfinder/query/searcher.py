@@ -33,7 +33,7 @@ from viewfinder.store.schema import VECTOR_NAMES, VectorName
 Refused: TypeAlias = QueryError | FilterError | WordsUnavailableError
 
 
-class Snapshot(QueryEncoder, Protocol):
+class LiveCollection(QueryEncoder, Protocol):
     """A collection and the encoder of the model that made it. A query uses one snapshot from start to end."""
 
     @property
@@ -43,7 +43,7 @@ class Snapshot(QueryEncoder, Protocol):
 class LiveIndex(Protocol):
     """Access to the live collection of an index, which changes when the index is rebuilt by another model."""
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> LiveCollection:
         """The live collection with its encoder; raises if there is none, or no encoder for it yet."""
         ...
 
@@ -125,7 +125,7 @@ class Searcher:
         )
 
     async def _first_pages(
-        self, queries: Sequence[Query | QueryError], snapshot: Snapshot
+        self, queries: Sequence[Query | QueryError], snapshot: LiveCollection
     ) -> list[SearchResult | Refused]:
         began = time.perf_counter()
         collection = snapshot.collection

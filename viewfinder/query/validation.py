@@ -11,12 +11,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from viewfinder.client.requests import is_blank
 
 # The type of errors whose messages are ours.
-REFUSED = "refused"
+OWN_MESSAGE = "refused"
 
 # What a text must look like, by its regular expression.
 FORMS: dict[str, str] = {}
 
-_EXPECTED = {
+_TYPES = {
     "bool": "true or false",
     "dict": "a JSON object",
     "finite_number": "a finite number",
@@ -67,13 +67,14 @@ def describe_errors(errors: Iterable[ErrorDetails]) -> str:
     problems = []
     for each in errors:
         path = ".".join(map(str, each["loc"]))
-        problems.append(f"{path}: {_problem(each)}" if path else _problem(each))
-    return "; ".join(problems)
+        problem = _problem(each)
+        problems.append((f"{path}: " if path else "") + problem + ("" if problem.endswith((".", "?")) else "."))
+    return " ".join(problems)
 
 
 def refuse(message: str, **values: Any) -> NoReturn:
     """Fail the validation of a model with a message of ours."""
-    raise PydanticCustomError(REFUSED, message, values)
+    raise PydanticCustomError(OWN_MESSAGE, message, values)
 
 
 def show(value: object) -> str:
@@ -99,9 +100,10 @@ def _problem(error: ErrorDetails) -> str:
         return "the field is missing."
     if kind in _BOUNDS:
         name, says = _BOUNDS[kind]
-        return f"{show(value)} {says} {context[name]:,}."
+        bound = context[name]
+        return f"{show(value)} {says} {int(bound) if bound == int(bound) else bound:,}."
     if kind in ("string_too_short", "too_short"):
-        return f"it is empty; give at least {context['min_length']}." if not value else f"{len(value)} are too few."
+        return "it is empty." if not value else f"{len(value)} are too few; the minimum is {context['min_length']}."
     if kind == "string_too_long":
         return f"{len(value):,} characters are too many; the maximum is {context['max_length']:,}."
     if kind == "too_long":
@@ -112,8 +114,8 @@ def _problem(error: ErrorDetails) -> str:
         return f"{show(value)} is not {FORMS.get(context['pattern'], 'of the form ' + context['pattern'])}."
     if kind == "json_invalid":
         return f"it is not JSON ({context['error']})."
-    for name, expected in _EXPECTED.items():
+    for name, expected in _TYPES.items():
         if kind.startswith(name):
             return f"expected {expected}, not {show(value)}."
     message = error["msg"].removeprefix("Value error, ")
-    return message if kind in (REFUSED, "value_error") else f"{message} (given: {show(value)})"
+    return message if kind in (OWN_MESSAGE, "value_error") else f"{message} (given: {show(value)})"

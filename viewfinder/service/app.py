@@ -40,9 +40,6 @@ def build_app(args: dict[str, Any] | None = None) -> Application:
 
 def application(settings: Settings) -> Application:
     """The deployment with replicas, batching and queue from the settings."""
-    if not settings.cursor_keys:
-        # Made once, so that all replicas accept each other's cursors.
-        settings = settings.model_copy(update={"cursor_keys": (SecretStr(secrets.token_hex(32)),)})
     max_requests = capacity(settings) + MAX_INCOMING + MAX_REFUSING
     deployment = serve.deployment(
         Replica,
@@ -64,7 +61,14 @@ def application(settings: Settings) -> Application:
         # The service writes its own line for each request.
         logging_config=LoggingConfig(enable_access_log=False),
     )
-    return deployment.bind(settings)
+    return deployment.bind(with_cursor_key(settings))
+
+
+def with_cursor_key(settings: Settings) -> Settings:
+    """The settings with a key for cursors, made once so that all replicas accept each other's cursors."""
+    if settings.cursor_keys:
+        return settings
+    return settings.model_copy(update={"cursor_keys": (SecretStr(secrets.token_hex(32)),)})
 
 
 @serve.ingress()

@@ -22,8 +22,8 @@ Kind = Literal[
 ]
 
 # Never change it: it determines every id in every control collection.
-_NAMESPACE = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
-_PAGE_SIZE = 1000
+_RECORD_IDS = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
+_RECORDS_PER_PAGE = 1000
 # Strict mode refuses filters on other fields.
 _INDEXED = ("kind", "run_id", "collection_id", "token", "expires_at")
 
@@ -149,7 +149,7 @@ class Control:
         at = clock.timestamp()
         options = {"update_mode": models.UpdateMode.INSERT_ONLY} if only_new else {}
         points = [_point(kind, subject, record, at) for subject, record in records.items()]
-        for part in self._limit.batches([point_bytes(point.payload or {}, 0) for point in points], _PAGE_SIZE):
+        for part in self._limit.batches([point_bytes(point.payload or {}, 0) for point in points], _RECORDS_PER_PAGE):
             self._upsert([points[place] for place in part], **options)
 
     def write_if(
@@ -196,7 +196,7 @@ class Control:
                     "scroll",
                     collection_name=self.name,
                     scroll_filter=condition,
-                    limit=_PAGE_SIZE,
+                    limit=_RECORDS_PER_PAGE,
                     offset=offset,
                     with_payload=True,
                 )
@@ -236,8 +236,8 @@ def _point(kind: Kind, subject: str, record: Mapping[str, Any], at: str) -> mode
 
 
 def _ids(kind: Kind, subjects: Sequence[str]) -> list[str]:
-    return [str(uuid.uuid5(_NAMESPACE, f"{kind}:{subject}")) for subject in subjects]
+    return [str(uuid.uuid5(_RECORD_IDS, f"{kind}:{subject}")) for subject in subjects]
 
 
 def _pages(subjects: Sequence[str]) -> list[Sequence[str]]:
-    return [subjects[start : start + _PAGE_SIZE] for start in range(0, len(subjects), _PAGE_SIZE)]
+    return [subjects[start : start + _RECORDS_PER_PAGE] for start in range(0, len(subjects), _RECORDS_PER_PAGE)]

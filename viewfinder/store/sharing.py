@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 StoreCall = Callable[..., Any]
 
-_PREFIX = "viewfinder-"
+_SOCKET_PREFIX = "viewfinder-"
 _SOCKET = "store.sock"
 _BACKLOG = 64
 
@@ -61,7 +61,7 @@ class StoreSocket:
 
     def _listen(self, parent: Path | None) -> None:
         # Unpickling a message can run any code, so other users must not have access to the directory.
-        self._directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._directory = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=parent))
         self.path = str(self._directory / _SOCKET)
         try:
             self._listener = Listener(self.path, family="AF_UNIX", backlog=_BACKLOG)
@@ -138,7 +138,7 @@ class SocketClient:
 def remove_socket(path: str) -> None:
     """Remove the socket that a killed holder has left behind."""
     directory = Path(path).parent
-    if Path(path).name == _SOCKET and directory.name.startswith(_PREFIX):
+    if Path(path).name == _SOCKET and directory.name.startswith(_SOCKET_PREFIX):
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from viewfinder.store.server import ServerClient
 
 # Metadata of collections came with 1.16, insert-only upserts with 1.17.
 OLDEST_SERVER = (1, 17)
-_CHECK_TIMEOUT_S = 5.0
+_VERSION_TIMEOUT_S = 5.0
 
 
 def connect(address: StoreAddress) -> "Store":
@@ -70,7 +70,7 @@ class Store:
         """
         if self.connection.is_embedded:
             return str(self.connection.client.call("info").version)
-        client = ServerClient(self.address, timeout_s=min(_CHECK_TIMEOUT_S, self.address.timeout_s))
+        client = ServerClient(self.address, timeout_s=min(_VERSION_TIMEOUT_S, self.address.timeout_s))
         try:
             info = client.call("info")
             version = str(info.version)

@@ -152,7 +152,7 @@ class QdrantDouble:
 
     # -- One request ------------------------------------------------------------------------------------------------
 
-    def answer(self, request: Request, key: str | None) -> "_Answer":
+    def answer(self, request: Request, key: str | None) -> "_Reply":
         """Return the response to a request; called from the threads of the HTTP servers."""
         self._apply_late()
         with self._lock:
@@ -164,26 +164,26 @@ class QdrantDouble:
             limit_s = float(request.query.get("timeout", 60))
             self._closing.wait(min(fault.delay_s, limit_s))
             if fault.delay_s > limit_s:
-                return _Answer(408, _error(f"Timeout error: Operation timed out after {limit_s:g} seconds"))
+                return _Reply(408, _error(f"Timeout error: Operation timed out after {limit_s:g} seconds"))
         if fault.drop == "before" or fault.away_s:
-            return _Answer(0, None)
+            return _Reply(0, None)
         if fault.status is not None:
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
-            return _Answer(fault.status, _error(fault.message or f"injected status {fault.status}"), headers)
+            return _Reply(fault.status, _error(fault.message or f"injected status {fault.status}"), headers)
         if request.path in ("/", "/healthz", "/livez", "/readyz"):
-            return _Answer(200, self._root if request.path == "/" else "healthz check passed")
+            return _Reply(200, self._root if request.path == "/" else "healthz check passed")
         if self._api_key is not None and key != self._api_key:
-            return _Answer(401, _error("Must provide an API key or an Authorization bearer token"))
+            return _Reply(401, _error("Must provide an API key or an Authorization bearer token"))
         answer = self._handle(request, fault.late)
-        return _Answer(0, None) if fault.drop == "after" else answer
+        return _Reply(0, None) if fault.drop == "after" else answer
 
-    def _handle(self, request: Request, late: int) -> "_Answer":
+    def _handle(self, request: Request, late: int) -> "_Reply":
         with self._lock:
             if (refused := self._refusal(request)) is not None:
-                return _Answer(400, _error(refused))
+                return _Reply(400, _error(refused))
         operation = find_operation(request.method, request.path)
         if operation is None:
-            return _Answer(404, _error(f"The double has no {request.method} {request.path}"))
+            return _Reply(404, _error(f"The double has no {request.method} {request.path}"))
 
         def apply() -> Any:
             return self._apply(request, operation)
@@ -191,23 +191,23 @@ class QdrantDouble:
         if late:
             self._late.append((late, request.path, apply))
             waits = request.query.get("wait") == "true"
-            return _Answer(200, _result({"operation_id": 0, "status": "wait_timeout" if waits else "acknowledged"}))
+            return _Reply(200, _result({"operation_id": 0, "status": "wait_timeout" if waits else "acknowledged"}))
         try:
-            return _Answer(200, _result(apply()))
+            return _Reply(200, _result(apply()))
         except NodeDownError as error:
-            return _Answer(500, _error(str(error)))
+            return _Reply(500, _error(str(error)))
         except ValidationError as error:
-            return _Answer(400, _error(f"Format error in JSON body: {error}"))
+            return _Reply(400, _error(f"Format error in JSON body: {error}"))
         except KeyError as error:
-            return _Answer(404, _error(f"Not found: No point with id {error} found"))
+            return _Reply(404, _error(f"Not found: No point with id {error} found"))
         except ValueError as error:
             if re.fullmatch(r"Collection .* not found", str(error)):
-                return _Answer(404, _error(f"Not found: {str(error).replace('not found', 'does not exist!')}"))
-            return _Answer(409 if "already exists" in str(error) else 400, _error(f"Wrong input: {error}"))
+                return _Reply(404, _error(f"Not found: {str(error).replace('not found', 'does not exist!')}"))
+            return _Reply(409 if "already exists" in str(error) else 400, _error(f"Wrong input: {error}"))
         except (
             Exception
         ) as error:  # an error of the double or of local mode: reported, not hidden by a closed connection
-            return _Answer(500, _error(f"The double failed: {error!r}"))
+            return _Reply(500, _error(f"The double failed: {error!r}"))
 
     def _refusal(self, request: Request) -> str | None:
         """Return the text of status 400 for a request that the server refuses."""
@@ -259,7 +259,7 @@ class QdrantDouble:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Reply:
     """A response; status 0 closes the connection without one."""
 
     status: int
@@ -336,7 +336,7 @@ class _Handler(BaseHTTPRequestHandler):
         double = self.server.double
         if size > double.max_request_bytes:
             allowed = f"JSON payload ({size} bytes) is larger than allowed (limit: {double.max_request_bytes} bytes)."
-            answer = _Answer(413, _error(f"Payload error: {allowed}"))
+            answer = _Reply(413, _error(f"Payload error: {allowed}"))
         else:
             answer = double.answer(request, self.headers.get("api-key") or bearer or None)
         self.close_connection = True

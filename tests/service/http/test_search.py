@@ -12,6 +12,8 @@ from tests.service.http.searching import Body, Counted, an_id, as_base64, ids, i
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
+from viewfinder.store.conditions import ParsedFilter
+from viewfinder.store.search import Search
 
 
 def scores(answer: Body) -> dict[str, float]:
@@ -177,3 +179,21 @@ def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(shared: Worl
         client.post("/v1/search/batch", json={"searches": [{"text": f"cat {n}", "target": "both"} for n in range(9)]})
         assert counted.calls["many"] == 3  # fused: candidates, then the hits with their cosines
     service.images.close()
+
+
+def test_a_filter_is_parsed_once_for_all_requests_of_a_query(shared: World) -> None:
+    sent: list[Search] = []
+
+    class Recorded(Counted):
+        def many(self, collection: Any, searches: list[Search]) -> Any:
+            sent.extend(searches)
+            return self._search.many(collection, searches)
+
+    recorded = Recorded(shared.store.search)
+    service = SearchService(with_search(shared.store, recorded), shared.service.follower, Settings.load({}))
+    body = {"text": "a cat", "rank": "hybrid", "target": "both", "filter": {"width": {"gte": 200}}}
+    with local_client(build_api(service)) as client:
+        assert client.post("/v1/search", json=body).json()["hits"]
+    service.images.close()
+    assert recorded.calls["parse"] == 1
+    assert {type(search.filter) for search in sent if search.only is None} == {ParsedFilter}

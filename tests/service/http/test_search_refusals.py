@@ -16,7 +16,7 @@ from viewfinder.settings import Settings
 @pytest.mark.parametrize(
     ("searches", "named"),
     [
-        ([], "searches: it is empty"),
+        ([], "searches: it is empty."),
         ([{"text": "a cat"}] * 65, "searches: 65 are too many; the maximum is 64."),
         ([{"queries": [{"image": "aaaa"}] * 16}] * 5, "80"),
     ],

@@ -11,12 +11,11 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
+from viewfinder.settings import DEFAULT_GRACE_S
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger(__name__)
 
-# Time for which cursors into the previous collection keep working after a change.
-GRACE_S = 300.0
 # Interval at which a replica that starts asks an unavailable store again.
 START_RETRY_S = 1.0
 
@@ -50,7 +49,7 @@ class Follower:
         load: Callable[[Checkpoint], Encoder],
         refresh_s: float,
         batch_size: int,
-        grace_s: float = GRACE_S,
+        grace_s: float = DEFAULT_GRACE_S,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -27,7 +27,7 @@ from viewfinder.query.errors import (
     UnknownImageError,
 )
 from viewfinder.query.images import OverloadedError
-from viewfinder.query.validation import REFUSED, describe_errors
+from viewfinder.query.validation import OWN_MESSAGE, describe_errors
 from viewfinder.service.generation.follower import NoIndexError, NotReadyError, UnhealthyError
 from viewfinder.service.telemetry import access_log
 
@@ -182,7 +182,7 @@ def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
 def _without_place(detail: Any) -> Any:
     """The detail of an error, with its path counted from the body, the query string or the form."""
     place, *path = detail["loc"]
-    return {**detail, "loc": path if path or detail["type"] == REFUSED else [place]}
+    return {**detail, "loc": path if path or detail["type"] == OWN_MESSAGE else [place]}
 
 
 def _unusable_image(error: QueryImageError) -> HTTPError:

@@ -107,7 +107,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
 
 BODY_STATUSES = (400, 408, 413, 415)
 OPEN_STATUSES = (403, 500)
-COMMON_STATUSES = (401, 403, 429, 500, 503, 504)
+COMMON_STATUSES = (400, 401, 403, 429, 500, 503, 504)
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}}}
 REQUEST_ID = {"X-Request-ID": {"description": "The client's own id, or a new one.", "schema": {"type": "string"}}}
 

@@ -1,22 +1,21 @@
 """The routes of single images: record, content, takedown."""
 
-import itertools
 import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from viewfinder.client.results import ErrorResponse, Image, Removal, Restoration, Takedown, Takedowns
+from viewfinder.client.results import ErrorResponse, Image, Removal, Restoration, Takedowns
 from viewfinder.errors import CollectionMissingError, SourceError
+from viewfinder.query import takedowns as in_store
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.keys import require_admin
 from viewfinder.service.search_service import SearchService
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Record
-from viewfinder.store import takedowns as takedowns_in_store
-from viewfinder.store.takedowns import TakenDown
+from viewfinder.store.takedowns import names_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +75,9 @@ def router(service: SearchService) -> APIRouter:
     )
     async def take_down(id: ImageId, request: Request, uri: ImageUri = None) -> Removal:
         # Not through the generation: a replica that cannot load its model can still take an image down.
-        done: TakenDown = await service.in_thread(
-            takedowns_in_store.take_down, service.store, index, id, _canonical(uri)
-        )
-        logger.info("%s took %s down", getattr(request.state, "id", "?"), done.uri or id)
-        return Removal(
-            id=done.ids[0], uri=done.uri, removed=done.removed, before=done.before, nearest=tuple(done.nearest)
-        )
+        removal: Removal = await service.in_thread(in_store.take_down, service.store, index, id, _canonical(uri))
+        logger.info("%s took %s down", getattr(request.state, "id", "?"), removal.uri or id)
+        return removal
 
     @routes.get(
         "/v1/takedowns",
@@ -94,12 +89,8 @@ def router(service: SearchService) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of takedowns.")] = 100,
         offset: Annotated[int, Query(ge=0, le=10_000_000, description="Number of takedowns to skip, by id.")] = 0,
     ) -> Takedowns:
-        def page() -> list[Takedown]:
-            found = itertools.islice(service.store.control(index).all_takedowns(), offset, offset + limit + 1)
-            return [Takedown(id=each, uri=takedown.uri, at=takedown.at) for each, takedown in found]
-
-        found: list[Takedown] = await service.in_thread(page)
-        return Takedowns(takedowns=tuple(found[:limit]), more=len(found) > limit)
+        page: Takedowns = await service.in_thread(in_store.takedowns, service.store, index, limit, offset)
+        return page
 
     @routes.delete(
         "/v1/takedowns/{id}",
@@ -108,16 +99,16 @@ def router(service: SearchService) -> APIRouter:
         summary="Lift a takedown; the next index run adds the image again",
     )
     async def restore(id: ImageId, request: Request, uri: ImageUri = None) -> Restoration:
-        done: TakenDown = await service.in_thread(takedowns_in_store.restore, service.store, index, id, _canonical(uri))
-        logger.info("%s lifted the takedown of %s", getattr(request.state, "id", "?"), done.uri or id)
-        return Restoration(id=done.ids[0], restored=done.before, nearest=tuple(done.nearest))
+        restoration: Restoration = await service.in_thread(in_store.restore, service.store, index, id, _canonical(uri))
+        logger.info("%s lifted the takedown of %s", getattr(request.state, "id", "?"), uri or id)
+        return restoration
 
     return routes
 
 
 async def record_of(service: SearchService, id: str, uri: str | None) -> tuple[Record, Generation]:
     """The point in the live collection, which is looked up again if it was dropped since the last refresh."""
-    names = list(takedowns_in_store.names_of(id, _canonical(uri)))
+    names = list(names_of(id, _canonical(uri)))
     for last in (False, True):
         generation = service.follower.snapshot()
         try:

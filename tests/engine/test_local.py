@@ -1,72 +1,26 @@
-"""The engine: local mode in this process, and service mode with a running service."""
+"""The engine in this process: indexing, models, takedowns."""
 
-import asyncio
-import io
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
+from tests.engine.photos import Open, stored
 from tests.indexing.sample_images import encoded_image, fill
-from viewfinder import ImageSearchEngine, print_results
-from viewfinder.client import Group, Hit, Part, SearchResult
+from viewfinder import ImageSearchEngine
 from viewfinder.errors import (
     CollectionMissingError,
     ConfigurationError,
     ModelMismatchError,
-    ServiceError,
     SourceError,
     UnknownModelError,
 )
-from viewfinder.query.errors import QueryError
-from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, point_id
-from viewfinder.store import Record, StoreAddress, open_local
+from viewfinder.store import StoreAddress, open_local
 
 pytestmark = pytest.mark.slow
-
-NAMES = ["a.jpg", "b.jpg", "deep/c d.jpg"]
-
-Open = Callable[..., ImageSearchEngine]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    directory = tmp_path / "photos"
-    fill(directory, NAMES)
-    (directory / "notes.txt").write_text("not an image")
-    return directory
-
-
-@pytest.fixture
-def local(tmp_path: Path, tiny_model: str) -> Iterator[Open]:
-    """Return a function that opens engines on one data directory; close them all after the test."""
-    opened: list[ImageSearchEngine] = []
-
-    def open_(**options: Any) -> ImageSearchEngine:
-        options = {"model_name": tiny_model, "data_dir": tmp_path / "data", **options}
-        opened.append(ImageSearchEngine(mode="local", **options))
-        return opened[-1]
-
-    yield open_
-    for engine in opened:
-        engine.close()
-
-
-def stored(data_dir: Path) -> dict[str, Record]:
-    """Return all points by file name."""
-    with open_local(StoreAddress(data_dir=data_dir)) as store:
-        live = store.collections.live("images")
-        assert live is not None
-        return {record.payload["uri"].rpartition("/")[2]: record for record in store.points.iterate(live)}
-
-
-# In this process
 
 
 def test_a_directory_is_indexed_and_found(local: Open, photos: Path, tiny_model: str) -> None:
@@ -284,72 +238,6 @@ def test_two_engines_share_one_local_index(local: Open, photos: Path) -> None:
     assert second.search("a cat").hits
 
 
-@pytest.mark.parametrize("how", [str, Path.read_bytes], ids=["path", "bytes"])
-def test_an_image_is_its_own_best_hit(local: Open, photos: Path, how: Callable[[Path], Any]) -> None:
-    engine = local()
-    engine.index_directory(photos)
-    found = engine.search(image=how(photos / "b.jpg"), top_k=2)
-    assert [len(found), Path(found.hits[0].uri).name] == [2, "b.jpg"]
-    assert found.hits[0].score == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("image", ["missing.jpg", b"not an image"])
-def test_an_invalid_query_image_is_refused(local: Open, photos: Path, image: str | bytes) -> None:
-    engine = local()
-    engine.index_directory(photos)
-    with pytest.raises(ConfigurationError, match="image"):
-        engine.search(image=image)
-
-
-def test_a_search_takes_exactly_one_query_and_a_valid_limit(local: Open, photos: Path) -> None:
-    engine = local()
-    engine.index_directory(photos)
-    with pytest.raises(QueryError, match=r"exactly one of .*, not text and image"):
-        engine.search("a cat", image=photos / "b.jpg")
-    with pytest.raises(QueryError, match="limit"):
-        engine.search("a cat", top_k=201)
-
-
-def test_local_mode_supports_the_search_options_of_the_api(local: Open, photos: Path) -> None:
-    engine = local()
-    descriptions = {"a.jpg": "a red car", "b.jpg": "two birds", "deep/c d.jpg": "two red birds"}
-    engine.index_directory(photos, descriptions=descriptions)
-    by_words = engine.search("birds", rank="words")
-    assert {hit.caption for hit in by_words} == {"two birds", "two red birds"}
-    parts = [Part(text="a red car"), Part(image=photos / "b.jpg", weight=0.5)]
-    grouped = engine.search(queries=parts, target="both", group_by="kind", filter={"width": {"gte": 1}}, limit=2)
-    assert grouped.groups is not None
-    assert [len(group.hits) for group in grouped.groups] == [3]
-    pages = list(engine.search_pages("two birds", 2, target="caption"))
-    assert [len(page) for page in pages] == [2, 1]
-    assert len({hit.id for page in pages for hit in page}) == 3
-    batch = engine.search_batch(["a red car", {"image": photos / "b.jpg", "limit": 1}], 2)
-    assert [len(result) for result in batch] == [2, 1]
-
-
-def test_local_mode_works_inside_a_running_event_loop(local: Open, photos: Path) -> None:
-    engine = local()
-    engine.index_directory(photos)
-
-    async def notebook() -> int:
-        return len(engine.search("a red car"))
-
-    assert asyncio.run(notebook()) == 3
-
-
-def test_hits_have_a_relevance_once_the_index_is_large_enough(local: Open, photos: Path) -> None:
-    engine = local()
-    engine.index_directory(photos)
-    assert {hit.relevance for hit in engine.search("a red car")} == {None}  # three images are not enough for baselines
-    fill(photos, [f"{number}.jpg" for number in range(30)], first_seed=10)
-    engine.index_directory(photos)
-    assert engine.get_stats().relevance
-    relevances = [hit.relevance for hit in engine.search("a red car", top_k=40)]
-    assert relevances == sorted(relevances, reverse=True)
-    assert all(each is not None and 0 <= each <= 1 for each in relevances)
-    assert engine.search(image=photos / "5.jpg").hits[0].relevance == 1
-
-
 def test_a_taken_down_image_is_not_indexed_again(local: Open, photos: Path, tmp_path: Path) -> None:
     engine = local()
     engine.index_directory(photos)
@@ -363,96 +251,3 @@ def test_a_taken_down_image_is_not_indexed_again(local: Open, photos: Path, tmp_
         assert (result.skips["taken_down"], result.indexed, result.failed) == (1, 0, 0)
         assert result.unchanged + result.skipped == result.listed
     assert uri not in {hit.uri for hit in engine.search("a red car")}
-
-
-# Through a service
-
-
-def test_the_same_calls_work_with_a_service(running: Running) -> None:
-    with ImageSearchEngine(mode="service", server=running.url) as engine:
-        assert engine.search("a red car", top_k=1).hits[0].caption == "a red car"
-        assert len(engine.search("a red car")) == 5
-        batch = engine.search_batch(CAPTIONS, top_k=3)
-        assert [result.hits[0].caption for result in batch] == list(CAPTIONS)
-        assert {len(result) for result in batch} == {3}
-        assert engine.get_stats().collection == running.collection
-
-
-def test_a_service_is_searched_by_image_with_the_api_key_of_the_settings(
-    locked: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VIEWFINDER_SERVER", locked.url)
-    with ImageSearchEngine() as engine, pytest.raises(ServiceError, match="unauthorized"):
-        engine.search("a cat")
-    monkeypatch.setenv("VIEWFINDER_API_KEY", READ_KEY)
-    with ImageSearchEngine() as engine:
-        assert engine.search(image=locked.files[1], top_k=1).hits[0].uri == locked.uris[1]
-
-
-def test_without_an_address_the_service_of_this_machine_is_used(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Regression: the command line found the service at VIEWFINDER_PORT, the engine asked port 8000.
-    monkeypatch.delenv("VIEWFINDER_SERVER", raising=False)
-    monkeypatch.setenv("VIEWFINDER_PORT", running.url.rpartition(":")[2])
-    with ImageSearchEngine() as engine:
-        assert engine.get_stats().collection == running.collection
-
-
-def test_indexing_through_a_service_names_the_command(tmp_path: Path) -> None:
-    with ImageSearchEngine() as engine:
-        with pytest.raises(ConfigurationError) as raised:
-            engine.index_directory("s3://bucket/my photos", descriptions={"a.jpg": "a cat"})
-        command = "viewfinder index 's3://bucket/my photos' --captions captions.json"
-        assert command in str(raised.value).splitlines()[1]
-        with pytest.raises(ConfigurationError, match=f"viewfinder index {re.escape(str(tmp_path))}/a.jpg s3://b/c"):
-            engine.index_images([tmp_path / "a.jpg", "s3://b/c"])
-        with pytest.raises(ConfigurationError, match=r"index images\.csv\nimages\.csv is .* your 1,000 paths"):
-            engine.index_images([f"{number}.jpg" for number in range(1000)])
-
-
-# The table
-
-
-def test_results_are_printed_without_interpreting_markup(running: Running) -> None:
-    with ImageSearchEngine(server=running.url) as engine:
-        result = engine.search("a red car", top_k=1)
-    odd = Hit(id="1", score=0.5, relevance=0.129, uri="s3://b/[red].jpg", caption="[/oops] a cat", payload={})
-    found: dict[str, Any] = {"model": "m", "collection": "c", "took_ms": 1.0}
-    results = [
-        SearchResult(hits=(*result.hits, odd), warnings=("The text is too [long].",), **found),
-        SearchResult(hits=(odd,), groups=(Group(value="[b]", hits=(odd,)),), **found),
-        SearchResult(hits=(), **found),
-    ]
-    output, errors = io.StringIO(), io.StringIO()
-    print_results(results, Console(file=output, width=200), Console(file=errors, width=40))
-    text = output.getvalue()
-    for expected in (
-        "1.000",
-        "a red car",
-        "300 x 50",
-        "12%",
-        "s3://b/[red].jpg",
-        "[/oops] a cat",
-        "[b]",
-        "Nothing found",
-    ):
-        assert expected in text
-    assert errors.getvalue() == "warning: The text is too [long].\n"
-    assert "too [long]" not in text
-
-
-def test_settings_are_the_defaults_of_arguments(
-    photos: Path, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
-    monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("VIEWFINDER_INDEX", "dogs")
-    monkeypatch.setenv("VIEWFINDER_MAX_IMAGE_PIXELS", "4096")
-    assert Settings.load().index == "dogs"
-    (photos / "large.jpg").write_bytes(encoded_image(7, (100, 100)))
-    with ImageSearchEngine(mode="local") as engine:
-        result = engine.index_directory(photos)
-        assert [each.reason for each in result.failures] == ["too_many_pixels"]
-        assert (engine.get_stats().index, engine.get_stats().model) == ("dogs", tiny_model)
-    assert (tmp_path / "elsewhere/qdrant").is_dir()

@@ -1,0 +1,94 @@
+"""Takedowns by a name that a person typed in another spelling than the key has."""
+
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from viewfinder.client.results import Removal
+from viewfinder.query.takedowns import restore, stored_uri, take_down, takedowns
+from viewfinder.sources.uris import point_id
+from viewfinder.store import PointBatch, Store, StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
+from viewfinder.store.takedowns import held_id, taken_down
+
+COMPOSED = unicodedata.normalize("NFC", "s3://bucket/Été/café.jpg")
+DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
+MIXED = unicodedata.normalize("NFD", "s3://bucket/Été/") + unicodedata.normalize("NFC", "café.jpg")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_local(StoreAddress(data_dir=tmp_path)) as opened:
+        yield opened
+
+
+def fill(store: Store, *uris: str) -> str:
+    collection = store.collections.open("images", ModelIdentity("m", "f" * 12, 2))
+    payloads = [{"uri": uri, "bucket": "bucket", "key": uri.removeprefix("s3://bucket/")} for uri in uris]
+    store.points.upsert(
+        collection, PointBatch([point_id(uri) for uri in uris], payloads, image=np.ones((len(uris), 2), np.float32)),
+        wait=True,
+    )  # fmt: skip
+    return collection.index
+
+
+def by_name(store: Store, index: str, uri: str) -> Removal:
+    return take_down(store, index, point_id(uri), uri)
+
+
+@pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("stored", [COMPOSED, DECOMPOSED, MIXED])
+def test_a_name_finds_the_image_in_every_spelling(store: Store, typed: str, stored: str) -> None:
+    """A composed name did not meet a decomposed key, as macOS writes it, and the image stayed found."""
+    index = fill(store, stored, "s3://bucket/other.jpg")
+    assert held_id(store, index, point_id(typed), typed) == point_id(stored)
+    done = by_name(store, index, typed)
+    assert (done.removed, done.before, done.id, done.uri) == (True, False, point_id(stored), stored)
+    assert held_id(store, index, point_id(typed), typed) is None
+    assert by_name(store, index, typed).before
+    assert restore(store, index, point_id(typed), typed).restored
+    assert not restore(store, index, point_id(typed), typed).restored
+
+
+def test_the_exact_spelling_comes_first(store: Store) -> None:
+    index = fill(store, COMPOSED, DECOMPOSED)
+    assert by_name(store, index, DECOMPOSED).uri == DECOMPOSED
+    assert held_id(store, index, point_id(COMPOSED), COMPOSED) == point_id(COMPOSED)
+
+
+def test_a_name_that_matches_nothing_holds_for_every_spelling_that_comes_later(store: Store) -> None:
+    index = fill(store, "s3://bucket/Ete/cafe.jpg", "s3://bucket/2024/0001.png")
+    done = by_name(store, index, DECOMPOSED)
+    assert (done.removed, done.before) == (False, False)
+    assert list(done.nearest) == ["s3://bucket/Ete/cafe.jpg"]
+    control = store.control(index)
+    later = {point_id(uri): uri for uri in (COMPOSED, DECOMPOSED, MIXED, "s3://bucket/b.jpg")}
+    assert taken_down(control, later) == {point_id(uri) for uri in (COMPOSED, DECOMPOSED, MIXED)}
+    assert by_name(store, index, COMPOSED).before
+    assert restore(store, index, point_id(MIXED), MIXED).restored
+    assert taken_down(control, later) == set()
+
+
+def test_a_bare_id_is_taken_down_as_it_is(store: Store) -> None:
+    index = fill(store, COMPOSED)
+    assert take_down(store, index, point_id(COMPOSED)).uri == COMPOSED
+    unknown = take_down(store, index, point_id("s3://bucket/unknown"))
+    assert (unknown.removed, unknown.before, unknown.uri, list(unknown.nearest)) == (False, False, "", [])
+
+
+def test_takedowns_are_listed_in_pages(store: Store) -> None:
+    index = fill(store, *(f"s3://bucket/{number}.jpg" for number in range(3)))
+    for number in range(3):
+        by_name(store, index, f"s3://bucket/{number}.jpg")
+    first, rest = takedowns(store, index, 2), takedowns(store, index, 2, 2)
+    assert (first.more, rest.more) == (True, False)
+    assert {each.uri for each in (*first.takedowns, *rest.takedowns)} == {f"s3://bucket/{n}.jpg" for n in range(3)}
+
+
+def test_the_image_that_a_name_would_take_down_is_known_before(store: Store) -> None:
+    index = fill(store, DECOMPOSED)
+    assert stored_uri(store, index, point_id(COMPOSED), COMPOSED) == DECOMPOSED
+    assert stored_uri(store, index, point_id("s3://bucket/none"), "s3://bucket/none") is None
