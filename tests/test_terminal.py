@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import pytest
 
@@ -42,3 +43,14 @@ def test_json_is_safe_and_means_the_same(text: str) -> None:
 def test_a_log_record_cannot_start_a_line_of_its_own() -> None:
     record = logging.LogRecord("n", logging.INFO, "p", 1, "read %s", ("a\n12:00:00 forged\x1b[2J",), None)
     assert PrintableFormatter("%(message)s").format(record) == r"read a\n12:00:00 forged\x1b[2J"
+
+
+def test_the_message_of_an_exception_cannot_start_a_line_of_its_own() -> None:
+    try:
+        raise ValueError("no key 'a\n12:00:00 forged\x1b[2J'")
+    except ValueError:
+        error = sys.exc_info()
+    record = logging.LogRecord("viewfinder", logging.ERROR, "file.py", 1, "failed", None, error)
+    lines = PrintableFormatter("%(message)s").format(record).splitlines()
+    assert not any(line.startswith("12:00:00") for line in lines)
+    assert "\x1b" not in "".join(lines)

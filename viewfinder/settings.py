@@ -266,7 +266,8 @@ class Settings(BaseModel):
     )
     cursor_keys: tuple[SecretStr, ...] = Field(
         (),
-        description="Secrets that sign cursors, of 16 characters or more, separated by commas: the first signs, all "
+        description="Secrets that sign cursors and addresses of thumbnails, of 16 characters or more, separated by "
+        "commas: the first signs, all "
         "are accepted. Unset: a random one for each deployment, so that cursors end with it.",
     )
     allow_anonymous: bool = Field(

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from typing import Any
 
 # Control characters (escape sequences begin with one), marks and overrides that reorder the text after them, separators
 # of lines and paragraphs, and surrogates, which cannot be encoded. Line feeds are kept: `printable_line` replaces them.
@@ -29,3 +30,7 @@ class PrintableFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         return printable(super().formatMessage(record)).replace("\n", "\\n")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Indented, as the message of the exception may name a key too."""
+        return printable(super().formatException(ei)).replace("\n", "\n  ")

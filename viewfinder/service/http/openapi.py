@@ -61,6 +61,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
             "unsupported_encoding": ("The body has the Content-Encoding 'gzip'.", "Send the body uncompressed."),
         },
     ),
+    416: (
+        "The original has no such part.",
+        {"invalid_range": ("The original has 1,024 bytes, not those of Range 'bytes=2000-'.", "Leave out Range.")},
+    ),
     422: (
         "A field of the request is missing, unknown or out of bounds, or an image cannot be fetched or decoded.",
         {
