@@ -25,12 +25,11 @@ class Oracle:
         self.limited: set[str] = set()  # sources of which a run has read only some objects
         self._crashes: Counter[tuple[str, int]] = Counter()  # by digest and decoder
         self._cut_short = False  # a run ended early, and did not delete what was taken down meanwhile
-        self._before: dict[str, Point] = {}
+        self._before: dict[str, Point] = {}  # the live points after the phase before
         self._gone: set[str] = set()
 
     def before(self) -> None:
-        """Note what is there before a phase."""
-        self._before = self._world.live_points()
+        """Note what is missing before a phase."""
         self._gone = set(IDS.values()) - self._world.photos().keys()
 
     def after(self, pairs: Pairs) -> None:
@@ -51,6 +50,7 @@ class Oracle:
         if len(pairs) == 1 and runs and ended_well(self._world, runs[0][1]):
             check_done(*runs[0], points, self._gone, self._captions)
         self._check_takedowns()
+        self._before = points
 
     def check_synced(self) -> None:
         """Check that the live collection holds exactly what can be indexed."""

@@ -129,6 +129,7 @@ EXPORTS = {
     "padded": " key  , caption , tags ,place \n 1.jpg , a cat ,pet; black cat, 图书馆 \n2.jpg  ,two,,",
     "quoted header": '"key","caption","tags","place"\n"1.jpg","a cat","pet; black cat","图书馆"\n"2.jpg","two","",""',
     "semicolons": 'Key;Caption;Tags;place\n1.jpg;a cat;"pet; black cat";图书馆\n2.jpg;two;;',
+    "more commas than semicolons": 'Key;Caption;Tags;place;a,b,c,d,e\n1.jpg;a cat;"pet; black cat";图书馆\n2.jpg;two',
     "a line that names the delimiter": 'sep=;\nkey;caption;tags;place\n1.jpg;a cat;"pet; black cat";图书馆\n2.jpg;two',
     "tabs": "key\tcaption\ttags\tplace\n1.jpg\ta cat\tpet; black cat\t图书馆\n2.jpg\ttwo\t\t",
     "bars": "key|caption|tags|place\n1.jpg|a cat|pet; black cat|图书馆\n2.jpg|two||",
