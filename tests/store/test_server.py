@@ -167,7 +167,7 @@ def test_an_upsert_accepted_but_not_applied_is_not_a_failure(double: QdrantDoubl
     updates: list[str] = []
     before = len(double.requests)
     store.collections.wait_ready(made, timeout_s=60, progress=updates.append)
-    assert updates[0] == "1 updates in the queue"
+    assert updates[0] == "1 update in the queue"
     assert store.points.count(made) == 1
     assert upserts(double) == 1
     assert not [each for each in double.requests[before:-1] if each.path.endswith("/count")]
@@ -178,7 +178,7 @@ def test_wait_ready_raises_with_what_is_missing(double: QdrantDouble, open_store
     made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
     double.faults.append(Fault(late=99, on="PUT .*/points$"))
     store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
-    with pytest.raises(StoreError, match=r"not ready after 0 s: 1 updates in the queue"):
+    with pytest.raises(StoreError, match=r"not ready after 0 s: 1 update in the queue"):
         store.collections.wait_ready(made, timeout_s=0)
 
 

@@ -12,9 +12,12 @@ from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, filter_parameter
+from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
 
 DEFAULT_FACETS, MAX_FACETS = 20, 100
+# Each page that is opened asks for the statistics and several facets, which the store counts over all images.
+KEEP_S = 3.0
 _FILTER = "Count only images that match, as in a search."
 
 FacetField = Annotated[
@@ -36,11 +39,14 @@ class FacetsBody(JsonBody):
 def router(service: SearchService) -> APIRouter:
     """The status routes over one replica's service."""
     routes = APIRouter(tags=["status"])
+    recent = RecentAnswers(KEEP_S)
     unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
 
     @routes.get("/v1/stats", responses=unavailable, summary="The collection that is searched, and its size")
     async def stats() -> Stats:
-        return replace(await service.searcher.stats(), behind=service.follower.behind)
+        name = service.follower.snapshot().collection.name
+        found = await recent.get(name, service.searcher.stats)
+        return replace(found, behind=service.follower.behind)
 
     @routes.get(
         "/v1/facets",
@@ -67,7 +73,15 @@ def router(service: SearchService) -> APIRouter:
 
     async def count(field: str, limit: int, condition: dict[str, Any] | None) -> Facets:
         collection = service.follower.snapshot().collection
-        counted = await service.in_thread(service.store.search.facet, collection, field, filter=condition, limit=limit)
+
+        async def ask() -> list[tuple[str | int | bool, int]]:
+            facet = service.store.search.facet
+            found: list[tuple[str | int | bool, int]] = await service.in_thread(
+                facet, collection, field, filter=condition, limit=limit
+            )
+            return found
+
+        counted = await (ask() if condition else recent.get((collection.name, field, limit), ask))
         values = tuple(FacetValue(value=value, count=count) for value, count in counted)
         return Facets(field=field, values=values, collection=collection.name)
 
