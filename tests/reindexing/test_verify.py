@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures.reindexing import NAMES, Index
-from tests.indexing.sample_images import fill
+from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.objects import Objects
@@ -29,6 +29,15 @@ def test_images_that_only_the_live_collection_has_prevent_the_promotion(index: I
     vector = index.store.points.vectors(index.live, [record.id])[record.id]
     index.store.points.upsert(index.live, PointBatch([record.id], [same], image=vector[np.newaxis]), wait=True)
     assert index.reindex("--index", "lenient", "--max-failure-ratio", "0.5") == 1
+    assert index.failed_checks == ["failed, but live"]
+
+
+def test_a_failure_that_says_nothing_about_the_content_does_not_drop_a_live_image(index: Index) -> None:
+    # Regression: an image that had changed and could not be read was dropped by the change of model.
+    # 16 megapixels are more than the limit of the tests.
+    (index.world.bucket / "03.jpg").write_bytes(encoded_image(99, (4000, 4000)))
+    assert index.reindex("--max-failure-ratio", "0.5") == 1
+    assert index.summary["failures"] == {"too_many_pixels": 1}
     assert index.failed_checks == ["failed, but live"]
 
 

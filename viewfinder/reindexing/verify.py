@@ -109,7 +109,7 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
         Check("points of other sources", strays == 0, strays, "= 0"),
         Check("sources gone", not gone, len(gone), "= 0", ", ".join(gone)),
         Check("failed", ratio <= bounds.failure_ratio, round(ratio, 5), f"≤ {bounds.failure_ratio:g}", f"{failed:,}"),
-        Check("failed, but live", lost == 0, lost, "= 0", "unchanged images that only the live collection has"),
+        Check("failed, but live", lost == 0, lost, "= 0", "images that only the live collection has"),
         Check(
             "archived, but live",
             tally.archived_live <= bounds.allowed_loss,
@@ -135,20 +135,27 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
 
 
 def _count_lost(store: Store, live: Collection, run_id: str) -> int:
-    """Count objects that failed in this run although the live collection has an image with the same content."""
+    """Count objects that failed in this run although the live collection has an image of them.
+
+    A permanent failure shows that the content is no image, so it counts only against an image of the same content.
+    """
     lost = 0
-    page: dict[str, Version] = {}
+    page: dict[str, Version | None] = {}
     for failure in store.control(live.index).failures_of_run(run_id):
-        page[point_id(failure.uri)] = version_of_failure(failure)
+        page[point_id(failure.uri)] = version_of_failure(failure) if failure.permanent else None
         if len(page) == _PAGE:
-            lost += _count_same_content(store, live, page)
+            lost += _count_live(store, live, page)
             page = {}
-    return lost + _count_same_content(store, live, page)
+    return lost + _count_live(store, live, page)
 
 
-def _count_same_content(store: Store, live: Collection, failed: Mapping[str, Version]) -> int:
-    states = store.points.states(live, list(failed))
-    return sum(state.has_image and is_same(version_of_state(state), failed[id_]) for id_, state in states.items())
+def _count_live(store: Store, live: Collection, failed: Mapping[str, Version | None]) -> int:
+    """Count images of the live collection among `failed`: those of the given version, or of any where it is None."""
+    lost = 0
+    for id_, state in store.points.states(live, list(failed)).items():
+        version = failed[id_]
+        lost += state.has_image and (version is None or is_same(version_of_state(state), version))
+    return lost
 
 
 # -- Vectors --------------------------------------------------------------------------------------------------------

@@ -58,12 +58,11 @@ class ServerClient:
         if address.api_key and str(address.url).startswith("http://") and not is_loopback(str(address.url)):
             logger.warning("The API key goes to %s unencrypted; use https.", address)
         self._timeout_s = max(1, math.ceil(timeout_s or address.timeout_s))
-        self._grace_s = _SHORT_GRACE_S if self._timeout_s <= _SHORT_S else _GRACE_S
         self._client = QdrantClient(
             url=address.url,
             prefer_grpc=address.grpc,
             grpc_port=grpc_port,
-            timeout=self._timeout_s + self._grace_s,
+            timeout=self._answer_s,
             # The same as `api_key=`, without its warning for every client of a loopback address.
             headers={"api-key": address.api_key} if address.api_key else None,
             # `Store.check` does this; the client would check in a thread and only log a warning.
@@ -89,9 +88,14 @@ class ServerClient:
     def close(self) -> None:
         self._client.close()
 
+    @property
+    def _answer_s(self) -> int:
+        """Seconds to wait for an answer: longer than the server tries."""
+        return self._timeout_s + (_SHORT_GRACE_S if self._timeout_s <= _SHORT_S else _GRACE_S)
+
     def _with_grace(self, request: httpx.Request, send: Callable[[httpx.Request], httpx.Response]) -> httpx.Response:
         """Wait longer than the server, where qdrant-client would wait for the same time."""
-        request.extensions["timeout"] = httpx.Timeout(self._timeout_s, read=self._timeout_s + self._grace_s).as_dict()
+        request.extensions["timeout"] = httpx.Timeout(self._timeout_s, read=self._answer_s).as_dict()
         return send(request)
 
     def _explain_rest(self, error: Exception, method: str) -> StoreError:
@@ -102,8 +106,7 @@ class ServerClient:
             return self._explain(error.status_code or 0, said, method, _seconds(error.headers.get("retry-after")))
         source = error.source if isinstance(error, ResponseHandlingException) else error
         if isinstance(source, httpx.TimeoutException) and not isinstance(source, httpx.ConnectTimeout):
-            timeout_s = self._timeout_s + self._grace_s
-            return StoreTimeoutError(f"{self._address} did not answer {_words(method)} within {timeout_s} s.")
+            return StoreTimeoutError(f"{self._address} did not answer {_words(method)} within {self._answer_s} s.")
         if isinstance(source, httpx.TransportError):
             detail = str(source) or type(source).__name__
             return StoreUnavailableError(
