@@ -45,6 +45,18 @@ def _encoded(body: bytes, encoding: str) -> Answer:
     )
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_an_endpoint_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Regression: HTTP_PROXY caught the calls.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with FaultyS3(then=_encoded(CONTENT, "")) as server, Objects(_access(server, retry_s=0.0)) as objects:
+        assert objects.read("s3://b/k", 10_000).data == CONTENT
+
+
 # Content-Encoding
 
 ENCODED = {

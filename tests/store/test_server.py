@@ -126,6 +126,17 @@ def test_two_programs_that_open_an_index_at_once_survive_a_replica_that_is_behin
     write(open_store(double.url))
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
+    double: QdrantDouble, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: HTTP_PROXY caught the calls.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    write(open_store(double.url, attempts=False))
+
+
 def test_retry_after_is_respected(double: QdrantDouble, tmp_path: Path) -> None:
     pauses: list[float] = []
     address = StoreAddress(tmp_path, url=double.url)

@@ -12,6 +12,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
+from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
 from viewfinder.errors import ObjectError, SourceError
 from viewfinder.sources.access import ObjectAccess
@@ -100,13 +101,17 @@ class S3Connection:
             if access.anonymous:
                 options["signature_version"] = UNSIGNED
             style = self._addressing or (core.get_scoped_config().get("s3") or {}).get("addressing_style")
-            s3: Any = {"addressing_style": style} if style else None
-            client = session.client("s3", endpoint_url=access.endpoint_url, config=Config(**options, s3=s3))
-            if style is None and not str(client.meta.endpoint_url).endswith(_AWS_HOSTS):
-                # bucket.localhost:9000 rarely resolves. The endpoint may also come from AWS_ENDPOINT_URL or a profile.
+            options["s3"] = {"addressing_style": style} if style else None
+            client = session.client("s3", endpoint_url=access.endpoint_url, config=Config(**options))
+            # The endpoint may also come from AWS_ENDPOINT_URL or a profile, so the client tells it.
+            endpoint = str(client.meta.endpoint_url)
+            changes: dict[str, Any] = {"proxies": {}} if is_loopback(endpoint) else {}
+            if style is None and not endpoint.endswith(_AWS_HOSTS):
+                changes["s3"] = {"addressing_style": "path"}  # bucket.localhost:9000 rarely resolves
+            if changes:
                 client.close()
-                path_style = Config(**options, s3={"addressing_style": "path"})
-                client = session.client("s3", endpoint_url=access.endpoint_url, config=path_style)
+                config = Config(**(options | changes))
+                client = session.client("s3", endpoint_url=access.endpoint_url, config=config)
         except ProfileNotFound as error:
             known = ", ".join(map(repr, botocore.session.Session().available_profiles)) or "none"
             raise SourceError(f"{error}. Existing profiles: {known}. Check AWS_PROFILE.") from error

@@ -58,6 +58,7 @@ class ServerClient:
         if address.api_key and str(address.url).startswith("http://") and not is_loopback(str(address.url)):
             logger.warning("The API key goes to %s unencrypted; use https.", address)
         self._timeout_s = max(1, math.ceil(timeout_s or address.timeout_s))
+        local = is_loopback(address.url or "")
         self._client = QdrantClient(
             url=address.url,
             prefer_grpc=address.grpc,
@@ -68,6 +69,9 @@ class ServerClient:
             # `Store.check` does this; the client would check in a thread and only log a warning.
             check_compatibility=False,
             verify=_tls_context(),
+            # HTTP_PROXY is for other machines.
+            trust_env=not local,
+            grpc_options={"grpc.enable_http_proxy": 0} if local else None,
         )
         self._client.http.client.add_middleware(self._with_grace)
 
