@@ -91,7 +91,8 @@ def _text(rng: random.Random) -> str:
 
 
 def _spelled(rng: random.Random, text: str) -> str:
-    return unicodedata.normalize(rng.choice(("NFC", "NFD")), text)
+    """Each letter composed or not."""
+    return "".join(unicodedata.normalize(rng.choice(("NFC", "NFD")), letter) for letter in composed(text))
 
 
 # -- Filters --------------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def _compare(name: str, operator: str, value: Any, operand: Any) -> bool:
             "lte": value <= operand,
         }[operator]
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value) == unicodedata.normalize("NFC", operand)
+        return composed(value) == composed(operand)
     return bool(value is operand)
 
 
@@ -225,6 +226,11 @@ def values_in(payload: Any, name: str) -> Iterator[Any]:
     for value in payload if isinstance(payload, list) else [payload]:
         if value is not None:
             yield value
+
+
+def composed(value: Any) -> Any:
+    """Return a text with composed letters; another value as it is."""
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
 def _moment(text: str) -> datetime:
@@ -251,5 +257,5 @@ def _lemmas_asked(text: str) -> set[str]:
 
 
 def _lemmas_stored(text: str) -> set[str]:
-    words = set(unicodedata.normalize("NFC", text).split(", "))
+    words = set(composed(text).split(", "))
     return words | {letter for word in words if word == "\u6d77\u6ee9" for letter in word}

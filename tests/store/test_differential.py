@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.store.points import DIMENSION, ids, opened
-from tests.store.random_points import FIELDS, WORDS, filters, matches, payloads, values_in
+from tests.store.random_points import FIELDS, WORDS, composed, filters, matches, payloads, values_in
 from viewfinder.arrays import Vectors
 from viewfinder.store import Collection, PointBatch, Search, Store
 
@@ -139,7 +139,7 @@ def test_groups_and_facets_hold_the_points_of_each_value(store: Store, world: Wo
     rows = {each: row for row, each in enumerate(world.ids)}
     for each in cosines:
         for value in values_in(world.payloads[rows[each]], field):
-            members[value].append(each)
+            members[composed(value)].append(each)
     search = Search(query, limit=COUNT, filter=condition)
     groups = store.search.groups(world.collection, search, field, group_size=3)
     assert {group.value: [hit.id for hit in group.hits] for group in groups} == {
@@ -150,6 +150,6 @@ def test_groups_and_facets_hold_the_points_of_each_value(store: Store, world: Wo
     counts: dict[Any, int] = defaultdict(int)
     for row in range(COUNT):
         if world.holds(condition, row):
-            for value in set(values_in(world.payloads[row], field)):
+            for value in set(map(composed, values_in(world.payloads[row], field))):
                 counts[value] += 1
     assert dict(store.search.facet(world.collection, field, filter=condition, limit=COUNT)) == counts

@@ -12,8 +12,8 @@ from qdrant_client import models
 
 from viewfinder.errors import FilterError
 from viewfinder.store.field_names import FIELDS, check_countable, check_groupable, field_path
-from viewfinder.store.filter_values import MAX_VALUE_CHARACTERS, MAX_VALUES
-from viewfinder.store.filters import MAX_CONDITIONS, MAX_FILTER_DEPTH, OPERATORS, parse_filter
+from viewfinder.store.filter_values import MAX_CONDITIONS, MAX_FILTER_VALUES, MAX_VALUE_CHARACTERS
+from viewfinder.store.filters import MAX_FILTER_DEPTH, OPERATORS, parse_filter
 
 
 @pytest.mark.parametrize("empty", [None, {}])
@@ -67,9 +67,9 @@ def test_dates_become_date_ranges_in_built_in_and_in_meta_fields() -> None:
         ({"meta.n": {"gt": "a lot"}}, "expected a date"),
         ({"caption": {"text": " "}}, "'text' takes words"),
         ({"caption": {"text": "-- \x00 _"}}, "'text' takes words"),
-        ({"tags": {"in": []}}, f"'in' takes a list of 1 to {MAX_VALUES} values"),
-        ({"tags": {"in": ["a"] * (MAX_VALUES + 1)}}, "more than 1,000 values"),
-        ({"or": [{"tags": {"in": ["a"] * (MAX_VALUES // 2 + 1)}}] * 2}, "more than 1,000 values"),
+        ({"tags": {"in": []}}, f"'in' takes a list of 1 to {MAX_FILTER_VALUES} values"),
+        ({"tags": {"in": ["a"] * (MAX_FILTER_VALUES + 1)}}, "more than 1,000 values"),
+        ({"or": [{"tags": {"in": ["a"] * (MAX_FILTER_VALUES // 2 + 1)}}] * 2}, "more than 1,000 values"),
         ({"and": [{"caption": {"text": " ".join(map(str, range(600)))}}] * 2}, "more than 1,000 values or words"),
         ({"caption": {"text": "a" * (MAX_VALUE_CHARACTERS + 1)}}, "a text of 4,097 characters"),
         ({"uri": {"eq": "\ud800"}}, "invalid Unicode"),
@@ -360,9 +360,9 @@ def test_any_field_name_is_known_or_raises_filter_error(name: str, fields: Any) 
             str(error).encode()
 
 
-@pytest.mark.parametrize("name", ["key", "uri", "tags", "meta.place"])
+@pytest.mark.parametrize("name", ["key", "uri", "sources"])
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_a_text_matches_however_its_letters_are_composed(name: str, form: Any) -> None:
+def test_a_path_matches_however_the_letters_of_its_parts_are_composed(name: str, form: Any) -> None:
     """A name typed with composed letters did not meet a key that macOS wrote."""
     typed = unicodedata.normalize(form, "Été/café.jpg")
     spellings = {unicodedata.normalize(each, typed) for each in ("NFC", "NFD")}
@@ -383,3 +383,32 @@ def test_words_are_compared_in_one_form_and_case(typed: str) -> None:
             models.FieldCondition(key="meta_words.notes", match=text),
         ]
     )
+
+
+@pytest.mark.parametrize("name", ["tags", "caption", "meta.place"])
+def test_other_texts_are_compared_in_composed_letters_alone(name: str) -> None:
+    """Each was read as a path, and 1,000 of them became 64,000 values."""
+    typed = unicodedata.normalize("NFD", "7/\u00e9/\u00e9/\u00e9/\u00e9/\u00e9/\u00e9")
+    made = parse_filter({name: {"in": [typed]}})
+    assert made is not None
+    assert made.must[0].match.any == [unicodedata.normalize("NFC", typed)]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [f"{n}/\u00e9/\u00e9/\u00e9/\u00e9/\u00e9/\u00e9" for n in range(100)],
+        [f"{n}/\u00e9/\u00e9/\u00e9/\u00e9/\u00e9/{'x' * 4000}" for n in range(40)],
+    ],
+    ids=["many", "long"],
+)
+def test_the_spellings_of_all_paths_of_a_filter_are_limited_together(paths: list[str]) -> None:
+    for expression in ({"uri": {"in": paths}}, {"or": [{"key": {"ne": each}} for each in paths]}):
+        with pytest.raises(FilterError, match=r"4,000 spellings or 4,096,000 characters.*Use fewer values"):
+            parse_filter(expression)
+
+
+def test_a_filter_takes_a_thousand_paths_with_an_accent() -> None:
+    made = parse_filter({"uri": {"in": [f"s3://b/caf\u00e9/{n}.jpg" for n in range(MAX_FILTER_VALUES)]}})
+    assert made is not None
+    assert len(made.must[0].match.any) == 2 * MAX_FILTER_VALUES

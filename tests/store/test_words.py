@@ -171,6 +171,23 @@ def test_words_are_not_part_of_a_payload(store: Store, index: str) -> None:
     assert all(set(each) == {*batch.payloads[0], "has_image", "has_caption"} for each in payloads)
 
 
+def test_a_text_of_mixed_composition_equals_what_is_typed_in_either_form(store: Store, index: str) -> None:
+    """One letter composed and the same letter decomposed in one text: neither form of a filter matched."""
+    made = opened(store, index)
+    store.collections.add_fields(made, {"meta.place.name": "keyword"})
+    mixed, typed = "caf\u00e9 cafe\u0301", ("caf\u00e9 caf\u00e9", "cafe\u0301 cafe\u0301")
+    batch = image_points(1, caption=["one"], tags=[[mixed]], meta=[{"place": {"name": mixed}}])
+    store.points.upsert(made, batch, wait=True)
+    fields = ("tags", "meta.place.name")
+    for name in fields:
+        assert [store.points.count(made, {name: {"eq": each}}) for each in (*typed, mixed)] == [1, 1, 1]
+    change = {"caption": mixed, "tags": ["x", mixed], "meta": {"place": {"name": [mixed]}}}
+    store.points.update_captions(made, ids(1), [change])
+    for name in fields:
+        assert [store.points.count(made, {name: {"in": [each]}}) for each in typed] == [1, 1]
+    assert store.search.facet(made, "tags") == [(typed[0], 1), ("x", 1)]
+
+
 def test_a_changed_caption_is_found_by_its_new_words_alone(store: Store, index: str) -> None:
     made = opened(store, index)
     store.points.upsert(made, image_points(2, caption=["two cats", "a bus"]), wait=True)

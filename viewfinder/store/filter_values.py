@@ -1,6 +1,7 @@
 """Values of filters, checked against the kind of their field and translated to Qdrant's conditions on it."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,8 +13,14 @@ from viewfinder.sources.uris import spellings
 from viewfinder.store.field_names import ANY, BOOL, DATETIME, FLOAT, INTEGER, KEYWORD, TEXT, field_path
 from viewfinder.store.shown import show
 
-MAX_VALUES = 1000  # in all lists, and words in all texts, together
+MAX_CONDITIONS = 200  # Qdrant evaluates each of them for each point
+MAX_FILTER_VALUES = 1000  # in all lists, and words in all texts, together
 MAX_VALUE_CHARACTERS = 4096  # the longest path of Linux, four times the longest key of S3
+# Of all texts with their spellings, of which one path can have 64.
+_MAX_TEXTS = 4 * MAX_FILTER_VALUES
+_MAX_CHARACTERS = MAX_FILTER_VALUES * MAX_VALUE_CHARACTERS
+# Their parts keep the letters of the file system; all other texts are stored in NFC.
+_PATHS = ("uri", "key", "sources")
 
 # Qdrant compares bounds of ranges as 64-bit floats, which hold whole numbers up to this exactly.
 _MAX_EXACT_FLOAT = 2**53
@@ -33,13 +40,47 @@ _EXPECTED = {
 }
 
 
-class FieldValues:
-    """Conditions on the values of one field. `name` is the field's, `kind` one of `viewfinder.store.field_names`."""
+class FilterSize:
+    """Counts what one filter holds; each method raises `FilterError` once that is too much."""
 
-    def __init__(self, name: str, kind: str) -> None:
+    def __init__(self) -> None:
+        self._conditions = self._values = self._texts = self._characters = 0
+
+    def add_condition(self) -> None:
+        self._conditions += 1
+        if self._conditions > MAX_CONDITIONS:
+            raise FilterError(f"The filter has more than {MAX_CONDITIONS} conditions.")
+
+    def add_values(self, count: int) -> None:
+        """Count values of a list, or words of a text."""
+        self._values += count
+        if self._values > MAX_FILTER_VALUES:
+            raise FilterError(
+                f"The lists and texts of a filter hold more than {MAX_FILTER_VALUES:,} values or words together."
+            )
+
+    def add_texts(self, texts: Sequence[str]) -> None:
+        """Count texts as Qdrant receives them: all spellings of each path."""
+        self._texts += len(texts)
+        self._characters += sum(map(len, texts))
+        if self._texts > _MAX_TEXTS or self._characters > _MAX_CHARACTERS:
+            raise FilterError(
+                f"The texts of a filter have more than {_MAX_TEXTS:,} spellings or {_MAX_CHARACTERS:,} characters "
+                "together: each part of a path that has accents doubles the number of its spellings. Use fewer values."
+            )
+
+
+class FieldValues:
+    """Conditions on the values of one field. `name` is the field's, `kind` one of `viewfinder.store.field_names`.
+
+    `size` counts their texts with those of the whole filter.
+    """
+
+    def __init__(self, name: str, kind: str, size: FilterSize) -> None:
         self._name = name
         self._kind = kind
         self._key = field_path(name)
+        self._size = size
 
     def equal(self, value: object) -> Any:
         """Return the condition that a value of the field equals this one; None means that the field is missing."""
@@ -52,7 +93,7 @@ class FieldValues:
             return self._match(self._flag(value))
         if self._kind in (INTEGER, FLOAT) or (self._kind == ANY and isinstance(value, int | float)):
             return self._equal_number(self._number(value))
-        texts = spellings(self._text(value))
+        texts = self._spellings(self._text(value))
         if len(texts) > 1:
             return models.FieldCondition(key=self._key, match=models.MatchAny(any=texts))
         return self._match(texts[0])
@@ -61,7 +102,7 @@ class FieldValues:
         """Return the condition that a value of the field equals one of these."""
         if not isinstance(values, list) or not values:
             raise FilterError(
-                f"Filter on {self._name!r}: 'in' takes a list of 1 to {MAX_VALUES} values, not {show(values)}."
+                f"Filter on {self._name!r}: 'in' takes a list of 1 to {MAX_FILTER_VALUES} values, not {show(values)}."
             )
         conditions = [self.equal(value) for value in values]
         # Qdrant's "any" takes only strings or only integers.
@@ -104,6 +145,12 @@ class FieldValues:
     def _dates(self, **bounds: datetime) -> Any:
         made = models.DatetimeRange(**bounds)
         return models.FieldCondition(key=self._key, range=made)
+
+    def _spellings(self, text: str) -> list[str]:
+        """Return the forms in which the store may have a text."""
+        texts = spellings(text) if self._name in _PATHS else [unicodedata.normalize("NFC", text)]
+        self._size.add_texts(texts)
+        return texts
 
     def _flag(self, value: object) -> bool:
         if not isinstance(value, bool):

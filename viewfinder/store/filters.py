@@ -5,11 +5,11 @@
 
 All keys of one object must match. A missing field matches `{"eq": null}` and negations only. A date without a time is
 the whole day, in UTC unless it names another zone. A text matches however its letters are composed (Unicode's NFC and
-NFD), and `text` finds words as a search by words does (`viewfinder.store.words`). A comparison that cannot match the
-type of its field is refused.
+NFD; each part of a path is in one of them), and `text` finds words as a search by words does
+(`viewfinder.store.words`). A comparison that cannot match the type of its field is refused.
 """
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Any
 
 from qdrant_client import models
@@ -26,12 +26,11 @@ from viewfinder.store.field_names import (
     field_path,
     find_field,
 )
-from viewfinder.store.filter_values import MAX_VALUES, FieldValues
+from viewfinder.store.filter_values import FieldValues, FilterSize
 from viewfinder.store.shown import show
 from viewfinder.store.words import CAPTION_WORDS, DEFAULT_LANGUAGE, META_WORDS, words_to_find
 
 MAX_FILTER_DEPTH = 8
-MAX_CONDITIONS = 200
 
 _EQUAL = ("eq", "ne", "in")
 _RANGE = ("gt", "gte", "lt", "lte")
@@ -66,8 +65,7 @@ class _Parser:
     def __init__(self, fields: Mapping[str, str] | None, language: str) -> None:
         self._fields = fields
         self._language = language
-        self._conditions = 0
-        self._values = 0
+        self._size = FilterSize()
 
     def parse(self, expression: object, depth: int) -> models.Filter:
         if not isinstance(expression, Mapping) or not expression:
@@ -100,12 +98,12 @@ class _Parser:
                 raise FilterError(
                     f"Filter on {name!r}: {show(operator)} {problem}; a field of type {kind} takes {known}."
                 )
-            self._count_condition()
-            self._count_values(value if isinstance(value, list) else ())
+            self._size.add_condition()
+            self._size.add_values(len(value) if isinstance(value, list) else 0)
         return [self._condition(name, kind, operator, value) for operator, value in operations.items()]
 
     def _condition(self, name: str, kind: str, operator: str, value: object) -> Any:
-        values = FieldValues(name, kind)
+        values = FieldValues(name, kind, self._size)
         if operator == "text":
             return self._words(name, values.checked_text(value))
         if operator == "eq":
@@ -119,21 +117,8 @@ class _Parser:
         words = words_to_find(text, self._language)
         if not words:
             raise FilterError(f"Filter on {name!r}: 'text' takes words, not {show(text)}.")
-        self._count_values(words)
+        self._size.add_values(len(words))
         return models.FieldCondition(key=words_path(name), match=models.MatchText(text=" ".join(words)))
-
-    def _count_condition(self) -> None:
-        # Qdrant evaluates each of them for each point.
-        self._conditions += 1
-        if self._conditions > MAX_CONDITIONS:
-            raise FilterError(f"The filter has more than {MAX_CONDITIONS} conditions.")
-
-    def _count_values(self, values: Sized) -> None:
-        self._values += len(values)
-        if self._values > MAX_VALUES:
-            raise FilterError(
-                f"The lists and texts of a filter hold more than {MAX_VALUES:,} values or words together."
-            )
 
 
 def words_path(name: str) -> str:

@@ -15,7 +15,7 @@ from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
 from viewfinder.store.records import PointBatch, PointState, Record, is_point_id, payload_selector
 from viewfinder.store.request_size import point_bytes
 from viewfinder.store.schema import Collection, VectorName
-from viewfinder.store.words import with_words
+from viewfinder.store.words import searchable
 
 PAGE_SIZE = 1000
 _ATTEMPTS = 10  # to change a field that other programs change too
@@ -38,7 +38,7 @@ class Points:
         `StoreError` for a point that exceeds it alone (`viewfinder.store.request_size`).
         """
         options = {"update_mode": models.UpdateMode.INSERT_ONLY, "ordering": CONDITIONAL_ORDERING} if only_new else {}
-        payloads = [with_words(each, collection.metadata.language) for each in batch.payloads]
+        payloads = [searchable(each, collection.metadata.language) for each in batch.payloads]
         for names, rows in batch.by_vector_kinds():
             numbers = collection.metadata.dimension * len(names)
             flags = {"has_image": "image" in names, "has_caption": "caption" in names}
@@ -229,7 +229,7 @@ class Points:
     ) -> None:
         if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
             raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
-        payloads = [with_words(each, collection.metadata.language) for each in payloads]
+        payloads = [searchable(each, collection.metadata.language) for each in payloads]
         numbers = [collection.metadata.dimension * int(each) for each in rows]
         for chosen in self._requests(range(len(ids)), ids, payloads, numbers):
             try:

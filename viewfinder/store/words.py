@@ -23,6 +23,8 @@ CAPTION_WORDS = "caption_words"
 META_WORDS = "meta_words"
 WORD_FIELDS = (CAPTION_WORDS, META_WORDS)
 """Payload fields with the words of the caption, and of the texts in `meta`; hits do not show them."""
+# Texts of captions files, which keyboards and tools write in either form.
+_TEXT_FIELDS = ("caption", "tags", "meta")
 
 # The first word of a letter's name in Unicode names its script.
 _STEMMED = {
@@ -51,14 +53,26 @@ def words_to_find(text: str, language: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def with_words(payload: Mapping[str, Any], language: str) -> dict[str, Any]:
-    """Return a payload with the words of its caption and of the strings in its `meta`, if it has these fields."""
-    made = dict(payload)
+def searchable(payload: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """Return a payload as it is stored: with the words of its caption and of the strings in its `meta`.
+
+    The texts of these fields and its tags are in composed letters (Unicode's NFC), so that filters can compare them.
+    """
+    made = {**payload, **{name: _in_nfc(payload[name]) for name in _TEXT_FIELDS if name in payload}}
     if "caption" in payload:
         made[CAPTION_WORDS] = _words_in(payload["caption"], language)
     if "meta" in payload:
         made[META_WORDS] = _words_in(payload["meta"], language)
     return made
+
+
+def _in_nfc(value: Any) -> Any:
+    """Return a value of JSON in which all strings, but not the names of fields, have composed letters."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, Mapping):
+        return {key: _in_nfc(inner) for key, inner in value.items()}
+    return [_in_nfc(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _words_in(value: Any, language: str) -> Any:
