@@ -25,7 +25,7 @@ UNKNOWN = f"id: the index holds no image {ID!r}."
             ServiceError("invalid_request", "offset: too large", "GET /docs lists the fields.", "", 422),
             "offset: too large. See 'viewfinder search --help'. (invalid_request)",
         ),
-        (UnknownImageError(UNKNOWN, "Use the id of a hit."), "--id: the index holds no image 'photos/x.png'."),
+        (UnknownImageError(ID), "--id: the index holds no image 'photos/x.png'."),
         (ServiceError("not_found", UNKNOWN, "Use the id of a hit.", "", 404), "no image 'photos/x.png'."),
         (FilterError("Unknown field 'widht'."), "Unknown field 'widht'."),
     ],

@@ -47,7 +47,7 @@ def check_kept(
         if uri in photos and photos[uri].number == point.number and touched.get(uri, -1) < task.began
     }
     lost = same.keys() - after.keys() - world.taken_down.keys()
-    allowed = action.options.get("allow_loss", 0) if all(photos[uri].archived for uri in lost) else 0
+    allowed = (action.options.get("allow_loss") or 0) if all(photos[uri].archived for uri in lost) else 0
     if len(lost) > allowed:
         raise Violation(f"{action.kind} lost {sorted(lost)}, whose objects have not changed; allowed is {allowed}")
     captioned = {uri for uri, point in before.items() if point.caption}

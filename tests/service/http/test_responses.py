@@ -78,14 +78,14 @@ def test_the_log_line_of_an_error_has_its_code(
     assert (line["status"], line["code"]) == (status, error)
 
 
-async def test_requests_are_counted_by_route_and_errors_by_code() -> None:
+def test_requests_are_counted_by_route_and_errors_by_code() -> None:
     served = Served()
     client = served.client()
     client.get("/v1/things/a")
     client.get("/v1/things/b")
     client.get("/nothing")
     client.request("BREW", "/nothing")
-    text = await served.metrics.text()
+    text = served.metrics.text()
     assert 'viewfinder_request_seconds_count{method="GET",route="/v1/things/{name}",status="200"} 2.0' in text
     assert 'viewfinder_request_seconds_count{method="OTHER",route="",status="404"} 1.0' in text
     assert 'viewfinder_errors_total{code="not_found"} 2.0' in text
