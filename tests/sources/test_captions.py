@@ -394,7 +394,8 @@ def test_the_payload_of_a_record_has_its_caption_tags_and_meta() -> None:
 
 def test_nan_from_pandas_is_not_metadata() -> None:
     with _loaded(
-        _parquet({"key": "1", "caption": "", "year": 2020.0}, {"key": "2", "year": float("nan")}), "s3://b/c.parquet"
+        _parquet({"key": "1", "caption": "", "year": 2020.0}, {"key": "2", "caption": "b", "year": float("nan")}),
+        "s3://b/c.parquet",
     ) as captions:
         first, second = captions.find_many([_info("s3://b/1"), _info("s3://b/2")])
     assert first is not None

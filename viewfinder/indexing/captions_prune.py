@@ -12,14 +12,18 @@ from viewfinder.wording import counted
 
 
 class CaptionsPrune:
-    """Removes captions of listed objects that no captions file of the run names."""
+    """Removes captions of listed objects that no captions file of the run names.
+
+    The text of an object that a file names without one is removed by the run itself (`Compare.remove_captions`), and
+    counted here.
+    """
 
     def __init__(self, scope: PruneScope, *, max_ratio: float) -> None:
         self._store = scope.store
         self._collection = scope.collection
         self._before = scope.before
         self._max_ratio = max_ratio
-        self._listed, self._captioned = captioned_ids(scope.manifest.paths)
+        self._listed, self._recorded, self._captioned = captioned_ids(scope.manifest.paths)
 
     @classmethod
     def of(cls, options: IndexOptions, scope: PruneScope | None) -> "CaptionsPrune | None":
@@ -41,7 +45,7 @@ class CaptionsPrune:
     def plan(self) -> int:
         """Count the captions that `carry_out` would remove; raises `PruneRefusedError` if they exceed the ratio."""
         with_caption = sum(1 for point in self._before.points() if point.caption_hash)
-        count = sum(1 for _ in self._dropped())
+        count = sum(1 for _ in self._dropped()) + sum(1 for _ in self._textless())
         if count > self._max_ratio * with_caption:
             raise PruneRefusedError(
                 f"--prune-captions would remove {count:,} of the {counted(with_caption, 'caption')} of these sources "
@@ -52,7 +56,7 @@ class CaptionsPrune:
         return count
 
     def carry_out(self) -> int:
-        """Remove the captions, and return their number."""
+        """Remove the captions, and return their number with those that the run has removed."""
         dropped, removed = self._dropped(), 0
         while page := list(itertools.islice(dropped, BATCH)):
             states = self._store.points.states(self._collection, [point.id for point in page])
@@ -60,9 +64,18 @@ class CaptionsPrune:
             if same:
                 self._store.points.update_captions(self._collection, same, [NO_CAPTION] * len(same))
             removed += len(same)
+        textless = self._textless()
+        while page := list(itertools.islice(textless, BATCH)):
+            states = self._store.points.states(self._collection, [point.id for point in page])
+            removed += sum(not state.has_caption for state in states.values())
         return removed
 
     def _dropped(self) -> Iterator[PointBefore]:
         for point in self._before.points():
-            if point.caption_hash and holds(self._listed, point.id) and not holds(self._captioned, point.id):
+            if point.caption_hash and holds(self._listed, point.id) and not holds(self._recorded, point.id):
+                yield point
+
+    def _textless(self) -> Iterator[PointBefore]:
+        for point in self._before.points():
+            if point.has_caption and holds(self._recorded, point.id) and not holds(self._captioned, point.id):
                 yield point

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,8 @@ class Compare:
     """Rows of a manifest → the same rows with their `action`, by version (`sources.versions`) and caption hash.
 
     `captions` is True if captions files were given; otherwise existing captions stay as they are, as do those of
-    objects that no file names. A permanent failure holds while `decided_by` (`viewfinder.indexing.failures`) is as
+    objects that no file names. A record without a text keeps the text that its object has, unless `remove_captions`. A
+    permanent failure holds while `decided_by` (`viewfinder.indexing.failures`) is as
     recorded; with `retry_failed` none does. With `captions_from` these have the caption that they have in that
     collection. Without a collection (a dry run before the first run) every object is new. `live` is the collection that
     `collection` is built beside, so that objects that only the live one has are counted.
@@ -44,6 +45,7 @@ class Compare:
     retry_failed: bool = False
     captions: bool = False
     captions_from: Collection | None = None
+    remove_captions: bool = False
     live: Collection | None = None
     stat_threads: int = 16
 
@@ -65,6 +67,7 @@ class Compare:
             row["etag"] = ""
         failures = self._failures([row["id"] for row in present if _is_new(row, states.get(row["id"]))], store)
         self._take_over_captions(present, store)
+        self._keep_texts(present, states, store)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
         self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
@@ -107,6 +110,24 @@ class Compare:
                 known = CaptionRecord.of(payload.get("caption"), payload.get("tags") or (), payload.get("meta"))
                 row["caption"], row["caption_hash"] = known.caption, str(payload["caption_hash"])
                 row["caption_details"] = known.details
+
+    def _keep_texts(self, rows: Sequence[Row], states: Mapping[str, PointState], store: Store) -> None:
+        """Give records without a text the text that their objects have."""
+        source = self.captions_from or self.collection
+        if self.remove_captions or not self.captions or source is None:
+            return
+        without = {
+            row["id"]: row
+            for row in rows
+            if not row["caption_applies"] and row["caption_hash"] is not None and row["caption"] is None
+        }
+        if source is self.collection:
+            without = {id_: row for id_, row in without.items() if id_ in states and states[id_].has_caption}
+        for id_, record in store.points.records(source, list(without)).items():
+            row = without[id_]
+            own = CaptionRecord(None, row["caption_hash"] or "", row["caption_details"] or "{}")
+            whole = own.with_caption(record.payload.get("caption"))
+            row["caption"], row["caption_hash"], row["caption_details"] = astuple(whole)
 
     def _stat(self, rows: list[Row]) -> None:
         """Fill in ETag and size where the listing has none. The fetch stage reports objects whose stat fails."""

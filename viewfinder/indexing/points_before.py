@@ -22,10 +22,11 @@ _SCHEMA: pa.Schema = pa.schema(
         ("run_id", pa.string()),
         ("version", pa.string()),
         ("caption_hash", pa.string()),
+        ("has_caption", pa.bool_()),
         ("sources", pa.list_(pa.string())),
     ]
 )
-_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "sources")
+_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "has_caption", "sources")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class PointBefore:
     run_id: str
     version: str
     caption_hash: str
+    has_caption: bool
     sources: Sequence[str]
 
     @classmethod
     def of(cls, id_: str, payload: Mapping[str, Any]) -> Self:
         """The point of this id and payload."""
         etag, run_id, at, caption_hash = (str(payload.get(name) or "") for name in _FIELDS[:4])
-        return cls(id_, run_id, f"{etag}\n{run_id}\n{at}", caption_hash, tuple(payload.get("sources") or ()))
+        sources, has_caption = tuple(payload.get("sources") or ()), bool(payload.get("has_caption"))
+        return cls(id_, run_id, f"{etag}\n{run_id}\n{at}", caption_hash, has_caption, sources)
 
 
 @dataclass(frozen=True)

@@ -201,14 +201,15 @@ def listed_ids(paths: Sequence[Path], sources: Iterable[str]) -> dict[str, Ids]:
     return {source: _sorted(found) for source, found in parts.items()}
 
 
-def captioned_ids(paths: Sequence[Path]) -> tuple[Ids, Ids]:
-    """The same of all listed points, and of those with a caption."""
-    listed, captioned = [], []
-    for rows in _listed_rows(paths, ["uri", "caption_hash"]):
+def captioned_ids(paths: Sequence[Path]) -> tuple[Ids, Ids, Ids]:
+    """The same of all listed points, of those with a record in a captions file, and of those with a text there."""
+    listed, recorded, captioned = [], [], []
+    for rows in _listed_rows(paths, ["uri", "caption_hash", "caption"]):
         halves = np.array([_half(point_id(row["uri"])) for row in rows], np.uint64)
         listed.append(halves)
-        captioned.append(halves[[row["caption_hash"] is not None for row in rows]])
-    return _sorted(listed), _sorted(captioned)
+        recorded.append(halves[[row["caption_hash"] is not None for row in rows]])
+        captioned.append(halves[[row["caption"] is not None for row in rows]])
+    return _sorted(listed), _sorted(recorded), _sorted(captioned)
 
 
 def _listed_rows(paths: Sequence[Path], columns: list[str]) -> Iterator[list[dict[str, Any]]]:

@@ -169,7 +169,7 @@ class Indexer:
         prune_plan = prune.plan() if prune else None
         if captions_prune:
             prune_plan = replace(prune_plan or PrunePlan(0, 0, 0), captions=captions_prune.plan())
-        compare = self._compare(options, collection, manifest)
+        compare = self._compare(options, collection, manifest, remove_captions=captions_prune is not None)
         compared = self._compare_here(manifest, compare)
         if compared is not None:
             return count_actions(compared), prune_plan
@@ -194,7 +194,7 @@ class Indexer:
             captions_prune.plan()
         self._record_run(options, collection, manifest)
         record_fields(store, collection, manifest.fields)
-        compare = self._compare(options, collection, manifest)
+        compare = self._compare(options, collection, manifest, remove_captions=captions_prune is not None)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
         pruned_captions = captions_prune.carry_out() if captions_prune else 0
@@ -219,13 +219,16 @@ class Indexer:
         scope = PruneScope.of(self._store, collection, listed.manifest, listed.before)
         return Prune.of(options, scope), CaptionsPrune.of(options, scope)
 
-    def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
+    def _compare(
+        self, options: IndexOptions, collection: Collection | None, manifest: Manifest, *, remove_captions: bool
+    ) -> Compare:
         return Compare(
             self._access,
             self._store.address,
             collection,
             captions=manifest.with_captions,
             captions_from=options.captions_from,
+            remove_captions=remove_captions,
             decided_by=deciders(
                 ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
             ),

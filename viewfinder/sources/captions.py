@@ -51,6 +51,15 @@ class CaptionRecord:
         whole = f'{{"caption":{_json(caption)},{details[1:]}'
         return cls(caption, hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:32], details)
 
+    @property
+    def is_empty(self) -> bool:
+        """True for a record that says nothing about its object."""
+        return self == _EMPTY
+
+    def with_caption(self, caption: str | None) -> "CaptionRecord":
+        """Return the record with this text, and with its own tags and metadata."""
+        return CaptionRecord.of(caption, **json.loads(self.details))
+
     def payload(self) -> dict[str, Any]:
         """Return the fields of the point: `caption`, `caption_hash`, `tags` (list of strings) and `meta` (object)."""
         return {"caption": self.caption, "caption_hash": self.caption_hash, **json.loads(self.details)}
@@ -58,6 +67,9 @@ class CaptionRecord:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+_EMPTY = CaptionRecord.of(None)
 
 
 class Captions:
@@ -69,6 +81,7 @@ class Captions:
     def __init__(self, uri: str | None, base: str) -> None:
         self.uri = uri
         self.duplicates = 0
+        self.empty = 0
         self._base = _path_or_uri(base)
         self._file = tempfile.NamedTemporaryFile(prefix="viewfinder-captions-", suffix=".sqlite")  # noqa: SIM115
         self._database = sqlite3.connect(self._file.name)
@@ -95,6 +108,8 @@ class Captions:
         except BaseException:
             captions.close()
             raise
+        if captions.empty:
+            logger.warning("Rows of %s without caption, tags and fields: %d; they change nothing", uri, captions.empty)
         if captions.duplicates:
             logger.warning("Repeated keys in %s: %d; the last one of each is used", uri, captions.duplicates)
         return captions
@@ -158,10 +173,19 @@ class Captions:
     def _count_repeated(self, count: int) -> None:
         self.duplicates += count
 
+    def _count_empty(self, record: CaptionRecord) -> bool:
+        self.empty += record.is_empty
+        return record.is_empty
+
     def _fill(self, rows: Iterable[tuple[str, CaptionRecord]]) -> None:
         add = "INSERT INTO captions (key, given, caption, hash, details) VALUES (?, ?, ?, ?, ?)"
         self._database.executemany(
-            add, ((self._key(key), key, each.caption, each.caption_hash, each.details) for key, each in rows)
+            add,
+            (
+                (self._key(key), key, each.caption, each.caption_hash, each.details)
+                for key, each in rows
+                if not self._count_empty(each)
+            ),
         )
         # An index created afterwards is sorted on disk once; one updated with each row is rewritten again and again.
         self._database.execute("CREATE INDEX by_key ON captions (key)")
@@ -206,6 +230,7 @@ class CaptionFile:
 class CaptionFiles:
     """Looks up objects in several captions files: of the files that name an object, the last one decides.
 
+    One without a text for the object leaves the text of the files before it.
     `fields` are the types of their fields; `gone` are files that could not be read, with the reason.
     """
 
@@ -276,7 +301,7 @@ class CaptionFiles:
             places = [place for place, (_, of) in enumerate(rows) if known is None or not known.isdisjoint(of)]
             records = file.captions.find_many([rows[place][0] for place in places])
             for place, record in zip(places, records, strict=True):
-                found[place] = record or found[place]
+                found[place] = _later(found[place], record)
         return found
 
     def log_unmatched(self) -> None:
@@ -289,6 +314,13 @@ class CaptionFiles:
         """Return the URIs of the files of a source, in their order."""
         of_source = (file.captions.uri for file in self.files if file.sources is None or source in file.sources)
         return [uri for uri in of_source if uri is not None]
+
+
+def _later(before: CaptionRecord | None, record: CaptionRecord | None) -> CaptionRecord | None:
+    """Return the record that two files give to an object, of which the second one is read later."""
+    if before is None or record is None:
+        return record or before
+    return record if record.caption is not None else record.with_caption(before.caption)
 
 
 def _record(row: CaptionRow, types: FieldTypes) -> CaptionRecord:

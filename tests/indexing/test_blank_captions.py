@@ -1,0 +1,90 @@
+"""Records of captions files without a text: they keep the text that an image has, until a prune of captions."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.fixtures.indexing import World
+from tests.indexing.sample_images import encoded_image, fill, write_captions
+from viewfinder.indexing.prune import PruneRefusedError
+
+pytestmark = pytest.mark.slow
+
+NAMES = ["00.jpg", "01.jpg", "02.jpg"]
+BLANK = "key,caption\n00.jpg,\n01.jpg,\n02.jpg,\n"
+TAGS = "key,caption,tags,year\n00.jpg,,x;y,2020\n01.jpg,,x,\n02.jpg,,,2021\n"
+
+
+@pytest.fixture
+def captioned(world: World) -> World:
+    """A world whose three images have captions."""
+    fill(world.bucket, NAMES)
+    world.sync("--captions", write_captions(world, "texts.json", _00="zero", _01="one", _02="two"))
+    return world
+
+
+def write(world: World, name: str, text: str) -> str:
+    (world.bucket / name).write_text(text)
+    return f"{world.source}/{name}"
+
+
+def values(world: World, field: str) -> list[Any]:
+    return [world.points[name].payload.get(field) for name in NAMES]
+
+
+def have_vectors(world: World) -> list[bool]:
+    ids = [world.points[name].id for name in NAMES]
+    states = world.store.points.states(world.collection, ids)
+    return [states[each].has_caption for each in ids]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("blank.csv", BLANK), ("null.json", json.dumps(dict.fromkeys(NAMES))), ("tags.csv", TAGS)]
+)
+def test_records_without_a_text_erase_no_caption(captioned: World, name: str, text: str) -> None:
+    captioned.sync("--captions", write(captioned, name, text))
+    assert values(captioned, "caption") == ["zero", "one", "two"]
+    assert have_vectors(captioned) == [True] * 3
+
+
+def test_tags_and_fields_of_a_record_without_a_text_are_added_once(captioned: World) -> None:
+    tags = write(captioned, "tags.csv", TAGS)
+    assert captioned.sync("--captions", tags)["indexed"] == 3
+    assert values(captioned, "tags") == [["x", "y"], ["x"], []]
+    assert values(captioned, "meta") == [{"year": 2020}, {}, {"year": 2021}]
+    assert captioned.sync("--captions", tags)["indexed"] == 0
+
+
+def test_a_text_of_an_earlier_file_of_the_run_stays(world: World) -> None:
+    fill(world.bucket, NAMES)
+    texts = write_captions(world, "texts.json", _00="zero", _01="one", _02="two")
+    tags = write(world, "tags.csv", TAGS)
+    world.sync("--captions", texts, "--captions", tags)
+    assert values(world, "caption") == ["zero", "one", "two"]
+    assert values(world, "tags") == [["x", "y"], ["x"], []]
+
+
+def test_a_new_content_keeps_the_text_that_its_record_does_not_have(captioned: World) -> None:
+    (captioned.bucket / "00.jpg").write_bytes(encoded_image(9, (64, 64)))
+    captioned.sync("--captions", write(captioned, "tags.csv", TAGS))
+    assert values(captioned, "caption") == ["zero", "one", "two"]
+
+
+@pytest.mark.parametrize(("text", "tags"), [(BLANK, [None] * 3), (TAGS, [["x", "y"], ["x"], None])])
+def test_a_prune_of_captions_removes_texts_that_are_blank_within_its_ratio(
+    captioned: World, text: str, tags: list[Any]
+) -> None:
+    flags = ("--captions", write(captioned, "blank.csv", text), "--prune-captions")
+    with pytest.raises(PruneRefusedError, match="3 of the 3 captions"):
+        captioned.sync(*flags)
+    assert values(captioned, "caption") == ["zero", "one", "two"]
+    captioned.sync(*flags, "--prune-captions-max-ratio", "1")
+    assert [each or None for each in values(captioned, "caption")] == [None] * 3
+    assert [each or None for each in values(captioned, "tags")] == tags
+    assert have_vectors(captioned) == [False] * 3
+
+
+def test_rows_that_say_nothing_are_counted_in_the_log(captioned: World, caplog: pytest.LogCaptureFixture) -> None:
+    captioned.sync("--captions", write(captioned, "blank.csv", BLANK))
+    assert "without caption, tags and fields: 3; they change nothing" in caplog.text
