@@ -158,11 +158,13 @@ def test_an_invalid_id_is_refused(at_gallery: Gallery, viewfinder: Viewfinder) -
         ({"rank": "hybrid"}, 500),
         ({"target": "both"}, 500),
         ({"group_by": "tags"}, 500),
-        ({"diversity": 0.5}, 500),
+        ({"diversity": 0.5}, 100),
+        ({"diversity": 0.5, "limit": 30}, 300),
+        ({"diversity": 0.5, "limit": 200}, 500),
     ],
 )
 def test_all_hits_end_at_the_last_position_of_the_order(options: dict[str, Any], position: int) -> None:
-    request = {"rank": None, "target": "image", "diversity": None, "group_by": None, **options}
+    request = {"rank": None, "target": "image", "diversity": None, "group_by": None, "limit": None, **options}
     assert last_position(cast(SearchRequest, request)) == position
 
 

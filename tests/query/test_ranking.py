@@ -9,7 +9,8 @@ import pytest
 
 from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS
 from viewfinder.query.cursor import Cursor, CursorKeys, Place
-from viewfinder.query.query import Query, QueryPart
+from viewfinder.query.errors import QueryError
+from viewfinder.query.query import Query, QueryPart, parse_query
 from viewfinder.query.ranking import Grouped, HitPage, fuse, ranking
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.search import Search
@@ -204,6 +205,22 @@ def test_a_cosine_order_fetches_little_more_than_one_page(shelf: Shelf) -> None:
     shelf.read(text(limit=10))
     assert max(search.limit for search in shelf.searches) <= 100
     assert [search.limit for search in shelf.searches[:1]] == [11]
+
+
+@pytest.mark.parametrize(("limit", "candidates", "last"), [(3, 100, 100), (20, 200, 200), (60, 600, 500)])
+def test_diverse_hits_can_be_read_to_the_last_position_that_an_offset_may_have(
+    limit: int, candidates: int, last: int
+) -> None:
+    """An offset beyond the candidates was answered with nothing."""
+    shelf = Shelf()
+    shelf.image = {numbered(number): 1 - number / 2000 for number in range(1500)}
+    options = {"text": "a cat", "diversity": 0.5, "limit": limit}
+    query = parse_query({**options, "offset": last - 1})
+    assert len(shelf.turn(query).hits) == 1
+    assert len(shelf.read(parse_query(options))) == last
+    assert {search.candidates for search in shelf.searches} == {candidates}
+    with pytest.raises(QueryError, match=rf"offset: must be below {last} with diversity and limit {limit}\."):
+        parse_query({**options, "offset": last})
 
 
 def test_the_depth_of_fusion_is_the_same_on_every_page(shelf: Shelf) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.errors import FilterError
+from viewfinder.errors import FilterError, WordsUnavailableError
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.query.errors import QueryImageError
 from viewfinder.query.local import LocalSearch
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import ranking
+from viewfinder.query.ranking import Grouped, HitPage, ranking
 from viewfinder.query.searcher import run_rankings
 from viewfinder.query.vectors import gather_or_cancel
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, open_local
-from viewfinder.store.records import StoredHit
+from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.search import Search
 
@@ -65,7 +65,46 @@ async def test_each_round_of_several_rankings_is_one_request() -> None:
     pages = await run_rankings([ranking(query, vector, None) for query in queries], search, group)
     # One search for each target of each query; then the cosines of the fused hits for both targets.
     assert requests == [4, 2]
+    assert isinstance(pages[0], HitPage)
     assert [each.id for each in pages[0].hits] == ["image-11"]
+
+
+async def test_a_search_that_the_store_refuses_does_not_refuse_the_others() -> None:
+    """One filter that a server in strict mode refuses, or that is too large, failed its whole batch."""
+
+    async def search(searches: list[Search]) -> list[list[StoredHit]]:
+        for each in searches:
+            if each.limit == 14:
+                raise FilterError("no index")
+            if each.words == "c":
+                raise WordsUnavailableError("no words")
+        names = [each.only or [f"{each.using}-{each.limit}"] for each in searches]
+        return [[StoredHit(name, 0.5, {}) for name in found] for found in names]
+
+    async def group(grouped: Grouped) -> list[StoredGroup]:
+        if grouped.field == "tags":
+            raise FilterError("no index of tags")
+        return [StoredGroup(grouped.field, await search([grouped.search]) and [StoredHit("grouped", 0.5, {})])]
+
+    vector = np.ones(2, np.float32)
+    queries = [
+        Query((QueryPart("text", "a"),)),
+        Query((QueryPart("text", "b"),), limit=13),  # asks for one more
+        Query((QueryPart("text", "c"),), rank="words"),
+        Query((QueryPart("text", "d"),), group_by="tags"),
+        Query((QueryPart("text", "e"),), group_by="format"),
+        Query((QueryPart("text", "f"),), target="both"),
+    ]
+    rankings = [ranking(query, None if query.rank == "words" else vector, None) for query in queries]
+    answers = await run_rankings(rankings, search, group)
+    assert [each.hits[0].id if isinstance(each, HitPage) else str(each) for each in answers] == [
+        "image-11",
+        "no index",
+        "no words",
+        "no index of tags",
+        "grouped",
+        "caption-500",
+    ]
 
 
 async def test_after_an_error_the_remaining_work_is_cancelled() -> None:

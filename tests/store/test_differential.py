@@ -63,8 +63,7 @@ def world(request: pytest.FixtureRequest, store: Store, index: str) -> World:
 
 
 def test_every_filter_selects_what_plain_python_selects(store: Store, world: World) -> None:
-    strict = store.address.url is not None
-    asked = filters(world.rng, world.payloads, 150, strict=strict)
+    asked = filters(world.rng, world.payloads, 150)
     found = store.search.many(
         world.collection, [Search(world.query(), filter=each, limit=COUNT, with_payload=False) for each in asked]
     )

@@ -105,6 +105,21 @@ def test_searches_that_exceed_the_limit_together_are_sent_in_several_requests(
     assert sum(each.path.endswith("/query/batch") for each in double.requests) == 5
 
 
+def test_the_size_of_a_filter_is_counted_in_bytes(store: Store, made: Collection, double: QdrantDouble) -> None:
+    """Letters of three bytes counted as one, and the server refused the request."""
+    searches = [Search(np.ones(2, np.float32), filter={"tags": {"eq": "\ud55c" * 3000}})] * 2
+    assert store.search.many(made, searches) == [[], []]
+    assert sum(each.path.endswith("/query/batch") for each in double.requests) == 2
+    larger = {"tags": {"in": ["\ud55c" * 4000 + letter for letter in "abc"]}}
+    for ask in (
+        lambda: store.search.parse(made, larger),
+        lambda: store.search.many(made, [Search(np.ones(2, np.float32), filter=larger)]),
+        lambda: store.search.groups(made, Search(np.ones(2, np.float32), filter=larger), "tags"),
+    ):
+        with pytest.raises(FilterError, match="more than Qdrant accepts"):
+            ask()
+
+
 def test_a_search_that_exceeds_the_limit_alone_is_refused(store: Store, made: Collection) -> None:
     search = Search(np.ones(2, np.float32), exclude=ids(1) * 600)
     with pytest.raises(FilterError, match=r"The search takes 0\.0 MB, more than Qdrant accepts"):

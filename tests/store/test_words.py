@@ -62,8 +62,11 @@ def test_a_search_by_words_on_an_old_server_is_refused_with_its_version(tmp_path
                 lambda: store.search.many(made, [Search(AXES[0]), Search(words="car")]),
                 lambda: store.search.groups(made, Search(words="car"), "format"),
             ):
-                with pytest.raises(WordsUnavailableError, match=r"version 1\.19.*need Qdrant 1\.20 or newer. Upgrade"):
+                with pytest.raises(
+                    WordsUnavailableError, match=r"version 1\.19.*need Qdrant 1\.20 or newer. Upgrade"
+                ) as caught:
                     ask()
+                assert double.url not in str(caught.value)  # clients read it
             assert store.search.many(made, [Search(AXES[0])]) == [[]]
 
 

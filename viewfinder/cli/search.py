@@ -31,6 +31,7 @@ from viewfinder.client.requests import (
     MAX_HITS,
     MAX_LIMIT,
     MAX_RANKED_HITS,
+    diverse_candidates,
     image_bytes,
     image_id,
     is_blank,
@@ -211,7 +212,9 @@ def search_command(
 
 def last_position(request: SearchRequest) -> int:
     """The last position that `--all` reaches."""
-    by_cosine = not (request["rank"] or request["target"] == "both" or request["diversity"] or request["group_by"])
+    if request["diversity"]:
+        return min(MAX_RANKED_HITS, diverse_candidates(request["limit"] or DEFAULT_LIMIT))
+    by_cosine = not (request["rank"] or request["target"] == "both" or request["group_by"])
     return MAX_HITS if by_cosine else MAX_RANKED_HITS
 
 

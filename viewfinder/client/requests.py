@@ -25,6 +25,9 @@ DEFAULT_LIMIT, MAX_LIMIT = 10, 200
 # The pages of a search end there: by the cosine of one vector, and in any other order.
 MAX_HITS, MAX_RANKED_HITS = 10_000, 500
 
+# Of the nearest images from which a search with diversity chooses; with fewer it would only reorder them.
+_CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 1_000
+
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes
 """The path of an image file, or its content."""
 
@@ -109,6 +112,11 @@ def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None
         known = ", ".join(SearchRequest.__annotations__)
         raise TypeError(f"a search has no option {sorted(unknown)}; it has {known}")
     return {name: _plain(name, value, ids or {}) for name, value in request.items() if value is not None}
+
+
+def diverse_candidates(limit: int) -> int:
+    """The number of nearest images from which a search with diversity chooses."""
+    return min(max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * limit), _MAX_CANDIDATES)
 
 
 def is_blank(text: str) -> bool:

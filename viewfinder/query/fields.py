@@ -74,7 +74,8 @@ Offset = Annotated[
         ge=0,
         le=MAX_HITS,
         description=f"Number of hits (or groups) to skip, from the best. Below {MAX_RANKED_HITS} unless hits are "
-        "ordered by the cosine of one vector. `cursor` pages without repeating or missing hits.",
+        "ordered by the cosine of one vector; with `diversity` also below the number of its candidates. `cursor` pages "
+        "without repeating or missing hits.",
         examples=[0],
     ),
 ]

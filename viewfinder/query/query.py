@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from viewfinder.client.requests import DEFAULT_LIMIT, MAX_RANKED_HITS, Rank, Target
+from viewfinder.client.requests import DEFAULT_LIMIT, MAX_HITS, MAX_RANKED_HITS, Rank, Target, diverse_candidates
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fields import (
     MAX_BATCH_HITS,
@@ -90,6 +90,13 @@ class Query:
         if self.rank != "clip":
             return f"rank '{self.rank}'"
         return "target 'both'" if self.target == "both" else None
+
+    @property
+    def last_position(self) -> int:
+        """The number of hits, or groups, after which the pages end."""
+        if self.diversity:
+            return min(MAX_RANKED_HITS, diverse_candidates(self.limit))
+        return MAX_RANKED_HITS if self.ranked_by or self.group_by else MAX_HITS
 
     def digest(self) -> str:
         """A hash of everything that decides the order of hits, which a cursor is bound to.
@@ -195,7 +202,8 @@ class SearchOptionsBody(JsonBody):
     @model_validator(mode="after")
     def _check_options(self) -> Self:
         """Refuse options that contradict each other."""
-        ranked_by = self.build().ranked_by
+        query = self.build()
+        ranked_by = query.ranked_by
         if self.weights is not None:
             if self.rank != "hybrid":
                 refuse("weights: only rank 'hybrid' has weights, not rank {rank}.", rank=repr(self.rank))
@@ -214,10 +222,13 @@ class SearchOptionsBody(JsonBody):
             )
         if self.cursor is not None and self.offset:
             refuse("offset: cannot be combined with cursor, which holds the start of its page.")
-        if self.offset >= MAX_RANKED_HITS and (
-            kind := ranked_by or (self.diversity and "diversity") or (self.group_by and "group_by")
-        ):
-            refuse("offset: must be below {window} with {kind}.", window=MAX_RANKED_HITS, kind=kind)
+        if self.offset >= query.last_position < MAX_HITS:
+            diverse = f"diversity and limit {self.limit}" if self.diversity else None
+            refuse(
+                "offset: must be below {last} with {kind}.",
+                last=query.last_position,
+                kind=ranked_by or diverse or "group_by",
+            )
         return self
 
     def build(self, *parts: QueryPart) -> Query:

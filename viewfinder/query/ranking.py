@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from viewfinder.arrays import Vectors
-from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS
+from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS, diverse_candidates
 from viewfinder.query.cursor import Place, mark
 from viewfinder.query.query import Query
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.field_names import check_groupable, values_of
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import VectorName
-from viewfinder.store.search import Search, mmr_candidates
+from viewfinder.store.search import Search
 
 # Reciprocal rank fusion: the constant of Cormack, Clarke and Büttcher (SIGIR 2009).
 RRF_K = 60
@@ -37,8 +37,6 @@ _SLACK = 30
 # of their ids.
 _MAX_MARKED = 256
 _ALL_SHOWN = "~"  # after every id
-# Maximum number of candidates that MMR chooses from.
-_MAX_DIVERSE = 1000
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def ranking(
         exclude=[str(part.value) for part in query.parts if part.kind == "id"],
         score_threshold=query.score_threshold,
         diversity=query.diversity,
+        candidates=diverse_candidates(query.limit) if query.diversity else None,
     )
     if query.rank == "hybrid" or (query.rank == "clip" and query.target == "both"):
         grouping = (query.group_by, query.group_size) if query.group_by else None
@@ -89,7 +88,7 @@ def ranking(
     if query.group_by:
         return by_groups(Grouped(basis, query.group_by, query.group_size), place)
     if query.rank == "words" or query.diversity:
-        return by_window(basis, place)
+        return by_window(basis, place, query.last_position)
     return by_cosine(basis, place)
 
 
@@ -138,12 +137,8 @@ def _first_by_cosine(search: Search) -> RankingSteps:
     return HitPage(page if equal_to is None else (yield from _with_payloads(search, page)), None, following)
 
 
-def by_window(search: Search, place: Place | None) -> RankingSteps:
-    """Hits in an order other than that of cosines."""
-    depth = MAX_RANKED_HITS
-    if search.diversity:
-        depth = min(mmr_candidates(search.limit), _MAX_DIVERSE)
-        search = replace(search, candidates=depth)
+def by_window(search: Search, place: Place | None, depth: int) -> RankingSteps:
+    """Hits in an order other than that of cosines, up to `depth` of them."""
     (hits,) = yield [replace(search, offset=0, limit=min(depth, _wanted(search, place)))]
     chosen, following = _page_of([hit.id for hit in hits], search, place)
     found = {hit.id: hit for hit in hits}

@@ -29,8 +29,10 @@ from viewfinder.store import Collection, Search, Store, StoredGroup, StoredHit
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
-# The error of a query that cannot be answered as it stands.
+# The error of a query that cannot be answered as it stands, and that of its searches in the store.
 Refused: TypeAlias = QueryError | FilterError | WordsUnavailableError
+RefusedSearch: TypeAlias = FilterError | WordsUnavailableError
+_REFUSED_SEARCH = (FilterError, WordsUnavailableError)
 
 
 class LiveCollection(QueryEncoder, Protocol):
@@ -153,7 +155,11 @@ class Searcher:
         rankings = [ranking(accepted[number], each.vector, None, filters[number]) for number, each in found.items()]
         pages = await self._run(collection, rankings)
         for (number, each), page in zip(found.items(), pages, strict=True):
-            answers[number] = search_result(accepted[number], each, page, collection, self._keys, began)
+            answers[number] = (
+                search_result(accepted[number], each, page, collection, self._keys, began)
+                if isinstance(page, HitPage)
+                else page
+            )
         return [answers[number] for number in range(len(queries))]
 
     async def _next_page(self, query: Query) -> SearchResult:
@@ -171,6 +177,8 @@ class Searcher:
             (page,) = await self._run(collection, [ranking(query, vector, cursor.place, condition)])
         except CollectionMissingError as error:
             raise CollectionGoneError from error
+        if not isinstance(page, HitPage):
+            raise page
         return search_result(query, Composed(vector, cursor.kind), page, collection, self._keys, began)
 
     async def _collection(self, name: str) -> Collection:
@@ -216,7 +224,7 @@ class Searcher:
                 kinds |= dict.fromkeys(found, name)
         return NamedPoints(vectors, kinds)
 
-    async def _run(self, collection: Collection, rankings: Sequence[RankingSteps]) -> list[HitPage]:
+    async def _run(self, collection: Collection, rankings: Sequence[RankingSteps]) -> list[HitPage | RefusedSearch]:
         async def search(searches: list[Search]) -> list[list[StoredHit]]:
             found: list[list[StoredHit]] = await self._in_thread(self._store.search.many, collection, searches)
             return found
@@ -239,13 +247,19 @@ async def run_rankings(
     rankings: Sequence[RankingSteps],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
     group: Callable[[Grouped], Awaitable[list[StoredGroup]]],
-) -> list[HitPage]:
-    """The page of each ranking. The searches of all rankings in one round are one `search`; each group is its own."""
-    pages: dict[int, HitPage] = {}
+) -> list[HitPage | RefusedSearch]:
+    """The page of each ranking, or why the store refuses it.
+
+    The searches of all rankings in one round are one `search`; each group is its own.
+    """
+    pages: dict[int, HitPage | RefusedSearch] = {}
     waiting: dict[int, Step] = {number: next(each) for number, each in enumerate(rankings)}
     while waiting:
         following: dict[int, Step] = {}
         for number, answer in (await _answers(waiting, search, group)).items():
+            if isinstance(answer, _REFUSED_SEARCH):
+                pages[number] = answer
+                continue
             try:
                 following[number] = rankings[number].send(answer)
             except StopIteration as done:
@@ -262,14 +276,28 @@ async def _answers(
     single = {number: step for number, step in waiting.items() if not isinstance(step, Grouped)}
     grouped = {number: step for number, step in waiting.items() if isinstance(step, Grouped)}
 
-    async def search_all() -> list[Any]:
-        searches = [each for step in single.values() for each in step]
-        return await search(searches) if searches else []
+    async def group_one(step: Grouped) -> Any:
+        try:
+            return await group(step)
+        except _REFUSED_SEARCH as error:
+            return error
 
-    async def group_one(step: Grouped) -> list[Any]:
-        return await group(step)
+    async def search_each() -> Any:
+        return await _search_each(list(single.values()), search)
 
-    found, *groups = await gather_or_cancel(search_all(), *map(group_one, grouped.values()))
-    lists = iter(found)
-    answers: dict[int, Any] = {number: [next(lists) for _ in step] for number, step in single.items()}
-    return answers | dict(zip(grouped, groups, strict=True))
+    found, *groups = await gather_or_cancel(search_each(), *map(group_one, grouped.values()))
+    return dict(zip(single, found, strict=True)) | dict(zip(grouped, groups, strict=True))
+
+
+async def _search_each(
+    steps: Sequence[Sequence[Search]], search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]]
+) -> list[list[list[StoredHit]] | RefusedSearch]:
+    """The hits of each step, all from one request; if it is refused, from one for each, so that the others are not."""
+    searches = [each for step in steps for each in step]
+    try:
+        lists = iter(await search(searches) if searches else [])
+    except _REFUSED_SEARCH as error:
+        if len(steps) == 1:
+            return [error]
+        return [answer for step in steps for answer in await _search_each([step], search)]
+    return [[next(lists) for _ in step] for step in steps]

@@ -212,7 +212,7 @@ class Collections:
             )
         version = ".".join(map(str, self._connection.server_version() or ()))
         return (
-            f"{self._connection.address} has version {version}, which cannot rank by words: 'words' and 'hybrid' need "
+            f"The Qdrant server has version {version}, which cannot rank by words: 'words' and 'hybrid' need "
             f"Qdrant {needed} or newer. Upgrade it and run 'viewfinder index' again, or search by vector (rank 'clip')."
         )
 

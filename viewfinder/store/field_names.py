@@ -22,15 +22,13 @@ ANY: Final = "any"
 """The kind of a field while the fields of a collection are unknown."""
 
 FIELDS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("uri", "bucket", "key", "etag", "format", "kind", "tags", "sources", "run_id", "caption_hash"), KEYWORD
-    ),
+    **dict.fromkeys(("uri", "bucket", "key", "format", "kind", "tags", "sources", "run_id"), KEYWORD),
     **dict.fromkeys(("size", "width", "height"), INTEGER),
     **dict.fromkeys(("last_modified", "indexed_at"), DATETIME),
     **dict.fromkeys(("has_image", "has_caption"), BOOL),
     "caption": TEXT,
 }
-# Fields without a payload index: Qdrant cannot count or group by them.
+# Payload fields without an index: a filter would read every point, and a server in strict mode refuses it.
 _UNINDEXED = ("etag", "caption_hash")
 # Nearly every point has another value: a facet would hold them all in Qdrant's memory, to count each once.
 _UNIQUE = ("uri", "key")
@@ -46,6 +44,8 @@ def find_field(name: object, fields: Mapping[str, str] | None) -> tuple[str, str
 
     Raises `FilterError` with the closest and all known names.
     """
+    if name in _UNINDEXED:
+        raise FilterError(f"Field {name!r} cannot be compared: it has no index. {_known_fields(fields)}")
     if isinstance(name, str):
         if name in FIELDS:
             return name, FIELDS[name]
@@ -59,12 +59,12 @@ def find_field(name: object, fields: Mapping[str, str] | None) -> tuple[str, str
 
 def check_countable(name: object, fields: Mapping[str, str] | None = None) -> str:
     """Return the name of a field whose values can be counted; raise `FilterError` for another."""
-    return _usable(name, fields, "counted", _COUNTABLE, (*_UNINDEXED, *_UNIQUE))
+    return _usable(name, fields, "counted", _COUNTABLE, _UNIQUE)
 
 
 def check_groupable(name: object, fields: Mapping[str, str] | None = None) -> str:
     """Return the name of a field that points can be grouped by; raise `FilterError` for another."""
-    return _usable(name, fields, "grouped by", _GROUPABLE, _UNINDEXED)
+    return _usable(name, fields, "grouped by", _GROUPABLE, ())
 
 
 def field_path(name: str) -> str:
@@ -87,16 +87,14 @@ def _usable(
         own = [each for each in FIELDS if FIELDS[each] in kinds and each not in excluded]
         others = [each for each, other in (fields or {}).items() if other in kinds]
         raise FilterError(
-            f"Field {known_name!r} cannot be {what}{_reason(known_name, kind, kinds)}. "
+            f"Field {known_name!r} cannot be {what}: {_reason(kind, kinds)}. "
             f"Fields that can: {_listed(sorted(own + others))}."
         )
     return known_name
 
 
-def _reason(name: str, kind: str, kinds: Collection[str]) -> str:
-    if kind not in kinds:
-        return f": its type is {kind}"
-    return ": nearly every image has another value" if name in _UNIQUE else ": it has no index"
+def _reason(kind: str, kinds: Collection[str]) -> str:
+    return f"its type is {kind}" if kind not in kinds else "nearly every image has another value"
 
 
 def _unknown(name: object, fields: Mapping[str, str] | None) -> str:
@@ -105,8 +103,12 @@ def _unknown(name: object, fields: Mapping[str, str] | None) -> str:
     if isinstance(name, str) and not close and f"meta.{name}" in known:
         close = [f"meta.{name}"]
     nearest = f" Closest: {close[0]!r}." if close else ""
+    return f"Unknown field {show(name)}.{nearest} {_known_fields(fields)}"
+
+
+def _known_fields(fields: Mapping[str, str] | None) -> str:
     others = ", and meta.NAME for fields of the captions file" if fields is None else ""
-    return f"Unknown field {show(name)}.{nearest} Known fields: {_listed(known)}{others}."
+    return f"Known fields: {_listed(sorted({*FIELDS, *(fields or ())}))}{others}."
 
 
 def _listed(names: list[str]) -> str:

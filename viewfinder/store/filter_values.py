@@ -31,7 +31,7 @@ _END = datetime.max.replace(tzinfo=UTC)
 _LAST_DAY = _END - timedelta(days=1)
 _EXPECTED = {
     KEYWORD: "a string",
-    TEXT: "a string",
+    TEXT: "null ('text' finds words)",
     INTEGER: "a number",
     FLOAT: "a number",
     BOOL: "true or false",
@@ -93,6 +93,8 @@ class FieldValues:
             return self._match(self._flag(value))
         if self._kind in (INTEGER, FLOAT) or (self._kind == ANY and isinstance(value, int | float)):
             return self._equal_number(self._number(value))
+        if self._kind == TEXT:
+            raise self._unexpected(value)
         texts = self._spellings(self._text(value))
         if len(texts) > 1:
             return models.FieldCondition(key=self._key, match=models.MatchAny(any=texts))

@@ -40,7 +40,7 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
     FLOAT: (*_EQUAL, *_RANGE),
     DATETIME: (*_EQUAL, *_RANGE),
     BOOL: _EQUAL,
-    TEXT: (*_EQUAL, "text"),
+    TEXT: ("eq", "ne", "text"),  # the first two with null alone: whole texts have no index
     ANY: (*_EQUAL, *_RANGE, "text"),
 }
 

@@ -1,5 +1,7 @@
 """Searches by vector or by words, many in one request; groups and facets."""
 
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +16,22 @@ from viewfinder.store.conditions import Conditions, ParsedFilter
 from viewfinder.store.connection import Connection
 from viewfinder.store.field_names import field_path
 from viewfinder.store.records import StoredGroup, StoredHit, is_point_id, payload_selector
-from viewfinder.store.request_size import ID_BYTES, json_bytes, vector_bytes
+from viewfinder.store.request_size import ID_BYTES, vector_bytes
 from viewfinder.store.schema import Collection, VectorName
 from viewfinder.store.words import CAPTION_WORDS, words_to_find
 
-# The maximum is Qdrant's.
+logger = logging.getLogger(__name__)
+
+# From how many nearest points MMR chooses by default: with as many as hits it only reorders them. The maximum is
+# Qdrant's.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
+
+# Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only.
+_UNINDEXED = re.compile(r'index required but not found for "?(?P<field>[^"]*)', re.IGNORECASE)
+
+# Of one character of a text at most, as its words: a mark or pictograph is sent as hex, and NFKC makes up to 18 letters
+# of one.
+_WORD_BYTES = 160
 
 # Quantized vectors select twice the hits and the originals rank them: without oversampling, rescoring only reorders;
 # without rescoring, scores are not cosines. `viewfinder evaluate` measures the loss.
@@ -90,7 +102,8 @@ class Searches:
         found: list[list[StoredHit]] = [[] for _ in searches]
         if sent:
             self._check_words(collection, [searches[place] for place in sent])
-            for part in self._connection.limit.batches(self._sizes([searches[place] for place in sent]), len(sent)):
+            sizes = self._sizes([searches[place] for place in sent], conditions)
+            for part in self._connection.limit.batches(sizes, len(sent)):
                 chosen = sent[part.start : part.stop]
                 answers = self._call(
                     "query_batch_points",
@@ -111,13 +124,16 @@ class Searches:
     ) -> ParsedFilter | None:
         """Return the filter of a search, parsed once for all its requests.
 
-        Raises what a search would raise: `FilterError` for a filter or a field of groups, `WordsUnavailableError`.
+        Raises what a search would raise: `FilterError` for a filter, its size, or a field of groups, and
+        `WordsUnavailableError`.
         """
         if group_by is not None:
             self._conditions.groupable(collection, group_by)
         if ranks_words:
             self._check_ranks_words(collection)
-        return self._conditions.parse(collection, filter)
+        parsed = self._conditions.parse(collection, filter)
+        self._check_size(_filter_bytes(parsed))
+        return parsed
 
     def nearest(
         self,
@@ -153,11 +169,12 @@ class Searches:
             raise ValueError("a search with diversity cannot be grouped")
         name = self._conditions.groupable(collection, field)
         words = _words(search, collection)
-        request = self._request(search, words, self._conditions.parse(collection, search.filter))
+        condition = self._conditions.parse(collection, search.filter)
+        request = self._request(search, words, condition)
         if _cannot_match(search, words):
             return []
         self._check_words(collection, [search])
-        self._sizes([search])
+        self._sizes([search], {id(search.filter): condition})
         options = {} if request.params is None else {"search_params": request.params}
         answer = self._call(
             "query_points_groups",
@@ -199,11 +216,13 @@ class Searches:
         try:
             return self._connection.call(method, **arguments)
         except StoreError as error:
-            # Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only.
-            if "index required but not found" not in str(error).lower():
+            if (found := _UNINDEXED.search(str(error))) is None:
                 raise
+            logger.warning("%s", error)
+            # Not its whole text: this goes to clients, and names the address of the server.
             raise FilterError(
-                f"The filter names a field without an index, which the server's strict mode refuses: {error}"
+                f"Field {found['field']!r} has no index, and the vector store refuses to filter by such a field. Leave "
+                "it out of the filter, or run 'viewfinder index' again, which makes the indexes of meta fields."
             ) from error
 
     def _request(self, search: Search, words: Sequence[str], condition: models.Filter | None) -> models.QueryRequest:
@@ -219,18 +238,24 @@ class Searches:
             score_threshold=search.score_threshold,
         )
 
-    def _sizes(self, searches: Sequence[Search]) -> list[int]:
-        """Return the size of each search in a request; raise `FilterError` for one that Qdrant cannot receive."""
-        filters = {id(search.filter): _filter_bytes(search.filter) for search in searches}
+    def _sizes(self, searches: Sequence[Search], conditions: Mapping[int, ParsedFilter | None]) -> list[int]:
+        """Return the size of each search in a request; raise `FilterError` for one that Qdrant cannot receive.
+
+        `conditions` are the parsed filters by the `id` of what was given.
+        """
+        filters = {each: _filter_bytes(condition) for each, condition in conditions.items()}
         sizes = []
         for search in searches:
             numbers = 0 if search.vector is None else len(search.vector)
             ids = len(search.exclude) + (0 if search.only is None else len(search.only))
-            texts = filters[id(search.filter)] + 4 * len(search.words or "")
+            texts = filters[id(search.filter)] + _WORD_BYTES * len(search.words or "")
             sizes.append(vector_bytes(numbers) + ID_BYTES * ids + texts)
-            if (excess := self._connection.limit.excess(sizes[-1])) is not None:
-                raise FilterError(f"The search takes {excess}. Use a smaller filter.")
+            self._check_size(sizes[-1])
         return sizes
+
+    def _check_size(self, size: int) -> None:
+        if (excess := self._connection.limit.excess(size)) is not None:
+            raise FilterError(f"The search takes {excess}. Use a smaller filter.")
 
     def _params(self, search: Search) -> models.SearchParams | None:
         # Local mode is always exact, and warns about these parameters.
@@ -252,11 +277,6 @@ class Searches:
             raise WordsUnavailableError(self._collections.why_no_words())
 
 
-def mmr_candidates(hits: int) -> int:
-    """Return the number of nearest points from which MMR chooses: with fewer it only reorders them."""
-    return max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * hits)
-
-
 def _words(search: Search, collection: Collection) -> list[str]:
     return [] if search.words is None else words_to_find(search.words, collection.metadata.language)
 
@@ -267,7 +287,7 @@ def _query(search: Search, words: Sequence[str]) -> Any:
     vector = np.asarray(search.vector, dtype=np.float32).tolist()
     if not search.diversity:
         return models.NearestQuery(nearest=vector)
-    wanted = search.candidates or mmr_candidates(search.limit + search.offset)
+    wanted = search.candidates or max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * (search.limit + search.offset))
     mmr = models.Mmr(diversity=search.diversity, candidates_limit=min(wanted, _MAX_CANDIDATES))
     return models.NearestQuery(nearest=vector, mmr=mmr)
 
@@ -282,12 +302,9 @@ def _narrow(condition: models.Filter | None, search: Search) -> models.Filter | 
     return models.Filter(must=must or None, must_not=must_not or None) if must or must_not else None
 
 
-def _filter_bytes(filter: Mapping[str, Any] | ParsedFilter | None) -> int:
-    """Return the size of a filter in a request, at most."""
-    if isinstance(filter, ParsedFilter):
-        return len(filter.model_dump_json(exclude_none=True))
-    # Sent in Qdrant's form, which names the field with each value.
-    return 4 * json_bytes(filter)
+def _filter_bytes(condition: ParsedFilter | None) -> int:
+    """Return the size of a filter in a request."""
+    return 0 if condition is None else len(condition.model_dump_json(exclude_none=True).encode())
 
 
 def _cannot_match(search: Search, words: Sequence[str]) -> bool:
