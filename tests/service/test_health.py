@@ -18,7 +18,8 @@ from viewfinder.store import Store, StoreAddress, connect
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.qdrant import QdrantDouble
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+# The same cases run in process in tests/service/generation and tests/service/http.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.full]
 
 INDEX = "unhealthy"
 WAIT_S = 120
