@@ -2,7 +2,7 @@
 
 import difflib
 import reprlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -12,6 +12,8 @@ from viewfinder.client.requests import is_blank
 
 # The type of errors whose messages are ours.
 OWN_MESSAGE = "refused"
+# Problems that one message describes.
+MAX_PROBLEMS = 10
 
 # What a text must look like, by its regular expression.
 FORMS: dict[str, str] = {}
@@ -62,13 +64,15 @@ def visible_text(text: str) -> str:
     return text
 
 
-def describe_errors(errors: Iterable[ErrorDetails]) -> str:
-    """The problems that pydantic found, each after the path of its field."""
+def describe_errors(errors: Sequence[ErrorDetails]) -> str:
+    """The first problems that pydantic found, each after the path of its field."""
     problems = []
-    for each in errors:
+    for each in errors[:MAX_PROBLEMS]:
         path = ".".join(map(str, each["loc"]))
         problem = _problem(each)
         problems.append((f"{path}: " if path else "") + problem + ("" if problem.endswith((".", "?")) else "."))
+    if len(errors) > MAX_PROBLEMS:
+        problems.append(f"{len(errors) - MAX_PROBLEMS:,} more fields are invalid.")
     return " ".join(problems)
 
 

@@ -13,6 +13,7 @@ from tests.service.conftest import local_client
 from viewfinder.service.http.errors import install_error_handlers
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.keys import require_admin
+from viewfinder.service.http.sending import PAUSE_S
 from viewfinder.service.telemetry.access_log import AccessLog, record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
@@ -25,7 +26,8 @@ BODY_LIMIT = 2048
 class Served:
     """A few routes behind the guard, with clients of any address."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, pause_s: float = PAUSE_S, **settings: object) -> None:
+        self._pause_s = pause_s
         self.metrics = Metrics()
         self.settings = Settings.load({}, **{"max_body_bytes": BODY_LIMIT, **settings})
         self.cancelled = asyncio.Event()
@@ -37,7 +39,7 @@ class Served:
     def _api(self) -> FastAPI:
         api = FastAPI()
         install_error_handlers(api)
-        api.add_middleware(Guard, settings=self.settings, metrics=self.metrics)
+        api.add_middleware(Guard, settings=self.settings, metrics=self.metrics, pause_s=self._pause_s)
         api.add_middleware(AccessLog, count=self.metrics.request)
 
         @api.get("/healthz")
@@ -53,6 +55,16 @@ class Served:
         @api.post("/v1/echo")
         async def echo(body: dict[str, Any]) -> int:
             return len(body)
+
+        @api.post("/v1/wait")
+        async def wait(request: Request) -> str:
+            await request.json()
+            try:
+                async with asyncio.timeout(0.1):
+                    await request.receive()  # until the client disconnects
+            except TimeoutError:
+                pass
+            return "done"
 
         @api.post("/v1/upload")
         async def upload(file: UploadFile, options: Annotated[str, Form()] = "") -> int:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.service.conftest import INDEX, World, load, open_world
+from tests.service.http.searching import image
 from tests.service.watched_loop import WatchedLoop, watching
 from viewfinder.models.checkpoint import Checkpoint
+from viewfinder.service.http.guard import IMAGE_PATHS
 from viewfinder.sources.uris import point_id
 from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
@@ -56,6 +58,8 @@ LISTS = {
     "/v1/embed": "texts",
     "/v1/embeddings": "input",
     "/v1/rank": "nonsense",
+    "/v1/facets": "nonsense",
+    "/v1/thumbnails": "nonsense",
 }
 
 
@@ -63,8 +67,50 @@ LISTS = {
 @pytest.mark.parametrize("item", ["[]", '{"a":[]}', "1", '"\\""'])
 def test_millions_of_values(served: World, path: str, item: str) -> None:
     """Regression: 7.5 MB of `[[],[],...]` held the loop for 1.2 s."""
-    count = 7_500_000 // (len(item) + 1)
+    count = (7_500_000 if path in IMAGE_PATHS else 1_900_000) // (len(item) + 1)
     answer = post(served, path, f'{{"text":"a cat","{LISTS[path]}":[{",".join([item] * count)}]}}'.encode())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_a_body_in_another_encoding(served: World, coding: str) -> None:
+    """Regression: 15 MB of lists in UTF-16, whose bytes are not those of brackets and commas, held the loop for 2 s."""
+    text = '{"text":"∀","filter":{"a":[' + "[]," * 1_000_000 + "[]]}}"
+    answer = post(served, "/v1/search", text.encode(coding))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+def test_a_byte_order_mark_is_accepted(served: World) -> None:
+    assert post(served, "/v1/search", b'\xef\xbb\xbf{"text":"a cat"}').status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/search", {"vector": ["a"] * 8190}),
+        ("/v1/search", {"queries": [{"vector": ["a"] * 8190}] * 16}),
+        ("/v1/search/batch", {"searches": [{"vector": ["a"] * 8000}] * 36}),
+        ("/v1/thumbnails", {"ids": ["a"] * 200_000}),
+        ("/v1/facets", {f"field{number}": 1 for number in range(19_000)}),
+        ("/v1/thumbnails", {f"field{number}": 1 for number in range(19_000)}),
+        ("/v1/embed", {"texts": [1] * 250_000, "images": [1] * 49_000}),
+        ("/v1/rank", {"texts": [1] * 250_000, "text": 1}),
+        ("/v1/embeddings", {"input": [None] * 200_000}),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "-".join(list(each)[:2]),
+)
+def test_thousands_of_invalid_values(served: World, path: str, body: dict[str, Any]) -> None:
+    """Regression: each was described before the message was cut: a batch of 36 such vectors held the loop for 6.7 s."""
+    answer = post(served, path, json.dumps(body, separators=(",", ":")).encode())
+    errors = [each["error"] for each in answer.json().get("results", [answer.json()])]
+    assert {each["code"] for each in errors} == {"invalid_request"}
+    assert all(len(each["message"]) < 1_000 for each in errors)
+
+
+def test_the_options_of_an_upload_are_limited_like_a_body(served: World) -> None:
+    """Regression: 1 MB of lists in a form's field held the loop for 0.4 s."""
+    lists = '{"filter":{"a":[' + "[]," * 330_000 + "[]]}}"
+    answer = served.client.post("/v1/search/image", files={"image": ("a.png", image())}, data={"options": lists})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 

@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from starlette.types import Message, Scope, Send
 
 from tests.service.http.guarded import BODY_LIMIT, Served, code
-from viewfinder.service.http.guard import MAX_BODIES, capacity
+from viewfinder.service.http.errors import HTTPError
+from viewfinder.service.http.guard import MAX_BODIES, SMALL_BODY_BYTES, capacity
+from viewfinder.service.http.receiving import at_minimum_rate
 
 
 async def run(
@@ -134,22 +136,63 @@ async def test_a_complete_body_needs_a_place_in_the_queue() -> None:
 
 
 async def test_the_total_size_of_bodies_in_memory_is_limited() -> None:
-    served = Served()
-    part = b" " * BODY_LIMIT
+    """Regression: bodies that were nearly complete shut out all others, those of a few bytes too."""
+    large = 2 * SMALL_BODY_BYTES
+    served = Served(max_body_bytes=large)
+    part = b" " * (large - 1)
     slow = [
-        asyncio.create_task(run(served.api, "/v1/echo", sending(part, more=True), [], length=BODY_LIMIT))
+        asyncio.create_task(run(served.api, "/v1/echo", sending(part, more=True), [], length=large))
         for _ in range(MAX_BODIES)
     ]
     await asyncio.sleep(0.01)
     refused: list[Message] = []
-    await run(served.api, "/v1/echo", sending(b" ", more=True), refused, length=BODY_LIMIT)
+    await run(served.api, "/v1/echo", sending(part, more=True), refused, length=large)
     assert refused[0]["status"] == 503
+    small: list[Message] = []
+    await run(served.api, "/v1/echo", sending(b"{}", more=False), small, length=2)
+    assert small[0]["status"] == 200
     for task in slow:
         task.cancel()
     await asyncio.gather(*slow, return_exceptions=True)
     again: list[Message] = []
-    await run(served.api, "/v1/echo", sending(b"{}", more=False), again, length=2)
-    assert again[0]["status"] == 200
+    await run(served.api, "/v1/echo", sending(b"{}" + b" " * (large - 2), more=False), again, length=large)
+    assert again[0]["status"] == 200, "the memory is free again"
+
+
+async def test_a_client_that_stops_sending_is_given_up_before_the_time_of_its_request() -> None:
+    served = Served(pause_s=0.02)
+    messages: list[Message] = []
+    await run(served.api, "/v1/echo", sending(b"{", more=True), messages, length=100)
+    assert messages[0]["status"] == 408
+    assert "bytes a second" in json.loads(messages[1]["body"])["error"]["message"]
+
+
+async def test_a_client_that_sends_at_the_minimum_rate_may_take_any_time() -> None:
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+    at_rate = at_minimum_rate(receive, pause_s=0.2, min_bytes_per_s=1000)
+    for _ in range(20):  # 0.4 s in all
+        await at_rate()
+
+
+async def test_a_client_below_the_minimum_rate_is_given_up() -> None:
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def receive_all() -> None:
+        at_rate = at_minimum_rate(receive, pause_s=0.2, min_bytes_per_s=1e6)
+        for _ in range(20):
+            await at_rate()
+
+    with pytest.raises(HTTPError, match="bytes a second"):
+        await receive_all()
+
+
+def test_the_answer_to_a_complete_body_may_take_longer_than_a_pause() -> None:
+    assert Served(pause_s=0.02).client().post("/v1/wait", json={}).status_code == 200
 
 
 async def test_a_body_that_does_not_arrive_in_time_is_408() -> None:

@@ -72,6 +72,14 @@ def test_an_address_allows_reading_only(served: World) -> None:
     assert served.client.delete(link(served)).status_code == 401
 
 
+@pytest.mark.parametrize("count", [3, 4, 11, 2_000])
+def test_an_address_with_many_parameters_needs_a_key(served: World, count: int) -> None:
+    """Regression: more than ten were an internal error."""
+    query = "&".join(f"a{number}=1" for number in range(count))
+    assert status(served, f"/v1/images/{ID}/content?{query}") == 401
+    assert status(served, f"{link(served)}&{query}") == 401
+
+
 @pytest.mark.parametrize("query", [b"", b"\xff", b"width=1&expires=x&signature=y", b"width=%00&expires=1&signature=ff"])
 def test_nonsense_is_not_signed(query: bytes) -> None:
     assert not ThumbnailLinks(CursorKeys([b"key"])).allows(f"/v1/images/{ID}/content", query)

@@ -164,7 +164,8 @@ def error_detail(request_id: str, error: HTTPError) -> ErrorDetail:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
-    for detail in error.errors():
+    details = error.errors()
+    for detail in details:
         if detail["type"] == "json_invalid":
             return HTTPError(400, "invalid_json", "The body is not JSON.", JSON_HINT)
         if detail["loc"] == ("body",) and isinstance(error.body, bytes):
@@ -175,7 +176,7 @@ def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
                 f"The body is {request.headers.get('content-type', 'of no type')!r}, not JSON.",
                 "Send Content-Type: application/json.",
             )
-    problems = describe_errors(_without_place(detail) for detail in error.errors())
+    problems = describe_errors([_without_place(detail) for detail in details])
     return HTTPError(422, "invalid_request", problems, DOCS_HINT)
 
 

@@ -16,7 +16,8 @@ from viewfinder.addresses import is_loopback
 from viewfinder.service.http.errors import HTTPError, error_response, http_error_of
 from viewfinder.service.http.keys import METRICS_PATH, KeyRing, KeyScope, presented_key
 from viewfinder.service.http.rates import RateLimiter, TrustedProxies, client_of
-from viewfinder.service.http.sending import Sending, SlowClientError
+from viewfinder.service.http.receiving import at_minimum_rate
+from viewfinder.service.http.sending import PAUSE_S, Sending, SlowClientError
 from viewfinder.service.images.links import ThumbnailLinks
 from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import Metrics
@@ -53,8 +54,10 @@ MAX_TEXT_BODY_BYTES = 2 * 1024**2
 # Maximum number of requests whose bodies are still arriving. They do not count as queued: otherwise a few hundred slow
 # clients would block all others.
 MAX_INCOMING = 1024
-# Maximum number of bodies of the maximum size in memory at the same time.
+# Maximum number of bodies of the maximum size in memory at the same time. Bodies up to the size of `SMALL_BODY_BYTES`
+# do not count: otherwise a few clients that stop before the end of a large body would block all searches by text.
 MAX_BODIES = 16
+SMALL_BODY_BYTES = 256 * 1024
 
 
 def capacity(settings: Settings) -> int:
@@ -69,7 +72,13 @@ class Guard:
     """Admits requests to `app`, or refuses them."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, metrics: Metrics, links: ThumbnailLinks | None = None
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        links: ThumbnailLinks | None = None,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self._app = app
         self._metrics = metrics
@@ -85,6 +94,7 @@ class Guard:
         self._in_flight = 0
         self._incoming = 0
         self._bytes_in_memory = 0
+        self._pause_s = pause_s
         self._sending = Sending()
         self._headers = dict(HEADERS)
         if settings.cors_origins:
@@ -155,7 +165,7 @@ class Guard:
             self._free(request)
 
     def _free(self, request: "_Request") -> None:
-        self._bytes_in_memory -= request.received_bytes
+        self._bytes_in_memory -= request.counted_bytes
         request.received_bytes = 0
         if request.complete:
             self._in_flight -= 1
@@ -272,16 +282,19 @@ class Guard:
     def _measured(self, receive: Receive, request: "_Request") -> Receive:
         """`receive`, which raises a `HTTPError` once this body, or all bodies together, are too large."""
 
+        at_rate = at_minimum_rate(receive, pause_s=self._pause_s)
+
         async def measured() -> Message:
-            message = await receive()
+            # Once the body is complete, a route waits here for the client to disconnect.
+            message = await (receive if request.complete else at_rate)()
             if request.answering:
                 return message
-            size = len(message.get("body", b""))
-            request.received_bytes += size
-            self._bytes_in_memory += size
+            self._bytes_in_memory -= request.counted_bytes
+            request.received_bytes += len(message.get("body", b""))
+            self._bytes_in_memory += request.counted_bytes
             if request.received_bytes > request.max_bytes:
                 raise self._too_large(request)
-            if self._bytes_in_memory > MAX_BODIES * self._max_body_bytes:
+            if request.counted_bytes and self._bytes_in_memory > MAX_BODIES * self._max_body_bytes:
                 raise self._overloaded()
             if message["type"] == "http.request" and not message.get("more_body") and not request.complete:
                 self._enqueue(request)
@@ -322,6 +335,11 @@ class _Request:
     complete: bool = False
     answering: bool = False
     received_bytes: int = 0
+
+    @property
+    def counted_bytes(self) -> int:
+        """The bytes that count towards the memory of all bodies together."""
+        return self.received_bytes if self.received_bytes > SMALL_BODY_BYTES else 0
 
 
 def _is_within(seconds: str, limit_s: float) -> bool:

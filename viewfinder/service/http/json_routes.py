@@ -35,8 +35,7 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            body = await self.body()
-            self._json = parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(parse, body)
+            self._json = await parse_in_turn(await self.body())
         return self._json
 
 
@@ -55,8 +54,15 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
+async def parse_in_turn(body: bytes) -> Any:
+    """As `parse`, in a thread if the text is long."""
+    return parse(body) if len(body) <= INLINE_BYTES else await asyncio.to_thread(parse, body)
+
+
 def parse(body: bytes) -> Any:
     """The value of a JSON text; raises `ValueError`, and an `HTTPError` for more structure than any request needs."""
+    # Only UTF-8: `json.loads` detects UTF-16 and UTF-32 as well, in which the characters counted here look different.
+    text = body.decode("utf-8-sig")
     simple = _is_simple(body)
     if not simple or (len(body) > MAX_TEXT_BYTES and not body.isascii()):
         around, within = _split(body)
@@ -67,14 +73,14 @@ def parse(body: bytes) -> Any:
                 f"The JSON has more than {MAX_CONTAINERS:,} lists, objects and keys, or {MAX_VALUES:,} values.",
                 "Send fewer searches, texts or vectors in one request.",
             )
-        if any(len(text) > MAX_TEXT_BYTES and not text.isascii() for text in within):
+        if any(len(each) > MAX_TEXT_BYTES and not each.isascii() for each in within):
             raise HTTPError(
                 413,
                 "body_too_large",
                 f"The JSON has a text of more than {MAX_TEXT_BYTES:,} bytes.",
                 "Send an image as base64, which is ASCII.",
             )
-    return json.loads(body)
+    return json.loads(text)
 
 
 def _is_simple(body: bytes) -> bool:

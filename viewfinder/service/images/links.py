@@ -32,16 +32,13 @@ class ThumbnailLinks:
 
     def allows(self, path: str, query: bytes) -> bool:
         """Return True for a path and query of `path()` that have not expired."""
-        match = _PATH.fullmatch(path)
-        given = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=10) if match else {}
-        if (
-            match is None
-            or given.keys() != {"width", "expires", "signature"}
-            or any(len(each) > 1 for each in given.values())
-        ):
+        if (match := _PATH.fullmatch(path)) is None:
             return False
-        width, expires, signature = (given[name][0] for name in ("width", "expires", "signature"))
         try:
+            given = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=3)
+            if given.keys() != {"width", "expires", "signature"}:
+                return False
+            width, expires, signature = (given[name][0] for name in ("width", "expires", "signature"))
             is_signed = self._keys.accept(bytes.fromhex(signature), _content(match[1], width, expires))
             return is_signed and self._clock() < int(expires)
         except ValueError:

@@ -18,7 +18,9 @@ from viewfinder.client.results import ErrorResponse
 from viewfinder.errors import ImageError, ObjectError
 from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
 from viewfinder.query.fields import Id
+from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
+from viewfinder.service.http.json_routes import JsonRoute
 from viewfinder.service.http.routes.images import REFUSED, ImageId, ImageUri, record_of
 from viewfinder.service.images.content import WIDTHS, ContentBusyError, Original, entity_tag
 from viewfinder.service.search_service import SearchService
@@ -48,15 +50,16 @@ STREAM_CHUNK_BYTES = 256 * 1024
 MAX_NAME = 80
 
 
-class ThumbnailsRequest(BaseModel):
+class ThumbnailsRequest(JsonBody):
     """The images whose thumbnails a page shows."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"ids": ["0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10"], "width": 256}]},
     )
 
-    ids: Annotated[list[Id], Field(min_length=1, max_length=200, description="Ids of images, as in hits.")]
+    ids: Annotated[
+        list[Id], Field(min_length=1, max_length=200, fail_fast=True, description="Ids of images, as in hits.")
+    ]
     width: Annotated[int, Field(ge=MIN_WIDTH, le=MAX_WIDTH, strict=True, description="Maximum width in pixels.")] = 256
 
 
@@ -134,17 +137,20 @@ def router(service: SearchService) -> APIRouter:
         service.metrics.observe("content", time.perf_counter() - began)
         return answer
 
-    @routes.post(
-        "/v1/thumbnails",
-        responses={422: ERROR_RESPONSES[422], 503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]},
-        summary="Addresses of thumbnails that need no key, for the <img> elements of a page",
-    )
     async def thumbnails(body: ThumbnailsRequest) -> ThumbnailAddresses:
         width = next(each for each in WIDTHS if each >= body.width)
         return ThumbnailAddresses(
             paths={id: service.links.path(id, width) for id in body.ids}, expires=service.links.expiry()
         )
 
+    routes.add_api_route(
+        "/v1/thumbnails",
+        thumbnails,
+        methods=["POST"],
+        route_class_override=JsonRoute,
+        responses={422: ERROR_RESPONSES[422], 503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]},
+        summary="Addresses of thumbnails that need no key, for the <img> elements of a page",
+    )
     return routes
 
 

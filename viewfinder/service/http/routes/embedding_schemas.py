@@ -57,18 +57,19 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+# The length is checked here, not after `_one_or_many`: then every text would be checked, and described, before it.
+_SomeTexts = Annotated[list[EmbedText], Field(min_length=1, max_length=MAX_INPUTS)]
+
+
 class OpenAIRequest(JsonBody):
     """The body of OpenAI's `POST /v1/embeddings`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "viewfinder", "input": ["a cat", "a dog"]}]})
 
     input: Annotated[
-        list[EmbedText],
-        BeforeValidator(
-            _one_or_many,
-            json_schema_input_type=EmbedText | Annotated[list[EmbedText], Field(min_length=1, max_length=MAX_INPUTS)],
-        ),
-        Field(min_length=1, max_length=MAX_INPUTS, description="A text, or up to 64 of them."),
+        _SomeTexts,
+        BeforeValidator(_one_or_many, json_schema_input_type=EmbedText | _SomeTexts),
+        Field(description="A text, or up to 64 of them."),
     ]
     model: str = Field(
         "viewfinder", description="Name or fingerprint of the live model (GET /v1/stats), or just `viewfinder`."

@@ -28,8 +28,8 @@ from viewfinder.query.fields import (
 )
 from viewfinder.query.query import BatchBody, Query, QueryPart, SearchBody, UploadOptionsBody
 from viewfinder.query.searcher import Refused
-from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError, error_detail, http_error_of
-from viewfinder.service.http.json_routes import JsonRoute
+from viewfinder.service.http.errors import ERROR_RESPONSES, JSON_HINT, HTTPError, error_detail, http_error_of
+from viewfinder.service.http.json_routes import JsonRoute, parse_in_turn
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.access_log import record_generation
 
@@ -119,10 +119,7 @@ def router(service: SearchService) -> APIRouter:
             ),
         ] = "{}",
     ) -> SearchResult:
-        try:
-            chosen = UploadOptionsBody.model_validate_json(options)
-        except ValidationError as error:
-            raise _invalid(error, "body", "options") from error
+        chosen = await _upload_options(options)
         return await _answer(service, chosen.build(QueryPart("image", await image.read())))
 
     @routes.post("/v1/search/batch", responses=_RESPONSES, summary="Up to 64 searches at once, encoded as one batch")
@@ -168,6 +165,17 @@ async def _check_form(request: Request) -> None:
             f"{wrong[0]}: the form takes one `image` and one `options`.",
             'Send the other fields of a search in options, as options={"limit": 5}.',
         )
+
+
+async def _upload_options(text: str) -> UploadOptionsBody:
+    try:
+        document = await parse_in_turn(text.encode(errors="surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise HTTPError(400, "invalid_json", "options: it cannot be parsed as JSON.", JSON_HINT) from error
+    try:
+        return UploadOptionsBody.model_validate(document)
+    except ValidationError as error:
+        raise _invalid(error, "body", "options") from error
 
 
 def filter_parameter(text: str | None) -> dict[str, Any] | None:

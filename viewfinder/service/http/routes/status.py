@@ -11,6 +11,7 @@ from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
+from viewfinder.service.http.json_routes import JsonRoute
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, filter_parameter
 from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
@@ -63,13 +64,17 @@ def router(service: SearchService) -> APIRouter:
     ) -> Facets:
         return await count(field, limit, filter_parameter(filter))
 
-    @routes.post(
+    async def facets_by_body(body: FacetsBody) -> Facets:
+        return await count(body.field, body.limit, body.filter)
+
+    routes.add_api_route(
         "/v1/facets",
+        facets_by_body,
+        methods=["POST"],
+        route_class_override=JsonRoute,
         responses={400: ERROR_RESPONSES[400], 422: ERROR_RESPONSES[422], **unavailable},
         summary="The same, for filters of any length",
     )
-    async def facets_by_body(body: FacetsBody) -> Facets:
-        return await count(body.field, body.limit, body.filter)
 
     async def count(field: str, limit: int, condition: dict[str, Any] | None) -> Facets:
         collection = service.follower.snapshot().collection
