@@ -33,7 +33,11 @@ _ROUNDING = 1e-3  # of a unit vector's length
 
 
 class CursorKeys:
-    """The keys of cursors: the first signs, all are accepted, so that keys can be changed one replica after another."""
+    """The keys of cursors: the first signs, all are accepted.
+
+    Replicas are replaced one after another. So a new key is first accepted by all, then signs: OLD,NEW, then NEW,OLD,
+    then NEW.
+    """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = tuple(keys)

@@ -164,6 +164,27 @@ def test_headers_cannot_lift_the_limits_of_ray_serve(name: str, value: str, stat
     assert status == 200 or code(answer) == (400, "invalid_header")
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("x-request-timeout-seconds", ["5", "100000"]),
+        ("x-request-timeout-seconds", ["100000", "5"]),
+        ("x-request-disconnect-disabled", ["?0", "?1"]),
+        ("x-request-disconnect-disabled", ["?1", "?0"]),
+    ],
+)
+def test_a_repeated_header_cannot_lift_the_limits_of_ray_serve(name: str, values: list[str]) -> None:
+    """Regression: the first was checked, and Serve reads the last."""
+    answer = Served().client().get("/v1/things/a", headers=[(name, each) for each in values])
+    assert code(answer) == (400, "invalid_header")
+
+
+def test_a_repeated_content_encoding_is_refused() -> None:
+    headers = [("content-type", "application/json"), ("content-encoding", "identity"), ("content-encoding", "gzip")]
+    answer = Served().client().post("/v1/echo", content=b"{}", headers=headers)
+    assert code(answer) == (415, "unsupported_encoding")
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "gzip, identity"])
 @pytest.mark.parametrize("path", ["/v1/echo", "/v1/upload"])
 def test_a_compressed_body_is_refused_as_such(path: str, encoding: str) -> None:

@@ -244,6 +244,7 @@ def test_a_larger_body_is_refused_before_it_is_parsed(path: str, streamed: bool)
     answer = Served().client().post(path, content=content, headers={"content-type": kinds[path]})
     assert code(answer) == (413, "body_too_large")
     assert "2,048 bytes" in answer.json()["error"]["message"]
+    assert "image" not in answer.json()["error"]["hint"], "these routes take texts"
 
 
 def test_a_wrong_content_length_does_not_raise_the_limit() -> None:

@@ -1,5 +1,6 @@
 """The OpenAPI schema is complete, and schemathesis finds no deviation from it."""
 
+import ast
 import hashlib
 import os
 import socket
@@ -14,7 +15,9 @@ import pytest
 import uvicorn
 
 from tests.service.conftest import World
+from viewfinder.service.http.errors import ADDRESS_ERRORS
 from viewfinder.service.http.guard import is_open_path
+from viewfinder.service.http.openapi import ERROR_CODES
 from viewfinder.testing.s3 import S3Endpoint
 
 pytestmark = pytest.mark.slow
@@ -98,6 +101,26 @@ def test_every_error_has_the_error_body_and_an_example(schema: dict[str, Any]) -
                 assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}, f"{method} {path} {status}"
                 for code, example in content.get("examples", {}).items():
                     assert example["value"]["error"]["code"] == code
+
+
+def raised() -> set[tuple[int, str]]:
+    """Status and code of each `HTTPError` in the service's code."""
+    calls = [
+        node
+        for path in (ROOT / "viewfinder" / "service").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "HTTPError" and len(node.args) > 1
+    ]
+    literals = [[each.value for each in call.args[:2] if isinstance(each, ast.Constant)] for call in calls]
+    return {(each[0], each[1]) for each in literals if len(each) == 2}
+
+
+def test_every_code_is_documented() -> None:
+    """Regression: six were not."""
+    addresses = {(422, reason) for reason in ADDRESS_ERRORS}
+    documented = {(status, code) for status, (_, codes) in ERROR_CODES.items() for code in codes}
+    assert len(raised()) > 20
+    assert raised() | addresses | {(404, "not_found"), (400, "invalid_body")} == documented
 
 
 def test_every_parameter_has_a_description(schema: dict[str, Any]) -> None:

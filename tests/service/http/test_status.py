@@ -6,6 +6,7 @@ import pytest
 
 from tests.service.conftest import CAPTIONS, INDEX, World
 from viewfinder.models.registry import REGISTRY
+from viewfinder.sources.uris import point_id
 from viewfinder.store.recorded import SourceRecord
 
 
@@ -97,3 +98,19 @@ def test_stats_describe_the_index_without_secrets(served: World) -> None:
     assert (stats["sources"], stats["fields"]) == (["s3://bucket"], {"meta.year": "integer"})
     assert (stats["last_run"], stats["relevance"]) == ("two", True)
     assert "private" not in json.dumps(stats)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/healthz", "GET, HEAD"),
+        ("/readyz", "GET, HEAD"),
+        (f"/v1/images/{point_id('s3://bucket/0.jpg')}/content", "GET, HEAD"),
+        ("/v1/facets", "GET, POST"),
+        ("/v1/search", "GET, POST"),
+        (f"/v1/images/{point_id('s3://bucket/0.jpg')}", "DELETE, GET"),
+    ],
+)
+def test_a_wrong_method_names_all_that_the_path_has(shared: World, path: str, methods: str) -> None:
+    answer = shared.client.put(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, methods)

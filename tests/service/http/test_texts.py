@@ -1,5 +1,6 @@
 """Texts that cannot be searched by: without a visible character, or without a vector."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -112,3 +113,12 @@ def test_in_a_batch_only_the_search_without_a_vector_is_refused(broken: World) -
     first, second = broken.client.post("/v1/search/batch", json={"searches": searches}).json()["results"]
     assert first["hits"]
     assert (second["status"], second["error"]["code"]) == (422, "invalid_request")
+
+
+def test_64_texts_of_the_maximum_length_are_read_however_they_are_escaped(shared: World) -> None:
+    """Regression: emoji as JSON escapes were more bytes than a request of texts could have."""
+    body = json.dumps({"input": ["🐈" * 4_000] * 64})
+    assert body.isascii()
+    answer = shared.client.post("/v1/embeddings", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+    assert len(answer.json()["data"]) == 64

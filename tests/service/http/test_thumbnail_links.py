@@ -38,6 +38,10 @@ def test_a_signed_address_needs_no_key(served: World, tmp_path: Path) -> None:
     answer = served.client.get(link(served, id=id))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg"), answer.text
     assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    again = served.client.get(link(served, id=id), headers={"if-none-match": answer.headers["etag"]})
+    assert (again.status_code, again.headers["cross-origin-resource-policy"]) == (304, "cross-origin")
+    missing = served.client.get(link(served, id=an_id(99)))
+    assert (missing.status_code, missing.headers["cross-origin-resource-policy"]) == (404, "cross-origin")
     assert status(served, f"/v1/images/{id}/content?width=256") == 401
 
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from viewfinder.client.results import ErrorDetail, ErrorResponse
 from viewfinder.errors import (
@@ -40,6 +41,9 @@ DOCS_HINT = "GET /docs lists every route and field with its bounds."
 JSON_HINT = "Send a JSON object in UTF-8 that is not nested too deeply."
 # FastAPI's message for bytes that are not UTF-8, and for JSON that is too deep, or has too large a number, to parse.
 UNREADABLE = "There was an error parsing the body"
+
+# Reasons of `QueryImageError` that are codes: the address of the image is wrong, not its content.
+ADDRESS_ERRORS = frozenset({"forbidden_address", "fetch_failed", "image_url_disabled"})
 
 # Messages repeat names from the request, which may be as long as its body.
 MAX_MESSAGE = 1000
@@ -189,8 +193,9 @@ def _without_place(detail: Any) -> Any:
 def _unusable_image(error: QueryImageError) -> HTTPError:
     if error.reason == "too_many_bytes":
         return HTTPError(413, "body_too_large", error.message, error.hint)
-    is_address_error = error.reason in ("forbidden_address", "fetch_failed", "image_url_disabled")
-    return HTTPError(422, error.reason if is_address_error else "invalid_image", error.message, error.hint)
+    return HTTPError(
+        422, error.reason if error.reason in ADDRESS_ERRORS else "invalid_image", error.message, error.hint
+    )
 
 
 def _is_form(request: Request) -> bool:
@@ -198,15 +203,19 @@ def _is_form(request: Request) -> bool:
 
 
 def _http_error(error: HTTPException) -> HTTPError:
-    codes = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed"}
-    code = codes.get(error.status_code, "http_error")
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    code = codes.get(error.status_code, "invalid_body" if error.status_code < 500 else "internal_error")
     return HTTPError(error.status_code, code, str(error.detail), DOCS_HINT, headers=error.headers)
 
 
 def _allowed(request: Request) -> str:
     """All methods of the path: FastAPI lists only those of the first route with this path."""
     path = getattr(request.scope.get("route"), "path", "")
-    return ", ".join(method.upper() for method in request.app.openapi()["paths"].get(path, {}))
+    methods = {method.upper() for method in request.app.openapi()["paths"].get(path, {})}
+    head = {**request.scope, "method": "HEAD"}  # which the schema leaves out
+    if methods and any(each.matches(head)[0] is Match.FULL for each in request.app.routes):
+        methods.add("HEAD")
+    return ", ".join(sorted(methods))
 
 
 def _clean(message: str) -> str:

@@ -48,9 +48,10 @@ HEADERS = {
 }
 
 
-# Paths of requests that may contain images. Other bodies are texts: 64 of 4,000 characters have at most 1.6 MB of JSON.
+# Paths of requests that may contain images. Other bodies are texts: 64 of 4,000 characters have at most 3.1 MB of JSON,
+# if each is an emoji, escaped as \ud83d\ude00.
 IMAGE_PATHS = frozenset({"/v1/search", "/v1/search/image", "/v1/search/batch", "/v1/embed", "/v1/rank"})
-MAX_TEXT_BODY_BYTES = 2 * 1024**2
+MAX_TEXT_BODY_BYTES = 4 * 1024**2
 # Maximum number of requests whose bodies are still arriving. They do not count as queued: otherwise a few hundred slow
 # clients would block all others.
 MAX_INCOMING = 1024
@@ -113,6 +114,9 @@ class Guard:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                if scope["state"].get("signed"):
+                    # Its purpose is to be shown by pages of other sites. On a 304 too: browsers merge its headers.
+                    headers["cross-origin-resource-policy"] = "cross-origin"
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
                 self._begin_answer(request)
@@ -260,9 +264,10 @@ class Guard:
 
     def _check_headers(self, headers: Headers) -> None:
         """Refuse headers by which a client could lift Ray Serve's limits, and bodies that must be decoded first."""
-        timeout = headers.get("x-request-timeout-seconds")
-        if (timeout is not None and not _is_within(timeout, self._timeout_s)) or (
-            headers.get("x-request-disconnect-disabled") == "?1"
+        # Of a header that is repeated, Serve reads the last.
+        timeouts = headers.getlist("x-request-timeout-seconds")
+        if not all(_is_within(each, self._timeout_s) for each in timeouts) or (
+            "?1" in headers.getlist("x-request-disconnect-disabled")
         ):
             raise HTTPError(
                 400,
@@ -270,11 +275,12 @@ class Guard:
                 "X-Request-Timeout-Seconds and X-Request-Disconnect-Disabled cannot lift the limits of the service.",
                 f"Leave them out, or set a timeout of up to {self._timeout_s:g} seconds.",
             )
-        if (encoding := headers.get("content-encoding", "identity")).lower() != "identity":
+        encodings = [each for each in headers.getlist("content-encoding") if each.lower() != "identity"]
+        if encodings:
             raise HTTPError(
                 415,
                 "unsupported_encoding",
-                f"The body has the Content-Encoding {encoding[:40]!r}.",
+                f"The body has the Content-Encoding {encodings[0][:40]!r}.",
                 "Send the body uncompressed, without Content-Encoding.",
                 headers={"accept-encoding": "identity"},
             )
@@ -310,7 +316,9 @@ class Guard:
             413,
             "body_too_large",
             f"The body is larger than {request.max_bytes:,} bytes.",
-            "Send a smaller image, or fewer in one request.",
+            "Send a smaller image, or fewer in one request."
+            if request.path in IMAGE_PATHS
+            else "Send fewer or shorter texts in one request.",
         )
 
     def _overloaded(self) -> HTTPError:
@@ -321,7 +329,7 @@ class Guard:
             408,
             "body_too_slow",
             f"The body did not arrive within {self._timeout_s:g} seconds.",
-            "Send a smaller image, or use a faster connection.",
+            "Send a smaller body, or use a faster connection.",
         )
 
 

@@ -39,6 +39,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         "Not found.",
         {
             "not_found": ("Not Found", "GET /docs shows every route and field."),
+            "model_not_found": ("The model 'other' is not live; 'demo' is.", "Use 'viewfinder' for the live model."),
             "object_missing": ("The image is no longer in its bucket.", "Run 'viewfinder index SRC --prune'."),
         },
     ),
@@ -70,6 +71,13 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         {
             "invalid_request": ("limit: 201 is above the maximum of 200.", "GET /docs shows every field."),
             "invalid_image": ("image: not an image that can be decoded.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF."),
+            "image_url_disabled": (
+                "image_url: this service does not fetch URLs.",
+                "Send the image itself as base64 in `image`.",
+            ),
+            "forbidden_address": ("image_url: the address is not public.", "Use a public http(s) URL."),
+            "fetch_failed": ("image_url: the server answered with status 404.", "Check the URL."),
+            "words_unavailable": ("Ranks by words need Qdrant 1.20.", "Search with rank 'clip'."),
         },
     ),
     429: (
@@ -78,7 +86,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     ),
     500: (
         "Internal error.",
-        {"internal_error": ("Internal error.", "See the service's log.")},
+        {
+            "internal_error": ("Internal error.", "See the service's log."),
+            "store_error": ("The vector store refused the request.", "See the service's log."),
+        },
     ),
     502: (
         "The bucket refuses access to the image.",

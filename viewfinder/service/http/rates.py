@@ -38,12 +38,9 @@ class RateLimiter:
 
 def client_of(address: str) -> str:
     """The client of an address: an IPv6 /64 network counts as one client."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
+    parsed = _parsed(address)
+    if parsed is None or parsed.version == 4:
+        return address if parsed is None else str(parsed)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
@@ -60,11 +57,12 @@ class TrustedProxies:
     def client(self, scope: Scope) -> str:
         """The address of the client, or of the last trusted proxy if that names none."""
         forwarded = [
-            _host(each) for line in Headers(scope=scope).getlist("x-forwarded-for") for each in line.split(",")
+            _host_and_port(each) for line in Headers(scope=scope).getlist("x-forwarded-for") for each in line.split(",")
         ]
         address = _peer(scope, forwarded)
         while forwarded and self._trusts(address):
-            if _parsed(following := forwarded.pop()) is None:
+            following, _ = forwarded.pop()
+            if _parsed(following) is None:
                 break
             address = following
         return address
@@ -74,10 +72,15 @@ class TrustedProxies:
         return parsed is not None and any(parsed in network for network in self._networks)
 
 
-def _peer(scope: Scope, forwarded: list[str]) -> str:
-    """The address that the connection came from: uvicorn puts one of the forwarded ones in its place."""
-    host = str(scope["client"][0]) if scope.get("client") else ""
-    return _BELIEVED_BY_UVICORN if host in forwarded else host
+def _peer(scope: Scope, forwarded: list[tuple[str, int]]) -> str:
+    """The address that the connection came from.
+
+    If that is 127.0.0.1, uvicorn puts the last other address of `forwarded` in its place, with port 0 unless the entry
+    has one. A connection has a port above 0: so a client that names itself is not taken for one that uvicorn named.
+    """
+    host, port = scope["client"] if scope.get("client") else ("", None)
+    named = next((each for each in reversed(forwarded) if each[0] != _BELIEVED_BY_UVICORN), None)
+    return _BELIEVED_BY_UVICORN if forwarded and (port == 0 or (host, port) == named) else str(host)
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -88,9 +91,14 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
-def _host(entry: str) -> str:
-    """The address in an entry, which may have a port: `1.2.3.4:5`, `[2001:db8::1]:5`."""
+def _host_and_port(entry: str) -> tuple[str, int]:
+    """The address in an entry, and its port or 0: `1.2.3.4:5`, `[2001:db8::1]:5`."""
     entry = entry.strip()
     if entry.startswith("["):
-        return entry[1:].partition("]")[0]
-    return entry.partition(":")[0] if entry.count(":") == 1 else entry
+        host, _, port = entry[1:].partition("]")
+    else:
+        host, _, port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
+    try:
+        return host, int(port.removeprefix(":"))
+    except ValueError:
+        return host, 0

@@ -131,9 +131,6 @@ def router(service: SearchService) -> APIRouter:
                 answer = _original(record, original, range, if_range, head=request.method == "HEAD")
         except (ObjectError, ContentBusyError) as error:
             raise _content_error(error) from error
-        if getattr(request.state, "signed", False):
-            # Its purpose is to be shown by pages of other sites.
-            answer.headers["cross-origin-resource-policy"] = "cross-origin"
         service.metrics.observe("content", time.perf_counter() - began)
         return answer
 
