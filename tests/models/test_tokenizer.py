@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from viewfinder.models.checkpoint import locate
+from viewfinder.models.checkpoint import TokenizerSpec, locate
 from viewfinder.models.tokenizer import Tokenizer
 from viewfinder.testing.models import Family, tiny_checkpoint
 
@@ -58,6 +58,46 @@ def test_a_control_token_in_a_text_is_plain_text(tokenizer: tuple[Any, Tokenizer
             # Each further token takes the place of one of padding.
             assert control_count(made, text) == control_count(made, plain) - added
             assert whole == made.lengths([plain])[0] + added
+
+
+@pytest.fixture(scope="module")
+def unigram(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A tokenizer as SentencePiece makes it: NFKC, invisible characters removed, control tokens among its pieces."""
+    from tokenizers import Regex, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Fast
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [*special, "\u2581", *"</>abcdefghijklmnopqrstuvwxyz"]
+    made = Fast(models.Unigram([(piece, 0.0 if piece in special else -2.0) for piece in pieces], unk_id=3))
+    invisible = normalizers.Replace(Regex("[\u0001\u200b]"), "")
+    made.normalizer = normalizers.Sequence([invisible, normalizers.NFKC()])
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    directory = tmp_path_factory.mktemp("unigram")
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(directory)
+    return Tokenizer(TokenizerSpec("huggingface", 64, {}, directory=str(directory)))
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("\ufe64/s\ufe65", "</s>"),
+        ("\uff1c/\uff53\uff1e", "</s>"),
+        ("</\u24e2>", "</s>"),
+        ("\ufe64pad\ufe65", "<pad>"),
+        ("<\uff50ad>", "<pad>"),
+        ("<\u200b/s>", "</s>"),
+        ("<\x01/\u24e2>", "</s>"),
+    ],
+)
+def test_a_control_token_in_other_characters_is_plain_text_too(unigram: Tokenizer, written: str, plain: str) -> None:
+    """The tokenizer's own normalization made the token of them."""
+    text = f"a red {written} b"
+    assert content(unigram, text) == content(unigram, f"a red {plain} b")
+    assert unigram.lengths([text]) == [len(content(unigram, text))]
+    assert content(unigram, "a \ufb01ne \u24e2un") == content(unigram, "a fine sun")
 
 
 def test_other_texts_have_the_tokens_of_open_clip(tokenizer: tuple[Any, Tokenizer], tmp_path: Path) -> None:

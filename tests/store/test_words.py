@@ -127,6 +127,15 @@ def test_the_language_of_a_collection_decides_how_its_words_are_stemmed(
         assert store.points.count(made, {"caption": {"text": word}}) == int(found)
 
 
+@pytest.mark.parametrize("caption", ["\u0130stanbul", "I\u0307stanbul", "istanbul", "\u0130STANBUL"])
+def test_turkish_letters_with_and_without_a_dot_are_two(caption: str) -> None:
+    """One was folded to the other, so that the name of a city did not find itself in small letters."""
+    assert words_of(caption, "turkish") == words_to_find("istanbul", "turkish") == ["istanbul"]
+    assert words_of("ISPARTA", "turkish") == words_to_find("\u0131sparta", "turkish")
+    assert words_of("ISPARTA", "turkish") != words_to_find("isparta", "turkish")
+    assert words_of("IN", "english") == words_to_find("in", "english")
+
+
 def test_a_very_long_word_is_compared_as_it_is() -> None:
     assert words_of("x" * 100_000, "english") == ["x" * 100_000]
 

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from viewfinder.models.checkpoint import TokenizerSpec
 
 if TYPE_CHECKING:
     import torch
+
+# Characters that some tokenizers remove from a text.
+_IGNORED = regex.compile(r"(?V1)[\p{Cc}\p{Cf}--\s]")
 
 # open_clip's SimpleTokenizer caches every word without a bound: in a service that is a leak.
 _MAX_CACHED_WORDS = 50_000
@@ -98,7 +102,8 @@ def _without_control_tokens(tokenizer: Any) -> Any:
 def _cleaner(tokenizer: Any) -> Callable[[str], str]:
     """Return the function that cleans texts for a Hugging Face tokenizer, and puts a space into control tokens.
 
-    transformers has `split_special_tokens`, but the vocabulary of a unigram model contains them as pieces too.
+    transformers has `split_special_tokens`, but the vocabulary of a unigram model contains them as pieces too. A text
+    that contains one only in Unicode's NFKC form, which many tokenizers make, is replaced by that form.
     """
     clean: Callable[[str], str] = tokenizer.clean_fn
     special = {str(each) for each in tokenizer.tokenizer.all_special_tokens}
@@ -107,4 +112,12 @@ def _cleaner(tokenizer: Any) -> Callable[[str], str]:
     if not names:
         return clean
     control = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
-    return lambda text: control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", clean(text))
+
+    def cleaned(text: str) -> str:
+        text = clean(text)
+        if not text.isascii() or _IGNORED.search(text):
+            form = unicodedata.normalize("NFKC", _IGNORED.sub("", text))
+            text = form if control.search(form) else text
+        return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+    return cleaned

@@ -26,6 +26,9 @@ WORD_FIELDS = (CAPTION_WORDS, META_WORDS)
 # Texts of captions files, which keyboards and tools write in either form.
 _TEXT_FIELDS = ("caption", "tags", "meta")
 
+# Two letters, with a dot and without, which Unicode's folding of case confuses.
+_TURKISH_CAPITALS = str.maketrans({"\u0130": "i", "I": "\u0131"})
+
 # The first word of a letter's name in Unicode names its script.
 _STEMMED = {
     "ARABIC": "arabic",
@@ -44,12 +47,12 @@ _MAX_STEMMED = 50  # longer runs of letters are no words, and would fill the cac
 
 def words_of(text: str, language: str) -> list[str]:
     """Return the words of a text to store, in their order."""
-    return list(itertools.chain.from_iterable(_of_run(*run, language, stored=True) for run in _runs(text)))
+    return list(itertools.chain.from_iterable(_of_run(*run, language, stored=True) for run in _runs(text, language)))
 
 
 def words_to_find(text: str, language: str) -> list[str]:
     """Return the words that a text must have in common with a stored one, without repetitions."""
-    found = itertools.chain.from_iterable(_of_run(*run, language, stored=False) for run in _runs(text))
+    found = itertools.chain.from_iterable(_of_run(*run, language, stored=False) for run in _runs(text, language))
     return list(dict.fromkeys(found))
 
 
@@ -87,9 +90,12 @@ def _words_in(value: Any, language: str) -> Any:
     return None
 
 
-def _runs(text: str) -> Iterator[tuple[str, str]]:
+def _runs(text: str, language: str) -> Iterator[tuple[str, str]]:
     """Yield the runs of letters, digits, marks and pictographs in one script, each with its script."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    read = unicodedata.normalize("NFKC", text)
+    if language == "turkish":
+        read = read.translate(_TURKISH_CAPITALS)
+    folded = unicodedata.normalize("NFKC", read.casefold())
     script, run = "", ""
     for character in folded:
         own = _script(character)
