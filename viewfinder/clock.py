@@ -1,13 +1,15 @@
 """The time of day, and waiting, where a simulation replaces both."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], None]
+
+_TICK = timedelta(microseconds=1)
 
 
 def _system() -> datetime:
@@ -26,6 +28,13 @@ def now() -> datetime:
 def timestamp() -> str:
     """Return the time of day as ISO 8601 in UTC, to the second."""
     return now().isoformat(timespec="seconds")
+
+
+def timestamp_after(earlier: Iterable[str], clock: Clock = now) -> str:
+    """Return the time of day, or if this machine's clock is behind, a moment after the latest of `earlier` times."""
+    current = clock()
+    latest = max(map(datetime.fromisoformat, earlier), default=current - _TICK)
+    return max(current, latest + _TICK).isoformat(timespec="microseconds")
 
 
 def sleep(seconds: float) -> None:

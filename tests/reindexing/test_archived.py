@@ -61,6 +61,7 @@ def test_a_model_change_that_would_drop_archived_images_is_refused_unless_allowe
     assert "2 archived images" in str(result.problem)
     assert "--allow-loss 2." in str(result.problem)
     assert index.live == before
+    assert result.refused in [each.name for each in index.store.collections.all(index.world.index)]
 
     result = _reindex(index, "--allow-loss", "1")
     assert "--allow-loss 1 is the limit" in str(result.problem)

@@ -15,12 +15,13 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def serve(*answers: object) -> Iterator[str]:
-    """A server that gives one answer after the other, then repeats the last."""
+    """A server that gives one answer after the other, then repeats the last. An answer may be a function."""
     remaining = list(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer = remaining.pop(0) if len(remaining) > 1 else remaining[0]
+            answer = answer() if callable(answer) else answer
             content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))

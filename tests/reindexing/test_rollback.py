@@ -7,7 +7,9 @@ import pytest
 
 from tests.fixtures.reindexing import NAMES, Index
 from tests.indexing.sample_images import fill
+from viewfinder import clock
 from viewfinder.errors import ConfigurationError, StoreBusyError
+from viewfinder.reindexing.promote import retired_collections
 from viewfinder.reindexing.rollback import RollbackPause, pause_runs, read_pause, release, roll_back
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.settings import Settings
@@ -52,6 +54,17 @@ def test_the_last_collections_are_kept_and_older_ones_dropped_after_the_grace_ti
         index.store.collections.update_metadata(each.name, retired_at=long_ago)
     assert index.reindex("--rebuild", "--keep", "1") == 0
     assert index.states == {"other 4": "retired", "other 5": "live"}
+
+
+def test_a_rollback_returns_to_the_last_retired_collection_whatever_the_clocks_say(index: Index) -> None:
+    """The machine of the second run was an hour behind, so the collection it retired looked older."""
+    names = [index.live.name]
+    index.reindex("--rebuild")
+    names.append(index.live.name)
+    with clock.using(lambda: datetime.now(UTC) - timedelta(hours=1)):
+        assert index.reindex("--rebuild", "--keep", "2") == 0
+    assert [each.name for each in retired_collections(index.store, index.world.index)] == [names[1], names[0]]
+    assert roll_back(Settings.load(index=index.world.index), index.store).collection == names[1]
 
 
 def test_a_rollback_pauses_scheduled_runs_until_release(index: Index) -> None:

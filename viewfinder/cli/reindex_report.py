@@ -82,7 +82,9 @@ def _fields(result: ReindexResult) -> list[tuple[str, str]]:
         ("model", result.model),
         ("objects", list_counts(result.counts)),
         ("skipped", list_reasons({reason: count for reason, count in result.skipped.items() if count})),
+        ("captions", f"{result.captions['pruned']:,} removed" if result.captions.get("pruned") else ""),
         ("failures", list_reasons(result.failures)),
+        ("warnings", list_reasons(result.warnings)),
         ("time", f"{result.seconds:,.1f} s" + (f": {phases}" if phases else "")),
         ("report", result.report or ""),
     ]

@@ -266,12 +266,11 @@ class Indexer:
         """Record the run, its sources and captions files, so that a re-index can read all of them again."""
         records = self._store.collections.records(collection)
         records.record_run(self._run_id)
-        if options.recorded is not None:
-            return
-        records.record_sources(SourceRecord.of(each) for each in manifest.sources)
+        if options.recorded is None:
+            records.record_sources(SourceRecord.of(each) for each in manifest.sources)
         for each in manifest.sources:
             given = each.get("captions", ())
-            for uri in given:
+            for uri in given if options.recorded is None else ():
                 records.record_captions(each["source"], uri)
             if options.prune_captions:  # what only the other files have is removed
                 for uri in set(collection.recorded.captions_of(each["source"])).difference(given):

@@ -201,6 +201,23 @@ def add_records(store: Store, collection: Collection, run: IndexOptions) -> Coll
     return store.collections.refresh(collection)
 
 
+def add_missing_records(store: Store, collection: Collection, run: IndexOptions) -> Collection:
+    """Record the sources and captions files of `run` that the collection lacks. What it has stays as it is.
+
+    Jobs may have recorded more, other patterns, and another order of the files since it became the live one.
+    """
+    wanted = run.recorded or Recorded()
+    records = store.collections.records(collection)
+    records.record_sources(wanted.sources.values(), only_new=True)
+    known = store.collections.refresh(collection).recorded
+    for source in wanted.sources:
+        there = known.captions_of(source)
+        for uri in wanted.captions_of(source):
+            if uri not in there:
+                records.record_captions(source, uri)
+    return store.collections.refresh(collection)
+
+
 def _wait_ready(store: Store, collection: Collection) -> None:
     """Wait for Qdrant's optimizer, which may take hours. It is polled every second and logged every 15 s."""
     next_log_s = 0.0

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import httpx
 
 from viewfinder.addresses import is_loopback
-from viewfinder.clock import Clock, now
+from viewfinder.clock import Clock, now, timestamp_after
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.store import Collection, Store
 
@@ -40,9 +40,13 @@ def correct_states(store: Store, index: str, *, clock: Clock = now) -> None:
         return
     if live.metadata.state != "live":
         store.collections.update_metadata(live.name, state="live", retired_at="")
-    for each in store.collections.all(index):
-        if each.name != live.name and each.metadata.state == "live":
-            store.collections.update_metadata(each.name, state="retired", retired_at=_timestamp(clock))
+    others = [each for each in store.collections.all(index) if each.name != live.name]
+    earlier = [each.metadata.retired_at for each in others if each.metadata.retired_at]
+    for each in others:
+        if each.metadata.state == "live":
+            # Later than all others, also if this machine's clock is behind: a rollback returns to the last one.
+            earlier.append(timestamp_after(earlier, clock))
+            store.collections.update_metadata(each.name, state="retired", retired_at=earlier[-1])
 
 
 def retired_collections(store: Store, index: str) -> list[Collection]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from viewfinder.indexing.accounting import RunResult
+from viewfinder.indexing.accounting import MAX_WARNED, RunResult
 from viewfinder.indexing.prune import PrunePlan
 from viewfinder.reindexing.verify import Check
 from viewfinder.wording import counted
@@ -46,7 +46,10 @@ class ReindexResult:
     fingerprint: str
     counts: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
+    captions: Mapping[str, int] = field(default_factory=dict)  # pruned
     failures: Mapping[str, int] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)  # indexed images by what is wrong with them
+    warned: Mapping[str, Sequence[str]] = field(default_factory=dict)  # the first of their URIs, by kind
     phases: Mapping[str, float] = field(default_factory=dict)
     checks: Sequence[Check] = ()
     retired: str | None = None
@@ -74,6 +77,9 @@ class ReindexRecord:
         self.phases: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.skips: dict[str, int] = {}
+        self.pruned_captions = 0
+        self.warnings: Counter[str] = Counter()
+        self.warned: tuple[str, ...] = ()
         self.checks: Sequence[Check] = ()
 
     @contextmanager
@@ -89,8 +95,9 @@ class ReindexRecord:
     def add_round(self, result: RunResult) -> None:
         """Add the counts of one round over all sources.
 
-        `listed`, `skipped` and `failed` are those of the last round, `unchanged` those of the first; `indexed` and
-        `pruned` are sums. So listed = unchanged + indexed + skipped + failed, unless objects changed between rounds.
+        `listed`, `skipped` and `failed` are those of the last round, `unchanged` those of the first; `indexed`,
+        `pruned`, the pruned captions and the warnings are sums. So listed = unchanged + indexed + skipped + failed,
+        unless objects changed between rounds.
         """
         before, now = self.counts, Counter(result.counts)
         self.counts = {
@@ -101,7 +108,11 @@ class ReindexRecord:
             "failed": now["failed"],
             "pruned": before.get("pruned", 0) + now["pruned"],
         }
-        self.skips = result.outcome.tally.skips
+        tally = result.outcome.tally
+        self.skips = tally.skips
+        self.pruned_captions += result.pruned_captions
+        self.warnings.update(tally.warnings)
+        self.warned = tuple(dict.fromkeys([*self.warned, *tally.warned]))[:MAX_WARNED]
 
     def add_checks(self, checks: Sequence[Check]) -> None:
         """Keep the checks, and log those that failed."""

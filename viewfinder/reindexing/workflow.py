@@ -11,6 +11,7 @@ from typing import Any
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_evaluation_set
+from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import skip_counts, too_many_failures
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources
@@ -164,7 +165,7 @@ class _Reindex:
                     store, self._indexer, lock, new, wanted, current_run, record.add_round, self._check_loss(live)
                 )
             except LossRefusedError as error:
-                return self._result(live, REFUSED, str(error))
+                return self._result(live, REFUSED, str(error), refused=new.name)
             store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
         with record.phase("verify"):
             bounds = Bounds(
@@ -192,7 +193,7 @@ class _Reindex:
         with record.phase("catch up"):
             # This collection is searched now, so the user's bound on pruning applies.
             ratio = options.prune_max_ratio
-            new = build.add_records(
+            new = build.add_missing_records(
                 store, new, build.plan_run(store.collections.refresh(live), options, prune_max_ratio=ratio)
             )
             # Jobs that began after the switch may have recorded more.
@@ -286,7 +287,10 @@ class _Reindex:
             fingerprint=live.metadata.fingerprint,
             counts=self._record.counts,
             skipped=self._record.skips,
+            captions={"pruned": self._record.pruned_captions},
             failures=failures,
+            warnings=dict(self._record.warnings),
+            warned={TRUNCATED_TAIL: self._record.warned} if self._record.warned else {},
             phases=self._record.phases,
             checks=self._record.checks,
             dry_run=dry_run,

@@ -106,10 +106,12 @@ class FieldTypes:
             members = {key: (inner, self._convert(f"{name}.{key}", inner)) for key, inner in value.items()}
             return {key: made for key, (inner, made) in members.items() if made is not None or inner is None}
         if isinstance(value, list):
-            made = [each if isinstance(each, Mapping | list) else self._convert(name, each) for each in value]
+            made = [
+                _storable(each) if isinstance(each, Mapping | list) else self._convert(name, each) for each in value
+            ]
             return [each for each in made if each is not None]
         convert = _CONVERTERS.get(self.kinds.get(name, ""))
-        return value if convert is None else convert(value)
+        return _storable(value) if convert is None else convert(value)
 
 
 _ARTICLES = {
@@ -197,9 +199,11 @@ def _kind(value: object) -> str | None:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "integer" if abs(value) < 2**63 else "float"
+        if abs(value) < 2**63:
+            return "integer"
+        return "float" if isinstance(_storable(value), float) else "text"
     if isinstance(value, float):
-        return "float"
+        return "float" if math.isfinite(value) else "keyword"
     if not isinstance(value, str) or not value:
         return None
     if len(value) > MAX_KEYWORD_CHARACTERS:
@@ -208,7 +212,7 @@ def _kind(value: object) -> str | None:
     if first in "-.0123456789":
         if _INTEGER.fullmatch(value):
             return "integer"
-        if _FLOAT.fullmatch(value):
+        if _FLOAT.fullmatch(value) and math.isfinite(float(value)):
             return "float"
         return "datetime" if _DATE.fullmatch(value) and _is_date(value) else "keyword"
     folded = value.casefold()
@@ -225,9 +229,25 @@ def _is_date(text: str) -> bool:
     return True
 
 
+def _storable(value: Any) -> Any:
+    """Return a value without integers of more than 64 bits, which Qdrant refuses, and without infinity."""
+    if isinstance(value, Mapping):
+        return {name: _storable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if not isinstance(value, int) or abs(value) < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return str(value)
+
+
 def _as_number(value: Any) -> Any:
     if not isinstance(value, str):
-        return value
+        return _storable(value)
     if _INTEGER.fullmatch(value):
         return int(value)
     return float(value) if _FLOAT.fullmatch(value) else None

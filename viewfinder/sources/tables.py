@@ -143,18 +143,26 @@ def column_names(given: Sequence[str], names: Collection[str], place: str) -> li
 
 
 def parse_json(text: str, place: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Parse JSON without NaN and Infinity, which the store cannot hold. `pairs` is json's `object_pairs_hook`."""
+    """Parse JSON without NaN and Infinity, which the store cannot hold. `pairs` is json's `object_pairs_hook`.
+
+    A number that is too large for a float, such as 1e999, is read as text.
+    """
 
     def refuse(constant: str) -> NoReturn:
         raise ConfigurationError(f"{place} contains {constant}, which is not JSON; leave the field out.")
 
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=pairs)
+        return json.loads(text, parse_constant=refuse, parse_float=_finite, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ConfigurationError(f"{place} is not JSON: {error.msg} at column {error.colno}{line}.") from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number with too many digits
         raise ConfigurationError(f"{place} is JSON that cannot be read: {error}.") from error
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def json_kind(value: object) -> str:

@@ -8,10 +8,9 @@ import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
 from typing import Any, Final
 
-from viewfinder.clock import Clock, now
+from viewfinder.clock import Clock, now, timestamp_after
 from viewfinder.sources.uris import source_uri
 from viewfinder.store.control import Control, Kind
 from viewfinder.store.recorded import CaptionsRecord, Recorded, RunRecord, SourceRecord
@@ -22,7 +21,6 @@ _SOURCE: Final = "source"
 _CAPTIONS: Final = "captions_file"
 _RUN: Final = "run"
 _FIELD: Final = "field"
-_TICK = timedelta(microseconds=1)
 
 
 class CollectionRecords:
@@ -44,9 +42,10 @@ class CollectionRecords:
             fields={each["field"]: each["values"] for each in _by(of(_FIELD), "field")},
         )
 
-    def record_sources(self, sources: Iterable[SourceRecord]) -> None:
-        """Record sources. A record with `max_objects` never replaces an existing one, which may be of a full listing.
+    def record_sources(self, sources: Iterable[SourceRecord], *, only_new: bool = False) -> None:
+        """Record sources, replacing earlier records unless `only_new`.
 
+        A record with `max_objects` never replaces an existing one, which may be of a full listing.
         `s3://b/p` and `s3://b/p/` are one source.
         """
         full: dict[str, Mapping[str, Any]] = {}
@@ -55,7 +54,7 @@ class CollectionRecords:
             options = asdict(each)
             uri = source_uri(options.pop("uri"))
             (full if each.max_objects is None else limited)[self._subject(uri)] = {"source": uri, **options}
-        self._write(_SOURCE, full)
+        self._write(_SOURCE, full, only_new=only_new)
         self._write(_SOURCE, limited, only_new=True)
 
     def remove_sources(self, sources: Iterable[str]) -> None:
@@ -97,10 +96,7 @@ class CollectionRecords:
             self._control.remove(kind, [each["subject"] for each in records])
 
     def _after(self, earlier: Iterable[str]) -> str:
-        """Return the time now, or if this machine's clock is behind, a moment after the latest earlier time."""
-        now = self._clock()
-        latest = max(map(datetime.fromisoformat, earlier), default=now - _TICK)
-        return max(now, latest + _TICK).isoformat(timespec="microseconds")
+        return timestamp_after(earlier, self._clock)
 
     def _subject(self, *names: str) -> str:
         return "\n".join([self._collection_id, *names])
