@@ -226,3 +226,8 @@ def test_the_service_is_the_one_named_or_the_one_on_this_machine() -> None:
     assert Settings.load({"VIEWFINDER_PORT": "8080"}).service_url == "http://localhost:8080"
     named = {"VIEWFINDER_PORT": "8080", "VIEWFINDER_SERVER": "https://search.example.org"}
     assert Settings.load(named).service_url == "https://search.example.org"
+
+
+def test_a_search_waits_at_least_the_second_that_qdrants_limit_has() -> None:
+    with pytest.raises(ConfigurationError, match=r"VIEWFINDER_SEARCH_TIMEOUT_S"):
+        Settings.load({"VIEWFINDER_SEARCH_TIMEOUT_S": "0.2"})

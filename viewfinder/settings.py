@@ -244,7 +244,7 @@ class Settings(BaseModel):
     )
     search_timeout_s: float = Field(
         5.0,
-        gt=0,
+        ge=1,  # Qdrant's own limit is in whole seconds
         le=3600,
         description="Time that a search waits for Qdrant, in seconds. Then its answer is status 504. A job waits for "
         "`VIEWFINDER_QDRANT_TIMEOUT_S`.",

@@ -22,7 +22,9 @@ from viewfinder._version import __version__
 from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
 from viewfinder.client.requests import (
+    DEFAULT_GROUP_SIZE,
     DEFAULT_LIMIT,
+    MAX_BATCH_HITS,
     ImageInput,
     SearchRequest,
     image_base64,
@@ -56,9 +58,6 @@ logger = logging.getLogger(__name__)
 
 # Maximum number of texts and images in one request, and their maximum size in bytes.
 MAX_BATCH = 64
-# Maximum number of hits of all searches of one request.
-MAX_BATCH_HITS = 2_000
-DEFAULT_GROUP_SIZE = 3
 _MAX_BATCH_BYTES = 8 * 1024**2
 _TAKEDOWNS_PER_PAGE = 1000
 

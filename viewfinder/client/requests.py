@@ -28,6 +28,10 @@ MAX_HITS, MAX_RANKED_HITS = 10_000, 500
 # Of the nearest images from which a search with diversity chooses; with fewer it would only reorder them.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 1_000
 
+# Hits of one group, and of all searches of one batch: as many as one search returns in groups.
+DEFAULT_GROUP_SIZE, MAX_GROUP_SIZE = 3, 10
+MAX_BATCH_HITS = MAX_LIMIT * MAX_GROUP_SIZE
+
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes
 """The path of an image file, or its content."""
 

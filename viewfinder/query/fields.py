@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from viewfinder.client.requests import MAX_HITS, MAX_LIMIT, MAX_RANKED_HITS, Rank, Target
+from viewfinder.client.requests import MAX_GROUP_SIZE, MAX_HITS, MAX_LIMIT, MAX_RANKED_HITS, Rank, Target
 from viewfinder.query.cursor import MAX_CURSOR
 from viewfinder.query.validation import FORMS, visible_text
 
@@ -13,7 +13,6 @@ MAX_PARTS = 16
 MAX_SEARCHES = 64
 MAX_BATCH_PARTS = 256
 MAX_BATCH_IMAGES = 64
-MAX_BATCH_HITS = 2_000  # as many as one search returns in groups
 
 VISIBLE_PATTERN = r"\S"
 ID_PATTERN = r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
@@ -144,4 +143,4 @@ GroupBy = Annotated[
         examples=["tags"],
     ),
 ]
-GroupSize = Annotated[int, Field(ge=1, le=10, description="Maximum number of hits in a group.")]
+GroupSize = Annotated[int, Field(ge=1, le=MAX_GROUP_SIZE, description="Maximum number of hits in a group.")]

@@ -19,10 +19,18 @@ from pydantic import (
     model_validator,
 )
 
-from viewfinder.client.requests import DEFAULT_LIMIT, MAX_HITS, MAX_RANKED_HITS, Rank, Target, diverse_candidates
+from viewfinder.client.requests import (
+    DEFAULT_GROUP_SIZE,
+    DEFAULT_LIMIT,
+    MAX_BATCH_HITS,
+    MAX_HITS,
+    MAX_RANKED_HITS,
+    Rank,
+    Target,
+    diverse_candidates,
+)
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fields import (
-    MAX_BATCH_HITS,
     MAX_BATCH_IMAGES,
     MAX_BATCH_PARTS,
     MAX_PARTS,
@@ -73,7 +81,7 @@ class Query:
     score_threshold: float | None = None
     diversity: float = 0.0
     group_by: str | None = None
-    group_size: int = 3
+    group_size: int = DEFAULT_GROUP_SIZE
 
     @property
     def words(self) -> str:
@@ -192,7 +200,7 @@ class SearchOptionsBody(JsonBody):
     score_threshold: Threshold | None = Field(None, strict=True)
     diversity: Diversity = Field(0.0, strict=True)
     group_by: GroupBy | None = None
-    group_size: GroupSize = Field(default=3, strict=True)
+    group_size: GroupSize = Field(default=DEFAULT_GROUP_SIZE, strict=True)
 
     @property
     def max_hits(self) -> int:

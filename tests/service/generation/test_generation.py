@@ -183,7 +183,7 @@ def generation(served: World, watched: Watched) -> Iterator[Generation]:
 
 
 async def test_uncached_texts_are_encoded_in_full_batches(generation: Generation, watched: Watched) -> None:
-    await generation.encode_text("a dog")
+    await generation.encode_texts(["a dog"])
     texts = [f"text {number}" for number in range(60)] + ["a dog", "text 3", "a cat", "a cat"]
     encoded = await generation.encode_texts(texts)
     uncached = [*(f"text {number}" for number in range(60)), "a cat"]
@@ -195,10 +195,10 @@ async def test_uncached_texts_are_encoded_in_full_batches(generation: Generation
 
 async def test_simultaneous_requests_for_a_text_encode_it_once(generation: Generation, watched: Watched) -> None:
     watched.texts_allowed.clear()
-    requests = [asyncio.create_task(generation.encode_text(text)) for text in ("a cat", "a cat", "a dog", "a cat")]
+    requests = [asyncio.create_task(generation.encode_texts([text])) for text in ("a cat", "a cat", "a dog", "a cat")]
     while not watched.texts:
         await asyncio.sleep(0.001)
-    late = asyncio.create_task(generation.encode_text("a cat"))
+    late = asyncio.create_task(generation.encode_texts(["a cat"]))
     await asyncio.sleep(0)
     watched.texts_allowed.set()
     await asyncio.gather(*requests, late)
@@ -211,7 +211,7 @@ async def test_images_of_several_requests_are_encoded_together_without_waiting_f
     size = generation.encoder.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
     watched.texts_allowed.clear()
-    text = asyncio.create_task(generation.encode_text("a cat"))
+    text = asyncio.create_task(generation.encode_texts(["a cat"]))
     while not watched.texts:
         await asyncio.sleep(0.001)
     first, second = await asyncio.gather(
@@ -292,12 +292,12 @@ async def test_a_request_that_uses_a_dropped_generation_is_answered(served: Worl
     follower.refresh()
     dropped = follower.current
     assert dropped is not None
-    await dropped.encode_text("a cat")
+    await dropped.encode_texts(["a cat"])
     served.build("second")
     follower.refresh()
     follower.refresh()
     assert follower.known(dropped.collection.name) is None
-    vector, _ = await dropped.encode_text("a dog")
+    [(vector, _)] = await dropped.encode_texts(["a dog"])
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
     follower.close()
 

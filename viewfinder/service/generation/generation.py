@@ -53,12 +53,8 @@ class Generation:
         size = self.encoder.preprocess.size
         self.encoder.encode_images(np.zeros((1, size, size, 3), np.uint8))
 
-    async def encode_text(self, text: str) -> tuple[Vector, int]:
-        """The vector [D] of one text, and the number of its tokens beyond the model's context."""
-        return (await self.encode_texts([text]))[0]
-
     async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
-        """As `encode_text`, with batches of the texts that are not in the cache."""
+        """The vector [D] of each text, from the cache if known, and its number of tokens beyond the model's context."""
         found = {text: self._cache.get(text) for text in texts}
         for known in found.values():
             self._metrics.cache(hit=known is not None)

@@ -136,7 +136,9 @@ def http_error_of(error: Exception) -> HTTPError:
             return HTTPError(503, "overloaded", str(error), "Try again shortly.", retry_after_s=1)
         case StoreTimeoutError():
             logger.error("%s", error)
-            hint = "Try again, or narrow the filter. Its limit is VIEWFINDER_SEARCH_TIMEOUT_S."
+            hint = (
+                "Try again. If there is a filter, narrow it. VIEWFINDER_SEARCH_TIMEOUT_S of the service is the limit."
+            )
             return HTTPError(504, "timeout", "The vector store did not answer in time.", hint)
         case StoreUnavailableError():
             logger.error("%s", error)
@@ -149,7 +151,9 @@ def http_error_of(error: Exception) -> HTTPError:
             logger.error("%s", error)
             return HTTPError(500, "store_error", "The vector store refused the request.", "See the service's log.")
         case TimeoutError():
-            return HTTPError(504, "timeout", "The request took too long.", "Try again, or narrow the filter.")
+            return HTTPError(
+                504, "timeout", "The request took too long.", "Try again. If there is a filter, narrow it."
+            )
     logger.error("Unexpected error", exc_info=error)
     return HTTPError(500, "internal_error", "Internal error.", "See the service's log.")
 

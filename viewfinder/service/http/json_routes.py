@@ -23,7 +23,7 @@ INLINE_BYTES = 16 * 1024
 # Lists, objects and keys of objects in one body. A batch of 64 searches with long filters has some thousands.
 MAX_CONTAINERS = 20_000
 # Commas in one body: 256 vectors of 1,152 numbers have 295,000.
-MAX_VALUES = 300_000
+MAX_COMMAS = 300_000
 # Strings in one body, counted only where the text of strings must be told from the structure.
 MAX_STRINGS = 100_000
 # One string that is not ASCII, as base64 is: pydantic encodes it in the event loop, 30 MB in 60 ms.
@@ -70,7 +70,7 @@ def parse(body: bytes) -> Any:
             raise HTTPError(
                 413,
                 "body_too_large",
-                f"The JSON has more than {MAX_CONTAINERS:,} lists, objects and keys, or {MAX_VALUES:,} values.",
+                f"The JSON has more than {MAX_CONTAINERS:,} lists, objects and keys, or {MAX_COMMAS:,} values.",
                 "Send fewer searches, texts or vectors in one request.",
             )
         if any(len(each) > MAX_TEXT_BYTES and not each.isascii() for each in within):
@@ -85,7 +85,7 @@ def parse(body: bytes) -> Any:
 
 def _is_simple(body: bytes) -> bool:
     containers = body.count(b"[") + body.count(b"{") + body.count(b":")
-    return containers <= MAX_CONTAINERS and body.count(b",") <= MAX_VALUES
+    return containers <= MAX_CONTAINERS and body.count(b",") <= MAX_COMMAS
 
 
 def _split(body: bytes) -> tuple[bytes, list[bytes]]:

@@ -116,7 +116,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     ),
     504: (
         "The request exceeded the service's time limit.",
-        {"timeout": ("The request took too long.", "Try again, or narrow the filter.")},
+        {"timeout": ("The request took too long.", "Try again. If there is a filter, narrow it.")},
     ),
 }
 

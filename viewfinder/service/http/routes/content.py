@@ -71,7 +71,7 @@ class ThumbnailAddresses(BaseModel):
 
 
 _WIDTHS = ", ".join(map(str, WIDTHS))
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_BYTE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _RESPONSES: Mapping[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
     206: {"description": "The part of the original in `Range`."},
@@ -183,7 +183,7 @@ def _original(record: Record, original: Original, range: str | None, if_range: s
 
 def _slice(range: str, size: int) -> slice | None:
     """The bytes of a `Range` header; all of them for one that servers may ignore, None if there are none of them."""
-    if not (match := _RANGE.fullmatch(range.strip())) or not (match[1] or match[2]):
+    if not (match := _BYTE_RANGE.fullmatch(range.strip())) or not (match[1] or match[2]):
         return slice(0, size)  # other units, several ranges
     if not match[1]:
         start, stop = max(0, size - int(match[2])), size

@@ -46,7 +46,7 @@ def router(service: SearchService) -> APIRouter:
         began = time.perf_counter()
         generation = service.follower.snapshot()
         texts, images = await asyncio.gather(
-            _encode_texts(generation, body.texts, "texts"), _encode_images(service, generation, images=body.images)
+            _text_vectors(generation, body.texts, "texts"), _image_vectors(service, generation, images=body.images)
         )
         return Embeddings(
             **_answer(generation, began, _warnings(generation, body.texts, texts)),
@@ -61,7 +61,7 @@ def router(service: SearchService) -> APIRouter:
     async def embeddings(body: OpenAIRequest) -> OpenAIResponse:
         generation = service.follower.snapshot()
         _check_model(body, generation)
-        encoded = await _encode_texts(generation, body.input, "input")
+        encoded = await _text_vectors(generation, body.input, "input")
         tokens = sum(await service.in_thread(generation.encoder.count_tokens, body.input))
         as_text = body.encoding_format == "base64"
         return OpenAIResponse(
@@ -81,8 +81,8 @@ def router(service: SearchService) -> APIRouter:
         texts = body.texts if body.text is None else [body.text]
         given = {"images": body.images} if body.image is None else {"image": [body.image]}
         encoded, images = await asyncio.gather(
-            _encode_texts(generation, texts or [], "texts" if body.text is None else "text"),
-            _encode_images(service, generation, **given),
+            _text_vectors(generation, texts or [], "texts" if body.text is None else "text"),
+            _image_vectors(service, generation, **given),
         )
         # One side has a single vector. Not a matrix product: BLAS rounds rows by position, and equal rows would differ.
         scores = (np.array([vector for vector, _ in encoded], np.float64) * np.array(images, np.float64)).sum(axis=-1)
@@ -94,7 +94,7 @@ def router(service: SearchService) -> APIRouter:
     return routes
 
 
-async def _encode_texts(generation: Generation, texts: Sequence[str], field: str) -> list[tuple[Vector, int]]:
+async def _text_vectors(generation: Generation, texts: Sequence[str], field: str) -> list[tuple[Vector, int]]:
     """As `Generation.encode_texts`; raises `QueryError` for a text that has no vector."""
     encoded = await generation.encode_texts(texts)
     for index, (vector, _) in enumerate(encoded):
@@ -102,10 +102,12 @@ async def _encode_texts(generation: Generation, texts: Sequence[str], field: str
     return encoded
 
 
-async def _encode_images(service: SearchService, generation: Generation, **given: Sequence[str] | None) -> list[Vector]:
+async def _image_vectors(service: SearchService, generation: Generation, **given: Sequence[str] | None) -> list[Vector]:
     """The vectors of images in base64; the error of an unusable one names its field."""
     tasks = {
-        f"{field}.{index}" if field == "images" else field: asyncio.create_task(_pixels(service, generation, image))
+        f"{field}.{index}" if field == "images" else field: asyncio.create_task(
+            service.images.pixels(image, generation.encoder.preprocess)
+        )
         for field, images in given.items()
         for index, image in enumerate(images or ())
     }
@@ -125,10 +127,6 @@ async def _encode_images(service: SearchService, generation: Generation, **given
     for place, vector in zip(tasks, vectors, strict=True):
         check_finite(vector, place, generation.encoder)
     return vectors
-
-
-async def _pixels(service: SearchService, generation: Generation, image: str) -> Pixels:
-    return await service.images.pixels(image, generation.encoder.preprocess)
 
 
 def _ranked(

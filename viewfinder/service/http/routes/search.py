@@ -8,7 +8,7 @@ from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from viewfinder.client.requests import DEFAULT_LIMIT
+from viewfinder.client.requests import DEFAULT_GROUP_SIZE, DEFAULT_LIMIT
 from viewfinder.client.results import ErrorResponse, FailedSearch, SearchResult, SearchResults
 from viewfinder.errors import FilterError
 from viewfinder.query.errors import QueryError
@@ -79,7 +79,7 @@ def router(service: SearchService) -> APIRouter:
         score_threshold: Annotated[Threshold | None, QueryParameter()] = None,
         diversity: Annotated[Diversity, QueryParameter()] = 0.0,
         group_by: Annotated[GroupBy | None, QueryParameter()] = None,
-        group_size: Annotated[GroupSize, QueryParameter()] = 3,
+        group_size: Annotated[GroupSize, QueryParameter()] = DEFAULT_GROUP_SIZE,
     ) -> SearchResult:
         document = {
             "text": q,
