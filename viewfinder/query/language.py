@@ -58,7 +58,7 @@ def language_warning(text: str, languages: str) -> str | None:
 
     `languages` comes from the registry: names separated by commas, or a vaguer description that rules out no language.
     """
-    known = names_of(languages)
+    known = named_languages(languages)
     language = _language(text) if known else None
     if language is None or language in known:
         return None
@@ -68,7 +68,7 @@ def language_warning(text: str, languages: str) -> str | None:
     )
 
 
-def names_of(languages: str) -> list[str]:
+def named_languages(languages: str) -> list[str]:
     """The languages that a registry entry lists by name, if it does."""
     names = [name.strip() for name in languages.split(",")]
     return names if {"English", *_SCRIPTS.values(), *_LANGUAGES.values()}.issuperset(names) else []

@@ -22,7 +22,7 @@ from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS, diverse_candid
 from viewfinder.query.cursor import Place, mark
 from viewfinder.query.query import Query
 from viewfinder.store.conditions import ParsedFilter
-from viewfinder.store.field_names import check_groupable, values_of
+from viewfinder.store.field_names import values_of
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import VectorName
 from viewfinder.store.search import Search
@@ -82,8 +82,6 @@ def ranking(
     )
     if query.rank == "hybrid" or (query.rank == "clip" and query.target == "both"):
         grouping = (query.group_by, query.group_size) if query.group_by else None
-        if query.group_by:
-            check_groupable(query.group_by)  # the store checks the fields of the groups that it makes
         return by_fusion(_orders(query, basis), query.targets, place, grouping)
     if query.group_by:
         return by_groups(Grouped(basis, query.group_by, query.group_size), place)

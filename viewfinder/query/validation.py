@@ -1,7 +1,6 @@
 """Checks of JSON from clients, and their messages: which field, which value, what is valid."""
 
 import difflib
-import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from viewfinder.client.requests import is_blank
+from viewfinder.store.shown import show
 
 # The type of errors whose messages are ours.
 OWN_MESSAGE = "refused"
@@ -79,23 +79,6 @@ def describe_errors(errors: Sequence[ErrorDetails]) -> str:
 def refuse(message: str, **values: Any) -> NoReturn:
     """Fail the validation of a model with a message of ours."""
     raise PydanticCustomError(OWN_MESSAGE, message, values)
-
-
-def show(value: object) -> str:
-    """A value from a client in bounded length, in JSON's words."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return _Bounded().repr(value)
-
-
-class _Bounded(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxdict, self.maxlist, self.maxstring, self.maxother = 2, 3, 4, 80, 80
-
-    def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to format thousands of digits.
-        return repr(x) if abs(x) < 10**30 else "a number of more than 30 digits"
 
 
 def _problem(error: ErrorDetails) -> str:

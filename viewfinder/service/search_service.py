@@ -11,7 +11,7 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Encoder
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.images import QueryImages
-from viewfinder.query.language import identifier, names_of
+from viewfinder.query.language import identifier, named_languages
 from viewfinder.query.searcher import Searcher
 from viewfinder.service.generation.follower import Follower
 from viewfinder.service.images.content import ImageContent
@@ -84,7 +84,7 @@ class SearchService:
         """Load the live generation before the first request, and follow the alias; raises if it cannot be loaded."""
         self.follower.start()
         current = self.follower.current
-        if current is None or names_of(current.encoder.checkpoint.spec.languages):
+        if current is None or named_languages(current.encoder.checkpoint.spec.languages):
             identifier()
 
     def close(self) -> None:

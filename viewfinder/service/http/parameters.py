@@ -3,9 +3,10 @@
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from viewfinder.query.validation import show, unknown_name
+from viewfinder.query.validation import unknown_name
 from viewfinder.service.http.errors import HTTPError
 from viewfinder.service.http.guard import is_open_path
+from viewfinder.store.shown import show
 
 
 async def check_parameters(request: Request) -> None:
