@@ -34,6 +34,11 @@ def test_a_dry_run_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["dry_run"] is True
 
 
+def test_a_dry_run_reports_what_would_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(IndexPlan({"index": 3}, None, ("'s3://b/gone' is left out.",)), as_json=False)
+    assert "'s3://b/gone' is left out." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "environment", "status", "says"),

@@ -46,6 +46,9 @@ def test_a_name_means_the_image_in_the_spelling_that_is_stored(tmp_path: Path, f
         (b'{"text": "a", "relevant": "s3://b/1"}', "Line 1"),
         (b"[1]", "Line 1"),
         (b"no json", "Line 1"),
+        (b"[" * 100_000, "Line 1"),
+        (b'{"text": "a", "relevant": ["s3://"]}', "Line 1 of the evaluation set"),
+        (b'{"text": "\\ud800", "relevant": ["s3://b/1"]}', "Line 1"),
         (b"\xff\xfe", "UTF-8"),
     ],
 )
@@ -54,6 +57,14 @@ def test_an_invalid_evaluation_set_is_refused_naming_the_line(tmp_path: Path, co
     file.write_bytes(content)
     with Objects() as objects, pytest.raises(ConfigurationError, match=message):
         load_evaluation_set(str(file), objects)
+
+
+def test_a_byte_order_mark_and_any_unicode_inside_a_string_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "queries.jsonl"
+    line = '{"text": "a\u2028b\u0085c", "relevant": ["s3://b/1.jpg"]}'
+    file.write_bytes(f"\ufeff{line}\r\n{line}\n".encode())
+    with Objects() as objects:
+        assert [each.text for each in load_evaluation_set(str(file), objects)] == ["a\u2028b\u0085c"] * 2
 
 
 def test_a_missing_evaluation_set_is_refused_by_name(tmp_path: Path) -> None:

@@ -137,9 +137,12 @@ def test_the_prune_ratio_holds_for_each_source(world: World) -> None:
     world.sync(*sources, source=f"{world.source}/a")
     (world.bucket / "b" / "1.jpg").unlink()
     (world.bucket / "a" / "0.jpg").unlink()
+    options = index_options(["--source", f"{world.source}/a", *sources, "--prune"])
+    assert ["1 of the 2" in each for each in world.indexer("dry").plan(options, world.collection).problems] == [True]
     assert world.sync(*sources, "--prune", source=f"{world.source}/a")["pruned"] == 1
     (problem,) = world.problems
     assert "1 of the 2 points of" in problem
+    assert "This source is not pruned" in problem
     assert set(world.points) == {*(f"a/{number}.jpg" for number in range(1, 12)), "b/0.jpg", "b/1.jpg"}
 
 

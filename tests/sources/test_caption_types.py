@@ -228,3 +228,12 @@ def test_two_fields_of_the_same_name_are_refused_with_the_place(fields: dict[str
 def test_values_that_json_lacks_become_text_or_nothing() -> None:
     value = {"a": float("nan"), "b": [1.5, float("inf"), b"x"], "c": (1, None), 3: {"d": None}}
     assert plain(value) == {"b": [1.5, "b'x'"], "c": [1], "3": {}}
+
+
+@pytest.mark.parametrize("names", [("a", "a.b"), ("a.b", "a")])
+def test_fields_inside_a_field_are_merged_in_any_order(names: tuple[str, str]) -> None:
+    values = {"a": {"b": {"c": 1}}, "a.b": {"d": 2}}
+    assert nested({name: values[name] for name in names}, "row 1") == {"a": {"b": {"c": 1, "d": 2}}}
+    values["a.b"]["c"] = {}
+    with pytest.raises(ConfigurationError, match="collides"):
+        nested({name: values[name] for name in names}, "row 1")

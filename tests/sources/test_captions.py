@@ -17,7 +17,8 @@ import pytest
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.captions import CaptionFiles, CaptionRecord, Captions, check_captions
+from viewfinder.sources.caption_files import CaptionFiles
+from viewfinder.sources.captions import CaptionRecord, Captions, check_captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_directory_is_listed_in_order_without_hidden_and_special_files(tmp_pat
     assert [Path(path).relative_to(tmp_path).as_posix() for path in found] == [
         "a.jpg", "b/1.jpg", "b/2.jpg", "c", "link.jpg",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(2**40, ""), (0, "1970-01-01T00:00:00Z")])
+def test_a_file_time_that_no_calendar_has_is_unknown(seconds: int, expected: str) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:  # other file systems refuse such times
+        os.utime(file.name, (seconds, seconds))
+        with Objects() as objects:
+            info = objects.stat(file_uri(file.name))
+    assert info.last_modified == expected
 
 
 def test_linked_directories_are_followed_except_into_a_parent(tmp_path: Path) -> None:

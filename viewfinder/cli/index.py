@@ -183,6 +183,6 @@ def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bo
         result = index(options, settings, store, executor, progress=ConsoleProgress())
     if isinstance(result, IndexPlan):
         show_plan(result, as_json=as_json)
-        return DONE
+        return FAILED if result.problems else DONE
     show_summary(result, as_json=as_json)
     return FAILED if result.problem else DONE

@@ -37,6 +37,8 @@ def show_plan(plan: IndexPlan, *, as_json: bool) -> None:
         output.print_json({"dry_run": True, **asdict(plan)})
     else:
         output.print_record([("dry run", "nothing was changed"), *plan_fields(plan.actions, plan.prune)])
+    if plan.problems:
+        output.report_error(" ".join(plan.problems), FAILED, as_json=as_json)
 
 
 def plan_fields(actions: Mapping[str, int], prune: PrunePlan | None) -> list[tuple[str, str]]:

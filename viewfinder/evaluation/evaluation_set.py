@@ -5,16 +5,19 @@ An evaluation set is a JSONL file of `{"text": "a red car", "relevant": ["s3://b
 
 import json
 import math
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from viewfinder.errors import ConfigurationError, ObjectError
+from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, point_id, spellings
 
 DEPTHS = (1, 5, 10)
 MAX_BYTES = 100 * 1024**2
+# Not str.splitlines, because JSON may contain U+2028 and U+0085 as they are.
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _EXAMPLE = '{"text": "a red car", "relevant": ["s3://bucket/1.jpg"]}'
 
 
@@ -52,7 +55,7 @@ def load_evaluation_set(uri: str, objects: Objects) -> list[LabelledQuery]:
     except ObjectError as error:
         raise ConfigurationError(f"The evaluation set {uri!r} cannot be read: {error.message}") from error
     try:
-        lines = content.decode().splitlines()
+        lines = _LINE_END.split(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"The evaluation set {uri!r} is not UTF-8 text: {error}") from error
     queries = [_parse_line(uri, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -102,12 +105,18 @@ def _parse_line(uri: str, number: int, line: str) -> LabelledQuery:
     try:
         record = json.loads(line)
         text, relevant = record["text"], record["relevant"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _line_error(uri, number, line) from error
     valid = isinstance(relevant, list) and relevant and all(isinstance(each, str) and each for each in relevant)
     if not (isinstance(text, str) and text.strip() and valid):
         raise _line_error(uri, number, line)
-    ids = [[point_id(spelling) for spelling in spellings(canonical_uri(each))] for each in relevant]
+    try:
+        "".join([text, *relevant]).encode()  # not a lone surrogate
+        ids = [[point_id(spelling) for spelling in spellings(canonical_uri(each))] for each in relevant]
+    except SourceError as error:
+        raise ConfigurationError(f"Line {number} of the evaluation set {uri!r}: {error}") from error
+    except UnicodeEncodeError as error:
+        raise _line_error(uri, number, line) from error
     return LabelledQuery(text, frozenset(first for first, *_ in ids), {first: rest for first, *rest in ids if rest})
 
 

@@ -127,8 +127,8 @@ class Prune:
                 self._refuse(
                     source,
                     f"--prune would remove {count:,} of the {counted(points[source], 'point')} of {source!r} "
-                    f"({count / points[source]:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. Nothing "
-                    "pruned. If the objects are really gone, run again with a larger --prune-max-ratio.",
+                    f"({count / points[source]:.0%}), more than --prune-max-ratio {self._max_ratio:g} allows. This "
+                    "source is not pruned. If the objects are really gone, run again with a larger --prune-max-ratio.",
                 )
         if not self._listed:
             raise PruneRefusedError(" ".join(self.refused.values()))

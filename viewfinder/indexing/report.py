@@ -33,10 +33,14 @@ _LOCK = "lock"
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """The result of a dry run: objects by action (`viewfinder.indexing.rows`), and the effect of a prune."""
+    """The result of a dry run: objects by action (`viewfinder.indexing.rows`), and the effect of a prune.
+
+    `problems` say what would be left out.
+    """
 
     actions: Mapping[str, int]
     prune: PrunePlan | None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
-from viewfinder.sources.captions import CaptionFiles
+from viewfinder.sources.caption_files import CaptionFiles
 from viewfinder.sources.manifest import Manifest, write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
@@ -96,7 +96,7 @@ def index(
         with indexer.listed(options, store.collections.live(settings.index)) as listed:
             collection = open_collection(store, settings, checkpoint, create=not options.dry_run)
             if collection is None or options.dry_run:
-                return IndexPlan(*indexer.plan(options, collection, listed))
+                return indexer.plan(options, collection, listed)
             result = indexer.sync(options, collection, checkpoint, listed)
         summary = report.finish(store, collection, result, options.max_failure_ratio)
         end(report, store, settings.index)
@@ -154,9 +154,7 @@ class Indexer:
                     manifest = list_objects(options, self._access, Path(directory), progress, recorded)
             yield Listed(manifest, before)
 
-    def plan(
-        self, options: IndexOptions, collection: Collection | None, listed: Listed | None = None
-    ) -> tuple[Mapping[str, int], PrunePlan | None]:
+    def plan(self, options: IndexOptions, collection: Collection | None, listed: Listed | None = None) -> IndexPlan:
         """Count the listed objects by action, and the effect of a prune. Writes nothing.
 
         Raises `PruneRefusedError`.
@@ -172,8 +170,10 @@ class Indexer:
         compare = self._compare(options, collection, manifest, remove_captions=captions_prune is not None)
         compared = self._compare_here(manifest, compare)
         if compared is not None:
-            return count_actions(compared), prune_plan
-        return self._executor.count_actions(manifest, compare, self._store), prune_plan
+            actions: Mapping[str, int] = count_actions(compared)
+        else:
+            actions = self._executor.count_actions(manifest, compare, self._store)
+        return IndexPlan(actions, prune_plan, _problems(manifest, prune))
 
     def sync(
         self,
@@ -200,10 +200,7 @@ class Indexer:
         pruned_captions = captions_prune.carry_out() if captions_prune else 0
         delete_taken_down(store, collection)
         update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
-        gone = {**manifest.sources_gone, **manifest.captions_gone}
-        problems = [f"{uri!r} is left out: {reason}" for uri, reason in gone.items()]
-        problems += prune.refused.values() if prune else ()
-        return RunResult(manifest, outcome, pruned, pruned_captions, tuple(problems))
+        return RunResult(manifest, outcome, pruned, pruned_captions, _problems(manifest, prune))
 
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
         """Unit vectors float32 [N, D]."""
@@ -304,6 +301,7 @@ def list_objects(
             leave_out=options.recorded is not None,
             recorded=known.fields,
             recorded_files=[each.uri for each in known.captions],
+            directory=directory,
         ) as captions:
             manifest = write_manifest(
                 [Source(uri, _patterns(options, uri)) for uri in uris],
@@ -316,6 +314,12 @@ def list_objects(
             if options.max_objects is None:
                 captions.log_unmatched()
     return replace(manifest, sources_gone=gone)
+
+
+def _problems(manifest: Manifest, prune: Prune | None) -> tuple[str, ...]:
+    gone = {**manifest.sources_gone, **manifest.captions_gone}
+    left_out = [f"{uri!r} is left out: {reason}" for uri, reason in gone.items()]
+    return (*left_out, *(prune.refused.values() if prune else ()))
 
 
 def _patterns(options: IndexOptions, uri: str) -> Patterns:

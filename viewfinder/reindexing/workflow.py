@@ -266,10 +266,10 @@ class _Reindex:
 
     def _plan(self, step: str, live: Collection, run: IndexOptions, collection: Collection | None) -> ReindexResult:
         """Count what a run would do; `collection` is the one to fill, None if it would be created."""
-        actions, gone = self._indexer.plan(run, collection)
+        found = self._indexer.plan(run, collection)
         captions = (run.recorded or Recorded()).captions_of
-        plan = ReindexPlan(step, {source: captions(source) for source in run.sources}, actions, gone)
-        return self._result(live, "dry run", plan=plan)
+        plan = ReindexPlan(step, {source: captions(source) for source in run.sources}, found.actions, found.prune)
+        return self._result(live, "dry run", joined(found.problems), plan=plan)
 
     def _result(self, live: Collection, outcome: str, problem: str | None = None, **details: Any) -> ReindexResult:
         """Make the result and, unless this is a dry run, write the report."""

@@ -4,12 +4,12 @@ A file is JSON `{path: text}`, or a table (`viewfinder.sources.tables`) with the
 any others, which become `meta`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.caption_types import nested, plain
+from viewfinder.sources.caption_types import MAX_DEPTH, nested, plain
 from viewfinder.sources.delimited import text_lines
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import (
@@ -25,6 +25,7 @@ from viewfinder.sources.tables import (
 from viewfinder.sources.uris import canonical_uri
 
 CAPTION_COLUMNS = ("key", "caption", "tags")
+_NAMES_SHOWN = 100
 TAG_SEPARATOR = ";"  # between the tags in a cell of text
 
 # A JSON document is parsed in memory; the other formats are read row by row.
@@ -93,12 +94,15 @@ class _Columns:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._seen: set[str] = set()
+        self._has_caption = False
         self._rows = 0
 
-    def add(self, names: Iterable[str]) -> None:
+    def add(self, names: Collection[str]) -> None:
         """Note the columns of one row."""
         self._rows += 1
-        self._seen.update(names)
+        self._has_caption |= "caption" in names
+        if len(self._seen) < _NAMES_SHOWN:  # a file may have other names in each row
+            self._seen.update(names)
 
     def check_header(self, names: Sequence[str]) -> None:
         """Raise `ConfigurationError` if the columns of a header are not sufficient."""
@@ -107,7 +111,7 @@ class _Columns:
 
     def check_rows(self) -> None:
         """Raise `ConfigurationError` if no row had a caption; a file without rows passes."""
-        if self._rows and "caption" not in self._seen:
+        if self._rows and not self._has_caption:
             raise ConfigurationError(_no_column(self._uri, "caption", sorted(self._seen)))
 
 
@@ -164,6 +168,7 @@ def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) 
 
 
 def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
+    _check_depth(row, place)
     caption, tags = row.pop("caption", None), row.pop("tags", None) or []
     if caption is not None and not isinstance(caption, str):
         raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a string.")
@@ -172,7 +177,23 @@ def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
     row.pop("key", None)  # of an entry `{path: {"key": ...}}`
     # A null field is treated as absent.
     meta = nested({name: made for name, value in row.items() if (made := plain(value)) is not None}, place)
+    _check_depth(meta, place)
     return CaptionRow(place, check_encodable(key, place), (caption or "").strip() or None, tags, meta)
+
+
+def _check_depth(row: Mapping[str, Any], place: str) -> None:
+    """Raise `ConfigurationError` for values that are nested deeper than a point can hold."""
+    level: list[Any] = list(row.values())
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ConfigurationError(f"{place} is nested more than {MAX_DEPTH} levels deep.")
 
 
 def _is_json(uri: str) -> bool:

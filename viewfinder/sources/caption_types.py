@@ -23,6 +23,10 @@ from viewfinder.errors import ConfigurationError
 
 # Longer strings are indexed as words, not compared as a whole.
 MAX_KEYWORD_CHARACTERS = 128
+# Names of fields of one file. A file with more has data as names, which would fill the memory.
+MAX_NAMES = 10_000
+# Qdrant and JSON libraries limit how deep an object may be nested.
+MAX_DEPTH = 64
 
 # The type of a word that stands for no value, unless the field is text.
 _MISSING = "missing"
@@ -38,9 +42,10 @@ _TEXTS = ("keyword", "text")
 
 
 class FieldSurvey:
-    """The types of the fields of one captions file."""
+    """The types of the first `MAX_NAMES` fields of one captions file; `left_out` counts the values of others."""
 
     def __init__(self) -> None:
+        self.left_out = 0
         self.kinds: dict[str, str] = {}
         self.counts: dict[str, int] = {}
 
@@ -48,6 +53,9 @@ class FieldSurvey:
         """Add the fields of one record."""
         for name, value in _leaves("meta", meta):
             if (kind := _kind(value)) is None:
+                continue
+            if name not in self.counts and len(self.counts) >= MAX_NAMES:
+                self.left_out += 1
                 continue
             self.counts[name] = self.counts.get(name, 0) + 1
             before = self.kinds.get(name)
@@ -91,6 +99,15 @@ class FieldTypes:
                 )
         return messages
 
+    def excess(self) -> list[str]:
+        """Return a message for each file with more fields than are known."""
+        return [
+            f"{uri} has more than {MAX_NAMES:,} fields: {each.left_out:,} values of the others are stored as they are, "
+            "and no filter knows them. Are their names data?"
+            for uri, each in self._surveys.items()
+            if each.left_out
+        ]
+
     def _kind(self, name: str) -> str:
         kind = functools.reduce(_wider, self._in_files(name).values(), _MISSING)
         return "keyword" if kind == _MISSING else kind
@@ -133,21 +150,24 @@ def nested(fields: Mapping[str, Any], place: str) -> dict[str, Any]:
         return dict(fields)
     made: dict[str, Any] = {}
     for name, value in fields.items():
-        *folders, last = [part.strip() for part in name.split(".") if part.strip()] or [name]
-        inner = made
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-            if not isinstance(inner, dict):
-                raise _collision(name, place)
-        whole = nested(value, place) if isinstance(value, Mapping) else value
-        before = inner.get(last)
-        if isinstance(before, dict) and isinstance(whole, dict) and before.keys().isdisjoint(whole):
-            before.update(whole)
-        elif last in inner:
-            raise _collision(name, place)
-        else:
-            inner[last] = whole
+        parts = [part.strip() for part in name.split(".") if part.strip()] or [name]
+        if len(parts) > MAX_DEPTH:
+            raise ConfigurationError(f"{place}: the field {name[:80]!r}… is nested more than {MAX_DEPTH} levels deep.")
+        tree = nested(value, place) if isinstance(value, Mapping) else value
+        for part in reversed(parts):
+            tree = {part: tree}
+        _merge(made, tree, name, place)
     return made
+
+
+def _merge(made: dict[str, Any], tree: Mapping[str, Any], name: str, place: str) -> None:
+    for key, inner in tree.items():
+        if key not in made:
+            made[key] = inner
+        elif isinstance(made[key], dict) and isinstance(inner, dict):
+            _merge(made[key], inner, name, place)
+        else:
+            raise _collision(name, place)
 
 
 def plain(value: Any) -> Any:

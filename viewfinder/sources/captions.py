@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
@@ -76,14 +77,17 @@ class Captions:
     """Records by key in a temporary database, so that a hundred million of them need no memory. Close it after use.
 
     `uri` is their file, None if they were given in memory. Keys may be relative to `base`, a URI that ends in `/`.
+    The database is in `directory`, else among the temporary files of the system.
     """
 
-    def __init__(self, uri: str | None, base: str) -> None:
+    def __init__(self, uri: str | None, base: str, directory: Path | None = None) -> None:
         self.uri = uri
         self.duplicates = 0
         self.empty = 0
         self._base = _path_or_uri(base)
-        self._file = tempfile.NamedTemporaryFile(prefix="viewfinder-captions-", suffix=".sqlite")  # noqa: SIM115
+        self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            prefix=".viewfinder-captions-", suffix=".sqlite", dir=directory
+        )
         self._database = sqlite3.connect(self._file.name)
         # No journal: the database is not needed after a crash.
         self._database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
@@ -93,14 +97,14 @@ class Captions:
         )
 
     @classmethod
-    def load(cls, uri: str, objects: Objects, types: FieldTypes | None = None) -> Self:
+    def load(cls, uri: str, objects: Objects, types: FieldTypes | None = None, directory: Path | None = None) -> Self:
         """Read the file at `uri`; its fields get the `types` of all files of the run, else those that it has alone.
 
         Raises `ConfigurationError` with the file, the line and what was expected.
         """
         types = types or FieldTypes({uri: survey_fields(uri, objects)})
         uri = captions_uri(uri)
-        captions = cls(uri, uri.rstrip("/").rpartition("/")[0] + "/")
+        captions = cls(uri, uri.rstrip("/").rpartition("/")[0] + "/", directory)
         try:
             with _named_errors(uri):
                 rows = read_captions(uri, objects, captions._count_repeated)
@@ -123,11 +127,11 @@ class Captions:
         for key, text in texts.items():
             if not isinstance(text, str):
                 raise ConfigurationError(f"The description of {str(key)!r} is not a string: {text!r}.")
+            check_encodable(text, f"The description of {str(key)!r}")
         captions = cls(None, base if base.endswith("/") else f"{base}/")
         captions._fill(
-            (str(key), CaptionRecord.of(text.strip() or None))
+            (check_encodable(str(key), f"the key {str(key)!r}"), CaptionRecord.of(text.strip() or None))
             for key, text in texts.items()
-            if check_encodable(str(key), f"the description {str(key)!r}")
         )
         return captions
 
@@ -217,110 +221,6 @@ class Captions:
         marks = ",".join("?" * len(wanted))
         query = f"SELECT key, caption, hash, details FROM captions WHERE key IN ({marks})"
         return {key: CaptionRecord(*record) for key, *record in self._database.execute(query, wanted)}
-
-
-@dataclass(frozen=True)
-class CaptionFile:
-    """An open captions file and the sources whose objects it describes; None means all sources."""
-
-    captions: Captions
-    sources: frozenset[str] | None = None
-
-
-class CaptionFiles:
-    """Looks up objects in several captions files: of the files that name an object, the last one decides.
-
-    One without a text for the object leaves the text of the files before it.
-    `fields` are the types of their fields; `gone` are files that could not be read, with the reason.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[CaptionFile],
-        fields: Mapping[str, str] | None = None,
-        gone: Mapping[str, str] | None = None,
-    ) -> None:
-        self.files = files
-        self.fields = dict(fields or {})
-        self.gone = dict(gone or {})
-
-    @classmethod
-    def open(
-        cls,
-        given: Sequence[tuple[str, frozenset[str] | None]],
-        objects: Objects,
-        *,
-        leave_out: bool = False,
-        recorded: Mapping[str, str] | None = None,
-        recorded_files: Iterable[str] = (),
-    ) -> Self:
-        """Read the files in their order, each with its sources (see `CaptionFile`). Close the result after use.
-
-        With `leave_out` a file that cannot be read is left out, else it raises `ConfigurationError`. If not all of
-        `recorded_files` are read, the `recorded` types of fields count too.
-        """
-        surveys: dict[str, FieldSurvey] = {}
-        gone: dict[str, str] = {}
-        for uri in dict.fromkeys(uri for uri, _ in given):
-            try:
-                surveys[captions_uri(uri)] = survey_fields(uri, objects)
-            except ConfigurationError as error:
-                if not leave_out:
-                    raise
-                logger.warning("A captions file is left out: %s", error)
-                gone[uri] = str(error)
-        types = FieldTypes(surveys, recorded if set(recorded_files) - surveys.keys() else None)
-        for conflict in types.conflicts():
-            logger.warning("%s", conflict)
-        opened: dict[str, Captions] = {}
-        try:
-            for uri in surveys:
-                opened[uri] = Captions.load(uri, objects, types)
-        except BaseException:
-            for captions in opened.values():
-                captions.close()
-            raise
-        files = [CaptionFile(opened[captions_uri(uri)], sources) for uri, sources in given if uri not in gone]
-        return cls(files, types.kinds, gone)
-
-    def close(self) -> None:
-        for file in self.files:
-            file.captions.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def find_many(self, rows: Sequence[tuple[ObjectInfo, Sequence[str]]]) -> list[CaptionRecord | None]:
-        """Return the record of each object, given with the sources that contain it, or None."""
-        found: list[CaptionRecord | None] = [None] * len(rows)
-        for file in self.files:
-            known = file.sources
-            places = [place for place, (_, of) in enumerate(rows) if known is None or not known.isdisjoint(of)]
-            records = file.captions.find_many([rows[place][0] for place in places])
-            for place, record in zip(places, records, strict=True):
-                found[place] = _later(found[place], record)
-        return found
-
-    def log_unmatched(self) -> None:
-        """Log the number of captions that belong to no listed object, for each file that has some."""
-        for file in {each.captions.uri: each.captions for each in self.files}.values():
-            if unmatched := file.unmatched():
-                logger.warning("Captions of %s without a listed object: %d", file.uri, unmatched)
-
-    def uris_of(self, source: str) -> list[str]:
-        """Return the URIs of the files of a source, in their order."""
-        of_source = (file.captions.uri for file in self.files if file.sources is None or source in file.sources)
-        return [uri for uri in of_source if uri is not None]
-
-
-def _later(before: CaptionRecord | None, record: CaptionRecord | None) -> CaptionRecord | None:
-    """Return the record that two files give to an object, of which the second one is read later."""
-    if before is None or record is None:
-        return record or before
-    return record if record.caption is not None else record.with_caption(before.caption)
 
 
 def _record(row: CaptionRow, types: FieldTypes) -> CaptionRecord:

@@ -23,6 +23,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _HEAD_BYTES = 1024
+MAX_HEADER_CHARACTERS = 64 * 1024  # over several lines
 
 
 def text_lines(uri: str, file: BinaryIO) -> Iterator[str]:
@@ -91,11 +92,21 @@ class DelimitedText:
             if named := _DELIMITER_LINE.fullmatch(line):
                 given = named[1]
             elif line.strip(BLANK + "".join(DELIMITERS) + '"'):
-                text = line
-                while text.count('"') % 2 and (more := next(self._lines, "")):  # a quoted name may contain line ends
-                    text += more
-                return text, given
+                return self._whole(line), given
         return "", given
+
+    def _whole(self, text: str) -> str:
+        """Return a header with the lines that follow while a quote is open: a quoted name may contain line ends."""
+        begin, is_open = self.line, text.count('"') % 2
+        while is_open and (more := next(self._lines, "")):
+            text += more
+            is_open = (is_open + more.count('"')) % 2
+            if len(text) > MAX_HEADER_CHARACTERS:
+                raise ConfigurationError(
+                    f"{self._uri!r} line {begin}: the header has a quotation mark that is not closed within "
+                    f"{MAX_HEADER_CHARACTERS:,} characters. Remove the mark, or quote the whole name."
+                )
+        return text
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

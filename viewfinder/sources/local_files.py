@@ -135,7 +135,10 @@ def _ancestor_inodes(path: str) -> frozenset[tuple[int, int]]:
 
 
 def _info(path: str, status: os.stat_result) -> ObjectInfo:
-    modified = datetime.fromtimestamp(status.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        modified = datetime.fromtimestamp(int(status.st_mtime), UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has: the time is unknown
+        modified = ""
     return ObjectInfo(file_uri(path), "", display_key(path), status.st_size, _etag(status), modified)
 
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
-from viewfinder.sources.captions import CaptionFile, CaptionFiles, CaptionRecord, Captions
+from viewfinder.sources.caption_files import CaptionFile, CaptionFiles
+from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.patterns import Patterns, Source
 from viewfinder.sources.skips import SkipReason, skip_by_name
@@ -97,7 +98,7 @@ def write_manifest(
     given = [each if isinstance(each, Source) else Source(source_uri(each), patterns) for each in sources]
     known = list({source.uri: source for source in given}.values())
     files = [source for source in known if source.is_manifest]
-    with _ManifestFiles(files) as manifest_files, _Writer(directory, captions, progress) as writer:
+    with _ManifestFiles(files, directory) as manifest_files, _Writer(directory, captions, progress) as writer:
         for source in files:
             manifest_files.read(source, objects)
         with contextlib.closing(
@@ -176,13 +177,16 @@ def _skip_in_manifest(key: str) -> SkipReason | None:
 class _ManifestFiles:
     """The URIs listed in manifest files, in a temporary database; a bit mask says which files list each URI."""
 
-    def __init__(self, files: Sequence[Source]) -> None:
+    def __init__(self, files: Sequence[Source], directory: Path) -> None:
         if len(files) > MAX_MANIFESTS:
             raise ConfigurationError(
                 f"{len(files)} manifest files are too many; merge them into {MAX_MANIFESTS} or fewer."
             )
         self._sources = [source.uri for source in files]
-        self._file = tempfile.NamedTemporaryFile(prefix="viewfinder-named-", suffix=".sqlite")  # noqa: SIM115
+        # Where the next run removes it if this one is killed. Hidden, because a source may contain the directory.
+        self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            prefix=".viewfinder-named-", suffix=".sqlite", dir=directory
+        )
         self._database = sqlite3.connect(self._file.name)
         self._database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")
         self._database.execute(

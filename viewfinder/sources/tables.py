@@ -210,6 +210,8 @@ def _parquet_rows(uri: str, file: BinaryIO, columns: Sequence[str]) -> Rows:
                 yield number, row
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ConfigurationError(f"{uri!r} is not a readable Parquet file: {error}.") from error
+    except (ValueError, OverflowError) as error:  # a date before the year 1 or after 9999
+        raise ConfigurationError(f"{uri!r} has a value after row {number} that cannot be read: {error}.") from error
 
 
 def _parquet_columns(uri: str, file: BinaryIO) -> list[str]:
