@@ -1,21 +1,24 @@
 """Processes that a test has started, from /proc."""
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
 def children(of: int | None = None) -> set[int]:
     """Process ids of the children of a process (default: this one), started by whichever of its threads."""
-    parent = str(of or os.getpid())
-    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == parent}
+    return _by_parent()[of or os.getpid()]
 
 
 def descendants(of: int) -> Iterator[int]:
     """Descendants of a process, so that no process of another program is ever ended."""
-    for child in children(of):
-        yield child
-        yield from descendants(child)
+    by_parent = _by_parent()
+    waiting = [of]
+    while waiting:
+        found = by_parent[waiting.pop()]
+        yield from found
+        waiting.extend(found)
 
 
 def command(process: int) -> str:
@@ -27,9 +30,15 @@ def command(process: int) -> str:
     return words.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
 
 
-def _parent(entry: Path) -> str | None:
-    try:
-        stat = (entry / "stat").read_text(errors="replace")
-    except OSError:  # it has ended
-        return None
-    return stat.rpartition(")")[2].split()[1]  # its name, in parentheses, may hold spaces
+def _by_parent() -> Mapping[int, set[int]]:
+    """All processes by their parent, in one pass: a test that looks for a short task looks often."""
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                stat = (entry / "stat").read_bytes()
+            except OSError:  # it has ended
+                continue
+            # Its name, in parentheses, may hold spaces.
+            found[int(stat.rpartition(b")")[2].split()[1])].add(int(entry.name))
+    return found

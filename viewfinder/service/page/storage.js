@@ -10,7 +10,7 @@ const memory = new Map(tab ? Object.entries(tab) : []);
 
 export const storage = {
   get: (name) => memory.get(name) ?? "",
-  entries: () => [...memory],
+  entries: () => (tab ? Object.entries(tab) : [...memory]),
 
   /** Keep a text, for a reload only if there is room for it; true if it survives one. */
   set(name, text) {
