@@ -1,5 +1,6 @@
 """Rankings, fused, grouped and read page by page, compared with brute force over random points."""
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,8 @@ def grouped(world: World, order: list[str], field: str) -> Iterator[tuple[Any, l
     members: dict[Any, list[str]] = {}
     for each in order:
         for value in values_in(world.payloads[rows[each]], field):
-            members.setdefault(value, []).append(each)
+            # The store composes the letters of texts.
+            composed = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+            members.setdefault(composed, []).append(each)
     for value, each in members.items():
         yield value, each[:2]

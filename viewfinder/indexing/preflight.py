@@ -109,6 +109,12 @@ def choose_model(options: IndexOptions, settings: Settings, store: Store) -> Che
     return locate(name) if known is None else locate(name, expect=known.fingerprint, revisions=known.revisions)
 
 
+def model_of(collection: Collection) -> Checkpoint:
+    """The model of a collection. Raises `UnknownModelError` or `ModelMismatchError` if its files are not here."""
+    made_by = collection.metadata
+    return locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
+
+
 def open_collection(store: Store, settings: Settings, checkpoint: Checkpoint, *, create: bool) -> Collection | None:
     """Open the live collection, or with `create` create it if missing. Raises `ModelMismatchError`."""
     if not create and store.collections.live(settings.index) is None:

@@ -23,7 +23,7 @@ from viewfinder.indexing.executor import Executor, IndexJob, compare_all
 from viewfinder.indexing.failures import deciders
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.points_before import PointsBefore
-from viewfinder.indexing.preflight import choose_model, open_collection, reachable
+from viewfinder.indexing.preflight import choose_model, model_of, open_collection, reachable
 from viewfinder.indexing.progress import ListingProgress, NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan, PruneScope
 from viewfinder.indexing.report import IndexPlan, Report, Summary
@@ -98,6 +98,12 @@ def index(
             if collection is None or options.dry_run:
                 return indexer.plan(options, collection, listed)
             result = indexer.sync(options, collection, checkpoint, listed)
+        # A change of model that ended meanwhile may have read the recorded sources before this run recorded its own.
+        kept = replace(options, prune=False, prune_captions=False)
+        while (live := store.collections.live(settings.index)) is not None and live.name != collection.name:
+            logger.info("%s has become the live collection during this run; bringing it up to date too", live.name)
+            collection = live
+            result = indexer.sync(kept, collection, model_of(collection))
         summary = report.finish(store, collection, result, options.max_failure_ratio)
         end(report, store, settings.index)
         return summary
@@ -260,11 +266,12 @@ class Indexer:
         )
 
     def _record_run(self, options: IndexOptions, collection: Collection, manifest: Manifest) -> None:
-        """Record the run, its sources and captions files, so that a re-index can read all of them again."""
+        """Record the run, its captions files and sources, so that a re-index can read all of them again.
+
+        The sources come last: who finds a source at this moment finds its captions files too.
+        """
         records = self._store.collections.records(collection)
         records.record_run(self._run_id)
-        if options.recorded is None:
-            records.record_sources(SourceRecord.of(each) for each in manifest.sources)
         for each in manifest.sources:
             given = each.get("captions", ())
             for uri in given if options.recorded is None else ():
@@ -272,6 +279,8 @@ class Indexer:
             if options.prune_captions:  # what only the other files have is removed
                 for uri in set(collection.recorded.captions_of(each["source"])).difference(given):
                     records.remove_captions(each["source"], uri)
+        if options.recorded is None:
+            records.record_sources(SourceRecord.of(each) for each in manifest.sources)
 
     def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
         texts = unrelated_texts(checkpoint.spec.languages)

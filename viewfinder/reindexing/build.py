@@ -208,13 +208,13 @@ def add_missing_records(store: Store, collection: Collection, run: IndexOptions)
     """
     wanted = run.recorded or Recorded()
     records = store.collections.records(collection)
-    records.record_sources(wanted.sources.values(), only_new=True)
     known = store.collections.refresh(collection).recorded
     for source in wanted.sources:
         there = known.captions_of(source)
         for uri in wanted.captions_of(source):
             if uri not in there:
                 records.record_captions(source, uri)
+    records.record_sources(wanted.sources.values(), only_new=True)
     return store.collections.refresh(collection)
 
 

@@ -14,7 +14,7 @@ from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import skip_counts, too_many_failures
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.preflight import check_sources
+from viewfinder.indexing.preflight import check_sources, model_of
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.indexing.report import Report, joined
 from viewfinder.indexing.run import Indexer
@@ -307,8 +307,7 @@ class _Reindex:
 def _find_model(live: Collection) -> Checkpoint | None:
     """Return the model of the live collection to compare with, None if it can no longer be loaded."""
     try:
-        made_by = live.metadata
-        return locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
+        return model_of(live)
     except (UnknownModelError, ModelMismatchError) as error:
         logger.warning("The live model cannot be loaded for comparison: %s", error)
         return None
