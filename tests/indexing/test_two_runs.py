@@ -13,8 +13,11 @@ from viewfinder.indexing.accounting import Outcome
 from viewfinder.indexing.executor import IndexJob, InProcessExecutor
 from viewfinder.indexing.preflight import open_collection
 from viewfinder.indexing.progress import IndexingProgress
+from viewfinder.indexing.report import Summary
+from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import locate
 from viewfinder.store import Store
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
 
@@ -72,3 +75,26 @@ def test_a_run_with_captions_adds_them_to_a_point_that_another_run_writes_meanwh
     assert point.payload["caption"] == "a cat"
     assert world.store.points.states(world.collection, [point.id])[point.id].has_caption
     assert set(point.payload["sources"]) == {world.source, f"{world.source}/cats"}
+
+
+def test_a_collection_that_becomes_the_live_one_during_a_run_is_brought_up_to_date_too(
+    world: World, other_model: str
+) -> None:
+    """Seed 274: what this run indexed was missing after a change of model that had read the sources before it."""
+    fill(world.bucket, ["old.jpg"])
+    world.sync()
+    fill(world.bucket, ["new.jpg"], first_seed=9)
+
+    def change_model() -> None:
+        if world.collection.metadata.model_name == world.model:
+            made = world.store.collections.create(world.index, ModelIdentity.of(locate(other_model)))
+            world.store.collections.promote(world.index, made.name)
+
+    options = index_options(["--source", world.source, "--report", str(world.directory / "report")])
+    with PausedExecutor(change_model) as executor:
+        summary = index(options, world.settings(), world.store, executor, access=world.access)
+    assert isinstance(summary, Summary)
+    live = world.collection
+    assert (summary.collection, live.metadata.model_name) == (live.name, other_model)
+    assert set(world.points) == {"old.jpg", "new.jpg"}
+    assert set(live.recorded.sources) == {world.source}

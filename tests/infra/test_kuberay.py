@@ -1,4 +1,4 @@
-"""What KubeRay's operator makes of the manifests, by its own code: validation, Services and Pods."""
+"""The manifests in KubeRay's own code: its validation, and the Services and Pods that it builds from them."""
 
 import json
 import os

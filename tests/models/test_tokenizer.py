@@ -44,7 +44,7 @@ def control_count(made: Tokenizer, text: str) -> int:
 
 
 def test_a_control_token_in_a_text_is_plain_text(tokenizer: tuple[Any, Tokenizer]) -> None:
-    """What followed it was ignored: most models read the token at the first end of a text."""
+    """Regression: models ignored the text after it, as they read the vector of the first end token."""
     spec, made = tokenizer
     assert spec.kind in NAMES
     for name in NAMES[spec.kind]:

@@ -1,4 +1,4 @@
-"""What prevents the promotion of a new collection, over a real S3 endpoint and a Qdrant double."""
+"""Checks that prevent the promotion of a new collection, over a real S3 endpoint and a Qdrant double."""
 
 import json
 from pathlib import Path

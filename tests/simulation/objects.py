@@ -70,7 +70,7 @@ class Bucket:
     _modified: dict[str, datetime] = field(default_factory=dict)
 
     def put(self, uri: str, content: bytes) -> None:
-        # Never twice within a second: without an ETag nobody could see the second one.
+        # Two writes within a second have the same time: without an ETag, no run could see the second one.
         earliest = self._modified.get(uri, self.scheduler.time - _SECOND) + _SECOND
         self._modified[uri] = max(self.scheduler.time, earliest)
         self.objects[uri] = StoredObject(content, self._modified[uri])

@@ -111,7 +111,7 @@ class Oracle:
         return readable and not stored.archived and not (crashing and kind == b"good" and stored.number % 2)
 
     def _forget(self, action: Action) -> None:
-        """Forget what is no longer expected after an action."""
+        """Remove expectations that an action has ended."""
         if action.kind == "roll back":  # the collection is as it was when it was retired
             self._due, self._captions, self._indexed = {}, defaultdict(set), set()
         if action.kind == "remove source":

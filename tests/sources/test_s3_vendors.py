@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import threading
 import zlib
 from collections.abc import Callable
@@ -22,17 +21,6 @@ from viewfinder.sources.versions import Version
 pytestmark = pytest.mark.slow
 
 MODIFIED = "Fri, 02 Jan 2026 03:04:05 GMT"
-
-
-@pytest.fixture(autouse=True)
-def no_aws_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Hide the AWS configuration of this machine, and send no request to a metadata service."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
 def _access(server: FaultyS3, **values: object) -> ObjectAccess:

@@ -81,7 +81,7 @@ def test_a_replica_does_not_start_with_other_weights(world: World, follower: Fol
 @pytest.mark.parametrize("at", ["load", "warm up"])
 def test_a_replica_does_not_start_if_its_model_fails(world: World, at: str) -> None:
     class Full:
-        """A model for which there is no room, as on a GPU that is full."""
+        """A model that does not fit into memory, as on a full GPU."""
 
         def __init__(self) -> None:
             if at == "load":

@@ -1,22 +1,9 @@
 """Parts of originals, and their properties without the content."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.service.conftest import INDEX, World
-from tests.service.http.test_images import Gallery, encoded, error_of
+from tests.service.http.gallery import Gallery, encoded, error_of
 from viewfinder.service.images.content import IN_MEMORY_BYTES
-
-
-@pytest.fixture
-def gallery(served: World, tmp_path: Path) -> Gallery:
-    directory = tmp_path / "gallery"
-    directory.mkdir()
-    live = served.store.collections.live(INDEX)
-    assert live is not None
-    return Gallery(served, directory, live)
-
 
 CONTENT = encoded() + bytes(range(256)) * 10
 SIZE = len(CONTENT)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.service.conftest import INDEX, World
+from tests.service.http.gallery import Gallery, encoded
 from tests.service.http.guarded import KEYS, READ_KEY
 from tests.service.http.searching import an_id
-from tests.service.http.test_images import Gallery, encoded
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.service.images.links import PERIOD_S, ThumbnailLinks
 
