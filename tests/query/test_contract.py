@@ -68,6 +68,8 @@ class Service:
     def close(self) -> None:
         self._client.close()
         self._service.follower.close()
+        self._service.images.close()
+        self._service.content.close()
 
     def _send(self, method: str, path: str, body: object) -> bytes:
         answer = self._client.request(method, path, json=body)

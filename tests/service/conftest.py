@@ -110,6 +110,18 @@ def open_world(
     service.close()
 
 
+@contextmanager
+def replica_of(store: Store, follower: Follower, settings: Settings) -> Iterator[TestClient]:
+    """A client of another replica, on a store and a follower that stay open."""
+    service = SearchService(store, follower, settings)
+    try:
+        with local_client(build_api(service)) as client:
+            yield client
+    finally:
+        service.images.close()
+        service.content.close()
+
+
 @pytest.fixture
 def world(tmp_path: Path, checkpoints: dict[str, Checkpoint], configured: dict[str, object]) -> Iterator[World]:
     with open_world(tmp_path, checkpoints, configured) as world:

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.service.conftest import World, local_client
+from tests.service.conftest import World, replica_of
 from viewfinder.errors import ConfigurationError
 from viewfinder.service.app import with_cursor_key
-from viewfinder.service.http.api import build_api
-from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 
 BODY = {"text": "a cat", "limit": 2}
@@ -22,10 +20,8 @@ BODY = {"text": "a cat", "limit": 2}
 @contextmanager
 def replica(world: World, settings: Settings) -> Iterator[TestClient]:
     """A replica that got its settings in a message, as from Ray."""
-    service = SearchService(world.store, world.service.follower, pickle.loads(pickle.dumps(settings)))
-    with local_client(build_api(service)) as client:
+    with replica_of(world.store, world.service.follower, pickle.loads(pickle.dumps(settings))) as client:
         yield client
-    service.images.close()
 
 
 def second_page(first: TestClient, second: TestClient) -> Any:

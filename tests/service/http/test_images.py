@@ -9,11 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.service.conftest import INDEX, World, local_client
+from tests.service.conftest import INDEX, World, replica_of
 from tests.service.http.gallery import Gallery, encoded, error_of
-from viewfinder.service.http.api import build_api
 from viewfinder.service.images.content import IN_MEMORY_BYTES
-from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, point_id
 
@@ -29,11 +27,8 @@ def configured() -> dict[str, object]:
 def strict(gallery: Gallery) -> Iterator[TestClient]:
     """The same index behind tight limits."""
     settings = Settings.load({}, index=INDEX, max_image_bytes=100_000, max_image_pixels=90_000, decode_timeout_s=1.0)
-    service = SearchService(gallery.world.store, gallery.world.service.follower, settings)
-    with local_client(build_api(service)) as client:
+    with replica_of(gallery.world.store, gallery.world.service.follower, settings) as client:
         yield client
-    service.content.close()
-    service.images.close()
 
 
 def shown(content: bytes) -> Image.Image:
@@ -164,12 +159,9 @@ def test_an_object_missing_from_the_bucket_is_404_object_missing(gallery: Galler
 
 def test_the_503_of_an_unreachable_bucket_reveals_no_address(gallery: Gallery) -> None:
     settings = Settings.load({}, index=INDEX, s3_endpoint_url="http://127.0.0.1:9", s3_anonymous=True)
-    service = SearchService(gallery.world.store, gallery.world.service.follower, settings)
-    with local_client(build_api(service)) as client:
+    with replica_of(gallery.world.store, gallery.world.service.follower, settings) as client:
         id = gallery.add("a.jpg", encoded(), uri="s3://secret-bucket/a.jpg")
         answer = client.get(f"/v1/images/{id}/content")
-    service.content.close()
-    service.images.close()
     assert error_of(answer) == (503, "bucket_unavailable")
     assert answer.headers["retry-after"]
     assert "secret-bucket" not in answer.text

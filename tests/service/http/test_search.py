@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.service.conftest import CAPTIONS, World, local_client
+from tests.service.conftest import CAPTIONS, World, replica_of
 from tests.service.http.searching import Body, Counted, an_id, as_base64, ids, image, search, with_search
-from viewfinder.service.http.api import build_api
-from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.search import Search
@@ -169,8 +167,8 @@ def test_a_batch_gives_the_same_results_as_single_searches(shared: World) -> Non
 
 def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(shared: World) -> None:
     counted = Counted(shared.store.search)
-    service = SearchService(with_search(shared.store, counted), shared.service.follower, Settings.load({}))
-    with local_client(build_api(service)) as client:
+    store = with_search(shared.store, counted)
+    with replica_of(store, shared.service.follower, Settings.load({})) as client:
         searches = [{"text": f"cat {number}", "target": "caption"} for number in range(64)]
         answer = client.post("/v1/search/batch", json={"searches": searches})
         assert answer.status_code == 200
@@ -178,7 +176,6 @@ def test_a_batch_is_one_request_to_the_store_and_one_to_the_encoder(shared: Worl
         assert counted.calls["many"] == 1
         client.post("/v1/search/batch", json={"searches": [{"text": f"cat {n}", "target": "both"} for n in range(9)]})
         assert counted.calls["many"] == 3  # fused: candidates, then the hits with their cosines
-    service.images.close()
 
 
 def test_a_filter_is_parsed_once_for_all_requests_of_a_query(shared: World) -> None:
@@ -190,10 +187,9 @@ def test_a_filter_is_parsed_once_for_all_requests_of_a_query(shared: World) -> N
             return self._search.many(collection, searches)
 
     recorded = Recorded(shared.store.search)
-    service = SearchService(with_search(shared.store, recorded), shared.service.follower, Settings.load({}))
+    store = with_search(shared.store, recorded)
     body = {"text": "a cat", "rank": "hybrid", "target": "both", "filter": {"width": {"gte": 200}}}
-    with local_client(build_api(service)) as client:
+    with replica_of(store, shared.service.follower, Settings.load({})) as client:
         assert client.post("/v1/search", json=body).json()["hits"]
-    service.images.close()
     assert recorded.calls["parse"] == 1
     assert {type(search.filter) for search in sent if search.only is None} == {ParsedFilter}

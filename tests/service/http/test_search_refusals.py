@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.service.conftest import World, local_client
+from tests.service.conftest import World, replica_of
 from tests.service.http.searching import Body, Counted, an_id, ids, image, search, with_search
-from viewfinder.service.http.api import build_api
-from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 
 
@@ -153,9 +151,8 @@ def test_a_search_that_takes_too_long_is_504(shared: World) -> None:
             return self._search.many(*arguments)
 
     settings = Settings.load({}, request_timeout_s=0.2)
-    service = SearchService(with_search(shared.store, Slow(shared.store.search)), shared.service.follower, settings)
-    with local_client(build_api(service)) as client:
+    store = with_search(shared.store, Slow(shared.store.search))
+    with replica_of(store, shared.service.follower, settings) as client:
         answer = client.post("/v1/search", json={"text": "a cat"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
-    release.set()
-    service.images.close()
+        release.set()

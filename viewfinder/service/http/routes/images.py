@@ -29,11 +29,14 @@ ImageId = Annotated[
     ),
 ]
 
+# Servers refuse a request line over 64 KiB, and a character may take 12 bytes of it. A key of S3 has at most 1,024
+# bytes, a path 4,096.
+MAX_URI_LENGTH = 5_000
 ImageUri = Annotated[
     str | None,
     Query(
         pattern=r"^(s3|file)://",
-        max_length=16_384,
+        max_length=MAX_URI_LENGTH,
         description="URI of the image. If the index has no image `id`, those with a URI that looks the same are meant: "
         "letters with accents have several spellings in Unicode.",
     ),
