@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from tests.cli.conftest import Viewfinder, program
 from tests.fixtures.services import Gallery, Running
-from viewfinder.cli.search import last_position
-from viewfinder.client import SearchRequest
 
 pytestmark = pytest.mark.slow
 
@@ -148,24 +145,6 @@ def test_warnings_go_to_standard_error(as_json: tuple[str, ...], at_gallery: Gal
 
 def test_an_invalid_id_is_refused(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     assert viewfinder("search", "--id", "x").status == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "position"),
-    [
-        ({}, 10_000),
-        ({"rank": "words"}, 500),
-        ({"rank": "hybrid"}, 500),
-        ({"target": "both"}, 500),
-        ({"group_by": "tags"}, 500),
-        ({"diversity": 0.5}, 100),
-        ({"diversity": 0.5, "limit": 30}, 300),
-        ({"diversity": 0.5, "limit": 200}, 500),
-    ],
-)
-def test_all_hits_end_at_the_last_position_of_the_order(options: dict[str, Any], position: int) -> None:
-    request = {"rank": None, "target": "image", "diversity": None, "group_by": None, "limit": None, **options}
-    assert last_position(cast(SearchRequest, request)) == position
 
 
 def test_an_unknown_image_is_named_as_it_was_given(at_running: Running, viewfinder: Viewfinder) -> None:

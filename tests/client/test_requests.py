@@ -12,6 +12,7 @@ from viewfinder.client.requests import (
     Part,
     SearchRequest,
     image_id,
+    last_position,
     next_page,
     search_body,
     search_request,
@@ -102,3 +103,21 @@ def test_an_image_is_named_by_the_relative_path_of_an_existing_file(
     for subject in ("y.png", "a" * 5000, "a\0b"):
         with pytest.raises(ConfigurationError, match="neither an id"):
             image_id(subject)
+
+
+@pytest.mark.parametrize(
+    ("options", "position"),
+    [
+        ({}, 10_000),
+        ({"rank": "words"}, 500),
+        ({"rank": "hybrid"}, 500),
+        ({"target": "both"}, 500),
+        ({"group_by": "tags"}, 500),
+        ({"diversity": 0.5}, 100),
+        ({"diversity": 0.5, "limit": 30}, 300),
+        ({"diversity": 0.5, "limit": 200}, 500),
+    ],
+)
+def test_all_hits_end_at_the_last_position_of_the_order(options: dict[str, Any], position: int) -> None:
+    defaults = {"limit": 10, "target": "image", "rank": "clip", "diversity": None, "group_by": None}
+    assert last_position(**{**defaults, **options}) == position

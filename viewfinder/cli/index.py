@@ -45,7 +45,7 @@ _NOT_SOURCES = frozenset(
     | {".tar", ".toml", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".zip"}
 )
 
-Sources = Annotated[
+SourcesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SRC",
@@ -54,40 +54,33 @@ Sources = Annotated[
         parser=parse_source,
     ),
 ]
+SourcesOption = Annotated[
+    list[str] | None, optional("--source", metavar="SRC", help="Same as SRC.", parser=parse_source)
+]
+IncludeOption = Annotated[list[str] | None, optional(metavar="GLOB", help="Index only objects that match. Repeatable.")]
+ExcludeOption = Annotated[list[str] | None, optional(metavar="GLOB", help="Skip objects that match. Repeatable.")]
+ModelOption = Annotated[
+    str | None,
+    optional(
+        metavar="NAME",
+        parser=model_name,
+        help="Model of a new index. [default: that of the live collection, else VIEWFINDER_MODEL]",
+    ),
+]
+MaxObjectsOption = Annotated[int | None, optional(parser=whole(1), metavar="N", help="Index only the first N objects.")]
+PruneOption = Annotated[bool, typer.Option("--prune", help="Delete points whose objects are gone.")]
 
 
 def index_command(
-    src: Sources = None,
-    source: Annotated[
-        list[str] | None,
-        optional("--source", metavar="SRC", help="Same as SRC.", parser=parse_source),
-    ] = None,
+    src: SourcesArgument = None,
+    source: SourcesOption = None,
     captions: CaptionsOption = None,
-    include: Annotated[
-        list[str] | None,
-        optional(metavar="GLOB", help="Index only objects that match. Repeatable."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        optional(metavar="GLOB", help="Skip objects that match. Repeatable."),
-    ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
     index: IndexNameOption = None,
-    model: Annotated[
-        str | None,
-        optional(
-            metavar="NAME",
-            parser=model_name,
-            help="Model of a new index. [default: that of the live collection, else VIEWFINDER_MODEL]",
-        ),
-    ] = None,
-    max_objects: Annotated[
-        int | None,
-        optional(parser=whole(1), metavar="N", help="Index only the first N objects."),
-    ] = None,
-    prune: Annotated[
-        bool,
-        typer.Option("--prune", help="Delete points whose objects are gone."),
-    ] = False,
+    model: ModelOption = None,
+    max_objects: MaxObjectsOption = None,
+    prune: PruneOption = False,
     prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
     prune_captions: PruneCaptionsOption = False,
     prune_captions_max_ratio: PruneCaptionsMaxRatioOption = PRUNE_MAX_RATIO,
@@ -103,19 +96,8 @@ def index_command(
 
     Unchanged objects are skipped. Runs in this process with all CPU cores, or with --ray or RAY_ADDRESS as a Ray job.
     """
-    sources = (*(src or ()), *(source or ()))
-    if not sources:
-        raise typer.BadParameter("At least one source is required.", param_hint="'SRC'")
-    if prune_max_ratio != PRUNE_MAX_RATIO and not prune:
-        raise typer.BadParameter("Needs --prune.", param_hint="'--prune-max-ratio'")
-    if prune and max_objects is not None:
-        raise typer.BadParameter(
-            "Needs a complete listing, so it cannot be combined with --max-objects.", param_hint="'--prune'"
-        )
-    if prune_captions and not captions:
-        raise typer.BadParameter("Needs --captions with all captions files.", param_hint="'--prune-captions'")
     options = IndexOptions(
-        sources=sources,
+        sources=(*(src or ()), *(source or ())),
         captions=tuple(captions or ()),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -131,11 +113,26 @@ def index_command(
         report=report,
         max_failure_ratio=max_failure_ratio,
     )
+    _check_options(options)
     settings, on_ray = job_settings(config, index, ray)
     check_local_sources(options.sources)
     check_local_files(*options.captions)
     with job():
         raise typer.Exit(_run(options, settings, on_ray=on_ray, as_json=as_json))
+
+
+def _check_options(options: IndexOptions) -> None:
+    """Refuse options that contradict each other or need another one."""
+    if not options.sources:
+        raise typer.BadParameter("At least one source is required.", param_hint="'SRC'")
+    if options.prune_max_ratio != PRUNE_MAX_RATIO and not options.prune:
+        raise typer.BadParameter("Needs --prune.", param_hint="'--prune-max-ratio'")
+    if options.prune and options.max_objects is not None:
+        raise typer.BadParameter(
+            "Needs a complete listing, so it cannot be combined with --max-objects.", param_hint="'--prune'"
+        )
+    if options.prune_captions and not options.captions:
+        raise typer.BadParameter("Needs --captions with all captions files.", param_hint="'--prune-captions'")
 
 
 def check_local_sources(sources: Sequence[str]) -> None:

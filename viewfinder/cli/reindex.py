@@ -43,63 +43,71 @@ EPILOG = examples(
 # The options that --rollback and --release take.
 _WITHOUT_RUN = ("--index", "--config", "--json")
 
+NewModelOption = Annotated[
+    str | None,
+    optional(
+        metavar="NAME",
+        parser=model_name,
+        help="New model of the index. [default: VIEWFINDER_MODEL if it is set, else the live model]",
+    ),
+]
+OnlySourcesOption = Annotated[
+    list[str] | None,
+    optional(
+        "--source",
+        metavar="SRC",
+        help="Read this source instead of the recorded ones. Repeatable.",
+        parser=parse_source,
+    ),
+]
+KeepOption = Annotated[
+    int, typer.Option(parser=whole(0), metavar="N", help="Number of retired collections to keep for a rollback.")
+]
+AllowLossOption = Annotated[
+    int,
+    typer.Option(
+        parser=whole(0),
+        metavar="N",
+        help="Change the model even if up to N images leave the index because their objects are archived.",
+    ),
+]
+MaxQualityLossOption = Annotated[
+    float,
+    typer.Option(
+        parser=ratio, metavar="R", help="Refuse a model whose recall or MRR on the evaluation set drops by more."
+    ),
+]
+RebuildOption = Annotated[bool, typer.Option("--rebuild", help="Build a new collection even if the model is the same.")]
+WhenModelChangedOption = Annotated[
+    bool, typer.Option("--when-model-changed", help="Do nothing if the index already has the model.")
+]
+RollbackOption = Annotated[
+    bool, typer.Option("--rollback", help="Make the previous collection live again and pause scheduled runs.")
+]
+ReleaseOption = Annotated[bool, typer.Option("--release", help="Resume scheduled runs after a rollback.")]
+
 
 def reindex_command(
     ctx: typer.Context,
-    model: Annotated[
-        str | None,
-        optional(
-            metavar="NAME",
-            parser=model_name,
-            help="New model of the index. [default: VIEWFINDER_MODEL if it is set, else the live model]",
-        ),
-    ] = None,
+    model: NewModelOption = None,
     index: IndexNameOption = None,
-    source: Annotated[
-        list[str] | None,
-        optional(
-            "--source",
-            metavar="SRC",
-            help="Read this source instead of the recorded ones. Repeatable.",
-            parser=parse_source,
-        ),
-    ] = None,
+    source: OnlySourcesOption = None,
     captions: CaptionsOption = None,
     evaluation_set: EvaluationSetOption = None,
-    keep: Annotated[
-        int, typer.Option(parser=whole(0), metavar="N", help="Number of retired collections to keep for a rollback.")
-    ] = KEEP,
+    keep: KeepOption = KEEP,
     max_failure_ratio: MaxFailureRatioOption = MAX_FAILURE_RATIO,
     prune_max_ratio: PruneMaxRatioOption = PRUNE_MAX_RATIO,
     prune_captions: PruneCaptionsOption = False,
     prune_captions_max_ratio: PruneCaptionsMaxRatioOption = PRUNE_MAX_RATIO,
     retry_failed: RetryFailedOption = False,
-    allow_loss: Annotated[
-        int,
-        typer.Option(
-            parser=whole(0),
-            metavar="N",
-            help="Change the model even if up to N images leave the index because their objects are archived.",
-        ),
-    ] = 0,
-    max_quality_loss: Annotated[
-        float,
-        typer.Option(
-            parser=ratio, metavar="R", help="Refuse a model whose recall or MRR on the evaluation set drops by more."
-        ),
-    ] = MAX_QUALITY_LOSS,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build a new collection even if the model is the same.")
-    ] = False,
-    when_model_changed: Annotated[
-        bool, typer.Option("--when-model-changed", help="Do nothing if the index already has the model.")
-    ] = False,
+    allow_loss: AllowLossOption = 0,
+    max_quality_loss: MaxQualityLossOption = MAX_QUALITY_LOSS,
+    rebuild: RebuildOption = False,
+    when_model_changed: WhenModelChangedOption = False,
     dry_run: DryRunOption = False,
     report: ReportOption = None,
-    rollback: Annotated[
-        bool, typer.Option("--rollback", help="Make the previous collection live again and pause scheduled runs.")
-    ] = False,
-    release: Annotated[bool, typer.Option("--release", help="Resume scheduled runs after a rollback.")] = False,
+    rollback: RollbackOption = False,
+    release: ReleaseOption = False,
     ray: RayOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -110,8 +118,8 @@ def reindex_command(
     continue meanwhile.
     """
     for chosen, flag in ((rollback, "--rollback"), (release, "--release")):
-        if chosen and (others := _given_options(ctx) - {flag, *_WITHOUT_RUN}):
-            raise typer.BadParameter(f"Cannot be combined with {' and '.join(sorted(others))}.", param_hint=f"'{flag}'")
+        if chosen:
+            _refuse_others(ctx, flag)
     if rebuild and when_model_changed:
         raise typer.BadParameter("Cannot be combined with --when-model-changed.", param_hint="'--rebuild'")
     options = ReindexOptions(
@@ -145,10 +153,12 @@ def reindex_command(
             raise typer.Exit(_reindex(options, settings, on_ray=on_ray, as_json=as_json))
 
 
-def _given_options(ctx: typer.Context) -> set[str]:
-    """The options on the command line, by their first name."""
+def _refuse_others(ctx: typer.Context, flag: str) -> None:
+    """Refuse options of a run on the command line, which has `flag`."""
     sources = {each.opts[0]: ctx.get_parameter_source(each.name) for each in ctx.command.params if each.name}
-    return {flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    given = {option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if others := given - {flag, *_WITHOUT_RUN}:
+        raise typer.BadParameter(f"Cannot be combined with {' and '.join(sorted(others))}.", param_hint=f"'{flag}'")
 
 
 def _roll_back(settings: Settings, *, as_json: bool) -> None:

@@ -1,44 +1,44 @@
 """`viewfinder search`: find images through a service, or in the index on this machine."""
 
-import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 
 import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.advice import advice
-from viewfinder.cli.options import (
-    ConfigOption,
-    IndexNameOption,
-    JsonOption,
-    ServerOption,
-    choice,
-    examples,
-    number,
-    optional,
-    ratio,
-    whole,
+from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples
+from viewfinder.cli.search_options import (
+    AllOption,
+    DiversityOption,
+    FilterOption,
+    GroupByOption,
+    GroupSizeOption,
+    IdOption,
+    ImageOption,
+    ImageUrlOption,
+    LimitOption,
+    OffsetOption,
+    RankOption,
+    TargetOption,
+    TextArgument,
+    ThresholdOption,
+    WeightsOption,
 )
+from viewfinder.cli.search_report import show_page
 from viewfinder.cli.service import find_service
-from viewfinder.client import Hit, Part, Rank, SearchRequest, SearchResult, Target
+from viewfinder.client import Part, SearchOptions, SearchRequest, SearchResult
 from viewfinder.client.requests import (
     DEFAULT_LIMIT,
-    MAX_HITS,
     MAX_LIMIT,
-    MAX_RANKED_HITS,
-    diverse_candidates,
     image_bytes,
     image_id,
-    is_blank,
+    last_position,
     next_page,
     search_body,
 )
-from viewfinder.engine.engine import print_results
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
 
@@ -52,110 +52,25 @@ EPILOG = examples(
     statuses="Exit status: 0 found, 1 failed, 2 wrong usage or configuration, 3 no hits.",
 )
 
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not JSON: {error}.") from error
-    if not isinstance(document, dict):
-        raise typer.BadParameter(f"{text!r} is not a JSON object.")
-    return document
-
-
-def _weights(text: str) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, separator, value = part.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{text!r} does not have the form clip=1,words=0.5.")
-        weights[choice("clip", "words")(name.strip())] = number(0, 100)(value)
-    if not any(weights.get(name, 1.0) for name in ("clip", "words")):
-        raise typer.BadParameter("At least one weight must be above 0.")
-    return weights
-
-
-def _query_text(text: str) -> str:
-    if is_blank(text):
-        raise typer.BadParameter("The text is empty: it has no visible character.")
-    return text
+Search = Callable[[SearchRequest], SearchResult]
 
 
 def search_command(
-    text: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT", help="Description of the images, in plain words.", show_default=False, parser=_query_text
-        ),
-    ] = None,
-    image: Annotated[Path | None, optional(help="Find images similar to this file.", metavar="PATH")] = None,
-    image_url: Annotated[
-        str | None,
-        optional(help="Find images similar to the one at this address.", metavar="URL"),
-    ] = None,
-    id: Annotated[
-        str | None,
-        optional("--id", help="Find images similar to this image of the index.", metavar="URI|ID"),
-    ] = None,
-    target: Annotated[
-        Target,
-        typer.Option(
-            metavar="|".join(get_args(Target)),
-            help="Compare with images, with captions, or with both.",
-            parser=choice(*get_args(Target)),
-        ),
-    ] = "image",
-    rank: Annotated[
-        Rank,
-        typer.Option(
-            metavar="|".join(get_args(Rank)),
-            help="Rank by the model, by the words of captions, or by both.",
-            parser=choice(*get_args(Rank)),
-        ),
-    ] = "clip",
-    weights: Annotated[
-        dict[str, float] | None,
-        optional(
-            help="Weights of --rank hybrid, for example clip=1,words=0.5.",
-            metavar="WEIGHTS",
-            parser=_weights,
-        ),
-    ] = None,
-    filter: Annotated[
-        dict[str, Any] | None,
-        optional(
-            "--filter",
-            help='Conditions on the payload, for example {"width": {"gte": 800}}.',
-            metavar="JSON",
-            parser=_json_object,
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        optional(help="Leave out hits with a lower cosine.", metavar="X", parser=number(-1, 1)),
-    ] = None,
-    offset: Annotated[int | None, optional(help="Skip the N best hits.", metavar="N", parser=whole(0))] = None,
-    limit: Annotated[
-        int | None,
-        optional(
-            "--limit",
-            "-k",
-            "--top-k",
-            help=f"Maximum number of hits, or of groups, 1 to {MAX_LIMIT}. [default: {DEFAULT_LIMIT}]",
-            metavar="N",
-            parser=whole(1, MAX_LIMIT),
-        ),
-    ] = None,
-    diversity: Annotated[
-        float | None,
-        optional(help="Variety among the hits, 0 to 1.", metavar="X", parser=ratio),
-    ] = None,
-    group_by: Annotated[str | None, optional(help="Group hits by a payload field.", metavar="FIELD")] = None,
-    group_size: Annotated[
-        int | None,
-        optional(help="Hits in each group, 1 to 10. [default: 3]", metavar="N", parser=whole(1, 10)),
-    ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Print all hits; with --json, one per line.")] = False,
+    text: TextArgument = None,
+    image: ImageOption = None,
+    image_url: ImageUrlOption = None,
+    id: IdOption = None,
+    target: TargetOption = "image",
+    rank: RankOption = "clip",
+    weights: WeightsOption = None,
+    filter: FilterOption = None,
+    threshold: ThresholdOption = None,
+    offset: OffsetOption = None,
+    limit: LimitOption = None,
+    diversity: DiversityOption = None,
+    group_by: GroupByOption = None,
+    group_size: GroupSizeOption = None,
+    all_: AllOption = False,
     index: IndexNameOption = None,
     server: ServerOption = None,
     config: ConfigOption = None,
@@ -165,23 +80,11 @@ def search_command(
 
     Uses the service at VIEWFINDER_SERVER, else a service on this machine, else the local index.
     """
-    parts: dict[str, Any] = {"text": text, "image": image, "image_url": image_url, "id": id}
-    parts = {name: value for name, value in parts.items() if value is not None}
-    if not parts:
-        raise typer.BadParameter("Give a text, --image, --image-url or --id.", param_hint="'TEXT'")
     if all_ and limit is not None:
         raise typer.BadParameter("Prints all hits, so it cannot be combined with --limit.", param_hint="'--all'")
-    if group_size is not None and group_by is None:
-        raise typer.BadParameter("Needs --group-by.", param_hint="'--group-size'")
-    if weights is not None and rank != "hybrid":
-        raise typer.BadParameter("Needs --rank hybrid.", param_hint="'--weights'")
-    if image is not None:
-        parts["image"] = image_bytes(image)
-    if id is not None:
-        image_id(id)  # refused before anything is opened
-    request: SearchRequest = {
+    options: SearchOptions = {
         "target": target,
-        "rank": rank if rank != "clip" else None,
+        "rank": rank,
         "weights": weights,
         "limit": MAX_LIMIT if all_ else limit or DEFAULT_LIMIT,
         "offset": offset,
@@ -191,35 +94,46 @@ def search_command(
         "group_by": group_by,
         "group_size": group_size,
     }
-    if len(parts) == 1:
-        request = {**request, **parts}  # type: ignore[typeddict-item]  # the name is a key of SearchRequest
-    else:
-        request["queries"] = [Part(**{name: value}) for name, value in parts.items()]
+    _check_options(options)
+    request: SearchRequest = {**_query(text, image, image_url, id), **options}
     settings = Settings.load(config=config, server=server, index=index)
-    with advice(given_id=id), _searcher(settings, request) as find:
-        following: SearchRequest | None = request
-        count = 0
-        while following is not None:
-            page = find(following)
-            _print(page, as_json=as_json, as_lines=all_, headed=count == 0)
-            count += len(page.hits if page.groups is None else page.groups)
-            following = next_page(following, page.cursor) if all_ else None
-    if all_ and count + (offset or 0) >= last_position(request):
+    with advice(given_id=id), _open_search(settings, request) as search:
+        count = _show_pages(search, request, all_pages=all_, as_json=as_json)
+    end = last_position(limit or MAX_LIMIT, target=target, rank=rank, diversity=diversity, group_by=group_by)
+    if all_ and count + (offset or 0) >= end:
         output.note(f"Stopped after {count:,} {'groups' if group_by else 'hits'}: a search returns no more of them.")
     if not count:
         raise typer.Exit(NO_HITS)
 
 
-def last_position(request: SearchRequest) -> int:
-    """The last position that `--all` reaches."""
-    if request["diversity"]:
-        return min(MAX_RANKED_HITS, diverse_candidates(request["limit"] or DEFAULT_LIMIT))
-    by_cosine = not (request["rank"] or request["target"] == "both" or request["group_by"])
-    return MAX_HITS if by_cosine else MAX_RANKED_HITS
+def _check_options(options: SearchOptions) -> None:
+    """Refuse options that need another one."""
+    if options["group_size"] is not None and options["group_by"] is None:
+        raise typer.BadParameter("Needs --group-by.", param_hint="'--group-size'")
+    if options["weights"] is not None and options["rank"] != "hybrid":
+        raise typer.BadParameter("Needs --rank hybrid.", param_hint="'--weights'")
+
+
+def _query(text: str | None, image: Path | None, image_url: str | None, id: str | None) -> SearchRequest:
+    """What to search by. A wrong image or id is refused before anything is opened."""
+    given: dict[str, Any] = {
+        "text": text,
+        "image": None if image is None else image_bytes(image),
+        "image_url": image_url,
+        "id": id,
+    }
+    if id is not None:
+        image_id(id)
+    parts = [Part(**{name: value}) for name, value in given.items() if value is not None]
+    if not parts:
+        raise typer.BadParameter("Give a text, --image, --image-url or --id.", param_hint="'TEXT'")
+    if len(parts) > 1:
+        return {"queries": parts}
+    return {"text": text, "image": given["image"], "image_url": image_url, "id": id}
 
 
 @contextmanager
-def _searcher(settings: Settings, request: SearchRequest) -> Iterator[Callable[[SearchRequest], SearchResult]]:
+def _open_search(settings: Settings, request: SearchRequest) -> Iterator[Search]:
     """Yield the search of a service, else of the local index opened in this process."""
     if (client := find_service(settings)) is not None:
         with client:
@@ -236,33 +150,13 @@ def _searcher(settings: Settings, request: SearchRequest) -> Iterator[Callable[[
         yield local.search
 
 
-def _print(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool) -> None:
-    """Print one page of hits, with column names first if `headed`."""
-    if as_json and as_lines:
-        for hit in result.hits if result.groups is None else result.groups:
-            output.print_json_line(asdict(hit))
-    elif as_json:
-        output.print_json(asdict(result))
-    elif output.stdout().is_terminal:
-        print_results(result)
-        return  # print_results also prints the warnings
-    else:
-        columns = ["score", "relevance", "uri", "caption", "size"]
-        rows = [_row(hit) for hit in result.hits]
-        if result.groups is not None:
-            columns = ["group", *columns]
-            rows = [[str(group.value), *_row(hit)] for group in result.groups for hit in group.hits]
-        lines = ([columns] if headed else []) + rows
-        if lines:
-            output.print_lines(lines)
-        if headed and not rows:
-            output.note("Nothing found.")
-    for warning in result.warnings:
-        output.note(f"warning: {warning}")
-
-
-def _row(hit: Hit) -> list[str]:
-    # Rounded down, so that 100% means a score above all unrelated pairs.
-    relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
-    size = f"{hit.width}x{hit.height}" if hit.width and hit.height else ""
-    return [f"{hit.score:.3f}", relevance, hit.uri, hit.caption or "", size]
+def _show_pages(search: Search, request: SearchRequest, *, all_pages: bool, as_json: bool) -> int:
+    """Print the first page, or all pages, and return the number of hits or groups."""
+    following: SearchRequest | None = request
+    count = 0
+    while following is not None:
+        page = search(following)
+        show_page(page, as_json=as_json, as_lines=all_pages, headed=count == 0)
+        count += len(page.hits if page.groups is None else page.groups)
+        following = next_page(following, page.cursor) if all_pages else None
+    return count

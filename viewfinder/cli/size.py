@@ -285,6 +285,10 @@ def size_command(
         memory_price=memory_price,
         disk_price=disk_price,
     )
+    _print(estimate, as_json=as_json)
+
+
+def _print(estimate: Estimate, *, as_json: bool) -> None:
     lines = list(estimate.lines())
     if as_json:
         output.print_json([asdict(line) for line in lines])
@@ -292,7 +296,7 @@ def size_command(
     headings = ["part", "figure", "value", "unit", "basis", "how"]
     rows = [[line.part, line.what, _number(line.value), line.unit, line.basis, line.how] for line in lines]
     if output.stdout().is_terminal:
-        output.print_text(f"{counted(images, 'image')}, {estimate.model.name}, {gpu}")
+        output.print_text(f"{counted(estimate.images, 'image')}, {estimate.model.name}, {estimate.gpu}")
     output.print_table(headings, rows)
 
 

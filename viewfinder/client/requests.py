@@ -123,6 +123,14 @@ def diverse_candidates(limit: int) -> int:
     return min(max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * limit), _MAX_CANDIDATES)
 
 
+def last_position(limit: int, *, target: Target, rank: Rank, diversity: float | None, group_by: str | None) -> int:
+    """The number of hits, or groups, after which the pages of a search end."""
+    if diversity:
+        return min(MAX_RANKED_HITS, diverse_candidates(limit))
+    by_cosine = target != "both" and rank == "clip" and not group_by
+    return MAX_HITS if by_cosine else MAX_RANKED_HITS
+
+
 def is_blank(text: str) -> bool:
     """Return True for a text of nothing but spaces, control characters, invisible characters and lone accents."""
     return all(unicodedata.category(each) in _INVISIBLE or each in _FILLER_LETTERS for each in text)

@@ -24,10 +24,9 @@ from viewfinder.client.requests import (
     DEFAULT_LIMIT,
     MAX_BATCH_HITS,
     MAX_HITS,
-    MAX_RANKED_HITS,
     Rank,
     Target,
-    diverse_candidates,
+    last_position,
 )
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fields import (
@@ -102,9 +101,9 @@ class Query:
     @property
     def last_position(self) -> int:
         """The number of hits, or groups, after which the pages end."""
-        if self.diversity:
-            return min(MAX_RANKED_HITS, diverse_candidates(self.limit))
-        return MAX_RANKED_HITS if self.ranked_by or self.group_by else MAX_HITS
+        return last_position(
+            self.limit, target=self.target, rank=self.rank, diversity=self.diversity, group_by=self.group_by
+        )
 
     def digest(self) -> str:
         """A hash of everything that decides the order of hits, which a cursor is bound to.
