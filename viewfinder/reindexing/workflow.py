@@ -4,7 +4,7 @@ A run may be killed in any phase; the next run continues there. Before the promo
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_evaluation_set
 from viewfinder.images.loading import TRUNCATED_TAIL
-from viewfinder.indexing.accounting import skip_counts, too_many_failures
+from viewfinder.indexing.accounting import RunResult, skip_counts, too_many_failures
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources, model_of
 from viewfinder.indexing.prune import PruneRefusedError
@@ -36,7 +36,6 @@ from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.reindexing.verify import Bounds, CollectionPair, verify
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
-from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 from viewfinder.store.recorded import Recorded
@@ -145,74 +144,106 @@ class _Reindex:
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
         """Build a collection beside the live one, verify it, and promote it."""
-        store, options, record = self._store, self._options, self._record
-
-        def current_run() -> IndexOptions:
-            # Index jobs may add sources meanwhile. Pruning needs no bound, because this collection is not searched yet;
-            # the check "points kept" refuses one that is too small.
-            current = store.collections.refresh(live)
-            return build.plan_run(current, options, prune_max_ratio=1.0, captions_from=current)
-
+        store, record = self._store, self._record
         with record.phase("preflight"):
             queries = self._load_queries(live)
-            self._check_sources(current_run())
+            self._check_sources(self._run_of_new(live))
             live_model = _find_model(live)
             build.check_disk_space(store, live, wanted)
         with record.phase("build"):
-            new = build.open_new(store, lock, live, wanted, rebuild=options.rebuild)
+            new = build.open_new(store, lock, live, wanted, rebuild=self._options.rebuild)
             try:
-                result = build.fill(
-                    store, self._indexer, lock, new, wanted, current_run, record.add_round, self._check_loss(live)
-                )
+                result = self._fill(lock, live, new, wanted)
             except LossRefusedError as error:
                 return self._result(live, REFUSED, str(error), refused=new.name)
-            store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
         with record.phase("verify"):
-            bounds = Bounds(
-                options.max_failure_ratio,
-                options.prune_max_ratio,
-                options.max_quality_loss,
-                allowed_loss=options.allow_loss,
-            )
             pair = CollectionPair(store.collections.refresh(new), wanted, live, live_model)
-            record.add_checks(verify(store, self._indexer, pair, result, queries, bounds, self._report.run_id))
-        if failed := [each for each in record.checks if each.passed is False]:
-            reasons = "; ".join(f"{each.name} is {each.value}, must be {each.bound}" for each in failed)
-            return self._result(
-                live,
-                REFUSED,
-                f"{new.name} failed its checks: {reasons}. {live.name} stays live and unchanged. Run again to update "
-                "and verify it again, or pass --rebuild to start over.",
-                refused=new.name,
-            )
+            problem = self._verify(pair, result, queries)
+        if problem is not None:
+            return self._result(live, REFUSED, problem, refused=new.name)
         with record.phase("promote"):
-            promote(store, lock, new)
-            if options.model is not None:
-                resume_runs(store.control(live.index))
-            wait_for_service(self._settings.service_url, new.name)
+            self._promote(lock, new)
         with record.phase("catch up"):
-            # This collection is searched now, so the user's bound on pruning applies.
-            ratio = options.prune_max_ratio
-            new = build.add_missing_records(
-                store, new, build.plan_run(store.collections.refresh(live), options, prune_max_ratio=ratio)
-            )
-            # Jobs that began after the switch may have recorded more.
-            of_new = replace(options, sources=(), captions=())
-            problem = joined(self._sync(new, wanted, build.plan_run(new, of_new, prune_max_ratio=ratio)))
+            problem = self._catch_up(live, new, wanted)
         dropped: list[str] = []
         if problem is None:  # else a retired collection may be needed
             with record.phase("clean up"):
                 grace_s = self._settings.grace_s + self._settings.refresh_s
-                dropped = drop_retired(store, lock, live.index, keep=options.keep, grace_s=grace_s)
-        following = wanted_model(replace(options, model=None), self._settings, wanted.name)
-        if options.model is not None and following not in (options.model, wanted.name):
+                dropped = drop_retired(store, lock, live.index, keep=self._options.keep, grace_s=grace_s)
+        self._warn_of_other_model(wanted)
+        new = store.collections.refresh(new)
+        return self._result(new, f"switched from {live.name}", problem, retired=live.name, dropped=dropped)
+
+    def _run_of_new(self, live: Collection) -> IndexOptions:
+        """The run that fills the new collection. Index jobs may add sources to the live one meanwhile."""
+        live = self._store.collections.refresh(live)
+        # Pruning needs no bound: this collection is not searched yet, and the check "points kept" refuses one that is
+        # too small.
+        return build.plan_run(live, self._options, prune_max_ratio=1.0, captions_from=live)
+
+    def _fill(self, lock: UpgradeLock, live: Collection, new: Collection, wanted: Checkpoint) -> RunResult:
+        """Fill the new collection. Raises `LossRefusedError` if the listing loses archived images."""
+        record = self._record
+        result = build.fill(
+            self._store,
+            self._indexer,
+            lock,
+            new,
+            wanted,
+            lambda: self._run_of_new(live),
+            record.add_round,
+            lambda new, manifest: check_loss(self._store, live, new, manifest, allowed=self._options.allow_loss),
+        )
+        self._store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
+        return result
+
+    def _verify(self, pair: CollectionPair, result: RunResult, queries: Sequence[LabelledQuery]) -> str | None:
+        """Check the new collection; return a message that names the failed checks, None if there are none."""
+        options = self._options
+        bounds = Bounds(
+            options.max_failure_ratio,
+            options.prune_max_ratio,
+            options.max_quality_loss,
+            allowed_loss=options.allow_loss,
+        )
+        checks = verify(self._store, self._indexer, pair, result, queries, bounds, self._report.run_id)
+        self._record.add_checks(checks)
+        failed = [f"{each.name} is {each.value}, must be {each.bound}" for each in checks if each.passed is False]
+        if not failed:
+            return None
+        return (
+            f"{pair.new.name} failed its checks: {'; '.join(failed)}. {pair.live.name} stays live and unchanged. Run "
+            "again to update and verify it again, or pass --rebuild to start over."
+        )
+
+    def _promote(self, lock: UpgradeLock, new: Collection) -> None:
+        promote(self._store, lock, new)
+        if self._options.model is not None:
+            resume_runs(self._store.control(new.index))
+        wait_for_service(self._settings.service_url, new.name)
+
+    def _catch_up(self, retired: Collection, live: Collection, model: Checkpoint) -> str | None:
+        """Index what changed while the collection was built, and return the problem, if there is one."""
+        # This collection is searched now, so the user's bound on pruning applies.
+        ratio = self._options.prune_max_ratio
+        retired = self._store.collections.refresh(retired)
+        live = build.add_missing_records(
+            self._store, live, build.plan_run(retired, self._options, prune_max_ratio=ratio)
+        )
+        # Jobs that began after the switch may have recorded more.
+        of_live = replace(self._options, sources=(), captions=())
+        return joined(self._sync(live, model, build.plan_run(live, of_live, prune_max_ratio=ratio)))
+
+    def _warn_of_other_model(self, live: Checkpoint) -> None:
+        """Warn if the next run without --model would change the index back."""
+        options = self._options
+        following = wanted_model(replace(options, model=None), self._settings, live.name)
+        if options.model is not None and following not in (options.model, live.name):
             logger.warning(
                 "VIEWFINDER_MODEL is %r. Set it to %r, or the next run without --model will change the index back.",
                 self._settings.model,
                 options.model,
             )
-        new = store.collections.refresh(new)
-        return self._result(new, f"switched from {live.name}", problem, retired=live.name, dropped=dropped)
 
     def _repair(self, live: Collection, pause: RollbackPause | None) -> None:
         """Complete the steps of a run that was killed right after it moved the alias."""
@@ -244,9 +275,6 @@ class _Reindex:
         """List the sources here, and list them and read one object of each on a worker."""
         check_sources(run, self._access)
         self._indexer.check(run.sources)
-
-    def _check_loss(self, live: Collection) -> Callable[[Collection, Manifest], None]:
-        return lambda new, manifest: check_loss(self._store, live, new, manifest, allowed=self._options.allow_loss)
 
     def _load_queries(self, live: Collection) -> Sequence[LabelledQuery]:
         """Load the evaluation set, if there is one; at least one of its images must be in the live collection."""
