@@ -66,7 +66,11 @@ def write_rows(
     _write_skips(store, collection, groups["skipped"], decided_by)
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
+    return _count(rows, groups, write_s=time.perf_counter() - began)
 
+
+def _count(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]], *, write_s: float) -> Tally:
+    """The outcomes of rows, after their actions are carried out."""
     truncated = [row["uri"] for row in groups["index"] if row["warning"] == TRUNCATED_TAIL]
     skips = Counter[str]()
     for row in groups["skipped"]:
@@ -78,7 +82,7 @@ def write_rows(
         **skips,
         archived_live=_count_live(groups["skipped"], archived=True),
         skipped_live=_count_live(groups["skipped"], archived=False),
-        stale=sum(row["count"] for row in groups["failed"] + groups["skipped"] if _keeps_point(row)),
+        stale=sum(row["count"] for row in [*groups["failed"], *groups["skipped"]] if _keeps_point(row)),
         images=len(groups["index"]),
         truncated_tail=len(truncated),
         warned=tuple(truncated[:MAX_WARNED]),
@@ -89,7 +93,7 @@ def write_rows(
         fetch_s=sum(row["fetch_s"] or 0.0 for row in rows),
         decode_s=sum(row["decode_s"] or 0.0 for row in rows),
         encode_s=sum(row["encode_s"] or 0.0 for row in rows),
-        write_s=time.perf_counter() - began,
+        write_s=write_s,
     )
 
 

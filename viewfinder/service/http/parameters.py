@@ -1,6 +1,9 @@
 """Refuses parameters in an address that a route does not have: a misspelled one would be ignored."""
 
+from collections.abc import Iterator
+
 from fastapi import Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from viewfinder.query.validation import unknown_name
@@ -14,7 +17,7 @@ async def check_parameters(request: Request) -> None:
     route = request.scope.get("route")
     if not isinstance(route, APIRoute) or is_open_path(request.url.path):
         return
-    known = [each.alias for each in route.dependant.query_params]
+    known = list(_query_names(route.dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     hint = "GET /docs lists the parameters of every route."
     if request.method == "POST":
@@ -24,3 +27,10 @@ async def check_parameters(request: Request) -> None:
             raise HTTPError(400, "invalid_parameter", f"{unknown_name('parameter', name, known)}", hint)
         if given.count(name) > 1:
             raise HTTPError(400, "invalid_parameter", f"The parameter {show(name)} is given twice.", "Give it once.")
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """The query parameters of a route and of its dependencies."""
+    yield from (each.alias for each in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _query_names(each)

@@ -71,6 +71,20 @@ class ThumbnailAddresses(BaseModel):
 
 
 _WIDTHS = ", ".join(map(str, WIDTHS))
+_Width = Annotated[
+    int | None,
+    Query(
+        ge=MIN_WIDTH,
+        le=MAX_WIDTH,
+        description=f"Width of a thumbnail in pixels, rounded up to one of {_WIDTHS}; never enlarged. Without it: the "
+        "original.",
+    ),
+]
+_IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of the client's copy.")]
+_Range = Annotated[str | None, Header(description="The part of an original: `bytes=FIRST-LAST`.")]
+_IfRange = Annotated[str | None, Header(description="Ignore `Range` unless this is the `ETag`.")]
+_Expires = Annotated[int | None, Query(ge=0, description="Of an address of `POST /v1/thumbnails`.")]
+_Signature = Annotated[str | None, Query(max_length=128, description="Of such an address.")]
 _BYTE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _RESPONSES: Mapping[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
@@ -98,21 +112,13 @@ def router(service: SearchService) -> APIRouter:
     async def content(
         request: Request,
         id: ImageId,
-        width: Annotated[
-            int | None,
-            Query(
-                ge=MIN_WIDTH,
-                le=MAX_WIDTH,
-                description=f"Width of a thumbnail in pixels, rounded up to one of {_WIDTHS}; never "
-                "enlarged. Without it: the original.",
-            ),
-        ] = None,
-        if_none_match: Annotated[str | None, Header(description="The `ETag` of the client's copy.")] = None,
-        range: Annotated[str | None, Header(description="The part of an original: `bytes=FIRST-LAST`.")] = None,
-        if_range: Annotated[str | None, Header(description="Ignore `Range` unless this is the `ETag`.")] = None,
+        width: _Width = None,
+        if_none_match: _IfNoneMatch = None,
+        range: _Range = None,
+        if_range: _IfRange = None,
         uri: ImageUri = None,
-        expires: Annotated[int | None, Query(ge=0, description="Of an address of `POST /v1/thumbnails`.")] = None,
-        signature: Annotated[str | None, Query(max_length=128, description="Of such an address.")] = None,
+        expires: _Expires = None,
+        signature: _Signature = None,
     ) -> Response:
         del expires, signature  # the guard has checked them
         began = time.perf_counter()

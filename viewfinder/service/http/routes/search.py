@@ -45,9 +45,30 @@ _RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
     413: {"model": ErrorResponse, "description": "An image, or the whole body, is too large."},
 }
 
-_WEIGHTS = "The weights of rank `hybrid`, as JSON."
-_FILTER = "The filter of `POST /v1/search`, as JSON."
 _FORM = ("image", "options")
+_WeightsParameter = Annotated[
+    str | None,
+    QueryParameter(
+        max_length=MAX_JSON_PARAMETER,
+        description="The weights of rank `hybrid`, as JSON.",
+        examples=['{"words":0.5}'],
+    ),
+]
+_FilterParameter = Annotated[
+    str | None,
+    QueryParameter(
+        max_length=MAX_JSON_PARAMETER,
+        description="The filter of `POST /v1/search`, as JSON.",
+        examples=['{"width":{"gte":800}}'],
+    ),
+]
+_UploadOptions = Annotated[
+    str,
+    Form(
+        description="The other fields of `POST /v1/search`, as JSON.",
+        examples=['{"limit": 20, "target": "both"}'],
+    ),
+]
 
 
 def router(service: SearchService) -> APIRouter:
@@ -59,49 +80,8 @@ def router(service: SearchService) -> APIRouter:
         return await _answer(service, body.query())
 
     @routes.get("/v1/search", responses=_RESPONSES, summary="The same with a query string")
-    async def search_by_address(
-        q: Annotated[Text | None, QueryParameter()] = None,
-        id: Annotated[Id | None, QueryParameter()] = None,
-        image_url: Annotated[ImageUrl | None, QueryParameter()] = None,
-        target: Annotated[TargetField, QueryParameter()] = "image",
-        rank: Annotated[RankField, QueryParameter()] = "clip",
-        weights: Annotated[
-            str | None,
-            QueryParameter(max_length=MAX_JSON_PARAMETER, description=_WEIGHTS, examples=['{"words":0.5}']),
-        ] = None,
-        limit: Annotated[Limit, QueryParameter()] = DEFAULT_LIMIT,
-        offset: Annotated[Offset, QueryParameter()] = 0,
-        cursor: Annotated[CursorToken | None, QueryParameter()] = None,
-        filter: Annotated[
-            str | None,
-            QueryParameter(max_length=MAX_JSON_PARAMETER, description=_FILTER, examples=['{"width":{"gte":800}}']),
-        ] = None,
-        score_threshold: Annotated[Threshold | None, QueryParameter()] = None,
-        diversity: Annotated[Diversity, QueryParameter()] = 0.0,
-        group_by: Annotated[GroupBy | None, QueryParameter()] = None,
-        group_size: Annotated[GroupSize, QueryParameter()] = DEFAULT_GROUP_SIZE,
-    ) -> SearchResult:
-        document = {
-            "text": q,
-            "id": id,
-            "image_url": image_url,
-            "target": target,
-            "rank": rank,
-            "weights": _weights_parameter(weights),
-            "limit": limit,
-            "offset": offset,
-            "cursor": cursor,
-            "filter": filter_parameter(filter),
-            "score_threshold": score_threshold,
-            "diversity": diversity,
-            "group_by": group_by,
-            "group_size": group_size,
-        }
-        try:
-            body = SearchBody.model_validate(document)
-        except ValidationError as error:
-            raise _invalid(error, "query") from error
-        return await _answer(service, body.query())
+    async def search_by_address(query: Annotated[Query, Depends(_query_of_address)]) -> SearchResult:
+        return await _answer(service, query)
 
     @routes.post(
         "/v1/search/image",
@@ -111,13 +91,7 @@ def router(service: SearchService) -> APIRouter:
     )
     async def search_by_upload(
         image: Annotated[UploadFile, File(description="The image: JPEG, PNG, WebP, GIF, BMP or TIFF.")],
-        options: Annotated[
-            str,
-            Form(
-                description="The other fields of `POST /v1/search`, as JSON.",
-                examples=['{"limit": 20, "target": "both"}'],
-            ),
-        ] = "{}",
+        options: _UploadOptions = "{}",
     ) -> SearchResult:
         chosen = await _upload_options(options)
         return await _answer(service, chosen.build(QueryPart("image", await image.read())))
@@ -132,6 +106,45 @@ def router(service: SearchService) -> APIRouter:
         )
 
     return routes
+
+
+async def _query_of_address(
+    q: Annotated[Text | None, QueryParameter()] = None,
+    id: Annotated[Id | None, QueryParameter()] = None,
+    image_url: Annotated[ImageUrl | None, QueryParameter()] = None,
+    target: Annotated[TargetField, QueryParameter()] = "image",
+    rank: Annotated[RankField, QueryParameter()] = "clip",
+    weights: _WeightsParameter = None,
+    limit: Annotated[Limit, QueryParameter()] = DEFAULT_LIMIT,
+    offset: Annotated[Offset, QueryParameter()] = 0,
+    cursor: Annotated[CursorToken | None, QueryParameter()] = None,
+    filter: _FilterParameter = None,
+    score_threshold: Annotated[Threshold | None, QueryParameter()] = None,
+    diversity: Annotated[Diversity, QueryParameter()] = 0.0,
+    group_by: Annotated[GroupBy | None, QueryParameter()] = None,
+    group_size: Annotated[GroupSize, QueryParameter()] = DEFAULT_GROUP_SIZE,
+) -> Query:
+    """The query in a query string."""
+    document = {
+        "text": q,
+        "id": id,
+        "image_url": image_url,
+        "target": target,
+        "rank": rank,
+        "weights": _parse_weights(weights),
+        "limit": limit,
+        "offset": offset,
+        "cursor": cursor,
+        "filter": parse_filter_parameter(filter),
+        "score_threshold": score_threshold,
+        "diversity": diversity,
+        "group_by": group_by,
+        "group_size": group_size,
+    }
+    try:
+        return SearchBody.model_validate(document).query()
+    except ValidationError as error:
+        raise _invalid(error, "query") from error
 
 
 async def _answer(service: SearchService, query: Query) -> SearchResult:
@@ -178,7 +191,7 @@ async def _upload_options(text: str) -> UploadOptionsBody:
         raise _invalid(error, "body", "options") from error
 
 
-def filter_parameter(text: str | None) -> dict[str, Any] | None:
+def parse_filter_parameter(text: str | None) -> dict[str, Any] | None:
     """The filter in a query string, as JSON; raises `FilterError` if it is not a JSON object."""
     expression = None if text is None else _json_object(text)
     if text is not None and expression is None:
@@ -186,7 +199,7 @@ def filter_parameter(text: str | None) -> dict[str, Any] | None:
     return expression
 
 
-def _weights_parameter(text: str | None) -> dict[str, Any] | None:
+def _parse_weights(text: str | None) -> dict[str, Any] | None:
     weights = None if text is None else _json_object(text)
     if text is not None and weights is None:
         raise QueryError(f'weights: expected a JSON object like {{"clip": 1, "words": 0.5}}, not {text[:80]!r}.')

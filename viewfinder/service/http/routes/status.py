@@ -12,7 +12,7 @@ from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, filter_parameter
+from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, parse_filter_parameter
 from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
 
@@ -62,10 +62,10 @@ def router(service: SearchService) -> APIRouter:
             Query(max_length=MAX_JSON_PARAMETER, description=f"{_FILTER} As JSON; longer ones go into a POST request."),
         ] = None,
     ) -> Facets:
-        return await count(field, limit, filter_parameter(filter))
+        return await _count_values(service, recent, field, limit, parse_filter_parameter(filter))
 
     async def facets_by_body(body: FacetsBody) -> Facets:
-        return await count(body.field, body.limit, body.filter)
+        return await _count_values(service, recent, body.field, body.limit, body.filter)
 
     routes.add_api_route(
         "/v1/facets",
@@ -76,27 +76,9 @@ def router(service: SearchService) -> APIRouter:
         summary="The same, for filters of any length",
     )
 
-    async def count(field: str, limit: int, condition: dict[str, Any] | None) -> Facets:
-        collection = service.follower.snapshot().collection
-
-        async def ask() -> list[tuple[str | int | bool, int]]:
-            facet = service.store.search.facet
-            found: list[tuple[str | int | bool, int]] = await service.in_thread(
-                facet, collection, field, filter=condition, limit=limit
-            )
-            return found
-
-        counted = await (ask() if condition else recent.get((collection.name, field, limit), ask))
-        values = tuple(FacetValue(value=value, count=count) for value, count in counted)
-        return Facets(field=field, values=values, collection=collection.name)
-
     @routes.get("/v1/models", summary="The models that an index can be made with")
     async def models() -> Models:
-        current = service.follower.current
-        specs = dict(REGISTRY) | {spec.name: spec for spec in _live_spec(current)}
-        names = [each.name for each in fields(Model)]
-        known = tuple(Model(**{name: getattr(spec, name) for name in names}) for spec in specs.values())
-        return Models(models=known, live=current.model if current else None)
+        return _known_models(service.follower.current)
 
     @routes.get(
         "/healthz",
@@ -115,6 +97,31 @@ def router(service: SearchService) -> APIRouter:
         return {"status": "ready", "collection": generation.collection.name, "behind": service.follower.behind}
 
     return routes
+
+
+async def _count_values(
+    service: SearchService, recent: RecentAnswers, field: str, limit: int, condition: dict[str, Any] | None
+) -> Facets:
+    """The most frequent values of a field, from `recent` without a condition."""
+    collection = service.follower.snapshot().collection
+
+    async def ask() -> list[tuple[str | int | bool, int]]:
+        found: list[tuple[str | int | bool, int]] = await service.in_thread(
+            service.store.search.facet, collection, field, filter=condition, limit=limit
+        )
+        return found
+
+    counted = await (ask() if condition else recent.get((collection.name, field, limit), ask))
+    values = tuple(FacetValue(value=value, count=count) for value, count in counted)
+    return Facets(field=field, values=values, collection=collection.name)
+
+
+def _known_models(current: Generation | None) -> Models:
+    """The models of the registry, and the live one."""
+    specs = dict(REGISTRY) | {spec.name: spec for spec in _live_spec(current)}
+    names = [each.name for each in fields(Model)]
+    known = tuple(Model(**{name: getattr(spec, name) for name in names}) for spec in specs.values())
+    return Models(models=known, live=current.model if current else None)
 
 
 def _live_spec(current: Generation | None) -> list[ModelSpec]:
