@@ -1,6 +1,7 @@
 """Shared fixtures: one S3 endpoint and one Ray per session, started by the first test that uses them."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ pytest_plugins = ["tests.fixtures.indexing", "tests.fixtures.reindexing", "tests
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+
+# Stores write and sync many small files, which takes three times as long on a disk. A whole run needs some 100 MB.
+SHARED_MEMORY = Path("/dev/shm")
+if os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free > 4 * 1024**3:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
 
 # Vectors are compared within 1e-5; bfloat16 weights are not that exact.
 if viewfinder.models.encoder.multiplies_bfloat16():

@@ -29,7 +29,6 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
     for routes in (search, embedding, images, content, status, docs, page):
         api.include_router(routes.router(service), dependencies=[Depends(check_parameters)])
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
-    api.openapi()  # made now: it takes 80 ms, which a request would take from all others
     # The middleware added last is the outermost: the log sees every request, and refusals get CORS headers too.
     api.add_middleware(Guard, settings=service.settings, metrics=service.metrics, links=service.links)
     if service.settings.cors_origins:
