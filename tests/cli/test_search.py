@@ -93,12 +93,23 @@ def test_scores_relevance_and_groups_are_shown(at_gallery: Gallery, viewfinder: 
         (["--rank", "hybrid", "--weights", "clip=1,words=2", "-k", "5"], 5),
         (["--threshold", "0.99999", "--target", "caption"], 1),
         (["--offset", "20", "-k", "50"], 4),
+        (["--threshold=-1", "--order-by", "width", "--offset", "20", "-k", "50"], 4),
+        (["--min-relevance", "0", "--order-by=-last_modified", "-k", "7"], 7),
     ],
 )
 def test_every_option_reaches_the_service(
     flags: list[str], count: int, at_gallery: Gallery, viewfinder: Viewfinder
 ) -> None:
     assert len(json.loads(viewfinder("search", "image 17", *flags, "--json").out)["hits"]) == count
+
+
+def test_images_are_listed_without_a_query(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    done = viewfinder("search", "--filter", '{"tags": {"eq": "odd"}}', "--order-by=-size", "--all")
+    assert done.status == 0, done.err
+    heading, *lines = (line.split("\t") for line in done.out.splitlines())
+    assert heading[:3] == ["score", "relevance", "uri"]
+    assert len(lines) == 12
+    assert {(score, relevance) for score, relevance, *_ in lines} == {("", "")}
 
 
 def test_no_hits_are_noted_beside_the_output(at_gallery: Gallery, viewfinder: Viewfinder) -> None:

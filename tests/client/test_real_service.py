@@ -31,6 +31,7 @@ def test_a_search_finds_what_was_described(running: Running, ask: Ask) -> None:
         ({"score_threshold": 0.9999}, {2}),
         ({"offset": 4}, set()),
         ({"target": "caption", "limit": 1}, {2}),
+        ({"score_threshold": -1.0, "order_by": "-width", "limit": 2}, {3, 4}),
         ({"target": "both", "limit": 1}, {2}),
     ],
 )
@@ -43,6 +44,17 @@ def test_every_option_reaches_the_service(
         assert "s3://bucket/2.jpg" not in uris
     else:
         assert uris == {f"s3://bucket/{number}.jpg" for number in numbers}
+
+
+def test_images_are_listed_without_a_query(running: Running, ask: Ask) -> None:
+    result = ask(running.url, "search", filter={"width": {"gte": 200}}, order_by="-width", limit=2)
+    assert [(hit.width, hit.score, hit.relevance) for hit in result] == [(500, None, None), (400, None, None)]
+
+
+def test_a_minimum_relevance_without_baselines_is_refused(running: Running, ask: Ask) -> None:
+    with pytest.raises(ServiceError, match="min_relevance: the hits have no relevance") as refused:
+        ask(running.url, "search", "a cat", min_relevance=0.9)
+    assert (refused.value.status, refused.value.code) == (400, "no_relevance")
 
 
 def test_a_truncated_text_has_a_warning(running: Running, ask: Ask) -> None:

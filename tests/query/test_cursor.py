@@ -24,6 +24,9 @@ CURSOR = Cursor("images__m__f__0001", "d" * 16, Place(20, frozenset({mark("a"), 
         Cursor("c", "d" * 16, Place(3, frozenset({mark(1)}))),
         Cursor("c", "d" * 16, Place(0)),
         Cursor("c", "d" * 16, Place(7, score=0.5, after="id")),
+        Cursor("c", "d" * 16, Place(MAX_HITS * 9, after="id", value=1_709_078_400_000_001)),
+        Cursor("c", "d" * 16, Place(7, after="id", value=0.1)),
+        Cursor("c", "d" * 16, Place(7, after="id", value=None)),
     ],
 )
 def test_a_cursor_survives_encoding_and_decoding(cursor: Cursor) -> None:
@@ -70,6 +73,8 @@ def test_a_token_of_another_query_is_refused() -> None:
     [
         Cursor("c", "d" * 16, Place(MAX_HITS + 1)),
         Cursor("c", "d" * 16, Place(-1)),
+        Cursor("c", "d" * 16, Place(MAX_HITS + 1, score=0.5, after="id")),
+        Cursor("c", "d" * 16, Place(1, after="id", value=float("nan"))),
         Cursor("c", "d" * 16, Place(1), "text", np.array([np.nan], np.float32)),
         Cursor("c", "d" * 16, Place(1), "text", np.zeros(4, np.float32)),
         Cursor("c", "d" * 16, Place(1), "text", np.full(4, 3e38, np.float32)),

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS
+from viewfinder.client.requests import MAX_HITS, MAX_ORDERED, MAX_RANKED_HITS
 from viewfinder.query.cursor import Cursor, CursorKeys, Place
 from viewfinder.query.errors import QueryError
 from viewfinder.query.query import Query, QueryPart, parse_query
-from viewfinder.query.ranking import Grouped, HitPage, fuse, ranking
+from viewfinder.query.ranking import Grouped, HitPage, Prepared, fuse, ranking
+from viewfinder.query.relevance import MinimumRelevance
+from viewfinder.store.ordering import Ordering
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.search import Search
 
+UNPREPARED = Prepared()
 QUERY_VECTOR = np.array([1.0, 0.0], np.float32)
 
 
@@ -30,9 +33,9 @@ class Shelf:
         self.rng = np.random.default_rng(0)
         self.searches: list[Search] = []
 
-    def turn(self, query: Query, place: Place | None = None) -> HitPage:
+    def turn(self, query: Query, place: Place | None = None, prepared: Prepared = UNPREPARED) -> HitPage:
         vector = None if query.rank == "words" else QUERY_VECTOR
-        steps = ranking(query, vector, place)
+        steps = ranking(query, vector, place, prepared)
         step = next(steps)
         while True:
             try:
@@ -55,6 +58,8 @@ class Shelf:
         self.searches.append(search)
         scores = self.words if search.words is not None else getattr(self, search.using)
         kept = [each for each in scores if (search.only is None or each in search.only) and each not in search.exclude]
+        minimum = -9.0 if search.score_threshold is None else search.score_threshold
+        kept = [each for each in kept if scores[each] >= minimum]
         noisy = {each: scores[each] + self.noise * self.rng.uniform(-1, 1) for each in kept}
         ordered = sorted(noisy, key=lambda each: (-noisy[each], each))[search.offset : search.offset + search.limit]
         cosines = {} if search.words is not None else {search.using: 0.0}
@@ -301,3 +306,56 @@ def test_a_query_by_id_does_not_return_that_point(shelf: Shelf, rank: Any) -> No
     query = Query((QueryPart("text", "a cat"), QueryPart("id", numbered(0))), rank=rank, limit=200)
     assert numbered(0) not in shelf.read(query)
     assert len(shelf.read(query)) == 99
+
+
+BY_WIDTH = Prepared(ordering=Ordering("width", "integer", descending=True))
+
+
+def by_width(**options: Any) -> Query:
+    return text(order_by="-width", score_threshold=0.5, **options)
+
+
+def test_only_the_best_hits_above_a_minimum_are_ordered_and_the_answer_says_so() -> None:
+    shelf = Shelf()
+    shelf.image = {numbered(number): 0.9 - number / 10_000 for number in range(MAX_ORDERED)}
+    shelf.payloads = {each: {"width": int(each) % 100} for each in shelf.image}
+    page = shelf.turn(by_width(limit=200), prepared=BY_WIDTH)
+    assert not page.truncated
+    assert [hit.payload["width"] for hit in page.hits] == [99 - number // 10 for number in range(200)]
+    shelf.image["below"] = 0.4
+    assert not shelf.turn(by_width(), prepared=BY_WIDTH).truncated
+    shelf.image["one more"], shelf.payloads["one more"] = 0.5, {"width": 1000}
+    page = shelf.turn(by_width(), prepared=BY_WIDTH)
+    assert page.truncated
+    assert page.hits[0].payload["width"] == 99  # the one more is the farthest
+    shelf.image["nearest"], shelf.payloads["nearest"] = 0.95, {"width": 1000}
+    assert shelf.turn(by_width(), prepared=BY_WIDTH).hits[0].id == "nearest"
+
+
+def test_pages_in_the_order_of_a_field_neither_repeat_nor_miss_points_during_changes() -> None:
+    shelf = Shelf(noise=2e-7)
+    shelf.image = {numbered(number): 0.9 - number / 10_000 for number in range(300)}
+    shelf.payloads = {each: {"width": int(each) % 7} for each in shelf.image}
+    rng, dead = np.random.default_rng(0), set()
+    page = shelf.turn(by_width(limit=9), prepared=BY_WIDTH)
+    shown = [hit.id for hit in page.hits]
+    while page.place is not None:
+        for each in rng.choice(sorted(shelf.image), 3, replace=False).tolist():
+            del shelf.image[each]
+            dead.add(each)
+        new = f"new-{len(shown)}"
+        shelf.image[new], shelf.payloads[new] = 0.8, {"width": int(rng.integers(7))}
+        page = shelf.turn(by_width(limit=9), page.place, BY_WIDTH)
+        shown += [hit.id for hit in page.hits]
+    assert len(shown) == len(set(shown))
+    assert {numbered(number) for number in range(300)} - dead <= set(shown)
+
+
+def test_a_minimum_relevance_cuts_fused_hits_and_keeps_their_order(shelf: Shelf) -> None:
+    shelf.noise = 0
+    minimum = MinimumRelevance(0.5, "text", {"text_image": [0.3, 0.9]})
+    for query in (text(rank="hybrid", limit=200), text(target="both", limit=200)):
+        whole = [hit.id for hit in shelf.turn(query).hits]
+        kept = [hit.id for hit in shelf.turn(query, prepared=Prepared(minimum=minimum)).hits]
+        assert kept == [each for each in whole if shelf.image[each] > 0.599]
+        assert 0 < len(kept) < len(whole)

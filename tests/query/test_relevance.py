@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.results import relevance
+from viewfinder.query.relevance import relevance
 from viewfinder.query.vectors import query_kind
 from viewfinder.store.baselines import share_below
 

@@ -38,7 +38,45 @@ from viewfinder.query.query import parse_batch, parse_query
             {"id": "cat.jpg"},
             "id: 'cat.jpg' is not the id of an image, as '0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a' in a hit.",
         ),
-        ({}, "give exactly one of text, image, image_url, id, vector, queries, not none."),
+        (
+            {},
+            "give exactly one of text, image, image_url, id, vector, queries; or filter or order_by, to list images "
+            "without a query.",
+        ),
+        (
+            {"text": "a", "id": None, "vector": [1.0]},
+            "give exactly one of text, image, image_url, id, vector, queries, not text and vector.",
+        ),
+        ({"text": "a", "min_relevance": 1.1}, "min_relevance: 1.1 is above the maximum of 1."),
+        ({"text": "a", "order_by": ""}, "order_by: it is empty."),
+        (
+            {"text": "a", "order_by": "size", "min_relevance": 0.9, "group_by": "tags"},
+            "order_by: cannot be combined with group_by, which is an order of its own.",
+        ),
+        (
+            {"text": "a", "order_by": "size", "min_relevance": 0.9, "rank": "hybrid"},
+            "order_by: cannot be combined with rank 'hybrid', which is an order of its own.",
+        ),
+        (
+            {"text": "a", "order_by": "size", "min_relevance": 0.9, "diversity": 0.1},
+            "order_by: cannot be combined with diversity, which is an order of its own.",
+        ),
+        (
+            {"text": "a", "order_by": "size", "min_relevance": 0.9, "offset": 1_000},
+            "offset: must be below 1000 with order_by.",
+        ),
+        (
+            {"filter": {}, "target": "caption"},
+            "target: needs a query, such as text. Without one, images are listed in the order of a field.",
+        ),
+        (
+            {"order_by": "size", "score_threshold": 0.1},
+            "score_threshold: needs a query, such as text. Without one, images are listed in the order of a field.",
+        ),
+        (
+            {"order_by": "size", "rank": "words"},
+            "rank: needs a query, such as text. Without one, images are listed in the order of a field.",
+        ),
     ],
     ids=str,
 )
@@ -56,6 +94,15 @@ def test_a_value_from_a_client_is_shown_in_bounded_length() -> None:
         with pytest.raises(QueryError) as raised:
             parse_query({"text": "a", "target": value, "offset": value})
         assert len(raised.value.message) < 1_000
+
+
+@pytest.mark.parametrize("query", [{"text": "a"}, {"id": "0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a", "target": "both"}])
+def test_an_order_of_hits_needs_a_minimum(query: dict[str, Any]) -> None:
+    with pytest.raises(QueryError, match=r"^order_by: with a query it needs min_relevance or score_threshold"):
+        parse_query({**query, "order_by": "-size"})
+    parse_query({**query, "order_by": "-size", "min_relevance": 0.5, "offset": 999})
+    parse_query({"text": "a", "order_by": "-size", "rank": "words"})
+    parse_query({"order_by": "-size", "offset": 10_000})
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:

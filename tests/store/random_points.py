@@ -47,7 +47,7 @@ def _payload(rng: random.Random, row: int) -> dict[str, Any]:
         return value if rng.random() < 0.8 else rng.choice([None, "absent"])
 
     meta = {
-        "year": maybe(rng.randint(2018, 2024)),
+        "year": maybe(rng.choice([rng.randint(2018, 2024), rng.sample(range(2018, 2025), rng.randint(0, 3))])),
         "ratio": maybe(rng.choice([1, 1.0, 2, 1.5, 0.1, -3.25, 1e9])),
         "taken": maybe(_stored_date(rng)),
         "flash": maybe(rng.random() < 0.5),
@@ -203,6 +203,17 @@ def values_in(payload: Any, name: str) -> Iterator[Any]:
     for value in payload if isinstance(payload, list) else [payload]:
         if value is not None:
             yield value
+
+
+def in_order(points: Mapping[str, Mapping[str, Any]], field: str, *, descending: bool) -> list[str]:
+    """Return ids by the first of their values in an order, then by id; those without a value last."""
+
+    def place(id_: str) -> tuple[bool, float, str]:
+        values = [_moment(each).timestamp() if field in DATES else each for each in values_in(points[id_], field)]
+        first = (max if descending else min)(values, default=None)
+        return first is None, (-first if descending else first) if first is not None else 0, id_
+
+    return sorted(points, key=place)
 
 
 def composed(value: Any) -> Any:

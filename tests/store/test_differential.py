@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from tests.store.points import DIMENSION, ids, opened
-from tests.store.random_points import FIELDS, WORDS, composed, filters, matches, payloads, values_in
+from tests.store.random_points import (
+    FIELDS,
+    WORDS,
+    composed,
+    filters,
+    in_order,
+    matches,
+    payloads,
+    values_in,
+)
 from viewfinder.arrays import Vectors
 from viewfinder.store import Collection, PointBatch, Search, Store
 
@@ -152,3 +161,32 @@ def test_groups_and_facets_hold_the_points_of_each_value(store: Store, world: Wo
             for value in set(map(composed, values_in(world.payloads[row], field))):
                 counts[value] += 1
     assert dict(store.search.facet(world.collection, field, filter=condition, limit=COUNT)) == counts
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "meta.year",
+        "last_modified",
+        *(pytest.param(each, marks=pytest.mark.full) for each in ("width", "meta.ratio", "meta.taken")),
+    ],
+)
+def test_points_are_in_the_order_of_a_field_on_every_page(store: Store, world: World, field: str) -> None:
+    for condition in [None, *filters(world.rng, world.payloads, 2)]:
+        descending = world.rng.random() < 0.5
+        rows = [row for row in range(COUNT) if world.holds(condition, row)]
+        expected = in_order({world.ids[row]: world.payloads[row] for row in rows}, field, descending=descending)
+        ordering = store.search.ordering(world.collection, field, descending=descending)
+        size, found, after = world.rng.randint(4, 25), list[str](), None
+        while True:
+            page = store.search.in_order(world.collection, ordering, filter=condition, after=after, limit=size)
+            found += [record.id for record in page.records]
+            after = page.last
+            if after is None:
+                break
+            assert len(page.records) == size
+        assert found == expected
+        start = world.rng.randint(0, COUNT)
+        page = store.search.in_order(world.collection, ordering, filter=condition, offset=start, limit=size)
+        assert [record.id for record in page.records] == expected[start : start + size]
+        assert all("uri" in record.payload for record in page.records)

@@ -163,6 +163,9 @@ def test_a_field_without_an_index_is_the_fault_of_the_filter_in_strict_mode(stor
     with pytest.raises(FilterError, match=r"^Field 'meta\.year' has no index") as caught:
         store.search.many(unindexed, [Search(AXES[0], filter={"meta.year": {"eq": 1999}})])
     assert "http" not in str(caught.value)
+    with pytest.raises(FilterError, match=r"^Field 'meta\.year' has no index.* order by such") as caught:
+        store.search.in_order(unindexed, store.search.ordering(unindexed, "meta.year"), limit=3)
+    assert "http" not in str(caught.value)
 
 
 def test_fields_added_after_the_collection_was_read_are_found(store: Store, index: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -20,7 +20,9 @@ from viewfinder.cli.search_options import (
     ImageOption,
     ImageUrlOption,
     LimitOption,
+    MinRelevanceOption,
     OffsetOption,
+    OrderByOption,
     RankOption,
     TargetOption,
     TextArgument,
@@ -48,6 +50,8 @@ EPILOG = examples(
     'viewfinder search "a red car"',
     "viewfinder search --image cat.jpg --limit 20",
     'viewfinder search "a dog" --filter \'{"width": {"gte": 800}}\' --json',
+    'viewfinder search "a dog" --min-relevance 0.95 --order-by=-last_modified',
+    'viewfinder search --filter \'{"tags": {"eq": "beach"}}\' --order-by size',
     'viewfinder search "a dog" --all --json > hits.jsonl',
     statuses="Exit status: 0 found, 1 failed, 2 wrong usage or configuration, 3 no hits.",
 )
@@ -64,6 +68,8 @@ def search_command(
     rank: RankOption = "clip",
     weights: WeightsOption = None,
     filter: FilterOption = None,
+    order_by: OrderByOption = None,
+    min_relevance: MinRelevanceOption = None,
     threshold: ThresholdOption = None,
     offset: OffsetOption = None,
     limit: LimitOption = None,
@@ -76,7 +82,7 @@ def search_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by a description, by an image, or by both.
+    """Find images by a description, by an image, or by both; or list them in the order of a field.
 
     Uses the service at VIEWFINDER_SERVER, else a service on this machine, else the local index.
     """
@@ -89,18 +95,27 @@ def search_command(
         "limit": MAX_LIMIT if all_ else limit or DEFAULT_LIMIT,
         "offset": offset,
         "filter": filter,
+        "order_by": order_by,
+        "min_relevance": min_relevance,
         "score_threshold": threshold,
         "diversity": diversity,
         "group_by": group_by,
         "group_size": group_size,
     }
     _check_options(options)
-    request: SearchRequest = {**_query(text, image, image_url, id), **options}
+    query = _query(text, image, image_url, id)
+    if not query and filter is None and order_by is None:
+        raise typer.BadParameter(
+            "Give a text, --image, --image-url or --id; or --filter or --order-by to list images.", param_hint="'TEXT'"
+        )
+    request: SearchRequest = {**query, **options}
     settings = Settings.load(config=config, server=server, index=index)
     with advice(given_id=id), _open_search(settings, request) as search:
         count = _show_pages(search, request, all_pages=all_, as_json=as_json)
-    end = last_position(limit or MAX_LIMIT, target=target, rank=rank, diversity=diversity, group_by=group_by)
-    if all_ and count + (offset or 0) >= end:
+    end = last_position(
+        limit or MAX_LIMIT, target=target, rank=rank, order_by=order_by, diversity=diversity, group_by=group_by
+    )
+    if all_ and query and count + (offset or 0) >= end:
         output.note(f"Stopped after {count:,} {'groups' if group_by else 'hits'}: a search returns no more of them.")
     if not count:
         raise typer.Exit(NO_HITS)
@@ -115,7 +130,7 @@ def _check_options(options: SearchOptions) -> None:
 
 
 def _query(text: str | None, image: Path | None, image_url: str | None, id: str | None) -> SearchRequest:
-    """What to search by. A wrong image or id is refused before anything is opened."""
+    """What to search by; empty for a list of images. A wrong image or id is refused before anything is opened."""
     given: dict[str, Any] = {
         "text": text,
         "image": None if image is None else image_bytes(image),
@@ -125,11 +140,9 @@ def _query(text: str | None, image: Path | None, image_url: str | None, id: str 
     if id is not None:
         image_id(id)
     parts = [Part(**{name: value}) for name, value in given.items() if value is not None]
-    if not parts:
-        raise typer.BadParameter("Give a text, --image, --image-url or --id.", param_hint="'TEXT'")
     if len(parts) > 1:
         return {"queries": parts}
-    return {"text": text, "image": given["image"], "image_url": image_url, "id": id}
+    return cast(SearchRequest, {name: value for name, value in given.items() if value is not None})
 
 
 @contextmanager

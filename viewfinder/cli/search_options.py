@@ -79,6 +79,19 @@ FilterOption = Annotated[
         parser=_filter_conditions,
     ),
 ]
+OrderByOption = Annotated[
+    str | None,
+    optional(
+        "--order-by",
+        help="Order by a field of numbers or dates: size, or -last_modified for the newest first. With a query it "
+        "needs --min-relevance or --threshold.",
+        metavar="FIELD",
+    ),
+]
+MinRelevanceOption = Annotated[
+    float | None,
+    optional("--min-relevance", help="Leave out hits with a lower relevance, 0 to 1.", metavar="X", parser=ratio),
+]
 ThresholdOption = Annotated[
     float | None, optional(help="Leave out hits with a lower cosine.", metavar="X", parser=number(-1, 1))
 ]

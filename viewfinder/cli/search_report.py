@@ -1,11 +1,10 @@
 """Print the hits of a search: a table on a terminal, tab-separated lines in a pipe, or JSON."""
 
-import math
 from dataclasses import asdict
 
 from viewfinder.cli import output
 from viewfinder.client import Hit, SearchResult
-from viewfinder.engine.engine import print_results
+from viewfinder.engine.engine import grades, print_results
 
 
 def show_page(result: SearchResult, *, as_json: bool, as_lines: bool, headed: bool) -> None:
@@ -37,7 +36,5 @@ def _print_columns(result: SearchResult, *, headed: bool) -> None:
 
 
 def _hit_cells(hit: Hit) -> list[str]:
-    # Rounded down, so that 100% means a score above all unrelated pairs.
-    relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
     size = f"{hit.width}x{hit.height}" if hit.width and hit.height else ""
-    return [f"{hit.score:.3f}", relevance, hit.uri, hit.caption or "", size]
+    return [*grades(hit), hit.uri, hit.caption or "", size]

@@ -86,7 +86,10 @@ class Client(_AnyClient[httpx.Client]):
     _transport = httpx.Client
 
     def search(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> SearchResult:
-        """Find images by a text, or by `image=`, `image_url=`, `id=`, `vector=` or weighted `queries=`."""
+        """Find images by a text, or by `image=`, `image_url=`, `id=`, `vector=` or weighted `queries=`.
+
+        Without any of them, `filter` or `order_by` list images in the order of a field.
+        """
         return self._run(self._calls.search(search_request(text, request)))
 
     def search_pages(self, text: str | None = None, /, **request: Unpack[SearchRequest]) -> Iterator[SearchResult]:

@@ -25,6 +25,9 @@ DEFAULT_LIMIT, MAX_LIMIT = 10, 200
 # The pages of a search end there: by the cosine of one vector, and in any other order.
 MAX_HITS, MAX_RANKED_HITS = 10_000, 500
 
+# Images above the threshold that a search with `order_by` orders, those of each target.
+MAX_ORDERED = 1_000
+
 # Of the nearest images from which a search with diversity chooses; with fewer it would only reorder them.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 1_000
 
@@ -46,6 +49,8 @@ class SearchOptions(TypedDict, total=False):
     offset: int | None  # number of best hits to skip; default 0
     cursor: str | None  # from the previous page, instead of an offset
     filter: Mapping[str, Any] | None  # conditions on the payload: {"width": {"gte": 800}}
+    order_by: str | None  # a field of numbers or dates: "size", or "-size" from the largest on
+    min_relevance: float | None  # skip hits with a lower relevance, 0 to 1
     score_threshold: float | None  # skip hits with a lower cosine; not with rank "words" or "hybrid"
     diversity: float | None  # variety among the hits, 0 to 1; default 0
     group_by: str | None  # payload field whose values group the hits
@@ -53,7 +58,10 @@ class SearchOptions(TypedDict, total=False):
 
 
 class SearchRequest(SearchOptions, total=False):
-    """A search: exactly one of text, image, image_url, id, vector and queries, plus options."""
+    """A search: exactly one of text, image, image_url, id, vector and queries, plus options.
+
+    Without any of these, `filter` or `order_by` list images in the order of a field, by default the newest first.
+    """
 
     text: str | None
     image: ImageInput | None
@@ -123,8 +131,12 @@ def diverse_candidates(limit: int) -> int:
     return min(max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * limit), _MAX_CANDIDATES)
 
 
-def last_position(limit: int, *, target: Target, rank: Rank, diversity: float | None, group_by: str | None) -> int:
-    """The number of hits, or groups, after which the pages of a search end."""
+def last_position(
+    limit: int, *, target: Target, rank: Rank, order_by: str | None, diversity: float | None, group_by: str | None
+) -> int:
+    """The number of hits, or groups, after which the pages of a search end; without a query they do not."""
+    if order_by:
+        return MAX_ORDERED * (2 if target == "both" and rank == "clip" else 1)
     if diversity:
         return min(MAX_RANKED_HITS, diverse_candidates(limit))
     by_cosine = target != "both" and rank == "clip" and not group_by

@@ -33,10 +33,10 @@ class Hit:
 
     id: Annotated[str, Field(description="Point id: UUIDv5 of the URI, the same in every collection.")]
     score: Annotated[
-        float,
+        float | None,
         Field(
             description="Cosine of the vectors of query and hit, the higher one with target `both`; with rank `words` "
-            "the BM25 score.",
+            "the BM25 score; null without a query.",
             examples=[0.31],
         ),
     ]
@@ -66,9 +66,12 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """One page of hits, best first, and where they were found. Iterates over its hits."""
+    """One page of hits, in their order, and where they were found. Iterates over its hits."""
 
-    hits: Annotated[tuple[Hit, ...], Field(description="Best first; with `group_by` the best hit of each group.")]
+    hits: Annotated[
+        tuple[Hit, ...],
+        Field(description="Best first, or in the order of `order_by`; with `group_by` the best hit of each group."),
+    ]
     groups: Annotated[
         tuple[Group, ...] | None, Field(description="With `group_by`: the groups, that of the best hit first.")
     ] = None
@@ -84,9 +87,17 @@ class SearchResult:
         str | None,
         Field(
             description="For the next page; null on the last one. Ordered by the cosine of one vector, hits end after "
-            "10,000; fused orders, words and groups end after the best 500 of each list."
+            "10,000; fused orders, words and groups end after the best 500 of each list. Without a query they end "
+            "after the last image."
         ),
     ] = None
+    truncated: Annotated[
+        bool,
+        Field(
+            description="True if more images are above the minimum than `order_by` orders, so that some are not among "
+            "the hits of any page."
+        ),
+    ] = False
     warnings: Annotated[
         tuple[str, ...],
         Field(

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from viewfinder.client import Client, SearchOptions, SearchRequest, SearchResult, Stats
+from viewfinder.client import Client, Hit, SearchOptions, SearchRequest, SearchResult, Stats
 from viewfinder.client.requests import next_page
 from viewfinder.errors import ConfigurationError
 from viewfinder.extras import packages_of
@@ -88,7 +88,8 @@ class ImageSearchEngine:
 
         Takes the options of `Client.search` in both modes: `image=`, `image_url=`, `id=`, `vector=` or weighted
         `queries=` instead of a text; `target`, `rank`, `weights`, `filter`, `group_by`, `group_size`, `diversity`,
-        `score_threshold`, `offset` and `cursor`.
+        `order_by`, `min_relevance`, `score_threshold`, `offset` and `cursor`. Without a query, `filter` or `order_by`
+        list images.
         """
         return self._backend.search(_request(text, top_k, request))
 
@@ -140,7 +141,7 @@ class ImageSearchEngine:
 def print_results(
     results: SearchResult | Iterable[SearchResult], console: Console | None = None, errors: Console | None = None
 ) -> None:
-    """Print each result as a table of hits, and warnings on standard error."""
+    """Print each result as a table of hits, and warnings on standard error. A list without a query has no scores."""
     console, errors = console or Console(), errors or Console(stderr=True)
     for result in [results] if isinstance(results, SearchResult) else results:
         console.print(_table(result) if result.hits else "Nothing found.")
@@ -154,11 +155,16 @@ def _table(result: SearchResult) -> Table:
     groups = [([_cell(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
     for name, hits in groups:
         for hit in hits:
-            # Rounded down, so that 100% means a score above all unrelated pairs.
-            relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
             size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
-            table.add_row(*name, f"{hit.score:.3f}", relevance, _cell(hit.uri), _cell(hit.caption or ""), size)
+            table.add_row(*name, *grades(hit), _cell(hit.uri), _cell(hit.caption or ""), size)
     return table
+
+
+def grades(hit: Hit) -> tuple[str, str]:
+    """Score and relevance of a hit as text, empty where it has none."""
+    # Rounded down, so that 100% means a score above all unrelated pairs.
+    relevance = "" if hit.relevance is None else f"{math.floor(hit.relevance * 100)}%"
+    return "" if hit.score is None else f"{hit.score:.3f}", relevance
 
 
 def _cell(text: str) -> Text:

@@ -23,10 +23,12 @@ from pydantic import SecretStr
 
 from viewfinder.client.requests import MAX_HITS
 from viewfinder.query.errors import CursorError
+from viewfinder.store.ordering import OrderKey
 
 Vector = npt.NDArray[np.float32]
 
 MAX_CURSOR = 32_768
+_MAX_POSITION = 2**53
 _SIGNATURE = 16  # bytes
 _MARK = 5  # bytes; with 1,000 hits shown and 1,000 to come, one scroll in a million has a collision
 _ROUNDING = 1e-3  # of a unit vector's length
@@ -63,12 +65,15 @@ class Place:
     `position` is the number of hits (or groups) shown. If the order is that of scores, `score` is the score of the last
     hit and `marks` identify the hits with nearly the same score; else `marks` identify all hits shown. Among very many
     hits of one score `after` is the id of the last one shown: they come in the order of ids.
+
+    If the order is that of a field, `value` and `after` are the value and id of the last hit.
     """
 
     position: int
     marks: frozenset[bytes] = frozenset()
     score: float | None = None
     after: str | None = None
+    value: OrderKey = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Cursor:
             "n": self.place.position,
             "s": self.place.score,
             "a": self.place.after,
+            "o": self.place.value,
             "v": len(vector),
         }
         text = json.dumps(head, separators=(",", ":")).encode()
@@ -132,11 +138,16 @@ class Cursor:
         tail = content[middle:]
         position, score = int(head["n"]), None if head["s"] is None else float(head["s"])
         length = 1.0 if vector is None else float(np.linalg.norm(vector.astype(np.float64)))
-        is_valid = math.isfinite(score or 0.0) and abs(length - 1) < _ROUNDING
-        if len(tail) % _MARK or not 0 <= position <= MAX_HITS or not is_valid:
+        value = head["o"]
+        # The order of a field has no score, and no end.
+        last = MAX_HITS if score is not None or head["a"] is None else _MAX_POSITION
+        if not (value is None or isinstance(value, int | float)):
+            raise TypeError("not written by encode")
+        is_valid = math.isfinite(score or 0.0) and math.isfinite(value or 0) and abs(length - 1) < _ROUNDING
+        if len(tail) % _MARK or not 0 <= position <= last or not is_valid:
             raise ValueError("not written by encode")
         marks = frozenset(tail[start : start + _MARK] for start in range(0, len(tail), _MARK))
-        place = Place(position, marks, score, None if head["a"] is None else str(head["a"]))
+        place = Place(position, marks, score, None if head["a"] is None else str(head["a"]), value)
         return cls(str(head["c"]), str(head["q"]), place, head["k"], vector)
 
 
@@ -146,7 +157,7 @@ def mark(value: object) -> bytes:
 
 
 def _signature(key: bytes, content: bytes) -> bytes:
-    return hmac.digest(key, b"viewfinder cursor 2" + content, "sha256")[:_SIGNATURE]
+    return hmac.digest(key, b"viewfinder cursor 3" + content, "sha256")[:_SIGNATURE]
 
 
 def _show(token: str) -> str:

@@ -4,6 +4,7 @@ ConfigurationError
 └── QueryError               the query cannot be answered as it stands
     ├── QueryImageError      an image of the query cannot be decoded or fetched
     ├── UnknownImageError    the index holds no image with the given id
+    ├── RelevanceError       the hits of the query have no relevance
     ├── CursorError          the token is not a cursor, or belongs to another query
     └── CollectionGoneError  the collection that a cursor pages through was dropped
 """
@@ -54,6 +55,14 @@ class UnknownImageError(QueryError):
         super().__init__(f"id: the index holds no image {name!r}.", "Use the id of a hit.")
         self.args = (name,)
         self.name = name
+
+
+class RelevanceError(QueryError):
+    """`min_relevance` is given for a query whose hits have no relevance."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"min_relevance: the hits have no relevance, because {reason}.", "Leave it out.")
+        self.args = (reason,)
 
 
 class CursorError(QueryError):

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from viewfinder.client.requests import MAX_GROUP_SIZE, MAX_HITS, MAX_LIMIT, MAX_RANKED_HITS, Rank, Target
+from viewfinder.client.requests import MAX_GROUP_SIZE, MAX_HITS, MAX_LIMIT, MAX_ORDERED, MAX_RANKED_HITS, Rank, Target
 from viewfinder.query.cursor import MAX_CURSOR
 from viewfinder.query.validation import FORMS, visible_text
 
@@ -120,6 +120,27 @@ Threshold = Annotated[
         description="Leave out hits with a lower cosine. Not with target `both` and ranks `words` and `hybrid`, which "
         "order hits by rank.",
         examples=[0.25],
+    ),
+]
+OrderBy = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        description="A payload field of numbers or dates, `-` before it for descending: hits come in its order, equal "
+        "values by id, images without a value last. With a query it needs `min_relevance`, `score_threshold` or rank "
+        f"`words`, and orders the best {MAX_ORDERED:,} of these hits (of each target). Without a query all images that "
+        "match the filter are listed, by default in the order `-last_modified`.",
+        examples=["-last_modified"],
+    ),
+]
+MinRelevance = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="Leave out hits with a lower `relevance`. Only for queries whose hits have one.",
+        examples=[0.95],
     ),
 ]
 Diversity = Annotated[

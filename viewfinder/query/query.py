@@ -43,7 +43,9 @@ from viewfinder.query.fields import (
     Id,
     ImageUrl,
     Limit,
+    MinRelevance,
     Offset,
+    OrderBy,
     RankField,
     RawVector,
     TargetField,
@@ -52,6 +54,9 @@ from viewfinder.query.fields import (
 )
 from viewfinder.query.validation import JsonBody, describe_errors, refuse
 from viewfinder.store.schema import VectorName
+
+# The order of images without a query.
+DEFAULT_ORDER = "-last_modified"
 
 PartKind = Literal["text", "image", "image_url", "id", "vector"]
 
@@ -67,7 +72,7 @@ class QueryPart:
 
 @dataclass(frozen=True)
 class Query:
-    """The parts to search by, and how to order, group and page the hits."""
+    """The parts to search by, and how to order, group and page the hits. Without parts it lists images."""
 
     parts: tuple[QueryPart, ...]
     target: Target = "image"
@@ -77,15 +82,28 @@ class Query:
     offset: int = 0
     cursor: str | None = None
     filter: Mapping[str, Any] | None = None
+    order_by: str | None = None
+    min_relevance: float | None = None
     score_threshold: float | None = None
     diversity: float = 0.0
     group_by: str | None = None
     group_size: int = DEFAULT_GROUP_SIZE
 
     @property
+    def order(self) -> tuple[str, bool] | None:
+        """The field whose values give the order, and True for descending; None for an order by score or rank."""
+        given = self.order_by if self.parts else self.order_by or DEFAULT_ORDER
+        return None if given is None else (given.removeprefix("-"), given.startswith("-"))
+
+    @property
     def words(self) -> str:
         """The words to look for in captions: those of all texts with a weight above 0."""
         return " ".join(str(part.value) for part in self.parts if part.kind == "text" and part.weight > 0)
+
+    @property
+    def lacks_vector(self) -> bool:
+        """True for a query that nothing is encoded for: by words alone, or without parts."""
+        return self.rank == "words" or not self.parts
 
     @property
     def targets(self) -> tuple[VectorName, ...]:
@@ -100,9 +118,16 @@ class Query:
 
     @property
     def last_position(self) -> int:
-        """The number of hits, or groups, after which the pages end."""
+        """The number of hits, or groups, after which the pages end; without parts, the maximum of `offset`."""
+        if not self.parts:
+            return MAX_HITS
         return last_position(
-            self.limit, target=self.target, rank=self.rank, diversity=self.diversity, group_by=self.group_by
+            self.limit,
+            target=self.target,
+            rank=self.rank,
+            order_by=self.order_by,
+            diversity=self.diversity,
+            group_by=self.group_by,
         )
 
     def digest(self) -> str:
@@ -116,6 +141,8 @@ class Query:
             "rank": self.rank,
             "weights": self.weights if self.rank == "hybrid" else None,
             "filter": self.filter or None,
+            "order": self.order,
+            "min_relevance": self.min_relevance,
             "score_threshold": self.score_threshold,
             "diversity": (self.diversity, self.limit) if self.diversity else None,
             "group_by": (self.group_by, self.group_size) if self.group_by else None,
@@ -124,9 +151,14 @@ class Query:
 
 
 _PART_FIELDS = ("text", "image", "image_url", "id", "vector")
-_EXACTLY_ONE: list[Any] = [
-    {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in _PART_FIELDS
-]
+
+
+def _given(name: str) -> dict[str, Any]:
+    """JSON schema of an object with this field."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+_EXACTLY_ONE: list[Any] = [_given(name) for name in _PART_FIELDS]
 
 
 class WeightsBody(JsonBody):
@@ -196,6 +228,8 @@ class SearchOptionsBody(JsonBody):
     offset: Offset = Field(0, strict=True)
     cursor: CursorToken | None = None
     filter: FilterExpression | None = None
+    order_by: OrderBy | None = None
+    min_relevance: MinRelevance | None = Field(None, strict=True)
     score_threshold: Threshold | None = Field(None, strict=True)
     diversity: Diversity = Field(0.0, strict=True)
     group_by: GroupBy | None = None
@@ -208,9 +242,8 @@ class SearchOptionsBody(JsonBody):
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
-        """Refuse options that contradict each other."""
-        query = self.build()
-        ranked_by = query.ranked_by
+        """Refuse options that contradict each other, whatever the query is."""
+        ranked_by = self.build().ranked_by
         if self.weights is not None:
             if self.rank != "hybrid":
                 refuse("weights: only rank 'hybrid' has weights, not rank {rank}.", rank=repr(self.rank))
@@ -229,14 +262,30 @@ class SearchOptionsBody(JsonBody):
             )
         if self.cursor is not None and self.offset:
             refuse("offset: cannot be combined with cursor, which holds the start of its page.")
+        if self.order_by is not None and (self.rank == "hybrid" or self.diversity > 0 or self.group_by):
+            refuse(
+                "order_by: cannot be combined with {other}, which is an order of its own.",
+                other="rank 'hybrid'" if self.rank == "hybrid" else "diversity" if self.diversity else "group_by",
+            )
+        return self
+
+    def check_query(self, query: Query) -> None:
+        """Refuse what the options alone allow, but not with this query."""
+        if not query.parts:
+            _refuse_options_of_a_query(self)
+        elif query.order and self.rank != "words" and self.min_relevance is None and self.score_threshold is None:
+            refuse(
+                "order_by: with a query it needs min_relevance or score_threshold (target 'both': min_relevance), "
+                "because every image has a score. Without a query it orders all images."
+            )
         if self.offset >= query.last_position < MAX_HITS:
             diverse = f"diversity and limit {self.limit}" if self.diversity else None
+            ordered = "order_by" if query.order else None
             refuse(
                 "offset: must be below {last} with {kind}.",
                 last=query.last_position,
-                kind=ranked_by or diverse or "group_by",
+                kind=ordered or query.ranked_by or diverse or "group_by",
             )
-        return self
 
     def build(self, *parts: QueryPart) -> Query:
         """The query for these parts with these options."""
@@ -250,6 +299,8 @@ class SearchOptionsBody(JsonBody):
             offset=self.offset,
             cursor=self.cursor,
             filter=self.filter,
+            order_by=self.order_by,
+            min_relevance=self.min_relevance,
             score_threshold=self.score_threshold,
             diversity=self.diversity,
             group_by=self.group_by,
@@ -264,11 +315,15 @@ class UploadOptionsBody(SearchOptionsBody):
     def _check_rank(self) -> Self:
         if self.rank != "clip":
             refuse("rank: {rank} searches by words, which an image does not have.", rank=repr(self.rank))
+        self.check_query(self.build(QueryPart("image", "")))
         return self
 
 
 class SearchBody(SearchOptionsBody, PartFields):
-    """A search: exactly one of `text`, `image`, `image_url`, `id`, `vector` and `queries`, and options."""
+    """A search: exactly one of `text`, `image`, `image_url`, `id`, `vector` and `queries`, and options.
+
+    Without any of these, `filter` or `order_by` list images in the order of a field.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -277,10 +332,16 @@ class SearchBody(SearchOptionsBody, PartFields):
                 {"id": "0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a", "diversity": 0.3},
                 {"text": "red car", "rank": "hybrid", "weights": {"clip": 1, "words": 0.5}, "target": "both"},
                 {"queries": [{"text": "a dog"}, {"text": "grass", "weight": -0.5}], "filter": {"width": {"gte": 800}}},
+                {"text": "a cat", "min_relevance": 0.95, "order_by": "-last_modified"},
+                {"filter": {"tags": {"eq": "beach"}}, "order_by": "-size"},
             ],
             "oneOf": [
                 *_EXACTLY_ONE,
-                {"required": ["queries"], "properties": {"queries": {"not": {"type": "null"}}}},
+                _given("queries"),
+                {
+                    "anyOf": [_given("filter"), _given("order_by")],
+                    "not": {"anyOf": [*_EXACTLY_ONE, _given("queries")]},
+                },
             ],
         },
     )
@@ -296,17 +357,26 @@ class SearchBody(SearchOptionsBody, PartFields):
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = self.given() + (["queries"] if self.queries is not None else [])
-        _exactly_one(given, (*_PART_FIELDS, "queries"))
-        if self.rank == "words" and self.text is None:
+        if not given and self.filter is None and self.order_by is None:
+            refuse(
+                "give exactly one of {known}; or filter or order_by, to list images without a query.",
+                known=", ".join((*_PART_FIELDS, "queries")),
+            )
+        if given:
+            _exactly_one(given, (*_PART_FIELDS, "queries"))
+        self.check_query(self.query())
+        if given and self.rank == "words" and self.text is None:
             parts = [kind for each in self.queries for kind in each.given()] if self.queries else given
             refuse("rank: 'words' searches by a text alone, not by {parts}.", parts=" and ".join(parts))
-        if self.rank == "hybrid" and not self.query().words:
+        if given and self.rank == "hybrid" and not self.query().words:
             refuse("rank: 'hybrid' needs a text with a weight above 0.")
         return self
 
     def query(self) -> Query:
         """The search as plain values."""
-        return self.build(*([each.part(each.weight) for each in self.queries] if self.queries else [self.part()]))
+        if self.queries is not None:
+            return self.build(*(each.part(each.weight) for each in self.queries))
+        return self.build(*([self.part()] if self.given() else []))
 
 
 def _search_or_error(value: Any, check: ValidatorFunctionWrapHandler) -> "SearchBody | QueryError":
@@ -383,6 +453,21 @@ def parse_batch(documents: Iterable[Mapping[str, Any]]) -> list[Query | QueryErr
 def _digest(value: str | bytes | tuple[float, ...]) -> str:
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
     return hashlib.sha256(content).hexdigest()
+
+
+def _refuse_options_of_a_query(options: SearchOptionsBody) -> None:
+    """Refuse options that compare with a query where there is none; `min_relevance` is refused with its own code."""
+    given = {
+        "rank": options.rank != "clip",
+        "target": options.target != "image",
+        "score_threshold": options.score_threshold is not None,
+        "diversity": options.diversity > 0,
+        "group_by": options.group_by is not None,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        refuse(
+            "{name}: needs a query, such as text. Without one, images are listed in the order of a field.", name=name
+        )
 
 
 def _exactly_one(given: list[str], known: tuple[str, ...]) -> None:

@@ -7,9 +7,11 @@ the searches of many rankings can go into one request to the store.
     by_window   ordered otherwise (words, diversity): a page leaves out the hits already shown
     by_groups   the same for groups that the store makes
     by_fusion   several orders fused by reciprocal rank
+    by_value    hits above a threshold, ordered by a payload field
+    by_field    all images, without a query, ordered by a payload field
 
-All but `by_cosine` search to the same depth for every page. If the depth grew with the page, so would the number of
-fused ranks or candidates, and the order would change from page to page.
+All but `by_cosine` and `by_field` search to the same depth for every page. If the depth grew with the page, so would
+the number of fused ranks or candidates, and the order would change from page to page.
 """
 
 import math
@@ -18,11 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from viewfinder.arrays import Vectors
-from viewfinder.client.requests import MAX_HITS, MAX_RANKED_HITS, diverse_candidates
+from viewfinder.client.requests import MAX_HITS, MAX_ORDERED, MAX_RANKED_HITS, diverse_candidates
 from viewfinder.query.cursor import Place, mark
 from viewfinder.query.query import Query
+from viewfinder.query.relevance import MinimumRelevance
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.field_names import values_of
+from viewfinder.store.ordering import OrderedPage, Ordering, OrderPlace
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import VectorName
 from viewfinder.store.search import Search
@@ -41,11 +45,15 @@ _ALL_SHOWN = "~"  # after every id
 
 @dataclass(frozen=True)
 class HitPage:
-    """Hits, best first; `groups` with `group_by`; `place` if there is a further page."""
+    """Hits in their order; `groups` with `group_by`; `place` if there is a further page.
+
+    `truncated` is True if more hits are above the threshold than are ordered by a field.
+    """
 
     hits: list[StoredHit]
     groups: list[StoredGroup] | None = None
     place: Place | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,37 +65,78 @@ class Grouped:
     size: int
 
 
-Step = Sequence[Search] | Grouped
-RankingSteps = Generator[Step, Any, HitPage]  # receives a list[StoredHit] for each search, or the list[StoredGroup]
+@dataclass(frozen=True)
+class Listed:
+    """Points that the store reads in the order of a payload field, from `offset` on or after a place."""
+
+    ordering: Ordering
+    condition: ParsedFilter | None
+    limit: int
+    offset: int = 0
+    after: OrderPlace | None = None
+
+
+Step = Sequence[Search] | Grouped | Listed
+# Receives a list[StoredHit] for each search, the list[StoredGroup], or the OrderedPage.
+RankingSteps = Generator[Step, Any, HitPage]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the store and the collection say about a query: its filter, the order by a field, and the minimum."""
+
+    condition: ParsedFilter | None = None
+    ordering: Ordering | None = None
+    minimum: MinimumRelevance | None = None
+
+
+_UNPREPARED = Prepared()
 
 
 def ranking(
-    query: Query, vector: Vectors | None, place: Place | None, condition: ParsedFilter | None = None
+    query: Query, vector: Vectors | None, place: Place | None, prepared: Prepared = _UNPREPARED
 ) -> RankingSteps:
-    """The ranking of a query by its vector (float32 [D]; None for rank `words`), from `place` on.
-
-    `condition` is the query's filter as the store has parsed it.
-    """
+    """The ranking of a query by its vector (float32 [D]; None for rank `words` or no parts), from `place` on."""
+    ordering, minimum = prepared.ordering, prepared.minimum
+    if not query.parts:
+        assert ordering is not None
+        return by_field(Listed(ordering, prepared.condition, query.limit, query.offset), place)
     basis = Search(
         vector=vector,
         words=None if vector is not None else query.words,
         using=query.targets[0],
         limit=query.limit,
         offset=query.offset,
-        filter=condition,
+        filter=prepared.condition,
         exclude=[str(part.value) for part in query.parts if part.kind == "id"],
         score_threshold=query.score_threshold,
         diversity=query.diversity,
         candidates=diverse_candidates(query.limit) if query.diversity else None,
     )
+    if ordering is not None:
+        return by_value(_above(query, basis, minimum), query.targets, ordering, minimum, place)
     if query.rank == "hybrid" or (query.rank == "clip" and query.target == "both"):
         grouping = (query.group_by, query.group_size) if query.group_by else None
-        return by_fusion(_orders(query, basis), query.targets, place, grouping)
+        return by_fusion(_orders(query, basis), query.targets, place, grouping, minimum)
+    (basis,) = _above(query, basis, minimum)
     if query.group_by:
         return by_groups(Grouped(basis, query.group_by, query.group_size), place)
     if query.rank == "words" or query.diversity:
         return by_window(basis, place, query.last_position)
     return by_cosine(basis, place)
+
+
+def _above(query: Query, basis: Search, minimum: MinimumRelevance | None) -> list[Search]:
+    """The searches that find all hits with at least the minimum: one for each target whose hits have a relevance."""
+    if minimum is None:
+        return [basis]
+    bounds = {name: minimum.cosine(name, among=len(query.targets)) for name in query.targets}
+    given = -1.0 if query.score_threshold is None else query.score_threshold
+    return [
+        replace(basis, using=name, score_threshold=max(bound, given))
+        for name, bound in bounds.items()
+        if bound is not None
+    ]
 
 
 def _orders(query: Query, basis: Search) -> list[tuple[float, Search]]:
@@ -159,6 +208,7 @@ def by_fusion(
     targets: Sequence[VectorName],
     place: Place | None,
     grouping: tuple[str, int] | None = None,
+    minimum: MinimumRelevance | None = None,
 ) -> RankingSteps:
     """Hits by the weighted sum of their reciprocal ranks in several searches, the first of which is by a vector.
 
@@ -171,6 +221,9 @@ def by_fusion(
         replace(search, offset=0, limit=MAX_RANKED_HITS, with_payload=payload) for _, search in searches
     ]
     order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
+    if minimum is not None:
+        known = yield from _with_cosines(first, targets, order, with_payload=False)
+        order = [each for each in order if each in known and minimum.holds(known[each].cosines)]
     if grouping is None:
         chosen, following = _page_of(order, first, place)
         found = yield from _with_cosines(first, targets, chosen)
@@ -183,6 +236,44 @@ def by_fusion(
     groups = [StoredGroup(value, [found[each] for each in ids if each in found]) for value, ids in chosen_members]
     groups = [group for group in groups if group.hits]
     return HitPage([group.hits[0] for group in groups], groups, following)
+
+
+def by_value(
+    searches: Sequence[Search],
+    targets: Sequence[VectorName],
+    ordering: Ordering,
+    minimum: MinimumRelevance | None,
+    place: Place | None,
+) -> RankingSteps:
+    """Hits of several searches in the order of a field: the best `MAX_ORDERED` of each."""
+    first = searches[0]
+    payload = [ordering.field.partition(".")[0]]
+    lists: list[list[StoredHit]] = yield [
+        replace(search, offset=0, limit=MAX_ORDERED + 1, with_payload=payload) for search in searches
+    ]
+    found = {hit.id: hit for hits in lists for hit in hits[:MAX_ORDERED]}
+    if minimum is not None and len(targets) > 1:
+        known = yield from _with_cosines(first, targets, found, with_payload=False)
+        found = {each: hit for each, hit in found.items() if each in known and minimum.holds(known[each].cosines)}
+    order = sorted((OrderPlace(ordering.key(hit.payload), each) for each, hit in found.items()), key=ordering.rank)
+    fresh = order[first.offset :] if place is None else [each for each in order if _follows(ordering, place, each)]
+    chosen = fresh[: first.limit]
+    following = None
+    if len(fresh) > len(chosen):
+        shown = (first.offset if place is None else place.position) + len(chosen)
+        following = _place_at(shown, chosen[-1])
+    hits = yield from _whole(first, targets, [found[each.id] for each in chosen])
+    return HitPage(hits, None, following, any(len(hits) > MAX_ORDERED for hits in lists))
+
+
+def by_field(listed: Listed, place: Place | None) -> RankingSteps:
+    """All images in the order of a field, without a query."""
+    if place is not None:
+        listed = replace(listed, offset=0, after=_shown_last(place))
+    page: OrderedPage = yield listed
+    hits = [StoredHit(record.id, 0.0, record.payload) for record in page.records]
+    shown = (listed.offset if place is None else place.position) + len(hits)
+    return HitPage(hits, None, None if page.last is None else _place_at(shown, page.last))
 
 
 def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
@@ -264,6 +355,33 @@ def _with_payloads(search: Search, hits: list[StoredHit]) -> Generator[Sequence[
     return [replace(hit, payload=hit.payload or payloads[hit.id]) for hit in hits if hit.payload or hit.id in payloads]
 
 
+def _whole(
+    search: Search, targets: Sequence[VectorName], hits: list[StoredHit]
+) -> Generator[Sequence[Search], Any, list[StoredHit]]:
+    """The hits with their payloads and all cosines; without points deleted since."""
+    ids = [hit.id for hit in hits]
+    if not ids:
+        return []
+    if search.vector is not None:
+        known = yield from _with_cosines(search, targets, ids)
+        return [known[each] for each in ids if each in known]
+    (found,) = yield [replace(search, only=ids, offset=0, limit=len(ids))]
+    payloads = {hit.id: hit.payload for hit in found}
+    return [replace(hit, payload=payloads[hit.id]) for hit in hits if hit.id in payloads]
+
+
+def _follows(ordering: Ordering, place: Place, each: OrderPlace) -> bool:
+    return ordering.rank(each) > ordering.rank(_shown_last(place))
+
+
+def _shown_last(place: Place) -> OrderPlace:
+    return OrderPlace(place.value, place.after or "")
+
+
+def _place_at(shown: int, last: OrderPlace) -> Place:
+    return Place(shown, value=last.key, after=last.id)
+
+
 def _wanted(search: Search, place: Place | None) -> int:
     return (search.offset if place is None else place.position) + search.limit + 1
 
@@ -284,14 +402,15 @@ def _page_of(order: Sequence[Any], search: Search, place: Place | None) -> tuple
 
 
 def _with_cosines(
-    search: Search, targets: Sequence[VectorName], ids: Iterable[str]
+    search: Search, targets: Sequence[VectorName], ids: Iterable[str], *, with_payload: bool = True
 ) -> Generator[Sequence[Search], Any, dict[str, StoredHit]]:
     """The points by id, each with its cosines for all targets; without those deleted since."""
     chosen = list(ids)
     if not chosen:
         return {}
     lists: list[list[StoredHit]] = yield [
-        Search(vector=search.vector, using=name, only=chosen, limit=len(chosen)) for name in targets
+        Search(vector=search.vector, using=name, only=chosen, limit=len(chosen), with_payload=with_payload)
+        for name in targets
     ]
     cosines: dict[str, dict[VectorName, float]] = {}
     payloads: dict[str, Mapping[str, Any]] = {}

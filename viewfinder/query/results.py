@@ -1,16 +1,20 @@
 """A page of hits as it is returned: with the relevance of each hit and the cursor of the next page."""
 
 import time
-from collections.abc import Mapping, Sequence
 
+from viewfinder.client.requests import MAX_ORDERED
 from viewfinder.client.results import Group, Hit, SearchResult
 from viewfinder.query.cursor import Cursor, CursorKeys
 from viewfinder.query.query import Query
 from viewfinder.query.ranking import HitPage
+from viewfinder.query.relevance import relevance
 from viewfinder.query.vectors import Composed
 from viewfinder.store import Collection, StoredHit
-from viewfinder.store.baselines import share_below
-from viewfinder.store.schema import VectorName
+
+_TRUNCATED = (
+    f"More than {MAX_ORDERED:,} images are above the minimum, and only the best {MAX_ORDERED:,} are ordered. Raise the "
+    "minimum, or narrow the filter."
+)
 
 
 def search_result(
@@ -23,7 +27,7 @@ def search_result(
         payload = dict(stored.payload)
         return Hit(
             id=stored.id,
-            score=stored.score,
+            score=stored.score if query.parts else None,
             relevance=relevance(baselines, composed.kind, stored.cosines),
             uri=payload.get("uri", ""),
             caption=payload.get("caption"),
@@ -44,24 +48,6 @@ def search_result(
         collection=collection.name,
         took_ms=round((time.perf_counter() - began) * 1000, 2),
         cursor=cursor,
-        warnings=composed.warnings,
+        truncated=page.truncated,
+        warnings=(*composed.warnings, *([_TRUNCATED] if page.truncated else [])),
     )
-
-
-def relevance(
-    baselines: Mapping[str, Sequence[float]], kind: str | None, cosines: Mapping[VectorName, float]
-) -> float | None:
-    """The share (0 to 1) of unrelated pairs with a lower cosine.
-
-    CLIP's cosine for a text and a matching image is near 0.3, for two similar texts near 0.8, and differs between
-    models. So each collection stores the quantiles of the cosines of unrelated pairs, by kind of pair.
-
-    With two cosines it is the share of unrelated pairs whose higher share is lower: the higher of two independent
-    shares is below x with the probability x². None if the query has no kind, or the collection no baseline for it.
-    """
-    shares = [
-        share_below(baseline, cosine)
-        for name, cosine in cosines.items()
-        if kind is not None and (baseline := baselines.get(f"{kind}_{name}"))
-    ]
-    return round(max(shares) ** len(shares), 4) if shares else None

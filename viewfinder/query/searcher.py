@@ -22,11 +22,12 @@ from viewfinder.query.errors import (
 )
 from viewfinder.query.images import QueryImages, Timed, untimed
 from viewfinder.query.query import Query
-from viewfinder.query.ranking import Grouped, HitPage, RankingSteps, Step, ranking
+from viewfinder.query.ranking import Grouped, HitPage, Listed, Prepared, RankingSteps, Step, ranking
+from viewfinder.query.relevance import MinimumRelevance
 from viewfinder.query.results import search_result
-from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel
+from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel, query_kind
 from viewfinder.store import Collection, Search, Store, StoredGroup, StoredHit
-from viewfinder.store.conditions import ParsedFilter
+from viewfinder.store.ordering import OrderedPage
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
 # The error of a query that cannot be answered as it stands, and that of its searches in the store.
@@ -91,8 +92,9 @@ class Searcher:
         """The results of queries without cursors, all from one snapshot and one request to the store.
 
         In place of a result there is the error of a query that cannot be answered; the others are not affected. A
-        second request follows if ranks are fused, and one more for each query with `group_by`. If the collection was
-        dropped since the last refresh, the live index is refreshed and searched again.
+        second request follows if ranks are fused or hits ordered by a field, and others for each query with `group_by`
+        or without parts. If the collection was dropped since the last refresh, the live index is refreshed and searched
+        again.
         """
         try:
             return await self._first_pages(queries, self._live.snapshot())
@@ -137,22 +139,22 @@ class Searcher:
         accepted = {number: each for number, each in enumerate(queries) if isinstance(each, Query)}
         # Refuse what is wrong before anything is encoded: the first query of a process loads the model.
         points = await self._named_points(list(accepted.values()), collection)
-        filters: dict[int, ParsedFilter | None] = {}
+        prepared: dict[int, Prepared] = {}
         for number, query in accepted.items():
             try:
                 self._check_parts(query, points)
-                filters[number] = await self._parse_filter(query, collection)
+                prepared[number] = await self._prepare(query, query_kind(query, points.kinds), collection)
             except (QueryError, FilterError, WordsUnavailableError) as error:
                 answers[number] = error
-        valid = [accepted[number] for number in filters]
+        valid = [accepted[number] for number in prepared]
         composed = await compose(valid, snapshot, self._images, points) if valid else []
         found: dict[int, Composed] = {}
-        for number, each in zip(filters, composed, strict=True):
+        for number, each in zip(prepared, composed, strict=True):
             if isinstance(each, QueryError):
                 answers[number] = each
             else:
                 found[number] = each
-        rankings = [ranking(accepted[number], each.vector, None, filters[number]) for number, each in found.items()]
+        rankings = [ranking(accepted[number], each.vector, None, prepared[number]) for number, each in found.items()]
         pages = await self._run(collection, rankings)
         for (number, each), page in zip(found.items(), pages, strict=True):
             answers[number] = (
@@ -168,13 +170,13 @@ class Searcher:
         cursor = Cursor.decode(query.cursor or "", query.digest(), self._keys)
         collection = await self._collection(cursor.collection)
         vector = cursor.vector
-        if (vector is None) != (query.rank == "words") or (
+        if (vector is None) != query.lacks_vector or (
             vector is not None and len(vector) != collection.metadata.dimension
         ):
             raise CursorError("it does not fit the query")
         try:
-            condition = await self._parse_filter(query, collection)
-            (page,) = await self._run(collection, [ranking(query, vector, cursor.place, condition)])
+            prepared = await self._prepare(query, cursor.kind, collection)
+            (page,) = await self._run(collection, [ranking(query, vector, cursor.place, prepared)])
         except CollectionMissingError as error:
             raise CollectionGoneError from error
         if not isinstance(page, HitPage):
@@ -203,14 +205,23 @@ class Searcher:
                 except AddressError as error:
                     raise QueryImageError.of(part.kind, error) from error
 
-    async def _parse_filter(self, query: Query, collection: Collection) -> ParsedFilter | None:
+    async def _prepare(self, query: Query, kind: str | None, collection: Collection) -> Prepared:
+        """Check a query against the fields and baselines of a collection."""
+        minimum = MinimumRelevance.of(query, kind, collection)
         ranks_words = query.rank != "clip"
-        if not query.filter and query.group_by is None and not ranks_words:
-            return None
-        parsed: ParsedFilter | None = await self._in_thread(
-            self._store.search.parse, collection, query.filter, group_by=query.group_by, ranks_words=ranks_words
-        )
-        return parsed
+        if not query.filter and query.group_by is None and not ranks_words and query.order is None:
+            return Prepared(minimum=minimum)
+
+        def parse() -> Prepared:
+            search, ordering = self._store.search, None
+            if query.order is not None:
+                field, descending = query.order
+                ordering = search.ordering(collection, field, descending=descending)
+            condition = search.parse(collection, query.filter, group_by=query.group_by, ranks_words=ranks_words)
+            return Prepared(condition, ordering, minimum)
+
+        prepared: Prepared = await self._in_thread(parse)
+        return prepared
 
     async def _named_points(self, queries: Sequence[Query], collection: Collection) -> NamedPoints:
         """The vectors of those points that the index has: of the image, or of the caption if there is no image."""
@@ -229,34 +240,41 @@ class Searcher:
             found: list[list[StoredHit]] = await self._in_thread(self._store.search.many, collection, searches)
             return found
 
-        async def group(grouped: Grouped) -> list[StoredGroup]:
-            groups: list[StoredGroup] = await self._in_thread(
-                self._store.search.groups, collection, grouped.search, grouped.field, group_size=grouped.size
-            )
-            return groups
+        async def alone(step: Grouped | Listed) -> list[StoredGroup] | OrderedPage:
+            answer: list[StoredGroup] | OrderedPage = await self._in_thread(run_alone, self._store, collection, step)
+            return answer
 
         with self._timed("search"):
-            return await run_rankings(rankings, search, group)
+            return await run_rankings(rankings, search, alone)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
 
 
+def run_alone(store: Store, collection: Collection, step: Grouped | Listed) -> list[StoredGroup] | OrderedPage:
+    """Carry out a step that takes requests of its own."""
+    if isinstance(step, Grouped):
+        return store.search.groups(collection, step.search, step.field, group_size=step.size)
+    return store.search.in_order(
+        collection, step.ordering, filter=step.condition, after=step.after, offset=step.offset, limit=step.limit
+    )
+
+
 async def run_rankings(
     rankings: Sequence[RankingSteps],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
-    group: Callable[[Grouped], Awaitable[list[StoredGroup]]],
+    alone: Callable[[Grouped | Listed], Awaitable[list[StoredGroup] | OrderedPage]],
 ) -> list[HitPage | RefusedSearch]:
     """The page of each ranking, or why the store refuses it.
 
-    The searches of all rankings in one round are one `search`; each group is its own.
+    The searches of all rankings in one round are one `search`; each other step is carried out `alone`.
     """
     pages: dict[int, HitPage | RefusedSearch] = {}
     waiting: dict[int, Step] = {number: next(each) for number, each in enumerate(rankings)}
     while waiting:
         following: dict[int, Step] = {}
-        for number, answer in (await _answers(waiting, search, group)).items():
+        for number, answer in (await _answers(waiting, search, alone)).items():
             if isinstance(answer, _REFUSED_SEARCH):
                 pages[number] = answer
                 continue
@@ -271,22 +289,22 @@ async def run_rankings(
 async def _answers(
     waiting: dict[int, Step],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
-    group: Callable[[Grouped], Awaitable[list[StoredGroup]]],
+    alone: Callable[[Grouped | Listed], Awaitable[list[StoredGroup] | OrderedPage]],
 ) -> dict[int, Any]:
-    single = {number: step for number, step in waiting.items() if not isinstance(step, Grouped)}
-    grouped = {number: step for number, step in waiting.items() if isinstance(step, Grouped)}
+    single = {number: step for number, step in waiting.items() if not isinstance(step, Grouped | Listed)}
+    others = {number: step for number, step in waiting.items() if isinstance(step, Grouped | Listed)}
 
-    async def group_one(step: Grouped) -> Any:
+    async def run_one(step: Grouped | Listed) -> Any:
         try:
-            return await group(step)
+            return await alone(step)
         except _REFUSED_SEARCH as error:
             return error
 
     async def search_each() -> Any:
         return await _search_each(list(single.values()), search)
 
-    found, *groups = await gather_or_cancel(search_each(), *map(group_one, grouped.values()))
-    return dict(zip(single, found, strict=True)) | dict(zip(grouped, groups, strict=True))
+    found, *answers = await gather_or_cancel(search_each(), *map(run_one, others.values()))
+    return dict(zip(single, found, strict=True)) | dict(zip(others, answers, strict=True))
 
 
 async def _search_each(

@@ -62,7 +62,7 @@ class DirectEncoder:
 
 @dataclass(frozen=True)
 class Composed:
-    """The unit vector of a query (float32 [D]); None if it searches by words only.
+    """The unit vector of a query (float32 [D]); None if it searches by words only, or has no parts.
 
     `kind` is the kind of thing that the vector encodes, as in `query_kind`.
     """
@@ -88,14 +88,19 @@ async def compose(
     In place of a vector there is the error of an image that cannot be decoded or fetched, a vector of another
     dimension, a text that the model encodes to nothing, or a sum of zero.
     """
-    parts = [part for query in queries if query.rank != "words" for part in query.parts]
+    parts = [part for query in queries if not query.lacks_vector for part in query.parts]
     texts = list(dict.fromkeys(str(part.value) for part in parts if part.kind == "text"))
     # Equal images and addresses are fetched and encoded once, whatever their weights.
     shown = list(dict.fromkeys(replace(part, weight=1.0) for part in parts if part.kind in ("image", "image_url")))
     # One after the other: side by side they would share the same cores.
     encoded_texts = await _encode_texts(texts, encoder)
     encoded_images = await _encode_images(shown, encoder, images)
-    return [_compose(query, encoded_texts, encoded_images, points, encoder.encoder) for query in queries]
+    return [
+        Composed(None)
+        if query.lacks_vector
+        else _compose(query, encoded_texts, encoded_images, points, encoder.encoder)
+        for query in queries
+    ]
 
 
 def query_kind(query: Query, ids: Mapping[str, VectorName]) -> str | None:
@@ -167,8 +172,6 @@ def _compose(
     points: NamedPoints,
     encoder: Encoder,
 ) -> Composed | QueryError:
-    if query.rank == "words":
-        return Composed(None)
     total = np.zeros(encoder.dimension, np.float64)
     warnings: list[str] = []
     try:

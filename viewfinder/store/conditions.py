@@ -7,7 +7,7 @@ from qdrant_client import models
 
 from viewfinder.errors import FilterError
 from viewfinder.store.collections import Collections
-from viewfinder.store.field_names import check_countable, check_groupable
+from viewfinder.store.field_names import check_countable, check_groupable, check_sortable
 from viewfinder.store.filters import parse_filter
 from viewfinder.store.schema import Collection
 
@@ -36,6 +36,10 @@ class Conditions:
     def groupable(self, collection: Collection, field: str) -> str:
         """Return the name of a field that points can be grouped by."""
         return self._with_fields(collection, lambda fields: check_groupable(field, fields))
+
+    def sortable(self, collection: Collection, field: str) -> tuple[str, str]:
+        """Return the name and kind of a field that points can be ordered by."""
+        return self._with_fields(collection, lambda fields: check_sortable(field, fields))
 
     def _with_fields(self, collection: Collection, check: Callable[[Mapping[str, str]], T]) -> T:
         fields = collection.recorded.fields

@@ -34,6 +34,7 @@ _UNINDEXED = ("etag", "caption_hash")
 _UNIQUE = ("uri", "key")
 _COUNTABLE = (KEYWORD, INTEGER, BOOL)
 _GROUPABLE = (KEYWORD, INTEGER)
+_SORTABLE = (INTEGER, FLOAT, DATETIME)
 
 _META = re.compile(r'meta(\.[^."\[\]\x00-\x1f\x7f\ud800-\udfff]{1,100}){1,8}')
 _UNQUOTED = re.compile(r"[A-Za-z0-9_-]+")
@@ -65,6 +66,11 @@ def check_countable(name: object, fields: Mapping[str, str] | None = None) -> st
 def check_groupable(name: object, fields: Mapping[str, str] | None = None) -> str:
     """Return the name of a field that points can be grouped by; raise `FilterError` for another."""
     return _usable(name, fields, "grouped by", _GROUPABLE, ())
+
+
+def check_sortable(name: object, fields: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """Return the name and kind of a field that points can be ordered by; raise `FilterError` for another."""
+    return find_field(_usable(name, fields, "ordered by", _SORTABLE, ()), fields)
 
 
 def field_path(name: str) -> str:

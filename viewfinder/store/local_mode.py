@@ -5,13 +5,26 @@ import sys
 from typing import Any
 
 import numpy as np
-from qdrant_client.local import payload_value_extractor
+from qdrant_client import models
+from qdrant_client.local import datetime_utils, order_by, payload_filters, payload_value_extractor
+from qdrant_client.local.datetime_utils import parse as parse_date
 from qdrant_client.local.json_path_parser import parse_json_path
 from qdrant_client.local.local_collection import LocalCollection
+from qdrant_client.local.payload_filters import check_range
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-# A filter parses the path of its field again for each point, which takes longer than the comparison.
+# A filter parses the path of its field again for each point, which takes longer than the comparison; and each date.
 vars(payload_value_extractor)["parse_json_path"] = functools.lru_cache(maxsize=1024)(parse_json_path)
+for _module in (datetime_utils, order_by):
+    vars(_module)["parse"] = functools.lru_cache(maxsize=100_000)(parse_date)
+
+
+def _check_range(condition: models.Range, value: Any) -> bool:
+    """Replace `check_range`: a server compares whole numbers, too, as 64-bit floats."""
+    return check_range(condition, float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+
+
+vars(payload_filters)["check_range"] = _check_range
 
 
 class LocalMode(QdrantLocal):

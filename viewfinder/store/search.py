@@ -1,5 +1,7 @@
 """Searches by vector or by words, many in one request; groups and facets."""
 
+import functools
+import itertools
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +17,8 @@ from viewfinder.store.collections import Collections
 from viewfinder.store.conditions import Conditions, ParsedFilter
 from viewfinder.store.connection import Connection
 from viewfinder.store.field_names import field_path
-from viewfinder.store.records import StoredGroup, StoredHit, is_point_id, payload_selector
+from viewfinder.store.ordering import OrderedPage, Ordering, OrderPlace, read_in_order
+from viewfinder.store.records import Record, StoredGroup, StoredHit, is_point_id, payload_selector
 from viewfinder.store.request_size import ID_BYTES, vector_bytes
 from viewfinder.store.schema import Collection, VectorName
 from viewfinder.store.words import CAPTION_WORDS, words_to_find
@@ -26,8 +29,10 @@ logger = logging.getLogger(__name__)
 # Qdrant's.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
 
-# Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only.
-_UNINDEXED = re.compile(r'index required but not found for "?(?P<field>[^"]*)', re.IGNORECASE)
+# Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only; all order by such fields only.
+_UNINDEXED = re.compile(
+    r'(index required but not found for|No range index for `order_by` key:) ["`]?(?P<field>[^"`]*)', re.IGNORECASE
+)
 
 # Of one character of a text at most, as its words: a mark or pictograph is sent as hex, and NFKC makes up to 18 letters
 # of one.
@@ -194,6 +199,37 @@ class Searches:
         ]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
 
+    def ordering(self, collection: Collection, field: str, *, descending: bool = False) -> Ordering:
+        """Return the order by a field of numbers or dates; raise `FilterError` for another field."""
+        return Ordering(*self._conditions.sortable(collection, field), descending)
+
+    def in_order(
+        self,
+        collection: Collection,
+        ordering: Ordering,
+        *,
+        filter: Mapping[str, Any] | ParsedFilter | None = None,
+        after: OrderPlace | None = None,
+        offset: int = 0,
+        limit: int,
+    ) -> OrderedPage:
+        """Return the points in the order of a field, from `offset` on, or the next ones after a place."""
+        condition = self._conditions.parse(collection, filter)
+        scroll = functools.partial(self._call, "scroll", collection_name=collection.name)
+        wanted = offset + limit + 1
+        places = list(itertools.islice(read_in_order(scroll, ordering, condition, after, wanted), wanted))
+        chosen = places[offset : offset + limit]
+        found = self._call(
+            "retrieve",
+            collection_name=collection.name,
+            ids=[each.id for each in chosen],
+            with_payload=payload_selector(True),
+        )
+        payloads = {str(record.id): record.payload or {} for record in found}
+        # Without the points deleted since.
+        records = [Record(each.id, payloads[each.id]) for each in chosen if each.id in payloads]
+        return OrderedPage(records, chosen[-1] if len(places) == wanted else None)
+
     def facet(
         self, collection: Collection, field: str, *, filter: Mapping[str, Any] | None = None, limit: int = 20
     ) -> list[tuple[str | int | bool, int]]:
@@ -221,8 +257,8 @@ class Searches:
             logger.warning("%s", error)
             # Not its whole text: this goes to clients, and names the address of the server.
             raise FilterError(
-                f"Field {found['field']!r} has no index, and the vector store refuses to filter by such a field. Leave "
-                "it out of the filter, or run 'viewfinder index' again, which makes the indexes of meta fields."
+                f"Field {found['field']!r} has no index, and the vector store refuses to filter or order by such a "
+                "field. Leave it out, or run 'viewfinder index' again, which makes the indexes of meta fields."
             ) from error
 
     def _request(self, search: Search, words: Sequence[str], condition: models.Filter | None) -> models.QueryRequest:

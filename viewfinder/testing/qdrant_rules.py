@@ -11,6 +11,8 @@ _COLLECTION = re.compile(r"/collections/([^/]+)(?:/(.*))?")
 _CONDITIONS = ("match", "range", "values_count", "geo_bounding_box", "geo_radius", "geo_polygon")
 # Values of users, which hold no conditions.
 _DATA = frozenset({"payload", "payloads", "vector", "vectors", "metadata"})
+# Kinds of indexes that support ranges and orders.
+_SORTABLE = ("integer", "float", "datetime")
 _WRITES = re.compile(r"points(/delete|/payload(/delete)?|/vectors(/delete)?|/batch)?")
 
 
@@ -44,6 +46,10 @@ class Rules:
             return f"Bad request: Text query needs a text index with `scoring` on `{unranked[0]}`"
         if operation == "facet" and body["key"] not in indexes:
             return f"Bad request: No appropriate index for faceting: `{body['key']}`. Please create one to facet on it."
+        if unsorted := [field for field in _ordering_fields(body) if _kind_of(indexes.get(field)) not in _SORTABLE]:
+            return (
+                f"Bad request: No range index for `order_by` key: `{unsorted[0]}`. Please create one to use `order_by`."
+            )
         if self._strict and (missing := [key for key in _filtered_fields(body) if key not in indexes]):
             return (
                 f'Bad request: Index required but not found for "{missing[0]}". '
@@ -107,6 +113,17 @@ def _ranked_fields(body: Any) -> Iterator[str]:
     for request in [body, *(body.get("searches") or ())] if isinstance(body, dict) else ():
         if isinstance(request.get("query"), dict) and "text" in request["query"]:
             yield str(request.get("using"))
+
+
+def _ordering_fields(body: Any) -> Iterator[str]:
+    """Yield the fields whose values give the order of a request."""
+    order = body.get("order_by") if isinstance(body, dict) else None
+    if order is not None:
+        yield order if isinstance(order, str) else order["key"]
+
+
+def _kind_of(index: Any) -> Any:
+    return index.get("type") if isinstance(index, dict) else index
 
 
 def _is_ranked(index: Any) -> bool:

@@ -1,14 +1,19 @@
 """Searches over HTTP: queries, order and batches."""
 
+import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from tests.service.conftest import CAPTIONS, World, replica_of
 from tests.service.http.searching import Body, Counted, an_id, as_base64, ids, image, search, with_search
+from viewfinder.query.cursor import CursorKeys
+from viewfinder.query.query import parse_query
+from viewfinder.query.searcher import Searcher
+from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.search import Search
@@ -122,6 +127,64 @@ def test_relevance_is_the_share_of_unrelated_pairs_with_a_lower_cosine(world: Wo
         assert hit["relevance"] == pytest.approx(min(1.0, hit["score"] + 1), abs=1e-3)
     for body in ({"text": "a cat", "target": "caption"}, {"vector": [1.0] * 32}):
         assert {hit["relevance"] for hit in search(world, **body)["hits"]} == {None}
+
+
+def test_images_above_a_minimum_relevance_are_ordered_by_a_field(world: World) -> None:
+    collection = world.build("first")
+    world.store.collections.update_metadata(collection.name, baselines={"text_image": [-1.0, 1.0]})
+    world.service.follower.refresh()
+    best = search(world, text="a cat")["hits"]
+    minimum = best[3]["relevance"]
+    above = [hit for hit in best if hit["relevance"] >= minimum]
+    assert 0 < len(above) < len(best)
+    assert search(world, text="a cat", min_relevance=minimum)["hits"] == pytest.approx(above)
+    body: Body = {"text": "a cat", "min_relevance": minimum, "order_by": "-width", "limit": 3}
+    found = search(world, **body)
+    expected = sorted(above, key=lambda hit: -hit["width"])
+    assert found["hits"] == expected[:3]
+    assert (found["truncated"], found["warnings"]) == (False, [])
+    assert search(world, **body, cursor=found["cursor"])["hits"] == expected[3:]
+    assert search(world, **body, offset=1)["hits"] == expected[1:4]
+    address = {**body, "q": body["text"]}
+    del address["text"]
+    assert ids(world.client.get("/v1/search", params=address).json()) == ids(found)
+    assert ids(batch(world, [body])[0]) == ids(found)
+    refused = world.client.post("/v1/search", json={**body, "min_relevance": minimum / 2, "cursor": found["cursor"]})
+    assert refused.json()["error"]["code"] == "invalid_cursor"
+
+
+def test_images_are_listed_without_a_query(shared: World) -> None:
+    listed = search(shared, filter={"width": {"gte": 200}}, order_by="-width", limit=2)
+    assert [hit["width"] for hit in listed["hits"]] == [500, 400]
+    assert {(hit["score"], hit["relevance"]) for hit in listed["hits"]} == {(None, None)}
+    assert listed["hits"][0]["payload"]["caption"] == "a boat at sea"
+    body: Body = {"filter": {"width": {"gte": 200}}, "order_by": "-width", "limit": 2}
+    following = search(shared, **body, cursor=listed["cursor"])
+    assert ([hit["width"] for hit in following["hits"]], following["cursor"]) == ([300, 200], None)
+    assert [hit["width"] for hit in search(shared, **body, offset=3)["hits"]] == [200]
+    by_address = shared.client.get("/v1/search", params={**body, "filter": json.dumps(body["filter"])}).json()
+    assert ids(by_address) == ids(listed)
+    in_batch = batch(shared, [body, {"text": "a cat"}, {"order_by": "tags"}, {"filter": {}}])
+    assert ids(in_batch[0]) == ids(listed)
+    assert in_batch[2]["status"] == 400
+    # Without a date all are equal, and come by id.
+    assert ids(in_batch[3]) == sorted(map(an_id, range(len(CAPTIONS))))
+
+
+def test_a_list_without_a_query_loads_no_model(shared: World) -> None:
+    def load() -> Any:
+        raise AssertionError("loaded")
+
+    class Unloaded(DirectEncoder):
+        collection = shared.service.follower.snapshot().collection
+
+    class Live:
+        def snapshot(self) -> Any:
+            return Unloaded(load)
+
+    searcher = Searcher(shared.store, cast(Any, Live()), cast(Any, None), CursorKeys([b"key"]))
+    found = asyncio.run(searcher.search(parse_query({"order_by": "width"})))
+    assert [hit.width for hit in found] == [100, 200, 300, 400, 500]
 
 
 def test_a_language_that_the_model_does_not_know_gives_a_warning(served: World) -> None:

@@ -85,6 +85,22 @@ def test_a_refused_search_of_a_batch_has_the_error_that_it_would_have_alone(
         ({"text": "a", "target": "both", "offset": 500}, 422, "invalid_request", "offset"),
         ({"text": "a", "offset": 1, "cursor": "abc"}, 422, "invalid_request", "offset"),
         ({"text": "a", "filter": {"uri": {"eq": "\ud800"}}}, 400, "invalid_filter", "uri"),
+        ({"text": "a", "min_relevance": 0.5}, 400, "no_relevance", "has not measured it"),
+        ({"vector": [1.0] * 32, "min_relevance": 0.5}, 400, "no_relevance", "the query is a vector"),
+        ({"queries": [{"text": "a"}, {"text": "b"}], "min_relevance": 0.5}, 400, "no_relevance", "different parts"),
+        ({"text": "a", "rank": "words", "min_relevance": 0.5}, 400, "no_relevance", "rank 'words'"),
+        ({"filter": {}, "min_relevance": 0.5}, 400, "no_relevance", "there is no query"),
+        (
+            {"order_by": "tags"},
+            400,
+            "invalid_filter",
+            "cannot be ordered by: its type is keyword. Fields that can: hei",
+        ),
+        ({"order_by": "-caption"}, 400, "invalid_filter", "'caption' cannot be ordered by"),
+        ({"order_by": "etag"}, 400, "invalid_filter", "etag"),
+        ({"order_by": "widht"}, 400, "invalid_filter", "Closest: 'width'"),
+        ({"text": "a", "order_by": "tags", "score_threshold": 0}, 400, "invalid_filter", "'tags' cannot be ordered by"),
+        ({"text": "a", "order_by": "width"}, 422, "invalid_request", "order_by: with a query it needs min_relevance"),
     ],
 )
 def test_invalid_combinations_are_refused_with_the_reason(
@@ -115,6 +131,8 @@ def test_the_error_of_an_unknown_captions_field_names_it(world: World) -> None:
         (image(), '{"text": "a cat"}', 422, "invalid_request"),
         (image(), '{"rank": "words"}', 422, "invalid_request"),
         (image(), '{"limit": 0}', 422, "invalid_request"),
+        (image(), '{"order_by": "width"}', 422, "invalid_request"),
+        (image(), '{"min_relevance": 0.5}', 400, "no_relevance"),
     ],
 )
 def test_an_upload_that_cannot_be_searched_is_refused(
@@ -135,6 +153,8 @@ def test_an_upload_that_cannot_be_searched_is_refused(
         ({"q": "a cat", "filter": "[" * 4_001}, 422, "invalid_request"),
         ({"q": "a cat", "filter": '{"colour": {"eq": 1}}'}, 400, "invalid_filter"),
         ({"q": "a cat", "cursor": "abc"}, 400, "invalid_cursor"),
+        ({"q": "a cat", "min_relevance": "0.5"}, 400, "no_relevance"),
+        ({"order_by": "tags"}, 400, "invalid_filter"),
     ],
 )
 def test_an_invalid_query_string_is_refused(shared: World, parameters: dict[str, str], status: int, code: str) -> None:

@@ -25,6 +25,7 @@ from viewfinder.query.errors import (
     CursorError,
     QueryError,
     QueryImageError,
+    RelevanceError,
     UnknownImageError,
 )
 from viewfinder.query.images import OverloadedError
@@ -52,7 +53,7 @@ MAX_MESSAGE = 1000
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description}
     for status, description in {
-        400: "The body is not JSON, or a parameter's name or the filter is invalid.",
+        400: "The body is not JSON, a parameter's name, the filter or the order is invalid, or hits have no relevance.",
         422: "A field of the request is missing, unknown or out of bounds.",
         503: "There is no index yet, or the store is unavailable; retry after `Retry-After` seconds.",
         504: "The search exceeded the service's time limit.",
@@ -121,6 +122,8 @@ def http_error_of(error: Exception) -> HTTPError:
             return HTTPError(404, "not_found", error.message, error.hint)
         case QueryImageError():
             return _unusable_image(error)
+        case RelevanceError():
+            return HTTPError(400, "no_relevance", error.message, error.hint)
         case QueryError():
             return HTTPError(422, "invalid_request", error.message, error.hint or DOCS_HINT)
         case NoIndexError():

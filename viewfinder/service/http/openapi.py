@@ -14,7 +14,7 @@ SECURITY_SCHEMES = {
 # By status: a description, and its codes, each with an example of message and hint.
 ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     400: (
-        "The body, a parameter's name, the filter or the cursor is invalid.",
+        "The body, a parameter's name, the filter, the order or the cursor is invalid, or hits have no relevance.",
         {
             "invalid_json": ("The body is not JSON.", "Send a JSON object in UTF-8."),
             "invalid_body": ("Missing boundary in multipart.", "GET /docs shows every route and field."),
@@ -24,6 +24,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
                 "GET /docs lists the parameters of every route.",
             ),
             "invalid_filter": ("Unknown field 'colour'.", "GET /docs: POST /v1/search, `filter`."),
+            "no_relevance": ("min_relevance: the hits have no relevance, because there is no query.", "Leave it out."),
             "invalid_cursor": ("cursor: not a cursor of this index: 'abc'.", "Search again without a cursor."),
         },
     ),

@@ -20,7 +20,9 @@ from viewfinder.query.fields import (
     Id,
     ImageUrl,
     Limit,
+    MinRelevance,
     Offset,
+    OrderBy,
     RankField,
     TargetField,
     Text,
@@ -75,7 +77,9 @@ def router(service: SearchService) -> APIRouter:
     """The search routes over one replica's service."""
     routes = APIRouter(tags=["search"], route_class=JsonRoute)
 
-    @routes.post("/v1/search", responses=_RESPONSES, summary="Find images by text, by image, or by several of them")
+    @routes.post(
+        "/v1/search", responses=_RESPONSES, summary="Find images by text, by image, or by several of them; or list them"
+    )
     async def search(body: SearchBody) -> SearchResult:
         return await _answer(service, body.query())
 
@@ -119,6 +123,8 @@ async def _query_of_address(
     offset: Annotated[Offset, QueryParameter()] = 0,
     cursor: Annotated[CursorToken | None, QueryParameter()] = None,
     filter: _FilterParameter = None,
+    order_by: Annotated[OrderBy | None, QueryParameter()] = None,
+    min_relevance: Annotated[MinRelevance | None, QueryParameter()] = None,
     score_threshold: Annotated[Threshold | None, QueryParameter()] = None,
     diversity: Annotated[Diversity, QueryParameter()] = 0.0,
     group_by: Annotated[GroupBy | None, QueryParameter()] = None,
@@ -136,6 +142,8 @@ async def _query_of_address(
         "offset": offset,
         "cursor": cursor,
         "filter": parse_filter_parameter(filter),
+        "order_by": order_by,
+        "min_relevance": min_relevance,
         "score_threshold": score_threshold,
         "diversity": diversity,
         "group_by": group_by,
