@@ -26,6 +26,9 @@ SHARED_MEMORY = Path("/dev/shm")
 if os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free > 4 * 1024**3:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
 
+# The models of the tests are too small for two threads, which would wait for each other on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Vectors are compared within 1e-5; bfloat16 weights are not that exact.
 if viewfinder.models.encoder.multiplies_bfloat16():
     os.environ["VIEWFINDER_PRECISION"] = "float32"

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import pytest
@@ -86,12 +87,12 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinIOServer]:
 
 
 @pytest.fixture
-def bucket(minio: MinIOServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def bucket(minio: MinIOServer, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", minio.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", minio.secret_key)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     client = boto3.client("s3", endpoint_url=minio.url, config=Config(s3={"addressing_style": "path"}))
-    return Bucket(client, tmp_path.name.replace("_", "-").lower()[-60:].strip("-"))
+    return Bucket(client, f"bucket-{uuid4().hex[:8]}")
 
 
 @pytest.fixture
