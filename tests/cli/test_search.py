@@ -1,12 +1,27 @@
 """`viewfinder search`, with and without a service."""
 
+import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import typer
+from rich.console import Console
 
-from tests.cli.conftest import Viewfinder, program
+from tests.cli.conftest import PROGRAM, ROOT, Viewfinder, program
+from tests.client.conftest import Planned, Scripted
 from tests.fixtures.services import Gallery, Running
+from viewfinder.cli.progress import count_progress
+from viewfinder.cli.search import show_all_pages
+from viewfinder.client import Hit, SearchRequest, SearchResult
 
 pytestmark = pytest.mark.slow
 
@@ -167,3 +182,98 @@ def test_words_need_a_text_alone(at_gallery: Gallery, viewfinder: Viewfinder) ->
     done = viewfinder("search", "image 3", "--image", str(at_gallery.files[3]), "--rank", "words")
     done.check_message(2, "rank: 'words' searches by a text alone, not by text and image.")
     assert "/docs" not in done.err
+
+
+class Endless:
+    """A search with a further page after each page; `ctrl_c_after` pages the user stops it."""
+
+    def __init__(self, ctrl_c_after: int | None = None) -> None:
+        self.pages = 0
+        self._last = ctrl_c_after
+
+    def __call__(self, request: SearchRequest) -> SearchResult:
+        if self.pages == self._last:
+            raise KeyboardInterrupt
+        self.pages += 1
+        hit = Hit(id=str(self.pages), score=0.5, uri=f"s3://b/{self.pages}", payload={})
+        return SearchResult(hits=(hit,) * 3, model="m", collection="c", took_ms=1, cursor=str(self.pages))
+
+
+def test_an_export_ends_on_ctrl_c_after_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        show_all_pages(Endless(ctrl_c_after=4), {"text": "a cat", "group_by": None}, as_json=True)
+    out, err = capsys.readouterr()
+    assert (ended.value.exit_code, err) == (1, "Stopped. Not all hits are printed.\n")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == [
+        str(page) for page in (1, 2, 3, 4) for _ in range(3)
+    ]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_export_asks_for_no_further_page_when_its_reader_is_gone(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `| head` it read all pages and printed none."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    search = Endless()
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert show_all_pages(search, {"text": "a cat", "group_by": None}, as_json=as_json) == 3
+        monkeypatch.undo()
+    assert search.pages == 1
+
+
+def test_the_progress_of_an_export_is_shown_beside_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    with count_progress("Found", Console(file=shown, force_terminal=False)) as show_count:
+        show_count(200)
+        assert shown.getvalue() == ""  # too early for a line
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 20)
+        show_count(4_000)
+    assert re.fullmatch(r"Found 4,000, \d+/s\n", shown.getvalue())
+    terminal = io.StringIO()
+    with count_progress("Found", Console(file=terminal, force_terminal=True, width=80)) as show_count:
+        show_count(4_000)
+    assert "Found 4,000" in terminal.getvalue() or "Found 0" in terminal.getvalue()
+
+
+def test_an_export_survives_a_lost_request(viewfinder: Viewfinder) -> None:
+    pages = [asdict(Endless()({})) for _ in range(2)]
+    pages[1]["cursor"] = None
+    first, second = (Planned(200, json.dumps(page).encode()) for page in pages)
+    script = Scripted([first, Planned(500, b"bare"), second])
+    with script.listening() as server:
+        done = viewfinder("search", "a cat", "--all", "--json", "--server", server)
+        assert (done.status, len(done.out.splitlines())) == (0, 6)
+        assert len(script.bodies) == 3
+        assert viewfinder("search", "a cat", "--server", server).status == 1, "a user waits for a single search"
+    assert len(script.bodies) == 4
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ended_by", ["ctrl-c", "reader"])
+def test_an_exporting_program_ends_cleanly(ended_by: str) -> None:
+    def answer(body: dict[str, Any]) -> Planned:
+        page = Endless()(cast(SearchRequest, body))
+        return Planned(200, json.dumps({**asdict(page), "cursor": "next"}).encode())
+
+    with Scripted(answer).listening() as server:
+        command = [*PROGRAM, "search", "a cat", "--all", "--json", "--server", server]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [process.stdout.readline() for _ in range(50)]
+        if ended_by == "ctrl-c":
+            process.send_signal(signal.SIGINT)
+            lines += process.stdout.readlines()
+        process.stdout.close()
+        status, errors = process.wait(30), process.stderr.read()
+        process.stderr.close()
+    assert all(json.loads(line)["id"] for line in lines)
+    assert "Traceback" not in errors
+    if ended_by == "ctrl-c":
+        assert (status, errors.splitlines()[-1]) == (1, "Stopped. Not all hits are printed.")
+    else:
+        assert status == 0

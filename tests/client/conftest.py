@@ -13,6 +13,7 @@ import pytest
 
 from viewfinder import AsyncClient, Client
 
+ITERATED = ("search_many", "search_pages")
 Ask = Callable[..., Any]
 
 
@@ -36,15 +37,15 @@ def ask(request: pytest.FixtureRequest) -> Ask:
     def ask(server: str, method: str, *arguments: Any, client: dict[str, Any] | None = None, **options: Any) -> Any:
         async def in_a_loop() -> Any:
             async with PromptAsyncClient(server, **(client or {})) as each:
-                if method == "search_many":
-                    return [result async for result in each.search_many(*arguments, **options)]
+                if method in ITERATED:
+                    return [result async for result in getattr(each, method)(*arguments, **options)]
                 return await getattr(each, method)(*arguments, **options)
 
         if request.param == "asyncio":
             return asyncio.run(in_a_loop())
         with PromptClient(server, **(client or {})) as each:
             answer = getattr(each, method)(*arguments, **options)
-            return list(answer) if method == "search_many" else answer
+            return list(answer) if method in ITERATED else answer
 
     return ask
 

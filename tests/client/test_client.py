@@ -1,6 +1,7 @@
 """The clients against servers with planned failures, and with invalid addresses and options."""
 
 import contextlib
+import inspect
 import json
 import pickle
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.client.conftest import Ask, Planned, Scripted, found, refusal
-from viewfinder import Client
+from viewfinder import AsyncClient, Client
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError
 from viewfinder.sources.uris import point_id
 
@@ -24,8 +25,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "passing",
-    [refusal(503), refusal(502), refusal(504), refusal(429), Planned(503, b"full"), Planned(None)],
-    ids=["503", "502", "504", "429", "503 of a proxy", "connection lost"],
+    [
+        refusal(503),
+        refusal(502),
+        refusal(504),
+        refusal(429),
+        Planned(503, b"full"),
+        Planned(500, b"<html>Internal Server Error</html>"),
+        Planned(500),
+        Planned(500, b'{"detail": "no replica"}'),
+        Planned(None),
+    ],
+    ids=["503", "502", "504", "429", "503 of a proxy", "500 of a proxy", "empty 500", "other 500", "connection lost"],
 )
 def test_a_transient_error_is_retried_with_the_same_request_id(ask: Ask, passing: Planned) -> None:
     script = Scripted([passing, passing, found("a cat")])
@@ -228,3 +239,34 @@ def test_a_proxy_is_not_asked_for_a_service_on_this_machine(ask: Ask, monkeypatc
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with Scripted(lambda body: found(body["text"])).listening() as server:
         assert ask(server, "search", "a cat").hits[0].caption == "a cat"
+
+
+def public(kind: type) -> dict[str, inspect.Signature]:
+    """The signatures of the public methods, without their return types."""
+    methods = {name: each for name, each in inspect.getmembers(kind, callable) if not name.startswith("_")}
+    return {
+        name: inspect.signature(each).replace(return_annotation=inspect.Signature.empty)
+        for name, each in methods.items()
+    }
+
+
+def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
+    threads, loop = public(Client), public(AsyncClient)
+    assert threads.pop("close") == loop.pop("aclose")
+    assert threads == loop
+    assert len(threads) > 12
+    assert inspect.signature(Client) == inspect.signature(AsyncClient)
+    iterated = {name for name in loop if inspect.isasyncgenfunction(getattr(AsyncClient, name))}
+    assert iterated == {name for name in threads if inspect.isgeneratorfunction(getattr(Client, name))}
+    assert all(inspect.iscoroutinefunction(getattr(AsyncClient, name)) for name in loop.keys() - iterated - {"of"})
+
+
+def test_both_clients_read_all_pages_and_retry_one(ask: Ask) -> None:
+    def page(caption: str, cursor: str | None) -> Planned:
+        return Planned(200, json.dumps({**json.loads(found(caption).body), "cursor": cursor}).encode())
+
+    script = Scripted([page("one", "a"), Planned(500, b"bare"), page("two", "b"), refusal(503), page("three", None)])
+    with script.listening() as server:
+        pages = ask(server, "search_pages", "a cat", limit=1)
+    assert [hit.caption for each in pages for hit in each] == ["one", "two", "three"]
+    assert [body.get("cursor") for body in script.bodies] == [None, "a", "a", "b", "b"]

@@ -26,23 +26,25 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(markup=False, highlight=False, emoji=False, width=10_000)
 
 
-def print_text(text: str) -> None:
-    """Print lines unchanged. A reader that closes the pipe early, like `head`, does not cause an error."""
+def print_text(text: str) -> bool:
+    """Print lines unchanged; return False if the reader has closed the pipe, like `head`, which is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         # Python would raise it again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
-def print_json(document: Any) -> None:
-    """Print one JSON document, indented."""
-    print_text(json_safe(json.dumps(document, indent=2, ensure_ascii=False, default=str)))
+def print_json(document: Any) -> bool:
+    """Print one JSON document, indented. Returns as `print_text`."""
+    return print_text(json_safe(json.dumps(document, indent=2, ensure_ascii=False, default=str)))
 
 
-def print_json_line(document: Any) -> None:
-    """Print one JSON document on one line."""
-    print_text(json_safe(json.dumps(document, ensure_ascii=False, default=str)))
+def print_json_line(document: Any) -> bool:
+    """Print one JSON document on one line. Returns as `print_text`."""
+    return print_text(json_safe(json.dumps(document, ensure_ascii=False, default=str)))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -76,9 +78,9 @@ def _print_stacked(width: int, headings: Sequence[str], rows: Sequence[Sequence[
                 print_text(wrapper.fill(f"  {heading}: {printable_line(cell)}"))
 
 
-def print_lines(rows: Sequence[Sequence[str]]) -> None:
-    """Print lines of cells separated by tabs."""
-    print_text("\n".join("\t".join(map(printable_line, row)) for row in rows))
+def print_lines(rows: Sequence[Sequence[str]]) -> bool:
+    """Print lines of cells separated by tabs. Returns as `print_text`."""
+    return print_text("\n".join("\t".join(map(printable_line, row)) for row in rows))
 
 
 def print_record(fields: Sequence[tuple[str, str]], title: str = "") -> None:

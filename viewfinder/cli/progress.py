@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -62,6 +62,33 @@ class ConsoleProgress:
                 bar.update(task, completed=done, note=note)
 
             yield show
+
+
+@contextmanager
+def count_progress(verb: str, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a growing number on standard error: in place on a terminal, else a line every 15 s.
+
+    Nothing is shown while results go to the same terminal.
+    """
+    console = console or Console(file=sys.stderr)
+    shown = began = time.monotonic()
+
+    def line(count: int) -> str:
+        return f"{verb} {count:,}, {count / max(time.monotonic() - began, 1e-3):,.0f}/s"
+
+    def note_sometimes(count: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > _LOG_EVERY_S:
+            shown = time.monotonic()
+            print(line(count), file=console.file, flush=True)
+
+    if console.is_terminal and sys.stdout.isatty():
+        yield lambda count: None
+    elif console.is_terminal:
+        with console.status(f"{verb} 0") as status:
+            yield lambda count: status.update(line(count))
+    else:
+        yield note_sometimes
 
 
 def _bar(console: Console) -> Progress:

@@ -9,7 +9,9 @@ import typer
 
 from viewfinder.cli import output
 from viewfinder.cli.advice import advice
+from viewfinder.cli.entry import FAILED
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples
+from viewfinder.cli.progress import count_progress
 from viewfinder.cli.search_options import (
     AllOption,
     DiversityOption,
@@ -46,6 +48,8 @@ from viewfinder.settings import Settings
 
 # The exit status of a search that found nothing.
 NO_HITS = 3
+# Of each page of `--all`, so that one lost request does not end an export.
+_EXPORT_RETRIES = 3
 EPILOG = examples(
     'viewfinder search "a red car"',
     "viewfinder search --image cat.jpg --limit 20",
@@ -110,8 +114,13 @@ def search_command(
         )
     request: SearchRequest = {**query, **options}
     settings = Settings.load(config=config, server=server, index=index)
-    with advice(given_id=id), _open_search(settings, request) as search:
-        count = _show_pages(search, request, all_pages=all_, as_json=as_json)
+    with advice(given_id=id), _open_search(settings, request, _EXPORT_RETRIES if all_ else 0) as search:
+        if all_:
+            count = show_all_pages(search, request, as_json=as_json)
+        else:
+            page = search(request)
+            show_page(page, as_json=as_json, as_lines=False, headed=True)
+            count = _size(page)
     end = last_position(
         limit or MAX_LIMIT, target=target, rank=rank, order_by=order_by, diversity=diversity, group_by=group_by
     )
@@ -146,9 +155,9 @@ def _query(text: str | None, image: Path | None, image_url: str | None, id: str 
 
 
 @contextmanager
-def _open_search(settings: Settings, request: SearchRequest) -> Iterator[Search]:
+def _open_search(settings: Settings, request: SearchRequest, retries: int) -> Iterator[Search]:
     """Yield the search of a service, else of the local index opened in this process."""
-    if (client := find_service(settings)) is not None:
+    if (client := find_service(settings, retries=retries)) is not None:
         with client:
             yield lambda request: client.search(**request)
         return
@@ -163,13 +172,23 @@ def _open_search(settings: Settings, request: SearchRequest) -> Iterator[Search]
         yield local.search
 
 
-def _show_pages(search: Search, request: SearchRequest, *, all_pages: bool, as_json: bool) -> int:
-    """Print the first page, or all pages, and return the number of hits or groups."""
+def show_all_pages(search: Search, request: SearchRequest, *, as_json: bool) -> int:
+    """Print all pages and return the number of hits or groups. Ctrl-C ends with status 1 after a whole line."""
     following: SearchRequest | None = request
     count = 0
-    while following is not None:
-        page = search(following)
-        show_page(page, as_json=as_json, as_lines=all_pages, headed=count == 0)
-        count += len(page.hits if page.groups is None else page.groups)
-        following = next_page(following, page.cursor) if all_pages else None
+    try:
+        with count_progress("Found") as show_count:
+            while following is not None:
+                page = search(following)
+                is_read = show_page(page, as_json=as_json, as_lines=True, headed=count == 0)
+                count += _size(page)
+                show_count(count)
+                following = next_page(following, page.cursor) if is_read else None
+    except KeyboardInterrupt:
+        output.note("Stopped. Not all hits are printed.")
+        raise typer.Exit(FAILED) from None
     return count
+
+
+def _size(page: SearchResult) -> int:
+    return len(page.hits if page.groups is None else page.groups)

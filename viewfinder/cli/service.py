@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 _PROBE_TIMEOUT_S = 2.0
 
 
-def find_service(settings: Settings, *, probe_timeout_s: float = _PROBE_TIMEOUT_S) -> Client | None:
+def find_service(settings: Settings, *, probe_timeout_s: float = _PROBE_TIMEOUT_S, retries: int = 0) -> Client | None:
     """Return a client of the service to use, or None if the index must be opened in this process.
 
     A service in --server or VIEWFINDER_SERVER is used without a probe. Otherwise the port VIEWFINDER_PORT of this
     machine is probed. If the settings name an index, a data directory or a Qdrant server, a service on this machine is
-    used only if it has the same one. Requests are not retried, because a user is waiting. Prints the service used on
-    standard error.
+    used only if it has the same one. Requests are not retried unless `retries` are given: a user is waiting. Prints the
+    service used on standard error.
 
     Raises `ConfigurationError` if the service in --server or VIEWFINDER_SERVER searches another index than the
     settings name, and `ServiceError` if it does not say which.
@@ -29,7 +29,7 @@ def find_service(settings: Settings, *, probe_timeout_s: float = _PROBE_TIMEOUT_
     named = "server" in settings.model_fields_set
     if not named and not _answers(settings, probe_timeout_s):
         return None
-    client = Client.of(settings, retries=0)
+    client = Client.of(settings, retries=retries)
     try:
         difference = _difference(client, settings, named=named)
         if difference is not None and named:

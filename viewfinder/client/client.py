@@ -75,8 +75,8 @@ class Client(_AnyClient[httpx.Client]):
     """A client of one service, safe to share between threads. Use it in a `with` statement, or close it.
 
     `timeout_s` limits each request of a call, including its pauses and retries. A request is retried up to `retries`
-    times after a lost connection or status 429, 502, 503 or 504, with growing random pauses of at least the service's
-    `Retry-After`.
+    times after a lost connection, status 429, 502, 503 or 504, or a 500 of the proxy, which has no error of the service
+    in its body; with growing random pauses of at least the service's `Retry-After`.
 
     A query image is the path of a file or its bytes; an image of the index is an id, URI or absolute path. Every method
     raises `ServiceUnavailableError` if the service cannot be reached or does not answer in time, `ServiceError` if it

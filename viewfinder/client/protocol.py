@@ -319,7 +319,9 @@ class Calls:
         try:
             detail = _ERROR.validate_json(answer.content).error
         except ValidationError:
-            # From a proxy in front of the service, or from another program.
+            # From a proxy in front of the service, or from another program. Ray Serve's proxy answers 500 in place of
+            # its own 502, 503 and 504.
+            kind = ServiceUnavailableError if answer.status == 500 else kind
             message = f"{self._public_url} answered with status {answer.status}{tried}."
             hint = "Check the address." if answer.status < 500 else "Try again shortly."
             return kind(f"http_{answer.status}", message, hint, request_id, answer.status)
