@@ -1,11 +1,12 @@
 """The write stage: what Qdrant cannot store is a failed object, and the run goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from qdrant_client import models
 
 from viewfinder.indexing.accounting import MAX_WARNED, Tally
 from viewfinder.indexing.rows import Row, table_of
@@ -13,6 +14,7 @@ from viewfinder.indexing.write import write_rows
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress
+from viewfinder.store.records import StoredPoint
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
@@ -104,6 +106,108 @@ def test_the_later_content_of_two_runs_stays(store: Store, collection: Collectio
         write(store, collection, own)
     (record,) = store.points.iterate(collection)
     assert (record.payload["run_id"], record.payload["etag"]) == (kept, "e3" if kept == "later" else "e2")
+
+
+class Interleaved(ServerClient):
+    """Calls `meanwhile` once, right before the first change of points that exist."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        is_new = arguments.get("update_mode") == models.UpdateMode.INSERT_ONLY
+        changes = method in ("upsert", "delete", "batch_update_points") and not is_new
+        if changes and not arguments["collection_name"].endswith("__control") and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return super().call(method, **arguments)
+
+
+@pytest.fixture
+def interleaved(store: Store) -> Iterator[Store]:
+    """A second program on the same server."""
+    with Store(Interleaved(store.address), store.address) as made:
+        yield made
+
+
+def meanwhile(interleaved: Store, action: Callable[[], object]) -> None:
+    interleaved.connection.client.meanwhile = action  # type: ignore[attr-defined]
+
+
+def captioned(text: str | None, **columns: Any) -> dict[str, Any]:
+    """Columns of a row whose captions file has this text."""
+    record = CaptionRecord.of(text, ["tag"] if text is None else [])
+    vector = None if text is None else np.array([len(text), 1], np.float32).tobytes()
+    caption = {"caption": text, "caption_hash": record.caption_hash, "caption_details": record.details}
+    return caption | {"caption_applies": True, "caption_vector": vector} | columns
+
+
+def stored(store: Store, collection: Collection) -> StoredPoint:
+    (point,) = store.points.whole(collection, [point_id("s3://b/image")]).values()
+    return point
+
+
+def test_a_later_content_that_another_run_writes_at_the_same_moment_stays(
+    store: Store, interleaved: Store, collection: Collection
+) -> None:
+    """Both runs had found the point out of date, and the one with the older content wrote it last."""
+    write(store, collection, row("image", [1.0, 0.0], etag="e1", last_modified="2026-01-01T00:00:00Z"))
+    older = row("image", [0.0, 1.0], etag="e2", last_modified="2026-01-02T00:00:00Z", exists=True, stored_etag="e1")
+    later = row("image", [0.6, 0.8], etag="e3", last_modified="2026-01-03T00:00:00Z", exists=True, stored_etag="e1")
+    meanwhile(interleaved, lambda: write_rows(store, collection, table_of([later]), run_id="s", batch_size=9))
+    assert write(interleaved, collection, older) == {"indexed": 1, "failed": 0, "stale": 0}
+    point = stored(store, collection)
+    assert point.payload["etag"] == "e3"
+    np.testing.assert_allclose(point.vectors["image"], [0.6, 0.8], atol=1e-6)
+
+
+def test_a_caption_and_a_content_that_two_runs_write_at_the_same_moment_both_stay(
+    store: Store, interleaved: Store, collection: Collection
+) -> None:
+    write(store, collection, row("image", [1.0, 0.0], etag="e1"))
+    caption = row("image", [], image_vector=None, action="caption", exists=True, **captioned("a cat"))
+    changed = row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1")
+    meanwhile(interleaved, lambda: write_rows(store, collection, table_of([caption]), run_id="s", batch_size=9))
+    write(interleaved, collection, changed)
+    point = stored(store, collection)
+    assert (point.payload["etag"], point.payload["caption"], point.payload["run_id"]) == ("e2", "a cat", "r")
+    np.testing.assert_allclose(point.vectors["image"], [0.0, 1.0], atol=1e-6)
+    assert point.state.has_caption
+
+
+@pytest.mark.parametrize("action", ["caption", "index"])
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "existed"])
+def test_a_record_without_a_text_keeps_the_text_that_another_run_writes_at_the_same_moment(
+    store: Store, interleaved: Store, collection: Collection, action: str, exists: bool
+) -> None:
+    if exists:
+        write(store, collection, row("image", [1.0, 0.0], etag="e1"))
+    blank = captioned(None, keeps_text=True, action=action, exists=exists, stored_etag="e1" if exists else None)
+    vector = {"image_vector": None} if action == "caption" else {}
+    own = row("image", [0.0, 1.0], etag="e2", **blank | vector)
+    other = row("image", [1.0, 0.0], etag="e1", exists=exists, **captioned("a cat"))
+    write_other = lambda: write_rows(store, collection, table_of([other]), run_id="s", batch_size=9)  # noqa: E731
+    if exists:
+        meanwhile(interleaved, write_other)
+    else:
+        write_other()
+    write(interleaved, collection, own)
+    point = stored(store, collection)
+    assert (point.payload["caption"], point.payload["tags"]) == ("a cat", ["tag"])
+    assert point.payload["caption_hash"] == CaptionRecord.of("a cat", ["tag"]).caption_hash
+    expected = np.array([5, 1]) / np.hypot(5, 1)
+    np.testing.assert_allclose(point.vectors["caption"], expected, atol=1e-6)
+
+
+def test_a_content_that_another_run_writes_is_not_deleted_for_a_broken_one(
+    store: Store, interleaved: Store, collection: Collection
+) -> None:
+    write(store, collection, row("image", [1.0, 0.0], etag="e1"))
+    failure: Any = {"action": "failed", "stage": "decode", "reason": "corrupt", "message": "", "permanent": True}
+    broken = row("image", [], etag="e2", image_vector=None, exists=True, stored_etag="e1", **failure)
+    good = row("image", [0.0, 1.0], etag="e3", exists=True, stored_etag="e1")
+    meanwhile(interleaved, lambda: write_rows(store, collection, table_of([good]), run_id="s", batch_size=9))
+    write(interleaved, collection, broken)
+    assert stored(store, collection).payload["etag"] == "e3"
 
 
 def test_failures_are_counted_by_the_stage_and_reason_that_are_written(store: Store, collection: Collection) -> None:

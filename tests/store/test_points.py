@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.store.points import AXES, DIMENSION, ids, image_points, opened
-from viewfinder.errors import StoreError
+from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store import Collection, PointBatch, PointState, Store
 from viewfinder.store.points import Points
+from viewfinder.store.records import StoredPoint
 
 
 def test_points_may_have_one_or_both_vectors(store: Store, index: str) -> None:
@@ -68,51 +69,52 @@ def test_vectors_of_the_wrong_dimension_are_refused(store: Store, index: str) ->
         store.points.upsert(made, PointBatch(ids(1), [{}], image=np.ones((1, DIMENSION + 1), np.float32)), wait=True)
 
 
-def test_a_changed_caption_keeps_the_image_vector_and_other_fields(store: Store, index: str) -> None:
+def with_caption(text: str, run_id: str = "r") -> Callable[[str, StoredPoint], StoredPoint | None]:
+    """Return a change that gives a point this caption."""
+
+    def change(id_: str, point: StoredPoint) -> StoredPoint | None:
+        if point.payload.get("caption") == text:
+            return None
+        payload = {**point.payload, "caption": text, "caption_hash": f"h {text}", "run_id": run_id}
+        return StoredPoint(payload, {**point.vectors, "caption": AXES[3]})
+
+    return change
+
+
+def without_caption(id_: str, point: StoredPoint) -> StoredPoint | None:
+    payload = {**point.payload, "caption": None, "caption_hash": None, "run_id": "later"}
+    return StoredPoint(payload, {"image": point.vectors["image"]}) if point.state.has_caption else None
+
+
+def test_an_update_keeps_what_it_does_not_change(store: Store, index: str) -> None:
     made = opened(store, index)
-    keys = ids(40)
-    store.points.upsert(made, image_points(40, meta=[{"year": 1999}] * 40), wait=True)
-    payloads = [
-        {"caption": f"number {row}", "caption_hash": f"h{row}", "tags": ["t"], "meta": {"place": "x"}}
-        for row in range(40)
-    ]
-    store.points.update_captions(made, keys, payloads, np.tile(AXES[3], (40, 1)))
+    keys = ids(210)
+    store.points.upsert(made, image_points(210, meta=[{"year": 1999}] * 210), wait=True)
+    assert store.points.update(made, [*keys, *ids(1, "unknown")], with_caption("a cat")) == 210
+    assert store.points.update(made, keys, with_caption("a cat")) == 0
     assert store.points.states(made, keys)[keys[39]] == PointState(
-        "e39", "h39", ("s3://b",), has_image=True, has_caption=True
+        "e39", "h a cat", ("s3://b",), has_image=True, has_caption=True, run_id="r"
     )
-    assert len(store.search.nearest(made, AXES[3], using="caption", limit=99, score_threshold=0.99)) == 40
+    assert len(store.search.nearest(made, AXES[3], using="caption", limit=999, score_threshold=0.99)) == 210
     (hit,) = store.search.nearest(made, AXES[1], limit=1, filter={"uri": {"eq": "s3://b/5"}})
     assert hit.score == pytest.approx(1, abs=1e-5)
-    assert hit.payload["caption"] == "number 5"
-    assert hit.payload["meta"] == {"place": "x"}
+    assert (hit.payload["caption"], hit.payload["meta"]) == ("a cat", {"year": 1999})
 
 
-def test_removing_a_caption_removes_its_vector(store: Store, index: str) -> None:
+def test_an_update_can_remove_a_caption_with_its_vector(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)
     payloads = [{"caption": "c", "caption_hash": "h"} for _ in keys]
     store.points.upsert(made, PointBatch(keys, payloads, image=AXES[:3], caption=AXES[:3]), wait=True)
-    gone: list[dict[str, Any]] = [{"caption": None, "caption_hash": None}, {"caption": "new", "caption_hash": "n"}]
-    store.points.update_captions(made, keys[:2], gone, AXES[:2], np.array([False, True]))
+    assert store.points.update(made, keys[:1], without_caption) == 1
     states = store.points.states(made, keys)
     assert [(states[key].caption_hash, states[key].has_caption) for key in keys] == [
         ("", False),
-        ("n", True),
+        ("h", True),
         ("h", True),
     ]
     assert {hit.id for hit in store.search.nearest(made, AXES[0], using="caption", limit=9)} == set(keys[1:])
     assert len(store.search.nearest(made, AXES[0], using="image", limit=9)) == 3
-
-
-def test_captions_of_deleted_points_are_skipped(store: Store, index: str) -> None:
-    made = opened(store, index)
-    keys = ids(3)
-    store.points.upsert(made, image_points(3), wait=True)
-    store.points.delete(made, keys[1:2])
-    store.points.update_captions(made, keys, [{"caption_hash": f"h{row}"} for row in range(3)], AXES[:3])
-    states = store.points.states(made, keys)
-    assert {key: state.caption_hash for key, state in states.items()} == {keys[0]: "h0", keys[2]: "h2"}
-    assert all(state.has_caption for state in states.values())
 
 
 def test_sources_are_added_and_removed(store: Store, index: str) -> None:
@@ -126,17 +128,73 @@ def test_sources_are_added_and_removed(store: Store, index: str) -> None:
 
 
 class ContendedPoints(Points):
-    """Points of which another program changes some, between each reading of states and the write after it."""
+    """Points of which another program changes some, between each reading and the write after it."""
 
-    def __init__(self, store: Store, others: Sequence[Callable[[], None]]) -> None:
+    def __init__(self, store: Store, others: Sequence[Callable[[], object]]) -> None:
         super().__init__(store.connection, store.collections)
         self._others = list(others)
 
     def states(self, collection: Collection, ids: Sequence[str]) -> dict[str, PointState]:
         found = super().states(collection, ids)
+        self._meanwhile()
+        return found
+
+    def whole(self, collection: Collection, ids: Sequence[str]) -> dict[str, StoredPoint]:
+        found = super().whole(collection, ids)
+        self._meanwhile()
+        return found
+
+    def _meanwhile(self) -> None:
         if self._others:
             self._others.pop(0)()
-        return found
+
+
+@pytest.mark.parametrize("run_id", ["r", ""], ids=["run", "no run"])
+def test_an_update_reads_again_what_another_program_has_changed(store: Store, index: str, run_id: str) -> None:
+    made = opened(store, index)
+    (key, other) = ids(2)
+    payload = {"run_id": run_id, "indexed_at": "2026-01-01T00:00:00+00:00"} if run_id else {}
+    batch = image_points(2)
+    store.points.upsert(made, replace(batch, payloads=[each | payload for each in batch.payloads]), wait=True)
+    others = [
+        partial(store.points.update, made, [key], with_caption("first", "s")),
+        lambda: None,
+        partial(store.points.add_sources, made, {key: ["s3://c"]}),
+    ]
+    change = with_caption("second", "t")
+    assert ContendedPoints(store, others).update(made, [key, other], change) == 2
+    records = store.points.whole(made, [key, other])
+    assert {each.payload["caption"] for each in records.values()} == {"second"}
+    assert set(records[key].state.sources) == {"s3://b", "s3://c"}
+
+
+def test_an_update_leaves_deleted_points_deleted(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    store.points.upsert(made, image_points(3), wait=True)
+    others = [partial(store.points.delete, made, keys[1:2])]
+    assert ContendedPoints(store, others).update(made, keys, with_caption("a cat")) == 2
+    assert set(store.points.states(made, keys)) == {keys[0], keys[2]}
+
+
+def test_an_update_that_never_finds_a_point_as_it_was_ends(store: Store, index: str) -> None:
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.points.upsert(made, image_points(1), wait=True)
+    others = [partial(store.points.add_sources, made, {key: [f"s3://{number}"]}) for number in range(99)]
+    with pytest.raises(StoreUnavailableError, match="Other programs change the same 1 point"):
+        ContendedPoints(store, others).update(made, [key], with_caption("a cat"))
+
+
+def test_only_points_that_are_as_they_were_read_are_deleted(store: Store, index: str) -> None:
+    made = opened(store, index)
+    keys = ids(3)
+    store.points.upsert(made, image_points(3), wait=True)
+    before = store.points.states(made, keys)
+    store.points.update(made, keys[:1], with_caption("a cat"))
+    store.points.add_sources(made, {keys[1]: ["s3://c"]})
+    store.points.delete_unchanged(made, before)
+    assert set(store.points.states(made, keys)) == {*keys[:2]}
 
 
 @pytest.mark.parametrize("before", [["s3://b"], []], ids=["one", "none"])

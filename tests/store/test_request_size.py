@@ -11,6 +11,7 @@ import pytest
 from viewfinder.errors import FilterError, StoreError
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Failure, PointBatch, Search, Store, StoreAddress
+from viewfinder.store.records import StoredPoint
 from viewfinder.store.request_size import RequestLimit, point_bytes
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
@@ -71,15 +72,18 @@ def test_points_with_large_payloads_are_written_in_several_requests(
     assert sum(each.method == "PUT" and each.path.endswith("/points") for each in double.requests) == 3
 
 
-@pytest.mark.parametrize("kind", ["images", "captions"])
 def test_updates_with_large_payloads_are_sent_in_several_requests(
-    store: Store, made: Collection, double: QdrantDouble, kind: str
+    store: Store, made: Collection, double: QdrantDouble
 ) -> None:
-    vectors = np.ones((9, 2), np.float32)
-    store.points.upsert(made, PointBatch(ids(9), [{}] * 9, image=vectors), wait=True)
-    update = store.points.update_images if kind == "images" else store.points.update_captions
-    update(made, ids(9), captions(9), vectors)
-    assert sum(each.path.endswith("/points/batch") for each in double.requests) == 3
+    store.points.upsert(made, PointBatch(ids(9), [{}] * 9, image=np.ones((9, 2), np.float32)), wait=True)
+    large = dict(zip(ids(9), captions(9), strict=True))
+    double.requests.clear()
+
+    def change(id_: str, point: StoredPoint) -> StoredPoint | None:
+        return None if point.payload.get("run_id") else StoredPoint({**large[id_], "run_id": "r"}, point.vectors)
+
+    assert store.points.update(made, ids(9), change) == 9
+    assert sum(each.method == "PUT" and each.path.endswith("/points") for each in double.requests) == 3
     assert len(store.points.records(made, ids(9)[8:])[ids(9)[8]].payload["etag"]) == LARGE // 2
 
 

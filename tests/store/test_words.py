@@ -1,5 +1,6 @@
 """Searches by words: analysis, BM25 and filters."""
 
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tests.store.points import AXES, captioned, ids, image_points, opened
 from viewfinder.errors import WordsUnavailableError
 from viewfinder.store import Search, Store, StoreAddress
 from viewfinder.store.directory import open_directory
+from viewfinder.store.records import StoredPoint
 from viewfinder.store.server import ServerClient
 from viewfinder.store.words import words_of, words_to_find
 from viewfinder.testing.qdrant import QdrantDouble
@@ -183,6 +185,12 @@ def test_words_are_not_part_of_a_payload(store: Store, index: str) -> None:
     assert all(set(each) == {*batch.payloads[0], "has_image", "has_caption"} for each in payloads)
 
 
+def with_fields(changes: Sequence[Mapping[str, Any]]) -> Callable[[str, StoredPoint], StoredPoint]:
+    """Return a change that gives the points of `ids` these fields."""
+    fields = dict(zip(ids(len(changes)), changes, strict=True))
+    return lambda id_, point: StoredPoint({**point.payload, **fields[id_], "run_id": "r"}, point.vectors)
+
+
 def test_a_text_of_mixed_composition_equals_what_is_typed_in_either_form(store: Store, index: str) -> None:
     """One letter composed and the same letter decomposed in one text: neither form of a filter matched."""
     made = opened(store, index)
@@ -194,7 +202,7 @@ def test_a_text_of_mixed_composition_equals_what_is_typed_in_either_form(store: 
     for name in fields:
         assert [store.points.count(made, {name: {"eq": each}}) for each in (*typed, mixed)] == [1, 1, 1]
     change = {"caption": mixed, "tags": ["x", mixed], "meta": {"place": {"name": [mixed]}}}
-    store.points.update_captions(made, ids(1), [change])
+    assert store.points.update(made, ids(1), with_fields([change])) == 1
     for name in fields:
         assert [store.points.count(made, {name: {"in": [each]}}) for each in typed] == [1, 1]
     assert store.search.facet(made, "tags") == [(typed[0], 1), ("x", 1)]
@@ -204,7 +212,8 @@ def test_a_changed_caption_is_found_by_its_new_words_alone(store: Store, index: 
     made = opened(store, index)
     store.points.upsert(made, image_points(2, caption=["two cats", "a bus"]), wait=True)
     keys = ids(2)
-    store.points.update_captions(made, keys, [{"caption": "three dogs", "meta": {}}, {"caption": None, "meta": {}}])
+    changes = [{"caption": "three dogs", "meta": {}}, {"caption": None, "meta": {}}]
+    assert store.points.update(made, keys, with_fields(changes)) == 2
     cats, dogs, bus = store.search.many(made, [Search(words=word) for word in ("cat", "dog", "bus")])
     assert ([hit.id for hit in dogs], cats, bus) == (keys[:1], [], [])
 

@@ -1,13 +1,15 @@
 """Prune of captions: remove those that the captions files of a run no longer have."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from viewfinder import clock
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.points_before import PointBefore
 from viewfinder.indexing.prune import BATCH, PruneRefusedError, PruneScope, captioned_ids, holds
 from viewfinder.sources.captions import NO_CAPTION
+from viewfinder.store.records import StoredPoint
 from viewfinder.wording import counted
 
 
@@ -55,20 +57,30 @@ class CaptionsPrune:
             )
         return count
 
-    def carry_out(self) -> int:
+    def carry_out(self, run_id: str) -> int:
         """Remove the captions, and return their number with those that the run has removed."""
         dropped, removed = self._dropped(), 0
         while page := list(itertools.islice(dropped, BATCH)):
-            states = self._store.points.states(self._collection, [point.id for point in page])
-            same = [each.id for each in page if each.id in states and states[each.id].caption_hash == each.caption_hash]
-            if same:
-                self._store.points.update_captions(self._collection, same, [NO_CAPTION] * len(same))
-            removed += len(same)
+            removed += self._remove(page, run_id)
         textless = self._textless()
         while page := list(itertools.islice(textless, BATCH)):
             states = self._store.points.states(self._collection, [point.id for point in page])
             removed += sum(not state.has_caption for state in states.values())
         return removed
+
+    def _remove(self, page: Sequence[PointBefore], run_id: str) -> int:
+        """Remove the captions of those points that still have the same one."""
+        before = {point.id: point.caption_hash for point in page}
+        stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
+
+        def without_caption(id_: str, point: StoredPoint) -> StoredPoint | None:
+            if point.state.caption_hash != before[id_]:
+                return None
+            vectors = dict(point.vectors)
+            vectors.pop("caption", None)
+            return StoredPoint({**point.payload, **NO_CAPTION, **stamp}, vectors)
+
+        return self._store.points.update(self._collection, list(before), without_caption)
 
     def _dropped(self) -> Iterator[PointBefore]:
         for point in self._before.points():

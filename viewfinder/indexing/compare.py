@@ -112,7 +112,7 @@ class Compare:
                 row["caption_details"] = known.details
 
     def _keep_texts(self, rows: Sequence[Row], states: Mapping[str, PointState], store: Store) -> None:
-        """Give records without a text the text that their objects have."""
+        """Give records without a text the text that their objects have. Another run may write one until the write."""
         source = self.captions_from or self.collection
         if self.remove_captions or not self.captions or source is None:
             return
@@ -122,11 +122,12 @@ class Compare:
             if not row["caption_applies"] and row["caption_hash"] is not None and row["caption"] is None
         }
         if source is self.collection:
+            for row in without.values():
+                row["keeps_text"] = True
             without = {id_: row for id_, row in without.items() if id_ in states and states[id_].has_caption}
         for id_, record in store.points.records(source, list(without)).items():
             row = without[id_]
-            own = CaptionRecord(None, row["caption_hash"] or "", row["caption_details"] or "{}")
-            whole = own.with_caption(record.payload.get("caption"))
+            whole = own_caption(row).with_caption(record.payload.get("caption"))
             row["caption"], row["caption_hash"], row["caption_details"] = astuple(whole)
 
     def _stat(self, rows: list[Row]) -> None:
@@ -197,6 +198,11 @@ class Compare:
                 and state.has_image
                 and (row["skip"] == "archived" or is_same(version_of_state(state), version_of(row)))
             )
+
+
+def own_caption(row: Row) -> CaptionRecord:
+    """The record of a row whose captions files name its object."""
+    return CaptionRecord(row["caption"], row["caption_hash"] or "", row["caption_details"] or "{}")
 
 
 def version_of(row: Mapping[str, Any]) -> Version:

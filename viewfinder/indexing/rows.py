@@ -37,6 +37,7 @@ SCHEMA: pa.Schema = pa.schema(
         ("crashes", pa.list_(pa.string())),
         *MANIFEST_SCHEMA,
         ("caption_applies", pa.bool_()),
+        ("keeps_text", pa.bool_()),
         ("pixels", pa.large_binary()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -80,11 +81,13 @@ class Row(TypedDict, total=False):
     sources: list[str]
     skip: str | None
     # From a `CaptionRecord`, if the captions file names the object (`caption_hash` is not None). If `caption_applies`
-    # is False, the point keeps its current caption.
+    # is False, the point keeps its current caption. If `keeps_text`, the point keeps its text: `caption` is that text
+    # as it was at the comparison.
     caption: str | None
     caption_hash: str | None
     caption_details: str | None
     caption_applies: bool
+    keeps_text: bool | None
     # From decoding: uint8 [size, size, 3], width, height and format of the file, and a key of `WARNINGS`.
     pixels: bytes | None
     width: int

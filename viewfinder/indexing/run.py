@@ -203,7 +203,7 @@ class Indexer:
         compare = self._compare(options, collection, manifest, remove_captions=captions_prune is not None)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
-        pruned_captions = captions_prune.carry_out() if captions_prune else 0
+        pruned_captions = captions_prune.carry_out(self._run_id) if captions_prune else 0
         delete_taken_down(store, collection)
         update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
         return RunResult(manifest, outcome, pruned, pruned_captions, _problems(manifest, prune))

@@ -13,14 +13,14 @@ from viewfinder import clock
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import MAX_WARNED, Tally
-from viewfinder.indexing.compare import CONTENT_SKIPS, version_of, version_of_state
+from viewfinder.indexing.compare import CONTENT_SKIPS, own_caption, version_of, version_of_state
 from viewfinder.indexing.failures import settle
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
 from viewfinder.sources.versions import is_same
 from viewfinder.store import Collection, Failure, PointState, Store
-from viewfinder.store.records import PointBatch
+from viewfinder.store.records import PointBatch, StoredPoint
 from viewfinder.store.takedowns import taken_down
 
 # The payload fields of captions by point id.
@@ -59,7 +59,7 @@ def write_rows(
     new = [row for row in groups["index"] if not row["exists"]]
     for part in _slices(new, batch_size):
         store.points.upsert(collection, _points(part, captions, stamp), wait=part[-1] is new[-1], only_new=True)
-    _update_existing(store, collection, groups, captions, stamp, batch_size)
+    _update_existing(store, collection, groups, captions, stamp)
     for row in groups["failed"]:
         settle(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
@@ -103,31 +103,50 @@ def _update_existing(
     groups: Mapping[Action, Sequence[Row]],
     captions: _Captions,
     stamp: dict[str, str],
-    batch_size: int,
 ) -> None:
     """Update the points that existed before, and those that another run has written since the comparison.
 
     Of the latter nothing is lost: they keep a caption that this run does not have, all sources, and a later content.
     """
-    rows = [*groups["index"], *groups["caption"]]
-    states = store.points.states(collection, [row["id"] for row in rows])
-    pairs = [(row, states[row["id"]]) for row in rows if row["id"] in states]
-    images = [row for row, state in pairs if row["action"] == "index" and _is_outdated(state, row)]
-    for part in _slices(images, batch_size):
-        payloads = [_image_payload(row) | stamp for row in part]
-        vectors, _ = _vectors([row["image_vector"] for row in part])
-        store.points.update_images(collection, [row["id"] for row in part], payloads, vectors)
-    captioned = [
-        row for row, state in pairs if row["caption_applies"] and (row["caption_hash"] or "") != state.caption_hash
+    rows = {row["id"]: row for row in (*groups["index"], *groups["caption"])}
+    states = store.points.states(collection, list(rows))
+    differ = [
+        id_ for id_, state in states.items() if _changes_image(state, rows[id_]) or _changes_caption(state, rows[id_])
     ]
-    for part in _slices(captioned, batch_size):
-        payloads = [{**captions[row["id"]], **stamp} for row in part]
-        vectors, present = _vectors([row["caption_vector"] for row in part])
-        store.points.update_captions(collection, [row["id"] for row in part], payloads, vectors, present)
+    store.points.update(collection, differ, lambda id_, point: _changed(point, rows[id_], captions[id_], stamp))
     found = {row["id"]: row["sources"] for row in groups["sources"]}
-    found |= {row["id"]: row["sources"] for row, state in pairs if not set(row["sources"]) <= set(state.sources)}
+    found |= {id_: rows[id_]["sources"] for id_ in states if not set(rows[id_]["sources"]) <= set(states[id_].sources)}
     if found:
         store.points.add_sources(collection, found)
+
+
+def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Mapping[str, str]) -> StoredPoint | None:
+    """The point with the content and caption of this row; None if it has both."""
+    state, payload, vectors = point.state, dict(point.payload), dict(point.vectors)
+    if changes_image := _changes_image(state, row):
+        payload.pop("last_modified", None)
+        payload |= _image_payload(row)
+        vectors["image"] = _vector(row["image_vector"])
+    text = payload.get("caption")
+    own_text = not row["keeps_text"] or text == row["caption"]
+    if not own_text:  # another run has written the text and its vector since the comparison
+        caption = own_caption(row).with_caption(text).payload()
+    changes_caption = row["caption_applies"] and caption["caption_hash"] != state.caption_hash
+    if changes_caption:
+        payload |= caption
+        if own_text and row["caption_vector"] is not None:
+            vectors["caption"] = _vector(row["caption_vector"])
+        elif own_text:
+            vectors.pop("caption", None)
+    return StoredPoint(payload | dict(stamp), vectors) if changes_image or changes_caption else None
+
+
+def _changes_image(state: PointState, row: Row) -> bool:
+    return row["action"] == "index" and _is_outdated(state, row)
+
+
+def _changes_caption(state: PointState, row: Row) -> bool:
+    return row["caption_applies"] and (row["caption_hash"] or "") != state.caption_hash
 
 
 def _is_outdated(state: PointState, row: Row) -> bool:
@@ -180,7 +199,8 @@ def _delete_replaced(store: Store, collection: Collection, rows: Sequence[Row]) 
     compared = {row["id"]: row["stored_etag"] for row in rows}
     if compared:
         states = store.points.states(collection, list(compared))
-        store.points.delete(collection, [each for each in states if states[each].etag == compared[each]])
+        same = {id_: state for id_, state in states.items() if state.etag == compared[id_]}
+        store.points.delete_unchanged(collection, same)
 
 
 def _failure(row: Row, run_id: str, decided_by: Mapping[str, str]) -> Failure:
@@ -247,6 +267,11 @@ def _vectors(cells: Sequence[bytes | None]) -> tuple[Vectors, Mask]:
         if cell is not None:
             vectors[position] = np.frombuffer(cell, np.float32)
     return vectors, present
+
+
+def _vector(cell: bytes | None) -> Vectors:
+    """float32 [D]."""
+    return np.frombuffer(cell or b"", np.float32)
 
 
 def _slices(rows: Sequence[Row], size: int) -> Iterable[Sequence[Row]]:

@@ -1,21 +1,24 @@
 """Points of a collection: write, update, delete, read."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from qdrant_client import models
 
-from viewfinder.arrays import Mask, Vectors
-from viewfinder.errors import CollectionMissingError, StoreError, StoreUnavailableError
+from viewfinder.arrays import Vectors
+from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store.collections import Collections
 from viewfinder.store.conditions import Conditions
 from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
-from viewfinder.store.records import PointBatch, PointState, Record, is_point_id, payload_selector
+from viewfinder.store.records import PointBatch, PointState, Record, StoredPoint, is_point_id, payload_selector
 from viewfinder.store.request_size import point_bytes
-from viewfinder.store.schema import Collection, VectorName
+from viewfinder.store.schema import VECTOR_NAMES, Collection, VectorName
 from viewfinder.store.words import searchable
+from viewfinder.wording import counted
 
 PAGE_SIZE = 1000
 _ATTEMPTS = 10  # to change a field that other programs change too
@@ -38,48 +41,37 @@ class Points:
         `StoreError` for a point that exceeds it alone (`viewfinder.store.request_size`).
         """
         options = {"update_mode": models.UpdateMode.INSERT_ONLY, "ordering": CONDITIONAL_ORDERING} if only_new else {}
-        payloads = [searchable(each, collection.metadata.language) for each in batch.payloads]
-        for names, rows in batch.by_vector_kinds():
-            numbers = collection.metadata.dimension * len(names)
-            flags = {"has_image": "image" in names, "has_caption": "caption" in names}
-            for chosen in self._requests(rows, batch.ids, payloads, [numbers] * len(rows)):
-                vectors: dict[str, Any] = {name: _rows(batch.vectors(name), chosen) for name in names}
-                points = models.Batch(
-                    ids=[batch.ids[row] for row in chosen],
-                    vectors=vectors,
-                    payloads=[{**payloads[row], **flags} for row in chosen],
-                )
-                self._call("upsert", collection_name=collection.name, points=points, wait=wait, **options)
+        for points in self._columns(collection, batch):
+            self._call("upsert", collection_name=collection.name, points=points, wait=wait, **options)
 
-    def update_captions(
-        self,
-        collection: Collection,
-        ids: Sequence[str],
-        payloads: Sequence[Mapping[str, Any]],
-        vectors: Vectors | None = None,
-        present: Mask | None = None,
-        *,
-        wait: bool = True,
-    ) -> None:
-        """Change captions only: image vectors and other payload fields stay, deleted points are skipped.
+    def update(
+        self, collection: Collection, ids: Sequence[str], change: Callable[[str, StoredPoint], StoredPoint | None]
+    ) -> int:
+        """Change whole points; return the number of points written. Deleted ones stay deleted.
 
-        `vectors` are float32 [N, D]; where `present` (bool [N]) is False the caption vector is removed. None in
-        `payloads` removes a field.
+        `change` gets a point as it is and returns it as it shall be, with a new `run_id` or `indexed_at`, or None if it
+        shall stay. It is asked again about points that other programs have written meanwhile.
+
+        Qdrant compares and writes a point in one step (`update_filter`, Qdrant ≥ 1.17). Changes of single vectors and
+        fields could mix with those of another program: the vector of one, and the payload of the other.
         """
-        rows = np.full(len(ids), vectors is not None) if present is None else present
-        self._update(collection, "caption", ids, payloads, vectors, rows, wait)
-
-    def update_images(
-        self,
-        collection: Collection,
-        ids: Sequence[str],
-        payloads: Sequence[Mapping[str, Any]],
-        vectors: Vectors,
-        *,
-        wait: bool = True,
-    ) -> None:
-        """Change image vectors only, float32 [N, D]; captions and other payload fields stay. See `update_captions`."""
-        self._update(collection, "image", ids, payloads, vectors, np.full(len(ids), True), wait)
+        written = 0
+        for pending in _pages(ids, VECTOR_PAGE_SIZE):
+            for _ in range(_ATTEMPTS):
+                found = self.whole(collection, pending)
+                changed = {each: new for each, point in found.items() if (new := change(each, point)) is not None}
+                if not changed:
+                    break
+                self._replace(collection, changed, {each: found[each].state for each in changed})
+                now = self.states(collection, list(changed))
+                pending = [each for each, state in now.items() if state != changed[each].state]
+                written += len(now) - len(pending)
+            else:
+                raise StoreUnavailableError(
+                    f"Other programs change the same {counted(len(pending), 'point')} of {collection.name!r} again and "
+                    f"again, such as {pending[0]}. Run again."
+                )
+        return written
 
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
         """Add sources in which points have been found. Sources that other programs add or remove meanwhile count."""
@@ -125,6 +117,17 @@ class Points:
                     deleted += len(page) - len(self.states(collection, page))
         return deleted
 
+    def delete_unchanged(self, collection: Collection, before: Mapping[str, PointState]) -> None:
+        """Delete points that are still as in `before`."""
+        for page in _pages(list(before)):
+            self._call(
+                "delete",
+                collection_name=collection.name,
+                points_selector=_as_before({each: before[each] for each in page}),
+                wait=True,
+                ordering=CONDITIONAL_ORDERING,
+            )
+
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:
         """Delete points, if they exist."""
         for page in _pages(ids):
@@ -139,7 +142,7 @@ class Points:
             records = self._call(
                 "retrieve", collection_name=collection.name, ids=page, with_payload=_STATE_FIELDS, with_vectors=False
             )
-            states |= {str(record.id): _state(record.payload or {}) for record in records}
+            states |= {str(record.id): PointState.of(record.payload or {}) for record in records}
         return states
 
     def iterate(
@@ -177,6 +180,18 @@ class Points:
                 "retrieve", collection_name=collection.name, ids=page, with_payload=payload_selector(True)
             )
             found |= {str(record.id): Record(str(record.id), record.payload or {}) for record in records}
+        return found
+
+    def whole(self, collection: Collection, ids: Sequence[str]) -> dict[str, StoredPoint]:
+        """Return the points in `ids` that exist, with all that is stored of them."""
+        found: dict[str, StoredPoint] = {}
+        for page in _pages(ids, VECTOR_PAGE_SIZE):
+            records = self._call(
+                "retrieve", collection_name=collection.name, ids=page, with_payload=True, with_vectors=True
+            )
+            for record in records:
+                vectors = {name: _vector(record, name) for name in VECTOR_NAMES if name in (record.vector or {})}
+                found[str(record.id)] = StoredPoint(record.payload or {}, vectors)
         return found
 
     def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
@@ -217,33 +232,34 @@ class Points:
         )
         return [Record(str(point.id), point.payload or {}) for point in answer.points]
 
-    def _update(
-        self,
-        collection: Collection,
-        name: VectorName,
-        ids: Sequence[str],
-        payloads: Sequence[Mapping[str, Any]],
-        vectors: Vectors | None,
-        rows: Mask,
-        wait: bool,
+    def _replace(
+        self, collection: Collection, points: Mapping[str, StoredPoint], before: Mapping[str, PointState]
     ) -> None:
-        if len(payloads) != len(ids) or len(rows) != len(ids) or (vectors is None and rows.any()):
-            raise ValueError(f"{len(ids)} ids, but {len(payloads)} payloads and {len(rows)} {name} vectors")
-        payloads = [searchable(each, collection.metadata.language) for each in payloads]
-        numbers = [collection.metadata.dimension * int(each) for each in rows]
-        for chosen in self._requests(range(len(ids)), ids, payloads, numbers):
-            try:
-                self._change(collection, _changes(name, ids, payloads, vectors, rows, chosen), wait)
-            except (CollectionMissingError, StoreUnavailableError):
-                raise
-            except StoreError:
-                # Qdrant refuses to update the vector of a point that has been deleted.
-                existing = self.states(collection, [ids[row] for row in chosen])
-                remaining = [row for row in chosen if ids[row] in existing]
-                if len(remaining) == len(chosen):
-                    raise
-                if remaining:
-                    self._change(collection, _changes(name, ids, payloads, vectors, rows, remaining), wait)
+        """Write whole points that are still as in `before`. Those that have changed or are deleted stay as they are."""
+        for batch in self._columns(collection, _batch(points, collection.metadata.dimension)):
+            self._call(
+                "upsert",
+                collection_name=collection.name,
+                points=batch,
+                wait=True,
+                update_mode=models.UpdateMode.UPDATE_ONLY,
+                update_filter=_as_before({str(each): before[str(each)] for each in batch.ids}),
+                ordering=CONDITIONAL_ORDERING,
+            )
+
+    def _columns(self, collection: Collection, batch: PointBatch) -> Iterator[models.Batch]:
+        """Yield the points of a batch as they are stored, those of one request each."""
+        payloads = [searchable(each, collection.metadata.language) for each in batch.payloads]
+        for names, rows in batch.by_vector_kinds():
+            numbers = collection.metadata.dimension * len(names)
+            flags = {"has_image": "image" in names, "has_caption": "caption" in names}
+            for chosen in self._requests(rows, batch.ids, payloads, [numbers] * len(rows)):
+                vectors: dict[str, Any] = {name: _rows(batch.vectors(name), chosen) for name in names}
+                yield models.Batch(
+                    ids=[batch.ids[row] for row in chosen],
+                    vectors=vectors,
+                    payloads=[{**payloads[row], **flags} for row in chosen],
+                )
 
     def _requests(
         self, rows: Sequence[int], ids: Sequence[str], payloads: Sequence[Mapping[str, Any]], numbers: Sequence[int]
@@ -257,9 +273,6 @@ class Points:
         for part in limit.batches(sizes, self._connection.client.max_batch or PAGE_SIZE):
             yield [rows[place] for place in part]
 
-    def _change(self, collection: Collection, operations: list[Any], wait: bool) -> None:
-        self._call("batch_update_points", collection_name=collection.name, update_operations=operations, wait=wait)
-
     def _set_sources(self, collection: Collection, sources: Sequence[str], points: models.Filter) -> None:
         self._call(
             "set_payload",
@@ -271,69 +284,55 @@ class Points:
         )
 
 
-_STATE_FIELDS = ["etag", "size", "last_modified", "caption_hash", "sources", "has_image", "has_caption"]
+_STATE_FIELDS = [each.name for each in fields(PointState)]
 
 
-def _state(payload: Mapping[str, Any]) -> PointState:
-    return PointState(
-        etag=str(payload.get("etag") or ""),
-        caption_hash=str(payload.get("caption_hash") or ""),
-        sources=tuple(payload.get("sources") or ()),
-        has_image=bool(payload.get("has_image")),
-        has_caption=bool(payload.get("has_caption")),
-        size=-1 if payload.get("size") is None else int(payload["size"]),
-        last_modified=str(payload.get("last_modified") or ""),
+def _batch(points: Mapping[str, StoredPoint], dimension: int) -> PointBatch:
+    columns: dict[str, Any] = {}
+    for name in VECTOR_NAMES:
+        present = np.array([name in point.vectors for point in points.values()], bool)
+        vectors = [point.vectors.get(name, np.zeros(dimension, np.float32)) for point in points.values()]
+        if present.any():
+            columns |= {name: np.stack(vectors), f"has_{name}": present}
+    return PointBatch(list(points), [point.payload for point in points.values()], **columns)
+
+
+def _as_before(states: Mapping[str, PointState]) -> models.Filter:
+    """Return a filter for the points that no program has written since their states were read."""
+    groups: dict[tuple[tuple[str, ...], str, str], list[str]] = defaultdict(list)
+    for each, state in states.items():
+        groups[state.sources, state.run_id, state.indexed_at].append(each)
+    return models.Filter(
+        should=[_unchanged(ids, sources, [run_id], at) for (sources, run_id, at), ids in groups.items()]
     )
 
 
-def _changes(
-    name: VectorName,
-    ids: Sequence[str],
-    payloads: Sequence[Mapping[str, Any]],
-    vectors: Vectors | None,
-    present: Mask,
-    rows: list[int],
-) -> list[Any]:
-    """Return the operations of one request that change one kind of vector and its payload in some rows.
+def _unchanged(
+    ids: Sequence[str], sources: Sequence[str], written_by: Sequence[str] | None = None, written_at: str | None = None
+) -> models.Filter:
+    """Return a filter for the points in `ids` that have exactly these sources, and were written by these runs, then.
 
-    Payloads come after vectors: a crash in between leaves the old hash, and the next run does both again.
+    "" is the run and the time of points that no run has written.
     """
-    operations: list[Any] = []
-    written = [row for row in rows if present[row]]
-    if written:
-        points = [
-            models.PointVectors(id=ids[row], vector={name: vector})
-            for row, vector in zip(written, _rows(vectors, written), strict=True)
-        ]
-        operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points)))
-    removed = [ids[row] for row in rows if not present[row]]
-    if removed:
-        delete = models.DeleteVectors(filter=_existing(removed), vector=[name])
-        operations.append(models.DeleteVectorsOperation(delete_vectors=delete))
-    for row in rows:
-        change = models.SetPayload(
-            payload={**payloads[row], f"has_{name}": bool(present[row])}, filter=_existing([ids[row]])
-        )
-        operations.append(models.SetPayloadOperation(set_payload=change))
-    return operations
-
-
-def _existing(ids: Sequence[str]) -> models.Filter:
-    """Return a filter for the points in `ids` that exist; Qdrant refuses a list of ids if one does not exist."""
-    return models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
-
-
-def _unchanged(ids: Sequence[str], sources: Sequence[str], written_by: Sequence[str] | None = None) -> models.Filter:
-    """Return a filter for the points in `ids` that have exactly these sources, and were written by these runs."""
     must: list[Any] = [models.HasIdCondition(has_id=list(ids))]
     must += [models.FieldCondition(key="sources", match=models.MatchValue(value=source)) for source in sources]
     if not sources:
-        must.append(models.IsEmptyCondition(is_empty=models.PayloadField(key="sources")))
+        must.append(_is_empty("sources"))
     if written_by is not None:
         runs = list(dict.fromkeys(written_by))
-        must.append(models.FieldCondition(key="run_id", match=models.MatchAny(any=runs)))
+        must.append(
+            models.FieldCondition(key="run_id", match=models.MatchAny(any=runs)) if any(runs) else _is_empty("run_id")
+        )
+    if written_at is not None:
+        at = datetime.fromisoformat(written_at) if written_at else None
+        time = models.DatetimeRange(gte=at, lte=at)
+        must.append(models.FieldCondition(key="indexed_at", range=time) if at else _is_empty("indexed_at"))
     others = models.FieldCondition(key="sources", match=models.MatchExcept(**{"except": list(sources)}))
     return models.Filter(must=must, must_not=[others] if sources else None)
+
+
+def _is_empty(field: str) -> models.IsEmptyCondition:
+    return models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
 
 
 def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from qdrant_client import models
@@ -29,7 +29,7 @@ def payload_selector(wanted: bool | Sequence[str]) -> Any:
 
 @dataclass(frozen=True)
 class PointState:
-    """The fields that decide if a point is up to date."""
+    """The fields that decide if a point is up to date. Every write changes `sources`, `run_id` or `indexed_at`."""
 
     etag: str
     caption_hash: str
@@ -38,6 +38,36 @@ class PointState:
     has_caption: bool
     size: int = -1
     last_modified: str = ""
+    run_id: str = ""
+    indexed_at: str = ""
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> Self:
+        """Return the state in a payload."""
+        return cls(
+            etag=str(payload.get("etag") or ""),
+            caption_hash=str(payload.get("caption_hash") or ""),
+            sources=tuple(payload.get("sources") or ()),
+            has_image=bool(payload.get("has_image")),
+            has_caption=bool(payload.get("has_caption")),
+            size=-1 if payload.get("size") is None else int(payload["size"]),
+            last_modified=str(payload.get("last_modified") or ""),
+            run_id=str(payload.get("run_id") or ""),
+            indexed_at=str(payload.get("indexed_at") or ""),
+        )
+
+
+@dataclass(frozen=True)
+class StoredPoint:
+    """A whole point: its payload with the words of its texts, and its unit vectors (float32 [D]) by kind."""
+
+    payload: Mapping[str, Any]
+    vectors: Mapping[VectorName, Vectors]
+
+    @property
+    def state(self) -> PointState:
+        """The fields that decide if it is up to date."""
+        return PointState.of({**self.payload, **{f"has_{name}": name in self.vectors for name in VECTOR_NAMES}})
 
 
 @dataclass(frozen=True)
