@@ -4,6 +4,7 @@ import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -157,6 +158,24 @@ def test_local_directories_and_manifests_are_sources_too(world: World, tmp_path:
         "failed": 1,
         "pruned": 0,
     }
+
+
+@pytest.mark.parametrize("given", [{"etag": "0" * 31 + "1"}, {"etag": "old", "size": 5}], ids=["digest", "with a size"])
+def test_an_old_etag_in_a_manifest_makes_no_run_read_the_object_again(
+    world: World, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """The ETag of the manifest never was the one that was read, so the object seemed to change in each run."""
+    fill(world.bucket, ["a.jpg"])
+    (world.bucket / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    rows = [{"uri": f"{world.source}/{name}", **given} for name in ("a.jpg", "bad.jpg")]
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    options = index_options(["--source", str(manifest)])
+    first = world.sync(source=str(manifest))
+    assert (first["indexed"], first["failed"]) == (1, 1)
+    assert world.indexer("run").plan(options, world.collection).actions == {"failed": 1, "unchanged": 1}
+    fill(world.bucket, ["a.jpg"], first_seed=9)
+    assert world.indexer("run").plan(options, world.collection).actions == {"failed": 1, "index": 1}
 
 
 def test_new_objects_of_a_manifest_without_sizes_are_statted(world: World, tmp_path: Path) -> None:

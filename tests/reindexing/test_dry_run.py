@@ -54,6 +54,25 @@ def test_a_dry_run_counts_what_an_unfinished_build_still_lacks(index: Index) -> 
     assert plan.actions == {"failed": 2, "index": 1, "unchanged": 12}
 
 
+@pytest.mark.parametrize("model", [0, 1], ids=["update", "model change"])
+def test_a_dry_run_reports_a_refused_prune_like_the_run(index: Index, model: int) -> None:
+    """It ended with the error and without a plan."""
+    for file in index.world.bucket.glob("0*.jpg"):
+        file.unlink()
+    (index.world.bucket / "0.jpg").write_bytes(encoded_image(7, (64, 64)))
+    flags = ("--model", index.models[model], "--prune-max-ratio", "0.1")
+    assert index.reindex("--dry-run", *flags) == (0 if model else 1)
+    plan = plan_of(index)
+    assert plan.actions["index"] >= 1
+    if model == 0:
+        assert plan.gone is None
+        assert index.result is not None
+        told = index.result.problem
+        assert "more than --prune-max-ratio 0.1 allows" in (told or "")
+        assert index.reindex(*flags) == 1
+        assert index.result.problem == told
+
+
 def plan_of(index: Index) -> ReindexPlan:
     assert index.result is not None
     assert index.result.plan is not None

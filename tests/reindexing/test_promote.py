@@ -1,16 +1,23 @@
-"""Waiting for the service after a promotion, against a socket that answers like one."""
+"""After a promotion: waiting for the service, against a socket that answers like one, and retired collections."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from viewfinder.reindexing.promote import wait_for_service
+from viewfinder.reindexing.promote import drop_retired, wait_for_service
+from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.store import StoreAddress, open_local
+from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @contextmanager
@@ -60,3 +67,39 @@ def test_another_program_at_that_address_is_ignored(answer: object) -> None:
 
 def test_a_missing_service_is_ignored() -> None:
     assert not wait_for_service("http://127.0.0.1:9", "new", timeout_s=60)
+
+
+# -- Retired collections ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clock_ahead_s", "held_s", "known", "dropped"),
+    [
+        (0, 10, True, False),
+        (0, 400, True, True),
+        (0, 400, False, False),
+        (600, 10, True, False),  # by this clock it was retired ten minutes ago
+        (-600, 400, True, True),  # by this clock it is retired in ten minutes
+        (-(10**8), 400, True, True),
+        (1300, 10, False, True),  # no clock is that far off
+    ],
+)
+def test_a_retired_collection_is_dropped_after_the_grace_time_whatever_the_clocks(
+    tmp_path: Path, clock_ahead_s: float, held_s: float, known: bool, dropped: bool
+) -> None:
+    """Two machines whose clocks differed by minutes dropped it early, or never."""
+    ticks = iter([0.0, 0.0, held_s])
+    with open_local(StoreAddress(tmp_path)) as store:
+        made = store.collections.create("images", ModelIdentity("m", "f00d", 2))
+        store.collections.update_metadata(made.name, state="retired", retired_at=NOON.isoformat())
+        with UpgradeLock(store.control("images"), "run", monotonic=lambda: next(ticks)) as lock:
+            found = drop_retired(
+                store,
+                lock,
+                "images",
+                keep=0,
+                grace_s=300,
+                retired_before={made.name} if known else set(),
+                clock=lambda: NOON + timedelta(seconds=clock_ahead_s),
+            )
+    assert found == ([made.name] if dropped else [])

@@ -161,17 +161,6 @@ def _new_points_overwrite() -> Iterator[Any]:
     yield patch.object(Points, "upsert", overwrite)
 
 
-def _changes_overwrite() -> Iterator[Any]:
-    from qdrant_client import models
-
-    from viewfinder.store import points
-
-    def as_found(states: Any) -> models.Filter:
-        return models.Filter(must=[models.HasIdCondition(has_id=list(states))])
-
-    yield patch.object(points, "_as_before", as_found)
-
-
 def _listings_without_end() -> Iterator[Any]:
     from viewfinder.sources.s3_listing import _SeenPages
 
@@ -239,7 +228,6 @@ MUTATIONS = (
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 8, _one_list_of_sources),
     _mutation("overwrite", "a new point replaces that of another run", "two index runs", 75, _new_points_overwrite),
-    _mutation("change", "a change replaces that of another run", "two index runs", 0, _changes_overwrite),
     _mutation("failures", "a permanent failure is for ever", "decoder upgrades", 4, _failures_for_ever),
     _mutation("crashes", "one crash is permanent", "bad nodes", 7, _crashes_are_permanent),
     _mutation("bound", "the sync after a switch has no bound", "vanishing sources", 0, _no_bound_after_a_switch),

@@ -66,6 +66,10 @@ class Compare:
         for row in _with_constant_etags(present):
             row["etag"] = ""
         failures = self._failures([row["id"] for row in present if _is_new(row, states.get(row["id"]))], store)
+        known = [row for row in present if row["id"] in states or row["id"] in failures]
+        self._stat(
+            [row for row in known if _is_given(row) and _differs(row, states.get(row["id"]), failures.get(row["id"]))]
+        )
         self._take_over_captions(present, store)
         self._keep_texts(present, states, store)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
@@ -198,6 +202,18 @@ class Compare:
                 and state.has_image
                 and (row["skip"] == "archived" or is_same(version_of_state(state), version_of(row)))
             )
+
+
+def _is_given(row: Row) -> bool:
+    """True for an ETag from the user's manifest, where it may be old: a listing of a store gives a time with it."""
+    return bool(row["etag"]) and not row["last_modified"]
+
+
+def _differs(row: Row, state: PointState | None, failure: Failure | None) -> bool:
+    """True unless this is the version of the point or of the failure."""
+    known = [version_of_state(state)] if state else []
+    known += [version_of_failure(failure)] if failure else []
+    return not any(is_same(each, version_of(row)) for each in known)
 
 
 def own_caption(row: Row) -> CaptionRecord:

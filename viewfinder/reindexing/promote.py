@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections.abc import Set
 from datetime import datetime, timedelta
 
 import httpx
 
 from viewfinder.addresses import is_loopback
 from viewfinder.clock import Clock, now, timestamp_after
-from viewfinder.reindexing.upgrade_lock import UpgradeLock
+from viewfinder.reindexing.upgrade_lock import MAX_CLOCK_DIFFERENCE, UpgradeLock
 from viewfinder.store import Collection, Store
 
 logger = logging.getLogger("viewfinder.reindex")
@@ -61,14 +62,28 @@ def retired_collections(store: Store, index: str) -> list[Collection]:
 
 
 def drop_retired(
-    store: Store, lock: UpgradeLock, index: str, *, keep: int, grace_s: float, clock: Clock = now
+    store: Store,
+    lock: UpgradeLock,
+    index: str,
+    *,
+    keep: int,
+    grace_s: float,
+    retired_before: Set[str],
+    clock: Clock = now,
 ) -> list[str]:
-    """Drop retired collections except the last `keep` and those retired less than `grace_s` seconds ago."""
+    """Drop retired collections except the last `keep` and those retired less than `grace_s` seconds ago.
+
+    The clock of the run that retired a collection may differ from this one by minutes. So this run counts the time for
+    which it has held the lock itself, for collections that were retired before (`retired_before`), and trusts recorded
+    times only beyond the maximum difference of clocks.
+    """
     lock.renew()
     dropped = []
     for each in retired_collections(store, index)[keep:]:
         retired_at = each.metadata.retired_at
-        if retired_at and datetime.fromisoformat(retired_at) + timedelta(seconds=grace_s) > clock():
+        seen = each.name in retired_before and lock.held_s >= grace_s
+        past = timedelta(seconds=grace_s) + MAX_CLOCK_DIFFERENCE
+        if not seen and retired_at and datetime.fromisoformat(retired_at) + past > clock():
             logger.info("Keeping %s until a later run: searches may still be paging through it", each.name)
             continue
         store.collections.drop(each.name)

@@ -11,6 +11,8 @@ import os
 import secrets
 import socket
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -74,6 +76,7 @@ class UpgradeLock:
         ttl_s: float = TTL_S,
         clock: Clock = now,
         sleep: Sleep = sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._control = control
         self._run_id = run_id
@@ -81,6 +84,8 @@ class UpgradeLock:
         self._ttl_s = ttl_s
         self._clock = clock
         self._sleep = sleep
+        self._monotonic = monotonic
+        self._taken = monotonic()
         self._released = threading.Event()
         self._lost_to: str | None = None
         self._thread = threading.Thread(target=self._keep_renewing, name="upgrade-lock", daemon=True)
@@ -111,6 +116,12 @@ class UpgradeLock:
                 f"The index is locked by {holder}. Wait for that run to end; if it was killed, the lock expires by "
                 "itself."
             )
+        self._taken = self._monotonic()
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since this run has taken the lock."""
+        return self._monotonic() - self._taken
 
     def _is_renewed(self, holder: LockHolder) -> bool:
         """Return True if the holder is alive and its clock behind: it renews the lock within `ttl_s`."""

@@ -4,10 +4,10 @@ A run may be killed in any phase; the next run continues there. Before the promo
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
 from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_evaluation_set
@@ -27,6 +27,7 @@ from viewfinder.reindexing.promote import (
     correct_states,
     drop_retired,
     promote,
+    retired_collections,
     states_are_correct,
     wait_for_service,
 )
@@ -41,6 +42,8 @@ from viewfinder.store import Collection, Store
 from viewfinder.store.recorded import Recorded
 
 logger = logging.getLogger("viewfinder.reindex")
+
+T = TypeVar("T")
 
 REFUSED = "refused: the live collection stays"
 
@@ -94,6 +97,7 @@ class _Reindex:
         self._indexer = indexer
         self._report = report
         self._record = ReindexRecord()
+        self._retired: set[str] = set()  # the collections that were retired when this run took the upgrade lock
 
     def run(self) -> ReindexResult:
         live = self._store.collections.require_live(self._settings.index)
@@ -118,6 +122,7 @@ class _Reindex:
             return self._plan(f"{step} for model {wanted.name} ({wanted.fingerprint})", live, run, reusable)
         with UpgradeLock(self._store.control(live.index), self._report.run_id) as lock:
             correct_states(self._store, live.index)
+            self._retired = {each.name for each in retired_collections(self._store, live.index)}
             # Another run may have promoted a collection before this one got the lock.
             live = self._store.collections.require_live(live.index)
             if self._is_current(live, wanted):
@@ -168,8 +173,14 @@ class _Reindex:
         dropped: list[str] = []
         if problem is None:  # else a retired collection may be needed
             with record.phase("clean up"):
-                grace_s = self._settings.grace_s + self._settings.refresh_s
-                dropped = drop_retired(store, lock, live.index, keep=self._options.keep, grace_s=grace_s)
+                dropped = drop_retired(
+                    store,
+                    lock,
+                    live.index,
+                    keep=self._options.keep,
+                    grace_s=self._settings.grace_s + self._settings.refresh_s,
+                    retired_before=self._retired,
+                )
         self._warn_of_other_model(wanted)
         new = store.collections.refresh(new)
         return self._result(new, f"switched from {live.name}", problem, retired=live.name, dropped=dropped)
@@ -261,15 +272,9 @@ class _Reindex:
 
     def _sync(self, collection: Collection, model: Checkpoint, run: IndexOptions) -> list[str]:
         """Bring a live collection up to date; return what was left out or not pruned, and why."""
-        problems: list[str] = []
-        try:
-            result = self._indexer.sync(run, collection, model)
-        except PruneRefusedError as error:
-            logger.warning("%s", error)
-            problems.append(str(error))
-            result = self._indexer.sync(replace(run, prune=False, prune_captions=False), collection, model)
+        result, refused = _without_refused_prune(run, lambda run: self._indexer.sync(run, collection, model))
         self._record.add_round(result)
-        return [*problems, *result.problems]
+        return [*refused, *result.problems]
 
     def _check_sources(self, run: IndexOptions) -> None:
         """List the sources here, and list them and read one object of each on a worker."""
@@ -294,10 +299,10 @@ class _Reindex:
 
     def _plan(self, step: str, live: Collection, run: IndexOptions, collection: Collection | None) -> ReindexResult:
         """Count what a run would do; `collection` is the one to fill, None if it would be created."""
-        found = self._indexer.plan(run, collection)
+        found, refused = _without_refused_prune(run, lambda run: self._indexer.plan(run, collection))
         captions = (run.recorded or Recorded()).captions_of
         plan = ReindexPlan(step, {source: captions(source) for source in run.sources}, found.actions, found.prune)
-        return self._result(live, "dry run", joined(found.problems), plan=plan)
+        return self._result(live, "dry run", joined([*refused, *found.problems]), plan=plan)
 
     def _result(self, live: Collection, outcome: str, problem: str | None = None, **details: Any) -> ReindexResult:
         """Make the result and, unless this is a dry run, write the report."""
@@ -330,6 +335,18 @@ class _Reindex:
                 result = replace(result, problem=joined([result.problem, unwritten]))
             end(report, self._store, live.index)
         return result
+
+
+def _without_refused_prune(run: IndexOptions, step: Callable[[IndexOptions], T]) -> tuple[T, list[str]]:
+    """Return the result of a step and no problem; if its prune is refused, that of the step without it and the reason.
+
+    A refused prune changes nothing, and new objects must not wait for it.
+    """
+    try:
+        return step(run), []
+    except PruneRefusedError as error:
+        logger.warning("%s", error)
+        return step(replace(run, prune=False, prune_captions=False)), [str(error)]
 
 
 def _find_model(live: Collection) -> Checkpoint | None:
