@@ -50,6 +50,8 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Quantization = Literal["none", "int8", "4bit"]
+VectorType = Literal["float32", "float16"]
+OnDisk = Literal["vectors", "indexes", "graphs"]
 CaptionLanguage = Literal[
     "none",
     "basque",
@@ -122,7 +124,17 @@ class Settings(BaseModel):
     quantization: Quantization = Field(
         "none",
         description="Format of vectors in a Qdrant server's memory, for new collections: float32 (`none`), `int8` or "
-        "`4bit`; the last two keep float32 on disk. The embedded store always uses float32.",
+        "`4bit`; the last two keep the originals on disk. The embedded store always uses float32.",
+    )
+    vector_type: VectorType = Field(
+        "float32",
+        description="Format of the original vectors on a Qdrant server's disk, for new collections: `float32`, or "
+        "`float16` at half the size.",
+    )
+    on_disk: OnDisk = Field(
+        "vectors",
+        description="Parts of new collections that a Qdrant server reads from its disk: the original `vectors`; with "
+        "`indexes` the payload indexes too; with `graphs` the graphs of the vectors as well.",
     )
 
     caption_language: CaptionLanguage = Field(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,27 @@ def test_another_model_gets_a_collection_of_its_own_which_is_promoted(index: Ind
     assert values["approximate/exact recall@10"] == 1
     assert index.indexers[0].checked == [index.world.source]
     assert read_holder(index.store.control("images")) is None
+
+
+def test_graphs_are_built_when_everything_is_loaded_and_before_the_promotion(
+    index: Index, qdrant: QdrantDouble
+) -> None:
+    assert index.reindex() == 0
+    name = index.live.name
+    bodies = [
+        (each.path, each.body or {}) for each in qdrant.requests if each.method != "POST" or "aliases" in each.path
+    ]
+    (made,) = [body for path, body in bodies if path == f"/collections/{name}" and "vectors" in body]
+    assert made["optimizers_config"]["indexing_threshold"] == 0
+    optimized = [at for at, (path, body) in enumerate(bodies) if path == f"/collections/{name}" and _threshold(body)]
+    loaded = [at for at, (path, _) in enumerate(bodies) if path == f"/collections/{name}/points"]
+    promoted = [at for at, (path, body) in enumerate(bodies) if path == "/collections/aliases" and name in str(body)]
+    assert len(optimized) == 1
+    assert max(loaded) < optimized[0] < min(promoted)
+
+
+def _threshold(body: dict[str, Any]) -> int:
+    return int((body.get("optimizers_config") or {}).get("indexing_threshold") or 0)
 
 
 def test_every_stored_vector_comes_from_the_new_model(index: Index) -> None:

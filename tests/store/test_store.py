@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qdrant_client import models
 
 from tests.store.points import AXES, ids, image_points, opened
 from viewfinder.errors import FilterError, StoreError
 from viewfinder.store import Failure, PointBatch, Store, StoreAddress
 from viewfinder.store.directory import open_directory
+from viewfinder.store.schema import PAYLOAD_INDEXES, ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -203,6 +205,60 @@ def test_a_collection_has_the_quantization_of_the_settings_and_originals_on_disk
             assert (vector["on_disk"], vector.get("quantization_config")) == (True, config)
         assert len(request.body["vectors"]) == 2
         assert double.invalid == []
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "indexes", "graphs"), [("vectors", False, False), ("indexes", True, False), ("graphs", True, True)]
+)
+def test_a_collection_has_on_disk_what_the_settings_say(
+    tmp_path: Path, on_disk: Any, indexes: bool, graphs: bool
+) -> None:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
+        address = StoreAddress(tmp_path, url=double.url, vector_type="float16", on_disk=on_disk)
+        with Store(ServerClient(address), address) as store:
+            made = opened(store, "images")
+            store.collections.add_fields(made, {"meta.place": "keyword", "meta.price": "float", "meta.story": "text"})
+        (request,) = [
+            each for each in double.requests if each.method == "PUT" and each.path == f"/collections/{made.name}"
+        ]
+        for vector in request.body["vectors"].values():
+            assert (vector["on_disk"], vector["datatype"]) == (True, "float16")
+            assert (vector.get("hnsw_config") or {}).get("on_disk", False) is graphs
+        schemas = {
+            each.body["field_name"]: each.body["field_schema"]
+            for each in double.requests
+            if each.path == f"/collections/{made.name}/index"
+        }
+        assert {*PAYLOAD_INDEXES, "caption_words", "meta.place", "meta.price"} <= set(schemas)
+        assert {isinstance(each, dict) and bool(each.get("on_disk")) for each in schemas.values()} == {indexes}
+        assert double.invalid == []
+
+
+@pytest.mark.parametrize(("usual", "restored"), [(None, 20_000), (7_000, 7_000)])
+def test_graphs_are_built_once_after_a_bulk_load(tmp_path: Path, usual: int | None, restored: int) -> None:
+    openapi = os.environ.get("QDRANT_OPENAPI")
+    with QdrantDouble(openapi=Path(openapi) if openapi else None) as double:
+        address = StoreAddress(tmp_path, url=double.url)
+        with Store(ServerClient(address), address) as store:
+            live = opened(store, "images")
+            if usual is not None:  # the operator's, in Qdrant's configuration
+                store.connection.call(
+                    "update_collection",
+                    collection_name=live.name,
+                    optimizers_config=models.OptimizersConfigDiff(indexing_threshold=usual),
+                )
+            made = store.collections.create("images", ModelIdentity("ViT::other", "beef", 8), bulk_load=True)
+            assert threshold(store, made.name) == 0
+            for _ in range(2):
+                store.collections.build_graphs(made)
+                assert threshold(store, made.name) == restored
+        assert double.invalid == []
+
+
+def threshold(store: Store, name: str) -> int:
+    config = store.connection.call("get_collection", collection_name=name).config
+    return int(config.optimizer_config.indexing_threshold)
 
 
 def test_4bit_quantization_on_an_old_server_is_refused_before_anything_is_created(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def open_new(store: Store, lock: UpgradeLock, live: Collection, checkpoint: Chec
     if reusable is not None:
         logger.info("Continuing with %s (%s)", reusable.name, reusable.metadata.state)
         return reusable
-    created = store.collections.create(live.index, ModelIdentity.of(checkpoint))
+    created = store.collections.create(live.index, ModelIdentity.of(checkpoint), bulk_load=True)
     logger.info("Building %s beside %s", created.name, live.name)
     return created
 
@@ -219,7 +219,8 @@ def add_missing_records(store: Store, collection: Collection, run: IndexOptions)
 
 
 def _wait_ready(store: Store, collection: Collection) -> None:
-    """Wait for Qdrant's optimizer, which may take hours. It is polled every second and logged every 15 s."""
+    """Wait until Qdrant has built the graphs, which may take hours. It is polled every second, logged every 15 s."""
+    store.collections.build_graphs(collection)
     next_log_s = 0.0
 
     def log(state: str) -> None:

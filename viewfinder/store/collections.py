@@ -14,7 +14,6 @@ from viewfinder.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from viewfinder.settings import Quantization
 from viewfinder.store.collection_records import CollectionRecords
 from viewfinder.store.connection import Connection
 from viewfinder.store.control import Control
@@ -28,6 +27,7 @@ from viewfinder.store.schema import (
     ModelIdentity,
     build_number,
     collection_name,
+    payload_index,
     vectors_config,
     words_index,
 )
@@ -36,6 +36,8 @@ from viewfinder.wording import counted
 
 BM25_VERSION = (1, 20)  # the first server version that ranks a text index by BM25
 TURBOQUANT_VERSION = (1, 18)  # the first server version with 4-bit quantization
+# Kilobytes of vectors in a segment above which Qdrant builds its graph; 0: never. The second is Qdrant's own default.
+NO_GRAPHS, GRAPHS_ABOVE_KB = 0, 20_000
 
 
 class Collections:
@@ -110,14 +112,33 @@ class Collections:
             live = self.live(index) or created
         check_model(live, model)
         if not live.ranks_words and self._ranks_words():  # the server was upgraded since it made the index
-            self._create_index(live.name, CAPTION_WORDS, words_index(ranked=True))
+            self._create_words_index(live.name, CAPTION_WORDS, ranked=True)
             return self.refresh(live)
         return live
 
-    def create(self, index: str, model: ModelIdentity, state: CollectionState = "building") -> Collection:
-        """Create a further collection of `index`, empty and with all payload indexes."""
+    def create(
+        self, index: str, model: ModelIdentity, state: CollectionState = "building", *, bulk_load: bool = False
+    ) -> Collection:
+        """Create a further collection of `index`, empty and with all payload indexes.
+
+        With `bulk_load` a server builds no graphs of its vectors before `build_graphs`: graphs that are built during
+        loading are built again whenever segments are merged.
+        """
         builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
-        return self._create(index, _next_name(index, model, builds), model, state)
+        return self._create(index, _next_name(index, model, builds), model, state, bulk_load=bulk_load)
+
+    def build_graphs(self, collection: Collection) -> None:
+        """Let the server build graphs from now on, at the threshold of the live collection; see `create`."""
+        if self._connection.is_embedded:
+            return
+        live = self._alias(collection.index)
+        usual = None if live is None else self._indexing_threshold(live)
+        if self._indexing_threshold(collection.name) == NO_GRAPHS:
+            self._call(
+                "update_collection",
+                collection_name=collection.name,
+                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=usual or GRAPHS_ABOVE_KB),
+            )
 
     def promote(self, index: str, name: str) -> None:
         """Point the alias `index` to the collection `name` in one step."""
@@ -162,9 +183,9 @@ class Collections:
         """
         for name, kind in fields.items():
             if kind == TEXT:
-                self._create_index(collection.name, words_path(name), words_index(ranked=False))
+                self._create_words_index(collection.name, words_path(name), ranked=False)
             else:
-                self._create_index(collection.name, field_path(name), models.PayloadSchemaType(kind))
+                self._create_field_index(collection.name, field_path(name), models.PayloadSchemaType(kind))
         self.records(collection).record_fields(fields)
 
     def wait_ready(
@@ -216,7 +237,9 @@ class Collections:
             f"Qdrant {needed} or newer. Upgrade it and run 'viewfinder index' again, or search by vector (rank 'clip')."
         )
 
-    def _create(self, index: str, name: str, model: ModelIdentity, state: CollectionState) -> Collection:
+    def _create(
+        self, index: str, name: str, model: ModelIdentity, state: CollectionState, *, bulk_load: bool = False
+    ) -> Collection:
         """Create the collection `name` unless it exists; its payload indexes exist before any data."""
         metadata = CollectionMetadata(
             index=index,
@@ -228,12 +251,14 @@ class Collections:
             collection_id=uuid.uuid4().hex,
             language=self._connection.address.language,
         )
-        quantization = self._quantization()
+        vectors = self._vectors_config(model.dimension)
+        loading = models.OptimizersConfigDiff(indexing_threshold=NO_GRAPHS)
         try:
             self._call(
                 "create_collection",
                 collection_name=name,
-                vectors_config=vectors_config(model.dimension, quantization),
+                vectors_config=vectors,
+                optimizers_config=loading if bulk_load and not self._connection.is_embedded else None,
                 metadata=metadata.as_payload(),
             )
         except StoreUnavailableError:
@@ -244,19 +269,25 @@ class Collections:
         self._create_indexes(name)
         return self._describe(index, name)
 
-    def _quantization(self) -> Quantization:
-        """Return the quantization of new collections; raise `StoreError` if the server does not support it."""
-        wanted = self._connection.address.quantization
+    def _vectors_config(self, dimension: int) -> dict[str, models.VectorParams]:
+        """Return the vectors of new collections; raise `StoreError` if the server does not support them."""
+        address = self._connection.address
         version = self._connection.server_version()
         if version is None:
-            return "none"  # the embedded store always compares float32
-        if wanted == "4bit" and version < TURBOQUANT_VERSION:
+            return vectors_config(dimension)  # the embedded store always compares float32
+        if address.quantization == "4bit" and version < TURBOQUANT_VERSION:
             raise StoreError(
-                f"{self._connection.address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. "
+                f"{address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. "
                 f"Upgrade Qdrant to {'.'.join(map(str, TURBOQUANT_VERSION))} or newer, or set "
                 "VIEWFINDER_QUANTIZATION=int8."
             )
-        return wanted
+        return vectors_config(
+            dimension, address.quantization, address.vector_type, graphs_on_disk=address.on_disk == "graphs"
+        )
+
+    def _indexing_threshold(self, name: str) -> int | None:
+        config = self._call("get_collection", collection_name=name).config
+        return None if config.optimizer_config is None else config.optimizer_config.indexing_threshold
 
     def _alias(self, index: str) -> str | None:
         aliases = self._call("get_aliases").aliases
@@ -280,12 +311,22 @@ class Collections:
             )
 
     def _create_indexes(self, name: str) -> None:
-        for field, schema in PAYLOAD_INDEXES.items():
-            self._create_index(name, field, schema)
-        self._create_index(name, CAPTION_WORDS, words_index(ranked=self._ranks_words()))
+        for field, kind in PAYLOAD_INDEXES.items():
+            self._create_field_index(name, field, kind)
+        self._create_words_index(name, CAPTION_WORDS, ranked=self._ranks_words())
+
+    def _create_field_index(self, name: str, path: str, kind: models.PayloadSchemaType) -> None:
+        self._create_index(name, path, payload_index(kind, on_disk=self._indexes_on_disk))
+
+    def _create_words_index(self, name: str, path: str, *, ranked: bool) -> None:
+        self._create_index(name, path, words_index(ranked=ranked, on_disk=self._indexes_on_disk))
 
     def _create_index(self, name: str, path: str, schema: Any) -> None:
         self._call("create_payload_index", collection_name=name, field_name=path, field_schema=schema, wait=True)
+
+    @property
+    def _indexes_on_disk(self) -> bool:
+        return self._connection.address.on_disk != "vectors" and not self._connection.is_embedded
 
     def _ranks_words(self) -> bool:
         version = self._connection.server_version()

@@ -12,7 +12,7 @@ from qdrant_client import models
 
 from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreUnavailableError
-from viewfinder.settings import CaptionLanguage, Quantization, Settings
+from viewfinder.settings import CaptionLanguage, OnDisk, Quantization, Settings, VectorType
 from viewfinder.store.request_size import RequestLimit
 
 # Of writes with a condition, which every replica evaluates for itself. With weak ordering, the default, two runs took
@@ -32,7 +32,10 @@ class StoreAddress:
     timeout_s: float = 60.0
     retry_s: float = 120.0
     max_request_bytes: int = 32_000_000
-    quantization: Quantization = "none"  # of new collections; the embedded store has none
+    # Of new collections; the embedded store has none of the three.
+    quantization: Quantization = "none"
+    vector_type: VectorType = "float32"
+    on_disk: OnDisk = "vectors"
     language: CaptionLanguage = "english"  # of new collections
 
     @classmethod
@@ -48,6 +51,8 @@ class StoreAddress:
             retry_s=settings.qdrant_retry_s,
             max_request_bytes=settings.qdrant_max_request_mb * 1_000_000,
             quantization=settings.quantization,
+            vector_type=settings.vector_type,
+            on_disk=settings.on_disk,
             language=settings.caption_language,
         )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from qdrant_client import models
 
 from viewfinder.errors import StoreError
-from viewfinder.settings import Quantization
+from viewfinder.settings import Quantization, VectorType
 from viewfinder.store.recorded import Recorded
 from viewfinder.store.words import DEFAULT_LANGUAGE
 
@@ -160,12 +160,18 @@ def build_number(index: str, name: str) -> int | None:
     return int(parts[3]) if len(parts) == 4 and parts[0] == index and parts[3].isdecimal() else None
 
 
-def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[str, models.VectorParams]:
-    """Return both named vectors: cosine, original vectors on disk, graphs and quantized vectors in memory.
+def vectors_config(
+    dimension: int,
+    quantization: Quantization = "none",
+    vector_type: VectorType = "float32",
+    *,
+    graphs_on_disk: bool = False,
+) -> dict[str, models.VectorParams]:
+    """Return both named vectors: cosine, original vectors on disk, quantized vectors in memory.
 
     `int8` is scalar quantization, `4bit` TurboQuant (Qdrant ≥ 1.18) at half its size.
     """
-    # `always_ram` is deprecated since 1.19, but older servers support nothing else.
+    # `always_ram` and `on_disk` are deprecated since 1.19, but older servers support nothing else.
     configs: Mapping[Quantization, models.QuantizationConfig | None] = {
         "none": None,
         "int8": models.ScalarQuantization(
@@ -176,14 +182,35 @@ def vectors_config(dimension: int, quantization: Quantization = "none") -> dict[
         ),
     }
     params = models.VectorParams(
-        size=dimension, distance=models.Distance.COSINE, on_disk=True, quantization_config=configs[quantization]
+        size=dimension,
+        distance=models.Distance.COSINE,
+        on_disk=True,
+        datatype=models.Datatype(vector_type) if vector_type != "float32" else None,
+        quantization_config=configs[quantization],
+        hnsw_config=models.HnswConfigDiff(on_disk=True) if graphs_on_disk else None,
     )
     return dict.fromkeys(VECTOR_NAMES, params)
 
 
-def words_index(*, ranked: bool) -> models.TextIndexParams:
+def payload_index(kind: models.PayloadSchemaType, *, on_disk: bool) -> models.PayloadFieldSchema:
+    """Return the index of a field, in memory or on disk."""
+    return _INDEX_PARAMS[kind](type=kind.value, on_disk=True) if on_disk else kind
+
+
+_INDEX_PARAMS: Mapping[models.PayloadSchemaType, Any] = {
+    models.PayloadSchemaType.KEYWORD: models.KeywordIndexParams,
+    models.PayloadSchemaType.INTEGER: models.IntegerIndexParams,
+    models.PayloadSchemaType.FLOAT: models.FloatIndexParams,
+    models.PayloadSchemaType.BOOL: models.BoolIndexParams,
+    models.PayloadSchemaType.DATETIME: models.DatetimeIndexParams,
+}
+
+
+def words_index(*, ranked: bool, on_disk: bool = False) -> models.TextIndexParams:
     """Return a text index of words. `ranked` enables BM25 (Qdrant ≥ 1.20); without it words only filter.
 
     The default tokenizer splits at spaces, because words hold only letters and digits (`viewfinder.store.words`).
     """
-    return models.TextIndexParams(type=models.TextIndexType.TEXT, scoring=True if ranked else None)
+    return models.TextIndexParams(
+        type=models.TextIndexType.TEXT, scoring=True if ranked else None, on_disk=True if on_disk else None
+    )

@@ -26,6 +26,7 @@ class Rules:
         self.version = version
         self._strict = strict
         self._indexes: dict[str, dict[str, Any]] = {}
+        self._optimizers: dict[str, dict[str, Any]] = {}
         self._written_since_start: set[str] | None = None
         self._stays_grey = False
 
@@ -62,8 +63,12 @@ class Rules:
         name, operation = _target(path)
         if operation == "" and method == "PUT":
             self._indexes[name] = {}
+            self._optimizers[name] = dict(body.get("optimizers_config") or {})
+        elif operation == "" and method == "PATCH":
+            self._optimizers.setdefault(name, {}).update(body.get("optimizers_config") or {})
         elif operation == "" and method == "DELETE":
             self._indexes.pop(name, None)
+            self._optimizers.pop(name, None)
         elif operation == "index" and name in self._indexes:
             self._indexes[name][body["field_name"]] = body.get("field_schema")
         starts_optimizers = operation == "" and method == "PATCH" and body.get("optimizers_config") is not None
@@ -76,6 +81,7 @@ class Rules:
         grey = self._written_since_start is not None and name not in self._written_since_start
         if (metadata := info["config"].get("metadata")) is not None:
             info["config"]["metadata"] = _one_bit_off(metadata)
+        info["config"]["optimizer_config"] |= self._optimizers.get(name, {})
         schema = {field: _described_index(index) for field, index in self._indexes.get(name, {}).items()}
         return info | {
             "status": "grey" if grey else "green",
