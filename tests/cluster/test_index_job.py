@@ -18,6 +18,7 @@ from tests.chaos.trial import assert_same_vectors, vectors
 from tests.fixtures.indexing import World
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.cli.entry import STOPPED
+from viewfinder.indexing import run
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.uris import point_id
 from viewfinder.store.baselines import MINIMUM_VECTORS, QUANTILES
@@ -50,6 +51,23 @@ def test_a_job_indexes_a_bucket_and_a_rerun_changes_nothing(world: World, tiny_m
     assert collection.metadata.model_name == tiny_model
     assert list(collection.recorded.sources) == [world.source]
     assert len(collection.recorded.runs) == 2
+
+
+@pytest.mark.full
+def test_workers_compare_many_objects_before_an_encoder_starts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "COMPARED_HERE", 5)
+    fill(world.bucket, NAMES)
+    assert world.run() == 0
+    first = world.points
+    # No worker can ever encode: a run that needed one would wait.
+    monkeypatch.setenv("VIEWFINDER_DEVICE", "cuda")
+    assert world.run() == 0
+    assert world.counts == {"listed": 12, "unchanged": 12, "indexed": 0, "skipped": 0, "failed": 0, "pruned": 0}
+    monkeypatch.delenv("VIEWFINDER_DEVICE")
+    (world.bucket / "new.jpg").write_bytes(encoded_image(77))
+    assert world.run() == 0
+    assert world.counts == {"listed": 13, "unchanged": 12, "indexed": 1, "skipped": 0, "failed": 0, "pruned": 0}
+    assert set(world.points) == {*first, "new.jpg"}
 
 
 @pytest.mark.full

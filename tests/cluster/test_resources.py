@@ -17,6 +17,12 @@ def test_each_gpu_gets_an_encoder() -> None:
     assert workers.concurrent_calls == 2, "one is copied while the other is computed"
 
 
+def test_a_few_rows_start_only_the_encoders_that_they_fill() -> None:
+    workers = plan({"CPU": 0}, {"CPU": 0}, encoders=4, device="cuda")
+    assert [workers.limited_to(rows).encoders for rows in (1, 256, 257, 10_000)] == [1, 1, 2, 4]
+    assert workers.limited_to(None) == workers, "the number is not known before everything is compared"
+
+
 def test_without_gpus_one_encoder_uses_all_cores() -> None:
     workers = plan({"CPU": 2}, {"CPU": 2})
     assert (workers.encoders, workers.gpus, workers.concurrent_calls) == (1, 0, 1)

@@ -1,16 +1,15 @@
 """Two index runs at once over overlapping sources: neither loses what the other writes."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import RecordingIndexer, World
 from tests.fixtures.options import index_options
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.indexing.accounting import Outcome
-from viewfinder.indexing.executor import IndexJob, InProcessExecutor
+from viewfinder.indexing.executor import Compared, IndexJob, InProcessExecutor
 from viewfinder.indexing.preflight import open_collection
 from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.indexing.report import Summary
@@ -29,9 +28,7 @@ class PausedExecutor(InProcessExecutor):
         super().__init__(cores=1)
         self._meanwhile = meanwhile
 
-    def index(
-        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
-    ) -> Outcome:
+    def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
         assert compared is not None
         self._meanwhile()
         return super().index(job, store, compared, progress)

@@ -1,15 +1,12 @@
 """Small runs without new objects: compared and written in this process, without the executor's stages."""
 
-from collections.abc import Sequence
-
-import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import World
 from tests.indexing.sample_images import fill
 from viewfinder.indexing import run
 from viewfinder.indexing.accounting import Outcome, RunResult, Tally
-from viewfinder.indexing.executor import IndexJob, InProcessExecutor
+from viewfinder.indexing.executor import Compared, IndexJob, InProcessExecutor
 from viewfinder.indexing.progress import IndexingProgress
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import locate
@@ -34,9 +31,7 @@ class IdleExecutor(InProcessExecutor):
     def count_written(self, index: str, tally: Tally) -> None:
         self.counted += tally
 
-    def index(
-        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
-    ) -> Outcome:
+    def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
         self.given_compared.append(compared is not None)
         return super().index(job, store, compared, progress)
 
@@ -78,8 +73,29 @@ def test_a_run_without_new_objects_still_prunes(indexed: World) -> None:
     assert "05.jpg" not in indexed.points
 
 
-def test_many_objects_are_compared_by_the_executor(indexed: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    executor = IdleExecutor()
+def test_many_objects_are_compared_before_an_encoder_starts(indexed: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "COMPARED_HERE", 11)
-    assert sync(indexed, executor).counts["unchanged"] == 10
+    before = indexed.points
+    executor = IdleExecutor()
+    done = sync(indexed, executor)
+    assert done.counts == {"listed": 13, "unchanged": 10, "indexed": 0, "skipped": 2, "failed": 1, "pruned": 0}
+    assert executor.given_compared == [], "nothing to encode, so no encoder starts"
+    assert indexed.points == before
+
+    (indexed.bucket / "new.jpg").write_bytes((indexed.bucket / "00.jpg").read_bytes())
+    with executor:
+        done = sync(indexed, executor)
+    assert done.counts == {"listed": 14, "unchanged": 10, "indexed": 1, "skipped": 2, "failed": 1, "pruned": 0}
+    assert executor.given_compared == [True]
+    assert set(indexed.points) == {*before, "new.jpg"}
+    assert [*indexed.directory.glob("compared-*")] == [], "temporary files"
+
+
+def test_encoders_of_a_first_run_do_not_wait_for_the_comparison(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(world.bucket, NAMES)
+    world.sync()
+    world.store.points.delete(world.collection, [each.id for each in world.points.values()])
+    monkeypatch.setattr(run, "COMPARED_HERE", 11)
+    with IdleExecutor() as executor:
+        assert sync(world, executor).counts["indexed"] == 12
     assert executor.given_compared == [False]

@@ -6,6 +6,7 @@ manifest ─► compare ─► fetch and decode (tasks) ─► encode (actors) �
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -22,14 +23,14 @@ from viewfinder.cluster.progress import driver_node, followed_writes
 from viewfinder.cluster.resources import COMPARERS, WAITING_STAGE_CPUS, Workers
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
-from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, count_to_encode
 from viewfinder.indexing.connections import objects_of, store_at
 from viewfinder.indexing.encode import Encode
-from viewfinder.indexing.executor import IndexJob, encode_stored
+from viewfinder.indexing.executor import Compared, IndexJob, encode_stored
 from viewfinder.indexing.fetch import FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
-from viewfinder.indexing.rows import cut_tables, paths_table, read_part
+from viewfinder.indexing.rows import RowFiles, cut_tables, paths_table, read_part
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
@@ -63,10 +64,12 @@ class RayExecutor:
         with unwrap_worker_errors():
             return count_actions(rows.iter_batches(batch_format="pyarrow"))
 
-    def index(
-        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
-    ) -> Outcome:
-        workers = _plan_workers(job.settings)
+    def compare(self, manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:
+        with unwrap_worker_errors():
+            yield from compare_on_workers(manifest, compare).iter_batches(batch_size=None, batch_format="pyarrow")
+
+    def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
+        workers = _plan_workers(job.settings, None if compared is None else count_to_encode(compared))
         address, collection, settings = store.address, job.collection, job.settings
         with followed_writes(progress) as written, listed_gauge(collection.index, job.manifest.listed):
             sink = QdrantDatasink(
@@ -79,12 +82,11 @@ class RayExecutor:
                 written=written,
             )
             with unwrap_worker_errors():
-                rows = compare_on_workers(job.manifest, job.compare) if compared is None else compared
-                run_stages(job, rows, workers, sink)
+                run_stages(job, _rows_of(job, compared), workers, sink)
         progress(sink.total.outcomes)  # exact, whatever was lost on the way
         stages = stages_of(
             sink.total,
-            comparers=1 if compared is not None else min(COMPARERS, len(job.manifest.paths)),
+            comparers=1 if isinstance(compared, Sequence) else min(COMPARERS, len(job.manifest.paths)),
             fetchers=workers.decoders * settings.fetch_threads,
             decoders=workers.decoders,
             encoders=workers.encoders,
@@ -109,17 +111,13 @@ class RayExecutor:
 
 
 def compare_on_workers(manifest: Manifest, compare: Compare) -> Dataset:
-    """The compared rows of the manifest.
-
-    The manifest's files are only on the driver's disk, so they are read on its node. `read_parquet` would start another
-    task to list them.
-    """
-    parts = _from_blocks(paths_table([path]) for path in manifest.paths)
-    pool = TaskPoolStrategy(size=COMPARERS)
-    return parts.map_batches(
-        read_part, batch_size=None, batch_format="pyarrow", compute=pool, num_cpus=0, label_selector=driver_node()
-    ).map_batches(
-        compare, batch_size=COMPARE_BATCH_SIZE, batch_format="pyarrow", compute=pool, num_cpus=WAITING_STAGE_CPUS
+    """The compared rows of the manifest."""
+    return _read_files(manifest.paths).map_batches(
+        compare,
+        batch_size=COMPARE_BATCH_SIZE,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(size=COMPARERS),
+        num_cpus=WAITING_STAGE_CPUS,
     )
 
 
@@ -236,6 +234,27 @@ def unwrap_worker_errors() -> Iterator[None]:
         raise (kind(*cause.args) if len(cause.args) == 1 else ViewfinderError(str(cause))) from error
 
 
+def _rows_of(job: IndexJob, compared: Compared | None) -> Dataset | Sequence[pa.Table]:
+    if compared is None:
+        return compare_on_workers(job.manifest, job.compare)
+    return _read_files(compared.paths) if isinstance(compared, RowFiles) else compared
+
+
+def _read_files(paths: Sequence[Path]) -> Dataset:
+    """The rows of files on the driver's disk, read on its node.
+
+    `read_parquet` would start another task to list them.
+    """
+    return _from_blocks(paths_table([path]) for path in paths).map_batches(
+        read_part,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(size=COMPARERS),
+        num_cpus=0,
+        label_selector=driver_node(),
+    )
+
+
 def _from_blocks(tables: Iterable[pa.Table]) -> Dataset:
     """One block per table. `from_arrow` would start workers to count the rows, at seconds of CPU each."""
     dataset: Dataset = ray.data.from_blocks(list(tables))
@@ -253,9 +272,9 @@ def _in_blocks(rows: Dataset, size: int) -> Dataset:
     return blocks
 
 
-def _plan_workers(settings: Settings) -> Workers:
+def _plan_workers(settings: Settings, rows: int | None) -> Workers:
     total, free = ray.cluster_resources(), ray.available_resources()
-    workers = Workers.plan(settings, total, free)
+    workers = Workers.plan(settings, total, free).limited_to(rows)
     if missing := workers.missing_gpu(total, free):
         logger.warning(missing)
     return workers

@@ -1,7 +1,8 @@
 """Division of a cluster's cores and GPUs among the workers of a run."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD
 from viewfinder.settings import Settings
@@ -72,6 +73,12 @@ class Workers:
             batch_size=settings.encode_batch_size or (GPU_BATCH_SIZE if cores is None else IMAGES_PER_THREAD * cores),
             writers=settings.writers or (MAX_WRITERS if on_gpu else min(MAX_WRITERS, max(1, cpus // CPUS_PER_WRITER))),
         )
+
+    def limited_to(self, rows: int | None) -> "Workers":
+        """As many encoders as there are batches to encode, so that a few new images start one GPU node and not all."""
+        if rows is None:
+            return self
+        return replace(self, encoders=max(1, min(self.encoders, math.ceil(rows / self.batch_size))))
 
     def missing_gpu(self, total: Mapping[str, float], free: Mapping[str, float]) -> str | None:
         """A warning if the encoders must wait for a GPU, else None."""

@@ -262,6 +262,7 @@ def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:
     return dict(counts)
 
 
-def needs_encoding(tables: Iterable[pa.Table]) -> bool:
-    """True if any row has an image to fetch or a caption to encode."""
-    return any(action in ("index", "caption") for table in tables for action in table["action"].to_pylist())
+def count_to_encode(tables: Iterable[pa.Table]) -> int:
+    """Number of rows that have an image to fetch or a caption to encode."""
+    counts = count_actions(tables)
+    return counts.get("index", 0) + counts.get("caption", 0)

@@ -23,7 +23,7 @@ from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
 from viewfinder.indexing.fetch import IN_FLIGHT_BYTES, FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
-from viewfinder.indexing.rows import Row, cut_tables, join_tables, paths_table, read_part, rows_of, table_of
+from viewfinder.indexing.rows import Row, RowFiles, cut_tables, join_tables, paths_table, read_part, rows_of, table_of
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
@@ -36,6 +36,9 @@ from viewfinder.store import Collection, Record, Store
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+# The compared rows of a manifest: in memory, or in files.
+Compared = Sequence[pa.Table] | RowFiles
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ class Executor(Protocol):
     def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
         """Number of listed objects by action; writes nothing."""
 
-    def index(
-        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
-    ) -> Outcome:
+    def compare(self, manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:
+        """The compared rows of the manifest; writes nothing and starts no encoder."""
+
+    def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
         """Run all stages over the manifest; the tally counts every object.
 
         `compared` holds the rows of the manifest if they have already been compared.
@@ -129,9 +133,10 @@ class InProcessExecutor:
     def count_actions(self, manifest: Manifest, compare: Compare, store: Store) -> dict[str, int]:
         return count_actions(compare_all(manifest, compare, store))
 
-    def index(
-        self, job: IndexJob, store: Store, compared: Sequence[pa.Table] | None, progress: IndexingProgress
-    ) -> Outcome:
+    def compare(self, manifest: Manifest, compare: Compare, store: Store) -> Iterator[pa.Table]:
+        return compare_all(manifest, compare, store)
+
+    def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
         settings = job.settings
         fetch = self._fetch(job.checkpoint, settings, job.compare.access)
         encode = self._encode(job.checkpoint, settings)

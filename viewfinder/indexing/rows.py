@@ -13,12 +13,14 @@ Rows never disappear: the counts returned by the write stage add up to the numbe
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypedDict, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, TypedDict, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from viewfinder.sources.manifest import MANIFEST_SCHEMA
+from viewfinder.sources.manifest import MANIFEST_SCHEMA, PART_ROWS
 
 MANIFEST_ROWS = 10_000
 
@@ -128,6 +130,25 @@ def read_part(paths: pa.Table) -> Iterator[pa.Table]:
     for path in paths["path"].to_pylist():
         for batch in pq.ParquetFile(str(path)).iter_batches(MANIFEST_ROWS):
             yield pa.Table.from_batches([batch])
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """Rows in files, read a few at a time."""
+
+    paths: tuple[Path, ...]
+
+    @classmethod
+    def write(cls, tables: Iterable[pa.Table], directory: Path) -> Self:
+        """Write rows into files in `directory`, which the caller deletes."""
+        paths = []
+        for number, table in enumerate(join_tables(tables, PART_ROWS)):
+            paths.append(directory / f"rows-{number:06}.parquet")
+            pq.write_table(table, str(paths[-1]), row_group_size=MANIFEST_ROWS)
+        return cls(tuple(paths))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return read_part(paths_table(self.paths))
 
 
 def paths_table(paths: Sequence[object]) -> pa.Table:

@@ -18,7 +18,7 @@ from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.accounting import Outcome, RunResult, Stage, Tally
 from viewfinder.indexing.caption_fields import record_fields
 from viewfinder.indexing.captions_prune import CaptionsPrune
-from viewfinder.indexing.compare import Compare, count_actions, needs_encoding
+from viewfinder.indexing.compare import Compare, count_actions, count_to_encode
 from viewfinder.indexing.executor import Executor, IndexJob, compare_all
 from viewfinder.indexing.failures import deciders
 from viewfinder.indexing.options import IndexOptions
@@ -27,6 +27,7 @@ from viewfinder.indexing.preflight import choose_model, model_of, open_collectio
 from viewfinder.indexing.progress import ListingProgress, NoProgress, Progress
 from viewfinder.indexing.prune import Prune, PrunePlan, PruneScope
 from viewfinder.indexing.report import IndexPlan, Report, Summary
+from viewfinder.indexing.rows import RowFiles
 from viewfinder.indexing.running import begin, end
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
@@ -248,12 +249,21 @@ class Indexer:
 
     def _run(self, job: IndexJob) -> Outcome:
         compared = self._compare_here(job.manifest, job.compare)
-        if compared is not None and not needs_encoding(compared):
+        # Nothing to compare with: all objects are new, and the encoders can start at once.
+        if compared is not None or not self._store.points.count(job.collection, exact=False):
+            return self._run_stages(job, compared)
+        logger.info("Comparing %s; encoders start afterwards, if needed", counted(job.manifest.listed, "object"))
+        with tempfile.TemporaryDirectory(dir=self._workspace, prefix="compared-") as directory:
+            tables = self._executor.compare(job.manifest, job.compare, self._store)
+            return self._run_stages(job, RowFiles.write(tables, Path(directory)))
+
+    def _run_stages(self, job: IndexJob, compared: Sequence[pa.Table] | RowFiles | None) -> Outcome:
+        if compared is not None and not count_to_encode(compared):
             return self._write(job, compared)
         with self._progress.indexing(job.manifest.listed) as progress:
             return self._executor.index(job, self._store, compared, progress)
 
-    def _write(self, job: IndexJob, compared: Sequence[pa.Table]) -> Outcome:
+    def _write(self, job: IndexJob, compared: Iterable[pa.Table]) -> Outcome:
         """Write rows that need no worker: known failures, additional sources, counts."""
         total = Tally()
         for table in compared:
