@@ -7,10 +7,32 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.infra.manifests import KUBERNETES
+from viewfinder.cli.estimate import (
+    CAPTION_INDEX_BYTES_OF,
+    GPUS,
+    GRAPH_CORE_S,
+    GRAPH_MEASURED_AT,
+    ID_BYTES,
+    INDEX_BYTES,
+    INDEX_BYTES_OF,
+    INDEX_DISK_BYTES,
+    REPLICA_QPS,
+    S3_GET_PRICE,
+    S3_GETS_PER_S,
+    S3_LIST_PRICE,
+    TOWERS,
+    graph_bytes,
+    graph_core_s,
+)
 from viewfinder.cli.main import main
-from viewfinder.cli.size import GPUS, REPLICA_QPS, S3_GET_PRICE, S3_GETS_PER_S, S3_LIST_PRICE, TOWERS, quantity
+from viewfinder.cli.size import quantity
 from viewfinder.models.registry import REGISTRY
+from viewfinder.settings import Settings
+from viewfinder.store.schema import PAYLOAD_INDEXES
+from viewfinder.store.words import CAPTION_WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,16 +125,165 @@ def test_every_model_of_the_registry_has_a_size(model: str, capsys: pytest.Captu
     assert size(capsys, "--images", "1M", "--model", model)["image tower"] > 8
 
 
+SCALING = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+
+
+def figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+BARE = ("--headroom", "1", "--index-bytes", "1e-9")
+ENDLESS = ("--node-memory", "1e6", "--node-disk", "1e6")
+
+
 def test_memory_is_vectors_times_bytes(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = {"--images": "1M", "--headroom": "1", "--index-bytes": "1e-9"}
-    flags = [word for pair in plain.items() for word in pair]
-    assert size(capsys, *flags)["memory of one copy"] == pytest.approx((2048 + 136) / 1000)
-    assert size(capsys, *flags, "--quantization", "int8")["memory of one copy"] == pytest.approx((512 + 136) / 1000)
-    assert size(capsys, *flags, "--quantization", "4bit")["memory of one copy"] == pytest.approx((256 + 136) / 1000)
-    # A caption is a second vector with a graph of its own; quantized vectors stand beside the full ones on disk.
-    assert size(capsys, *flags, "--captions", "0.5")["memory of one copy"] == pytest.approx(1.5 * 2.184)
-    quantized = size(capsys, *flags, "--quantization", "int8", "--payload-bytes", "100")
-    assert quantized["disk of one copy"] == pytest.approx(2.048 + 0.512 + 0.136 + 0.1)
+    def memory(*flags: str) -> float:
+        """Bytes of an image in memory, without indexes and id."""
+        return size(capsys, "--images", "1M", *BARE, *flags)["memory of one copy"] * 1000 - ID_BYTES
+
+    assert memory() == pytest.approx(2048 + 136)
+    assert memory("--vector-type", "float16") == pytest.approx(1024 + 136)
+    assert memory("--quantization", "int8") == pytest.approx(512 + 136)
+    assert memory("--quantization", "4bit", "--vector-type", "float16") == pytest.approx(256 + 136)
+    assert memory("--quantization", "int8", "--on-disk", "graphs") == pytest.approx(512)
+    # A caption is a second vector with a graph of its own, and is indexed.
+    of_captions = sum(memory for memory, _ in CAPTION_INDEX_BYTES_OF.values())
+    assert memory("--captions", "0.5") == pytest.approx(1.5 * 2184 + 0.5 * of_captions)
+    with_indexes = size(capsys, "--images", "1M", "--headroom", "1")["memory of one copy"] * 1000
+    assert with_indexes == pytest.approx(2184 + INDEX_BYTES + ID_BYTES)
+    on_disk = size(capsys, "--images", "1M", "--headroom", "1", "--on-disk", "indexes")["memory of one copy"] * 1000
+    assert on_disk == pytest.approx(2184 + ID_BYTES)
+
+
+def test_quantized_vectors_stand_beside_the_originals_on_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--images", "1M", "--headroom", "1", "--payload-bytes", "100")
+    quantized = size(capsys, *flags, "--quantization", "int8")["disk of one copy"] * 1000
+    assert quantized == pytest.approx(2048 + 512 + 136 + INDEX_DISK_BYTES + 100)
+    halves = size(capsys, *flags, "--vector-type", "float16")["disk of one copy"] * 1000
+    assert halves == pytest.approx(1024 + 136 + INDEX_DISK_BYTES + 100)
+
+
+def test_the_index_bytes_are_those_of_the_indexed_fields() -> None:
+    assert {*INDEX_BYTES_OF, *CAPTION_INDEX_BYTES_OF} == {*PAYLOAD_INDEXES, CAPTION_WORDS}
+    assert sum(memory for memory, _ in INDEX_BYTES_OF.values()) == INDEX_BYTES
+    listed = re.findall(r"\| `(\w+)`(?: \(one\))? \| (\d+) \| (\d+) ", SCALING)
+    for field, memory, disk in listed:
+        assert INDEX_BYTES_OF[field] == (int(memory), int(disk)), field
+    assert {field for field, _, _ in listed} == {field for field, (memory, _) in INDEX_BYTES_OF.items() if memory}
+
+
+def test_graphs_and_vectors_are_those_of_qdrants_tutorial_on_400_million_images() -> None:
+    # 512 dimensions, binary quantization, m 6, float16 originals on disk: 53.8 GB of memory; ids are numbers.
+    ours = 400e6 * (512 / 8 + graph_bytes(6) + 12) / 1e9
+    assert ours == pytest.approx(53.8, rel=0.05)
+
+
+def test_a_graph_takes_longer_for_each_vector_that_it_has() -> None:
+    assert graph_core_s(GRAPH_MEASURED_AT, 512) == pytest.approx(GRAPH_CORE_S)
+    assert graph_core_s(GRAPH_MEASURED_AT**2, 512) == pytest.approx(2 * GRAPH_CORE_S)
+    assert graph_core_s(GRAPH_MEASURED_AT, 1024) == pytest.approx(2 * GRAPH_CORE_S)
+
+
+def test_every_copy_builds_its_own_graphs(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--images", "1M", "--gpu", "none")
+    one, two = (size(capsys, *flags, "--copies", copies)["graph building, core hours"] for copies in ("1", "2"))
+    assert one == pytest.approx(1e6 * graph_core_s(1e6, 512) / 3600)
+    assert two == pytest.approx(2 * 1e6 * graph_core_s(1e6 / 3, 512) / 3600), "on three nodes"
+
+
+def test_pixels_cross_the_network_where_the_cores_beside_the_gpus_do_not_suffice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pixels = 3 * 224 * 224
+    few = size(capsys, "--images", "10M")
+    assert few["decoders to encoders"] == 0, "one core is enough, and the GPU's node has eight"
+    many = size(capsys, "--images", "100M", "--zones", "2")
+    assert many["cores to be done in 24 h"] == 10
+    sent = 1e8 * pixels * 0.2 / 1e9
+    assert many["decoders to encoders"] == pytest.approx(sent)
+    assert many["decoders to encoders, at once"] == pytest.approx(sent * 8 / 86_400)
+    points = 2 * 1e8 * (2048 + 1000) / 1e9
+    assert many["points to Qdrant"] == pytest.approx(points)
+    assert many["across 2 zones, once"] == pytest.approx((sent + points) / 2 * 0.02)
+    assert size(capsys, "--images", "100M", "--zones", "1")["across 1 zones, once"] == 0
+    assert size(capsys, "--images", "1M", "--gpu", "none")["decoders to encoders"] == pytest.approx(pixels / 1000)
+
+
+def test_nodes_are_those_that_a_re_index_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, nodes in (
+        (("--images", "1M"), 3),  # a majority of three
+        (("--images", "1M", "--copies", "1"), 1),
+        (("--images", "10M"), math.ceil(4 * size(capsys, "--images", "10M")["memory of one copy"] / 16)),
+        (("--images", "10M", "--node-memory", "1000", "--node-disk", "50"), 4),
+    ):
+        assert size(capsys, *flags)["nodes for a re-index"] == nodes, flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "wall", "met"),
+    [
+        (["--images", "20k"], "the embedded store", False),
+        (["--images", "1M"], "memory of 3 Qdrant nodes, re-index", False),
+        (["--images", "3M"], "memory of 3 Qdrant nodes, re-index", True),
+        (["--images", "3M", "--node-memory", "500"], "disk of 3 Qdrant nodes, re-index", False),
+        (["--images", "1B", *ENDLESS], "manifest on the head node", True),
+        (["--images", "1B", *ENDLESS, "--hours", "1"], "GETs from one prefix", True),
+    ],
+)
+def test_the_first_wall_is_the_one_with_the_fewest_images(
+    flags: list[str], wall: str, met: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["size", *flags, "--json"]) == 0
+    lines = [each for each in json.loads(capsys.readouterr().out) if each["part"] == "walls"]
+    first = lines[-1]
+    assert first["what"] == f"first wall: {wall}"
+    assert first["how"].startswith("met") is met
+    assert first["value"] == min([each["value"] for each in lines[:-1]] + [first["value"]])
+
+
+PLANS = re.findall(r"^\| (\w+) \| (values\S*\.yaml)(, int8, indexes)? \| (.*) \|$", SCALING, re.MULTILINE)
+
+
+def flags_of(file: str, more: str) -> list[str]:
+    """The settings and nodes of Qdrant's values in `infra/kubernetes/qdrant`, as flags."""
+    text = (KUBERNETES / "qdrant" / file).read_text()
+    values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text()) | yaml.safe_load(text)
+    settings = dict(re.findall(r"^# +VIEWFINDER_(\w+)=(\w+)$", text, re.MULTILINE)) if file != "values.yaml" else {}
+    settings |= {"QUANTIZATION": "int8", "ON_DISK": "indexes"} if more else {}
+    Settings.load({f"VIEWFINDER_{name}": value for name, value in settings.items()})
+    flags = [word for name, value in settings.items() for word in (f"--{name.lower().replace('_', '-')}", value)]
+    memory, disk = values["resources"]["limits"]["memory"], values["persistence"]["size"]
+    return [
+        *flags,
+        *("--nodes", str(values["replicaCount"])),
+        *("--node-memory", memory.removesuffix("Gi"), "--node-disk", disk.removesuffix("Gi")),
+    ]
+
+
+@pytest.mark.parametrize(("images", "file", "more", "row"), PLANS, ids=[plan[0] for plan in PLANS])
+def test_qdrants_values_have_room_for_their_size_and_the_scaling_page_says_so(
+    images: str, file: str, more: str, row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = flags_of(file, more)
+    plan = size(capsys, "--images", images, *flags)
+    nodes = int(flags[flags.index("--nodes") + 1])
+    assert plan["nodes for a re-index"] <= nodes
+    (wall,) = [what for what in plan if what.startswith("first wall: ")]
+    names = ("memory of 2 copies", "memory during a re-index", "disk during a re-index", "nodes for a re-index")
+    names += ("graph building, core hours", "decoders to encoders")
+    cells = [*(figure(plan[name]) for name in names), f"${figure(plan['across 3 zones, once'])}"]
+    cells += [wall.removeprefix("first wall: ").split(" of ")[0], figure(plan[wall])]
+    assert row == " | ".join(cells)
+
+
+def test_qdrants_values_name_the_numbers_of_images_that_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [plan[0] for plan in PLANS] == ["100k", "1M", "10M", "100M", "1B"]
+    text = (KUBERNETES / "qdrant/values.yaml").read_text()
+    for more, said in (("", "2.8 million images as it is"), (", int8, indexes", "13 million with")):
+        plan = size(capsys, "--images", "1M", *flags_of("values.yaml", more))
+        (images,) = [value for what, value in plan.items() if what.startswith("first wall: ")]
+        assert float(said.split()[0]) <= images / 1e6 < float(said.split()[0]) + 1
+        assert said in text
 
 
 def test_figures_grow_with_the_images_and_shrink_with_the_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,16 +311,11 @@ def test_every_line_names_its_basis(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_memory_is_near_qdrants_rule_of_thumb(capsys: pytest.CaptureFixture[str]) -> None:
-    # Half as much again as the vectors: https://qdrant.tech/documentation/guides/capacity-planning
+    # Half as much again as the vectors, payload indexes not counted:
+    # https://qdrant.tech/documentation/guides/capacity-planning
     theirs = 1e6 * 512 * 4 * 1.5 / 1e9
-    assert size(capsys, "--images", "1M")["memory of one copy"] == pytest.approx(theirs, rel=0.1)
-
-
-SCALING = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
-
-
-def figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    ours = size(capsys, "--images", "1M", "--on-disk", "indexes")["memory of one copy"]
+    assert ours == pytest.approx(theirs, rel=0.15)
 
 
 @pytest.mark.parametrize("images", ["100k", "1M", "10M", "100M", "1B"])
@@ -182,6 +348,9 @@ def test_the_text_of_the_scaling_page_matches_the_program(capsys: pytest.Capture
 
     million, ten, hundred, billion = (plan(images) for images in ("1M", "10M", "100M", "1B"))
     int8 = plan("100M", "--quantization", "int8")
+    on_disk = plan("100M", "--quantization", "int8", "--on-disk", "indexes")
+    few = [math.ceil(on_disk[what] / 64) for what in ("memory of one copy", "memory of 2 copies")]
+    smallest = plan("1B", "--quantization", "4bit", "--on-disk", "graphs")["memory of one copy"]
     nodes = [math.ceil(int8[what] / 64) for what in ("memory of one copy", "memory of 2 copies")]
     on_cores = plan("1M", "--gpu", "none")["encoding, core hours"]
     decoding = ten["fetch and decode, core hours"]
@@ -195,11 +364,18 @@ def test_the_text_of_the_scaling_page_matches_the_program(capsys: pytest.Capture
         f"take {decoding / 4:.0f} hours",
         f"{figure(ten['memory of one copy'])} GB for float32",
         f"{figure(int8['memory of one copy'])} GB in int8 is {nodes[0]} nodes of 64 GB for one copy, {nodes[1]} for",
+        f"with payload indexes on disk {figure(on_disk['memory of one copy'])} GB are {few[0]} and {few[1]}.",
+        f"{figure(smallest)} GB in 4-bit with indexes and graphs on disk",
+        f"{INDEX_BYTES:,.0f} bytes per point in memory, {INDEX_DISK_BYTES:.0f} on disk",
+        f"| {ID_BYTES:.0f} bytes |",
+        f"{GRAPH_CORE_S * 1000:.2f} ms of a core per vector",
+        f"{billion['GETs from one prefix']:,.0f} GETs in a day",
+        f"at {billion['manifest on the head node']:,.0f} keys",
         f"{round(1e8 / 86_400, -2):,.0f} GETs a second finish in a day",
         f"{figure(largest[0])} GB in int8, {figure(largest[1])} GB in 4-bit, for one copy",
         f"The listing is {billion['LIST requests of a run']:,.0f} requests",
         f"÷ (0.7 × {REPLICA_QPS:.0f})",
-        f"where this page has {figure(million['memory of one copy'])}",
+        f"where this page has {plan('1M', '--on-disk', 'indexes')['memory of one copy']:.1f} without",
         f"T4 {GPUS['T4'][0]:.0f}, A100 {GPUS['A100'][0]:.0f}, L40S {GPUS['L40S'][0]:.0f} TFLOP/s",
         f"L4 {GPUS['L4'][0]:.0f}, H100 and H200 {GPUS['H200'][0]:.0f}",
         f"A10G {GPUS['A10G'][0]:.0f}",

@@ -1,0 +1,378 @@
+"""Arithmetic of `viewfinder size`: machines, memory, disk, network, requests and money that an index needs."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from viewfinder.models.registry import ModelSpec
+from viewfinder.settings import OnDisk, Quantization, VectorType
+
+Basis = Literal["measured", "arithmetic", "published", "assumed"]
+
+# Measured with the images of benchmarks/jpeg_decode.py, 0.1 to 3.9 MB: CPU seconds to decode a JPEG to 224 pixels.
+DECODE_S = 0.0027
+DECODE_S_PER_MB = 0.0070
+# Measured in the same run: ViT-B-32's image tower, float32, batches of 32, one thread.
+CPU_ENCODE_GFLOPS = 92.0
+# Measured against an endpoint on the same machine, whose CPU time is included: 1,000 objects/s on two cores.
+FETCH_S = 0.002
+# Measured (`batching` in benchmarks/out/results.json): searches/s of a replica with one core, each text new.
+REPLICA_QPS = 45.0
+# Measured: points/s of 512 dimensions that one core of a job sends by REST.
+WRITTEN_POINTS_PER_S = 20_000.0
+
+# Published by NVIDIA (sources in docs/scaling.md): dense half-precision TFLOP/s of the tensor cores. The on-demand
+# price per hour is an assumption.
+GPUS = {
+    "T4": (65.0, 0.53),
+    "L4": (121.0, 0.80),
+    "A10G": (70.0, 1.01),
+    "L40S": (362.0, 1.86),
+    "A100": (312.0, 3.40),
+    "H100": (989.0, 6.90),
+    "H200": (989.0, 7.90),
+}
+# Published by AWS for S3 Standard in us-east-1: dollars per 1,000 requests, and GETs per second per prefix.
+S3_GET_PRICE, S3_LIST_PRICE, S3_GETS_PER_S = 0.0004, 0.005, 5500
+LISTED_PER_REQUEST = 1000
+# Published by AWS: dollars per GB between zones, a cent on each side.
+ZONE_PRICE = 0.02
+
+# Measured with Qdrant's engine (qdrant-edge 0.9.0, docs/scaling.md): bytes of a point in memory and on disk, by the
+# indexed field; URIs of 50 characters, keys of 34, no captions.
+INDEX_BYTES_OF: dict[str, tuple[float, float]] = {
+    "uri": (312, 137),
+    "key": (280, 106),
+    "sources": (156, 45),
+    "size": (88, 89),
+    "width": (55, 69),
+    "height": (55, 69),
+    "last_modified": (34, 40),
+    "indexed_at": (34, 40),
+    "bucket": (28, 33),
+    "format": (28, 28),
+    "kind": (28, 29),
+    "run_id": (28, 37),
+    "has_image": (0, 0),
+    "has_caption": (0, 0),
+}
+INDEX_BYTES, INDEX_DISK_BYTES = (float(sum(column)) for column in zip(*INDEX_BYTES_OF.values(), strict=True))
+# More with a caption: three tags of 5,000, ten words of 20,000.
+CAPTION_INDEX_BYTES_OF: dict[str, tuple[float, float]] = {"tags": (90, 66), "caption_words": (122, 64)}
+CAPTION_INDEX_BYTES, CAPTION_INDEX_DISK_BYTES = (
+    float(sum(column)) for column in zip(*CAPTION_INDEX_BYTES_OF.values(), strict=True)
+)
+# Measured in the same way: the UUID of a point and its number, both ways.
+ID_BYTES = 49.0
+# Measured with the same engine: seconds of a core per vector of 512 dimensions, ef_construct 100.
+GRAPH_M = 16
+GRAPH_CORE_S, GRAPH_MEASURED_AT = 0.00099, 60_000
+_PART_BASIS: dict[str, Basis] = {
+    "vectors": "arithmetic",
+    "graphs": "published",
+    "payload indexes": "measured",
+    "ids": "measured",
+}
+
+PAYLOAD_BYTES = 1000.0
+VECTOR_BYTES = {"float32": 4.0, "float16": 2.0}
+QUANTIZED_BYTES = {"none": 0.0, "int8": 1.0, "4bit": 0.5}
+# The points up to which the embedded store is fast. Bytes of a listed key on the disk of the head node, which
+# infra/kubernetes gives 20 GiB.
+EMBEDDED_POINTS = 20_000
+MANIFEST_BYTES, HEAD_DISK = 100.0, 20 * 2**30
+
+# Layers, width, patch and the ratio of the feed-forward layers of image towers: open_clip's and timm's configurations.
+TOWERS = {
+    "ViT-B-32": (12, 768, 32, 4.0),
+    "ViT-B-16": (12, 768, 16, 4.0),
+    "ViT-L-14": (24, 1024, 14, 4.0),
+    "ViT-L-16": (24, 1024, 16, 4.0),
+    "ViT-H-14": (32, 1280, 14, 4.0),
+    "ViT-bigG-14": (48, 1664, 14, 4.9231),
+    "ViT-SO400M-14": (27, 1152, 14, 3.7362),
+    "ViT-SO400M-16": (27, 1152, 16, 3.7362),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure of an estimate: its value, and its basis."""
+
+    part: str
+    what: str
+    value: float
+    unit: str
+    basis: Basis
+    how: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate, from its inputs. Defaults that the user did not set are assumptions."""
+
+    images: int
+    model: ModelSpec
+    gpu: str
+    hours: float
+    image_mb: float
+    captions: float
+    quantization: Quantization
+    vector_type: VectorType
+    on_disk: OnDisk
+    copies: int
+    nodes: int
+    node_memory: float
+    node_disk: float
+    zones: int
+    gpu_cores: float
+    node_cores: float
+    qps: float
+    utilisation: float
+    payload_bytes: float
+    index_bytes: float
+    headroom: float
+    gpu_price: float
+    vcpu_price: float
+    memory_price: float
+    disk_price: float
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP of one image in the image tower, counting a multiply-add as two operations."""
+        layers, width, patch, ratio = TOWERS[tower(self.model) or ""]
+        side = (self.model.image_size or 0) // patch
+        tokens = side * side + 1
+        layer = tokens * width * width * (4 + 2 * ratio) + 2 * tokens * tokens * width
+        return 2 * (layers * layer + side * side * 3 * patch * patch * width) / 1e9
+
+    def lines(self) -> Iterator[Line]:
+        """Yield all figures."""
+        yield from self._encoding()
+        yield from self._network()
+        yield from self._bucket()
+        yield from self._qdrant()
+        yield from self._service()
+        yield from self._walls()
+
+    @property
+    def core_s(self) -> float:
+        """Seconds of a core that fetch and decode one image."""
+        return FETCH_S + DECODE_S + DECODE_S_PER_MB * self.image_mb
+
+    @property
+    def cores(self) -> int:
+        """Cores that fetch and decode everything in time."""
+        return math.ceil(self.images * self.core_s / 3600 / self.hours)
+
+    @property
+    def rate(self) -> float:
+        """Images that one GPU, or one core, encodes in a second."""
+        if self.gpu == "none":
+            return CPU_ENCODE_GFLOPS / self.gflops
+        return GPUS[self.gpu][0] * 1000 * self.utilisation / self.gflops
+
+    @property
+    def encoders(self) -> int:
+        """GPUs, or cores, that encode everything in time."""
+        return math.ceil(self.images / self.rate / 3600 / self.hours)
+
+    def _encoding(self) -> Iterator[Line]:
+        yield Line("index", "image tower", self.gflops, "GFLOP/image", "arithmetic", "layers x tokens x width")
+        basis: Basis = "measured"
+        if self.gpu == "none":
+            how = "one core, float32, as ViT-B-32's"
+        else:
+            basis, how = "assumed", f"{self.utilisation:.0%} of {GPUS[self.gpu][0]:g} published TFLOP/s"
+        one = "core" if self.gpu == "none" else self.gpu
+        yield Line("index", f"images per second of one {one}", self.rate, "1/s", basis, how)
+        work_h = self.images / self.rate / 3600
+        yield Line("index", f"encoding, {one} hours", work_h, "h", "arithmetic", "images / rate")
+        yield Line("index", f"{one}s to be done in {self.hours:g} h", self.encoders, "", "arithmetic", "rounded up")
+        core_ms = self.core_s * 1000
+        yield Line("index", "fetch and decode", core_ms, "ms of a core", "measured", f"{self.image_mb:g} MB JPEG")
+        cpu_h = self.images * self.core_s / 3600
+        yield Line("index", "fetch and decode, core hours", cpu_h, "h", "arithmetic", "images x time")
+        yield Line(
+            "index", f"cores to be done in {self.hours:g} h", self.cores, "", "arithmetic", "beside the encoders"
+        )
+        if self.gpu != "none":
+            yield Line(
+                "index", f"cores that keep one {one} busy", self.rate * self.core_s, "", "arithmetic", "rate x time"
+            )
+        yield from self._index_nodes()
+        writers = self.images / self.hours / 3600 / WRITTEN_POINTS_PER_S
+        yield Line("index", "cores that write points", writers, "", "measured", f"{WRITTEN_POINTS_PER_S:,.0f}/s each")
+        price = cpu_h * self.vcpu_price + work_h * (self.vcpu_price if self.gpu == "none" else self.gpu_price)
+        prices = f"${self.vcpu_price:g} per core hour" + (
+            "" if self.gpu == "none" else f", ${self.gpu_price:g} per GPU hour"
+        )
+        yield Line("index", "machines, once", price, "$", "assumed", f"{prices}; spot is less")
+
+    def _index_nodes(self) -> Iterator[Line]:
+        if self.gpu == "none":
+            nodes = math.ceil((self.cores + self.encoders) / self.node_cores)
+            yield Line("index", "nodes without a GPU", nodes, "", "arithmetic", f"{self.node_cores:g} cores each")
+            return
+        yield Line(
+            "index", f"nodes with a {self.gpu}", self.encoders, "", "arithmetic", f"{self.gpu_cores:g} cores each"
+        )
+        nodes = math.ceil(max(0.0, self.cores - self.encoders * self.gpu_cores) / self.node_cores)
+        how = f"{self.node_cores:g} cores each; the others are beside the GPUs"
+        yield Line("index", "nodes without a GPU", nodes, "", "arithmetic", how)
+
+    def _network(self) -> Iterator[Line]:
+        """What a first run sends between its nodes and to Qdrant. Zones: as if nodes were spread evenly over them."""
+        side = self.model.image_size or 0
+        pixels = 3 * side * side
+        # With GPUs, what the cores beside them do not decode comes from other nodes; without, Ray encodes anywhere.
+        beside = self.encoders * self.gpu_cores / max(1, self.cores)
+        elsewhere = max(0.0, 1 - beside) if self.gpu != "none" else 1.0
+        sent = self.images * pixels * elsewhere / 1e9
+        how = f"{pixels:,} B of pixels per image, {elsewhere:.0%} of them decoded on other nodes"
+        yield Line("network", "decoders to encoders", sent, "GB", "arithmetic", how)
+        gbits = sent * 8 / self.hours / 3600
+        yield Line("network", "decoders to encoders, at once", gbits, "Gbit/s", "arithmetic", f"in {self.hours:g} h")
+        written = self.images * ((1 + self.captions) * self._vector_bytes("float32") + self.payload_bytes) / 1e9
+        how = "as numbers of 4 bytes and payload; again for each further copy"
+        yield Line("network", "points to Qdrant", written * self.copies, "GB", "arithmetic", how)
+        crossing = (self.zones - 1) / self.zones
+        price = (sent + written * self.copies) * crossing * ZONE_PRICE
+        how = f"${ZONE_PRICE} per GB, {crossing:.0%} of both; 0 with all nodes in one zone"
+        yield Line("network", f"across {self.zones} zones, once", price, "$", "published", how)
+
+    def _bucket(self) -> Iterator[Line]:
+        lists = math.ceil(self.images / LISTED_PER_REQUEST)
+        yield Line("S3", "LIST requests of a run", lists, "", "arithmetic", f"{LISTED_PER_REQUEST:,} keys each")
+        yield Line(
+            "S3",
+            "GET requests of a first run",
+            self.images,
+            "",
+            "arithmetic",
+            "one per image; later runs: only changes",
+        )
+        read = self.images * self.image_mb / 1e6
+        yield Line("S3", "read by a first run", read, "TB", "arithmetic", "free within a region, except through a NAT")
+        first = self.images / 1000 * S3_GET_PRICE + lists / 1000 * S3_LIST_PRICE
+        yield Line("S3", "first run", first, "$", "published", f"${S3_GET_PRICE} and ${S3_LIST_PRICE} for 1,000")
+        yield Line("S3", "run that finds nothing new", lists / 1000 * S3_LIST_PRICE, "$", "published", "LIST alone")
+        prefixes = math.ceil(self.images / self.hours / 3600 / S3_GETS_PER_S)
+        yield Line(
+            "S3", "prefixes to read from at that rate", prefixes, "", "published", f"{S3_GETS_PER_S:,} GET/s each"
+        )
+
+    def _vector_bytes(self, vector_type: VectorType) -> float:
+        return VECTOR_BYTES[vector_type] * (self.model.dimension or 0)
+
+    @property
+    def memory_parts(self) -> dict[str, float]:
+        """Bytes of an image in the memory of one copy. What is read from disk counts nothing."""
+        vectors = 1 + self.captions
+        quantized = QUANTIZED_BYTES[self.quantization] * (self.model.dimension or 0)
+        return {
+            "vectors": vectors * (quantized or self._vector_bytes(self.vector_type)),
+            "graphs": 0.0 if self.on_disk == "graphs" else vectors * graph_bytes(GRAPH_M),
+            "payload indexes": self.index_bytes + self.captions * CAPTION_INDEX_BYTES
+            if self.on_disk == "vectors"
+            else 0.0,
+            "ids": ID_BYTES,
+        }
+
+    @property
+    def image_disk(self) -> float:
+        """Bytes of an image on the disk of one copy."""
+        quantized = QUANTIZED_BYTES[self.quantization] * (self.model.dimension or 0)
+        of_vector = self._vector_bytes(self.vector_type) + quantized + graph_bytes(GRAPH_M)
+        indexes = INDEX_DISK_BYTES + self.captions * CAPTION_INDEX_DISK_BYTES
+        return (1 + self.captions) * of_vector + indexes + self.payload_bytes
+
+    def _qdrant(self) -> Iterator[Line]:
+        dimension = self.model.dimension or 0
+        vectors = self.images * (1 + self.captions)
+        yield Line("Qdrant", "vectors", vectors, "", "arithmetic", f"of {dimension}; captions: {self.captions:.0%}")
+        parts = self.memory_parts
+        for name, size in parts.items():
+            yield Line("Qdrant", f"memory for {name}", size, "B/image", _PART_BASIS[name], self._how_part(name))
+        resident = sum(parts.values()) * self.images * self.headroom / 1e9
+        yield Line("Qdrant", "memory of one copy", resident, "GB", "assumed", f"all of these x {self.headroom:g}")
+        disk = self.image_disk * self.images * self.headroom / 1e9
+        full = self._vector_bytes(self.vector_type)
+        of_point = f"{INDEX_DISK_BYTES:g} B of indexes, payload {self.payload_bytes:g} B"
+        how = f"{self.vector_type} {full:g} B per vector, {of_point}"
+        yield Line("Qdrant", "disk of one copy", disk, "GB", "assumed", how)
+        memory, space = resident * self.copies, disk * self.copies
+        yield Line("Qdrant", f"memory of {self.copies} copies", memory, "GB", "arithmetic", "on at least as many nodes")
+        yield Line("Qdrant", "memory during a re-index", 2 * memory, "GB", "arithmetic", "two collections exist")
+        yield Line("Qdrant", "disk during a re-index", 2 * space, "GB", "arithmetic", "two collections exist")
+        by_memory, by_disk = math.ceil(2 * memory / self.node_memory), math.ceil(2 * space / self.node_disk)
+        nodes = max(1 if self.copies == 1 else max(3, self.copies), by_memory, by_disk)
+        how = f"{by_memory} by memory ({self.node_memory:g} GB each), {by_disk} by disk ({self.node_disk:g} GB each)"
+        yield Line("Qdrant", "nodes for a re-index", nodes, "", "arithmetic", how)
+        hours = vectors * self.copies * graph_core_s(vectors / nodes, dimension) / 3600
+        how = "each copy builds its own; measured up to 60,000 vectors, beyond with the logarithm, so at least this"
+        yield Line("Qdrant", "graph building, core hours", hours, "h", "measured", how)
+        price = memory * self.memory_price + 2 * space * self.disk_price
+        how = f"${self.memory_price:g} per GB of memory, ${self.disk_price:g} per GB of disk (for two)"
+        yield Line("Qdrant", "per month", price, "$", "assumed", how)
+
+    def _how_part(self, name: str) -> str:
+        if name == "vectors":
+            if self.quantization != "none":
+                return f"{self.quantization}, always in memory; the originals are on disk"
+            return f"{self.vector_type}, on disk: as much page cache keeps searches fast"
+        if name == "graphs":
+            return "on disk" if self.on_disk == "graphs" else f"{graph_bytes(GRAPH_M):g} B per vector (m is {GRAPH_M})"
+        if name == "payload indexes":
+            return "on disk" if self.on_disk != "vectors" else "docs/scaling.md lists them by field"
+        return "a UUID and its number, both ways"
+
+    def _service(self) -> Iterator[Line]:
+        # Batching absorbs a short burst, but not a constant overload.
+        replicas = max(2, math.ceil(self.qps / (0.7 * REPLICA_QPS)))
+        how = f"{REPLICA_QPS:g}/s a core with ViT-B-32, 70 % busy, at least two"
+        yield Line("service", f"replicas for {self.qps:g} searches per second", replicas, "", "measured", how)
+        yield Line("service", "per month", replicas * 730 * self.vcpu_price, "$", "assumed", "one core per replica")
+
+    def _walls(self) -> Iterator[Line]:
+        """The number of images at which each part of the named deployment is full, and which is met first."""
+        per_copy = sum(self.memory_parts.values()) * self.headroom
+        memory, disk = self.nodes * self.node_memory * 1e9, self.nodes * self.node_disk * 1e9
+        of_nodes = f"{self.nodes} Qdrant nodes"
+        walls = {
+            f"memory of {of_nodes}": (memory / per_copy / self.copies, f"{self.node_memory:g} GB each"),
+            f"memory of {of_nodes}, re-index": (memory / per_copy / self.copies / 2, "two collections exist"),
+            f"disk of {of_nodes}, re-index": (
+                disk / (self.image_disk * self.headroom) / self.copies / 2,
+                f"{self.node_disk:g} GB each",
+            ),
+            "GETs from one prefix": (S3_GETS_PER_S * self.hours * 3600, f"{S3_GETS_PER_S:,}/s for {self.hours:g} h"),
+            "manifest on the head node": (HEAD_DISK / MANIFEST_BYTES, f"{MANIFEST_BYTES:g} B per key, 20 GiB"),
+        }
+        for name, (images, how) in walls.items():
+            yield Line("walls", name, images, "images", "arithmetic", how)
+        name, (images, _) = min(walls.items(), key=lambda wall: wall[1][0])
+        if self.images <= EMBEDDED_POINTS:
+            yield Line("walls", "first wall: the embedded store", EMBEDDED_POINTS, "images", "measured", "not met")
+            return
+        met = "met: this plan needs more" if self.images > images else "not met"
+        yield Line("walls", f"first wall: {name}", images, "images", "arithmetic", met)
+
+
+def graph_bytes(m: int) -> float:
+    """Bytes of one vector in a graph: 2m links of 4 bytes on the lowest level, and one m-th of that on those above."""
+    return 8 * m * (1 + 1 / m)
+
+
+def graph_core_s(vectors: float, dimension: int) -> float:
+    """Seconds of a core that add one vector to a graph that ends with this number of them."""
+    growth = math.log(max(2.0, vectors)) / math.log(GRAPH_MEASURED_AT)
+    return GRAPH_CORE_S * dimension / 512 * max(growth, 0.1)
+
+
+def tower(model: ModelSpec) -> str | None:
+    """The image tower in TOWERS: the longest name contained in the architecture's name."""
+    held = [name for name in TOWERS if re.search(rf"(^|-){re.escape(name)}(-|$)", model.arch)]
+    return max(held, key=len, default=None)
