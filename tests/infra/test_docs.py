@@ -103,7 +103,7 @@ def test_commands_and_flags_in_a_page_exist(page: str) -> None:
     known = commands()
     for command, rest in uses(read(page)):
         assert command in known, f"viewfinder {command}"
-        flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest))
+        flags = set(re.findall(r"(?<![\w-])(?:--[a-z][a-z-]*|-[a-z](?!\w))", rest))
         assert flags <= known[command], f"viewfinder {command}: {flags - known[command]}"
 
 
