@@ -34,6 +34,8 @@ OTHERS = {
     "RAY_AUTH_MODE": "ray/_private/authentication_test_utils.py",
     "RAY_AUTH_TOKEN": "ray/_private/authentication_test_utils.py",
     "RAY_AUTH_TOKEN_PATH": "ray/_private/authentication_test_utils.py",
+    "RAY_ROTATION_MAX_BYTES": "ray/_private/node.py",
+    "RAY_ROTATION_BACKUP_COUNT": "ray/_private/node.py",
     "RAY_USAGE_STATS_ENABLED": "ray/_common/usage/usage_constants.py",
     "HF_HOME": "huggingface_hub/constants.py",
     "HF_HUB_OFFLINE": "huggingface_hub/constants.py",

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.infra.manifests import INFRA, ROOT, VERSION, locked, tool, unknown_variables
+from tests.infra.manifests import INFRA, ROOT, VERSION, build, locked, one, tool, unknown_variables
 from viewfinder.service.http.guard import is_open_path
+from viewfinder.service.telemetry.log_files import BACKUPS, MAX_BYTES
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +69,16 @@ def test_every_environment_variable_is_read_by_a_program() -> None:
     }
     assert {"VIEWFINDER_DATA_DIR", "HF_HOME"} <= set(ours)
     assert unknown_variables(ours) == []
+
+
+def test_logs_fit_into_the_volume_of_a_replicas_pod() -> None:
+    # Regression: each of Ray's logs could grow to 3 GiB, in a volume of 3 GiB.
+    text = DOCKERFILE.read_text()
+    size, backups = (int(re.findall(rf"RAY_ROTATION_{name}=(\d+)", text)[0]) for name in ("MAX_BYTES", "BACKUP_COUNT"))
+    of_ray, of_replica = 20 * size * (backups + 1), 2 * MAX_BYTES * (BACKUPS + 1)
+    (group,) = one(build("base"), "RayService", "viewfinder")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    volumes = {each["name"]: each["emptyDir"]["sizeLimit"] for each in group["template"]["spec"]["volumes"]}
+    assert of_ray + of_replica < int(volumes["tmp"].removesuffix("Gi")) * 2**30
 
 
 def test_mount_points_of_volumes_belong_to_the_user() -> None:

@@ -1,12 +1,15 @@
 """The service on Ray Serve: one replica, real HTTP, and Qdrant's protocol."""
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from ray.serve._private.logging_utils import get_serve_logs_dir
 
 from tests.fixtures.qdrant import validating
 from tests.fixtures.services import create_collection
@@ -97,6 +100,8 @@ def test_a_response_has_one_request_id(address: str) -> None:
         answer = httpx.get(f"{address}/nothing", headers=headers, timeout=TIMEOUT_S)
         assert answer.headers.get_list("x-request-id") == [answer.json()["error"]["request_id"]]
     assert answer.headers["x-request-id"] == "mine"
+    lines = [line for path in Path(get_serve_logs_dir()).glob("access_*.log") for line in path.read_text().splitlines()]
+    assert [each["status"] for each in map(json.loads, lines) if each["request_id"] == "mine"] == [404]
 
 
 def test_metrics_of_replicas_are_exported_through_ray(address: str, store: Store, tiny_model: str) -> None:

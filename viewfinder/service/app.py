@@ -1,14 +1,15 @@
 """The Ray Serve application: one deployment whose replicas are ingress, encoder and batcher in one process."""
 
 import gc
-import logging
 import secrets
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 from ray import serve
 from ray.serve import Application
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY, RAY_SERVE_LOG_TO_STDERR
+from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.config import AutoscalingPolicy, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
@@ -18,10 +19,9 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import MAX_INCOMING, capacity
 from viewfinder.service.scaling import PENDING, scale_by_items
 from viewfinder.service.search_service import SearchService
-from viewfinder.service.telemetry import access_log
+from viewfinder.service.telemetry.log_files import open_logs
 from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
 from viewfinder.settings import Settings
-from viewfinder.terminal import PrintableFormatter
 
 # Requests above its capacity that a replica can refuse at the same moment, with its own error body.
 MAX_REFUSING = 64
@@ -76,10 +76,10 @@ class Replica:
     """One process that serves HTTP, encodes and searches, so that it can switch generations in one assignment."""
 
     def __init__(self, settings: Settings) -> None:
-        _log_to_stderr()
+        context = serve.get_replica_context()
+        open_logs(Path(get_serve_logs_dir()), context.replica_id.unique_id, to_stderr=RAY_SERVE_LOG_TO_STDERR)
         # Checked again: only a replica knows which proxy runs, because the builder may have another environment.
         require_keys_or_loopback(settings, fast_proxy=RAY_SERVE_ENABLE_HA_PROXY)
-        context = serve.get_replica_context()
         instruments = RayInstruments(application=context.app_name, replica=context.replica_id.unique_id)
         self._service = SearchService.connect(settings, Metrics(instruments))
         self._service.start()
@@ -123,15 +123,3 @@ def require_keys_or_loopback(settings: Settings, *, fast_proxy: bool) -> None:
         f"{where}, and there are no API keys. Set VIEWFINDER_API_KEYS to the SHA-256 digests of keys, or "
         "VIEWFINDER_ALLOW_ANONYMOUS=1 to allow searches without a key."
     )
-
-
-def _log_to_stderr() -> None:
-    """Send the service's log to the replica's: Ray configures only its own loggers."""
-    lines = logging.StreamHandler()
-    lines.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("serve", "viewfinder"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.handlers = [lines]
-    access_log.logger.handlers = [logging.StreamHandler()]
-    access_log.logger.propagate = False
