@@ -323,6 +323,11 @@ class Settings(BaseModel):
     thumbnail_cache_bytes: int = Field(
         64 * 1024**2, ge=0, le=64 * 1024**3, description="Maximum size of the thumbnail cache of a replica, in bytes."
     )
+    redirect_originals: bool = Field(
+        False,
+        description="Answer requests for originals in S3 with a redirect to an address in the bucket, valid for five "
+        "minutes, instead of sending them through the service. Clients must reach the bucket's endpoint.",
+    )
 
     # The command line
     server: str = Field(

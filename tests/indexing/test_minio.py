@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import boto3
+import httpx
 import pytest
 from botocore.config import Config
 
@@ -112,6 +113,19 @@ def world(
     access = ObjectAccess(endpoint_url=minio.url)
     with connect(StoreAddress(data_dir=tmp_path / "data", url=qdrant.url, retry_s=5)) as store:
         yield World(Path(), f"s3://{bucket.name}", access, store, tiny_model, tmp_path, executor)
+
+
+def test_a_presigned_address_answers_with_the_headers_that_were_signed(minio: MinIOServer, bucket: Bucket) -> None:
+    key = "a b+c/café (1).jpg"
+    bucket.put(key, encoded_image(1), ContentType="text/html")
+    with Objects(ObjectAccess(endpoint_url=minio.url)) as objects:
+        address = objects.presigned_url(f"s3://{bucket.name}/{key}", 60, "image/jpeg", 'attachment; filename="a.jpg"')
+    assert address is not None
+    answer = httpx.get(address)
+    assert answer.content == encoded_image(1)
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["content-disposition"] == 'attachment; filename="a.jpg"'
+    assert httpx.get(address.replace("jpeg", "png")).status_code == 403, "the headers are signed"
 
 
 def listed_and_indexed(counts: dict[str, int]) -> tuple[int, int]:

@@ -89,6 +89,8 @@ class Attempt:
             "headers": self.headers,
             "content": self.content,
             "timeout": self.timeout_s,
+            # Of originals, to their bucket (VIEWFINDER_REDIRECT_ORIGINALS); httpx does not send the key there.
+            "follow_redirects": self.method == "GET",
         }
 
 

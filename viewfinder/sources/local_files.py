@@ -74,6 +74,9 @@ class LocalObjects:
             raise ObjectError("not_a_file", f"{uri!r} is not a regular file.")
         return _info(file_path(uri), status)
 
+    def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> None:
+        """Return None: a local file has no address."""
+
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
         path = file_path(source)
         try:

@@ -57,6 +57,14 @@ class Objects:
         """Return the properties of one object. Raises `ObjectError` as `read` does."""
         return self._backend(uri).stat(uri)
 
+    def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None:
+        """Return an address from which anyone may read the object for `expires_s` seconds; None if there is none.
+
+        The answer there has the headers `Content-Type` and `Content-Disposition` that are given. Nothing is requested.
+        Raises `ObjectError` if no credentials are found.
+        """
+        return self._backend(uri).presigned_url(uri, expires_s, media_type, disposition)
+
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
         """Yield the object `source` itself, then those below it; `s3://b/p` means `p` and `p/...`, not `p2`.
 

@@ -91,6 +91,17 @@ class S3Objects:
     def stat(self, uri: str) -> ObjectInfo:
         return self._requests.stat(uri)
 
+    def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None:
+        connection = self._connection
+        if connection.access.anonymous:
+            return None  # an unsigned request cannot choose the headers of its answer
+        bucket, key = s3_parts(uri)
+        headers = {"ResponseContentType": media_type, "ResponseContentDisposition": disposition}
+        parameters = {"Bucket": bucket, "Key": key, **headers, **connection.payer}
+        return connection.retry(
+            lambda: connection.client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_s), uri
+        )
+
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
         bucket, key = s3_parts(source)
         itself = self._requests.stat_or_none(source)

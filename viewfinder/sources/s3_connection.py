@@ -119,6 +119,10 @@ class S3Connection:
             if lacks_credentials(error):
                 raise
             raise SourceError(f"Cannot set up access to S3 at {self.where}: {error}") from error
+        client.meta.events.register_first(
+            "choose-signer.s3.GetObject",
+            _signer_of_urls,  # type: ignore[arg-type]  # botocore uses the first handler's result
+        )
         self._endpoint = str(client.meta.endpoint_url)
         if not check and not access.anonymous:
             self._credentials = _current_credentials(core)
@@ -236,6 +240,11 @@ def _session() -> botocore.session.Session:
     session = botocore.session.get_session()
     session.register_component("data_loader", _service_descriptions())
     return session
+
+
+def _signer_of_urls(signature_version: str, **_: object) -> str | None:
+    """Sign URLs with version 4: botocore's choice for old regions is version 2, which many endpoints refuse."""
+    return "s3v4-query" if signature_version == "v4-query" else None
 
 
 def _current_credentials(session: botocore.session.Session) -> object:

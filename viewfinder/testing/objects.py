@@ -49,6 +49,9 @@ class MemoryObjects:
         etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
         return ObjectInfo(uri, *s3_parts(uri), len(content), etag, "", archived=uri in self.archived)
 
+    def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> None:
+        """Return None: there is no endpoint."""
+
     def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
         below = source if source.endswith("/") else f"{source}/"
         for uri in sorted(self.contents):

@@ -32,6 +32,8 @@ MAX_STREAMS = 64
 READERS = 8
 # Maximum number of calls in a pool, running and waiting; further calls are refused.
 MAX_CALLS = 128
+# A redirect is followed at once; a download that is cut may go on at the same address.
+ADDRESS_S = 300
 # Images that the threads of one thumbnailer read ahead.
 READ_AHEAD = 4
 # Larger objects are read into a temporary file instead of memory.
@@ -109,6 +111,13 @@ class ImageContent:
         except BaseException:
             self._streams.release()
             raise
+
+    async def address(self, uri: str, media_type: str, disposition: str) -> str | None:
+        """Where a client can read the object at `uri` itself, for `ADDRESS_S` seconds; None if nowhere.
+
+        Raises `ObjectError` and `ContentBusyError`.
+        """
+        return await self._reading.run(self._objects.presigned_url, uri, ADDRESS_S, media_type, disposition)
 
     async def thumbnail(self, uri: str, etag: str, width: int) -> tuple[bytes, str]:
         """A JPEG at most `width` pixels wide, and the ETag of the object it was made from.

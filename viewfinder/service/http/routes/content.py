@@ -90,6 +90,7 @@ _RESPONSES: Mapping[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
     206: {"description": "The part of the original in `Range`."},
     304: {"description": "The client's copy is current."},
+    307: {"description": "The original is at `Location`, for five minutes (`VIEWFINDER_REDIRECT_ORIGINALS`)."},
     **REFUSED,
     416: {"model": ErrorResponse, "description": "The original has no such part."},
     422: ERROR_RESPONSES[422],
@@ -101,6 +102,7 @@ _RESPONSES: Mapping[int | str, dict[str, Any]] = {
 def router(service: SearchService) -> APIRouter:
     """The content routes over one replica's service."""
     routes = APIRouter(tags=["images"])
+    redirects = service.settings.redirect_originals
 
     @routes.head("/v1/images/{id}/content", include_in_schema=False)
     @routes.get(
@@ -130,6 +132,8 @@ def router(service: SearchService) -> APIRouter:
         try:
             if width is not None:
                 answer = await _thumbnail(service, record, width)
+            elif redirects and _follows_redirects(request) and (address := await _address(service, record)):
+                answer = Response(status_code=307, headers={"location": address, "cache-control": "no-store"})
             else:
                 original = await service.content.original(
                     str(record.payload["uri"]), int(record.payload.get("size") or 0)
@@ -157,15 +161,31 @@ def router(service: SearchService) -> APIRouter:
     return routes
 
 
-def _original(record: Record, original: Original, range: str | None, if_range: str | None, *, head: bool) -> Response:
-    """The whole original, or the part of it that is asked for: with it a client goes on after a lost connection."""
+def _follows_redirects(request: Request) -> bool:
+    """Whether the client can read the original elsewhere.
+
+    Few buckets allow the scripts of other sites, and an address that is signed for GET refuses HEAD.
+    """
+    return request.method == "GET" and request.headers.get("sec-fetch-mode") not in ("cors", "same-origin")
+
+
+async def _address(service: SearchService, record: Record) -> str | None:
+    media_type, disposition = _presentation(record)
+    return await service.content.address(str(record.payload["uri"]), media_type, disposition)
+
+
+def _presentation(record: Record) -> tuple[str, str]:
+    """The media type and the disposition of an original."""
     media_type, suffix = MEDIA_TYPES.get(str(record.payload.get("format")), UNKNOWN_TYPE)
     inline = media_type != UNKNOWN_TYPE[0]
+    return media_type, _disposition(record.id, str(record.payload.get("key") or ""), suffix, inline=inline)
+
+
+def _original(record: Record, original: Original, range: str | None, if_range: str | None, *, head: bool) -> Response:
+    """The whole original, or the part of it that is asked for: with it a client goes on after a lost connection."""
+    media_type, disposition = _presentation(record)
     tag = entity_tag(original.etag, None)
-    headers = _headers(tag) | {
-        "accept-ranges": "bytes",
-        "content-disposition": _disposition(record.id, str(record.payload.get("key") or ""), suffix, inline=inline),
-    }
+    headers = _headers(tag) | {"accept-ranges": "bytes", "content-disposition": disposition}
     whole = slice(0, original.size)
     wanted = _slice(range, original.size) if range and if_range in (None, tag) else whole
     if wanted is None:
