@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import COUNT, INDEX, MARKUP, Album, Site
 from tests.browser.elements import PAGE, QUERY, Visits, searches, tiles
+from viewfinder.store.baselines import estimate
 
 pytestmark = pytest.mark.browser
 
@@ -212,6 +214,65 @@ def test_filters_combine_and_can_be_removed(visit: Visits, site: Site) -> None:
     expect(page).to_have_url(re.compile(re.escape("meta.year%3A2021")))
     for name in ("sea", "boat", "png", "jpeg", "2021"):
         chips.get_by_role("button", name=name, pressed=True).click()
+    expect(page).to_have_url(site.address + QUERY)
+
+
+@pytest.mark.full
+def test_images_without_a_description_are_browsed_in_the_order_of_a_field(visit: Visits, site: Site) -> None:
+    here = visit(site)
+    page = here.page
+    searched = searches(page)
+    page.get_by_role("link", name="Browse all, newest first").click()
+    expect(page).to_have_url(re.compile(r"\?sort=-last_modified$"))
+    expect(page.locator("#status")).to_contain_text("The first 40 images")
+    sort = page.get_by_label("Sort by")
+    sort.select_option("Year, highest first")
+    expect(page).to_have_url(re.compile(r"sort=-meta\.year"))
+    expect(page.get_by_label("Minimum relevance")).to_be_hidden()
+    assert searched[-1] == {"limit": PAGE, "order_by": "-meta.year"}
+    here.screenshot("browsed")
+    page.get_by_role("group", name="Filters").get_by_role("button", name="boat").click()
+    expect(tiles(page)).to_have_count(25)
+    assert searched[-1]["order_by"] == "-meta.year"
+    page.goto(f"{site.address}/?f=tags:boat")
+    expect(tiles(page)).to_have_count(25)
+    expect(sort).to_have_value("-last_modified")
+    assert searched[-1] == {"limit": PAGE, "order_by": "-last_modified", "filter": {"and": [{"tags": {"eq": "boat"}}]}}
+
+
+@pytest.mark.full
+def test_hits_are_sorted_above_a_minimum_relevance(visit: Visits, own_site: Site) -> None:
+    site = own_site
+    live = site.store.collections.live(INDEX)
+    assert live is not None
+    baselines = estimate(site.store, live, lambda: np.empty((0, 0), np.float32))
+    site.store.collections.update_metadata(live.name, baselines=baselines)
+    site.follower.refresh()
+    here = visit(site, QUERY)
+    page = here.page
+    searched = searches(page)
+    sort, minimum = page.get_by_label("Sort by"), page.get_by_label("Minimum relevance")
+    expect(sort).to_be_enabled()
+    sort.select_option("newest first")
+    expect(page).to_have_url(re.compile(r"sort=-last_modified"))
+    expect(minimum).to_have_value("0.95")
+    expect(page.locator("#status")).to_contain_text(" ms")
+    assert (searched[-1]["order_by"], searched[-1]["min_relevance"]) == ("-last_modified", 0.95)
+    minimum.select_option("80 % or more")
+    expect(page).to_have_url(re.compile(r"min=0\.8"))
+    expect(page.locator("#status")).to_contain_text(" ms")
+    here.screenshot("sorted")
+    assert searched[-1]["min_relevance"] == 0.8
+    page.reload()
+    expect(sort).to_have_value("-last_modified")
+    expect(minimum).to_have_value("0.8")
+    page.get_by_label("Rank by").select_option("hybrid")
+    expect(sort).to_be_disabled()
+    expect(tiles(page).first).to_be_visible()
+    assert "order_by" not in searched[-1]
+    page.goto(f"{site.address}{QUERY}&min=1")
+    page.get_by_role("button", name="Show less relevant images").click()
+    expect(tiles(page)).to_have_count(PAGE)
     expect(page).to_have_url(site.address + QUERY)
 
 

@@ -6,6 +6,7 @@ import { fieldsOf, Filters } from "./filters.js";
 import { drawParts } from "./parts.js";
 import { address, hasContent, isStart, isWordy, key, parse } from "./query.js";
 import { Results } from "./results.js";
+import { Sorting } from "./sorting.js";
 import { acceptImages } from "./uploads.js";
 import { Viewer } from "./viewer.js";
 
@@ -17,6 +18,7 @@ let query = parse(location.search);
 let stats = null;
 
 const filters = new Filters(byId("filters"), toggleFilter);
+const sorting = new Sorting(go);
 const results = new Results({ begin, arrived, go });
 const viewer = new Viewer({
   step,
@@ -45,7 +47,7 @@ function render({ back = false } = {}) {
   document.title = query.text ? `${query.text} – viewfinder` : "viewfinder";
   document.body.dataset.view = isStart(query) ? "home" : "results";
   byId("home").hidden = !isStart(query);
-  byId("choices").hidden = !hasContent(query);
+  sorting.draw(query);
   drawParts(query, go);
   if (results.key !== key(query)) {
     if (stats) filters.update(query); // otherwise `begin` does it
@@ -61,12 +63,15 @@ async function begin(signal) {
   byId("forget").hidden = !apiKey.get();
   // An older Qdrant cannot rank by words.
   for (const option of byId("rank").options) option.hidden = option.disabled = !stats.words && option.value !== "clip";
+  sorting.know(stats);
+  sorting.draw(query);
   filters.fields = fieldsOf(stats);
   filters.update(query);
   const strong = (content) => el("strong", {}, content);
   byId("about").replaceChildren(
     ...[strong(plural(stats.points, "image")), " in ", strong(stats.index), ", model ", strong(stats.model)],
-    ...[". ", el("span", { className: "drop" }, "You can also drop an image anywhere. "), el("a", { href: "docs" }, "API documentation")],
+    ...[". ", el("a", { className: "browse", href: address({ ...parse(""), sort: "-last_modified" }) }, "Browse all, newest first"), ". "],
+    ...[el("span", { className: "drop" }, "You can also drop an image anywhere. "), el("a", { href: "docs" }, "API documentation")],
     stats.behind ? el("span", { className: "warning" }, stats.behind) : "",
   );
 }
@@ -161,7 +166,7 @@ acceptImages((image) => go({ image, open: "" }));
 
 // A click on a link to a search does not reload the page, unless a modifier key is pressed.
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#brand, #examples a, a.tile");
+  const link = event.target.closest("#brand, #examples a, #about a.browse, a.tile");
   if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
   event.preventDefault();
   go(parse(link.search));

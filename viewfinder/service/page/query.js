@@ -2,14 +2,16 @@
 
 import { dataUrl } from "./uploads.js";
 
-const EMPTY = { text: "", image: "", like: [], unlike: [], filters: new Map(), target: "image", rank: "clip", open: "" };
+const EMPTY = { text: "", image: "", like: [], unlike: [], filters: new Map(), target: "image", rank: "clip", sort: "", min: "", open: "" };
 const UNLIKE = -0.5; // -1 would move the query away from all images
 const PAGE = 40;
 const SAMPLE = 30;
-const ANYTHING = "a photo"; // the text of a search without a description
+const NEWEST = "-last_modified"; // the order of images without a description
+const MIN_SORTED = "0.95"; // sorted hits need a minimum: every image has a place among the hits
+const ANYTHING = "a photo"; // the text of the sample on the start page
 
 /**
- * The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&image=NAME&open=ID`.
+ * The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&sort=-FIELD&min=0.95&image=NAME&open=ID`.
  * `filters` is a Map of lists: a field may have any name, `constructor` too.
  */
 export function parse(search) {
@@ -30,6 +32,8 @@ export function parse(search) {
     filters,
     target: one("target", ["image", "caption", "both"]),
     rank: one("rank", ["clip", "words", "hybrid"]),
+    sort: given.get("sort") ?? "",
+    min: /^(0(\.\d+)?|1(\.0+)?)$/.test(given.get("min")) ? given.get("min") : "",
     open: given.get("open") ?? "",
   };
 }
@@ -41,7 +45,7 @@ export function address(query) {
   for (const side of ["like", "unlike"]) for (const id of query[side]) made.append(side, id);
   for (const [field, values] of query.filters)
     for (const value of values) made.append("f", `${field}:${toText(value)}`);
-  for (const name of ["target", "rank", "open"]) if (query[name] !== EMPTY[name]) made.set(name, query[name]);
+  for (const name of ["target", "rank", "sort", "min", "open"]) if (query[name] !== EMPTY[name]) made.set(name, query[name]);
   return made.size ? `?${made}` : "./";
 }
 
@@ -51,11 +55,32 @@ export const key = (query) => address({ ...query, open: "" });
 /** True if the query has a text or an image; filters do not count. */
 export const hasContent = (query) => Boolean(query.text || query.image || query.like.length || query.unlike.length);
 
-/** True for the start page: no text, image or filter. */
-export const isStart = (query) => !hasContent(query) && !query.filters.size;
+/** True for the start page: no text, image, filter or order. */
+export const isStart = (query) => !hasContent(query) && !query.filters.size && !query.sort;
 
 /** True for a query of text alone, which can also be searched by words. */
 export const isWordy = (query) => Boolean(query.text && !query.image && !query.like.length && !query.unlike.length);
+
+/** True if hits have a relevance: those of one text or image, compared by the model. */
+export function isGraded(query) {
+  const parts = [query.text, query.image, ...query.like].filter(Boolean).length;
+  return parts === 1 && !query.unlike.length && !(isWordy(query) && query.rank === "words");
+}
+
+/** True if the hits can be ordered by a field. */
+export function isSortable(query) {
+  if (!hasContent(query)) return true;
+  return isWordy(query) && query.rank !== "clip" ? query.rank === "words" : isGraded(query);
+}
+
+/** The order of the hits as the API names it, "" for the best first. */
+export function order(query) {
+  if (!hasContent(query)) return query.sort || NEWEST;
+  return isSortable(query) ? query.sort : "";
+}
+
+/** The least relevance of the hits, "" for any. */
+export const minimum = (query) => (isGraded(query) ? query.min || (order(query) && MIN_SORTED) : "");
 
 /**
  * The filter of the query's chips, or null; `except` omits the chips of a field, to count its other values.
@@ -75,7 +100,10 @@ export async function request(query, image, cursor) {
   const options = { limit: isStart(query) ? SAMPLE : PAGE };
   if (filter(query)) options.filter = filter(query);
   if (cursor) options.cursor = cursor;
-  if (!hasContent(query)) return ["v1/search", { text: ANYTHING, ...options, ...(isStart(query) && { diversity: 0.7 }) }];
+  if (isStart(query)) return ["v1/search", { text: ANYTHING, ...options, diversity: 0.7 }];
+  if (order(query)) options.order_by = order(query);
+  if (minimum(query)) options.min_relevance = Number(minimum(query));
+  if (!hasContent(query)) return ["v1/search", options];
   if (isWordy(query) && query.rank !== "clip") options.rank = query.rank;
   if (query.target !== "image" && options.rank !== "words") options.target = query.target;
 

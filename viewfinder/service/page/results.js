@@ -4,7 +4,7 @@ import { ask, ServiceError } from "./api.js";
 import { byId, el, plural } from "./dom.js";
 import { Grid } from "./grid.js";
 import { explain } from "./problem.js";
-import { address, hasContent, isStart, key, parse, request } from "./query.js";
+import { address, hasContent, isStart, key, minimum, order, parse, request } from "./query.js";
 import { chooseImage, uploads } from "./uploads.js";
 
 const REMEMBERED = 8; // results kept for the back button
@@ -130,7 +130,7 @@ export class Results {
     const start = isStart(query);
     this.#notes();
     const time = tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs).toLocaleString("en");
-    const summary = (cursor ? "The best " : "") + plural(count, "image");
+    const summary = (cursor ? (order(query) ? "The first " : "The best ") : "") + plural(count, "image");
     byId("status").replaceChildren(...(count && !start ? [summary, el("span", {}, ` · ${time} ms`)] : []));
     this.#end(count > 1 && !cursor && !start ? `End of results: ${plural(count, "image")}.` : "");
     if (!count) this.#nothing();
@@ -141,11 +141,14 @@ export class Results {
     const offer = (label, changes) => el("button", { type: "button", onclick: () => this.on.go(changes) }, label);
     const filtered = filters.size;
     let advice = "The index is empty. Index some images first.";
-    if (filtered) advice = "No image matches all these filters.";
+    const strict = minimum(this.query);
+    if (strict) advice = "No image is relevant enough.";
+    else if (filtered) advice = "No image matches all these filters.";
     else if (rank === "words") advice = "No caption contains these words. Searching by meaning always finds something.";
     else if (target === "caption") advice = "The index may have no captions.";
     const actions = [
       filtered ? offer("Clear the filters", { filters: new Map() }) : null,
+      strict ? offer("Show less relevant images", { min: "", sort: "" }) : null,
       rank !== "clip" ? offer("Search by meaning", { rank: "clip" }) : null,
       target !== "image" ? offer("Search in images", { target: "image" }) : null,
     ];
