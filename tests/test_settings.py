@@ -73,6 +73,24 @@ def test_secrets_are_not_in_the_representation(monkeypatch: pytest.MonkeyPatch) 
     assert "a-secret" not in repr(Settings.load())
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"VIEWFINDER_QDRANT_GRPC_URL": "http://q:6334"}, "needs VIEWFINDER_QDRANT_URL"),
+        ({"VIEWFINDER_QDRANT_URL": "http://q", "VIEWFINDER_QDRANT_GRPC_URL": "q:6334"}, "must begin with http://"),
+        (
+            {"VIEWFINDER_QDRANT_URL": "http://q", "VIEWFINDER_QDRANT_GRPC_URL": "https://q/qdrant"},
+            "'https://q/qdrant' has a path, which gRPC has not",
+        ),
+    ],
+)
+def test_a_wrong_address_for_grpc_is_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.load(environment)
+    assert "VIEWFINDER_QDRANT_GRPC_URL: " in str(caught.value)
+    assert said in str(caught.value)
+
+
 def test_settings_are_immutable() -> None:
     settings = Settings.load()
     with pytest.raises(ValidationError):

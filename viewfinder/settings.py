@@ -13,9 +13,19 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from viewfinder.errors import ConfigurationError
 
@@ -107,7 +117,11 @@ class Settings(BaseModel):
         None, description="Address of a Qdrant server. Unset: the embedded store in `DATA_DIR/qdrant`."
     )
     qdrant_api_key: SecretStr | None = Field(None, description="Qdrant's API key or token.")
-    qdrant_grpc: bool = Field(False, description="Write to Qdrant by gRPC instead of REST.")
+    qdrant_grpc_url: str | None = Field(
+        None,
+        description="Address at which points are written to the same server by gRPC, such as `http://qdrant:6334`; "
+        "`https` is TLS, and the port is 6334 if it has none. Unset: by REST.",
+    )
     qdrant_timeout_s: float = Field(60.0, gt=0, le=3600, description="Time limit of one request to Qdrant, in seconds.")
     qdrant_retry_s: float = Field(
         120.0, ge=0, le=86_400, description="Time that a job keeps retrying while Qdrant is unavailable, in seconds."
@@ -409,11 +423,20 @@ class Settings(BaseModel):
             )
         raise ValueError(f"{value!r} is not HOST:PORT, 'auto' or ray://HOST:PORT")
 
-    @field_validator("qdrant_url", "s3_endpoint_url", "server")
+    @field_validator("qdrant_url", "qdrant_grpc_url", "s3_endpoint_url", "server")
     @classmethod
     def _http_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError(f"must begin with http:// or https://, not {value!r}")
+        return value
+
+    @field_validator("qdrant_grpc_url")
+    @classmethod
+    def _second_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and urlsplit(value).path.strip("/"):
+            raise ValueError(f"{value!r} has a path, which gRPC has not; give it a host name or port of its own")
+        if value is not None and "qdrant_url" in info.data and info.data["qdrant_url"] is None:
+            raise ValueError("needs VIEWFINDER_QDRANT_URL, the address of the same server for REST")
         return value
 
     @property

@@ -303,3 +303,30 @@ def test_an_api_key_over_plain_http_to_another_machine_logs_a_warning(
         connect(StoreAddress(tmp_path, url="http://qdrant.example.com", api_key=KEY)).close()
     assert "unencrypted" in caplog.text
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_server_behind_a_path_prefix(tmp_path: Path, end: str) -> None:
+    asked: list[str] = []
+
+    class Ingress(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = b'{"result": {"collections": []}, "status": "ok", "time": 0}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Ingress) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = StoreAddress(tmp_path, url=f"http://127.0.0.1:{server.server_port}/stores/qdrant{end}")
+        client = ServerClient(address)
+        try:
+            assert client.call("get_collections").collections == []
+        finally:
+            client.close()
+    assert asked == ["/stores/qdrant/collections"]

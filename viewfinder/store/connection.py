@@ -28,7 +28,7 @@ class StoreAddress:
     data_dir: Path
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
-    grpc: bool = False
+    grpc_url: str | None = None  # of the same server, for writing points
     timeout_s: float = 60.0
     retry_s: float = 120.0
     max_request_bytes: int = 32_000_000
@@ -46,7 +46,7 @@ class StoreAddress:
             data_dir=settings.data_dir,
             url=settings.qdrant_url,
             api_key=None if key is None else key.get_secret_value(),
-            grpc=settings.qdrant_grpc,
+            grpc_url=settings.qdrant_grpc_url,
             timeout_s=settings.qdrant_timeout_s,
             retry_s=settings.qdrant_retry_s,
             max_request_bytes=settings.qdrant_max_request_mb * 1_000_000,
