@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from viewfinder.settings import PREFIX, Settings, variable
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
-COMPONENTS = ("ingress", "head-fault-tolerance")  # no overlay includes these
+COMPONENTS = ("ingress", "load-balancer", "monitoring", "head-fault-tolerance")  # no overlay includes these
 BUILDS = [("base",), ("overlays/dev",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
 VERSION = __version__
 
@@ -130,6 +130,7 @@ class Pod:
     labels: Mapping[str, str]
     spec: Mapping[str, Any]
     ray: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def containers(self) -> list[dict[str, Any]]:
@@ -174,4 +175,4 @@ def _pod(where: str, template: Mapping[str, Any], ray: str | None = None) -> Pod
     labels = dict(template["metadata"]["labels"])
     if ray is not None:
         labels["ray.io/node-type"] = ray
-    return Pod(where, labels, template["spec"], ray)
+    return Pod(where, labels, template["spec"], ray, template["metadata"].get("annotations", {}))

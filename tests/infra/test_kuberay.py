@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.infra.manifests import build, one
+from tests.infra.manifests import BUILDS, KUBERNETES, ROOT, build, one
 
 OPERATOR = Path(__file__).with_name("kuberay")
 # The labels by which the operator selects the pods that it makes.
@@ -72,6 +73,40 @@ def test_the_operator_accepts_the_manifests_and_its_services_lead_to_pods(
             assert all(ports(pod)[port["name"]] == port["port"] for pod in reached), (name, port)
     serving = selected(services["viewfinder-serve-svc"], made["pods"])
     assert {pod["metadata"]["labels"]["ray.io/node-type"] for pod in serving} == {"worker"}
+
+
+@pytest.mark.full
+def test_every_pod_of_ray_is_scraped_by_prometheus_operator(operator: Path) -> None:
+    made = made_by(operator, build(*BUILDS[-1]))
+    monitors = {each["metadata"]["name"]: each["spec"] for each in made["monitors"]}
+    selector = monitors["ray"]["selector"]
+    assert selector["matchExpressions"] == [{"key": "ray.io/node-type", "operator": "Exists"}]
+    (endpoint,) = monitors["ray"]["podMetricsEndpoints"]
+    assert len(made["pods"]) >= 6
+    for pod in made["pods"]:
+        assert selector["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        assert "ray.io/node-type" in pod["metadata"]["labels"]
+        assert ports(pod)[endpoint["port"]] == 8080
+    (of_qdrant,) = monitors["qdrant"]["podMetricsEndpoints"]
+    assert of_qdrant["authorization"]["credentials"] == {"name": "qdrant-tokens", "key": "service"}
+
+
+@pytest.mark.full
+def test_the_command_for_the_alerts_makes_a_rule_of_prometheus_operator(operator: Path, tmp_path: Path) -> None:
+    text = (KUBERNETES / "components/monitoring/kustomization.yaml").read_text()
+    command = "".join(re.findall(r"^#  ( .*\n)", text, re.MULTILINE))
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text("#!/bin/sh\nexec cat\n")
+    kubectl.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euc", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    (rule,) = made_by(operator, [yaml.safe_load(done.stdout)])["rules"]
+    alerts = yaml.safe_load((ROOT / "infra/grafana/alerts.yaml").read_text())
+    names = [[each["alert"] for each in group["rules"]] for group in alerts["groups"]]
+    assert [[each["alert"] for each in group["rules"]] for group in rule["spec"]["groups"]] == names
 
 
 @pytest.mark.full

@@ -199,6 +199,14 @@ def test_the_disruption_budget_covers_replicas_and_no_head(base: list[dict[str, 
     assert budget["maxUnavailable"] < group["minReplicas"]
 
 
+def test_pods_whose_loss_costs_work_are_not_moved_to_pack_nodes(documents: list[dict[str, Any]]) -> None:
+    kept = {pod.where for pod in pods(documents) if pod.annotations.get("karpenter.sh/do-not-disrupt") == "true"}
+    every = {pod.where for pod in pods(documents)}
+    # Replicas have a disruption budget instead, and snapshots are tried again.
+    assert every - kept <= {"RayService/viewfinder/replicas", "CronJob/snapshots"}
+    assert "RayService/viewfinder/replicas" in every - kept
+
+
 # -- Jobs -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.infra.manifests import COMPONENTS, build, one, pods, selects
+from viewfinder.service.http.guard import is_open_path
 
 VIEWFINDER = {"app.kubernetes.io/part-of": "viewfinder"}
 PODS: dict[str, tuple[str, dict[str, str]]] = {
@@ -76,6 +78,7 @@ def test_the_pods_of_this_test_are_those_of_the_manifests(name: str) -> None:
         ("qdrant", "replica", 8000, False),
         ("prometheus", "replica", 8080, True),
         ("prometheus", "replica", 8000, False),
+        ("prometheus", "qdrant", 6333, True),
         ("prometheus", "qdrant", 6335, False),
         ("replica", "dns", 53, True),
         ("submitter", "dns", 53, True),
@@ -111,9 +114,30 @@ def test_replicas_cannot_fetch_from_private_networks() -> None:
     for policy in base:
         if policy["kind"] == "NetworkPolicy" and policy["metadata"]["name"] != "outside":
             wide = [to for rule in policy["spec"].get("egress", ()) for to in rule["to"] if "ipBlock" in to]
-            assert not wide or not selects(policy["spec"]["podSelector"], PODS["replica"][1]), policy["metadata"][
-                "name"
-            ]
+            if wide and selects(policy["spec"]["podSelector"], PODS["replica"][1]):
+                # NodeLocal DNS.
+                assert (policy["metadata"]["name"], wide) == ("names", [{"ipBlock": {"cidr": "169.254.20.10/32"}}])
+                assert {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]} == {53}
+
+
+def test_a_load_balancer_sends_requests_to_the_pods_that_answer_them() -> None:
+    built = build("overlays/gpu", *COMPONENTS)
+    ingress = one(built, "Ingress", "viewfinder-alb")
+    values = {name.partition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
+    assert values["target-type"] == "ip"
+    assert is_open_path(values["healthcheck-path"])
+    service = one(built, "RayService", "viewfinder")["spec"]
+    serve = yaml.safe_load(service["serveConfigV2"])
+    idle_s = int(values["load-balancer-attributes"].rpartition("=")[2])
+    (application,) = serve["applications"]
+    assert application["args"]["request_timeout_s"] < idle_s < serve["http_options"]["keep_alive_timeout_s"]
+    ((path,),) = [rule["http"]["paths"] for rule in ingress["spec"]["rules"]]
+    assert path["backend"]["service"] == {"name": "viewfinder-serve-svc", "port": {"number": 8000}}
+    policy = one(built, "NetworkPolicy", "load-balancer")["spec"]
+    assert [name for name, (_, labels) in PODS.items() if selects(policy["podSelector"], labels)] == ["replica"]
+    ((rule,),) = [policy["ingress"]]
+    assert rule["ports"] == [{"port": 8000}]
+    assert set(rule["from"][0]) == {"ipBlock"}, "it has no label"
 
 
 def test_the_ingress_leads_over_tls_to_the_service_that_kuberay_makes() -> None:
