@@ -59,6 +59,13 @@ def test_compose_itself_accepts_it(files: tuple[str, ...]) -> None:
     assert "warn" not in done.stderr.lower(), done.stderr
 
 
+def test_it_starts_on_a_machine_with_two_cores(services: dict[str, dict[str, Any]]) -> None:
+    # Regression: Docker refuses a container that may use more CPUs than the machine has.
+    limits = {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(each["cpus"])) for name, each in services.items()}
+    assert {name for name, cpus in limits.items() if float(cpus) > 2} == set()
+    assert f"--num-cpus=${{CPUS:-{limits['ray']}}}" in str(services["ray"]["command"])
+
+
 def test_services_networks_and_volumes_that_are_named_exist(compose: dict[str, Any]) -> None:
     """Compose itself checks this too, where it is installed; the schema does not."""
     assert set(load("compose.gpu.yaml")["services"]) <= set(compose["services"])

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def test_every_environment_variable_is_read_by_a_program() -> None:
     }
     assert {"VIEWFINDER_DATA_DIR", "HF_HOME"} <= set(ours)
     assert unknown_variables(ours) == []
+
+
+def test_the_command_for_the_service_alone_names_settings_the_port_and_the_version() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    (command,) = re.findall(r"^\$ docker run (.*)$", page, re.MULTILINE)
+    words = shlex.split(command)
+    given = [value for flag, value in pairwise(words) if flag == "--env"]
+    assert unknown_variables(dict(f"{each}=x".split("=")[:2] for each in given)) == []
+    (published,) = [value for flag, value in pairwise(words) if flag == "--publish"]
+    assert published == "127.0.0.1:8000:8000"
+    assert words[-1] == f"viewfinder:{VERSION}-cpu"
 
 
 def test_logs_fit_into_the_volume_of_a_replicas_pod() -> None:
