@@ -1,9 +1,11 @@
 // Prints what KubeRay's operator makes of manifests: its validation errors, and the Services and Pods that it would create.
+// Kinds of Prometheus' operator are decoded by its types.
 //
 // Reads YAML documents from standard input, writes one JSON object to standard output. Nothing is applied.
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +13,7 @@ import (
 	"io"
 	"os"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	rayv1 "github.com/ray-project/kuberay/ray-operator/apis/ray/v1"
 	"github.com/ray-project/kuberay/ray-operator/controllers/ray/common"
 	"github.com/ray-project/kuberay/ray-operator/controllers/ray/utils"
@@ -24,6 +27,9 @@ type made struct {
 	Services []*corev1.Service `json:"services"`
 	Pods     []corev1.Pod      `json:"pods"`
 	Submits  map[string]string `json:"submits"`
+	// Kinds of Prometheus' operator, decoded without unknown fields.
+	Monitors []*monitoringv1.PodMonitor     `json:"monitors"`
+	Rules    []*monitoringv1.PrometheusRule `json:"rules"`
 }
 
 func main() {
@@ -54,6 +60,10 @@ func main() {
 			out.service(service, err, "RayCluster", cluster.Name)
 		case "RayJob":
 			out.rayJob(read[rayv1.RayJob](document))
+		case "PodMonitor":
+			out.Monitors = append(out.Monitors, strict[monitoringv1.PodMonitor](document))
+		case "PrometheusRule":
+			out.Rules = append(out.Rules, strict[monitoringv1.PrometheusRule](document))
 		}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
@@ -64,6 +74,17 @@ func main() {
 func read[T any](document json.RawMessage) *T {
 	var object T
 	if err := json.Unmarshal(document, &object); err != nil {
+		panic(err)
+	}
+	return &object
+}
+
+// A field that the kind does not have is an error.
+func strict[T any](document json.RawMessage) *T {
+	var object T
+	decoder := json.NewDecoder(bytes.NewReader(document))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&object); err != nil {
 		panic(err)
 	}
 	return &object
