@@ -107,6 +107,14 @@ class TestFind:
         assert (spec.dimension, spec.image_size, spec.context_length) == (512, 224, 77)
         assert spec.hub == "timm/vit_base_patch16_clip_224.metaclip_400m"
 
+    def test_the_matryoshka_models_of_open_clip_are_marked(self) -> None:
+        import open_clip
+
+        pairs = [f"{arch}::{tag}" for arch, tag in open_clip.list_pretrained() if "mrl" in tag]
+        assert len(pairs) == 2
+        assert all(find(pair).matryoshka for pair in pairs)
+        assert not find("nllb-clip-base-siglip::v1").matryoshka
+
     def test_a_hub_repository_is_found_by_name(self) -> None:
         spec = find("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
         assert spec.hub == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"

@@ -5,7 +5,7 @@ Unknown fields from a newer service are ignored.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -121,6 +121,8 @@ class ErrorDetail:
     message: str
     hint: str = ""
     request_id: str = ""
+    type: Annotated[str, Field(description="The kind of error, by OpenAI's names.")] = ""
+    param: Annotated[str | None, Field(description="The field of the request, if one is wrong.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,14 +278,27 @@ class Model:
     languages: str
     licence: Annotated[str, Field(description="Licence of the weights.")]
     good_for: str
+    matryoshka: Annotated[bool, Field(description="Vectors may be cut to their first numbers.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveModel:
+    """The live model by one of its names, in OpenAI's format."""
+
+    id: Annotated[str, Field(description="A value of `model` for `/v1/embeddings` and `/v1/rerank`.")]
+    object: Literal["model"] = "model"
+    created: Annotated[int, Field(description="When its collection was made, in seconds since 1970.")]
+    owned_by: str = "viewfinder"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """The models that an index can be made with."""
+    """The models that an index can be made with; for OpenAI's clients the live one in `data`."""
 
     models: tuple[Model, ...]
     live: Annotated[str | None, Field(description="The model that answers queries now.")] = None
+    object: Literal["list"] = "list"
+    data: Annotated[tuple[LiveModel, ...], Field(description="The names of the live model.")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

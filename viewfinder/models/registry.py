@@ -11,6 +11,8 @@ from typing import Any
 from viewfinder.errors import UnknownModelError
 
 HUB_PREFIX = "hf-hub:"
+# Models of open_clip that were trained with Matryoshka representation learning.
+_MATRYOSHKA = frozenset({"nllb-clip-base-siglip::mrl", "nllb-clip-large-siglip::mrl"})
 CONFIG_NAME = "open_clip_config.json"
 _HERE = Path(__file__).resolve().parent
 
@@ -31,6 +33,7 @@ class ModelSpec:
     hub: str = ""  # Hugging Face repository of the weights
     revision: str = ""  # of that repository: a branch, a tag or a commit; empty for `main`
     directory: str = ""  # local directory of the weights
+    matryoshka: bool = False  # the first numbers of a vector are a vector, if a less precise one
     # Commits of the hub repositories, known once the files are located.
     revisions: dict[str, str] = field(default_factory=dict, compare=False)
 
@@ -195,7 +198,8 @@ def _open_clip_pair(name: str) -> ModelSpec:
         hint = _closest(f"{arch}::{tag}", [f"{arch}::{each}" for each in tags])
         raise UnknownModelError(f"Unknown model {name!r}.{hint} {known} List them with 'viewfinder models'.")
     repository = open_clip.get_pretrained_cfg(arch, tag)["hf_hub"].rpartition("/")[0]
-    return ModelSpec(name, arch, tag, **_figures(architecture), hub=repository)
+    matryoshka = f"{arch}::{tag}" in _MATRYOSHKA
+    return ModelSpec(name, arch, tag, **_figures(architecture), hub=repository, matryoshka=matryoshka)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:

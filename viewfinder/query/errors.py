@@ -51,9 +51,9 @@ class QueryImageError(QueryError):
 class UnknownImageError(QueryError):
     """The index holds no image with this id, or of this name."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"id: the index holds no image {name!r}.", "Use the id of a hit.")
-        self.args = (name,)
+    def __init__(self, name: str, field: str = "id") -> None:
+        super().__init__(f"{field}: the index holds no image {name!r}.", "Use the id of a hit.")
+        self.args = (name, field)
         self.name = name
 
 

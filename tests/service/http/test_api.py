@@ -112,7 +112,7 @@ def test_a_body_that_is_not_json_is_a_bad_request(shared: World) -> None:
 def test_unknown_routes_and_methods_give_the_error_body(shared: World, method: str, path: str, status: int) -> None:
     answer = shared.client.request(method, path)
     assert answer.status_code == status
-    assert set(answer.json()["error"]) == {"code", "message", "hint", "request_id"}
+    assert set(answer.json()["error"]) == {"code", "message", "hint", "request_id", "type", "param"}
 
 
 def test_a_client_may_choose_the_request_id(shared: World) -> None:

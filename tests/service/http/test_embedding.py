@@ -5,16 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openai
 import pytest
-import uvicorn
 from PIL import Image
 
 from tests.service.conftest import World
@@ -23,8 +18,9 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.models.tokenizer import Tokenizer
 from viewfinder.query.images import QueryImages
-from viewfinder.service.http.api import build_api
-from viewfinder.service.http.routes.embedding_schemas import MAX_INPUTS, PIXEL
+from viewfinder.service.http.routes.input_schemas import PIXEL
+from viewfinder.service.inputs import MAX_INPUTS
+from viewfinder.sources.uris import point_id
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -33,6 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 TEXTS = ["a cat on a mat", "a dog in the snow", "two birds"]
+AN_ID = point_id("s3://bucket/0.jpg")
 
 
 def image(seed: int) -> bytes:
@@ -190,10 +187,13 @@ def test_distant_logits_and_equal_candidates_are_ranked(shared: World) -> None:
 @pytest.mark.parametrize(
     ("body", "named"),
     [
-        ({}, "`image` and `texts`"),
-        ({"image": PIXEL}, "`image` and `texts`"),
-        ({"image": PIXEL, "text": "a cat"}, "`image` and `texts`"),
-        ({"image": PIXEL, "texts": ["a cat"], "text": "a cat"}, "`image` and `texts`"),
+        ({}, "and `texts` must be given"),
+        ({"image": PIXEL}, "and `texts` must be given"),
+        ({"image": PIXEL, "text": "a cat"}, "and `texts` must be given"),
+        ({"image": PIXEL, "texts": ["a cat"], "text": "a cat"}, "and `texts` must be given"),
+        ({"image": PIXEL, "id": AN_ID, "texts": ["a cat"]}, "and `texts` must be given"),
+        ({"text": "a cat", "images": [{"image": PIXEL, "id": AN_ID}]}, "images.0: give exactly one of"),
+        ({"text": "a cat", "images": [{}]}, "images.0: give exactly one of"),
         ({"image": PIXEL, "texts": []}, "at least one"),
         ({"text": "a cat", "images": []}, "at least one"),
         ({"image": PIXEL, "texts": ["a cat"] * 65}, "texts"),
@@ -211,80 +211,6 @@ def test_the_error_of_an_invalid_ranking_image_names_the_field(shared: World) ->
     error = post(shared, "/v1/rank", {"image": "no base64", "texts": ["a cat"]}, 422)
     assert error["code"] == "invalid_image"
     assert error["message"].startswith("image: ")
-
-
-@pytest.fixture
-def client(shared: World) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client, at a real server on loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(build_api(shared.service), log_config=None, lifespan="off", ws="none")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as made:
-            yield made
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
-def test_openais_client_gets_the_models_vectors(shared: World, client: openai.OpenAI, options: Any) -> None:
-    model = shared.checkpoints["first"].name
-    answer = client.embeddings.create(input=TEXTS, model=model, user="somebody", dimensions=32, **options)
-    expected, _ = encoder(shared).encode_texts(TEXTS)
-    vectors = [
-        np.frombuffer(base64.b64decode(each.embedding), "<f4") if isinstance(each.embedding, str) else each.embedding
-        for each in answer.data
-    ]
-    assert np.allclose(vectors, expected, atol=1e-5)
-    assert [each.index for each in answer.data] == [0, 1, 2]
-    assert (answer.object, answer.model) == ("list", model)
-
-
-@pytest.mark.parametrize("model", ["viewfinder", "FINGERPRINT"])
-def test_the_live_model_has_its_fingerprint_and_an_alias_as_names(
-    shared: World, client: openai.OpenAI, model: str
-) -> None:
-    model = model.replace("FINGERPRINT", shared.checkpoints["first"].fingerprint)
-    answer = client.embeddings.create(input="a cat", model=model)
-    assert answer.model == shared.checkpoints["first"].name
-    assert len(answer.data) == 1
-
-
-def test_usage_counts_the_tokens_that_the_model_reads(client: openai.OpenAI) -> None:
-    def tokens(texts: str | list[str]) -> int:
-        usage = client.embeddings.create(input=texts, model="viewfinder").usage
-        assert usage.total_tokens == usage.prompt_tokens
-        return usage.prompt_tokens
-
-    # Each text has a start and an end mark; only tokens within the context count.
-    assert tokens("cat") == 3
-    assert tokens(["cat", "cat cat"]) == 7
-    assert tokens(["cat", "cat " * 100]) == 80
-    assert tokens("cat") == 3, "the cache does not change the count"
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "code", "named"),
-    [
-        ({"model": "text-embedding-3-small"}, openai.NotFoundError, "model_not_found", "text-embedding-3-small"),
-        ({"input": [1, 2, 3]}, openai.UnprocessableEntityError, "invalid_request", "token arrays"),
-        ({"input": [[1, 2], [3]]}, openai.UnprocessableEntityError, "invalid_request", "token arrays"),
-        ({"input": []}, openai.UnprocessableEntityError, "invalid_request", "input"),
-        ({"input": ""}, openai.UnprocessableEntityError, "invalid_request", "input"),
-        ({"input": ["a"] * 65}, openai.UnprocessableEntityError, "invalid_request", "64"),
-        ({"dimensions": 16}, openai.UnprocessableEntityError, "invalid_request", "32"),
-        ({"encoding_format": "int8"}, openai.UnprocessableEntityError, "invalid_request", "encoding_format"),
-    ],
-)
-def test_openais_client_parses_our_errors(
-    client: openai.OpenAI, options: Any, kind: type[openai.APIStatusError], code: str, named: str
-) -> None:
-    with pytest.raises(kind) as error:
-        client.embeddings.create(**({"input": "a cat", "model": "viewfinder"} | options))
-    assert error.value.code == code
-    assert named in str(error.value)
 
 
 @pytest.mark.parametrize(

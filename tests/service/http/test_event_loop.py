@@ -58,6 +58,7 @@ LISTS = {
     "/v1/embed": "texts",
     "/v1/embeddings": "input",
     "/v1/rank": "nonsense",
+    "/v1/rerank": "documents",
     "/v1/facets": "nonsense",
     "/v1/thumbnails": "nonsense",
 }
@@ -96,6 +97,9 @@ def test_a_byte_order_mark_is_accepted(served: World) -> None:
         ("/v1/embed", {"texts": [1] * 250_000, "images": [1] * 49_000}),
         ("/v1/rank", {"texts": [1] * 250_000, "text": 1}),
         ("/v1/embeddings", {"input": [None] * 200_000}),
+        ("/v1/embeddings", {"input": [{"text": ""}] * 9_000}),
+        ("/v1/embeddings", {"messages": [{"role": 1}] * 9_000}),
+        ("/v1/rerank", {"query": "a", "documents": [{"id": "b"}] * 9_000}),
     ],
     ids=lambda each: each if isinstance(each, str) else "-".join(list(each)[:2]),
 )
@@ -176,3 +180,23 @@ def test_a_batch_with_more_hits_is_refused(served: World, searches: list[dict[st
 def test_the_vectors_of_64_texts(served: World) -> None:
     answer = served.client.post("/v1/embed", json={"texts": [f"text {number}" for number in range(64)]})
     assert len(answer.json()["texts"]) == 64
+
+
+def test_the_vectors_of_2048_texts(served: World) -> None:
+    texts = [f"text {number}" for number in range(2_048)]
+    answer = served.client.post("/v1/embeddings", json={"input": texts})
+    assert len(answer.json()["data"]) == 2_048
+
+
+def test_2048_long_texts_without_a_visible_character(served: World) -> None:
+    """Each takes a millisecond to check, in a thread."""
+    answer = served.client.post("/v1/embeddings", json={"input": ["a cat"] * 64 + ["\u200b" * 2_000] * 1_984})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input.64")
+
+
+@pytest.mark.full
+def test_2048_long_documents_are_ranked_and_returned(served: World) -> None:
+    documents = [f"document {number} " + "ab 猫 " * 200 for number in range(2_048)]
+    body = {"query": "a cat", "documents": documents, "return_documents": True}
+    answer = served.client.post("/v1/rerank", json=body)
+    assert len(answer.json()["results"]) == 2_048

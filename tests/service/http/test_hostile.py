@@ -43,7 +43,7 @@ def still_answering(served: World, caplog: pytest.LogCaptureFixture) -> Iterator
 
 def error(answer: Any) -> tuple[int, str]:
     body = answer.json()["error"]
-    assert set(body) == {"code", "message", "hint", "request_id"}
+    assert set(body) == {"code", "message", "hint", "request_id", "type", "param"}
     assert len(answer.content) < 4_000, "a response does not repeat the request"
     return answer.status_code, body["code"]
 
@@ -56,7 +56,7 @@ def filling(megabytes: int) -> Iterator[bytes]:
         yield PART
 
 
-@pytest.mark.parametrize("path", [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank"])
+@pytest.mark.parametrize("path", [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank", "/v1/rerank"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
 def test_a_body_of_50_mb(served: World, path: str, chunked: bool) -> None:
     content = filling(50) if chunked else b"x" * 50_000_000

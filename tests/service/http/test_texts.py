@@ -30,8 +30,16 @@ WAYS: dict[str, tuple[Send, str]] = {
     ),
     "address": (lambda world, text: world.client.get("/v1/search", params={"q": text}), "q:"),
     "embed": (lambda world, text: world.client.post("/v1/embed", json={"texts": ["a", text]}), "texts.1:"),
-    "openai": (lambda world, text: world.client.post("/v1/embeddings", json={"input": ["a", text]}), "input.1:"),
-    "openai alone": (lambda world, text: world.client.post("/v1/embeddings", json={"input": text}), "input.0:"),
+    "openai": (lambda world, text: world.client.post("/v1/embeddings", json={"input": ["a", text]}), "input.1"),
+    "openai alone": (lambda world, text: world.client.post("/v1/embeddings", json={"input": text}), "input.0"),
+    "rerank": (
+        lambda world, text: world.client.post("/v1/rerank", json={"query": "a", "documents": ["a", text]}),
+        "documents.1",
+    ),
+    "rerank by": (
+        lambda world, text: world.client.post("/v1/rerank", json={"query": text, "documents": ["a"]}),
+        "query",
+    ),
     "rank": (
         lambda world, text: world.client.post("/v1/rank", json={"image": as_base64(), "texts": ["a", text]}),
         "texts.1:",
@@ -43,12 +51,16 @@ WAYS: dict[str, tuple[Send, str]] = {
 }
 
 
+def status_of(way: str) -> int:
+    return 400 if way.startswith(("openai", "rerank")) else 422
+
+
 @pytest.mark.parametrize("text", BLANK, ids=ascii)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_without_a_visible_character_is_refused_everywhere(shared: World, way: str, text: str) -> None:
     send, named = WAYS[way]
     answer = send(shared, text)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status_of(way), "invalid_request")
     message = answer.json()["error"]["message"]
     assert message.startswith(named)
     assert "empty" in message or "no visible character" in message
@@ -91,7 +103,7 @@ def broken(served: World) -> World:
 def test_a_text_whose_vector_is_not_finite_is_refused(broken: World, way: str) -> None:
     send, named = WAYS[way]
     answer = send(broken, "broken")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status_of(way), "invalid_request")
     message = answer.json()["error"]["message"]
     assert "not finite" in message
     if "rank" not in way:  # its image is refused first

@@ -48,7 +48,7 @@ async def test_metrics_of_a_process_add_up() -> None:
     metrics.batch("text", 3)
     metrics.batch("text", 5)
     for hit in (True, False, True):
-        metrics.cache(hit)
+        metrics.cache(hits=int(hit), misses=int(not hit))
     metrics.queue(7)
     text = metrics.text()
     for line in (

@@ -56,9 +56,8 @@ class Generation:
     async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
         """The vector [D] of each text, from the cache if known, and its number of tokens beyond the model's context."""
         found = {text: self._cache.get(text) for text in texts}
-        for known in found.values():
-            self._metrics.cache(hit=known is not None)
         missing = [text for text, known in found.items() if known is None]
+        self._metrics.cache(hits=len(found) - len(missing), misses=len(missing))
         if missing:
             with self._metrics.timed("encode"):
                 found.update(zip(missing, await self._texts.many(missing), strict=True))

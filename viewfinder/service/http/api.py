@@ -7,7 +7,19 @@ from viewfinder.service.http.errors import install_error_handlers
 from viewfinder.service.http.guard import Guard
 from viewfinder.service.http.openapi import complete_schema
 from viewfinder.service.http.parameters import check_parameters
-from viewfinder.service.http.routes import content, docs, embedding, images, page, search, status
+from viewfinder.service.http.routes import (
+    content,
+    docs,
+    embedding,
+    images,
+    openai,
+    page,
+    ranking,
+    reranking,
+    search,
+    status,
+)
+from viewfinder.service.inputs import InputBudget
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.access_log import AccessLog
 
@@ -26,8 +38,10 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
         redirect_slashes=False,
     )
     install_error_handlers(api)
-    for routes in (search, embedding, images, content, status, docs, page):
-        api.include_router(routes.router(service), dependencies=[Depends(check_parameters)])
+    budget = InputBudget()
+    routers = [routes.router(service) for routes in (search, embedding, ranking, images, content, status, docs, page)]
+    for router in (*routers, openai.router(service, budget), reranking.router(service, budget)):
+        api.include_router(router, dependencies=[Depends(check_parameters)])
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
     # The middleware added last is the outermost: the log sees every request, and refusals get CORS headers too.
     api.add_middleware(Guard, settings=service.settings, metrics=service.metrics, links=service.links)

@@ -1,6 +1,7 @@
 """Error responses: every exception becomes a status, a stable code, a message without internals, and a hint."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -46,6 +47,11 @@ UNREADABLE = "There was an error parsing the body"
 # Reasons of `QueryImageError` that are codes: the address of the image is wrong, not its content.
 ADDRESS_ERRORS = frozenset({"forbidden_address", "fetch_failed", "image_url_disabled"})
 
+# OpenAI's names for kinds of errors, other than `invalid_request_error` and `server_error`.
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# Messages about a field begin with it.
+_FIELD = re.compile(r"([a-z_]{1,40}(?:\.\w{1,40}){0,9}): ")
+
 # Messages repeat names from the request, which may be as long as its body.
 MAX_MESSAGE = 1000
 
@@ -90,12 +96,7 @@ def install_error_handlers(api: FastAPI) -> None:
     """Give FastAPI's own errors our error body; the guard handles everything else that a route raises."""
 
     async def handler(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
-            answered = _invalid(request, error)
-        elif isinstance(error, HTTPException) and error.detail == UNREADABLE and not _is_form(request):
-            answered = HTTPError(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
-        else:
-            answered = http_error_of(error)
+        answered = refusal(request, error)
         answer = error_response(request.state.id, answered)
         if answered.status == 405:
             answer.headers["allow"] = _allowed(request) or answer.headers["allow"]
@@ -103,6 +104,15 @@ def install_error_handlers(api: FastAPI) -> None:
 
     api.add_exception_handler(HTTPException, handler)
     api.add_exception_handler(RequestValidationError, handler)
+
+
+def refusal(request: Request, error: Exception) -> HTTPError:
+    """As `http_error_of`, also for FastAPI's own errors of a body or a parameter."""
+    if isinstance(error, RequestValidationError):
+        return _invalid(request, error)
+    if isinstance(error, HTTPException) and error.detail == UNREADABLE and not _is_form(request):
+        return HTTPError(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
+    return http_error_of(error)
 
 
 def http_error_of(error: Exception) -> HTTPError:
@@ -171,7 +181,16 @@ def error_response(request_id: str, error: HTTPError) -> JSONResponse:
 
 def error_detail(request_id: str, error: HTTPError) -> ErrorDetail:
     """The error in a response."""
-    return ErrorDetail(code=error.code, message=_clean(error.message), hint=error.hint, request_id=request_id)
+    message = _clean(error.message)
+    field = _FIELD.match(message) if error.status in (400, 404, 413, 422) else None
+    return ErrorDetail(
+        code=error.code,
+        message=message,
+        hint=error.hint,
+        request_id=request_id,
+        type=_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error"),
+        param=field.group(1) if field else None,
+    )
 
 
 def _invalid(request: Request, error: RequestValidationError) -> HTTPError:

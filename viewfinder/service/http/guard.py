@@ -48,9 +48,19 @@ HEADERS = {
 }
 
 
-# Paths of requests that may contain images. Other bodies are texts: 64 of 4,000 characters have at most 3.1 MB of JSON,
-# if each is an emoji, escaped as \ud83d\ude00.
-IMAGE_PATHS = frozenset({"/v1/search", "/v1/search/image", "/v1/search/batch", "/v1/embed", "/v1/rank"})
+# Paths of requests that may contain images, or thousands of texts. Other bodies are filters and ids.
+IMAGE_PATHS = frozenset(
+    {
+        "/v1/search",
+        "/v1/search/image",
+        "/v1/search/batch",
+        "/v1/embed",
+        "/v1/embeddings",
+        "/v1/rank",
+        "/v1/rerank",
+        "/v2/rerank",
+    }
+)
 MAX_TEXT_BODY_BYTES = 4 * 1024**2
 # Maximum number of requests whose bodies are still arriving. They do not count as queued: otherwise a few hundred slow
 # clients would block all others.
@@ -316,7 +326,7 @@ class Guard:
             413,
             "body_too_large",
             f"The body is larger than {request.max_bytes:,} bytes.",
-            "Send a smaller image, or fewer in one request."
+            "Send a smaller image, or fewer images or texts in one request."
             if request.path in IMAGE_PATHS
             else "Send fewer or shorter texts in one request.",
         )

@@ -9,14 +9,19 @@ import asyncio
 import functools
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
+from starlette.types import Receive, Scope, Send
 
-from viewfinder.service.http.errors import HTTPError
+from viewfinder.query.errors import QueryError
+from viewfinder.service.http.errors import HTTPError, refusal
 
 # Bodies up to this size are parsed at once: a thread would take longer.
 INLINE_BYTES = 16 * 1024
@@ -40,7 +45,7 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route that answers with the JSON of its endpoint's result, built in a thread."""
+    """A route that answers with the JSON of its endpoint's result, built in a thread, or with its `Response`."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Any]], **options: Any) -> None:
         super().__init__(path, _encoded(endpoint), **options)
@@ -52,6 +57,44 @@ class JsonRoute(APIRoute):
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_json
+
+
+class OpenAIRoute(JsonRoute):
+    """A route that refuses invalid requests with status 400, as its clients expect, and not with 422."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_with_400(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (QueryError, RequestValidationError) as error:
+                refused = refusal(request, error)
+                if refused.status != 422:
+                    raise
+                raise HTTPError(400, refused.code, refused.message, refused.hint) from error
+
+        return handle_with_400
+
+
+class HeldResponse(StreamingResponse):
+    """JSON in parts, each made in a thread when it is sent; then `release` is called, also if the client is gone."""
+
+    def __init__(self, parts: Iterable[Callable[[], bytes]], release: Callable[[], object]) -> None:
+        super().__init__(self._made(parts), media_type="application/json")
+        # Also called if the response is never sent.
+        self._release = weakref.finalize(self, release)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._release()
+
+    @staticmethod
+    async def _made(parts: Iterable[Callable[[], bytes]]) -> AsyncIterator[bytes]:
+        for make in parts:
+            yield await asyncio.to_thread(make)
 
 
 async def parse_in_turn(body: bytes) -> Any:
@@ -101,7 +144,10 @@ def _encoded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     """The endpoint, with its result as a JSON response; FastAPI still reads its signature for the schema."""
     if getattr(endpoint, "__wrapped__", None) is not None:
         return endpoint  # encoded already: FastAPI makes each route anew when a router is included
-    answer: TypeAdapter[Any] = TypeAdapter(inspect.signature(endpoint).return_annotation)
+    annotation = inspect.signature(endpoint).return_annotation
+    if annotation is Response:
+        return endpoint
+    answer: TypeAdapter[Any] = TypeAdapter(annotation)
 
     @functools.wraps(endpoint)
     async def encoded(*arguments: Any, **options: Any) -> Response:

@@ -26,6 +26,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
             "invalid_filter": ("Unknown field 'colour'.", "GET /docs: POST /v1/search, `filter`."),
             "no_relevance": ("min_relevance: the hits have no relevance, because there is no query.", "Leave it out."),
             "invalid_cursor": ("cursor: not a cursor of this index: 'abc'.", "Search again without a cursor."),
+            "invalid_request": ("dimensions: 'demo' makes vectors of 128 numbers, not 64.", "Leave `dimensions` out."),
         },
     ),
     401: (
@@ -121,6 +122,8 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     ),
 }
 
+# The paths of `OpenAIRoute`, whose invalid requests get status 400 instead of 422.
+BAD_REQUEST_PATHS = frozenset({"/v1/embeddings", "/v1/rerank"})
 BODY_STATUSES = (400, 408, 413, 415)
 OPEN_STATUSES = (403, 500)
 COMMON_STATUSES = (400, 401, 403, 429, 500, 503, 504)
@@ -158,11 +161,17 @@ def _complete(schema: dict[str, Any], *, keyed: bool) -> None:
             statuses |= set(OPEN_STATUSES if is_open_path(path) else COMMON_STATUSES)
             if "requestBody" in operation:
                 statuses |= set(BODY_STATUSES)
+            if path in BAD_REQUEST_PATHS:
+                statuses.discard(422)
+                operation["responses"].pop("422", None)
             for status in sorted(statuses):
                 response = operation["responses"].setdefault(str(status), {})
                 response.setdefault("headers", {}).update(REQUEST_ID | (RETRY_AFTER if status in (429, 503) else {}))
                 if status in ERROR_CODES:
-                    _complete_error(response, *ERROR_CODES[status])
+                    description, codes = ERROR_CODES[status]
+                    if status == 400 and path in BAD_REQUEST_PATHS:
+                        codes = codes | ERROR_CODES[422][1]
+                    _complete_error(response, description, codes)
 
 
 def _complete_error(response: dict[str, Any], description: str, codes: dict[str, tuple[str, str]]) -> None:

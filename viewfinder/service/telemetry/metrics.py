@@ -103,8 +103,10 @@ class Metrics:
         self._batches(size, {"kind": kind})
         self._encoded(size, {"kind": kind})
 
-    def cache(self, hit: bool) -> None:
-        self._cache(1, {"result": "hit" if hit else "miss"})
+    def cache(self, *, hits: int, misses: int) -> None:
+        for result, count in (("hit", hits), ("miss", misses)):
+            if count:
+                self._cache(count, {"result": result})
 
     def error(self, code: str) -> None:
         self._errors(1, {"code": code})

@@ -1,17 +1,19 @@
 """The state of a replica: statistics, facets, models, health."""
 
 from dataclasses import fields, replace
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import ConfigDict, Field
 
-from viewfinder.client.results import ErrorResponse, Facets, FacetValue, Model, Models, Stats
+from viewfinder.client.results import ErrorResponse, Facets, FacetValue, LiveModel, Model, Models, Stats
 from viewfinder.models.registry import REGISTRY, ModelSpec
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
+from viewfinder.service.http.routes.openai import LIVE_MODEL, check_model
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, parse_filter_parameter
 from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
@@ -81,6 +83,20 @@ def router(service: SearchService) -> APIRouter:
         return _known_models(service.follower.current)
 
     @routes.get(
+        "/v1/models/{name:path}",
+        responses=unavailable | {404: {"model": ErrorResponse, "description": "The named model is not live."}},
+        summary="The live model by one of its names, in OpenAI's format",
+    )
+    async def model(
+        name: Annotated[
+            str, Path(max_length=1000, description="As in `data` of `GET /v1/models`.", examples=["viewfinder"])
+        ],
+    ) -> LiveModel:
+        generation = service.follower.snapshot()
+        check_model(name, generation)
+        return replace(_named(generation)[0], id=name)
+
+    @routes.get(
         "/healthz",
         responses={503: {"model": ErrorResponse, "description": "An index is live, but its model cannot be loaded."}},
         summary="Health of the replica",
@@ -121,7 +137,14 @@ def _known_models(current: Generation | None) -> Models:
     specs = dict(REGISTRY) | {spec.name: spec for spec in _live_spec(current)}
     names = [each.name for each in fields(Model)]
     known = tuple(Model(**{name: getattr(spec, name) for name in names}) for spec in specs.values())
-    return Models(models=known, live=current.model if current else None)
+    return Models(models=known, live=current.model if current else None, data=_named(current))
+
+
+def _named(current: Generation | None) -> tuple[LiveModel, ...]:
+    if current is None:
+        return ()
+    created = datetime.fromisoformat(current.collection.metadata.created_at).timestamp()
+    return tuple(LiveModel(id=name, created=int(created)) for name in (current.model, LIVE_MODEL))
 
 
 def _live_spec(current: Generation | None) -> list[ModelSpec]:
@@ -138,5 +161,6 @@ def _live_spec(current: Generation | None) -> list[ModelSpec]:
             languages=spec.languages,
             licence=spec.licence,
             good_for=spec.good_for,
+            matryoshka=spec.matryoshka,
         )
     ]
