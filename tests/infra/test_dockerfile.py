@@ -1,6 +1,7 @@
 """The Dockerfile: linter, copied files, user, variables, and the commands in it."""
 
 import fnmatch
+import os
 import re
 import shlex
 import subprocess
@@ -132,10 +133,26 @@ def test_the_lock_has_everything_that_the_image_installs() -> None:
 
 
 def test_the_command_that_downloads_weights_works() -> None:
-    (code,) = re.findall(r"python -c '(.+)' \"\$\{MODEL\}\"", DOCKERFILE.read_text())
+    (code,) = re.findall(r"python -c '(.+)' \"\$\{model\}\"", DOCKERFILE.read_text())
     done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "open_clip_model.safetensors" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("models", "status", "located"), [("", 0, []), ("a::b c", 0, ["a::b", "c"]), ("bad c", 1, ["bad"])]
+)
+def test_every_listed_model_is_downloaded_or_the_build_fails(
+    tmp_path: Path, models: str, status: int, located: list[str]
+) -> None:
+    (command,) = [each for each in instructions("RUN") if "${MODELS}" in each]
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$3"\n[ "$3" != bad ]\n')
+    python.chmod(0o755)
+    command = command.replace("/opt/venv/bin/python", str(python)).replace("/models", str(tmp_path / "models"))
+    environment = {"PATH": os.environ["PATH"], "MODELS": models}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout.split()) == (status, located), done.stderr
 
 
 def hadolint(path: Path) -> subprocess.CompletedProcess[str]:

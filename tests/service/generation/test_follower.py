@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,45 @@ def test_a_replica_does_not_start_with_other_weights(world: World, follower: Fol
     change(world, tmp_path)
     with pytest.raises(ModelMismatchError):
         follower.start()
+
+
+class Image:
+    """Loads only the models whose weights an image has."""
+
+    def __init__(self, world: World, *names: str) -> None:
+        self._models = {world.checkpoints[each].name for each in names}
+
+    def __call__(self, checkpoint: Checkpoint) -> Encoder:
+        if checkpoint.name not in self._models:
+            raise UnknownModelError(f"{checkpoint.name!r} is not in this image")
+        return shared(checkpoint)
+
+
+def test_the_order_of_images_in_a_change_of_model(world: World) -> None:
+    def replica(*models: str) -> Follower:
+        return Follower(world.store, INDEX, load=Image(world, *models), refresh_s=0.01, batch_size=8)
+
+    def serves(follower: Follower) -> str:
+        assert follower.current is not None
+        return follower.current.collection.metadata.fingerprint
+
+    first, second = (world.checkpoints[each].fingerprint for each in ("first", "second"))
+    world.build("first")
+    early, both = replica("second"), replica("first", "second")
+    with pytest.raises(UnknownModelError, match="not in this image"):
+        early.start()
+    both.start()
+    assert serves(both) == first
+    world.build("second")
+    deadline = time.monotonic() + WAIT_S
+    while serves(both) != second and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert serves(both) == second
+    late = replica("second")
+    late.start()
+    assert serves(late) == second
+    for each in (early, both, late):
+        each.close()
 
 
 @pytest.mark.parametrize("at", ["load", "warm up"])
