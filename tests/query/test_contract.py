@@ -373,6 +373,22 @@ def test_the_hint_for_an_address_is_not_about_http(in_process: InProcess) -> Non
     assert raised.value.args[2] == "Pass the image itself, as `image`."
 
 
+@pytest.mark.parametrize("kind", ["service", "in_process"])
+def test_hybrid_says_that_no_caption_has_a_word_of_the_text(request: pytest.FixtureRequest, kind: str) -> None:
+    """Regression: the order was silently that of the model alone."""
+    searched: Service | InProcess = request.getfixturevalue(kind)
+    unknown = {"text": "zeppelin", "rank": "hybrid"}
+
+    def warns(search: Mapping[str, Any]) -> bool:
+        return any("No caption" in each for each in searched.search(search).warnings)
+
+    assert warns(unknown)
+    assert warns({**unknown, "group_by": "bucket"})
+    assert not warns({"text": "a cat", "rank": "hybrid"})
+    assert not warns({**unknown, "weights": {"words": 0}})
+    assert not warns({"text": "zeppelin"})
+
+
 def test_an_image_may_be_a_path(in_process: InProcess, tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(image_file())
     by_path = in_process.search({"image": tmp_path / "red.png"})

@@ -47,13 +47,15 @@ _ALL_SHOWN = "~"  # after every id
 class HitPage:
     """Hits in their order; `groups` with `group_by`; `place` if there is a further page.
 
-    `truncated` is True if more hits are above the threshold than are ordered by a field.
+    `truncated` is True if more hits are above the threshold than are ordered by a field. `without_words` is True if the
+    fused order by words is empty.
     """
 
     hits: list[StoredHit]
     groups: list[StoredGroup] | None = None
     place: Place | None = None
     truncated: bool = False
+    without_words: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,10 @@ def by_fusion(
     lists: list[list[StoredHit]] = yield [
         replace(search, offset=0, limit=MAX_RANKED_HITS, with_payload=payload) for _, search in searches
     ]
+    without_words = any(
+        search.words is not None and weight > 0 and not hits
+        for (weight, search), hits in zip(searches, lists, strict=True)
+    )
     order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
     if minimum is not None:
         known = yield from _with_cosines(first, targets, order, with_payload=False)
@@ -227,7 +233,8 @@ def by_fusion(
     if grouping is None:
         chosen, following = _page_of(order, first, place)
         found = yield from _with_cosines(first, targets, chosen)
-        return HitPage([found[each] for each in chosen if each in found], None, following)
+        hits = [found[each] for each in chosen if each in found]
+        return HitPage(hits, None, following, without_words=without_words)
     payloads = {hit.id: hit.payload for hits in lists for hit in hits}
     members = _members(order, payloads, *grouping)
     values, following = _page_of([value for value, _ in members.values()], first, place)
@@ -235,7 +242,7 @@ def by_fusion(
     found = yield from _with_cosines(first, targets, dict.fromkeys(each for _, ids in chosen_members for each in ids))
     groups = [StoredGroup(value, [found[each] for each in ids if each in found]) for value, ids in chosen_members]
     groups = [group for group in groups if group.hits]
-    return HitPage([group.hits[0] for group in groups], groups, following)
+    return HitPage([group.hits[0] for group in groups], groups, following, without_words=without_words)
 
 
 def by_value(

@@ -15,6 +15,7 @@ _TRUNCATED = (
     f"More than {MAX_ORDERED:,} images are above the minimum, and only the best {MAX_ORDERED:,} are ordered. Raise the "
     "minimum, or narrow the filter."
 )
+_WITHOUT_WORDS = "No caption among the searched images has a word of the text: the order is that of the model alone."
 
 
 def search_result(
@@ -49,5 +50,9 @@ def search_result(
         took_ms=round((time.perf_counter() - began) * 1000, 2),
         cursor=cursor,
         truncated=page.truncated,
-        warnings=(*composed.warnings, *([_TRUNCATED] if page.truncated else [])),
+        warnings=(*composed.warnings, *_warnings(page)),
     )
+
+
+def _warnings(page: HitPage) -> list[str]:
+    return [*([_TRUNCATED] if page.truncated else []), *([_WITHOUT_WORDS] if page.without_words else [])]
