@@ -31,7 +31,7 @@ def content(made: Tokenizer, text: str) -> list[int]:
 
 def controls(made: Tokenizer) -> set[int]:
     """The ids of control tokens, and of padding."""
-    inner: Any = made._tokenizer
+    inner: Any = made._tokenizer.tokenizer
     return (
         {0, *getattr(inner, "all_special_ids", ())} if hasattr(inner, "pat") else set(inner.tokenizer.all_special_ids)
     )

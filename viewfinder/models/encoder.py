@@ -127,7 +127,7 @@ class Encoder:
             return np.empty((0, self.dimension), np.float32), np.empty(0, np.int64)
         tokens, truncated = self._tokenizer(texts)
         with self._device_lock, torch.inference_mode():
-            return _unit(self._text_tower(tokens, self.device)), np.array(truncated, np.int64)
+            return _unit_vectors(self._text_tower(tokens, self.device)), np.array(truncated, np.int64)
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Return the number of tokens the model reads of each text, start and end tokens included."""
@@ -141,10 +141,10 @@ class Encoder:
         mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocess.std, device=self.device).view(1, 3, 1, 1)
         pixels.div_(255).sub_(mean).div_(std)
-        return _unit(self.model.encode_image(pixels.to(getattr(torch, self.precision))))
+        return _unit_vectors(self.model.encode_image(pixels.to(getattr(torch, self.precision))))
 
 
-def _unit(features: "torch.Tensor") -> Vectors:
+def _unit_vectors(features: "torch.Tensor") -> Vectors:
     import torch
 
     vectors: Vectors = torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()

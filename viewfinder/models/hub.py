@@ -18,7 +18,7 @@ ADVICE = (
 # The hub refuses a client for up to five minutes after too many requests.
 _RETRY = Backoff(deadline_s=600.0, first_s=1.0, maximum_s=60.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 class Snapshot(Protocol):
@@ -87,7 +87,7 @@ def _unless_busy(name: str, repository: str, fetch: Callable[[], Path]) -> Path:
         cause: BaseException | None = error
         while cause is not None:
             response: Any = getattr(cause, "response", None)
-            if getattr(response, "status_code", None) in _TRANSIENT:
+            if getattr(response, "status_code", None) in _TRANSIENT_STATUSES:
                 busy = HubBusyError(
                     f"Model {name!r}: the Hugging Face hub refused {repository!r} with status {response.status_code}."
                 )

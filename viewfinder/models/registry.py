@@ -60,7 +60,7 @@ def read_config(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
 
 
-def _figures(architecture: Mapping[str, Any]) -> dict[str, Any]:
+def _architecture_sizes(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "dimension": architecture["embed_dim"],
         "image_size": architecture["vision_cfg"].get("image_size", 224),
@@ -86,7 +86,7 @@ def _multilingual(name: str, dimension: int, hub: str, good_for: str) -> ModelSp
 
 def _demo(name: str, directory: Path, good_for: str) -> ModelSpec:
     config = directory / CONFIG_NAME
-    figures = _figures(read_config(name, config)[0]) if config.is_file() else {}
+    figures = _architecture_sizes(read_config(name, config)[0]) if config.is_file() else {}
     return ModelSpec(
         name, **figures, languages="English, Chinese", licence="MIT", good_for=good_for, directory=str(directory)
     )
@@ -173,7 +173,7 @@ def find(name: str) -> ModelSpec:
     directory = Path(name.removeprefix("file://")).expanduser()
     if directory.is_dir():
         architecture, _ = read_config(name, directory / CONFIG_NAME)
-        return ModelSpec(name, **_figures(architecture), directory=str(directory.resolve()))
+        return ModelSpec(name, **_architecture_sizes(architecture), directory=str(directory.resolve()))
     if "/" in name or name.startswith((".", "~")):
         raise UnknownModelError(
             f"Unknown model {name!r}: there is no such directory. A local model is a directory that contains "
@@ -199,7 +199,7 @@ def _open_clip_pair(name: str) -> ModelSpec:
         raise UnknownModelError(f"Unknown model {name!r}.{hint} {known} List them with 'viewfinder models'.")
     repository = open_clip.get_pretrained_cfg(arch, tag)["hf_hub"].rpartition("/")[0]
     matryoshka = f"{arch}::{tag}" in _MATRYOSHKA
-    return ModelSpec(name, arch, tag, **_figures(architecture), hub=repository, matryoshka=matryoshka)
+    return ModelSpec(name, arch, tag, **_architecture_sizes(architecture), hub=repository, matryoshka=matryoshka)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
