@@ -51,14 +51,14 @@ RAY_ADDRESS_PATTERN = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F
 ORIGIN_PATTERN = re.compile(r"https?://[^/?#@\s]+")
 
 
-def _absolute(path: Path) -> Path:
+def _absolute_path(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(f"the home directory in {str(path)!r} does not exist on this machine") from error
 
 
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute_path)]
 Quantization = Literal["none", "int8", "4bit"]
 VectorType = Literal["float32", "float16"]
 OnDisk = Literal["vectors", "indexes", "graphs"]
@@ -476,7 +476,7 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
-            problems += [_problem(detail, sources) for detail in error.errors()]
+            problems += [_setting_problem(detail, sources) for detail in error.errors()]
         if problems:
             raise ConfigurationError("\n".join(["The configuration is wrong:", *(f"  {line}" for line in problems)]))
         return settings
@@ -504,7 +504,7 @@ def _unknown_variables(environment: Iterable[str], place: str = "") -> list[str]
         *(PREFIX + field.upper() for field in Settings.model_fields if field not in _RAY_VARIABLES),
     ]
     return [
-        f"{place}{name}: no such setting; {_nearest(name, known)}"
+        f"{place}{name}: no such setting; {_nearest_setting(name, known)}"
         for name in sorted(environment)
         if name.startswith(PREFIX) and name not in known
     ]
@@ -519,20 +519,22 @@ def _read_toml(path: Path, named_by: str) -> tuple[dict[str, Any], list[str]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         return {}, [f"{named_by}: {str(path)!r} is not a TOML file: {error}"]
     known = list(Settings.model_fields)
-    problems = [f"{path}: {name}: no such setting; {_nearest(name, known)}" for name in document if name not in known]
+    problems = [
+        f"{path}: {name}: no such setting; {_nearest_setting(name, known)}" for name in document if name not in known
+    ]
     return {name: value for name, value in document.items() if name in known}, problems
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest_setting(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else "docs/configuration.md lists all of them."
 
 
-def _problem(detail: Mapping[str, Any], places: Mapping[str, str]) -> str:
+def _setting_problem(detail: Mapping[str, Any], places: Mapping[str, str]) -> str:
     """A validation error as one line with the name of the variable, or of the file and its key."""
     name = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
-        return f"{name}: no such setting; {_nearest(name, list(Settings.model_fields))}"
+        return f"{name}: no such setting; {_nearest_setting(name, list(Settings.model_fields))}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     value = repr(str(detail["input"]))
     given = "" if name in _SECRETS or value in message else f" (given: {value})"

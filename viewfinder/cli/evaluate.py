@@ -51,10 +51,10 @@ def evaluate_command(
     settings = Settings.load(config=config, index=index)
     check_local_files(evaluation_set)
     with job(stopped="Stopped."):
-        raise typer.Exit(_run(options, settings, as_json=as_json))
+        raise typer.Exit(_run_evaluation(options, settings, as_json=as_json))
 
 
-def _run(options: EvaluateOptions, settings: Settings, *, as_json: bool) -> int:
+def _run_evaluation(options: EvaluateOptions, settings: Settings, *, as_json: bool) -> int:
     """Evaluate, write the files, print the table and return the exit status."""
     with packages_of("local", "'viewfinder evaluate'"):
         from viewfinder.cli.evaluate_report import markdown, save

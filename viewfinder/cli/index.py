@@ -113,15 +113,15 @@ def index_command(
         report=report,
         max_failure_ratio=max_failure_ratio,
     )
-    _check_options(options)
+    _check_index_options(options)
     settings, on_ray = job_settings(config, index, ray)
     check_local_sources(options.sources)
     check_local_files(*options.captions)
     with job():
-        raise typer.Exit(_run(options, settings, on_ray=on_ray, as_json=as_json))
+        raise typer.Exit(_run_index(options, settings, on_ray=on_ray, as_json=as_json))
 
 
-def _check_options(options: IndexOptions) -> None:
+def _check_index_options(options: IndexOptions) -> None:
     """Refuse options that contradict each other or need another one."""
     if not options.sources:
         raise typer.BadParameter("At least one source is required.", param_hint="'SRC'")
@@ -166,7 +166,7 @@ def _exists(text: str) -> bool:
     return uri.startswith("s3://") or any(Path(file_path(each)).exists() for each in spellings(uri))
 
 
-def _run(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
+def _run_index(options: IndexOptions, settings: Settings, *, on_ray: bool, as_json: bool) -> int:
     """Run the job, print its report and return the exit status."""
     with packages_of("local", "'viewfinder index'"):
         from viewfinder.cli.index_report import show_plan, show_summary

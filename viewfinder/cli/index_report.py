@@ -26,7 +26,7 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
     if as_json:
         output.print_json(asdict(summary))
     else:
-        output.print_record(_fields(summary))
+        output.print_record(_summary_fields(summary))
     if summary.problem:
         output.report_error(summary.problem, FAILED, as_json=as_json)
 
@@ -63,7 +63,7 @@ def list_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-def _fields(summary: Summary) -> list[tuple[str, str]]:
+def _summary_fields(summary: Summary) -> list[tuple[str, str]]:
     rate = summary.counts["indexed"] / summary.seconds if summary.seconds else 0.0
     fields = [
         ("run", f"{summary.run_id}: {summary.state}"),

@@ -94,7 +94,7 @@ def number(minimum: float, maximum: float | None = None) -> Callable[[Any], floa
     bounds = f"of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
 
     def parse(text: Any) -> float:
-        value = _finite(text)
+        value = _finite_or_nan(text)
         if minimum <= value and (maximum is None or value <= maximum):
             return value
         raise typer.BadParameter(f"{text!r} is not a number {bounds}.")
@@ -104,13 +104,13 @@ def number(minimum: float, maximum: float | None = None) -> Callable[[Any], floa
 
 def positive(text: Any) -> float:
     """Parse a finite number above 0."""
-    value = _finite(text)
+    value = _finite_or_nan(text)
     if value > 0:
         return value
     raise typer.BadParameter(f"{text!r} is not a number above 0.")
 
 
-def _finite(text: Any) -> float:
+def _finite_or_nan(text: Any) -> float:
     """The number, or nan, which is outside all bounds."""
     try:
         value = float(text)
@@ -126,7 +126,9 @@ def choice(*names: str) -> Callable[[Any], str]:
         for name in names:
             if str(text).lower() == name.lower():
                 return name
-        raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, names))}.{_nearest(str(text), names)}")
+        raise typer.BadParameter(
+            f"{text!r} is not one of {', '.join(map(repr, names))}.{_did_you_mean(str(text), names)}"
+        )
 
     return parse
 
@@ -145,7 +147,7 @@ def http_address(text: str) -> str:
     raise typer.BadParameter(f"{text!r} is not an address: it must begin with http:// or https://.")
 
 
-def _nearest(text: str, names: Sequence[str]) -> str:
+def _did_you_mean(text: str, names: Sequence[str]) -> str:
     near = get_close_matches(text.lower(), [name.lower() for name in names], n=1, cutoff=0.4)
     return f" Did you mean {next(name for name in names if name.lower() == near[0])!r}?" if near else ""
 

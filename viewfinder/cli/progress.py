@@ -21,7 +21,7 @@ from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
 
-_LOG_EVERY_S = 15.0
+_PROGRESS_EVERY_S = 15.0
 
 
 class ConsoleProgress:
@@ -41,7 +41,7 @@ class ConsoleProgress:
                 elapsed = time.monotonic() - began
                 if self._console.is_terminal:
                     status.update(f"Listing: {counted(count, 'object')}, {count / max(elapsed, 1e-3):,.0f}/s")
-                elif elapsed - logged > _LOG_EVERY_S:
+                elif elapsed - logged > _PROGRESS_EVERY_S:
                     logged = elapsed
                     logger.info("%s listed", counted(count, "object"))
 
@@ -111,7 +111,7 @@ def _log_lines(total: int) -> IndexingProgress:
     def log(counts: Mapping[str, int]) -> None:
         nonlocal logged
         elapsed = time.monotonic() - began
-        if elapsed - logged > _LOG_EVERY_S:
+        if elapsed - logged > _PROGRESS_EVERY_S:
             logged = elapsed
             logger.info("%s", progress_line(counts, total, elapsed))
 

@@ -31,7 +31,7 @@ def show_result(result: ReindexResult, *, as_json: bool) -> None:
                 for each in result.checks
             ]
             output.print_table(["check", "result", "value", "bound", "note"], rows)
-        output.print_record(_fields(result))
+        output.print_record(_result_fields(result))
     if result.problem:
         output.report_error(result.problem, result.exit_status, as_json=as_json)
 
@@ -73,7 +73,7 @@ def _show_plan(plan: ReindexPlan, live: str) -> None:
     output.print_record(plan_fields(plan.actions, plan.gone))
 
 
-def _fields(result: ReindexResult) -> list[tuple[str, str]]:
+def _result_fields(result: ReindexResult) -> list[tuple[str, str]]:
     phases = ", ".join(f"{name} {seconds:,.1f} s" for name, seconds in result.phases.items())
     fields = [
         ("run", f"{result.run_id}: {'failed' if result.problem else 'done'}"),

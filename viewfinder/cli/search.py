@@ -60,7 +60,7 @@ EPILOG = examples(
     statuses="Exit status: 0 found, 1 failed, 2 wrong usage or configuration, 3 no hits.",
 )
 
-Search = Callable[[SearchRequest], SearchResult]
+SearchCall = Callable[[SearchRequest], SearchResult]
 
 
 def search_command(
@@ -106,8 +106,8 @@ def search_command(
         "group_by": group_by,
         "group_size": group_size,
     }
-    _check_options(options)
-    query = _query(text, image, image_url, id)
+    _check_search_options(options)
+    query = _searched_by(text, image, image_url, id)
     if not query and filter is None and order_by is None:
         raise typer.BadParameter(
             "Give a text, --image, --image-url or --id; or --filter or --order-by to list images.", param_hint="'TEXT'"
@@ -120,7 +120,7 @@ def search_command(
         else:
             page = search(request)
             show_page(page, as_json=as_json, as_lines=False, headed=True)
-            count = _size(page)
+            count = _count_hits(page)
     end = last_position(
         limit or MAX_LIMIT, target=target, rank=rank, order_by=order_by, diversity=diversity, group_by=group_by
     )
@@ -130,7 +130,7 @@ def search_command(
         raise typer.Exit(NO_HITS)
 
 
-def _check_options(options: SearchOptions) -> None:
+def _check_search_options(options: SearchOptions) -> None:
     """Refuse options that need another one."""
     if options["group_size"] is not None and options["group_by"] is None:
         raise typer.BadParameter("Needs --group-by.", param_hint="'--group-size'")
@@ -138,7 +138,7 @@ def _check_options(options: SearchOptions) -> None:
         raise typer.BadParameter("Needs --rank hybrid.", param_hint="'--weights'")
 
 
-def _query(text: str | None, image: Path | None, image_url: str | None, id: str | None) -> SearchRequest:
+def _searched_by(text: str | None, image: Path | None, image_url: str | None, id: str | None) -> SearchRequest:
     """What to search by; empty for a list of images. A wrong image or id is refused before anything is opened."""
     given: dict[str, Any] = {
         "text": text,
@@ -155,7 +155,7 @@ def _query(text: str | None, image: Path | None, image_url: str | None, id: str 
 
 
 @contextmanager
-def _open_search(settings: Settings, request: SearchRequest, retries: int) -> Iterator[Search]:
+def _open_search(settings: Settings, request: SearchRequest, retries: int) -> Iterator[SearchCall]:
     """Yield the search of a service, else of the local index opened in this process."""
     if (client := find_service(settings, retries=retries)) is not None:
         with client:
@@ -172,7 +172,7 @@ def _open_search(settings: Settings, request: SearchRequest, retries: int) -> It
         yield local.search
 
 
-def show_all_pages(search: Search, request: SearchRequest, *, as_json: bool) -> int:
+def show_all_pages(search: SearchCall, request: SearchRequest, *, as_json: bool) -> int:
     """Print all pages and return the number of hits or groups. Ctrl-C ends with status 1 after a whole line."""
     following: SearchRequest | None = request
     count = 0
@@ -181,7 +181,7 @@ def show_all_pages(search: Search, request: SearchRequest, *, as_json: bool) -> 
             while following is not None:
                 page = search(following)
                 is_read = show_page(page, as_json=as_json, as_lines=True, headed=count == 0)
-                count += _size(page)
+                count += _count_hits(page)
                 show_count(count)
                 following = next_page(following, page.cursor) if is_read else None
     except KeyboardInterrupt:
@@ -190,5 +190,5 @@ def show_all_pages(search: Search, request: SearchRequest, *, as_json: bool) -> 
     return count
 
 
-def _size(page: SearchResult) -> int:
+def _count_hits(page: SearchResult) -> int:
     return len(page.hits if page.groups is None else page.groups)

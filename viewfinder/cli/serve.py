@@ -21,7 +21,7 @@ EPILOG = examples(
     statuses="Exit status: 0 stopped by Ctrl-C or SIGTERM, 1 did not start, 2 wrong usage or configuration.",
 )
 
-_CONNECT_TIMEOUT_S = 2.0
+_PORT_PROBE_TIMEOUT_S = 2.0
 _HEALTH_TIMEOUT_S = 0.5
 _HOSTS = " Use 127.0.0.1 for this machine only, or 0.0.0.0 for all of its addresses."
 # Ray Serve's own actors need CPUs beside the first replica.
@@ -53,7 +53,7 @@ def serve_command(
     settings = Settings.load(config=config, host=host, port=port, index=index)
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
     with job(stopped="Stopped before the service was ready."):
-        _run(settings, as_json=as_json)
+        _run_service(settings, as_json=as_json)
 
 
 def free_port(host: str, port: int) -> int:
@@ -67,7 +67,7 @@ def free_port(host: str, port: int) -> int:
     if port:
         # A service that listens on all addresses is reached through the loopback address.
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(address[0]), str(address[0]))
-        with contextlib.suppress(OSError), socket.create_connection((reachable, port), timeout=_CONNECT_TIMEOUT_S):
+        with contextlib.suppress(OSError), socket.create_connection((reachable, port), timeout=_PORT_PROBE_TIMEOUT_S):
             raise _taken(host, port, reachable)
     return _bind(family, address, host, port)
 
@@ -117,7 +117,7 @@ def wait_for_interrupt() -> None:
     output.note("Stopping the service ...")
 
 
-def _run(settings: Settings, *, as_json: bool) -> None:
+def _run_service(settings: Settings, *, as_json: bool) -> None:
     """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
     with packages_of("all", "'viewfinder serve'"):
         from viewfinder.cluster.session import start_ray

@@ -27,7 +27,7 @@ def find_service(settings: Settings, *, probe_timeout_s: float = _PROBE_TIMEOUT_
     settings name, and `ServiceError` if it does not say which.
     """
     named = "server" in settings.model_fields_set
-    if not named and not _answers(settings, probe_timeout_s):
+    if not named and not _is_answering(settings, probe_timeout_s):
         return None
     client = Client.of(settings, retries=retries)
     try:
@@ -87,7 +87,7 @@ def _same_store(stats: Stats, settings: Settings) -> bool:
     return stats.store == StoreAddress.of(settings).digest
 
 
-def _answers(settings: Settings, timeout_s: float) -> bool:
+def _is_answering(settings: Settings, timeout_s: float) -> bool:
     """Return True if a service answers on this machine; say so if one listens but does not answer in time."""
     try:
         socket.create_connection(("localhost", settings.port), timeout=timeout_s).close()

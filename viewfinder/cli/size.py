@@ -138,7 +138,7 @@ def size_command(
         output.print_json([asdict(line) for line in lines])
         return
     headings = ["part", "figure", "value", "unit", "basis", "how"]
-    rows = [[line.part, line.what, _number(line.value), line.unit, line.basis, line.how] for line in lines]
+    rows = [[line.part, line.what, _format_number(line.value), line.unit, line.basis, line.how] for line in lines]
     if output.stdout().is_terminal:
         output.print_text(f"{counted(images, 'image')}, {estimate.model.name}, {gpu}")
     output.print_table(headings, rows)
@@ -155,5 +155,5 @@ def _sized_model(name: str) -> ModelSpec:
     return model
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"

@@ -63,12 +63,12 @@ def sources_command(
         require_index(store, settings.index)
         live = store.collections.require_live(settings.index)
         if source is None:
-            _show(store, live, as_json=as_json)
+            _show_sources(store, live, as_json=as_json)
         else:
             _remove(store, live, source, yes=yes, as_json=as_json)
 
 
-def _show(store: "Store", live: "Collection", *, as_json: bool) -> None:
+def _show_sources(store: "Store", live: "Collection", *, as_json: bool) -> None:
     found = [
         {
             **asdict(each),

@@ -41,7 +41,7 @@ def status_command(
         return
     if stats is not None:
         fields = {name: value for name, value in asdict(stats).items() if value not in (None, (), {})}
-        output.print_record([(name.replace("_", " "), _shown(value)) for name, value in fields.items()])
+        output.print_record([(name.replace("_", " "), _shown_value(value)) for name, value in fields.items()])
     if collections is not None:
         _print_collections(collections)
 
@@ -103,7 +103,7 @@ def _notes(status: "IndexStatus") -> Iterator[str]:
         yield f"The index is locked by {status.locked_by}."
 
 
-def _shown(value: Any) -> str:
+def _shown_value(value: Any) -> str:
     match value:
         case bool():
             return "yes" if value else "no"

@@ -65,7 +65,7 @@ def takedown_command(
         state = state or "was not in the index"
         output.print_text(f"{name} {state}; later runs skip it. To undo: viewfinder restore {removal.id}")
     if not (removal.removed or removal.before):
-        _fail(f"The index has no image {subject!r}.", removal.nearest, as_json=as_json)
+        _exit_with_problem(f"The index has no image {subject!r}.", removal.nearest, as_json=as_json)
 
 
 def restore_command(
@@ -88,10 +88,10 @@ def restore_command(
     elif restoration.restored:
         output.print_text(f"The takedown of {subject} is lifted; the next run of 'viewfinder index' adds it again.")
     if not restoration.restored:
-        _fail(f"{subject!r} was not taken down; nothing to do.", restoration.nearest, as_json=as_json)
+        _exit_with_problem(f"{subject!r} was not taken down; nothing to do.", restoration.nearest, as_json=as_json)
 
 
-def _fail(problem: str, nearest: Sequence[str], *, as_json: bool) -> NoReturn:
+def _exit_with_problem(problem: str, nearest: Sequence[str], *, as_json: bool) -> NoReturn:
     hint = f" Nearest: {', '.join(map(repr, nearest))}." if nearest else ""
     output.report_error(f"{problem}{hint}", FAILED, as_json=as_json)
     raise typer.Exit(FAILED)

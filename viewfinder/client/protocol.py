@@ -157,7 +157,7 @@ class Calls:
 
     def search(self, request: SearchRequest) -> Call[SearchResult]:
         ids = yield from self._ids([request])
-        content = _json(search_body(request, ids))
+        content = _json_bytes(search_body(request, ids))
         with _named_as_given(_names([request], ids)):
             return (yield from self._request(_SEARCH_RESULT, "POST", "/v1/search", content))
 
@@ -167,10 +167,10 @@ class Calls:
         ids = yield from self._ids(requests)
         names = _names(requests, ids)
         bodies = [search_body(request, ids) for request in requests]
-        for content in _batches("searches", ((body, _share(body)) for body in bodies)):
+        for content in _json_batches("searches", ((body, _share(body)) for body in bodies)):
             answer = yield from self._request(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
             for each in answer.results:
-                answers.append(each if isinstance(each, SearchResult) else _as_given(_failed(each), names))
+                answers.append(each if isinstance(each, SearchResult) else _as_given(_search_error(each), names))
         return all_results(answers)
 
     def _ids(self, requests: Iterable[SearchRequest]) -> Call[dict[str, str]]:
@@ -187,9 +187,9 @@ class Calls:
     def embed(self, texts: Iterable[str], images: Iterable[ImageInput]) -> Call[Embeddings]:
         joined: Embeddings | None = None
         encoded = map(image_base64, images)
-        for content in chain(_batches("texts", _one_each(texts)), _batches("images", _one_each(encoded))):
+        for content in chain(_json_batches("texts", _one_each(texts)), _json_batches("images", _one_each(encoded))):
             part = yield from self._request(_EMBEDDINGS, "POST", "/v1/embed", content)
-            joined = part if joined is None else _join(joined, part)
+            joined = part if joined is None else _merge_embeddings(joined, part)
         if joined is None:
             raise ConfigurationError("Nothing to embed: pass texts or images.")
         return joined
@@ -208,7 +208,7 @@ class Calls:
             body = {"text": text, "images": list(map(image_base64, images))}
         else:
             raise TypeError("rank takes either image and texts, or text and images")
-        return (yield from self._request(_RANKING, "POST", "/v1/rank", _json(body)))
+        return (yield from self._request(_RANKING, "POST", "/v1/rank", _json_bytes(body)))
 
     def image(self, subject: str) -> Call[Image]:
         with _named_as_given({image_id(subject): subject}):
@@ -223,7 +223,7 @@ class Calls:
     def facets(self, field: str, limit: int | None, filter: Mapping[str, Any] | None) -> Call[Facets]:
         given = {"field": field, "limit": limit, "filter": filter}
         body = {name: value for name, value in given.items() if value is not None}
-        return (yield from self._request(_FACETS, "POST", "/v1/facets", _json(body)))
+        return (yield from self._request(_FACETS, "POST", "/v1/facets", _json_bytes(body)))
 
     def models(self) -> Call[Models]:
         return (yield from self._request(_MODELS, "GET", "/v1/models"))
@@ -370,12 +370,12 @@ def _as_given(error: ServiceError, names: Mapping[str, str]) -> ServiceError:
     return type(error)(error.code, message, error.hint, error.request_id, error.status)
 
 
-def _failed(search: FailedSearch) -> ServiceError:
+def _search_error(search: FailedSearch) -> ServiceError:
     detail = search.error
     return ServiceError(detail.code, detail.message, detail.hint, detail.request_id, search.status)
 
 
-def _json(document: object) -> bytes:
+def _json_bytes(document: object) -> bytes:
     return json.dumps(document, default=_iso, allow_nan=False).encode()
 
 
@@ -386,7 +386,7 @@ def _iso(value: object) -> str:
     raise TypeError(f"{type(value).__name__} cannot be sent to a service: {value!r}")
 
 
-def _join(whole: Embeddings, part: Embeddings) -> Embeddings:
+def _merge_embeddings(whole: Embeddings, part: Embeddings) -> Embeddings:
     """Merge the answers of two requests."""
     if part.fingerprint != whole.fingerprint:
         raise ServiceUnavailableError(
@@ -408,7 +408,7 @@ def _one_each(items: Iterable[T]) -> Iterator[tuple[T, int]]:
     return ((item, 1) for item in items)
 
 
-def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
+def _json_batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
     """Yield JSON objects with the items under `name`, each within the limits of one request.
 
     `items` are pairs of an item and the number of inputs that the service encodes for it.
@@ -416,7 +416,7 @@ def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
     batch: list[bytes] = []
     count = size = 0
     for item, inputs in items:
-        text = _json(item)
+        text = _json_bytes(item)
         if batch and (count + inputs > MAX_BATCH or size + len(text) > _MAX_BATCH_BYTES):
             yield _object(name, batch)
             batch, count, size = [], 0, 0
@@ -429,13 +429,13 @@ def _batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
 
 def _share(body: Mapping[str, Any]) -> int:
     """The share of a batch, in `MAX_BATCH` parts, that a search takes by its inputs or by its hits."""
-    hits = _number(body, "limit", DEFAULT_LIMIT)
+    hits = _whole_number(body, "limit", DEFAULT_LIMIT)
     if body.get("group_by"):
-        hits *= _number(body, "group_size", DEFAULT_GROUP_SIZE)
+        hits *= _whole_number(body, "group_size", DEFAULT_GROUP_SIZE)
     return max(len(body.get("queries", [None])), math.ceil(hits * MAX_BATCH / MAX_BATCH_HITS))
 
 
-def _number(body: Mapping[str, Any], name: str, default: int) -> int:
+def _whole_number(body: Mapping[str, Any], name: str, default: int) -> int:
     given = body.get(name)
     return given if isinstance(given, int) else default  # the service refuses anything else
 

@@ -204,7 +204,7 @@ def _plain(name: str, value: Any, ids: Mapping[str, str]) -> Any:
         case "id":
             return ids.get(value) or image_id(value)
         case "vector":
-            return _numbers(value)
+            return _vector_numbers(value)
         case "queries":
             return [_part(part, ids) for part in value]
         case _:
@@ -216,7 +216,7 @@ def _part(part: Part, ids: Mapping[str, str]) -> dict[str, Any]:
     return {name: _plain(name, value, ids) for name, value in given.items() if value is not None}
 
 
-def _numbers(vector: Iterable[float]) -> list[float]:
+def _vector_numbers(vector: Iterable[float]) -> list[float]:
     """A list of floats from any sequence of numbers, including numpy arrays and tensors."""
     try:
         numbers = [float(number) for number in vector]

@@ -97,14 +97,14 @@ class RayExecutor:
     def encode_texts(
         self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
     ) -> Vectors:
-        return np.asarray(_on_encoder_worker(_encode_texts, checkpoint, settings, timeout_s, list(texts)))
+        return np.asarray(_on_encoder_worker(_encode_texts_task, checkpoint, settings, timeout_s, list(texts)))
 
     def encode_images(
         self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess, records: Iterable[Record]
     ) -> dict[str, Vectors]:
         fetch = FetchAndDecode.of(settings, access, checkpoint)
         payloads = {record.id: dict(record.payload) for record in records}
-        return _on_encoder_worker(_encode_images, checkpoint, settings, None, fetch, payloads)
+        return _on_encoder_worker(_encode_images_task, checkpoint, settings, None, fetch, payloads)
 
     def count_written(self, index: str, tally: Tally) -> None:
         metrics_of(index).add_block(tally)
@@ -304,11 +304,11 @@ def _on_encoder_worker(
         return result
 
 
-def _encode_texts(model: str, fingerprint: str, options: dict[str, Any], texts: list[str]) -> Vectors:
+def _encode_texts_task(model: str, fingerprint: str, options: dict[str, Any], texts: list[str]) -> Vectors:
     return Encode(model, fingerprint, **options).encode_texts(texts)[0]
 
 
-def _encode_images(
+def _encode_images_task(
     model: str,
     fingerprint: str,
     options: dict[str, Any],

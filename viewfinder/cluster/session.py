@@ -189,7 +189,7 @@ def _join_holder(directory: Path, lock_wait_s: float) -> bool:
         holder = Holder.read(directory)
         if holder is not None and holder.ray_address is None and holder.answers_here:
             return False
-        if holder is not None and _join(holder):
+        if holder is not None and _join_ray_of_holder(holder):
             return True
         if time.monotonic() > deadline:
             raise busy_error(directory)
@@ -229,7 +229,7 @@ def _start_own(options: Mapping[str, Any]) -> None:
                 ) from error
 
 
-def _join(holder: Holder) -> bool:
+def _join_ray_of_holder(holder: Holder) -> bool:
     import ray
 
     if holder.ray_address is None or holder.host != socket.gethostname():

@@ -144,12 +144,12 @@ def print_results(
     """Print each result as a table of hits, and warnings on standard error. A list without a query has no scores."""
     console, errors = console or Console(), errors or Console(stderr=True)
     for result in [results] if isinstance(results, SearchResult) else results:
-        console.print(_table(result) if result.hits else "Nothing found.")
+        console.print(_hits_table(result) if result.hits else "Nothing found.")
         for warning in result.warnings:
             errors.print(Text(f"warning: {printable(warning)}"), soft_wrap=True)
 
 
-def _table(result: SearchResult) -> Table:
+def _hits_table(result: SearchResult) -> Table:
     columns: list[Column | str] = ["score", "relevance", Column("image", overflow="fold"), "caption", "size"]
     table = Table(*(["group"] if result.groups else []), *columns, box=SIMPLE_HEAD)
     groups = [([_cell(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]

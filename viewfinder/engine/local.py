@@ -4,7 +4,6 @@ It writes the same points, failures and metadata as the job, so each can continu
 """
 
 import functools
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from viewfinder.sources.access import ObjectAccess, ObjectInfo
 from viewfinder.sources.captions import Captions
 from viewfinder.sources.manifest import Manifest, manifest_of, write_manifest
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.uris import canonical_uri, display_key, file_path
+from viewfinder.sources.uris import canonical_uri, composed, display_key, file_path
 from viewfinder.store import Failure, Store, StoreAddress, connect, open_shared
 
 
@@ -117,7 +116,7 @@ class LocalIndex:
                 return manifest_of(infos, directory, captions=captions)
 
             by_name = _unique_names(info.uri for info in infos)
-            spelled = {by_name.get(_nfc(str(key)), key): text for key, text in descriptions.items()}
+            spelled = {by_name.get(composed(str(key)), key): text for key, text in descriptions.items()}
             return self._index(listing, spelled, base=canonical_uri("."))
 
     def _index(
@@ -163,10 +162,5 @@ def _unique_names(uris: Iterable[str]) -> dict[str, str]:
     named: dict[str, list[str]] = defaultdict(list)
     for uri in uris:
         path = display_key(file_path(uri)) if uri.startswith("file://") else uri
-        named[_nfc(path.rpartition("/")[2])].append(uri)
+        named[composed(path.rpartition("/")[2])].append(uri)
     return {name: found[0] for name, found in named.items() if len(found) == 1}
-
-
-def _nfc(name: str) -> str:
-    # macOS stores file names in a different Unicode form than most keyboards produce.
-    return unicodedata.normalize("NFC", name)

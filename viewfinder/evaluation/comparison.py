@@ -19,7 +19,7 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.store import Collection, Store
 
-MAX_DEPTH = 50
+CURVE_DEPTH = 50
 PERCENTILES = (50, 95, 99)
 _TIMED = 200
 
@@ -70,7 +70,7 @@ class Evaluation:
 def evaluate(options: EvaluateOptions, settings: Settings, store: Store) -> Evaluation:
     """Measure the chosen collections; raises `ConfigurationError` if there are none, or no queries."""
     collections = _choose(store, settings.index, options.collections)
-    queries, vectors = _queries(store, collections, options.evaluation_set, settings)
+    queries, vectors = _load_queries(store, collections, options.evaluation_set, settings)
     times = search_times_ms(store, collections, vectors, count=_TIMED)
     return Evaluation(
         [
@@ -79,7 +79,7 @@ def evaluate(options: EvaluateOptions, settings: Settings, store: Store) -> Eval
                 model=collection.metadata.model_name,
                 points=store.points.count(collection),
                 dimension=collection.metadata.dimension,
-                quality=measure_quality(store, collection, queries, of_model, range(1, MAX_DEPTH + 1)),
+                quality=measure_quality(store, collection, queries, of_model, range(1, CURVE_DEPTH + 1)),
                 approximate_recall=(
                     None if store.address.url is None else approximate_recall(store, collection, of_model)
                 ),
@@ -101,7 +101,7 @@ def _choose(store: Store, index: str, names: Sequence[str]) -> list[Collection]:
     return [known[name] for name in names]
 
 
-def _queries(
+def _load_queries(
     store: Store, collections: Sequence[Collection], evaluation_set: str | None, settings: Settings
 ) -> tuple[Sequence[LabelledQuery], list[Vectors]]:
     """Return the queries, and their vectors (float32 [N, D]) by the model of each collection."""

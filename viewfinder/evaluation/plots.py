@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viewfinder.evaluation.comparison import MAX_DEPTH, Evaluation
+from viewfinder.evaluation.comparison import CURVE_DEPTH, Evaluation
 from viewfinder.evaluation.evaluation_set import DEPTHS
 
 _COLOURS = ("#1f77b4", "#d62728")
@@ -20,15 +20,15 @@ def draw(evaluation: Evaluation, path: Path) -> None:
     for each, colour in zip(evaluation.collections, _COLOURS, strict=False):
         model = _shorten(each.model)
         found = each.quality.recall
-        curve = [found[depth] for depth in range(1, MAX_DEPTH + 1)]
+        curve = [found[depth] for depth in range(1, CURVE_DEPTH + 1)]
         label = f"{model} ({each.dimension} dimensions, MRR {each.quality.mrr:.3f})"
-        recall.plot(range(1, MAX_DEPTH + 1), curve, color=colour, linewidth=2, label=label)
+        recall.plot(range(1, CURVE_DEPTH + 1), curve, color=colour, linewidth=2, label=label)
         recall.plot(DEPTHS, [found[depth] for depth in DEPTHS], "o", color=colour)
         ordered = np.sort(each.times_ms)
         shares = np.arange(1, len(ordered) + 1) / len(ordered)
         label = f"{model} (median {each.percentile_ms(50):.2f} ms)"
         times.plot(ordered, shares, color=colour, linewidth=2, label=label)
-    recall.set(title="Recall@k", xlabel="hits (k)", ylabel="share of relevant images found", xlim=(0, MAX_DEPTH))
+    recall.set(title="Recall@k", xlabel="hits (k)", ylabel="share of relevant images found", xlim=(0, CURVE_DEPTH))
     recall.set_ylim(0, 1.02)
     times.set(title="Search time", xlabel="milliseconds", ylabel="share of searches answered")
     times.set_ylim(0, 1.02)

@@ -11,7 +11,7 @@ from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality,
 from viewfinder.store import Collection, Search, Store, StoredHit
 
 MAX_CAPTIONS = 500  # more captions barely change the figures
-_BATCH = 32
+_SEARCHES_PER_REQUEST = 32
 # Scores closer than this are ties, whose order is arbitrary.
 _TIE = 1e-4
 
@@ -37,9 +37,10 @@ def search_each(
 ) -> list[list[StoredHit]]:
     """Search the images with each vector (float32 [D]); the hits of each, best first."""
     found: list[list[StoredHit]] = []
-    for start in range(0, len(vectors), _BATCH):
+    for start in range(0, len(vectors), _SEARCHES_PER_REQUEST):
         searches = [
-            Search(vector, limit=limit, with_payload=False, exact=exact) for vector in vectors[start : start + _BATCH]
+            Search(vector, limit=limit, with_payload=False, exact=exact)
+            for vector in vectors[start : start + _SEARCHES_PER_REQUEST]
         ]
         found += store.search.many(collection, searches)
     return found

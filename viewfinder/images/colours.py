@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 # Rows of high-depth grey converted at a time: a large image in float32 would exceed the decoder's memory.
-_STRIP_ROWS = 256
+_CONVERTED_ROWS = 256
 
 # Modes of the pixels that a profile's colour space describes.
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
@@ -143,13 +143,13 @@ def _grey(image: Image.Image) -> Image.Image:
         black, white = lowest, highest
     scale = 255.0 / (white - black) if white > black else 0.0
     grey = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), _STRIP_ROWS):
-        strip = values[top : top + _STRIP_ROWS].astype(np.float32)
+    for top in range(0, len(values), _CONVERTED_ROWS):
+        strip = values[top : top + _CONVERTED_ROWS].astype(np.float32)
         with np.errstate(all="ignore"):
             strip *= scale
             strip -= black * scale
         np.nan_to_num(strip, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
-        grey[top : top + _STRIP_ROWS] = np.rint(strip, out=strip)
+        grey[top : top + _CONVERTED_ROWS] = np.rint(strip, out=strip)
     return Image.fromarray(grey)
 
 

@@ -39,7 +39,7 @@ DECODE = "viewfinder.images.decoding:decode"
 _DecodeFunction = Callable[[bytes, Preprocess, ImageLimits], Decoded]
 
 # A child starts within 0.3 s on an idle machine; the rest is for overloaded ones.
-_START_TIMEOUT_S = 60.0
+_CHILD_START_TIMEOUT_S = 60.0
 # An orphaned child ends this long after the parent's time limit.
 _ORPHAN_GRACE_S = 2
 
@@ -200,7 +200,7 @@ class _Child:
                 self._socket.close()
                 raise ViewfinderError(f"The decoder process cannot be started ({sys.executable!r}): {exc}") from exc
         try:
-            header, _ = self.ask(pickle.dumps(job), _START_TIMEOUT_S)
+            header, _ = self.ask(pickle.dumps(job), _CHILD_START_TIMEOUT_S)
         except BaseException as exc:  # also for an interrupt: no other object refers to this child yet
             self.end()
             if not isinstance(exc, _ChildFailedError | TimeoutError):
@@ -274,11 +274,11 @@ def run_child() -> NoReturn:
     try:
         decode = _function(entry)
     except (ImportError, AttributeError, ValueError) as exc:
-        _answer(channel, {"error": f"{type(exc).__name__}: {exc}"})
+        _send_answer(channel, {"error": f"{type(exc).__name__}: {exc}"})
         sys.exit(1)
     configure_own_process(limits)
     _limit_resources(memory_bytes)
-    _answer(channel, {})
+    _send_answer(channel, {})
     while True:
         data = _next_frame(requests)
         # If the parent is killed now, this signal ends a file that hangs. It needs no thread and works inside C code.
@@ -286,7 +286,7 @@ def run_child() -> NoReturn:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + _ORPHAN_GRACE_S)
         header, body = _attempt(decode, data, preprocess, limits)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _answer(channel, header, body)
+        _send_answer(channel, header, body)
 
 
 def _attempt(
@@ -340,6 +340,6 @@ def _exactly(requests: BinaryIO, length: int) -> bytes:
     return content
 
 
-def _answer(channel: socket.socket, header: dict[str, object], body: bytes = b"") -> None:
+def _send_answer(channel: socket.socket, header: dict[str, object], body: bytes = b"") -> None:
     encoded = json.dumps(header).encode()
     channel.sendall(b"".join((_LENGTH.pack(len(encoded)), encoded, _LENGTH.pack(len(body)), body)))

@@ -223,7 +223,7 @@ def _translate_errors(data: bytes) -> Iterator[None]:
         except Exception as exc:
             # Pillow's plugins raise nearly anything for broken files.
             text = " ".join([f"Pillow cannot decode it: {type(exc).__name__}: {exc}.", *getattr(exc, "__notes__", [])])
-            raise ImageError(_reason(exc, data), text[:_MAX_MESSAGE_CHARACTERS]) from exc
+            raise ImageError(_failure_reason(exc, data), text[:_MAX_MESSAGE_CHARACTERS]) from exc
 
 
 def _unidentified(data: bytes) -> ImageError:
@@ -239,7 +239,7 @@ def _unidentified(data: bytes) -> ImageError:
     return ImageError("not_an_image", f"No image format that Pillow supports begins with {data[:16]!r}.")
 
 
-def _reason(error: Exception, data: bytes) -> str:
+def _failure_reason(error: Exception, data: bytes) -> str:
     text = str(error).lower()
     # The libraries of WebP, AVIF and JPEG 2000 do not distinguish truncated from damaged files.
     if isinstance(error, EOFError) or "truncated" in text or "not enough" in text or missing_bytes(data) > 0:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from viewfinder.errors import ImageError
 from viewfinder.images import raw
@@ -24,7 +24,6 @@ _UNSUPPORTED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "WMF"})
 # Pillow's time, nearly all of it Huffman decoding, which no scale avoids. A margin of 2 costs a tenth more time.
 _DRAFT_MARGIN = 1.5
 
-_ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -185,6 +184,6 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 def _orientation(image: Image.Image, default: int) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, default))
+        return int(image.getexif().get(ExifTags.Base.Orientation, default))
     except Exception:  # broken EXIF raises nearly anything, and must not fail the image
         return default

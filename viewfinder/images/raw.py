@@ -25,7 +25,7 @@ _MIN_SHARE = 0.5
 _MIN_SIDE = 600
 
 _MAX_JPEGS = 1000
-_MAX_CANDIDATES = 10
+_MAX_PREVIEWS = 10
 
 
 class Preview(NamedTuple):
@@ -78,7 +78,7 @@ def previews(data: bytes) -> list[Preview]:
         if min(each.width, each.height) >= _MIN_SIDE
         or (longest and max(each.width, each.height) >= _MIN_SHARE * longest)
     ]
-    return sorted(large, key=lambda each: -each.width * each.height)[:_MAX_CANDIDATES]
+    return sorted(large, key=lambda each: -each.width * each.height)[:_MAX_PREVIEWS]
 
 
 def _tail(data: bytes, start: int) -> bytes:

@@ -17,7 +17,7 @@ MIN_WIDTH, MAX_WIDTH = 16, 2048
 _NICENESS = 10
 _ENTRY = f"{__name__}:decode_thumbnail"
 # A request to the child is the width, then the file.
-_WIDTH = struct.Struct(">H")
+_WIDTH_HEADER = struct.Struct(">H")
 
 
 class Thumbnailer:
@@ -25,7 +25,7 @@ class Thumbnailer:
 
     def __init__(self, limits: ImageLimits, *, timeout_s: float, memory_bytes: int, entry: str = _ENTRY) -> None:
         self._limits = limits
-        framed = replace(limits, max_bytes=limits.max_bytes + _WIDTH.size)
+        framed = replace(limits, max_bytes=limits.max_bytes + _WIDTH_HEADER.size)
         # `Preprocess` is not used: each request has its own width.
         self._decoder = Decoder(
             Preprocess(MAX_WIDTH), framed, timeout_s=timeout_s, memory_bytes=memory_bytes, entry=entry
@@ -45,7 +45,7 @@ class Thumbnailer:
         if not MIN_WIDTH <= width <= MAX_WIDTH:
             raise ValueError(f"width must be from {MIN_WIDTH} to {MAX_WIDTH}, not {width}")
         check_bytes(data, self._limits)
-        return self._decoder.decode(_WIDTH.pack(width) + data).pixels.tobytes()
+        return self._decoder.decode(_WIDTH_HEADER.pack(width) + data).pixels.tobytes()
 
     def close(self) -> None:
         """End the child after its current file. Later calls of `make` raise `RuntimeError`."""
@@ -55,8 +55,8 @@ class Thumbnailer:
 def decode_thumbnail(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
     """Run in the child; the `pixels` of its response are the bytes of the JPEG."""
     _lower_priority()
-    (width,) = _WIDTH.unpack_from(data)
-    small = thumbnail(data[_WIDTH.size :], width, limits)
+    (width,) = _WIDTH_HEADER.unpack_from(data)
+    small = thumbnail(data[_WIDTH_HEADER.size :], width, limits)
     return Decoded(np.frombuffer(small, np.uint8), width, 0, "jpeg")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from viewfinder.images import jpeg
 
@@ -15,7 +15,6 @@ Open = Callable[[bytes], ImageFile.ImageFile]
 
 # Rows filled or compared at a time, which bounds the memory.
 _STRIP_ROWS = 256
-_ORIENTATION_TAG = 0x0112
 
 # Bytes to put in place of missing ones. Not every decoder reads each of them without an error.
 _FILLERS = (b"\0", b"\x80", b"\xff", b"\xa5", b"\x55", b"\x40")
@@ -129,7 +128,7 @@ def _loaded_twice(data: bytes, opened: Open) -> tuple[ImageFile.ImageFile, Image
 
 
 def _load_over(image: ImageFile.ImageFile, value: int) -> ImageFile.ImageFile | None:
-    if image.format == "TIFF" and image.getexif().get(_ORIENTATION_TAG, 1) != 1:
+    if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         return None  # Pillow turns it while loading, after an error only sometimes
     prepared = False
     prepare = image.load_prepare

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from viewfinder.errors import FilterError
 from viewfinder.store import Collection, Store
 from viewfinder.store.filters import parse_filter
+from viewfinder.wording import listed
 
 logger = logging.getLogger("viewfinder.index")
 
 # Each field is an index in memory, and filters use few of the fields of a file that has more.
 MAX_FIELDS = 64
+_MAX_LOGGED = 20
 
 
 def record_fields(store: Store, collection: Collection, fields: Mapping[str, str]) -> dict[str, str]:
@@ -32,10 +34,12 @@ def record_fields(store: Store, collection: Collection, fields: Mapping[str, str
         logger.warning(
             "No filter can name these fields, because their names have quotation marks, brackets, control characters "
             "or more than 100 characters, or are nested too deep; rename them: %s",
-            _listed(sorted(unnamed)),
+            listed(list(map(repr, sorted(unnamed))), _MAX_LOGGED),
         )
     if new[room:]:
-        logger.warning("Filters know %d fields, not these: %s", MAX_FIELDS, _listed(new[room:]))
+        logger.warning(
+            "Filters know %d fields, not these: %s", MAX_FIELDS, listed(list(map(repr, new[room:])), _MAX_LOGGED)
+        )
     return merged
 
 
@@ -45,7 +49,3 @@ def _can_be_named(name: str) -> bool:
     except FilterError:
         return False
     return True
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -99,8 +99,8 @@ class Encode:
         if not present.any():
             return pa.nulls(len(table), pa.binary())
         encoder = self.encoder()
-        vectors = self._divide(encoder.encode_images, _pixels(cells, encoder.preprocess.size))
-        return _cells(np.concatenate(vectors), present)
+        vectors = self._divide(encoder.encode_images, _pixel_view(cells, encoder.preprocess.size))
+        return _vector_cells(np.concatenate(vectors), present)
 
     def _captions(self, texts: Sequence[str | None]) -> dict[str, Column]:
         present = np.array([bool(text) for text in texts], bool)
@@ -108,7 +108,7 @@ class Encode:
         if not present.any():
             return {"caption_vector": pa.nulls(len(texts), pa.binary()), "caption_cut": pa.array(cuts)}
         vectors, cuts[present] = self.encode_texts([text for text in texts if text])
-        return {"caption_vector": _cells(vectors, present), "caption_cut": pa.array(cuts)}
+        return {"caption_vector": _vector_cells(vectors, present), "caption_cut": pa.array(cuts)}
 
     def _divide(self, encode: Callable[[T], U], items: T) -> list[U]:
         """Call `encode` with a part of the items in each thread, or on a GPU once with all of them."""
@@ -153,7 +153,7 @@ class _BusyTime:
         self._since = now
 
 
-def _pixels(cells: "pa.ChunkedArray[Any]", size: int) -> NDArray[np.uint8]:
+def _pixel_view(cells: "pa.ChunkedArray[Any]", size: int) -> NDArray[np.uint8]:
     """The cells that are not null, uint8 [N, size, size, 3], as a view of Arrow's memory.
 
     Cells are copied only if there are nulls or several chunks.
@@ -176,7 +176,7 @@ def _texts(table: pa.Table) -> list[str | None]:
     ]
 
 
-def _cells(vectors: np.ndarray, present: np.ndarray) -> Column:
+def _vector_cells(vectors: np.ndarray, present: np.ndarray) -> Column:
     """[N, D] vectors → one binary cell for each row that `present` marks, null for the others."""
     remaining = iter(np.ascontiguousarray(vectors, np.float32))
     return pa.array([next(remaining).tobytes() if there else None for there in present], pa.binary())

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from viewfinder.store import Collection, Store
 
-_PAGE = 10_000
+_ROWS_PER_GROUP = 10_000
 _SCHEMA: pa.Schema = pa.schema(
     [
         ("id", pa.string()),
@@ -62,7 +62,7 @@ class PointsBefore:
         path = directory / "points-before.parquet"
         records = store.points.iterate(collection, {"sources": {"in": list(sources)}}, _FIELDS)
         with pq.ParquetWriter(path, _SCHEMA) as writer:
-            while page := list(itertools.islice(records, _PAGE)):
+            while page := list(itertools.islice(records, _ROWS_PER_GROUP)):
                 points = (PointBefore.of(record.id, record.payload) for record in page)
                 rows = [{name: getattr(point, name) for name in _SCHEMA.names} for point in points]
                 writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
@@ -70,6 +70,6 @@ class PointsBefore:
 
     def points(self) -> Iterator[PointBefore]:
         """Yield the points."""
-        for batch in pq.ParquetFile(self.path).iter_batches(_PAGE):
+        for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_PER_GROUP):
             for row in batch.to_pylist():
                 yield PointBefore(**row)

@@ -141,7 +141,7 @@ class Report:
         outcome, counts = result.outcome, result.counts
         tally = outcome.tally
         reasons = self.write_failures(store, collection, tally.failed)
-        problem = joined([_problem(counts, max_failure_ratio), *result.problems, *self.problems])
+        problem = joined([_run_problem(counts, max_failure_ratio), *result.problems, *self.problems])
         summary = Summary(
             run_id=self.run_id,
             state="failed" if problem else "done",
@@ -240,7 +240,7 @@ def joined(problems: Iterable[str | None]) -> str | None:
     return " ".join(dict.fromkeys(filter(None, problems))) or None
 
 
-def _problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
+def _run_problem(counts: Mapping[str, int], max_failure_ratio: float) -> str | None:
     """The reason why the run counts as failed, or None."""
     accounted = counts["unchanged"] + counts["indexed"] + counts["skipped"] + counts["failed"]
     if accounted != counts["listed"]:

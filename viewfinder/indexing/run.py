@@ -49,7 +49,7 @@ logger = logging.getLogger("viewfinder.index")
 COMPARED_HERE = 20_000
 # Loading a model takes seconds. A cluster without room for it must not block a run that is otherwise complete.
 QUERIES_TIMEOUT_S = 120.0
-_BATCH = 1000
+_TAKEDOWNS_PER_CHECK = 1000
 
 # Lists the sources of the options into a manifest in the directory.
 ListSources = Callable[[IndexOptions, Path], Manifest]
@@ -368,7 +368,7 @@ def delete_taken_down(store: Store, collection: Collection) -> int:
     """
     deleted = 0
     ids = (id_ for id_, _ in store.control(collection.index).all_takedowns())
-    while page := list(itertools.islice(ids, _BATCH)):
+    while page := list(itertools.islice(ids, _TAKEDOWNS_PER_CHECK)):
         if left := list(store.points.states(collection, page)):
             store.points.delete(collection, left)
             deleted += len(left)

@@ -37,14 +37,14 @@ def fail_unwritable(row: Row, payload: Mapping[str, Any], limit: RequestLimit | 
     cells = {name: np.frombuffer(cell, np.float32) for name, cell in vectors.items() if cell is not None}
     if bad := [name for name, vector in cells.items() if not have_direction(vector[np.newaxis]).all()]:
         message = f"The model's vector of the {' and the '.join(bad)} is not finite or is 0."
-        return _fail(row, "encode", "unusable_vector", message)
+        return _mark_failed(row, "encode", "unusable_vector", message)
     size = point_bytes(payload, sum(map(len, cells.values())))
     if limit is not None and (excess := limit.excess(size)) is not None:
-        return _fail(row, "write", "point_too_large", f"Its caption, tags and metadata take {excess}.")
+        return _mark_failed(row, "write", "point_too_large", f"Its caption, tags and metadata take {excess}.")
     return False
 
 
-def _fail(row: Row, stage: str, reason: str, message: str) -> bool:
+def _mark_failed(row: Row, stage: str, reason: str, message: str) -> bool:
     row["action"] = "failed"
     row["stage"], row["reason"], row["message"], row["permanent"] = stage, reason, message, False
     row["image_vector"] = row["caption_vector"] = None

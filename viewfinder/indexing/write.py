@@ -66,10 +66,10 @@ def write_rows(
     _write_skips(store, collection, groups["skipped"], decided_by)
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:
         store.control(collection.index).forget_failures(recovered)
-    return _count(rows, groups, write_s=time.perf_counter() - began)
+    return _count_outcomes(rows, groups, write_s=time.perf_counter() - began)
 
 
-def _count(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]], *, write_s: float) -> Tally:
+def _count_outcomes(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]], *, write_s: float) -> Tally:
     """The outcomes of rows, after their actions are carried out."""
     truncated = [row["uri"] for row in groups["index"] if row["warning"] == TRUNCATED_TAIL]
     skips = Counter[str]()
@@ -80,8 +80,8 @@ def _count(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]], *, write
         unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]),
         failed=len(groups["failed"]),
         **skips,
-        archived_live=_count_live(groups["skipped"], archived=True),
-        skipped_live=_count_live(groups["skipped"], archived=False),
+        archived_live=_count_skipped_live(groups["skipped"], archived=True),
+        skipped_live=_count_skipped_live(groups["skipped"], archived=False),
         stale=sum(row["count"] for row in [*groups["failed"], *groups["skipped"]] if _keeps_point(row)),
         images=len(groups["index"]),
         truncated_tail=len(truncated),
@@ -171,7 +171,7 @@ def _keeps_point(row: Row) -> bool:
     return bool(row["exists"]) and not row["permanent"]
 
 
-def _count_live(rows: Sequence[Row], *, archived: bool) -> int:
+def _count_skipped_live(rows: Sequence[Row], *, archived: bool) -> int:
     return sum(row["count"] for row in rows if row["live"] and (row["reason"] == "archived") is archived)
 
 

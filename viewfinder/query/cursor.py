@@ -113,16 +113,18 @@ class Cursor:
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError) as error:
-            raise CursorError(f"not a cursor of this index: {_show(token)}") from error
+            raise CursorError(f"not a cursor of this index: {_shortened(token)}") from error
         content = raw[_SIGNATURE:]
         # The last character of base64 has unused bits: accept only the spelling that `encode` writes.
         spelled = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
         if spelled != token or not keys.accept(raw[:_SIGNATURE], content):
-            raise CursorError(f"the token is damaged, or signed with a key that is not in use any more: {_show(token)}")
+            raise CursorError(
+                f"the token is damaged, or signed with a key that is not in use any more: {_shortened(token)}"
+            )
         try:
             cursor = cls._parse(content)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise CursorError(f"not a cursor of this index: {_show(token)}") from error
+            raise CursorError(f"not a cursor of this index: {_shortened(token)}") from error
         if cursor.digest != digest:
             raise CursorError(
                 "it belongs to another query: only limit may differ from the first page (with diversity, not even that)"
@@ -160,5 +162,5 @@ def _signature(key: bytes, content: bytes) -> bytes:
     return hmac.digest(key, b"viewfinder cursor 3" + content, "sha256")[:_SIGNATURE]
 
 
-def _show(token: str) -> str:
+def _shortened(token: str) -> str:
     return repr(token if len(token) <= 40 else token[:37] + "...")

@@ -274,7 +274,7 @@ async def run_rankings(
     waiting: dict[int, Step] = {number: next(each) for number, each in enumerate(rankings)}
     while waiting:
         following: dict[int, Step] = {}
-        for number, answer in (await _answers(waiting, search, alone)).items():
+        for number, answer in (await _run_steps(waiting, search, alone)).items():
             if isinstance(answer, _REFUSED_SEARCH):
                 pages[number] = answer
                 continue
@@ -286,7 +286,7 @@ async def run_rankings(
     return [pages[number] for number in range(len(rankings))]
 
 
-async def _answers(
+async def _run_steps(
     waiting: dict[int, Step],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
     alone: Callable[[Grouped | Listed], Awaitable[list[StoredGroup] | OrderedPage]],

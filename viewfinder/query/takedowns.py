@@ -33,7 +33,7 @@ def take_down(store: Store, index: str, id_: str, uri: str = "") -> Removal:
         uri=recorded[ids[0]].uri if recorded else uri,
         removed=bool(removed),
         before=not removed and found,
-        nearest=() if found or not uri else _nearest(uri, _uris(store, index, uri)),
+        nearest=() if found or not uri else _nearest_uris(uri, _uris(store, index, uri)),
     )
 
 
@@ -46,7 +46,7 @@ def restore(store: Store, index: str, id_: str, uri: str = "") -> Restoration:
     return Restoration(
         id=ids[0] if ids else id_,
         restored=bool(ids),
-        nearest=() if ids or not uri else _nearest(uri, filter(None, down)),
+        nearest=() if ids or not uri else _nearest_uris(uri, filter(None, down)),
     )
 
 
@@ -65,7 +65,7 @@ def stored_uri(store: Store, index: str, id_: str, uri: str = "") -> str | None:
     return next((str(records[each].payload.get("uri", "")) for each in ids if each in records), None)
 
 
-def _nearest(uri: str, known: Iterable[str]) -> tuple[str, ...]:
+def _nearest_uris(uri: str, known: Iterable[str]) -> tuple[str, ...]:
     """Up to three of the known URIs that are most like `uri`."""
     plain = {_plain_key(each): each for each in itertools.islice(known, _MAX_COMPARED)}
     return tuple(plain[each] for each in get_close_matches(_plain_key(uri), plain, n=_NEAREST))

@@ -69,7 +69,7 @@ def describe_errors(errors: Sequence[ErrorDetails]) -> str:
     problems = []
     for each in errors[:MAX_PROBLEMS]:
         path = ".".join(map(str, each["loc"]))
-        problem = _problem(each)
+        problem = _describe_error(each)
         problems.append((f"{path}: " if path else "") + problem + ("" if problem.endswith((".", "?")) else "."))
     if len(errors) > MAX_PROBLEMS:
         problems.append(f"{len(errors) - MAX_PROBLEMS:,} more fields are invalid.")
@@ -81,7 +81,7 @@ def refuse(message: str, **values: Any) -> NoReturn:
     raise PydanticCustomError(OWN_MESSAGE, message, values)
 
 
-def _problem(error: ErrorDetails) -> str:
+def _describe_error(error: ErrorDetails) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return "the field is missing."

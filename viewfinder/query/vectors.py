@@ -20,7 +20,7 @@ from viewfinder.store.schema import VectorName
 T = TypeVar("T")
 
 # Maximum number of texts in one encoder call.
-_MAX_TEXTS = 64
+_TEXTS_PER_CALL = 64
 # The direction of a shorter sum is rounding noise.
 _MIN_NORM = 1e-4
 
@@ -139,7 +139,7 @@ async def gather_or_cancel(*work: Coroutine[Any, Any, T]) -> list[T]:
 
 
 async def _encode_texts(texts: list[str], encoder: QueryEncoder) -> dict[str, tuple[Vector, int]]:
-    batches = [texts[start : start + _MAX_TEXTS] for start in range(0, len(texts), _MAX_TEXTS)]
+    batches = [texts[start : start + _TEXTS_PER_CALL] for start in range(0, len(texts), _TEXTS_PER_CALL)]
     encoded = [await encoder.encode_texts(batch) for batch in batches]
     return dict(zip(texts, (each for batch in encoded for each in batch), strict=True))
 
@@ -147,7 +147,7 @@ async def _encode_texts(texts: list[str], encoder: QueryEncoder) -> dict[str, tu
 async def _encode_images(
     parts: list[QueryPart], encoder: QueryEncoder, images: QueryImages
 ) -> dict[QueryPart, Vector | QueryError]:
-    pixels = await gather_or_cancel(*(_pixels(part, encoder.encoder, images) for part in parts))
+    pixels = await gather_or_cancel(*(_part_pixels(part, encoder.encoder, images) for part in parts))
     decoded = [each for each in pixels if not isinstance(each, QueryError)]
     vectors = iter(await encoder.encode_images(decoded))
     return {
@@ -155,7 +155,7 @@ async def _encode_images(
     }
 
 
-async def _pixels(part: QueryPart, encoder: Encoder, images: QueryImages) -> Pixels | QueryError:
+async def _part_pixels(part: QueryPart, encoder: Encoder, images: QueryImages) -> Pixels | QueryError:
     try:
         if part.kind == "image_url":
             return await images.pixels_at(str(part.value), encoder.preprocess)
@@ -188,7 +188,7 @@ def _compose(
                 return vector
             check_finite(vector, part.kind, encoder)
             total += part.weight * np.asarray(vector, np.float64)
-        return Composed(_unit(total), query_kind(query, points.kinds), tuple(dict.fromkeys(warnings)))
+        return Composed(_unit_sum(total), query_kind(query, points.kinds), tuple(dict.fromkeys(warnings)))
     except QueryError as error:
         return error
 
@@ -208,7 +208,7 @@ def _normalized(numbers: Any, encoder: Encoder) -> Vector:
     )
 
 
-def _unit(total: Any) -> Vector:
+def _unit_sum(total: Any) -> Vector:
     norm = float(np.linalg.norm(total))
     if norm < _MIN_NORM:
         raise QueryError(

@@ -11,7 +11,7 @@ from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store
 from viewfinder.wording import counted
 
-_PAGE = 1000
+_URIS_PER_LOOKUP = 1000
 
 
 class LossRefusedError(ViewfinderError):
@@ -44,4 +44,4 @@ def _archived(manifest: Manifest) -> Iterator[Sequence[str]]:
     for path in manifest.paths:
         for batch in pq.ParquetFile(path).iter_batches(columns=["uri", "skip"]):
             uris = batch.filter(pc.fill_null(pc.equal(batch["skip"], "archived"), False))["uri"].to_pylist()
-            yield from (uris[start : start + _PAGE] for start in range(0, len(uris), _PAGE))
+            yield from (uris[start : start + _URIS_PER_LOOKUP] for start in range(0, len(uris), _URIS_PER_LOOKUP))

@@ -29,7 +29,7 @@ logger = logging.getLogger("viewfinder.reindex")
 MAX_ROUNDS = 5
 # Qdrant needs hours to build the graphs of 100 million vectors.
 READY_TIMEOUT_S = 12 * 3600.0
-_LOG_EVERY_S = 15.0
+_WAIT_LOG_EVERY_S = 15.0
 # Headroom: the embedded store's files grow during writes.
 _DISK_FACTOR = 1.2
 
@@ -226,7 +226,7 @@ def _wait_ready(store: Store, collection: Collection) -> None:
     def log(state: str) -> None:
         nonlocal next_log_s
         if time.monotonic() >= next_log_s:
-            next_log_s = time.monotonic() + _LOG_EVERY_S
+            next_log_s = time.monotonic() + _WAIT_LOG_EVERY_S
             logger.info("%s", state)
 
     store.collections.wait_ready(collection, READY_TIMEOUT_S, log)

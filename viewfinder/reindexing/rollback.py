@@ -15,8 +15,8 @@ from viewfinder.store.control import Control
 
 logger = logging.getLogger("viewfinder.reindex")
 
-_KIND: Final = "rollback_pause"
-_SUBJECT = "scheduled runs"
+_PAUSE_KIND: Final = "rollback_pause"
+_PAUSE_SUBJECT = "scheduled runs"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def roll_back(settings: Settings, store: Store) -> RollbackResult:
         promote(store, lock, retired[0])
     _warn_if_model_is_missing(retired[0])
     wait_for_service(settings.service_url, retired[0].name)
-    return _result(retired[0], live)
+    return _rollback_result(retired[0], live)
 
 
 def release(settings: Settings, store: Store) -> RollbackPause | None:
@@ -85,22 +85,22 @@ def release(settings: Settings, store: Store) -> RollbackPause | None:
 
 def read_pause(control: Control) -> RollbackPause | None:
     """Return the pause of an index, None if scheduled runs are not paused."""
-    record = control.read(_KIND, [_SUBJECT]).get(_SUBJECT)
+    record = control.read(_PAUSE_KIND, [_PAUSE_SUBJECT]).get(_PAUSE_SUBJECT)
     return RollbackPause.parse(record) if record else None
 
 
 def pause_runs(control: Control, collection: str, rolled_back_from: str) -> None:
     """Pause scheduled runs because of a rollback to `collection`."""
     pause = RollbackPause(collection, rolled_back_from, clock.timestamp())
-    control.write(_KIND, {_SUBJECT: asdict(pause)})
+    control.write(_PAUSE_KIND, {_PAUSE_SUBJECT: asdict(pause)})
 
 
 def resume_runs(control: Control) -> None:
     """Resume scheduled runs."""
-    control.remove(_KIND, [_SUBJECT])
+    control.remove(_PAUSE_KIND, [_PAUSE_SUBJECT])
 
 
-def _result(collection: Collection, previous: Collection) -> RollbackResult:
+def _rollback_result(collection: Collection, previous: Collection) -> RollbackResult:
     runs = [each.run_id for each in collection.recorded.runs]
     last_run = runs[-1] if runs else ""
     # Run ids begin with the time, so they sort in the order of the runs.

@@ -25,8 +25,8 @@ from viewfinder.store.control import Control
 logger = logging.getLogger(__name__)
 
 _LOOKS = 8  # at a lock that is watched
-_KIND: Final = "upgrade_lock"
-_SUBJECT = "collections"
+_LOCK_KIND: Final = "upgrade_lock"
+_LOCK_SUBJECT = "collections"
 TTL_S = 120.0
 # No clock is further off. A lock that has expired for longer is taken over without watching it.
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=15)
@@ -104,10 +104,12 @@ class UpgradeLock:
         """Take the lock; raises `StoreBusyError` naming the run that holds it."""
         holder = read_holder(self._control)
         if holder is None:
-            self._control.write_if(_KIND, _SUBJECT, self._record(), absent=True)
+            self._control.write_if(_LOCK_KIND, _LOCK_SUBJECT, self._record(), absent=True)
         elif holder.expired(self._clock()) and not self._is_renewed(holder):
             logger.warning("Taking over the expired upgrade lock of %s", holder)
-            self._control.write_if(_KIND, _SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at)
+            self._control.write_if(
+                _LOCK_KIND, _LOCK_SUBJECT, self._record(), token=holder.token, expires_at=holder.expires_at
+            )
         holder = read_holder(self._control)
         if holder is None:
             raise StoreBusyError("Another run has just released the lock of the index. Start this run again.")
@@ -139,7 +141,7 @@ class UpgradeLock:
     def renew(self) -> None:
         """Extend the lock; raises `StoreBusyError` if another run has taken it."""
         if self._lost_to is None:
-            self._control.write_if(_KIND, _SUBJECT, self._record(), token=self._token)
+            self._control.write_if(_LOCK_KIND, _LOCK_SUBJECT, self._record(), token=self._token)
             holder = read_holder(self._control)
             if holder is None or holder.token != self._token:
                 self._lost_to = f"the index is locked by {holder}" if holder else "the lock is gone"
@@ -153,10 +155,10 @@ class UpgradeLock:
         try:
             # Extended first, so that it cannot expire and be taken over between the check and the deletion by id.
             # (A deletion by filter is refused by strict mode, and never evaluated in one order with other writes.)
-            self._control.write_if(_KIND, _SUBJECT, self._record(), token=self._token)
+            self._control.write_if(_LOCK_KIND, _LOCK_SUBJECT, self._record(), token=self._token)
             holder = read_holder(self._control)
             if holder is not None and holder.token == self._token:
-                self._control.remove(_KIND, [_SUBJECT])
+                self._control.remove(_LOCK_KIND, [_LOCK_SUBJECT])
         except StoreError as error:
             logger.warning("The upgrade lock could not be released and will expire by itself: %s", error)
 
@@ -187,7 +189,7 @@ class UpgradeLock:
 
 def read_holder(control: Control) -> LockHolder | None:
     """Return the holder of the upgrade lock, expired or not; None if there is none."""
-    record = control.read(_KIND, [_SUBJECT]).get(_SUBJECT)
+    record = control.read(_LOCK_KIND, [_LOCK_SUBJECT]).get(_LOCK_SUBJECT)
     return LockHolder.parse(record) if record else None
 
 

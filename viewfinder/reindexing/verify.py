@@ -23,7 +23,7 @@ TIMED = 50
 MIN_CAPTIONS = 50  # with fewer, the figures are mostly chance
 # Minimum cosine of two encodings of one image with different batch sizes, devices or precisions.
 SAME_COSINE = 0.999
-_PAGE = 1000
+_FAILURES_PER_LOOKUP = 1000
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,13 @@ def _count_lost(store: Store, live: Collection, run_id: str) -> int:
     page: dict[str, Version | None] = {}
     for failure in store.control(live.index).failures_of_run(run_id):
         page[point_id(failure.uri)] = version_of_failure(failure) if failure.permanent else None
-        if len(page) == _PAGE:
-            lost += _count_live(store, live, page)
+        if len(page) == _FAILURES_PER_LOOKUP:
+            lost += _count_live_images(store, live, page)
             page = {}
-    return lost + _count_live(store, live, page)
+    return lost + _count_live_images(store, live, page)
 
 
-def _count_live(store: Store, live: Collection, failed: Mapping[str, Version | None]) -> int:
+def _count_live_images(store: Store, live: Collection, failed: Mapping[str, Version | None]) -> int:
     """Count images of the live collection among `failed`: those of the given version, or of any where it is None."""
     lost = 0
     for id_, state in store.points.states(live, list(failed)).items():
@@ -201,7 +201,7 @@ def _check_quality(
         measured = measure_quality(store, new, queries, indexer.encode_texts(pair.new_model, texts))
         if pair.live_model is None:
             note = f"{counted(len(queries), 'query')}; the live model can no longer be loaded"
-            return [Check(name, None, round(value, 4), "", note) for name, value in _figures(measured).items()]
+            return [Check(name, None, round(value, 4), "", note) for name, value in _quality_figures(measured).items()]
         reference = measure_quality(store, live, queries, indexer.encode_texts(pair.live_model, texts))
         return _compare_quality(measured, reference, 1.0, bounds.quality_loss, counted(len(queries), "query"))
     captions = shared_captions(store, new, live)
@@ -218,8 +218,8 @@ def _check_quality(
 
 def _compare_quality(measured: Quality, reference: Quality, factor: float, loss: float, note: str) -> list[Check]:
     checks = []
-    of_live = _figures(reference)
-    for name, value in _figures(measured).items():
+    of_live = _quality_figures(reference)
+    for name, value in _quality_figures(measured).items():
         minimum = max(0.0, factor * of_live[name] - loss)
         full_note = f"{note}; live: {of_live[name]:.4f}"
         checks.append(Check(name, value >= minimum, round(value, 4), f"≥ {minimum:.4f}", full_note))
@@ -230,7 +230,7 @@ def _quality_names() -> list[str]:
     return [*(f"recall@{depth}" for depth in DEPTHS), "MRR"]
 
 
-def _figures(quality: Quality) -> dict[str, float]:
+def _quality_figures(quality: Quality) -> dict[str, float]:
     return dict(zip(_quality_names(), [*(quality.recall[depth] for depth in DEPTHS), quality.mrr], strict=True))
 
 

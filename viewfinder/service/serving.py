@@ -42,10 +42,10 @@ def serving(app: Application, host: str, port: int) -> Iterator[str]:
             serve.run(app, name=APPLICATION, route_prefix="/")
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
-        _shut_down()
+        _shut_down_serve()
 
 
-def _shut_down() -> None:
+def _shut_down_serve() -> None:
     """End Ray Serve and wait until its controller is gone.
 
     `serve.shutdown` waits in a call that ends when the controller is killed, which Ray reports as a failed task.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.caption_types import MAX_DEPTH, nested, plain
+from viewfinder.sources.caption_types import MAX_NESTING, nested, plain
 from viewfinder.sources.delimited import text_lines
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import (
@@ -184,7 +184,7 @@ def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
 def _check_depth(row: Mapping[str, Any], place: str) -> None:
     """Raise `ConfigurationError` for values that are nested deeper than a point can hold."""
     level: list[Any] = list(row.values())
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_NESTING):
         level = [
             inner
             for each in level
@@ -193,7 +193,7 @@ def _check_depth(row: Mapping[str, Any], place: str) -> None:
         ]
         if not level:
             return
-    raise ConfigurationError(f"{place} is nested more than {MAX_DEPTH} levels deep.")
+    raise ConfigurationError(f"{place} is nested more than {MAX_NESTING} levels deep.")
 
 
 def _is_json(uri: str) -> bool:

@@ -26,7 +26,7 @@ MAX_KEYWORD_CHARACTERS = 128
 # Names of fields of one file. A file with more has data as names, which would fill the memory.
 MAX_NAMES = 10_000
 # Qdrant and JSON libraries limit how deep an object may be nested.
-MAX_DEPTH = 64
+MAX_NESTING = 64
 
 # The type of a word that stands for no value, unless the field is text.
 _MISSING = "missing"
@@ -151,8 +151,10 @@ def nested(fields: Mapping[str, Any], place: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in fields.items():
         parts = [part.strip() for part in name.split(".") if part.strip()] or [name]
-        if len(parts) > MAX_DEPTH:
-            raise ConfigurationError(f"{place}: the field {name[:80]!r}… is nested more than {MAX_DEPTH} levels deep.")
+        if len(parts) > MAX_NESTING:
+            raise ConfigurationError(
+                f"{place}: the field {name[:80]!r}… is nested more than {MAX_NESTING} levels deep."
+            )
         tree = nested(value, place) if isinstance(value, Mapping) else value
         for part in reversed(parts):
             tree = {part: tree}
@@ -284,7 +286,7 @@ def _as_date(value: Any) -> Any:
     return value if len(value) == len("2024-05-31") else datetime.fromisoformat(value).isoformat()
 
 
-def _as_text(value: Any) -> Any:
+def _number_as_text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
@@ -292,5 +294,5 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_NUMBERS, _as_number),
     "bool": _as_boolean,
     "datetime": _as_date,
-    **dict.fromkeys(_TEXTS, _as_text),
+    **dict.fromkeys(_TEXTS, _number_as_text),
 }

@@ -10,7 +10,6 @@ import logging
 import posixpath
 import sqlite3
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from viewfinder.sources.caption_tables import CaptionRow, captions_uri, check_en
 from viewfinder.sources.caption_types import FieldSurvey, FieldTypes
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import part_files
-from viewfinder.sources.uris import canonical_uri, display_key, file_path, s3_parts
+from viewfinder.sources.uris import canonical_uri, composed, display_key, file_path, s3_parts
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +47,8 @@ class CaptionRecord:
     @classmethod
     def of(cls, caption: str | None, tags: Sequence[str] = (), meta: Mapping[str, Any] | None = None) -> Self:
         """Return the record of these values."""
-        details = _json({"tags": list(tags), "meta": dict(meta or {})})
-        whole = f'{{"caption":{_json(caption)},{details[1:]}'
+        details = _canonical_json({"tags": list(tags), "meta": dict(meta or {})})
+        whole = f'{{"caption":{_canonical_json(caption)},{details[1:]}'
         return cls(caption, hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:32], details)
 
     @property
@@ -66,7 +65,7 @@ class CaptionRecord:
         return {"caption": self.caption, "caption_hash": self.caption_hash, **json.loads(self.details)}
 
 
-def _json(value: object) -> str:
+def _canonical_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -205,7 +204,7 @@ class Captions:
         elif "://" not in key:
             # A local path given in memory may be written in several ways; a key in a file is used unchanged.
             key = posixpath.normpath(key) if self.uri is None and "://" not in self._base else key.removeprefix("./")
-        return _nfc(key)
+        return composed(key)
 
     def _keys(self, info: ObjectInfo) -> list[str]:
         place = _path_or_uri(info.uri)
@@ -214,7 +213,7 @@ class Captions:
             keys.append(place.removeprefix(self._base))
         elif place.partition("/")[0] == self._base.partition("/")[0] and _bucket(place) == _bucket(self._base):
             keys.append(posixpath.relpath(place, self._base))  # ../images/1.jpg
-        return [_nfc(key) for key in keys]
+        return [composed(key) for key in keys]
 
     def _records(self, keys: Iterable[str]) -> dict[str, CaptionRecord]:
         wanted = list(keys)
@@ -262,7 +261,3 @@ def _path_or_uri(uri: str) -> str:
 
 def _bucket(place: str) -> str:
     return s3_parts(place)[0] if place.startswith("s3://") else ""
-
-
-def _nfc(key: str) -> str:
-    return unicodedata.normalize("NFC", key)

@@ -35,7 +35,7 @@ def decode_bytes(data: bytes, codings: list[str], max_bytes: int, uri: str) -> b
     """
     for coding in codings:
         with _open(io.BytesIO(data), coding) as file:
-            data = _read(file, max_bytes + 1, coding, uri)
+            data = _read_decoded(file, max_bytes + 1, coding, uri)
         if len(data) > max_bytes:
             raise ObjectError(
                 "too_many_bytes", f"{uri!r} has more than {max_bytes} bytes after decoding {coding}.", permanent=True
@@ -121,7 +121,7 @@ def _begins_like(head: bytes, coding: str) -> bool:
         return False
 
 
-def _read(file: BinaryIO, size: int, coding: str, uri: str) -> bytes:
+def _read_decoded(file: BinaryIO, size: int, coding: str, uri: str) -> bytes:
     parts: list[bytes] = []
     left = size
     try:

@@ -58,7 +58,7 @@ class DelimitedText:
         # `key, caption`: a file that is written so writes its cells so, and a quote follows the space.
         self._spaced = bool(re.search(re.escape(self._delimiter) + " ", text))
         try:
-            self.header = _cells(text, self._delimiter) if text else []
+            self.header = _split_line(text, self._delimiter) if text else []
         except csv.Error as error:
             raise ConfigurationError(f"{uri!r} line {self.line} is not CSV: {error}.") from error
 
@@ -109,13 +109,13 @@ class DelimitedText:
         return text
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
+def _split_line(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
 
 
 def _score(line: str, delimiter: str, names: Collection[str]) -> tuple[int, int]:
     try:
-        cells = _cells(line, delimiter)
+        cells = _split_line(line, delimiter)
     except csv.Error:
         return 0, 0
     return sum(cell.strip(BLANK).casefold() in names for cell in cells), len(cells)

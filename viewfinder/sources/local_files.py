@@ -14,7 +14,7 @@ from viewfinder.errors import ObjectError, SourceError
 from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo
 from viewfinder.sources.uris import display_key, file_path, file_uri
 
-_REASONS = {
+_REASON_BY_ERRNO = {
     errno.ENOENT: "not_found",
     errno.ENOTDIR: "not_found",
     errno.ENAMETOOLONG: "not_found",
@@ -150,7 +150,7 @@ def _etag(status: os.stat_result) -> str:
 
 
 def _object_error(uri: str, error: OSError, action: str = "read") -> ObjectError:
-    reason = _REASONS.get(error.errno or 0, "unavailable")
+    reason = _REASON_BY_ERRNO.get(error.errno or 0, "unavailable")
     return ObjectError(reason, f"Could not {action} {uri!r}: {error.strerror or error}.")
 
 

@@ -36,7 +36,7 @@ MAX_MANIFESTS = 62  # each is one bit of a 64-bit integer
 
 PART_ROWS = 50_000
 GROUP_ROWS = 10_000
-_BATCH = 500
+_ROWS_PER_BATCH = 500
 
 MANIFEST_SCHEMA: pa.Schema = pa.schema(
     {
@@ -104,7 +104,9 @@ def write_manifest(
         with contextlib.closing(
             _list_prefixes(known, manifest_files, objects, ordered=max_objects is not None)
         ) as listed:
-            for batch in _batches(itertools.islice(itertools.chain(listed, manifest_files.remaining()), max_objects)):
+            for batch in _row_batches(
+                itertools.islice(itertools.chain(listed, manifest_files.remaining()), max_objects)
+            ):
                 writer.add(batch)
     if not writer.listed:
         selected = any(source.patterns != Patterns() for source in known)
@@ -131,7 +133,7 @@ def manifest_of(infos: Iterable[ObjectInfo], directory: Path, *, captions: Capti
     """Write single objects into part files in `directory`; each is a source by itself."""
     sources = []
     with _Writer(directory, captions, None) as writer:
-        for batch in _batches(infos):
+        for batch in _row_batches(infos):
             writer.add([_ListedObject(info, [info.uri], "archived" if info.archived else None) for info in batch])
             sources += [{"source": info.uri, "include": [], "exclude": []} for info in batch]
     return writer.manifest(sources)
@@ -152,15 +154,15 @@ def _list_prefixes(
     prefixes = [source for source in known if not source.is_manifest]
     for source in prefixes:
         infos = (info for info in objects.list(source.uri, ordered=ordered) if source.holds(info.uri))
-        for batch in _batches(infos):
+        for batch in _row_batches(infos):
             mentions = manifest_files.take([info.uri for info in batch])
             for info in batch:
                 holders = [each for each in prefixes if each is source or each.holds(info.uri)]
                 if holders[0] is source:
-                    yield _listed(info, holders, mentions.get(info.uri, ()))
+                    yield _with_sources(info, holders, mentions.get(info.uri, ()))
 
 
-def _listed(info: ObjectInfo, holders: Sequence[Source], mentions: Sequence[str]) -> _ListedObject:
+def _with_sources(info: ObjectInfo, holders: Sequence[Source], mentions: Sequence[str]) -> _ListedObject:
     """Return an object with the sources that want it. A source that names it outweighs its name."""
     skips = {each.uri: each.skips(info.uri) for each in holders} | dict.fromkeys(mentions, _skip_in_manifest(info.key))
     wanted = sorted(uri for uri, skip in skips.items() if skip is None)
@@ -318,9 +320,9 @@ class _Writer:
             self._part = None
 
 
-def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
+def _row_batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
     iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, _BATCH)):
+    while batch := list(itertools.islice(iterator, _ROWS_PER_BATCH)):
         yield batch
 
 
@@ -334,7 +336,7 @@ def _manifest_rows(uri: str, objects: Objects) -> Iterator[tuple[str, Mapping[st
             if not isinstance(text, str):
                 raise SourceError(f"No URI in {place}.")
             try:
-                yield _absolute(uri.rstrip("/"), text), row
+                yield _absolute_uri(uri.rstrip("/"), text), row
             except SourceError as error:
                 raise SourceError(f"{error} Found in {place}.") from error
 
@@ -352,7 +354,7 @@ def _uri_column(table: Table, names: Sequence[str]) -> str:
     return names[0]
 
 
-def _absolute(manifest: str, text: str) -> str:
+def _absolute_uri(manifest: str, text: str) -> str:
     """Return a manifest's URI in canonical form; a relative path is relative to the manifest."""
     if "://" in text:
         return canonical_uri(text)

@@ -38,8 +38,8 @@ class Patterns:
 
     def accept(self, relative: str) -> bool:
         """Return True for a key, relative to the source, that the patterns select."""
-        included = not self.include or any(_matches(pattern, relative) for pattern in self.include)
-        return included and not any(_matches(pattern, relative) for pattern in self.exclude)
+        included = not self.include or any(_matches_glob(pattern, relative) for pattern in self.include)
+        return included and not any(_matches_glob(pattern, relative) for pattern in self.exclude)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Source:
         return relative
 
 
-def _matches(pattern: str, relative: str) -> bool:
+def _matches_glob(pattern: str, relative: str) -> bool:
     subject = relative if "/" in pattern else relative.rpartition("/")[2]
     return _expression(pattern).fullmatch(composed(subject)) is not None
 

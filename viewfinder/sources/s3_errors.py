@@ -36,7 +36,7 @@ _KEY_REFUSED = frozenset(
 # The response to a HEAD has no body, and so only a status.
 _BARE_REFUSALS = frozenset({"400", "403"})
 _CONNECTION = (ConnectionError, HTTPClientError, HTTPError, IncompleteReadError)
-_REASONS = {
+_REASON_BY_CODE = {
     "NoSuchKey": "not_found",
     "NoSuchBucket": "not_found",
     "InvalidObjectState": "archived",
@@ -66,7 +66,7 @@ def reason(error: Exception) -> str:
     """Return the reason of an `ObjectError` for one of `FAILURES`."""
     if isinstance(error, ClientError):
         by_status = _REASONS_BY_STATUS.get(_status(error), "unavailable" if _status(error) >= 500 else "refused")
-        return _REASONS.get(_code(error), by_status)
+        return _REASON_BY_CODE.get(_code(error), by_status)
     if isinstance(error, _CREDENTIALS):
         return "access_denied"
     if isinstance(error, SSLError):

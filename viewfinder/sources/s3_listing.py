@@ -72,9 +72,9 @@ class Listing:
         not say so: a key that looks encoded, and exists in the other form only, shows it.
         """
         if answer.get("EncodingType") or not any("%" in key for key in keys):
-            return _unchanged
+            return _as_it_is
         if not all(_ENCODED.fullmatch(key) for key in keys):
-            return _unchanged
+            return _as_it_is
         with self._lock:
             if self._decode is None:
                 self._decode = self._find_decoder(bucket, min(key for key in keys if "%" in key))
@@ -83,8 +83,8 @@ class Listing:
     def _find_decoder(self, bucket: str, key: str) -> Decode:
         decoders = [unquote, *([unquote_plus] if "+" in key else [])]
         if self._requests.exists(bucket, key):
-            return _unchanged
-        return next((decode for decode in decoders if self._requests.exists(bucket, decode(key))), _unchanged)
+            return _as_it_is
+        return next((decode for decode in decoders if self._requests.exists(bucket, decode(key))), _as_it_is)
 
 
 def is_directory_marker(entry: Any) -> bool:
@@ -141,5 +141,5 @@ def _is_restored(status: Any) -> bool:
     return bool(status.get("RestoreExpiryDate")) and not status.get("IsRestoreInProgress")
 
 
-def _unchanged(key: str) -> str:
+def _as_it_is(key: str) -> str:
     return key

@@ -67,7 +67,7 @@ def read_tables(uri: str, objects: Objects, names: Collection[str]) -> Iterator[
         # Spark gives its files of JSON lines the suffix .json.
         part_kind = table_format(part) or ("jsonl" if part.lower().removesuffix(".gz").endswith(".json") else kind)
         with open_plain(part, objects) as file:
-            yield _table(part, file, part_kind or "csv", names)
+            yield _open_table(part, file, part_kind or "csv", names)
 
 
 def part_files(uri: str, objects: Objects) -> list[str]:
@@ -152,7 +152,7 @@ def parse_json(text: str, place: str, pairs: Callable[[list[tuple[str, Any]]], A
         raise ConfigurationError(f"{place} contains {constant}, which is not JSON; leave the field out.")
 
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=_finite, object_pairs_hook=pairs)
+        return json.loads(text, parse_constant=refuse, parse_float=_finite_or_text, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
         raise ConfigurationError(f"{place} is not JSON: {error.msg} at column {error.colno}{line}.") from error
@@ -160,7 +160,7 @@ def parse_json(text: str, place: str, pairs: Callable[[list[tuple[str, Any]]], A
         raise ConfigurationError(f"{place} is JSON that cannot be read: {error}.") from error
 
 
-def _finite(text: str) -> float | str:
+def _finite_or_text(text: str) -> float | str:
     number = float(text)
     return number if math.isfinite(number) else text
 
@@ -171,7 +171,7 @@ def json_kind(value: object) -> str:
     return names.get(type(value), "null")
 
 
-def _table(uri: str, file: BinaryIO, kind: str, names: Collection[str]) -> Table:
+def _open_table(uri: str, file: BinaryIO, kind: str, names: Collection[str]) -> Table:
     if kind == "jsonl":
         return Table(uri, "line", None, _jsonl_rows(uri, file, names))
     if kind == "parquet":
@@ -203,7 +203,7 @@ def _parquet_rows(uri: str, file: BinaryIO, columns: Sequence[str]) -> Rows:
     number = 0
     try:
         for batch in pq.ParquetFile(file).iter_batches():
-            kept = [(name, _as_text(batch.column(place))) for place, name in enumerate(columns) if name]
+            kept = [(name, _bytes_as_text(batch.column(place))) for place, name in enumerate(columns) if name]
             for values in zip(*(column.to_pylist() for _, column in kept), strict=True):
                 number += 1
                 row = {name: value for (name, _), value in zip(kept, values, strict=True) if not _is_null(value)}
@@ -221,7 +221,7 @@ def _parquet_columns(uri: str, file: BinaryIO) -> list[str]:
         raise ConfigurationError(f"{uri!r} is not a readable Parquet file: {error}.") from error
 
 
-def _as_text(column: "pa.Array[Any]") -> "pa.Array[Any]":
+def _bytes_as_text(column: "pa.Array[Any]") -> "pa.Array[Any]":
     # Hive and Impala write text as bytes without a type.
     is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
     return column.cast(pa.large_string()) if is_bytes else column

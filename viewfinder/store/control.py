@@ -129,7 +129,7 @@ class Control:
     def read(self, kind: Kind, subjects: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the records of one kind by subject."""
         found: dict[str, dict[str, Any]] = {}
-        for page in _pages(subjects):
+        for page in _subject_pages(subjects):
             try:
                 records = self._call("retrieve", collection_name=self.name, ids=_ids(kind, page), with_payload=True)
             except CollectionMissingError:
@@ -148,7 +148,7 @@ class Control:
         """
         at = clock.timestamp()
         options = {"update_mode": models.UpdateMode.INSERT_ONLY} if only_new else {}
-        points = [_point(kind, subject, record, at) for subject, record in records.items()]
+        points = [_record_point(kind, subject, record, at) for subject, record in records.items()]
         for part in self._limit.batches([point_bytes(point.payload or {}, 0) for point in points], _RECORDS_PER_PAGE):
             self._upsert([points[place] for place in part], **options)
 
@@ -165,7 +165,7 @@ class Control:
             if absent
             else {"update_mode": models.UpdateMode.UPDATE_ONLY, "update_filter": condition}
         )
-        self._upsert([_point(kind, subject, record, clock.timestamp())], **options)
+        self._upsert([_record_point(kind, subject, record, clock.timestamp())], **options)
 
     def _upsert(self, points: list[models.PointStruct], **options: Any) -> None:
         try:
@@ -180,7 +180,7 @@ class Control:
 
     def remove(self, kind: Kind, subjects: Sequence[str]) -> None:
         """Delete the records of one kind of these subjects, if they exist."""
-        for page in _pages(subjects):
+        for page in _subject_pages(subjects):
             selector = models.PointIdsList(points=list(_ids(kind, page)))
             try:
                 self._write("delete", points_selector=selector)
@@ -230,7 +230,7 @@ def _equals(field: str, value: str) -> models.FieldCondition:
     return models.FieldCondition(key=field, match=models.MatchValue(value=value))
 
 
-def _point(kind: Kind, subject: str, record: Mapping[str, Any], at: str) -> models.PointStruct:
+def _record_point(kind: Kind, subject: str, record: Mapping[str, Any], at: str) -> models.PointStruct:
     payload = {**record, "kind": kind, "subject": subject, "recorded_at": at}
     return models.PointStruct(id=_ids(kind, [subject])[0], vector={}, payload=payload)
 
@@ -239,5 +239,5 @@ def _ids(kind: Kind, subjects: Sequence[str]) -> list[str]:
     return [str(uuid.uuid5(_RECORD_IDS, f"{kind}:{subject}")) for subject in subjects]
 
 
-def _pages(subjects: Sequence[str]) -> list[Sequence[str]]:
+def _subject_pages(subjects: Sequence[str]) -> list[Sequence[str]]:
     return [subjects[start : start + _RECORDS_PER_PAGE] for start in range(0, len(subjects), _RECORDS_PER_PAGE)]

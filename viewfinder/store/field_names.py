@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from viewfinder.errors import FilterError
 from viewfinder.store.shown import show
+from viewfinder.wording import listed
 
 KEYWORD: Final = "keyword"
 INTEGER: Final = "integer"
@@ -29,7 +30,7 @@ FIELDS: Mapping[str, str] = {
     "caption": TEXT,
 }
 # Payload fields without an index: a filter would read every point, and a server in strict mode refuses it.
-_UNINDEXED = ("etag", "caption_hash")
+_WITHOUT_INDEX = ("etag", "caption_hash")
 # Nearly every point has another value: a facet would hold them all in Qdrant's memory, to count each once.
 _UNIQUE = ("uri", "key")
 _COUNTABLE = (KEYWORD, INTEGER, BOOL)
@@ -37,6 +38,7 @@ _GROUPABLE = (KEYWORD, INTEGER)
 _SORTABLE = (INTEGER, FLOAT, DATETIME)
 
 _META = re.compile(r'meta(\.[^."\[\]\x00-\x1f\x7f\ud800-\udfff]{1,100}){1,8}')
+_MAX_LISTED = 100
 _UNQUOTED = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -45,7 +47,7 @@ def find_field(name: object, fields: Mapping[str, str] | None) -> tuple[str, str
 
     Raises `FilterError` with the closest and all known names.
     """
-    if name in _UNINDEXED:
+    if name in _WITHOUT_INDEX:
         raise FilterError(f"Field {name!r} cannot be compared: it has no index. {_known_fields(fields)}")
     if isinstance(name, str):
         if name in FIELDS:
@@ -93,13 +95,13 @@ def _usable(
         own = [each for each in FIELDS if FIELDS[each] in kinds and each not in excluded]
         others = [each for each, other in (fields or {}).items() if other in kinds]
         raise FilterError(
-            f"Field {known_name!r} cannot be {what}: {_reason(kind, kinds)}. "
-            f"Fields that can: {_listed(sorted(own + others))}."
+            f"Field {known_name!r} cannot be {what}: {_why_not_counted(kind, kinds)}. "
+            f"Fields that can: {listed(sorted(own + others), _MAX_LISTED)}."
         )
     return known_name
 
 
-def _reason(kind: str, kinds: Collection[str]) -> str:
+def _why_not_counted(kind: str, kinds: Collection[str]) -> str:
     return f"its type is {kind}" if kind not in kinds else "nearly every image has another value"
 
 
@@ -114,8 +116,4 @@ def _unknown(name: object, fields: Mapping[str, str] | None) -> str:
 
 def _known_fields(fields: Mapping[str, str] | None) -> str:
     others = ", and meta.NAME for fields of the captions file" if fields is None else ""
-    return f"Known fields: {_listed(sorted({*FIELDS, *(fields or ())}))}{others}."
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:100]) + (f" and {len(names) - 100} more" if len(names) > 100 else "")
+    return f"Known fields: {listed(sorted({*FIELDS, *(fields or ())}), _MAX_LISTED)}{others}."

@@ -17,7 +17,7 @@ MAX_CONDITIONS = 200  # Qdrant evaluates each of them for each point
 MAX_FILTER_VALUES = 1000  # in all lists, and words in all texts, together
 MAX_VALUE_CHARACTERS = 4096  # the longest path of Linux, four times the longest key of S3
 # Of all texts with their spellings, of which one path can have 64.
-_MAX_TEXTS = 4 * MAX_FILTER_VALUES
+_MAX_SPELLED_TEXTS = 4 * MAX_FILTER_VALUES
 _MAX_CHARACTERS = MAX_FILTER_VALUES * MAX_VALUE_CHARACTERS
 # Their parts keep the letters of the file system; all other texts are stored in NFC.
 _PATHS = ("uri", "key", "sources")
@@ -63,10 +63,11 @@ class FilterSize:
         """Count texts as Qdrant receives them: all spellings of each path."""
         self._texts += len(texts)
         self._characters += sum(map(len, texts))
-        if self._texts > _MAX_TEXTS or self._characters > _MAX_CHARACTERS:
+        if self._texts > _MAX_SPELLED_TEXTS or self._characters > _MAX_CHARACTERS:
             raise FilterError(
-                f"The texts of a filter have more than {_MAX_TEXTS:,} spellings or {_MAX_CHARACTERS:,} characters "
-                "together: each part of a path that has accents doubles the number of its spellings. Use fewer values."
+                f"The texts of a filter have more than {_MAX_SPELLED_TEXTS:,} spellings or {_MAX_CHARACTERS:,} "
+                "characters together: each part of a path that has accents doubles the number of its spellings. Use "
+                "fewer values."
             )
 
 

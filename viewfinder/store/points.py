@@ -21,7 +21,7 @@ from viewfinder.store.words import searchable
 from viewfinder.wording import counted
 
 PAGE_SIZE = 1000
-_ATTEMPTS = 10  # to change a field that other programs change too
+_MAX_UPDATE_ATTEMPTS = 10  # to change a field that other programs change too
 VECTOR_PAGE_SIZE = 200  # 512 numbers take about 10 kB of JSON
 
 
@@ -56,8 +56,8 @@ class Points:
         fields could mix with those of another program: the vector of one, and the payload of the other.
         """
         written = 0
-        for pending in _pages(ids, VECTOR_PAGE_SIZE):
-            for _ in range(_ATTEMPTS):
+        for pending in _id_pages(ids, VECTOR_PAGE_SIZE):
+            for _ in range(_MAX_UPDATE_ATTEMPTS):
                 found = self.whole(collection, pending)
                 changed = {each: new for each, point in found.items() if (new := change(each, point)) is not None}
                 if not changed:
@@ -76,7 +76,7 @@ class Points:
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
         """Add sources in which points have been found. Sources that other programs add or remove meanwhile count."""
         wanted = {each: set(names) for each, names in sources.items()}
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_UPDATE_ATTEMPTS):
             groups: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
             for each, state in self.states(collection, list(wanted)).items():
                 if missing := wanted[each].difference(state.sources):
@@ -84,8 +84,8 @@ class Points:
             if not groups:
                 return
             for (before, after), ids in groups.items():
-                for page in _pages(ids):
-                    self._set_sources(collection, after, _unchanged(page, before))
+                for page in _id_pages(ids):
+                    self._set_sources(collection, after, _unchanged_points(page, before))
             wanted = {each: wanted[each] for ids in groups.values() for each in ids}
 
     def detach(
@@ -102,8 +102,8 @@ class Points:
         deleted = 0
         for before, members in groups.items():
             remaining = [each for each in before if each != source]
-            for page in _pages(members):
-                same = _unchanged(page, before, written_by)
+            for page in _id_pages(members):
+                same = _unchanged_points(page, before, written_by)
                 if remaining and source in before:
                     self._set_sources(collection, remaining, same)
                 elif not remaining:
@@ -119,7 +119,7 @@ class Points:
 
     def delete_unchanged(self, collection: Collection, before: Mapping[str, PointState]) -> None:
         """Delete points that are still as in `before`."""
-        for page in _pages(list(before)):
+        for page in _id_pages(list(before)):
             self._call(
                 "delete",
                 collection_name=collection.name,
@@ -130,7 +130,7 @@ class Points:
 
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:
         """Delete points, if they exist."""
-        for page in _pages(ids):
+        for page in _id_pages(ids):
             self._call(
                 "delete", collection_name=collection.name, points_selector=models.PointIdsList(points=page), wait=True
             )
@@ -138,7 +138,7 @@ class Points:
     def states(self, collection: Collection, ids: Sequence[str]) -> dict[str, PointState]:
         """Return the states of the points in `ids` that exist, read 1,000 at a time without vectors."""
         states: dict[str, PointState] = {}
-        for page in _pages(ids):
+        for page in _id_pages(ids):
             records = self._call(
                 "retrieve", collection_name=collection.name, ids=page, with_payload=_STATE_FIELDS, with_vectors=False
             )
@@ -175,7 +175,7 @@ class Points:
     def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
         """Return the payloads of the points in `ids` that exist."""
         found: dict[str, Record] = {}
-        for page in _pages(ids):
+        for page in _id_pages(ids):
             records = self._call(
                 "retrieve", collection_name=collection.name, ids=page, with_payload=payload_selector(True)
             )
@@ -185,7 +185,7 @@ class Points:
     def whole(self, collection: Collection, ids: Sequence[str]) -> dict[str, StoredPoint]:
         """Return the points in `ids` that exist, with all that is stored of them."""
         found: dict[str, StoredPoint] = {}
-        for page in _pages(ids, VECTOR_PAGE_SIZE):
+        for page in _id_pages(ids, VECTOR_PAGE_SIZE):
             records = self._call(
                 "retrieve", collection_name=collection.name, ids=page, with_payload=True, with_vectors=True
             )
@@ -197,7 +197,7 @@ class Points:
     def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
         """Return the unit vectors (float32 [D]) of the points in `ids` that have this kind of vector."""
         found: dict[str, Vectors] = {}
-        for page in _pages(ids, VECTOR_PAGE_SIZE):
+        for page in _id_pages(ids, VECTOR_PAGE_SIZE):
             records = self._call(
                 "retrieve", collection_name=collection.name, ids=page, with_payload=False, with_vectors=[using]
             )
@@ -254,7 +254,7 @@ class Points:
             numbers = collection.metadata.dimension * len(names)
             flags = {"has_image": "image" in names, "has_caption": "caption" in names}
             for chosen in self._requests(rows, batch.ids, payloads, [numbers] * len(rows)):
-                vectors: dict[str, Any] = {name: _rows(batch.vectors(name), chosen) for name in names}
+                vectors: dict[str, Any] = {name: _vector_rows(batch.vectors(name), chosen) for name in names}
                 yield models.Batch(
                     ids=[batch.ids[row] for row in chosen],
                     vectors=vectors,
@@ -303,11 +303,11 @@ def _as_before(states: Mapping[str, PointState]) -> models.Filter:
     for each, state in states.items():
         groups[state.sources, state.run_id, state.indexed_at].append(each)
     return models.Filter(
-        should=[_unchanged(ids, sources, [run_id], at) for (sources, run_id, at), ids in groups.items()]
+        should=[_unchanged_points(ids, sources, [run_id], at) for (sources, run_id, at), ids in groups.items()]
     )
 
 
-def _unchanged(
+def _unchanged_points(
     ids: Sequence[str], sources: Sequence[str], written_by: Sequence[str] | None = None, written_at: str | None = None
 ) -> models.Filter:
     """Return a filter for the points in `ids` that have exactly these sources, and were written by these runs, then.
@@ -335,7 +335,7 @@ def _is_empty(field: str) -> models.IsEmptyCondition:
     return models.IsEmptyCondition(is_empty=models.PayloadField(key=field))
 
 
-def _rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
+def _vector_rows(vectors: Vectors | None, rows: list[int]) -> list[list[float]]:
     chosen: list[list[float]] = np.asarray(vectors, dtype=np.float32)[rows].tolist()
     return chosen
 
@@ -344,7 +344,7 @@ def _vector(record: Any, using: VectorName) -> Vectors:
     return np.asarray(record.vector[using], dtype=np.float32)
 
 
-def _pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
+def _id_pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
     """Return the valid point ids in pages of at most `size`."""
     known = [each for each in ids if is_point_id(each)]
     return [known[start : start + size] for start in range(0, len(known), size)]

@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 # From how many nearest points MMR chooses by default: with as many as hits it only reorders them. The maximum is
 # Qdrant's.
-_CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 16_384
+_MMR_CANDIDATES_PER_HIT, _MIN_MMR_CANDIDATES, _MAX_MMR_CANDIDATES = 10, 100, 16_384
 
 # Servers in strict mode, such as Qdrant Cloud's, filter by fields with an index only; all order by such fields only.
-_UNINDEXED = re.compile(
+_NO_INDEX_MESSAGE = re.compile(
     r'(index required but not found for|No range index for `order_by` key:) ["`]?(?P<field>[^"`]*)', re.IGNORECASE
 )
 
@@ -98,7 +98,7 @@ class Searches:
         for search in searches:
             if id(search.filter) not in conditions:
                 conditions[id(search.filter)] = self._conditions.parse(collection, search.filter)
-        words = [_words(search, collection) for search in searches]
+        words = [_search_words(search, collection) for search in searches]
         requests = [
             self._request(search, each, conditions[id(search.filter)])
             for search, each in zip(searches, words, strict=True)
@@ -173,7 +173,7 @@ class Searches:
         if search.diversity:
             raise ValueError("a search with diversity cannot be grouped")
         name = self._conditions.groupable(collection, field)
-        words = _words(search, collection)
+        words = _search_words(search, collection)
         condition = self._conditions.parse(collection, search.filter)
         request = self._request(search, words, condition)
         if _cannot_match(search, words):
@@ -195,7 +195,8 @@ class Searches:
             **options,
         )
         groups = [
-            StoredGroup(group.id, _ranked(_hit(search, point) for point in group.hits)) for group in answer.groups
+            StoredGroup(group.id, _by_score_and_id(_hit(search, point) for point in group.hits))
+            for group in answer.groups
         ]
         return sorted(groups, key=lambda group: (-group.hits[0].score, str(group.value)))[search.offset :]
 
@@ -252,7 +253,7 @@ class Searches:
         try:
             return self._connection.call(method, **arguments)
         except StoreError as error:
-            if (found := _UNINDEXED.search(str(error))) is None:
+            if (found := _NO_INDEX_MESSAGE.search(str(error))) is None:
                 raise
             logger.warning("%s", error)
             # Not its whole text: this goes to clients, and names the address of the server.
@@ -263,7 +264,7 @@ class Searches:
 
     def _request(self, search: Search, words: Sequence[str], condition: models.Filter | None) -> models.QueryRequest:
         return models.QueryRequest(
-            query=_query(search, words),
+            query=_qdrant_query(search, words),
             using=search.using if search.words is None else CAPTION_WORDS,
             filter=_narrow(condition, search),
             params=self._params(search),
@@ -313,18 +314,18 @@ class Searches:
             raise WordsUnavailableError(self._collections.why_no_words())
 
 
-def _words(search: Search, collection: Collection) -> list[str]:
+def _search_words(search: Search, collection: Collection) -> list[str]:
     return [] if search.words is None else words_to_find(search.words, collection.metadata.language)
 
 
-def _query(search: Search, words: Sequence[str]) -> Any:
+def _qdrant_query(search: Search, words: Sequence[str]) -> Any:
     if search.words is not None:
         return models.TextQuery(text=" ".join(words))
     vector = np.asarray(search.vector, dtype=np.float32).tolist()
     if not search.diversity:
         return models.NearestQuery(nearest=vector)
-    wanted = search.candidates or max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * (search.limit + search.offset))
-    mmr = models.Mmr(diversity=search.diversity, candidates_limit=min(wanted, _MAX_CANDIDATES))
+    wanted = search.candidates or max(_MIN_MMR_CANDIDATES, _MMR_CANDIDATES_PER_HIT * (search.limit + search.offset))
+    mmr = models.Mmr(diversity=search.diversity, candidates_limit=min(wanted, _MAX_MMR_CANDIDATES))
     return models.NearestQuery(nearest=vector, mmr=mmr)
 
 
@@ -353,7 +354,7 @@ def _cannot_match(search: Search, words: Sequence[str]) -> bool:
 def _hits(search: Search, points: Iterable[Any]) -> list[StoredHit]:
     """Return the hits of one search in their order."""
     hits = [_hit(search, point) for point in points]
-    return hits[search.offset :] if search.diversity else _ranked(hits)
+    return hits[search.offset :] if search.diversity else _by_score_and_id(hits)
 
 
 def _hit(search: Search, point: Any) -> StoredHit:
@@ -361,7 +362,7 @@ def _hit(search: Search, point: Any) -> StoredHit:
     return StoredHit(str(point.id), point.score, point.payload or {}, cosines)
 
 
-def _ranked(hits: Iterable[StoredHit]) -> list[StoredHit]:
+def _by_score_and_id(hits: Iterable[StoredHit]) -> list[StoredHit]:
     """Sort hits by score, and equal scores by id, because Qdrant does not define their order."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 

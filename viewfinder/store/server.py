@@ -23,8 +23,8 @@ from viewfinder.store.connection import StoreAddress
 logger = logging.getLogger(__name__)
 
 # Transient HTTP statuses and gRPC codes. 408: Qdrant's own time limit has passed.
-_TRANSIENT = frozenset({408, 429, 502, 503, 504})
-_TRANSIENT_GRPC = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
+_RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
+_RETRIED_GRPC_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 _STATUS_OF_GRPC = {
     "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
@@ -35,7 +35,7 @@ _STATUS_OF_GRPC = {
     "CANCELLED": 500,
 }
 # A cluster answers 500 (gRPC: INTERNAL) while replicas or the consensus do not keep up. Its other 500s fail again.
-_TRANSIENT_500 = re.compile(
+_RETRIED_500 = re.compile(
     r"please retry|try again|failed to apply (operation|update)|active replica|replicas? (is|are) (dead|not)"
     r"|read operations failed|consensus|\bleader\b|\braft\b|\btimed?[ -]?out\b|deadline exceeded|unavailable"
     r"|transport error|connection (refused|reset|closed)|error trying to connect|channel closed|broken pipe",
@@ -123,7 +123,9 @@ class ServerClient:
             return self._explain(error.status_code or 0, said, method, _seconds(error.headers.get("retry-after")))
         source = error.source if isinstance(error, ResponseHandlingException) else error
         if isinstance(source, httpx.TimeoutException) and not isinstance(source, httpx.ConnectTimeout):
-            return StoreTimeoutError(f"{self._address} did not answer {_words(method)} within {self._answer_s} s.")
+            return StoreTimeoutError(
+                f"{self._address} did not answer {_spaced_name(method)} within {self._answer_s} s."
+            )
         if isinstance(source, httpx.TransportError):
             detail = str(source) or type(source).__name__
             return StoreUnavailableError(
@@ -132,22 +134,22 @@ class ServerClient:
         if isinstance(error, QdrantException):  # a 429 whose Retry-After is a date
             return self._explain(429, str(error), method, None)
         return StoreError(
-            f"{self._address} answered {_words(method)} with a response that is not Qdrant's: {_short(source)}"
+            f"{self._address} answered {_spaced_name(method)} with a response that is not Qdrant's: {_short(source)}"
         )
 
     def _explain_grpc(self, error: Exception, code: str, method: str) -> StoreError:
         detail = str(getattr(error, "details", lambda: "")() or code)
-        if code in _TRANSIENT_GRPC and not _TOO_LARGE.search(detail):
+        if code in _RETRIED_GRPC_CODES and not _TOO_LARGE.search(detail):
             kind = StoreTimeoutError if code == "DEADLINE_EXCEEDED" else StoreUnavailableError
             return kind(
-                f"{self._address} (gRPC at {self._address.grpc_url}) did not answer {_words(method)}: {code}, "
+                f"{self._address} (gRPC at {self._address.grpc_url}) did not answer {_spaced_name(method)}: {code}, "
                 f"{detail.rstrip('.')}. Is VIEWFINDER_QDRANT_GRPC_URL right?"
             )
         return self._explain(_STATUS_OF_GRPC.get(code, 400), detail, method, None)
 
     def _explain(self, status: int, said: str, method: str, retry_after_s: float | None) -> StoreError:
-        what = f"{self._address} refused {_words(method)} with status {status}: {said.rstrip('.')}."
-        if status in _TRANSIENT or (status == 500 and _TRANSIENT_500.search(said) and not _FINAL_500.search(said)):
+        what = f"{self._address} refused {_spaced_name(method)} with status {status}: {said.rstrip('.')}."
+        if status in _RETRIED_STATUSES or (status == 500 and _RETRIED_500.search(said) and not _FINAL_500.search(said)):
             unavailable = StoreTimeoutError(what) if status == 408 else StoreUnavailableError(what)
             unavailable.retry_after_s = retry_after_s
             return unavailable
@@ -204,5 +206,5 @@ def _seconds(header: str | None) -> float | None:
         return None
 
 
-def _words(method: str) -> str:
+def _spaced_name(method: str) -> str:
     return method.replace("_", " ")

@@ -56,7 +56,7 @@ class StoreSocket:
         with self._lock:
             connections = list(self._connections)
         for each in connections:
-            _shut_down(each)
+            _end_connection(each)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _listen(self, parent: Path | None) -> None:
@@ -142,7 +142,7 @@ def remove_socket(path: str) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _shut_down(connection: "Connection[Any, Any]") -> None:
+def _end_connection(connection: "Connection[Any, Any]") -> None:
     """End a connection that another thread may be reading; closing it does not wake that thread."""
     try:
         with socket.socket(fileno=socket.dup(connection.fileno())) as end:

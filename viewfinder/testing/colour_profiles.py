@@ -55,7 +55,7 @@ def cmyk_profile() -> bytes:
 def matrix_to_srgb(colour: tuple[int, int, int], matrix: Matrix, gamma: float) -> list[int]:
     """The sRGB values 0..255 of a colour under the profile `rgb_profile(matrix, gamma)`."""
     linear = (np.array(colour) / 255) ** gamma
-    return _encoded(np.array(matrix) @ linear)
+    return _srgb_bytes(np.array(matrix) @ linear)
 
 
 def lab_to_srgb(lab: Colour) -> list[int]:
@@ -63,10 +63,10 @@ def lab_to_srgb(lab: Colour) -> list[int]:
     lightness, a, b = lab
     middle = (lightness + 16) / 116
     values = np.array([middle + a / 500, middle, middle - b / 200])
-    return _encoded(np.where(values > 6 / 29, values**3, 3 * (6 / 29) ** 2 * (values - 4 / 29)) * WHITE)
+    return _srgb_bytes(np.where(values > 6 / 29, values**3, 3 * (6 / 29) ** 2 * (values - 4 / 29)) * WHITE)
 
 
-def _encoded(xyz: np.ndarray) -> list[int]:
+def _srgb_bytes(xyz: np.ndarray) -> list[int]:
     linear = np.clip(np.linalg.solve(SRGB, xyz), 0, 1)
     curved = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return [int(value) for value in (curved * 255).round()]

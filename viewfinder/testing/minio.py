@@ -16,8 +16,8 @@ from viewfinder.errors import ViewfinderError
 from viewfinder.testing.s3 import die_with_parent
 
 INSTALL = "go install github.com/minio/minio@latest (and $(go env GOPATH)/bin in PATH)"
-_START_TIMEOUT_S = 60.0
-_ATTEMPTS = 3
+_MINIO_START_TIMEOUT_S = 60.0
+_MAX_STARTS = 3
 
 
 def find_minio() -> str | None:
@@ -37,7 +37,7 @@ class MinIOServer:
         self.secret_key = secrets.token_hex(16)
 
     def __enter__(self) -> Self:
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_STARTS):
             if self._start():
                 return self
         log = (self._root / "log").read_text(errors="replace")
@@ -72,7 +72,7 @@ class MinIOServer:
             raise
 
     def _is_ready(self) -> bool:
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        deadline = time.monotonic() + _MINIO_START_TIMEOUT_S
         while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
             try:
                 with urllib.request.urlopen(f"{self.url}/minio/health/ready", timeout=5):

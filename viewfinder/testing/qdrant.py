@@ -191,9 +191,9 @@ class QdrantDouble:
         if late:
             self._late.append((late, request.path, apply))
             waits = request.query.get("wait") == "true"
-            return _Reply(200, _result({"operation_id": 0, "status": "wait_timeout" if waits else "acknowledged"}))
+            return _Reply(200, _rest_result({"operation_id": 0, "status": "wait_timeout" if waits else "acknowledged"}))
         try:
-            return _Reply(200, _result(apply()))
+            return _Reply(200, _rest_result(apply()))
         except NodeDownError as error:
             return _Reply(500, _error(str(error)))
         except ValidationError as error:
@@ -267,7 +267,7 @@ class _Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _result(value: Any) -> dict[str, Any]:
+def _rest_result(value: Any) -> dict[str, Any]:
     return {"result": value, "status": "ok", "time": 0.0}
 
 
@@ -282,13 +282,13 @@ class _Node:
         self._double = double
         self._number = number
         self._port = 0
-        self._server: _Server | None = None
+        self._server: _RestServer | None = None
         self.listen()
         self.url = f"http://127.0.0.1:{self._port}"
 
     def listen(self) -> None:
         """Begin to answer."""
-        self._server = _Server(self._double, self._number, self._port)
+        self._server = _RestServer(self._double, self._number, self._port)
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
@@ -302,23 +302,23 @@ class _Node:
             self._server = None
 
 
-class _Server(ThreadingHTTPServer):
+class _RestServer(ThreadingHTTPServer):
     daemon_threads = False  # so that server_close() waits for them
     request_queue_size = 128
 
     def __init__(self, double: QdrantDouble, node: int, port: int) -> None:
         self.double = double
         self.node = node
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), _RestHandler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Do not print errors of clients that disconnected."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
-    server: _Server
+    server: _RestServer
 
     def do_GET(self) -> None:
         self._serve()

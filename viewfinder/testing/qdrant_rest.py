@@ -68,7 +68,7 @@ def _retrieve(local: QdrantLocal, body: Any, name: str) -> Any:
     return local.retrieve(name, made.ids, with_payload=payload, with_vectors=made.with_vector or False)
 
 
-def _point(local: QdrantLocal, _: Any, name: str, point: str) -> Any:
+def _get_point(local: QdrantLocal, _: Any, name: str, point: str) -> Any:
     found = local.retrieve(name, [int(point) if point.isdecimal() else point], with_vectors=True)
     if not found:
         raise KeyError(point)
@@ -123,15 +123,15 @@ def _facet(local: QdrantLocal, body: Any, name: str) -> Any:
     return local.facet(name, made.key, facet_filter=made.filter, limit=made.limit or 10)
 
 
-def _query(local: QdrantLocal, body: Any, name: str) -> Any:
-    return _answers(local, name, [_parse(models.QueryRequest, body)])[0]
+def _query_points(local: QdrantLocal, body: Any, name: str) -> Any:
+    return _query_all(local, name, [_parse(models.QueryRequest, body)])[0]
 
 
 def _query_batch(local: QdrantLocal, body: Any, name: str) -> Any:
-    return _answers(local, name, _parse(models.QueryRequestBatch, body).searches)
+    return _query_all(local, name, _parse(models.QueryRequestBatch, body).searches)
 
 
-def _answers(local: QdrantLocal, name: str, requests: Sequence[models.QueryRequest]) -> list[models.QueryResponse]:
+def _query_all(local: QdrantLocal, name: str, requests: Sequence[models.QueryRequest]) -> list[models.QueryResponse]:
     # Local mode is always exact, and warns about search parameters.
     exact = [request.model_copy(update={"params": None}) for request in requests]
     # With MMR a server selects `limit` points and skips `offset` of them; local mode selects more.
@@ -187,10 +187,10 @@ _OPERATIONS: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", _C + "/points/batch", _batch),
     ("POST", _C + "/points/scroll", _scroll),
     ("POST", _C + "/points/count", _count),
-    ("POST", _C + "/points/query", _query),
+    ("POST", _C + "/points/query", _query_points),
     ("POST", _C + "/points/query/batch", _query_batch),
     ("POST", _C + "/points/query/groups", _query_groups),
-    ("GET", _C + "/points/([^/]+)", _point),
+    ("GET", _C + "/points/([^/]+)", _get_point),
     ("POST", _C + "/facet", _facet),
 ]
 

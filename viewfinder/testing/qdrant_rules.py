@@ -38,12 +38,12 @@ class Rules:
     def refusal(self, method: str, path: str, body: Any) -> str | None:
         """Return the text of status 400 for a request that a server would refuse."""
         name, operation = _target(path)
-        if self.version < BM25_VERSION and any("text" in query for query in _queries(body)):
+        if self.version < BM25_VERSION and any("text" in query for query in _query_parts(body)):
             return "Format error in JSON body: data did not match any variant of untagged enum QueryInterface"
         indexes = self._indexes.get(name)
         if indexes is None:
             return None
-        if unranked := [field for field in _ranked_fields(body) if not _is_ranked(indexes.get(field))]:
+        if unranked := [field for field in _ranked_fields(body) if not _has_scoring(indexes.get(field))]:
             return f"Bad request: Text query needs a text index with `scoring` on `{unranked[0]}`"
         if operation == "facet" and body["key"] not in indexes:
             return f"Bad request: No appropriate index for faceting: `{body['key']}`. Please create one to facet on it."
@@ -108,7 +108,7 @@ def _target(path: str) -> tuple[str, str]:
     return (match[1], match[2] or "") if match else ("", "-")
 
 
-def _queries(body: Any) -> Iterator[Mapping[str, Any]]:
+def _query_parts(body: Any) -> Iterator[Mapping[str, Any]]:
     for request in [body, *(body.get("searches") or ())] if isinstance(body, dict) else ():
         if isinstance(request.get("query"), dict):
             yield request["query"]
@@ -132,7 +132,7 @@ def _kind_of(index: Any) -> Any:
     return index.get("type") if isinstance(index, dict) else index
 
 
-def _is_ranked(index: Any) -> bool:
+def _has_scoring(index: Any) -> bool:
     return isinstance(index, dict) and bool(index.get("scoring"))
 
 

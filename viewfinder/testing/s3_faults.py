@@ -55,7 +55,7 @@ class S3FaultProxy:
         self._lock = threading.Lock()
         self._planned: list[_Planned] = []
         self.inject(*faults)
-        self._server = _Server(self)
+        self._server = _ProxyServer(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -122,22 +122,22 @@ class _Planned:
         return True
 
 
-class _Server(ThreadingHTTPServer):
+class _ProxyServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, proxy: S3FaultProxy) -> None:
         self.proxy = proxy
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), _ProxyHandler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Do not print errors of clients that disconnected."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
-    server: _Server
+    server: _ProxyServer
 
     def do_GET(self) -> None:
         self.close_connection = True

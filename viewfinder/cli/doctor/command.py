@@ -50,13 +50,13 @@ def doctor_command(
     if as_json:
         output.print_json([asdict(check) for check in found])
     else:
-        rows = [[check.name, check.state, _shown(check), check.advice] for check in found]
+        rows = [[check.name, check.state, _shown_finding(check), check.advice] for check in found]
         output.print_table(["check", "state", "found", "what to do"], rows)
     if any(check.state == "failed" for check in found):
         raise typer.Exit(FAILED)
 
 
-def _shown(check: Finding) -> str:
+def _shown_finding(check: Finding) -> str:
     """What is found, for a table: the versions of packages are in the JSON document."""
     if check.state == "ok" and check.name in [name for _, name, _ in EXTRAS]:
         return f"{check.found.count(',') + 1} packages; versions: --json"
@@ -87,10 +87,10 @@ def examine(
         planned.append(("service", lambda: network.service(settings), (), ""))
     advice = _BUCKET_ADVICE if (source or "").startswith("s3:") else _DIRECTORY_ADVICE
     planned.append(("source", lambda: network.source_read(settings, source), (), advice))
-    return checks + [_result(*each) for each in planned]
+    return checks + [_run_check(*each) for each in planned]
 
 
-def _result(name: str, check: Callable[[], Finding], modules: tuple[str, ...], advice: str) -> Finding:
+def _run_check(name: str, check: Callable[[], Finding], modules: tuple[str, ...], advice: str) -> Finding:
     """Run a check; an error becomes a failed finding with `advice`."""
     if missing := [package_of(module) for module in modules if importlib.util.find_spec(module) is None]:
         return not_installed(name, *missing)

@@ -48,7 +48,7 @@ def packages() -> Iterator[Finding]:
         found, missing = [], []
         for each in packages:
             version = _version(each.name)
-            if version is None or _numbers(version) < _numbers(each.minimum):
+            if version is None or _version_numbers(version) < _version_numbers(each.minimum):
                 missing.append(f"{each.name}>={each.minimum}" + (f" (installed: {version})" if version else ""))
             else:
                 found.append(f"{each.name} {version}")
@@ -67,7 +67,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 

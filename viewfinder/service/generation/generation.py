@@ -82,14 +82,14 @@ class Generation:
         if missing:
             self._count("text", len(missing))
             vectors, cut = self.encoder.encode_texts(missing)
-            for text, vector, tokens in zip(missing, _rows(vectors), cut, strict=True):
+            for text, vector, tokens in zip(missing, _frozen_rows(vectors), cut, strict=True):
                 found[text] = vector, int(tokens)
                 self._cache.put(text, (vector, int(tokens)))
         return [encoded for text in texts if (encoded := found[text]) is not None]
 
     def _encode_images(self, images: list[Pixels]) -> list[Vector]:
         self._count("image", len(images))
-        return _rows(self.encoder.encode_images(np.stack(images)))
+        return _frozen_rows(self.encoder.encode_images(np.stack(images)))
 
     def _count(self, kind: Literal["text", "image"], size: int) -> None:
         self._metrics.batch(kind, size)
@@ -118,7 +118,7 @@ class _TextCache:
                 self._entries.popitem(last=False)
 
 
-def _rows(vectors: Vector) -> list[Vector]:
+def _frozen_rows(vectors: Vector) -> list[Vector]:
     """Copies of the rows: a view in the cache would keep its whole batch in memory."""
     rows = [vector.copy() for vector in vectors]
     for row in rows:

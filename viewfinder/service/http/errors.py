@@ -109,7 +109,7 @@ def install_error_handlers(api: FastAPI) -> None:
 def refusal(request: Request, error: Exception) -> HTTPError:
     """As `http_error_of`, also for FastAPI's own errors of a body or a parameter."""
     if isinstance(error, RequestValidationError):
-        return _invalid(request, error)
+        return _invalid_request(request, error)
     if isinstance(error, HTTPException) and error.detail == UNREADABLE and not _is_form(request):
         return HTTPError(400, "invalid_json", "The body cannot be parsed as JSON.", JSON_HINT)
     return http_error_of(error)
@@ -193,7 +193,7 @@ def error_detail(request_id: str, error: HTTPError) -> ErrorDetail:
     )
 
 
-def _invalid(request: Request, error: RequestValidationError) -> HTTPError:
+def _invalid_request(request: Request, error: RequestValidationError) -> HTTPError:
     details = error.errors()
     for detail in details:
         if detail["type"] == "json_invalid":

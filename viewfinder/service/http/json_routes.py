@@ -48,7 +48,7 @@ class JsonRoute(APIRoute):
     """A route that answers with the JSON of its endpoint's result, built in a thread, or with its `Response`."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Any]], **options: Any) -> None:
-        super().__init__(path, _encoded(endpoint), **options)
+        super().__init__(path, _with_json_result(endpoint), **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -140,7 +140,7 @@ def _split(body: bytes) -> tuple[bytes, list[bytes]]:
     return b"".join(parts[::2]), parts[1::2]
 
 
-def _encoded(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
+def _with_json_result(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
     """The endpoint, with its result as a JSON response; FastAPI still reads its signature for the schema."""
     if getattr(endpoint, "__wrapped__", None) is not None:
         return endpoint  # encoded already: FastAPI makes each route anew when a router is included

@@ -21,7 +21,7 @@ from viewfinder.query.fields import Id
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.routes.images import REFUSED, ImageId, ImageUri, record_of
+from viewfinder.service.http.routes.images import IMAGE_ERRORS, ImageId, ImageUri, record_of
 from viewfinder.service.images.content import WIDTHS, ContentBusyError, Original, entity_tag
 from viewfinder.service.search_service import SearchService
 from viewfinder.store import Record
@@ -86,12 +86,12 @@ _IfRange = Annotated[str | None, Header(description="Ignore `Range` unless this 
 _Expires = Annotated[int | None, Query(ge=0, description="Of an address of `POST /v1/thumbnails`.")]
 _Signature = Annotated[str | None, Query(max_length=128, description="Of such an address.")]
 _BYTE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_RESPONSES: Mapping[int | str, dict[str, Any]] = {
+_CONTENT_RESPONSES: Mapping[int | str, dict[str, Any]] = {
     200: {"description": "The image.", "content": {MEDIA_TYPE: {}, "image/*": {}, UNKNOWN_TYPE[0]: {}}},
     206: {"description": "The part of the original in `Range`."},
     304: {"description": "The client's copy is current."},
     307: {"description": "The original is at `Location`, for five minutes (`VIEWFINDER_REDIRECT_ORIGINALS`)."},
-    **REFUSED,
+    **IMAGE_ERRORS,
     416: {"model": ErrorResponse, "description": "The original has no such part."},
     422: ERROR_RESPONSES[422],
     503: ERROR_RESPONSES[503],
@@ -108,7 +108,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.get(
         "/v1/images/{id}/content",
         response_class=Response,
-        responses={**_RESPONSES},
+        responses={**_CONTENT_RESPONSES},
         summary="The image itself, or a thumbnail of it",
     )
     async def content(
@@ -127,7 +127,7 @@ def router(service: SearchService) -> APIRouter:
         record, _ = await record_of(service, id, uri)
         width = None if width is None else next(each for each in WIDTHS if each >= width)
         known = entity_tag(str(record.payload.get("etag") or ""), width)
-        if known and if_none_match and _matches(known, if_none_match):
+        if known and if_none_match and _has_tag(known, if_none_match):
             return Response(status_code=304, headers=_headers(known))
         try:
             if width is not None:
@@ -263,7 +263,7 @@ def _headers(tag: str) -> dict[str, str]:
     return headers | ({"etag": tag} if tag else {})
 
 
-def _matches(tag: str, if_none_match: str) -> bool:
+def _has_tag(tag: str, if_none_match: str) -> bool:
     given = {each.strip().removeprefix("W/") for each in if_none_match.split(",")}
     return tag in given or "*" in given
 

@@ -42,7 +42,7 @@ ImageUri = Annotated[
     ),
 ]
 
-REFUSED: Mapping[int | str, dict[str, Any]] = {
+IMAGE_ERRORS: Mapping[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "The image is not in the index, or no longer in its bucket."},
     502: {"model": ErrorResponse, "description": "The bucket refuses access to the object."},
 }
@@ -59,7 +59,7 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.get(
         "/v1/images/{id}",
-        responses={404: REFUSED[404], 422: ERROR_RESPONSES[422], **unavailable},
+        responses={404: IMAGE_ERRORS[404], 422: ERROR_RESPONSES[422], **unavailable},
         summary="Everything the index stores about an image",
     )
     async def image(id: ImageId, uri: ImageUri = None) -> Image:

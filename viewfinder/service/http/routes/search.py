@@ -38,7 +38,7 @@ from viewfinder.service.telemetry.access_log import record_generation
 # Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
 MAX_JSON_PARAMETER = 4_000
 
-_RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
+_SEARCH_RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
     404: {"model": ErrorResponse, "description": "The index holds no image with the given id."},
     410: {
         "model": ErrorResponse,
@@ -78,19 +78,21 @@ def router(service: SearchService) -> APIRouter:
     routes = APIRouter(tags=["search"], route_class=JsonRoute)
 
     @routes.post(
-        "/v1/search", responses=_RESPONSES, summary="Find images by text, by image, or by several of them; or list them"
+        "/v1/search",
+        responses=_SEARCH_RESPONSES,
+        summary="Find images by text, by image, or by several of them; or list them",
     )
     async def search(body: SearchBody) -> SearchResult:
-        return await _answer(service, body.query())
+        return await _search_and_log(service, body.query())
 
-    @routes.get("/v1/search", responses=_RESPONSES, summary="The same with a query string")
+    @routes.get("/v1/search", responses=_SEARCH_RESPONSES, summary="The same with a query string")
     async def search_by_address(query: Annotated[Query, Depends(_query_of_address)]) -> SearchResult:
-        return await _answer(service, query)
+        return await _search_and_log(service, query)
 
     @routes.post(
         "/v1/search/image",
         dependencies=[Depends(_check_form)],
-        responses=_RESPONSES,
+        responses=_SEARCH_RESPONSES,
         summary="Find images similar to an uploaded one",
     )
     async def search_by_upload(
@@ -98,14 +100,16 @@ def router(service: SearchService) -> APIRouter:
         options: _UploadOptions = "{}",
     ) -> SearchResult:
         chosen = await _upload_options(options)
-        return await _answer(service, chosen.build(QueryPart("image", await image.read())))
+        return await _search_and_log(service, chosen.build(QueryPart("image", await image.read())))
 
-    @routes.post("/v1/search/batch", responses=_RESPONSES, summary="Up to 64 searches at once, encoded as one batch")
+    @routes.post(
+        "/v1/search/batch", responses=_SEARCH_RESPONSES, summary="Up to 64 searches at once, encoded as one batch"
+    )
     async def search_batch(body: BatchBody, request: Request) -> SearchResults:
         answers = await service.searcher.search_many(body.queries())
         return SearchResults(
             results=tuple(
-                each if isinstance(each, SearchResult) else _failed(each, request.state.id) for each in answers
+                each if isinstance(each, SearchResult) else _failed_search(each, request.state.id) for each in answers
             )
         )
 
@@ -152,17 +156,17 @@ async def _query_of_address(
     try:
         return SearchBody.model_validate(document).query()
     except ValidationError as error:
-        raise _invalid(error, "query") from error
+        raise _validation_error(error, "query") from error
 
 
-async def _answer(service: SearchService, query: Query) -> SearchResult:
+async def _search_and_log(service: SearchService, query: Query) -> SearchResult:
     """One page of hits, with its model and collection in the access log: those of a cursor may not be live."""
     result = await service.searcher.search(query)
     record_generation(model=result.model, collection=result.collection)
     return result
 
 
-def _failed(error: Refused, request_id: str) -> FailedSearch:
+def _failed_search(error: Refused, request_id: str) -> FailedSearch:
     answered = http_error_of(error)
     return FailedSearch(status=answered.status, error=error_detail(request_id, answered))
 
@@ -196,7 +200,7 @@ async def _upload_options(text: str) -> UploadOptionsBody:
     try:
         return UploadOptionsBody.model_validate(document)
     except ValidationError as error:
-        raise _invalid(error, "body", "options") from error
+        raise _validation_error(error, "body", "options") from error
 
 
 def parse_filter_parameter(text: str | None) -> dict[str, Any] | None:
@@ -222,5 +226,5 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _invalid(error: ValidationError, *place: str) -> RequestValidationError:
+def _validation_error(error: ValidationError, *place: str) -> RequestValidationError:
     return RequestValidationError([{**each, "loc": (*place, *each["loc"])} for each in error.errors()])
