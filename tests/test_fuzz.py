@@ -15,8 +15,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from viewfinder.environment import PREFIX
 from viewfinder.errors import ConfigurationError, SourceError
-from viewfinder.settings import PREFIX, Settings
+from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import MANIFEST_SCHEMA, write_manifest

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from viewfinder.environment import PREFIX, variable
 from viewfinder.errors import ConfigurationError
-from viewfinder.settings import PREFIX, Settings, variable
+from viewfinder.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

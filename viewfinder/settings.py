@@ -1,21 +1,16 @@
 """All settings, in one frozen record that a program builds once at its entry point.
 
-A program calls `Settings.load()` in its `main()` or builder and passes values down; no other module reads the
-environment. Values come from flags, then the environment, then `.env` in the working directory, then a TOML file
-(`--config` or `VIEWFINDER_CONFIG`), then the defaults. `docs/configuration.md` lists every field; a test compares both.
+A program calls `Settings.load()` in its `main()` or builder and passes values down. `viewfinder.environment` reads the
+values; `docs/configuration.md` lists every field, and a test compares both.
 """
 
-import difflib
 import ipaddress
-import os
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,18 +22,11 @@ from pydantic import (
     field_validator,
 )
 
+from viewfinder.environment import read_environment
 from viewfinder.errors import ConfigurationError
-
-PREFIX = "VIEWFINDER_"
-CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-DOTENV = ".env"
 
 DEFAULT_SERVER = "http://localhost:8000"
 DEFAULT_GRACE_S = 300.0
-
-# Settings that have a variable of Ray's instead of a `VIEWFINDER_` one.
-_RAY_VARIABLES = {"ray_address": "RAY_ADDRESS", "fast_proxy": "RAY_SERVE_ENABLE_HA_PROXY"}
-_SECRETS = frozenset({"qdrant_api_key", "api_keys", "api_key", "cursor_keys"})
 
 # Qdrant allows more, but index names appear in aliases, file names and shell commands.
 INDEX_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -454,89 +442,12 @@ class Settings(BaseModel):
         file is `config`, else the one in `VIEWFINDER_CONFIG`.
         Raises `ConfigurationError` that lists all problems.
         """
-        problems: list[str] = []
-        if environment is None:
-            dotenv = {name: value for name, value in dotenv_values(DOTENV).items() if value is not None}
-            problems += _unknown_variables(dotenv, f"{DOTENV}: ") + _unknown_variables(os.environ)
-            environment = {**dotenv, **_without_empty(os.environ)}
-        else:
-            problems += _unknown_variables(environment)
-        values: dict[str, object] = {}
-        sources: dict[str, str] = {}
-        if path := config or environment.get(CONFIG_VARIABLE):
-            values, found = _read_toml(Path(path).expanduser(), "--config" if config else CONFIG_VARIABLE)
-            problems += found
-            sources = dict.fromkeys(values, f"{path}: ")
-        named = _by_field(environment)
-        given = {name: value for name, value in flags.items() if value is not None}
-        values |= named | given
-        for name in named:
-            sources.pop(name, None)
-        sources |= dict.fromkeys(given, "")  # arguments of a program, not variables
+        given = read_environment(list(cls.model_fields), environment, config, flags)
+        problems = list(given.problems)
         try:
-            settings = cls.model_validate(values)
+            settings = cls.model_validate(given.values)
         except ValidationError as error:
-            problems += [_setting_problem(detail, sources) for detail in error.errors()]
+            problems += [given.describe(detail) for detail in error.errors()]
         if problems:
             raise ConfigurationError("\n".join(["The configuration is wrong:", *(f"  {line}" for line in problems)]))
         return settings
-
-
-def variable(field: str) -> str:
-    """The environment variable that sets a field."""
-    return _RAY_VARIABLES.get(field, PREFIX + field.upper())
-
-
-def _without_empty(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if value}
-
-
-def _by_field(environment: Mapping[str, str]) -> dict[str, object]:
-    """Values of fields from variables; an empty variable counts as unset."""
-    variables = {field: environment.get(variable(field)) for field in Settings.model_fields}
-    return {field: value for field, value in variables.items() if value}
-
-
-def _unknown_variables(environment: Iterable[str], place: str = "") -> list[str]:
-    """One problem for each unknown `VIEWFINDER_` name, which would otherwise be ignored."""
-    known = [
-        CONFIG_VARIABLE,
-        *(PREFIX + field.upper() for field in Settings.model_fields if field not in _RAY_VARIABLES),
-    ]
-    return [
-        f"{place}{name}: no such setting; {_nearest_setting(name, known)}"
-        for name in sorted(environment)
-        if name.startswith(PREFIX) and name not in known
-    ]
-
-
-def _read_toml(path: Path, named_by: str) -> tuple[dict[str, Any], list[str]]:
-    """The values of a TOML file by field, and its problems."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return {}, [f"{named_by}: {str(path)!r} cannot be read: {error.strerror}"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return {}, [f"{named_by}: {str(path)!r} is not a TOML file: {error}"]
-    known = list(Settings.model_fields)
-    problems = [
-        f"{path}: {name}: no such setting; {_nearest_setting(name, known)}" for name in document if name not in known
-    ]
-    return {name: value for name, value in document.items() if name in known}, problems
-
-
-def _nearest_setting(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else "docs/configuration.md lists all of them."
-
-
-def _setting_problem(detail: Mapping[str, Any], places: Mapping[str, str]) -> str:
-    """A validation error as one line with the name of the variable, or of the file and its key."""
-    name = str(detail["loc"][0])
-    if detail["type"] == "extra_forbidden":
-        return f"{name}: no such setting; {_nearest_setting(name, list(Settings.model_fields))}"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    value = repr(str(detail["input"]))
-    given = "" if name in _SECRETS or value in message else f" (given: {value})"
-    shown = f"{places[name]}{name}" if name in places else variable(name)
-    return f"{shown}: {message[0].lower()}{message[1:]}{given}"

@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from viewfinder._version import __version__
+from viewfinder.environment import PREFIX, variable
 from viewfinder.errors import ConfigurationError
-from viewfinder.settings import PREFIX, Settings, variable
+from viewfinder.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
