@@ -119,8 +119,8 @@ def _chunk(data: bytes, chance: random.Random) -> bytes:
         chunks.append(data[at + 4 : at + 8 + length])
         at += 12 + length
     which = chance.randrange(len(chunks))
-    spoilt = bytearray(chunks[which])
-    spoilt[chance.randrange(min(4, len(spoilt) - 1), len(spoilt))] = chance.randrange(256)
-    chunks[which] = bytes(spoilt)
+    damaged = bytearray(chunks[which])
+    damaged[chance.randrange(min(4, len(damaged) - 1), len(damaged))] = chance.randrange(256)
+    chunks[which] = bytes(damaged)
     framed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
     return data[:8] + b"".join(framed)

@@ -97,7 +97,7 @@ class Killer(threading.Thread):
         chance: random.Random,
     ) -> None:
         super().__init__(daemon=True)
-        self._victims, self._in_hand, self._flow = victims, lost_if_killed, flow
+        self._victims, self._lost_if_killed, self._flow = victims, lost_if_killed, flow
         self._after, self._chance = after, chance
         # Number of images that each killed process held.
         self.killed: dict[int, int] = {}
@@ -132,7 +132,7 @@ class Killer(threading.Thread):
         """Kill the stopped victim if it holds images, else continue it; return True if killed."""
         lost = 0
         try:
-            lost = self._in_hand(victim)
+            lost = self._lost_if_killed(victim)
         finally:
             with contextlib.suppress(ProcessLookupError):  # Ray has already ended it
                 os.kill(victim, signal.SIGKILL if lost else signal.SIGCONT)
@@ -224,7 +224,7 @@ def test_a_killed_process_loses_no_object(trial: Trial, fault: str, monkeypatch:
     assert len(killer.killed) == len(after), "the job ended before all were killed"
     assert all(killer.killed.values()), "a killed process held no image"
     assert trial.world.counts == trial.counts[0]
-    trial.assert_same_as_calm(0)
+    trial.assert_same_as_without_faults(0)
     assert killer.decoders - ours
     until(lambda: not orphans(killer.decoders - ours), "a decoder outlived its worker")
 
@@ -262,7 +262,7 @@ def test_many_faults_at_once_do_not_change_the_index_of_a_job(trial: Trial, monk
     trial.cost.injected = trial.proxy.injected + strikes(store) - left
     assert trial.cost.injected == sum(each.times for each in s3) + strikes(store), "a fault was not hit"
     assert trial.world.counts == trial.counts[0]
-    trial.assert_same_as_calm(0)
+    trial.assert_same_as_without_faults(0)
 
 
 def run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -275,5 +275,5 @@ def run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> int:
 
 def orphans(decoders: set[int]) -> set[int]:
     """Decoders that still run but are not descendants of a worker."""
-    cared_for = {each for worker in busy("ray::") for each in descendants(worker)}
-    return {each for each in decoders - cared_for if DECODER in command(each)}
+    supervised = {each for worker in busy("ray::") for each in descendants(worker)}
+    return {each for each in decoders - supervised if DECODER in command(each)}

@@ -79,7 +79,7 @@ def test_an_unreadable_object_fails_until_it_can_be_read(trial: Trial) -> None:
     assert NAMES[7] not in trial.world.points
     trial.record_cost()
     assert trial.sync() == trial.counts[0] | {"unchanged": len(NAMES) - 1, "indexed": 1}
-    trial.assert_same_as_calm(0)
+    trial.assert_same_as_without_faults(0)
 
 
 @pytest.mark.chaos("S3", "an object always comes short")
@@ -90,7 +90,7 @@ def test_an_object_that_always_arrives_short_is_not_recorded_as_broken(trial: Tr
     assert trial.world.recorded_failures([NAMES[7]]) == {NAMES[7]: "unavailable"}
     trial.record_cost()
     trial.sync()
-    trial.assert_same_as_calm(0)
+    trial.assert_same_as_without_faults(0)
 
 
 @pytest.mark.chaos("S3", "an object is archived")
@@ -101,7 +101,7 @@ def test_an_archived_object_is_skipped_until_it_is_restored(trial: Trial) -> Non
     assert trial.world.recorded_failures([NAMES[7]]) == {}
     trial.record_cost()
     assert trial.sync() == trial.counts[0] | {"unchanged": len(NAMES) - 1, "indexed": 1}
-    trial.assert_same_as_calm(0)
+    trial.assert_same_as_without_faults(0)
 
 
 @pytest.mark.chaos("S3", "no access to one prefix")
@@ -112,7 +112,7 @@ def test_objects_without_access_fail_and_the_others_are_indexed(trial: Trial) ->
     assert set(trial.world.recorded_failures(NAMES).values()) == {"access_denied"}
     trial.record_cost()
     assert trial.sync() == trial.counts[0] | {"unchanged": 3, "indexed": len(NAMES) - 3}
-    trial.assert_same_as_calm(0)
+    trial.assert_same_as_without_faults(0)
 
 
 @pytest.mark.chaos("S3", "an object changes between list and get")
@@ -164,7 +164,7 @@ def test_credentials_can_be_rotated_during_a_run(
         assert trial.sync(faults) == trial.counts[0]
         trial.record_cost()
         trial.cost.fault = f"credentials rotated, the old key refused {refusal}"
-        trial.assert_same_as_calm(0)
+        trial.assert_same_as_without_faults(0)
 
 
 def _with_short_retry(trial: Trial) -> ObjectAccess:

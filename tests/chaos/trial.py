@@ -112,7 +112,7 @@ class Trial:
             self.record_cost(number)
             assert self.injected >= (1 if number else planned), "a fault was not hit"
             assert counts == self.counts[number], "the counts differ from those without faults"
-            self.assert_same_as_calm(number)
+            self.assert_same_as_without_faults(number)
 
     def record_cost(self, number: int = 0) -> None:
         """Add the last run to the row of the table, next to the fault-free run with that number."""
@@ -137,7 +137,7 @@ class Trial:
             self.proxy.inject()
             self.qdrant.faults.clear()
 
-    def assert_same_as_calm(self, number: int) -> None:
+    def assert_same_as_without_faults(self, number: int) -> None:
         """Assert that nothing is lost, duplicated or wrong, and that the same failures are recorded."""
         now, calm = Index.of(self.world), self.calm[number]
         assert now.payloads == calm.payloads

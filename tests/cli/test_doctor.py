@@ -111,7 +111,7 @@ def test_a_service_without_an_index_is_a_note(without_index: str, monkeypatch: p
 
 
 @pytest.fixture
-def stranger() -> Iterator[int]:
+def other_program() -> Iterator[int]:
     """The port of another HTTP server."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -131,8 +131,8 @@ def stranger() -> Iterator[int]:
         thread.join()
 
 
-def test_another_program_on_the_port_is_reported(stranger: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIEWFINDER_PORT", str(stranger))
+def test_another_program_on_the_port_is_reported(other_program: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWFINDER_PORT", str(other_program))
     check = look("port")
     assert (check.state, check.advice) == ("failed", "Stop it, or set VIEWFINDER_PORT.")
 

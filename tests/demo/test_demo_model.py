@@ -113,12 +113,12 @@ def test_any_text_gives_a_vector(shipped: Shipped, text: str) -> None:
 
 
 def test_unknown_words_do_not_drown_the_known_ones(shipped: Shipped) -> None:
-    plain, wordy, other = shipped.texts(
+    plain, paraphrase, other = shipped.texts(
         ["a cat on the beach", "a quixotic cat on the beach", "three donuts in the kitchen"]
     )
 
-    assert plain @ wordy > 0.8
-    assert plain @ wordy > plain @ other + 0.3
+    assert plain @ paraphrase > 0.8
+    assert plain @ paraphrase > plain @ other + 0.3
 
 
 def test_positions_after_the_end_of_text_change_nothing(shipped: Shipped) -> None:

@@ -34,9 +34,9 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
             while True:
                 time.sleep(3600)
         case b"eat":
-            hoard = []
+            kept = []
             while True:
-                hoard.append(bytearray(16 * 1024**2))
+                kept.append(bytearray(16 * 1024**2))
         case b"chatter":  # like C libraries, on both standard streams, and more than a pipe holds
             for stream in (1, 2):
                 os.write(stream, b"Corrupt JPEG data: premature end of data segment\n" * 10_000)

@@ -36,7 +36,7 @@ def decoder() -> Iterator[Decoder]:
 
 
 @pytest.fixture
-def impatient() -> Iterator[Decoder]:
+def short_limit() -> Iterator[Decoder]:
     with Decoder(PREPROCESS, LIMITS, timeout_s=1.0, memory_bytes=MEMORY, entry=CRASHING) as decoder:
         yield decoder
 
@@ -125,10 +125,10 @@ def test_a_file_that_makes_the_child_send_an_invalid_response_fails_alone(decode
 
 
 @pytest.mark.chaos("Files", "an image loops forever in its decoder")
-def test_a_file_that_hangs_times_out(impatient: Decoder) -> None:
-    assert failure(impatient, b"hang").reason == "decode_timeout"
-    assert failure(impatient, b"hang").reason == "decode_timeout"
-    assert impatient.decode(b"pid").height == 1
+def test_a_file_that_hangs_times_out(short_limit: Decoder) -> None:
+    assert failure(short_limit, b"hang").reason == "decode_timeout"
+    assert failure(short_limit, b"hang").reason == "decode_timeout"
+    assert short_limit.decode(b"pid").height == 1
 
 
 def test_a_file_is_retried_once_in_a_new_child(decoder: Decoder, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ DIGEST, OTHER = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c77753
 
 
 @dataclass
-class Shelf:
+class Points:
     """A collection to compare rows of `s3://b` with; no object exists."""
 
     world: World
@@ -59,10 +59,10 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(world: World) -> Shelf:
+def points(world: World) -> Points:
     collection = open_collection(world.store, world.settings(), locate(world.model), create=True)
     assert collection is not None
-    return Shelf(world, world.store, collection)
+    return Points(world, world.store, collection)
 
 
 def listed(name: str, version: Version, **more: Any) -> Row:
@@ -96,23 +96,23 @@ def _id(name: str) -> str:
         (Version("", 5, EARLY), Version("", 6, EARLY), "index"),
     ],
 )
-def test_objects_are_compared_by_their_versions(shelf: Shelf, stored: Version, version: Version, action: str) -> None:
-    shelf.add("1", stored)
-    assert actions(shelf.compare(listed("1", version))) == {action: 1}
+def test_objects_are_compared_by_their_versions(points: Points, stored: Version, version: Version, action: str) -> None:
+    points.add("1", stored)
+    assert actions(points.compare(listed("1", version))) == {action: 1}
 
 
-def test_an_etag_that_all_objects_have_is_not_trusted(shelf: Shelf) -> None:
+def test_an_etag_that_all_objects_have_is_not_trusted(points: Points) -> None:
     for name, size in (("1", 5), ("2", 6), ("3", 7)):
-        shelf.add(name, Version(DIGEST, size, EARLY))
+        points.add(name, Version(DIGEST, size, EARLY))
     rows = [
         listed("1", Version(DIGEST, 5, EARLY)),
         listed("2", Version(DIGEST, 6, LATE)),  # another content of the same size
         listed("3", Version(DIGEST, 8, LATE)),
     ]
-    assert actions(shelf.compare(*rows)) == {"unchanged": 1, "index": 2}
+    assert actions(points.compare(*rows)) == {"unchanged": 1, "index": 2}
 
 
-def test_names_and_archived_objects_are_skipped_from_the_listing(shelf: Shelf) -> None:
+def test_names_and_archived_objects_are_skipped_from_the_listing(points: Points) -> None:
     rows = [
         listed("._a.jpg", Version(DIGEST, 5, EARLY), skip="hidden"),
         listed("a.mp4", Version(DIGEST, 5, EARLY), skip="video"),
@@ -120,63 +120,63 @@ def test_names_and_archived_objects_are_skipped_from_the_listing(shelf: Shelf) -
         listed("c.jpg", Version(DIGEST, 5, EARLY), skip="archived"),
         listed("d.jpg", Version(DIGEST, 5, EARLY)),
     ]
-    assert actions(shelf.compare(*rows)) == {"hidden": 1, "video": 2, "archived": 1, "index": 1}
-    tally = shelf.write_compared(*rows[:-1])
+    assert actions(points.compare(*rows)) == {"hidden": 1, "video": 2, "archived": 1, "index": 1}
+    tally = points.write_compared(*rows[:-1])
     assert tally.skips == {"archived": 1, "not_an_image": 0, "hidden": 1, "video": 2, "empty": 0, "taken_down": 0}
     assert (tally.objects, tally.skipped, tally.failed) == (4, 4, 0)
 
 
-def test_an_archived_object_is_unchanged_while_its_point_is_up_to_date(shelf: Shelf) -> None:
-    shelf.add("1", Version(DIGEST, 5, EARLY))
-    assert actions(shelf.compare(listed("1", Version(DIGEST, 5, EARLY), skip="archived"))) == {"unchanged": 1}
-    tally = shelf.write_compared(listed("1", Version(OTHER, 5, LATE), skip="archived"))
+def test_an_archived_object_is_unchanged_while_its_point_is_up_to_date(points: Points) -> None:
+    points.add("1", Version(DIGEST, 5, EARLY))
+    assert actions(points.compare(listed("1", Version(DIGEST, 5, EARLY), skip="archived"))) == {"unchanged": 1}
+    tally = points.write_compared(listed("1", Version(OTHER, 5, LATE), skip="archived"))
     assert (tally.archived, tally.stale) == (1, 1)
-    assert list(shelf.store.points.states(shelf.collection, [_id("1")])) == [_id("1")]
+    assert list(points.store.points.states(points.collection, [_id("1")])) == [_id("1")]
 
 
-def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_again(shelf: Shelf) -> None:
+def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_again(points: Points) -> None:
     """The archive tiers of Intelligent-Tiering do not show in the listing."""
-    shelf.add("1", Version(DIGEST, 5, EARLY))
-    (row,) = shelf.compare(listed("1", Version(OTHER, 5, LATE)))
+    points.add("1", Version(DIGEST, 5, EARLY))
+    (row,) = points.compare(listed("1", Version(OTHER, 5, LATE)))
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": "archived", "message": "", "permanent": False}
-    tally = shelf.write(skipped)
+    tally = points.write(skipped)
     assert (tally.archived, tally.stale, tally.failed) == (1, 1, 0)
-    assert list(shelf.store.points.states(shelf.collection, [_id("1")])) == [_id("1")]
-    assert actions(shelf.compare(listed("1", Version(OTHER, 5, LATE)))) == {"index": 1}
+    assert list(points.store.points.states(points.collection, [_id("1")])) == [_id("1")]
+    assert actions(points.compare(listed("1", Version(OTHER, 5, LATE)))) == {"index": 1}
 
 
 @pytest.mark.parametrize("reason", ["not_an_image", "video", "empty"])
 @pytest.mark.parametrize("version", [Version(DIGEST, 5, EARLY), Version("", 5, EARLY), Version("abc", 5, EARLY)])
-def test_content_that_is_no_image_is_read_once(shelf: Shelf, reason: str, version: Version) -> None:
-    shelf.add("1", Version(OTHER, 4, EARLY))  # an image before
-    (row,) = shelf.compare(listed("1", version))
+def test_content_that_is_no_image_is_read_once(points: Points, reason: str, version: Version) -> None:
+    points.add("1", Version(OTHER, 4, EARLY))  # an image before
+    (row,) = points.compare(listed("1", version))
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": reason, "message": "", "permanent": True}
-    tally = shelf.write(skipped)
+    tally = points.write(skipped)
     assert (tally.skips[reason], tally.stale, tally.failed) == (1, 0, 0)
-    assert not shelf.store.points.states(shelf.collection, [_id("1")])
-    assert not list(shelf.store.control("images").failures_of_run("run")), "it is no failure"
+    assert not points.store.points.states(points.collection, [_id("1")])
+    assert not list(points.store.control("images").failures_of_run("run")), "it is no failure"
 
     for _ in range(2):
-        assert actions(shelf.compare(listed("1", version))) == {reason: 1}
-        assert shelf.write_compared(listed("1", version)).skips[reason] == 1
-    assert actions(shelf.compare(listed("1", Version("changed", 6, LATE)))) == {"index": 1}
+        assert actions(points.compare(listed("1", version))) == {reason: 1}
+        assert points.write_compared(listed("1", version)).skips[reason] == 1
+    assert actions(points.compare(listed("1", Version("changed", 6, LATE)))) == {"index": 1}
 
 
-def test_skipped_objects_that_only_the_live_collection_has_are_counted(shelf: Shelf) -> None:
-    identity = ModelIdentity.of(locate(shelf.world.model))
-    building = shelf.store.collections.create(shelf.collection.index, replace(identity, fingerprint="other"))
-    shelf.live, shelf.collection = shelf.collection, building
+def test_skipped_objects_that_only_the_live_collection_has_are_counted(points: Points) -> None:
+    identity = ModelIdentity.of(locate(points.world.model))
+    building = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
+    points.live, points.collection = points.collection, building
     for name in "123":
-        shelf.add(name, Version(DIGEST, 5, EARLY), shelf.live)
+        points.add(name, Version(DIGEST, 5, EARLY), points.live)
     rows = [
         listed("1", Version(DIGEST, 5, EARLY), skip="archived"),
         listed("2", Version(OTHER, 5, LATE), skip="archived"),  # its point would be lost all the same
         listed("4", Version(DIGEST, 5, EARLY), skip="archived"),  # archived from the start
     ]
-    tally = shelf.write_compared(*rows)
+    tally = points.write_compared(*rows)
     assert (tally.archived, tally.archived_live, tally.skipped_live) == (3, 2, 0)
 
-    (row,) = shelf.compare(listed("3", Version(DIGEST, 5, EARLY)))
+    (row,) = points.compare(listed("3", Version(DIGEST, 5, EARLY)))
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": "not_an_image", "message": "", "permanent": True}
-    tally = shelf.write(skipped)
+    tally = points.write(skipped)
     assert (tally.not_an_image, tally.archived_live, tally.skipped_live) == (1, 0, 1)

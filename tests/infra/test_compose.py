@@ -87,7 +87,7 @@ def test_services_run_without_privileges(services: dict[str, dict[str, Any]]) ->
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "complaint"),
+    ("key", "value", "problem"),
     [
         ("read_only", False, "root file system is writable"),
         ("user", "0:0", "runs as root"),
@@ -100,9 +100,9 @@ def test_services_run_without_privileges(services: dict[str, dict[str, Any]]) ->
     ],
 )
 def test_a_privilege_would_be_noticed(
-    services: dict[str, dict[str, Any]], key: str, value: object, complaint: str
+    services: dict[str, dict[str, Any]], key: str, value: object, problem: str
 ) -> None:
-    assert any(complaint in each for each in weaknesses("qdrant", services["qdrant"] | {key: value}))
+    assert any(problem in each for each in weaknesses("qdrant", services["qdrant"] | {key: value}))
 
 
 def test_every_environment_variable_is_read_by_a_program(services: dict[str, dict[str, Any]]) -> None:

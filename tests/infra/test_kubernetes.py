@@ -55,7 +55,7 @@ def test_containers_run_without_privileges(documents: list[dict[str, Any]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "problem"),
     [
         (
             lambda spec: spec["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"),
@@ -70,11 +70,11 @@ def test_containers_run_without_privileges(documents: list[dict[str, Any]]) -> N
         (lambda spec: spec.update(hostNetwork=True), "hostNetwork"),
     ],
 )
-def test_a_privilege_would_be_noticed(base: list[dict[str, Any]], change: Any, complaint: str) -> None:
+def test_a_privilege_would_be_noticed(base: list[dict[str, Any]], change: Any, problem: str) -> None:
     pod = next(each for each in pods(base) if each.where == "RayService/viewfinder/replicas")
     spec = copy.deepcopy(dict(pod.spec))
     change(spec)
-    assert any(complaint in each for each in weaknesses(Pod(pod.where, pod.labels, spec, pod.ray)))
+    assert any(problem in each for each in weaknesses(Pod(pod.where, pod.labels, spec, pod.ray)))
 
 
 def test_every_environment_variable_is_read_by_a_program(documents: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ UNPREPARED = Prepared()
 QUERY_VECTOR = np.array([1.0, 0.0], np.float32)
 
 
-class Shelf:
+class PointsInMemory:
     """Points by id with their cosines to the query; answers searches as the store does, with noise in the last bits."""
 
     def __init__(self, noise: float = 0.0) -> None:
@@ -33,7 +33,7 @@ class Shelf:
         self.rng = np.random.default_rng(0)
         self.searches: list[Search] = []
 
-    def turn(self, query: Query, place: Place | None = None, prepared: Prepared = UNPREPARED) -> HitPage:
+    def page(self, query: Query, place: Place | None = None, prepared: Prepared = UNPREPARED) -> HitPage:
         vector = None if query.rank == "words" else QUERY_VECTOR
         steps = ranking(query, vector, place, prepared)
         step = next(steps)
@@ -46,11 +46,11 @@ class Shelf:
 
     def read(self, query: Query, between: Callable[[], None] = lambda: None) -> list[str]:
         """All ids, page after page; `between` runs before each further page."""
-        page = self.turn(query)
+        page = self.page(query)
         ids = [each.id for each in page.hits]
         while page.place is not None:
             between()
-            page = self.turn(replace(query, offset=0), page.place)
+            page = self.page(replace(query, offset=0), page.place)
             ids += [each.id for each in page.hits]
         return ids
 
@@ -88,13 +88,13 @@ def numbered(number: int) -> str:
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    shelf = Shelf(noise=2e-7)
+def points() -> PointsInMemory:
+    points = PointsInMemory(noise=2e-7)
     for number in range(100):
-        shelf.image[numbered(number)] = 0.9 - number / 200
-        shelf.caption[numbered(number)] = 0.2 + (number * 37 % 100) / 200
-        shelf.words[numbered(number)] = 1.0 + (number * 53 % 100) / 10
-    return shelf
+        points.image[numbered(number)] = 0.9 - number / 200
+        points.caption[numbered(number)] = 0.2 + (number * 37 % 100) / 200
+        points.words[numbered(number)] = 1.0 + (number * 53 % 100) / 10
+    return points
 
 
 KINDS = [text(), text(target="both"), text(rank="words"), text(rank="hybrid"), text(rank="hybrid", target="both")]
@@ -102,57 +102,57 @@ KINDS = [text(), text(target="both"), text(rank="words"), text(rank="hybrid"), t
 
 @pytest.mark.parametrize("query", KINDS)
 @pytest.mark.parametrize("limit", [1, 7, 100])
-def test_all_pages_together_are_the_whole_ranking(shelf: Shelf, query: Query, limit: int) -> None:
-    shelf.noise = 0
-    whole = [each.id for each in shelf.turn(replace(query, limit=200)).hits]
+def test_all_pages_together_are_the_whole_ranking(points: PointsInMemory, query: Query, limit: int) -> None:
+    points.noise = 0
+    whole = [each.id for each in points.page(replace(query, limit=200)).hits]
     assert len(whole) == 100
-    assert shelf.read(replace(query, limit=limit)) == whole
+    assert points.read(replace(query, limit=limit)) == whole
 
 
 @pytest.mark.parametrize("query", KINDS)
 @pytest.mark.parametrize("seed", range(5))
-def test_pages_neither_repeat_nor_miss_points_during_changes(shelf: Shelf, query: Query, seed: int) -> None:
+def test_pages_neither_repeat_nor_miss_points_during_changes(points: PointsInMemory, query: Query, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    born, dead = 0, set()
+    added, deleted = 0, set()
 
     def change() -> None:
-        nonlocal born
+        nonlocal added
         for _ in range(int(rng.integers(4))):
-            each = f"new-{born}"
-            shelf.image[each], shelf.caption[each] = rng.uniform(0.3, 1, 2)
-            shelf.words[each] = rng.uniform(0, 12)
-            born += 1
-        for each in rng.choice(sorted(shelf.image), int(rng.integers(3)), replace=False).tolist():
-            for scores in (shelf.image, shelf.caption, shelf.words):
+            each = f"new-{added}"
+            points.image[each], points.caption[each] = rng.uniform(0.3, 1, 2)
+            points.words[each] = rng.uniform(0, 12)
+            added += 1
+        for each in rng.choice(sorted(points.image), int(rng.integers(3)), replace=False).tolist():
+            for scores in (points.image, points.caption, points.words):
                 del scores[each]
-            dead.add(each)
+            deleted.add(each)
 
-    shown = shelf.read(replace(query, limit=7), between=change)
+    shown = points.read(replace(query, limit=7), between=change)
     assert len(shown) == len(set(shown))
-    stayed = {numbered(number) for number in range(100)} - dead
+    stayed = {numbered(number) for number in range(100)} - deleted
     assert stayed <= set(shown)
 
 
 @pytest.mark.parametrize("removed", [10, 60, 100])
-def test_a_page_continues_after_most_earlier_hits_were_deleted(shelf: Shelf, removed: int) -> None:
-    page = shelf.turn(text(limit=80))
-    shelf.image = {each: score for each, score in shelf.image.items() if int(each) >= removed}
-    rest = shelf.turn(text(limit=80), page.place)
+def test_a_page_continues_after_most_earlier_hits_were_deleted(points: PointsInMemory, removed: int) -> None:
+    page = points.page(text(limit=80))
+    points.image = {each: score for each, score in points.image.items() if int(each) >= removed}
+    rest = points.page(text(limit=80), page.place)
     assert [each.id for each in rest.hits] == [numbered(each) for each in range(max(80, removed), 100)]
 
 
-def test_a_page_continues_after_many_better_points_were_added(shelf: Shelf) -> None:
-    page = shelf.turn(text(limit=10))
-    shelf.image |= {f"new-{number}": 0.95 for number in range(300)}
-    following = shelf.turn(text(limit=10), page.place)
+def test_a_page_continues_after_many_better_points_were_added(points: PointsInMemory) -> None:
+    page = points.page(text(limit=10))
+    points.image |= {f"new-{number}": 0.95 for number in range(300)}
+    following = points.page(text(limit=10), page.place)
     assert [each.id for each in following.hits] == [numbered(each) for each in range(10, 20)]
 
 
 @pytest.mark.parametrize("offset", [0, 3])
 def test_points_with_equal_scores_appear_once(offset: int) -> None:
-    shelf = Shelf(noise=2e-7)
-    shelf.image = {numbered(number): 0.5 for number in range(90)} | {"first": 0.6, "last": 0.4}
-    shown = shelf.read(text(limit=4, offset=offset))
+    points = PointsInMemory(noise=2e-7)
+    points.image = {numbered(number): 0.5 for number in range(90)} | {"first": 0.6, "last": 0.4}
+    shown = points.read(text(limit=4, offset=offset))
     assert len(shown) == len(set(shown)) == 92 - offset
     assert shown[-1] == "last"
 
@@ -170,46 +170,46 @@ def test_points_with_equal_scores_appear_once(offset: int) -> None:
 def test_thousands_of_equal_scores_are_paged_with_small_cursors_and_few_payloads(
     noise: float, equal: int, limit: int, offset: int
 ) -> None:
-    shelf = Shelf(noise=noise)
-    shelf.image = {numbered(number): 0.5 for number in range(equal)}
-    shelf.image |= {f"above-{number}": 0.6 + number / 1000 for number in range(90)}
-    shelf.image |= {f"near-{number}": 0.5 - 5e-6 for number in range(700)}
-    shelf.image |= {f"below-{number}": 0.4 - number / 1000 for number in range(90)}
-    page = shelf.turn(text(limit=limit, offset=offset))
+    points = PointsInMemory(noise=noise)
+    points.image = {numbered(number): 0.5 for number in range(equal)}
+    points.image |= {f"above-{number}": 0.6 + number / 1000 for number in range(90)}
+    points.image |= {f"near-{number}": 0.5 - 5e-6 for number in range(700)}
+    points.image |= {f"below-{number}": 0.4 - number / 1000 for number in range(90)}
+    page = points.page(text(limit=limit, offset=offset))
     shown = [each.id for each in page.hits]
     widest = np.full(1280, 1280**-0.5, np.float32)  # the largest model of the registry
     while page.place is not None:
         token = Cursor("c" * 100, "d" * 16, page.place, "text", widest).encode(CursorKeys([b"key"]))
         assert len(token) < 16_000
-        shelf.searches.clear()
-        page = shelf.turn(text(limit=limit), page.place)
+        points.searches.clear()
+        page = points.page(text(limit=limit), page.place)
         shown += [each.id for each in page.hits]
-        assert sum(each.limit for each in shelf.searches if each.with_payload) <= 2 * limit + 100
-    assert len(shown) == len(set(shown)) == len(shelf.image) - offset
+        assert sum(each.limit for each in points.searches if each.with_payload) <= 2 * limit + 100
+    assert len(shown) == len(set(shown)) == len(points.image) - offset
     assert set(shown[-90:]) == {f"below-{number}" for number in range(90)}
 
 
 def test_pages_of_equal_scores_neither_repeat_nor_miss_points_during_changes() -> None:
-    shelf = Shelf(noise=2e-7)
-    shelf.image = {numbered(number): 0.5 for number in range(3000)}
+    points = PointsInMemory(noise=2e-7)
+    points.image = {numbered(number): 0.5 for number in range(3000)}
     rng = np.random.default_rng(0)
-    dead: set[str] = set()
+    deleted: set[str] = set()
 
     def change() -> None:
-        for each in rng.choice(sorted(shelf.image), 20, replace=False).tolist():
-            del shelf.image[each]
-            dead.add(each)
-        shelf.image |= {f"new-{len(shelf.image)}-{number}": 0.5 for number in range(10)}
+        for each in rng.choice(sorted(points.image), 20, replace=False).tolist():
+            del points.image[each]
+            deleted.add(each)
+        points.image |= {f"new-{len(points.image)}-{number}": 0.5 for number in range(10)}
 
-    shown = shelf.read(text(limit=150), between=change)
+    shown = points.read(text(limit=150), between=change)
     assert len(shown) == len(set(shown))
-    assert {numbered(number) for number in range(3000)} - dead <= set(shown)
+    assert {numbered(number) for number in range(3000)} - deleted <= set(shown)
 
 
-def test_a_cosine_order_fetches_little_more_than_one_page(shelf: Shelf) -> None:
-    shelf.read(text(limit=10))
-    assert max(search.limit for search in shelf.searches) <= 100
-    assert [search.limit for search in shelf.searches[:1]] == [11]
+def test_a_cosine_order_fetches_little_more_than_one_page(points: PointsInMemory) -> None:
+    points.read(text(limit=10))
+    assert max(search.limit for search in points.searches) <= 100
+    assert [search.limit for search in points.searches[:1]] == [11]
 
 
 @pytest.mark.parametrize(("limit", "candidates", "last"), [(3, 100, 100), (20, 200, 200), (60, 600, 500)])
@@ -217,26 +217,26 @@ def test_diverse_hits_can_be_read_to_the_last_position_that_an_offset_may_have(
     limit: int, candidates: int, last: int
 ) -> None:
     """An offset beyond the candidates was answered with nothing."""
-    shelf = Shelf()
-    shelf.image = {numbered(number): 1 - number / 2000 for number in range(1500)}
+    points = PointsInMemory()
+    points.image = {numbered(number): 1 - number / 2000 for number in range(1500)}
     options = {"text": "a cat", "diversity": 0.5, "limit": limit}
     query = parse_query({**options, "offset": last - 1})
-    assert len(shelf.turn(query).hits) == 1
-    assert len(shelf.read(parse_query(options))) == last
-    assert {search.candidates for search in shelf.searches} == {candidates}
+    assert len(points.page(query).hits) == 1
+    assert len(points.read(parse_query(options))) == last
+    assert {search.candidates for search in points.searches} == {candidates}
     with pytest.raises(QueryError, match=rf"offset: must be below {last} with diversity and limit {limit}\."):
         parse_query({**options, "offset": last})
 
 
-def test_the_depth_of_fusion_is_the_same_on_every_page(shelf: Shelf) -> None:
-    shelf.read(text(rank="hybrid", limit=9))
-    assert {search.limit for search in shelf.searches if search.only is None} == {MAX_RANKED_HITS}
+def test_the_depth_of_fusion_is_the_same_on_every_page(points: PointsInMemory) -> None:
+    points.read(text(rank="hybrid", limit=9))
+    assert {search.limit for search in points.searches if search.only is None} == {MAX_RANKED_HITS}
 
 
 def test_no_page_begins_beyond_the_maximum_position() -> None:
-    shelf = Shelf()
-    shelf.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_HITS + 50)}
-    page = shelf.turn(text(limit=200, offset=MAX_HITS - 200))
+    points = PointsInMemory()
+    points.image = {numbered(number): 0.9 - number / 50_000 for number in range(MAX_HITS + 50)}
+    page = points.page(text(limit=200, offset=MAX_HITS - 200))
     assert len(page.hits) == 200
     assert page.place is None
 
@@ -248,64 +248,64 @@ def test_reciprocal_ranks_are_added_by_weight() -> None:
     assert fuse([(1, ["b"]), (1, ["a"])]) == ["a", "b"]
 
 
-def test_fused_scores_are_cosines_even_of_hits_found_by_words(shelf: Shelf) -> None:
-    shelf.noise = 0
-    shelf.image["buried"] = -0.5
-    shelf.image |= {f"near-{number}": 0.95 for number in range(MAX_RANKED_HITS)}  # "buried" is in no window of images
-    shelf.words["buried"] = 99.0
-    found = {each.id: each for each in shelf.turn(text(rank="hybrid", limit=200)).hits}
+def test_fused_scores_are_cosines_even_of_hits_found_by_words(points: PointsInMemory) -> None:
+    points.noise = 0
+    points.image["buried"] = -0.5
+    points.image |= {f"near-{number}": 0.95 for number in range(MAX_RANKED_HITS)}  # "buried" is in no window of images
+    points.words["buried"] = 99.0
+    found = {each.id: each for each in points.page(text(rank="hybrid", limit=200)).hits}
     assert found["buried"].score == -0.5
     assert found["buried"].cosines == {"image": -0.5}
 
 
-def test_the_score_with_both_targets_is_the_higher_cosine(shelf: Shelf) -> None:
-    shelf.noise = 0
-    for each in shelf.turn(text(target="both", limit=100)).hits:
-        both = {"image": shelf.image[each.id], "caption": shelf.caption[each.id]}
+def test_the_score_with_both_targets_is_the_higher_cosine(points: PointsInMemory) -> None:
+    points.noise = 0
+    for each in points.page(text(target="both", limit=100)).hits:
+        both = {"image": points.image[each.id], "caption": points.caption[each.id]}
         assert each.cosines == both
         assert each.score == max(both.values())
 
 
-def test_weights_decide_which_order_leads(shelf: Shelf) -> None:
-    by_words = [each.id for each in shelf.turn(text(rank="words")).hits]
-    mostly = [each.id for each in shelf.turn(text(rank="hybrid", weights=(0.0, 1.0))).hits]
+def test_weights_decide_which_order_leads(points: PointsInMemory) -> None:
+    by_words = [each.id for each in points.page(text(rank="words")).hits]
+    mostly = [each.id for each in points.page(text(rank="hybrid", weights=(0.0, 1.0))).hits]
     assert mostly == by_words
-    by_cosine = [each.id for each in shelf.turn(text()).hits]
-    assert [each.id for each in shelf.turn(text(rank="hybrid", weights=(1.0, 0.0))).hits] == by_cosine
+    by_cosine = [each.id for each in points.page(text()).hits]
+    assert [each.id for each in points.page(text(rank="hybrid", weights=(1.0, 0.0))).hits] == by_cosine
 
 
 @pytest.mark.parametrize("query", [text(), text(target="both"), text(rank="words"), text(rank="hybrid")])
-def test_groups_are_ordered_by_their_best_hit_and_paged(shelf: Shelf, query: Query) -> None:
-    shelf.noise = 0
-    shelf.payloads = {each: {"bucket": f"bucket-{int(each) % 7}"} for each in shelf.image}
-    ungrouped = [each.id for each in shelf.turn(replace(query, limit=100)).hits]
+def test_groups_are_ordered_by_their_best_hit_and_paged(points: PointsInMemory, query: Query) -> None:
+    points.noise = 0
+    points.payloads = {each: {"bucket": f"bucket-{int(each) % 7}"} for each in points.image}
+    ungrouped = [each.id for each in points.page(replace(query, limit=100)).hits]
     best = {f"bucket-{number}": [each for each in ungrouped if int(each) % 7 == number][:2] for number in range(7)}
     expected = sorted(best.items(), key=lambda item: ungrouped.index(item[1][0]))
     grouped = replace(query, limit=3, group_by="bucket", group_size=2)
-    page, found = shelf.turn(grouped), []
+    page, found = points.page(grouped), []
     while True:
         assert page.groups is not None
         found += [(group.value, [each.id for each in group.hits]) for group in page.groups]
         assert [each.id for each in page.hits] == [group.hits[0].id for group in page.groups]
         if page.place is None:
             break
-        page = shelf.turn(grouped, page.place)
+        page = points.page(grouped, page.place)
     assert found == expected
 
 
-def test_a_point_is_in_the_group_of_each_of_its_values(shelf: Shelf) -> None:
-    shelf.payloads = {numbered(0): {"meta": {"on": ["a", "b"]}}, numbered(1): {"meta": {"on": "b"}}}
-    page = shelf.turn(text(target="both", group_by="meta.on"))
+def test_a_point_is_in_the_group_of_each_of_its_values(points: PointsInMemory) -> None:
+    points.payloads = {numbered(0): {"meta": {"on": ["a", "b"]}}, numbered(1): {"meta": {"on": "b"}}}
+    page = points.page(text(target="both", group_by="meta.on"))
     assert page.groups is not None
     groups = {group.value: {each.id for each in group.hits} for group in page.groups}
     assert groups == {"a": {numbered(0)}, "b": {numbered(0), numbered(1)}}
 
 
 @pytest.mark.parametrize("rank", ["clip", "hybrid"])
-def test_a_query_by_id_does_not_return_that_point(shelf: Shelf, rank: Any) -> None:
+def test_a_query_by_id_does_not_return_that_point(points: PointsInMemory, rank: Any) -> None:
     query = Query((QueryPart("text", "a cat"), QueryPart("id", numbered(0))), rank=rank, limit=200)
-    assert numbered(0) not in shelf.read(query)
-    assert len(shelf.read(query)) == 99
+    assert numbered(0) not in points.read(query)
+    assert len(points.read(query)) == 99
 
 
 BY_WIDTH = Prepared(ordering=Ordering("width", "integer", descending=True))
@@ -316,46 +316,46 @@ def by_width(**options: Any) -> Query:
 
 
 def test_only_the_best_hits_above_a_minimum_are_ordered_and_the_answer_says_so() -> None:
-    shelf = Shelf()
-    shelf.image = {numbered(number): 0.9 - number / 10_000 for number in range(MAX_ORDERED)}
-    shelf.payloads = {each: {"width": int(each) % 100} for each in shelf.image}
-    page = shelf.turn(by_width(limit=200), prepared=BY_WIDTH)
+    points = PointsInMemory()
+    points.image = {numbered(number): 0.9 - number / 10_000 for number in range(MAX_ORDERED)}
+    points.payloads = {each: {"width": int(each) % 100} for each in points.image}
+    page = points.page(by_width(limit=200), prepared=BY_WIDTH)
     assert not page.truncated
     assert [hit.payload["width"] for hit in page.hits] == [99 - number // 10 for number in range(200)]
-    shelf.image["below"] = 0.4
-    assert not shelf.turn(by_width(), prepared=BY_WIDTH).truncated
-    shelf.image["one more"], shelf.payloads["one more"] = 0.5, {"width": 1000}
-    page = shelf.turn(by_width(), prepared=BY_WIDTH)
+    points.image["below"] = 0.4
+    assert not points.page(by_width(), prepared=BY_WIDTH).truncated
+    points.image["one more"], points.payloads["one more"] = 0.5, {"width": 1000}
+    page = points.page(by_width(), prepared=BY_WIDTH)
     assert page.truncated
     assert page.hits[0].payload["width"] == 99  # the one more is the farthest
-    shelf.image["nearest"], shelf.payloads["nearest"] = 0.95, {"width": 1000}
-    assert shelf.turn(by_width(), prepared=BY_WIDTH).hits[0].id == "nearest"
+    points.image["nearest"], points.payloads["nearest"] = 0.95, {"width": 1000}
+    assert points.page(by_width(), prepared=BY_WIDTH).hits[0].id == "nearest"
 
 
 def test_pages_in_the_order_of_a_field_neither_repeat_nor_miss_points_during_changes() -> None:
-    shelf = Shelf(noise=2e-7)
-    shelf.image = {numbered(number): 0.9 - number / 10_000 for number in range(300)}
-    shelf.payloads = {each: {"width": int(each) % 7} for each in shelf.image}
-    rng, dead = np.random.default_rng(0), set()
-    page = shelf.turn(by_width(limit=9), prepared=BY_WIDTH)
+    points = PointsInMemory(noise=2e-7)
+    points.image = {numbered(number): 0.9 - number / 10_000 for number in range(300)}
+    points.payloads = {each: {"width": int(each) % 7} for each in points.image}
+    rng, deleted = np.random.default_rng(0), set()
+    page = points.page(by_width(limit=9), prepared=BY_WIDTH)
     shown = [hit.id for hit in page.hits]
     while page.place is not None:
-        for each in rng.choice(sorted(shelf.image), 3, replace=False).tolist():
-            del shelf.image[each]
-            dead.add(each)
+        for each in rng.choice(sorted(points.image), 3, replace=False).tolist():
+            del points.image[each]
+            deleted.add(each)
         new = f"new-{len(shown)}"
-        shelf.image[new], shelf.payloads[new] = 0.8, {"width": int(rng.integers(7))}
-        page = shelf.turn(by_width(limit=9), page.place, BY_WIDTH)
+        points.image[new], points.payloads[new] = 0.8, {"width": int(rng.integers(7))}
+        page = points.page(by_width(limit=9), page.place, BY_WIDTH)
         shown += [hit.id for hit in page.hits]
     assert len(shown) == len(set(shown))
-    assert {numbered(number) for number in range(300)} - dead <= set(shown)
+    assert {numbered(number) for number in range(300)} - deleted <= set(shown)
 
 
-def test_a_minimum_relevance_cuts_fused_hits_and_keeps_their_order(shelf: Shelf) -> None:
-    shelf.noise = 0
+def test_a_minimum_relevance_cuts_fused_hits_and_keeps_their_order(points: PointsInMemory) -> None:
+    points.noise = 0
     minimum = MinimumRelevance(0.5, "text", {"text_image": [0.3, 0.9]})
     for query in (text(rank="hybrid", limit=200), text(target="both", limit=200)):
-        whole = [hit.id for hit in shelf.turn(query).hits]
-        kept = [hit.id for hit in shelf.turn(query, prepared=Prepared(minimum=minimum)).hits]
-        assert kept == [each for each in whole if shelf.image[each] > 0.599]
+        whole = [hit.id for hit in points.page(query).hits]
+        kept = [hit.id for hit in points.page(query, prepared=Prepared(minimum=minimum)).hits]
+        assert kept == [each for each in whole if points.image[each] > 0.599]
         assert 0 < len(kept) < len(whole)

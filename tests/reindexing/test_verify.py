@@ -90,14 +90,14 @@ def test_without_an_evaluation_set_captions_search_for_their_own_images(index: I
 
 
 def test_a_stored_vector_of_another_model_prevents_the_promotion(index: Index) -> None:
-    def spoil(number: int) -> None:
+    def damage(number: int) -> None:
         if number == 2:
             target = index.store.collections.all("images")[-1]
             record = next(index.store.points.iterate(target))
             vector = np.eye(1, 16, dtype=np.float32)
             index.store.points.upsert(target, PointBatch([record.id], [record.payload], image=vector), wait=True)
 
-    assert index.reindex(meanwhile=spoil) == 1
+    assert index.reindex(meanwhile=damage) == 1
     assert "fresh encoding" in index.failed_checks
     assert index.reindex() == 1, "the collection is still the same"
     assert index.reindex("--rebuild") == 0

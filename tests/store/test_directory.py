@@ -20,7 +20,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress
-from viewfinder.store.directory import COMFORTABLE_POINTS, Holder, code_version, open_directory, store_directory
+from viewfinder.store.directory import RECOMMENDED_MAX_POINTS, Holder, code_version, open_directory, store_directory
 from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
@@ -213,9 +213,9 @@ def test_sqlite_uses_a_write_ahead_log(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_large_store_warns_once_how_to_start_a_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with opened(tmp_path) as store, caplog.at_level(logging.WARNING):
-        write(store, 0, COMFORTABLE_POINTS)
+        write(store, 0, RECOMMENDED_MAX_POINTS)
         assert caplog.messages == []
-        write(store, COMFORTABLE_POINTS, 1)
+        write(store, RECOMMENDED_MAX_POINTS, 1)
         write(store, 0, 1)
         (message,) = caplog.messages
     assert "docker run -p 6333:6333 qdrant/qdrant" in message

@@ -274,11 +274,11 @@ def _enable_token() -> None:
 
 
 @contextmanager
-def _locked(path: Path, wait_s: float, complaint: str) -> Iterator[None]:
+def _locked(path: Path, wait_s: float, advice: str) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
     while (lock := try_lock(path)) is None:
         if time.monotonic() >= deadline:
-            raise StoreBusyError(f"The embedded store in {path.parent} is busy. {complaint}")
+            raise StoreBusyError(f"The embedded store in {path.parent} is busy. {advice}")
         time.sleep(0.2)
     with lock:
         yield

@@ -260,20 +260,20 @@ class _WarningsIgnored:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active_threads = 0
-        self._catcher = warnings.catch_warnings()
+        self._warnings_ignored = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._active_threads == 0:
-                self._catcher = warnings.catch_warnings(action="ignore")
-                self._catcher.__enter__()
+                self._warnings_ignored = warnings.catch_warnings(action="ignore")
+                self._warnings_ignored.__enter__()
             self._active_threads += 1
 
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
             self._active_threads -= 1
             if self._active_threads == 0:
-                self._catcher.__exit__(None, None, None)
+                self._warnings_ignored.__exit__(None, None, None)
 
 
 _warnings_ignored = _WarningsIgnored()

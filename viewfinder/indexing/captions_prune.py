@@ -47,7 +47,7 @@ class CaptionsPrune:
     def plan(self) -> int:
         """Count the captions that `carry_out` would remove; raises `PruneRefusedError` if they exceed the ratio."""
         with_caption = sum(1 for point in self._before.points() if point.caption_hash)
-        count = sum(1 for _ in self._dropped()) + sum(1 for _ in self._textless())
+        count = sum(1 for _ in self._dropped()) + sum(1 for _ in self._without_text())
         if count > self._max_ratio * with_caption:
             raise PruneRefusedError(
                 f"--prune-captions would remove {count:,} of the {counted(with_caption, 'caption')} of these sources "
@@ -62,8 +62,8 @@ class CaptionsPrune:
         dropped, removed = self._dropped(), 0
         while page := list(itertools.islice(dropped, BATCH)):
             removed += self._remove(page, run_id)
-        textless = self._textless()
-        while page := list(itertools.islice(textless, BATCH)):
+        without_text = self._without_text()
+        while page := list(itertools.islice(without_text, BATCH)):
             states = self._store.points.states(self._collection, [point.id for point in page])
             removed += sum(not state.has_caption for state in states.values())
         return removed
@@ -87,7 +87,7 @@ class CaptionsPrune:
             if point.caption_hash and holds(self._listed, point.id) and not holds(self._recorded, point.id):
                 yield point
 
-    def _textless(self) -> Iterator[PointBefore]:
+    def _without_text(self) -> Iterator[PointBefore]:
         for point in self._before.points():
             if point.has_caption and holds(self._recorded, point.id) and not holds(self._captioned, point.id):
                 yield point

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of, store_at
-from viewfinder.indexing.failures import is_same_decision, is_settled
+from viewfinder.indexing.failures import fails_again, is_same_decision
 from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
@@ -167,7 +167,7 @@ class Compare:
             and is_same_decision(failure, self.decided_by)
         ):
             row["crashes"] = list(failure.crashes)
-            if is_settled(failure) and not self.retry_failed:
+            if fails_again(failure) and not self.retry_failed:
                 if failure.reason in CONTENT_SKIPS:
                     return _skip(row, failure.reason, state)
                 row["action"], row["permanent"], row["decided_by"] = "failed", failure.permanent, failure.decided_by

@@ -21,7 +21,7 @@ from viewfinder.store import Failure
 
 CRASHED = "decoder_crashed"
 # Every run tries again.
-_DOUBTFUL = frozenset({"decode_timeout", "decoder_out_of_memory"})
+_NEVER_PERMANENT = frozenset({"decode_timeout", "decoder_out_of_memory"})
 # Our own limits decided. The object may be fine, so the failure is not permanent and an existing point is kept, but it
 # is read again only when the limits change.
 _LIMITS = frozenset({"too_many_bytes", "too_many_pixels"})
@@ -50,7 +50,7 @@ def decoder_version(limits: ImageLimits) -> str:
 
 def is_permanent(error: ObjectError) -> bool:
     """True if the content itself is broken; a crash is not certain yet."""
-    return error.permanent and error.reason not in _DOUBTFUL | _LIMITS and error.reason != CRASHED
+    return error.permanent and error.reason not in _NEVER_PERMANENT | _LIMITS and error.reason != CRASHED
 
 
 def is_same_decision(failure: Failure, decided_by: Mapping[str, str]) -> bool:
@@ -58,12 +58,12 @@ def is_same_decision(failure: Failure, decided_by: Mapping[str, str]) -> bool:
     return failure.decided_by == decided_by.get(failure.stage, "")
 
 
-def is_settled(failure: Failure) -> bool:
+def fails_again(failure: Failure) -> bool:
     """True if another attempt at the same content has the same result, unless what decided it has changed."""
     return failure.permanent or failure.reason in _LIMITS
 
 
-def settle(row: Row, run_id: str, *, machines: int) -> None:
+def record_crash(row: Row, run_id: str, *, machines: int) -> None:
     """Add this run to the crashes of a row that failed now, and decide if the file is to blame."""
     if row["reason"] != CRASHED or row["crashed_on"] is None:
         return

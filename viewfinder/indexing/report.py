@@ -169,7 +169,7 @@ class Report:
         if unwritten := self.try_write_summary(asdict(summary)):
             summary = replace(summary, state="failed", problem=joined([problem, unwritten]))
         # Logged here because the log of the store's holder is not shown.
-        if store.address.url is None and store.points.count(collection) > embedded_store.COMFORTABLE_POINTS:
+        if store.address.url is None and store.points.count(collection) > embedded_store.RECOMMENDED_MAX_POINTS:
             logger.warning(embedded_store.LARGE_STORE_ADVICE)
         return summary
 

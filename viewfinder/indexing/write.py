@@ -14,7 +14,7 @@ from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import MAX_WARNED, Tally
 from viewfinder.indexing.compare import CONTENT_SKIPS, own_caption, version_of, version_of_state
-from viewfinder.indexing.failures import settle
+from viewfinder.indexing.failures import record_crash
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
@@ -61,7 +61,7 @@ def write_rows(
         store.points.upsert(collection, _points(part, captions, stamp), wait=part[-1] is new[-1], only_new=True)
     _update_existing(store, collection, groups, captions, stamp)
     for row in groups["failed"]:
-        settle(row, run_id, machines=machines)
+        record_crash(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
     _write_skips(store, collection, groups["skipped"], decided_by)
     if recovered := [row["id"] for row in groups["index"] if row["had_failure"]]:

@@ -155,7 +155,7 @@ class QueryImages:
         """Keep decoders for the next images: at most one idle decoder per thread, the most recently used ones."""
         with self._lock:
             self._idle.extend(decoders)
-            surplus_count = max(0, len(self._idle) - (0 if self._closed else DECODERS))
-            surplus, self._idle = self._idle[:surplus_count], self._idle[surplus_count:]
-        for _, decoder in surplus:
+            unneeded_count = max(0, len(self._idle) - (0 if self._closed else DECODERS))
+            unneeded, self._idle = self._idle[:unneeded_count], self._idle[unneeded_count:]
+        for _, decoder in unneeded:
             decoder.close()

@@ -24,7 +24,7 @@ from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 8  # at a lock that is watched
+_CHECKS_OF_WATCHED_LOCK = 8
 _LOCK_KIND: Final = "upgrade_lock"
 _LOCK_SUBJECT = "collections"
 TTL_S = 120.0
@@ -131,8 +131,8 @@ class UpgradeLock:
         if holder.has_ended() or long_ago:
             return False
         logger.info("The upgrade lock of %s has expired; watching for %g s if it is renewed", holder, self._ttl_s)
-        for _ in range(_LOOKS):
-            self._sleep(self._ttl_s / _LOOKS)
+        for _ in range(_CHECKS_OF_WATCHED_LOCK):
+            self._sleep(self._ttl_s / _CHECKS_OF_WATCHED_LOCK)
             current = read_holder(self._control)
             if current is None or (current.token, current.expires_at) != (holder.token, holder.expires_at):
                 return True

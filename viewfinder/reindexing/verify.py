@@ -95,7 +95,7 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
     total = store.points.count(new)
     gone = result.manifest.sources_gone
     sources = [*gone, *(str(each["source"]) for each in result.manifest.sources)]
-    strays = total - store.points.count(new, {"sources": {"in": sources}})
+    of_others = total - store.points.count(new, {"sources": {"in": sources}})
 
     tally = result.outcome.tally
     failed, ratio = result.counts["failed"], failure_ratio(result.counts)
@@ -106,7 +106,7 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
     kept = 1 - bounds.loss_ratio
     return [
         Check("points", found == expected, found, f"= {expected:,}", "listed − failed − skipped"),
-        Check("points of other sources", strays == 0, strays, "= 0"),
+        Check("points of other sources", of_others == 0, of_others, "= 0"),
         Check("sources gone", not gone, len(gone), "= 0", ", ".join(gone)),
         Check("failed", ratio <= bounds.failure_ratio, round(ratio, 5), f"≤ {bounds.failure_ratio:g}", f"{failed:,}"),
         Check("failed, but live", lost == 0, lost, "= 0", "images that only the live collection has"),

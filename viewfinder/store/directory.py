@@ -30,9 +30,9 @@ from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
 
 logger = logging.getLogger(__name__)
 
-COMFORTABLE_POINTS = 20_000
+RECOMMENDED_MAX_POINTS = 20_000
 LARGE_STORE_ADVICE = (
-    f"The embedded store has more than {COMFORTABLE_POINTS:,} points: searches and starts become slow. "
+    f"The embedded store has more than {RECOMMENDED_MAX_POINTS:,} points: searches and starts become slow. "
     "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
@@ -249,7 +249,7 @@ class DirectoryClient:
         return getattr(self._local, method)(**arguments)
 
     def _advise(self, collection: LocalCollection) -> None:
-        if len(collection.ids) > COMFORTABLE_POINTS and not self._advised:
+        if len(collection.ids) > RECOMMENDED_MAX_POINTS and not self._advised:
             self._advised = True
             logger.warning(LARGE_STORE_ADVICE)
 

@@ -31,12 +31,12 @@ async def test_items_that_arrive_while_the_function_runs_form_the_next_batch() -
 
 
 async def test_an_error_reaches_only_the_requests_of_its_batch() -> None:
-    def picky(items: list[int]) -> list[int]:
+    def refusing(items: list[int]) -> list[int]:
         if 13 in items:
             raise ValueError("13 fails")
         return items
 
-    batcher = Batcher(picky, max_size=1)
+    batcher = Batcher(refusing, max_size=1)
     results = await asyncio.gather(batcher(1), batcher(13), batcher(2), return_exceptions=True)
     assert results[0] == 1
     assert isinstance(results[1], ValueError)

@@ -192,7 +192,7 @@ class Guard:
         headers = Headers(scope=scope)
         host = scope["client"][0] if scope.get("client") else ""
         if not self._keys and not self._anonymous:
-            self._refuse_outsiders(host, headers)
+            self._refuse_other_hosts(host, headers)
         scope["state"]["scope"] = "read"
         if not request.is_open:
             client, scope["state"]["scope"] = self._identify(scope, request)
@@ -245,7 +245,7 @@ class Guard:
         # Without keys, this machine may do everything and anonymous clients may only read.
         return client_of(self._proxies.client(scope)), "read" if self._anonymous else "admin"
 
-    def _refuse_outsiders(self, host: str, headers: Headers) -> None:
+    def _refuse_other_hosts(self, host: str, headers: Headers) -> None:
         """Refuse other machines, and pages of other sites in a browser on this machine.
 
         Such a page can point its own name to this machine (DNS rebinding), but the browser still sends that name as

@@ -11,8 +11,8 @@ from starlette.types import Scope
 
 # Maximum number of token buckets, of the most recent clients. A client whose bucket was dropped starts with a full one.
 MAX_CLIENTS = 10_000
-# The peer whose `X-Forwarded-For` uvicorn believes (its setting FORWARDED_ALLOW_IPS).
-_BELIEVED_BY_UVICORN = "127.0.0.1"
+# The peer whose `X-Forwarded-For` uvicorn trusts (its setting FORWARDED_ALLOW_IPS).
+_TRUSTED_BY_UVICORN = "127.0.0.1"
 
 
 class RateLimiter:
@@ -79,8 +79,8 @@ def _peer(scope: Scope, forwarded: list[tuple[str, int]]) -> str:
     has one. A connection has a port above 0: so a client that names itself is not taken for one that uvicorn named.
     """
     host, port = scope["client"] if scope.get("client") else ("", None)
-    named = next((each for each in reversed(forwarded) if each[0] != _BELIEVED_BY_UVICORN), None)
-    return _BELIEVED_BY_UVICORN if forwarded and (port == 0 or (host, port) == named) else str(host)
+    named = next((each for each in reversed(forwarded) if each[0] != _TRUSTED_BY_UVICORN), None)
+    return _TRUSTED_BY_UVICORN if forwarded and (port == 0 or (host, port) == named) else str(host)
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
