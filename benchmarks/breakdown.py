@@ -1,4 +1,4 @@
-"""Where a job's CPU time goes: shares of a core by role every few seconds, and idle time.
+"""A job's CPU time: shares of a core by role every few seconds, and idle time.
 
 `python -m benchmarks.breakdown [--images 12000] [--every 4]`. Reads /proc, which costs a little CPU itself.
 """

@@ -11,7 +11,7 @@ import pytest
 
 OUTPUT = Path(__file__).resolve().parents[1] / "output"
 OUTCOMES = ("passed", "skipped", "failed")  # from best to worst
-COLUMNS = ("part", "fault", "injected", "retries", "seconds", "calm", "outcome")
+COLUMNS = ("part", "fault", "injected", "retries", "seconds", "without", "outcome")
 FAULT = "fault"
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 """Determines which requests and files the faults hit."""
@@ -31,7 +31,7 @@ class Cost:
     injected: int | None = None
     retries: int | None = None
     seconds: float | None = None
-    calm: float | None = None
+    without: float | None = None
 
 
 class FaultTable:

@@ -74,7 +74,7 @@ def strikes(faults: Iterable[Fault]) -> int:
 
 @dataclass
 class Trial:
-    """A bucket of images, some of them broken, with two indexes: `calm` without faults, and `images` with faults.
+    """A bucket of images, some of them broken, with two indexes: `reference` without faults, and `images` with faults.
 
     `change` changes the bucket between a first and a second run, so that faults hit new points, changed points, changed
     captions and a prune.
@@ -84,18 +84,18 @@ class Trial:
     qdrant: QdrantDouble
     proxy: S3FaultProxy
     cost: Cost
-    calm: list[Index] = field(default_factory=list)
+    expected: list[Index] = field(default_factory=list)
     counts: list[dict[str, int]] = field(default_factory=list)
     fault_free: list[tuple[int, float]] = field(default_factory=list)
 
     def without_faults(self) -> None:
         """Make both runs without faults and keep their results; then restore the bucket for the other index."""
-        self.world.index = "calm"
+        self.world.index = "reference"
         self.fill()
         for prepare in (lambda: None, self.change):
             prepare()
             self.counts.append(self.sync())
-            self.calm.append(Index.of(self.world))
+            self.expected.append(Index.of(self.world))
             self.fault_free.append((self.requests, self.seconds))
         self.world.index = "images"
         self.fill()
@@ -120,7 +120,7 @@ class Trial:
         cost.injected = (cost.injected or 0) + self.injected
         cost.retries = (cost.retries or 0) + max(0, self.requests - requests)
         cost.seconds = (cost.seconds or 0.0) + self.seconds
-        cost.calm = (cost.calm or 0.0) + seconds
+        cost.without = (cost.without or 0.0) + seconds
 
     def sync(self, s3: Sequence[S3Fault] = (), store: Sequence[Fault] = ()) -> dict[str, int]:
         """Make one run through the proxy; record its requests, injected faults and duration."""
@@ -139,10 +139,10 @@ class Trial:
 
     def assert_same_as_without_faults(self, number: int) -> None:
         """Assert that nothing is lost, duplicated or wrong, and that the same failures are recorded."""
-        now, calm = Index.of(self.world), self.calm[number]
-        assert now.payloads == calm.payloads
-        assert now.failures == calm.failures
-        assert_same_vectors(now.vectors, calm.vectors)
+        now, expected = Index.of(self.world), self.expected[number]
+        assert now.payloads == expected.payloads
+        assert now.failures == expected.failures
+        assert_same_vectors(now.vectors, expected.vectors)
         ids = {key: record.id for key, record in self.world.points.items()}
         assert ids == {key: point_id(f"{self.world.source}/{key}") for key in ids}
 

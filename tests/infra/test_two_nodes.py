@@ -119,7 +119,7 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     written_despite_the_loss = vectors(world)
 
     qdrant.faults.clear()
-    world.index = "calm"
+    world.index = "reference"
     world.sync()
     assert_same_vectors(written_despite_the_loss, vectors(world))
 

@@ -38,7 +38,7 @@ def controls(made: Tokenizer) -> set[int]:
 
 
 def control_count(made: Tokenizer, text: str) -> int:
-    """How many control tokens a text gets besides padding."""
+    """Number of control tokens that a text gets besides padding."""
     (row,), _ = made([text])
     return sum(int(each) in controls(made) for each in row)
 

@@ -1,4 +1,4 @@
-"""How many addresses are fetched, and kept in memory, at the same time."""
+"""Limits on the addresses that are fetched, and kept in memory, at the same time."""
 
 import asyncio
 from contextlib import AsyncExitStack

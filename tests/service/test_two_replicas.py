@@ -111,7 +111,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         # A replica is killed as the alias moves; its replacement starts during the change.
         before = replicas()
         assert len(before) == 2
-        calm = len(clients.answers)
+        answered_before = len(clients.answers)
         store.collections.promote(INDEX, second.name)
         os.kill(before[0], signal.SIGKILL)
         until("two replicas again", lambda: before[0] not in replicas() and len(replicas()) == 2)
@@ -132,7 +132,7 @@ def test_replicas_follow_the_alias_through_kills_bad_models_and_outages(
         until("the problem is over", lambda: readyz(url).get("behind") is None)
         assert len(clients.failed) == lost
 
-    assert len(clients.answers) > calm
+    assert len(clients.answers) > answered_before
     for answer in clients.answers:
         if answer.status == 200:
             assert answer.pair in {(tiny_model, first.name), (other_model, second.name)}

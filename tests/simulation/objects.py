@@ -15,7 +15,7 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.s3_connection import S3Connection
 
 PAGE = 3
-# What endpoints give as an ETag, in listings and with objects, by the MD5 digest of the content.
+# Forms of the ETag that endpoints give, in listings and with objects, by the MD5 digest of the content.
 ETAGS: dict[str, Callable[[str], tuple[str, str]]] = {
     "digest": lambda digest: (f'"{digest}"', f'"{digest}"'),
     "multipart": lambda digest: (f'"{digest}-2"', f'"{digest}-2"'),

@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_its_recorded_types_count(tmp
             CaptionFiles.open([(gone, None)], objects)
 
 
-# What spreadsheets and export tools make of one table: two images, the second without tags and place.
+# One table as spreadsheets and export tools write it: two images, the second without tags and place.
 EXPORTS = {
     "a space after the comma": "key, caption, tags, place\n1.jpg, a cat, pet; black cat, 图书馆\n2.jpg, two",
     "a space and quotes": 'key, caption, tags, place\n1.jpg, "a cat", "pet; black cat", "图书馆"\n2.jpg, "two"',

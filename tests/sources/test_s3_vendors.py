@@ -1,4 +1,4 @@
-"""What endpoints, uploaders and credentials do beyond the documentation of S3."""
+"""Endpoints, uploaders and credentials that differ from the documentation of S3."""
 
 import gzip
 import json

@@ -57,7 +57,7 @@ def require_index(store: "Store", index: str) -> None:
 
 
 def _difference(client: Client, settings: Settings, *, named: bool) -> str | None:
-    """How the service's index differs from the one that the settings name; None if it does not."""
+    """The difference between the service's index and the one that the settings name; None if they are the same."""
     given = settings.model_fields_set
     names_store = not named and bool(given & {"data_dir", "qdrant_url"})
     if "index" not in given and not names_store:

@@ -155,7 +155,7 @@ def run_stages(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Wor
 
 
 class WriteTask(Protocol):
-    """What Ray Data tells a write task; a task that runs again has the same number."""
+    """The context that Ray Data gives to a write task; a task that runs again has the same number."""
 
     task_idx: int
 

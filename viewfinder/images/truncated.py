@@ -20,7 +20,7 @@ _STRIP_ROWS = 256
 _FILLERS = (b"\0", b"\x80", b"\xff", b"\xa5", b"\x55", b"\x40")
 # AVIF, JPEG 2000.
 _FIRST_BOXES = (b"ftyp", b"jP  ")
-# What Pillow's plugins raise for damaged content.
+# Errors that Pillow's plugins raise for damaged content.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, struct.error)
 
 

@@ -31,7 +31,7 @@ _LIBRARIES = ("jpg", "libjpeg_turbo", "mozjpeg", "jpg_2000", "zlib", "zlib_ng", 
 
 
 def deciders(limits: ImageLimits, fingerprint: str) -> dict[str, str]:
-    """What decides, besides the content of an object, whether each stage fails."""
+    """By stage, the version of the program part that decides, besides the content of an object, if it fails."""
     decoder = decoder_version(limits)
     return {"fetch": decoder, "decode": decoder, "encode": fingerprint}
 

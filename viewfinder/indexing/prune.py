@@ -52,7 +52,7 @@ class PrunePlan:
 
 @dataclass(frozen=True)
 class PruneScope:
-    """What a prune compares: the listing in `manifest`, and the points that were there `before` it began.
+    """The two sides that a prune compares: the listing in `manifest`, and the points from `before` it began.
 
     Only these are pruned, and only while they are as they were: an object that another run has indexed since is not in
     this run's listing.

@@ -15,7 +15,7 @@ OWN_MESSAGE = "refused"
 # Problems that one message describes.
 MAX_PROBLEMS = 10
 
-# What a text must look like, by its regular expression.
+# Descriptions of the form that a text must have, by its regular expression.
 FORMS: dict[str, str] = {}
 
 _TYPES = {

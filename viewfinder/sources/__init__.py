@@ -1,1 +1,1 @@
-"""Where objects come from: URIs, S3, local files, listings, manifests, captions files."""
+"""Sources of objects: URIs, S3, local files, listings, manifests, captions files."""

@@ -41,7 +41,7 @@ class ObjectContent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectAccess:
-    """How to reach objects: plain values that are sent to workers, where boto3's chain finds the credentials."""
+    """Options to reach objects: plain values that are sent to workers, where boto3's chain finds the credentials."""
 
     endpoint_url: str | None = None
     anonymous: bool = False

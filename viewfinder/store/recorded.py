@@ -1,4 +1,4 @@
-"""What is recorded with a collection: sources, captions files, runs, fields."""
+"""The records of a collection: sources, captions files, runs, fields."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -57,7 +57,7 @@ def doctor_command(
 
 
 def _shown_finding(check: Finding) -> str:
-    """What is found, for a table: the versions of packages are in the JSON document."""
+    """The result of a check for a table, without the versions of packages, which are in the JSON document."""
     if check.state == "ok" and check.name in [name for _, name, _ in EXTRAS]:
         return f"{check.found.count(',') + 1} packages; versions: --json"
     return check.found

@@ -69,7 +69,7 @@ class Follower:
         self._turn = threading.Condition()
         self._refreshing = False
         self._loading: Collection | None = None
-        # Why the model of the live collection could not be loaded the last time.
+        # The reason why the model of the live collection could not be loaded the last time.
         self._failure: str | None = None
         self._wake = threading.Event()
         self._closed = threading.Event()

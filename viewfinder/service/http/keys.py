@@ -17,7 +17,7 @@ from viewfinder.service.http.errors import HTTPError
 
 KeyScope = Literal["read", "admin", "metrics"]
 
-# What a key with the scope `metrics` may ask for.
+# Paths that a key with the scope `metrics` may request.
 METRICS_PATH = "/metrics"
 
 
