@@ -1,4 +1,4 @@
-"""Checks of how runs behave: they end, they add up, they delete only what is gone, and one at a time changes collections."""
+"""Checks of runs: they end, they add up, they delete only what is gone, and one at a time changes collections."""
 
 import itertools
 from collections.abc import Mapping, Sequence, Set
