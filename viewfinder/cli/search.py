@@ -139,7 +139,10 @@ def _check_search_options(options: SearchOptions) -> None:
 
 
 def _searched_by(text: str | None, image: Path | None, image_url: str | None, id: str | None) -> SearchRequest:
-    """The part of the request to search by; empty for a list of images. A wrong image or id is refused before anything is opened."""
+    """The part of the request to search by; empty for a list of images.
+
+    A wrong image or id is refused before anything is opened.
+    """
     given: dict[str, Any] = {
         "text": text,
         "image": None if image is None else image_bytes(image),
