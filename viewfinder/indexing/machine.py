@@ -1,4 +1,4 @@
-"""The machine that this process runs on."""
+"""Identity of the machine and the process namespace that this process runs in."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def machine_id() -> str:
 
 
 def process_space() -> str:
-    """Return a text that all processes share that number processes alike: those of a machine or of a container."""
+    """Return a text that processes share if a process id means the same to them: those of a machine or a container."""
     try:
         return f"{machine_id()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:

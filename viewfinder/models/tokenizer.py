@@ -21,7 +21,7 @@ class Tokenizer:
     def __init__(self, spec: TokenizerSpec) -> None:
         self._context_length = spec.context_length
         self._lock = threading.Lock()  # a fast tokenizer keeps the truncation of the current call as its own state
-        self._tokenizer = _load(spec)
+        self._tokenizer = _load_tokenizer(spec)
 
     def __call__(self, texts: list[str]) -> tuple["torch.Tensor", list[int]]:
         with self._lock:
@@ -34,7 +34,7 @@ class Tokenizer:
             return self._tokenizer.lengths(texts)
 
 
-def _load(spec: TokenizerSpec) -> BytePairTokenizer | HuggingFaceTokenizer:
+def _load_tokenizer(spec: TokenizerSpec) -> BytePairTokenizer | HuggingFaceTokenizer:
     if spec.kind == "bpe":
         return BytePairTokenizer(spec.context_length, spec.options)
     try:

@@ -313,7 +313,7 @@ def _read_around(
         with_payload = False  # longer windows are read for their order alone
         unseen = [hit for hit in window if not _is_shown(hit, place)]
         ends_too_early = len(unseen) <= search.limit or (equal_to is not None and _is_equal(window[-1], equal_to))
-        if start > 0 and not (window and window[0].score > _score(place) + _NOISE):
+        if start > 0 and not (window and window[0].score > _score_of(place) + _NOISE):
             # Many points before this place were deleted, or share its score: the window may begin too late.
             earlier = max(0, start - 4 * size)
             start, size = earlier, size + start - earlier
@@ -330,7 +330,7 @@ def _is_shown(hit: StoredHit, place: Place) -> bool:
     A hit that was shown had at least the score of the place, one that was not shown at most that score, each give or
     take the noise. So only the marks tell them apart where the scores are nearly equal.
     """
-    score = _score(place)
+    score = _score_of(place)
     if hit.score > score + _NOISE:
         return True
     if place.after is not None and _is_equal(hit, score):
@@ -352,14 +352,14 @@ def _place_after(page: list[StoredHit], before: Place, equal_to: float | None) -
         shown = [hit for hit in page if not _is_equal(hit, equal_to)]
     else:
         # A hit shown before may have had a lower score than the last one of this page.
-        score, after, shown = min(last.score, _score(before)), None, page
+        score, after, shown = min(last.score, _score_of(before)), None, page
     # A hit with a higher score is not below the place's score plus the noise in another search.
     highest_marked = score + 2 * _NOISE
     marks = frozenset(mark(hit.id) for hit in shown if hit.score <= highest_marked)
-    return Place(position, marks | before.marks if _score(before) <= highest_marked else marks, score, after)
+    return Place(position, marks | before.marks if _score_of(before) <= highest_marked else marks, score, after)
 
 
-def _score(place: Place) -> float:
+def _score_of(place: Place) -> float:
     return math.inf if place.score is None else place.score
 
 

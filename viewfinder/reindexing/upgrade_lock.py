@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from viewfinder.clock import Clock, Sleep, now, sleep
 from viewfinder.errors import StoreBusyError, StoreError
+from viewfinder.indexing.machine import process_space
 from viewfinder.store.control import Control
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ MAX_CLOCK_DIFFERENCE = timedelta(minutes=15)
 class LockHolder:
     """The run that holds the lock.
 
-    `token` is unique to each acquisition; `expires_at` is ISO 8601 in UTC by the holder's clock. `machine` and
-    `process_start` identify the process in addition to its pid, "" if unavailable.
+    `token` is unique to each acquisition; `expires_at` is ISO 8601 in UTC by the holder's clock. `machine`
+    (`viewfinder.indexing.machine.process_space`) and `process_start` ("" if unavailable) identify the process in
+    addition to its pid.
     """
 
     token: str
@@ -58,8 +60,8 @@ class LockHolder:
 
     def has_ended(self) -> bool:
         """Return True if its process is known to have ended."""
-        on_this_machine = self.machine != "" and self.machine == _machine_id()
-        return on_this_machine and _process_start(self.pid) != self.process_start
+        is_known = self.process_start != "" and self.machine == process_space()
+        return is_known and _process_start(self.pid) != self.process_start
 
     def __str__(self) -> str:
         return f"run {self.run_id} (process {self.pid} on {self.host}) until {self.expires_at}"
@@ -171,7 +173,7 @@ class UpgradeLock:
             host=socket.gethostname(),
             pid=pid,
             expires_at=expires_at.isoformat(timespec="milliseconds"),
-            machine=_machine_id(),
+            machine=process_space(),
             process_start=_process_start(pid) or "",
         )
         return asdict(holder)
@@ -191,15 +193,6 @@ def read_holder(control: Control) -> LockHolder | None:
     """Return the holder of the upgrade lock, expired or not; None if there is none."""
     record = control.read(_LOCK_KIND, [_LOCK_SUBJECT]).get(_LOCK_SUBJECT)
     return LockHolder.parse(record) if record else None
-
-
-def _machine_id() -> str:
-    """Identify this machine, its boot and its pid namespace (each container has its own); "" outside Linux."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
 
 
 def _process_start(pid: int) -> str | None:
