@@ -20,7 +20,7 @@ from viewfinder.addresses import is_loopback
         "//127.0.0.1:80",
     ],
 )
-def test_loopback_addresses(address: str) -> None:
+def test_a_loopback_address_is_recognized(address: str) -> None:
     assert is_loopback(address)
 
 
@@ -39,5 +39,5 @@ def test_loopback_addresses(address: str) -> None:
         "127.0.0.1.example.org",
     ],
 )
-def test_other_addresses(address: str) -> None:
+def test_any_other_address_is_no_loopback(address: str) -> None:
     assert not is_loopback(address)

@@ -17,7 +17,7 @@ def test_index_needs_only_a_source(flags: list[str]) -> None:
     assert index_options(flags) == IndexOptions(sources=("s3://b",))
 
 
-def test_every_option_of_index() -> None:
+def test_every_option_of_index_is_parsed() -> None:
     line = (
         "a --source b --captions c.json --captions d.csv --include *.jpg --exclude t/* --index x --model demo "
         "--max-objects 5 --prune --prune-max-ratio 0.3 --prune-captions --prune-captions-max-ratio 0.4 "
@@ -48,7 +48,7 @@ def test_reindex_needs_no_option() -> None:
 
 
 @pytest.mark.parametrize("evaluation_set", ["--evaluation-set", "--golden"])
-def test_every_option_of_reindex(evaluation_set: str) -> None:
+def test_every_option_of_reindex_is_parsed(evaluation_set: str) -> None:
     line = (
         f"--model demo --index x --source a --source b --captions c.json {evaluation_set} g.jsonl --keep 0 --report r "
         "--prune-captions --prune-captions-max-ratio 0.4 --retry-failed "

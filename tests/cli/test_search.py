@@ -78,7 +78,7 @@ def test_a_config_file_names_the_service(running: Running, viewfinder: Viewfinde
     assert viewfinder("search", "a red car", "--config", str(config)).status == 0
 
 
-def test_a_search_by_image_by_id_and_by_several_parts(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+def test_a_search_takes_an_image_an_id_and_several_parts(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     def found(*arguments: str) -> list[str]:
         done = viewfinder("search", *arguments, "-k", "1", "--json")
         assert done.status == 0, done.err

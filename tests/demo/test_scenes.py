@@ -118,14 +118,14 @@ def test_equal_captions_are_rare() -> None:
         ("torch", "torches"),
     ],
 )
-def test_plurals(noun: str, expected: str) -> None:
+def test_a_plural_is_regular_or_listed(noun: str, expected: str) -> None:
     assert phrases.plural(noun) == expected
 
 
 @pytest.mark.parametrize(
     ("noun", "expected"), [("cat", "a cat"), ("owl", "an owl"), ("ewe", "a ewe"), ("UFO", "a UFO")]
 )
-def test_articles(noun: str, expected: str) -> None:
+def test_a_noun_gets_the_article_of_its_sound(noun: str, expected: str) -> None:
     assert phrases.indefinite(noun) == expected
 
 

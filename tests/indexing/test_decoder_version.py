@@ -22,7 +22,7 @@ def test_it_is_short_and_names_the_releases() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_the_same_in_every_process() -> None:
+def test_the_version_is_the_same_in_every_process() -> None:
     code = (
         "from viewfinder.images.decoding import ImageLimits\n"
         "from viewfinder.indexing.failures import decoder_version\n"

@@ -356,7 +356,7 @@ def test_captions_of_a_file_that_is_gone_keep_their_fields(index: Index) -> None
     assert (point["caption"], point["meta"]) == ("zero", {"year": 2020})
 
 
-def test_overlapping_sources_with_captions_of_their_own_settle(index: Index) -> None:
+def test_overlapping_sources_with_captions_of_their_own_need_one_update(index: Index) -> None:
     """Each source was read in a run of its own, and each run replaced the other's captions."""
     bucket, source = index.world.bucket, index.world.source
     fill(bucket, ["a/0.jpg"])

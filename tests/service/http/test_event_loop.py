@@ -66,7 +66,7 @@ LISTS = {
 
 @pytest.mark.parametrize("path", LISTS)
 @pytest.mark.parametrize("item", ["[]", '{"a":[]}', "1", '"\\""'])
-def test_millions_of_values(served: World, path: str, item: str) -> None:
+def test_a_body_with_millions_of_values_is_refused(served: World, path: str, item: str) -> None:
     """Regression: 7.5 MB of `[[],[],...]` held the loop for 1.2 s."""
     count = (7_500_000 if path in IMAGE_PATHS else 1_900_000) // (len(item) + 1)
     answer = post(served, path, f'{{"text":"a cat","{LISTS[path]}":[{",".join([item] * count)}]}}'.encode())
@@ -74,7 +74,7 @@ def test_millions_of_values(served: World, path: str, item: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
-def test_a_body_in_another_encoding(served: World, coding: str) -> None:
+def test_a_body_in_another_encoding_is_refused(served: World, coding: str) -> None:
     """Regression: 15 MB of lists in UTF-16, whose bytes are not those of brackets and commas, held the loop for 2 s."""
     text = '{"text":"∀","filter":{"a":[' + "[]," * 1_000_000 + "[]]}}"
     answer = post(served, "/v1/search", text.encode(coding))
@@ -103,7 +103,7 @@ def test_a_byte_order_mark_is_accepted(served: World) -> None:
     ],
     ids=lambda each: each if isinstance(each, str) else "-".join(list(each)[:2]),
 )
-def test_thousands_of_invalid_values(served: World, path: str, body: dict[str, Any]) -> None:
+def test_thousands_of_invalid_values_give_a_short_message(served: World, path: str, body: dict[str, Any]) -> None:
     """Regression: each was described before the message was cut: a batch of 36 such vectors held the loop for 6.7 s."""
     answer = post(served, path, json.dumps(body, separators=(",", ":")).encode())
     errors = [each["error"] for each in answer.json().get("results", [answer.json()])]
@@ -120,7 +120,7 @@ def test_the_options_of_an_upload_are_limited_like_a_body(served: World) -> None
 
 @pytest.mark.parametrize("content", ["A", "é", "\\u00e9", ",", 'é\\"'])
 @pytest.mark.parametrize("place", ["image", "text", "nonsense"])
-def test_one_long_string(served: World, content: str, place: str) -> None:
+def test_a_long_string_in_a_wrong_field_is_refused(served: World, content: str, place: str) -> None:
     text = content * (29_000_000 // len(content.encode()))
     answer = post(served, "/v1/search", f'{{"{place}":"{text}"}}'.encode())
     assert answer.status_code in (400, 413, 422)
@@ -142,19 +142,19 @@ def test_256_vectors_of_1152_numbers_are_parsed(served: World) -> None:
     assert answer.json().get("error", {}).get("code") != "body_too_large"
 
 
-def test_an_image_of_the_largest_size(served: World) -> None:
+def test_an_image_of_the_largest_size_is_read(served: World) -> None:
     answer = post(served, "/v1/search", b'{"image":"' + b"A" * 27_000_000 + b'"}')
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_image")
 
 
 @pytest.mark.parametrize("options", [{"limit": 200}, {"limit": 200, "group_by": "width", "group_size": 10}], ids=str)
-def test_the_largest_answer_of_one_search(served: World, options: dict[str, Any]) -> None:
+def test_the_largest_answer_of_one_search_is_sent(served: World, options: dict[str, Any]) -> None:
     answer = served.client.post("/v1/search", json={"text": "a cat", **options})
     assert answer.status_code == 200
     assert len(answer.json()["hits"]) or len(answer.json()["groups"])
 
 
-def test_the_largest_batch(served: World) -> None:
+def test_the_largest_batch_is_answered(served: World) -> None:
     searches = [{"text": f"cat {number}", "limit": 31} for number in range(64)]
     answer = served.client.post("/v1/search/batch", json={"searches": searches})
     assert answer.status_code == 200
@@ -177,7 +177,7 @@ def test_a_batch_with_more_hits_is_refused(served: World, searches: list[dict[st
     assert "2000 hits" in answer.json()["error"]["message"]
 
 
-def test_the_vectors_of_64_texts(served: World) -> None:
+def test_the_vectors_of_64_texts_are_sent(served: World) -> None:
     answer = served.client.post("/v1/embed", json={"texts": [f"text {number}" for number in range(64)]})
     assert len(answer.json()["texts"]) == 64
 

@@ -58,19 +58,19 @@ def filling(megabytes: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("path", [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank", "/v1/rerank"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
-def test_a_body_of_50_mb(served: World, path: str, chunked: bool) -> None:
+def test_a_body_of_50_mb_is_refused(served: World, path: str, chunked: bool) -> None:
     content = filling(50) if chunked else b"x" * 50_000_000
     assert error(served.client.post(path, content=content, headers=JSON)) == (413, "body_too_large")
 
 
-def test_an_upload_of_50_mb(served: World) -> None:
+def test_an_upload_of_50_mb_is_refused(served: World) -> None:
     answer = served.client.post("/v1/search/image", files={"image": ("a.jpg", b"\xff\xd8\xff" + b"x" * 50_000_000)})
     assert error(answer) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 1100, 5_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [('{"not":', "}"), ('{"and":[', "]}"), ("[", "]")])
-def test_deep_json(served: World, depth: int, opening: str, closing: str) -> None:
+def test_deep_json_is_refused(served: World, depth: int, opening: str, closing: str) -> None:
     body = f'{{"text": "a cat", "filter": {opening * depth}{{}}{closing * depth}}}'
     status, code = error(served.client.post(SEARCH, content=body, headers=JSON))
     assert (status, code) in [
@@ -82,7 +82,7 @@ def test_deep_json(served: World, depth: int, opening: str, closing: str) -> Non
 
 
 @pytest.mark.parametrize("depth", [100, 900, 2_000])
-def test_deep_json_in_the_query_string(served: World, depth: int) -> None:
+def test_deep_json_in_the_query_string_is_refused(served: World, depth: int) -> None:
     answer = served.client.get(SEARCH, params={"q": "a cat", "filter": '{"not":' * depth + "{}" + "}" * depth})
     assert error(answer)[0] in (400, 414, 422)
 
@@ -175,7 +175,7 @@ def test_unusual_texts_are_searched_as_texts(served: World, text: str) -> None:
     "kind",
     ["text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense", ""],
 )
-def test_a_body_of_another_media_type(served: World, kind: str) -> None:
+def test_a_body_of_another_media_type_is_refused(served: World, kind: str) -> None:
     """Without a preflight, other sites' pages can send only such bodies."""
     answer = served.client.post(SEARCH, content=b'{"text": "a cat"}', headers={"content-type": kind})
     assert error(answer) == (415, "unsupported_media_type")
@@ -187,12 +187,12 @@ def test_a_body_of_another_media_type(served: World, kind: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"--b\r\n", b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n', b"x" * 999]
 )
-def test_broken_forms(served: World, kind: str, body: bytes) -> None:
+def test_a_broken_form_is_refused(served: World, kind: str, body: bytes) -> None:
     answer = served.client.post("/v1/search/image", content=body, headers={"content-type": kind})
     assert error(answer)[0] in (400, 422)
 
 
-def test_a_form_of_a_thousand_fields(served: World) -> None:
+def test_a_form_of_a_thousand_fields_is_refused(served: World) -> None:
     fields = {f"field{number}": "x" for number in range(2_000)}
     answer = served.client.post("/v1/search/image", data=fields, files={"image": ("a.jpg", b"x")})
     assert error(answer)[0] in (400, 413, 422)
@@ -241,7 +241,7 @@ IDS = [
 
 @pytest.mark.parametrize("path", ["/v1/images/{}", "/v1/images/{}/content", "/v1/takedowns/{}"])
 @pytest.mark.parametrize("id", IDS)
-def test_path_traversal_in_ids(served: World, path: str, id: str) -> None:
+def test_an_id_with_a_path_is_refused(served: World, path: str, id: str) -> None:
     answer = served.client.get(path.format(id))
     assert error(answer)[0] in (404, 405, 422)
     assert error(served.client.delete(path.format(id)))[0] in (404, 405, 422)
@@ -295,7 +295,7 @@ def test_unusual_headers_change_nothing(served: World, headers: dict[str, str]) 
         ("/v1/facets", {"field": "tags", "limit": "99999999999999999999"}),
     ],
 )
-def test_unusual_query_strings(served: World, path: str, parameters: dict[str, str]) -> None:
+def test_an_unusual_query_string_is_refused(served: World, path: str, parameters: dict[str, str]) -> None:
     assert error(served.client.get(path, params=parameters))[0] in (400, 422)
 
 
