@@ -14,7 +14,7 @@ from tests.fixtures.options import reindex_options
 from tests.fixtures.reindexing import NAMES, Index
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.report import Report
-from viewfinder.indexing.run import Listed
+from viewfinder.indexing.run import ListedSources
 from viewfinder.reindexing.report import ReindexResult
 from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
@@ -29,7 +29,7 @@ class ArchivingIndexer(RecordingIndexer):
     """An indexer whose listings show some objects as archived."""
 
     @contextmanager
-    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[Listed]:
+    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[ListedSources]:
         with super().listed(options, collection) as listed:
             for path in listed.manifest.paths:
                 _archive(path)

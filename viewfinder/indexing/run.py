@@ -56,7 +56,7 @@ ListSources = Callable[[IndexOptions, Path], Manifest]
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSources:
     """The manifest of a run, and for a prune the points of its sources before the listing began."""
 
     manifest: Manifest
@@ -143,7 +143,7 @@ class Indexer:
         self._executor.check(sources, self._access, self._store)
 
     @contextmanager
-    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[Listed]:
+    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[ListedSources]:
         """Yield the manifest of the sources, and delete its files afterwards. `collection` is the one to prune."""
         # A manifest of a large bucket takes gigabytes, so only one exists at a time.
         prefix = f"manifest-{next(self._numbers)}-"
@@ -159,9 +159,11 @@ class Indexer:
                 recorded = Recorded() if collection is None else collection.recorded
                 with self._progress.listing() as progress:
                     manifest = list_objects(options, self._access, Path(directory), progress, recorded)
-            yield Listed(manifest, before)
+            yield ListedSources(manifest, before)
 
-    def plan(self, options: IndexOptions, collection: Collection | None, listed: Listed | None = None) -> IndexPlan:
+    def plan(
+        self, options: IndexOptions, collection: Collection | None, listed: ListedSources | None = None
+    ) -> IndexPlan:
         """Count the listed objects by action, and the effect of a prune. Writes nothing.
 
         Raises `PruneRefusedError`.
@@ -187,7 +189,7 @@ class Indexer:
         options: IndexOptions,
         collection: Collection,
         checkpoint: Checkpoint,
-        listed: Listed | None = None,
+        listed: ListedSources | None = None,
     ) -> RunResult:
         """Bring the collection up to date with the sources. Raises `PruneRefusedError` before anything is written."""
         if listed is None:
@@ -218,7 +220,7 @@ class Indexer:
         return self._executor.encode_images(checkpoint, self._settings, self._access, records)
 
     def _prunes(
-        self, options: IndexOptions, collection: Collection | None, listed: Listed
+        self, options: IndexOptions, collection: Collection | None, listed: ListedSources
     ) -> tuple[Prune | None, CaptionsPrune | None]:
         scope = PruneScope.of(self._store, collection, listed.manifest, listed.before)
         return Prune.of(options, scope), CaptionsPrune.of(options, scope)

@@ -23,7 +23,7 @@ _MAX_CHARACTERS = MAX_FILTER_VALUES * MAX_VALUE_CHARACTERS
 _PATHS = ("uri", "key", "sources")
 
 # Qdrant compares bounds of ranges as 64-bit floats, which hold whole numbers up to this exactly.
-_MAX_EXACT_FLOAT = 2**53
+MAX_EXACT_FLOAT = 2**53
 _MAX_INTEGER = 2**63 - 1
 _DAY = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _TIME = re.compile(r"\d{4}-?\d\d-?\d\d[T ]\d.*", re.ASCII)
@@ -134,7 +134,7 @@ class FieldValues:
 
     def _equal_number(self, number: int | float) -> Any:
         whole = int(number) if number == int(number) else None
-        if whole is not None and (self._kind == INTEGER or abs(whole) > _MAX_EXACT_FLOAT):
+        if whole is not None and (self._kind == INTEGER or abs(whole) > MAX_EXACT_FLOAT):
             return self._match(whole)
         # Qdrant's match by an integer does not find 4.0, and it has no match by a float.
         return self._numbers(gte=number, lte=number)

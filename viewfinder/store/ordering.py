@@ -15,13 +15,13 @@ from qdrant_client import models
 
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.field_names import DATETIME, INTEGER, field_path, values_of
+from viewfinder.store.filter_values import MAX_EXACT_FLOAT
 from viewfinder.store.records import Record
 
 OrderKey: TypeAlias = float | int | None
 """A number as Qdrant compares it (float64), microseconds since 1970 for a date, None for a point without a value."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MAX_EXACT_FLOAT = 2**53
 _MAX_PAGE = 1000  # points read at once
 
 
@@ -148,7 +148,7 @@ class _Reader:
             return None if after is None else _moment(after)
         if self._ordering.kind == INTEGER:
             # Larger ones are rounded, and the index compares whole numbers exactly.
-            return int(after) if abs(after) < _MAX_EXACT_FLOAT else None
+            return int(after) if abs(after) < MAX_EXACT_FLOAT else None
         return float(after)
 
     def _range(self, **bounds: OrderKey) -> models.FieldCondition:

@@ -12,7 +12,7 @@ _CONDITIONS = ("match", "range", "values_count", "geo_bounding_box", "geo_radius
 # Values of users, which hold no conditions.
 _DATA = frozenset({"payload", "payloads", "vector", "vectors", "metadata"})
 # Kinds of indexes that support ranges and orders.
-_SORTABLE = ("integer", "float", "datetime")
+_SORTABLE_TYPES = ("integer", "float", "datetime")
 _WRITES = re.compile(r"points(/delete|/payload(/delete)?|/vectors(/delete)?|/batch)?")
 
 
@@ -47,7 +47,9 @@ class Rules:
             return f"Bad request: Text query needs a text index with `scoring` on `{unranked[0]}`"
         if operation == "facet" and body["key"] not in indexes:
             return f"Bad request: No appropriate index for faceting: `{body['key']}`. Please create one to facet on it."
-        if unsorted := [field for field in _ordering_fields(body) if _kind_of(indexes.get(field)) not in _SORTABLE]:
+        if unsorted := [
+            field for field in _ordering_fields(body) if _kind_of(indexes.get(field)) not in _SORTABLE_TYPES
+        ]:
             return (
                 f"Bad request: No range index for `order_by` key: `{unsorted[0]}`. Please create one to use `order_by`."
             )
