@@ -86,8 +86,9 @@ def search_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find images by a description, by an image, or by both; or list them in the order of a field.
+    """Find images by a description, by an image, or by both.
 
+    Without these, --filter and --order-by list images in the order of a field.
     Uses the service at VIEWFINDER_SERVER, else a service on this machine, else the local index.
     """
     if all_ and limit is not None:
