@@ -78,7 +78,7 @@ def count_progress(verb: str, console: Console | None = None) -> Iterator[Callab
 
     def note_sometimes(count: int) -> None:
         nonlocal shown
-        if time.monotonic() - shown > _LOG_EVERY_S:
+        if time.monotonic() - shown > _PROGRESS_EVERY_S:
             shown = time.monotonic()
             print(line(count), file=console.file, flush=True)
 

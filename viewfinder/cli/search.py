@@ -107,21 +107,13 @@ def search_command(
         "group_by": group_by,
         "group_size": group_size,
     }
-    _check_search_options(options)
     query = _searched_by(text, image, image_url, id)
-    if not query and filter is None and order_by is None:
-        raise typer.BadParameter(
-            "Give a text, --image, --image-url or --id; or --filter or --order-by to list images.", param_hint="'TEXT'"
-        )
+    _check_search_options(query, options)
     request: SearchRequest = {**query, **options}
     settings = Settings.load(config=config, server=server, index=index)
     with advice(given_id=id), _open_search(settings, request, _EXPORT_RETRIES if all_ else 0) as search:
-        if all_:
-            count = show_all_pages(search, request, as_json=as_json)
-        else:
-            page = search(request)
-            show_page(page, as_json=as_json, as_lines=False, headed=True)
-            count = _count_hits(page)
+        show = show_all_pages if all_ else _show_first_page
+        count = show(search, request, as_json=as_json)
     end = last_position(
         limit or MAX_LIMIT, target=target, rank=rank, order_by=order_by, diversity=diversity, group_by=group_by
     )
@@ -131,8 +123,12 @@ def search_command(
         raise typer.Exit(NO_HITS)
 
 
-def _check_search_options(options: SearchOptions) -> None:
-    """Refuse options that need another one."""
+def _check_search_options(query: SearchRequest, options: SearchOptions) -> None:
+    """Refuse a search without a query or order, and options that need another one."""
+    if not query and options["filter"] is None and options["order_by"] is None:
+        raise typer.BadParameter(
+            "Give a text, --image, --image-url or --id; or --filter or --order-by to list images.", param_hint="'TEXT'"
+        )
     if options["group_size"] is not None and options["group_by"] is None:
         raise typer.BadParameter("Needs --group-by.", param_hint="'--group-size'")
     if options["weights"] is not None and options["rank"] != "hybrid":
@@ -174,6 +170,13 @@ def _open_search(settings: Settings, request: SearchRequest, retries: int) -> It
     output.note(f"Searching index {settings.index!r} in this process.")
     with store_of(settings) as store, LocalSearch(store, settings) as local:
         yield local.search
+
+
+def _show_first_page(search: SearchCall, request: SearchRequest, *, as_json: bool) -> int:
+    """Print the first page and return the number of hits or groups."""
+    page = search(request)
+    show_page(page, as_json=as_json, as_lines=False, headed=True)
+    return _count_hits(page)
 
 
 def show_all_pages(search: SearchCall, request: SearchRequest, *, as_json: bool) -> int:
