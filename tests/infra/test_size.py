@@ -15,10 +15,10 @@ from viewfinder.cli.estimate import (
     GPUS,
     GRAPH_CORE_S,
     GRAPH_MEASURED_AT,
-    ID_BYTES,
     INDEX_BYTES,
     INDEX_BYTES_OF,
     INDEX_DISK_BYTES,
+    POINT_ID_BYTES,
     REPLICA_QPS,
     S3_GET_PRICE,
     S3_GETS_PER_S,
@@ -139,7 +139,7 @@ ENDLESS = ("--node-memory", "1e6", "--node-disk", "1e6")
 def test_memory_is_vectors_times_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     def memory(*flags: str) -> float:
         """Bytes of an image in memory, without indexes and id."""
-        return size(capsys, "--images", "1M", *BARE, *flags)["memory of one copy"] * 1000 - ID_BYTES
+        return size(capsys, "--images", "1M", *BARE, *flags)["memory of one copy"] * 1000 - POINT_ID_BYTES
 
     assert memory() == pytest.approx(2048 + 136)
     assert memory("--vector-type", "float16") == pytest.approx(1024 + 136)
@@ -150,9 +150,9 @@ def test_memory_is_vectors_times_bytes(capsys: pytest.CaptureFixture[str]) -> No
     of_captions = sum(memory for memory, _ in CAPTION_INDEX_BYTES_OF.values())
     assert memory("--captions", "0.5") == pytest.approx(1.5 * 2184 + 0.5 * of_captions)
     with_indexes = size(capsys, "--images", "1M", "--headroom", "1")["memory of one copy"] * 1000
-    assert with_indexes == pytest.approx(2184 + INDEX_BYTES + ID_BYTES)
+    assert with_indexes == pytest.approx(2184 + INDEX_BYTES + POINT_ID_BYTES)
     on_disk = size(capsys, "--images", "1M", "--headroom", "1", "--on-disk", "indexes")["memory of one copy"] * 1000
-    assert on_disk == pytest.approx(2184 + ID_BYTES)
+    assert on_disk == pytest.approx(2184 + POINT_ID_BYTES)
 
 
 def test_quantized_vectors_stand_beside_the_originals_on_disk(capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,7 +367,7 @@ def test_the_text_of_the_scaling_page_matches_the_program(capsys: pytest.Capture
         f"with payload indexes on disk {figure(on_disk['memory of one copy'])} GB are {few[0]} and {few[1]}.",
         f"{figure(smallest)} GB in 4-bit with indexes and graphs on disk",
         f"{INDEX_BYTES:,.0f} bytes per point in memory, {INDEX_DISK_BYTES:.0f} on disk",
-        f"| {ID_BYTES:.0f} bytes |",
+        f"| {POINT_ID_BYTES:.0f} bytes |",
         f"{GRAPH_CORE_S * 1000:.2f} ms of a core per vector",
         f"{billion['GETs from one prefix']:,.0f} GETs in a day",
         f"at {billion['manifest on the head node']:,.0f} keys",

@@ -65,7 +65,7 @@ CAPTION_INDEX_BYTES, CAPTION_INDEX_DISK_BYTES = (
     float(sum(column)) for column in zip(*CAPTION_INDEX_BYTES_OF.values(), strict=True)
 )
 # Measured in the same way: the UUID of a point and its number, both ways.
-ID_BYTES = 49.0
+POINT_ID_BYTES = 49.0
 # Measured with the same engine: seconds of a core per vector of 512 dimensions, ef_construct 100.
 GRAPH_M = 16
 GRAPH_CORE_S, GRAPH_MEASURED_AT = 0.00099, 60_000
@@ -278,7 +278,7 @@ class Estimate:
             "payload indexes": self.index_bytes + self.captions * CAPTION_INDEX_BYTES
             if self.on_disk == "vectors"
             else 0.0,
-            "ids": ID_BYTES,
+            "ids": POINT_ID_BYTES,
         }
 
     @property

@@ -49,50 +49,61 @@ def _amount(metavar: str, help: str) -> Any:
     return typer.Option(metavar=metavar, help=help, parser=positive)
 
 
+_ImagesOption = Annotated[
+    int, optional(metavar="N", help="Number of images, such as 100k, 2.5M or 1B.", parser=_quantity)
+]
+_ModelOption = Annotated[str, typer.Option(metavar="NAME", help="Model, from 'viewfinder models'.", parser=model_name)]
+_GpuOption = Annotated[
+    str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=choice(*GPUS, "none"))
+]
+_CaptionsShareOption = Annotated[float, typer.Option(metavar="R", help="Share of images with a caption.", parser=ratio)]
+_QuantizationOption = Annotated[
+    Quantization,
+    typer.Option(
+        metavar="|".join(QUANTIZATIONS), help="Format of vectors in Qdrant's memory.", parser=choice(*QUANTIZATIONS)
+    ),
+]
+_VectorTypeOption = Annotated[
+    VectorType,
+    typer.Option(metavar="|".join(VECTOR_TYPES), help="Format of the originals.", parser=choice(*VECTOR_TYPES)),
+]
+_OnDiskOption = Annotated[
+    OnDisk,
+    typer.Option(metavar="|".join(ON_DISK), help="What Qdrant reads from disk.", parser=choice(*ON_DISK)),
+]
+_UtilisationOption = Annotated[float, typer.Option(metavar="R", help="Share of the GPU's peak.", parser=_share_above_0)]
+_HeadroomOption = Annotated[
+    float, typer.Option(metavar="X", help="Factor on Qdrant's memory and disk.", parser=number(1))
+]
+
+
+def _count(help: str) -> Any:
+    """An option with a whole number above 0."""
+    return typer.Option(metavar="N", help=help, parser=whole(1))
+
+
 def size_command(
-    images: Annotated[
-        int,
-        optional(metavar="N", help="Number of images, such as 100k, 2.5M or 1B.", parser=_quantity),
-    ],
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="Model, from 'viewfinder models'.", parser=model_name)
-    ] = "ViT-B-32::openai",
-    gpu: Annotated[
-        str, typer.Option(metavar="KIND", help=f"{', '.join(GPUS)}, or none.", parser=choice(*GPUS, "none"))
-    ] = "L4",
+    images: _ImagesOption,
+    model: _ModelOption = "ViT-B-32::openai",
+    gpu: _GpuOption = "L4",
     hours: Annotated[float, _amount("H", "Time for the first run.")] = 24.0,
     image_mb: Annotated[float, _amount("MB", "Mean size of an image.")] = 0.5,
-    captions: Annotated[float, typer.Option(metavar="R", help="Share of images with a caption.", parser=ratio)] = 0.0,
-    quantization: Annotated[
-        Quantization,
-        typer.Option(
-            metavar="|".join(QUANTIZATIONS), help="Format of vectors in Qdrant's memory.", parser=choice(*QUANTIZATIONS)
-        ),
-    ] = "none",
-    vector_type: Annotated[
-        VectorType,
-        typer.Option(metavar="|".join(VECTOR_TYPES), help="Format of the originals.", parser=choice(*VECTOR_TYPES)),
-    ] = "float32",
-    on_disk: Annotated[
-        OnDisk,
-        typer.Option(metavar="|".join(ON_DISK), help="What Qdrant reads from disk.", parser=choice(*ON_DISK)),
-    ] = "vectors",
-    copies: Annotated[int, typer.Option(metavar="N", help="Qdrant's replication factor.", parser=whole(1))] = 2,
-    nodes: Annotated[int, typer.Option(metavar="N", help="Nodes of Qdrant that exist.", parser=whole(1))] = 3,
+    captions: _CaptionsShareOption = 0.0,
+    quantization: _QuantizationOption = "none",
+    vector_type: _VectorTypeOption = "float32",
+    on_disk: _OnDiskOption = "vectors",
+    copies: Annotated[int, _count("Qdrant's replication factor.")] = 2,
+    nodes: Annotated[int, _count("Nodes of Qdrant that exist.")] = 3,
     node_memory: Annotated[float, _amount("GB", "Memory of a node of Qdrant.")] = 16.0,
     node_disk: Annotated[float, _amount("GB", "Disk of a node of Qdrant.")] = 100.0,
-    zones: Annotated[int, typer.Option(metavar="N", help="Zones that nodes are in.", parser=whole(1))] = 3,
+    zones: Annotated[int, _count("Zones that nodes are in.")] = 3,
     gpu_cores: Annotated[float, _amount("N", "Cores beside a GPU.")] = 8.0,
     node_cores: Annotated[float, _amount("N", "Cores of a node without a GPU.")] = 16.0,
     qps: Annotated[float, _amount("N", "Searches per second, each with a new text.")] = 20.0,
-    utilisation: Annotated[
-        float, typer.Option(metavar="R", help="Share of the GPU's peak.", parser=_share_above_0)
-    ] = 0.25,
+    utilisation: _UtilisationOption = 0.25,
     payload_bytes: Annotated[float, _amount("B", "Payload of a point on disk.")] = PAYLOAD_BYTES,
     index_bytes: Annotated[float, _amount("B", "Payload indexes of a point in memory.")] = INDEX_BYTES,
-    headroom: Annotated[
-        float, typer.Option(metavar="X", help="Factor on Qdrant's memory and disk.", parser=number(1))
-    ] = 1.25,
+    headroom: _HeadroomOption = 1.25,
     gpu_price: Annotated[float | None, optional(metavar="$", help="A GPU for an hour.", parser=positive)] = None,
     vcpu_price: Annotated[float, _amount("$", "A CPU core for an hour.")] = 0.045,
     memory_price: Annotated[float, _amount("$", "A GB of memory for a month.")] = 5.0,
@@ -133,6 +144,10 @@ def size_command(
         memory_price=memory_price,
         disk_price=disk_price,
     )
+    _print(estimate, as_json=as_json)
+
+
+def _print(estimate: Estimate, *, as_json: bool) -> None:
     lines = list(estimate.lines())
     if as_json:
         output.print_json([asdict(line) for line in lines])
@@ -140,7 +155,7 @@ def size_command(
     headings = ["part", "figure", "value", "unit", "basis", "how"]
     rows = [[line.part, line.what, _format_number(line.value), line.unit, line.basis, line.how] for line in lines]
     if output.stdout().is_terminal:
-        output.print_text(f"{counted(images, 'image')}, {estimate.model.name}, {gpu}")
+        output.print_text(f"{counted(estimate.images, 'image')}, {estimate.model.name}, {estimate.gpu}")
     output.print_table(headings, rows)
 
 

@@ -15,7 +15,7 @@ from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, point_id, spellings
 
 DEPTHS = (1, 5, 10)
-MAX_BYTES = 100 * 1024**2
+_MAX_SET_BYTES = 100 * 1024**2
 # Not str.splitlines, because JSON may contain U+2028 and U+0085 as they are.
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _EXAMPLE = '{"text": "a red car", "relevant": ["s3://bucket/1.jpg"]}'
@@ -51,7 +51,7 @@ class Quality:
 def load_evaluation_set(uri: str, objects: Objects) -> list[LabelledQuery]:
     """Read an evaluation set; raises `ConfigurationError` that names an invalid line."""
     try:
-        content, _ = objects.read(canonical_uri(uri), MAX_BYTES)
+        content, _ = objects.read(canonical_uri(uri), _MAX_SET_BYTES)
     except ObjectError as error:
         raise ConfigurationError(f"The evaluation set {uri!r} cannot be read: {error.message}") from error
     try:

@@ -126,7 +126,7 @@ def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Ma
     if changes_image := _changes_image(state, row):
         payload.pop("last_modified", None)
         payload |= _image_payload(row)
-        vectors["image"] = _vector(row["image_vector"])
+        vectors["image"] = _cell_vector(row["image_vector"])
     text = payload.get("caption")
     own_text = not row["keeps_text"] or text == row["caption"]
     if not own_text:  # another run has written the text and its vector since the comparison
@@ -135,7 +135,7 @@ def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Ma
     if changes_caption:
         payload |= caption
         if own_text and row["caption_vector"] is not None:
-            vectors["caption"] = _vector(row["caption_vector"])
+            vectors["caption"] = _cell_vector(row["caption_vector"])
         elif own_text:
             vectors.pop("caption", None)
     return StoredPoint(payload | dict(stamp), vectors) if changes_image or changes_caption else None
@@ -269,7 +269,7 @@ def _vectors(cells: Sequence[bytes | None]) -> tuple[Vectors, Mask]:
     return vectors, present
 
 
-def _vector(cell: bytes | None) -> Vectors:
+def _cell_vector(cell: bytes | None) -> Vectors:
     """float32 [D]."""
     return np.frombuffer(cell or b"", np.float32)
 

@@ -236,7 +236,7 @@ class Points:
         self, collection: Collection, points: Mapping[str, StoredPoint], before: Mapping[str, PointState]
     ) -> None:
         """Write whole points that are still as in `before`. Those that have changed or are deleted stay as they are."""
-        for batch in self._columns(collection, _batch(points, collection.metadata.dimension)):
+        for batch in self._columns(collection, _batch_of(points, collection.metadata.dimension)):
             self._call(
                 "upsert",
                 collection_name=collection.name,
@@ -287,7 +287,7 @@ class Points:
 _STATE_FIELDS = [each.name for each in fields(PointState)]
 
 
-def _batch(points: Mapping[str, StoredPoint], dimension: int) -> PointBatch:
+def _batch_of(points: Mapping[str, StoredPoint], dimension: int) -> PointBatch:
     columns: dict[str, Any] = {}
     for name in VECTOR_NAMES:
         present = np.array([name in point.vectors for point in points.values()], bool)
