@@ -77,7 +77,7 @@ _HeadroomOption = Annotated[
 ]
 
 
-def _count(help: str) -> Any:
+def _whole_amount(help: str) -> Any:
     """An option with a whole number above 0."""
     return typer.Option(metavar="N", help=help, parser=whole(1))
 
@@ -92,11 +92,11 @@ def size_command(
     quantization: _QuantizationOption = "none",
     vector_type: _VectorTypeOption = "float32",
     on_disk: _OnDiskOption = "vectors",
-    copies: Annotated[int, _count("Qdrant's replication factor.")] = 2,
-    nodes: Annotated[int, _count("Nodes of Qdrant that exist.")] = 3,
+    copies: Annotated[int, _whole_amount("Qdrant's replication factor.")] = 2,
+    nodes: Annotated[int, _whole_amount("Nodes of Qdrant that exist.")] = 3,
     node_memory: Annotated[float, _amount("GB", "Memory of a node of Qdrant.")] = 16.0,
     node_disk: Annotated[float, _amount("GB", "Disk of a node of Qdrant.")] = 100.0,
-    zones: Annotated[int, _count("Zones that nodes are in.")] = 3,
+    zones: Annotated[int, _whole_amount("Zones that nodes are in.")] = 3,
     gpu_cores: Annotated[float, _amount("N", "Cores beside a GPU.")] = 8.0,
     node_cores: Annotated[float, _amount("N", "Cores of a node without a GPU.")] = 16.0,
     qps: Annotated[float, _amount("N", "Searches per second, each with a new text.")] = 20.0,
