@@ -9,7 +9,7 @@ from PIL import Image
 
 from jobs.evaluate import main
 from viewfinder.arrays import Vectors
-from viewfinder.evaluation.comparison import MAX_DEPTH
+from viewfinder.evaluation.comparison import CURVE_DEPTH
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
@@ -73,7 +73,7 @@ def test_two_collections_are_compared(
     assert bad["recall"]["1"] == 0
     assert bad["mrr"] < 1
     assert good["queries"] == 30
-    assert len(good["recall"]) == MAX_DEPTH
+    assert len(good["recall"]) == CURVE_DEPTH
     assert good["approximate_recall"] is None, "the embedded store is always exact"
     table = (out / "evaluation.md").read_text()
     assert table in capsys.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 from viewfinder.errors import ConfigurationError
 from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.caption_files import CaptionFiles
-from viewfinder.sources.caption_types import MAX_DEPTH, MAX_NAMES
+from viewfinder.sources.caption_types import MAX_NAMES, MAX_NESTING
 from viewfinder.sources.captions import Captions
 from viewfinder.sources.delimited import MAX_HEADER_CHARACTERS
 from viewfinder.sources.manifest import write_manifest
@@ -95,7 +95,7 @@ def deep(depth: int) -> Any:
 )
 def test_a_value_that_is_nested_too_deep_is_refused_with_its_place(row: dict[str, Any]) -> None:
     content = json.dumps({"key": "1.jpg", "caption": "a"} | row).encode()
-    with pytest.raises(ConfigurationError, match=f"line 1.* nested more than {MAX_DEPTH} levels deep"):
+    with pytest.raises(ConfigurationError, match=f"line 1.* nested more than {MAX_NESTING} levels deep"):
         load(content, "s3://b/c.jsonl")
 
 
