@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -117,7 +118,6 @@ def test_tags_in_its_comments_have_this_version() -> None:
 
 
 def test_the_lock_has_everything_that_the_image_installs() -> None:
-    import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in [
@@ -130,6 +130,16 @@ def test_the_lock_has_everything_that_the_image_installs() -> None:
         if name[0] == "viewfinder":  # `all` includes `local`
             continue
         assert locked(name[0].lower().replace("_", "-"))
+
+
+def test_the_package_is_built_with_locked_tools() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert all(locked(requirement.partition(">=")[0]) for requirement in build)
+    for file in (DOCKERFILE, ROOT / "Makefile"):
+        (command,) = [line for line in file.read_text().splitlines() if "--editable ." in line]
+        assert "--build-constraints requirements.lock " in command, file.name
+    release = (ROOT / ".github/workflows/release.yml").read_text()
+    assert 'PIP_CONSTRAINT="$PWD/requirements.lock" python -m build' in release
 
 
 def test_the_command_that_downloads_weights_works() -> None:
