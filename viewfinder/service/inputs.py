@@ -100,7 +100,8 @@ def cosines(query: Encoded, others: Sequence[Encoded]) -> npt.NDArray[np.float64
     """The cosine of the query and each of the others, [N]."""
     vector = query.vector.astype(np.float64)
     # Not a matrix product: BLAS rounds rows by position, and equal rows would differ.
-    return np.array([(vector * each.vector).sum() for each in others])
+    # Vectors are of unit length to within the precision of float32.
+    return np.array([(vector * each.vector).sum() for each in others]).clip(-1, 1)
 
 
 def warnings_of(encoded: Iterable[Encoded]) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ def test_texts_are_ordered_by_their_cosine_with_the_query(shared: World) -> None
     (query,) = text_vectors(shared, ["a cat"])
     check_order(answer["results"], text_vectors(shared, DOCUMENTS) @ query)
     assert (answer["results"][0]["index"], len(answer["results"])) == (3, len(DOCUMENTS))
+    assert all(-1 <= each["relevance_score"] <= 1 for each in answer["results"])
     assert answer["results"][0].keys() == {"index", "relevance_score"}
     assert (answer["model"], answer["object"]) == (shared.checkpoints["first"].name, "list")
     tokens = sum(shared.service.follower.snapshot().encoder.count_tokens(["a cat", *DOCUMENTS]))
