@@ -67,8 +67,8 @@ async def encode_inputs(
     texts, images, ids = ([each for each in inputs if each.kind in kind] for kind in kinds)
     found: dict[str, Encoded] = {}
     encoded = await gather_or_cancel(
-        _encode_texts(service, generation, texts, count_tokens=count_tokens),
-        _encode_images(service, generation, images),
+        _encode_text_inputs(service, generation, texts, count_tokens=count_tokens),
+        _encode_image_inputs(service, generation, images),
         _read_vectors(service, generation, ids),
     )
     for each in encoded:
@@ -108,7 +108,7 @@ def warnings_of(encoded: Iterable[Encoded]) -> tuple[str, ...]:
     return tuple(warning for each in encoded for warning in each.warnings)
 
 
-async def _encode_texts(
+async def _encode_text_inputs(
     service: SearchService, generation: Generation, texts: Sequence[Input], *, count_tokens: bool
 ) -> dict[str, Encoded]:
     encoder = generation.encoder
@@ -155,7 +155,9 @@ def _name(text: Input) -> str:
     return f"Text {number}" if number.isdigit() else "The text"
 
 
-async def _encode_images(service: SearchService, generation: Generation, images: Sequence[Input]) -> dict[str, Encoded]:
+async def _encode_image_inputs(
+    service: SearchService, generation: Generation, images: Sequence[Input]
+) -> dict[str, Encoded]:
     # Equal URLs are fetched once.
     first: dict[str, Input] = {}
     for each in images:

@@ -48,9 +48,9 @@ UNREADABLE = "There was an error parsing the body"
 ADDRESS_ERRORS = frozenset({"forbidden_address", "fetch_failed", "image_url_disabled"})
 
 # OpenAI's names for kinds of errors, other than `invalid_request_error` and `server_error`.
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # Messages about a field begin with it.
-_FIELD = re.compile(r"([a-z_]{1,40}(?:\.\w{1,40}){0,9}): ")
+_FIELD_PREFIX = re.compile(r"([a-z_]{1,40}(?:\.\w{1,40}){0,9}): ")
 
 # Messages repeat names from the request, which may be as long as its body.
 MAX_MESSAGE = 1000
@@ -182,13 +182,13 @@ def error_response(request_id: str, error: HTTPError) -> JSONResponse:
 def error_detail(request_id: str, error: HTTPError) -> ErrorDetail:
     """The error in a response."""
     message = _clean(error.message)
-    field = _FIELD.match(message) if error.status in (400, 404, 413, 422) else None
+    field = _FIELD_PREFIX.match(message) if error.status in (400, 404, 413, 422) else None
     return ErrorDetail(
         code=error.code,
         message=message,
         hint=error.hint,
         request_id=request_id,
-        type=_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error"),
+        type=_OPENAI_ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error"),
         param=field.group(1) if field else None,
     )
 

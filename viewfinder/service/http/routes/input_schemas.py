@@ -9,7 +9,7 @@ from viewfinder.query.fields import MAX_QUERY_TEXT, VISIBLE_PATTERN, Id, ImageUr
 from viewfinder.query.validation import JsonBody, refuse, visible_text
 from viewfinder.service.inputs import MAX_INPUTS, MAX_LARGE_INPUTS, Input
 
-MAX_URL = 2048
+MAX_IMAGE_URL = 2048
 _TEXT = Field(
     min_length=1, max_length=MAX_QUERY_TEXT, description="A text.", json_schema_extra={"pattern": VISIBLE_PATTERN}
 )
@@ -94,11 +94,11 @@ class InputPart(JsonBody):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         name, value = named_value(self, "text", "image", "image_url", "id")
-        if name in ("image", "image_url") and _is_url(value) and len(value) > MAX_URL:
+        if name in ("image", "image_url") and _is_url(value) and len(value) > MAX_IMAGE_URL:
             refuse(
                 "a URL of {length} characters is too long; the maximum is {maximum}.",
                 length=len(value),
-                maximum=MAX_URL,
+                maximum=MAX_IMAGE_URL,
             )
         return self
 

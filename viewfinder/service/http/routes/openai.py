@@ -170,7 +170,7 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
     )
     async def embeddings(body: EmbeddingsRequest) -> Response:
         generation = service.follower.snapshot()
-        check_model(body.model, generation)
+        check_named_model(body.model, generation)
         dimension = _dimension(body.dimensions, generation)
         field = "input" if body.messages is None else "messages"
         inputs = [each.input(f"{field}.{index}") for index, each in enumerate(body.parts())]
@@ -192,7 +192,7 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
     return routes
 
 
-def check_model(name: str, generation: Generation) -> None:
+def check_named_model(name: str, generation: Generation) -> None:
     """Raise an `HTTPError` unless the live model has this name."""
     if name not in (generation.model, generation.encoder.fingerprint, LIVE_MODEL):
         raise HTTPError(

@@ -14,7 +14,7 @@ from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import HeldResponse, OpenAIRoute
 from viewfinder.service.http.routes.input_schemas import PIXEL, AnyInput, SomeInputs, check_images
-from viewfinder.service.http.routes.openai import LIVE_MODEL, NOT_FOUND, ModelName, Usage, check_model
+from viewfinder.service.http.routes.openai import LIVE_MODEL, NOT_FOUND, ModelName, Usage, check_named_model
 from viewfinder.service.inputs import Encoded, Input, InputBudget, cosines, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
 
@@ -112,7 +112,7 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
     )
     async def rerank(body: RerankRequest, request: Request) -> Response:
         generation = service.follower.snapshot()
-        check_model(body.model, generation)
+        check_named_model(body.model, generation)
         inputs = [each.input(f"documents.{index}") for index, each in enumerate(body.documents)]
         with ExitStack() as held:
             held.enter_context(budget.take(len(inputs)))
@@ -127,7 +127,7 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
                 results=results,
                 usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
                 meta=RerankMeta(tokens=RerankTokens(input_tokens=tokens)),
-                warnings=_warnings(query, documents),
+                warnings=_rerank_warnings(query, documents),
             )
             make = functools.partial(_json, answer)
             return HeldResponse([make], held.pop_all().close)
@@ -161,7 +161,7 @@ def _document(given: Input) -> RerankDocument:
     return RerankDocument()
 
 
-def _warnings(query: Encoded, documents: Sequence[Encoded]) -> tuple[str, ...]:
+def _rerank_warnings(query: Encoded, documents: Sequence[Encoded]) -> tuple[str, ...]:
     mixed = len({each.is_text for each in documents}) > 1
     return (*warnings_of([query, *documents]), *([_MIXED] if mixed else []))
 

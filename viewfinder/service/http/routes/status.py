@@ -13,7 +13,7 @@ from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.routes.openai import LIVE_MODEL, check_model
+from viewfinder.service.http.routes.openai import LIVE_MODEL, check_named_model
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, parse_filter_parameter
 from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
@@ -93,7 +93,7 @@ def router(service: SearchService) -> APIRouter:
         ],
     ) -> LiveModel:
         generation = service.follower.snapshot()
-        check_model(name, generation)
+        check_named_model(name, generation)
         return replace(_named(generation)[0], id=name)
 
     @routes.get(
