@@ -96,6 +96,13 @@ def router(service: SearchService) -> APIRouter:
         check_named_model(name, generation)
         return replace(_named(generation)[0], id=name)
 
+    _add_probes(routes, service)
+    return routes
+
+
+def _add_probes(routes: APIRouter, service: SearchService) -> None:
+    """The routes by which a cluster decides if a replica lives and takes requests."""
+
     @routes.get(
         "/healthz",
         responses={503: {"model": ErrorResponse, "description": "An index is live, but its model cannot be loaded."}},
@@ -111,8 +118,6 @@ def router(service: SearchService) -> APIRouter:
     async def readyz() -> dict[str, str | None]:
         generation = service.follower.snapshot()
         return {"status": "ready", "collection": generation.collection.name, "behind": service.follower.behind}
-
-    return routes
 
 
 async def _count_values(
