@@ -198,6 +198,10 @@ QUERIES: dict[str, dict[str, Any]] = {
 TEXT_OPTIONS: list[dict[str, Any]] = [
     {"rank": "words"},
     {"rank": "words", "group_by": "tags"},
+    {"rank": "words", "order_by": "-width"},
+    {"min_relevance": 0.6, "order_by": "-width", "limit": 7},
+    {"min_relevance": 0.3, "order_by": "indexed_at", "target": "both"},
+    {"min_relevance": 0.6, "rank": "hybrid"},
     {"rank": "hybrid"},
     {"rank": "hybrid", "weights": {"clip": 0.3, "words": 2}, "target": "both"},
     {"rank": "hybrid", "group_by": "bucket", "target": "caption", "offset": 2},

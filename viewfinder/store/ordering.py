@@ -23,6 +23,8 @@ OrderKey: TypeAlias = float | int | None
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_PAGE = 1000  # points read at once
+# Points read beyond those wanted, because the points with the last value of a page are read again, by id.
+_EXTRA = 50
 
 
 class OrderPlace(NamedTuple):
@@ -71,7 +73,7 @@ def read_in_order(
 
     `scroll` is Qdrant's, of one collection. `wanted` is the number of points that the caller is going to take.
     """
-    return _Reader(scroll, ordering, condition, min(wanted, _MAX_PAGE)).places(after)
+    return _Reader(scroll, ordering, condition, min(wanted + _EXTRA, _MAX_PAGE)).places(after)
 
 
 class _Reader:
@@ -91,43 +93,57 @@ class _Reader:
         yield from self._by_id(without, None, after.id if after is not None and after.key is None else None)
 
     def _with_value(self, after: OrderPlace | None) -> Iterator[OrderPlace]:
-        if after is not None:
-            yield from self._equal(after.key, after.id)
-        key = None if after is None else after.key
-        while True:
-            found, is_full = self._by_value(key)
-            if not is_full:
-                yield from found
-                return
-            # Of the points with the last value only some may be in this page, in any order.
-            key = found[-1].key
-            yield from (each for each in found if each.key != key)
-            yield from self._equal(key, None)
+        found, cut = self._first_page(after)
+        while cut is not None:
+            yield from (each for each in found if each.key != cut)
+            yield from self._equal(cut, after.id if after is not None and after.key == cut else None)
+            found, cut = self._by_value(cut, self._narrowed(models.Filter(must_not=[self._up_to(cut)])))
+        yield from found
 
-    def _by_value(self, after: OrderKey) -> tuple[list[OrderPlace], bool]:
-        """Return one page of the points whose first value comes after `after`, and True if there may be more."""
-        descending = self._ordering.descending
+    def _first_page(self, after: OrderPlace | None) -> tuple[list[OrderPlace], OrderKey]:
+        """Return a page as `_by_value`, after a place: points with its value are read again, and come by id."""
+        if after is None:
+            return self._by_value(None, self._condition)
+        # The index begins at the value. A filter would make Qdrant check all points.
+        begins_there = self._start(after.key) is not None
+        condition = None if begins_there else models.Filter(must_not=[self._before(after.key)])
+        found, cut = self._by_value(after.key, self._narrowed(condition))
+        rank = self._ordering.rank
+        return [each for each in found if each.key != after.key or rank(each) > rank(after)], cut
+
+    def _by_value(self, start: OrderKey, condition: models.Filter | None) -> tuple[list[OrderPlace], OrderKey]:
+        """Return one page of points by their first value, from `start` on; and their last value if there may be more.
+
+        Of the points with that value only some may be in the page, in any order.
+        """
+        ordering = self._ordering
         records, _ = self._scroll(
-            scroll_filter=self._narrowed(None if after is None else models.Filter(must_not=[self._up_to(after)])),
+            scroll_filter=condition,
             order_by=models.OrderBy(
                 key=self._path,
-                direction=models.Direction.DESC if descending else models.Direction.ASC,
-                start_from=self._start(after),
+                direction=models.Direction.DESC if ordering.descending else models.Direction.ASC,
+                start_from=self._start(start),
             ),
             limit=self._page,
-            with_payload=False,
+            with_payload=[ordering.field.partition(".")[0]],
         )
         first: dict[str, OrderKey] = {}
         for record in records:
-            key = record.order_value if self._ordering.kind == DATETIME else float(record.order_value)
-            first.setdefault(str(record.id), key)
-        places = sorted((OrderPlace(key, each) for each, key in first.items()), key=self._ordering.rank)
-        return places, len(records) == self._page
+            key = record.order_value if ordering.kind == DATETIME else float(record.order_value)
+            # A point with several values has its place at the first of them, which may be before `start`.
+            if start is None or not self._is_before(ordering.key(record.payload or {}), start):
+                first.setdefault(str(record.id), key)
+        places = sorted((OrderPlace(key, each) for each, key in first.items()), key=ordering.rank)
+        last = records[-1].order_value if len(records) == self._page else None
+        return places, last if last is None or ordering.kind == DATETIME else float(last)
+
+    def _is_before(self, key: OrderKey, start: OrderKey) -> bool:
+        return self._ordering.rank(OrderPlace(key, "")) < self._ordering.rank(OrderPlace(start, ""))
 
     def _equal(self, key: OrderKey, after: str | None) -> Iterator[OrderPlace]:
         """Yield the points whose first value is `key`, by id."""
-        earlier = self._range(**{"gt" if self._ordering.descending else "lt": key})
-        yield from self._by_id(models.Filter(must=[self._range(gte=key, lte=key)], must_not=[earlier]), key, after)
+        condition = models.Filter(must=[self._range(gte=key, lte=key)], must_not=[self._before(key)])
+        yield from self._by_id(condition, key, after)
 
     def _by_id(self, condition: models.Filter, key: OrderKey, after: str | None) -> Iterator[OrderPlace]:
         offset: Any = after
@@ -138,6 +154,9 @@ class _Reader:
             yield from (OrderPlace(key, str(record.id)) for record in records if str(record.id) != after)
             if offset is None:
                 return
+
+    def _before(self, key: OrderKey) -> models.FieldCondition:
+        return self._range(**{"gt" if self._ordering.descending else "lt": key})
 
     def _up_to(self, key: OrderKey) -> models.FieldCondition:
         return self._range(**{"gte" if self._ordering.descending else "lte": key})

@@ -200,3 +200,12 @@ def test_2048_long_documents_are_ranked_and_returned(served: World) -> None:
     body = {"query": "a cat", "documents": documents, "return_documents": True}
     answer = served.client.post("/v1/rerank", json=body)
     assert len(answer.json()["results"]) == 2_048
+
+
+@pytest.mark.full
+def test_a_batch_of_searches_that_order_a_thousand_hits_each(served: World) -> None:
+    one = {"text": "a cat", "score_threshold": -1, "order_by": "-width", "limit": 31}
+    answer = served.client.post("/v1/search/batch", json={"searches": [one] * 64})
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    assert all(each["truncated"] and len(each["hits"]) == 31 for each in results)
