@@ -22,14 +22,19 @@ pytestmark = pytest.mark.slow
 
 
 class PausedExecutor(InProcessExecutor):
-    """Calls `meanwhile` after the comparison, before anything is fetched and written."""
+    """Calls `meanwhile` after the comparison, before anything is fetched and written, or `afterwards`."""
 
-    def __init__(self, meanwhile: Callable[[], object]) -> None:
+    def __init__(self, meanwhile: Callable[[], object], *, afterwards: bool = False) -> None:
         super().__init__(cores=1)
         self._meanwhile = meanwhile
+        self._afterwards = afterwards
 
     def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
         assert compared is not None
+        if self._afterwards:
+            outcome = super().index(job, store, compared, progress)
+            self._meanwhile()
+            return outcome
         self._meanwhile()
         return super().index(job, store, compared, progress)
 
@@ -95,3 +100,13 @@ def test_a_collection_that_becomes_the_live_one_during_a_run_is_brought_up_to_da
     assert (summary.collection, live.metadata.model_name) == (live.name, other_model)
     assert set(world.points) == {"old.jpg", "new.jpg"}
     assert set(live.recorded.sources) == {world.source}
+
+
+def test_a_run_counts_its_own_failures_though_another_one_replaces_their_records(world: World) -> None:
+    fill(world.bucket, ["good.jpg"])
+    (world.bucket / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    options = index_options(["--source", world.source, "--report", str(world.directory / "report")])
+    with PausedExecutor(world.sync, afterwards=True) as executor:
+        summary = index(options, world.settings(), world.store, executor, access=world.access)
+    assert isinstance(summary, Summary)
+    assert (summary.counts["failed"], summary.failures) == (1, {"corrupt": 1})

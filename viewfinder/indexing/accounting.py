@@ -82,6 +82,14 @@ class Tally:
         return {"truncated_tail": self.truncated_tail} if self.truncated_tail else {}
 
     @property
+    def failure_counts(self) -> dict[str, int]:
+        """Failed objects by reason, the most frequent first."""
+        reasons = Counter[str]()
+        for (_, reason), count in self.failures.items():
+            reasons[reason] += count
+        return dict(reasons.most_common())
+
+    @property
     def outcomes(self) -> dict[str, int]:
         """Objects by outcome, for progress displays."""
         return {

@@ -6,7 +6,6 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
@@ -140,7 +139,7 @@ class Report:
         """Write the report, record the counts with the collection, and return the summary."""
         outcome, counts = result.outcome, result.counts
         tally = outcome.tally
-        reasons = self.write_failures(store, collection, tally.failed)
+        self.write_failures(store, collection, tally.failed)
         problem = joined([_run_problem(counts, max_failure_ratio), *result.problems, *self.problems])
         summary = Summary(
             run_id=self.run_id,
@@ -157,7 +156,7 @@ class Report:
             skipped=tally.skips,
             images=tally.images,
             captions={"encoded": tally.captions, "cut": tally.captions_cut, "pruned": result.pruned_captions},
-            failures=reasons,
+            failures=tally.failure_counts,
             warnings=tally.warnings,
             warned={TRUNCATED_TAIL: tally.warned} if tally.warned else {},
             stages=[_stage_record(each) for each in outcome.stages],
@@ -200,16 +199,16 @@ class Report:
         with Objects(self._access) as objects, objects.open(f"{location.rstrip('/')}/summary.json") as file:
             return file.read()
 
-    def write_failures(self, store: Store, collection: Collection, expected: int | None) -> dict[str, int]:
-        """Copy this run's failures from the store to failures.jsonl, and return their number by reason.
+    def write_failures(self, store: Store, collection: Collection, expected: int) -> None:
+        """Copy this run's failures from the store to failures.jsonl.
 
-        `expected` is the number of failed objects, or None if unknown. If the file cannot be written, the reason is
-        added to `problems`: the result of the run is known by now, and must not be lost.
+        `expected` is the number of failed objects. If the file cannot be written, the reason is added to `problems`:
+        the result of the run is known by now, and must not be lost.
         """
-        reasons: Counter[str] = Counter()
+        written = 0
         with tempfile.NamedTemporaryFile() as file:
             for failure in store.control(collection.index).failures_of_run(self.run_id):
-                reasons[failure.reason] += 1
+                written += 1
                 line = {
                     "uri": failure.uri,
                     "stage": failure.stage,
@@ -222,10 +221,9 @@ class Report:
                 self._copy(self.destination, "failures.jsonl", Path(file.name))
             except ConfigurationError as error:
                 self.problems.append(str(error))
-        if expected is not None and reasons.total() != expected:
-            # A concurrent run of the same index failed on the same objects, and its records replaced ours.
-            logger.warning("%s failed, but failures.jsonl lists %d", counted(expected, "object"), reasons.total())
-        return dict(reasons.most_common())
+        if written < expected:
+            # Another run of the index failed on the same objects at the same time: its report lists them.
+            logger.warning("%s failed, but failures.jsonl lists %d", counted(expected, "object"), written)
 
     def _copy(self, location: str, name: str, path: Path) -> None:
         try:

@@ -77,6 +77,7 @@ class ReindexRecord:
         self.phases: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.skips: dict[str, int] = {}
+        self.failures: dict[str, int] = {}
         self.pruned_captions = 0
         self.warnings: Counter[str] = Counter()
         self.warned: tuple[str, ...] = ()
@@ -95,21 +96,23 @@ class ReindexRecord:
     def add_round(self, result: RunResult) -> None:
         """Add the counts of one round over all sources.
 
-        `listed`, `skipped` and `failed` are those of the last round, `unchanged` those of the first; `indexed`,
-        `pruned`, the pruned captions and the warnings are sums. So listed = unchanged + indexed + skipped + failed,
-        unless objects changed between rounds.
+        `listed`, `skipped` and `failed` are those of the last round; `indexed`, `pruned`, the pruned captions and the
+        warnings are sums. An object that two rounds have indexed counts once, as far as the numbers tell: listed =
+        unchanged + indexed + skipped + failed, if the last round adds up.
         """
         before, now = self.counts, Counter(result.counts)
+        there = now["unchanged"] + now["indexed"]
+        indexed = min(before.get("indexed", 0) + now["indexed"], there)
         self.counts = {
             "listed": now["listed"],
-            "unchanged": before.get("unchanged", now["unchanged"]),
-            "indexed": before.get("indexed", 0) + now["indexed"],
+            "unchanged": there - indexed,
+            "indexed": indexed,
             "skipped": now["skipped"],
             "failed": now["failed"],
             "pruned": before.get("pruned", 0) + now["pruned"],
         }
         tally = result.outcome.tally
-        self.skips = tally.skips
+        self.skips, self.failures = tally.skips, tally.failure_counts
         self.pruned_captions += result.pruned_captions
         self.warnings.update(tally.warnings)
         self.warned = tuple(dict.fromkeys([*self.warned, *tally.warned]))[:MAX_WARNED]

@@ -307,7 +307,8 @@ class _Reindex:
     def _result(self, live: Collection, outcome: str, problem: str | None = None, **details: Any) -> ReindexResult:
         """Make the result and, unless this is a dry run, write the report."""
         dry_run, report = self._options.dry_run, self._report
-        failures = {} if dry_run else report.write_failures(self._store, live, None)
+        if not dry_run:
+            report.write_failures(self._store, live, self._record.counts.get("failed", 0))
         result = ReindexResult(
             run_id=report.run_id,
             outcome=outcome,
@@ -321,7 +322,7 @@ class _Reindex:
             counts=self._record.counts,
             skipped=self._record.skips,
             captions={"pruned": self._record.pruned_captions},
-            failures=failures,
+            failures=self._record.failures,
             warnings=dict(self._record.warnings),
             warned={TRUNCATED_TAIL: self._record.warned} if self._record.warned else {},
             phases=self._record.phases,
