@@ -356,6 +356,21 @@ def test_captions_of_a_file_that_is_gone_keep_their_fields(index: Index) -> None
     assert (point["caption"], point["meta"]) == ("zero", {"year": 2020})
 
 
+@pytest.mark.parametrize("flags", [(), ("--rebuild", "--model", "0")], ids=["model change", "rebuild"])
+def test_fields_that_no_file_and_no_image_has_any_more_free_their_places(index: Index, flags: tuple[str, ...]) -> None:
+    """Each export with other columns used up places for good, until no field of a new one could be filtered."""
+    bucket, source = index.world.bucket, index.world.source
+    for number, records in enumerate(({"key": NAMES[0], "old": 1, "same": 1}, {"key": NAMES[1], "kept": True})):
+        (bucket / f"{number}.jsonl").write_text(json.dumps({"caption": "text", **records}))
+        index.world.sync("--captions", f"{source}/{number}.jsonl")
+    (bucket / "0.jsonl").write_text(json.dumps({"key": NAMES[0], "caption": "text", "same": 2, "new": "x"}))
+    index.world.sync("--captions", f"{source}/0.jsonl")
+    assert set(index.live.recorded.fields) == {"meta.old", "meta.same", "meta.kept", "meta.new"}
+    (bucket / "1.jsonl").write_text(json.dumps({"key": NAMES[2], "caption": "text"}))  # its image keeps the field
+    assert index.reindex(*(index.models[0] if each == "0" else each for each in flags)) == 0
+    assert index.live.recorded.fields == {"meta.same": "integer", "meta.kept": "bool", "meta.new": "keyword"}
+
+
 def test_overlapping_sources_with_captions_of_their_own_need_one_update(index: Index) -> None:
     """Each source was read in a run of its own, and each run replaced the other's captions."""
     bucket, source = index.world.bucket, index.world.source

@@ -17,6 +17,7 @@ FEATURES = frozenset(
     {
         "several captions files",
         "captions of nothing",
+        "blank captions",
         "two index runs",
         "two reindexes",
         "decoder upgrades",
@@ -323,6 +324,8 @@ class Draw:
 
     def _text(self) -> str:
         self._number += 1
+        if "blank captions" in self._features and self._random.random() < self._often:
+            return ""
         return f"{self._random.choice(_WORDS)} {self._number}"
 
     def _files(self) -> tuple[str, ...]:

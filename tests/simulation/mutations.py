@@ -53,6 +53,12 @@ def _last_captions_file() -> Iterator[Any]:
     yield patch.object(build, "plan_run", plan)
 
 
+def _blank_cells_erase() -> Iterator[Any]:
+    from viewfinder.indexing.compare import Compare
+
+    yield patch.object(Compare, "_keep_texts", lambda self, rows, states, store: None)
+
+
 def _prune_by_what_is_there_now() -> Iterator[Any]:
     from viewfinder.indexing.points_before import PointBefore, PointsBefore
     from viewfinder.store.points import Points
@@ -88,10 +94,10 @@ def _one_list_of_sources() -> Iterator[Any]:
     def noted(self: CollectionRecords) -> Any:
         return known.setdefault(getcurrent(), read(self))
 
-    def write_list(self: CollectionRecords, sources: Any) -> None:
+    def write_list(self: CollectionRecords, sources: Any, **options: Any) -> None:
         sources = list(sources)
         kept = known.pop(getcurrent(), read(self)).sources.keys() | {each.uri for each in sources}
-        record_sources(self, sources)
+        record_sources(self, sources, **options)
         self.remove_sources(read(self).sources.keys() - kept)
 
     yield patch.object(CollectionRecords, "read", noted)
@@ -225,6 +231,7 @@ def _mutation(name: str, breaks: str, feature: str, seed: int, patches: Callable
 
 MUTATIONS = (
     _mutation("captions", "only the last captions file counts", "several captions files", 22, _last_captions_file),
+    _mutation("blank captions", "a blank cell erases a text", "blank captions", 0, _blank_cells_erase),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 8, _one_list_of_sources),
     _mutation("overwrite", "a new point replaces that of another run", "two index runs", 75, _new_points_overwrite),

@@ -117,12 +117,11 @@ class Oracle:
         if action.kind == "remove source":
             self._indexed.discard(action.options["source"])
             self.limited.discard(action.options["source"])
-            self._due = {uri: number for uri, number in self._due.items() if self._holders(uri)}
+            others = {uri for uri, point in self._before.items() if point.sources - {action.options["source"]}}
+            self._due = {uri: number for uri, number in self._due.items() if uri in others}
         if action.options.get("prune_captions"):  # only those of its own files stay
-            named = action.options.get("captions")
-            self._captions.update(
-                {uri: {row for row in rows if row[0] == named} for uri, rows in self._captions.items()}
-            )
+            for uri, rows in self._captions.items():
+                self._captions[uri] = {row for row in rows if row[0] == action.options.get("captions")}
 
     def _forget_what_changed(self) -> None:
         photos, taken_down = self._world.photos(), self._world.taken_down

@@ -54,12 +54,12 @@ class World:
     # -- Changes of objects -------------------------------------------------------------------------------------------
 
     def write_captions(self, uri: str, rows: Mapping[str, str]) -> None:
-        """Replace a captions file. Rows are texts by URI."""
-        lines = ["key,caption", *(f"{key},{text}" for key, text in rows.items())]
+        """Replace a captions file. Rows are texts by URI; a blank one has a tag, so that it says something."""
+        lines = ["key,caption,tags", *(f"{key},{text},{'' if text else 'blank'}" for key, text in rows.items())]
         self.bucket.put(uri, "\n".join(lines).encode())
 
     def captions(self, uri: str) -> dict[str, str]:
-        """Return the rows of a captions file as it is now."""
+        """Return the texts in a captions file as it is now."""
         stored = self.bucket.objects.get(uri)
         return {} if stored is None else parse_captions(stored.content)
 
@@ -169,6 +169,6 @@ class World:
 
 
 def parse_captions(content: bytes) -> dict[str, str]:
-    """Return the rows of a captions file."""
-    lines = content.decode().splitlines()[1:]
-    return dict(line.split(",", 1) for line in lines)
+    """Return the texts in a captions file by URI, without blank ones."""
+    rows = (line.split(",") for line in content.decode().splitlines()[1:])
+    return {uri: text for uri, text, _ in rows if text}

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from viewfinder.errors import ConfigurationError
@@ -181,10 +181,20 @@ def replace_records(store: Store, collection: Collection, run: IndexOptions) -> 
     recorded = store.collections.refresh(collection).recorded
     for uri in recorded.sources.keys() - set(run.sources):
         remove_source(store, collection, uri)
-    if run.captions_from is not None:  # the captions that are taken over have these fields
-        kinds = run.captions_from.recorded.fields
-        store.collections.add_fields(collection, {name: kinds[name] for name in kinds.keys() - recorded.fields.keys()})
+    if run.captions_from is not None:
+        missing = run.captions_from.recorded.fields.keys() - recorded.fields.keys()
+        store.collections.add_fields(collection, _fields_in_use(store, run.captions_from, missing))
     return add_records(store, collection, run)
+
+
+def _fields_in_use(store: Store, collection: Collection, names: Iterable[str]) -> dict[str, str]:
+    """Return the kinds of those fields that any point has: captions that are taken over need them.
+
+    The others free their places (`viewfinder.indexing.caption_fields.MAX_FIELDS`). Those that captions files have are
+    recorded again.
+    """
+    kinds = collection.recorded.fields
+    return {name: kinds[name] for name in sorted(names) if store.points.exist(collection, {name: {"ne": None}})}
 
 
 def add_records(store: Store, collection: Collection, run: IndexOptions) -> Collection:

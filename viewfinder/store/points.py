@@ -163,6 +163,10 @@ class Points:
             if offset is None:
                 return
 
+    def exist(self, collection: Collection, filter: Mapping[str, Any]) -> bool:
+        """Return True if any point matches `filter`."""
+        return next(self.iterate(collection, filter, ["uri"]), None) is not None
+
     def count(self, collection: Collection, filter: Mapping[str, Any] | None = None, *, exact: bool = True) -> int:
         """Return the number of points that match `filter`.
 
