@@ -39,6 +39,8 @@ class Oracle:
         self._cut_short |= any(task.error is not None for _, task in runs)
         for action, task in runs:
             self._note(action, task)
+        if len(runs) > 1 and any(action.kind == "reindex" and "token" in str(task.error) for action, task in runs):
+            self._due.clear()  # it may have switched, and then failed to list what the other run has indexed
         for action, _ in pairs:
             self._forget(action)
         self._forget_what_changed()
@@ -93,14 +95,13 @@ class Oracle:
         rows = parse_captions(task.seen["files"][file]) if file else {}
         sources = {source.rstrip("/") for source in options.get("sources", self._world.sources)}
         nested = any(f"{one}/".startswith(f"{other}/") for one in sources for other in sources - {one})
-        crashing = options.get("bad_node", False)
         for uri, (stored, step) in task.seen.get("listed", {}).items():
             # An object in two sources of a run is taken from the listing of the first one.
             same = touched.get(uri, -1) < (task.began if nested else step)
             # Two crashes in two runs count as a fault of the image.
             blamed = self._crashes[stored.digest, task.seen["decoder"]] > 1 and not options.get("retry_failed")
             same = same and not self._world.bucket.is_denied(uri)
-            if same and self._indexable(stored, task.seen["decoder"], crashing=crashing or blamed):
+            if same and self._indexable(stored, task.seen["decoder"], crashing=options.get("bad_node") or blamed):
                 self._due[uri] = stored.number
                 self._captions[uri] |= {(file, rows[uri])} if uri in rows else set()
 

@@ -138,7 +138,8 @@ class SimulatedServer(ServerClient):
     def __init__(self, database: Database, address: StoreAddress) -> None:
         self._address = address
         self._timeout_s = address.timeout_s
-        self._client: Any = _Requests(database)
+        self._rest: Any = _Requests(database)
+        self._grpc = None
 
 
 class _Requests:
