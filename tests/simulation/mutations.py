@@ -152,8 +152,8 @@ def _vectors_are_not_checked() -> Iterator[Any]:
 def _final_timeouts() -> Iterator[Any]:
     from viewfinder.store import server
 
-    yield patch.object(server, "_TRANSIENT", frozenset({429, 502, 503, 504}))
-    yield patch.object(server, "_TRANSIENT_500", re.compile("(?!)"))
+    yield patch.object(server, "_RETRIED_STATUSES", frozenset({429, 502, 503, 504}))
+    yield patch.object(server, "_RETRIED_500", re.compile("(?!)"))
 
 
 def _new_points_overwrite() -> Iterator[Any]:
