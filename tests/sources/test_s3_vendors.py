@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pytest
@@ -334,6 +335,50 @@ def test_requester_pays_is_sent_with_every_request(pays: bool) -> None:
         objects.open("s3://b/k").close()
     assert len(server.headers) == 5
     assert {headers.get("x-amz-request-payer") for headers in server.headers} == {"requester" if pays else None}
+
+
+# Signed addresses
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+
+
+def _address(objects: Objects, uri: str = "s3://photos/k") -> str | None:
+    return objects.presigned_url(uri, 300, "image/jpeg", "inline")
+
+
+@pytest.mark.usefixtures("keys")
+def test_an_address_holds_the_consent_to_pay() -> None:
+    """A header that is signed must be sent, which a browser does not do."""
+    with FaultyS3() as server, Objects(_access(server, anonymous=False, requester_pays=True)) as objects:
+        query = parse_qs(urlsplit(_address(objects) or "").query)
+    assert query["X-Amz-SignedHeaders"] == ["host"]
+    assert query["x-amz-request-payer"] == ["requester"]
+
+
+@pytest.mark.usefixtures("keys")
+def test_an_address_has_the_bucket_in_the_host_name_where_this_is_demanded(oss: Callable[[FaultyS3], None]) -> None:
+    with FaultyS3(then=_in_host_name(faulty.content)) as server:
+        oss(server)
+        with Objects(ObjectAccess("http://oss.example", backoff_s=0.001)) as objects:
+            assert urlsplit(_address(objects) or "").netloc == "photos.oss.example"
+
+
+@pytest.mark.usefixtures("keys")
+def test_an_object_that_a_client_cannot_read_as_it_is_has_no_address() -> None:
+    archived: Answer = lambda handler: handler.send(200, CONTENT, x_amz_storage_class="GLACIER")  # noqa: E731
+    faults = [archived, _encoded(CONTENT, "gzip"), error(404, "NoSuchKey")]
+    with FaultyS3(faults) as server, Objects(_access(server, anonymous=False)) as objects:
+        with pytest.raises(ObjectError, match="is archived") as caught:
+            _address(objects)
+        assert caught.value.reason == "archived"
+        assert _address(objects) is None
+        with pytest.raises(ObjectError) as caught:
+            _address(objects)
+        assert caught.value.reason == "not_found"
 
 
 ARN = "arn:aws:s3:eu-west-1:123456789012:accesspoint/photos"

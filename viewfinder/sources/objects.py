@@ -60,8 +60,8 @@ class Objects:
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None:
         """Return an address from which anyone may read the object for `expires_s` seconds; None if there is none.
 
-        The answer there has the headers `Content-Type` and `Content-Disposition` that are given. Nothing is requested.
-        Raises `ObjectError` if no credentials are found.
+        The answer there has the headers `Content-Type` and `Content-Disposition` that are given. Raises `ObjectError`
+        as `read` does: the object is looked for, but not read.
         """
         return self._backend(uri).presigned_url(uri, expires_s, media_type, disposition)
 

@@ -3,7 +3,7 @@
 import difflib
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -95,6 +95,12 @@ class S3Objects:
         connection = self._connection
         if connection.access.anonymous:
             return None  # an unsigned request cannot choose the headers of its answer
+        # A signature fits one region and one style of host names, which the client learns from answers alone.
+        answer = self._requests.head(uri)
+        if _is_archived(answer):
+            raise ObjectError("archived", f"{uri!r} is archived. Restore it, so that it can be read.")
+        if codings_of(answer.get("ContentEncoding")):
+            return None  # many clients would not decode it
         bucket, key = s3_parts(uri)
         headers = {"ResponseContentType": media_type, "ResponseContentDisposition": disposition}
         parameters = {"Bucket": bucket, "Key": key, **headers, **connection.payer}
@@ -187,14 +193,7 @@ class _Requests:
     def stat(self, uri: str) -> ObjectInfo:
         """Return the properties of one object. Raises `ObjectError`."""
         bucket, key = s3_parts(uri)
-        if not key:
-            raise ObjectError("not_found", f"{uri!r} is a bucket, not an object.")
-        connection = self._connection
-        answer: Any = connection.retry(
-            lambda: connection.client.head_object(Bucket=bucket, Key=key, **connection.payer), uri
-        )
-        is_archived = answer.get("StorageClass") in ARCHIVE_CLASSES or bool(answer.get("ArchiveStatus"))
-        is_restored = 'ongoing-request="false"' in answer.get("Restore", "")
+        answer = self.head(uri)
         return ObjectInfo(
             uri,
             bucket,
@@ -202,8 +201,16 @@ class _Requests:
             answer["ContentLength"],
             clean_etag(answer.get("ETag")),
             _iso_of_header(answer),
-            archived=is_archived and not is_restored,
+            archived=_is_archived(answer),
         )
+
+    def head(self, uri: str) -> Any:
+        """Return the answer to a HEAD request for one object. Raises `ObjectError`."""
+        bucket, key = s3_parts(uri)
+        if not key:
+            raise ObjectError("not_found", f"{uri!r} is a bucket, not an object.")
+        connection = self._connection
+        return connection.retry(lambda: connection.client.head_object(Bucket=bucket, Key=key, **connection.payer), uri)
 
     def stat_or_none(self, source: str) -> ObjectInfo | None:
         """Return the properties of an object, None for a prefix. Raises `ViewfinderError`."""
@@ -249,6 +256,11 @@ class _Requests:
         near = difflib.get_close_matches(wanted, names, n=10, cutoff=0.0)
         more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
         return f" Existing buckets: {', '.join(map(repr, near))}{more}."
+
+
+def _is_archived(answer: Mapping[str, Any]) -> bool:
+    is_archived = answer.get("StorageClass") in ARCHIVE_CLASSES or bool(answer.get("ArchiveStatus"))
+    return is_archived and 'ongoing-request="false"' not in answer.get("Restore", "")
 
 
 def _receive(chunks: Iterable[bytes], uri: str, announced: int, max_bytes: int, check_head: HeadCheck | None) -> bytes:

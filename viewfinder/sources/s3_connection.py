@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.session
 from botocore import UNSIGNED
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 MAXIMUM_PAUSE_S = 10.0
 CHECK_TIMEOUT_S = 10.0
 CHECK_ATTEMPTS = 3
+_PAYER_HEADER = "x-amz-request-payer"
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
@@ -123,6 +125,7 @@ class S3Connection:
             "choose-signer.s3.GetObject",
             _signer_of_urls,  # type: ignore[arg-type]  # botocore uses the first handler's result
         )
+        client.meta.events.register("before-sign.s3.GetObject", _move_payer)
         self._endpoint = str(client.meta.endpoint_url)
         if not check and not access.anonymous:
             self._credentials = _current_credentials(core)
@@ -245,6 +248,14 @@ def _session() -> botocore.session.Session:
 def _signer_of_urls(signature_version: str, **_: object) -> str | None:
     """Sign URLs with version 4: botocore's choice for old regions is version 2, which many endpoints refuse."""
     return "s3v4-query" if signature_version == "v4-query" else None
+
+
+def _move_payer(request: AWSRequest, **_: object) -> None:
+    """Move the consent to pay from the headers to the query of a URL: who follows it sends no header of S3."""
+    payer = request.headers.get(_PAYER_HEADER)
+    if request.context.get("is_presign_request") and payer is not None:
+        del request.headers[_PAYER_HEADER]
+        request.params = {**request.params, _PAYER_HEADER: payer}
 
 
 def _current_credentials(session: botocore.session.Session) -> object:
