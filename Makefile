@@ -10,6 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+UV_VERSION = $(shell sed -n 's/^ARG UV_VERSION=//p' infra/Dockerfile)
 READY := $(VENV)/.ready
 # Two processes: most of the time of a test is waiting. tests/conftest.py gives all tests with a Ray to one of them.
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
@@ -25,8 +26,8 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo "viewfinder needs Python 3.11 or newer; '$(PYTHON)' is older. Name another: make PYTHON=python3.12"; exit 2; }
 	@echo "Making $(VENV) (about 6 GB, most of it PyTorch) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
 	@touch $@
 
@@ -60,5 +61,5 @@ package: setup ## Build the wheel and the source archive into dist/ and check th
 	@$(BIN)/twine check --strict dist/*
 
 lock: ## Resolve requirements.lock again
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes \
 	  --extra all --extra dev pyproject.toml --output-file requirements.lock

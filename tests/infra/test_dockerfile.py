@@ -139,7 +139,40 @@ def test_the_package_is_built_with_locked_tools() -> None:
         (command,) = [line for line in file.read_text().splitlines() if "--editable ." in line]
         assert "--build-constraints requirements.lock " in command, file.name
     release = (ROOT / ".github/workflows/release.yml").read_text()
-    assert 'PIP_CONSTRAINT="$PWD/requirements.lock" python -m build' in release
+    tools = {"build", "twine", *(requirement.partition(">=")[0] for requirement in build)}
+    (install,) = re.findall(r"uv pip install --system --constraint requirements\.lock (.+)", release)
+    assert set(install.split()) == tools
+    assert "python -m build --no-isolation" in release
+
+
+def test_the_lock_has_hashes_and_no_index_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE)[1:]
+    assert len(entries) > 200
+    assert [each for each in entries if "--hash=sha256:" not in each] == []
+    assert "://" not in lock
+    makefile = (ROOT / "Makefile").read_text()
+    assert "--require-hashes --requirement requirements.lock" in makefile
+    assert "--generate-hashes" in makefile
+
+
+@pytest.mark.parametrize(("kind", "unchecked"), [("cpu", {"torch", "torchvision"}), ("cuda", set())])
+def test_the_image_checks_hashes_except_of_torch_from_another_index(kind: str, unchecked: set[str]) -> None:
+    # uv compares the hashes of `torch==2` with the file of `torch 2+cpu`, too, and would refuse PyTorch's own.
+    (script,) = re.findall(
+        r"RUN --mount=type=cache,target=/root/.cache/uv +(case.*)", DOCKERFILE.read_text().replace("\\\n", "")
+    )
+    script = (
+        re.sub(r"\s+", " ", script).replace("/tmp/constraints.txt", "/dev/stdout").replace("uv pip install", "true")
+    )
+    environment = {"PATH": os.environ["PATH"], "TORCH": kind}
+    done = subprocess.run(["sh", "-euc", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    entries = re.split(r"^(?=[a-z])", done.stdout, flags=re.MULTILINE)[1:]
+    assert len(entries) > 200
+    bare = {each.partition("==")[0] for each in entries if "--hash=" not in each}
+    assert bare == unchecked
+    assert not [each for each in entries if each.partition("==")[0] in unchecked and "\\" in each]
 
 
 def test_the_command_that_downloads_weights_works() -> None:
