@@ -100,17 +100,26 @@ def build(name: str, *components: str) -> list[dict[str, Any]]:
 
 @functools.cache
 def _built(name: str, components: tuple[str, ...]) -> list[dict[str, Any]]:
+    overlay = {
+        "namespace": "viewfinder",
+        "resources": [name],
+        "components": [f"components/{each}" for each in components],
+    }
+    return kustomized(overlay, KUBERNETES)
+
+
+def kustomized(overlay: Mapping[str, Any], place: Path) -> list[dict[str, Any]]:
+    """The documents that Kustomize makes of an overlay with relative paths, as if it lay in the directory `place`."""
     kustomize = shutil.which("kustomize")
     command = [kustomize, "build"] if kustomize else [tool("kubectl", "kubectl, or kustomize"), "kustomize"]
     with tempfile.TemporaryDirectory(prefix="vf-") as directory:
         # Kustomize accepts only relative paths without symbolic links.
-        there = os.path.relpath(KUBERNETES.resolve(), Path(directory).resolve())
-        overlay = {
-            "namespace": "viewfinder",
-            "resources": [f"{there}/{name}"],
-            "components": [f"{there}/components/{each}" for each in components],
+        there = os.path.relpath(place.resolve(), Path(directory).resolve())
+        moved = {
+            name: [os.path.normpath(f"{there}/{each}") for each in overlay.get(name, [])]
+            for name in ("resources", "components")
         }
-        Path(directory, "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+        Path(directory, "kustomization.yaml").write_text(yaml.safe_dump({**overlay, **moved}))
         environment = {"PATH": os.environ["PATH"], "HOME": directory}
         done = subprocess.run([*command, directory], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr

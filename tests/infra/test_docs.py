@@ -21,6 +21,7 @@ PAGES = [
     "demo/README.md",
     "benchmarks/README.md",
     "infra/kubernetes/README.md",
+    "infra/terraform/eks/README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^```.*?^```|(?:^    [^\n]*\n?(?:\n(?=    ))?)+", re.MULTILINE | re.DOTALL)
