@@ -18,6 +18,7 @@ from viewfinder.cli.estimate import (
     INDEX_BYTES,
     INDEX_BYTES_OF,
     INDEX_DISK_BYTES,
+    LOADING_FACTOR,
     POINT_ID_BYTES,
     REPLICA_QPS,
     S3_GET_PRICE,
@@ -217,6 +218,19 @@ def test_nodes_are_those_that_a_re_index_needs(capsys: pytest.CaptureFixture[str
         (("--images", "10M", "--node-memory", "1000", "--node-disk", "50"), 4),
     ):
         assert size(capsys, *flags)["nodes for a re-index"] == nodes, flags
+
+
+def test_a_re_index_needs_memory_for_payload_indexes_while_it_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    int8 = ("--images", "10M", "--quantization", "int8")
+    plan = size(capsys, *int8)
+    loading = LOADING_FACTOR * (POINT_ID_BYTES + INDEX_BYTES) * 1e7 * 2 * 1.25 / 1e9
+    assert loading > plan["memory of 2 copies"]
+    assert plan["memory during a re-index"] == pytest.approx(plan["memory of 2 copies"] + loading)
+    while_loading = LOADING_FACTOR * (POINT_ID_BYTES + INDEX_BYTES)
+    assert while_loading == pytest.approx(2170, abs=10), "as docs/scaling.md says"
+    for flags in (("--images", "10M"), (*int8, "--on-disk", "indexes")):
+        plan = size(capsys, *flags)
+        assert plan["memory during a re-index"] == pytest.approx(2 * plan["memory of 2 copies"])
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,16 @@ def test_an_update_that_never_finds_a_point_as_it_was_ends(store: Store, index: 
         ContendedPoints(store, others).update(made, [key], with_caption("a cat"))
 
 
+def test_the_last_attempt_of_an_update_may_succeed(store: Store, index: str) -> None:
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.points.upsert(made, image_points(1), wait=True)
+    others: list[Callable[[], object]] = []
+    for number in range(9):
+        others += [partial(store.points.add_sources, made, {key: [f"s3://{number}"]}), lambda: None]
+    assert ContendedPoints(store, others).update(made, [key], with_caption("a cat")) == 1
+
+
 def test_only_points_that_are_as_they_were_read_are_deleted(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)

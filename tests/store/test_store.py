@@ -256,6 +256,26 @@ def test_graphs_are_built_once_after_a_bulk_load(tmp_path: Path, usual: int | No
         assert double.invalid == []
 
 
+@pytest.mark.parametrize("on_disk", ["indexes", "graphs"])
+def test_payload_indexes_on_disk_are_not_held_in_memory_by_a_bulk_load(tmp_path: Path, on_disk: Any) -> None:
+    """Segments without graphs held them in memory until the end of the load, more than the nodes of the plan have."""
+    with QdrantDouble() as double:
+        address = StoreAddress(tmp_path, url=double.url, on_disk=on_disk)
+        with Store(ServerClient(address), address) as store:
+            made = store.collections.create("images", ModelIdentity("ViT::other", "beef", 8), bulk_load=True)
+            assert threshold(store, made.name) > 0
+
+
+def test_a_collection_that_a_killed_bulk_load_left_gets_graphs_if_it_becomes_the_live_one(tmp_path: Path) -> None:
+    with QdrantDouble() as double:
+        address = StoreAddress(tmp_path, url=double.url)
+        with Store(ServerClient(address), address) as store:
+            left = store.collections.create("images", ModelIdentity("ViT::tiny", "f00d", 4), bulk_load=True)
+            assert threshold(store, left.name) == 0
+            assert opened(store, "images").name == left.name
+            assert threshold(store, left.name) == 20_000
+
+
 def threshold(store: Store, name: str) -> int:
     config = store.connection.call("get_collection", collection_name=name).config
     return int(config.optimizer_config.indexing_threshold)

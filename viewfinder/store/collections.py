@@ -108,6 +108,7 @@ class Collections:
             same = [each.name for each in known if each.metadata.fingerprint == model.fingerprint]
             name = same[-1] if same else _next_name(index, model, (each.build for each in known))
             created = self._create(index, name, model, "building")
+            self.build_graphs(created)  # a re-index that was killed may have left it without
             self.promote(index, created.name)
             live = self.live(index) or created
         check_model(live, model)
@@ -122,7 +123,8 @@ class Collections:
         """Create a further collection of `index`, empty and with all payload indexes.
 
         With `bulk_load` a server builds no graphs of its vectors before `build_graphs`: graphs that are built during
-        loading are built again whenever segments are merged.
+        loading are built again whenever segments are merged. With payload indexes on disk it builds them during
+        loading, because a segment without graphs holds these in memory: 2,170 bytes per point instead of 173.
         """
         builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
         return self._create(index, _next_name(index, model, builds), model, state, bulk_load=bulk_load)
@@ -252,13 +254,14 @@ class Collections:
             language=self._connection.address.language,
         )
         vectors = self._vectors_config(model.dimension)
+        without_graphs = bulk_load and not self._connection.is_embedded and not self._indexes_on_disk
         loading = models.OptimizersConfigDiff(indexing_threshold=NO_GRAPHS)
         try:
             self._call(
                 "create_collection",
                 collection_name=name,
                 vectors_config=vectors,
-                optimizers_config=loading if bulk_load and not self._connection.is_embedded else None,
+                optimizers_config=loading if without_graphs else None,
                 metadata=metadata.as_payload(),
             )
         except StoreUnavailableError:

@@ -66,6 +66,8 @@ class Points:
                 now = self.states(collection, list(changed))
                 pending = [each for each, state in now.items() if state != changed[each].state]
                 written += len(now) - len(pending)
+                if not pending:
+                    break
             else:
                 raise StoreUnavailableError(
                     f"Other programs change the same {counted(len(pending), 'point')} of {collection.name!r} again and "
