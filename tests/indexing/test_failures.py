@@ -40,6 +40,7 @@ def collection(store: Store) -> Collection:
 def compare(store: Store, collection: Collection, decided_by: Mapping[str, str] = DECIDED_BY, **options: Any) -> Row:
     """Compare the object, whose ETag is "new"."""
     listed: Row = {"uri": URI, "bucket": "b", "key": "1.jpg", "etag": "new", "size": 1, "sources": ["s3://b"]}
+    listed["last_modified"] = "2026-01-01T00:00:00+00:00"
     stage = Compare(ObjectAccess(), store.address, collection, decided_by=decided_by, **options)
     (row,) = rows_of(stage.with_store(table_of([listed]), store))
     return row

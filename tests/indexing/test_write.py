@@ -160,6 +160,23 @@ def test_a_later_content_that_another_run_writes_at_the_same_moment_stays(
     np.testing.assert_allclose(point.vectors["image"], [0.6, 0.8], atol=1e-6)
 
 
+@pytest.mark.parametrize("moment", ["before the write", "during the write"])
+def test_a_point_that_another_run_prunes_after_the_comparison_is_written_again(
+    store: Store, interleaved: Store, collection: Collection, moment: str
+) -> None:
+    """Regression: the object was missing when the other run listed it, came back, and was lost until the next run."""
+    write(store, collection, row("image", [1.0, 0.0], etag="e1"))
+    back = row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1", **captioned("a cat"))
+    if moment == "before the write":
+        store.points.delete(collection, [back["id"]])
+    else:
+        meanwhile(interleaved, lambda: store.points.delete(collection, [back["id"]]))
+    assert write(interleaved, collection, back) == {"indexed": 1, "failed": 0, "stale": 0}
+    point = stored(store, collection)
+    assert (point.payload["etag"], point.payload["caption"]) == ("e2", "a cat")
+    assert point.vectors.keys() == {"image", "caption"}
+
+
 def test_a_caption_and_a_content_that_two_runs_write_at_the_same_moment_both_stay(
     store: Store, interleaved: Store, collection: Collection
 ) -> None:

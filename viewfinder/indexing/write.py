@@ -56,10 +56,16 @@ def write_rows(
     for row in rows:
         groups[row["action"]].append(row)
 
-    new = [row for row in groups["index"] if not row["exists"]]
-    for part in _slices(new, batch_size):
-        store.points.upsert(collection, _points(part, captions, stamp), wait=part[-1] is new[-1], only_new=True)
+    def insert(new: Sequence[Row]) -> None:
+        for part in _slices(new, batch_size):
+            store.points.upsert(collection, _points(part, captions, stamp), wait=part[-1] is new[-1], only_new=True)
+
+    insert([row for row in groups["index"] if not row["exists"]])
     _update_existing(store, collection, groups, captions, stamp)
+    # An object may have been missing when another run listed it: that run's prune has deleted the point since.
+    existing = [row for row in groups["index"] if row["exists"]]
+    left = store.points.states(collection, [row["id"] for row in existing])
+    insert([row for row in existing if row["id"] not in left])
     for row in groups["failed"]:
         record_crash(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
