@@ -42,3 +42,14 @@ def test_it_runs_the_service_with_variables_that_are_read() -> None:
     variables = dict(each.split("=", 1) for each in re.findall(r"^Environment=(.*)$", text, re.MULTILINE)[0].split())
     assert unknown_variables(variables) == []
     assert variables["VIEWFINDER_DATA_DIR"] == "/var/lib/viewfinder"
+
+
+def test_the_command_that_indexes_has_the_data_of_the_service() -> None:
+    """A run without the directory of the service made an index of its own, which no search found."""
+    text = UNIT.read_text()
+    (line,) = re.findall(r"^# +systemd-run (.*) \\\n# +/opt/viewfinder/bin/viewfinder (.*)$", text, re.MULTILINE)
+    assert "--property EnvironmentFile=/etc/viewfinder.env" in line[0]
+    assert "--setenv VIEWFINDER_DATA_DIR=/var/lib/viewfinder" in line[0]
+    name, *arguments = line[1].split()
+    parsed(name, arguments)
+    assert name == "index", "`reindex` needs an index that exists"
