@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 COMPONENTS = ("ingress", "load-balancer", "monitoring", "head-fault-tolerance")  # no overlay includes these
-BUILDS = [("base",), ("overlays/dev",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
+BUILDS = [("base",), ("overlays/dev",), ("overlays/kind",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
 VERSION = __version__
 
 # Variables of other programs, and the file that reads them.
@@ -100,11 +100,9 @@ def build(name: str, *components: str) -> list[dict[str, Any]]:
 
 @functools.cache
 def _built(name: str, components: tuple[str, ...]) -> list[dict[str, Any]]:
-    overlay = {
-        "namespace": "viewfinder",
-        "resources": [name],
-        "components": [f"components/{each}" for each in components],
-    }
+    overlay: dict[str, Any] = {"resources": [name], "components": [f"components/{each}" for each in components]}
+    if components:
+        overlay["namespace"] = "viewfinder"
     return kustomized(overlay, KUBERNETES)
 
 

@@ -38,10 +38,11 @@ PODS: dict[str, tuple[str, dict[str, str]]] = {
     "prometheus": ("monitoring", {}),
     "dns": ("kube-system", {"k8s-app": "kube-dns"}),
     "stranger": ("default", {}),
+    "store of kind": ("dev-stores", {"app.kubernetes.io/name": "s3"}),
 }
 
 
-@pytest.mark.parametrize("name", ["base", "overlays/dev", "overlays/gpu"])
+@pytest.mark.parametrize("name", ["base", "overlays/dev", "overlays/kind", "overlays/gpu"])
 def test_the_pods_of_this_test_are_those_of_the_manifests(name: str) -> None:
     ours = [labels for namespace, labels in PODS.values() if namespace == "viewfinder"]
     for pod in pods(build(name)):
@@ -93,6 +94,12 @@ def test_the_pods_of_this_test_are_those_of_the_manifests(name: str) -> None:
 )
 def test_connections_that_are_allowed(source: str, target: str, port: int, allowed: bool) -> None:
     assert reaches(build("overlays/gpu", *COMPONENTS), PODS[source], PODS[target], port) is allowed
+
+
+@pytest.mark.parametrize(("overlay", "allowed"), [("overlays/kind", True), ("overlays/gpu", False)])
+def test_only_on_kind_jobs_and_replicas_reach_a_store_in_the_cluster(overlay: str, allowed: bool) -> None:
+    for source in ("index head", "index worker", "reindex worker", "replica"):
+        assert reaches(build(overlay), PODS[source], PODS["store of kind"], 9000) is allowed
 
 
 def test_without_policies_everything_is_reachable() -> None:
