@@ -5,6 +5,7 @@ import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.settings import Settings
 from viewfinder.store import PointBatch, Store, StoreAddress, connect
+from viewfinder.store.records import StoredPoint
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import Fault, QdrantDouble
@@ -182,6 +184,22 @@ def test_an_upsert_accepted_but_not_applied_is_not_a_failure(double: QdrantDoubl
     assert store.points.count(made) == 1
     assert upserts(double) == 1
     assert not [each for each in double.requests[before:-1] if each.path.endswith("/count")]
+
+
+def test_a_change_that_is_applied_after_its_answer_counts_once(double: QdrantDouble, open_store: Open) -> None:
+    """The report of a run named fewer captions than it had removed."""
+    store = open_store(double.url)
+    made = store.collections.open("images", ModelIdentity("m", "f00d", 2))
+    store.points.upsert(made, PointBatch([POINT], [{}], image=np.ones((1, 2), np.float32)), wait=True)
+
+    def change(id_: str, point: StoredPoint) -> StoredPoint | None:
+        return None if point.state.run_id else replace(point, payload={**point.payload, "run_id": "r"})
+
+    for late in (1, 2, 3, 4):
+        store.points.update(made, [POINT], lambda _, point: replace(point, payload={}))
+        double.faults.append(Fault(late=late, on="PUT .*/points$"))
+        assert store.points.update(made, [POINT], change) == 1
+        assert store.points.states(made, [POINT])[POINT].run_id == "r"
 
 
 def test_wait_ready_raises_with_what_is_missing(double: QdrantDouble, open_store: Open) -> None:

@@ -57,21 +57,26 @@ class Points:
         """
         written = 0
         for pending in _id_pages(ids, VECTOR_PAGE_SIZE):
+            sent: dict[str, PointState] = {}
             for _ in range(_MAX_UPDATE_ATTEMPTS):
                 found = self.whole(collection, pending)
+                # Qdrant may answer before it has applied a change.
+                written += sum(sent.get(each) == point.state for each, point in found.items())
                 changed = {each: new for each, point in found.items() if (new := change(each, point)) is not None}
                 if not changed:
                     break
                 self._replace(collection, changed, {each: found[each].state for each in changed})
+                sent = {each: point.state for each, point in changed.items()}
                 now = self.states(collection, list(changed))
-                pending = [each for each, state in now.items() if state != changed[each].state]
+                pending = [each for each, state in now.items() if state != sent[each]]
                 written += len(now) - len(pending)
                 if not pending:
                     break
             else:
                 raise StoreUnavailableError(
-                    f"Other programs change the same {counted(len(pending), 'point')} of {collection.name!r} again and "
-                    f"again, such as {pending[0]}. Run again."
+                    f"{counted(len(pending), 'point')} of {collection.name!r} stayed as before in "
+                    f"{_MAX_UPDATE_ATTEMPTS} attempts to change them, such as {pending[0]}: other programs change them "
+                    "at the same time, or Qdrant has accepted the changes but not applied them yet. Run again."
                 )
         return written
 
