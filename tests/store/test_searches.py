@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.store.points import AXES, DIMENSION, captioned, ids, opened, vector
+from tests.store.points import AXES, DIMENSION, captioned, ids, image_points, opened, vector
 from viewfinder.errors import CollectionMissingError, FilterError
 from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress
 from viewfinder.store.server import ServerClient
@@ -214,3 +214,24 @@ def test_every_request_to_a_dropped_collection_raises_collection_missing_error(
     store.collections.drop(made.name)
     with pytest.raises(CollectionMissingError):
         ask(store, made)
+
+
+@pytest.mark.parametrize(("kind", "numbers"), [("float", (2**53 + 1, 2.0**53)), ("integer", (2**53 + 1, 2**53))])
+@pytest.mark.parametrize("descending", [False, True])
+def test_numbers_that_are_rounded_come_once_in_an_order(
+    store: Store, index: str, kind: str, numbers: tuple[float, float], descending: bool
+) -> None:
+    made = opened(store, index)
+    store.collections.add_fields(made, {"meta.n": kind})
+    made = store.collections.refresh(made)
+    store.points.upsert(made, image_points(80, meta=[{"n": each} for each in (*numbers * 30, *[7] * 20)]), wait=True)
+    ordering = store.search.ordering(made, "meta.n", descending=descending)
+    found, after = list[str](), None
+    while True:
+        page = store.search.in_order(made, ordering, after=after, limit=9)
+        found += [record.id for record in page.records]
+        after = page.last
+        if after is None:
+            break
+    large, small = sorted(ids(80)[:60]), sorted(ids(80)[60:])
+    assert found == (large + small if descending else small + large)

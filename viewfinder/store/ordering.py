@@ -165,10 +165,10 @@ class _Reader:
         """Return the value from which Qdrant reads its index, so that it does not read all values before."""
         if after is None or self._ordering.kind == DATETIME:
             return None if after is None else _moment(after)
-        if self._ordering.kind == INTEGER:
-            # Larger ones are rounded, and the index compares whole numbers exactly.
-            return int(after) if abs(after) < MAX_EXACT_FLOAT else None
-        return float(after)
+        # Whole numbers may be rounded from there on, and the index may compare them exactly.
+        if abs(after) >= MAX_EXACT_FLOAT:
+            return None
+        return int(after) if self._ordering.kind == INTEGER else float(after)
 
     def _range(self, **bounds: OrderKey) -> models.FieldCondition:
         """Return the condition that a value is within bounds; without any, that there is a value."""
