@@ -1,8 +1,11 @@
 """The manifests as they would be applied: references, privileges, versions, schedules."""
 
 import copy
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +42,8 @@ def test_every_component_is_built_by_a_test_and_listed_in_the_gpu_overlay() -> N
     found = {path.parent.name for path in (KUBERNETES / "components").glob("*/kustomization.yaml")}
     overlay = (KUBERNETES / "overlays/gpu/kustomization.yaml").read_text()
     named = re.findall(r"^  (# )?- \.\./\.\./components/(\S+)$", overlay, re.MULTILINE)
-    assert found == {name for _, name in named}
-    assert {name for comment, name in named if comment} == set(COMPONENTS)
+    assert found == {name for _, name in named} | {"model-cache"}
+    assert {name for comment, name in named if comment} == set(COMPONENTS) - {"model-cache"}
     service = one(build(*BUILDS[-1]), "RayService", "viewfinder")["spec"]["rayClusterConfig"]
     assert service["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
 
@@ -274,6 +277,48 @@ def test_jobs_on_gpus_have_one_encoder_for_each_gpu_that_can_start() -> None:
         assert pod.containers[0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
+# -- The shared volume of weights -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/dev", "overlays/gpu"])
+def test_every_pod_of_ray_reads_weights_from_the_volume_and_one_job_writes_them(overlay: str) -> None:
+    documents = build(overlay, "model-cache")
+    dockerfile = (INFRA / "Dockerfile").read_text()
+    assert "HF_HOME=/models " in dockerfile
+    claim = one(documents, "PersistentVolumeClaim", "models")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    rays = [pod for pod in pods(documents) if pod.ray]
+    assert len(rays) == {"overlays/gpu": 8}.get(overlay, 6)
+    for pod in rays:
+        (volume,) = [each for each in pod.spec["volumes"] if each["name"] == "models"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+        (mount,) = [each for each in pod.containers[0]["volumeMounts"] if each["name"] == "models"]
+        assert mount == {"name": "models", "mountPath": "/models", "readOnly": True}
+        assert environment(pod, documents)["HF_HUB_OFFLINE"] == "1"
+    (writer,) = [pod for pod in pods(documents) if pod.where == "CronJob/models"]
+    assert environment(writer, documents)["HF_HUB_OFFLINE"] == "0"
+    assert {"name": "models", "mountPath": "/models"} in writer.containers[0]["volumeMounts"]
+    assert one(documents, "CronJob", "models")["spec"]["suspend"] is True
+
+
+def test_the_job_of_the_volume_finds_each_model() -> None:
+    documents = build("base", "model-cache")
+    (writer,) = [pod for pod in pods(documents) if pod.where == "CronJob/models"]
+    python, flag, program = writer.containers[0]["command"]
+    assert python == "python"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, flag, program, "demo"],
+        cwd=INFRA.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "demo is complete\n"
+
+
 # -- Helpers --------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +361,8 @@ def weaknesses(pod: Pod) -> Iterator[str]:
         yield f"{pod.where}: runs under the default service account"
     yield from (f"{pod.where}: {name}" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.spec.get(name))
     for volume in pod.spec.get("volumes", ()):
+        if volume.get("persistentVolumeClaim", {}).get("claimName") == "models":
+            continue
         if set(volume) != {"name", "configMap"} and not volume.get("emptyDir", {}).get("sizeLimit"):
             yield f"{pod.where}: volume {volume} is neither a ConfigMap nor a limited emptyDir (hostPath?)"
     for container in pod.containers:
@@ -327,7 +374,8 @@ def weaknesses(pod: Pod) -> Iterator[str]:
             yield f"{where}: may gain privileges"
         if own.get("capabilities") != {"drop": ["ALL"]}:
             yield f"{where}: keeps capabilities"
-        if {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")} != WRITABLE:
+        writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+        if writable - ({"/models"} if pod.where == "CronJob/models" else set()) != WRITABLE:
             yield f"{where}: exactly /tmp (for Ray) and /data (for viewfinder) must be writable"
         resources = container.get("resources", {})
         for what in ("cpu", "memory"):
