@@ -177,6 +177,17 @@ def test_a_point_that_another_run_prunes_after_the_comparison_is_written_again(
     assert point.vectors.keys() == {"image", "caption"}
 
 
+def test_a_point_that_is_taken_down_during_the_write_stays_deleted(
+    store: Store, interleaved: Store, collection: Collection
+) -> None:
+    """It was written again like a pruned one, and could be found until the end of the run."""
+    write(store, collection, row("image", [1.0, 0.0], etag="e1"))
+    changed = row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1")
+    meanwhile(interleaved, lambda: store.take_down("images", {changed["id"]: changed["uri"]}))
+    write(interleaved, collection, changed)
+    assert store.points.count(collection) == 0
+
+
 def test_a_caption_and_a_content_that_two_runs_write_at_the_same_moment_both_stay(
     store: Store, interleaved: Store, collection: Collection
 ) -> None:

@@ -65,7 +65,10 @@ def write_rows(
     # An object may have been missing when another run listed it: that run's prune has deleted the point since.
     existing = [row for row in groups["index"] if row["exists"]]
     left = store.points.states(collection, [row["id"] for row in existing])
-    insert([row for row in existing if row["id"] not in left])
+    deleted = {row["id"]: row["uri"] for row in existing if row["id"] not in left}
+    # Not one that was taken down since: a takedown is recorded before its point is deleted.
+    excluded = taken_down(store.control(collection.index), deleted) if deleted else ()
+    insert([row for row in existing if row["id"] in deleted and row["id"] not in excluded])
     for row in groups["failed"]:
         record_crash(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
