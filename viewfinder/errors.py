@@ -4,6 +4,7 @@
     ├── ConfigurationError           exit status 2: a flag, setting, file or name given by the user is wrong
     │   ├── UnknownModelError        the model is unknown, or its weights cannot be found
     │   ├── FilterError              a search filter has an unknown field or operator, or is too large
+    │   ├── KeyFilterError           the filter of an API key does not fit the fields of the index
     │   └── SourceError              a bucket, key, directory or manifest does not exist or may not be read
     │       └── SourceUnavailableError   its endpoint cannot be reached or is overloaded
     ├── ObjectError                  one object could not be read: recorded as a failure, the job goes on
@@ -46,6 +47,10 @@ class UnknownModelError(ConfigurationError):
 
 class FilterError(ConfigurationError):
     """A filter of a search or a prune is invalid."""
+
+
+class KeyFilterError(ConfigurationError):
+    """The filter of an API key does not fit the fields of the index, so the key sees nothing."""
 
 
 class SourceError(ConfigurationError):

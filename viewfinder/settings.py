@@ -24,6 +24,7 @@ from pydantic import (
 
 from viewfinder.environment import read_environment
 from viewfinder.errors import ConfigurationError
+from viewfinder.keys_file import read_keys
 
 DEFAULT_SERVER = "http://localhost:8000"
 DEFAULT_GRACE_S = 300.0
@@ -273,6 +274,11 @@ class Settings(BaseModel):
         description="Time that a replica keeps the previous collection and model after a change, for "
         "open cursors, in seconds.",
     )
+    api_keys_file: AbsolutePath | None = Field(
+        None,
+        description="JSON file with more API keys, which may have filters (docs/searching.md). It is read when the "
+        "service starts.",
+    )
     api_keys: tuple[SecretStr, ...] = Field(
         (),
         description="SHA-256 hex digests of the API keys, separated by commas. `:admin` after a "
@@ -344,9 +350,15 @@ class Settings(BaseModel):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("api_keys_file")
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        read_keys(path)
+        return path
+
     @field_validator("api_keys")
     @classmethod
-    def _digests(cls, entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _digests(cls, entries: tuple[SecretStr, ...], info: ValidationInfo) -> tuple[SecretStr, ...]:
         # Name the entry by number: a key pasted instead of its digest must not appear in a log.
         digests = []
         for number, entry in enumerate(entries, start=1):
@@ -358,7 +370,17 @@ class Settings(BaseModel):
             digests.append(match[1])
             if match[1] in digests[:-1]:
                 raise ValueError(f"entry {number} of {len(entries)} repeats an earlier digest")
-        return tuple(SecretStr(entry.get_secret_value().lower()) for entry in entries)
+        of_file = read_keys(info.data.get("api_keys_file"))
+        if any(each.partition(":")[0] in digests for each in of_file):
+            raise ValueError("a digest is also in VIEWFINDER_API_KEYS_FILE: remove it in one of them")
+        return tuple(SecretStr(each) for each in (*(entry.get_secret_value().lower() for entry in entries), *of_file))
+
+    @field_validator("allow_anonymous")
+    @classmethod
+    def _without_filters(cls, allowed: bool, info: ValidationInfo) -> bool:
+        if allowed and any("{" in entry.get_secret_value() for entry in info.data.get("api_keys", ())):
+            raise ValueError("a key in VIEWFINDER_API_KEYS_FILE has a filter, but without a key everything can be seen")
+        return allowed
 
     @field_validator("cursor_keys")
     @classmethod

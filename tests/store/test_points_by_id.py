@@ -1,8 +1,12 @@
 """Vectors, samples and records of points: the contract of every store."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from tests.store.points import DIMENSION, captioned, ids, opened, vector
+from viewfinder.errors import KeyFilterError
 from viewfinder.store import PointBatch, Store
 
 # -- Points by id ---------------------------------------------------------------------------------------------------
@@ -56,3 +60,29 @@ def test_sampled_records_are_complete_and_match_the_filter(store: Store, index: 
     assert len({each.id for each in some}) == 2
     png = store.points.sample_records(made, 10, {"format": {"eq": "png"}})
     assert {each.payload["uri"] for each in png} == {"s3://b/1", "s3://b/4"}
+
+
+def test_points_outside_the_filter_of_a_key_are_as_if_they_did_not_exist(store: Store, index: str) -> None:
+    made = captioned(store, index)
+    keys = [*ids(5), *ids(1, "unknown"), *STRANGE]
+    png = {"format": {"eq": "png"}}
+    expected = {ids(5)[row] for row in (1, 4)}
+    assert set(store.points.records(made, keys, within=png)) == expected
+    assert set(store.points.vectors(made, keys, within=png)) == expected
+    everything = {"or": [png, {"not": png}]}
+    both = store.search.parse(made, everything, within=png)
+    assert store.points.count(made, both) == len(expected)
+    assert store.search.facet(made, "format", filter=both) == [("png", len(expected))]
+    assert store.points.count(made, everything) > len(expected)
+
+
+@pytest.mark.parametrize("condition", [{"meta.unknown": {"ne": 1}}, {"not": {"meta.unknown": {"eq": 1}}}, {}])
+def test_a_filter_of_a_key_that_does_not_fit_is_an_error(store: Store, index: str, condition: dict[str, Any]) -> None:
+    """Without the field, these would match every point."""
+    made = captioned(store, index)
+    with pytest.raises(KeyFilterError):
+        store.points.records(made, ids(2), within=condition)
+    with pytest.raises(KeyFilterError):
+        store.points.vectors(made, ids(2), within=condition)
+    with pytest.raises(KeyFilterError):
+        store.search.parse(made, None, within=condition)

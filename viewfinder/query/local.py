@@ -65,7 +65,7 @@ class LocalSearch:
         """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
         body, names = self._body(request)
         try:
-            return self._run(self._searcher.search(parse_query(body)))
+            return self._run(self._searcher.search(parse_query(body), None))
         except UnknownImageError as error:
             raise UnknownImageError(names.get(error.name, error.name)) from error
 
@@ -78,7 +78,7 @@ class LocalSearch:
         return answers
 
     def _batch(self, bodies: Sequence[tuple[dict[str, Any], dict[str, str]]]) -> list[SearchResult | Refused]:
-        answers = self._searcher.search_many(parse_batch([body for body, _ in bodies]))
+        answers = self._searcher.search_many(parse_batch([body for body, _ in bodies]), None)
         return [
             UnknownImageError(names.get(each.name, each.name)) if isinstance(each, UnknownImageError) else each
             for (_, names), each in zip(bodies, self._run(answers), strict=True)
@@ -93,7 +93,7 @@ class LocalSearch:
         return search_body(request, found), {found.get(name) or image_id(name): name for name in image_names(request)}
 
     def stats(self) -> Stats:
-        return self._run(self._searcher.stats())
+        return self._run(self._searcher.stats(None))
 
     def close(self) -> None:
         if self._closed:

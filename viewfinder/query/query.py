@@ -53,6 +53,7 @@ from viewfinder.query.fields import (
     Threshold,
 )
 from viewfinder.query.validation import JsonBody, describe_errors, refuse
+from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.schema import VectorName
 
 # The order of images without a query.
@@ -72,7 +73,10 @@ class QueryPart:
 
 @dataclass(frozen=True)
 class Query:
-    """The parts to search by, and how to order, group and page the hits. Without parts it lists images."""
+    """The parts to search by, and how to order, group and page the hits. Without parts it lists images.
+
+    `within` is the filter of the API key, which no field of a request sets: the searcher does.
+    """
 
     parts: tuple[QueryPart, ...]
     target: Target = "image"
@@ -88,6 +92,7 @@ class Query:
     diversity: float = 0.0
     group_by: str | None = None
     group_size: int = DEFAULT_GROUP_SIZE
+    within: KeyFilter = None
 
     @property
     def order(self) -> tuple[str, bool] | None:
@@ -141,6 +146,7 @@ class Query:
             "rank": self.rank,
             "weights": self.weights if self.rank == "hybrid" else None,
             "filter": self.filter or None,
+            "within": self.within,
             "order": self.order,
             "min_relevance": self.min_relevance,
             "score_threshold": self.score_threshold,

@@ -5,8 +5,9 @@ The service and the engine's local mode both search with `Searcher`. They differ
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 from viewfinder.client.results import SearchResult, Stats
@@ -27,6 +28,7 @@ from viewfinder.query.relevance import MinimumRelevance
 from viewfinder.query.results import search_result
 from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel, query_kind
 from viewfinder.store import Collection, Search, Store, StoredGroup, StoredHit
+from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.ordering import OrderedPage
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
@@ -60,7 +62,10 @@ class LiveIndex(Protocol):
 
 
 class Searcher:
-    """Answers queries over one index. Blocking calls of the store run on `threads` (None: asyncio's own)."""
+    """Answers queries over one index. Blocking calls of the store run on `threads` (None: asyncio's own).
+
+    `within` limits what a caller sees: the filter of its API key, None for everything.
+    """
 
     def __init__(
         self,
@@ -79,16 +84,18 @@ class Searcher:
         self._threads = threads
         self._timed = timed
 
-    async def search(self, query: Query) -> SearchResult:
+    async def search(self, query: Query, within: KeyFilter) -> SearchResult:
         """One page of hits. Raises `QueryError`, `FilterError`, and the errors of the store and the live index."""
         if query.cursor:
-            return await self._next_page(query)
-        (answer,) = await self.search_many([query])
+            return await self._next_page(replace(query, within=within))
+        (answer,) = await self.search_many([query], within)
         if isinstance(answer, SearchResult):
             return answer
         raise answer
 
-    async def search_many(self, queries: Sequence[Query | QueryError]) -> list[SearchResult | Refused]:
+    async def search_many(
+        self, queries: Sequence[Query | QueryError], within: KeyFilter
+    ) -> list[SearchResult | Refused]:
         """The results of queries without cursors, all from one snapshot and one request to the store.
 
         In place of a result there is the error of a query that cannot be answered; the others are not affected. A
@@ -96,20 +103,21 @@ class Searcher:
         or without parts. If the collection was dropped since the last refresh, the live index is refreshed and searched
         again.
         """
+        limited = [replace(each, within=within) if isinstance(each, Query) else each for each in queries]
         try:
-            return await self._first_pages(queries, self._live.snapshot())
+            return await self._first_pages(limited, within, self._live.snapshot())
         except CollectionMissingError:
             await self._in_thread(self._live.refresh)
-            return await self._first_pages(queries, self._live.snapshot())
+            return await self._first_pages(limited, within, self._live.snapshot())
 
-    async def stats(self) -> Stats:
+    async def stats(self, within: KeyFilter) -> Stats:
         """The live collection: its model, size, sources and fields."""
         collection = self._live.snapshot().collection
         metadata = collection.metadata
         points, captions = await gather_or_cancel(
-            self._in_thread(self._store.points.count, collection, exact=False),
-            self._in_thread(self._store.points.count, collection, {"has_caption": {"eq": True}}, exact=False),
+            self._count(collection, None, within), self._count(collection, {"has_caption": {"eq": True}}, within)
         )
+        sources = await self._in_thread(self._sources, collection, within)
         return Stats(
             index=collection.index,
             model=metadata.model_name,
@@ -120,7 +128,7 @@ class Searcher:
             captions=captions,
             state=metadata.state,
             created_at=metadata.created_at,
-            sources=tuple(collection.recorded.sources),
+            sources=sources,
             fields=dict(collection.recorded.fields),
             relevance=bool(metadata.baselines),
             words=collection.ranks_words,
@@ -128,8 +136,26 @@ class Searcher:
             store=self._store.address.digest,
         )
 
+    async def _count(self, collection: Collection, filter: Mapping[str, Any] | None, within: KeyFilter) -> int:
+        def count() -> int:
+            condition = self._store.search.parse(collection, filter, within=within)
+            # An estimate for a filter is made from the numbers of all points.
+            return self._store.points.count(collection, condition, exact=within is not None)
+
+        counted: int = await self._in_thread(count)
+        return counted
+
+    def _sources(self, collection: Collection, within: KeyFilter) -> tuple[str, ...]:
+        """The sources of the images that the key sees."""
+        known = tuple(collection.recorded.sources)
+        if within is None or not known:
+            return known
+        condition = self._store.search.parse(collection, None, within=within)
+        seen = self._store.search.facet(collection, "sources", filter=condition, limit=len(known))
+        return tuple(each for each in known if each in {value for value, _ in seen})
+
     async def _first_pages(
-        self, queries: Sequence[Query | QueryError], snapshot: LiveCollection
+        self, queries: Sequence[Query | QueryError], within: KeyFilter, snapshot: LiveCollection
     ) -> list[SearchResult | Refused]:
         began = time.perf_counter()
         collection = snapshot.collection
@@ -138,7 +164,7 @@ class Searcher:
         }
         accepted = {number: each for number, each in enumerate(queries) if isinstance(each, Query)}
         # Refuse what is wrong before anything is encoded: the first query of a process loads the model.
-        points = await self._named_points(list(accepted.values()), collection)
+        points = await self._named_points(list(accepted.values()), collection, within)
         prepared: dict[int, Prepared] = {}
         for number, query in accepted.items():
             try:
@@ -209,7 +235,8 @@ class Searcher:
         """Check a query against the fields and baselines of a collection."""
         minimum = MinimumRelevance.of(query, kind, collection)
         ranks_words = query.rank != "clip"
-        if not query.filter and query.group_by is None and not ranks_words and query.order is None:
+        is_plain = not query.filter and query.within is None
+        if is_plain and query.group_by is None and not ranks_words and query.order is None:
             return Prepared(minimum=minimum)
 
         def parse() -> Prepared:
@@ -217,20 +244,22 @@ class Searcher:
             if query.order is not None:
                 field, descending = query.order
                 ordering = search.ordering(collection, field, descending=descending)
-            condition = search.parse(collection, query.filter, group_by=query.group_by, ranks_words=ranks_words)
+            condition = search.parse(
+                collection, query.filter, within=query.within, group_by=query.group_by, ranks_words=ranks_words
+            )
             return Prepared(condition, ordering, minimum)
 
         prepared: Prepared = await self._in_thread(parse)
         return prepared
 
-    async def _named_points(self, queries: Sequence[Query], collection: Collection) -> NamedPoints:
-        """The vectors of those points that the index has: of the image, or of the caption if there is no image."""
+    async def _named_points(self, queries: Sequence[Query], collection: Collection, within: KeyFilter) -> NamedPoints:
+        """The vectors of those points that the key sees: of the image, or of the caption if there is no image."""
         named = dict.fromkeys(str(part.value) for query in queries for part in query.parts if part.kind == "id")
         vectors: dict[str, Vector] = {}
         kinds: dict[str, VectorName] = {}
         for name in VECTOR_NAMES:
             if missing := [each for each in named if each not in vectors]:
-                found = await self._in_thread(self._store.points.vectors, collection, missing, name)
+                found = await self._in_thread(self._store.points.vectors, collection, missing, name, within=within)
                 vectors |= found
                 kinds |= dict.fromkeys(found, name)
         return NamedPoints(vectors, kinds)

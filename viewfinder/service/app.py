@@ -17,6 +17,7 @@ from viewfinder.addresses import is_loopback
 from viewfinder.errors import ConfigurationError
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import MAX_INCOMING, capacity
+from viewfinder.service.http.keys import KeyRing
 from viewfinder.service.scaling import PENDING, scale_by_items
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.log_files import open_logs
@@ -39,7 +40,11 @@ def build_app(args: dict[str, Any] | None = None) -> Application:
 
 
 def application(settings: Settings) -> Application:
-    """The deployment with replicas, batching and queue from the settings."""
+    """The deployment with replicas, batching and queue from the settings.
+
+    Raises `ConfigurationError` for the filter of an API key that cannot be parsed.
+    """
+    KeyRing(settings.api_keys)  # here already: a replica that fails to start is started again and again
     max_requests = capacity(settings) + MAX_INCOMING + MAX_REFUSING
     deployment = serve.deployment(
         Replica,

@@ -19,6 +19,7 @@ from viewfinder.query.language import language_warning
 from viewfinder.query.vectors import check_finite, gather_or_cancel
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.search_service import SearchService
+from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.schema import VECTOR_NAMES
 from viewfinder.store.shown import show
 
@@ -56,9 +57,16 @@ class Encoded:
 
 
 async def encode_inputs(
-    service: SearchService, generation: Generation, inputs: Sequence[Input], *, count_tokens: bool = False
+    service: SearchService,
+    generation: Generation,
+    inputs: Sequence[Input],
+    within: KeyFilter,
+    *,
+    count_tokens: bool = False,
 ) -> list[Encoded]:
     """The vectors of the inputs, in their order; with `count_tokens` also the tokens of texts.
+
+    Ids are those of images that match `within`, the filter of the API key.
 
     The error of an input that cannot be encoded names its place: a `QueryError`, or an `OverloadedError` if too many
     images wait. A request that is cancelled stops after the current batch.
@@ -69,7 +77,7 @@ async def encode_inputs(
     encoded = await gather_or_cancel(
         _encode_text_inputs(service, generation, texts, count_tokens=count_tokens),
         _encode_image_inputs(service, generation, images),
-        _read_vectors(service, generation, ids),
+        _read_vectors(service, generation, ids, within),
     )
     for each in encoded:
         found |= each
@@ -193,14 +201,20 @@ async def _pixels(service: SearchService, generation: Generation, image: Input) 
         raise QueryImageError.of(image.place, error) from error
 
 
-async def _read_vectors(service: SearchService, generation: Generation, ids: Sequence[Input]) -> dict[str, Encoded]:
+async def _read_vectors(
+    service: SearchService, generation: Generation, ids: Sequence[Input], within: KeyFilter
+) -> dict[str, Encoded]:
     """The stored vectors: of the image, or of the caption of a point without an image."""
     found: dict[str, Encoded] = {}
     for name in VECTOR_NAMES:
         missing = [each for each in ids if each.place not in found]
         if missing:
             stored = await service.in_thread(
-                service.store.points.vectors, generation.collection, [each.value for each in missing], name
+                service.store.points.vectors,
+                generation.collection,
+                [each.value for each in missing],
+                name,
+                within=within,
             )
             found |= {
                 each.place: Encoded(stored[each.value], is_text=name == "caption")

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import models
 
-from viewfinder.errors import FilterError
+from viewfinder.errors import FilterError, KeyFilterError
 from viewfinder.store.collections import Collections
 from viewfinder.store.field_names import check_countable, check_groupable, check_sortable
 from viewfinder.store.filters import parse_filter
@@ -14,6 +14,8 @@ from viewfinder.store.schema import Collection
 T = TypeVar("T")
 
 ParsedFilter: TypeAlias = models.Filter
+KeyFilter: TypeAlias = Mapping[str, Any] | None
+"""The filter of an API key, which limits what its requests see; None for a key that sees everything."""
 
 
 class Conditions:
@@ -28,6 +30,24 @@ class Conditions:
             return expression
         language = collection.metadata.language
         return self._with_fields(collection, lambda fields: parse_filter(expression, fields, language))
+
+    def within(
+        self, collection: Collection, key_filter: KeyFilter, expression: Mapping[str, Any] | ParsedFilter | None = None
+    ) -> ParsedFilter | None:
+        """Return Qdrant's filter for the points that both match: the filter of a request, and that of its key.
+
+        Raises `KeyFilterError` if that of the key names a field that the collection does not have.
+        """
+        if key_filter is None:
+            return self.parse(collection, expression)
+        try:
+            bounds = self.parse(collection, key_filter)
+        except FilterError as error:
+            raise KeyFilterError(f"The filter of the API key does not fit {collection.name}: {error}") from error
+        if bounds is None:
+            raise KeyFilterError("The filter of the API key is empty.")
+        parsed = self.parse(collection, expression)
+        return models.Filter(must=[bounds] if parsed is None else [bounds, parsed])
 
     def countable(self, collection: Collection, field: str) -> str:
         """Return the name of a field whose values can be counted."""

@@ -12,7 +12,7 @@ from qdrant_client import models
 from viewfinder.arrays import Vectors
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store.collections import Collections
-from viewfinder.store.conditions import Conditions
+from viewfinder.store.conditions import Conditions, KeyFilter, ParsedFilter
 from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
 from viewfinder.store.records import PointBatch, PointState, Record, StoredPoint, is_point_id, payload_selector
 from viewfinder.store.request_size import point_bytes
@@ -174,7 +174,9 @@ class Points:
         """Return True if any point matches `filter`."""
         return next(self.iterate(collection, filter, ["uri"]), None) is not None
 
-    def count(self, collection: Collection, filter: Mapping[str, Any] | None = None, *, exact: bool = True) -> int:
+    def count(
+        self, collection: Collection, filter: Mapping[str, Any] | ParsedFilter | None = None, *, exact: bool = True
+    ) -> int:
         """Return the number of points that match `filter`.
 
         An exact count reads the ids of all points that match into Qdrant's memory: never repeat it in a loop.
@@ -183,13 +185,12 @@ class Points:
         answer = self._call("count", collection_name=collection.name, count_filter=condition, exact=exact)
         return int(answer.count)
 
-    def records(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
-        """Return the payloads of the points in `ids` that exist."""
+    def records(self, collection: Collection, ids: Sequence[str], *, within: KeyFilter = None) -> dict[str, Record]:
+        """Return the payloads of the points in `ids` that exist and match `within`."""
+        condition = self._conditions.within(collection, within)
         found: dict[str, Record] = {}
         for page in _id_pages(ids):
-            records = self._call(
-                "retrieve", collection_name=collection.name, ids=page, with_payload=payload_selector(True)
-            )
+            records = self._read(collection, page, condition, with_payload=payload_selector(True))
             found |= {str(record.id): Record(str(record.id), record.payload or {}) for record in records}
         return found
 
@@ -205,13 +206,14 @@ class Points:
                 found[str(record.id)] = StoredPoint(record.payload or {}, vectors)
         return found
 
-    def vectors(self, collection: Collection, ids: Sequence[str], using: VectorName = "image") -> dict[str, Vectors]:
-        """Return the unit vectors (float32 [D]) of the points in `ids` that have this kind of vector."""
+    def vectors(
+        self, collection: Collection, ids: Sequence[str], using: VectorName = "image", *, within: KeyFilter = None
+    ) -> dict[str, Vectors]:
+        """Return the unit vectors (float32 [D]) of the points in `ids` that have this kind, and match `within`."""
+        condition = self._conditions.within(collection, within)
         found: dict[str, Vectors] = {}
         for page in _id_pages(ids, VECTOR_PAGE_SIZE):
-            records = self._call(
-                "retrieve", collection_name=collection.name, ids=page, with_payload=False, with_vectors=[using]
-            )
+            records = self._read(collection, page, condition, with_payload=False, with_vectors=[using])
             found |= {str(record.id): _vector(record, using) for record in records if using in (record.vector or {})}
         return found
 
@@ -242,6 +244,19 @@ class Points:
             with_payload=payload_selector(True),
         )
         return [Record(str(point.id), point.payload or {}) for point in answer.points]
+
+    def _read(
+        self, collection: Collection, ids: Sequence[Any], condition: ParsedFilter | None, **options: Any
+    ) -> Sequence[Any]:
+        """Return the points in `ids`, one page of them, that match the condition."""
+        if condition is None:
+            records: Sequence[Any] = self._call("retrieve", collection_name=collection.name, ids=ids, **options)
+            return records
+        both = models.Filter(must=[models.HasIdCondition(has_id=list(ids)), condition])
+        records, _ = self._call(
+            "scroll", collection_name=collection.name, scroll_filter=both, limit=len(ids), **options
+        )
+        return records
 
     def _replace(
         self, collection: Collection, points: Mapping[str, StoredPoint], before: Mapping[str, PointState]

@@ -14,7 +14,7 @@ from qdrant_client import models
 from viewfinder.arrays import Vectors
 from viewfinder.errors import FilterError, StoreError, WordsUnavailableError
 from viewfinder.store.collections import Collections
-from viewfinder.store.conditions import Conditions, ParsedFilter
+from viewfinder.store.conditions import Conditions, KeyFilter, ParsedFilter
 from viewfinder.store.connection import Connection
 from viewfinder.store.field_names import field_path
 from viewfinder.store.ordering import OrderedPage, Ordering, OrderPlace, read_in_order
@@ -124,19 +124,20 @@ class Searches:
         collection: Collection,
         filter: Mapping[str, Any] | None,
         *,
+        within: KeyFilter = None,
         group_by: str | None = None,
         ranks_words: bool = False,
     ) -> ParsedFilter | None:
-        """Return the filter of a search, parsed once for all its requests.
+        """Return the filter of a search, parsed once for all its requests, together with that of the API key.
 
-        Raises what a search would raise: `FilterError` for a filter, its size, or a field of groups, and
-        `WordsUnavailableError`.
+        Raises what a search would raise: `FilterError` for a filter, its size, or a field of groups,
+        `WordsUnavailableError`, and `KeyFilterError`.
         """
         if group_by is not None:
             self._conditions.groupable(collection, group_by)
         if ranks_words:
             self._check_ranks_words(collection)
-        parsed = self._conditions.parse(collection, filter)
+        parsed = self._conditions.within(collection, within, filter)
         self._check_size(_filter_bytes(parsed))
         return parsed
 
@@ -232,7 +233,12 @@ class Searches:
         return OrderedPage(records, chosen[-1] if len(places) == wanted else None)
 
     def facet(
-        self, collection: Collection, field: str, *, filter: Mapping[str, Any] | None = None, limit: int = 20
+        self,
+        collection: Collection,
+        field: str,
+        *,
+        filter: Mapping[str, Any] | ParsedFilter | None = None,
+        limit: int = 20,
     ) -> list[tuple[str | int | bool, int]]:
         """Return the most frequent values of `field` with their numbers of points, sorted by number and value.
 

@@ -183,7 +183,7 @@ def test_a_list_without_a_query_loads_no_model(shared: World) -> None:
             return Unloaded(load)
 
     searcher = Searcher(shared.store, cast(Any, Live()), cast(Any, None), CursorKeys([b"key"]))
-    found = asyncio.run(searcher.search(parse_query({"order_by": "width"})))
+    found = asyncio.run(searcher.search(parse_query({"order_by": "width"}), None))
     assert [hit.width for hit in found] == [100, 200, 300, 400, 500]
 
 

@@ -79,7 +79,7 @@ def _connection_error(host: str, port: int) -> OSError | None:
 def api_keys(settings: Settings) -> Finding:
     """Report which clients a service with these settings answers."""
     if settings.api_keys:
-        admins = sum(key.get_secret_value().endswith(":admin") for key in settings.api_keys)
+        admins = sum(key.get_secret_value()[64:].startswith(":admin") for key in settings.api_keys)
         return Finding("API keys", "ok", f"{len(settings.api_keys)}, of which {admins} allow takedowns")
     if settings.allow_anonymous:
         found = f"none: every client that reaches {settings.host} may search"

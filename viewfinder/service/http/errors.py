@@ -16,6 +16,7 @@ from viewfinder.client.results import ErrorDetail, ErrorResponse
 from viewfinder.errors import (
     CollectionMissingError,
     FilterError,
+    KeyFilterError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
@@ -124,6 +125,11 @@ def http_error_of(error: Exception) -> HTTPError:
             return _http_error(error)
         case FilterError():
             return HTTPError(400, "invalid_filter", str(error), "GET /docs: POST /v1/search, `filter`.")
+        case KeyFilterError():
+            # Not its text: it lists the fields of the index.
+            logger.error("%s", error)
+            message = "The filter of this API key does not fit the index, so the key sees nothing."
+            return HTTPError(403, "key_filter_mismatch", message, "Ask who runs the service: its log has the reason.")
         case CursorError():
             return HTTPError(400, "invalid_cursor", error.message, error.hint)
         case CollectionGoneError():

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from viewfinder.addresses import is_loopback
 from viewfinder.service.http.errors import HTTPError, error_response, http_error_of
-from viewfinder.service.http.keys import METRICS_PATH, KeyRing, KeyScope, presented_key
+from viewfinder.service.http.keys import METRICS_PATH, Key, KeyRing, presented_key
 from viewfinder.service.http.rates import RateLimiter, TrustedProxies, client_of
 from viewfinder.service.http.receiving import at_minimum_rate
 from viewfinder.service.http.sending import PAUSE_S, Sending, SlowClientError
@@ -77,6 +77,9 @@ def capacity(settings: Settings) -> int:
 
 
 logger = logging.getLogger(__name__)
+
+_ANONYMOUS = Key("", "read")
+_OPERATOR = Key("", "admin")
 
 
 class Guard:
@@ -195,7 +198,9 @@ class Guard:
             self._refuse_other_hosts(host, headers)
         scope["state"]["scope"] = "read"
         if not request.is_open:
-            client, scope["state"]["scope"] = self._identify(scope, request)
+            client, key = self._identify(scope, request)
+            scope["state"]["scope"] = key.scope
+            scope["state"]["key_filter"] = key.filter
             if scope["state"]["scope"] == "metrics" and request.path != METRICS_PATH:
                 raise HTTPError(403, "forbidden", "This key is for metrics only.", "Send a key for searches.")
             if self._rates and (wait_s := self._rates.take(client)):
@@ -219,13 +224,13 @@ class Guard:
     def _is_full(self) -> bool:
         return self._in_flight >= self._capacity or self._sending.is_full()
 
-    def _identify(self, scope: Scope, request: "_Request") -> tuple[str, KeyScope]:
-        """The client that the rate limit counts, and its scope."""
+    def _identify(self, scope: Scope, request: "_Request") -> tuple[str, Key]:
+        """The client that the rate limit counts, and its key, or the rights of a request without one."""
         if self._keys and (presented := presented_key(scope["headers"])):
             if key := self._keys.find(presented):
                 if record := access_log.current.get():
                     record.key = key.id
-                return key.id, key.scope
+                return key.id, key
             raise HTTPError(401, "unauthorized", "The API key is unknown.", "Check the key.", headers=CHALLENGE)
         if (
             self._links
@@ -233,7 +238,8 @@ class Guard:
             and self._links.allows(request.path, scope["query_string"])
         ):
             scope["state"]["signed"] = True
-            return client_of(self._proxies.client(scope)), "read"
+            # Signed for a key that sees this image; it opens nothing else.
+            return client_of(self._proxies.client(scope)), _ANONYMOUS
         if self._keys and not self._anonymous:
             raise HTTPError(
                 401,
@@ -243,7 +249,7 @@ class Guard:
                 headers=CHALLENGE,
             )
         # Without keys, this machine may do everything and anonymous clients may only read.
-        return client_of(self._proxies.client(scope)), "read" if self._anonymous else "admin"
+        return client_of(self._proxies.client(scope)), _ANONYMOUS if self._anonymous else _OPERATOR
 
     def _refuse_other_hosts(self, host: str, headers: Headers) -> None:
         """Refuse other machines, and pages of other sites in a browser on this machine.

@@ -1,4 +1,4 @@
-"""API keys with scope `read`, `admin` or `metrics`.
+"""API keys with scope `read`, `admin` or `metrics`, and the filter that limits what a key sees.
 
 The settings hold SHA-256 digests only, so a configuration file or a process dump contains no key. A plain hash is
 enough because keys are long and random, which rules out a dictionary attack.
@@ -6,14 +6,18 @@ enough because keys are long and random, which rules out a dictionary attack.
 
 import hashlib
 import hmac
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
-from fastapi import Request
+from fastapi import Depends, Request
 from pydantic import SecretStr
 
+from viewfinder.errors import ConfigurationError, FilterError
 from viewfinder.service.http.errors import HTTPError
+from viewfinder.store.conditions import KeyFilter
+from viewfinder.store.filters import parse_filter
 
 KeyScope = Literal["read", "admin", "metrics"]
 
@@ -23,20 +27,25 @@ METRICS_PATH = "/metrics"
 
 @dataclass(frozen=True)
 class Key:
-    """A known key; `id` is the start of its digest, for logs."""
+    """A known key; `id` is the start of its digest, for logs. With a `filter` it sees only what matches."""
 
     id: str
     scope: KeyScope
+    filter: KeyFilter = None
 
 
 class KeyRing:
-    """The keys of the settings, `DIGEST` or `DIGEST:SCOPE` each, validated by `Settings.api_keys`."""
+    """The keys of `Settings.api_keys`, which has validated all but the filters.
+
+    Raises `ConfigurationError` for a filter that cannot be parsed.
+    """
 
     def __init__(self, entries: Iterable[SecretStr]) -> None:
         self._keys: list[tuple[bytes, Key]] = []
         for entry in entries:
-            digest, _, scope = entry.get_secret_value().partition(":")
-            self._keys.append((bytes.fromhex(digest), Key(digest[:8], cast(KeyScope, scope or "read"))))
+            digest, scope, condition = [*entry.get_secret_value().split(":", 2), "", ""][:3]
+            key = Key(digest[:8], cast(KeyScope, scope or "read"), _parsed(condition, digest[:8]))
+            self._keys.append((bytes.fromhex(digest), key))
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -60,6 +69,26 @@ def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return given.get(b"x-api-key", b"").strip() or None
 
 
+async def key_filter(request: Request) -> KeyFilter:
+    """The filter of the request's key. Every route that answers with images, or about them, takes it as `Seen`."""
+    found: KeyFilter = request.state.key_filter
+    return found
+
+
+Seen = Annotated[KeyFilter, Depends(key_filter)]
+
+
+async def require_whole_index(request: Request) -> None:
+    """Refuse keys with a filter where there is nothing to filter: `Depends(require_whole_index)`."""
+    if request.state.key_filter is not None:
+        raise HTTPError(
+            403,
+            "forbidden",
+            "This needs a key without a filter, because it is about all images.",
+            "Ask who runs the service.",
+        )
+
+
 async def require_admin(request: Request) -> None:
     """Refuse requests without an admin key: `Depends(require_admin)`."""
     if request.state.scope != "admin":
@@ -80,3 +109,18 @@ async def require_metrics(request: Request) -> None:
             "Metrics need a key for metrics, or an admin key.",
             "Send a key that VIEWFINDER_API_KEYS lists with ':metrics' after its digest: viewfinder key --metrics.",
         )
+
+
+def _parsed(text: str, id: str) -> KeyFilter:
+    """The filter of a key, after a check of all that does not depend on the index."""
+    if not text:
+        return None
+    condition: KeyFilter = json.loads(text)
+    try:
+        if parse_filter(condition) is None:
+            raise FilterError("It is empty, and would match every image.")
+    except FilterError as error:
+        raise ConfigurationError(
+            f"VIEWFINDER_API_KEYS_FILE: the filter of the key with the digest {id}... is wrong. {error}"
+        ) from error
+    return condition

@@ -35,7 +35,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
     ),
     403: (
         "The key is not allowed to do this; or there are no keys, and the client is not on the service's own machine.",
-        {"forbidden": ("This needs an admin key.", "Send a key that is listed with ':admin'.")},
+        {
+            "forbidden": ("This needs an admin key.", "Send a key that is listed with ':admin'."),
+            "key_filter_mismatch": ("The filter of this API key does not fit the index.", "Ask who runs the service."),
+        },
     ),
     404: (
         "Not found.",

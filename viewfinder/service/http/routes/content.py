@@ -21,7 +21,8 @@ from viewfinder.query.fields import Id
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.routes.images import IMAGE_ERRORS, ImageId, ImageUri, record_of
+from viewfinder.service.http.keys import Seen
+from viewfinder.service.http.routes.images import IMAGE_ERRORS, ImageId, ImageUri, record_of, seen_ids
 from viewfinder.service.images.content import WIDTHS, ContentBusyError, Original, entity_tag
 from viewfinder.service.search_service import SearchService
 from viewfinder.store import Record
@@ -66,7 +67,7 @@ class ThumbnailsRequest(JsonBody):
 class ThumbnailAddresses(BaseModel):
     """Paths with their queries, by id, to put after the address of the service."""
 
-    paths: dict[str, str]
+    paths: Annotated[dict[str, str], Field(description="With a key that has a filter, only of images that it sees.")]
     expires: Annotated[int, Field(description="When the addresses end, in seconds since 1970.")]
 
 
@@ -114,6 +115,7 @@ def router(service: SearchService) -> APIRouter:
     async def content(
         request: Request,
         id: ImageId,
+        seen: Seen,
         width: _Width = None,
         if_none_match: _IfNoneMatch = None,
         range: _Range = None,
@@ -124,7 +126,7 @@ def router(service: SearchService) -> APIRouter:
     ) -> Response:
         del expires, signature  # the guard has checked them
         began = time.perf_counter()
-        record, _ = await record_of(service, id, uri)
+        record, _ = await record_of(service, seen, id, uri)
         width = None if width is None else next(each for each in WIDTHS if each >= width)
         known = entity_tag(str(record.payload.get("etag") or ""), width)
         if known and if_none_match and _has_tag(known, if_none_match):
@@ -144,10 +146,11 @@ def router(service: SearchService) -> APIRouter:
         service.metrics.observe("content", time.perf_counter() - began)
         return answer
 
-    async def thumbnails(body: ThumbnailsRequest) -> ThumbnailAddresses:
+    async def thumbnails(body: ThumbnailsRequest, seen: Seen) -> ThumbnailAddresses:
         width = next(each for each in WIDTHS if each >= body.width)
+        ids = body.ids if seen is None else await seen_ids(service, seen, body.ids)
         return ThumbnailAddresses(
-            paths={id: service.links.path(id, width) for id in body.ids}, expires=service.links.expiry()
+            paths={id: service.links.path(id, width) for id in ids}, expires=service.links.expiry()
         )
 
     routes.add_api_route(

@@ -9,6 +9,7 @@ from viewfinder.client.results import Embedding, Embeddings
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
+from viewfinder.service.http.keys import Seen
 from viewfinder.service.http.routes.input_schemas import PIXEL, Base64Files, Texts
 from viewfinder.service.inputs import MAX_INPUTS, Input, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
@@ -35,12 +36,12 @@ def router(service: SearchService) -> APIRouter:
     routes = APIRouter(tags=["embedding"], route_class=JsonRoute)
 
     @routes.post("/v1/embed", responses=ERROR_RESPONSES, summary="Vectors of texts and images")
-    async def embed(body: EmbedRequest) -> Embeddings:
+    async def embed(body: EmbedRequest, seen: Seen) -> Embeddings:
         began = time.perf_counter()
         generation = service.follower.snapshot()
         texts = [Input(f"texts.{index}", "text", text) for index, text in enumerate(body.texts)]
         images = [Input(f"images.{index}", "image", image) for index, image in enumerate(body.images)]
-        encoded = await encode_inputs(service, generation, [*texts, *images])
+        encoded = await encode_inputs(service, generation, [*texts, *images], seen)
         vectors = [Embedding(vector=tuple(each.vector.tolist()), cut=each.cut) for each in encoded]
         return Embeddings(
             model=generation.model,

@@ -1,7 +1,7 @@
 """The routes of single images: record, content, takedown."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -11,10 +11,11 @@ from viewfinder.errors import CollectionMissingError, SourceError
 from viewfinder.query import takedowns as in_store
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
-from viewfinder.service.http.keys import require_admin
+from viewfinder.service.http.keys import Seen, require_admin, require_whole_index
 from viewfinder.service.search_service import SearchService
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Record
+from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.takedowns import names_of
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ def router(service: SearchService) -> APIRouter:
         responses={404: IMAGE_ERRORS[404], 422: ERROR_RESPONSES[422], **unavailable},
         summary="Everything the index stores about an image",
     )
-    async def image(id: ImageId, uri: ImageUri = None) -> Image:
-        record, generation = await record_of(service, id, uri)
+    async def image(id: ImageId, seen: Seen, uri: ImageUri = None) -> Image:
+        record, generation = await record_of(service, seen, id, uri)
         payload = dict(record.payload)
         known = {name: payload.get(name) for name in ("caption", "width", "height")}
         return Image(
@@ -76,7 +77,10 @@ def router(service: SearchService) -> APIRouter:
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Take an image down",
     )
-    async def take_down(id: ImageId, request: Request, uri: ImageUri = None) -> Removal:
+    async def take_down(id: ImageId, request: Request, seen: Seen, uri: ImageUri = None) -> Removal:
+        if seen is not None:
+            record, _ = await record_of(service, seen, id, uri)
+            id, uri = record.id, None
         # Not through the generation: a replica that cannot load its model can still take an image down.
         removal: Removal = await service.in_thread(in_store.take_down, service.store, index, id, _canonical(uri))
         logger.info("%s took %s down", getattr(request.state, "id", "?"), removal.uri or id)
@@ -84,7 +88,7 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.get(
         "/v1/takedowns",
-        dependencies=[Depends(require_admin)],
+        dependencies=[Depends(require_admin), Depends(require_whole_index)],
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Images that were taken down",
     )
@@ -97,7 +101,7 @@ def router(service: SearchService) -> APIRouter:
 
     @routes.delete(
         "/v1/takedowns/{id}",
-        dependencies=[Depends(require_admin)],
+        dependencies=[Depends(require_admin), Depends(require_whole_index)],
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Lift a takedown; the next index run adds the image again",
     )
@@ -109,22 +113,36 @@ def router(service: SearchService) -> APIRouter:
     return routes
 
 
-async def record_of(service: SearchService, id: str, uri: str | None) -> tuple[Record, Generation]:
-    """The point in the live collection, which is looked up again if it was dropped since the last refresh."""
+async def record_of(service: SearchService, seen: KeyFilter, id: str, uri: str | None) -> tuple[Record, Generation]:
+    """The point in the live collection; a 404 if there is none, or the key does not see it."""
     names = list(names_of(id, _canonical(uri)))
+    found, generation = await _records(service, seen, names)
+    if held := next((each for each in names if each in found), None):
+        return found[held], generation
+    raise HTTPError(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
+
+
+async def seen_ids(service: SearchService, seen: KeyFilter, ids: Sequence[str]) -> list[str]:
+    """Those of the ids that the live collection holds and the key sees, in their order."""
+    found, _ = await _records(service, seen, ids)
+    return [each for each in ids if each in found]
+
+
+async def _records(service: SearchService, seen: KeyFilter, ids: Sequence[str]) -> tuple[dict[str, Record], Generation]:
+    """Points of the live collection, which is looked up again if it was dropped since the last refresh."""
     for last in (False, True):
         generation = service.follower.snapshot()
         try:
-            found = await service.in_thread(service.store.points.records, generation.collection, names)
+            found: dict[str, Record] = await service.in_thread(
+                service.store.points.records, generation.collection, ids, within=seen
+            )
         except CollectionMissingError:
             if last:
                 raise
             await service.in_thread(service.follower.refresh)
         else:
-            break
-    if held := next((each for each in names if each in found), None):
-        return found[held], generation
-    raise HTTPError(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
+            return found, generation
+    raise AssertionError
 
 
 def _canonical(uri: str | None) -> str:

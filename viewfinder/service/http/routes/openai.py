@@ -18,6 +18,7 @@ from viewfinder.query.validation import JsonBody, refuse
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import HeldResponse, OpenAIRoute
+from viewfinder.service.http.keys import Seen
 from viewfinder.service.http.routes.input_schemas import (
     PIXEL,
     InputPart,
@@ -168,7 +169,7 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
         responses=ERROR_RESPONSES | NOT_FOUND,
         summary="Vectors of texts and images, in OpenAI's format",
     )
-    async def embeddings(body: EmbeddingsRequest) -> Response:
+    async def embeddings(body: EmbeddingsRequest, seen: Seen) -> Response:
         generation = service.follower.snapshot()
         check_named_model(body.model, generation)
         dimension = _dimension(body.dimensions, generation)
@@ -176,7 +177,7 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
         inputs = [each.input(f"{field}.{index}") for index, each in enumerate(body.parts())]
         with ExitStack() as held:
             held.enter_context(budget.take(len(inputs)))
-            encoded = await encode_inputs(service, generation, inputs, count_tokens=True)
+            encoded = await encode_inputs(service, generation, inputs, seen, count_tokens=True)
             vectors = [each.vector for each in encoded]
             if dimension < generation.encoder.dimension:
                 vectors = await asyncio.to_thread(_cut, vectors, dimension)

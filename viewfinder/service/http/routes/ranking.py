@@ -13,6 +13,7 @@ from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
+from viewfinder.service.http.keys import Seen
 from viewfinder.service.http.routes.input_schemas import PIXEL, Base64File, EmbedText, ImagePart, Texts
 from viewfinder.service.inputs import MAX_INPUTS, Input, cosines, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
@@ -80,10 +81,10 @@ def router(service: SearchService) -> APIRouter:
         responses=ERROR_RESPONSES | _UNKNOWN_IMAGE,
         summary="Rank texts by an image, or images by a text",
     )
-    async def rank(body: RankRequest) -> Ranking:
+    async def rank(body: RankRequest, seen: Seen) -> Ranking:
         began = time.perf_counter()
         generation = service.follower.snapshot()
-        query, *candidates = await encode_inputs(service, generation, [body.query(), *body.candidates()])
+        query, *candidates = await encode_inputs(service, generation, [body.query(), *body.candidates()], seen)
         scores = cosines(query, candidates)
         return Ranking(
             model=generation.model,

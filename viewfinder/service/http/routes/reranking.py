@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import HeldResponse, OpenAIRoute
+from viewfinder.service.http.keys import Seen
 from viewfinder.service.http.routes.input_schemas import PIXEL, AnyInput, SomeInputs, check_images
 from viewfinder.service.http.routes.openai import LIVE_MODEL, NOT_FOUND, ModelName, Usage, check_named_model
 from viewfinder.service.inputs import Encoded, Input, InputBudget, cosines, encode_inputs, warnings_of
@@ -110,14 +111,14 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
         responses=ERROR_RESPONSES | NOT_FOUND,
         summary="Rank texts and images by a query, in Cohere's format",
     )
-    async def rerank(body: RerankRequest, request: Request) -> Response:
+    async def rerank(body: RerankRequest, request: Request, seen: Seen) -> Response:
         generation = service.follower.snapshot()
         check_named_model(body.model, generation)
         inputs = [each.input(f"documents.{index}") for index, each in enumerate(body.documents)]
         with ExitStack() as held:
             held.enter_context(budget.take(len(inputs)))
             query, *documents = await encode_inputs(
-                service, generation, [body.query.input("query"), *inputs], count_tokens=True
+                service, generation, [body.query.input("query"), *inputs], seen, count_tokens=True
             )
             tokens = query.tokens + sum(each.tokens for each in documents)
             results = await asyncio.to_thread(_results, query, documents, inputs, body)

@@ -32,8 +32,10 @@ from viewfinder.query.query import BatchBody, Query, QueryPart, SearchBody, Uplo
 from viewfinder.query.searcher import Refused
 from viewfinder.service.http.errors import ERROR_RESPONSES, JSON_HINT, HTTPError, error_detail, http_error_of
 from viewfinder.service.http.json_routes import JsonRoute, parse_in_turn
+from viewfinder.service.http.keys import Seen
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.access_log import record_generation
+from viewfinder.store.conditions import KeyFilter
 
 # Proxies take addresses of 16 to 64 kB, and one letter may become 12 bytes.
 MAX_JSON_PARAMETER = 4_000
@@ -82,12 +84,12 @@ def router(service: SearchService) -> APIRouter:
         responses=_SEARCH_RESPONSES,
         summary="Find images by text, by image, or by several of them; or list them",
     )
-    async def search(body: SearchBody) -> SearchResult:
-        return await _search_and_log(service, body.query())
+    async def search(body: SearchBody, seen: Seen) -> SearchResult:
+        return await _search_and_log(service, body.query(), seen)
 
     @routes.get("/v1/search", responses=_SEARCH_RESPONSES, summary="The same with a query string")
-    async def search_by_address(query: Annotated[Query, Depends(_query_of_address)]) -> SearchResult:
-        return await _search_and_log(service, query)
+    async def search_by_address(query: Annotated[Query, Depends(_query_of_address)], seen: Seen) -> SearchResult:
+        return await _search_and_log(service, query, seen)
 
     @routes.post(
         "/v1/search/image",
@@ -97,16 +99,17 @@ def router(service: SearchService) -> APIRouter:
     )
     async def search_by_upload(
         image: Annotated[UploadFile, File(description="The image: JPEG, PNG, WebP, GIF, BMP or TIFF.")],
+        seen: Seen,
         options: _UploadOptions = "{}",
     ) -> SearchResult:
         chosen = await _upload_options(options)
-        return await _search_and_log(service, chosen.build(QueryPart("image", await image.read())))
+        return await _search_and_log(service, chosen.build(QueryPart("image", await image.read())), seen)
 
     @routes.post(
         "/v1/search/batch", responses=_SEARCH_RESPONSES, summary="Up to 64 searches at once, encoded as one batch"
     )
-    async def search_batch(body: BatchBody, request: Request) -> SearchResults:
-        answers = await service.searcher.search_many(body.queries())
+    async def search_batch(body: BatchBody, request: Request, seen: Seen) -> SearchResults:
+        answers = await service.searcher.search_many(body.queries(), seen)
         return SearchResults(
             results=tuple(
                 each if isinstance(each, SearchResult) else _failed_search(each, request.state.id) for each in answers
@@ -159,9 +162,9 @@ async def _query_of_address(
         raise _validation_error(error, "query") from error
 
 
-async def _search_and_log(service: SearchService, query: Query) -> SearchResult:
+async def _search_and_log(service: SearchService, query: Query, seen: KeyFilter) -> SearchResult:
     """One page of hits, with its model and collection in the access log: those of a cursor may not be live."""
-    result = await service.searcher.search(query)
+    result = await service.searcher.search(query, seen)
     record_generation(model=result.model, collection=result.collection)
     return result
 

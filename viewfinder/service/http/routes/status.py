@@ -1,5 +1,6 @@
 """The state of a replica: statistics, facets, models, health."""
 
+import json
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Annotated, Any
@@ -13,10 +14,12 @@ from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
+from viewfinder.service.http.keys import Seen
 from viewfinder.service.http.routes.openai import LIVE_MODEL, check_named_model
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, parse_filter_parameter
 from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
+from viewfinder.store.conditions import KeyFilter
 
 DEFAULT_FACETS, MAX_FACETS = 20, 100
 # Each page that is opened asks for the statistics and several facets, which the store counts over all images.
@@ -46,9 +49,9 @@ def router(service: SearchService) -> APIRouter:
     unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
 
     @routes.get("/v1/stats", responses=unavailable, summary="The collection that is searched, and its size")
-    async def stats() -> Stats:
+    async def stats(seen: Seen) -> Stats:
         name = service.follower.snapshot().collection.name
-        found = await recent.get(name, service.searcher.stats)
+        found = await recent.get((name, _question(seen)), lambda: service.searcher.stats(seen))
         return replace(found, behind=service.follower.behind)
 
     @routes.get(
@@ -57,6 +60,7 @@ def router(service: SearchService) -> APIRouter:
         summary="The most frequent values of a field",
     )
     async def facets(
+        seen: Seen,
         field: Annotated[FacetField, Query()],
         limit: Annotated[FacetLimit, Query()] = DEFAULT_FACETS,
         filter: Annotated[
@@ -64,10 +68,10 @@ def router(service: SearchService) -> APIRouter:
             Query(max_length=MAX_JSON_PARAMETER, description=f"{_FILTER} As JSON; longer ones go into a POST request."),
         ] = None,
     ) -> Facets:
-        return await _count_values(service, recent, field, limit, parse_filter_parameter(filter))
+        return await _count_values(service, recent, seen, field, limit, parse_filter_parameter(filter))
 
-    async def facets_by_body(body: FacetsBody) -> Facets:
-        return await _count_values(service, recent, body.field, body.limit, body.filter)
+    async def facets_by_body(body: FacetsBody, seen: Seen) -> Facets:
+        return await _count_values(service, recent, seen, body.field, body.limit, body.filter)
 
     routes.add_api_route(
         "/v1/facets",
@@ -121,20 +125,34 @@ def _add_probes(routes: APIRouter, service: SearchService) -> None:
 
 
 async def _count_values(
-    service: SearchService, recent: RecentAnswers, field: str, limit: int, condition: dict[str, Any] | None
+    service: SearchService,
+    recent: RecentAnswers,
+    seen: KeyFilter,
+    field: str,
+    limit: int,
+    condition: dict[str, Any] | None,
 ) -> Facets:
     """The most frequent values of a field, from `recent` without a condition."""
     collection = service.follower.snapshot().collection
 
+    def count() -> list[tuple[str | int | bool, int]]:
+        search = service.store.search
+        both = search.parse(collection, condition, within=seen)
+        return search.facet(collection, field, filter=both, limit=limit)
+
     async def ask() -> list[tuple[str | int | bool, int]]:
-        found: list[tuple[str | int | bool, int]] = await service.in_thread(
-            service.store.search.facet, collection, field, filter=condition, limit=limit
-        )
+        found: list[tuple[str | int | bool, int]] = await service.in_thread(count)
         return found
 
-    counted = await (ask() if condition else recent.get((collection.name, field, limit), ask))
+    question = (collection.name, _question(seen), field, limit)
+    counted = await (ask() if condition else recent.get(question, ask))
     values = tuple(FacetValue(value=value, count=count) for value, count in counted)
     return Facets(field=field, values=values, collection=collection.name)
+
+
+def _question(seen: KeyFilter) -> str:
+    """The part of the key's filter in a question whose answer is kept: keys with other filters get other answers."""
+    return json.dumps(seen, sort_keys=True)
 
 
 def _known_models(current: Generation | None) -> Models:

@@ -1,0 +1,68 @@
+"""The file of API keys, in which a key may have a filter.
+
+    {"keys": [{"name": "team a", "digest": "9f86...", "scope": "read", "filter": {"meta.team": {"eq": "a"}}}]}
+
+`scope` is `read` by default, or `admin` or `metrics`; `name` is for readers of the file.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class _Key(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+    scope: Literal["read", "admin", "metrics"] = "read"
+    filter: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    name: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "_Key":
+        if self.scope == "metrics" and self.filter is not None:
+            raise ValueError("metrics are about all images: a key for metrics has no filter")
+        if "filter" in self.model_fields_set and self.filter is None:
+            raise ValueError("filter is null: leave it out for a key that sees everything")
+        return self
+
+
+class _KeysFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    keys: Annotated[list[_Key], Field(min_length=1)]
+
+
+def read_keys(path: Path | None) -> tuple[str, ...]:
+    """The keys of the file, `DIGEST:SCOPE` or `DIGEST:SCOPE:FILTER` each; none if there is no file.
+
+    Raises `ValueError` that names what is wrong by its place, not by its text: it may be a key.
+    """
+    if path is None:
+        return ()
+    try:
+        text = path.read_text(encoding="utf-8")
+        keys = _KeysFile.model_validate(json.loads(text, object_pairs_hook=_without_repeated)).keys
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc'])) or 'file'}: {each['msg']}" for each in error.errors()]
+        raise ValueError("; ".join(problems)) from None
+    except (ValueError, RecursionError) as error:
+        place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"is not a JSON file in UTF-8 without repeated names{place}") from None
+    digests = [each.digest.lower() for each in keys]
+    for number, digest in enumerate(digests):
+        if digest in digests[:number]:
+            raise ValueError(f"keys.{number} repeats an earlier digest")
+    filters = ["" if each.filter is None else f":{json.dumps(each.filter)}" for each in keys]
+    return tuple(f"{digest}:{key.scope}{text}" for digest, key, text in zip(digests, keys, filters, strict=True))
+
+
+def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; a repeated name would silently drop a condition."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is given twice")
+    return dict(pairs)
