@@ -25,13 +25,8 @@ from viewfinder.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
-COMPONENTS = (
-    "ingress",
-    "load-balancer",
-    "monitoring",
-    "head-fault-tolerance",
-    "model-cache",
-)  # no overlay includes these
+# No overlay includes these.
+COMPONENTS = ("ingress", "load-balancer", "monitoring", "logs", "head-fault-tolerance", "model-cache")
 BUILDS = [("base",), ("overlays/dev",), ("overlays/kind",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
 VERSION = __version__
 

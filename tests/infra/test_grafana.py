@@ -28,7 +28,18 @@ KUBE_STATE = {
     "kube_cronjob_status_last_successful_time",
     "kube_job_status_failed",
     "kube_job_status_start_time",
+    "kube_pod_container_status_last_terminated_reason",
     "kube_secret_created",
+}
+# Of Qdrant since 1.16 (its page on monitoring).
+QDRANT = {
+    "cluster_pending_operations_total",
+    "collection_dead_replicas",
+    "collection_points",
+    "collection_running_optimizations",
+    "memory_resident_bytes",
+    "rest_responses_duration_seconds",
+    "rest_responses_total",
 }
 SCHEDULES = {each["metadata"]["name"] for each in build("overlays/gpu") if each["kind"] == "CronJob"}
 # Grafana substitutes these before it queries Prometheus.
@@ -73,7 +84,9 @@ GRAPH = {
                 "defaults": {
                     "type": "object",
                     "required": ["unit"],
-                    "properties": {"unit": {"enum": ["ops", "reqps", "s", "short", "percent", "percentunit"]}},
+                    "properties": {
+                        "unit": {"enum": ["ops", "reqps", "s", "short", "percent", "percentunit", "bytes", "decmbytes"]}
+                    },
                 }
             },
         },
@@ -173,15 +186,22 @@ def ours() -> set[str]:
     return set(re.findall(r'(?i:counter|gauge|histogram)\(\s*"(viewfinder_\w+)"', literals("viewfinder")))
 
 
-def rays() -> set[str]:
-    """The metrics of nodes and of Serve in Ray's Python code."""
+def ray_package() -> Path:
     found = find_spec("ray")
     assert found is not None
     assert found.submodule_search_locations is not None
-    package = Path(found.submodule_search_locations[0])
+    return Path(found.submodule_search_locations[0])
+
+
+def rays() -> set[str]:
+    """The metrics of nodes and of Serve in Ray's Python code."""
+    package = ray_package()
     sources = [package / "dashboard/modules/reporter/reporter_agent.py", *(package / "serve/_private").glob("*.py")]
     made = re.compile(r'(?:Gauge|Counter|Histogram)\(\s*"(\w+)"')
-    return {name for source in sources for name in made.findall(source.read_text())}
+    # Ray's C++ exports this one; its own usage statistics read it.
+    usage = (package / "data/_internal/usage/collector.py").read_text()
+    counted = set(re.findall(r'"ray_(memory_manager_worker_eviction_total)"', usage))
+    return counted | {name for source in sources for name in made.findall(source.read_text())}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +221,7 @@ def test_the_names_in_a_query_are_found(expr: str, metrics: set[str]) -> None:
 @pytest.mark.parametrize("expr", QUERIES)
 def test_a_query_names_only_metrics_that_are_exported(expr: str) -> None:
     # Ray's agents put `ray_` before each name; a histogram is several series.
-    exported = {f"ray_{name}" for name in ours() | rays()} | KUBE_STATE
+    exported = {f"ray_{name}" for name in ours() | rays()} | KUBE_STATE | QDRANT
     asked = metrics_of(expr)
     assert asked
     unknown = {
@@ -226,7 +246,12 @@ def test_label_values_in_a_query_exist_in_the_code(expr: str) -> None:
     code = literals("viewfinder")
     for metric, label, value in labels_of(expr):
         if metric in KUBE_STATE:
-            assert value in ("viewfinder", "qdrant-tokens") or set(re.findall(r"\w+", value)) == SCHEDULES, metric
+            assert (
+                value in ("viewfinder", "qdrant-tokens", "OOMKilled") or set(re.findall(r"\w+", value)) == SCHEDULES
+            ), metric
+            continue
+        if label == "Component":
+            assert f'"{value}"' in (ray_package() / "dashboard/modules/reporter/reporter_agent.py").read_text(), value
             continue
         assert label in ("route", "status", "deployment", "code", "outcome", "reason", "stage", "result"), metric
         if label not in ("route", "status"):  # patterns over paths and numbers

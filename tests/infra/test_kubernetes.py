@@ -111,7 +111,7 @@ def test_the_readme_creates_every_secret(documents: list[dict[str, Any]]) -> Non
         for pod in pods(documents)
         for container in pod.containers
         for each in container.get("env", ())
-        if "valueFrom" in each
+        if "secretKeyRef" in each.get("valueFrom", {})
     }
     references |= {(cluster["authOptions"]["secretName"], "auth_token") for cluster in clusters(documents)}
     values = yaml.safe_load((KUBERNETES / "qdrant/values.yaml").read_text())
@@ -331,14 +331,15 @@ def clusters(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def probes(documents: list[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
     for pod in pods(documents):
         if pod.ray:
-            yield from (container[name] for container in pod.containers)
+            # The container of Ray; one beside it has none.
+            yield pod.containers[0][name]
 
 
 def environment(pod: Pod, documents: list[dict[str, Any]]) -> dict[str, str]:
-    """The variables of a pod; those from Secrets are empty."""
+    """The variables of a pod's first container, which is ours; those from Secrets are empty."""
     maps = {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
     found: dict[str, str] = {}
-    for container in pod.containers:
+    for container in pod.spec["containers"][:1]:
         for source in container.get("envFrom", ()):
             found |= maps[source["configMapRef"]["name"]]
         found |= {each["name"]: each.get("value", "") for each in container.get("env", ())}
@@ -374,8 +375,9 @@ def weaknesses(pod: Pod) -> Iterator[str]:
             yield f"{where}: may gain privileges"
         if own.get("capabilities") != {"drop": ["ALL"]}:
             yield f"{where}: keeps capabilities"
+        beside = pod.ray is not None and container is not pod.containers[0]
         writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-        if writable - ({"/models"} if pod.where == "CronJob/models" else set()) != WRITABLE:
+        if writable - ({"/models"} if pod.where == "CronJob/models" else set()) != ({"/state"} if beside else WRITABLE):
             yield f"{where}: exactly /tmp (for Ray) and /data (for viewfinder) must be writable"
         resources = container.get("resources", {})
         for what in ("cpu", "memory"):
@@ -384,10 +386,10 @@ def weaknesses(pod: Pod) -> Iterator[str]:
             if what not in resources.get("limits", {}):
                 yield f"{where}: no limit of {what}"
         tag = container["image"].rpartition(":")[2]
-        if not tag.startswith(f"{VERSION}-"):
+        if not (re.fullmatch(r"\d+\.\d+\.\d+", tag) if beside else tag.startswith(f"{VERSION}-")):
             yield f"{where}: {container['image']} is not pinned to this version"
         for each in container.get("env", ()):
             if SECRET_NAME.search(each["name"]) and "secretKeyRef" not in each.get("valueFrom", {}):
                 yield f"{where}: the file contains the secret {each['name']}"
-        if pod.ray and not {"readinessProbe", "livenessProbe"} <= set(container):
+        if pod.ray and not beside and not {"readinessProbe", "livenessProbe"} <= set(container):
             yield f"{where}: no probes"
