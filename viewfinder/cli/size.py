@@ -19,7 +19,7 @@ SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 EPILOG = examples(
     "viewfinder size --images 100M",
     "viewfinder size --images 2.5M --model ViT-L-14::openai --gpu H100 --hours 8",
-    "viewfinder size --images 100M --quantization int8 --vector-type float16 --on-disk indexes",
+    "viewfinder size --images 100M --quantization int8 --on-disk indexes",
 )
 
 
