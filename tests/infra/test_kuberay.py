@@ -127,6 +127,23 @@ def test_with_redis_the_head_restarts_with_its_state_and_workers_wait_for_it(ope
     assert all("RAY_gcs_rpc_server_reconnect_timeout_s" in each for each in variables[1:])
 
 
+@pytest.mark.full
+def test_pods_that_the_operator_makes_mount_the_shared_weights_and_replicas_have_fluent_bit(
+    operator: Path,
+) -> None:
+    made = made_by(operator, build(*BUILDS[-1]))
+    assert len(made["pods"]) >= 8
+    for pod in made["pods"]:
+        (volume,) = [each for each in pod["spec"]["volumes"] if each["name"] == "models"]
+        assert volume["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+        assert {"name": "models", "mountPath": "/models", "readOnly": True} in pod["spec"]["containers"][0][
+            "volumeMounts"
+        ]
+        labels = pod["metadata"]["labels"]
+        replica = labels["app.kubernetes.io/component"] == "service" and labels["ray.io/node-type"] == "worker"
+        assert ("logs" in {each["name"] for each in pod["spec"]["containers"]}) is replica
+
+
 def test_the_head_of_the_service_names_the_port_of_searches(documents: list[dict[str, Any]]) -> None:
     cluster = one(documents, "RayService", "viewfinder")["spec"]["rayClusterConfig"]
     named = {each["name"]: each["containerPort"] for each in ports_of(cluster["headGroupSpec"])}
