@@ -1,21 +1,25 @@
 """Endpoints, uploaders and credentials that differ from the documentation of S3."""
 
 import gzip
+import io
 import json
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ImageError, ObjectError, SourceError, ViewfinderError
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess
 from viewfinder.sources.objects import Objects
+from viewfinder.sources.s3_connection import S3Connection
 from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.sources.versions import Version
 
@@ -365,6 +369,31 @@ def test_an_address_has_the_bucket_in_the_host_name_where_this_is_demanded(oss: 
         oss(server)
         with Objects(ObjectAccess("http://oss.example", backoff_s=0.001)) as objects:
             assert urlsplit(_address(objects) or "").netloc == "photos.oss.example"
+
+
+@pytest.mark.usefixtures("keys")
+def test_an_address_is_signed_for_the_region_of_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: Any, **_: object) -> AWSResponse:
+        if ".eu-west-3." in request.url:
+            return AWSResponse(request.url, 200, {"content-length": "5"}, _NoBody())
+        return AWSResponse(request.url, 400, {"x-amz-bucket-region": "eu-west-3"}, _NoBody())
+
+    def connect(connection: S3Connection, **options: bool) -> Any:
+        client = connected(connection, **options)
+        client.meta.events.register("before-send.s3", answer)
+        return client
+
+    connected = S3Connection.connect
+    monkeypatch.setattr(S3Connection, "connect", connect)
+    with Objects(ObjectAccess()) as objects:
+        parts = urlsplit(_address(objects) or "")
+    assert parts.netloc == "photos.s3.eu-west-3.amazonaws.com"
+    assert "/eu-west-3/s3/" in parse_qs(parts.query)["X-Amz-Credential"][0]
+
+
+class _NoBody(io.BytesIO):
+    def stream(self, **_: object) -> Iterator[bytes]:
+        return iter(())
 
 
 @pytest.mark.usefixtures("keys")

@@ -125,7 +125,8 @@ class S3Connection:
             "choose-signer.s3.GetObject",
             _signer_of_urls,  # type: ignore[arg-type]  # botocore uses the first handler's result
         )
-        client.meta.events.register("before-sign.s3.GetObject", _move_payer)
+        client.meta.events.register_last("before-endpoint-resolution.s3", _note_region)
+        client.meta.events.register("before-sign.s3.GetObject", _prepare_url)
         self._endpoint = str(client.meta.endpoint_url)
         if not check and not access.anonymous:
             self._credentials = _current_credentials(core)
@@ -250,10 +251,22 @@ def _signer_of_urls(signature_version: str, **_: object) -> str | None:
     return "s3v4-query" if signature_version == "v4-query" else None
 
 
-def _move_payer(request: AWSRequest, **_: object) -> None:
-    """Move the consent to pay from the headers to the query of a URL: who follows it sends no header of S3."""
-    payer = request.headers.get(_PAYER_HEADER)
-    if request.context.get("is_presign_request") and payer is not None:
+def _note_region(builtins: Mapping[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Note the region of the bucket, which botocore learns from answers, for `_prepare_url`."""
+    context["bucket_region"] = builtins.get("AWS::Region")
+
+
+def _prepare_url(request: AWSRequest, region_name: str, **_: object) -> None:
+    """Sign a URL for the region of the bucket, and with the consent to pay in its query.
+
+    botocore takes the region of the client, and puts the consent into a header, which nobody sends who follows the URL.
+    """
+    if not request.context.get("is_presign_request"):
+        return
+    region = request.context.get("bucket_region")
+    if region not in (None, region_name, "aws-global"):
+        request.context.setdefault("signing", {}).setdefault("region", region)
+    if (payer := request.headers.get(_PAYER_HEADER)) is not None:
         del request.headers[_PAYER_HEADER]
         request.params = {**request.params, _PAYER_HEADER: payer}
 
