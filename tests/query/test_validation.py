@@ -50,6 +50,10 @@ from viewfinder.query.query import parse_batch, parse_query
         ({"text": "a", "min_relevance": 1.1}, "min_relevance: 1.1 is above the maximum of 1."),
         ({"text": "a", "order_by": ""}, "order_by: it is empty."),
         (
+            {"queries": [{"text": "a"}], "rank": "words"},
+            "rank: 'words' needs `text`, not queries, whose weights it does not use.",
+        ),
+        (
             {"text": "a", "order_by": "size", "min_relevance": 0.9, "group_by": "tags"},
             "order_by: cannot be combined with group_by, which is an order of its own.",
         ),

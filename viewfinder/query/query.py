@@ -373,6 +373,8 @@ class SearchBody(SearchOptionsBody, PartFields):
         self.check_query(self.query())
         if given and self.rank == "words" and self.text is None:
             parts = [kind for each in self.queries for kind in each.given()] if self.queries else given
+            if set(parts) == {"text"}:
+                refuse("rank: 'words' needs `text`, not queries, whose weights it does not use.")
             refuse("rank: 'words' searches by a text alone, not by {parts}.", parts=" and ".join(parts))
         if given and self.rank == "hybrid" and not self.query().words:
             refuse("rank: 'hybrid' needs a text with a weight above 0.")
