@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## Index the sample images and serve them (ONCE=1 stops after three queries)
 	@$(BIN)/python demo/run.py $(if $(ONCE),--once)
 
-test: setup lint ## What CI runs: lint, then all tests except the long ones (about 12 minutes on two cores)
+test: setup lint ## What CI runs: lint, then all tests except the long ones (about 13 minutes on two cores)
 	@$(PYTEST)
 
 test-fast: setup ## Tests without Ray, browser, faults or model loading (about a minute)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 # A new process loads a model, possibly on a busy machine.
 TIMEOUT_S = 240
-UNREACHABLE_S = 8
+UNREACHABLE_S = 4
 
 
 class Interrupted(QdrantDouble):
