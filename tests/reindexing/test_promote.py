@@ -88,18 +88,17 @@ def test_a_retired_collection_is_dropped_after_the_grace_time_whatever_the_clock
     tmp_path: Path, clock_ahead_s: float, held_s: float, known: bool, dropped: bool
 ) -> None:
     """Two machines whose clocks differed by minutes dropped it early, or never."""
-    ticks = iter([0.0, 0.0, held_s])
     with open_local(StoreAddress(tmp_path)) as store:
         made = store.collections.create("images", ModelIdentity("m", "f00d", 2))
         store.collections.update_metadata(made.name, state="retired", retired_at=NOON.isoformat())
-        with UpgradeLock(store.control("images"), "run", monotonic=lambda: next(ticks)) as lock:
+        with UpgradeLock(store.control("images"), "run") as lock:
             found = drop_retired(
                 store,
                 lock,
                 "images",
                 keep=0,
                 grace_s=300,
-                retired_before={made.name} if known else set(),
+                retired_for_s={made.name: held_s} if known else {},
                 clock=lambda: NOON + timedelta(seconds=clock_ahead_s),
             )
     assert found == ([made.name] if dropped else [])

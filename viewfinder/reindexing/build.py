@@ -123,6 +123,8 @@ def open_new(store: Store, lock: UpgradeLock, live: Collection, checkpoint: Chec
             store.collections.drop(each.name)
     if reusable is not None:
         logger.info("Continuing with %s (%s)", reusable.name, reusable.metadata.state)
+        if reusable.metadata.state == "building":
+            store.collections.complete(reusable)
         return reusable
     created = store.collections.create(live.index, ModelIdentity.of(checkpoint), bulk_load=True)
     logger.info("Building %s beside %s", created.name, live.name)

@@ -1,8 +1,9 @@
 """Change of the live collection: the alias, the recorded states, and the retired collections."""
 
 import logging
+import math
 import time
-from collections.abc import Set
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import httpx
@@ -68,20 +69,20 @@ def drop_retired(
     *,
     keep: int,
     grace_s: float,
-    retired_before: Set[str],
+    retired_for_s: Mapping[str, float],
     clock: Clock = now,
 ) -> list[str]:
     """Drop retired collections except the last `keep` and those retired less than `grace_s` seconds ago.
 
-    The clock of the run that retired a collection may differ from this one by minutes. So this run counts the time for
-    which it has held the lock itself, for collections that were retired before (`retired_before`), and trusts recorded
-    times only beyond the maximum difference of clocks.
+    The clock of the run that retired a collection may differ from this one by minutes. So `retired_for_s` has, by name,
+    the seconds for which this run itself has known collections to be retired, and recorded times are trusted only
+    beyond the maximum difference of clocks.
     """
     lock.renew()
     dropped = []
     for each in retired_collections(store, index)[keep:]:
         retired_at = each.metadata.retired_at
-        seen = each.name in retired_before and lock.held_s >= grace_s
+        seen = retired_for_s.get(each.name, -math.inf) >= grace_s
         past = timedelta(seconds=grace_s) + MAX_CLOCK_DIFFERENCE
         if not seen and retired_at and datetime.fromisoformat(retired_at) + past > clock():
             logger.info("Keeping %s until a later run: searches may still be paging through it", each.name)

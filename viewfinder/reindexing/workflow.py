@@ -168,6 +168,7 @@ class _Reindex:
             return self._result(live, REFUSED, problem, refused=new.name)
         with record.phase("promote"):
             self._promote(lock, new)
+            promoted_s = lock.held_s
         with record.phase("catch up"):
             problem = self._catch_up(live, new, wanted)
         dropped: list[str] = []
@@ -179,7 +180,7 @@ class _Reindex:
                     live.index,
                     keep=self._options.keep,
                     grace_s=self._settings.grace_s + self._settings.refresh_s,
-                    retired_before=self._retired,
+                    retired_for_s=dict.fromkeys(self._retired, lock.held_s) | {live.name: lock.held_s - promoted_s},
                 )
         self._warn_of_other_model(wanted)
         new = store.collections.refresh(new)

@@ -129,6 +129,10 @@ class Collections:
         builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
         return self._create(index, _next_name(index, model, builds), model, state, bulk_load=bulk_load)
 
+    def complete(self, collection: Collection) -> None:
+        """Create payload indexes that are missing: a run may have been killed before it made them."""
+        self._create_indexes(collection.name)
+
     def build_graphs(self, collection: Collection) -> None:
         """Let the server build graphs from now on, at the threshold of the live collection; see `create`."""
         if self._connection.is_embedded:
