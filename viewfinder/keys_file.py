@@ -36,7 +36,7 @@ class _KeysFile(BaseModel):
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:
-    """The keys of the file, `DIGEST:SCOPE` or `DIGEST:SCOPE:FILTER` each; none if there is no file.
+    """Return the keys of the file, each as `DIGEST:SCOPE` or `DIGEST:SCOPE:FILTER`; none if `path` is None.
 
     Raises `ValueError` that names what is wrong by its place, not by its text: it may be a key.
     """

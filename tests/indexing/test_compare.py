@@ -154,7 +154,7 @@ def test_content_that_is_no_image_is_read_once(points: Points, reason: str, vers
     tally = points.write(skipped)
     assert (tally.skips[reason], tally.stale, tally.failed) == (1, 0, 0)
     assert not points.store.points.states(points.collection, [_id("1")])
-    assert not list(points.store.control("images").failures_of_run("run")), "it is no failure"
+    assert not list(points.store.control("images").failures_of_run("run")), "a skipped object is not recorded as failed"
 
     for _ in range(2):
         assert actions(points.compare(listed("1", version))) == {reason: 1}

@@ -14,7 +14,7 @@ UNIT = INFRA / "viewfinder.service"
 
 
 def verified(directory: Path, text: str) -> str:
-    """What systemd says of the unit, with its program replaced by one that exists."""
+    """Return the output of `systemd-analyze verify` for the unit; its program is replaced by one that exists."""
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("needs systemd-analyze")

@@ -226,7 +226,7 @@ class Estimate:
         yield Line("index", "nodes without a GPU", nodes, "", "arithmetic", how)
 
     def _network(self) -> Iterator[Line]:
-        """What a first run sends between its nodes and to Qdrant. Zones: as if nodes were spread evenly over them."""
+        """Traffic of a first run between its nodes and to Qdrant, with nodes spread evenly over the zones."""
         side = self.model.image_size or 0
         pixels = 3 * side * side
         # With GPUs, what the cores beside them do not decode comes from other nodes; without, Ray encodes anywhere.

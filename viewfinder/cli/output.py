@@ -27,7 +27,7 @@ def stdout() -> Console:
 
 
 def print_text(text: str) -> bool:
-    """Print lines unchanged; return False if the reader has closed the pipe, like `head`, which is no error."""
+    """Print lines unchanged; return False if the reader, such as `head`, has closed the pipe."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -86,7 +86,7 @@ RankingSteps = Generator[Step, Any, HitPage]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the store and the collection say about a query: its filter, the order by a field, and the minimum."""
+    """The parts of a query that depend on the collection: parsed filter, order by a field, minimum relevance."""
 
     condition: ParsedFilter | None = None
     ordering: Ordering | None = None

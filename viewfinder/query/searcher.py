@@ -253,7 +253,7 @@ class Searcher:
         return prepared
 
     async def _named_points(self, queries: Sequence[Query], collection: Collection, within: KeyFilter) -> NamedPoints:
-        """The vectors of those points that the key sees: of the image, or of the caption if there is no image."""
+        """Return the vector of each point that the key may see: of its image, or of its caption if it has no image."""
         named = dict.fromkeys(str(part.value) for query in queries for part in query.parts if part.kind == "id")
         vectors: dict[str, Vector] = {}
         kinds: dict[str, VectorName] = {}

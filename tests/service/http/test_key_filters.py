@@ -193,12 +193,12 @@ def with_header(
     return made
 
 
-NOBODY = point_id("s3://nobody/1.jpg")
+NO_IMAGE = point_id("s3://no-image/1.jpg")
 CONTENT = [
     named("/v1/images/{id}/content"),
     named("/v1/images/{id}/content", width="64"),
     named("/v1/images/{id}/content", uri="{uri}"),
-    named(f"/v1/images/{NOBODY}/content", uri="{uri}", width="64"),
+    named(f"/v1/images/{NO_IMAGE}/content", uri="{uri}", width="64"),
     with_header(named("/v1/images/{id}/content"), range="bytes=0-9"),
     with_header(named("/v1/images/{id}/content"), if_none_match="*"),
     with_header(named("/v1/images/{id}/content", width="64"), if_none_match="*"),
@@ -213,14 +213,14 @@ NAMED: dict[str, list[Callable[[Subject], tuple[str, Request]]]] = {
     "GET /v1/images/{id}": [
         named("/v1/images/{id}"),
         named("/v1/images/{id}", uri="{uri}"),
-        named(f"/v1/images/{NOBODY}", uri="{uri}"),
+        named(f"/v1/images/{NO_IMAGE}", uri="{uri}"),
     ],
     "GET /v1/images/{id}/content": CONTENT,
     "HEAD /v1/images/{id}/content": CONTENT,
     "DELETE /v1/images/{id}": [
         named("/v1/images/{id}"),
         named("/v1/images/{id}", uri="{uri}"),
-        named(f"/v1/images/{NOBODY}", uri="{uri}"),
+        named(f"/v1/images/{NO_IMAGE}", uri="{uri}"),
     ],
     "POST /v1/thumbnails": [posted("/v1/thumbnails", {"ids": ["ID"]})],
     "POST /v1/embeddings": [posted("/v1/embeddings", {"input": [{"text": "a cat"}, {"id": "ID"}]})],
