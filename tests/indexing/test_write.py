@@ -96,6 +96,13 @@ def test_a_point_that_exceeds_the_request_limit_alone_is_a_failed_object(
     assert "more than Qdrant accepts in one request" in failure.message
 
 
+def test_the_words_of_a_text_count_towards_the_request_limit(store: Store, collection: Collection) -> None:
+    caption = CaptionRecord.of("狗" * (LIMIT // 6))
+    large = {"caption": caption.caption, "caption_hash": caption.caption_hash, "caption_details": caption.details}
+    assert write(store, collection, row("large", [1.0, 0.0], **large)) == {"indexed": 0, "failed": 1, "stale": 0}
+    assert reasons(store, "large") == {"large": ("write", "point_too_large", False)}
+
+
 @pytest.mark.parametrize(("modified", "kept"), [("2026-01-02T00:00:00Z", "later"), ("2026-01-04T00:00:00Z", "r")])
 def test_the_later_content_of_two_runs_stays(store: Store, collection: Collection, modified: str, kept: str) -> None:
     """One run compares and reads an object, the other writes its next content, and then the first one writes."""

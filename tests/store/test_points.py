@@ -217,6 +217,15 @@ def test_sources_that_another_program_adds_at_the_same_time_stay(store: Store, i
     assert set(store.points.states(made, [key])[key].sources) == {*before, "s3://c", "s3://d", "s3://e"}
 
 
+def test_sources_that_never_find_a_point_as_it_was_are_an_error(store: Store, index: str) -> None:
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.points.upsert(made, image_points(1), wait=True)
+    others = [partial(store.points.add_sources, made, {key: [f"s3://{number}"]}) for number in range(99)]
+    with pytest.raises(StoreUnavailableError, match=r"1 point of .* other programs change them"):
+        ContendedPoints(store, others).add_sources(made, {key: ["s3://e"]})
+
+
 def test_an_upsert_of_new_points_leaves_existing_ones_alone(store: Store, index: str) -> None:
     made = opened(store, index)
     store.points.upsert(made, image_points(1, etag=["old"]), wait=True)

@@ -9,6 +9,11 @@ import pyarrow as pa
 from viewfinder.arrays import have_direction
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.store.request_size import RequestLimit, point_bytes
+from viewfinder.store.words import searchable
+
+# The words of a text take more bytes than it, up to 50 times as many ("㌀" is five letters). Finding them takes about
+# 0.1 ms, so texts that are small anyway are not searched for them.
+_MAX_GROWTH = 64
 
 
 def fail_without_direction(table: pa.Table) -> pa.Table:
@@ -24,28 +29,36 @@ def fail_without_direction(table: pa.Table) -> pa.Table:
         return table
     rows = rows_of(table)
     for place in bad:
-        fail_unwritable(rows[place], {})
+        _fail_unusable(rows[place])
     return table_of(rows)
 
 
-def fail_unwritable(row: Row, payload: Mapping[str, Any], limit: RequestLimit | None = None) -> bool:
-    """Mark a row as failed if its point would be refused; return True if it is.
+def fail_unwritable(row: Row, payload: Mapping[str, Any], language: str, limit: RequestLimit) -> None:
+    """Mark a row as failed if its point would be refused, for its vectors or its size with the words of its texts.
 
     Not permanent: another encoder, or another captions file, may have a usable vector or a shorter caption.
     """
+    if _fail_unusable(row):
+        return
+    numbers = sum(len(cell) // 4 for cell in (row["image_vector"], row["caption_vector"]) if cell is not None)
+    size = point_bytes(payload, numbers)
+    if size > limit.item_bytes // _MAX_GROWTH:
+        size = point_bytes(searchable(payload, language), numbers)
+    if (excess := limit.excess(size)) is not None:
+        _mark_failed(row, "write", "point_too_large", f"Its caption, tags and metadata take {excess}.")
+
+
+def _fail_unusable(row: Row) -> bool:
     vectors = {"image": row["image_vector"], "caption": row["caption_vector"]}
     cells = {name: np.frombuffer(cell, np.float32) for name, cell in vectors.items() if cell is not None}
-    if bad := [name for name, vector in cells.items() if not have_direction(vector[np.newaxis]).all()]:
+    bad = [name for name, vector in cells.items() if not have_direction(vector[np.newaxis]).all()]
+    if bad:
         message = f"The model's vector of the {' and the '.join(bad)} is not finite or is 0."
-        return _mark_failed(row, "encode", "unusable_vector", message)
-    size = point_bytes(payload, sum(map(len, cells.values())))
-    if limit is not None and (excess := limit.excess(size)) is not None:
-        return _mark_failed(row, "write", "point_too_large", f"Its caption, tags and metadata take {excess}.")
-    return False
+        _mark_failed(row, "encode", "unusable_vector", message)
+    return bool(bad)
 
 
-def _mark_failed(row: Row, stage: str, reason: str, message: str) -> bool:
+def _mark_failed(row: Row, stage: str, reason: str, message: str) -> None:
     row["action"] = "failed"
     row["stage"], row["reason"], row["message"], row["permanent"] = stage, reason, message, False
     row["image_vector"] = row["caption_vector"] = None
-    return True

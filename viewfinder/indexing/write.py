@@ -51,7 +51,7 @@ def write_rows(
     encoded = [row for row in rows if row["action"] in ("index", "caption")]
     captions = {row["id"]: _caption_payload(row) for row in encoded}
     for row in encoded:
-        fail_unwritable(row, _whole_payload(row, captions), store.connection.limit)
+        fail_unwritable(row, _whole_payload(row, captions), collection.metadata.language, store.connection.limit)
     groups: dict[Action, list[Row]] = {action: [] for action in ACTIONS}
     for row in rows:
         groups[row["action"]].append(row)

@@ -73,27 +73,26 @@ class Points:
                 if not pending:
                     break
             else:
-                raise StoreUnavailableError(
-                    f"{counted(len(pending), 'point')} of {collection.name!r} stayed as before in "
-                    f"{_MAX_UPDATE_ATTEMPTS} attempts to change them, such as {pending[0]}: other programs change them "
-                    "at the same time, or Qdrant has accepted the changes but not applied them yet. Run again."
-                )
+                raise _contended(collection, pending)
         return written
 
     def add_sources(self, collection: Collection, sources: Mapping[str, Iterable[str]]) -> None:
         """Add sources in which points have been found. Sources that other programs add or remove meanwhile count."""
         wanted = {each: set(names) for each, names in sources.items()}
-        for _ in range(_MAX_UPDATE_ATTEMPTS):
+        pending = list(wanted)
+        for attempt in range(_MAX_UPDATE_ATTEMPTS + 1):  # the last one only reads
             groups: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
-            for each, state in self.states(collection, list(wanted)).items():
+            for each, state in self.states(collection, pending).items():
                 if missing := wanted[each].difference(state.sources):
                     groups[state.sources, tuple(sorted(missing.union(state.sources)))].append(each)
             if not groups:
                 return
+            pending = [each for ids in groups.values() for each in ids]
+            if attempt == _MAX_UPDATE_ATTEMPTS:
+                raise _contended(collection, pending)
             for (before, after), ids in groups.items():
                 for page in _id_pages(ids):
                     self._set_sources(collection, after, _unchanged_points(page, before))
-            wanted = {each: wanted[each] for ids in groups.values() for each in ids}
 
     def detach(
         self, collection: Collection, ids: Sequence[str], source: str, *, written_by: Sequence[str] | None = None
@@ -308,6 +307,14 @@ class Points:
             wait=True,
             ordering=CONDITIONAL_ORDERING,
         )
+
+
+def _contended(collection: Collection, ids: Sequence[str]) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{counted(len(ids), 'point')} of {collection.name!r} stayed as before in {_MAX_UPDATE_ATTEMPTS} attempts to "
+        f"change them, such as {ids[0]}: other programs change them at the same time, or Qdrant has accepted the "
+        "changes but not applied them yet. Run again."
+    )
 
 
 _STATE_FIELDS = [each.name for each in fields(PointState)]
