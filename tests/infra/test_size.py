@@ -11,25 +11,27 @@ import yaml
 
 from tests.infra.manifests import KUBERNETES
 from viewfinder.cli.estimate import (
-    CAPTION_INDEX_BYTES_OF,
     GPUS,
     GRAPH_CORE_S,
     GRAPH_MEASURED_AT,
-    INDEX_BYTES,
-    INDEX_BYTES_OF,
-    INDEX_DISK_BYTES,
     LOADING_FACTOR,
-    POINT_ID_BYTES,
     REPLICA_QPS,
     S3_GET_PRICE,
     S3_GETS_PER_S,
     S3_LIST_PRICE,
     TOWERS,
-    graph_bytes,
     graph_core_s,
 )
 from viewfinder.cli.main import main
 from viewfinder.cli.size import quantity
+from viewfinder.footprint import (
+    CAPTION_INDEX_BYTES_OF,
+    INDEX_BYTES,
+    INDEX_BYTES_OF,
+    INDEX_DISK_BYTES,
+    POINT_ID_BYTES,
+    graph_bytes,
+)
 from viewfinder.models.registry import REGISTRY
 from viewfinder.settings import Settings
 from viewfinder.store.schema import PAYLOAD_INDEXES

@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from viewfinder.footprint import (
+    CAPTION_INDEX_BYTES,
+    GRAPH_M,
+    INDEX_DISK_BYTES,
+    POINT_ID_BYTES,
+    QUANTIZED_BYTES,
+    VECTOR_BYTES,
+    disk_bytes,
+    graph_bytes,
+)
 from viewfinder.models.registry import ModelSpec
 from viewfinder.settings import OnDisk, Quantization, VectorType
 
@@ -40,36 +50,10 @@ LISTED_PER_REQUEST = 1000
 # Published by AWS: dollars per GB between zones, a cent on each side.
 ZONE_PRICE = 0.02
 
-# Measured with Qdrant's engine (qdrant-edge 0.9.0, docs/scaling.md): bytes of a point in memory and on disk, by the
-# indexed field; URIs of 50 characters, keys of 34, no captions.
-INDEX_BYTES_OF: dict[str, tuple[float, float]] = {
-    "uri": (312, 137),
-    "key": (280, 106),
-    "sources": (156, 45),
-    "size": (88, 89),
-    "width": (55, 69),
-    "height": (55, 69),
-    "last_modified": (34, 40),
-    "indexed_at": (34, 40),
-    "bucket": (28, 33),
-    "format": (28, 28),
-    "kind": (28, 29),
-    "run_id": (28, 37),
-    "has_image": (0, 0),
-    "has_caption": (0, 0),
-}
-INDEX_BYTES, INDEX_DISK_BYTES = (float(sum(column)) for column in zip(*INDEX_BYTES_OF.values(), strict=True))
-# More with a caption: three tags of 5,000, ten words of 20,000.
-CAPTION_INDEX_BYTES_OF: dict[str, tuple[float, float]] = {"tags": (90, 66), "caption_words": (122, 64)}
-CAPTION_INDEX_BYTES, CAPTION_INDEX_DISK_BYTES = (
-    float(sum(column)) for column in zip(*CAPTION_INDEX_BYTES_OF.values(), strict=True)
-)
-# Measured in the same way: the UUID of a point and its number, both ways.
-POINT_ID_BYTES = 49.0
-# Measured in the same way: the memory of ids and payload indexes in a segment without graphs, as a re-index loads it.
+# Measured with Qdrant's engine (qdrant-edge 0.9.0, docs/scaling.md): the memory of ids and payload indexes in a segment
+# without graphs, as a re-index loads it.
 LOADING_FACTOR = 1.85
 # Measured with the same engine: seconds of a core per vector of 512 dimensions, ef_construct 100.
-GRAPH_M = 16
 GRAPH_CORE_S, GRAPH_MEASURED_AT = 0.00099, 60_000
 _PART_BASIS: dict[str, Basis] = {
     "vectors": "arithmetic",
@@ -78,9 +62,6 @@ _PART_BASIS: dict[str, Basis] = {
     "ids": "measured",
 }
 
-PAYLOAD_BYTES = 1000.0
-VECTOR_BYTES = {"float32": 4.0, "float16": 2.0}
-QUANTIZED_BYTES = {"none": 0.0, "int8": 1.0, "4bit": 0.5}
 # The points up to which the embedded store is fast. Bytes of a listed key on the disk of the head node, which
 # infra/kubernetes gives 20 GiB.
 EMBEDDED_POINTS = 20_000
@@ -294,10 +275,15 @@ class Estimate:
     @property
     def image_disk(self) -> float:
         """Bytes of an image on the disk of one copy."""
-        quantized = QUANTIZED_BYTES[self.quantization] * (self.model.dimension or 0)
-        of_vector = self._vector_bytes(self.vector_type) + quantized + graph_bytes(GRAPH_M)
-        indexes = INDEX_DISK_BYTES + self.captions * CAPTION_INDEX_DISK_BYTES
-        return (1 + self.captions) * of_vector + indexes + self.payload_bytes
+        return disk_bytes(
+            points=1,
+            vectors=1 + self.captions,
+            captions=self.captions,
+            dimension=self.model.dimension or 0,
+            vector_type=self.vector_type,
+            quantization=self.quantization,
+            payload_bytes=self.payload_bytes,
+        )
 
     def _qdrant(self) -> Iterator[Line]:
         dimension = self.model.dimension or 0
@@ -373,11 +359,6 @@ class Estimate:
             return
         met = "met: this plan needs more" if self.images > images else "not met"
         yield Line("walls", f"first wall: {name}", images, "images", "arithmetic", met)
-
-
-def graph_bytes(m: int) -> float:
-    """Bytes of one vector in a graph: 2m links of 4 bytes on the lowest level, and one m-th of that on those above."""
-    return 8 * m * (1 + 1 / m)
 
 
 def graph_core_s(vectors: float, dimension: int) -> float:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, get_args
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.estimate import GPUS, INDEX_BYTES, PAYLOAD_BYTES, Estimate, tower
+from viewfinder.cli.estimate import GPUS, Estimate, tower
 from viewfinder.cli.options import JsonOption, choice, examples, model_name, number, optional, positive, ratio, whole
+from viewfinder.footprint import INDEX_BYTES, PAYLOAD_BYTES
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.settings import OnDisk, Quantization, VectorType
 from viewfinder.wording import counted

@@ -11,9 +11,9 @@ from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.store.request_size import RequestLimit, point_bytes
 from viewfinder.store.words import searchable
 
-# The words of a text take more bytes than it, up to 50 times as many ("㌀" is five letters). Finding them takes about
-# 0.1 ms, so texts that are small anyway are not searched for them.
-_MAX_GROWTH = 64
+# The words of a text take up to 22 times its bytes (measured over all characters; "㌖" is six letters). Finding them
+# takes about 0.1 ms, so they are not searched for in texts that are small anyway.
+_MAX_GROWTH = 32
 
 
 def fail_without_direction(table: pa.Table) -> pa.Table:

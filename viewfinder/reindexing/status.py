@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from viewfinder import clock
+from viewfinder.footprint import disk_bytes
 from viewfinder.reindexing.rollback import RollbackPause, read_pause
 from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
 from viewfinder.sources.skips import SKIP_REASONS
 from viewfinder.store import Collection, Store
-
-# Estimates: bytes of a payload with its indexes, and the factor by which a graph enlarges float32 vectors.
-_PAYLOAD_BYTES = 1000
-_GRAPH_FACTOR = 1.25
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,20 @@ def read(store: Store, index: str) -> IndexStatus:
 
 
 def estimated_bytes(store: Store, collection: Collection, dimension: int | None = None) -> int:
-    """Estimate the size of a collection on a server, now or with vectors of another dimension."""
-    points = store.points.count(collection)
-    vectors = sum(store.points.count(collection, {kind: {"eq": True}}) for kind in ("has_image", "has_caption"))
-    numbers = dimension or collection.metadata.dimension
-    return round(points * _PAYLOAD_BYTES + vectors * numbers * 4 * _GRAPH_FACTOR)
+    """Estimate the size of a collection on a server's disk, now or with vectors of another dimension.
+
+    One copy, with the formats of vectors that the settings name for new collections.
+    """
+    images, captions = (store.points.count(collection, {kind: {"eq": True}}) for kind in ("has_image", "has_caption"))
+    size = disk_bytes(
+        points=store.points.count(collection),
+        vectors=images + captions,
+        captions=captions,
+        dimension=dimension or collection.metadata.dimension,
+        vector_type=store.address.vector_type,
+        quantization=store.address.quantization,
+    )
+    return round(size)
 
 
 def format_bytes(count: float) -> str:
