@@ -205,7 +205,8 @@ def test_pixels_cross_the_network_where_the_cores_beside_the_gpus_do_not_suffice
     sent = 1e8 * pixels * 0.2 / 1e9
     assert many["decoders to encoders"] == pytest.approx(sent)
     assert many["decoders to encoders, at once"] == pytest.approx(sent * 8 / 86_400)
-    points = 2 * 1e8 * (2048 + 1000) / 1e9
+    points = 1e8 * (512 * 21 + 1000 + 2048 + 1000) / 1e9
+    assert size(capsys, "--images", "100M", "--grpc")["points to Qdrant"] == pytest.approx(2 * 1e8 * 3048 / 1e9)
     assert many["points to Qdrant"] == pytest.approx(points)
     assert many["across 2 zones, once"] == pytest.approx((sent + points) / 2 * 0.02)
     assert size(capsys, "--images", "100M", "--zones", "1")["across 1 zones, once"] == 0

@@ -33,6 +33,9 @@ REPLICA_QPS = 45.0
 # Measured: points/s of 512 dimensions that one core of a job sends by REST.
 WRITTEN_POINTS_PER_S = 20_000.0
 
+# Measured: bytes of one number of a vector in a request, by VIEWFINDER_QDRANT_URL and by VIEWFINDER_QDRANT_GRPC_URL.
+JSON_NUMBER_BYTES, GRPC_NUMBER_BYTES = 21.0, 4.0
+
 # Published by NVIDIA (sources in docs/scaling.md): dense half-precision TFLOP/s of the tensor cores. The on-demand
 # price per hour is an assumption.
 GPUS = {
@@ -106,6 +109,7 @@ class Estimate:
     vector_type: VectorType
     on_disk: OnDisk
     copies: int
+    grpc: bool
     nodes: int
     node_memory: float
     node_disk: float
@@ -218,13 +222,19 @@ class Estimate:
         yield Line("network", "decoders to encoders", sent, "GB", "arithmetic", how)
         gbits = sent * 8 / self.hours / 3600
         yield Line("network", "decoders to encoders, at once", gbits, "Gbit/s", "arithmetic", f"in {self.hours:g} h")
-        written = self.images * ((1 + self.captions) * self._vector_bytes("float32") + self.payload_bytes) / 1e9
-        how = "as numbers of 4 bytes and payload; again for each further copy"
-        yield Line("network", "points to Qdrant", written * self.copies, "GB", "arithmetic", how)
+        written = self._sent_points(GRPC_NUMBER_BYTES if self.grpc else JSON_NUMBER_BYTES)
+        written += (self.copies - 1) * self._sent_points(GRPC_NUMBER_BYTES)
+        how = f"{'gRPC' if self.grpc else 'JSON'}; further copies go from node to node by gRPC"
+        yield Line("network", "points to Qdrant", written, "GB", "measured", how)
         crossing = (self.zones - 1) / self.zones
-        price = (sent + written * self.copies) * crossing * ZONE_PRICE
+        price = (sent + written) * crossing * ZONE_PRICE
         how = f"${ZONE_PRICE} per GB, {crossing:.0%} of both; 0 with all nodes in one zone"
         yield Line("network", f"across {self.zones} zones, once", price, "$", "published", how)
+
+    def _sent_points(self, number_bytes: float) -> float:
+        """GB of all points in requests with numbers of this size."""
+        numbers = (1 + self.captions) * (self.model.dimension or 0)
+        return self.images * (numbers * number_bytes + self.payload_bytes) / 1e9
 
     def _bucket(self) -> Iterator[Line]:
         lists = math.ceil(self.images / LISTED_PER_REQUEST)

@@ -72,6 +72,9 @@ _OnDiskOption = Annotated[
     OnDisk,
     typer.Option(metavar="|".join(ON_DISK), help="What Qdrant reads from disk.", parser=choice(*ON_DISK)),
 ]
+_GrpcOption = Annotated[
+    bool, typer.Option("--grpc", help="Points are written by gRPC (VIEWFINDER_QDRANT_GRPC_URL), not as JSON.")
+]
 _UtilisationOption = Annotated[float, typer.Option(metavar="R", help="Share of the GPU's peak.", parser=_share_above_0)]
 _HeadroomOption = Annotated[
     float, typer.Option(metavar="X", help="Factor on Qdrant's memory and disk.", parser=number(1))
@@ -94,6 +97,7 @@ def size_command(
     vector_type: _VectorTypeOption = "float32",
     on_disk: _OnDiskOption = "vectors",
     copies: Annotated[int, _whole_amount("Qdrant's replication factor.")] = 2,
+    grpc: _GrpcOption = False,
     nodes: Annotated[int, _whole_amount("Nodes of Qdrant that exist.")] = 3,
     node_memory: Annotated[float, _amount("GB", "Memory of a node of Qdrant.")] = 16.0,
     node_disk: Annotated[float, _amount("GB", "Disk of a node of Qdrant.")] = 100.0,
@@ -129,6 +133,7 @@ def size_command(
         vector_type=vector_type,
         on_disk=on_disk,
         copies=copies,
+        grpc=grpc,
         nodes=nodes,
         node_memory=node_memory,
         node_disk=node_disk,
