@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from typing import Any
 
 import pytest
@@ -60,6 +61,16 @@ def test_the_job_takes_flags_that_exist_and_one_encoder_for_each_gpu_node() -> N
     groups = {group["name"]: group for group in JOB["compute_config"]["worker_nodes"]}
     assert int(JOB["env_vars"]["VIEWFINDER_ENCODERS"]) == groups["encode"]["max_nodes"]
     assert {group["min_nodes"] for group in groups.values()} == {0}
+
+
+def test_the_page_on_operations_makes_a_schedule_of_the_job() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    (command,) = re.findall(r"^\$ (\{ printf .*?\}) > nightly.yaml$", page, re.MULTILINE | re.DOTALL)
+    made = subprocess.run(["bash", "-c", command], cwd=ROOT, env={"TOKEN": "t-1"}, capture_output=True, check=True)
+    schedule = yaml.safe_load(made.stdout)
+    job = schedule.pop("job_config")
+    assert schedule == {"name": "viewfinder-nightly", "cron_expression": "0 1 * * *", "timezone": "UTC"}
+    assert job == JOB | {"env_vars": {"VIEWFINDER_QDRANT_API_KEY": "t-1", **JOB["env_vars"]}}
 
 
 def test_the_image_is_made_with_the_lock_on_a_base_with_its_ray() -> None:

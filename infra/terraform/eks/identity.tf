@@ -13,6 +13,7 @@ locals {
     head       = { namespace = "viewfinder", name = "head" }
     worker     = { namespace = "viewfinder", name = "worker" }
     autoscaler = { namespace = "kube-system", name = "cluster-autoscaler" }
+    balancers  = { namespace = "kube-system", name = "aws-load-balancer-controller" }
     volumes    = { namespace = "kube-system", name = "ebs-csi-controller-sa" }
   }
   policies = {
@@ -47,6 +48,8 @@ resource "aws_iam_role" "pods" {
   for_each           = local.accounts
   name               = "${var.name}-${each.key}"
   assume_role_policy = data.aws_iam_policy_document.pod_trust[each.key].json
+  # README.md attaches the policy of `balancers`, which its controller publishes for each version.
+  force_detach_policies = true
 }
 
 resource "aws_iam_role_policy" "pods" {

@@ -13,6 +13,16 @@ output "autoscaler_role_arn" {
   value       = aws_iam_role.pods["autoscaler"].arn
 }
 
+output "vpc_id" {
+  description = "For the AWS Load Balancer Controller, which cannot ask the nodes."
+  value       = aws_vpc.this.id
+}
+
+output "load_balancer_role_arn" {
+  description = "Role of the service account `aws-load-balancer-controller` in kube-system."
+  value       = aws_iam_role.pods["balancers"].arn
+}
+
 output "snapshots_bucket" {
   description = "Bucket of Qdrant's snapshots, for its Helm values."
   value       = aws_s3_bucket.own["snapshots"].id
