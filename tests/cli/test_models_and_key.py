@@ -1,6 +1,7 @@
 """`viewfinder models` and `viewfinder key`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,24 @@ def test_a_service_accepts_a_key_by_its_digest(admin: tuple[str, ...], viewfinde
     shown = viewfinder("key", *admin).out
     assert "VIEWFINDER_API_KEYS=" in shown
     assert made["key"] not in shown
+
+
+def test_a_key_with_a_filter_is_an_element_of_the_keys_file(tmp_path: Path, viewfinder: Viewfinder) -> None:
+    condition = '{"meta.team": {"eq": "a"}}'
+    made = json.loads(viewfinder("key", "--name", "team a", "--filter", condition, "--json").out)
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [made["entry"]]}))
+    found = KeyRing(Settings.load({}, api_keys_file=file).api_keys).find(made["key"].encode())
+    assert found is not None
+    assert (found.scope, made["entry"]["filter"]) == ("read", json.loads(condition))
+    shown = viewfinder("key", "--filter", condition).out
+    entry = json.loads(shown.splitlines()[-1])
+    assert entry["filter"] == json.loads(condition)
+    assert "VIEWFINDER_API_KEYS_FILE" in shown
+
+
+@pytest.mark.parametrize("flags", [("--metrics", "--filter", '{"width": {"gte": 8}}'), ("--name", "a")])
+def test_options_of_a_key_that_make_no_sense_together_are_refused(
+    flags: tuple[str, ...], viewfinder: Viewfinder
+) -> None:
+    viewfinder("key", *flags).check_message(2, flags[0])

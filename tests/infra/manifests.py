@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 # No overlay includes these.
-COMPONENTS = ("ingress", "load-balancer", "monitoring", "logs", "head-fault-tolerance", "model-cache")
+COMPONENTS = ("ingress", "load-balancer", "monitoring", "logs", "key-filters", "head-fault-tolerance", "model-cache")
 BUILDS = [("base",), ("overlays/dev",), ("overlays/kind",), ("overlays/gpu",), ("overlays/gpu", *COMPONENTS)]
 VERSION = __version__
 

@@ -1,6 +1,7 @@
 """The manifests as they would be applied: references, privileges, versions, schedules."""
 
 import copy
+import json
 import os
 import re
 import shlex
@@ -80,9 +81,17 @@ def test_a_privilege_would_be_noticed(base: list[dict[str, Any]], change: Any, p
     assert any(problem in each for each in weaknesses(Pod(pod.where, pod.labels, spec, pod.ray)))
 
 
-def test_every_environment_variable_is_read_by_a_program(documents: list[dict[str, Any]]) -> None:
+def test_every_environment_variable_is_read_by_a_program(documents: list[dict[str, Any]], tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [{"digest": "0" * 64, "filter": {"width": {"gte": 8}}}]}))
     for pod in pods(documents):
-        assert unknown_variables(environment(pod, documents)) == [], pod.where
+        given = environment(pod, documents)
+        if file := given.get("VIEWFINDER_API_KEYS_FILE"):
+            (volume,) = (each for each in pod.spec["volumes"] if each["name"] == "keys")
+            assert [f"/keys/{item['path']}" for item in volume["secret"]["items"]] == [file]
+            assert {"name": "keys", "mountPath": "/keys", "readOnly": True} in pod.containers[0]["volumeMounts"]
+            given["VIEWFINDER_API_KEYS_FILE"] = str(keys)
+        assert unknown_variables(given) == [], pod.where
 
 
 def test_a_misspelled_variable_would_be_noticed() -> None:
@@ -364,8 +373,9 @@ def weaknesses(pod: Pod) -> Iterator[str]:
     for volume in pod.spec.get("volumes", ()):
         if volume.get("persistentVolumeClaim", {}).get("claimName") == "models":
             continue
-        if set(volume) != {"name", "configMap"} and not volume.get("emptyDir", {}).get("sizeLimit"):
-            yield f"{pod.where}: volume {volume} is neither a ConfigMap nor a limited emptyDir (hostPath?)"
+        held = set(volume) - {"name"}
+        if held not in ({"configMap"}, {"secret"}) and not volume.get("emptyDir", {}).get("sizeLimit"):
+            yield f"{pod.where}: volume {volume} is no ConfigMap, Secret or limited emptyDir (hostPath?)"
     for container in pod.containers:
         where = f"{pod.where}/{container['name']}"
         own = container.get("securityContext", {})

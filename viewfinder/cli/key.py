@@ -1,37 +1,58 @@
 """`viewfinder key`: create an API key."""
 
 import hashlib
+import json
 import secrets
 from typing import Annotated
 
 import typer
 
 from viewfinder.cli import output
-from viewfinder.cli.options import JsonOption, examples
+from viewfinder.cli.options import JsonOption, examples, optional
+from viewfinder.cli.search_options import FilterOption
 from viewfinder.errors import ConfigurationError
 
-EPILOG = examples("viewfinder key", "viewfinder key --admin --json")
+EPILOG = examples(
+    "viewfinder key",
+    "viewfinder key --admin --json",
+    """viewfinder key --name "team a" --filter '{"meta.team": {"eq": "a"}}'""",
+)
+
+NameOption = Annotated[
+    str | None, optional(metavar="TEXT", help="Name of the key in the file, for its readers; with --filter.")
+]
 
 
 def key_command(
     admin: Annotated[bool, typer.Option("--admin", help="Create a key that also allows takedowns.")] = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="Create a key that allows GET /metrics alone.")] = False,
+    filter: FilterOption = None,
+    name: NameOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create an API key.
 
-    The service stores only a digest of the key, from which the key cannot be recovered.
+    The service stores only a digest of the key, from which the key cannot be recovered. With --filter the key sees only
+    images that match; it belongs into the file of VIEWFINDER_API_KEYS_FILE.
     """
     if admin and metrics:
         raise ConfigurationError("--admin allows metrics too: pass one of --admin and --metrics.")
-    scope = ":admin" if admin else ":metrics" if metrics else ""
+    if metrics and filter:
+        raise ConfigurationError("Metrics are about all images: --metrics cannot be combined with --filter.")
+    if name is not None and not filter:
+        raise ConfigurationError("--name is for keys with a --filter: VIEWFINDER_API_KEYS has digests alone.")
+    scope = "admin" if admin else "metrics" if metrics else "read"
     secret = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(secret.encode()).hexdigest() + scope
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    if filter:
+        entry = ({"name": name} if name else {}) | {"digest": digest, "scope": scope, "filter": filter}
+        as_printed, place = {"key": secret, "entry": entry}, "An element of `keys` in the file VIEWFINDER_API_KEYS_FILE"
+        setting = json.dumps(entry, ensure_ascii=False)
+    else:
+        value = digest if scope == "read" else f"{digest}:{scope}"
+        as_printed, place = {"key": secret, "digest": value}, "Setting for the service (separate digests with commas)"
+        setting = f"VIEWFINDER_API_KEYS={value}"
     if as_json:
-        output.print_json({"key": secret, "digest": digest})
-        return
-    output.print_text(
-        f"API key, shown only once:\n  {secret}\n"
-        "Setting for the service (separate several digests with commas):\n"
-        f"  VIEWFINDER_API_KEYS={digest}"
-    )
+        output.print_json(as_printed)
+    else:
+        output.print_text(f"API key, shown only once:\n  {secret}\n{place}:\n  {setting}")
