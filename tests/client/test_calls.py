@@ -158,9 +158,34 @@ def test_candidates_are_ranked_by_probability(gallery: Gallery, ask: Ask, given:
     assert all((candidate.text is not None) == texts for candidate in ranking)
 
 
-@pytest.mark.parametrize("given", [{}, {"image": b""}, {"text": "a", "texts": ["b"]}, {"image": b"", "images": [b""]}])
+def test_images_of_the_index_are_ranked_as_their_files(gallery: Gallery, ask: Ask) -> None:
+    texts = ["a cat", "a dog"]
+    of_file, of_uri = (
+        ask(gallery, "rank", texts=texts, **each) for each in ({"image": gallery.files[1]}, {"id": gallery.uris[1]})
+    )
+    assert [each.text for each in of_uri] == [each.text for each in of_file]
+    assert [each.probability for each in of_uri] == pytest.approx([each.probability for each in of_file], abs=1e-3)
+    mixed = ask(gallery, "rank", text="a cat", images=[gallery.files[0], Part(id=gallery.uris[1])])
+    plain = ask(gallery, "rank", text="a cat", images=gallery.files[:2])
+    assert {each.index: each.probability for each in mixed} == pytest.approx(
+        {each.index: each.probability for each in plain}, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"image": b""},
+        {"text": "a", "texts": ["b"]},
+        {"image": b"", "images": [b""]},
+        {"image": b"", "id": "s3://b/k", "texts": ["a"]},
+        {"text": "a", "images": [Part(text="b")]},
+        {"text": "a", "images": [Part(image=b"", weight=2)]},
+    ],
+)
 def test_invalid_arguments_of_rank_are_refused(gallery: Gallery, ask: Ask, given: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match="either image and texts"):
+    with pytest.raises(TypeError, match="rank"):
         ask(gallery, "rank", **given)
 
 

@@ -28,6 +28,7 @@ from viewfinder.client.protocol import (
 )
 from viewfinder.client.requests import (
     ImageInput,
+    Part,
     SearchOptions,
     SearchRequest,
     next_page,
@@ -141,12 +142,20 @@ class Client(_AnyClient[httpx.Client]):
         self,
         *,
         image: ImageInput | None = None,
+        image_url: str | None = None,
+        id: str | None = None,
         text: str | None = None,
-        images: Iterable[ImageInput] | None = None,
+        images: Iterable[ImageInput | Part] | None = None,
         texts: Iterable[str] | None = None,
     ) -> Ranking:
-        """Probability of each of `texts` for an `image`, or of each of `images` for a `text`; highest first."""
-        return self._run(self._calls.rank(image, text, images, texts))
+        """Probability of each of `texts` for an image, or of each of `images` for a `text`; highest first.
+
+        The image is a file (`image`), an address (`image_url`) or an image of the index (`id`, which may be its URI).
+        `images` may contain `Part(image_url=...)` and `Part(id=...)`.
+        """
+        return self._run(
+            self._calls.rank({"image": image, "image_url": image_url, "id": id, "text": text}, texts, images)
+        )
 
     def image(self, subject: str) -> Image:
         """Everything that the index stores about an image."""
@@ -281,12 +290,16 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
         self,
         *,
         image: ImageInput | None = None,
+        image_url: str | None = None,
+        id: str | None = None,
         text: str | None = None,
-        images: Iterable[ImageInput] | None = None,
+        images: Iterable[ImageInput | Part] | None = None,
         texts: Iterable[str] | None = None,
     ) -> Ranking:
         """As `Client.rank`."""
-        return await self._run(self._calls.rank(image, text, images, texts))
+        return await self._run(
+            self._calls.rank({"image": image, "image_url": image_url, "id": id, "text": text}, texts, images)
+        )
 
     async def image(self, subject: str) -> Image:
         """As `Client.image`."""

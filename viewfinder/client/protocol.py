@@ -26,11 +26,13 @@ from viewfinder.client.requests import (
     DEFAULT_LIMIT,
     MAX_BATCH_HITS,
     ImageInput,
+    Part,
     SearchRequest,
     image_base64,
     image_id,
     image_names,
     image_uri,
+    rank_body,
     search_body,
     spelled_names,
 )
@@ -195,19 +197,9 @@ class Calls:
         return joined
 
     def rank(
-        self,
-        image: ImageInput | None,
-        text: str | None,
-        images: Iterable[ImageInput] | None,
-        texts: Iterable[str] | None,
+        self, query: Mapping[str, Any], texts: Iterable[str] | None, images: Iterable[ImageInput | Part] | None
     ) -> Call[Ranking]:
-        body: dict[str, Any]
-        if image is not None and texts is not None and text is None and images is None:
-            body = {"image": image_base64(image), "texts": list(texts)}
-        elif text is not None and images is not None and image is None and texts is None:
-            body = {"text": text, "images": list(map(image_base64, images))}
-        else:
-            raise TypeError("rank takes either image and texts, or text and images")
+        body = rank_body(query, texts, images)
         return (yield from self._request(_RANKING, "POST", "/v1/rank", _json_bytes(body)))
 
     def image(self, subject: str) -> Call[Image]:

@@ -216,6 +216,26 @@ def _part(part: Part, ids: Mapping[str, str]) -> dict[str, Any]:
     return {name: _plain(name, value, ids) for name, value in given.items() if value is not None}
 
 
+def rank_body(
+    query: Mapping[str, Any], texts: Iterable[str] | None, images: "Iterable[ImageInput | Part] | None"
+) -> dict[str, Any]:
+    """The request of a ranking. Raises `TypeError` unless it is an image with texts, or a text with images."""
+    given = {name: value for name, value in query.items() if value is not None}
+    if texts is not None and images is None and len(given) == 1 and "text" not in given:
+        return {name: _plain(name, value, {}) for name, value in given.items()} | {"texts": list(texts)}
+    if images is not None and texts is None and given.keys() == {"text"}:
+        return given | {"images": list(map(_candidate, images))}
+    raise TypeError("rank takes an image (image, image_url or id) and texts, or text and images")
+
+
+def _candidate(image: ImageInput | Part) -> str | dict[str, Any]:
+    if not isinstance(image, Part):
+        return image_base64(image)
+    if image.text is not None or image.vector is not None or image.weight != 1:
+        raise TypeError("an image of rank is a file, or Part with image, image_url or id and no weight")
+    return {name: value for name, value in _part(image, {}).items() if name != "weight"}
+
+
 def _vector_numbers(vector: Iterable[float]) -> list[float]:
     """A list of floats from any sequence of numbers, including numpy arrays and tensors."""
     try:
