@@ -12,6 +12,7 @@ GRAPH_M = 16
 INDEX_BYTES_OF: dict[str, tuple[float, float]] = {
     "uri": (312, 137),
     "key": (280, 106),
+    "image_hash": (84, 73),
     "sources": (156, 45),
     "size": (88, 89),
     "width": (55, 69),

@@ -63,7 +63,8 @@ def test_an_image_is_decoded_as_in_process(decoder: Decoder) -> None:
     data = encoded(photograph(901, 700, seed=3), "JPEG")
     there, here = decoder.decode(data), decode(data, PREPROCESS, LIMITS)
     assert (there.pixels == here.pixels).all()
-    assert there[1:] == here[1:] == (901, 700, "jpeg", None)
+    assert there[1:] == here[1:] == (901, 700, "jpeg", None, here.image_hash)
+    assert here.image_hash
     assert there.pixels.dtype == np.uint8
     assert there.pixels.flags.writeable
 

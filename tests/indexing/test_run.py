@@ -80,6 +80,15 @@ def test_an_object_that_became_empty_is_skipped_once_and_no_longer_found(world: 
     assert world.sync("--max-failure-ratio", "0") == counts(listed=13, unchanged=11, skipped=2)
 
 
+def test_copies_of_an_image_with_other_metadata_have_the_same_hash(world: World) -> None:
+    fill(world.bucket, ["a.jpg", "b.jpg"])
+    image = (world.bucket / "a.jpg").read_bytes()
+    (world.bucket / "copy.jpg").write_bytes(image[:2] + b"\xff\xfe\0\x07hello" + image[2:])
+    world.sync()
+    hashes = {each.payload["key"]: each.payload["image_hash"] for each in world.points()}
+    assert hashes["copy.jpg"] == hashes["a.jpg"] != hashes["b.jpg"]
+
+
 def test_a_new_caption_is_written_without_fetching_the_image(world: World) -> None:
     fill(world.bucket, NAMES)
     captions = world.bucket / "captions.json"

@@ -115,6 +115,26 @@ def test_the_later_content_of_two_runs_stays(store: Store, collection: Collectio
     assert (record.payload["run_id"], record.payload["etag"]) == (kept, "e3" if kept == "later" else "e2")
 
 
+def test_the_hash_of_the_image_follows_its_content(store: Store, collection: Collection) -> None:
+    first, second = (f"{number:08}-0000-0000-0000-000000000000" for number in (1, 2))
+
+    def stored_hash() -> object:
+        (record,) = store.points.iterate(collection)
+        return record.payload.get("image_hash")
+
+    write(store, collection, row("image", [1.0, 0.0], etag="e1", image_hash=first))
+    assert stored_hash() == first
+    caption = CaptionRecord.of("a cat")
+    changes = {"caption": caption.caption, "caption_hash": caption.caption_hash, "caption_details": caption.details}
+    changes |= {"action": "caption", "caption_applies": True, "image_vector": None, "exists": True, "stored_etag": "e1"}
+    write(store, collection, row("image", [1.0, 0.0], etag="e1", **changes))
+    assert stored_hash() == first
+    write(store, collection, row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1", image_hash=second))
+    assert stored_hash() == second
+    write(store, collection, row("image", [0.0, 1.0], etag="e3", exists=True, stored_etag="e2"))
+    assert stored_hash() is None
+
+
 class Interleaved(ServerClient):
     """Calls `meanwhile` once, right before the first change of points that exist."""
 

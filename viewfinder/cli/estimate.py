@@ -55,7 +55,7 @@ ZONE_PRICE = 0.02
 
 # Measured with Qdrant's engine (qdrant-edge 0.9.0, docs/scaling.md): the memory of ids and payload indexes in a segment
 # without graphs, as a re-index loads it.
-LOADING_FACTOR = 1.85
+LOADING_FACTOR = 1.99
 # Measured with the same engine: seconds of a core per vector of 512 dimensions, ef_construct 100.
 GRAPH_CORE_S, GRAPH_MEASURED_AT = 0.00099, 60_000
 _PART_BASIS: dict[str, Basis] = {

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pickle
+import re
 import resource
 import signal
 import socket
@@ -47,6 +48,7 @@ _ORPHAN_GRACE_S = 2
 _MAX_FRAME_BYTES = 64 * 1024**2
 
 _LENGTH = struct.Struct(">Q")
+_HASH = re.compile("([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
 
 # Isolated and without `site`: no PYTHON* variables and no .pth files; the module search path is the parent's. One BLAS
 # thread: numpy reserves address space per core, and decoding uses none of it.
@@ -144,12 +146,14 @@ def _parse_response(header: dict[str, Any], body: bytearray, limits: ImageLimits
         case {"reason": str(reason), "message": str(message)} if reason in REASONS:
             return ImageError(reason, message)
         case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name), **rest}:
-            warning = rest.get("warning")
+            warning, image_hash = rest.get("warning"), rest.get("image_hash")
             are_counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
             valid = are_counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
             known = warning is None or (isinstance(warning, str) and warning in WARNINGS)
-            if valid and known and max(width, height) <= limits.max_pixels:
-                return Decoded(np.frombuffer(body, dtype=np.uint8).reshape(shape), width, height, format_name, warning)
+            hashed = isinstance(image_hash, str) and _HASH.fullmatch(image_hash)
+            if valid and known and hashed and max(width, height) <= limits.max_pixels:
+                pixels = np.frombuffer(body, dtype=np.uint8).reshape(shape)
+                return Decoded(pixels, width, height, format_name, warning, image_hash)
     raise _ChildFailedError(None)
 
 
@@ -293,13 +297,14 @@ def _attempt(
     decode: _DecodeFunction, data: bytes, preprocess: Preprocess, limits: ImageLimits
 ) -> tuple[dict[str, object], bytes]:
     try:
-        pixels, width, height, format_name, warning = decode(data, preprocess, limits)
+        decoded = decode(data, preprocess, limits)
     except ImageError as error:
         return {"reason": error.reason, "message": error.message}, b""
     except MemoryError:
         return {"reason": "decoder_out_of_memory", "message": "The image does not fit into the decoder's memory."}, b""
-    header = {"shape": pixels.shape, "width": width, "height": height, "format": format_name, "warning": warning}
-    return header, pixels.tobytes()
+    header: dict[str, object] = {"shape": decoded.pixels.shape, **decoded._asdict()}
+    del header["pixels"]
+    return header, decoded.pixels.tobytes()
 
 
 def _private_channel() -> int:

@@ -89,7 +89,7 @@ class ImageLimits:
 class Decoded(NamedTuple):
     """An image ready for the model: `pixels` are uint8 [size, size, 3], the rest describes the upright original.
 
-    `warning` is one of `WARNINGS`, or None.
+    `warning` is one of `WARNINGS`, or None. `image_hash` is that of `viewfinder.images.image_hash`.
     """
 
     pixels: NDArray[np.uint8]
@@ -97,6 +97,7 @@ class Decoded(NamedTuple):
     height: int
     format: str
     warning: str | None = None
+    image_hash: str = ""
 
 
 def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
@@ -106,14 +107,14 @@ def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
     `viewfinder.images.decoder` survives a file that makes a C library crash, hang or allocate without bound.
     """
     with _translate_errors(data):
-        loaded = _load(data, limits, lambda width, height: _plan(width, height, preprocess)[0])
+        loaded = _load(data, limits, lambda width, height: _plan(width, height, preprocess)[0], hashed=True)
         target, box = _plan(loaded.width, loaded.height, preprocess)
         resample = Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
         small = _resized(loaded, target, box, resample)
         if small.size != (preprocess.size, preprocess.size):
             small = _padded(small, preprocess)
         pixels = np.array(small, dtype=np.uint8)
-        return Decoded(pixels, loaded.width, loaded.height, loaded.format, loaded.warning)
+        return Decoded(pixels, loaded.width, loaded.height, loaded.format, loaded.warning, loaded.image_hash)
 
 
 def thumbnail(data: bytes, width: int, limits: ImageLimits) -> bytes:
@@ -127,7 +128,7 @@ def thumbnail(data: bytes, width: int, limits: ImageLimits) -> bytes:
         return max(1, round(original_width * scale)), max(1, round(original_height * scale))
 
     with _translate_errors(data):
-        loaded = _load(data, limits, fitted)
+        loaded = _load(data, limits, fitted, hashed=False)
         whole = (0.0, 0.0, float(loaded.width), float(loaded.height))
         small = _resized(loaded, fitted(loaded.width, loaded.height), whole, Image.Resampling.BICUBIC)
         file = io.BytesIO()
@@ -157,9 +158,10 @@ def configure_own_process(limits: ImageLimits) -> None:
     warnings.simplefilter("ignore")
 
 
-def _load(data: bytes, limits: ImageLimits, target: Callable[[int, int], tuple[int, int]]) -> Loaded:
+def _load(data: bytes, limits: ImageLimits, target: Callable[[int, int], tuple[int, int]], *, hashed: bool) -> Loaded:
     check_bytes(data, limits)
-    return Loader(max_pixels=limits.max_pixels, min_rows=limits.min_decoded_ratio, target=target).load(data)
+    loader = Loader(max_pixels=limits.max_pixels, min_rows=limits.min_decoded_ratio, target=target, hashed=hashed)
+    return loader.load(data)
 
 
 def _plan(width: int, height: int, preprocess: Preprocess) -> tuple[tuple[int, int], tuple[float, float, float, float]]:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+START = b"\xff\xd8"
 JPEG_START = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 
@@ -12,6 +13,9 @@ END = b"\xff\xd9"
 _DECODABLE = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# APPn and comments.
+_METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))
+_SCAN = 0xDA
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xDA)})
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 # The end of a scan's data: a marker other than a stuffed byte, a restart or a fill byte.
@@ -66,7 +70,7 @@ def segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
         if length < 2 or end > len(data):
             return
         yield data[at + 1], at, end
-        if data[at + 1] == 0xDA:
+        if data[at + 1] == _SCAN:
             return
         at = end
 
@@ -75,7 +79,7 @@ def frame_of(data: bytes, at: int = 2) -> Frame | None:
     """Return the frame of the image whose segments begin at `at`; None without one or without pixels after it."""
     frame = None
     for marker, start, end in segments(data, at):
-        if marker == 0xDA:
+        if marker == _SCAN:
             return frame
         if marker in _FRAMES and end - start >= 10 and frame is None:
             height, width, count = struct.unpack_from(">HHB", data, start + 5)
@@ -100,7 +104,7 @@ def scans(data: bytes) -> list[Scan]:
         last = None
         for last in segments(data, at):  # noqa: B007 - the last one is wanted
             pass
-        if last is None or last[0] != 0xDA:
+        if last is None or last[0] != _SCAN:
             return found
         _, start, end = last
         count = data[start + 4]
@@ -110,6 +114,48 @@ def scans(data: bytes) -> list[Scan]:
         match = _SCAN_END.search(data, end)
         at = match.start() if match else len(data)
         found.append(Scan(components, spectral_start == 0 and refinement == 0, end, at, match is not None))
+
+
+def coded_parts(data: bytes) -> Iterator[memoryview]:
+    """Yield the parts of a file that its pixels are decoded from, without APPn segments and comments.
+
+    They end where the image ends, before previews and other data that may follow. What cannot be parsed is one part, to
+    the end of the file.
+    """
+    view, at = memoryview(data), 2
+    while True:
+        marker = None
+        for marker, start, end in segments(data, at):
+            at = end
+            if marker not in _METADATA:
+                yield view[start:end]
+        if marker != _SCAN:
+            while data[at : at + 2] == b"\xff\xff":  # fill bytes
+                at += 1
+            if data[at : at + 2] != END:
+                yield view[at:]
+            return
+        match = _SCAN_END.search(data, at)
+        scan_end = match.start() if match else len(data)
+        yield view[at:scan_end]
+        at = scan_end
+
+
+def colour_space(data: bytes) -> str:
+    """Return what libjpeg takes the components of a file for, as far as APPn segments decide it."""
+    frame, jfif, adobe = frame_of(data), False, None
+    for marker, start, end in segments(data, 2):
+        content = data[start + 4 : min(end, start + 16)]
+        jfif |= marker == 0xE0 and content.startswith(b"JFIF\0")
+        if marker == 0xEE and content.startswith(b"Adobe") and len(content) == 12:
+            adobe = content[11]
+    if frame is None or len(frame.components) < 3:
+        return ""
+    if len(frame.components) > 3:
+        return "CMYK" if adobe is None else f"Adobe {adobe}"  # Pillow inverts the inks of the latter
+    if jfif or adobe not in (None, 0):
+        return "YCbCr"
+    return "RGB" if adobe == 0 or frame.components == frozenset(b"RGB") else "YCbCr"
 
 
 def has_full_scan(data: bytes) -> bool:

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from viewfinder.errors import ImageError
 from viewfinder.images import raw
 from viewfinder.images.colours import profile_of, to_supported_mode
+from viewfinder.images.image_hash import image_hash
 from viewfinder.images.metadata import without_metadata
 from viewfinder.images.truncated import load_truncated
 
@@ -40,7 +41,8 @@ TRUNCATED_TAIL = "truncated_tail"
 class Loaded(NamedTuple):
     """An upright image in mode L, RGB, RGBA or CMYK, perhaps already smaller than the original, in `profile`'s colours.
 
-    `width`, `height` and `format` are the original's; `warning` is None or `TRUNCATED_TAIL`.
+    `width`, `height` and `format` are the original's; `warning` is None or `TRUNCATED_TAIL`. `image_hash` is "" if the
+    loader makes none.
     """
 
     image: Image.Image
@@ -49,18 +51,22 @@ class Loaded(NamedTuple):
     format: str
     profile: bytes | None
     warning: str | None = None
+    image_hash: str = ""
 
 
 class Loader:
     """Loads one file with at most `max_pixels`, and with at least the share `min_rows` of its rows.
 
-    `target` returns the size needed for an original of the given size.
+    `target` returns the size needed for an original of the given size. With `hashed` images have an `image_hash`.
     """
 
-    def __init__(self, *, max_pixels: int, min_rows: float, target: Callable[[int, int], tuple[int, int]]) -> None:
+    def __init__(
+        self, *, max_pixels: int, min_rows: float, target: Callable[[int, int], tuple[int, int]], hashed: bool
+    ) -> None:
         self._max_pixels = max_pixels
         self._min_rows = min_rows
         self._target = target
+        self._hashed = hashed
 
     def load(self, data: bytes) -> Loaded:
         """Load a file. Raises `ImageError`, and nearly anything else for broken files, as Pillow's plugins do."""
@@ -106,7 +112,7 @@ class Loader:
             if not reduced:
                 original = image.size  # icons and rotated TIFFs have their final size only now
                 _check_pixels(original, self._max_pixels)
-            return _finished(image, original, orientation)
+            return self._finished(image, original, orientation, data)
 
     def _load_damaged(self, data: bytes, orientation: int, error: Exception) -> Loaded:
         """Load a file that Pillow cannot load because of `error`: without metadata, then what there is of it."""
@@ -140,7 +146,8 @@ class Loader:
         if partial is None:
             error.add_note(f"Less than {self._min_rows:.0%} of its rows can be decoded.")
             raise error
-        return _finished(partial, original, orientation)._replace(warning=TRUNCATED_TAIL)
+        finished = self._finished(partial, original, orientation, data, whole=False)
+        return finished._replace(warning=TRUNCATED_TAIL)
 
     def _opened(self, data: bytes) -> tuple[ImageFile.ImageFile, tuple[int, int]]:
         """Open a file that may be loaded, at a reduced size if possible, and return its original size too."""
@@ -157,16 +164,25 @@ class Loader:
             image.draft(None, (int(image.width / factor), int(image.height / factor)))
         return image, original
 
-
-def _finished(image: ImageFile.ImageFile, original: tuple[int, int], default_orientation: int) -> Loaded:
-    orientation = _orientation(image, default_orientation)
-    profile = profile_of(image)
-    upright = to_supported_mode(image)
-    if orientation in _UPRIGHT:
-        upright = upright.transpose(_UPRIGHT[orientation])
-        if orientation >= 5:  # rotated by 90 degrees
-            original = original[::-1]
-    return Loaded(upright, *original, str(image.format).lower(), profile)
+    def _finished(
+        self,
+        image: ImageFile.ImageFile,
+        original: tuple[int, int],
+        default_orientation: int,
+        data: bytes,
+        *,
+        whole: bool = True,
+    ) -> Loaded:
+        orientation = _orientation(image, default_orientation)
+        profile = profile_of(image)
+        # Before its mode is changed.
+        hashed = image_hash(data, image, orientation, whole=whole) if self._hashed else ""
+        upright = to_supported_mode(image)
+        if orientation in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[orientation])
+            if orientation >= 5:  # rotated by 90 degrees
+                original = original[::-1]
+        return Loaded(upright, *original, str(image.format).lower(), profile, image_hash=hashed)
 
 
 def _formats() -> list[str]:

@@ -215,7 +215,7 @@ def _decode(row: Row, decoder: Decoder, data: bytes) -> None:
     image = decoder.decode(data)
     row["pixels"] = image.pixels.tobytes()
     row["width"], row["height"], row["format"] = image.width, image.height, image.format
-    row["warning"] = image.warning
+    row["warning"], row["image_hash"] = image.warning, image.image_hash
 
 
 def _shared_decoder(

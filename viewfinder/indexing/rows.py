@@ -45,6 +45,7 @@ SCHEMA: pa.Schema = pa.schema(
         ("height", pa.int32()),
         ("format", pa.string()),
         ("warning", pa.string()),
+        ("image_hash", pa.string()),
         ("image_vector", pa.binary()),
         ("caption_vector", pa.binary()),
         ("caption_cut", pa.int32()),
@@ -90,12 +91,14 @@ class Row(TypedDict, total=False):
     caption_details: str | None
     caption_applies: bool
     keeps_text: bool | None
-    # From decoding: uint8 [size, size, 3], width, height and format of the file, and a key of `WARNINGS`.
+    # From decoding: uint8 [size, size, 3], width, height and format of the file, a key of `WARNINGS`, and the hash of
+    # the image (`viewfinder.images.image_hash`).
     pixels: bytes | None
     width: int
     height: int
     format: str
     warning: str | None
+    image_hash: str | None
     # From encoding: float32 [D], and the number of tokens cut off the caption.
     image_vector: bytes | None
     caption_vector: bytes | None

@@ -21,6 +21,7 @@ from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
 from viewfinder.sources.versions import is_same
 from viewfinder.store import Collection, Failure, PointState, Store
 from viewfinder.store.records import PointBatch, StoredPoint
+from viewfinder.store.schema import IMAGE_HASH
 from viewfinder.store.takedowns import taken_down
 
 # The payload fields of captions by point id.
@@ -133,7 +134,8 @@ def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Ma
     """The point with the content and caption of this row; None if it has both."""
     state, payload, vectors = point.state, dict(point.payload), dict(point.vectors)
     if changes_image := _changes_image(state, row):
-        payload.pop("last_modified", None)
+        for optional in ("last_modified", IMAGE_HASH):
+            payload.pop(optional, None)
         payload |= _image_payload(row)
         vectors["image"] = _cell_vector(row["image_vector"])
     text = payload.get("caption")
@@ -257,6 +259,8 @@ def _image_payload(row: Row) -> dict[str, Any]:
     }
     if row["last_modified"]:  # Qdrant rejects an empty string as a date
         payload["last_modified"] = row["last_modified"]
+    if row["image_hash"]:
+        payload[IMAGE_HASH] = row["image_hash"]
     return payload
 
 

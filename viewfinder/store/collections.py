@@ -124,7 +124,7 @@ class Collections:
 
         With `bulk_load` a server builds no graphs of its vectors before `build_graphs`: graphs that are built during
         loading are built again whenever segments are merged. With payload indexes on disk it builds them during
-        loading, because a segment without graphs holds these in memory: 2,170 bytes per point instead of 173.
+        loading, because a segment without graphs holds these in memory: 2,500 bytes per point instead of 180.
         """
         builds = (build_number(index, each.name) or 0 for each in self._call("get_collections").collections)
         return self._create(index, _next_name(index, model, builds), model, state, bulk_load=bulk_load)

@@ -23,7 +23,7 @@ ANY: Final = "any"
 """The kind of a field while the fields of a collection are unknown."""
 
 FIELDS: Mapping[str, str] = {
-    **dict.fromkeys(("uri", "bucket", "key", "format", "kind", "tags", "sources", "run_id"), KEYWORD),
+    **dict.fromkeys(("uri", "bucket", "key", "format", "kind", "tags", "sources", "run_id", "image_hash"), KEYWORD),
     **dict.fromkeys(("size", "width", "height"), INTEGER),
     **dict.fromkeys(("last_modified", "indexed_at"), DATETIME),
     **dict.fromkeys(("has_image", "has_caption"), BOOL),
@@ -32,7 +32,7 @@ FIELDS: Mapping[str, str] = {
 # Payload fields without an index: a filter would read every point, and a server in strict mode refuses it.
 _WITHOUT_INDEX = ("etag", "caption_hash")
 # Nearly every point has another value: a facet would hold them all in Qdrant's memory, to count each once.
-_UNIQUE = ("uri", "key")
+_UNIQUE = ("uri", "key", "image_hash")
 _COUNTABLE = (KEYWORD, INTEGER, BOOL)
 _GROUPABLE = (KEYWORD, INTEGER)
 _SORTABLE = (INTEGER, FLOAT, DATETIME)
