@@ -146,12 +146,11 @@ def _parse_response(header: dict[str, Any], body: bytearray, limits: ImageLimits
         case {"reason": str(reason), "message": str(message)} if reason in REASONS:
             return ImageError(reason, message)
         case {"shape": [*shape], "width": int(width), "height": int(height), "format": str(format_name), **rest}:
-            warning, image_hash = rest.get("warning"), rest.get("image_hash")
+            warning, image_hash = rest.get("warning"), str(rest.get("image_hash"))
             are_counts = all(type(each) is int and each >= 0 for each in (*shape, width, height))
             valid = are_counts and len(shape) <= 3 and math.prod(shape) == len(body) > 0
             known = warning is None or (isinstance(warning, str) and warning in WARNINGS)
-            hashed = isinstance(image_hash, str) and _HASH.fullmatch(image_hash)
-            if valid and known and hashed and max(width, height) <= limits.max_pixels:
+            if valid and known and _HASH.fullmatch(image_hash) and max(width, height) <= limits.max_pixels:
                 pixels = np.frombuffer(body, dtype=np.uint8).reshape(shape)
                 return Decoded(pixels, width, height, format_name, warning, image_hash)
     raise _ChildFailedError(None)
