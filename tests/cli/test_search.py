@@ -48,6 +48,17 @@ def test_a_result_can_be_printed_as_json(at_running: Running, viewfinder: Viewfi
     assert [hit["caption"] for hit in document["hits"]] == ["a red car"]
 
 
+def test_similar_images_are_one_line_with_their_number(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
+    flags = ("image 5", "--collapse", "near", "--collapse-threshold", "0")
+    document = json.loads(viewfinder("search", *flags, "--json").out)
+    heading, first = (line.split("\t") for line in viewfinder("search", *flags).out.splitlines()[:2])
+    assert heading[-1] == "similar"
+    assert int(first[-1]) == document["hits"][0]["collapsed"] > 0
+    assert len(document["hits"][0]["similar"]) == min(10, document["hits"][0]["collapsed"])
+    assert viewfinder("search", "a", "--collapse", "near", "--group-by", "tags").status == 2
+    assert viewfinder("search", "a", "--collapse", "exact", "--collapse-threshold", "0.9").status == 2
+
+
 def test_the_default_limit_is_10(at_gallery: Gallery, viewfinder: Viewfinder) -> None:
     assert len(json.loads(viewfinder("search", "image 5", "--json").out)["hits"]) == 10
 

@@ -119,8 +119,12 @@ def test_an_image_is_named_by_the_relative_path_of_an_existing_file(
         ({"order_by": "size"}, 1_000),
         ({"order_by": "size", "rank": "words", "target": "both"}, 1_000),
         ({"order_by": "size", "target": "both"}, 2_000),
+        ({"collapse": "exact", "target": "both"}, 1_000),
+        ({"collapse": "near", "order_by": "size", "target": "both"}, 1_000),
+        ({"collapse": "near", "diversity": 0.5, "limit": 30}, 300),
     ],
 )
 def test_all_hits_end_at_the_last_position_of_the_order(options: dict[str, Any], position: int) -> None:
-    defaults = {"limit": 10, "target": "image", "rank": "clip", "order_by": None, "diversity": None, "group_by": None}
+    defaults = {"limit": 10, "target": "image", "rank": "clip"}
+    defaults |= dict.fromkeys(("order_by", "diversity", "group_by", "collapse"))
     assert last_position(**{**defaults, **options}) == position

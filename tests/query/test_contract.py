@@ -205,6 +205,7 @@ TEXT_OPTIONS: list[dict[str, Any]] = [
     {"rank": "hybrid"},
     {"rank": "hybrid", "weights": {"clip": 0.3, "words": 2}, "target": "both"},
     {"rank": "hybrid", "group_by": "bucket", "target": "caption", "offset": 2},
+    {"rank": "hybrid", "collapse": "near", "collapse_threshold": 0.7},
 ]
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -216,6 +217,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"diversity": 0.6},
     {"score_threshold": 0.05, "limit": 50},
     {"limit": 200},
+    {"collapse": "near", "collapse_threshold": 0.7, "limit": 5},
 ]
 
 
@@ -239,7 +241,9 @@ def test_service_and_engine_rank_words_alike(service: Service, in_process: InPro
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"target": "both"}, {"rank": "words"}, {"rank": "hybrid"}, {"group_by": "width"}], ids=str
+    "options",
+    [{}, {"target": "both"}, {"rank": "words"}, {"rank": "hybrid"}, {"group_by": "width"}, {"collapse": "exact"}],
+    ids=str,
 )
 def test_a_cursor_of_the_service_continues_in_the_engine_and_back(
     service: Service, in_process: InProcess, options: dict[str, Any]

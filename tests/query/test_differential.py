@@ -10,7 +10,7 @@ import pytest
 from tests.store.random_points import DATES, NUMBERS, filters, in_order, values_in
 from tests.store.test_differential import COUNT, World
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import Grouped, HitPage, Listed, Prepared, RankingSteps, ranking
+from viewfinder.query.ranking import HitPage, Prepared, RankingSteps, Single, ranking
 from viewfinder.query.relevance import MinimumRelevance, relevance
 from viewfinder.query.searcher import run_alone
 from viewfinder.store import Store, StoreAddress, open_local
@@ -35,7 +35,7 @@ def run(store: Store, world: World, steps: RankingSteps) -> HitPage:
         except StopIteration as done:
             page: HitPage = done.value
             return page
-        if isinstance(step, Grouped | Listed):
+        if isinstance(step, Single):
             answer = run_alone(store, world.collection, step)
         else:
             answer = store.search.many(world.collection, list(step))

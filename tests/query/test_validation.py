@@ -70,6 +70,21 @@ from viewfinder.query.query import parse_batch, parse_query
             "offset: must be below 1000 with order_by.",
         ),
         (
+            {"text": "a", "collapse": "exact", "group_by": "tags"},
+            "collapse: cannot be combined with group_by, whose groups may share an image.",
+        ),
+        ({"text": "a", "collapse": "similar"}, "collapse: 'similar' is not one of 'exact' or 'near'."),
+        (
+            {"text": "a", "collapse": "exact", "collapse_threshold": 0.9},
+            "collapse_threshold: only collapse 'near' has a threshold.",
+        ),
+        (
+            {"text": "a", "collapse": "near", "collapse_threshold": 1.5},
+            "collapse_threshold: 1.5 is above the maximum of 1.",
+        ),
+        ({"text": "a", "collapse": "near", "offset": 1_000}, "offset: must be below 1000 with collapse."),
+        ({"filter": {}, "collapse": "exact", "offset": 1_000}, "offset: must be below 1000 with collapse."),
+        (
             {"filter": {}, "target": "caption"},
             "target: needs a query, such as text. Without one, images are listed in the order of a field.",
         ),

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 FIELDS = {
     "meta.year": "integer",
@@ -39,7 +40,12 @@ DAY = datetime(2024, 2, 28, tzinfo=UTC)
 
 def payloads(rng: random.Random, count: int) -> list[dict[str, Any]]:
     """Random payloads; each field is missing, null or empty in some."""
-    return [_payload(rng, row) for row in range(count)]
+    return [_payload(rng, row) | _hash_of_image(row) for row in range(count)]
+
+
+def _hash_of_image(row: int) -> dict[str, Any]:
+    """One of eleven images, or none."""
+    return {"image_hash": str(UUID(int=row * row % 11))} if row % 5 else {}
 
 
 def _payload(rng: random.Random, row: int) -> dict[str, Any]:

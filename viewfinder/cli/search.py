@@ -14,6 +14,8 @@ from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, Se
 from viewfinder.cli.progress import count_progress
 from viewfinder.cli.search_options import (
     AllOption,
+    CollapseOption,
+    CollapseThresholdOption,
     DiversityOption,
     FilterOption,
     GroupByOption,
@@ -56,6 +58,7 @@ EPILOG = examples(
     'viewfinder search "a dog" --filter \'{"width": {"gte": 800}}\' --json',
     'viewfinder search "a dog" --min-relevance 0.95 --order-by=-last_modified',
     'viewfinder search --filter \'{"tags": {"eq": "beach"}}\' --order-by size',
+    'viewfinder search "a dog" --collapse near',
     'viewfinder search "a dog" --all --json > hits.jsonl',
     statuses="Exit status: 0 found, 1 failed, 2 wrong usage or configuration, 3 no hits.",
 )
@@ -80,6 +83,8 @@ def search_command(
     diversity: DiversityOption = None,
     group_by: GroupByOption = None,
     group_size: GroupSizeOption = None,
+    collapse: CollapseOption = None,
+    collapse_threshold: CollapseThresholdOption = None,
     all_: AllOption = False,
     index: IndexNameOption = None,
     server: ServerOption = None,
@@ -106,6 +111,8 @@ def search_command(
         "diversity": diversity,
         "group_by": group_by,
         "group_size": group_size,
+        "collapse": collapse,
+        "collapse_threshold": collapse_threshold,
     }
     query = _searched_by(text, image, image_url, id)
     _check_search_options(query, options)
@@ -115,7 +122,13 @@ def search_command(
         show = show_all_pages if all_ else _show_first_page
         count = show(search, request, as_json=as_json)
     end = last_position(
-        limit or MAX_LIMIT, target=target, rank=rank, order_by=order_by, diversity=diversity, group_by=group_by
+        limit or MAX_LIMIT,
+        target=target,
+        rank=rank,
+        order_by=order_by,
+        diversity=diversity,
+        group_by=group_by,
+        collapse=collapse,
     )
     if all_ and query and count + (offset or 0) >= end:
         output.note(f"Stopped after {count:,} {'groups' if group_by else 'hits'}: a search returns no more of them.")
@@ -131,8 +144,18 @@ def _check_search_options(query: SearchRequest, options: SearchOptions) -> None:
         )
     if options["group_size"] is not None and options["group_by"] is None:
         raise typer.BadParameter("Needs --group-by.", param_hint="'--group-size'")
+    if collapse_refusal := _collapse_refusal(options):
+        raise typer.BadParameter(collapse_refusal, param_hint="'--collapse'")
     if options["weights"] is not None and options["rank"] != "hybrid":
         raise typer.BadParameter("Needs --rank hybrid.", param_hint="'--weights'")
+
+
+def _collapse_refusal(options: SearchOptions) -> str | None:
+    if options["collapse_threshold"] is not None and options["collapse"] != "near":
+        return "--collapse-threshold needs --collapse near."
+    if options["collapse"] is not None and options["group_by"] is not None:
+        return "Cannot be combined with --group-by."
+    return None
 
 
 def _searched_by(text: str | None, image: Path | None, image_url: str | None, id: str | None) -> SearchRequest:
@@ -175,19 +198,22 @@ def _open_search(settings: Settings, request: SearchRequest, retries: int) -> It
 def _show_first_page(search: SearchCall, request: SearchRequest, *, as_json: bool) -> int:
     """Print the first page and return the number of hits or groups."""
     page = search(request)
-    show_page(page, as_json=as_json, as_lines=False, headed=True)
+    show_page(page, as_json=as_json, as_lines=False, headed=True, collapses=bool(request.get("collapse")))
     return _count_hits(page)
 
 
 def show_all_pages(search: SearchCall, request: SearchRequest, *, as_json: bool) -> int:
     """Print all pages and return the number of hits or groups. Ctrl-C ends with status 1 after a whole line."""
     following: SearchRequest | None = request
-    count = 0
+    count, warned = 0, set[str]()
+    collapses = bool(request.get("collapse"))
     try:
         with count_progress("Found") as show_count:
             while following is not None:
                 page = search(following)
-                is_read = show_page(page, as_json=as_json, as_lines=True, headed=count == 0)
+                is_read = show_page(
+                    page, as_json=as_json, as_lines=True, headed=count == 0, collapses=collapses, warned=warned
+                )
                 count += _count_hits(page)
                 show_count(count)
                 following = next_page(following, page.cursor) if is_read else None

@@ -7,8 +7,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from viewfinder.cli.options import choice, number, optional, ratio, whole
-from viewfinder.client import Rank, Target
-from viewfinder.client.requests import DEFAULT_LIMIT, MAX_LIMIT, is_blank
+from viewfinder.client import Collapse, Rank, Target
+from viewfinder.client.requests import DEFAULT_COLLAPSE_THRESHOLD, DEFAULT_LIMIT, MAX_LIMIT, is_blank
 
 
 def _query_text(text: str) -> str:
@@ -111,5 +111,21 @@ DiversityOption = Annotated[float | None, optional(help="Variety among the hits,
 GroupByOption = Annotated[str | None, optional(help="Group hits by a payload field.", metavar="FIELD")]
 GroupSizeOption = Annotated[
     int | None, optional(help="Hits in each group, 1 to 10. [default: 3]", metavar="N", parser=whole(1, 10))
+]
+CollapseOption = Annotated[
+    Collapse | None,
+    optional(
+        help="Show one hit for copies of an image, or for similar images.",
+        metavar="|".join(get_args(Collapse)),
+        parser=choice(*get_args(Collapse)),
+    ),
+]
+CollapseThresholdOption = Annotated[
+    float | None,
+    optional(
+        help=f"Lowest cosine of similar images, for --collapse near. [default: {DEFAULT_COLLAPSE_THRESHOLD}]",
+        metavar="X",
+        parser=ratio,
+    ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Print all hits; with --json, one per line.")]

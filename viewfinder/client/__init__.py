@@ -1,7 +1,7 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results."""
 
 from viewfinder.client.client import AsyncClient, Client
-from viewfinder.client.requests import ImageInput, Part, Rank, SearchOptions, SearchRequest, Target
+from viewfinder.client.requests import Collapse, ImageInput, Part, Rank, SearchOptions, SearchRequest, Target
 from viewfinder.client.results import (
     Candidate,
     Embedding,
@@ -17,6 +17,7 @@ from viewfinder.client.results import (
     Removal,
     Restoration,
     SearchResult,
+    SimilarImage,
     Stats,
     Takedown,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "AsyncClient",
     "Candidate",
     "Client",
+    "Collapse",
     "Embedding",
     "Embeddings",
     "FacetValue",
@@ -45,6 +47,7 @@ __all__ = [
     "SearchOptions",
     "SearchRequest",
     "SearchResult",
+    "SimilarImage",
     "Stats",
     "Takedown",
     "Target",

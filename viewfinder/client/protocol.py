@@ -25,6 +25,7 @@ from viewfinder.client.requests import (
     DEFAULT_GROUP_SIZE,
     DEFAULT_LIMIT,
     MAX_BATCH_HITS,
+    MAX_BATCH_NEAR,
     ImageInput,
     Part,
     SearchRequest,
@@ -424,7 +425,8 @@ def _share(body: Mapping[str, Any]) -> int:
     hits = _whole_number(body, "limit", DEFAULT_LIMIT)
     if body.get("group_by"):
         hits *= _whole_number(body, "group_size", DEFAULT_GROUP_SIZE)
-    return max(len(body.get("queries", [None])), math.ceil(hits * MAX_BATCH / MAX_BATCH_HITS))
+    compared = MAX_BATCH // MAX_BATCH_NEAR if body.get("collapse") == "near" else 0
+    return max(len(body.get("queries", [None])), math.ceil(hits * MAX_BATCH / MAX_BATCH_HITS), compared)
 
 
 def _whole_number(body: Mapping[str, Any], name: str, default: int) -> int:

@@ -20,6 +20,7 @@ _FILLER_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800")
 
 Target = Literal["image", "caption", "both"]
 Rank = Literal["clip", "words", "hybrid"]
+Collapse = Literal["exact", "near"]
 
 DEFAULT_LIMIT, MAX_LIMIT = 10, 200
 # The pages of a search end there: by the cosine of one vector, and in any other order.
@@ -28,12 +29,19 @@ MAX_HITS, MAX_RANKED_HITS = 10_000, 500
 # Images above the threshold that a search with `order_by` orders, those of each target.
 MAX_ORDERED = 1_000
 
+# The first hits of an order that are compared where equal or similar images are collapsed, and of those collapsed into
+# one hit the number that are listed.
+MAX_COLLAPSED, MAX_SIMILAR = 1_000, 10
+DEFAULT_COLLAPSE_THRESHOLD = 0.96
+
 # Of the nearest images from which a search with diversity chooses; with fewer it would only reorder them.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 1_000
 
 # Hits of one group, and of all searches of one batch: as many as one search returns in groups.
 DEFAULT_GROUP_SIZE, MAX_GROUP_SIZE = 3, 10
 MAX_BATCH_HITS = MAX_LIMIT * MAX_GROUP_SIZE
+# Searches of one batch that compare images by their vectors, about 10 MB of JSON from the store for each.
+MAX_BATCH_NEAR = 4
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes
 """The path of an image file, or its content."""
@@ -55,6 +63,8 @@ class SearchOptions(TypedDict, total=False):
     diversity: float | None  # variety among the hits, 0 to 1; default 0
     group_by: str | None  # payload field whose values group the hits
     group_size: int | None  # hits in each group, 1 to 10; default 3
+    collapse: Collapse | None  # one hit for copies of an image ("exact"), or for similar images ("near")
+    collapse_threshold: float | None  # for "near": the lowest cosine of images that are similar; default 0.96
 
 
 class SearchRequest(SearchOptions, total=False):
@@ -132,9 +142,18 @@ def diverse_candidates(limit: int) -> int:
 
 
 def last_position(
-    limit: int, *, target: Target, rank: Rank, order_by: str | None, diversity: float | None, group_by: str | None
+    limit: int,
+    *,
+    target: Target,
+    rank: Rank,
+    order_by: str | None,
+    diversity: float | None,
+    group_by: str | None,
+    collapse: Collapse | None,
 ) -> int:
     """The number of hits, or groups, after which the pages of a search end; without a query they do not."""
+    if collapse:
+        return min(MAX_COLLAPSED, diverse_candidates(limit)) if diversity else MAX_COLLAPSED
     if order_by:
         return MAX_ORDERED * (2 if target == "both" and rank == "clip" else 1)
     if diversity:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from viewfinder.client.requests import MAX_COLLAPSED, MAX_SIMILAR
+
 PixelCount = Annotated[int | None, Field(description="Pixels, as displayed.", examples=[4032])]
 _CollectionName = Annotated[
     str,
@@ -25,6 +27,18 @@ Uri = Annotated[str, Field(description="Where the image is.", examples=["s3://ph
 Caption = Annotated[
     str | None, Field(description="The caption from the captions file.", examples=["a cat on the beach"])
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarImage:
+    """An image that is collapsed into a hit."""
+
+    id: str
+    uri: Uri
+    cosine: Annotated[
+        float | None,
+        Field(description="Cosine of the two images; null with collapse `exact`.", examples=[0.983]),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +68,18 @@ class Hit:
     width: PixelCount = None
     height: PixelCount = None
     payload: Payload
+    collapsed: Annotated[
+        int,
+        Field(
+            description="With `collapse`: how many of the compared hits show the same or a similar image, and are left "
+            "out in favour of this one.",
+            examples=[4],
+        ),
+    ] = 0
+    similar: Annotated[
+        tuple[SimilarImage, ...],
+        Field(description=f"The first {MAX_SIMILAR} of them, in the order of the hits."),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +114,15 @@ class SearchResult:
         Field(
             description="For the next page; null on the last one. Ordered by the cosine of one vector, hits end after "
             "10,000; fused orders, words and groups end after the best 500 of each list. Without a query they end "
-            "after the last image."
+            "after the last image; with `collapse` after the images that were compared."
         ),
     ] = None
     truncated: Annotated[
         bool,
         Field(
             description="True if more images are above the minimum than `order_by` orders, so that some are not among "
-            "the hits of any page."
+            f"the hits of any page; with `collapse` on the last page, if there are more hits than the first "
+            f"{MAX_COLLAPSED:,}, which were compared."
         ),
     ] = False
     warnings: Annotated[

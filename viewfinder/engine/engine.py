@@ -88,8 +88,8 @@ class ImageSearchEngine:
 
         Takes the options of `Client.search` in both modes: `image=`, `image_url=`, `id=`, `vector=` or weighted
         `queries=` instead of a text; `target`, `rank`, `weights`, `filter`, `group_by`, `group_size`, `diversity`,
-        `order_by`, `min_relevance`, `score_threshold`, `offset` and `cursor`. Without a query, `filter` or `order_by`
-        list images.
+        `collapse`, `collapse_threshold`, `order_by`, `min_relevance`, `score_threshold`, `offset` and `cursor`. Without
+        a query, `filter` or `order_by` list images.
         """
         return self._backend.search(_request(text, top_k, request))
 
@@ -151,12 +151,14 @@ def print_results(
 
 def _hits_table(result: SearchResult) -> Table:
     columns: list[Column | str] = ["score", "relevance", Column("image", overflow="fold"), "caption", "size"]
-    table = Table(*(["group"] if result.groups else []), *columns, box=SIMPLE_HEAD)
+    collapses = any(hit.collapsed for hit in result.hits)
+    table = Table(*(["group"] if result.groups else []), *columns, *(["similar"] if collapses else []), box=SIMPLE_HEAD)
     groups = [([_cell(str(group.value))], group.hits) for group in result.groups or ()] or [([], result.hits)]
     for name, hits in groups:
         for hit in hits:
             size = f"{hit.width} x {hit.height}" if hit.width and hit.height else ""
-            table.add_row(*name, *grades(hit), _cell(hit.uri), _cell(hit.caption or ""), size)
+            similar = [f"+{hit.collapsed}" if hit.collapsed else ""] if collapses else []
+            table.add_row(*name, *grades(hit), _cell(hit.uri), _cell(hit.caption or ""), size, *similar)
     return table
 
 

@@ -4,7 +4,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from viewfinder.client.requests import MAX_GROUP_SIZE, MAX_HITS, MAX_LIMIT, MAX_ORDERED, MAX_RANKED_HITS, Rank, Target
+from viewfinder.client.requests import (
+    DEFAULT_COLLAPSE_THRESHOLD,
+    MAX_COLLAPSED,
+    MAX_GROUP_SIZE,
+    MAX_HITS,
+    MAX_LIMIT,
+    MAX_ORDERED,
+    MAX_RANKED_HITS,
+    Collapse,
+    Rank,
+    Target,
+)
 from viewfinder.query.cursor import MAX_CURSOR
 from viewfinder.query.validation import FORMS, visible_text
 
@@ -74,8 +85,8 @@ Offset = Annotated[
         ge=0,
         le=MAX_HITS,
         description=f"Number of hits (or groups) to skip, from the best. Below {MAX_RANKED_HITS} unless hits are "
-        "ordered by the cosine of one vector; with `diversity` also below the number of its candidates. `cursor` pages "
-        "without repeating or missing hits.",
+        f"ordered by the cosine of one vector, below {MAX_COLLAPSED:,} with `collapse`; with `diversity` also below "
+        "the number of its candidates. `cursor` pages without repeating or missing hits.",
         examples=[0],
     ),
 ]
@@ -165,3 +176,24 @@ GroupBy = Annotated[
     ),
 ]
 GroupSize = Annotated[int, Field(ge=1, le=MAX_GROUP_SIZE, description="Maximum number of hits in a group.")]
+CollapseField = Annotated[
+    Collapse,
+    Field(
+        description="Show one hit for images that are the same (`exact`: equal `image_hash`, whatever their metadata) "
+        "or similar (`near`: a cosine of at least `collapse_threshold` with a hit before). The first in the order of "
+        "hits stands for the others, which it counts in `collapsed` and lists in `similar`. No page shows an image "
+        f"that an earlier one stands for. The first {MAX_COLLAPSED:,} hits are compared (of fused orders the best "
+        f"{MAX_RANKED_HITS} of each list); if there are more, `truncated` is true on the last page. Not with "
+        "`group_by`."
+    ),
+]
+CollapseThreshold = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="For collapse `near`: the lowest cosine of images that are similar; "
+        f"{DEFAULT_COLLAPSE_THRESHOLD} by default.",
+        examples=[0.95],
+    ),
+]

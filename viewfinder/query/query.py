@@ -20,10 +20,14 @@ from pydantic import (
 )
 
 from viewfinder.client.requests import (
+    DEFAULT_COLLAPSE_THRESHOLD,
     DEFAULT_GROUP_SIZE,
     DEFAULT_LIMIT,
     MAX_BATCH_HITS,
+    MAX_BATCH_NEAR,
+    MAX_COLLAPSED,
     MAX_HITS,
+    Collapse,
     Rank,
     Target,
     last_position,
@@ -35,6 +39,8 @@ from viewfinder.query.fields import (
     MAX_PARTS,
     MAX_SEARCHES,
     Base64Image,
+    CollapseField,
+    CollapseThreshold,
     CursorToken,
     Diversity,
     FilterExpression,
@@ -92,6 +98,8 @@ class Query:
     diversity: float = 0.0
     group_by: str | None = None
     group_size: int = DEFAULT_GROUP_SIZE
+    collapse: Collapse | None = None
+    collapse_threshold: float = DEFAULT_COLLAPSE_THRESHOLD
     within: KeyFilter = None
 
     @property
@@ -124,7 +132,7 @@ class Query:
     @property
     def last_position(self) -> int:
         """The number of hits, or groups, after which the pages end; without parts, the maximum of `offset`."""
-        if not self.parts:
+        if not self.parts and not self.collapse:
             return MAX_HITS
         return last_position(
             self.limit,
@@ -133,6 +141,7 @@ class Query:
             order_by=self.order_by,
             diversity=self.diversity,
             group_by=self.group_by,
+            collapse=self.collapse,
         )
 
     def digest(self) -> str:
@@ -152,6 +161,7 @@ class Query:
             "score_threshold": self.score_threshold,
             "diversity": (self.diversity, self.limit) if self.diversity else None,
             "group_by": (self.group_by, self.group_size) if self.group_by else None,
+            "collapse": (self.collapse, self.collapse == "near" and self.collapse_threshold) if self.collapse else None,
         }
         return _digest(json.dumps(order, sort_keys=True))[:16]
 
@@ -240,6 +250,8 @@ class SearchOptionsBody(JsonBody):
     diversity: Diversity = Field(0.0, strict=True)
     group_by: GroupBy | None = None
     group_size: GroupSize = Field(default=DEFAULT_GROUP_SIZE, strict=True)
+    collapse: CollapseField | None = None
+    collapse_threshold: CollapseThreshold | None = Field(None, strict=True)
 
     @property
     def max_hits(self) -> int:
@@ -266,6 +278,10 @@ class SearchOptionsBody(JsonBody):
                 "diversity: cannot be combined with {other}. It chooses among the neighbours of one vector.",
                 other=ranked_by or "group_by",
             )
+        if self.collapse is not None and self.group_by:
+            refuse("collapse: cannot be combined with group_by, whose groups may share an image.")
+        if self.collapse_threshold is not None and self.collapse != "near":
+            refuse("collapse_threshold: only collapse 'near' has a threshold.")
         if self.cursor is not None and self.offset:
             refuse("offset: cannot be combined with cursor, which holds the start of its page.")
         if self.order_by is not None and (self.rank == "hybrid" or self.diversity > 0 or self.group_by):
@@ -286,7 +302,7 @@ class SearchOptionsBody(JsonBody):
             )
         if self.offset >= query.last_position < MAX_HITS:
             diverse = f"diversity and limit {self.limit}" if self.diversity else None
-            ordered = "order_by" if query.order else None
+            ordered = "collapse" if query.collapse else "order_by" if query.order else None
             refuse(
                 "offset: must be below {last} with {kind}.",
                 last=query.last_position,
@@ -311,6 +327,10 @@ class SearchOptionsBody(JsonBody):
             diversity=self.diversity,
             group_by=self.group_by,
             group_size=self.group_size,
+            collapse=self.collapse,
+            collapse_threshold=DEFAULT_COLLAPSE_THRESHOLD
+            if self.collapse_threshold is None
+            else self.collapse_threshold,
         )
 
 
@@ -340,6 +360,7 @@ class SearchBody(SearchOptionsBody, PartFields):
                 {"queries": [{"text": "a dog"}, {"text": "grass", "weight": -0.5}], "filter": {"width": {"gte": 800}}},
                 {"text": "a cat", "min_relevance": 0.95, "order_by": "-last_modified"},
                 {"filter": {"tags": {"eq": "beach"}}, "order_by": "-size"},
+                {"text": "a cat", "collapse": "near", "collapse_threshold": 0.95},
             ],
             "oneOf": [
                 *_EXACTLY_ONE,
@@ -434,6 +455,15 @@ class BatchBody(JsonBody):
                 "{hits}.",
                 maximum=MAX_BATCH_HITS,
                 hits=hits,
+            )
+        similar = sum(isinstance(each, SearchBody) and each.collapse == "near" for each in self.searches)
+        if similar > MAX_BATCH_NEAR:
+            refuse(
+                "searches: one batch takes up to {maximum} with collapse 'near', which compares {compared} images, not "
+                "{similar}.",
+                maximum=MAX_BATCH_NEAR,
+                compared=MAX_COLLAPSED,
+                similar=similar,
             )
         return self
 

@@ -9,6 +9,7 @@ the searches of many rankings can go into one request to the store.
     by_fusion   several orders fused by reciprocal rank
     by_value    hits above a threshold, ordered by a payload field
     by_field    all images, without a query, ordered by a payload field
+    by_collapse any of these orders, up to a fixed depth, with equal or similar images collapsed into one hit
 
 All but `by_cosine` and `by_field` search to the same depth for every page. If the depth grew with the page, so would
 the number of fused ranks or candidates, and the order would change from page to page.
@@ -16,11 +17,12 @@ the number of fused ranks or candidates, and the order would change from page to
 
 import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from viewfinder.arrays import Vectors
-from viewfinder.client.requests import MAX_HITS, MAX_ORDERED, MAX_RANKED_HITS, diverse_candidates
+from viewfinder.client.requests import MAX_COLLAPSED, MAX_HITS, MAX_ORDERED, MAX_RANKED_HITS, diverse_candidates
+from viewfinder.query.collapsing import COLLAPSE_FIELDS, Cluster, Collapsible, Near, exact, near, shown_first
 from viewfinder.query.cursor import Place, mark
 from viewfinder.query.query import Query
 from viewfinder.query.relevance import MinimumRelevance
@@ -49,7 +51,8 @@ class HitPage:
     """Hits in their order; `groups` with `group_by`; `place` if there is a further page.
 
     `truncated` is True if more hits are above the threshold than are ordered by a field. `without_words` is True if the
-    fused order by words is empty.
+    fused order by words is empty. `clusters` are those of the hits, by id, where images are collapsed; `uncompared` is
+    True on the last page if there are more images than were compared.
     """
 
     hits: list[StoredHit]
@@ -57,6 +60,8 @@ class HitPage:
     place: Place | None = None
     truncated: bool = False
     without_words: bool = False
+    clusters: Mapping[str, Cluster] = field(default_factory=dict)
+    uncompared: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,21 @@ class Listed:
     limit: int
     offset: int = 0
     after: OrderPlace | None = None
+    with_payload: bool | Sequence[str] = True
 
 
-Step = Sequence[Search] | Grouped | Listed
-# Receives a list[StoredHit] for each search, the list[StoredGroup], or the OrderedPage.
+@dataclass(frozen=True)
+class Read:
+    """The payloads of points by id."""
+
+    ids: Sequence[str]
+
+
+Single = Grouped | Listed | Near | Read
+"""A step that takes requests of its own."""
+Step = Sequence[Search] | Single
+# Receives a list[StoredHit] for each search, the list[StoredGroup], the OrderedPage, what `nearest_before` returns, or
+# the records by id.
 RankingSteps = Generator[Step, Any, HitPage]
 
 
@@ -103,7 +119,8 @@ def ranking(
     ordering, minimum = prepared.ordering, prepared.minimum
     if not query.parts:
         assert ordering is not None
-        return by_field(Listed(ordering, prepared.condition, query.limit, query.offset), place)
+        listed = Listed(ordering, prepared.condition, query.limit, query.offset)
+        return by_collapse(query, _listed_order(listed), None, place) if query.collapse else by_field(listed, place)
     basis = Search(
         vector=vector,
         words=None if vector is not None else query.words,
@@ -116,6 +133,8 @@ def ranking(
         diversity=query.diversity,
         candidates=diverse_candidates(query.limit) if query.diversity else None,
     )
+    if query.collapse:
+        return by_collapse(query, _collapsible_order(query, basis, ordering, minimum), basis, place)
     if ordering is not None:
         return by_value(_above(query, basis, minimum), query.targets, ordering, minimum, place)
     if query.rank == "hybrid" or (query.rank == "clip" and query.target == "both"):
@@ -223,24 +242,14 @@ def by_fusion(
     """
     first = searches[0][1]
     payload = [grouping[0].partition(".")[0]] if grouping else False
-    lists: list[list[StoredHit]] = yield [
-        replace(search, offset=0, limit=MAX_RANKED_HITS, with_payload=payload) for _, search in searches
-    ]
-    without_words = any(
-        search.words is not None and weight > 0 and not hits
-        for (weight, search), hits in zip(searches, lists, strict=True)
-    )
-    order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
-    if minimum is not None:
-        known = yield from _with_cosines(first, targets, order, with_payload=False)
-        order = [each for each in order if each in known and minimum.holds(known[each].cosines)]
+    fused = yield from _fused(searches, targets, minimum, payload)
+    order, without_words = fused.order, fused.without_words
     if grouping is None:
         chosen, following = _page_of(order, first, place)
         found = yield from _with_cosines(first, targets, chosen)
         hits = [found[each] for each in chosen if each in found]
         return HitPage(hits, None, following, without_words=without_words)
-    payloads = {hit.id: hit.payload for hits in lists for hit in hits}
-    members = _members(order, payloads, *grouping)
+    members = _members(order, fused.payloads, *grouping)
     values, following = _page_of([value for value, _ in members.values()], first, place)
     chosen_members = [members[mark(value)] for value in values]
     found = yield from _with_cosines(first, targets, dict.fromkeys(each for _, ids in chosen_members for each in ids))
@@ -258,15 +267,7 @@ def by_value(
 ) -> RankingSteps:
     """Hits of several searches in the order of a field: the best `MAX_ORDERED` of each."""
     first = searches[0]
-    payload = [ordering.field.partition(".")[0]]
-    lists: list[list[StoredHit]] = yield [
-        replace(search, offset=0, limit=MAX_ORDERED + 1, with_payload=payload) for search in searches
-    ]
-    found = {hit.id: hit for hits in lists for hit in hits[:MAX_ORDERED]}
-    if minimum is not None and len(targets) > 1:
-        known = yield from _with_cosines(first, targets, found, with_payload=False)
-        found = {each: hit for each, hit in found.items() if each in known and minimum.holds(known[each].cosines)}
-    order = sorted((OrderPlace(ordering.key(hit.payload), each) for each, hit in found.items()), key=ordering.rank)
+    order, found, truncated = yield from _valued(searches, targets, ordering, minimum)
     fresh = order[first.offset :] if place is None else [each for each in order if _follows(ordering, place, each)]
     chosen = fresh[: first.limit]
     following = None
@@ -274,7 +275,7 @@ def by_value(
         shown = (first.offset if place is None else place.position) + len(chosen)
         following = _place_at(shown, chosen[-1])
     hits = yield from _whole(first, targets, [found[each.id] for each in chosen])
-    return HitPage(hits, None, following, any(len(hits) > MAX_ORDERED for hits in lists))
+    return HitPage(hits, None, following, truncated)
 
 
 def by_field(listed: Listed, place: Place | None) -> RankingSteps:
@@ -285,6 +286,133 @@ def by_field(listed: Listed, place: Place | None) -> RankingSteps:
     hits = [StoredHit(record.id, 0.0, record.payload) for record in page.records]
     shown = (listed.offset if place is None else place.position) + len(hits)
     return HitPage(hits, None, None if page.last is None else _place_at(shown, page.last))
+
+
+def by_collapse(query: Query, order: "CollapsibleOrder", search: Search | None, place: Place | None) -> RankingSteps:
+    """The first `MAX_COLLAPSED` hits of an order, with equal or similar images collapsed; `search` is None for a list.
+
+    The place after a page marks the images shown, so that no later page shows them or copies of them, whatever has been
+    added before them since.
+    """
+    found = yield from order
+    collapse = query.collapse or "exact"
+    first = [Collapsible.of(hit.id, hit.payload, collapse) for hit in found.hits[:MAX_COLLAPSED]]
+    candidates = shown_first(first, frozenset() if place is None else place.marks)
+    if collapse == "near":
+        joins = yield Near([each.id for each in candidates], query.collapse_threshold)
+        clusters = near(candidates, joins)
+    else:
+        clusters = exact(candidates)
+    by_image = {cluster.first.image: cluster for cluster in clusters}
+    chosen, following = _page_of([*by_image], query, place)
+    ids = [by_image[each].first.id for each in chosen]
+    if search is None:
+        records = yield Read(ids)
+        hits = [StoredHit(each, 0.0, records[each].payload) for each in ids if each in records]
+    else:
+        scored = {hit.id: hit for hit in found.hits}
+        hits = yield from _whole(search, query.targets, [scored[each] for each in ids])
+    return HitPage(
+        hits,
+        None,
+        following,
+        truncated=found.truncated,
+        without_words=found.without_words,
+        clusters={cluster.first.id: cluster for cluster in clusters},
+        uncompared=following is None and (found.more or len(found.hits) > MAX_COLLAPSED),
+    )
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """Ids by the weighted sum of their reciprocal ranks; `more` if a list goes on after its best hits."""
+
+    order: list[str]
+    payloads: Mapping[str, Mapping[str, Any]]
+    more: bool
+    without_words: bool
+
+
+def _fused(
+    searches: Sequence[tuple[float, Search]],
+    targets: Sequence[VectorName],
+    minimum: MinimumRelevance | None,
+    payload: bool | Sequence[str],
+    depth: int = MAX_RANKED_HITS,
+) -> Generator[Sequence[Search], Any, _Fused]:
+    first = searches[0][1]
+    lists: list[list[StoredHit]] = yield [
+        replace(search, offset=0, limit=depth, with_payload=payload) for _, search in searches
+    ]
+    more = any(len(hits) > MAX_RANKED_HITS for hits in lists)
+    lists = [hits[:MAX_RANKED_HITS] for hits in lists]
+    without_words = any(
+        search.words is not None and weight > 0 and not hits
+        for (weight, search), hits in zip(searches, lists, strict=True)
+    )
+    order = fuse((weight, [hit.id for hit in hits]) for (weight, _), hits in zip(searches, lists, strict=True))
+    if minimum is not None:
+        known = yield from _with_cosines(first, targets, order, with_payload=False)
+        order = [each for each in order if each in known and minimum.holds(known[each].cosines)]
+    return _Fused(order, {hit.id: hit.payload for hits in lists for hit in hits}, more, without_words)
+
+
+def _valued(
+    searches: Sequence[Search],
+    targets: Sequence[VectorName],
+    ordering: Ordering,
+    minimum: MinimumRelevance | None,
+    payload: Sequence[str] = (),
+) -> Generator[Sequence[Search], Any, tuple[list[OrderPlace], dict[str, StoredHit], bool]]:
+    """Hits in the order of a field, the same by id, and True if there are more than are ordered."""
+    fields = [ordering.field.partition(".")[0], *payload]
+    lists: list[list[StoredHit]] = yield [
+        replace(search, offset=0, limit=MAX_ORDERED + 1, with_payload=fields) for search in searches
+    ]
+    found = {hit.id: hit for hits in lists for hit in hits[:MAX_ORDERED]}
+    if minimum is not None and len(targets) > 1:
+        known = yield from _with_cosines(searches[0], targets, found, with_payload=False)
+        found = {each: hit for each, hit in found.items() if each in known and minimum.holds(known[each].cosines)}
+    order = sorted((OrderPlace(ordering.key(hit.payload), each) for each, hit in found.items()), key=ordering.rank)
+    return order, found, any(len(hits) > MAX_ORDERED for hits in lists)
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """Hits in their order, with `COLLAPSE_FIELDS`; `more` if the order goes on."""
+
+    hits: Sequence[StoredHit]
+    more: bool = False
+    truncated: bool = False
+    without_words: bool = False
+
+
+CollapsibleOrder = Generator[Step, Any, _Ordered]
+
+
+def _collapsible_order(
+    query: Query, basis: Search, ordering: Ordering | None, minimum: MinimumRelevance | None
+) -> CollapsibleOrder:
+    """The first hits of the order that the query would have without collapsing."""
+    if ordering is not None:
+        searches = _above(query, basis, minimum)
+        order, found, truncated = yield from _valued(searches, query.targets, ordering, minimum, COLLAPSE_FIELDS)
+        return _Ordered([found[place.id] for place in order], truncated=truncated)
+    if query.rank == "hybrid" or (query.rank == "clip" and query.target == "both"):
+        depth = MAX_RANKED_HITS + 1
+        fused = yield from _fused(_orders(query, basis), query.targets, minimum, COLLAPSE_FIELDS, depth)
+        hits = [StoredHit(each, 0.0, fused.payloads[each]) for each in fused.order]
+        return _Ordered(hits, more=fused.more, without_words=fused.without_words)
+    (search,) = _above(query, basis, minimum)
+    # A diverse search selects from its candidates alone.
+    depth = query.last_position if query.diversity else MAX_COLLAPSED + 1
+    (hits,) = yield [replace(search, offset=0, limit=depth, with_payload=COLLAPSE_FIELDS)]
+    return _Ordered(hits, more=bool(query.diversity) and len(hits) == depth)
+
+
+def _listed_order(listed: Listed) -> CollapsibleOrder:
+    page: OrderedPage = yield replace(listed, offset=0, limit=MAX_COLLAPSED, with_payload=COLLAPSE_FIELDS)
+    return _Ordered([StoredHit(each.id, 0.0, each.payload) for each in page.records], more=page.last is not None)
 
 
 def fuse(lists: Iterable[tuple[float, Sequence[str]]]) -> list[str]:
@@ -417,7 +545,7 @@ def _wanted(search: Search, place: Place | None) -> int:
     return (search.offset if place is None else place.position) + search.limit + 1
 
 
-def _page_of(order: Sequence[Any], search: Search, place: Place | None) -> tuple[list[Any], Place | None]:
+def _page_of(order: Sequence[Any], search: Search | Query, place: Place | None) -> tuple[list[Any], Place | None]:
     """The next page of an order, and the place after it; hits already shown are left out wherever they are now."""
     if place is None:
         passed, fresh = list(order[: search.offset]), list(order[search.offset :])

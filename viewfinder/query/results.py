@@ -2,8 +2,9 @@
 
 import time
 
-from viewfinder.client.requests import MAX_ORDERED
-from viewfinder.client.results import Group, Hit, SearchResult
+from viewfinder.client.requests import MAX_COLLAPSED, MAX_ORDERED, MAX_RANKED_HITS, MAX_SIMILAR
+from viewfinder.client.results import Group, Hit, SearchResult, SimilarImage
+from viewfinder.query.collapsing import Cluster
 from viewfinder.query.cursor import Cursor, CursorKeys
 from viewfinder.query.query import Query
 from viewfinder.query.ranking import HitPage
@@ -14,6 +15,10 @@ from viewfinder.store import Collection, StoredHit
 _TRUNCATED = (
     f"More than {MAX_ORDERED:,} images are above the minimum, and only the best {MAX_ORDERED:,} are ordered. Raise the "
     "minimum, or narrow the filter."
+)
+_UNCOMPARED = (
+    f"The pages end here, because only the first {MAX_COLLAPSED:,} hits were compared (of fused orders the best "
+    f"{MAX_RANKED_HITS} of each list), and there are more. Narrow the filter, or search without collapse."
 )
 _WITHOUT_WORDS = "No caption among the searched images has a word of the text: the order is that of the model alone."
 
@@ -26,6 +31,7 @@ def search_result(
 
     def hit(stored: StoredHit) -> Hit:
         payload = dict(stored.payload)
+        cluster = page.clusters.get(stored.id)
         return Hit(
             id=stored.id,
             score=stored.score if query.parts else None,
@@ -35,6 +41,8 @@ def search_result(
             width=payload.get("width"),
             height=payload.get("height"),
             payload=payload,
+            collapsed=0 if cluster is None else len(cluster.others),
+            similar=() if cluster is None else _similar(cluster),
         )
 
     cursor = None
@@ -49,10 +57,23 @@ def search_result(
         collection=collection.name,
         took_ms=round((time.perf_counter() - began) * 1000, 2),
         cursor=cursor,
-        truncated=page.truncated,
+        truncated=page.truncated or page.uncompared,
         warnings=(*composed.warnings, *_warnings(page)),
     )
 
 
+def _similar(cluster: Cluster) -> tuple[SimilarImage, ...]:
+    return tuple(
+        SimilarImage(
+            id=each.id,
+            uri=each.uri,
+            # Products of float32 unit vectors may exceed 1.
+            cosine=None if cosine is None else min(1.0, round(cosine, 6)),
+        )
+        for each, cosine in zip(cluster.others[:MAX_SIMILAR], cluster.cosines, strict=False)
+    )
+
+
 def _warnings(page: HitPage) -> list[str]:
-    return [*([_TRUNCATED] if page.truncated else []), *([_WITHOUT_WORDS] if page.without_words else [])]
+    given = {_TRUNCATED: page.truncated, _UNCOMPARED: page.uncompared, _WITHOUT_WORDS: page.without_words}
+    return [warning for warning, is_given in given.items() if is_given]

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import CollectionMissingError, FilterError, WordsUnavailableError
+from viewfinder.query.collapsing import Near, nearest_before
 from viewfinder.query.cursor import Cursor, CursorKeys, Vector
 from viewfinder.query.errors import (
     AddressError,
@@ -23,13 +24,12 @@ from viewfinder.query.errors import (
 )
 from viewfinder.query.images import QueryImages, Timed, untimed
 from viewfinder.query.query import Query
-from viewfinder.query.ranking import Grouped, HitPage, Listed, Prepared, RankingSteps, Step, ranking
+from viewfinder.query.ranking import Grouped, HitPage, Listed, Prepared, RankingSteps, Read, Single, Step, ranking
 from viewfinder.query.relevance import MinimumRelevance
 from viewfinder.query.results import search_result
 from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel, query_kind
-from viewfinder.store import Collection, Search, Store, StoredGroup, StoredHit
+from viewfinder.store import Collection, Search, Store, StoredHit
 from viewfinder.store.conditions import KeyFilter
-from viewfinder.store.ordering import OrderedPage
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
 # The error of a query that cannot be answered as it stands, and that of its searches in the store.
@@ -99,9 +99,9 @@ class Searcher:
         """The results of queries without cursors, all from one snapshot and one request to the store.
 
         In place of a result there is the error of a query that cannot be answered; the others are not affected. A
-        second request follows if ranks are fused or hits ordered by a field, and others for each query with `group_by`
-        or without parts. If the collection was dropped since the last refresh, the live index is refreshed and searched
-        again.
+        second request follows if ranks are fused, hits ordered by a field or images collapsed, and others for each
+        query with `group_by` or `collapse`, or without parts. If the collection was dropped since the last refresh, the
+        live index is refreshed and searched again.
         """
         limited = [replace(each, within=within) if isinstance(each, Query) else each for each in queries]
         try:
@@ -269,9 +269,8 @@ class Searcher:
             found: list[list[StoredHit]] = await self._in_thread(self._store.search.many, collection, searches)
             return found
 
-        async def alone(step: Grouped | Listed) -> list[StoredGroup] | OrderedPage:
-            answer: list[StoredGroup] | OrderedPage = await self._in_thread(run_alone, self._store, collection, step)
-            return answer
+        async def alone(step: Single) -> Any:
+            return await self._in_thread(run_alone, self._store, collection, step)
 
         with self._timed("search"):
             return await run_rankings(rankings, search, alone)
@@ -281,19 +280,31 @@ class Searcher:
         return await loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
 
 
-def run_alone(store: Store, collection: Collection, step: Grouped | Listed) -> list[StoredGroup] | OrderedPage:
+def run_alone(store: Store, collection: Collection, step: Single) -> Any:
     """Carry out a step that takes requests of its own."""
-    if isinstance(step, Grouped):
-        return store.search.groups(collection, step.search, step.field, group_size=step.size)
-    return store.search.in_order(
-        collection, step.ordering, filter=step.condition, after=step.after, offset=step.offset, limit=step.limit
-    )
+    match step:
+        case Grouped():
+            return store.search.groups(collection, step.search, step.field, group_size=step.size)
+        case Near():
+            return nearest_before(step, store.points.vectors(collection, step.ids))
+        case Read():
+            return store.points.records(collection, step.ids)
+        case Listed():
+            return store.search.in_order(
+                collection,
+                step.ordering,
+                filter=step.condition,
+                after=step.after,
+                offset=step.offset,
+                limit=step.limit,
+                with_payload=step.with_payload,
+            )
 
 
 async def run_rankings(
     rankings: Sequence[RankingSteps],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
-    alone: Callable[[Grouped | Listed], Awaitable[list[StoredGroup] | OrderedPage]],
+    alone: Callable[[Single], Awaitable[Any]],
 ) -> list[HitPage | RefusedSearch]:
     """The page of each ranking, or why the store refuses it.
 
@@ -320,12 +331,12 @@ async def run_rankings(
 async def _run_steps(
     waiting: dict[int, Step],
     search: Callable[[list[Search]], Awaitable[list[list[StoredHit]]]],
-    alone: Callable[[Grouped | Listed], Awaitable[list[StoredGroup] | OrderedPage]],
+    alone: Callable[[Single], Awaitable[Any]],
 ) -> dict[int, Any]:
-    single = {number: step for number, step in waiting.items() if not isinstance(step, Grouped | Listed)}
-    others = {number: step for number, step in waiting.items() if isinstance(step, Grouped | Listed)}
+    single = {number: step for number, step in waiting.items() if not isinstance(step, Single)}
+    others = {number: step for number, step in waiting.items() if isinstance(step, Single)}
 
-    async def run_one(step: Grouped | Listed) -> Any:
+    async def run_one(step: Single) -> Any:
         try:
             return await alone(step)
         except _REFUSED_SEARCH as error:

@@ -214,6 +214,7 @@ class Searches:
         after: OrderPlace | None = None,
         offset: int = 0,
         limit: int,
+        with_payload: bool | Sequence[str] = True,
     ) -> OrderedPage:
         """Return the points in the order of a field, from `offset` on, or the next ones after a place."""
         condition = self._conditions.parse(collection, filter)
@@ -225,7 +226,7 @@ class Searches:
             "retrieve",
             collection_name=collection.name,
             ids=[each.id for each in chosen],
-            with_payload=payload_selector(True),
+            with_payload=payload_selector(with_payload),
         )
         payloads = {str(record.id): record.payload or {} for record in found}
         # Without the points deleted since.

@@ -256,3 +256,47 @@ def test_a_filter_is_parsed_once_for_all_requests_of_a_query(shared: World) -> N
         assert client.post("/v1/search", json=body).json()["hits"]
     assert recorded.calls["parse"] == 1
     assert {type(search.filter) for search in sent if search.only is None} == {ParsedFilter}
+
+
+def test_similar_images_are_one_hit_on_every_route(shared: World) -> None:
+    body: Body = {"collapse": "near", "collapse_threshold": 0.0, "limit": 2}
+    plain = search(shared, text="a cat")
+    found = search(shared, text="a cat", **body)
+    first = found["hits"][0]
+    vectors = shared.store.points.vectors(shared.service.follower.snapshot().collection, ids(plain))
+    shown: list[str] = []
+    for each in ids(plain):
+        if all(float(vectors[each] @ vectors[other]) < 0 for other in shown):
+            shown.append(each)
+    assert ids(found) == shown[:2]
+    assert sum(hit["collapsed"] + 1 for hit in search(shared, text="a cat", **body | {"limit": 200})["hits"]) == len(
+        plain["hits"]
+    )
+    assert first["collapsed"] > 0
+    uris = {hit["id"]: hit["uri"] for hit in plain["hits"]}
+    for each in first["similar"]:
+        assert each["uri"] == uris[each["id"]]
+        assert each["cosine"] == pytest.approx(float(vectors[each["id"]] @ vectors[first["id"]]), abs=1e-5)
+    address = {"q": "a cat", **body}
+    assert shared.client.get("/v1/search", params=address).json()["hits"] == found["hits"]
+    batch = shared.client.post("/v1/search/batch", json={"searches": [{"text": "a cat", **body}] * 4}).json()
+    assert [each["hits"] for each in batch["results"]] == [found["hits"]] * 4
+    listed = search(shared, filter={}, **body)["hits"]
+    assert listed[0]["collapsed"] > 0
+    assert listed[0]["score"] is None
+
+
+def test_images_without_a_hash_are_not_collapsed_as_the_same(shared: World) -> None:
+    plain, found = search(shared, text="a cat"), search(shared, text="a cat", collapse="exact")
+    assert found["hits"] == plain["hits"]
+    assert found["truncated"] is False
+    assert [(hit["collapsed"], hit["similar"]) for hit in found["hits"]] == [(0, [])] * len(found["hits"])
+
+
+def test_a_batch_takes_few_searches_that_compare_images(shared: World) -> None:
+    searches = [{"text": "a cat", "collapse": "near"}] * 5
+    refused = shared.client.post("/v1/search/batch", json={"searches": searches})
+    assert refused.status_code == 422
+    assert "up to 4 with collapse 'near'" in refused.json()["error"]["message"]
+    many = [{"text": "a cat", "collapse": "exact"}] * 64
+    assert shared.client.post("/v1/search/batch", json={"searches": many}).status_code == 200

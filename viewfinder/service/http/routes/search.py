@@ -13,6 +13,8 @@ from viewfinder.client.results import ErrorResponse, FailedSearch, SearchResult,
 from viewfinder.errors import FilterError
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fields import (
+    CollapseField,
+    CollapseThreshold,
     CursorToken,
     Diversity,
     GroupBy,
@@ -136,6 +138,8 @@ async def _query_of_address(
     diversity: Annotated[Diversity, QueryParameter()] = 0.0,
     group_by: Annotated[GroupBy | None, QueryParameter()] = None,
     group_size: Annotated[GroupSize, QueryParameter()] = DEFAULT_GROUP_SIZE,
+    collapse: Annotated[CollapseField | None, QueryParameter()] = None,
+    collapse_threshold: Annotated[CollapseThreshold | None, QueryParameter()] = None,
 ) -> Query:
     """The query in a query string."""
     document = {
@@ -155,6 +159,8 @@ async def _query_of_address(
         "diversity": diversity,
         "group_by": group_by,
         "group_size": group_size,
+        "collapse": collapse,
+        "collapse_threshold": collapse_threshold,
     }
     try:
         return SearchBody.model_validate(document).query()
