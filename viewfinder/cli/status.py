@@ -1,7 +1,7 @@
 """`viewfinder status`: the collection that a service searches, and the collections in the store."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from viewfinder.cli import output
@@ -40,7 +40,9 @@ def status_command(
         )
         return
     if stats is not None:
-        fields = {name: value for name, value in asdict(stats).items() if value not in (None, (), {})}
+        own = {name: kind for name, kind in stats.fields.items() if name.startswith("meta.")}
+        shown = asdict(replace(stats, fields=own))
+        fields = {name: value for name, value in shown.items() if value not in (None, (), {})}
         output.print_record([(name.replace("_", " "), _shown_value(value)) for name, value in fields.items()])
     if collections is not None:
         _print_collections(collections)

@@ -192,7 +192,8 @@ class Stats:
     created_at: str
     sources: Annotated[tuple[str, ...], Field(description="Where the images come from.")] = ()
     fields: Annotated[
-        Mapping[str, str], Field(description="Further fields of the captions file: `meta.NAME` and type.")
+        Mapping[str, str],
+        Field(description="Fields of filters and their types; those of captions files are `meta.NAME`."),
     ] = field(default_factory=dict)
     relevance: Annotated[
         bool, Field(description="True if hits have a relevance: the collection stores its baselines.")

@@ -30,6 +30,7 @@ from viewfinder.query.results import search_result
 from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel, query_kind
 from viewfinder.store import Collection, Search, Store, StoredHit
 from viewfinder.store.conditions import KeyFilter
+from viewfinder.store.field_names import FIELDS
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
 
 # The error of a query that cannot be answered as it stands, and that of its searches in the store.
@@ -129,7 +130,7 @@ class Searcher:
             state=metadata.state,
             created_at=metadata.created_at,
             sources=sources,
-            fields=dict(collection.recorded.fields),
+            fields={**FIELDS, **collection.recorded.fields},
             relevance=bool(metadata.baselines),
             words=collection.ranks_words,
             last_run=collection.recorded.runs[-1].run_id if collection.recorded.runs else None,

@@ -7,6 +7,7 @@ import pytest
 from tests.service.conftest import CAPTIONS, INDEX, World
 from viewfinder.models.registry import REGISTRY
 from viewfinder.sources.uris import point_id
+from viewfinder.store.field_names import FIELDS
 from viewfinder.store.recorded import SourceRecord
 
 
@@ -95,7 +96,7 @@ def test_stats_describe_the_index_without_secrets(served: World) -> None:
     served.service.follower.refresh()
     stats = served.client.get("/v1/stats").json()
     assert (stats["points"], stats["captions"]) == (len(CAPTIONS), len(CAPTIONS))
-    assert (stats["sources"], stats["fields"]) == (["s3://bucket"], {"meta.year": "integer"})
+    assert (stats["sources"], stats["fields"]) == (["s3://bucket"], {**FIELDS, "meta.year": "integer"})
     assert (stats["last_run"], stats["relevance"]) == ("two", True)
     assert "private" not in json.dumps(stats)
 
