@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.indexing.sample_images import encoded_image
 from viewfinder.images.decoding import ImageLimits, decode
@@ -39,6 +39,8 @@ KEY = "a key for the tests"
 # Kept after the run for people to look at.
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "output" / "browser"
 START_LIMIT_S = 30
+WAIT_LIMIT_S = 15  # a busy machine answers late
+expect.set_options(timeout=WAIT_LIMIT_S * 1000)
 
 
 @dataclass
@@ -208,7 +210,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
         context.add_init_script(script)
         made = Visit(context.new_page(), site, expected=expected)
-        made.page.set_default_timeout(15_000)
+        made.page.set_default_timeout(WAIT_LIMIT_S * 1000)
         made.page.on("console", lambda line: made.errors.append(line.text) if line.type == "error" else None)
         made.page.on("pageerror", lambda error: made.errors.append(str(error)))
         visits.append((made, context))

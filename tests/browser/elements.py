@@ -26,3 +26,12 @@ def searches(page: Page) -> list[Any]:
 
     page.on("request", note)
     return bodies
+
+
+def module(page: Page, name: str, expression: str, argument: Any = None) -> Any:
+    """The value of an expression of `it`, a module of the page, and `given`."""
+    script = f"""async (given) => {{
+      const it = await import(document.querySelector("script[type=module]").src.replace("app.js", "{name}"));
+      return {expression};
+    }}"""
+    return page.evaluate(script, argument)

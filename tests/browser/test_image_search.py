@@ -70,7 +70,7 @@ def pasted(page: Page, album: Album) -> None:
     page.evaluate(PASTED, ["006.jpg", list(album.file(6).read_bytes())])
 
 
-@pytest.mark.parametrize("give", [chosen, dropped, pasted])
+@pytest.mark.parametrize("give", [chosen, dropped, pytest.param(pasted, marks=pytest.mark.full)])
 def test_an_image_finds_itself(visit: Visits, site: Site, album: Album, give: Callable[[Page, Album], None]) -> None:
     here = visit(site)
     page = here.page

@@ -43,11 +43,10 @@ async function request(path, body, signal) {
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    const message = "The service does not answer.";
-    throw new ServiceError(0, { code: "unreachable", message, hint: "Check that it is running and that this machine is online." });
+    throw new ServiceError(0, { code: "unreachable", message: "" });
   }
   if (response.ok) return response;
   const answer = await response.json().catch(() => null);
-  const detail = answer?.error ?? { code: "http_error", message: `The service answered ${response.status}.`, hint: "" };
+  const detail = answer?.error ?? { code: "http_error", message: `HTTP ${response.status}`, hint: "" };
   throw new ServiceError(response.status, detail, Number(response.headers.get("retry-after")) || 0);
 }

@@ -1,31 +1,49 @@
 // The page. Its address holds the query, and everything on the screen follows from the query.
 
+import { address, fresh, key, parse } from "./address.js";
 import { apiKey, ask } from "./api.js";
-import { byId, el, plural } from "./dom.js";
-import { fieldsOf, Filters } from "./filters.js";
+import { byId, el } from "./dom.js";
+import { fields } from "./fields.js";
+import { Filters } from "./filters.js";
+import { listenToKeys } from "./keys.js";
 import { drawParts } from "./parts.js";
-import { address, hasContent, isStart, isWordy, key, parse } from "./query.js";
+import { hasContent, isStart, isWordy } from "./query.js";
+import { Refine } from "./refine.js";
 import { Results } from "./results.js";
+import { Selection } from "./selection.js";
+import { received, share } from "./share.js";
 import { Sorting } from "./sorting.js";
 import { acceptImages } from "./uploads.js";
 import { Viewer } from "./viewer.js";
+import { choose, other, phrase, say, speak } from "./words.js";
 
 const MAX_EXAMPLES = 5;
 const MAX_EXAMPLE_LENGTH = 44; // characters
 
 const text = byId("text");
-let query = parse(location.search);
+let query = received(location);
 let stats = null;
 
-const filters = new Filters(byId("filters"), toggleFilter);
+const selection = new Selection({
+  hits: () => results.hits,
+  changed: () => {
+    results.grid.mark();
+    viewer.mark();
+  },
+  exclude: (hits) => go({ excluded: [...new Set([...query.excluded, ...hits.map(({ uri }) => uri)])], open: "" }),
+});
+const selecting = { select: (hit, how) => selection.select(hit, how), isSelected: selection.has };
+const filters = new Filters(byId("filters"), { toggle: toggleFilter, go });
 const sorting = new Sorting(go);
-const results = new Results({ begin, arrived, go });
+const refine = new Refine(go);
+const results = new Results({ begin, arrived, go, ...selecting });
 const viewer = new Viewer({
   step,
   close: closeViewer,
   like: (id) => compare(id, "like"),
   unlike: (id) => compare(id, "unlike"),
   tag: (tag) => go({ filters: new Map([["tags", [tag]]]), open: "" }),
+  ...selecting,
 });
 
 /** Change the query, as a new entry of the history or in place of the current one. */
@@ -37,8 +55,12 @@ function go(changes, { replace = false } = {}) {
   render();
 }
 
+/** Take the small copy of an image out of the address, once it is kept. */
+const clean = () => history.replaceState(history.state, "", address(query));
+
 /** Update the screen from the query. */
 function render({ back = false } = {}) {
+  if (speak(choose(query.lang))) translate();
   text.value = query.text;
   byId("target").value = query.target;
   byId("target").disabled = query.rank === "words" && isWordy(query);
@@ -47,13 +69,30 @@ function render({ back = false } = {}) {
   document.title = query.text ? `${query.text} – viewfinder` : "viewfinder";
   document.body.dataset.view = isStart(query) ? "home" : "results";
   byId("home").hidden = !isStart(query);
+  byId("brand").href = address(fresh(query));
   sorting.draw(query);
+  refine.draw(query);
   drawParts(query, go);
   if (results.key !== key(query)) {
     if (stats) filters.update(query); // otherwise `begin` does it
     if (!back || !results.restore(query)) results.search(query);
   }
   openViewer();
+}
+
+/** Draw in the language that is spoken now what `render` does not draw anew. */
+function translate() {
+  const next = other();
+  byId("language").textContent = say(`language_${next}`);
+  byId("language").lang = next;
+  byId("language").onclick = () => go({ lang: next }, { replace: true });
+  if (results.key === null) return;
+  if (stats) describe();
+  filters.draw(query);
+  refine.draw(query, { again: true });
+  results.translate(query);
+  selection.draw();
+  viewer.translate();
 }
 
 /** The first request: the service's statistics, and the fields to filter by. */
@@ -63,21 +102,34 @@ async function begin(signal) {
   byId("forget").hidden = !apiKey.get();
   // An older Qdrant cannot rank by words.
   for (const option of byId("rank").options) option.hidden = option.disabled = !stats.words && option.value !== "clip";
+  fields.know(stats);
   sorting.know(stats);
   sorting.draw(query);
-  filters.fields = fieldsOf(stats);
+  refine.draw(query);
   filters.update(query);
+  describe();
+}
+
+/** Describe the index on the start page. */
+function describe() {
   const strong = (content) => el("strong", {}, content);
+  const said = {
+    counted: strong(say("images", { count: stats.points })),
+    index: strong(stats.index),
+    model: strong(stats.model),
+    browse: el("a", { className: "browse", href: address({ ...fresh(query), sort: "-last_modified" }) }, say("browse")),
+    drop: el("span", { className: "drop" }, say("can_drop"), " "),
+    docs: el("a", { href: "docs" }, say("api_docs")),
+  };
   byId("about").replaceChildren(
-    ...[strong(plural(stats.points, "image")), " in ", strong(stats.index), ", model ", strong(stats.model)],
-    ...[". ", el("a", { className: "browse", href: address({ ...parse(""), sort: "-last_modified" }) }, "Browse all, newest first"), ". "],
-    ...[el("span", { className: "drop" }, "You can also drop an image anywhere. "), el("a", { href: "docs" }, "API documentation")],
-    stats.behind ? el("span", { className: "warning" }, stats.behind) : "",
+    ...phrase("about", said),
+    stats.behind ? el("span", { className: "warning", lang: "en" }, stats.behind) : "",
   );
 }
 
 function arrived() {
   if (isStart(query)) drawExamples();
+  selection.draw();
   openViewer();
 }
 
@@ -86,7 +138,7 @@ function drawExamples() {
   const captions = new Set(results.hits.map(({ caption }) => caption ?? ""));
   const short = [...captions].filter(({ length }) => length && length <= MAX_EXAMPLE_LENGTH);
   const item = (caption) =>
-    el("li", {}, el("a", { className: "chip", dir: "auto", href: address({ ...parse(""), text: caption }) }, caption));
+    el("li", {}, el("a", { className: "chip", dir: "auto", href: address({ ...fresh(query), text: caption }) }, caption));
   byId("examples").replaceChildren(...short.slice(0, MAX_EXAMPLES).map(item));
 }
 
@@ -118,7 +170,7 @@ async function openViewer() {
     } catch (error) {
       if (query.open !== id || error.status === 401) return; // the search asks for the key and then opens the image again
       const gone = error.status === 404 || error.status === 422;
-      results.say(gone ? "The image in this address is not in the index." : error.message);
+      results.say(gone ? "image_gone" : "image_failed", { message: error.message });
       return go({ open: "" }, { replace: true });
     }
     if (query.open !== id || viewer.hit?.id === id) return;
@@ -153,35 +205,40 @@ async function step(by) {
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  const wanted = { ...query, text: text.value.trim() };
-  if (key(wanted) === key(query)) results.search(query); // the same search again: it may have failed
-  else go({ text: wanted.text, open: "" });
+  const typed = text.value.trim();
+  // An address is an image to search with: as a text it describes nothing.
+  const changes = /^https?:\/\/\S+$/i.test(typed) ? { url: typed, text: "" } : { text: typed };
+  if (key({ ...query, ...changes }) === key(query)) results.search(query); // the same search again: it may have failed
+  else go({ ...changes, open: "" });
 });
 for (const name of ["target", "rank"]) byId(name).onchange = ({ target }) => go({ [name]: target.value });
+byId("share-open").onclick = () => share(query);
 byId("forget").onclick = () => {
   apiKey.forget();
   location.reload();
 };
 acceptImages((image) => go({ image, open: "" }));
+listenToKeys({ search: () => text.select(), grid: () => results.grid.focus() });
 
 // A click on a link to a search does not reload the page, unless a modifier key is pressed.
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#brand, #examples a, #about a.browse, a.tile");
+  const link = event.target.closest("#brand, #examples a, #about a.browse, a.tile, a.skip");
   if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
   event.preventDefault();
-  go(parse(link.search));
+  if (link.matches(".skip")) byId("results").focus(); // the part of the address behind the # is of the query
+  else go(parse(link.search, link.hash));
 });
-addEventListener("keydown", (event) => {
-  if (event.key !== "/" || viewer.isOpen || event.target.matches("input, select, textarea")) return;
-  event.preventDefault();
-  text.select();
-});
-addEventListener("popstate", () => {
-  results.remember();
-  query = parse(location.search);
-  render({ back: true });
-});
+for (const name of ["popstate", "hashchange"]) {
+  addEventListener(name, () => {
+    if (address(query) === address(parse(location.search, location.hash))) return;
+    results.remember();
+    query = received(location);
+    clean();
+    render({ back: true });
+  });
+}
 
 history.scrollRestoration = "manual";
+clean();
 render();
 if (isStart(query) && matchMedia("(hover: hover)").matches) text.focus(); // a phone would open its keyboard

@@ -1,5 +1,7 @@
 // DOM helpers. Text is never parsed as HTML.
 
+import { say } from "./words.js";
+
 /** An element; `properties` are DOM properties, attributes or `on` + event; children are nodes or texts. */
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -26,15 +28,26 @@ export function icon(name) {
 
 export const byId = (id) => document.getElementById(id);
 
-export const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+/** A name with its control and direction characters written out, so that it cannot look like another name. */
+export const visible = (name) =>
+  name.replace(/[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu, (each) => `\\u${each.charCodeAt().toString(16).padStart(4, "0")}`);
 
 /** A copy button; null if the browser forbids copying (plain http). */
 export function copyButton(text) {
   if (!navigator.clipboard) return null;
   const copy = async ({ target }) => {
     await navigator.clipboard.writeText(text);
-    target.textContent = "Copied";
-    setTimeout(() => (target.textContent = "Copy"), 1500);
+    target.textContent = say("copied");
+    setTimeout(() => (target.textContent = say("copy")), 1500);
   };
-  return el("button", { type: "button", className: "link", onclick: copy }, "Copy");
+  return el("button", { type: "button", className: "link", onclick: copy }, say("copy"));
+}
+
+/** Open a dialog of the page, which its close button, Escape or a click beside it closes. */
+export function openDialog(dialog) {
+  dialog.querySelector(".close").onclick = () => dialog.close();
+  dialog.onclick = ({ target }) => {
+    if (target === dialog) dialog.close();
+  };
+  dialog.showModal();
 }

@@ -1,75 +1,40 @@
-// The query: its form in the page's address, and its request.
+// What a query means: which options it can have, and its request.
 
 import { dataUrl } from "./uploads.js";
 
-const EMPTY = { text: "", image: "", like: [], unlike: [], filters: new Map(), target: "image", rank: "clip", sort: "", min: "", open: "" };
 const UNLIKE = -0.5; // -1 would move the query away from all images
 const PAGE = 40;
+const GROUPS = 12; // of a page
+const GROUP_SIZE = 8;
 const SAMPLE = 30;
 const NEWEST = "-last_modified"; // the order of images without a description
 const MIN_SORTED = "0.95"; // sorted hits need a minimum: every image has a place among the hits
 const ANYTHING = "a photo"; // the text of the sample on the start page
 
-/**
- * The query in an address's `?q=…&like=ID&unlike=ID&f=FIELD:VALUE&target=…&rank=…&sort=-FIELD&min=0.95&image=NAME&open=ID`.
- * `filters` is a Map of lists: a field may have any name, `constructor` too.
- */
-export function parse(search) {
-  const given = new URLSearchParams(search);
-  const filters = new Map();
-  for (const each of given.getAll("f")) {
-    const colon = each.indexOf(":");
-    if (colon <= 0) continue;
-    const [field, value] = [each.slice(0, colon), fromText(each.slice(colon + 1))];
-    filters.set(field, [...new Set([...(filters.get(field) ?? []), value])]);
-  }
-  const one = (name, among) => (among.includes(given.get(name)) ? given.get(name) : among[0]);
-  return {
-    text: given.get("q") ?? "",
-    image: given.get("image") ?? "",
-    like: given.getAll("like"),
-    unlike: given.getAll("unlike"),
-    filters,
-    target: one("target", ["image", "caption", "both"]),
-    rank: one("rank", ["clip", "words", "hybrid"]),
-    sort: given.get("sort") ?? "",
-    min: /^(0(\.\d+)?|1(\.0+)?)$/.test(given.get("min")) ? given.get("min") : "",
-    open: given.get("open") ?? "",
-  };
-}
-
-export function address(query) {
-  const made = new URLSearchParams();
-  if (query.text) made.set("q", query.text);
-  if (query.image) made.set("image", query.image);
-  for (const side of ["like", "unlike"]) for (const id of query[side]) made.append(side, id);
-  for (const [field, values] of query.filters)
-    for (const value of values) made.append("f", `${field}:${toText(value)}`);
-  for (const name of ["target", "rank", "sort", "min", "open"]) if (query[name] !== EMPTY[name]) made.set(name, query[name]);
-  return made.size ? `?${made}` : "./";
-}
-
-/** Queries with the same key have the same results; the open image does not matter. */
-export const key = (query) => address({ ...query, open: "" });
-
 /** True if the query has a text or an image; filters do not count. */
-export const hasContent = (query) => Boolean(query.text || query.image || query.like.length || query.unlike.length);
+export const hasContent = (query) => Boolean(query.text || query.without || imagesOf(query).length || query.unlike.length);
+
+/** True if the query leaves images out by their fields. */
+export const isFiltered = (query) => Boolean(query.filters.size || query.ranges.size || query.excluded.length);
+
+export const UNFILTERED = { filters: new Map(), ranges: new Map(), excluded: [] };
 
 /** True for the start page: no text, image, filter or order. */
-export const isStart = (query) => !hasContent(query) && !query.filters.size && !query.sort;
+export const isStart = (query) => !hasContent(query) && !isFiltered(query) && !query.sort;
 
-/** True for a query of text alone, which can also be searched by words. */
-export const isWordy = (query) => Boolean(query.text && !query.image && !query.like.length && !query.unlike.length);
+/** True for a query of one text alone, which can also be searched by words. */
+export const isWordy = (query) => Boolean(query.text) && !imagesOf(query).length && !hasMinus(query);
 
 /** True if hits have a relevance: those of one text or image, compared by the model. */
 export function isGraded(query) {
-  const parts = [query.text, query.image, ...query.like].filter(Boolean).length;
-  return parts === 1 && !query.unlike.length && !(isWordy(query) && query.rank === "words");
+  const parts = imagesOf(query).length + (query.text ? 1 : 0);
+  return parts === 1 && !hasMinus(query) && !(isWordy(query) && query.rank === "words");
 }
 
 /** True if the hits can be ordered by a field. */
 export function isSortable(query) {
   if (!hasContent(query)) return true;
+  if (query.group) return false;
   return isWordy(query) && query.rank !== "clip" ? query.rank === "words" : isGraded(query);
 }
 
@@ -82,8 +47,11 @@ export function order(query) {
 /** The least relevance of the hits, "" for any. */
 export const minimum = (query) => (isGraded(query) ? query.min || (order(query) && MIN_SORTED) : "");
 
+/** The field that groups the hits, "" for none. */
+export const grouping = (query) => (hasContent(query) ? query.group : "");
+
 /**
- * The filter of the query's chips, or null; `except` omits the chips of a field, to count its other values.
+ * The filter of the query, or null; `except` omits the chips of a field, to count its other values.
  * An image has many tags, so all chosen tags must match; it has one format, so any of the chosen formats matches.
  */
 export function filter(query, except) {
@@ -92,6 +60,8 @@ export function filter(query, except) {
     if (field === "tags") conditions.push(...values.map((value) => ({ tags: { eq: value } })));
     else if (field !== except) conditions.push({ [field]: values.length > 1 ? { in: values } : { eq: values[0] } });
   }
+  for (const [field, bounds] of query.ranges) conditions.push({ [field]: bounds });
+  if (query.excluded.length) conditions.push({ not: { uri: { in: query.excluded } } });
   return conditions.length ? { and: conditions } : null;
 }
 
@@ -102,17 +72,13 @@ export async function request(query, image, cursor) {
   if (cursor) options.cursor = cursor;
   if (isStart(query)) return ["v1/search", { text: ANYTHING, ...options, diversity: 0.7 }];
   if (order(query)) options.order_by = order(query);
-  if (minimum(query)) options.min_relevance = Number(minimum(query));
+  if (minimum(query)) options.min_relevance = numberOrText(minimum(query));
   if (!hasContent(query)) return ["v1/search", options];
+  if (grouping(query)) Object.assign(options, { group_by: grouping(query), group_size: GROUP_SIZE, limit: GROUPS });
   if (isWordy(query) && query.rank !== "clip") options.rank = query.rank;
   if (query.target !== "image" && options.rank !== "words") options.target = query.target;
 
-  const parts = [
-    ...(query.text ? [{ text: query.text, weight: 1 }] : []),
-    ...(image ? [{ image, weight: 1 }] : []),
-    ...query.like.map((id) => ({ id, weight: 1 })),
-    ...query.unlike.map((id) => ({ id, weight: UNLIKE })),
-  ];
+  const parts = partsOf(query, image);
   if (parts.length === 1 && image) {
     const form = new FormData();
     form.set("image", image, query.image);
@@ -125,16 +91,21 @@ export async function request(query, image, cursor) {
   return ["v1/search", { ...only, ...options }];
 }
 
-// Values keep their type in the address: 2024 is a number, "2024" and beach are texts.
-function toText(value) {
-  return typeof value === "string" && fromText(value) === value ? value : JSON.stringify(value);
+function partsOf(query, image) {
+  const words = query.without.split(/[,;，；、]/).map((each) => each.trim()).filter(Boolean);
+  return [
+    ...(query.text ? [{ text: query.text, weight: 1 }] : []),
+    ...(image ? [{ image, weight: 1 }] : []),
+    ...(query.url ? [{ image_url: query.url, weight: 1 }] : []),
+    ...query.like.map((id) => ({ id, weight: 1 })),
+    ...query.unlike.map((id) => ({ id, weight: UNLIKE })),
+    // Together as much as one: the vectors of texts are so alike that several would move the query away from all images.
+    ...words.map((text) => ({ text, weight: UNLIKE / words.length })),
+  ];
 }
 
-function fromText(text) {
-  try {
-    const value = JSON.parse(text);
-    return ["string", "number", "boolean"].includes(typeof value) ? value : text;
-  } catch {
-    return text;
-  }
-}
+const imagesOf = (query) => [query.image, query.url, ...query.like].filter(Boolean);
+const hasMinus = (query) => Boolean(query.without || query.unlike.length);
+
+// What is no number is refused by the service, with the reason.
+const numberOrText = (text) => (Number.isNaN(Number(text)) ? text : Number(text));

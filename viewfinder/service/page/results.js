@@ -1,24 +1,28 @@
 // The results: pages of hits, and notes about them.
 
+import { address, fresh, key } from "./address.js";
 import { ask, ServiceError } from "./api.js";
-import { byId, el, plural } from "./dom.js";
+import { byId, el } from "./dom.js";
+import { valueOf } from "./fields.js";
 import { Grid } from "./grid.js";
-import { explain } from "./problem.js";
-import { address, hasContent, isStart, key, minimum, order, parse, request } from "./query.js";
+import { explain, told } from "./problem.js";
+import { grouping, hasContent, isFiltered, isStart, minimum, order, request, UNFILTERED } from "./query.js";
 import { chooseImage, uploads } from "./uploads.js";
+import { number, say } from "./words.js";
 
 const REMEMBERED = 8; // results kept for the back button
 const AHEAD = 900; // pixels below the screen at which the next page is fetched
 
 export class Results {
-  /** `on` has `begin(signal)` before the first search, `arrived()` after each page, `go(changes)`. */
+  /** `on` has `begin(signal)` before the first search, `arrived()` after each page, `go(changes)`, and those of the grid. */
   constructor(on) {
     this.on = on;
     this.key = null;
-    this.hits = [];
+    this.hits = []; // without the repetitions of groups
+    this.pages = [];
     this.cursor = null;
     this.remembered = new Map();
-    this.grid = new Grid(byId("results"), (id) => address({ ...this.query, open: id }));
+    this.grid = new Grid(byId("results"), { link: (id) => address({ ...this.query, open: id }), select: on.select, isSelected: on.isSelected });
     this.end = byId("end");
     this.end.lastElementChild.onclick = () => this.more();
     const near = ([entry]) => entry.isIntersecting && this.more();
@@ -29,9 +33,9 @@ export class Results {
   async search(query, notice) {
     const mine = this.#begin(query);
     if (notice) this.say(notice);
-    if (this.grid.hits.length) this.grid.list.setAttribute("aria-busy", "true"); // dimmed until the new results arrive
+    if (this.grid.hits.size) this.grid.list.setAttribute("aria-busy", "true"); // dimmed until the new results arrive
     else this.grid.wait();
-    byId("status").textContent = isStart(query) ? "" : "Searching …";
+    byId("status").textContent = isStart(query) ? "" : say("searching");
     try {
       const lost = query.image && !uploads.has(query.image);
       if (lost && !hasContent({ ...query, image: "" })) return this.#lacksImage(query.image);
@@ -39,13 +43,12 @@ export class Results {
       const [path, body] = await request(query, uploads.get(query.image));
       const answer = await ask(path, { body, signal: mine.signal });
       if (mine !== this.searching) return;
-      this.cursor = isStart(query) ? null : (answer.cursor ?? null);
       this.tookMs = answer.took_ms;
-      if (hasContent(query)) this.notes.push(...answer.warnings);
-      if (lost) this.notes.push(`“${query.image}” is not available in this tab and was ignored.`);
+      if (hasContent(query)) this.notes.push(...answer.warnings.map((text) => () => told("li", {}, text)));
+      if (lost) this.say("image_ignored", { name: query.image });
       this.grid.clear();
       scrollTo(0, 0);
-      this.#add(answer.hits);
+      this.#add(answer);
     } catch (error) {
       if (mine === this.searching) this.#fail(error);
     } finally {
@@ -54,17 +57,17 @@ export class Results {
   }
 
   /** A note above the results, for as long as they are shown. */
-  say(note) {
-    this.notes.push(note);
+  say(name, values) {
+    this.notes.push(() => el("li", {}, say(name, values)));
     this.#notes();
   }
 
   /** Keep the results for the back button. */
   remember() {
     if (!this.hits.length) return;
-    const { key, hits, cursor, notes, tookMs } = this;
+    const { key, pages, cursor, notes, tookMs } = this;
     this.remembered.delete(key);
-    this.remembered.set(key, { hits, cursor, notes, tookMs, scroll: scrollY });
+    this.remembered.set(key, { pages, cursor, notes, tookMs, scroll: scrollY });
     if (this.remembered.size > REMEMBERED) this.remembered.delete(this.remembered.keys().next().value);
   }
 
@@ -73,13 +76,19 @@ export class Results {
     const known = this.remembered.get(key(query));
     if (!known) return false;
     this.#begin(query);
-    this.grid.list.removeAttribute("aria-busy");
-    this.grid.clear();
-    const { hits, scroll, ...rest } = known;
+    const { pages, scroll, ...rest } = known;
     Object.assign(this, rest);
-    this.#add(hits);
+    this.#redraw(pages);
     scrollTo(0, scroll);
     return true;
+  }
+
+  /** Show the same in the language that is spoken now, with links to addresses of `query`. */
+  translate(query) {
+    this.query = query;
+    if (this.hits.length) this.#redraw(this.pages);
+    else this.#panel(this.panel);
+    this.#notes();
   }
 
   /** Load the next page, if there is one. */
@@ -92,8 +101,8 @@ export class Results {
   #begin(query) {
     this.searching?.abort();
     this.searching = new AbortController();
-    Object.assign(this, { query, key: key(query), hits: [], notes: [], cursor: null, coming: null });
-    this.#panel();
+    Object.assign(this, { query, key: key(query), hits: [], pages: [], notes: [], cursor: null, coming: null });
+    this.#panel(null);
     this.#notes();
     this.#end("");
     return this.searching;
@@ -101,23 +110,53 @@ export class Results {
 
   async #next() {
     const mine = this.searching;
-    this.#end("Loading more …");
+    this.#end(say("loading"));
     try {
       const [path, body] = await request(this.query, uploads.get(this.query.image), this.cursor);
       const answer = await ask(path, { body, signal: mine.signal });
-      if (mine !== this.searching) return;
-      this.cursor = answer.cursor ?? null;
-      this.#add(answer.hits);
+      if (mine === this.searching) this.#add(answer);
     } catch (error) {
       if (mine !== this.searching || error.name === "AbortError") return;
-      if (error.status !== 410) return this.#end(`${error.message} `, { again: true });
-      this.search(this.query, "The index was rebuilt: the results start again from the best.");
+      if (error.status !== 410) return this.#end(`${error.message || say("unreachable")} `, { again: true });
+      this.search(this.query, "rebuilt");
     }
   }
 
-  #add(hits) {
-    this.hits.push(...hits);
-    this.grid.append(hits, { graded: hasContent(this.query) });
+  #redraw(pages) {
+    this.grid.list.removeAttribute("aria-busy");
+    this.grid.clear();
+    this.hits = [];
+    this.pages = [];
+    for (const page of pages) this.#append(page);
+    this.#arrived();
+  }
+
+  #add({ hits, groups, cursor }) {
+    this.cursor = isStart(this.query) ? null : (cursor ?? null);
+    this.#append({ hits, groups });
+    this.#arrived();
+  }
+
+  #append({ hits, groups }) {
+    const known = new Set(this.hits.map(({ id }) => id));
+    this.pages.push({ hits, groups });
+    this.hits.push(...hits.concat(...(groups ?? []).map((group) => group.hits)).filter(({ id }) => !known.has(id) && known.add(id)));
+    const graded = hasContent(this.query);
+    if (!groups) this.grid.append(hits, { graded });
+    for (const group of groups ?? []) this.grid.append(group.hits, { graded, heading: this.#heading(group.value) });
+  }
+
+  /** The heading of a group, with a button for all of its images. */
+  #heading(value) {
+    const { filters, group } = this.query;
+    const all = { filters: new Map([...filters, [group, [...new Set([...(filters.get(group) ?? []), value])]]]), group: "", open: "" };
+    return [
+      el("h2", { dir: "auto" }, valueOf(group, value)),
+      el("button", { type: "button", className: "link", onclick: () => this.on.go(all) }, say("all_of_group")),
+    ];
+  }
+
+  #arrived() {
     this.#describe();
     this.on.arrived();
     // After a short page the end may still be in view, and the observer reports only changes.
@@ -125,34 +164,45 @@ export class Results {
   }
 
   #describe() {
-    const { query, cursor, tookMs } = this;
-    const count = this.hits.length;
+    const { query, cursor, tookMs, pages } = this;
     const start = isStart(query);
+    const grouped = grouping(query);
+    const count = grouped ? pages.reduce((sum, { groups }) => sum + (groups?.length ?? 0), 0) : this.hits.length;
+    const counted = say(grouped ? "groups" : "images", { count });
     this.#notes();
-    const time = tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs).toLocaleString("en");
-    const summary = (cursor ? (order(query) ? "The first " : "The best ") : "") + plural(count, "image");
-    byId("status").replaceChildren(...(count && !start ? [summary, el("span", {}, ` · ${time} ms`)] : []));
-    this.#end(count > 1 && !cursor && !start ? `End of results: ${plural(count, "image")}.` : "");
+    const time = number(tookMs, { style: "unit", unit: "millisecond", maximumFractionDigits: tookMs < 10 ? 1 : 0 });
+    const summary = cursor ? say(order(query) ? "the_first" : "the_best", { counted }) : counted;
+    byId("status").replaceChildren(...(count && !start ? [summary, el("span", {}, ` · ${time}`)] : []));
+    this.#end(count > 1 && !cursor && !start ? say("end", { counted }) : "");
     if (!count) this.#nothing();
   }
 
   #nothing() {
-    const { filters, rank, target } = this.query;
-    const offer = (label, changes) => el("button", { type: "button", onclick: () => this.on.go(changes) }, label);
-    const filtered = filters.size;
-    let advice = "The index is empty. Index some images first.";
+    const { rank, target } = this.query;
+    const offer = (label, changes) => el("button", { type: "button", onclick: () => this.on.go(changes) }, say(label));
+    const filtered = isFiltered(this.query);
     const strict = minimum(this.query);
-    if (strict) advice = "No image is relevant enough.";
-    else if (filtered) advice = "No image matches all these filters.";
-    else if (rank === "words") advice = "No caption contains these words. Searching by meaning always finds something.";
-    else if (target === "caption") advice = "The index may have no captions.";
-    const actions = [
-      filtered ? offer("Clear the filters", { filters: new Map() }) : null,
-      strict ? offer("Show less relevant images", { min: "", sort: "" }) : null,
-      rank !== "clip" ? offer("Search by meaning", { rank: "clip" }) : null,
-      target !== "image" ? offer("Search in images", { target: "image" }) : null,
+    const reasons = [
+      [strict, "none_relevant"],
+      [filtered, "none_match"],
+      [grouping(this.query), "none_grouped"],
+      [rank === "words", "none_by_words"],
+      [target === "caption", "none_by_caption"],
     ];
-    this.#panel(el("h2", {}, "No images found"), el("p", {}, advice), el("p", { className: "actions" }, ...actions));
+    const [, advice] = reasons.find(([holds]) => holds) ?? [true, "none"];
+    this.#panel(() => [
+      el("h2", {}, say("nothing_found")),
+      el("p", {}, say(advice)),
+      el(
+        "p",
+        { className: "actions" },
+        filtered ? offer("clear_filters", UNFILTERED) : null,
+        strict ? offer("show_less_relevant", { min: "", sort: "" }) : null,
+        grouping(this.query) ? offer("show_ungrouped", { group: "" }) : null,
+        rank !== "clip" ? offer("search_by_meaning", { rank: "clip" }) : null,
+        target !== "image" ? offer("search_in_images", { target: "image" }) : null,
+      ),
+    ]);
   }
 
   #fail(error) {
@@ -161,9 +211,13 @@ export class Results {
     this.grid.clear();
     byId("status").textContent = "";
     byId("examples").replaceChildren();
-    const again = () => this.search(this.query);
-    const actions = { again, choose: chooseImage, clear: () => this.on.go({ filters: new Map() }), anew: () => this.on.go(parse("")) };
-    this.#panel(...explain(error, actions));
+    const actions = {
+      again: () => this.search(this.query),
+      choose: chooseImage,
+      clear: () => this.on.go(UNFILTERED),
+      anew: () => this.on.go(fresh(this.query)),
+    };
+    this.#panel(() => explain(error, actions));
     byId("problem").querySelector("input")?.focus();
   }
 
@@ -171,18 +225,21 @@ export class Results {
   #lacksImage(name) {
     this.grid.clear();
     byId("status").textContent = "";
-    const explanation = `This search used “${name}”. Images are kept in the tab where they were chosen and are not part of the address.`;
-    const choose = el("button", { type: "button", onclick: chooseImage }, "Choose it again");
-    this.#panel(el("h2", {}, "The image is not available in this tab"), el("p", {}, explanation), el("p", { className: "actions" }, choose));
+    this.#panel(() => [
+      el("h2", {}, say("image_missing")),
+      el("p", {}, say("image_elsewhere", { name })),
+      el("p", { className: "actions" }, el("button", { type: "button", onclick: chooseImage }, say("choose_again"))),
+    ]);
   }
 
-  #panel(...parts) {
-    byId("problem").replaceChildren(...parts);
-    byId("problem").hidden = !parts.length;
+  #panel(make) {
+    this.panel = make;
+    byId("problem").replaceChildren(...(make?.() ?? []));
+    byId("problem").hidden = !make;
   }
 
   #notes() {
-    byId("notes").replaceChildren(...this.notes.map((note) => el("li", {}, note)));
+    byId("notes").replaceChildren(...this.notes.map((make) => make()));
   }
 
   #end(message, { again = false } = {}) {

@@ -5,6 +5,8 @@ import { storage } from "./storage.js";
 
 const MAX_SIDE = 1024; // pixels; models use fewer, and a phone's image is ten times as large
 const KEPT = "viewfinder-image:";
+const MAX_COPY = 3_000; // bytes; a third more in an address
+const COPIES = [[224, 0.7], [224, 0.5], [192, 0.4], [160, 0.3], [128, 0.3], [96, 0.2]]; // longer side and quality
 
 /** The images by their name in the address; they survive a reload of the tab. */
 export const uploads = new Map(
@@ -53,12 +55,17 @@ export function acceptImages(search) {
   }
 }
 
-/** Keep an image under a unique name: every pasted one is called image.png. */
+/** Keep a file under a unique name, and return it. */
 async function keepImage(file) {
-  const [, stem, suffix] = /^(.*?)(\.[^.]*)?$/.exec(file.name || "image");
+  const url = await dataUrl(await prepared(file)).catch(() => "data:,"); // a folder or a deleted file
+  return keepUrl(file.name || "image", url);
+}
+
+/** Keep an image that is a `data:` URL; every pasted one is called image.png, so its name may change. */
+export function keepUrl(given, url) {
+  const [, stem, suffix] = /^(.*?)(\.[^.]*)?$/s.exec(given);
   let name = stem + (suffix ?? "");
   for (let count = 2; uploads.has(name); count++) name = `${stem} ${count}${suffix ?? ""}`;
-  const url = await dataUrl(await prepared(file)).catch(() => "data:,"); // a folder or a deleted file
   uploads.set(name, fromDataUrl(url));
   store(KEPT + name, url);
   return name;
@@ -75,14 +82,30 @@ function store(name, url) {
 async function prepared(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return file; // the service may be able to decode it
-  const scale = MAX_SIDE / Math.max(bitmap.width, bitmap.height);
-  if (scale >= 1) return file;
+  return Math.max(bitmap.width, bitmap.height) > MAX_SIDE ? scaled(bitmap, MAX_SIDE, "image/jpeg", 0.92) : file;
+}
+
+/** The image in at most `MAX_COPY` bytes, for a link; null if this browser cannot decode it. */
+export async function smallCopy(file) {
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return null;
+  for (const [side, quality] of COPIES) {
+    const made = await scaled(bitmap, side, "image/webp", quality);
+    // Some browsers cannot write WebP, and then write PNG.
+    const copy = made.type === "image/webp" ? made : await scaled(bitmap, side, "image/jpeg", quality);
+    if (copy.size <= MAX_COPY) return copy;
+  }
+  return null;
+}
+
+function scaled(bitmap, side, type, quality) {
+  const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
   const canvas = new OffscreenCanvas(Math.max(1, bitmap.width * scale), Math.max(1, bitmap.height * scale));
   const context = canvas.getContext("2d");
   context.fillStyle = "#fff"; // where a PNG is transparent
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
+  return canvas.convertToBlob({ type, quality });
 }
 
 export function dataUrl(blob) {

@@ -1,14 +1,15 @@
 // The viewer: one large image with its metadata.
 
-import { byId, copyButton, el } from "./dom.js";
-import { titleOf } from "./filters.js";
+import { byId, copyButton, el, visible } from "./dom.js";
+import { titleOf, valueOf } from "./fields.js";
 import { grade, name, ratio } from "./grid.js";
 import { linkOriginal, show } from "./images.js";
+import { bytes, day, number, say } from "./words.js";
 
 const SWIPE = 60; // pixels
 
 export class Viewer {
-  /** `on` has `step(±1)`, `close()`, `like(id)`, `unlike(id)`, `tag(value)`. */
+  /** `on` has `step(±1)`, `close()`, `like(id)`, `unlike(id)`, `tag(value)`, `select(hit, {on})` and `isSelected(id)`. */
   constructor(on) {
     this.on = on;
     this.dialog = byId("viewer");
@@ -19,6 +20,7 @@ export class Viewer {
     byId("v-close").onclick = () => on.close();
     byId("v-like").onclick = () => on.like(this.hit.id);
     byId("v-unlike").onclick = () => on.unlike(this.hit.id);
+    byId("v-select").onclick = () => on.select(this.hit, { on: !on.isSelected(this.hit.id) });
     this.dialog.addEventListener("cancel", (event) => {
       event.preventDefault(); // the address decides which image is open
       on.close();
@@ -27,6 +29,7 @@ export class Viewer {
       if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (step) on.step(step);
+      if (event.key === "x") byId("v-select").click();
     });
     let from = null;
     const stage = this.dialog.querySelector(".stage");
@@ -49,7 +52,8 @@ export class Viewer {
     byId("v-previous").disabled = !previous;
     byId("v-next").disabled = !next;
     byId("v-unlike").disabled = !comparable;
-    byId("v-unlike").title = comparable ? "" : "Search for something first";
+    byId("v-unlike").title = comparable ? "" : say("search_first");
+    this.mark();
     if (fresh) this.#fill(hit);
     if (!this.isOpen) {
       this.dialog.showModal();
@@ -62,6 +66,16 @@ export class Viewer {
     this.img.removeAttribute("src");
     delete this.img.dataset.path;
     if (this.isOpen) this.dialog.close();
+  }
+
+  /** Say whether the image is selected. */
+  mark() {
+    if (this.hit) byId("v-select").setAttribute("aria-pressed", String(this.on.isSelected(this.hit.id)));
+  }
+
+  /** Show the same in the language that is spoken now. */
+  translate() {
+    if (this.hit) byId("v-data").replaceChildren(...this.#data(this.hit));
   }
 
   #fill(hit) {
@@ -92,46 +106,34 @@ export class Viewer {
   #data(hit) {
     const { payload = {} } = hit;
     const rows = [];
-    const row = (title, ...content) => rows.push(el("div", {}, el("dt", {}, title), el("dd", {}, ...content)));
+    const row = (title, ...content) => rows.push(el("div", {}, el("dt", { dir: "auto" }, title), el("dd", { dir: "auto" }, ...content)));
     if (typeof hit.score === "number") {
-      if (typeof hit.relevance === "number") row("Relevance", grade(hit), el("small", {}, "share of unrelated pairs with a lower score"));
-      row("Score", hit.score.toFixed(4));
+      if (typeof hit.relevance === "number") row(say("relevance"), grade(hit), el("small", {}, say("relevance_is")));
+      row(say("score"), number(hit.score, { minimumFractionDigits: 4, maximumFractionDigits: 4 }));
     }
     if (payload.tags?.length) {
-      const chip = (tag) => el("button", { type: "button", className: "chip", onclick: () => this.on.tag(tag) }, tag);
-      row("Tags", el("span", { className: "chips" }, ...payload.tags.map(chip)));
+      const chip = (tag) =>
+        el("button", { type: "button", className: "chip", title: visible(tag), onclick: () => this.on.tag(tag) }, el("span", { className: "value", dir: "auto" }, visible(tag)));
+      row(titleOf("tags"), el("span", { className: "chips" }, ...payload.tags.map(chip)));
     }
-    for (const [field, value] of Object.entries(flat(payload.meta ?? {}))) row(titleOf(field), value);
+    for (const [field, values] of flat(payload.meta ?? {}, "meta.")) row(titleOf(field), values.map((value) => valueOf(field, value)).join(", "));
     const kind = [
       hit.width && hit.height ? `${hit.width} × ${hit.height}` : null,
       payload.format?.toUpperCase(),
       payload.size > 0 ? bytes(payload.size) : null,
     ].filter(Boolean);
-    if (kind.length) row("Image", kind.join(" · "));
-    if (payload.last_modified) row("Changed", day(payload.last_modified));
-    row("Where", el("span", { className: "uri" }, hit.uri), " ", copyButton(hit.uri) ?? "");
+    if (kind.length) row(say("image"), kind.join(" · "));
+    if (payload.last_modified) row(titleOf("last_modified"), day(payload.last_modified));
+    row(say("where"), el("span", { className: "uri" }, visible(hit.uri)), " ", copyButton(hit.uri) ?? "");
     return rows;
   }
 }
 
-/** The fields of the captions file, nested names joined by dots, lists by commas. */
-function flat(fields, prefix = "") {
-  const found = {};
-  for (const [field, value] of Object.entries(fields)) {
-    if (Array.isArray(value)) found[prefix + field] = value.join(", ");
-    else if (value !== null && typeof value === "object") Object.assign(found, flat(value, `${prefix}${field}.`));
-    else if (value !== null && value !== "") found[prefix + field] = String(value);
-  }
-  return found;
-}
-
-function bytes(count) {
-  const unit = count < 1e6 ? ["kilobyte", 1e3] : ["megabyte", 1e6];
-  const digits = { maximumFractionDigits: count < 1e6 ? 0 : 1 };
-  return (count / unit[1]).toLocaleString("en", { style: "unit", unit: unit[0], ...digits });
-}
-
-function day(text) {
-  const date = new Date(text);
-  return isNaN(date) ? text : date.toLocaleDateString("en", { dateStyle: "long" });
+/** The fields of the captions file with their values, nested names joined by dots. */
+function flat(found, prefix) {
+  return Object.entries(found).flatMap(([name, value]) => {
+    if (value === null || value === "") return [];
+    if (typeof value === "object" && !Array.isArray(value)) return flat(value, `${prefix}${name}.`);
+    return [[prefix + name, [value].flat()]];
+  });
 }
