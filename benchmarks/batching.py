@@ -57,6 +57,6 @@ async def _crowd(service: SearchService, texts: Iterator[str], searches: int) ->
 
     async def client() -> None:
         for _ in range(searches // CLIENTS):
-            await service.searcher.search(Query((QueryPart("text", next(texts)),)), None)
+            await service.indexes.default.searcher.search(Query((QueryPart("text", next(texts)),)), None)
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))

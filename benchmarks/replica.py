@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.models import Models
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
@@ -43,8 +44,8 @@ def replica(encoder: Encoder, *, batch_size: int, kind: Callable[..., Store] = S
     with tempfile.TemporaryDirectory(prefix="viewfinder-bench-", ignore_cleanup_errors=True) as directory:
         address = StoreAddress(data_dir=Path(directory))
         store = kind(open_directory(address.data_dir), address)
-        follower = Follower(store, INDEX, load=lambda _: encoder, refresh_s=3600, batch_size=batch_size)
-        service = SearchService(store, follower, Settings.load({}, request_timeout_s=60))
+        follower = Follower(store, INDEX, Models(lambda _: encoder, batch_size=batch_size), refresh_s=3600)
+        service = SearchService(store, [follower], Settings.load({}, request_timeout_s=60))
         try:
             fill(store, encoder.checkpoint)
             follower.refresh()

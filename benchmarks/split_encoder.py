@@ -153,13 +153,14 @@ def _split(settings: Any) -> Any:
 
     from viewfinder.models.encoder import Encoder
     from viewfinder.service.generation.follower import Follower
-    from viewfinder.service.generation.generation import Generation
+    from viewfinder.service.generation.generation import LoadedModel
+    from viewfinder.service.generation.models import Models
     from viewfinder.service.http.api import build_api
     from viewfinder.service.search_service import SearchService
     from viewfinder.service.telemetry.metrics import Metrics, RayInstruments
     from viewfinder.store import StoreAddress, connect
 
-    class RemoteGeneration(Generation):
+    class RemoteModel(LoadedModel):
         """Encodes in the other deployment; its own encoder only describes the model."""
 
         remote: Any
@@ -167,13 +168,13 @@ def _split(settings: Any) -> Any:
         async def encode_texts(self, texts: Sequence[str]) -> Any:
             return await self.remote.remote(list(texts))
 
-    class RemoteFollower(Follower):
+    class RemoteModels(Models):
         remote: Any
 
-        def _generation(self, live: Any, encoder: Encoder) -> Generation:
-            generation = RemoteGeneration(live, encoder, batch_size=1)
-            generation.remote = self.remote
-            return generation
+        def made(self, encoder: Encoder) -> LoadedModel:
+            model = RemoteModel(encoder, batch_size=1)
+            model.remote = self.remote
+            return model
 
     class SplitEncoder:
         def __init__(self) -> None:
@@ -192,12 +193,11 @@ def _split(settings: Any) -> Any:
                 return Encoder.load(checkpoint, device=settings.device, precision=settings.precision, threads=1)
 
             store = connect(StoreAddress.of(settings))
-            follower = RemoteFollower(
-                store, settings.index, load=load, refresh_s=settings.refresh_s, batch_size=settings.batch_size
-            )
-            follower.remote = encoder.encode
+            models = RemoteModels(load, batch_size=1)
+            models.remote = encoder.encode
+            follower = Follower(store, settings.index, models, refresh_s=settings.refresh_s)
             metrics = Metrics(RayInstruments(application="split", replica="ingress"))
-            self._service = SearchService(store, follower, settings, metrics)
+            self._service = SearchService(store, [follower], settings, metrics)
             self._service.start()
 
         def __serve_build_asgi_app__(self) -> Any:

@@ -1,6 +1,6 @@
-"""The file of API keys, in which a key may have a filter.
+"""The file of API keys, in which a key may have a filter, and the indexes that it may see.
 
-    {"keys": [{"name": "team a", "digest": "9f86...", "scope": "read", "filter": {"meta.team": {"eq": "a"}}}]}
+    {"keys": [{"name": "team a", "digest": "9f86...", "indexes": ["photos"], "filter": {"meta.team": {"eq": "a"}}}]}
 
 `scope` is `read` by default, or `admin` or `metrics`; `name` is for readers of the file.
 """
@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+_IndexName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
 
 class _Key(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -18,15 +20,23 @@ class _Key(BaseModel):
     digest: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
     scope: Literal["read", "admin", "metrics"] = "read"
     filter: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    indexes: Annotated[list[_IndexName], Field(min_length=1)] | None = None
     name: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> "_Key":
-        if self.scope == "metrics" and self.filter is not None:
-            raise ValueError("metrics are about all images: a key for metrics has no filter")
-        if "filter" in self.model_fields_set and self.filter is None:
-            raise ValueError("filter is null: leave it out for a key that sees everything")
+        if self.scope == "metrics" and self.limits:
+            raise ValueError("metrics are about all images: a key for metrics has no filter and no indexes")
+        for name in ("filter", "indexes"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{name} is null: leave it out for a key that sees everything")
         return self
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What limits the images that the key sees."""
+        given = {"filter": self.filter, "indexes": self.indexes}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class _KeysFile(BaseModel):
@@ -36,7 +46,7 @@ class _KeysFile(BaseModel):
 
 
 def read_keys(path: Path | None) -> tuple[str, ...]:
-    """Return the keys of the file, each as `DIGEST:SCOPE` or `DIGEST:SCOPE:FILTER`; none if `path` is None.
+    """Return the keys of the file, each as `DIGEST:SCOPE` or `DIGEST:SCOPE:LIMITS` in JSON; none if `path` is None.
 
     Raises `ValueError` that names what is wrong by its place, not by its text: it may be a key.
     """
@@ -57,8 +67,8 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
     for number, digest in enumerate(digests):
         if digest in digests[:number]:
             raise ValueError(f"keys.{number} repeats an earlier digest")
-    filters = ["" if each.filter is None else f":{json.dumps(each.filter)}" for each in keys]
-    return tuple(f"{digest}:{key.scope}{text}" for digest, key, text in zip(digests, keys, filters, strict=True))
+    limits = [f":{json.dumps(each.limits)}" if each.limits else "" for each in keys]
+    return tuple(f"{digest}:{key.scope}{text}" for digest, key, text in zip(digests, keys, limits, strict=True))
 
 
 def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -96,6 +96,11 @@ class Settings(BaseModel):
         "images",
         description="Name of the index, which is its alias in Qdrant: 1 to 63 lower-case letters, digits, `-` or `_`.",
     )
+    indexes: tuple[str, ...] = Field(
+        (),
+        description="Names of the indexes that the service answers, separated by commas. Requests that name none ask "
+        "VIEWFINDER_INDEX if it is among them, else the first. Unset: VIEWFINDER_INDEX alone.",
+    )
     data_dir: AbsolutePath = Field(
         Path("~/.viewfinder"),
         description="Directory of the embedded store, caches and run reports, on the head node of a cluster.",
@@ -248,6 +253,13 @@ class Settings(BaseModel):
     batch_size: int = Field(
         16, ge=1, le=512, description="Maximum number of queries that a replica encodes in one batch."
     )
+    max_models: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Maximum number of models that a replica keeps in memory for its indexes, the most recently used; "
+        "indexes of the same model share it. A change of model takes one more while the next one is loaded.",
+    )
     queue_size: int = Field(
         256,
         ge=1,
@@ -276,8 +288,8 @@ class Settings(BaseModel):
     )
     api_keys_file: AbsolutePath | None = Field(
         None,
-        description="JSON file with more API keys, which may have filters (docs/searching.md). It is read when the "
-        "service starts.",
+        description="JSON file with more API keys, which may have filters and indexes (docs/searching.md). It is read "
+        "when the service starts.",
     )
     api_keys: tuple[SecretStr, ...] = Field(
         (),
@@ -345,7 +357,7 @@ class Settings(BaseModel):
     )
     api_key: SecretStr | None = Field(None, description="API key that `viewfinder` and the client send to the service.")
 
-    @field_validator("api_keys", "cors_origins", "cursor_keys", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "cors_origins", "cursor_keys", "indexes", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -379,7 +391,9 @@ class Settings(BaseModel):
     @classmethod
     def _without_filters(cls, allowed: bool, info: ValidationInfo) -> bool:
         if allowed and any("{" in entry.get_secret_value() for entry in info.data.get("api_keys", ())):
-            raise ValueError("a key in VIEWFINDER_API_KEYS_FILE has a filter, but without a key everything can be seen")
+            raise ValueError(
+                "a key in VIEWFINDER_API_KEYS_FILE has a filter or indexes, but without a key everything can be seen"
+            )
         return allowed
 
     @field_validator("cursor_keys")
@@ -420,6 +434,16 @@ class Settings(BaseModel):
             raise ValueError(f"{value!r} is not a name of an index: {INDEX_RULE}")
         return value
 
+    @field_validator("indexes")
+    @classmethod
+    def _index_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for number, name in enumerate(names):
+            if not INDEX_PATTERN.fullmatch(name):
+                raise ValueError(f"{name!r} is not a name of an index: {INDEX_RULE}")
+            if name in names[:number]:
+                raise ValueError(f"{name!r} is given twice")
+        return names
+
     @field_validator("ray_address")
     @classmethod
     def _cluster_address(cls, value: str | None) -> str | None:
@@ -453,6 +477,12 @@ class Settings(BaseModel):
     def service_url(self) -> str:
         """Address of the service: the one that is named, else the one on this machine."""
         return self.server if "server" in self.model_fields_set else f"http://localhost:{self.port}"
+
+    @property
+    def served_indexes(self) -> tuple[str, ...]:
+        """The indexes that the service answers, the default one first."""
+        first = self.index if self.index in self.indexes or not self.indexes else self.indexes[0]
+        return (first, *(each for each in self.indexes if each != first))
 
     @classmethod
     def load(

@@ -20,6 +20,7 @@ from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.models import Models
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
@@ -134,11 +135,10 @@ def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[S
         follower = Follower(
             store,
             INDEX,
-            load=lambda checkpoint: Encoder.load(checkpoint, device="cpu"),
+            Models(lambda checkpoint: Encoder.load(checkpoint, device="cpu"), batch_size=8),
             refresh_s=3600,  # tests call `refresh` themselves
-            batch_size=8,
         )
-        service = SearchService(store, follower, Settings.load({}, index=INDEX, **settings))
+        service = SearchService(store, [follower], Settings.load({}, index=INDEX, **settings))
         closing.callback(service.close)
         if album:
             album.build(store)

@@ -63,7 +63,18 @@ def test_a_key_with_a_filter_is_an_element_of_the_keys_file(tmp_path: Path, view
     assert "VIEWFINDER_API_KEYS_FILE" in shown
 
 
-@pytest.mark.parametrize("flags", [("--metrics", "--filter", '{"width": {"gte": 8}}'), ("--name", "a")])
+def test_a_key_with_indexes_is_an_element_of_the_keys_file(tmp_path: Path, viewfinder: Viewfinder) -> None:
+    made = json.loads(viewfinder("key", "--admin", "--index", "b", "--index", "a", "--index", "b", "--json").out)
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [made["entry"]]}))
+    found = KeyRing(Settings.load({}, api_keys_file=file).api_keys).find(made["key"].encode())
+    assert found is not None
+    assert (found.scope, found.filter, found.indexes) == ("admin", None, ("b", "a"))
+
+
+@pytest.mark.parametrize(
+    "flags", [("--metrics", "--filter", '{"width": {"gte": 8}}'), ("--metrics", "--index", "a"), ("--name", "a")]
+)
 def test_options_of_a_key_that_make_no_sense_together_are_refused(
     flags: tuple[str, ...], viewfinder: Viewfinder
 ) -> None:

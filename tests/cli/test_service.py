@@ -1,15 +1,22 @@
 """Which service a command uses, and when it opens the store instead."""
 
+import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Viewfinder
-from tests.fixtures.services import INDEX, Running
+from tests.fixtures.services import INDEX, Running, create_collection, listening
 from viewfinder.cli.service import find_service
 from viewfinder.errors import ConfigurationError, ServiceError
+from viewfinder.models.encoder import Encoder
+from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.models import Models
+from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
+from viewfinder.store import StoreAddress, open_local
 
 
 @pytest.fixture
@@ -37,7 +44,10 @@ def test_a_service_of_the_same_index_is_used(running: Running, index: str | None
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"index": "cats"}, "searches index 'photos', not 'cats', so it is not used"),
+        (
+            {"index": "cats"},
+            "does not search index 'cats': there is no index 'cats'; known are 'photos', so it is not used",
+        ),
         ({"data_dir": "/elsewhere"}, "uses another store than the settings name, so it is not used"),
         ({"qdrant_url": "http://qdrant:6333"}, "uses another store than the settings name, so it is not used"),
     ],
@@ -50,18 +60,48 @@ def test_a_service_of_another_index_is_not_used(
 
 
 def test_a_named_service_of_another_index_is_refused(running: Running) -> None:
-    with pytest.raises(ConfigurationError, match=r"searches index 'photos', not 'cats'\. Name the service of that"):
+    with pytest.raises(ConfigurationError, match=r"does not search index 'cats'.*'photos'\. Name the service of that"):
         find_service(_load(running, index="cats", named=True))
+
+
+@pytest.fixture
+def two_indexes(tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """VIEWFINDER_SERVER names a service of the indexes `photos`, the default one, and `drawings`."""
+    with open_local(StoreAddress(data_dir=tmp_path / "store")) as store:
+        models = Models(lambda checkpoint: Encoder.load(checkpoint, device="cpu"), batch_size=8)
+        followers = [Follower(store, each, models, refresh_s=3600) for each in ("photos", "drawings")]
+        service = SearchService(store, followers, Settings.load({}))
+        for each in followers:
+            store.collections.promote(each.index, create_collection(store, each.index, tiny_model).name)
+            each.refresh()
+        with listening(service) as url:
+            monkeypatch.setenv("VIEWFINDER_SERVER", url)
+            yield
+        service.close()
+
+
+@pytest.mark.usefixtures("two_indexes")
+def test_a_command_asks_the_index_that_it_names(viewfinder: Viewfinder) -> None:
+    for flags, index in (((), "photos"), (("--index", "drawings"), "drawings")):
+        found = json.loads(viewfinder("search", "a cat", *flags, "--json").out)
+        assert found["collection"].startswith(f"{index}__")
+        status = json.loads(viewfinder("status", *flags, "--json").out)
+        assert status["service"]["index"] == index
+        assert [each["name"] for each in status["indexes"]] == ["photos", "drawings"]
+    shown = viewfinder("status").out
+    assert "drawings\t" in shown
+    done = viewfinder("search", "a cat", "--index", "cats")
+    done.check_message(2, "there is no index 'cats'; known are 'photos', 'drawings'")
 
 
 def test_a_service_without_an_index_is_not_taken_for_one_of_the_given_index(
     without_index: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = {"VIEWFINDER_PORT": without_index.rpartition(":")[2]}
-    assert find_service(Settings.load(port, index="cats")) is None
+    assert find_service(Settings.load(port, index=INDEX)) is None
     assert "does not say which index it searches" in capsys.readouterr().err
     with pytest.raises(ServiceError, match="no index"):
-        find_service(Settings.load(port, index="cats", server=without_index))
+        find_service(Settings.load(port, index=INDEX, server=without_index))
 
 
 @pytest.mark.slow
@@ -78,7 +118,7 @@ def test_no_command_acts_on_another_index(
     monkeypatch.setenv("VIEWFINDER_SERVER", at_port.url)
     done = viewfinder(*line.split(), "--index", "cats")
     assert (done.status, done.out) == (2, "")
-    assert "searches index 'photos', not 'cats'" in done.err
+    assert "does not search index 'cats'" in done.err
 
 
 def test_a_program_that_listens_but_does_not_answer_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from tests.infra.manifests import KUBERNETES
 from tests.service.conftest import INDEX, World, checkpoints, local_client
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.models import Models
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
@@ -85,11 +86,10 @@ def test_a_read_token_is_enough_for_searching(
     follower = Follower(
         store,
         INDEX,
-        load=lambda checkpoint: Encoder.load(checkpoint, device="cpu"),
+        Models(lambda checkpoint: Encoder.load(checkpoint, device="cpu"), batch_size=8),
         refresh_s=3600,
-        batch_size=8,
     )
-    service = SearchService(store, follower, settings)
+    service = SearchService(store, [follower], settings)
     from viewfinder.service.http.api import build_api
 
     with local_client(build_api(service)) as client:

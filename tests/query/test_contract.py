@@ -19,6 +19,7 @@ from viewfinder.errors import ViewfinderError
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.query.local import LocalSearch
 from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.models import Models
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.errors import http_error_of
 from viewfinder.service.search_service import SearchService
@@ -44,8 +45,8 @@ class Service:
     """The service, searched over HTTP."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        follower = Follower(store, settings.index, load=load, refresh_s=3600, batch_size=8)
-        self._service = SearchService(store, follower, settings)
+        follower = Follower(store, settings.index, Models(load, batch_size=8), refresh_s=3600)
+        self._service = SearchService(store, [follower], settings)
         follower.refresh()
         self._client: TestClient = local_client(build_api(self._service))
 

@@ -14,6 +14,7 @@ from tests.service.watched_loop import WatchedLoop
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.models import Models
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
@@ -46,11 +47,13 @@ class World:
     client: TestClient
     checkpoints: dict[str, Checkpoint]
 
-    def build(self, model: str, captions: tuple[str, ...] = CAPTIONS, *, promote: bool = True) -> Collection:
+    def build(
+        self, model: str, captions: tuple[str, ...] = CAPTIONS, *, promote: bool = True, index: str = INDEX
+    ) -> Collection:
         """A collection of one model, its captions encoded by that model, its images random unit vectors."""
         checkpoint = self.checkpoints[model]
         encoder = load(checkpoint)
-        collection = self.store.collections.create(INDEX, ModelIdentity.of(checkpoint))
+        collection = self.store.collections.create(index, ModelIdentity.of(checkpoint))
         uris = [f"s3://bucket/{number}.jpg" for number in range(len(captions))]
         vectors, _ = encoder.encode_texts(list(captions))
         payloads = [
@@ -62,7 +65,7 @@ class World:
         batch = PointBatch([point_id(uri) for uri in uris], payloads, image=images, caption=vectors)
         self.store.points.upsert(collection, batch, wait=True)
         if promote:
-            self.store.collections.promote(INDEX, collection.name)
+            self.store.collections.promote(index, collection.name)
         return collection
 
 
@@ -93,18 +96,21 @@ def configured() -> dict[str, object]:
 
 @contextmanager
 def open_world(
-    directory: Path, checkpoints: dict[str, Checkpoint], configured: dict[str, object], store: Store | None = None
+    directory: Path,
+    checkpoints: dict[str, Checkpoint],
+    configured: dict[str, object],
+    store: Store | None = None,
+    indexes: tuple[str, ...] = (INDEX,),
 ) -> Iterator[World]:
     """A world that lasts as long as the block; nothing is in its store yet."""
     store = store or open_local(StoreAddress(data_dir=directory))
-    follower = Follower(
-        store,
-        INDEX,
-        load=load,
-        refresh_s=3600,  # tests call `refresh` themselves
-        batch_size=8,
-    )
-    service = SearchService(store, follower, Settings.load({}, **configured))
+    models = Models(load, batch_size=8)
+    followers = [
+        # Tests call `refresh` themselves.
+        Follower(store, each, models, refresh_s=3600, required=each == indexes[0])
+        for each in indexes
+    ]
+    service = SearchService(store, followers, Settings.load({}, **configured))
     with local_client(build_api(service)) as client:
         yield World(store, service, client, checkpoints)
     service.close()
@@ -113,7 +119,7 @@ def open_world(
 @contextmanager
 def replica_of(store: Store, follower: Follower, settings: Settings) -> Iterator[TestClient]:
     """A client of another replica, on a store and a follower that stay open."""
-    service = SearchService(store, follower, settings)
+    service = SearchService(store, [follower], settings)
     try:
         with local_client(build_api(service)) as client:
             yield client

@@ -23,7 +23,7 @@ def find_service(settings: Settings, *, probe_timeout_s: float = _PROBE_TIMEOUT_
     used only if it has the same one. Requests are not retried unless `retries` are given: a user is waiting. Prints the
     service used on standard error.
 
-    Raises `ConfigurationError` if the service in --server or VIEWFINDER_SERVER searches another index than the
+    Raises `ConfigurationError` if the service in --server or VIEWFINDER_SERVER does not search the index that the
     settings name, and `ServiceError` if it does not say which.
     """
     named = "server" in settings.model_fields_set
@@ -35,7 +35,7 @@ def find_service(settings: Settings, *, probe_timeout_s: float = _PROBE_TIMEOUT_
         if difference is not None and named:
             raise ConfigurationError(
                 f"The service at {settings.service_url} {difference}. Name the service of that index with --server, or "
-                "leave out --index and VIEWFINDER_INDEX."
+                "another index, or leave out --index and VIEWFINDER_INDEX."
             )
     except BaseException:
         client.close()
@@ -71,9 +71,9 @@ def _difference(client: Client, settings: Settings, *, named: bool) -> str | Non
     except ServiceError as error:
         if error.status in (401, 403):  # it will refuse the command as well, and says why
             return None
+        if error.code == "index_not_found":
+            return f"does not search index {settings.index!r}: {error.message.removeprefix('index: ').rstrip('.')}"
         raise
-    if "index" in given and stats.index != settings.index:
-        return f"searches index {stats.index!r}, not {settings.index!r}"
     if names_store and not _same_store(stats, settings):
         return "uses another store than the settings name"
     return None

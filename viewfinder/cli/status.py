@@ -1,13 +1,13 @@
 """`viewfinder status`: the collection that a service searches, and the collections in the store."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from viewfinder.cli import output
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, ServerOption, examples
 from viewfinder.cli.service import find_service
-from viewfinder.client import Stats
+from viewfinder.client import IndexState, Stats
 from viewfinder.errors import ServiceUnavailableError
 from viewfinder.extras import packages_of
 from viewfinder.settings import Settings
@@ -29,12 +29,13 @@ def status_command(
     """
     settings = Settings.load(config=config, server=server, index=index)
     named = "server" in settings.model_fields_set
-    stats = _stats(settings, required=named)
+    stats, indexes = _stats(settings, required=named)
     collections = None if named else _collections(settings)
     if as_json:
         output.print_json(
             {
                 "service": None if stats is None else asdict(stats),
+                "indexes": [asdict(each) for each in indexes],
                 "store": None if collections is None else asdict(collections),
             }
         )
@@ -44,22 +45,25 @@ def status_command(
         shown = asdict(replace(stats, fields=own))
         fields = {name: value for name, value in shown.items() if value not in (None, (), {})}
         output.print_record([(name.replace("_", " "), _shown_value(value)) for name, value in fields.items()])
+    if len(indexes) > 1:
+        rows = [[each.name, each.model or "", each.collection or "", each.behind or ""] for each in indexes]
+        output.print_table(["index", "model", "collection", "behind"], rows)
     if collections is not None:
         _print_collections(collections)
 
 
-def _stats(settings: Settings, *, required: bool) -> Stats | None:
-    """The stats of the service; None without a service or, unless `required`, without an index."""
+def _stats(settings: Settings, *, required: bool) -> tuple[Stats | None, Sequence[IndexState]]:
+    """The stats of the service, None without a service or, unless `required`, without an index; and its indexes."""
     client = find_service(settings)
     if client is None:
-        return None
+        return None, ()
     with client:
         try:
-            return client.stats()
+            return client.stats(), client.indexes().indexes
         except ServiceUnavailableError:
             if required:
                 raise
-            return None
+            return None, ()
 
 
 def _collections(settings: Settings) -> "IndexStatus":

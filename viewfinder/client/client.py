@@ -38,6 +38,7 @@ from viewfinder.client.results import (
     Embeddings,
     Facets,
     Image,
+    IndexStates,
     Models,
     Ranking,
     Removal,
@@ -59,21 +60,33 @@ class _AnyClient(Generic[Http]):
     _draw: Draw = staticmethod(random.uniform)
 
     def __init__(
-        self, server: str = DEFAULT_SERVER, *, api_key: str | None = None, timeout_s: float = 30.0, retries: int = 3
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        index: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 3,
     ) -> None:
-        self._calls = Calls(server, api_key, timeout_s, retries, self._draw)
+        self._calls = Calls(server, api_key, timeout_s, retries, self._draw, index=index)
         # HTTP_PROXY is not meant for calls to this machine.
         self._http: Http = self._transport(trust_env=not is_loopback(server))
 
     @classmethod
     def of(cls, settings: Settings, *, timeout_s: float = 30.0, retries: int = 3) -> Self:
-        """A client of the settings' service, with their API key: `VIEWFINDER_SERVER`, else VIEWFINDER_PORT here."""
+        """A client of the settings' service, with their API key: `VIEWFINDER_SERVER`, else VIEWFINDER_PORT here.
+
+        It asks the index in `VIEWFINDER_INDEX` if that is set, else the default one of the service.
+        """
         api_key = settings.api_key.get_secret_value() if settings.api_key else None
-        return cls(settings.service_url, api_key=api_key, timeout_s=timeout_s, retries=retries)
+        index = settings.index if "index" in settings.model_fields_set else None
+        return cls(settings.service_url, index=index, api_key=api_key, timeout_s=timeout_s, retries=retries)
 
 
 class Client(_AnyClient[httpx.Client]):
     """A client of one service, safe to share between threads. Use it in a `with` statement, or close it.
+
+    All calls ask `index` if it is given, else the default index of the service; a search may name another one.
 
     `timeout_s` limits each request of a call, including its pauses and retries. A request is retried up to `retries`
     times after a lost connection, status 429, 502, 503 or 504, or a 500 of the proxy, which has no error of the service
@@ -175,6 +188,10 @@ class Client(_AnyClient[httpx.Client]):
     def models(self) -> Models:
         """The models that the service knows by name, and the live one."""
         return self._run(self._calls.models())
+
+    def indexes(self) -> IndexStates:
+        """The indexes of the service that the API key may see."""
+        return self._run(self._calls.indexes())
 
     def take_down(self, subject: str) -> Removal:
         """Take an image out of the index and keep later runs from adding it; needs an admin key. Idempotent."""
@@ -316,6 +333,10 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
     async def models(self) -> Models:
         """As `Client.models`."""
         return await self._run(self._calls.models())
+
+    async def indexes(self) -> IndexStates:
+        """As `Client.indexes`."""
+        return await self._run(self._calls.indexes())
 
     async def take_down(self, subject: str) -> Removal:
         """As `Client.take_down`."""

@@ -43,6 +43,7 @@ from viewfinder.client.results import (
     Facets,
     FailedSearch,
     Image,
+    IndexStates,
     Models,
     Ranking,
     Removal,
@@ -138,11 +139,20 @@ class Calls:
     """The calls of both clients, as generators that the client runs."""
 
     def __init__(
-        self, server: str, api_key: str | None, timeout_s: float, retries: int, draw: Draw = random.uniform
+        self,
+        server: str,
+        api_key: str | None,
+        timeout_s: float,
+        retries: int,
+        draw: Draw = random.uniform,
+        *,
+        index: str | None = None,
     ) -> None:
         if timeout_s <= 0 or retries < 0:
             raise ConfigurationError(f"timeout_s must be above 0 and retries 0 or more, not {timeout_s} and {retries}.")
         self._url, self._public_url = _parse_server(server)
+        self._index = index
+        self._given = {} if index is None else {"index": index}  # in bodies
         self._timeout_s = timeout_s
         self._retries = retries
         self._backoff = Backoff(timeout_s, maximum_s=_MAX_PAUSE_S, draw=draw)
@@ -159,6 +169,7 @@ class Calls:
     # All are generators, so that a wrong argument raises when the client runs the call.
 
     def search(self, request: SearchRequest) -> Call[SearchResult]:
+        request = self._of_index(request)
         ids = yield from self._ids([request])
         content = _json_bytes(search_body(request, ids))
         with _named_as_given(_names([request], ids)):
@@ -166,7 +177,7 @@ class Calls:
 
     def search_batch(self, requests: Iterable[SearchRequest]) -> Call[list[SearchResult]]:
         answers: list[SearchResult | ServiceError] = []
-        requests = list(requests)
+        requests = [self._of_index(each) for each in requests]
         ids = yield from self._ids(requests)
         names = _names(requests, ids)
         bodies = [search_body(request, ids) for request in requests]
@@ -176,12 +187,16 @@ class Calls:
                 answers.append(each if isinstance(each, SearchResult) else _as_given(_search_error(each), names))
         return all_results(answers)
 
+    def _of_index(self, request: SearchRequest) -> SearchRequest:
+        return request if request.get("index") is not None else {**request, "index": self._index}
+
     def _ids(self, requests: Iterable[SearchRequest]) -> Call[dict[str, str]]:
         """The ids of the images that the index has, by the names that can be spelled in several ways."""
         found: dict[str, str] = {}
-        for name in dict.fromkeys(name for request in requests for name in spelled_names(request)):
+        indexes = {name: request.get("index") for request in requests for name in spelled_names(request)}
+        for name, index in indexes.items():
             try:
-                found[name] = (yield from self.image(name)).id
+                found[name] = (yield from self.image(name, index)).id
             except ServiceError as error:
                 if error.status != 404:
                     raise
@@ -190,7 +205,10 @@ class Calls:
     def embed(self, texts: Iterable[str], images: Iterable[ImageInput]) -> Call[Embeddings]:
         joined: Embeddings | None = None
         encoded = map(image_base64, images)
-        for content in chain(_json_batches("texts", _one_each(texts)), _json_batches("images", _one_each(encoded))):
+        for content in chain(
+            _json_batches("texts", _one_each(texts), self._given),
+            _json_batches("images", _one_each(encoded), self._given),
+        ):
             part = yield from self._request(_EMBEDDINGS, "POST", "/v1/embed", content)
             joined = part if joined is None else _merge_embeddings(joined, part)
         if joined is None:
@@ -200,44 +218,50 @@ class Calls:
     def rank(
         self, query: Mapping[str, Any], texts: Iterable[str] | None, images: Iterable[ImageInput | Part] | None
     ) -> Call[Ranking]:
-        body = rank_body(query, texts, images)
+        body = self._given | rank_body(query, texts, images)
         return (yield from self._request(_RANKING, "POST", "/v1/rank", _json_bytes(body)))
 
-    def image(self, subject: str) -> Call[Image]:
+    def image(self, subject: str, index: str | None = None) -> Call[Image]:
+        path = _image_path("/v1/images", subject, spelled=True, index=index or self._index)
         with _named_as_given({image_id(subject): subject}):
-            return (yield from self._request(_IMAGE, "GET", _image_path("/v1/images", subject, spelled=True)))
+            return (yield from self._request(_IMAGE, "GET", path))
 
     def content(self, subject: str, width: int | None) -> Call[bytes]:
-        path = _image_path("/v1/images", subject, "/content", spelled=True, width=width)
+        path = _image_path("/v1/images", subject, "/content", spelled=True, width=width, index=self._index)
         with _named_as_given({image_id(subject): subject}):
             answer = yield from self._send("GET", path)
         return answer.content
 
     def facets(self, field: str, limit: int | None, filter: Mapping[str, Any] | None) -> Call[Facets]:
-        given = {"field": field, "limit": limit, "filter": filter}
+        given = {"index": self._index, "field": field, "limit": limit, "filter": filter}
         body = {name: value for name, value in given.items() if value is not None}
         return (yield from self._request(_FACETS, "POST", "/v1/facets", _json_bytes(body)))
 
     def models(self) -> Call[Models]:
         return (yield from self._request(_MODELS, "GET", "/v1/models"))
 
+    def indexes(self) -> Call[IndexStates]:
+        return (yield from self._request(_INDEX_STATES, "GET", "/v1/indexes"))
+
     def take_down(self, subject: str) -> Call[Removal]:
-        return (yield from self._request(_REMOVAL, "DELETE", _image_path("/v1/images", subject)))
+        path = _image_path("/v1/images", subject, index=self._index)
+        return (yield from self._request(_REMOVAL, "DELETE", path))
 
     def restore(self, subject: str) -> Call[Restoration]:
-        return (yield from self._request(_RESTORATION, "DELETE", _image_path("/v1/takedowns", subject)))
+        path = _image_path("/v1/takedowns", subject, index=self._index)
+        return (yield from self._request(_RESTORATION, "DELETE", path))
 
     def takedowns(self) -> Call[list[Takedown]]:
         found: list[Takedown] = []
         while True:
-            path = _path("/v1/takedowns", limit=_TAKEDOWNS_PER_PAGE, offset=len(found))
+            path = _path("/v1/takedowns", index=self._index, limit=_TAKEDOWNS_PER_PAGE, offset=len(found))
             page = yield from self._request(_TAKEDOWN_PAGE, "GET", path)
             found += page.takedowns
             if not page.more or not page.takedowns:
                 return found
 
     def stats(self) -> Call[Stats]:
-        return (yield from self._request(_STATS, "GET", "/v1/stats"))
+        return (yield from self._request(_STATS, "GET", _path("/v1/stats", index=self._index)))
 
     def has_status(self, path: str, status: str) -> Call[bool]:
         try:
@@ -331,6 +355,7 @@ _RANKING = TypeAdapter(Ranking)
 _IMAGE = TypeAdapter(Image)
 _FACETS = TypeAdapter(Facets)
 _MODELS = TypeAdapter(Models)
+_INDEX_STATES = TypeAdapter(IndexStates)
 _REMOVAL = TypeAdapter(Removal)
 _RESTORATION = TypeAdapter(Restoration)
 _TAKEDOWN_PAGE = TypeAdapter(Takedowns)
@@ -401,8 +426,10 @@ def _one_each(items: Iterable[T]) -> Iterator[tuple[T, int]]:
     return ((item, 1) for item in items)
 
 
-def _json_batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[bytes]:
-    """Yield JSON objects with the items under `name`, each within the limits of one request.
+def _json_batches(
+    name: str, items: Iterable[tuple[object, int]], others: Mapping[str, str] | None = None
+) -> Iterator[bytes]:
+    """Yield JSON objects with the items under `name` and the `others`, each within the limits of one request.
 
     `items` are pairs of an item and the number of inputs that the service encodes for it.
     """
@@ -411,13 +438,13 @@ def _json_batches(name: str, items: Iterable[tuple[object, int]]) -> Iterator[by
     for item, inputs in items:
         text = _json_bytes(item)
         if batch and (count + inputs > MAX_BATCH or size + len(text) > _MAX_BATCH_BYTES):
-            yield _object(name, batch)
+            yield _object(name, batch, others or {})
             batch, count, size = [], 0, 0
         batch.append(text)
         count += inputs
         size += len(text)
     if batch:
-        yield _object(name, batch)
+        yield _object(name, batch, others or {})
 
 
 def _share(body: Mapping[str, Any]) -> int:
@@ -434,8 +461,9 @@ def _whole_number(body: Mapping[str, Any], name: str, default: int) -> int:
     return given if isinstance(given, int) else default  # the service refuses anything else
 
 
-def _object(name: str, items: Iterable[bytes]) -> bytes:
-    return b'{"%s": [%s]}' % (name.encode(), b", ".join(items))
+def _object(name: str, items: Iterable[bytes], others: Mapping[str, str]) -> bytes:
+    first = b"".join(b"%s: %s, " % (_json_bytes(each), _json_bytes(value)) for each, value in others.items())
+    return b'{%s"%s": [%s]}' % (first, name.encode(), b", ".join(items))
 
 
 def _image_path(route: str, subject: str, suffix: str = "", *, spelled: bool = False, **parameters: Any) -> str:

@@ -50,6 +50,7 @@ ImageInput: TypeAlias = str | os.PathLike[str] | bytes
 class SearchOptions(TypedDict, total=False):
     """The options of a search; None means the default of the service."""
 
+    index: str | None  # name of the index; by default that of the client, else the service's
     target: Target | None  # compare with the images ("image", the default), with their captions, or with both
     rank: Rank | None  # order by the model ("clip", the default), by the words of the captions, or by both
     weights: Mapping[str, float] | None  # for rank "hybrid": {"clip": 1, "words": 1}

@@ -211,6 +211,29 @@ class Stats:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexState:
+    """An index of the service, with its live model; the model of an index that does not exist yet is null."""
+
+    name: Annotated[str, Field(description="A value of `index` in requests.", examples=["images"])]
+    model: str | None = None
+    collection: Annotated[str | None, Field(description="Physical name of the collection that is searched.")] = None
+    in_memory: Annotated[
+        bool, Field(description="True if the replica that answers has the model in memory; else a search loads it.")
+    ] = False
+    behind: Annotated[
+        str | None, Field(description="Why the index cannot be searched, or not in its live collection.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexStates:
+    """The indexes that the key may see."""
+
+    indexes: tuple[IndexState, ...]
+    default: Annotated[str | None, Field(description="The index of requests that name none.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Embedding:
     """The unit vector of one text or image."""
 
@@ -311,7 +334,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveModel:
-    """The live model by one of its names, in OpenAI's format."""
+    """A live model by one of its names, in OpenAI's format."""
 
     id: Annotated[str, Field(description="A value of `model` for `/v1/embeddings` and `/v1/rerank`.")]
     object: Literal["model"] = "model"
@@ -321,12 +344,12 @@ class LiveModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """The models that an index can be made with; for OpenAI's clients the live one in `data`."""
+    """The models that an index can be made with; for OpenAI's clients the live ones in `data`."""
 
     models: tuple[Model, ...]
     live: Annotated[str | None, Field(description="The model that answers queries now.")] = None
     object: Literal["list"] = "list"
-    data: Annotated[tuple[LiveModel, ...], Field(description="The names of the live model.")] = ()
+    data: Annotated[tuple[LiveModel, ...], Field(description="The names of the live models of all indexes.")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,15 @@ VISIBLE_PATTERN = r"\S"
 ID_PATTERN = r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 FORMS[ID_PATTERN] = "the id of an image, as '0e9c1f5e-5f4f-5b52-9d6b-6a1f8f1c2f0a' in a hit"
 
+IndexName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=100,
+        description="Name of the index, as in `GET /v1/indexes`. Without it: the first of those.",
+        examples=["images"],
+    ),
+]
 Text = Annotated[
     str,
     Field(

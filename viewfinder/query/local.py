@@ -16,10 +16,10 @@ from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.query.cursor import CursorKeys
-from viewfinder.query.errors import UnknownImageError
+from viewfinder.query.errors import QueryError, UnknownImageError
 from viewfinder.query.fields import MAX_SEARCHES
 from viewfinder.query.images import QueryImages
-from viewfinder.query.query import parse_batch, parse_query
+from viewfinder.query.query import Query, parse_batch, parse_query
 from viewfinder.query.searcher import Refused, Searcher
 from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
@@ -64,8 +64,11 @@ class LocalSearch:
     def search(self, request: Mapping[str, Any]) -> SearchResult:
         """The answer to a `SearchRequest`; raises `QueryError`, `FilterError` and the errors of the store."""
         body, names = self._body(request)
+        query = self._checked(parse_query(body))
+        if isinstance(query, QueryError):
+            raise query
         try:
-            return self._run(self._searcher.search(parse_query(body), None))
+            return self._run(self._searcher.search(query, None))
         except UnknownImageError as error:
             raise UnknownImageError(names.get(error.name, error.name)) from error
 
@@ -78,11 +81,18 @@ class LocalSearch:
         return answers
 
     def _batch(self, bodies: Sequence[tuple[dict[str, Any], dict[str, str]]]) -> list[SearchResult | Refused]:
-        answers = self._searcher.search_many(parse_batch([body for body, _ in bodies]), None)
+        queries = [self._checked(each) for each in parse_batch([body for body, _ in bodies])]
+        answers = self._searcher.search_many(queries, None)
         return [
             UnknownImageError(names.get(each.name, each.name)) if isinstance(each, UnknownImageError) else each
             for (_, names), each in zip(bodies, self._run(answers), strict=True)
         ]
+
+    def _checked(self, query: Query | QueryError) -> Query | QueryError:
+        """The query, or an error if it is for another index."""
+        if isinstance(query, QueryError) or query.index in (None, self._index):
+            return query
+        return QueryError(f"index: this is a search of {self._index!r}, not of {query.index!r}.", "Leave it out.")
 
     def _body(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """The JSON object of a request, with the ids of the images that the index has; and their names in it by id."""
@@ -128,27 +138,31 @@ class _IndexInStore:
     """Looks up the live collection for every query."""
 
     def __init__(self, store: Store, index: str, load: Load, model_name: str | None) -> None:
+        self.index = index
         self._store = store
-        self._index = index
         self._load = load
         self._model_name = model_name
         self._checkpoint: Checkpoint | None = None  # of `model_name`
         self._encoder: Encoder | None = None
 
-    def snapshot(self) -> _LazyCollection:
-        live = self._store.collections.live(self._index)
+    def collection(self) -> Collection:
+        live = self._store.collections.live(self.index)
         if live is None:
             raise CollectionMissingError(
-                f"There is no index {self._index!r} yet in {self._store.address}. Index images first."
+                f"There is no index {self.index!r} yet in {self._store.address}. Index images first."
             )
         self._check_model(live)
+        return live
+
+    async def ready(self) -> _LazyCollection:
+        live = self.collection()
         return _LazyCollection(live, lambda: self._encoder_of(live))
 
     def known(self, name: str) -> Collection | None:
         return None
 
     def refresh(self) -> None:
-        """Nothing to do: `snapshot` always asks the store."""
+        """Nothing to do: `collection` always asks the store."""
 
     def _check_model(self, live: Collection) -> None:
         """Raise `ModelMismatchError` if the collection was not made by `model_name`."""

@@ -48,6 +48,7 @@ from viewfinder.query.fields import (
     GroupSize,
     Id,
     ImageUrl,
+    IndexName,
     Limit,
     MinRelevance,
     Offset,
@@ -81,7 +82,8 @@ class QueryPart:
 class Query:
     """The parts to search by, and how to order, group and page the hits. Without parts it lists images.
 
-    `within` is the filter of the API key, which no field of a request sets: the searcher does.
+    `within` is the filter of the API key, which no field of a request sets: the searcher does. It also sets `index` to
+    that of its index.
     """
 
     parts: tuple[QueryPart, ...]
@@ -100,6 +102,7 @@ class Query:
     group_size: int = DEFAULT_GROUP_SIZE
     collapse: Collapse | None = None
     collapse_threshold: float = DEFAULT_COLLAPSE_THRESHOLD
+    index: str | None = None
     within: KeyFilter = None
 
     @property
@@ -150,6 +153,7 @@ class Query:
         `limit` is part of it only with `diversity`: the number of candidates depends on the limit.
         """
         order = {
+            "index": self.index,
             "parts": [(part.kind, _digest(part.value), part.weight) for part in self.parts],
             "target": self.target,
             "rank": self.rank,
@@ -236,6 +240,7 @@ class SearchOptionsBody(JsonBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"limit": 20, "target": "both"}]})
 
+    index: IndexName | None = None
     target: TargetField = "image"
     rank: RankField = "clip"
     weights: WeightsBody | None = Field(default=None, description="For rank `hybrid`; both 1 by default.")
@@ -314,6 +319,7 @@ class SearchOptionsBody(JsonBody):
         weights = self.weights or WeightsBody(clip=1, words=1)
         return Query(
             parts,
+            index=self.index,
             target=self.target,
             rank=self.rank,
             weights=(weights.clip, weights.words),

@@ -49,8 +49,17 @@ class LiveCollection(QueryEncoder, Protocol):
 class LiveIndex(Protocol):
     """Access to the live collection of an index, which changes when the index is rebuilt by another model."""
 
-    def snapshot(self) -> LiveCollection:
-        """The live collection with its encoder; raises if there is none, or no encoder for it yet."""
+    @property
+    def index(self) -> str:
+        """The name of the index."""
+        ...
+
+    def collection(self) -> Collection:
+        """The live collection; raises if there is none."""
+        ...
+
+    async def ready(self) -> LiveCollection:
+        """The live collection with its encoder; raises if there is none, or no encoder for it."""
         ...
 
     def known(self, name: str) -> Collection | None:
@@ -88,7 +97,7 @@ class Searcher:
     async def search(self, query: Query, within: KeyFilter) -> SearchResult:
         """One page of hits. Raises `QueryError`, `FilterError`, and the errors of the store and the live index."""
         if query.cursor:
-            return await self._next_page(replace(query, within=within))
+            return await self._next_page(self._limited(query, within))
         (answer,) = await self.search_many([query], within)
         if isinstance(answer, SearchResult):
             return answer
@@ -104,16 +113,16 @@ class Searcher:
         query with `group_by` or `collapse`, or without parts. If the collection was dropped since the last refresh, the
         live index is refreshed and searched again.
         """
-        limited = [replace(each, within=within) if isinstance(each, Query) else each for each in queries]
+        limited = [self._limited(each, within) if isinstance(each, Query) else each for each in queries]
         try:
-            return await self._first_pages(limited, within, self._live.snapshot())
+            return await self._first_pages(limited, within, *await self._snapshot(limited))
         except CollectionMissingError:
             await self._in_thread(self._live.refresh)
-            return await self._first_pages(limited, within, self._live.snapshot())
+            return await self._first_pages(limited, within, *await self._snapshot(limited))
 
     async def stats(self, within: KeyFilter) -> Stats:
         """The live collection: its model, size, sources and fields."""
-        collection = self._live.snapshot().collection
+        collection = self._live.collection()
         metadata = collection.metadata
         points, captions = await gather_or_cancel(
             self._count(collection, None, within), self._count(collection, {"has_caption": {"eq": True}}, within)
@@ -155,11 +164,24 @@ class Searcher:
         seen = self._store.search.facet(collection, "sources", filter=condition, limit=len(known))
         return tuple(each for each in known if each in {value for value, _ in seen})
 
+    def _limited(self, query: Query, within: KeyFilter) -> Query:
+        return replace(query, index=self._live.index, within=within)
+
+    async def _snapshot(self, queries: Sequence[Query | QueryError]) -> tuple[Collection, QueryEncoder | None]:
+        """The live collection, and its encoder if a query needs one: lists and searches by words do not."""
+        if all(each.lacks_vector for each in queries if isinstance(each, Query)):
+            return self._live.collection(), None
+        live = await self._live.ready()
+        return live.collection, live
+
     async def _first_pages(
-        self, queries: Sequence[Query | QueryError], within: KeyFilter, snapshot: LiveCollection
+        self,
+        queries: Sequence[Query | QueryError],
+        within: KeyFilter,
+        collection: Collection,
+        encoder: QueryEncoder | None,
     ) -> list[SearchResult | Refused]:
         began = time.perf_counter()
-        collection = snapshot.collection
         answers: dict[int, SearchResult | Refused] = {
             number: each for number, each in enumerate(queries) if isinstance(each, QueryError)
         }
@@ -174,7 +196,9 @@ class Searcher:
             except (QueryError, FilterError, WordsUnavailableError) as error:
                 answers[number] = error
         valid = [accepted[number] for number in prepared]
-        composed = await compose(valid, snapshot, self._images, points) if valid else []
+        composed: list[Composed | QueryError] = [Composed(None) for _ in valid]
+        if encoder is not None and valid:
+            composed = await compose(valid, encoder, self._images, points)
         found: dict[int, Composed] = {}
         for number, each in zip(prepared, composed, strict=True):
             if isinstance(each, QueryError):
@@ -215,8 +239,7 @@ class Searcher:
         if (collection := self._live.known(name)) is not None:
             return collection
         # This process may be younger than the cursor. The cursor holds the vector, so no encoder is needed.
-        index = self._live.snapshot().collection.index
-        for each in await self._in_thread(self._store.collections.all, index):
+        for each in await self._in_thread(self._store.collections.all, self._live.index):
             if each.name == name and each.metadata.state in ("live", "retired"):
                 found: Collection = each
                 return found

@@ -1,7 +1,7 @@
-"""The parts of one replica: store, live generation, query images, image content, and the searcher over them."""
+"""The parts of one replica: store, indexes with their generations, query images, and image content."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,9 +13,11 @@ from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.images import QueryImages
 from viewfinder.query.language import identifier, named_languages
 from viewfinder.query.searcher import Searcher
-from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.follower import LOAD_WAIT_S, Follower
+from viewfinder.service.generation.models import Models
 from viewfinder.service.images.content import ImageContent
 from viewfinder.service.images.links import ThumbnailLinks
+from viewfinder.service.indexes import Indexes, ServedIndex
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -28,11 +30,12 @@ QUERY_RETRY_S = 1.0
 
 
 class SearchService:
-    """One replica. `searcher` answers queries; the routes use `store`, `follower`, `images` and `content` too."""
+    """One replica. `indexes` answer queries, the default one first; the routes use the other parts too."""
 
-    def __init__(self, store: Store, follower: Follower, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, store: Store, followers: Sequence[Follower], settings: Settings, metrics: Metrics | None = None
+    ) -> None:
         self.store = store
-        self.follower = follower
         self.settings = settings
         self.metrics = metrics or Metrics()
         limits = ImageLimits.of(settings)
@@ -56,11 +59,22 @@ class SearchService:
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         keys = CursorKeys.of(settings.cursor_keys)
         self.links = ThumbnailLinks(keys)
-        self.searcher = Searcher(store, follower, self.images, keys, threads=self._threads, timed=self.metrics.timed)
+        self.indexes = Indexes(
+            ServedIndex(
+                each,
+                Searcher(store, each, self.images, keys, threads=self._threads, timed=self.metrics.timed),
+            )
+            for each in followers
+        )
+
+    @property
+    def follower(self) -> Follower:
+        """The follower of the default index, which decides about the replica's health."""
+        return self.indexes.default.follower
 
     @classmethod
     def connect(cls, settings: Settings, metrics: Metrics) -> "SearchService":
-        """A service on the store and index of the settings; nothing is loaded yet."""
+        """A service on the store and indexes of the settings; nothing is loaded yet."""
         limit_s = min(settings.qdrant_timeout_s, settings.request_timeout_s, settings.search_timeout_s)
         address = replace(StoreAddress.of(settings), retry_s=QUERY_RETRY_S, timeout_s=limit_s)
         store = connect(address)
@@ -69,26 +83,36 @@ class SearchService:
         def load(checkpoint: Checkpoint) -> Encoder:
             return Encoder.load(checkpoint, device=settings.device, precision=settings.precision, threads=threads)
 
-        follower = Follower(
-            store,
-            settings.index,
-            load=load,
-            refresh_s=settings.refresh_s,
-            batch_size=settings.batch_size,
-            grace_s=settings.grace_s,
-            metrics=metrics,
-        )
-        return cls(store, follower, settings, metrics)
+        models = Models(load, batch_size=settings.batch_size, maximum=settings.max_models, metrics=metrics)
+        followers = [
+            Follower(
+                store,
+                index,
+                models,
+                refresh_s=settings.refresh_s,
+                grace_s=settings.grace_s,
+                load_wait_s=min(LOAD_WAIT_S, 0.8 * settings.request_timeout_s),
+                required=index == settings.served_indexes[0],
+                metrics=metrics,
+            )
+            for index in settings.served_indexes
+        ]
+        return cls(store, followers, settings, metrics)
 
     def start(self) -> None:
-        """Load the live generation before the first request, and follow the alias; raises if it cannot be loaded."""
-        self.follower.start()
+        """Load the live generation of the default index, and follow all; raises if that cannot be loaded.
+
+        The models of other indexes are loaded in the background as long as there is room, else when they are needed.
+        """
+        for each in self.indexes:
+            each.follower.start()
         current = self.follower.current
-        if current is None or named_languages(current.encoder.checkpoint.spec.languages):
+        if current is None or len(self.indexes) > 1 or named_languages(current.encoder.checkpoint.spec.languages):
             identifier()
 
     def close(self) -> None:
-        self.follower.close()
+        for each in self.indexes:
+            each.follower.close()
         self.images.close()
         self.content.close()
         self._threads.shutdown(wait=False)
@@ -96,8 +120,7 @@ class SearchService:
 
     def pending(self) -> int:
         """Number of texts and images of requests that wait to be decoded or encoded, or are."""
-        generations = (self.follower.current, self.follower.previous)
-        return self.images.waiting + sum(each.pending for each in generations if each is not None)
+        return self.images.waiting + self.follower.models.pending
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Run a blocking call of the store."""

@@ -16,6 +16,7 @@ from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation import follower as module
 from viewfinder.service.generation.follower import Follower, UnhealthyError
+from viewfinder.service.generation.models import Models
 from viewfinder.store import Store
 from viewfinder.testing.models import tiny_checkpoint
 
@@ -43,7 +44,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def follower(world: World, gate: Gate) -> Iterator[Follower]:
-    made = Follower(world.store, INDEX, load=gate, refresh_s=0.01, batch_size=8)
+    made = Follower(world.store, INDEX, Models(gate, batch_size=8), refresh_s=0.01)
     yield made
     made.close()
 
@@ -93,7 +94,7 @@ class Image:
 
 def test_the_order_of_images_in_a_change_of_model(world: World) -> None:
     def replica(*models: str) -> Follower:
-        return Follower(world.store, INDEX, load=Image(world, *models), refresh_s=0.01, batch_size=8)
+        return Follower(world.store, INDEX, Models(Image(world, *models), batch_size=8), refresh_s=0.01)
 
     def serves(follower: Follower) -> str:
         assert follower.current is not None
@@ -131,7 +132,7 @@ def test_a_replica_does_not_start_if_its_model_fails(world: World, at: str) -> N
             raise MemoryError
 
     world.build("first")
-    follower = Follower(world.store, INDEX, load=lambda _: Full(), refresh_s=1, batch_size=8)  # type: ignore[arg-type, return-value]
+    follower = Follower(world.store, INDEX, Models(lambda _: Full(), batch_size=8), refresh_s=1)  # type: ignore[arg-type, return-value]
     with pytest.raises(MemoryError):
         follower.start()
     follower.close()
@@ -162,7 +163,7 @@ def test_a_replica_that_starts_waits_for_the_store(world: World, monkeypatch: py
     monkeypatch.setattr(module, "START_RETRY_S", 0.001)
     world.build("first")
     store = copy_with(world.store, Unavailable(world.store, 3))
-    follower = Follower(store, INDEX, load=shared, refresh_s=3600, batch_size=8)
+    follower = Follower(store, INDEX, Models(shared, batch_size=8), refresh_s=3600)
     follower.start()
     assert follower.current is not None
     follower.close()
@@ -179,7 +180,7 @@ def copy_with(store: Store, collections: Any) -> Store:
 def test_an_unavailable_store_leaves_a_replica_healthy(world: World) -> None:
     world.build("first")
     collections = Unavailable(world.store, 0)
-    follower = Follower(copy_with(world.store, collections), INDEX, load=shared, refresh_s=3600, batch_size=8)
+    follower = Follower(copy_with(world.store, collections), INDEX, Models(shared, batch_size=8), refresh_s=3600)
     follower.refresh()
     collections.left = 1
     follower.refresh()
@@ -264,7 +265,7 @@ def test_only_the_followers_own_thread_loads_models(world: World, gate: Gate) ->
         gate.waiting.set()
         return shared(checkpoint)
 
-    follower = Follower(world.store, INDEX, load=load, refresh_s=3600, batch_size=8)
+    follower = Follower(world.store, INDEX, Models(load, batch_size=8), refresh_s=3600)
     follower.start()
     world.build("second")
     gate.waiting.clear()

@@ -15,7 +15,8 @@ from tests.service.conftest import load as shared
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.follower import Follower
-from viewfinder.service.generation.generation import Generation
+from viewfinder.service.generation.generation import Generation, LoadedModel
+from viewfinder.service.generation.models import Models
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.testing.models import tiny_checkpoint
 
@@ -77,14 +78,14 @@ async def test_a_metric_reports_a_replica_that_cannot_follow(served: World, tmp_
     first = served.store.collections.live(INDEX)
     assert first is not None
     follower.refresh()
-    assert "viewfinder_generation_behind 0.0" in metrics.text()
+    assert 'viewfinder_generation_behind{index="images"} 0.0' in metrics.text()
     served.build("lost")
     shutil.rmtree(lost)
     follower.refresh()
-    assert "viewfinder_generation_behind 1.0" in metrics.text()
+    assert 'viewfinder_generation_behind{index="images"} 1.0' in metrics.text()
     served.store.collections.promote(INDEX, first.name)
     follower.refresh()
-    assert "viewfinder_generation_behind 0.0" in metrics.text()
+    assert 'viewfinder_generation_behind{index="images"} 0.0' in metrics.text()
     follower.close()
 
 
@@ -104,7 +105,7 @@ def test_a_generation_that_fails_to_warm_up_is_tried_again(served: World) -> Non
         encoder = shared(checkpoint)
         return encoder if checkpoint == served.checkpoints["first"] else Full(encoder)  # type: ignore[return-value]
 
-    follower = Follower(served.store, INDEX, load=load, refresh_s=3600, batch_size=8)
+    follower = Follower(served.store, INDEX, Models(load, batch_size=8), refresh_s=3600)
     follower.refresh()
     first = follower.current
     assert first is not None
@@ -177,9 +178,9 @@ def watched(served: World) -> Watched:
 
 @pytest.fixture
 def generation(served: World, watched: Watched) -> Iterator[Generation]:
-    made = Generation(served.service.follower.snapshot().collection, watched, batch_size=4)  # type: ignore[arg-type]
-    yield made
-    made.close()
+    loaded = LoadedModel(watched, batch_size=4)  # type: ignore[arg-type]
+    yield Generation(served.service.follower.snapshot().collection, loaded)
+    loaded.close()
 
 
 async def test_uncached_texts_are_encoded_in_full_batches(generation: Generation, watched: Watched) -> None:
@@ -315,4 +316,4 @@ def follower_of(
             loaded.append(checkpoint.name)
         return shared(checkpoint)
 
-    return Follower(world.store, INDEX, load=load, refresh_s=3600, batch_size=8, **options)
+    return Follower(world.store, INDEX, Models(load, batch_size=8), refresh_s=3600, **options)

@@ -19,7 +19,7 @@ from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.service.app import application
 from viewfinder.service.http.guard import is_open_path
-from viewfinder.service.http.keys import KeyRing, key_filter, require_whole_index
+from viewfinder.service.http.keys import KeyRing, key_filter, require_all_indexes, require_whole_index
 from viewfinder.settings import Settings
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, point_id
@@ -236,7 +236,7 @@ NAMED: dict[str, list[Callable[[Subject], tuple[str, Request]]]] = {
 }
 REFUSED = {"GET /v1/takedowns", "DELETE /v1/takedowns/{id}", "GET /metrics"}
 """Routes about all images, which need a key without a filter."""
-WITHOUT_IMAGES = {"GET /v1/models", "GET /v1/models/{name:path}", "POST /v1/embed"}
+WITHOUT_IMAGES = {"GET /v1/indexes", "GET /v1/models", "GET /v1/models/{name:path}", "POST /v1/embed"}
 """Routes that take and give nothing that the index holds of an image."""
 
 
@@ -272,7 +272,7 @@ def test_every_route_about_images_takes_the_filter_of_the_key(tenant: Tenant) ->
     assert len(found) > 20
     for name, route in found.items():
         if name not in WITHOUT_IMAGES:
-            assert {key_filter, require_whole_index} & set(calls(route.dependant)), name
+            assert {key_filter, require_all_indexes, require_whole_index} & set(calls(route.dependant)), name
 
 
 def test_the_index_holds_what_must_stay_hidden(tenant: Tenant) -> None:

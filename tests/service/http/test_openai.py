@@ -372,7 +372,7 @@ class TestLoad:
                 threading.Event().wait(0.2)
                 return real.encode_texts(texts)
 
-        current.encoder = Slow()  # type: ignore[assignment]
+        current.loaded.encoder = Slow()  # type: ignore[assignment]
         error = refusal(served, {"input": [f"text {number}" for number in range(800)]}, 504)
         assert (error["code"], error["type"]) == ("timeout", "server_error")
         stopped = len(batches)

@@ -56,6 +56,7 @@ def test_a_request_logs_one_line_without_secrets(caplog: pytest.LogCaptureFixtur
         "path": "/v1/things/{name}",
         "status": 200,
         "key": hashlib.sha256(READ_KEY.encode()).hexdigest()[:8],
+        "index": None,
         "model": "demo",
         "collection": "images__demo",
         "code": None,
@@ -86,8 +87,8 @@ def test_requests_are_counted_by_route_and_errors_by_code() -> None:
     client.get("/nothing")
     client.request("BREW", "/nothing")
     text = served.metrics.text()
-    assert 'viewfinder_request_seconds_count{method="GET",route="/v1/things/{name}",status="200"} 2.0' in text
-    assert 'viewfinder_request_seconds_count{method="OTHER",route="",status="404"} 1.0' in text
+    assert 'viewfinder_request_seconds_count{index="",method="GET",route="/v1/things/{name}",status="200"} 2.0' in text
+    assert 'viewfinder_request_seconds_count{index="",method="OTHER",route="",status="404"} 1.0' in text
     assert 'viewfinder_errors_total{code="not_found"} 2.0' in text
     assert 'viewfinder_stage_seconds_sum{stage="search"} 0.5' in text
     assert "viewfinder_requests_in_flight 0.0" in text

@@ -13,7 +13,6 @@ from tests.service.http.searching import Body, Counted, an_id, as_base64, ids, i
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.query import parse_query
 from viewfinder.query.searcher import Searcher
-from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.search import Search
@@ -172,15 +171,14 @@ def test_images_are_listed_without_a_query(shared: World) -> None:
 
 
 def test_a_list_without_a_query_loads_no_model(shared: World) -> None:
-    def load() -> Any:
-        raise AssertionError("loaded")
-
-    class Unloaded(DirectEncoder):
-        collection = shared.service.follower.snapshot().collection
-
     class Live:
-        def snapshot(self) -> Any:
-            return Unloaded(load)
+        index = "images"
+
+        def collection(self) -> Any:
+            return shared.service.follower.collection()
+
+        async def ready(self) -> Any:
+            raise AssertionError("loaded")
 
     searcher = Searcher(shared.store, cast(Any, Live()), cast(Any, None), CursorKeys([b"key"]))
     found = asyncio.run(searcher.search(parse_query({"order_by": "width"}), None))

@@ -10,7 +10,7 @@ import pytest
 from tests.service.conftest import World
 from tests.service.http.searching import as_base64
 from viewfinder.models.encoder import Encoder
-from viewfinder.service.generation.generation import Generation
+from viewfinder.service.generation.generation import Generation, LoadedModel
 
 BLANK = ["", " ", "\t\n", "\u200b", "\u3000\u00a0", "\u2060\ufeff", "\u3164\u115f", "\u2800", "\u0301", "\U000e0041"]
 
@@ -95,7 +95,7 @@ def broken(served: World) -> World:
     follower = served.service.follower
     generation = follower.snapshot()
     encoder: Any = Broken(generation.encoder)
-    follower._pair = (Generation(generation.collection, encoder, batch_size=8), None)
+    follower._pair = (Generation(generation.collection, LoadedModel(encoder, batch_size=8)), None)
     return served
 
 

@@ -92,9 +92,9 @@ def test_nonsense_is_not_signed(query: bytes) -> None:
 def test_an_address_stays_the_same_for_a_while_and_ends_after_at_most_two_periods() -> None:
     now = [10.0 * PERIOD_S]
     links = ThumbnailLinks(CursorKeys([b"key"]), clock=lambda: now[0])
-    path, _, query = links.path(ID, 64).partition("?")
+    path, _, query = links.path(INDEX, ID, 64).partition("?")
     now[0] += PERIOD_S - 1
-    assert links.path(ID, 64) == f"{path}?{query}"
+    assert links.path(INDEX, ID, 64) == f"{path}?{query}"
     assert links.allows(path, query.encode())
     now[0] += PERIOD_S
     assert links.allows(path, query.encode())
@@ -103,6 +103,6 @@ def test_an_address_stays_the_same_for_a_while_and_ends_after_at_most_two_period
 
 
 def test_an_old_key_is_accepted_while_keys_are_changed() -> None:
-    path, _, query = ThumbnailLinks(CursorKeys([b"old"])).path(ID, 64).partition("?")
+    path, _, query = ThumbnailLinks(CursorKeys([b"old"])).path(INDEX, ID, 64).partition("?")
     assert ThumbnailLinks(CursorKeys([b"new", b"old"])).allows(path, query.encode())
     assert not ThumbnailLinks(CursorKeys([b"new"])).allows(path, query.encode())

@@ -1,4 +1,4 @@
-"""The generation that a replica serves: a collection with the encoder of the model that made it.
+"""The generation of an index that a replica serves: a collection with the model that made it.
 
 A request takes the current generation once and keeps it to its end, so a query is never compared with vectors of
 another model. When the alias moves, the next generation is loaded and warmed beside the current one and replaces it in
@@ -6,9 +6,10 @@ one assignment.
 """
 
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -19,28 +20,26 @@ from viewfinder.service.generation.batching import Batcher
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.store import Collection
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
 TEXT_CACHE_SIZE = 10_000
 
 
-class Generation:
-    """One collection and the encoder of the model that made it. Vectors are unit length, shared and read-only.
+class LoadedModel:
+    """A model in memory. Vectors are unit length, shared and read-only.
 
     Texts and images have a batcher and a thread each, so that neither waits for the other.
     """
 
-    def __init__(
-        self, collection: Collection, encoder: Encoder, *, batch_size: int, metrics: Metrics | None = None
-    ) -> None:
-        self.collection = collection
+    def __init__(self, encoder: Encoder, *, batch_size: int, metrics: Metrics | None = None) -> None:
         self.encoder = encoder
         self._metrics = metrics or Metrics()
         self._cache = _TextCache(TEXT_CACHE_SIZE)
-        self._texts: Batcher[str, tuple[Vector, int]] = Batcher(self._encode_texts, max_size=batch_size)
-        self._images: Batcher[Pixels, Vector] = Batcher(self._encode_images, max_size=batch_size)
-
-    @property
-    def model(self) -> str:
-        return self.collection.metadata.model_name
+        # Weak: with a cycle of references a model would stay in memory until the next collection of garbage, and the
+        # one that a replica starts with for ever (`gc.freeze`).
+        self._texts: Batcher[str, tuple[Vector, int]] = Batcher(_weak(self._encode_texts), max_size=batch_size)
+        self._images: Batcher[Pixels, Vector] = Batcher(_weak(self._encode_images), max_size=batch_size)
 
     @property
     def pending(self) -> int:
@@ -71,7 +70,7 @@ class Generation:
             return await self._images.many(images)
 
     def close(self) -> None:
-        """End the threads; requests that still use the generation are answered."""
+        """End the threads; requests that still use the model are answered."""
         self._texts.close()
         self._images.close()
 
@@ -94,6 +93,43 @@ class Generation:
     def _count(self, kind: Literal["text", "image"], size: int) -> None:
         self._metrics.batch(kind, size)
         self._metrics.queue(max(0, self.pending - size))
+
+
+def _weak(method: Callable[[list[ItemT]], list[ResultT]]) -> Callable[[list[ItemT]], list[ResultT]]:
+    """Call a method without keeping its object, which the requests that wait for the result do."""
+    reference = weakref.WeakMethod(method)
+
+    def call(items: list[ItemT]) -> list[ResultT]:
+        if (found := reference()) is None:
+            raise RuntimeError("the model was dropped, and no request waits for it")
+        return found(items)
+
+    return call
+
+
+class Generation:
+    """One collection and the model that made it."""
+
+    def __init__(self, collection: Collection, loaded: LoadedModel) -> None:
+        self.collection = collection
+        self.loaded = loaded
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return self.collection.metadata.model_name
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.loaded.encoder
+
+    async def encode_texts(self, texts: Sequence[str]) -> list[tuple[Vector, int]]:
+        """As `LoadedModel.encode_texts`."""
+        return await self.loaded.encode_texts(texts)
+
+    async def encode_images(self, images: Sequence[Pixels]) -> list[Vector]:
+        """As `LoadedModel.encode_images`."""
+        return await self.loaded.encode_images(images)
 
 
 class _TextCache:

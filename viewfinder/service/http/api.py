@@ -37,10 +37,11 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
         # Behind a proxy that terminates TLS, a redirect would lead to http and send the key in the clear.
         redirect_slashes=False,
     )
+    api.state.indexes = service.indexes
     install_error_handlers(api)
     budget = InputBudget()
-    routers = [routes.router(service) for routes in (search, embedding, ranking, images, content, status, docs, page)]
-    for router in (*routers, openai.router(service, budget), reranking.router(service, budget)):
+    routers = [routes.router(service) for routes in (embedding, ranking, images, content, status, docs, page)]
+    for router in (search.router(), *routers, openai.router(service, budget), reranking.router(service, budget)):
         api.include_router(router, dependencies=[Depends(check_parameters)])
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
     # The middleware added last is the outermost: the log sees every request, and refusals get CORS headers too.

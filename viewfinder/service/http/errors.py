@@ -33,6 +33,7 @@ from viewfinder.query.errors import (
 from viewfinder.query.images import OverloadedError
 from viewfinder.query.validation import OWN_MESSAGE, describe_errors
 from viewfinder.service.generation.follower import NoIndexError, NotReadyError, UnhealthyError
+from viewfinder.service.indexes import UnknownIndexError
 from viewfinder.service.telemetry import access_log
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,9 @@ def http_error_of(error: Exception) -> HTTPError:
             return HTTPError(400, "no_relevance", error.message, error.hint)
         case QueryError():
             return HTTPError(422, "invalid_request", error.message, error.hint or DOCS_HINT)
+        case UnknownIndexError():
+            hint = "GET /v1/indexes lists the indexes that a key may see."
+            return HTTPError(404, "index_not_found", str(error), hint)
         case NoIndexError():
             return HTTPError(503, "no_index", str(error), INDEX_HINT, retry_after_s=5)
         case NotReadyError():

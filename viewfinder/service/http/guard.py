@@ -201,6 +201,7 @@ class Guard:
             client, key = self._identify(scope, request)
             scope["state"]["scope"] = key.scope
             scope["state"]["key_filter"] = key.filter
+            scope["state"]["key_indexes"] = key.indexes
             if scope["state"]["scope"] == "metrics" and request.path != METRICS_PATH:
                 raise HTTPError(403, "forbidden", "This key is for metrics only.", "Send a key for searches.")
             if self._rates and (wait_s := self._rates.take(client)):

@@ -1,4 +1,4 @@
-"""API keys with scope `read`, `admin` or `metrics`, and the filter that limits what a key sees.
+"""API keys with scope `read`, `admin` or `metrics`, and the filter and the indexes that limit what a key sees.
 
 The settings hold SHA-256 digests only, so a configuration file or a process dump contains no key. A plain hash is
 enough because keys are long and random, which rules out a dictionary attack.
@@ -9,13 +9,15 @@ import hmac
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from pydantic import SecretStr
 
 from viewfinder.errors import ConfigurationError, FilterError
+from viewfinder.query.fields import IndexName
 from viewfinder.service.http.errors import HTTPError
+from viewfinder.service.indexes import Indexes, ServedIndex
 from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.filters import parse_filter
 
@@ -27,11 +29,15 @@ METRICS_PATH = "/metrics"
 
 @dataclass(frozen=True)
 class Key:
-    """A known key; `id` is the start of its digest, for logs. With a `filter` it sees only what matches."""
+    """A known key; `id` is the start of its digest, for logs.
+
+    With a `filter` it sees only what matches, with `indexes` only these.
+    """
 
     id: str
     scope: KeyScope
     filter: KeyFilter = None
+    indexes: tuple[str, ...] | None = None
 
 
 class KeyRing:
@@ -43,8 +49,11 @@ class KeyRing:
     def __init__(self, entries: Iterable[SecretStr]) -> None:
         self._keys: list[tuple[bytes, Key]] = []
         for entry in entries:
-            digest, scope, condition = [*entry.get_secret_value().split(":", 2), "", ""][:3]
-            key = Key(digest[:8], cast(KeyScope, scope or "read"), _parsed(condition, digest[:8]))
+            digest, scope, text = [*entry.get_secret_value().split(":", 2), "", ""][:3]
+            limits: dict[str, Any] = json.loads(text) if text else {}
+            indexes = tuple(limits["indexes"]) if "indexes" in limits else None
+            checked = _checked(limits.get("filter"), digest[:8])
+            key = Key(digest[:8], cast(KeyScope, scope or "read"), checked, indexes)
             self._keys.append((bytes.fromhex(digest), key))
 
     def __bool__(self) -> bool:
@@ -78,6 +87,23 @@ async def key_filter(request: Request) -> KeyFilter:
 Seen = Annotated[KeyFilter, Depends(key_filter)]
 
 
+async def visible_indexes(request: Request) -> Indexes:
+    """The indexes that the request's key may see. Every route about one takes them as `Visible` or `Asked`."""
+    served: Indexes = request.app.state.indexes
+    return served.visible(request.state.key_indexes)
+
+
+Visible = Annotated[Indexes, Depends(visible_indexes)]
+
+
+async def asked_index(visible: Visible, index: Annotated[IndexName | None, Query()] = None) -> ServedIndex:
+    """The index that the query string names."""
+    return visible.of(index)
+
+
+Asked = Annotated[ServedIndex, Depends(asked_index)]
+
+
 async def require_whole_index(request: Request) -> None:
     """Refuse keys with a filter where there is nothing to filter: `Depends(require_whole_index)`."""
     if request.state.key_filter is not None:
@@ -86,6 +112,15 @@ async def require_whole_index(request: Request) -> None:
             "forbidden",
             "This needs a key without a filter, because it is about all images.",
             "Ask who runs the service.",
+        )
+
+
+async def require_all_indexes(request: Request) -> None:
+    """Refuse keys with a filter or with indexes: `Depends(require_all_indexes)`."""
+    await require_whole_index(request)
+    if request.state.key_indexes is not None:
+        raise HTTPError(
+            403, "forbidden", "This needs a key for all indexes, because it is about all.", "Ask who runs the service."
         )
 
 
@@ -111,11 +146,10 @@ async def require_metrics(request: Request) -> None:
         )
 
 
-def _parsed(text: str, id: str) -> KeyFilter:
+def _checked(condition: KeyFilter, id: str) -> KeyFilter:
     """The filter of a key, after a check of all that does not depend on the index."""
-    if not text:
+    if condition is None:
         return None
-    condition: KeyFilter = json.loads(text)
     try:
         if parse_filter(condition) is None:
             raise FilterError("It is empty, and would match every image.")

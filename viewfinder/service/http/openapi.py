@@ -44,6 +44,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
         "Not found.",
         {
             "not_found": ("Not Found", "GET /docs shows every route and field."),
+            "index_not_found": (
+                "index: there is no index 'photo'; known are 'images', 'photos'.",
+                "GET /v1/indexes lists the indexes that a key may see.",
+            ),
             "model_not_found": ("The model 'other' is not live; 'demo' is.", "Use 'viewfinder' for the live model."),
             "object_missing": ("The image is no longer in its bucket.", "Run 'viewfinder index SRC --prune'."),
         },
@@ -129,7 +133,7 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
 BAD_REQUEST_PATHS = frozenset({"/v1/embeddings", "/v1/rerank"})
 BODY_STATUSES = (400, 408, 413, 415)
 OPEN_STATUSES = (403, 500)
-COMMON_STATUSES = (400, 401, 403, 429, 500, 503, 504)
+COMMON_STATUSES = (400, 401, 403, 404, 429, 500, 503, 504)
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}}}
 REQUEST_ID = {"X-Request-ID": {"description": "The client's own id, or a new one.", "schema": {"type": "string"}}}
 

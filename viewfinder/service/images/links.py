@@ -23,11 +23,11 @@ class ThumbnailLinks:
         """When an address that is made now ends, in seconds since 1970."""
         return (int(self._clock()) // PERIOD_S + 2) * PERIOD_S
 
-    def path(self, id: str, width: int) -> str:
-        """The path and query of the thumbnail of an image."""
+    def path(self, index: str, id: str, width: int) -> str:
+        """The path and query of the thumbnail of an image in an index."""
         expires = self.expiry()
-        signature = self._keys.sign(_content(id, str(width), str(expires))).hex()
-        query = urlencode({"width": width, "expires": expires, "signature": signature})
+        signature = self._keys.sign(_content(index, id, str(width), str(expires))).hex()
+        query = urlencode({"index": index, "width": width, "expires": expires, "signature": signature})
         return f"/v1/images/{id}/content?{query}"
 
     def allows(self, path: str, query: bytes) -> bool:
@@ -35,15 +35,15 @@ class ThumbnailLinks:
         if (match := _PATH.fullmatch(path)) is None:
             return False
         try:
-            given = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=3)
-            if given.keys() != {"width", "expires", "signature"}:
+            given = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=4)
+            if given.keys() != {"index", "width", "expires", "signature"}:
                 return False
-            width, expires, signature = (given[name][0] for name in ("width", "expires", "signature"))
-            is_signed = self._keys.accept(bytes.fromhex(signature), _content(match[1], width, expires))
+            index, width, expires, signature = (given[name][0] for name in ("index", "width", "expires", "signature"))
+            is_signed = self._keys.accept(bytes.fromhex(signature), _content(index, match[1], width, expires))
             return is_signed and self._clock() < int(expires)
         except ValueError:
             return False
 
 
-def _content(id: str, width: str, expires: str) -> bytes:
-    return f"thumbnail {id} {width} {expires}".encode()
+def _content(index: str, id: str, width: str, expires: str) -> bytes:
+    return f"thumbnail {index} {id} {width} {expires}".encode()

@@ -1,7 +1,7 @@
 """The access log: one JSON line per request on the logger `viewfinder.access`, without secrets.
 
     {"request_id": "…", "method": "POST", "path": "/v1/search", "status": 200, "ms": 12.3, "key": "9f86d081",
-     "model": "…", "collection": "…", "code": null, "stages": {"encode": 5.1, "search": 4.0}}
+     "index": "…", "model": "…", "collection": "…", "code": null, "stages": {"encode": 5.1, "search": 4.0}}
 
 `path` is the route's template, `key` the start of the key's digest, `code` the error code, and stages are in
 milliseconds. Lines never contain texts, images, client addresses, keys or query strings.
@@ -35,6 +35,7 @@ class RequestRecord:
     status: int = CLIENT_GONE
     ms: float = 0.0
     key: str | None = None
+    index: str | None = None
     model: str | None = None
     collection: str | None = None
     code: str | None = None
@@ -47,6 +48,12 @@ class RequestRecord:
 
 # The request of the current task; None in the service's own threads and outside of requests.
 current: ContextVar[RequestRecord | None] = ContextVar("viewfinder_request", default=None)
+
+
+def record_index(name: str) -> None:
+    """Record the index that the current request asks."""
+    if record := current.get():
+        record.index = name
 
 
 def record_generation(*, model: str, collection: str) -> None:

@@ -56,7 +56,7 @@ class Metrics:
         make = instruments or ProcessInstruments()
         self._instruments = make
         self._requests = make.histogram(
-            "viewfinder_request_seconds", "Time to answer, by route.", ("method", "route", "status"), SECONDS
+            "viewfinder_request_seconds", "Time to answer, by route.", ("method", "route", "status", "index"), SECONDS
         )
         self._stages = make.histogram("viewfinder_stage_seconds", "Time in a stage of requests.", ("stage",), SECONDS)
         # Ray estimates a histogram's sum from the middles of its buckets: totals need a counter.
@@ -67,18 +67,24 @@ class Metrics:
         self._in_flight = make.gauge("viewfinder_requests_in_flight", "Requests that a replica is answering.", ())
         self._queue = make.gauge("viewfinder_queue_depth", "Items waiting for a replica's encoder.", ())
         self._generations = make.gauge(
-            "viewfinder_generation", "1 for the collection that a replica serves.", ("model", "collection")
+            "viewfinder_generation", "1 for the collection of an index in use.", ("index", "model", "collection")
         )
         self._behind = make.gauge(
             "viewfinder_generation_behind",
-            "1 while a replica cannot follow the live collection; /readyz gives the reason.",
-            (),
+            "1 while a replica cannot follow the live collection; /v1/indexes gives the reason.",
+            ("index",),
         )
-        self._serving: dict[str, str] | None = None
+        self._models = make.gauge("viewfinder_models", "Models in a replica's memory.", ())
+        self._serving: dict[str, dict[str, str]] = {}
 
     def request(self, record: access_log.RequestRecord) -> None:
         """Count one finished request."""
-        labels = {"method": record.method, "route": record.path or "", "status": str(record.status)}
+        labels = {
+            "method": record.method,
+            "route": record.path or "",
+            "status": str(record.status),
+            "index": record.index or "",
+        }
         self._requests(record.ms / 1000, labels)
         if record.code:
             self.error(record.code)
@@ -118,15 +124,23 @@ class Metrics:
         self._queue(depth, {})
 
     def generation(self, collection: Collection) -> None:
-        """Mark the only collection that the replica serves now."""
-        if self._serving is not None:
-            self._generations(0, self._serving)
-        self._serving = {"model": collection.metadata.model_name, "collection": collection.name}
-        self._generations(1, self._serving)
+        """Mark the only collection of its index that the replica serves now."""
+        if (before := self._serving.get(collection.index)) is not None:
+            self._generations(0, before)
+        labels = {
+            "index": collection.index,
+            "model": collection.metadata.model_name,
+            "collection": collection.name,
+        }
+        self._serving[collection.index] = labels
+        self._generations(1, labels)
 
-    def behind(self, problem: bool) -> None:
-        """Record that the replica cannot follow the live collection, or that it can again."""
-        self._behind(int(problem), {})
+    def behind(self, index: str, problem: bool) -> None:
+        """Record that the replica cannot follow the live collection of an index, or that it can again."""
+        self._behind(int(problem), {"index": index})
+
+    def models(self, count: int) -> None:
+        self._models(count, {})
 
     def text(self) -> str:
         """All metrics in Prometheus' text format. May block for `AGENT_TIMEOUT_S`."""

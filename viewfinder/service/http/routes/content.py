@@ -17,11 +17,11 @@ from starlette.types import Receive, Scope, Send
 from viewfinder.client.results import ErrorResponse
 from viewfinder.errors import ImageError, ObjectError
 from viewfinder.images.thumbnails import MAX_WIDTH, MEDIA_TYPE, MIN_WIDTH
-from viewfinder.query.fields import Id
+from viewfinder.query.fields import Id, IndexName
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.keys import Seen
+from viewfinder.service.http.keys import Asked, Seen, Visible
 from viewfinder.service.http.routes.images import IMAGE_ERRORS, ImageId, ImageUri, record_of, seen_ids
 from viewfinder.service.images.content import WIDTHS, ContentBusyError, Original, entity_tag
 from viewfinder.service.search_service import SearchService
@@ -58,6 +58,7 @@ class ThumbnailsRequest(JsonBody):
         json_schema_extra={"examples": [{"ids": ["0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10"], "width": 256}]},
     )
 
+    index: IndexName | None = None
     ids: Annotated[
         list[Id], Field(min_length=1, max_length=200, fail_fast=True, description="Ids of images, as in hits.")
     ]
@@ -116,6 +117,7 @@ def router(service: SearchService) -> APIRouter:
         request: Request,
         id: ImageId,
         seen: Seen,
+        index: Asked,
         width: _Width = None,
         if_none_match: _IfNoneMatch = None,
         range: _Range = None,
@@ -126,7 +128,7 @@ def router(service: SearchService) -> APIRouter:
     ) -> Response:
         del expires, signature  # the guard has checked them
         began = time.perf_counter()
-        record, _ = await record_of(service, seen, id, uri)
+        record, _ = await record_of(service, index, seen, id, uri)
         width = None if width is None else next(each for each in WIDTHS if each >= width)
         known = entity_tag(str(record.payload.get("etag") or ""), width)
         if known and if_none_match and _has_tag(known, if_none_match):
@@ -146,11 +148,12 @@ def router(service: SearchService) -> APIRouter:
         service.metrics.observe("content", time.perf_counter() - began)
         return answer
 
-    async def thumbnails(body: ThumbnailsRequest, seen: Seen) -> ThumbnailAddresses:
+    async def thumbnails(body: ThumbnailsRequest, seen: Seen, visible: Visible) -> ThumbnailAddresses:
+        index = visible.of(body.index)
         width = next(each for each in WIDTHS if each >= body.width)
-        ids = body.ids if seen is None else await seen_ids(service, seen, body.ids)
+        ids = body.ids if seen is None else await seen_ids(service, index, seen, body.ids)
         return ThumbnailAddresses(
-            paths={id: service.links.path(id, width) for id in ids}, expires=service.links.expiry()
+            paths={id: service.links.path(index.name, id, width) for id in ids}, expires=service.links.expiry()
         )
 
     routes.add_api_route(

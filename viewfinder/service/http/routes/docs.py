@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.responses import PlainTextResponse
 
-from viewfinder.service.http.keys import require_metrics, require_whole_index
+from viewfinder.service.http.keys import require_all_indexes, require_metrics
 from viewfinder.service.search_service import SearchService
 from viewfinder.service.telemetry.metrics import CachedText
 
@@ -42,7 +42,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.get(
         "/metrics",
         tags=["status"],
-        dependencies=[Depends(require_metrics), Depends(require_whole_index)],
+        dependencies=[Depends(require_metrics), Depends(require_all_indexes)],
         summary="Metrics of all replicas, for Prometheus",
         response_class=PlainTextResponse,
     )

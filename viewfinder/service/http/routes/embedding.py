@@ -6,10 +6,11 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field, model_validator
 
 from viewfinder.client.results import Embedding, Embeddings
+from viewfinder.query.fields import IndexName
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.keys import Seen
+from viewfinder.service.http.keys import Seen, Visible
 from viewfinder.service.http.routes.input_schemas import PIXEL, Base64Files, Texts
 from viewfinder.service.inputs import MAX_INPUTS, Input, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
@@ -20,6 +21,7 @@ class EmbedRequest(JsonBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["a cat on the beach"], "images": [PIXEL]}]})
 
+    index: IndexName | None = Field(None, description="The index whose model encodes them.")
     texts: Texts = Field(default_factory=list)
     images: Base64Files = Field(default_factory=list)
 
@@ -36,9 +38,9 @@ def router(service: SearchService) -> APIRouter:
     routes = APIRouter(tags=["embedding"], route_class=JsonRoute)
 
     @routes.post("/v1/embed", responses=ERROR_RESPONSES, summary="Vectors of texts and images")
-    async def embed(body: EmbedRequest, seen: Seen) -> Embeddings:
+    async def embed(body: EmbedRequest, seen: Seen, visible: Visible) -> Embeddings:
         began = time.perf_counter()
-        generation = service.follower.snapshot()
+        generation = await visible.of(body.index).follower.ready()
         texts = [Input(f"texts.{index}", "text", text) for index, text in enumerate(body.texts)]
         images = [Input(f"images.{index}", "image", image) for index, image in enumerate(body.images)]
         encoded = await encode_inputs(service, generation, [*texts, *images], seen)

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from viewfinder.client.results import ErrorResponse, Image, Removal, Restoration, Takedowns
 from viewfinder.errors import CollectionMissingError, SourceError
 from viewfinder.query import takedowns as in_store
-from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
-from viewfinder.service.http.keys import Seen, require_admin, require_whole_index
+from viewfinder.service.http.keys import Asked, Seen, require_admin, require_whole_index
+from viewfinder.service.indexes import ServedIndex
 from viewfinder.service.search_service import SearchService
 from viewfinder.sources.uris import canonical_uri
-from viewfinder.store import Record
+from viewfinder.store import Collection, Record
 from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.takedowns import names_of
 
@@ -56,20 +56,17 @@ def router(service: SearchService) -> APIRouter:
     """The images routes over one replica's service."""
     routes = APIRouter(tags=["images"])
     unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
-    index = service.settings.index
 
     @routes.get(
         "/v1/images/{id}",
         responses={404: IMAGE_ERRORS[404], 422: ERROR_RESPONSES[422], **unavailable},
         summary="Everything the index stores about an image",
     )
-    async def image(id: ImageId, seen: Seen, uri: ImageUri = None) -> Image:
-        record, generation = await record_of(service, seen, id, uri)
+    async def image(id: ImageId, seen: Seen, index: Asked, uri: ImageUri = None) -> Image:
+        record, collection = await record_of(service, index, seen, id, uri)
         payload = dict(record.payload)
         known = {name: payload.get(name) for name in ("caption", "width", "height")}
-        return Image(
-            id=record.id, uri=payload.get("uri", ""), payload=payload, collection=generation.collection.name, **known
-        )
+        return Image(id=record.id, uri=payload.get("uri", ""), payload=payload, collection=collection.name, **known)
 
     @routes.delete(
         "/v1/images/{id}",
@@ -77,12 +74,12 @@ def router(service: SearchService) -> APIRouter:
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Take an image down",
     )
-    async def take_down(id: ImageId, request: Request, seen: Seen, uri: ImageUri = None) -> Removal:
+    async def take_down(id: ImageId, request: Request, seen: Seen, index: Asked, uri: ImageUri = None) -> Removal:
         if seen is not None:
-            record, _ = await record_of(service, seen, id, uri)
+            record, _ = await record_of(service, index, seen, id, uri)
             id, uri = record.id, None
         # Not through the generation: a replica that cannot load its model can still take an image down.
-        removal: Removal = await service.in_thread(in_store.take_down, service.store, index, id, _canonical(uri))
+        removal: Removal = await service.in_thread(in_store.take_down, service.store, index.name, id, _canonical(uri))
         logger.info("%s took %s down", getattr(request.state, "id", "?"), removal.uri or id)
         return removal
 
@@ -93,10 +90,11 @@ def router(service: SearchService) -> APIRouter:
         summary="Images that were taken down",
     )
     async def takedowns(
+        index: Asked,
         limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of takedowns.")] = 100,
         offset: Annotated[int, Query(ge=0, le=10_000_000, description="Number of takedowns to skip, by id.")] = 0,
     ) -> Takedowns:
-        page: Takedowns = await service.in_thread(in_store.takedowns, service.store, index, limit, offset)
+        page: Takedowns = await service.in_thread(in_store.takedowns, service.store, index.name, limit, offset)
         return page
 
     @routes.delete(
@@ -105,43 +103,49 @@ def router(service: SearchService) -> APIRouter:
         responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Lift a takedown; the next index run adds the image again",
     )
-    async def restore(id: ImageId, request: Request, uri: ImageUri = None) -> Restoration:
-        restoration: Restoration = await service.in_thread(in_store.restore, service.store, index, id, _canonical(uri))
+    async def restore(id: ImageId, request: Request, index: Asked, uri: ImageUri = None) -> Restoration:
+        restoration: Restoration = await service.in_thread(
+            in_store.restore, service.store, index.name, id, _canonical(uri)
+        )
         logger.info("%s lifted the takedown of %s", getattr(request.state, "id", "?"), uri or id)
         return restoration
 
     return routes
 
 
-async def record_of(service: SearchService, seen: KeyFilter, id: str, uri: str | None) -> tuple[Record, Generation]:
+async def record_of(
+    service: SearchService, index: ServedIndex, seen: KeyFilter, id: str, uri: str | None
+) -> tuple[Record, Collection]:
     """The point in the live collection; a 404 if there is none, or the key does not see it."""
     names = list(names_of(id, _canonical(uri)))
-    found, generation = await _records(service, seen, names)
+    found, collection = await _records(service, index, seen, names)
     if held := next((each for each in names if each in found), None):
-        return found[held], generation
+        return found[held], collection
     raise HTTPError(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
 
 
-async def seen_ids(service: SearchService, seen: KeyFilter, ids: Sequence[str]) -> list[str]:
+async def seen_ids(service: SearchService, index: ServedIndex, seen: KeyFilter, ids: Sequence[str]) -> list[str]:
     """Those of the ids that the live collection holds and the key sees, in their order."""
-    found, _ = await _records(service, seen, ids)
+    found, _ = await _records(service, index, seen, ids)
     return [each for each in ids if each in found]
 
 
-async def _records(service: SearchService, seen: KeyFilter, ids: Sequence[str]) -> tuple[dict[str, Record], Generation]:
+async def _records(
+    service: SearchService, index: ServedIndex, seen: KeyFilter, ids: Sequence[str]
+) -> tuple[dict[str, Record], Collection]:
     """Points of the live collection, which is looked up again if it was dropped since the last refresh."""
     for last in (False, True):
-        generation = service.follower.snapshot()
+        collection = index.follower.collection()
         try:
             found: dict[str, Record] = await service.in_thread(
-                service.store.points.records, generation.collection, ids, within=seen
+                service.store.points.records, collection, ids, within=seen
             )
         except CollectionMissingError:
             if last:
                 raise
-            await service.in_thread(service.follower.refresh)
+            await service.in_thread(index.follower.refresh)
         else:
-            return found, generation
+            return found, collection
     raise AssertionError
 
 

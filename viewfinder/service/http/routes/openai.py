@@ -14,11 +14,13 @@ from pydantic_core import to_json
 
 from viewfinder.client.results import ErrorResponse
 from viewfinder.query.cursor import Vector
+from viewfinder.query.fields import IndexName
 from viewfinder.query.validation import JsonBody, refuse
+from viewfinder.service.generation.follower import NotReadyError
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import HeldResponse, OpenAIRoute
-from viewfinder.service.http.keys import Seen
+from viewfinder.service.http.keys import Seen, Visible
 from viewfinder.service.http.routes.input_schemas import (
     PIXEL,
     InputPart,
@@ -27,6 +29,7 @@ from viewfinder.service.http.routes.input_schemas import (
     as_part,
     check_images,
 )
+from viewfinder.service.indexes import Indexes, ServedIndex
 from viewfinder.service.inputs import InputBudget, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
 
@@ -36,11 +39,15 @@ LIVE_MODEL = "viewfinder"
 _PART = 32
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "The named model is not live, or the index holds no such image."}
+    404: {"model": ErrorResponse, "description": "There is no such index, live model, or image in the index."}
 }
 ModelName = Annotated[
     str,
-    Field(max_length=1000, description="Name or fingerprint of the live model (GET /v1/stats), or just `viewfinder`."),
+    Field(
+        max_length=1000,
+        description="Name or fingerprint of a live model (GET /v1/models), which also picks the index; or just "
+        "`viewfinder` for that of the index.",
+    ),
 ]
 
 
@@ -95,6 +102,7 @@ class EmbeddingsRequest(JsonBody):
         None, min_length=1, max_length=16, fail_fast=True, description="Instead of `input`: one text or image."
     )
     model: ModelName = LIVE_MODEL
+    index: IndexName | None = Field(None, description="The index whose model encodes them, and which has the ids.")
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="Numbers (by default), or base64 of them as little-endian float32."
     )
@@ -169,9 +177,8 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
         responses=ERROR_RESPONSES | NOT_FOUND,
         summary="Vectors of texts and images, in OpenAI's format",
     )
-    async def embeddings(body: EmbeddingsRequest, seen: Seen) -> Response:
-        generation = service.follower.snapshot()
-        check_named_model(body.model, generation)
+    async def embeddings(body: EmbeddingsRequest, seen: Seen, visible: Visible) -> Response:
+        generation = await index_of_model(visible, body.model, body.index).follower.ready()
         dimension = _dimension(body.dimensions, generation)
         field = "input" if body.messages is None else "messages"
         inputs = [each.input(f"{field}.{index}") for index, each in enumerate(body.parts())]
@@ -193,15 +200,32 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
     return routes
 
 
-def check_named_model(name: str, generation: Generation) -> None:
-    """Raise an `HTTPError` unless the live model has this name."""
-    if name not in (generation.model, generation.encoder.fingerprint, LIVE_MODEL):
-        raise HTTPError(
-            404,
-            "model_not_found",
-            f"model: {name[:200]!r} is not live; {generation.model!r} is.",
-            f"Use that name, or {LIVE_MODEL!r} for the live model.",
-        )
+def index_of_model(visible: Indexes, model: str, index: str | None) -> ServedIndex:
+    """The index whose live model has this name: the one that is named, else the first.
+
+    Raises an `HTTPError` if there is none, and `NotReadyError` if nothing is live.
+    """
+    asked = visible.of(index)
+    if model == LIVE_MODEL:
+        return asked
+    live: list[str] = []
+    for each in visible if index is None else [asked]:
+        try:
+            made_by = each.follower.collection().metadata
+        except NotReadyError:
+            continue
+        if model in (made_by.model_name, made_by.fingerprint):
+            return visible.of(each.name)
+        live.append(made_by.model_name)
+    if not live:
+        asked.follower.collection()
+    raise HTTPError(
+        404,
+        "model_not_found",
+        f"model: {model[:200]!r} is not live; {' and '.join(map(repr, dict.fromkeys(live)))} "
+        f"{'is' if len(set(live)) == 1 else 'are'}.",
+        f"Use such a name, or {LIVE_MODEL!r} for the live model.",
+    )
 
 
 def _dimension(asked: int | None, generation: Generation) -> int:

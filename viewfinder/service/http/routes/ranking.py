@@ -8,12 +8,12 @@ from fastapi import APIRouter
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from viewfinder.client.results import Candidate, ErrorResponse, Ranking
-from viewfinder.query.fields import Id, ImageUrl
+from viewfinder.query.fields import Id, ImageUrl, IndexName
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.keys import Seen
+from viewfinder.service.http.keys import Seen, Visible
 from viewfinder.service.http.routes.input_schemas import PIXEL, Base64File, EmbedText, ImagePart, Texts
 from viewfinder.service.inputs import MAX_INPUTS, Input, cosines, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
@@ -44,6 +44,7 @@ class RankRequest(JsonBody):
         },
     )
 
+    index: IndexName | None = Field(None, description="The index whose model ranks, and which has the ids.")
     image: Base64File | None = None
     image_url: ImageUrl | None = None
     id: Id | None = Field(None, description="Id of an indexed image, as in a hit.")
@@ -81,9 +82,9 @@ def router(service: SearchService) -> APIRouter:
         responses=ERROR_RESPONSES | _UNKNOWN_IMAGE,
         summary="Rank texts by an image, or images by a text",
     )
-    async def rank(body: RankRequest, seen: Seen) -> Ranking:
+    async def rank(body: RankRequest, seen: Seen, visible: Visible) -> Ranking:
         began = time.perf_counter()
-        generation = service.follower.snapshot()
+        generation = await visible.of(body.index).follower.ready()
         query, *candidates = await encode_inputs(service, generation, [body.query(), *body.candidates()], seen)
         scores = cosines(query, candidates)
         return Ranking(

@@ -10,12 +10,13 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from viewfinder.query.fields import IndexName
 from viewfinder.query.validation import JsonBody
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import HeldResponse, OpenAIRoute
-from viewfinder.service.http.keys import Seen
+from viewfinder.service.http.keys import Seen, Visible
 from viewfinder.service.http.routes.input_schemas import PIXEL, AnyInput, SomeInputs, check_images
-from viewfinder.service.http.routes.openai import LIVE_MODEL, NOT_FOUND, ModelName, Usage, check_named_model
+from viewfinder.service.http.routes.openai import LIVE_MODEL, NOT_FOUND, ModelName, Usage, index_of_model
 from viewfinder.service.inputs import Encoded, Input, InputBudget, cosines, encode_inputs, warnings_of
 from viewfinder.service.search_service import SearchService
 
@@ -45,6 +46,7 @@ class RerankRequest(JsonBody):
     query: Annotated[AnyInput, Field(description="A text, or an object as in `documents`.")]
     documents: _Documents
     model: ModelName = LIVE_MODEL
+    index: IndexName | None = Field(None, description="The index whose model ranks, and which has the ids.")
     top_n: int | None = Field(None, strict=True, ge=1, description="Return only the best; all by default.")
     return_documents: bool | None = Field(
         None, strict=True, description="Repeat texts, URLs and ids in the answer; not the content of images."
@@ -111,9 +113,8 @@ def router(service: SearchService, budget: InputBudget) -> APIRouter:
         responses=ERROR_RESPONSES | NOT_FOUND,
         summary="Rank texts and images by a query, in Cohere's format",
     )
-    async def rerank(body: RerankRequest, request: Request, seen: Seen) -> Response:
-        generation = service.follower.snapshot()
-        check_named_model(body.model, generation)
+    async def rerank(body: RerankRequest, request: Request, seen: Seen, visible: Visible) -> Response:
+        generation = await index_of_model(visible, body.model, body.index).follower.ready()
         inputs = [each.input(f"documents.{index}") for index, each in enumerate(body.documents)]
         with ExitStack() as held:
             held.enter_context(budget.take(len(inputs)))

@@ -1,6 +1,8 @@
 """The search routes."""
 
+import asyncio
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
@@ -21,6 +23,7 @@ from viewfinder.query.fields import (
     GroupSize,
     Id,
     ImageUrl,
+    IndexName,
     Limit,
     MinRelevance,
     Offset,
@@ -31,11 +34,10 @@ from viewfinder.query.fields import (
     Threshold,
 )
 from viewfinder.query.query import BatchBody, Query, QueryPart, SearchBody, UploadOptionsBody
-from viewfinder.query.searcher import Refused
 from viewfinder.service.http.errors import ERROR_RESPONSES, JSON_HINT, HTTPError, error_detail, http_error_of
 from viewfinder.service.http.json_routes import JsonRoute, parse_in_turn
-from viewfinder.service.http.keys import Seen
-from viewfinder.service.search_service import SearchService
+from viewfinder.service.http.keys import Seen, Visible
+from viewfinder.service.indexes import Indexes, UnknownIndexError
 from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.store.conditions import KeyFilter
 
@@ -43,7 +45,7 @@ from viewfinder.store.conditions import KeyFilter
 MAX_JSON_PARAMETER = 4_000
 
 _SEARCH_RESPONSES: dict[int | str, dict[str, Any]] = ERROR_RESPONSES | {
-    404: {"model": ErrorResponse, "description": "The index holds no image with the given id."},
+    404: {"model": ErrorResponse, "description": "There is no such index, or it holds no image with the given id."},
     410: {
         "model": ErrorResponse,
         "description": "The collection that a cursor pages through no longer exists: search again.",
@@ -77,8 +79,8 @@ _UploadOptions = Annotated[
 ]
 
 
-def router(service: SearchService) -> APIRouter:
-    """The search routes over one replica's service."""
+def router() -> APIRouter:
+    """The search routes."""
     routes = APIRouter(tags=["search"], route_class=JsonRoute)
 
     @routes.post(
@@ -86,12 +88,14 @@ def router(service: SearchService) -> APIRouter:
         responses=_SEARCH_RESPONSES,
         summary="Find images by text, by image, or by several of them; or list them",
     )
-    async def search(body: SearchBody, seen: Seen) -> SearchResult:
-        return await _search_and_log(service, body.query(), seen)
+    async def search(body: SearchBody, seen: Seen, visible: Visible) -> SearchResult:
+        return await _search_and_log(visible, body.query(), seen)
 
     @routes.get("/v1/search", responses=_SEARCH_RESPONSES, summary="The same with a query string")
-    async def search_by_address(query: Annotated[Query, Depends(_query_of_address)], seen: Seen) -> SearchResult:
-        return await _search_and_log(service, query, seen)
+    async def search_by_address(
+        query: Annotated[Query, Depends(_query_of_address)], seen: Seen, visible: Visible
+    ) -> SearchResult:
+        return await _search_and_log(visible, query, seen)
 
     @routes.post(
         "/v1/search/image",
@@ -102,16 +106,17 @@ def router(service: SearchService) -> APIRouter:
     async def search_by_upload(
         image: Annotated[UploadFile, File(description="The image: JPEG, PNG, WebP, GIF, BMP or TIFF.")],
         seen: Seen,
+        visible: Visible,
         options: _UploadOptions = "{}",
     ) -> SearchResult:
         chosen = await _upload_options(options)
-        return await _search_and_log(service, chosen.build(QueryPart("image", await image.read())), seen)
+        return await _search_and_log(visible, chosen.build(QueryPart("image", await image.read())), seen)
 
     @routes.post(
         "/v1/search/batch", responses=_SEARCH_RESPONSES, summary="Up to 64 searches at once, encoded as one batch"
     )
-    async def search_batch(body: BatchBody, request: Request, seen: Seen) -> SearchResults:
-        answers = await service.searcher.search_many(body.queries(), seen)
+    async def search_batch(body: BatchBody, request: Request, seen: Seen, visible: Visible) -> SearchResults:
+        answers = await _search_indexes(visible, body.queries(), seen)
         return SearchResults(
             results=tuple(
                 each if isinstance(each, SearchResult) else _failed_search(each, request.state.id) for each in answers
@@ -123,6 +128,7 @@ def router(service: SearchService) -> APIRouter:
 
 async def _query_of_address(
     q: Annotated[Text | None, QueryParameter()] = None,
+    index: Annotated[IndexName | None, QueryParameter()] = None,
     id: Annotated[Id | None, QueryParameter()] = None,
     image_url: Annotated[ImageUrl | None, QueryParameter()] = None,
     target: Annotated[TargetField, QueryParameter()] = "image",
@@ -144,6 +150,7 @@ async def _query_of_address(
     """The query in a query string."""
     document = {
         "text": q,
+        "index": index,
         "id": id,
         "image_url": image_url,
         "target": target,
@@ -168,14 +175,39 @@ async def _query_of_address(
         raise _validation_error(error, "query") from error
 
 
-async def _search_and_log(service: SearchService, query: Query, seen: KeyFilter) -> SearchResult:
+async def _search_and_log(visible: Indexes, query: Query, seen: KeyFilter) -> SearchResult:
     """One page of hits, with its model and collection in the access log: those of a cursor may not be live."""
-    result = await service.searcher.search(query, seen)
+    result = await visible.of(query.index).searcher.search(query, seen)
     record_generation(model=result.model, collection=result.collection)
     return result
 
 
-def _failed_search(error: Refused, request_id: str) -> FailedSearch:
+async def _search_indexes(
+    visible: Indexes, queries: Sequence[Query | QueryError], seen: KeyFilter
+) -> list[SearchResult | Exception]:
+    """The answers of a batch; the searches of each index are encoded and searched together.
+
+    If an index cannot answer, its error stands in place of its results, and is raised if there is no other index.
+    """
+    answers: dict[int, SearchResult | Exception] = {}
+    asked: dict[str, dict[int, Query]] = {}
+    for number, query in enumerate(queries):
+        if isinstance(query, QueryError):
+            answers[number] = query
+            continue
+        try:
+            asked.setdefault(visible.of(query.index).name, {})[number] = query
+        except UnknownIndexError as error:
+            answers[number] = error
+    work = [visible.of(name).searcher.search_many(list(part.values()), seen) for name, part in asked.items()]
+    for part, found in zip(asked.values(), await asyncio.gather(*work, return_exceptions=len(work) > 1), strict=True):
+        if isinstance(found, BaseException) and not isinstance(found, Exception):
+            raise found
+        answers |= dict.fromkeys(part, found) if isinstance(found, Exception) else dict(zip(part, found, strict=True))
+    return [answers[number] for number in range(len(queries))]
+
+
+def _failed_search(error: Exception, request_id: str) -> FailedSearch:
     answered = http_error_of(error)
     return FailedSearch(status=answered.status, error=error_detail(request_id, answered))
 

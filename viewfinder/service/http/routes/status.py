@@ -8,17 +8,31 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import ConfigDict, Field
 
-from viewfinder.client.results import ErrorResponse, Facets, FacetValue, LiveModel, Model, Models, Stats
+from viewfinder.client.results import (
+    ErrorResponse,
+    Facets,
+    FacetValue,
+    IndexState,
+    IndexStates,
+    LiveModel,
+    Model,
+    Models,
+    Stats,
+)
 from viewfinder.models.registry import REGISTRY, ModelSpec
+from viewfinder.query.fields import IndexName
 from viewfinder.query.validation import JsonBody
+from viewfinder.service.generation.follower import NotReadyError
 from viewfinder.service.generation.generation import Generation
 from viewfinder.service.http.errors import ERROR_RESPONSES
 from viewfinder.service.http.json_routes import JsonRoute
-from viewfinder.service.http.keys import Seen
-from viewfinder.service.http.routes.openai import LIVE_MODEL, check_named_model
+from viewfinder.service.http.keys import Asked, Seen, Visible
+from viewfinder.service.http.routes.openai import LIVE_MODEL, index_of_model
 from viewfinder.service.http.routes.search import MAX_JSON_PARAMETER, parse_filter_parameter
+from viewfinder.service.indexes import Indexes, ServedIndex
 from viewfinder.service.recent import RecentAnswers
 from viewfinder.service.search_service import SearchService
+from viewfinder.store import Collection
 from viewfinder.store.conditions import KeyFilter
 
 DEFAULT_FACETS, MAX_FACETS = 20, 100
@@ -37,6 +51,7 @@ class FacetsBody(JsonBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"field": "tags", "filter": {"width": {"gte": 800}}}]})
 
+    index: IndexName | None = None
     field: FacetField
     limit: FacetLimit = DEFAULT_FACETS
     filter: Annotated[dict[str, Any] | None, Field(description=_FILTER)] = None
@@ -49,10 +64,15 @@ def router(service: SearchService) -> APIRouter:
     unavailable: dict[int | str, dict[str, Any]] = {503: ERROR_RESPONSES[503], 504: ERROR_RESPONSES[504]}
 
     @routes.get("/v1/stats", responses=unavailable, summary="The collection that is searched, and its size")
-    async def stats(seen: Seen) -> Stats:
-        name = service.follower.snapshot().collection.name
-        found = await recent.get((name, _question(seen)), lambda: service.searcher.stats(seen))
-        return replace(found, behind=service.follower.behind)
+    async def stats(seen: Seen, index: Asked) -> Stats:
+        name = index.follower.collection().name
+        found = await recent.get((name, _question(seen)), lambda: index.searcher.stats(seen))
+        return replace(found, behind=index.follower.behind)
+
+    @routes.get("/v1/indexes", summary="The indexes that the key may see")
+    async def indexes(visible: Visible) -> IndexStates:
+        states = tuple(_index_state(each) for each in visible)
+        return IndexStates(indexes=states, default=states[0].name if states else None)
 
     @routes.get(
         "/v1/facets",
@@ -61,6 +81,7 @@ def router(service: SearchService) -> APIRouter:
     )
     async def facets(
         seen: Seen,
+        index: Asked,
         field: Annotated[FacetField, Query()],
         limit: Annotated[FacetLimit, Query()] = DEFAULT_FACETS,
         filter: Annotated[
@@ -68,10 +89,10 @@ def router(service: SearchService) -> APIRouter:
             Query(max_length=MAX_JSON_PARAMETER, description=f"{_FILTER} As JSON; longer ones go into a POST request."),
         ] = None,
     ) -> Facets:
-        return await _count_values(service, recent, seen, field, limit, parse_filter_parameter(filter))
+        return await _count_values(service, index, recent, seen, field, limit, parse_filter_parameter(filter))
 
-    async def facets_by_body(body: FacetsBody, seen: Seen) -> Facets:
-        return await _count_values(service, recent, seen, body.field, body.limit, body.filter)
+    async def facets_by_body(body: FacetsBody, seen: Seen, visible: Visible) -> Facets:
+        return await _count_values(service, visible.of(body.index), recent, seen, body.field, body.limit, body.filter)
 
     routes.add_api_route(
         "/v1/facets",
@@ -83,8 +104,8 @@ def router(service: SearchService) -> APIRouter:
     )
 
     @routes.get("/v1/models", summary="The models that an index can be made with")
-    async def models() -> Models:
-        return _known_models(service.follower.current)
+    async def models(visible: Visible) -> Models:
+        return _known_models(visible)
 
     @routes.get(
         "/v1/models/{name:path}",
@@ -95,10 +116,9 @@ def router(service: SearchService) -> APIRouter:
         name: Annotated[
             str, Path(max_length=1000, description="As in `data` of `GET /v1/models`.", examples=["viewfinder"])
         ],
+        visible: Visible,
     ) -> LiveModel:
-        generation = service.follower.snapshot()
-        check_named_model(name, generation)
-        return replace(_named(generation)[0], id=name)
+        return _live_model(name, index_of_model(visible, name, None).follower.collection())
 
     _add_probes(routes, service)
     return routes
@@ -120,12 +140,14 @@ def _add_probes(routes: APIRouter, service: SearchService) -> None:
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: ERROR_RESPONSES[503]}, summary="Readiness to answer queries")
     async def readyz() -> dict[str, str | None]:
-        generation = service.follower.snapshot()
-        return {"status": "ready", "collection": generation.collection.name, "behind": service.follower.behind}
+        collection = service.follower.collection()
+        service.follower.check()
+        return {"status": "ready", "collection": collection.name, "behind": service.follower.behind}
 
 
 async def _count_values(
     service: SearchService,
+    index: ServedIndex,
     recent: RecentAnswers,
     seen: KeyFilter,
     field: str,
@@ -133,7 +155,7 @@ async def _count_values(
     condition: dict[str, Any] | None,
 ) -> Facets:
     """The most frequent values of a field, from `recent` without a condition."""
-    collection = service.follower.snapshot().collection
+    collection = index.follower.collection()
 
     def count() -> list[tuple[str | int | bool, int]]:
         search = service.store.search
@@ -155,35 +177,56 @@ def _question(seen: KeyFilter) -> str:
     return json.dumps(seen, sort_keys=True)
 
 
-def _known_models(current: Generation | None) -> Models:
-    """The models of the registry, and the live one."""
-    specs = dict(REGISTRY) | {spec.name: spec for spec in _live_spec(current)}
+def _index_state(index: ServedIndex) -> IndexState:
+    follower = index.follower
+    try:
+        live = follower.collection()
+    except NotReadyError as error:
+        return IndexState(name=index.name, behind=str(error))
+    return IndexState(
+        name=index.name,
+        model=live.metadata.model_name,
+        collection=live.name,
+        in_memory=follower.current is not None,
+        behind=follower.behind,
+    )
+
+
+def _known_models(visible: Indexes) -> Models:
+    """The models of the registry, and the live ones."""
+    current = [each.follower.current for each in visible]
+    specs = dict(REGISTRY) | {spec.name: spec for each in current if each is not None for spec in [_live_spec(each)]}
     names = [each.name for each in fields(Model)]
     known = tuple(Model(**{name: getattr(spec, name) for name in names}) for spec in specs.values())
-    return Models(models=known, live=current.model if current else None, data=_named(current))
+    live = {each.name: found for each in visible if (found := _live(each)) is not None}
+    data = {each.metadata.model_name: _live_model(each.metadata.model_name, each) for each in live.values()}
+    first = live.get(next(iter(visible)).name) if len(visible) else None
+    if first is not None:
+        data[LIVE_MODEL] = _live_model(LIVE_MODEL, first)
+    return Models(models=known, live=first.metadata.model_name if first else None, data=tuple(data.values()))
 
 
-def _named(current: Generation | None) -> tuple[LiveModel, ...]:
-    if current is None:
-        return ()
-    created = datetime.fromisoformat(current.collection.metadata.created_at).timestamp()
-    return tuple(LiveModel(id=name, created=int(created)) for name in (current.model, LIVE_MODEL))
+def _live(index: ServedIndex) -> Collection | None:
+    try:
+        return index.follower.collection()
+    except NotReadyError:
+        return None
 
 
-def _live_spec(current: Generation | None) -> list[ModelSpec]:
+def _live_model(name: str, collection: Collection) -> LiveModel:
+    return LiveModel(id=name, created=int(datetime.fromisoformat(collection.metadata.created_at).timestamp()))
+
+
+def _live_spec(current: Generation) -> ModelSpec:
     """The live model, which may be missing in the registry, without its directory."""
-    if current is None:
-        return []
     spec, encoder = current.encoder.checkpoint.spec, current.encoder
-    return [
-        ModelSpec(
-            spec.name,
-            dimension=encoder.dimension,
-            image_size=encoder.preprocess.size,
-            context_length=encoder.context_length,
-            languages=spec.languages,
-            licence=spec.licence,
-            good_for=spec.good_for,
-            matryoshka=spec.matryoshka,
-        )
-    ]
+    return ModelSpec(
+        spec.name,
+        dimension=encoder.dimension,
+        image_size=encoder.preprocess.size,
+        context_length=encoder.context_length,
+        languages=spec.languages,
+        licence=spec.licence,
+        good_for=spec.good_for,
+        matryoshka=spec.matryoshka,
+    )
