@@ -73,6 +73,28 @@ def test_long_and_missing_captions_keep_the_layout(visit: Visits, site: Site, op
 
 
 @pytest.mark.full
+def test_names_with_markup_and_control_characters_are_written_out(visit: Visits, site: Site) -> None:
+    page = visit(site).page
+
+    def change(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        hit = body["hits"][0]
+        hit["uri"], hit["caption"] = "s3://b/\u202egpj.<b>\n.exe", None
+        hit["payload"] |= {"tags": ["\u202e<u>tag</u>"], "meta": {"a\u202e": "<i>x</i>", "constructor": "own"}}
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/v1/search", change)
+    page.goto(site.address + QUERY)
+    expect(tiles(page).first).to_contain_text("\\u202egpj.<b>\\u000a.exe")
+    tiles(page).first.click()
+    for shown in ("s3://b/\\u202egpj.<b>\\u000a.exe", "\\u202e<u>tag</u>", "A\\u202e", "<i>x</i>", "own"):
+        expect(page.locator("#v-data")).to_contain_text(shown)
+    expect(page.locator("#results :is(b, i, u), #viewer :is(b, i, u)")).to_have_count(0)
+    assert "\u202e" not in page.locator("#viewer").inner_text()
+
+
+@pytest.mark.full
 def test_a_phone_does_not_show_the_hint_to_drop_images(visit: Visits, site: Site) -> None:
     for options, visible in (({}, True), (PHONE, False)):
         page = visit(site, **options).page

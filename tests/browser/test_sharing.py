@@ -79,3 +79,6 @@ def test_a_link_has_the_whole_state_but_no_key_and_no_selection(visit: Visits, s
     expect(page.locator("#share-link")).to_have_value(site.address + path)
     expect(page.locator("#share-contents li")).to_have_count(4)
     expect(page.locator("#share-contents")).to_contain_text(re.compile("不包含你的 API 密钥和已选图片"))
+    page.keyboard.press("Escape")
+    page.evaluate("location.hash = 'not=s3://b/a.jpg&not=s3://b/b.jpg'")  # another link, opened in the same tab
+    expect(page.get_by_role("group", name="已排除")).to_contain_text("2 张图片")
