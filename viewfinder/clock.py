@@ -1,13 +1,15 @@
-"""The time of day, and waiting, where a simulation replaces both."""
+"""The time of day, waiting, and what is done at intervals, where a simulation replaces all three."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], None]
+Repeating = Callable[[float, Callable[[], bool]], AbstractContextManager[None]]
 
 _TICK = timedelta(microseconds=1)
 
@@ -16,8 +18,26 @@ def _system() -> datetime:
     return datetime.now(UTC)
 
 
+@contextmanager
+def _thread(seconds: float, function: Callable[[], bool]) -> Iterator[None]:
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds) and function():
+            pass
+
+    thread = threading.Thread(target=run, name="repeating", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=10)
+
+
 _clock: ContextVar[Clock] = ContextVar("clock", default=_system)
 _sleep: ContextVar[Sleep] = ContextVar("sleep", default=time.sleep)
+_repeating: ContextVar[Repeating] = ContextVar("repeating", default=_thread)
 
 
 def now() -> datetime:
@@ -42,12 +62,18 @@ def sleep(seconds: float) -> None:
     _sleep.get()(seconds)
 
 
+def repeating(seconds: float, function: Callable[[], bool]) -> AbstractContextManager[None]:
+    """Call `function` every `seconds` in the background while the context is open, and as long as it returns True."""
+    return _repeating.get()(seconds, function)
+
+
 @contextmanager
-def using(clock: Clock, sleep: Sleep = time.sleep) -> Iterator[None]:
-    """Take the time from `clock` and wait by `sleep` in this context: this thread, or this task."""
-    tokens = _clock.set(clock), _sleep.set(sleep)
+def using(clock: Clock, sleep: Sleep = time.sleep, repeating: Repeating = _thread) -> Iterator[None]:
+    """Take the time from `clock`, wait by `sleep` and repeat by `repeating` in this context: this thread or task."""
+    tokens = _clock.set(clock), _sleep.set(sleep), _repeating.set(repeating)
     try:
         yield
     finally:
         _clock.reset(tokens[0])
         _sleep.reset(tokens[1])
+        _repeating.reset(tokens[2])

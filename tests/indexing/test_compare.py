@@ -134,6 +134,24 @@ def test_an_archived_object_is_unchanged_while_its_point_is_up_to_date(points: P
     assert list(points.store.points.states(points.collection, [_id("1")])) == [_id("1")]
 
 
+def test_a_changed_object_that_keeps_its_point_is_in_each_source_that_lists_it(points: Points) -> None:
+    """Otherwise its point would go with the source that it was indexed from."""
+    for name in ("archived", "cold", "failed"):
+        points.add(name, Version(DIGEST, 5, EARLY))
+    changed = {"version": Version(OTHER, 5, LATE), "sources": ["s3://b/folder"]}
+    tally = points.write_compared(listed("archived", **changed, skip="archived"))
+    assert (tally.archived, tally.objects) == (1, 1)
+    rows = points.compare(listed("cold", **changed), listed("failed", **changed))
+    outcome = {"stage": "fetch", "message": "", "permanent": False}
+    tally = points.write(
+        rows[0] | outcome | {"action": "skipped", "reason": "archived"},
+        rows[1] | outcome | {"action": "failed", "reason": "timeout"},
+    )
+    assert (tally.archived, tally.failed, tally.stale) == (1, 1, 2)
+    states = points.store.points.states(points.collection, list(map(_id, ("archived", "cold", "failed"))))
+    assert [set(each.sources) for each in states.values()] == [{"s3://b", "s3://b/folder"}] * 3
+
+
 def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_again(points: Points) -> None:
     """The archive tiers of Intelligent-Tiering do not show in the listing."""
     points.add("1", Version(DIGEST, 5, EARLY))

@@ -136,9 +136,9 @@ def _check_deleted(world: World, action: Action, task: Task) -> None:
 def _check_archived(action: Action, task: Task) -> None:
     if action.kind == "reindex":  # reads again a few images of those that the collection has, archived or not
         return
-    for uri in task.seen.get("gets", ()):
-        if uri in task.seen.get("listed", {}) and task.seen["listed"][uri][0].archived:
-            raise Violation(f"{action.kind} fetched {uri}, which its listing showed as archived")
+    archived = task.seen.get("listed", {}).keys() - task.seen.get("readable", set())
+    if fetched := archived & set(task.seen.get("gets", ())):
+        raise Violation(f"{action.kind} fetched {sorted(fetched)}, which its listings showed as archived")
 
 
 def _check_lock(tasks: Sequence[Task]) -> None:

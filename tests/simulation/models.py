@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,14 +34,22 @@ _NOT_FINITE = 40_000  # added to the number of a photo whose vector is not finit
 
 @functools.cache
 def model_directory(name: str) -> str:
-    """Return the directory of a checkpoint of this name; only its fingerprint matters."""
+    """Return the directory of a checkpoint of this name; only its fingerprint matters.
+
+    The same for all processes, because collections are named after it; the first one makes it.
+    """
     directory = Path(tempfile.gettempdir()) / f"viewfinder-simulation-{name}"
-    directory.mkdir(exist_ok=True)
-    safetensors.numpy.save_file(
-        {"weights": np.array([MODELS.index(name)], np.float32)}, directory / "open_clip_model.safetensors"
-    )
-    config = {"embed_dim": DIMENSION, "vision_cfg": {"image_size": SIZE}, "text_cfg": {"context_length": 77}}
-    (directory / CONFIG_NAME).write_text(json.dumps({"model_cfg": config}))
+    if not directory.exists():
+        made = Path(tempfile.mkdtemp())
+        safetensors.numpy.save_file(
+            {"weights": np.array([MODELS.index(name)], np.float32)}, made / "open_clip_model.safetensors"
+        )
+        config = {"embed_dim": DIMENSION, "vision_cfg": {"image_size": SIZE}, "text_cfg": {"context_length": 77}}
+        (made / CONFIG_NAME).write_text(json.dumps({"model_cfg": config}))
+        try:
+            made.rename(directory)
+        except OSError:  # another process was faster
+            shutil.rmtree(made)
     return str(directory)
 
 

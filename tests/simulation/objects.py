@@ -175,6 +175,7 @@ class _Client:
         stored, task = self._objects[uri], self._bucket.scheduler.task
         if task is not None and uri.startswith(PHOTOS):
             task.seen.setdefault("listed", {})[uri] = (stored, self._bucket.scheduler.steps)
+            task.seen.setdefault("readable", set()).update(set() if stored.archived else {uri})
         storage = "DEEP_ARCHIVE" if stored.archived else "STANDARD"
         modified = f"{stored.modified:%Y-%m-%dT%H:%M:%S}.000Z"
         return {

@@ -1,6 +1,7 @@
 """A deterministic scheduler: of several tasks one runs at a time, and hands over only at an I/O step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -49,6 +50,8 @@ class Scheduler:
         self._random = Random(0)
         self._switch = 0.3
         self._tasks: dict[greenlet, Task] = {}
+        self._alive: list[greenlet] = []
+        self._asleep: dict[greenlet, datetime] = {}  # until when
 
     @property
     def task(self) -> Task | None:
@@ -61,22 +64,26 @@ class Scheduler:
         self._switch = self._random.choice([0.05, 0.3, 0.9])
         start = self.steps
         waiting = [(start + task.delay, greenlet(self._main), task, function) for task, function in work]
-        alive: list[greenlet] = []
-        while alive or waiting:
+        while self._alive or waiting:
             for each in [each for each in waiting if each[0] <= self.steps]:
                 waiting.remove(each)
                 _, thread, task, function = each
                 self._tasks[thread] = task
                 task.began = self.steps
                 thread.switch(task, function)
-                alive.append(thread)
-            alive = [each for each in alive if not each.dead]
-            if alive:
-                self._random.choice(alive).switch()
-                alive = [each for each in alive if not each.dead]
+                self._alive.append(thread)
+            if self._alive:
+                self._random.choice(self._awake()).switch()
+                self._alive = [each for each in self._alive if not each.dead]
             elif waiting:
                 self.steps += 1
         self._tasks = {}
+
+    def _awake(self) -> list[greenlet]:
+        """The tasks that can go on. If all sleep, time passes until the first one wakes."""
+        first = min(self._asleep.get(each, self.time) for each in self._alive)
+        self.time = max(self.time, first)
+        return [each for each in self._alive if self._asleep.get(each, self.time) <= self.time]
 
     def step(self) -> None:
         """Count one I/O step of the running task, and perhaps let another task run first."""
@@ -96,17 +103,57 @@ class Scheduler:
             raise EndlessError
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.time += timedelta(seconds=seconds)
+        """Let time pass, in which other tasks go on."""
+        if self.task is None:
+            self.time += timedelta(seconds=seconds)
+            return
+        sleeper = getcurrent()
+        self._asleep[sleeper] = self.time + timedelta(seconds=seconds)
+        try:
+            sleeper.parent.switch()
+        finally:
+            del self._asleep[sleeper]
         self.step()
+
+    @contextmanager
+    def repeating(self, seconds: float, function: Callable[[], bool]) -> Iterator[None]:
+        """What `viewfinder.clock.repeating` does with a thread, by a greenlet of the same task."""
+        task = self.task
+        if task is None:
+            yield
+            return
+
+        def run() -> None:
+            with self._clock_of(task):
+                try:
+                    self.sleep(seconds)
+                    while function():
+                        self.sleep(seconds)
+                except (Killed, EndlessError):  # the task itself meets them too
+                    pass
+
+        thread = greenlet(run)
+        self._tasks[thread] = task
+        thread.switch()
+        thread.parent = getcurrent().parent
+        self._alive.append(thread)
+        try:
+            yield
+        finally:
+            if not thread.dead:
+                thread.parent = getcurrent()
+                thread.throw()
 
     def monotonic(self) -> float:
         return self.time.timestamp()
 
     def _main(self, task: Task, function: Callable[[], Any]) -> None:
         getcurrent().parent.switch()
-        with clock.using(lambda: self.time + timedelta(seconds=task.skew_s), self.sleep):
+        with self._clock_of(task):
             try:
                 task.result = function()
             except BaseException as error:
                 task.error = error
+
+    def _clock_of(self, task: Task) -> AbstractContextManager[None]:
+        return clock.using(lambda: self.time + timedelta(seconds=task.skew_s), self.sleep, self.repeating)

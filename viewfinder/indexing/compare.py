@@ -76,10 +76,13 @@ class Compare:
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
         self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
         self._mark_live(compared, store)
-        todo = [row for row in compared if row["action"] not in ("unchanged", "skipped")]
-        if unchanged := sum(row["action"] == "unchanged" for row in compared):
+        folded: list[Row] = []
+        todo: list[Row] = []
+        for row in compared:
+            (folded if _is_only_counted(row, states.get(row["id"])) else todo).append(row)
+        if unchanged := sum(row["action"] == "unchanged" for row in folded):
             todo.append({"action": "unchanged", "count": unchanged})
-        skipped = Counter((row["reason"], row["exists"], row["live"]) for row in compared if row["action"] == "skipped")
+        skipped = Counter((row["reason"], row["exists"], row["live"]) for row in folded if row["action"] == "skipped")
         for (reason, exists, live), count in skipped.items():
             todo.append({"action": "skipped", "reason": reason, "exists": exists, "live": live, "count": count})
         if excluded := len(rows) - len(present):
@@ -202,6 +205,13 @@ class Compare:
                 and state.has_image
                 and (row["skip"] == "archived" or is_same(version_of_state(state), version_of(row)))
             )
+
+
+def _is_only_counted(row: Row, state: PointState | None) -> bool:
+    """True if nothing else is to be done. An archived object that has changed keeps its point, in all its sources."""
+    if row["action"] == "skipped":
+        return row["reason"] != "archived" or state is None or set(row["sources"]) <= set(state.sources)
+    return row["action"] == "unchanged"
 
 
 def _is_given(row: Row) -> bool:

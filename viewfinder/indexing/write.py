@@ -124,7 +124,9 @@ def _update_existing(
         id_ for id_, state in states.items() if _changes_image(state, rows[id_]) or _changes_caption(state, rows[id_])
     ]
     store.points.update(collection, differ, lambda id_, point: _changed(point, rows[id_], captions[id_], stamp))
-    found = {row["id"]: row["sources"] for row in groups["sources"]}
+    kept = [row for row in groups["failed"] if _keeps_point(row)]
+    kept += [row for row in groups["skipped"] if row["id"] is not None and row["reason"] == "archived"]
+    found = {row["id"]: row["sources"] for row in (*groups["sources"], *kept)}
     found |= {id_: rows[id_]["sources"] for id_ in states if not set(rows[id_]["sources"]) <= set(states[id_].sources)}
     if found:
         store.points.add_sources(collection, found)

@@ -10,15 +10,15 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
-from viewfinder.clock import Clock, Sleep, now, sleep
+from viewfinder.clock import Clock, Sleep, now, repeating, sleep
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.indexing.machine import process_space
 from viewfinder.store.control import Control
@@ -88,18 +88,16 @@ class UpgradeLock:
         self._sleep = sleep
         self._monotonic = monotonic
         self._taken = monotonic()
-        self._released = threading.Event()
         self._lost_to: str | None = None
-        self._thread = threading.Thread(target=self._keep_renewing, name="upgrade-lock", daemon=True)
+        self._renewing = ExitStack()
 
     def __enter__(self) -> Self:
         self.acquire()
-        self._thread.start()
+        self._renewing.enter_context(repeating(self._ttl_s / 4, self._keep))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._released.set()
-        self._thread.join(timeout=10)
+        self._renewing.close()
         self.release()
 
     def acquire(self) -> None:
@@ -178,15 +176,16 @@ class UpgradeLock:
         )
         return asdict(holder)
 
-    def _keep_renewing(self) -> None:
-        while not self._released.wait(self._ttl_s / 4):
-            try:
-                self.renew()
-            except StoreBusyError as error:
-                logger.error("%s", error)
-                return
-            except StoreError as error:
-                logger.warning("The upgrade lock could not be renewed: %s", error)
+    def _keep(self) -> bool:
+        """Renew the lock; return False if it is lost."""
+        try:
+            self.renew()
+        except StoreBusyError as error:
+            logger.error("%s", error)
+            return False
+        except StoreError as error:
+            logger.warning("The upgrade lock could not be renewed: %s", error)
+        return True
 
 
 def read_holder(control: Control) -> LockHolder | None:
