@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "holidays"
 COUNT = 100
+IMAGES = 7  # the rest are copies by their hash
 SIZES = ((96, 64), (64, 64), (48, 72), (120, 60))
 TAGS = (["sea"], ["sea", "boat"], ["snow"], [])
 MARKUP = "<img src=x onerror=document.title='broken'>"
@@ -116,6 +118,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
                 "height": height,
                 "format": "png" if number % 5 == 0 else "jpeg",
                 "size": len(content),
+                "image_hash": str(UUID(int=number % IMAGES)),
                 "tags": TAGS[number % len(TAGS)],
                 "last_modified": "2024-05-31T12:00:00Z",
                 "meta": {"season": ("spring", "autumn")[number % 2], "year": 2020 + number % 3},

@@ -1,12 +1,12 @@
 // The query in the page's address.
 //
 // ?q=TEXT&without=TEXT&image_url=URL&image=NAME&like=ID&unlike=ID&f=FIELD:VALUE&gte=FIELD:VALUE&lte=FIELD:VALUE
-// &target=…&rank=…&sort=-FIELD&min=0.95&group=FIELD&open=ID&lang=zh#not=URI
+// &target=…&rank=…&collapse=…&sort=-FIELD&min=0.95&group=FIELD&open=ID&lang=zh#not=URI
 //
 // What may be long stands behind the #, which a browser does not send: servers refuse long addresses.
 
 const SINGLE = { text: "q", without: "without", url: "image_url", image: "image", sort: "sort", min: "min", group: "group", open: "open", lang: "lang" };
-const CHOICES = { target: ["image", "caption", "both"], rank: ["clip", "words", "hybrid"] };
+const CHOICES = { target: ["image", "caption", "both"], rank: ["clip", "words", "hybrid"], collapse: ["", "exact", "near"] };
 const BOUNDS = ["gte", "lte"];
 
 /** The query in an address. `filters` and `ranges` are Maps: a field may have any name, `constructor` too. */

@@ -2,6 +2,7 @@
 
 import { el, visible } from "./dom.js";
 import { show } from "./images.js";
+import { similarButton } from "./similar.js";
 import { percent, say } from "./words.js";
 
 const SHAPES = [1.5, 1, 0.75, 1.33, 1, 1.78, 0.67, 1.5, 1, 1.33, 0.75, 1.5, 1.78, 1, 1.33, 0.8]; // of a skeleton
@@ -87,7 +88,11 @@ export class Grid {
       frame.classList.add(shown ? "shown" : "lost");
       if (!shown) frame.dataset.lost = say("lost");
     });
-    return item(shape, link, check);
+    const behind = (other) => {
+      this.hits.set(other.id, other);
+      return this.#tile(other, false);
+    };
+    return item(shape, link, check, similarButton(hit, behind));
   }
 
   #links() {

@@ -50,6 +50,9 @@ export const minimum = (query) => (isGraded(query) ? query.min || (order(query) 
 /** The field that groups the hits, "" for none. */
 export const grouping = (query) => (hasContent(query) ? query.group : "");
 
+/** Which images are one hit: copies, similar ones, or "" for none. The groups of a field may share an image. */
+export const collapsing = (query) => (grouping(query) ? "" : query.collapse);
+
 /**
  * The filter of the query, or null; `except` omits the chips of a field, to count its other values.
  * An image has many tags, so all chosen tags must match; it has one format, so any of the chosen formats matches.
@@ -71,6 +74,7 @@ export async function request(query, image, cursor) {
   if (filter(query)) options.filter = filter(query);
   if (cursor) options.cursor = cursor;
   if (isStart(query)) return ["v1/search", { text: ANYTHING, ...options, diversity: 0.7 }];
+  if (collapsing(query)) options.collapse = collapsing(query);
   if (order(query)) options.order_by = order(query);
   if (minimum(query)) options.min_relevance = numberOrText(minimum(query));
   if (!hasContent(query)) return ["v1/search", options];

@@ -44,7 +44,7 @@ export class Results {
       const answer = await ask(path, { body, signal: mine.signal });
       if (mine !== this.searching) return;
       this.tookMs = answer.took_ms;
-      if (hasContent(query)) this.notes.push(...answer.warnings.map((text) => () => told("li", {}, text)));
+      if (!isStart(query)) this.#warn(answer.warnings);
       if (lost) this.say("image_ignored", { name: query.image });
       this.grid.clear();
       scrollTo(0, 0);
@@ -62,12 +62,20 @@ export class Results {
     this.#notes();
   }
 
+  /** Notes with the warnings of the service, each once. */
+  #warn(warnings) {
+    for (const text of warnings.filter((each) => !this.warned.has(each))) {
+      this.warned.add(text);
+      this.notes.push(() => told("li", {}, text));
+    }
+  }
+
   /** Keep the results for the back button. */
   remember() {
     if (!this.hits.length) return;
-    const { key, pages, cursor, notes, tookMs } = this;
+    const { key, pages, cursor, notes, warned, tookMs } = this;
     this.remembered.delete(key);
-    this.remembered.set(key, { pages, cursor, notes, tookMs, scroll: scrollY });
+    this.remembered.set(key, { pages, cursor, notes, warned, tookMs, scroll: scrollY });
     if (this.remembered.size > REMEMBERED) this.remembered.delete(this.remembered.keys().next().value);
   }
 
@@ -101,7 +109,7 @@ export class Results {
   #begin(query) {
     this.searching?.abort();
     this.searching = new AbortController();
-    Object.assign(this, { query, key: key(query), hits: [], pages: [], notes: [], cursor: null, coming: null });
+    Object.assign(this, { query, key: key(query), hits: [], pages: [], notes: [], warned: new Set(), cursor: null, coming: null });
     this.#panel(null);
     this.#notes();
     this.#end("");
@@ -114,7 +122,9 @@ export class Results {
     try {
       const [path, body] = await request(this.query, uploads.get(this.query.image), this.cursor);
       const answer = await ask(path, { body, signal: mine.signal });
-      if (mine === this.searching) this.#add(answer);
+      if (mine !== this.searching) return;
+      this.#warn(answer.warnings); // that some hits are in no page
+      this.#add(answer);
     } catch (error) {
       if (mine !== this.searching || error.name === "AbortError") return;
       if (error.status !== 410) return this.#end(`${error.message || say("unreachable")} `, { again: true });

@@ -1,8 +1,8 @@
-// How the hits are arranged: order, minimum relevance, groups. Three lists of choices.
+// How the hits are arranged: order, minimum relevance, groups, copies. Lists of choices.
 
 import { byId, el } from "./dom.js";
 import { fields, titleOf } from "./fields.js";
-import { grouping, hasContent, isGraded, isSortable, minimum, order } from "./query.js";
+import { collapsing, grouping, hasContent, isGraded, isSortable, minimum, order } from "./query.js";
 import { percent, say } from "./words.js";
 
 const MINIMA = ["0.8", "0.9", "0.95", "0.99"];
@@ -11,7 +11,7 @@ export class Sorting {
   /** `go(changes)` changes the query. */
   constructor(go) {
     this.measured = true;
-    for (const name of ["sort", "min", "group"]) byId(name).onchange = ({ target }) => go({ [name]: target.value });
+    for (const name of ["sort", "min", "group", "collapse"]) byId(name).onchange = ({ target }) => go({ [name]: target.value });
   }
 
   /** From `/v1/stats`: whether hits have a relevance. */
@@ -34,6 +34,8 @@ export class Sorting {
     byId("min").title = grades ? "" : say("no_relevance");
     const groups = fields.groups().map((field) => [field, titleOf(field)]);
     fill(byId("group"), [["", say("no_groups")], ...groups], grouping(query), titleOf, true);
+    byId("collapse").value = collapsing(query);
+    byId("collapse").disabled = Boolean(grouping(query));
   }
 }
 
