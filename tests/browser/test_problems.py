@@ -52,6 +52,25 @@ def test_a_filter_that_this_index_does_not_know_can_be_cleared(visit: Visits, si
     expect(tiles(page)).to_have_count(PAGE)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("address", "said", "remedy"),
+    [
+        ("sort=nonsense", "Unknown field 'nonsense'", "Clear the filters"),
+        ("q=number&group=caption", "Field 'caption' cannot be grouped by", "Clear the filters"),
+        ("q=number&min=0.9", "relevance", "Show less relevant images"),  # this index has not measured it
+    ],
+)
+def test_what_the_index_does_not_have_can_be_given_up(
+    visit: Visits, site: Site, address: str, said: str, remedy: str
+) -> None:
+    page = visit(site, f"/?{address}", expected=("400",)).page
+    expect(page.locator("#problem")).to_contain_text(said)
+    page.get_by_role("button", name=remedy).click()
+    expect(tiles(page).first).to_be_visible()
+    expect(page.locator("#problem")).to_be_hidden()
+
+
 @pytest.mark.parametrize(
     "field", ["__proto__", *(pytest.param(name, marks=pytest.mark.full) for name in ("constructor", "toString"))]
 )
@@ -80,7 +99,9 @@ def test_the_page_works_where_the_browser_blocks_site_data(visit: Visits, locked
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("address", ["q=a&like=nonsense", "like=00000000-0000-0000-0000-000000000000"])
+@pytest.mark.parametrize(
+    "address", ["q=a&like=nonsense", "like=00000000-0000-0000-0000-000000000000", "q=a&min=2", "q=a&min=high"]
+)
 def test_an_invalid_address_offers_a_new_search(visit: Visits, site: Site, address: str) -> None:
     page = visit(site, f"/?{address}", expected=("422", "404")).page
     page.get_by_role("button", name="New search").click()

@@ -64,6 +64,8 @@ export default {
   "from_on": "不小于 {from}",
   "up_to": "不大于 {to}",
   "excluded": "已排除",
+  "yes": "是",
+  "no": "否",
   "more": "另有 {count} 项",
   "fewer": "收起",
   "field_tags": "标签",

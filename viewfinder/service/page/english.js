@@ -64,6 +64,8 @@ export default {
   "from_on": "{from} or more",
   "up_to": "up to {to}",
   "excluded": "Excluded",
+  "yes": "yes",
+  "no": "no",
   "more": "{count} more",
   "fewer": "fewer",
   "field_tags": "Tags",

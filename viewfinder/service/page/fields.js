@@ -46,6 +46,7 @@ export function titleOf(field) {
 /** A value of a field as a text. */
 export function valueOf(field, value) {
   if (field === "size" && typeof value === "number") return bytes(value);
+  if (typeof value === "boolean") return say(value ? "yes" : "no");
   if (fields.kind(field) === "datetime") return day(value, "medium");
   if (fields.kind(field) === "float" && typeof value === "number") return number(value, { maximumFractionDigits: 6 });
   return visible(String(value)); // whole numbers may be years

@@ -9,13 +9,17 @@ const REMEDIES = {
   invalid_image: ["choose", "choose_another"],
   body_too_large: ["choose", "choose_another"],
   invalid_filter: ["clear", "clear_filters"],
+  no_relevance: ["relax", "show_less_relevant"],
   not_found: ["anew", "new_search"],
   invalid_request: ["anew", "new_search"],
   image_url_disabled: ["anew", "new_search"],
   forbidden_address: ["anew", "new_search"],
 };
 
-/** The content of the problem panel; `actions` has `again()`, `anew()`, `choose()` an image and `clear()` the filters. */
+/**
+ * The content of the problem panel; `actions` has `again()`, `anew()`, `choose()` an image, `clear()` the filters and
+ * `relax()` the minimum.
+ */
 export function explain(error, actions) {
   const title = el("h2", {}, say(has(`problem_${error.code}`) ? `problem_${error.code}` : "problem"));
   if (error.code === "unauthorized" || error.code === "forbidden") return [title, ...askForKey(error, actions.again)];

@@ -224,7 +224,8 @@ export class Results {
     const actions = {
       again: () => this.search(this.query),
       choose: chooseImage,
-      clear: () => this.on.go(UNFILTERED),
+      clear: () => this.on.go({ ...UNFILTERED, sort: "", group: "" }), // they name fields, too
+      relax: () => this.on.go({ min: "", sort: "" }),
       anew: () => this.on.go(fresh(this.query)),
     };
     this.#panel(() => explain(error, actions));

@@ -43,7 +43,7 @@ export class Selection {
   draw() {
     const count = this.chosen.size;
     document.body.classList.toggle("selecting", count > 0);
-    byId("selection").hidden = count === 0;
+    byId("selection-acts").hidden = count === 0; // the count stays: what appears with its text is not read out
     byId("selected").textContent = count ? say("selected", { count }) : "";
     byId("select-all").textContent = say("select_all", { count: this.on.hits().length });
     this.on.changed();
