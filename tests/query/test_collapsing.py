@@ -15,7 +15,7 @@ from tests.store.test_differential import COUNT, World
 from viewfinder.client.requests import MAX_COLLAPSED, MAX_RANKED_HITS, Collapse
 from viewfinder.query.collapsing import Near, nearest_before
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import HitPage
+from viewfinder.query.steps import HitPage
 from viewfinder.store import Store, StoreAddress, open_local
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble

@@ -10,9 +10,10 @@ import pytest
 from tests.store.random_points import DATES, NUMBERS, filters, in_order, values_in
 from tests.store.test_differential import COUNT, World
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import HitPage, Prepared, RankingSteps, Single, ranking
+from viewfinder.query.ranking import ranking
 from viewfinder.query.relevance import MinimumRelevance, relevance
 from viewfinder.query.searcher import run_alone
+from viewfinder.query.steps import HitPage, Prepared, RankingSteps, Single
 from viewfinder.store import Store, StoreAddress, open_local
 
 SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 30))]

@@ -10,9 +10,11 @@ import pytest
 from viewfinder.client.requests import MAX_HITS, MAX_ORDERED, MAX_RANKED_HITS
 from viewfinder.query.cursor import Cursor, CursorKeys, Place
 from viewfinder.query.errors import QueryError
+from viewfinder.query.fusion import fuse
 from viewfinder.query.query import Query, QueryPart, parse_query
-from viewfinder.query.ranking import Grouped, HitPage, Prepared, fuse, ranking
+from viewfinder.query.ranking import ranking
 from viewfinder.query.relevance import MinimumRelevance
+from viewfinder.query.steps import Grouped, HitPage, Prepared
 from viewfinder.store.ordering import Ordering
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.search import Search

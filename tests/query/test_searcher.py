@@ -13,8 +13,9 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.query.errors import QueryImageError
 from viewfinder.query.local import LocalSearch
 from viewfinder.query.query import Query, QueryPart
-from viewfinder.query.ranking import Grouped, HitPage, ranking
+from viewfinder.query.ranking import ranking
 from viewfinder.query.searcher import run_rankings
+from viewfinder.query.steps import Grouped, HitPage
 from viewfinder.query.vectors import gather_or_cancel
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, open_local

@@ -7,8 +7,8 @@ from viewfinder.client.results import Group, Hit, SearchResult, SimilarImage
 from viewfinder.query.collapsing import Cluster
 from viewfinder.query.cursor import Cursor, CursorKeys
 from viewfinder.query.query import Query
-from viewfinder.query.ranking import HitPage
 from viewfinder.query.relevance import relevance
+from viewfinder.query.steps import HitPage
 from viewfinder.query.vectors import Composed
 from viewfinder.store import Collection, StoredHit
 

@@ -24,9 +24,10 @@ from viewfinder.query.errors import (
 )
 from viewfinder.query.images import QueryImages, Timed, untimed
 from viewfinder.query.query import Query
-from viewfinder.query.ranking import Grouped, HitPage, Listed, Prepared, RankingSteps, Read, Single, Step, ranking
+from viewfinder.query.ranking import ranking
 from viewfinder.query.relevance import MinimumRelevance
 from viewfinder.query.results import search_result
+from viewfinder.query.steps import Grouped, HitPage, Listed, Prepared, RankingSteps, Read, Single, Step
 from viewfinder.query.vectors import Composed, NamedPoints, QueryEncoder, compose, gather_or_cancel, query_kind
 from viewfinder.store import Collection, Search, Store, StoredHit
 from viewfinder.store.conditions import KeyFilter
