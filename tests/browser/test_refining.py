@@ -132,6 +132,7 @@ def test_an_address_holds_any_query(visit: Visits, site: Site, album: Album) -> 
         "sort": "-meta.a:b",
         "min": "0.5",
         "group": "meta.a:b",
+        "collapse": "near",
         "open": album.batch.ids[2],
         "lang": "zh",
         "excluded": ["s3://b/a&not=b#c.jpg", "file:///\n\u202e.jpg"],
