@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,13 +57,13 @@ class Album:
     def file(self, number: int) -> Path:
         return self.directory / f"{number:03}.jpg"
 
-    def build(self, store: Store) -> Collection:
+    def build(self, store: Store, index: str = INDEX) -> Collection:
         """Make a live collection of all images."""
-        made = store.collections.create(INDEX, ModelIdentity.of(self.checkpoint))
+        made = store.collections.create(index, ModelIdentity.of(self.checkpoint))
         store.points.upsert(made, self.batch, wait=True)
-        store.collections.promote(INDEX, made.name)
+        store.collections.promote(index, made.name)
         store.collections.add_fields(made, {"meta.season": "keyword", "meta.year": "integer"})
-        live = store.collections.live(INDEX)
+        live = store.collections.live(index)
         assert live is not None
         return live
 
@@ -74,7 +74,12 @@ class Site:
 
     address: str
     store: Store
-    follower: Follower
+    followers: Sequence[Follower]
+
+    @property
+    def follower(self) -> Follower:
+        """The follower of the default index."""
+        return self.followers[0]
 
 
 @dataclass
@@ -131,21 +136,22 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
 
 
 @contextmanager
-def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[Site]:
-    """A service over a store in `directory`, with the album or without any index, until the block ends."""
+def serving(directory: Path, album: Album | None, *others: str, **settings: Any) -> Iterator[Site]:
+    """A service over a store in `directory`, with the album or without any index, until the block ends.
+
+    `others` are further indexes that it answers.
+    """
     with ExitStack() as closing:
         store = open_local(StoreAddress(data_dir=directory))
-        follower = Follower(
-            store,
-            INDEX,
-            Models(lambda checkpoint: Encoder.load(checkpoint, device="cpu"), batch_size=8),
-            refresh_s=3600,  # tests call `refresh` themselves
-        )
-        service = SearchService(store, [follower], Settings.load({}, index=INDEX, **settings))
+        models = Models(lambda checkpoint: Encoder.load(checkpoint, device="cpu"), batch_size=8)
+        # Tests call `refresh` themselves.
+        followers = [Follower(store, each, models, refresh_s=3600) for each in (INDEX, *others)]
+        service = SearchService(store, followers, Settings.load({}, index=INDEX, **settings))
         closing.callback(service.close)
         if album:
             album.build(store)
-        follower.refresh()
+        for each in followers:
+            each.refresh()
         server = uvicorn.Server(uvicorn.Config(build_api(service), port=0, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -157,7 +163,7 @@ def serving(directory: Path, album: Album | None, **settings: Any) -> Iterator[S
             assert time.monotonic() < deadline, "The server did not start in time."
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Site(f"http://127.0.0.1:{port}", store, follower)
+        yield Site(f"http://127.0.0.1:{port}", store, followers)
 
 
 @pytest.fixture(scope="package")

@@ -1,9 +1,11 @@
 // The query in the page's address.
 //
-// ?q=TEXT&without=TEXT&image_url=URL&image=NAME&like=ID&unlike=ID&f=FIELD:VALUE&gte=FIELD:VALUE&lte=FIELD:VALUE
+// ?index=NAME&q=TEXT&without=TEXT&image_url=URL&image=NAME&like=ID&unlike=ID&f=FIELD:VALUE&gte=FIELD:VALUE&lte=FIELD:VALUE
 // &target=…&rank=…&collapse=…&sort=-FIELD&min=0.95&group=FIELD&open=ID&lang=zh#not=URI
 //
 // What may be long stands behind the #, which a browser does not send: servers refuse long addresses.
+
+import { index } from "./api.js";
 
 const SINGLE = { text: "q", without: "without", url: "image_url", image: "image", sort: "sort", min: "min", group: "group", open: "open", lang: "lang" };
 const CHOICES = { target: ["image", "caption", "both"], rank: ["clip", "words", "hybrid"], collapse: ["", "exact", "near"] };
@@ -26,7 +28,7 @@ export function parse(search, hash = "") {
 }
 
 export function address(query) {
-  const made = new URLSearchParams();
+  const made = new URLSearchParams(index ? { index } : {});
   for (const name of ["text", "without", "url", "image"]) if (query[name]) made.set(SINGLE[name], query[name]);
   for (const side of ["like", "unlike"]) for (const id of query[side]) made.append(side, id);
   for (const [field, values] of query.filters) for (const value of values) made.append("f", pair(field, value));

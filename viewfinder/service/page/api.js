@@ -11,6 +11,12 @@ export const apiKey = {
   forget: () => storage.remove(KEY),
 };
 
+/** The index that the page's address names; without one the service asks its first. Another index is another page. */
+export const index = new URLSearchParams(location.search).get("index") ?? "";
+
+/** A path of an image or of the statistics, with the index. */
+export const indexed = (path) => (index ? `${path}?${new URLSearchParams({ index })}` : path);
+
 /** An error response of the service, or `unreachable`. */
 export class ServiceError extends Error {
   constructor(status, { code, message, hint, request_id }, retryAfter) {
@@ -31,8 +37,19 @@ export async function download(path, signal) {
   return response.blob();
 }
 
+/** The body with the index; in a batch each search has it. */
+function withIndex(body) {
+  if (!index || !body) return body;
+  if (body instanceof FormData) {
+    body.set("options", JSON.stringify({ ...JSON.parse(body.get("options")), index }));
+    return body;
+  }
+  return body.searches ? { searches: body.searches.map((each) => ({ ...each, index })) } : { ...body, index };
+}
+
 async function request(path, body, signal) {
   const headers = {};
+  body = withIndex(body);
   if (apiKey.get()) headers.authorization = `Bearer ${apiKey.get()}`;
   if (body && !(body instanceof FormData)) {
     headers["content-type"] = "application/json";

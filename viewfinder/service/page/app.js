@@ -1,7 +1,7 @@
 // The page. Its address holds the query, and everything on the screen follows from the query.
 
 import { address, fresh, key, parse } from "./address.js";
-import { apiKey, ask } from "./api.js";
+import { apiKey, ask, index, indexed } from "./api.js";
 import { byId, el } from "./dom.js";
 import { fields } from "./fields.js";
 import { Filters } from "./filters.js";
@@ -98,7 +98,8 @@ function translate() {
 /** The first request: the service's statistics, and the fields to filter by. */
 async function begin(signal) {
   if (stats) return;
-  stats = await ask("v1/stats", { signal });
+  // Both at once: the list is needed also if there is no such index.
+  [stats] = await Promise.all([ask(indexed("v1/stats"), { signal }), offerIndexes(signal)]);
   byId("forget").hidden = !apiKey.get();
   // An older Qdrant cannot rank by words.
   for (const option of byId("rank").options) option.hidden = option.disabled = !stats.words && option.value !== "clip";
@@ -108,6 +109,20 @@ async function begin(signal) {
   refine.draw(query);
   filters.update(query);
   describe();
+}
+
+/** Offer the indexes of the service, if there are several. */
+async function offerIndexes(signal) {
+  const { indexes, default: first } = await ask("v1/indexes", { signal });
+  const choice = byId("index");
+  choice.replaceChildren(...indexes.map(({ name }) => el("option", { value: name }, name)));
+  choice.value = index || first;
+  choice.hidden = indexes.length < 2;
+  choice.onchange = () => {
+    const chosen = { index: choice.value, ...(query.lang && { lang: query.lang }) };
+    choice.value = index || first; // what the browser's back button shows again
+    location.assign(`./?${new URLSearchParams(chosen)}`);
+  };
 }
 
 /** Describe the index on the start page. */
@@ -166,7 +181,7 @@ async function openViewer() {
   let hit = results.hits[at] ?? (viewer.hit?.id === id ? viewer.hit : null);
   if (!hit) {
     try {
-      hit = await ask(`v1/images/${encodeURIComponent(id)}`);
+      hit = await ask(indexed(`v1/images/${encodeURIComponent(id)}`));
     } catch (error) {
       if (query.open !== id || error.status === 401) return; // the search asks for the key and then opens the image again
       const gone = error.status === 404 || error.status === 422;

@@ -7,6 +7,7 @@ export default {
   "by_image": "以图搜图",
   "by_image_how": "以图搜图：选择、拖入或粘贴一张图片，或输入其网址",
   "search": "搜索",
+  "index": "索引",
   "keyboard": "键盘操作",
   "language_en": "EN",
   "language_zh": "中文",
@@ -190,5 +191,6 @@ export default {
   "problem_no_relevance": "这些结果没有相关度",
   "problem_body_too_large": "该图片过大",
   "problem_not_found": "该图片不在索引中",
+  "problem_index_not_found": "没有这个索引",
   "problem_invalid_request": "该搜索无效"
 };

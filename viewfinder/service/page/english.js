@@ -7,6 +7,7 @@ export default {
   "by_image": "Search with an image",
   "by_image_how": "Search with an image: choose, drop or paste one, or enter its address",
   "search": "Search",
+  "index": "Index",
   "keyboard": "Keyboard",
   "language_en": "EN",
   "language_zh": "中文",
@@ -190,5 +191,6 @@ export default {
   "problem_no_relevance": "These hits have no relevance",
   "problem_body_too_large": "This image is too large",
   "problem_not_found": "This image is not in the index",
+  "problem_index_not_found": "There is no such index",
   "problem_invalid_request": "This search is not valid"
 };

@@ -1,16 +1,17 @@
 // Thumbnails and originals of indexed images.
 
-import { apiKey, download } from "./api.js";
+import { apiKey, download, indexed } from "./api.js";
 
 // Only a few widths, so that caches have them.
 const WIDTHS = [160, 320, 480, 640, 960, 1280, 1920];
 const RETRIES_MS = [1500, 5000]; // a busy service refuses thumbnails for a short time
 
-export const original = (id) => `v1/images/${encodeURIComponent(id)}/content`;
+export const original = (id) => indexed(`v1/images/${encodeURIComponent(id)}/content`);
 
 function thumbnail(id, width) {
   const needed = width * Math.min(window.devicePixelRatio || 1, 2);
-  return `${original(id)}?width=${WIDTHS.find((each) => each >= needed) ?? WIDTHS.at(-1)}`;
+  const path = original(id);
+  return `${path}${path.includes("?") ? "&" : "?"}width=${WIDTHS.find((each) => each >= needed) ?? WIDTHS.at(-1)}`;
 }
 
 const seen = new IntersectionObserver(
