@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.fixtures.services import CAPTIONS, READ_KEY, Gallery, Running
+from tests.fixtures.services import CAPTIONS, INDEX, READ_KEY, Gallery, Running
 from tests.indexing.sample_images import encoded_image
 from viewfinder import ImageSearchEngine, print_results
 from viewfinder.client import Group, Hit, SearchResult
@@ -29,6 +29,18 @@ def test_the_same_calls_work_with_a_service(running: Running) -> None:
         assert [result.hits[0].caption for result in batch] == list(CAPTIONS)
         assert {len(result) for result in batch} == {3}
         assert engine.get_stats().collection == running.collection
+
+
+def test_the_index_of_a_service_can_be_named(running: Running) -> None:
+    with ImageSearchEngine(server=running.url, index=INDEX) as engine:
+        assert engine.search("a red car", top_k=1).collection == running.collection
+        with pytest.raises(ServiceError, match="there is no index 'cats'"):
+            engine.search("a red car", index="cats")
+    with (
+        ImageSearchEngine(server=running.url, index="cats") as engine,
+        pytest.raises(ServiceError, match="there is no index 'cats'"),
+    ):
+        engine.get_stats()
 
 
 def test_a_service_is_searched_by_image_with_the_api_key_of_the_settings(

@@ -40,6 +40,9 @@ def test_a_search_takes_exactly_one_query_and_a_valid_limit(local: Open, photos:
         engine.search("a cat", image=photos / "b.jpg")
     with pytest.raises(QueryError, match="limit"):
         engine.search("a cat", top_k=201)
+    with pytest.raises(QueryError, match="a search of 'images', not of 'cats'"):
+        engine.search("a cat", index="cats")
+    assert len(engine.search("a cat", index="images")) > 0
 
 
 def test_local_mode_supports_the_search_options_of_the_api(local: Open, photos: Path) -> None:

@@ -36,10 +36,10 @@ _PATHS_SHOWN = 20
 class ImageSearchEngine:
     """Index and search images. Use it in a `with` statement, or close it after use.
 
-    `mode="service"` uses the service at `server`; its index is built by the index job. `mode="local"` needs neither a
-    service nor Ray: it opens the embedded store in `data_dir` (or uses the Qdrant server of the settings) and encodes
-    in this process. `model_name` defaults to the model of `index`, or for a new index to that of the settings. Other
-    arguments default to the settings.
+    `mode="service"` uses the service at `server`, and of it `index`, which is built by the index job. `mode="local"`
+    needs neither a service nor Ray: it opens the embedded store in `data_dir` (or uses the Qdrant server of the
+    settings) and encodes in this process. `model_name` defaults to the model of `index`, or for a new index to that of
+    the settings. Other arguments default to the settings.
 
     Both modes answer the same searches with the same hits and refuse the same ones: local mode with `QueryError` and
     `FilterError`, a service with `ServiceError`. Raises `ConfigurationError` for a wrong argument or a missing package,
@@ -59,9 +59,9 @@ class ImageSearchEngine:
     ) -> None:
         self._closed = False
         if mode == "service":
-            if (model_name, data_dir, index) != (None, None, None):
-                raise ConfigurationError("model_name, data_dir and index are for mode='local'; a service has its own.")
-            self._opened: _Mode = _Remote(Client.of(Settings.load(server=server, api_key=api_key)))
+            if (model_name, data_dir) != (None, None):
+                raise ConfigurationError("model_name and data_dir are for mode='local'; a service has its own.")
+            self._opened: _Mode = _Remote(Client.of(Settings.load(server=server, api_key=api_key, index=index)))
         elif mode == "local":
             self._opened = _open_local(Settings.load(data_dir=data_dir, index=index), model_name)
         else:
