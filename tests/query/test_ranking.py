@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from viewfinder.client.requests import MAX_HITS, MAX_ORDERED, MAX_RANKED_HITS
+from viewfinder.query.body import parse_query
 from viewfinder.query.cursor import Cursor, CursorKeys, Place
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fusion import fuse
-from viewfinder.query.query import Query, QueryPart, parse_query
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.ranking import ranking
 from viewfinder.query.relevance import MinimumRelevance
 from viewfinder.query.steps import Grouped, HitPage, Prepared

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from viewfinder.query.body import parse_batch, parse_query
 from viewfinder.query.errors import QueryError
-from viewfinder.query.query import parse_batch, parse_query
 
 
 @pytest.mark.parametrize(

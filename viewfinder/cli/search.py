@@ -186,8 +186,8 @@ def _open_search(settings: Settings, request: SearchRequest, retries: int) -> It
         return
     with packages_of("local", "'viewfinder search'"):
         from viewfinder.cluster.session import store_of
+        from viewfinder.query.body import parse_query
         from viewfinder.query.local import LocalSearch
-        from viewfinder.query.query import parse_query
 
     parse_query(search_body(request))  # refused before the store is opened
     output.note(f"Searching index {settings.index!r} in this process.")

@@ -15,11 +15,12 @@ from viewfinder.errors import CollectionMissingError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.query.body import parse_batch, parse_query
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.errors import QueryError, UnknownImageError
 from viewfinder.query.fields import MAX_SEARCHES
 from viewfinder.query.images import QueryImages
-from viewfinder.query.query import Query, parse_batch, parse_query
+from viewfinder.query.query import Query
 from viewfinder.query.searcher import Refused, Searcher
 from viewfinder.query.vectors import DirectEncoder
 from viewfinder.settings import Settings

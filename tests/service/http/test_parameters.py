@@ -7,7 +7,7 @@ import pytest
 
 from tests.service.conftest import World
 from tests.service.http.searching import an_id, ids, search
-from viewfinder.query.query import SearchBody
+from viewfinder.query.body import SearchBody
 from viewfinder.service.http.guard import is_open_path
 
 

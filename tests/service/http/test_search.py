@@ -10,8 +10,8 @@ import pytest
 
 from tests.service.conftest import CAPTIONS, World, replica_of
 from tests.service.http.searching import Body, Counted, an_id, as_base64, ids, image, search, with_search
+from viewfinder.query.body import parse_query
 from viewfinder.query.cursor import CursorKeys
-from viewfinder.query.query import parse_query
 from viewfinder.query.searcher import Searcher
 from viewfinder.settings import Settings
 from viewfinder.store.conditions import ParsedFilter

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from viewfinder.client.requests import DEFAULT_GROUP_SIZE, DEFAULT_LIMIT
 from viewfinder.client.results import ErrorResponse, FailedSearch, SearchResult, SearchResults
 from viewfinder.errors import FilterError
+from viewfinder.query.body import BatchBody, SearchBody, UploadOptionsBody
 from viewfinder.query.errors import QueryError
 from viewfinder.query.fields import (
     CollapseField,
@@ -33,7 +34,7 @@ from viewfinder.query.fields import (
     Text,
     Threshold,
 )
-from viewfinder.query.query import BatchBody, Query, QueryPart, SearchBody, UploadOptionsBody
+from viewfinder.query.query import Query, QueryPart
 from viewfinder.service.http.errors import ERROR_RESPONSES, JSON_HINT, HTTPError, error_detail, http_error_of
 from viewfinder.service.http.json_routes import JsonRoute, parse_in_turn
 from viewfinder.service.http.keys import Seen, Visible
