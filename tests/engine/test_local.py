@@ -36,6 +36,8 @@ def test_a_directory_is_indexed_and_found(local: Open, photos: Path, tiny_model:
     assert first.score == pytest.approx(1, abs=1e-5)
     batch = engine.search_batch(["a red car", "two birds"], top_k=1, target="caption")
     assert [found.hits[0].caption for found in batch] == ["a red car", "two birds"]
+    # More than one batch takes, by hits and by comparisons.
+    assert len(engine.search_batch(["a red car"] * 11, top_k=200, collapse="near")) == 11
 
     stats = engine.get_stats()
     assert (stats.points, stats.model, stats.index, stats.collection) == (3, tiny_model, "images", result.collection)

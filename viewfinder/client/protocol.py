@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import random
 import time
 import uuid
@@ -22,13 +21,11 @@ from viewfinder._version import __version__
 from viewfinder.addresses import is_loopback
 from viewfinder.backoff import Backoff
 from viewfinder.client.requests import (
-    DEFAULT_GROUP_SIZE,
-    DEFAULT_LIMIT,
-    MAX_BATCH_HITS,
-    MAX_BATCH_NEAR,
+    MAX_BATCH,
     ImageInput,
     Part,
     SearchRequest,
+    batch_share,
     image_base64,
     image_id,
     image_names,
@@ -60,8 +57,7 @@ from viewfinder.sources.uris import spellings
 
 logger = logging.getLogger(__name__)
 
-# Maximum number of texts and images in one request, and their maximum size in bytes.
-MAX_BATCH = 64
+# Maximum size of the texts and images in one request, in bytes.
 _MAX_BATCH_BYTES = 8 * 1024**2
 _TAKEDOWNS_PER_PAGE = 1000
 
@@ -181,7 +177,7 @@ class Calls:
         ids = yield from self._ids(requests)
         names = _names(requests, ids)
         bodies = [search_body(request, ids) for request in requests]
-        for content in _json_batches("searches", ((body, _share(body)) for body in bodies)):
+        for content in _json_batches("searches", ((body, batch_share(body)) for body in bodies)):
             answer = yield from self._request(_SEARCH_RESULTS, "POST", "/v1/search/batch", content)
             for each in answer.results:
                 answers.append(each if isinstance(each, SearchResult) else _as_given(_search_error(each), names))
@@ -445,20 +441,6 @@ def _json_batches(
         size += len(text)
     if batch:
         yield _object(name, batch, others or {})
-
-
-def _share(body: Mapping[str, Any]) -> int:
-    """The share of a batch, in `MAX_BATCH` parts, that a search takes by its inputs or by its hits."""
-    hits = _whole_number(body, "limit", DEFAULT_LIMIT)
-    if body.get("group_by"):
-        hits *= _whole_number(body, "group_size", DEFAULT_GROUP_SIZE)
-    compared = MAX_BATCH // MAX_BATCH_NEAR if body.get("collapse") == "near" else 0
-    return max(len(body.get("queries", [None])), math.ceil(hits * MAX_BATCH / MAX_BATCH_HITS), compared)
-
-
-def _whole_number(body: Mapping[str, Any], name: str, default: int) -> int:
-    given = body.get(name)
-    return given if isinstance(given, int) else default  # the service refuses anything else
 
 
 def _object(name: str, items: Iterable[bytes], others: Mapping[str, str]) -> bytes:

@@ -40,6 +40,8 @@ _CANDIDATES_PER_HIT, _MIN_CANDIDATES, _MAX_CANDIDATES = 10, 100, 1_000
 # Hits of one group, and of all searches of one batch: as many as one search returns in groups.
 DEFAULT_GROUP_SIZE, MAX_GROUP_SIZE = 3, 10
 MAX_BATCH_HITS = MAX_LIMIT * MAX_GROUP_SIZE
+# Maximum number of texts and images in one request.
+MAX_BATCH = 64
 # Searches of one batch that compare images by their vectors, about 10 MB of JSON from the store for each.
 MAX_BATCH_NEAR = 4
 
@@ -135,6 +137,20 @@ def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None
         known = ", ".join(SearchRequest.__annotations__)
         raise TypeError(f"a search has no option {sorted(unknown)}; it has {known}")
     return {name: _plain(name, value, ids or {}) for name, value in request.items() if value is not None}
+
+
+def batch_share(body: Mapping[str, Any]) -> int:
+    """The share of a batch, in `MAX_BATCH` parts, that a search takes by its inputs, its hits or what it compares."""
+    hits = _whole_number(body, "limit", DEFAULT_LIMIT)
+    if body.get("group_by"):
+        hits *= _whole_number(body, "group_size", DEFAULT_GROUP_SIZE)
+    compared = MAX_BATCH // MAX_BATCH_NEAR if body.get("collapse") == "near" else 0
+    return max(len(body.get("queries", [None])), math.ceil(hits * MAX_BATCH / MAX_BATCH_HITS), compared)
+
+
+def _whole_number(body: Mapping[str, Any], name: str, default: int) -> int:
+    given = body.get(name)
+    return given if isinstance(given, int) else default  # the service refuses anything else
 
 
 def diverse_candidates(limit: int) -> int:

@@ -9,7 +9,15 @@ from typing import Any, Self, TypeVar
 
 from pydantic import SecretStr
 
-from viewfinder.client.requests import image_id, image_names, image_uri, search_body, spelled_names
+from viewfinder.client.requests import (
+    MAX_BATCH,
+    batch_share,
+    image_id,
+    image_names,
+    image_uri,
+    search_body,
+    spelled_names,
+)
 from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import CollectionMissingError
 from viewfinder.images.decoding import ImageLimits
@@ -18,7 +26,6 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.query.body import parse_batch, parse_query
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.errors import QueryError, UnknownImageError
-from viewfinder.query.fields import MAX_SEARCHES
 from viewfinder.query.images import QueryImages
 from viewfinder.query.query import Query
 from viewfinder.query.searcher import Refused, Searcher
@@ -74,12 +81,18 @@ class LocalSearch:
             raise UnknownImageError(names.get(error.name, error.name)) from error
 
     def search_batch(self, requests: Iterable[Mapping[str, Any]]) -> list[SearchResult | Refused]:
-        """The answer to each of several requests, or its error; encoded and searched together, 64 at a time."""
-        bodies = [self._body(request) for request in requests]
+        """The answer to each of several requests, or its error; as many as one batch takes are searched together."""
         answers: list[SearchResult | Refused] = []
-        for start in range(0, len(bodies), MAX_SEARCHES):
-            answers += self._batch(bodies[start : start + MAX_SEARCHES])
-        return answers
+        batch: list[tuple[dict[str, Any], dict[str, str]]] = []
+        share = 0
+        for body in [self._body(request) for request in requests]:
+            own = batch_share(body[0])
+            if batch and share + own > MAX_BATCH:
+                answers += self._batch(batch)
+                batch, share = [], 0
+            batch.append(body)
+            share += own
+        return answers + (self._batch(batch) if batch else [])
 
     def _batch(self, bodies: Sequence[tuple[dict[str, Any], dict[str, str]]]) -> list[SearchResult | Refused]:
         queries = [self._checked(each) for each in parse_batch([body for body, _ in bodies])]

@@ -101,6 +101,7 @@ def tenant(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Chec
                 "etag": info.etag,
                 "size": info.size,
                 "format": "jpeg",
+                "image_hash": "00000000-0000-0000-0000-000000000001",
                 "tags": [owner, *([SECRET] if number >= 2 else [])],
                 "sources": [source],
                 "width": 100 + number,
@@ -143,11 +144,14 @@ OPTIONS: list[dict[str, Any]] = [
     {"score_threshold": -1, "order_by": "width"},
     {"limit": 1},
     {"offset": 1},
+    {"collapse": "exact"},
+    {"collapse": "near", "collapse_threshold": 0.0, "target": "both"},
 ]
 BODIES = [{"text": "a cat", "filter": each} for each in FILTERS] + [{"text": "a cat", **each} for each in OPTIONS]
 BROWSES: list[dict[str, Any]] = [{"order_by": "-width", "filter": each} for each in FILTERS] + [
     {"filter": {"width": {"gte": 0}}},
     {"order_by": "last_modified", "limit": 1},
+    {"order_by": "-width", "collapse": "exact"},
 ]
 Request = dict[str, Any]
 VECTOR = [1.0] * 32
