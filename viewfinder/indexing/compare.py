@@ -15,6 +15,7 @@ from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord
+from viewfinder.sources.skips import CONTENT_SKIPS
 from viewfinder.sources.uris import point_id
 from viewfinder.sources.versions import Version, constant_etags, is_same
 from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
@@ -22,8 +23,6 @@ from viewfinder.store.takedowns import taken_down
 
 # Ids in one request. Larger requests are not faster, and block the embedded store's only thread longer.
 COMPARE_BATCH_SIZE = 1000
-# Recorded with the failures, though they are none, so that the same content is not read again.
-CONTENT_SKIPS = frozenset({"not_an_image", "video", "empty"})
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,11 @@ class Compare:
 
     `captions` is True if captions files were given; otherwise existing captions stay as they are, as do those of
     objects that no file names. A record without a text keeps the text that its object has, unless `remove_captions`. A
-    permanent failure holds while `decided_by` (`viewfinder.indexing.failures`) is as
-    recorded; with `retry_failed` none does. With `captions_from` these have the caption that they have in that
-    collection. Without a collection (a dry run before the first run) every object is new. `live` is the collection that
-    `collection` is built beside, so that objects that only the live one has are counted.
+    permanent failure holds while `decided_by` (`viewfinder.indexing.failures`) is as recorded; with `retry_failed` none
+    does. With `captions_from` these have the caption that they have in that collection, with `captions_over` unless
+    another run than these has written the point. Without a collection (a dry run before the first run) every object is
+    new. `live` is the collection that `collection` is built beside, so that objects that only the live one has are
+    counted.
     """
 
     access: ObjectAccess
@@ -45,6 +45,7 @@ class Compare:
     retry_failed: bool = False
     captions: bool = False
     captions_from: Collection | None = None
+    captions_over: frozenset[str] | None = None
     remove_captions: bool = False
     live: Collection | None = None
     stat_threads: int = 16
@@ -70,7 +71,7 @@ class Compare:
         self._stat(
             [row for row in known if _is_given(row) and _differs(row, states.get(row["id"]), failures.get(row["id"]))]
         )
-        self._take_over_captions(present, store)
+        self._take_over_captions(present, states, store)
         self._keep_texts(present, states, store)
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
@@ -102,14 +103,22 @@ class Compare:
     def _failures(self, ids: Sequence[str], store: Store) -> dict[str, Failure]:
         return {} if self.collection is None else store.control(self.collection.index).failures(ids)
 
-    def _take_over_captions(self, rows: Sequence[Row], store: Store) -> None:
+    def _take_over_captions(self, rows: Sequence[Row], states: Mapping[str, PointState], store: Store) -> None:
         """Give objects that no captions file names the captions that they have in another collection."""
         for row in rows:
             row["caption_applies"] = False
         if self.captions_from is None:
             return
         unnamed = {row["id"]: row for row in rows if not (self.captions and row["caption_hash"] is not None)}
-        for id_, record in store.points.records(self.captions_from, list(unnamed)).items():
+        if self.captions_over is not None:
+            written = {id_ for id_, state in states.items() if state.run_id not in self.captions_over}
+            unnamed = {id_: row for id_, row in unnamed.items() if id_ not in written}
+        # Without payloads first: most captions are the same already.
+        theirs = store.points.states(self.captions_from, list(unnamed))
+        differ = [
+            id_ for id_, state in theirs.items() if id_ not in states or states[id_].caption_hash != state.caption_hash
+        ]
+        for id_, record in store.points.records(self.captions_from, differ).items():
             row, payload = unnamed[id_], record.payload
             row["caption_applies"] = True
             row["caption"] = row["caption_hash"] = row["caption_details"] = None
@@ -120,22 +129,24 @@ class Compare:
 
     def _keep_texts(self, rows: Sequence[Row], states: Mapping[str, PointState], store: Store) -> None:
         """Give records without a text the text that their objects have. Another run may write one until the write."""
-        source = self.captions_from or self.collection
-        if self.remove_captions or not self.captions or source is None:
+        if self.remove_captions or not self.captions:
             return
         without = {
             row["id"]: row
             for row in rows
             if not row["caption_applies"] and row["caption_hash"] is not None and row["caption"] is None
         }
-        if source is self.collection:
-            for row in without.values():
-                row["keeps_text"] = True
-            without = {id_: row for id_, row in without.items() if id_ in states and states[id_].has_caption}
-        for id_, record in store.points.records(source, list(without)).items():
-            row = without[id_]
-            whole = own_caption(row).with_caption(record.payload.get("caption"))
-            row["caption"], row["caption_hash"], row["caption_details"] = astuple(whole)
+        own = [
+            id_ for id_ in without if self.captions_from is None or (self.captions_over is not None and id_ in states)
+        ]
+        for id_ in own:
+            without[id_]["keeps_text"] = True
+        with_text = [id_ for id_ in own if id_ in states and states[id_].has_caption]
+        for source, ids in ((self.collection, with_text), (self.captions_from, list(without.keys() - set(own)))):
+            for id_, record in store.points.records(source, ids).items() if source and ids else ():
+                row = without[id_]
+                whole = own_caption(row).with_caption(record.payload.get("caption"))
+                row["caption"], row["caption_hash"], row["caption_details"] = astuple(whole)
 
     def _stat(self, rows: list[Row]) -> None:
         """Fill in ETag and size where the listing has none. The fetch stage reports objects whose stat fails."""

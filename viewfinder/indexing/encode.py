@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from viewfinder.arrays import Vectors
+from viewfinder.images.decoding import Preprocess
 from viewfinder.indexing.rows import SCHEMA
 from viewfinder.indexing.unwritable import fail_without_direction
 from viewfinder.models.checkpoint import locate
@@ -28,10 +29,25 @@ IMAGES_PER_THREAD = 32
 GPU_BATCH_SIZE = 256
 
 
+class AnyEncoder(Protocol):
+    """The part of `Encoder` that the stage needs; the service has one that shares batches with searches."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+    def encode_images(self, images: NDArray[np.uint8]) -> Vectors: ...
+
+    def encode_texts(self, texts: list[str]) -> tuple[Vectors, NDArray[np.int64]]: ...
+
+
 class Encode:
     """Rows with pixels and captions → the same rows with vectors. The encoder is loaded on first use.
 
-    `revisions` are those of the driver's checkpoint, so that the hub is asked only for files that this machine lacks.
+    `encoder` returns another one than that of this model on this device. `revisions` are those of the driver's
+    checkpoint, so that the hub is asked only for files that this machine lacks.
 
     On the CPU each batch is divided among `cores` threads that compute independently. Torch's own threads synchronize
     after every layer, so all wait for the one whose core a decoder is using. Measured on two cores beside one decoder,
@@ -48,14 +64,15 @@ class Encode:
         precision: Precision,
         cores: int | None,
         revisions: Mapping[str, str] | None = None,
+        encoder: Callable[[], AnyEncoder] | None = None,
     ) -> None:
         @functools.cache
-        def load() -> Encoder:
+        def load() -> AnyEncoder:
             threads = None if cores is None else 1
             checkpoint = locate(model, expect=fingerprint, revisions=revisions)
             return Encoder.load(checkpoint, device=device, precision=precision, threads=threads)
 
-        self._load = load
+        self._load = encoder or load
         self._loading = threading.Lock()
         self._busy = _BusyTime()
         # `cores` is counted on the driver; this machine may have fewer.
@@ -79,7 +96,7 @@ class Encode:
             table = table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), column)
         return fail_without_direction(table)
 
-    def encoder(self) -> Encoder:
+    def encoder(self) -> AnyEncoder:
         """The encoder, shared by all threads that call."""
         with self._loading:
             return self._load()

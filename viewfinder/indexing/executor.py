@@ -1,5 +1,6 @@
 """The `Executor` protocol, and the executor that runs the stages in this process."""
 
+import functools
 import queue
 import threading
 from collections import deque
@@ -19,7 +20,7 @@ from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
 from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, version_of
 from viewfinder.indexing.connections import objects_of
-from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, Encode
+from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, AnyEncoder, Encode
 from viewfinder.indexing.fetch import IN_FLIGHT_BYTES, FetchAndDecode
 from viewfinder.indexing.preflight import check_access
 from viewfinder.indexing.progress import IndexingProgress
@@ -94,7 +95,8 @@ class InProcessExecutor:
     Blocks of rows stream through the stages, a few at a time, so memory does not grow with the number of objects.
     Threads read, one decoder process per core decodes, one encoder divides each batch among its threads, and one thread
     writes. Decoders and encoders are kept until `close`. `pool` makes a pool of that many threads. On each core at most
-    `in_flight_bytes` of objects wait for the decoder (see `FetchAndDecode`).
+    `in_flight_bytes` of objects wait for the decoder (see `FetchAndDecode`). `encoder` returns the encoder of a
+    checkpoint in place of one that is loaded here.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class InProcessExecutor:
         cores: int | None = None,
         pool: Callable[[int], Pool] = ThreadPoolExecutor,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
+        encoder: Callable[[Checkpoint], AnyEncoder] | None = None,
     ) -> None:
+        self._encoder_of = encoder
         self._cores = cores or cpu_cores()
         self._in_flight_bytes = in_flight_bytes
         self._pool = pool
@@ -182,7 +186,9 @@ class InProcessExecutor:
 
     def encoder(self, checkpoint: Checkpoint, settings: Settings) -> Encoder:
         """The encoder of this model, shared with other users in this process."""
-        return self._encode(checkpoint, settings).encoder()
+        encoder = self._encode(checkpoint, settings).encoder()
+        assert isinstance(encoder, Encoder)
+        return encoder
 
     def _fetch(self, checkpoint: Checkpoint, settings: Settings, access: ObjectAccess) -> FetchAndDecode:
         options = _DecoderOptions(
@@ -211,6 +217,7 @@ class InProcessExecutor:
                     precision=precision,
                     cores=self._cores,
                     revisions=checkpoint.revisions,
+                    encoder=None if self._encoder_of is None else functools.partial(self._encoder_of, checkpoint),
                 )
             return self._encoders[key]
 

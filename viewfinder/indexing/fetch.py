@@ -14,7 +14,7 @@ from viewfinder.errors import ConfigurationError, ImageError, ObjectError
 from viewfinder.images.content_type import HEAD_BYTES, other_content
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
-from viewfinder.indexing.compare import CONTENT_SKIPS, version_of
+from viewfinder.indexing.compare import version_of
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import CRASHED, is_permanent
 from viewfinder.indexing.machine import machine_id
@@ -24,7 +24,7 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.skips import SKIP_REASONS
+from viewfinder.sources.skips import CONTENT_SKIPS, SKIP_REASONS
 from viewfinder.sources.versions import is_listed, version_read
 
 # Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.

@@ -17,7 +17,8 @@ class IndexOptions:
 
     With `recorded`, a source is read with the patterns and captions files that are recorded for it, and these are not
     recorded again. `captions_from` is the collection whose captions a new one takes over for objects that no captions
-    file names.
+    file names; with `captions_over` only points that one of these runs wrote last get them. With `check_takedowns`
+    every takedown of the index is checked again after the run.
     """
 
     sources: tuple[str, ...]
@@ -37,3 +38,5 @@ class IndexOptions:
     max_failure_ratio: float = MAX_FAILURE_RATIO
     recorded: "Recorded | None" = None
     captions_from: "Collection | None" = None
+    captions_over: frozenset[str] | None = None
+    check_takedowns: bool = True

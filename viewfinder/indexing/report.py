@@ -87,7 +87,7 @@ class Report:
     @classmethod
     def open(cls, settings: Settings, access: ObjectAccess, destination: str | None, *, dry_run: bool = False) -> Self:
         """Start a report; raises `ConfigurationError` if the destination cannot be written."""
-        run_id = f"{clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        run_id = new_run_id()
         destination = canonical_uri(destination or str(settings.data_dir / "runs" / run_id))
         report = cls(destination, settings.data_dir, access, run_id, dry_run=dry_run)
         if not dry_run:
@@ -231,6 +231,11 @@ class Report:
                 objects.write(f"{location.rstrip('/')}/{name}", path)
         except ObjectError as error:
             raise ConfigurationError(f"The report cannot be written: {error.message}") from error
+
+
+def new_run_id() -> str:
+    """Return the id of a run that begins now: later ids are greater."""
+    return f"{clock.now():%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def joined(problems: Iterable[str | None]) -> str | None:

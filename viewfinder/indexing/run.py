@@ -41,6 +41,7 @@ from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
 from viewfinder.store.recorded import Recorded, SourceRecord
+from viewfinder.store.takedowns import taken_down
 from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
@@ -99,15 +100,24 @@ def index(
             if collection is None or options.dry_run:
                 return indexer.plan(options, collection, listed)
             result = indexer.sync(options, collection, checkpoint, listed)
-        # A change of model that ended meanwhile may have read the recorded sources before this run recorded its own.
         kept = replace(options, prune=False, prune_captions=False)
-        while (live := store.collections.live(settings.index)) is not None and live.name != collection.name:
-            logger.info("%s has become the live collection during this run; bringing it up to date too", live.name)
-            collection = live
-            result = indexer.sync(kept, collection, model_of(collection))
+        for live in promoted_since(store, collection):
+            collection, result = live, indexer.sync(kept, live, model_of(live))
         summary = report.finish(store, collection, result, options.max_failure_ratio)
         end(report, store, settings.index)
         return summary
+
+
+def promoted_since(store: Store, collection: Collection) -> Iterator[Collection]:
+    """Yield the collections that have become live since a run wrote to `collection`, until there is no further one.
+
+    The change of model may have read the recorded sources before the run recorded its own, and the objects before the
+    run found them: a run is complete when the live collection has all that it wrote.
+    """
+    while (live := store.collections.live(collection.index)) is not None and live.name != collection.name:
+        logger.info("%s has become the live collection during this run; bringing it up to date too", live.name)
+        collection = live
+        yield live
 
 
 class Indexer:
@@ -207,7 +217,8 @@ class Indexer:
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
         pruned_captions = captions_prune.carry_out(self._run_id) if captions_prune else 0
-        delete_taken_down(store, collection)
+        if options.check_takedowns:
+            delete_taken_down(store, collection)
         update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
         return RunResult(manifest, outcome, pruned, pruned_captions, _problems(manifest, prune))
 
@@ -234,6 +245,7 @@ class Indexer:
             collection,
             captions=manifest.with_captions,
             captions_from=options.captions_from,
+            captions_over=options.captions_over,
             remove_captions=remove_captions,
             decided_by=deciders(
                 ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
@@ -362,14 +374,15 @@ def _captions_files(options: IndexOptions, sources: Sequence[str]) -> list[tuple
     ]
 
 
-def delete_taken_down(store: Store, collection: Collection) -> int:
-    """Delete every point that has a takedown, and return their number.
+def delete_taken_down(store: Store, collection: Collection, only: Mapping[str, str] | None = None) -> int:
+    """Delete every point that has a takedown, or of those in `only` (id: URI), and return their number.
 
     The compare and write stages both check for takedowns. A takedown that arrives between a writer's check and its
     write finds no point to delete, and the point is written afterwards; it is deleted here.
     """
     deleted = 0
-    ids = (id_ for id_, _ in store.control(collection.index).all_takedowns())
+    control = store.control(collection.index)
+    ids = (id_ for id_, _ in control.all_takedowns()) if only is None else iter(taken_down(control, only))
     while page := list(itertools.islice(ids, _TAKEDOWNS_PER_CHECK)):
         if left := list(store.points.states(collection, page)):
             store.points.delete(collection, left)

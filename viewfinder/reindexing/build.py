@@ -184,9 +184,15 @@ def replace_records(store: Store, collection: Collection, run: IndexOptions) -> 
     for uri in recorded.sources.keys() - set(run.sources):
         remove_source(store, collection, uri)
     if run.captions_from is not None:
-        missing = run.captions_from.recorded.fields.keys() - recorded.fields.keys()
-        store.collections.add_fields(collection, _fields_in_use(store, run.captions_from, missing))
+        add_missing_fields(store, collection, run.captions_from)
     return add_records(store, collection, run)
+
+
+def add_missing_fields(store: Store, collection: Collection, source: Collection) -> None:
+    """Record and index the fields of captions that `source` has in use and the collection lacks."""
+    known = store.collections.refresh(collection).recorded.fields
+    missing = source.recorded.fields.keys() - known.keys()
+    store.collections.add_fields(collection, _fields_in_use(store, source, missing))
 
 
 def _fields_in_use(store: Store, collection: Collection, names: Iterable[str]) -> dict[str, str]:

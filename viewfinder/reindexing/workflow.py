@@ -167,10 +167,11 @@ class _Reindex:
         if problem is not None:
             return self._result(live, REFUSED, problem, refused=new.name)
         with record.phase("promote"):
+            built_by = frozenset(each.run_id for each in store.collections.refresh(new).recorded.runs)
             self._promote(lock, new)
             promoted_s = lock.held_s
         with record.phase("catch up"):
-            problem = self._catch_up(live, new, wanted)
+            problem = self._catch_up(live, new, wanted, built_by)
         dropped: list[str] = []
         if problem is None:  # else a retired collection may be needed
             with record.phase("clean up"):
@@ -234,8 +235,15 @@ class _Reindex:
             resume_runs(self._store.control(new.index))
         wait_for_service(self._settings.service_url, new.name)
 
-    def _catch_up(self, retired: Collection, live: Collection, model: Checkpoint) -> str | None:
-        """Index what changed while the collection was built, and return the problem, if there is one."""
+    def _catch_up(
+        self, retired: Collection, live: Collection, model: Checkpoint, built_by: frozenset[str]
+    ) -> str | None:
+        """Index what changed while the collection was built, and return the problem, if there is one.
+
+        Captions that came with a request to the service are in no file: those that the retired collection got since it
+        was read are taken over, except for points that another run than those in `built_by` has written since the
+        switch.
+        """
         # This collection is searched now, so the user's bound on pruning applies.
         ratio = self._options.prune_max_ratio
         retired = self._store.collections.refresh(retired)
@@ -244,7 +252,11 @@ class _Reindex:
         )
         # Jobs that began after the switch may have recorded more.
         of_live = replace(self._options, sources=(), captions=())
-        return joined(self._sync(live, model, build.plan_run(live, of_live, prune_max_ratio=ratio)))
+        run = build.plan_run(live, of_live, prune_max_ratio=ratio)
+        if not self._options.prune_captions:
+            build.add_missing_fields(self._store, live, retired)
+            run = replace(run, captions_from=retired, captions_over=built_by)
+        return joined(self._sync(live, model, run))
 
     def _warn_of_other_model(self, live: Checkpoint) -> None:
         """Warn if the next run without --model would change the index back."""

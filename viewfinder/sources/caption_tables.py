@@ -168,15 +168,21 @@ def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) 
 
 
 def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
-    _check_depth(row, place)
-    caption, tags = row.pop("caption", None), row.pop("tags", None) or []
+    caption, tags = row.pop("caption", None), row.pop("tags", None)
+    row.pop("key", None)  # of an entry `{path: {"key": ...}}`
+    return caption_row(key, caption, tags, row, place)
+
+
+def caption_row(key: str, caption: object, tags: object, fields: Mapping[str, Any], place: str) -> CaptionRow:
+    """Return the row of these values. Raises `ConfigurationError` that names the place of a value that is wrong."""
+    _check_depth({"tags": tags, **fields}, place)
+    tags = tags or []
     if caption is not None and not isinstance(caption, str):
         raise ConfigurationError(f"{place}: `caption` is a JSON {json_kind(caption)}; expected a string.")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ConfigurationError(f"{place}: `tags` must be a list of strings, not {tags!r}.")
-    row.pop("key", None)  # of an entry `{path: {"key": ...}}`
     # A null field is treated as absent.
-    meta = nested({name: made for name, value in row.items() if (made := plain(value)) is not None}, place)
+    meta = nested({name: made for name, value in fields.items() if (made := plain(value)) is not None}, place)
     _check_depth(meta, place)
     return CaptionRow(place, check_encodable(key, place), (caption or "").strip() or None, tags, meta)
 

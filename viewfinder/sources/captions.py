@@ -134,6 +134,20 @@ class Captions:
         )
         return captions
 
+    @classmethod
+    def of_rows(cls, rows: Iterable[CaptionRow], types: FieldTypes) -> Self:
+        """Return captions given in memory as rows whose keys are canonical URIs; their fields get these types.
+
+        Raises `ConfigurationError` for text that cannot be encoded.
+        """
+        captions = cls(None, "s3://")
+        try:
+            captions._fill((row.key, _record(row, types)) for row in rows)
+        except BaseException:
+            captions.close()
+            raise
+        return captions
+
     def find(self, info: ObjectInfo) -> CaptionRecord | None:
         """Return the record of one object, or None."""
         return self.find_many([info])[0]

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -61,7 +62,13 @@ class LocalObjects:
         target = Path(file_path(uri))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            # Hidden until it is whole: a run may list the directory meanwhile.
+            part = target.with_name(f".viewfinder-{secrets.token_hex(8)}")
+            try:
+                shutil.copyfile(path, part)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
         except OSError as error:
             raise _object_error(uri, error, "write") from error
 

@@ -139,6 +139,27 @@ def manifest_of(infos: Iterable[ObjectInfo], directory: Path, *, captions: Capti
     return writer.manifest(sources)
 
 
+def manifest_of_known(
+    found: Iterable[tuple[ObjectInfo, Sequence[Source]]],
+    directory: Path,
+    *,
+    captions: CaptionFiles | None = None,
+    new: Sequence[str] = (),
+) -> Manifest:
+    """Write single objects of known sources into part files, each with the sources that contain it.
+
+    The sources of the manifest are those in `new`, whole and without patterns: the others are recorded already.
+    """
+    with _Writer(directory, captions, None) as writer:
+        for batch in _row_batches(found):
+            rows = []
+            for info, sources in batch:
+                mentions = [each.uri for each in sources if each.is_manifest]
+                rows.append(_with_sources(info, [each for each in sources if not each.is_manifest], mentions))
+            writer.add(rows)
+    return writer.manifest([{"source": uri, "include": [], "exclude": []} for uri in new])
+
+
 class _ListedObject(NamedTuple):
     """An object, the URIs of the sources that contain it, and why it is not indexed."""
 

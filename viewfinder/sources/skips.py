@@ -4,6 +4,9 @@ from typing import Literal, get_args
 
 SkipReason = Literal["archived", "not_an_image", "hidden", "video", "empty", "taken_down"]
 SKIP_REASONS: tuple[SkipReason, ...] = get_args(SkipReason)
+# Of these the content decides. They are recorded with the failures, though they are none, so that the same content is
+# not read again.
+CONTENT_SKIPS = frozenset({"not_an_image", "video", "empty"})
 
 # Storage classes whose objects cannot be read before they are restored.
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
