@@ -99,7 +99,7 @@ class Settings(BaseModel):
     indexes: tuple[str, ...] = Field(
         (),
         description="Names of the indexes that the service answers, separated by commas. Requests that name none ask "
-        "VIEWFINDER_INDEX, which must be among them if it is set, else the first. Unset: VIEWFINDER_INDEX alone.",
+        "VIEWFINDER_INDEX if it is among them, else the first. Unset: VIEWFINDER_INDEX alone.",
     )
     data_dir: AbsolutePath = Field(
         Path("~/.viewfinder"),
@@ -294,7 +294,7 @@ class Settings(BaseModel):
     api_keys: tuple[SecretStr, ...] = Field(
         (),
         description="SHA-256 hex digests of the API keys, separated by commas. `:admin` after a "
-        "digest allows takedowns and metrics, `:metrics` metrics alone.",
+        "digest allows takedowns, indexing and metrics, `:metrics` metrics alone.",
     )
     cursor_keys: tuple[SecretStr, ...] = Field(
         (),
@@ -337,6 +337,12 @@ class Settings(BaseModel):
         "start`, on every node.",
     )
 
+    uploads_uri: str | None = Field(
+        None,
+        description="S3 prefix or local directory in which the service stores images that are sent to "
+        "`POST /v1/images`; it becomes a source of the index. Unset: only images of recorded sources can be indexed by "
+        "a request.",
+    )
     thumbnailers: int = Field(
         1, ge=1, le=64, description="Processes for thumbnails in a replica; they run at a lower priority than searches."
     )
@@ -456,6 +462,13 @@ class Settings(BaseModel):
                 "server to 'ray job submit' with --address"
             )
         raise ValueError(f"{value!r} is not HOST:PORT, 'auto' or ray://HOST:PORT")
+
+    @field_validator("uploads_uri")
+    @classmethod
+    def _prefix(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"s3://[^/]|file:///|/", value):
+            raise ValueError(f"{value!r} is not s3://BUCKET/PREFIX or an absolute path")
+        return value
 
     @field_validator("qdrant_url", "qdrant_grpc_url", "s3_endpoint_url", "server")
     @classmethod

@@ -1,6 +1,6 @@
 """One replica's service without Ray: a real store in a directory, a real encoder with small random weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,7 @@ def open_world(
     configured: dict[str, object],
     store: Store | None = None,
     indexes: tuple[str, ...] = (INDEX,),
+    load: Callable[[Checkpoint], Encoder] = load,
 ) -> Iterator[World]:
     """A world that lasts as long as the block; nothing is in its store yet."""
     store = store or open_local(StoreAddress(data_dir=directory))
@@ -126,6 +127,7 @@ def replica_of(store: Store, follower: Follower, settings: Settings) -> Iterator
     finally:
         service.images.close()
         service.content.close()
+        service.new_images.close()
 
 
 @pytest.fixture

@@ -238,6 +238,7 @@ def _use_the_command(paths: Sequence[AnyPath], descriptions: Mapping[str, str]) 
         command += ["--captions", "captions.json"]
         note += " captions.json contains your descriptions as {path: text}."
     return ConfigurationError(
-        "A service cannot index. Run this where the store of the service can be reached:\n"
+        "ImageSearchEngine does not index through a service. Use Client.index_images, or run this where the store of "
+        "the service can be reached:\n"
         f"  {shlex.join(command)}\n{note}".rstrip()
     )

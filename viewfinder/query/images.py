@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from viewfinder.errors import ImageError
 from viewfinder.images.decoder import Decoder
-from viewfinder.images.decoding import ImageLimits, Preprocess
+from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.query.errors import AddressError
 from viewfinder.query.fetcher import Fetcher
 
@@ -89,7 +89,11 @@ class QueryImages:
         return self._waiting
 
     async def pixels(self, data: bytes | str, preprocess: Preprocess) -> Pixels:
-        """The pixels uint8 [S, S, 3] of an image file, which may be given as base64.
+        """The pixels uint8 [S, S, 3] of an image file, which may be given as base64. Raises as `decoded` does."""
+        return (await self.decoded(data, preprocess)).pixels
+
+    async def decoded(self, data: bytes | str, preprocess: Preprocess) -> Decoded:
+        """The pixels of an image file, which may be given as base64, and its size and format.
 
         Raises `ImageError`, and `OverloadedError` if too many images wait.
         """
@@ -132,12 +136,12 @@ class QueryImages:
         if self._fetcher is not None:
             self._fetcher.close()
 
-    def _decode(self, data: bytes | str, preprocess: Preprocess) -> Pixels:
+    def _decode(self, data: bytes | str, preprocess: Preprocess) -> Decoded:
         # Here and not in the event loop: the base64 of the largest image takes 50 ms.
         data = decode_base64(data) if isinstance(data, str) else data
         decoder = self._take(preprocess)
         try:
-            return decoder.decode(data).pixels
+            return decoder.decode(data)
         finally:
             self._keep((preprocess, decoder))
 

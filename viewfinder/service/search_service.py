@@ -18,6 +18,7 @@ from viewfinder.service.generation.models import Models
 from viewfinder.service.images.content import ImageContent
 from viewfinder.service.images.links import ThumbnailLinks
 from viewfinder.service.indexes import Indexes, ServedIndex
+from viewfinder.service.new_images import NewImages
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
@@ -30,10 +31,19 @@ QUERY_RETRY_S = 1.0
 
 
 class SearchService:
-    """One replica. `indexes` answer queries, the default one first; the routes use the other parts too."""
+    """One replica. `indexes` answer queries, the default one first; the routes use the other parts too.
+
+    `writing` is the same store with the time limits of a request instead of those of a search.
+    """
 
     def __init__(
-        self, store: Store, followers: Sequence[Follower], settings: Settings, metrics: Metrics | None = None
+        self,
+        store: Store,
+        followers: Sequence[Follower],
+        settings: Settings,
+        metrics: Metrics | None = None,
+        *,
+        writing: Store | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -56,6 +66,8 @@ class SearchService:
             cache_bytes=settings.thumbnail_cache_bytes,
             **decoding,
         )
+        self._writing = writing
+        self.new_images = NewImages(settings, writing or store, self.images, self.metrics)
         self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
         keys = CursorKeys.of(settings.cursor_keys)
         self.links = ThumbnailLinks(keys)
@@ -75,9 +87,9 @@ class SearchService:
     @classmethod
     def connect(cls, settings: Settings, metrics: Metrics) -> "SearchService":
         """A service on the store and indexes of the settings; nothing is loaded yet."""
-        limit_s = min(settings.qdrant_timeout_s, settings.request_timeout_s, settings.search_timeout_s)
+        limit_s = min(settings.qdrant_timeout_s, settings.request_timeout_s)
         address = replace(StoreAddress.of(settings), retry_s=QUERY_RETRY_S, timeout_s=limit_s)
-        store = connect(address)
+        store = connect(replace(address, timeout_s=min(limit_s, settings.search_timeout_s)))
         threads = max(1, round(settings.replica_cpus))
 
         def load(checkpoint: Checkpoint) -> Encoder:
@@ -97,7 +109,8 @@ class SearchService:
             )
             for index in settings.served_indexes
         ]
-        return cls(store, followers, settings, metrics)
+        writing = None if address.url is None else connect(address)
+        return cls(store, followers, settings, metrics, writing=writing)
 
     def start(self) -> None:
         """Load the live generation of the default index, and follow all; raises if that cannot be loaded.
@@ -115,8 +128,11 @@ class SearchService:
             each.follower.close()
         self.images.close()
         self.content.close()
+        self.new_images.close()
         self._threads.shutdown(wait=False)
         self.store.close()
+        if self._writing is not None:
+            self._writing.close()
 
     def pending(self) -> int:
         """Number of texts and images of requests that wait to be decoded or encoded, or are."""

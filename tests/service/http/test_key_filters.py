@@ -238,7 +238,7 @@ NAMED: dict[str, list[Callable[[Subject], tuple[str, Request]]]] = {
         posted("/v1/rank", {"text": "a cat", "images": [{"id": "ID"}]}),
     ],
 }
-REFUSED = {"GET /v1/takedowns", "DELETE /v1/takedowns/{id}", "GET /metrics"}
+REFUSED = {"GET /v1/takedowns", "DELETE /v1/takedowns/{id}", "GET /metrics", "POST /v1/images"}
 """Routes about all images, which need a key without a filter."""
 WITHOUT_IMAGES = {"GET /v1/indexes", "GET /v1/models", "GET /v1/models/{name:path}", "POST /v1/embed"}
 """Routes that take and give nothing that the index holds of an image."""

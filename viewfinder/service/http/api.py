@@ -12,6 +12,7 @@ from viewfinder.service.http.routes import (
     docs,
     embedding,
     images,
+    indexing,
     openai,
     page,
     ranking,
@@ -40,7 +41,8 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
     api.state.indexes = service.indexes
     install_error_handlers(api)
     budget = InputBudget()
-    routers = [routes.router(service) for routes in (embedding, ranking, images, content, status, docs, page)]
+    plain = (embedding, ranking, indexing, images, content, status, docs, page)
+    routers = [routes.router(service) for routes in plain]
     for router in (search.router(), *routers, openai.router(service, budget), reranking.router(service, budget)):
         api.include_router(router, dependencies=[Depends(check_parameters)])
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)

@@ -34,12 +34,14 @@ from viewfinder.query.images import OverloadedError
 from viewfinder.query.validation import OWN_MESSAGE, describe_errors
 from viewfinder.service.generation.follower import NoIndexError, NotReadyError, UnhealthyError
 from viewfinder.service.indexes import UnknownIndexError
+from viewfinder.service.new_images import UploadsDisabledError
 from viewfinder.service.telemetry import access_log
 
 logger = logging.getLogger(__name__)
 
 INDEX_HINT = "Index images: viewfinder index s3://bucket/prefix"
 MODEL_HINT = "Make the weights of the live model available to the service, or roll back: viewfinder reindex --rollback"
+UPLOADS_HINT = "Set VIEWFINDER_UPLOADS_URI to an S3 prefix, or send the URIs of images in sources of the index."
 DOCS_HINT = "GET /docs lists every route and field with its bounds."
 
 JSON_HINT = "Send a JSON object in UTF-8 that is not nested too deeply."
@@ -141,6 +143,8 @@ def http_error_of(error: Exception) -> HTTPError:
             return _unusable_image(error)
         case RelevanceError():
             return HTTPError(400, "no_relevance", error.message, error.hint)
+        case UploadsDisabledError():
+            return HTTPError(422, "uploads_disabled", str(error), UPLOADS_HINT)
         case QueryError():
             return HTTPError(422, "invalid_request", error.message, error.hint or DOCS_HINT)
         case UnknownIndexError():

@@ -56,6 +56,7 @@ IMAGE_PATHS = frozenset(
         "/v1/search/batch",
         "/v1/embed",
         "/v1/embeddings",
+        "/v1/images",
         "/v1/rank",
         "/v1/rerank",
         "/v2/rerank",

@@ -86,6 +86,10 @@ ERROR_CODES: dict[int, tuple[str, dict[str, tuple[str, str]]]] = {
             ),
             "forbidden_address": ("image_url: the address is not public.", "Use a public http(s) URL."),
             "fetch_failed": ("image_url: the server answered with status 404.", "Check the URL."),
+            "uploads_disabled": (
+                "The service has no place for uploaded images.",
+                "Set VIEWFINDER_UPLOADS_URI to an S3 prefix, or send URIs.",
+            ),
             "words_unavailable": ("Ranks by words need Qdrant 1.20.", "Search with rank 'clip'."),
         },
     ),

@@ -63,6 +63,9 @@ class Metrics:
         self._encoded = make.counter("viewfinder_encoded_total", "Texts and images encoded.", ("kind",))
         self._batches = make.histogram("viewfinder_batch_size", "Items of one encoder call.", ("kind",), SIZES)
         self._cache = make.counter("viewfinder_text_cache_total", "Lookups in the cache of encoded texts.", ("result",))
+        self._indexed = make.counter(
+            "viewfinder_images_indexed_total", "Images of requests to index them, by outcome.", ("outcome",)
+        )
         self._errors = make.counter("viewfinder_errors_total", "Error responses, by code.", ("code",))
         self._in_flight = make.gauge("viewfinder_requests_in_flight", "Requests that a replica is answering.", ())
         self._queue = make.gauge("viewfinder_queue_depth", "Items waiting for a replica's encoder.", ())
@@ -113,6 +116,11 @@ class Metrics:
         for result, count in (("hit", hits), ("miss", misses)):
             if count:
                 self._cache(count, {"result": result})
+
+    def indexed(self, outcomes: Iterable[str]) -> None:
+        """Count the images of one request to index them."""
+        for outcome in outcomes:
+            self._indexed(1, {"outcome": outcome})
 
     def error(self, code: str) -> None:
         self._errors(1, {"code": code})

@@ -47,8 +47,8 @@ IMAGE_ERRORS: Mapping[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "The image is not in the index, or no longer in its bucket."},
     502: {"model": ErrorResponse, "description": "The bucket refuses access to the object."},
 }
-_ADMIN_ONLY: Mapping[int | str, dict[str, Any]] = {
-    403: {"model": ErrorResponse, "description": "The key may search, but not take images down."},
+ADMIN_ONLY: Mapping[int | str, dict[str, Any]] = {
+    403: {"model": ErrorResponse, "description": "The key may search, but not change the index."},
 }
 
 
@@ -71,7 +71,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.delete(
         "/v1/images/{id}",
         dependencies=[Depends(require_admin)],
-        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
+        responses={**ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Take an image down",
     )
     async def take_down(id: ImageId, request: Request, seen: Seen, index: Asked, uri: ImageUri = None) -> Removal:
@@ -86,7 +86,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.get(
         "/v1/takedowns",
         dependencies=[Depends(require_admin), Depends(require_whole_index)],
-        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
+        responses={**ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Images that were taken down",
     )
     async def takedowns(
@@ -100,7 +100,7 @@ def router(service: SearchService) -> APIRouter:
     @routes.delete(
         "/v1/takedowns/{id}",
         dependencies=[Depends(require_admin), Depends(require_whole_index)],
-        responses={**_ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
+        responses={**ADMIN_ONLY, 422: ERROR_RESPONSES[422], **unavailable},
         summary="Lift a takedown; the next index run adds the image again",
     )
     async def restore(id: ImageId, request: Request, index: Asked, uri: ImageUri = None) -> Restoration:
