@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 from viewfinder._version import __version__
 
 if TYPE_CHECKING:
-    from viewfinder.client import AsyncClient, Client, Part
+    from viewfinder.client import AsyncClient, Client, NewImage, Part
     from viewfinder.engine.engine import ImageSearchEngine, print_results
 
-__all__ = ["AsyncClient", "Client", "ImageSearchEngine", "Part", "__version__", "print_results"]
+__all__ = ["AsyncClient", "Client", "ImageSearchEngine", "NewImage", "Part", "__version__", "print_results"]
 
 # Loaded at first use: jobs and decoder processes import this package too, and need no HTTP client.
 _HOMES = {
     "AsyncClient": "viewfinder.client",
     "Client": "viewfinder.client",
     "ImageSearchEngine": "viewfinder.engine",
+    "NewImage": "viewfinder.client",
     "Part": "viewfinder.client",
     "print_results": "viewfinder.engine",
 }

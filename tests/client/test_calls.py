@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery
-from viewfinder import AsyncClient, Client, Part
+from viewfinder import AsyncClient, Client, NewImage, Part
 from viewfinder.client import SearchResult
 from viewfinder.errors import BatchError, ConfigurationError, ServiceError
 from viewfinder.sources.uris import point_id
@@ -260,6 +260,28 @@ def test_an_image_is_taken_down_once_and_can_be_restored(locked: Gallery, ask: A
     assert admin("restore", uri).restored is True
     assert admin("restore", uri).restored is False
     assert admin("takedowns") == []
+
+
+def test_images_are_indexed_and_found(locked: Gallery, ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "new.png"
+    Image.new("RGB", (64, 48), "orange").save(file)
+    new = NewImage(image=file, caption="an orange", tags=["fruit"], meta={"weight": 120})
+    outside = f"{locked.uris[0]}.copy"
+    for outcome in ("indexed", "unchanged"):
+        found = ask(locked, "index_images", [new, outside], api_key=ADMIN_KEY)
+        assert [(each.outcome, each.reason) for each in found] == [(outcome, None), ("failed", "outside_sources")]
+    (hit,) = ask(locked, "search", filter={"meta.weight": {"gte": 100}}, api_key=ADMIN_KEY)
+    assert (hit.id, hit.uri, hit.caption) == (found[0].id, found[0].uri, "an orange")
+    assert ask(locked, "index_images", [], api_key=ADMIN_KEY) == []
+    with pytest.raises(ServiceError) as raised:
+        ask(locked, "index_images", [new], api_key=READ_KEY)
+    assert (raised.value.status, raised.value.code) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("given", [{}, {"uri": "s3://b/a.jpg", "image": b"a"}])
+def test_a_new_image_is_named_or_sent(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="either uri or image"):
+        NewImage(**given)
 
 
 def test_a_batch_with_a_refused_search_has_the_results_of_the_others(gallery: Gallery, ask: Ask) -> None:

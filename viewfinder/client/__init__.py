@@ -1,7 +1,16 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results."""
 
 from viewfinder.client.client import AsyncClient, Client
-from viewfinder.client.requests import Collapse, ImageInput, Part, Rank, SearchOptions, SearchRequest, Target
+from viewfinder.client.requests import (
+    Collapse,
+    ImageInput,
+    NewImage,
+    Part,
+    Rank,
+    SearchOptions,
+    SearchRequest,
+    Target,
+)
 from viewfinder.client.results import (
     Candidate,
     Embedding,
@@ -11,6 +20,7 @@ from viewfinder.client.results import (
     Group,
     Hit,
     Image,
+    IndexedImage,
     IndexState,
     IndexStates,
     Model,
@@ -41,8 +51,10 @@ __all__ = [
     "ImageInput",
     "IndexState",
     "IndexStates",
+    "IndexedImage",
     "Model",
     "Models",
+    "NewImage",
     "Part",
     "Rank",
     "Ranking",

@@ -28,6 +28,7 @@ from viewfinder.client.protocol import (
 )
 from viewfinder.client.requests import (
     ImageInput,
+    NewImage,
     Part,
     SearchOptions,
     SearchRequest,
@@ -38,6 +39,7 @@ from viewfinder.client.results import (
     Embeddings,
     Facets,
     Image,
+    IndexedImage,
     IndexStates,
     Models,
     Ranking,
@@ -193,6 +195,13 @@ class Client(_AnyClient[httpx.Client]):
         """The indexes of the service that the API key may see."""
         return self._run(self._calls.indexes())
 
+    def index_images(self, images: Iterable[str | NewImage]) -> list[IndexedImage]:
+        """Index images now, any number of them, and return their outcomes in order; needs an admin key. Idempotent.
+
+        A text is the URI of an object in a source of the index. The next search finds indexed images.
+        """
+        return self._run(self._calls.index_images(images))
+
     def take_down(self, subject: str) -> Removal:
         """Take an image out of the index and keep later runs from adding it; needs an admin key. Idempotent."""
         return self._run(self._calls.take_down(subject))
@@ -337,6 +346,10 @@ class AsyncClient(_AnyClient[httpx.AsyncClient]):
     async def indexes(self) -> IndexStates:
         """As `Client.indexes`."""
         return await self._run(self._calls.indexes())
+
+    async def index_images(self, images: Iterable[str | NewImage]) -> list[IndexedImage]:
+        """As `Client.index_images`."""
+        return await self._run(self._calls.index_images(images))
 
     async def take_down(self, subject: str) -> Removal:
         """As `Client.take_down`."""

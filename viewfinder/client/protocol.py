@@ -23,6 +23,7 @@ from viewfinder.backoff import Backoff
 from viewfinder.client.requests import (
     MAX_BATCH,
     ImageInput,
+    NewImage,
     Part,
     SearchRequest,
     batch_share,
@@ -30,6 +31,7 @@ from viewfinder.client.requests import (
     image_id,
     image_names,
     image_uri,
+    new_image_body,
     rank_body,
     search_body,
     spelled_names,
@@ -40,6 +42,8 @@ from viewfinder.client.results import (
     Facets,
     FailedSearch,
     Image,
+    IndexedImage,
+    IndexedImages,
     IndexStates,
     Models,
     Ranking,
@@ -239,6 +243,15 @@ class Calls:
     def indexes(self) -> Call[IndexStates]:
         return (yield from self._request(_INDEX_STATES, "GET", "/v1/indexes"))
 
+    def index_images(self, images: Iterable[str | NewImage]) -> Call[list[IndexedImage]]:
+        found: list[IndexedImage] = []
+        for content in _json_batches("images", _one_each(map(new_image_body, images)), self._given):
+            answer = yield from self._request(_INDEXED_IMAGES, "POST", "/v1/images", content)
+            for warning in answer.warnings:
+                logger.warning("%s", warning)
+            found += answer.images
+        return found
+
     def take_down(self, subject: str) -> Call[Removal]:
         path = _image_path("/v1/images", subject, index=self._index)
         return (yield from self._request(_REMOVAL, "DELETE", path))
@@ -291,8 +304,8 @@ class Calls:
     ) -> Call[Response]:
         """Send one request, with retries, and return the response with status 200.
 
-        Every request is safe to repeat, even if the answer to a successful one is lost: all POSTs only read, and DELETE
-        is idempotent.
+        Every request is safe to repeat, even if the answer to a successful one is lost: POSTs only read, or index what
+        is unchanged the second time, and DELETE is idempotent.
         """
         retries = self._retries if retries is None else retries
         request_id = uuid.uuid4().hex  # the same for all attempts, so that the service's log shows them as one call
@@ -352,6 +365,7 @@ _IMAGE = TypeAdapter(Image)
 _FACETS = TypeAdapter(Facets)
 _MODELS = TypeAdapter(Models)
 _INDEX_STATES = TypeAdapter(IndexStates)
+_INDEXED_IMAGES = TypeAdapter(IndexedImages)
 _REMOVAL = TypeAdapter(Removal)
 _RESTORATION = TypeAdapter(Restoration)
 _TAKEDOWN_PAGE = TypeAdapter(Takedowns)

@@ -105,6 +105,33 @@ class Part:
             raise ConfigurationError(f"A part of a query needs exactly one of {kinds}, not {given or 'none of them'}.")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewImage:
+    """An image to index, with its caption: an object in a source of the index, or the content of a new image.
+
+    `uri` is that of the object (s3://BUCKET/KEY, or a path on the machine of the service), `image` a file on this
+    machine or its content. What is None of the caption stays as it is.
+    """
+
+    uri: str | None = None
+    image: ImageInput | None = None
+    caption: str | None = None
+    tags: Sequence[str] | None = None
+    meta: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.uri is None) == (self.image is None):
+            raise ConfigurationError("A new image needs either uri or image.")
+
+
+def new_image_body(image: str | NewImage) -> dict[str, Any]:
+    """The JSON object of an image to index; a text is its URI. Raises `ConfigurationError` for an unreadable file."""
+    if isinstance(image, str):
+        return {"uri": image}
+    given = {each.name: getattr(image, each.name) for each in fields(image) if getattr(image, each.name) is not None}
+    return given if image.image is None else {**given, "image": image_base64(image.image)}
+
+
 def search_request(query: str | SearchRequest | None, options: Mapping[str, Any]) -> SearchRequest:
     """A request from a text or a request, with `options` as defaults."""
     given: Mapping[str, Any] = {"text": query} if isinstance(query, str) else query or {}

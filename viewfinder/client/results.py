@@ -352,6 +352,42 @@ class Models:
     data: Annotated[tuple[LiveModel, ...], Field(description="The names of the live models of all indexes.")] = ()
 
 
+IndexingOutcome = Literal["indexed", "unchanged", "skipped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedImage:
+    """What became of one image of a request to index it."""
+
+    id: Annotated[str | None, Field(description="Null for an upload that could not be stored because it is no image.")]
+    uri: Annotated[str | None, Field(description="Where the image is; of an upload, where it was stored.")]
+    outcome: Annotated[
+        IndexingOutcome,
+        Field(description="`indexed` and `unchanged` images are found by the next search."),
+    ]
+    reason: Annotated[
+        str | None,
+        Field(description="Why it was skipped or has failed, as in the reports of runs.", examples=["truncated"]),
+    ] = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedImages:
+    """The outcome of each image, in the order of the request."""
+
+    images: tuple[IndexedImage, ...]
+    indexed: Annotated[int, Field(description="Images with this outcome, as the following three.")]
+    unchanged: int
+    skipped: int
+    failed: int
+    run_id: Annotated[str | None, Field(description="Id of the run, as in payloads; null if no image was looked at.")]
+    model: Annotated[str, Field(description="Name of the model.")]
+    collection: _CollectionName
+    took_ms: Annotated[float, Field(description="Time to answer, in milliseconds.")] = 0.0
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Removal:
     """The result of taking an image down. It stays out of the index until the takedown is lifted."""
