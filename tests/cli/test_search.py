@@ -220,6 +220,20 @@ def test_an_export_ends_on_ctrl_c_after_whole_lines(capsys: pytest.CaptureFixtur
     ]
 
 
+def test_an_export_prints_each_warning_once_also_that_of_the_last_page(capsys: pytest.CaptureFixture[str]) -> None:
+    def search(request: SearchRequest) -> SearchResult:
+        number = int(request.get("cursor") or 0)
+        hit = Hit(id=str(number), score=0.5, uri=f"s3://b/{number}", payload={})
+        warnings = ("cut", "ended") if number == 2 else ("cut",)
+        cursor = str(number + 1) if number < 2 else None
+        return SearchResult(hits=(hit,), model="m", collection="c", took_ms=1, cursor=cursor, warnings=warnings)
+
+    assert show_all_pages(search, {"text": "a cat", "collapse": "exact"}, as_json=False) == 3
+    out, err = capsys.readouterr()
+    assert err == "warning: cut\nwarning: ended\n"
+    assert [line.split("\t")[-1] for line in out.splitlines()] == ["similar", "0", "0", "0"]
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_an_export_asks_for_no_further_page_when_its_reader_is_gone(
     as_json: bool, monkeypatch: pytest.MonkeyPatch

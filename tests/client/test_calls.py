@@ -105,6 +105,15 @@ def test_groups_share_a_value(gallery: Gallery, ask: Ask) -> None:
     assert result.hits == tuple(group.hits[0] for group in result.groups)
 
 
+def test_similar_images_are_one_hit_that_lists_the_others(gallery: Gallery, ask: Ask) -> None:
+    plain = {hit.id: hit.uri for hit in ask(gallery, "search", "image 7", limit=200)}
+    result = ask(gallery, "search", "image 7", collapse="near", collapse_threshold=0.0, limit=200)
+    assert sum(1 + hit.collapsed for hit in result) == len(plain)
+    first = result.hits[0]
+    assert 0 < len(first.similar) == min(10, first.collapsed)
+    assert all(each.uri == plain[each.id] and each.cosine >= 0 for each in first.similar)
+
+
 def test_pages_hold_every_image_once_in_the_order_of_one_search(gallery: Gallery, ask: Ask) -> None:
     pages = ask(gallery, "search_pages", "image 7", limit=10)
     assert [len(page) for page in pages] == [10, 10, 4]

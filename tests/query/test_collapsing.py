@@ -10,13 +10,14 @@ import pytest
 
 from tests.query.test_differential import by_words, fused, holds, measured, pages, text
 from tests.query.test_ranking import PointsInMemory
+from tests.store.points import ids
 from tests.store.random_points import filters, in_order
 from tests.store.test_differential import COUNT, World
 from viewfinder.client.requests import MAX_COLLAPSED, MAX_RANKED_HITS, Collapse
 from viewfinder.query.collapsing import Near, nearest_before
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.steps import HitPage
-from viewfinder.store import Store, StoreAddress, open_local
+from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -225,6 +226,24 @@ def test_fused_orders_say_so_too(extra: int) -> None:
     page = points.page(exact(limit=10, target="both"))
     assert page.uncompared is bool(extra)
     assert len(page.hits) == 5
+
+
+def test_a_similar_image_that_is_added_before_a_shown_one_is_on_no_later_page(world: tuple[Store, World]) -> None:
+    store, made = world
+    vector = made.query()
+    query = Query((text(),), limit=2, collapse="near", collapse_threshold=0.85)
+    found = pages(store, made, query, vector)
+    first = next(found)
+    shown = made.images[made.ids.index(first.hits[0].id)]
+    closer = shown + np.float32(0.3) * vector
+    closer /= np.linalg.norm(closer)
+    assert closer @ vector > shown @ vector
+    assert closer @ shown > query.collapse_threshold
+    added = ids(1, "s3://added/")
+    store.points.upsert(made.collection, PointBatch(added, [{"uri": "s3://added/0"}], closer[np.newaxis]), wait=True)
+    expected = collapsed(made, list(made.cosines(vector)), query)
+    assert [hit.id for page in (first, *found) for hit in page.hits] == [each for each, _ in expected]
+    assert next(pages(store, made, query, vector)).hits[0].id == added[0]
 
 
 def test_the_hits_that_brute_force_collapses_are_some_but_not_all(world: tuple[Store, World]) -> None:

@@ -106,6 +106,8 @@ def shown_first(candidates: Sequence[Collapsible], marks: frozenset[bytes]) -> l
 
     An image that was added since may come before the one that has been shown: it joins that one, too.
     """
-    shown = [each for each in candidates if marks and mark(each.image) in marks]
-    others = [each for each in candidates if not marks or mark(each.image) not in marks]
-    return shown + others
+    if not marks:
+        return list(candidates)
+    is_shown = [mark(each.image) in marks for each in candidates]
+    shown = [each for each, known in zip(candidates, is_shown, strict=True) if known]
+    return shown + [each for each, known in zip(candidates, is_shown, strict=True) if not known]
