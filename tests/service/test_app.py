@@ -23,7 +23,7 @@ from viewfinder.testing.qdrant import QdrantDouble
 
 pytestmark = pytest.mark.cluster
 
-INDEX = "served"
+INDEX, FURTHER = "served", "further"
 CLIENTS = 8
 TIMEOUT_S = 60  # generous, for loaded machines
 
@@ -38,15 +38,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def address(ray_session: None, store: Store) -> Iterator[str]:
-    settings = Settings.load(qdrant_url=store.address.url, index=INDEX, refresh_s=0.2, replica_cpus=0.5)
+    settings = Settings.load(
+        qdrant_url=store.address.url, index=INDEX, indexes=(INDEX, FURTHER), refresh_s=0.2, replica_cpus=0.5
+    )
     with serving(application(settings), "127.0.0.1", free_port("127.0.0.1", 0)) as url:
         yield url
 
 
-def go_live(store: Store, model: str) -> str:
+def go_live(store: Store, model: str, index: str = INDEX) -> str:
     """Make a live collection of ten points of this model; return its name."""
-    collection = create_collection(store, INDEX, model)
-    store.collections.promote(INDEX, collection.name)
+    collection = create_collection(store, index, model)
+    store.collections.promote(index, collection.name)
     return collection.name
 
 
@@ -92,6 +94,24 @@ def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_
         pairs[body["model"], body["collection"]] += 1
         assert {hit["payload"]["made_by"] for hit in body["hits"]} == {body["collection"]}
     assert set(pairs) == {(tiny_model, first), (other_model, second)}
+
+
+def test_a_further_index_is_found_and_answers_with_its_own_model(
+    address: str, store: Store, tiny_model: str, other_model: str
+) -> None:
+    until_ready(address, go_live(store, tiny_model))
+    live = go_live(store, other_model, FURTHER)
+    for _ in range(300):
+        answer = httpx.post(f"{address}/v1/search", json={"text": "a cat", "index": FURTHER}, timeout=TIMEOUT_S)
+        if answer.status_code == 200:
+            break
+        threading.Event().wait(0.1)
+    assert (answer.json()["collection"], answer.json()["model"]) == (live, other_model)
+    listed = httpx.get(f"{address}/v1/indexes", timeout=TIMEOUT_S).json()["indexes"]
+    assert [(each["name"], each["model"], each["behind"]) for each in listed] == [
+        (INDEX, tiny_model, None),
+        (FURTHER, other_model, None),
+    ]
 
 
 def test_a_response_has_one_request_id(address: str) -> None:
