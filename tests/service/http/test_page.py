@@ -31,6 +31,18 @@ def test_the_page_is_served_before_there_is_an_index(world: World) -> None:
         assert world.client.get(f"/{path}").status_code == 200
 
 
+def test_every_path_of_an_image_or_of_the_statistics_names_the_index() -> None:
+    """Bodies get the index where they are sent, paths where they are written."""
+    found = [
+        (path.name, match[0])
+        for path in PAGE_DIRECTORY.glob("*.js")
+        for match in re.finditer(r".{9}v1/(?:images|stats|models|takedowns)", path.read_text())
+        if not path.read_text()[: match.start()].rpartition("\n")[2].lstrip().startswith(("//", "*", "/*"))
+    ]
+    assert len(found) > 3
+    assert [each for each in found if not re.match(r"indexed\([`\"]v1", each[1])] == []
+
+
 def test_files_are_cached_forever_and_the_page_is_revalidated(world: World) -> None:
     index = world.client.get("/")
     assert index.headers["cache-control"] == "no-cache"

@@ -1,6 +1,6 @@
 // The images that a hit stands for: a button with their number, and the images behind the hit.
 
-import { ask } from "./api.js";
+import { ask, indexed } from "./api.js";
 import { el } from "./dom.js";
 import { say } from "./words.js";
 
@@ -19,7 +19,7 @@ export function similarButton(hit, tile) {
       return draw();
     }
     button.disabled = true;
-    const read = ({ id }) => ask(`v1/images/${encodeURIComponent(id)}`).catch(() => null); // deleted since
+    const read = ({ id }) => ask(indexed(`v1/images/${encodeURIComponent(id)}`)).catch(() => null); // deleted since
     const found = (await Promise.all(hit.similar.map(read))).filter(Boolean);
     button.disabled = false;
     const count = hit.collapsed - hit.similar.length;
