@@ -99,7 +99,7 @@ class Settings(BaseModel):
     indexes: tuple[str, ...] = Field(
         (),
         description="Names of the indexes that the service answers, separated by commas. Requests that name none ask "
-        "VIEWFINDER_INDEX if it is among them, else the first. Unset: VIEWFINDER_INDEX alone.",
+        "VIEWFINDER_INDEX, which must be among them if it is set, else the first. Unset: VIEWFINDER_INDEX alone.",
     )
     data_dir: AbsolutePath = Field(
         Path("~/.viewfinder"),

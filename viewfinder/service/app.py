@@ -42,8 +42,14 @@ def build_app(args: dict[str, Any] | None = None) -> Application:
 def application(settings: Settings) -> Application:
     """The deployment with replicas, batching and queue from the settings.
 
-    Raises `ConfigurationError` for the filter of an API key that cannot be parsed.
+    Raises `ConfigurationError` for the filter of an API key that cannot be parsed, and for an index that is named
+    alone, but not among those of the service.
     """
+    if "index" in settings.model_fields_set and settings.index not in settings.served_indexes:
+        raise ConfigurationError(
+            f"VIEWFINDER_INDEX (--index) is {settings.index!r}, which is not in VIEWFINDER_INDEXES "
+            f"({', '.join(settings.indexes)}). Add it there, or leave it out."
+        )
     KeyRing(settings.api_keys)  # here already: a replica that fails to start is started again and again
     max_requests = capacity(settings) + MAX_INCOMING + MAX_REFUSING
     deployment = serve.deployment(

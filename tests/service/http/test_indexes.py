@@ -21,6 +21,7 @@ from tests.service.http.gallery import encoded
 from tests.service.http.test_key_filters import all_routes, digest, keys_file
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.service.app import application
 from viewfinder.service.http.guard import is_open_path
 from viewfinder.service.http.keys import require_all_indexes, visible_indexes
 from viewfinder.settings import Settings
@@ -493,6 +494,14 @@ def _names(collection: str, answer: Answer) -> bool:
 )
 def test_the_settings_name_the_indexes_and_the_default(given: dict[str, str], indexes: tuple[str, ...]) -> None:
     assert Settings.load(given).served_indexes == indexes
+
+
+def test_an_index_that_the_service_would_not_answer_stops_the_start() -> None:
+    given = {"VIEWFINDER_INDEXES": "a,b"}
+    with pytest.raises(ConfigurationError, match=r"VIEWFINDER_INDEX .* is 'c', which is not in VIEWFINDER_INDEXES"):
+        application(Settings.load(given, index="c"))
+    application(Settings.load(given, index="b"))
+    application(Settings.load(given))
 
 
 @pytest.mark.parametrize(
