@@ -49,7 +49,8 @@ def serve(*answers: object) -> Iterator[str]:
 
 
 def test_the_service_is_polled_until_it_has_the_new_collection() -> None:
-    with serve({"collection": "old"}, {"collection": "old"}, {"collection": "new"}) as url:
+    old, new = ({"collection": "other", "is_searched": each} for each in (False, True))
+    with serve(old, old, new) as url:
         assert wait_for_service(url, "new", timeout_s=60)
 
 

@@ -25,12 +25,12 @@ def test_what_jobs_record_right_after_the_switch_stays(index: Index, monkeypatch
     for uri in files[:2]:
         world.sync("--captions", uri)
 
-    def record() -> dict[str, str]:
+    def record() -> dict[str, bool]:
         """A job after the switch, when the service is asked."""
         records = index.store.collections.records(index.live)
         records.record_captions(world.source, files[2])
         records.record_sources([SourceRecord(world.source, exclude=("*.png",))])
-        return {"collection": index.live.name}
+        return {"is_searched": True}
 
     with serve(record) as url:
         monkeypatch.setenv("VIEWFINDER_SERVER", url)
@@ -45,9 +45,9 @@ def test_a_job_of_the_old_collection_adds_what_the_new_one_lacks(index: Index, m
     world, before = index.world, index.live
     late = write_captions(world, "late.json", _00="late")
 
-    def record() -> dict[str, str]:
+    def record() -> dict[str, bool]:
         index.store.collections.records(before).record_captions(world.source, late)
-        return {"collection": index.live.name}
+        return {"is_searched": True}
 
     with serve(record) as url:
         monkeypatch.setenv("VIEWFINDER_SERVER", url)

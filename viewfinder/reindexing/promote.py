@@ -101,9 +101,11 @@ def wait_for_service(server: str, collection: str, *, timeout_s: float = SERVICE
     while time.monotonic() - began < timeout_s:
         try:
             local = is_loopback(server)  # HTTP_PROXY is not meant for calls to this machine
-            ready = httpx.get(f"{server.rstrip('/')}/readyz", timeout=5.0, verify=encrypted, trust_env=not local).json()
+            address, searched = f"{server.rstrip('/')}/readyz", {"searched": collection}
+            ready = httpx.get(address, params=searched, timeout=5.0, verify=encrypted, trust_env=not local).json()
             answered = str(ready.get("behind") or ready.get("collection") or "")
-            if ready.get("collection") == collection:
+            # `collection` is that of the default index of the service.
+            if ready.get("is_searched"):
                 logger.info("The service at %s switched after %.1f s", server, time.monotonic() - began)
                 return True
         except httpx.TransportError as error:

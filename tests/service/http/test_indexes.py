@@ -21,6 +21,7 @@ from tests.service.http.gallery import encoded
 from tests.service.http.test_key_filters import all_routes, digest, keys_file
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.reindexing.promote import wait_for_service
 from viewfinder.service.app import application
 from viewfinder.service.http.guard import is_open_path
 from viewfinder.service.http.keys import require_all_indexes, visible_indexes
@@ -444,6 +445,20 @@ def test_an_index_without_its_model_leaves_the_others_and_the_replica_healthy(
         assert client.post("/v1/search", json={"text": "a cat"}).status_code == 200
         for path in ("/healthz", "/readyz"):
             assert client.get(path).status_code == 200
+
+
+def test_readiness_tells_of_a_collection_to_who_knows_its_name(served: Served) -> None:
+    names = [f"{index}__" for index in MODELS]
+    answer = served.world.client.get("/readyz")
+    assert answer.json()["collection"].startswith("a__")
+    assert not any(each in answer.text for each in names[1:])
+    live = served.world.store.collections.live("b")
+    assert live is not None
+    for name, searched in ((live.name, True), ("b", False), (f"{live.name}1", False)):
+        assert served.world.client.get("/readyz", params={"searched": name}).json()["is_searched"] is searched
+    with listening(served.world.service) as url:
+        assert wait_for_service(url, live.name, timeout_s=30)
+        assert not wait_for_service(url, "b__next", timeout_s=0.1)
 
 
 CLIENTS, SWAPS, RESPONSES_BETWEEN = 2, 2, 8

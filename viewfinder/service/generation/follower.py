@@ -138,6 +138,11 @@ class Follower:
         cold = self._cold
         return cold if cold is not None and cold.name == name else None
 
+    def uses_collection(self, name: str) -> bool:
+        """Return True if the collection in use has this physical name."""
+        collection = self._in_use()
+        return collection is not None and collection.name == name
+
     def start(self) -> None:
         """Load the live generation, then follow the alias in the background. Starts empty only without an index.
 

@@ -43,6 +43,13 @@ _FILTER = "Count only images that match, as in a search."
 FacetField = Annotated[
     str, Field(min_length=1, max_length=1000, description="A field of the payload.", examples=["tags", "format"])
 ]
+_SearchedCollection = Annotated[
+    str | None,
+    Query(
+        max_length=300,
+        description="Physical name of a collection: `is_searched` is true if an index is searched in it.",
+    ),
+]
 FacetLimit = Annotated[int, Field(ge=1, le=MAX_FACETS, description="Maximum number of values.")]
 
 
@@ -139,10 +146,17 @@ def _add_probes(routes: APIRouter, service: SearchService) -> None:
 
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: ERROR_RESPONSES[503]}, summary="Readiness to answer queries")
-    async def readyz() -> dict[str, str | None]:
+    async def readyz(searched: _SearchedCollection = None) -> dict[str, str | bool | None]:
         collection = service.follower.collection()
         service.follower.check()
-        return {"status": "ready", "collection": collection.name, "behind": service.follower.behind}
+        answer = {"status": "ready", "collection": collection.name, "behind": service.follower.behind}
+        # Only for who knows its name: this needs no key.
+        is_asked = (
+            {}
+            if searched is None
+            else {"is_searched": any(each.follower.uses_collection(searched) for each in service.indexes)}
+        )
+        return answer | is_asked
 
 
 async def _count_values(
