@@ -29,6 +29,7 @@ CALLS: dict[str, list[Callable[[Calls], Any]]] = {
     "image": [lambda calls: calls.image(ID), lambda calls: calls.image(SPELLED)],
     "content": [lambda calls: calls.content(ID, None), lambda calls: calls.content(SPELLED, 64)],
     "facets": [lambda calls: calls.facets("tags", None, None)],
+    "index_images": [lambda calls: calls.index_images(["s3://photos/a.jpg"])],
     "take_down": [lambda calls: calls.take_down(ID), lambda calls: calls.take_down(SPELLED)],
     "restore": [lambda calls: calls.restore(ID)],
     "takedowns": [lambda calls: calls.takedowns()],

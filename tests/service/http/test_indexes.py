@@ -137,6 +137,7 @@ NAMING = {
     *(f"GET {path}" for path in PARAMETERS),
     "POST /v1/search/image",
     "POST /v1/search/batch",
+    "POST /v1/images",
     "GET /v1/images/{id}",
     "DELETE /v1/images/{id}",
     "GET /v1/images/{id}/content",
@@ -337,6 +338,13 @@ def test_a_signed_address_opens_one_image_of_one_index(served: Served) -> None:
     path = served.ask("POST", "/v1/thumbnails", json={"ids": [hidden], "index": "a"}).json()["paths"][hidden]
     assert client.get(path).status_code == 200
     assert served.ask("GET", path, key="b").status_code == 404
+
+
+def test_images_are_added_to_no_index_but_those_of_the_key(served: Served) -> None:
+    images = [{"uri": f"file:///{SECRET}/new.jpg"}]
+    for index in ("a", "no-such-index"):
+        answer = served.ask("POST", "/v1/images", key="b", json={"images": images, "index": index})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "index_not_found")
 
 
 def test_takedowns_belong_to_an_index(served: Served) -> None:
