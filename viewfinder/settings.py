@@ -337,6 +337,11 @@ class Settings(BaseModel):
         "start`, on every node.",
     )
 
+    traces: bool = Field(
+        False,
+        description="Export spans of OpenTelemetry from the service. `OTEL_*` variables of its processes name the "
+        "collector and the sampler.",
+    )
     uploads_uri: str | None = Field(
         None,
         description="S3 prefix or local directory in which the service stores images that are sent to "

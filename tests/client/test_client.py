@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from tests.client.conftest import Ask, Planned, Scripted, found, refusal
 from viewfinder import AsyncClient, Client
@@ -64,6 +65,20 @@ def test_vectors_of_two_models_are_not_mixed(ask: Ask) -> None:
     with Scripted(answer).listening() as server, pytest.raises(ServiceUnavailableError, match="two models") as raised:
         ask(server, "embed", ["a"] * 65)
     assert raised.value.code == "model_changed"
+
+
+def test_the_span_of_the_caller_is_continued(ask: Ask) -> None:
+    tracer = TracerProvider().get_tracer("test")
+    script = Scripted([found("a cat")] * 4)
+    with script.listening() as server:
+        ask(server, "search", "a cat")
+        with tracer.start_as_current_span("caller") as span:
+            ask(server, "search", "a cat")
+            ask(server, "search_many", ["a cat", "a dog"])
+    untraced, *traced = [headers.get("traceparent") for headers in script.requests]
+    context = span.get_span_context()
+    assert untraced is None
+    assert [each[:53] for each in traced] == [f"00-{context.trace_id:032x}-{context.span_id:016x}-"[:53]] * 3
 
 
 def test_large_images_are_split_over_several_requests(ask: Ask) -> None:

@@ -15,9 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from opentelemetry.sdk.trace import TracerProvider
 from qdrant_client import models
 
 from tests.store.test_server import FINAL_500, TRANSIENT_500
+from viewfinder import tracing
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store import StoreAddress
 from viewfinder.store.server import ServerClient
@@ -35,10 +37,12 @@ class Refusing(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.called: list[tuple[str, Any]] = []
+        self.traceparent: Any = None
 
     def service(self, handler_call_details: Any) -> Any:
-        key = dict(handler_call_details.invocation_metadata).get("api-key")
-        self.called.append((handler_call_details.method, key))
+        metadata = dict(handler_call_details.invocation_metadata)
+        self.called.append((handler_call_details.method, metadata.get("api-key")))
+        self.traceparent = metadata.get("traceparent")
         return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(*self.answer))
 
 
@@ -185,3 +189,19 @@ def self_signed(path: Path) -> tuple[bytes, bytes]:
     path.write_bytes(certificate)
     plain = serialization.NoEncryption()
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain), certificate
+
+
+def test_a_traced_write_has_the_traceparent_of_its_request(
+    refusing: tuple[Refusing, int], refused: Callable[[Answer], StoreError]
+) -> None:
+    handler, _ = refusing
+    refused((grpc.StatusCode.NOT_FOUND, "no collection"))
+    assert handler.traceparent is None
+    traces = tracing.start(TracerProvider())
+    try:
+        with traces.span("request", "SERVER") as span:
+            refused((grpc.StatusCode.NOT_FOUND, "no collection"))
+    finally:
+        tracing.stop()
+    context = span.get_span_context()
+    assert handler.traceparent.startswith(f"00-{context.trace_id:032x}-{context.span_id:016x}-")

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 import httpx
@@ -141,7 +142,9 @@ class Client(_AnyClient[httpx.Client]):
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="viewfinder-search")
         try:
             for each in searches:
-                pending.append(pool.submit(self._run, self._calls.search(search_request(each, options))))
+                # In the context of the caller, whose span its requests continue.
+                run = copy_context().run
+                pending.append(pool.submit(run, self._run, self._calls.search(search_request(each, options))))
                 if len(pending) >= concurrency:
                     yield pending.popleft().result()
             while pending:

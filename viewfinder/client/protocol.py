@@ -58,6 +58,7 @@ from viewfinder.client.results import (
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError, all_results
 from viewfinder.settings import DEFAULT_SERVER
 from viewfinder.sources.uris import spellings
+from viewfinder.tracing import current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -312,6 +313,8 @@ class Calls:
         headers = {**self._headers, "x-request-id": request_id}
         if content is not None:
             headers["content-type"] = "application/json"
+        if (traceparent := current_traceparent()) is not None:
+            headers["traceparent"] = traceparent
         deadline = time.monotonic() + self._timeout_s
         attempts = 0
         while True:

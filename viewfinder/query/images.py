@@ -8,7 +8,6 @@ import base64
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import Literal
 
@@ -20,6 +19,7 @@ from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.query.errors import AddressError
 from viewfinder.query.fetcher import Fetcher
+from viewfinder.tracing import TracedThreads
 
 Pixels = npt.NDArray[np.uint8]
 Timed = Callable[[Literal["fetch", "decode", "search"]], AbstractContextManager[None]]
@@ -78,7 +78,7 @@ class QueryImages:
         self._timed = timed
         self._max_waiting = max_waiting
         self._waiting = 0
-        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self._threads = TracedThreads(DECODERS, thread_name_prefix="decoder")
         self._lock = threading.Lock()
         self._idle: list[tuple[Preprocess, Decoder]] = []
         self._closed = False

@@ -13,8 +13,10 @@ from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.config import AutoscalingPolicy, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from viewfinder import tracing
 from viewfinder.addresses import is_loopback
 from viewfinder.errors import ConfigurationError
+from viewfinder.extras import packages_of
 from viewfinder.service.http.api import build_api
 from viewfinder.service.http.guard import MAX_INCOMING, capacity
 from viewfinder.service.http.keys import KeyRing
@@ -91,6 +93,8 @@ class Replica:
         open_logs(Path(get_serve_logs_dir()), context.replica_id.unique_id, to_stderr=RAY_SERVE_LOG_TO_STDERR)
         # Checked again: only a replica knows which proxy runs, because the builder may have another environment.
         require_keys_or_loopback(settings, fast_proxy=RAY_SERVE_ENABLE_HA_PROXY)
+        if settings.traces:
+            start_traces()
         instruments = RayInstruments(application=context.app_name, replica=context.replica_id.unique_id)
         self._service = SearchService.connect(settings, Metrics(instruments))
         self._service.start()
@@ -115,6 +119,13 @@ class Replica:
         # Serve calls this when a replica stops, also after a constructor that failed.
         if service := getattr(self, "_service", None):
             service.close()
+        tracing.stop()
+
+
+def start_traces() -> None:
+    """Export spans from this process. Raises `ConfigurationError` if the packages are missing."""
+    with packages_of("telemetry", "VIEWFINDER_TRACES"):
+        tracing.start()
 
 
 def require_keys_or_loopback(settings: Settings, *, fast_proxy: bool) -> None:

@@ -33,6 +33,7 @@ from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import canonical_uri, point_id, source_uri
 from viewfinder.store import Collection, Store
 from viewfinder.store.takedowns import taken_down
+from viewfinder.tracing import TracedThreads
 
 T = TypeVar("T")
 
@@ -74,7 +75,9 @@ class Indexing:
             retry_s=RETRY_S,
         )
         # Two requests at a time have a decoder process each.
-        self._executor = InProcessExecutor(cores=1, encoder=lambda checkpoint: _SharedEncoder(checkpoint, self._encode))
+        self._executor = InProcessExecutor(
+            cores=1, pool=TracedThreads, encoder=lambda checkpoint: _SharedEncoder(checkpoint, self._encode)
+        )
 
     def close(self) -> None:
         """End the decoders."""

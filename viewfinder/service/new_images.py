@@ -7,7 +7,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +22,7 @@ from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.skips import CONTENT_SKIPS
 from viewfinder.store import Collection, Store
+from viewfinder.tracing import TracedThreads
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class NewImages:
         self._store = store
         self._images = images
         self._metrics = metrics
-        self._threads = ThreadPoolExecutor(MAX_INDEXING, thread_name_prefix="index")
+        self._threads = TracedThreads(MAX_INDEXING, thread_name_prefix="index")
         self._requests = 0
         self._indexing: Indexing | None = None
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.store import Store, StoreAddress, connect
+from viewfinder.tracing import TracedThreads
 
 # Threads that wait for Qdrant: more than the batches of one replica need.
 SEARCH_THREADS = 32
@@ -68,7 +68,7 @@ class SearchService:
         )
         self._writing = writing
         self.new_images = NewImages(settings, writing or store, self.images, self.metrics)
-        self._threads = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
+        self._threads = TracedThreads(SEARCH_THREADS, thread_name_prefix="search")
         keys = CursorKeys.of(settings.cursor_keys)
         self.links = ThumbnailLinks(keys)
         self.indexes = Indexes(

@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from viewfinder import tracing
 from viewfinder.errors import ConfigurationError, SourceError
 from viewfinder.sources.access import Backend, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
 from viewfinder.sources.local_files import LocalObjects
-from viewfinder.sources.uris import SUPPORTED
+from viewfinder.sources.uris import SUPPORTED, s3_parts
 
 
 class Objects:
@@ -38,7 +40,8 @@ class Objects:
         `not_a_file`, `too_many_bytes` (permanent), `corrupt` (permanent: damaged encoding), `throttled`, `unavailable`,
         `changed` (a local file, while it was read) or `refused`.
         """
-        return self._backend(uri).read(uri, max_bytes, check_head)
+        with _span("GetObject", uri):
+            return self._backend(uri).read(uri, max_bytes, check_head)
 
     def open(self, uri: str) -> BinaryIO:
         """Return one object as a seekable file of any size; an object in S3 is copied to an unnamed temporary file.
@@ -47,15 +50,18 @@ class Objects:
 
         Raises `ObjectError` as `read` does.
         """
-        return self._backend(uri).open(uri)
+        with _span("GetObject", uri):
+            return self._backend(uri).open(uri)
 
     def write(self, uri: str, path: Path) -> None:
         """Copy the local file `path` to one object. Raises `ObjectError` as `read` does."""
-        self._backend(uri).write(uri, path)
+        with _span("PutObject", uri):
+            self._backend(uri).write(uri, path)
 
     def stat(self, uri: str) -> ObjectInfo:
         """Return the properties of one object. Raises `ObjectError` as `read` does."""
-        return self._backend(uri).stat(uri)
+        with _span("HeadObject", uri):
+            return self._backend(uri).stat(uri)
 
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None:
         """Return an address from which anyone may read the object for `expires_s` seconds; None if there is none.
@@ -111,3 +117,14 @@ class Objects:
                 ) from error
             return S3Objects(self.access)
         raise SourceError(f"{uri!r} is not a canonical URI; {SUPPORTED}.")
+
+
+_UNTRACED: AbstractContextManager[Any] = nullcontext()
+
+
+def _span(method: str, uri: str) -> AbstractContextManager[Any]:
+    """The span of a request to S3 by a traced caller. It names the bucket, not the key."""
+    if (traces := tracing.active) is None or not uri.startswith("s3://") or not traces.is_traced():
+        return _UNTRACED
+    attributes = {"rpc.system": "aws-api", "rpc.service": "S3", "rpc.method": method, "aws.s3.bucket": s3_parts(uri)[0]}
+    return traces.span(f"S3.{method}", "CLIENT", attributes)

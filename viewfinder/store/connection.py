@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from qdrant_client import models
 
+from viewfinder import tracing
 from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreUnavailableError
 from viewfinder.settings import CaptionLanguage, OnDisk, Quantization, Settings, VectorType
@@ -104,7 +106,7 @@ class Connection:
 
     def call(self, method: str, **arguments: Any) -> Any:
         """Return the result of `QdrantClient.<method>(**arguments)`, retried for `address.retry_s`."""
-        return self.retry(lambda: self.client.call(method, **arguments))
+        return self.retry(lambda: self._attempt(method, arguments))
 
     def complete(self, method: str, **arguments: Any) -> Any:
         """As `call`, for an update that must be applied when this returns, and that may be sent again.
@@ -113,12 +115,24 @@ class Connection:
         """
 
         def attempt() -> Any:
-            answer = self.client.call(method, **arguments)
+            answer = self._attempt(method, arguments)
             if answer.status != models.UpdateStatus.COMPLETED:
                 raise StoreUnavailableError(f"{self.address} accepted {method} but has not applied it in time.")
             return answer
 
         return self.retry(attempt)
+
+    def _attempt(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Call the client once, within a span if the caller is traced; a retry has one of its own."""
+        if (traces := tracing.active) is None or not traces.is_traced():
+            return self.client.call(method, **arguments)
+        attributes = {"db.system.name": "qdrant", "db.operation.name": method}
+        if collection := arguments.get("collection_name"):
+            attributes["db.collection.name"] = collection
+        if self.address.url is not None:
+            attributes["server.address"] = urlsplit(self.address.url).hostname or ""
+        with traces.span(" ".join(filter(None, (method, collection))), "CLIENT", attributes):
+            return self.client.call(method, **arguments)
 
     def server_version(self) -> tuple[int, int] | None:
         """Return the server's major and minor version; None for the embedded store, which supports every call."""

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.context_headers import headers
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
+from viewfinder import tracing
 from viewfinder.addresses import is_loopback
 from viewfinder.errors import CollectionMissingError, StoreError, StoreTimeoutError, StoreUnavailableError
 from viewfinder.store.connection import StoreAddress
@@ -90,7 +92,10 @@ class ServerClient:
             arguments = {"timeout": self._timeout_s, **arguments}
         try:
             client = self._grpc if self._grpc is not None and method in _BY_GRPC else self._rest
-            return getattr(client, method)(**arguments)
+            if tracing.active is None:
+                return getattr(client, method)(**arguments)
+            with headers(tracing.active.headers()):
+                return getattr(client, method)(**arguments)
         except (ApiException, QdrantException, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise self._explain_rest(error, method) from error
         except Exception as error:

@@ -5,10 +5,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from viewfinder import tracing
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[ItemT, ResultT]):
+    """A request, or a part of a large one, that waits for its batch; `traced` is its place in the queue, if traced."""
+
+    items: Sequence[ItemT]
+    future: asyncio.Future[list[ResultT]]
+    traced: tracing.Waiting | None
 
 
 class Batcher(Generic[ItemT, ResultT]):
@@ -18,15 +30,23 @@ class Batcher(Generic[ItemT, ResultT]):
     meanwhile form the next batch, up to `max_size`. So a single client does not wait and many clients get full batches.
     A request of more than `max_size` items is encoded in several batches, between which other requests have their turn,
     and which stop when the request is cancelled. Smaller ones are never split.
-    (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.)
+    (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.) `labels` gives the
+    attributes of its spans.
     """
 
-    def __init__(self, function: Callable[[list[ItemT]], Sequence[ResultT]], *, max_size: int) -> None:
+    def __init__(
+        self,
+        function: Callable[[list[ItemT]], Sequence[ResultT]],
+        *,
+        max_size: int,
+        labels: Callable[[], tracing.Attributes] = dict,
+    ) -> None:
         if max_size < 1:
             raise ValueError(f"max_size must be at least 1, not {max_size}")
         self._function = function
         self._max_size = max_size
-        self._waiting: deque[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]] = deque()
+        self._labels = labels
+        self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
         self._running: asyncio.Task[None] | None = None
         self._lock = threading.Lock()  # `close` may be called from any thread
         self._thread: ThreadPoolExecutor | None = None
@@ -50,7 +70,8 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _encode(self, items: Sequence[ItemT]) -> list[ResultT]:
         future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((items, future))
+        traced = None if tracing.active is None else tracing.active.waiting()
+        self._waiting.append(_Waiting(items, future, traced))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await future
@@ -63,38 +84,48 @@ class Batcher(Generic[ItemT, ResultT]):
     async def _run(self) -> None:
         try:
             while batch := self._next():
-                items = [item for group, _ in batch for item in group]
+                items = [item for each in batch for item in each.items]
+                spans = None if tracing.active is None else self._spans(tracing.active, batch)
                 try:
                     results = await asyncio.wrap_future(self._submit(items))
                     if len(results) != len(items):
                         raise RuntimeError(f"the function returned {len(results)} results for {len(items)} items")
                 except Exception as error:
+                    if spans is not None:
+                        spans.end(error)
                     # Every waiting request gets the error; the batcher continues with the next batch.
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
+                    for each in batch:
+                        if not each.future.done():
+                            each.future.set_exception(error)
                 else:
-                    for group, future in batch:
-                        mine, results = results[: len(group)], results[len(group) :]
-                        if not future.done():
-                            future.set_result(mine)
+                    if spans is not None:
+                        spans.end()
+                    for each in batch:
+                        mine, results = results[: len(each.items)], results[len(each.items) :]
+                        if not each.future.done():
+                            each.future.set_result(mine)
         finally:
             self._running = None
             if self._closed:
                 self._end_thread()
 
-    def _next(self) -> list[tuple[Sequence[ItemT], "asyncio.Future[list[ResultT]]"]]:
+    def _spans(self, traces: tracing.Traces, batch: Sequence[_Waiting[ItemT, ResultT]]) -> tracing.BatchSpans | None:
+        """The spans of a batch that begins; None if none of its requests is traced."""
+        waiting = [(each.traced, len(each.items)) for each in batch if each.traced is not None]
+        return traces.batch("encode", self._labels(), waiting) if waiting else None
+
+    def _next(self) -> list[_Waiting[ItemT, ResultT]]:
         """The next batch, without requests whose clients have disconnected."""
-        batch: list[tuple[Sequence[ItemT], asyncio.Future[list[ResultT]]]] = []
+        batch: list[_Waiting[ItemT, ResultT]] = []
         size = 0
         while self._waiting:
-            items, future = self._waiting[0]
-            if batch and size + len(items) > self._max_size:
+            each = self._waiting[0]
+            if batch and size + len(each.items) > self._max_size:
                 break
             self._waiting.popleft()
-            if not future.done():
-                batch.append((items, future))
-                size += len(items)
+            if not each.future.done():
+                batch.append(each)
+                size += len(each.items)
         return batch
 
     def _submit(self, items: list[ItemT]) -> "Future[list[ResultT]]":

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -38,8 +39,12 @@ class LoadedModel:
         self._cache = _TextCache(TEXT_CACHE_SIZE)
         # Weak: with a cycle of references a model would stay in memory until the next collection of garbage, and the
         # one that a replica starts with for ever (`gc.freeze`).
-        self._texts: Batcher[str, tuple[Vector, int]] = Batcher(_weak(self._encode_texts), max_size=batch_size)
-        self._images: Batcher[Pixels, Vector] = Batcher(_weak(self._encode_images), max_size=batch_size)
+        self._texts: Batcher[str, tuple[Vector, int]] = Batcher(
+            _weak(self._encode_texts), max_size=batch_size, labels=partial(_labels, encoder, "text")
+        )
+        self._images: Batcher[Pixels, Vector] = Batcher(
+            _weak(self._encode_images), max_size=batch_size, labels=partial(_labels, encoder, "image")
+        )
 
     @property
     def pending(self) -> int:
@@ -160,3 +165,8 @@ def _frozen_rows(vectors: Vector) -> list[Vector]:
     for row in rows:
         row.setflags(write=False)
     return rows
+
+
+def _labels(encoder: Encoder, kind: Literal["text", "image"]) -> dict[str, str]:
+    """The attributes of spans of the encoder."""
+    return {"viewfinder.model": encoder.checkpoint.name, "viewfinder.kind": kind}

@@ -37,6 +37,8 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
         redoc_url=None,
         # Behind a proxy that terminates TLS, a redirect would lead to http and send the key in the clear.
         redirect_slashes=False,
+        # FastAPI's own would record what users have sent. Older releases have none, and ignore it.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     api.state.indexes = service.indexes
     install_error_handlers(api)
@@ -56,7 +58,7 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
             allow_methods=["GET", "POST"],
             # Of any name: OpenAI's SDK sends x-stainless-os and others. The service reads few, and no cookies.
             allow_headers=["*"],
-            expose_headers=["retry-after", "x-request-id"],
+            expose_headers=["retry-after", "traceresponse", "x-request-id"],
         )
     api.add_middleware(AccessLog, count=service.metrics.request, sends_id=not behind_serve)
     return api

@@ -11,7 +11,7 @@ import os
 import queue
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from io import BytesIO
 from threading import BoundedSemaphore
@@ -22,6 +22,7 @@ from viewfinder.images.decoding import ImageLimits
 from viewfinder.images.thumbnails import Thumbnailer
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
+from viewfinder.tracing import TracedThreads
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ class _BoundedPool:
 
     def __init__(self, name: str, threads: int, max_calls: int) -> None:
         self._free = BoundedSemaphore(max_calls)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._threads = TracedThreads(threads, thread_name_prefix=name)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         if not self._free.acquire(blocking=False):

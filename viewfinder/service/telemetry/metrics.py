@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 import httpx
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from viewfinder import tracing
 from viewfinder.service.telemetry import access_log
 from viewfinder.store import Collection
 
@@ -100,10 +101,14 @@ class Metrics:
 
     @contextmanager
     def timed(self, stage: RequestStage) -> Iterator[None]:
-        """`observe` a block, even if it raises."""
+        """`observe` a block, even if it raises, as a span if traces are on."""
         began = time.perf_counter()
         try:
-            yield
+            if tracing.active is None:
+                yield
+            else:
+                with tracing.active.span(stage):
+                    yield
         finally:
             self.observe(stage, time.perf_counter() - began)
 
