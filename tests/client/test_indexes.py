@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from viewfinder.client import AsyncClient, Client, Part
-from viewfinder.client.protocol import Attempt, Calls, advance
+from viewfinder.client.calls import Calls
+from viewfinder.client.protocol import Attempt, advance
 from viewfinder.settings import Settings
 
 ID = "0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.client.protocol import Calls
+from viewfinder.client.calls import Calls
 from viewfinder.client.requests import (
     Part,
     SearchRequest,

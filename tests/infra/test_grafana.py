@@ -25,6 +25,7 @@ OPERATIONS = ROOT / "docs/operations.md"
 SUFFIXES = ("_bucket", "_count")
 # Of kube-state-metrics (its docs/metrics), and the CronJobs that they are about.
 KUBE_STATE = {
+    "kube_cronjob_created",
     "kube_cronjob_status_last_successful_time",
     "kube_job_status_failed",
     "kube_job_status_start_time",

@@ -1,6 +1,6 @@
 """Clients of a search service: `Client` for threads, `AsyncClient` for asyncio, with the same calls and results.
 
-Both run the calls of `viewfinder.client.protocol.Calls`, which builds requests, parses answers and decides about
+Both run the calls of `viewfinder.client.calls.Calls`, which builds requests, parses answers and decides about
 retries.
 """
 
@@ -16,11 +16,11 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import httpx
 
 from viewfinder.addresses import is_loopback
+from viewfinder.client.calls import Calls
 from viewfinder.client.protocol import (
     Answer,
     Attempt,
     Call,
-    Calls,
     Done,
     Draw,
     Pause,
