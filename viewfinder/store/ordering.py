@@ -5,6 +5,8 @@ points without one. Here equal values come in the order of ids, a point with sev
 them, and points without a value come last. So an order continues after any of its places.
 """
 
+import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +16,19 @@ from typing import Any, NamedTuple, TypeAlias
 from qdrant_client import models
 
 from viewfinder.store.conditions import ParsedFilter
-from viewfinder.store.field_names import DATETIME, INTEGER, field_path, values_of
+from viewfinder.store.field_names import DATETIME, FLOAT, INTEGER, field_path, values_of
 from viewfinder.store.filter_values import MAX_EXACT_FLOAT
 from viewfinder.store.records import Record
 
 OrderKey: TypeAlias = float | int | None
-"""A number as Qdrant compares it (float64), microseconds since 1970 for a date, None for a point without a value."""
+"""A float64, microseconds since 1970 for a date, None for a point without a value.
+
+Of a whole number it is the largest float64 that is not above it: conditions have float64 bounds, which Qdrant compares
+with whole numbers exactly.
+"""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ABOVE_INTEGERS = 2.0**63
 _MAX_PAGE = 1000  # points read at once
 # Points read beyond those wanted, because the points with the last value of a page are read again, by id.
 _EXTRA = 50
@@ -52,9 +59,12 @@ class Ordering:
 
     def key(self, payload: Mapping[str, Any]) -> OrderKey:
         """Return the value of a payload that comes first in this order."""
-        parse = _microseconds if self.kind == DATETIME else _number
-        keys = [key for key in map(parse, values_of(payload, self.field)) if key is not None]
+        keys = [key for key in map(_PARSED[self.kind], values_of(payload, self.field)) if key is not None]
         return (max if self.descending else min)(keys, default=None)
+
+    def key_of(self, order_value: float) -> OrderKey:
+        """Return the key of a value as Qdrant returns it with an order: a number, also for a date."""
+        return order_value if self.kind == DATETIME else _PARSED[self.kind](order_value)
 
     def rank(self, place: OrderPlace) -> tuple[bool, float | int, str]:
         """Return the sort key of a place."""
@@ -129,13 +139,13 @@ class _Reader:
         )
         first: dict[str, OrderKey] = {}
         for record in records:
-            key = record.order_value if ordering.kind == DATETIME else float(record.order_value)
+            key = ordering.key_of(record.order_value)
             # A point with several values has its place at the first of them, which may be before `start`.
             if start is None or not self._is_before(ordering.key(record.payload or {}), start):
                 first.setdefault(str(record.id), key)
         places = sorted((OrderPlace(key, each) for each, key in first.items()), key=ordering.rank)
         last = records[-1].order_value if len(records) == self._page else None
-        return places, last if last is None or ordering.kind == DATETIME else float(last)
+        return places, None if last is None else ordering.key_of(last)
 
     def _is_before(self, key: OrderKey, start: OrderKey) -> bool:
         return self._ordering.rank(OrderPlace(key, "")) < self._ordering.rank(OrderPlace(start, ""))
@@ -176,8 +186,18 @@ class _Reader:
             moments = {name: _moment(key) for name, key in bounds.items() if key is not None}
             condition: Any = models.DatetimeRange(**moments or {"gte": datetime.min.replace(tzinfo=UTC)})
         else:
-            condition = models.Range(**bounds or {"gte": -sys.float_info.max})
+            numbers = dict(itertools.starmap(self._bound, bounds.items()))
+            condition = models.Range(**numbers or {"gte": -sys.float_info.max})
         return models.FieldCondition(key=self._path, range=condition)
+
+    def _bound(self, name: str, key: OrderKey) -> tuple[str, OrderKey]:
+        """Return a bound that is met by all whole numbers with the same key, or by none of them."""
+        if self._ordering.kind != INTEGER or key is None or name not in ("lte", "gt") or abs(key) < MAX_EXACT_FLOAT:
+            return name, key
+        following = math.nextafter(key, math.inf)
+        if following >= _ABOVE_INTEGERS:  # no whole number is above
+            return name, sys.float_info.max
+        return ("lt" if name == "lte" else "gte"), following
 
     def _narrowed(self, condition: models.Filter | None) -> models.Filter | None:
         both: list[Any] = [each for each in (self._condition, condition) if each is not None]
@@ -186,6 +206,12 @@ class _Reader:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole_number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return math.nextafter(float(value), -math.inf) if float(value) > value else float(value)
 
 
 def _microseconds(value: object) -> int | None:
@@ -200,3 +226,10 @@ def _microseconds(value: object) -> int | None:
 
 def _moment(microseconds: float) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+_PARSED: Mapping[str, Callable[[object], OrderKey]] = {
+    INTEGER: _whole_number,
+    FLOAT: _number,
+    DATETIME: _microseconds,
+}
