@@ -235,3 +235,22 @@ def test_numbers_that_are_rounded_come_once_in_an_order(
             break
     large, small = sorted(ids(80)[:60]), sorted(ids(80)[60:])
     assert found == (large + small if descending else small + large)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_whole_numbers_that_no_float64_holds_are_in_order_once(store: Store, index: str, descending: bool) -> None:
+    made = opened(store, index)
+    sizes = [2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2, 2**53 + 3, 2**62, 2**62 + 1, 2**63 - 1, 7]
+    batch = image_points(len(sizes))
+    payloads = [payload | {"size": size} for payload, size in zip(batch.payloads, sizes, strict=True)]
+    store.points.upsert(made, replace(batch, payloads=payloads), wait=True)
+    ordering = store.search.ordering(made, "size", descending=descending)
+    found, after = list[int](), None
+    for _ in range(len(sizes)):
+        page = store.search.in_order(made, ordering, after=after, limit=2)
+        found += [record.payload["size"] for record in page.records]
+        if (after := page.last) is None:
+            break
+    assert sorted(found) == sorted(sizes)
+    keys = [size & ~((1 << max(0, size.bit_length() - 53)) - 1) for size in found]  # the next float64 below
+    assert keys == sorted(keys, reverse=descending)
