@@ -52,6 +52,7 @@ def test_a_request_logs_one_line_without_secrets(caplog: pytest.LogCaptureFixtur
     assert line.pop("ms") > 0
     assert line == {
         "request_id": "mine",
+        "trace_id": None,
         "method": "GET",
         "path": "/v1/things/{name}",
         "status": 200,
