@@ -34,10 +34,10 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## Index the sample images and serve them (ONCE=1 stops after three queries)
 	@$(BIN)/python demo/run.py $(if $(ONCE),--once)
 
-test: setup lint ## What CI runs: lint, then all tests except the long ones (about 13 minutes on two cores)
+test: setup lint ## What CI runs: lint, then all tests except the long ones (about 12 minutes on two cores)
 	@$(PYTEST)
 
-test-fast: setup ## Tests without Ray, browser, faults or model loading (about a minute)
+test-fast: setup ## Tests without Ray, browser, faults or model loading (less than a minute)
 	@$(PYTEST) -m "not slow and not cluster and not browser and not chaos and not full"
 
 test-all: setup lint ## Every test, before a release (about an hour)

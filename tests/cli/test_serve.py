@@ -13,6 +13,8 @@ from viewfinder.cli.entry import job
 from viewfinder.cli.serve import free_port, wait_for_interrupt
 from viewfinder.errors import ConfigurationError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("bound_to", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])

@@ -18,6 +18,8 @@ from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, open_local
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def at_port(running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Running:

@@ -12,6 +12,8 @@ from viewfinder.models.checkpoint import locate
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.schema import ModelIdentity
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def alone(tmp_path: Path, unused_port: int, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -14,6 +14,8 @@ from tests.images.samples import LIMITS, SMALL, encoded, photograph, pixels, qua
 from viewfinder.images.decoding import ImageLimits, decode, thumbnail
 from viewfinder.images.jpeg import scans
 
+pytestmark = pytest.mark.slow
+
 PHOTO = photograph(300, 200, 1)
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 BOMB = zlib.compress(bytes(3_000_000))

@@ -19,6 +19,8 @@ from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 20_000
 
 

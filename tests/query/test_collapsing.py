@@ -21,6 +21,8 @@ from viewfinder.store import PointBatch, Store, StoreAddress, open_local
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 MODES: list[tuple[Collapse, float]] = [("exact", 0.96), ("near", 0.85)]
 
 

@@ -31,6 +31,8 @@ from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings.load({}, cursor_keys="a key of both programs")
 COUNT = 60
 ANIMALS = ("cat", "dog", "bird", "horse")

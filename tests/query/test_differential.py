@@ -16,6 +16,8 @@ from viewfinder.query.searcher import run_alone
 from viewfinder.query.steps import HitPage, Prepared, RankingSteps, Single
 from viewfinder.store import Store, StoreAddress, open_local
 
+pytestmark = pytest.mark.slow
+
 SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.full) for seed in range(2, 30))]
 WORDS = "cat dog"
 _K = 60  # of reciprocal rank fusion

@@ -11,6 +11,8 @@ from tests.query.test_images import PREPROCESS, made
 from viewfinder.errors import ImageError
 from viewfinder.query.fetcher import MAX_FETCHES, MAX_FETCHES_PER_HOST, Fetcher
 
+pytestmark = pytest.mark.slow
+
 HOSTS = [f"host{number}.test" for number in range(MAX_FETCHES + 4)]
 
 

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.query.fetching import TLS, Handler, Names, answer, fetcher, refusal, replying, serving
 from viewfinder.query.fetcher import MAX_REDIRECTS, Address
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "location",

@@ -14,6 +14,8 @@ from viewfinder.errors import ConfigurationError
 from viewfinder.service.app import with_cursor_key
 from viewfinder.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 BODY = {"text": "a cat", "limit": 2}
 
 

@@ -12,6 +12,8 @@ from viewfinder.store.directory import open_directory
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 
 def crowded(store: Store, index: str) -> tuple[Collection, npt.NDArray[np.float32]]:
     """Write 60 near-duplicates nearest to the first axis, and three single points farther away."""

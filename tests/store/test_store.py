@@ -16,6 +16,8 @@ from viewfinder.store.schema import PAYLOAD_INDEXES, ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 
 def test_iterate_and_count_take_filters(store: Store, index: str) -> None:
     made = opened(store, index)

@@ -20,6 +20,8 @@ from viewfinder.service.generation.models import Models
 from viewfinder.store import Store
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 30
 
 

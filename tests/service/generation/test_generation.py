@@ -20,6 +20,8 @@ from viewfinder.service.generation.models import Models
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def pair(world: World) -> tuple[str, str]:
     body = world.client.get("/v1/search", params={"q": "a cat", "target": "caption"}).json()

@@ -23,6 +23,8 @@ from viewfinder.store import Collection
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 30
 
 

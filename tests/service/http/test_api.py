@@ -5,6 +5,8 @@ import pytest
 from tests.service.conftest import CAPTIONS, World
 from viewfinder.sources.uris import point_id
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_caption_is_found_by_its_own_words(shared: World) -> None:
     answer = shared.client.post("/v1/search", json={"text": CAPTIONS[2], "target": "caption", "limit": 2})

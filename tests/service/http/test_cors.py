@@ -4,6 +4,8 @@ import pytest
 
 from tests.service.conftest import World
 
+pytestmark = pytest.mark.slow
+
 ORIGIN = "https://gallery.example"
 PREFLIGHT = {"origin": ORIGIN, "access-control-request-headers": "x-api-key"}
 

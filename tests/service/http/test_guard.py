@@ -8,6 +8,8 @@ import pytest
 
 from tests.service.http.guarded import ADMIN_KEY, KEYS, READ_KEY, Served, code
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 def test_without_keys_this_machine_may_do_everything(address: str) -> None:

@@ -32,6 +32,8 @@ from viewfinder.store.recorded import SourceRecord
 from viewfinder.store.records import PointBatch
 from viewfinder.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 MODELS = {"a": "first", "b": "second", "c": "first"}
 """Indexes that exist, and their models. Index `d` is served, but does not exist."""
 SECRET = "zebra"

@@ -26,6 +26,8 @@ from viewfinder.sources.uris import canonical_uri, point_id
 from viewfinder.store.recorded import SourceRecord
 from viewfinder.store.records import PointBatch
 
+pytestmark = pytest.mark.slow
+
 MINE = {"tags": {"eq": "mine"}}
 SECRET = "zebra"
 """A word in everything that is stored of the images of others, and in no request."""

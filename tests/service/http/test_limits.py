@@ -15,6 +15,8 @@ from viewfinder.service.http.errors import HTTPError
 from viewfinder.service.http.guard import MAX_BODIES, SMALL_BODY_BYTES, capacity
 from viewfinder.service.http.receiving import at_minimum_rate
 
+pytestmark = pytest.mark.slow
+
 
 async def run(
     api: FastAPI,

@@ -7,6 +7,8 @@ import pytest
 from tests.service.conftest import World
 from tests.service.http.guarded import ADMIN_KEY, KEYS, READ_KEY
 
+pytestmark = pytest.mark.slow
+
 METRICS_KEY = "metrics-key-" + "m" * 32
 DIGEST = hashlib.sha256(METRICS_KEY.encode()).hexdigest()
 

@@ -5,6 +5,8 @@ import pytest
 from tests.service.conftest import World
 from tests.service.http.searching import Body, an_id, as_base64, ids, search
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "query",

@@ -5,6 +5,8 @@ import pytest
 from tests.service.http.gallery import Gallery, encoded, error_of
 from viewfinder.service.images.content import IN_MEMORY_BYTES
 
+pytestmark = pytest.mark.slow
+
 CONTENT = encoded() + bytes(range(256)) * 10
 SIZE = len(CONTENT)
 

@@ -16,6 +16,8 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.testing.s3 import S3Endpoint
 
+pytestmark = pytest.mark.slow
+
 CONTENT = encoded()
 KEY = "a b+c/café (1).jpg"
 

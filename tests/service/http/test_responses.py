@@ -10,6 +10,8 @@ import pytest
 from tests.service.http.guarded import KEYS, READ_KEY, Served, code
 from viewfinder.service.http.guard import HEADERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", ["/v1/things/a", "/nothing", "/v1/broken", "/healthz", "/v1/echo"])
 def test_every_response_has_security_headers_and_an_id(path: str) -> None:

@@ -17,6 +17,8 @@ from viewfinder.settings import Settings
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.search import Search
 
+pytestmark = pytest.mark.slow
+
 
 def scores(answer: Body) -> dict[str, float]:
     return {hit["id"]: hit["score"] for hit in answer["hits"]}

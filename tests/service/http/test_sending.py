@@ -11,6 +11,8 @@ from tests.service.http.test_limits import nothing_more, run
 from viewfinder.service.http.guard import capacity
 from viewfinder.service.http.sending import MAX_SENDING, MAX_UNSENT_BYTES, PART_BYTES, Sending, SlowClientError
 
+pytestmark = pytest.mark.slow
+
 
 async def never_read(message: Message) -> None:
     if message["type"] == "http.response.body":

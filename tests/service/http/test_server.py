@@ -13,6 +13,8 @@ from viewfinder.settings import Settings
 from viewfinder.store import StoreAddress, connect
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def old_server(tmp_path: Path, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:

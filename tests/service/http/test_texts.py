@@ -12,6 +12,8 @@ from tests.service.http.searching import as_base64
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.generation.generation import Generation, LoadedModel
 
+pytestmark = pytest.mark.slow
+
 BLANK = ["", " ", "\t\n", "\u200b", "\u3000\u00a0", "\u2060\ufeff", "\u3164\u115f", "\u2800", "\u0301", "\U000e0041"]
 
 Send = Callable[[World, str], Any]

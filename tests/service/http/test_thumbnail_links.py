@@ -11,6 +11,8 @@ from tests.service.http.searching import an_id
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.service.images.links import PERIOD_S, ThumbnailLinks
 
+pytestmark = pytest.mark.slow
+
 ID = an_id(0)
 
 

@@ -23,6 +23,8 @@ from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.testing.objects import MemoryObjects
 
+pytestmark = pytest.mark.slow
+
 MakeContent = Callable[..., ImageContent]
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000)
