@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.table import chance
-from tests.chaos.trial import Trial, strikes
+from tests.chaos.trial import Trial, cases, strikes
 from viewfinder.backoff import Backoff
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.testing.qdrant import DISK_FULL, Fault
@@ -40,8 +40,12 @@ TRANSIENT = {
 }
 
 
+# Others like these run always.
+LONG = frozenset({"503, reads", "502 and 504 of a gateway", "restarted, away for 3 s"})
+
+
 @pytest.mark.chaos("Qdrant")
-@pytest.mark.parametrize("faults", TRANSIENT.values(), ids=TRANSIENT)
+@pytest.mark.parametrize("faults", cases(TRANSIENT, LONG))
 def test_a_transient_fault_changes_nothing(trial: Trial, faults: list[Fault]) -> None:
     trial.with_faults(store=faults)
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.conftest import READ_TIMEOUT_S
 from tests.chaos.table import chance
-from tests.chaos.trial import NAMES, Trial, assert_same_vectors, vectors
+from tests.chaos.trial import NAMES, Trial, assert_same_vectors, cases, vectors
 from tests.indexing.sample_images import encoded_image
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.testing.s3 import S3Endpoint
@@ -53,8 +53,14 @@ TRANSIENT = {
 }
 
 
+# Others like these run always.
+LONG = frozenset(
+    {"500 InternalError, objects", "429, objects", "silence before the answer", "Content-Length too small"}
+)
+
+
 @pytest.mark.chaos("S3")
-@pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT)
+@pytest.mark.parametrize("fault", cases(TRANSIENT, LONG))
 def test_a_transient_fault_changes_nothing(trial: Trial, fault: S3Fault) -> None:
     trial.with_faults([fault])
 

@@ -3,11 +3,12 @@
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.chaos.table import Cost
 from tests.fixtures.indexing import World
@@ -65,6 +66,13 @@ def assert_same_vectors(mine: dict[str, Vectors], theirs: dict[str, Vectors]) ->
         assert mine[kind].keys() == theirs[kind].keys(), f"different images have {kind} vectors"
         wrong = [key for key, vector in mine[kind].items() if not np.allclose(vector, theirs[kind][key], atol=1e-5)]
         assert not wrong, f"{kind} vectors differ"
+
+
+def cases(faults: Mapping[str, Any], long: Collection[str]) -> list[Any]:
+    """A test case for each fault; the `long` ones only where all tests run."""
+    return [
+        pytest.param(each, id=name, marks=[pytest.mark.full] if name in long else []) for name, each in faults.items()
+    ]
 
 
 def strikes(faults: Iterable[Fault]) -> int:
