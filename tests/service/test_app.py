@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,14 +115,23 @@ def test_a_further_index_is_found_and_answers_with_its_own_model(
     ]
 
 
+def logged_statuses(request_id: str) -> list[int]:
+    """The statuses in the access logs of all replicas, of requests with this id."""
+    texts = [path.read_text() for path in Path(get_serve_logs_dir()).glob("access_*.log")]
+    lines = [json.loads(line) for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [line["status"] for line in lines if line["request_id"] == request_id]
+
+
 def test_a_response_has_one_request_id(address: str) -> None:
     """Regression: Serve's proxy adds the header too, so responses had two."""
     for headers in ({}, {"x-request-id": "mine"}):
         answer = httpx.get(f"{address}/nothing", headers=headers, timeout=TIMEOUT_S)
         assert answer.headers.get_list("x-request-id") == [answer.json()["error"]["request_id"]]
     assert answer.headers["x-request-id"] == "mine"
-    lines = [line for path in Path(get_serve_logs_dir()).glob("access_*.log") for line in path.read_text().splitlines()]
-    assert [each["status"] for each in map(json.loads, lines) if each["request_id"] == "mine"] == [404]
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (logged := logged_statuses("mine")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the line is written after the answer
+    assert logged == [404]
 
 
 def test_metrics_of_replicas_are_exported_through_ray(address: str, store: Store, tiny_model: str) -> None:
