@@ -34,7 +34,7 @@ class _Key(BaseModel):
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What limits the images that the key sees."""
+        """The filter and the indexes that limit the key."""
         given = {"filter": self.filter, "indexes": self.indexes}
         return {name: value for name, value in given.items() if value is not None}
 

@@ -117,7 +117,7 @@ class Scheduler:
 
     @contextmanager
     def repeating(self, seconds: float, function: Callable[[], bool]) -> Iterator[None]:
-        """What `viewfinder.clock.repeating` does with a thread, by a greenlet of the same task."""
+        """Call `function` at intervals, as `viewfinder.clock.repeating` does, in a greenlet instead of a thread."""
         task = self.task
         if task is None:
             yield

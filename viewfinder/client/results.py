@@ -357,7 +357,7 @@ IndexingOutcome = Literal["indexed", "unchanged", "skipped", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedImage:
-    """What became of one image of a request to index it."""
+    """The outcome of one image in a request to index images."""
 
     id: Annotated[str | None, Field(description="Null for an upload that could not be stored because it is no image.")]
     uri: Annotated[str | None, Field(description="Where the image is; of an upload, where it was stored.")]

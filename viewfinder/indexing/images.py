@@ -52,7 +52,7 @@ class GivenImage:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What became of one object; `reason` and `message` say why it was skipped or has failed."""
+    """The outcome of one object; `reason` and `message` say why it was skipped or has failed."""
 
     outcome: Outcome
     reason: str | None = None

@@ -141,7 +141,7 @@ class Hooked:
 
 @pytest.fixture
 def meanwhile() -> list[Callable[[], object]]:
-    """What `changing` calls after each batch of images."""
+    """Callback of `changing` after each batch of images."""
     return []
 
 

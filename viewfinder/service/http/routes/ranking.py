@@ -64,7 +64,7 @@ class RankRequest(JsonBody):
         return self
 
     def query(self) -> Input:
-        """What the candidates are compared with."""
+        """The text or image that the candidates are compared with."""
         name: Any = next(each for each in ("text", *_IMAGE_FIELDS) if getattr(self, each) is not None)
         return Input(name, name, getattr(self, name))
 
