@@ -56,7 +56,10 @@ ENCODED = {
     "gzip": gzip.compress(CONTENT),
     "x-gzip": gzip.compress(CONTENT[:10]) + gzip.compress(CONTENT[10:]),
     "GZIP": gzip.compress(CONTENT),
+    "gzip ": gzip.compress(CONTENT) + b"other bytes",
     "deflate": zlib.compress(CONTENT),
+    "x-deflate": zlib.compress(CONTENT, wbits=-15),  # without the header that HTTP asks for
+    "Deflate": gzip.compress(CONTENT),
     "br": pa.compress(CONTENT, "brotli", asbytes=True),
     "zstd": pa.compress(CONTENT, "zstd", asbytes=True),
     "gzip, gzip": gzip.compress(gzip.compress(CONTENT)),

@@ -1,6 +1,5 @@
 """Undo the `Content-Encoding` of an object (RFC 9110, section 8.4.1)."""
 
-import gzip
 import io
 import shutil
 import tempfile
@@ -15,7 +14,9 @@ from viewfinder.errors import ObjectError
 # The beginning of a file that shows if it is encoded as its header says.
 _TRIAL_BYTES = 64 * 1024
 _TRIAL_DECODED = 1000
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+_CHUNK_BYTES = 64 * 1024
+_GZIP = b"\x1f\x8b"
+_MAGIC = {"gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 
 
 def codings_of(header: str | None) -> list[str]:
@@ -61,12 +62,8 @@ def decode_file(file: BinaryIO, codings: list[str], uri: str) -> BinaryIO:
     return file
 
 
-def _open_gzip(file: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, gzip.GzipFile(fileobj=file))
-
-
 def _open_deflate(file: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, _Inflated(file.read()))
+    return cast(BinaryIO, _Inflated(file))
 
 
 def _open_arrow(codec: str) -> Callable[[BinaryIO], BinaryIO]:
@@ -74,27 +71,47 @@ def _open_arrow(codec: str) -> Callable[[BinaryIO], BinaryIO]:
 
 
 class _Inflated(io.RawIOBase):
-    """Reads zlib data (RFC 1950), which HTTP calls deflate."""
+    """Reads gzip data (RFC 1952) of any number of members, zlib data (RFC 1950), or bare deflate data (RFC 1951).
 
-    def __init__(self, data: bytes) -> None:
-        self._inflate = zlib.decompressobj()
-        self._rest = data
+    HTTP's `deflate` is zlib data, and some servers send the bare kind. Bytes after the end are ignored.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rest = file.read(_CHUNK_BYTES)
+        self._window = 31 if self._rest.startswith(_GZIP) else 15 if _has_zlib_header(self._rest) else -15
+        self._inflate = zlib.decompressobj(self._window)
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        if self._inflate.eof:
-            return b""
-        found = self._inflate.decompress(self._rest, max(0, size))
-        self._rest = self._inflate.unconsumed_tail
-        if not found and not self._inflate.eof:
-            raise EOFError("the data ends early")
-        return found
+        while not self._inflate.eof or self._next_member():
+            if not self._rest:
+                self._rest = self._file.read(_CHUNK_BYTES)
+            ended = not self._rest
+            found = self._inflate.decompress(self._rest, max(0, size))
+            self._rest = self._inflate.unused_data or self._inflate.unconsumed_tail
+            if found:
+                return found
+            if ended and not self._inflate.eof:
+                raise EOFError("the data ends early")
+        return b""
+
+    def _next_member(self) -> bool:
+        self._rest += self._file.read(max(0, len(_GZIP) - len(self._rest)))
+        if self._window != 31 or not self._rest.startswith(_GZIP):
+            return False
+        self._inflate = zlib.decompressobj(self._window)
+        return True
+
+
+def _has_zlib_header(data: bytes) -> bool:
+    return len(data) > 1 and data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
 
 
 _OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
-    "gzip": _open_gzip,
+    "gzip": _open_deflate,
     "deflate": _open_deflate,
     "br": _open_arrow("brotli"),
     "zstd": _open_arrow("zstd"),
@@ -112,9 +129,11 @@ def _open(file: BinaryIO, coding: str) -> BinaryIO:
 def _begins_like(head: bytes, coding: str) -> bool:
     if coding in _MAGIC:
         return head.startswith(_MAGIC[coding])
-    if coding == "deflate":
-        return len(head) > 1 and head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0
     try:
+        if coding == "deflate":
+            bare = not head.startswith(_GZIP) and not _has_zlib_header(head)
+            # Nearly no other content is bare deflate data for so long.
+            return not bare or len(zlib.decompressobj(-15).decompress(head, _CHUNK_BYTES)) > 0
         with _OPENERS[coding](io.BytesIO(head)) as trial:
             return len(trial.read(_TRIAL_DECODED)) > 0
     except _DAMAGED:

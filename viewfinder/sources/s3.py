@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from botocore.exceptions import IncompleteReadError
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.errors import ObjectError, SourceError, SourceUnavailableError, ViewfinderError
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 # From 128 KiB on malloc maps memory for each chunk, which costs a page per packet of a slow connection.
 READ_CHUNK_BYTES = 120 * 1024
+# At least one of them is in each answer to a listing.
+_LISTING_FIELDS = ("IsTruncated", "KeyCount", "MaxKeys", "Name", "Contents", "CommonPrefixes")
 # Even a hundred reads that share 1 Mbit/s are each faster.
 MINIMUM_BYTES_PER_S = 1024
 
@@ -178,7 +181,7 @@ class _Requests:
 
     def list_objects(self, request: dict[str, Any]) -> Any:
         if self._client is not None:
-            return self._client.list_objects_v2(**request, **self._connection.payer)
+            return _list(self._client, {**request, **self._connection.payer})
         try:
             return self._list_with_attributes(request)
         except ObjectError as error:
@@ -235,7 +238,7 @@ class _Requests:
         connection = self._connection
 
         def attempt() -> Any:
-            return connection.client.list_objects_v2(**request, **self._attributes, **connection.payer)
+            return _list(connection.client, {**request, **self._attributes, **connection.payer})
 
         uri = f"s3://{request['Bucket']}"
         try:
@@ -256,6 +259,20 @@ class _Requests:
         near = difflib.get_close_matches(wanted, names, n=10, cutoff=0.0)
         more = f" and {len(names) - len(near)} more" if len(names) > len(near) else ""
         return f" Existing buckets: {', '.join(map(repr, near))}{more}."
+
+
+def _list(client: "S3Client", request: dict[str, Any]) -> Any:
+    """Send ListObjectsV2. Raises `ResponseParserError` if the answer is no listing, which boto3 takes for an empty one.
+
+    A gateway may answer 200 with nothing, with a web page, or with an error of its own.
+    """
+    try:
+        answer: Any = client.list_objects_v2(**request)
+    except ValueError as error:  # a size that is no number
+        raise ResponseParserError(f"The listing has a value that cannot be read: {error}") from error
+    if answer.keys().isdisjoint(_LISTING_FIELDS) or any("Key" not in each for each in answer.get("Contents", ())):
+        raise ResponseParserError("The answer is not a listing")
+    return answer
 
 
 def _is_archived(answer: Mapping[str, Any]) -> bool:

@@ -2,7 +2,9 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import unquote, unquote_plus
 
@@ -14,6 +16,10 @@ from viewfinder.sources.versions import clean_etag
 
 # A key as percent-encoding leaves it.
 _ENCODED = re.compile(r"(?:[A-Za-z0-9_.~/+!*'()-]|%[0-9A-Fa-f]{2})+")
+
+_IN_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d*)?Z")
+# S3 may give empty pages while it skips deleted objects. Without an end, a faulty endpoint would be asked for ever.
+MAX_EMPTY_PAGES = 100_000
 
 Decode = Callable[[str], str]
 
@@ -51,10 +57,14 @@ class Listing:
         if shallow:
             request["Delimiter"] = "/"
         seen = _SeenPages(f"{self._requests.where} in the listing of 's3://{bucket}/{prefix}'")
+        last = ""
         while True:
             answer = self._requests.list_objects(request)
             token = seen.next_token(answer)
-            entries, shared = answer.get("Contents", ()), answer.get("CommonPrefixes", ())
+            # The same key again: a token that repeats the last key of its page, or further versions of an object.
+            entries = [*_without_repeated_keys(answer.get("Contents", ()), last)]
+            last = entries[-1]["Key"] if entries else last
+            shared = answer.get("CommonPrefixes", ())
             decode = self._decoder(bucket, answer, [entry["Key"] for entry in entries])
             objects = [
                 info_of_entry(bucket, decode(each["Key"]), each) for each in entries if not is_directory_marker(each)
@@ -87,32 +97,39 @@ class Listing:
         return next((decode for decode in decoders if self._requests.exists(bucket, decode(key))), _as_it_is)
 
 
+def _without_repeated_keys(entries: Iterable[Any], last: str) -> Iterator[Any]:
+    for entry in entries:
+        if entry["Key"] != last:
+            last = entry["Key"]
+            yield entry
+
+
 def is_directory_marker(entry: Any) -> bool:
     """Return True for the empty object by which a folder without files is kept."""
-    return bool(entry["Size"] == 0 and entry["Key"].endswith("/"))
+    return bool(entry.get("Size") == 0 and entry["Key"].endswith("/"))
 
 
 def info_of_entry(bucket: str, key: str, entry: Any) -> ObjectInfo:
     """Return the properties in one entry of a listing."""
-    modified = str(entry.get("LastModified", ""))
     return ObjectInfo(
         f"s3://{bucket}/{key}",
         bucket,
         key,
-        entry["Size"],
+        entry.get("Size", -1),
         clean_etag(entry.get("ETag")),
-        f"{modified[:19]}Z" if modified else "",  # 2026-11-21T06:59:54.733Z: S3 writes UTC
+        _utc(str(entry.get("LastModified", ""))),
         archived=entry.get("StorageClass") in ARCHIVE_CLASSES and not _is_restored(entry.get("RestoreStatus") or {}),
     )
 
 
 class _SeenPages:
-    """Finds a listing that would not end: a continuation token, or a page, that the endpoint repeats."""
+    """Finds a listing that would not end: a token or page that the endpoint repeats, or one empty page after another."""
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._tokens: set[str] = set()
-        self._last: tuple[str, ...] = ()
+        self._tokens: set[int] = set()  # their hashes: a billion objects have a million tokens
+        self._first_names: set[int] = set()
+        self._empty = 0
 
     def next_token(self, answer: Any) -> str | None:
         """Return the token of the next page, None after the last page. Raises `ViewfinderError`."""
@@ -124,17 +141,37 @@ class _SeenPages:
                 f"{self._where} truncated a page and gave no continuation token, so the rest cannot be listed. "
                 "Does the endpoint support ListObjectsV2?"
             )
-        page = tuple(each["Key"] for each in answer.get("Contents", ()))
-        page += tuple(each["Prefix"] for each in answer.get("CommonPrefixes", ()))
-        repeated = f"the continuation token {token!r}" if token in self._tokens else "a page"
-        if token in self._tokens or (page and page == self._last):
+        names = [each["Key"] for each in answer.get("Contents", ())]
+        names += [each["Prefix"] for each in answer.get("CommonPrefixes", ())]
+        self._empty = 0 if names else self._empty + 1
+        fault = None
+        if hash(token) in self._tokens:
+            fault = f"repeated the continuation token {token!r}"
+        elif names and hash(names[0]) in self._first_names:
+            fault = "repeated a page"
+        elif self._empty > MAX_EMPTY_PAGES:
+            fault = f"gave {self._empty:,} empty pages one after another"
+        if fault is not None:
             raise ViewfinderError(
-                f"{self._where} repeated {repeated}, so the listing would never end. "
+                f"{self._where} {fault}, so the listing would never end. "
                 "This is a fault of the endpoint; ask its vendor, or list the objects in a manifest."
             )
-        self._tokens.add(token)
-        self._last = page
+        self._tokens.add(hash(token))
+        self._first_names.update(map(hash, names[:1]))
         return str(token)
+
+
+def _utc(modified: str) -> str:
+    """Return a time in the form 2026-11-21T06:59:54Z; "" if it is none. S3 writes 2026-11-21T06:59:54.733Z."""
+    if _IN_UTC.fullmatch(modified):
+        return f"{modified[:19]}Z"
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            found = parse(modified)
+        except ValueError:
+            continue
+        return f"{found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return ""
 
 
 def _is_restored(status: Any) -> bool:
