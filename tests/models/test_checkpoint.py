@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
+from viewfinder.models import open_clip_tables
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.testing.models import tiny_checkpoint
@@ -85,6 +86,21 @@ class TestRegistry:
     )
     def test_documented_names_are_in_the_registry(self, name: str) -> None:
         assert find(name).name == name
+
+    def test_the_tables_read_from_open_clips_files_equal_its_own(self) -> None:
+        import open_clip
+
+        assert open_clip_tables.architectures() == set(open_clip.list_models())
+        assert open_clip_tables.published() == open_clip.list_pretrained()
+        for arch in open_clip.list_models():
+            assert open_clip_tables.architecture(arch) == open_clip.get_model_config(arch)
+        for arch, tag in open_clip.list_pretrained():
+            expected = open_clip.get_pretrained_cfg(arch, tag)
+            assert open_clip_tables.pretrained(arch)[open_clip_tables.normalized_tag(tag)] == expected
+
+    @pytest.mark.parametrize("tag", ["laion2b_s34b_b79k", "LAION2B-s34B-b79K"])
+    def test_a_tag_may_be_spelled_as_open_clip_allows(self, tag: str) -> None:
+        assert find(f"ViT-B-32::{tag}").hub == "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 
     def test_every_published_model_of_open_clip_names_a_hub_repository(self) -> None:
         # Weights at a bare URL would need a second way to download.
@@ -299,6 +315,7 @@ for name in sys.argv[1:]:
             "fingerprint": found.fingerprint, "tower": found.architecture["text_cfg"].get("hf_model_name", "")}
     except UnknownModelError as error:
         answers[name] = {"error": str(error)}
+assert not {"torch", "open_clip", "transformers"} & sys.modules.keys()
 print(json.dumps(answers))
 """
 
@@ -449,7 +466,7 @@ def test_finding_and_locating_a_model_imports_neither_torch_nor_ray(directory: P
     out = run_python(
         "import sys\n"
         "import viewfinder.models.encoder, viewfinder.models.checkpoint, viewfinder.models.registry\n"
-        "viewfinder.models.registry.find('ViT-B-32::openai')\n"
+        "viewfinder.models.registry.find('ViT-B-16::metaclip_400m')\n"
         "viewfinder.models.checkpoint.locate(sys.argv[1])\n"
         "print([name for name in ('torch', 'open_clip', 'transformers', 'ray') if name in sys.modules])",
         str(directory),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
+from viewfinder.models import open_clip_tables
 from viewfinder.models.hub import ADVICE, download, is_commit
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
@@ -96,10 +97,9 @@ def _locate_directory(spec: ModelSpec) -> Checkpoint:
 
 
 def _locate_open_clip(spec: ModelSpec) -> Checkpoint:
-    import open_clip
-
     arch = spec.arch.replace("/", "-")
-    architecture, tag = open_clip.get_model_config(arch), open_clip.get_pretrained_cfg(arch, spec.tag)
+    architecture = open_clip_tables.architecture(arch)
+    tag = open_clip_tables.pretrained(arch)[open_clip_tables.normalized_tag(spec.tag)]
     if tag.get("quick_gelu"):
         # The weights were trained with QuickGELU. open_clip.create_model only warns and uses GELU, which costs
         # accuracy; this is the same as its force_quick_gelu=True or the architecture ARCH-quickgelu.

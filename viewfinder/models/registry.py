@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from viewfinder.errors import UnknownModelError
+from viewfinder.models import open_clip_tables
 
 HUB_PREFIX = "hf-hub:"
 # Models of open_clip that were trained with Matryoshka representation learning.
@@ -156,8 +157,7 @@ REGISTRY: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec i
 def find(name: str) -> ModelSpec:
     """Return the model of this name: from the registry, `ARCH::TAG` of open_clip, `hf-hub:ORG/NAME`, or a directory.
 
-    The first three may end in `@REVISION`, a branch, tag or commit of the hub repository. Uses no network. An
-    `ARCH::TAG` outside the registry imports open_clip.
+    The first three may end in `@REVISION`, a branch, tag or commit of the hub repository. Uses no network.
     Raises `UnknownModelError` with the closest known name.
     """
     if name in REGISTRY:
@@ -183,23 +183,21 @@ def find(name: str) -> ModelSpec:
 
 
 def _open_clip_pair(name: str) -> ModelSpec:
-    import open_clip
-
     given, _, tag = name.partition("::")
     arch = given.replace("/", "-")  # open_clip also accepts OpenAI's spelling ViT-B/32
-    architecture = open_clip.get_model_config(arch) if arch in open_clip.list_models() else None
-    if architecture is None:
-        pairs = [f"{known}::{known_tag}" for known, known_tag in open_clip.list_pretrained()]
+    if arch not in open_clip_tables.architectures():
+        pairs = [f"{known}::{known_tag}" for known, known_tag in open_clip_tables.published()]
         hint = _closest(name, [*REGISTRY, *pairs])
         raise UnknownModelError(f"Unknown model {name!r}.{hint} List them with 'viewfinder models'.")
-    if not open_clip.is_pretrained_cfg(arch, tag):
-        tags = open_clip.list_pretrained_tags_by_model(arch)
+    tags = open_clip_tables.pretrained(arch)
+    published = tags.get(open_clip_tables.normalized_tag(tag))
+    if published is None:
         known = f"{arch!r} comes with the tags {', '.join(tags)}." if tags else f"{arch!r} has no published weights."
         hint = _closest(f"{arch}::{tag}", [f"{arch}::{each}" for each in tags])
         raise UnknownModelError(f"Unknown model {name!r}.{hint} {known} List them with 'viewfinder models'.")
-    repository = open_clip.get_pretrained_cfg(arch, tag)["hf_hub"].rpartition("/")[0]
-    matryoshka = f"{arch}::{tag}" in _MATRYOSHKA
-    return ModelSpec(name, arch, tag, **_architecture_sizes(architecture), hub=repository, matryoshka=matryoshka)
+    sizes = _architecture_sizes(open_clip_tables.architecture(arch))
+    repository = published["hf_hub"].rpartition("/")[0]
+    return ModelSpec(name, arch, tag, **sizes, hub=repository, matryoshka=f"{arch}::{tag}" in _MATRYOSHKA)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
