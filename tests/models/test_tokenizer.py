@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from viewfinder.models.byte_pair import BytePairTokenizer
 from viewfinder.models.checkpoint import TokenizerSpec, locate
 from viewfinder.models.tokenizer import Tokenizer
 from viewfinder.testing.models import Family, tiny_checkpoint
@@ -31,10 +32,8 @@ def content(made: Tokenizer, text: str) -> list[int]:
 
 def controls(made: Tokenizer) -> set[int]:
     """The ids of control tokens, and of padding."""
-    inner: Any = made._tokenizer.tokenizer
-    return (
-        {0, *getattr(inner, "all_special_ids", ())} if hasattr(inner, "pat") else set(inner.tokenizer.all_special_ids)
-    )
+    # CLIP's have the highest ids, and its padding is 0. Those of the tokenizers that these tests write are the first.
+    return {0, 49_406, 49_407} if isinstance(made._tokenizer, BytePairTokenizer) else {0, 1, 2, 3}
 
 
 def control_count(made: Tokenizer, text: str) -> int:
@@ -98,18 +97,3 @@ def test_a_control_token_in_other_characters_is_plain_text_too(unigram: Tokenize
     assert content(unigram, text) == content(unigram, f"a red {plain} b")
     assert unigram.lengths([text]) == [len(content(unigram, text))]
     assert content(unigram, "a \ufb01ne \u24e2un") == content(unigram, "a fine sun")
-
-
-def test_other_texts_have_the_tokens_of_open_clip(tokenizer: tuple[Any, Tokenizer], tmp_path: Path) -> None:
-    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-
-    spec, made = tokenizer
-    if spec.kind == "bpe":
-        theirs: Any = SimpleTokenizer(context_length=spec.context_length, **spec.options)
-    else:
-        theirs = HFTokenizer(
-            spec.directory, context_length=spec.context_length, tokenizer_mode=spec.mode, **spec.options
-        )
-    texts = ["a red car", "a < b > c", "it's 3 o'clock, isn't it?", "<table>", "</ s>", "海滩 🎉 é", "", "end_of_text"]
-    assert made(texts)[0].tolist() == theirs(texts).tolist()
-    assert [made(texts)[0].shape[1]] == [spec.context_length]

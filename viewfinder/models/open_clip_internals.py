@@ -1,24 +1,17 @@
-"""The parts of open_clip that are not its public interface: model classes, attention, text towers, tokenizers.
+"""The parts of open_clip that are not its public interface: model classes, attention, text towers.
 
 Everything that an open_clip release may change without notice is used here and nowhere else.
 """
 
 import copy
 import functools
-import re
-import unicodedata
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import regex
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
-
-# open_clip's SimpleTokenizer caches every word without a bound: in a service that is a leak.
-_MAX_CACHED_WORDS = 50_000
-# Characters that some tokenizers remove from a text.
-_IGNORED = regex.compile(r"(?V1)[\p{Cc}\p{Cf}--\s]")
 
 
 def build_model(architecture: dict[str, Any]) -> "torch.nn.Module":
@@ -100,117 +93,32 @@ class TextTower:
         self._pools_at_end = causal and self._pool in ("argmax", "eos")
         self._pad_id = getattr(getattr(tower, "config", None), "pad_token_id", None)
 
-    def __call__(self, tokens: "torch.Tensor", device: str) -> "torch.Tensor":
+    def __call__(self, tokens: NDArray[np.int64], device: str) -> "torch.Tensor":
         """Return the features [N, dimension] of token ids [N, context_length], not normalised."""
+        import torch
+
         if self._pools_at_end:
             return self._encode_to_end(tokens, device)
         if self._pad_id is not None:
-            used = (tokens != self._pad_id).any(dim=0).nonzero()
+            used = np.flatnonzero((tokens != self._pad_id).any(axis=0))
             tokens = tokens[:, : int(used[-1]) + 1] if len(used) else tokens
-        features: torch.Tensor = self._model.encode_text(tokens.to(device))
+        features: torch.Tensor = self._model.encode_text(torch.from_numpy(tokens).to(device))
         return features
 
-    def _encode_to_end(self, tokens: "torch.Tensor", device: str) -> "torch.Tensor":
+    def _encode_to_end(self, tokens: NDArray[np.int64], device: str) -> "torch.Tensor":
         import torch
 
         # CLIP's end-of-text token has its highest id; the id of other tokenizers is part of the configuration.
-        ends = (tokens if self._pool == "argmax" else tokens.eq(self._end_id).int()).argmax(dim=-1)
+        ends = (tokens if self._pool == "argmax" else tokens == self._end_id).argmax(axis=-1)
         length = int(ends.max()) + 1
         tower = self._tower
-        hidden = tower.token_embedding(tokens[:, :length].to(device)) + tower.positional_embedding[:length]
+        read = torch.from_numpy(tokens[:, :length]).to(device)
+        hidden = tower.token_embedding(read) + tower.positional_embedding[:length]
         hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
-        at_end: torch.Tensor = tower.ln_final(hidden[torch.arange(len(tokens), device=device), ends.to(device)])
+        rows = torch.arange(len(tokens), device=device)
+        at_end: torch.Tensor = tower.ln_final(hidden[rows, torch.from_numpy(ends).to(device)])
         if isinstance(tower.text_projection, torch.nn.Linear):
             at_end = tower.text_projection(at_end)
         elif tower.text_projection is not None:
             at_end = at_end @ tower.text_projection
         return at_end
-
-
-class BytePairTokenizer:
-    """open_clip's `SimpleTokenizer`, which reads the names of control tokens as plain text and has a bounded cache."""
-
-    def __init__(self, context_length: int, options: Mapping[str, Any]) -> None:
-        from open_clip.tokenizer import SimpleTokenizer
-
-        self.tokenizer = SimpleTokenizer(context_length=context_length, **options)
-        self.tokenizer.pat = _without_control_tokens(self.tokenizer)
-        self._empty_cache = dict(self.tokenizer.cache)
-        self._context_length = context_length
-
-    def encode(self, texts: list[str]) -> tuple["torch.Tensor", list[int]]:
-        """Return token ids int64 [N, context_length], and the number of tokens of each text before truncation."""
-        import torch
-
-        tokens = torch.zeros(len(texts), self._context_length, dtype=torch.long)
-        found = self._tokenize(texts)
-        for row, ids in zip(tokens, found, strict=True):
-            kept = ids if len(ids) <= self._context_length else [*ids[: self._context_length - 1], ids[-1]]
-            row[: len(kept)] = torch.tensor(kept)
-        return tokens, [len(ids) for ids in found]
-
-    def lengths(self, texts: list[str]) -> list[int]:
-        """Return the number of tokens of each text before truncation."""
-        return [len(ids) for ids in self._tokenize(texts)]
-
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        if len(self.tokenizer.cache) > _MAX_CACHED_WORDS:
-            self.tokenizer.cache = dict(self._empty_cache)
-        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        return [[start, *self.tokenizer.encode(text), end] for text in texts]
-
-
-def _without_control_tokens(tokenizer: Any) -> Any:
-    """Return the pattern of a `SimpleTokenizer` that cuts a text into words, without its control tokens."""
-    names = "|".join(tokenizer.decoder[each] for each in tokenizer.all_special_ids)
-    return regex.compile(tokenizer.pat.pattern.removeprefix(f"{names}|"), tokenizer.pat.flags)
-
-
-class HuggingFaceTokenizer:
-    """open_clip's `HFTokenizer` of a local directory, which reads the names of control tokens as plain text.
-
-    Raises whatever transformers raises for unusable files.
-    """
-
-    def __init__(self, directory: str, context_length: int, mode: str | None, options: Mapping[str, Any]) -> None:
-        from open_clip.tokenizer import HFTokenizer
-
-        self.tokenizer = HFTokenizer(directory, context_length=context_length, tokenizer_mode=mode, **options)
-        # It cleans texts by itself, so names are taken apart as the last step of that.
-        self.tokenizer.clean_fn = _cleaner(self.tokenizer)
-        # The mode "clips" adds three tokens to the tokenizer's; in other modes the tokenizer adds its own.
-        self._added_tokens = 3 if mode == "clips" else 0
-
-    def encode(self, texts: list[str]) -> tuple["torch.Tensor", list[int]]:
-        """Return token ids int64 [N, context_length], and the number of tokens of each text before truncation."""
-        return self.tokenizer(texts), self.lengths(texts)
-
-    def lengths(self, texts: list[str]) -> list[int]:
-        """Return the number of tokens of each text before truncation."""
-        cleaned = [self.tokenizer.clean_fn(text) for text in texts]
-        tokens = self.tokenizer.tokenizer(cleaned, add_special_tokens=not self._added_tokens, verbose=False)
-        return [len(ids) + self._added_tokens for ids in tokens["input_ids"]]
-
-
-def _cleaner(tokenizer: Any) -> Callable[[str], str]:
-    """Return the function that cleans texts for a Hugging Face tokenizer, and puts a space into control tokens.
-
-    transformers has `split_special_tokens`, but the vocabulary of a unigram model contains them as pieces too. A text
-    that contains one only in Unicode's NFKC form, which many tokenizers make, is replaced by that form.
-    """
-    clean: Callable[[str], str] = tokenizer.clean_fn
-    special = {str(each) for each in tokenizer.tokenizer.all_special_tokens}
-    special |= {str(each) for each in tokenizer.tokenizer.added_tokens_decoder.values() if each.special}
-    names = sorted((each for each in special if len(each) > 1), key=len, reverse=True)
-    if not names:
-        return clean
-    control = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
-
-    def cleaned(text: str) -> str:
-        text = clean(text)
-        if not text.isascii() or _IGNORED.search(text):
-            form = unicodedata.normalize("NFKC", _IGNORED.sub("", text))
-            text = form if control.search(form) else text
-        return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
-    return cleaned
