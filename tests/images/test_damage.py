@@ -60,6 +60,19 @@ class TestPngChunks:
         assert (result.pixels == decode(data, SMALL, LIMITS).pixels).all()
         assert result.warning is None
 
+    @pytest.mark.parametrize("intact", [True, False], ids=["intact", "wrong checksum"])
+    @pytest.mark.parametrize(("kind", "content"), [*CHUNKS, (b"PLTE", b"odd"), (b"eXIf", b"II*\0" + bytes(20))])
+    def test_an_odd_chunk_between_the_pixels_does_not_matter(self, kind: bytes, content: bytes, intact: bool) -> None:
+        """A chunk with a right checksum stayed there, and for Pillow the pixels ended before it."""
+        data = encoded(PHOTO)
+        at = data.index(b"IDAT") + 4
+        (length,) = struct.unpack(">I", data[at - 8 : at - 4])
+        parts = chunk(b"IDAT", data[at : at + 1000]), chunk(b"IDAT", data[at + 1000 : at + length])
+        between = parts[0] + chunk(kind, content, intact=intact) + parts[1]
+        result = decode(data[: at - 8] + between + data[at + length + 4 :], SMALL, LIMITS)
+        assert (result.pixels == decode(data, SMALL, LIMITS).pixels).all()
+        assert result.warning is None
+
     def test_many_large_texts_do_not_matter(self) -> None:
         data = encoded(PHOTO)
         texts = 80 * chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000)))
@@ -246,6 +259,21 @@ class TestTruncatedTail:
         result = decode(data[:-missing], SMALL, ImageLimits(10**8, 10**8, 1.0))
         assert (result.pixels == decode(data, SMALL, LIMITS).pixels).all()
         assert result.warning == "truncated_tail"
+
+    @pytest.mark.parametrize("missing", [1, 2, 4, 10])
+    @pytest.mark.parametrize("boxes", [True, False])
+    def test_a_jpeg_2000_without_its_last_bytes_is_decoded(self, boxes: bool, missing: int) -> None:
+        data = encoded(PHOTO, "JPEG2000", no_jp2=not boxes)
+        result = decode(data[:-missing], SMALL, LIMITS)
+        assert np.abs(result.pixels - pixels(data)).mean() < 2
+        assert result.warning == "truncated_tail"
+        assert reason(data[: len(data) // 2]) == "truncated"
+
+    def test_a_jpeg_2000_whose_box_has_no_length_is_decoded(self) -> None:
+        data = bytearray(encoded(PHOTO, "JPEG2000"))
+        at = data.index(b"jp2c") - 4
+        data[at : at + 4] = bytes(4)  # up to the end of the file
+        assert decode(bytes(data[:-2]), SMALL, LIMITS).warning == "truncated_tail"
 
     def test_rows_of_a_white_page_that_are_missing_are_not_taken_for_white_ones(self) -> None:
         page = Image.new("RGB", (300, 400), "white")

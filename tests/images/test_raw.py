@@ -51,6 +51,10 @@ FILES = {
     ),
     "ARW, preview last": tiff(preview(THUMBNAIL, reduced=True, below=[sensor(648, 486)]), preview(PHOTO)),
     "BigTIFF": tiff(page(THUMBNAIL, reduced=True), page(PHOTO), big=True),
+    "BigTIFF, big endian": tiff(page(THUMBNAIL, reduced=True), page(PHOTO), big=True, order=">"),
+    "BigTIFF, big endian, page alone": tiff(page(PHOTO), big=True, order=">"),
+    "thumbnail without a mark, then page": tiff(page(THUMBNAIL), page(PHOTO)),
+    "thumbnail without a mark, page below": tiff(page(THUMBNAIL, below=[page(PHOTO)])),
     "thumbnail, then page": tiff(page(THUMBNAIL, reduced=True), page(PHOTO)),
     "thumbnail, page below": tiff(page(THUMBNAIL, reduced=True, below=[page(PHOTO, reduced=False)])),
     "thumbnail, JPEG below": tiff(page(THUMBNAIL, reduced=True, below=[preview(PHOTO, reduced=False)])),
@@ -106,6 +110,24 @@ def test_raw_files_with_their_own_kind_of_tiff_are_decoded(header: bytes) -> Non
 )
 def test_a_file_with_only_a_thumbnail_is_unsupported(data: bytes) -> None:
     assert reason(data) == "unsupported"
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        (THUMBNAIL, [photograph(640, 300, 7)]),  # of another shape
+        (photograph(400, 300, 5), [PHOTO]),  # not so much smaller
+        (THUMBNAIL, [THUMBNAIL, THUMBNAIL]),
+    ],
+)
+def test_a_first_page_that_is_no_thumbnail_is_the_image(first: Image.Image, others: list[Image.Image]) -> None:
+    data = tiff(page(first), *map(page, others))
+    assert (pixels(data) == pixels(encoded(first))).all()
+
+
+def test_a_first_page_without_a_mark_is_the_image_if_no_other_can_be_decoded() -> None:
+    data = tiff(page(THUMBNAIL), Directory((640, 480), bytes(9000), YCBCR, 34713))
+    assert (pixels(data) == pixels(encoded(THUMBNAIL))).all()
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])

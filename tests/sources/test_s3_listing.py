@@ -52,7 +52,7 @@ def test_an_answer_that_is_no_listing_never_ends_one(name: str, ordered: bool) -
     with (
         FaultyS3(first, then=NO_LISTINGS[name]) as server,
         Objects(_access(server, retry_s=0.0)) as objects,
-        pytest.raises(ViewfinderError, match="does not answer like S3|Is that an S3 endpoint"),
+        pytest.raises(ViewfinderError, match=r"does not answer like S3|Is that an S3 endpoint"),
     ):
         list(objects.list("s3://b", ordered=ordered))
 

@@ -15,9 +15,10 @@ from viewfinder.images.jpeg import frame_area, is_marker
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_SOI = b"\xff\xd8"
 
-# Chunks of a PNG that decide how its pixels look; all others are dropped.
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
+# Chunks of a PNG that decide how its pixels look, in the order to read them; all others are dropped.
+_PNG_ORDER = (b"IHDR", b"iCCP", b"PLTE", b"tRNS", b"eXIf", b"IDAT")
 _PNG_COLOURS = (b"tRNS", b"iCCP", b"eXIf")
+_PALETTE = 3
 _PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 # Pillow refuses larger colour profiles in a PNG.
 _MAX_PROFILE_BYTES = 1024**2
@@ -38,7 +39,7 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
     end early.
     """
     if data.startswith(PNG_START):
-        yield PNG_START + b"".join(_png_chunks(data)) + _PNG_END
+        yield PNG_START + b"".join(_ordered_png_chunks(data)) + _PNG_END
     elif data.startswith(JPEG_SOI):
         yield JPEG_SOI + b"".join(_jpeg_segments(data))
         yield JPEG_SOI + data[_header_start(data, 2) :]
@@ -51,15 +52,26 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         yield from tiff.without_tags(data)
 
 
+def _ordered_png_chunks(data: bytes) -> Iterator[bytes]:
+    """Yield the chunks in their order, of each kind but pixels the first: others end the pixels for Pillow."""
+    found: dict[bytes, list[bytes]] = {}
+    for chunk in _png_chunks(data):
+        found.setdefault(chunk[4:8], []).append(chunk)
+    for kind in _PNG_ORDER:
+        yield from found.get(kind, [])[: None if kind == b"IDAT" else 1]
+
+
 def _png_chunks(data: bytes) -> Iterator[bytes]:
     at = len(PNG_START)
     colour_type = data[25] if len(data) > 25 else 0
+    # To other images a palette is only a suggestion.
+    pixels = (b"IHDR", b"IDAT", *([b"PLTE"] if colour_type == _PALETTE else []))
     while at + 8 <= len(data):
         (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
         chunk = data[at : at + 12 + length]
         if kind == b"IEND":
             return
-        if kind in _PNG_PIXELS:
+        if kind in pixels:
             # A chunk that is cut off gets the length that it has.
             whole = len(chunk) == 12 + length
             yield chunk if whole else struct.pack(">I", len(chunk) - 8) + chunk[4:] + bytes(4)

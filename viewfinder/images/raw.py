@@ -23,6 +23,8 @@ _RAW_TIFF_STARTS = ((0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"), (0, b"IIU\0"), (8,
 # shorter side: more than any CLIP model takes. Thumbnails have 120 to 424.
 _MIN_SHARE = 0.5
 _MIN_SIDE = 600
+# A first page whose kind no tag tells is a thumbnail if another one has its shape and so many times its length.
+_MAX_THUMBNAIL_SIDE, _MIN_SCALE, _SHAPE_TOLERANCE = 512, 4, 0.05
 
 _MAX_JPEGS = 1000
 _MAX_PREVIEWS = 10
@@ -45,7 +47,17 @@ def has_previews(data: bytes) -> bool:
     if _starts_with(data, _RAW_STARTS) or _starts_with(data, _RAW_TIFF_STARTS):
         return True
     found = tiff.directories(data)
-    return any(each.sensor for each in found) or (len(found) > 1 and found[0].reduced)
+    return any(each.sensor for each in found) or (len(found) > 1 and (found[0].reduced or _begins_small(found)))
+
+
+def _begins_small(found: list[tiff.Directory]) -> bool:
+    """True if the first page looks like a thumbnail of another one, though it does not say so."""
+    width, height = found[0].width, found[0].height
+    return max(width, height) <= _MAX_THUMBNAIL_SIDE and any(
+        each.width >= _MIN_SCALE * width
+        and abs(each.width * height - each.height * width) <= _SHAPE_TOLERANCE * each.width * height
+        for each in found[1:]
+    )
 
 
 def previews(data: bytes) -> list[Preview]:
@@ -72,13 +84,15 @@ def previews(data: bytes) -> list[Preview]:
     # colours, so the page is tried first.
     is_raw = not found or any(each.sensor for each in found) or _starts_with(data, _RAW_TIFF_STARTS)
     longest = max((max(each.width, each.height) for each in found), default=0)
+    # Then it may be the image after all.
+    unsure = pages[:1] if not is_raw and not found[0].reduced else []
     large = [
         each
         for each in ((*jpegs, *pages) if is_raw else (*pages, *jpegs))
         if min(each.width, each.height) >= _MIN_SIDE
         or (longest and max(each.width, each.height) >= _MIN_SHARE * longest)
     ]
-    return sorted(large, key=lambda each: -each.width * each.height)[:_MAX_PREVIEWS]
+    return [*sorted(large, key=lambda each: -each.width * each.height)[:_MAX_PREVIEWS], *unsure]
 
 
 def _tail(data: bytes, start: int) -> bytes:

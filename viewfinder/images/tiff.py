@@ -4,6 +4,7 @@ A camera's RAW file has the sensor's data, which is not an image yet, and previe
 thumbnail of 160 x 120, and Pillow reads the first directory.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ _PIXEL_TAGS = frozenset((*range(254, 267), 273, 274, *range(277, 282), 284, 292,
 _PIXEL_TAGS |= frozenset((*range(322, 326), 332, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532))
 _UNUSED_TAG = 0xFFFE
 
+_COLOUR_PROFILE = 34675
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_LONG = frozenset({16, 17, 18})
 _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
 # No camera writes more; a damaged file may.
@@ -84,6 +89,10 @@ def without_tags(data: bytes) -> Iterator[bytes]:
     if header is None:
         return
     order, big, first = header
+    if big and order == ">":
+        with contextlib.suppress(struct.error, KeyError):
+            yield _as_classic(data, first)
+        return
     count_format, entry_bytes = ("Q", 20) if big else ("H", 12)
     bare = bytearray(data)
     try:
@@ -98,6 +107,32 @@ def without_tags(data: bytes) -> Iterator[bytes]:
     except struct.error:
         return
     yield bytes(bare)
+
+
+def _as_classic(data: bytes, first: int) -> bytes:
+    """Return a big-endian BigTIFF with its first directory as that of a TIFF: Pillow (13.0) takes it for one.
+
+    Only the tags of pixels and colours are kept.
+    """
+    (count,) = struct.unpack_from(">Q", data, first)
+    entries = []
+    values = bytearray(len(data) % 2)
+    for at in range(first + 8, first + 8 + 20 * min(count, _MAX_ENTRIES), 20):
+        tag, kind, number = struct.unpack_from(">HHQ", data, at)
+        if tag not in _PIXEL_TAGS and tag != _COLOUR_PROFILE:
+            continue
+        size = _SIZES[kind] * number
+        where = at + 12 if size <= 8 else struct.unpack_from(">Q", data, at + 12)[0]
+        content = data[where : where + size]
+        if kind in _LONG:  # of 64 bits
+            kind, content = 4, struct.pack(f">{number}I", *struct.unpack(f">{number}Q", content))
+        pointer = content.ljust(4, b"\0")
+        if len(content) > 4:
+            pointer = struct.pack(">I", len(data) + len(values))
+            values += content + bytes(len(content) % 2)
+        entries.append(struct.pack(">HHI", tag, kind, number) + pointer)
+    directory = struct.pack(">H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"MM\0*" + struct.pack(">I", len(data) + len(values)) + data[8:] + values + directory
 
 
 def _header(data: bytes) -> tuple[str, bool, int] | None:

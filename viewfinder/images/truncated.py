@@ -20,6 +20,8 @@ _STRIP_ROWS = 256
 _FILLERS = (b"\0", b"\x80", b"\xff", b"\xa5", b"\x55", b"\x40")
 # AVIF, JPEG 2000.
 _FIRST_BOXES = (b"ftyp", b"jP  ")
+# JPEG 2000 without boxes: the start, and the marker before each part of the pixels.
+_CODESTREAM, _TILE_PART, _CODING_MARKERS = b"\xff\x4f\xff\x51", 0xFF90, 0xFF50
 # Errors that Pillow's plugins raise for damaged content.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, struct.error)
 
@@ -32,7 +34,7 @@ def load_truncated(data: bytes, opened: Open, min_share: float) -> ImageFile.Ima
     """
     if data.startswith(jpeg.JPEG_START):
         partial = _jpeg(data, opened, min_share)
-    elif data.startswith(b"RIFF") or data[4:8] in _FIRST_BOXES:
+    elif data.startswith((b"RIFF", _CODESTREAM)) or data[4:8] in _FIRST_BOXES:
         partial = _filled_up(data, opened)
     else:
         partial = _by_rows(data, opened)
@@ -40,9 +42,11 @@ def load_truncated(data: bytes, opened: Open, min_share: float) -> ImageFile.Ima
 
 
 def missing_bytes(data: bytes) -> int:
-    """Number of bytes by which a RIFF file or a file of ISO boxes is too short; 0 for other formats."""
+    """Number of bytes by which a RIFF file, a file of ISO boxes or a JPEG 2000 is too short; 0 for other formats."""
     if data.startswith(b"RIFF"):
         return int.from_bytes(data[4:8], "little") + 8 - len(data)
+    if data.startswith(_CODESTREAM):
+        return _missing_in_codestream(data, 0)
     if data[4:8] not in _FIRST_BOXES:
         return 0
     at = 0
@@ -50,10 +54,28 @@ def missing_bytes(data: bytes) -> int:
         length = int.from_bytes(data[at : at + 4], "big")
         if length == 1:
             length = int.from_bytes(data[at + 8 : at + 16], "big")
+        if length == 0 and data[at + 4 : at + 8] == b"jp2c":
+            return _missing_in_codestream(data, at + 8)
         if length < 8:  # 0 means up to the end of the file
             return 0
         at += length
     return at - len(data)
+
+
+def _missing_in_codestream(data: bytes, start: int) -> int:
+    at = start + 2
+    while at <= len(data) - 10:
+        marker, length = struct.unpack_from(">HH", data, at)
+        if marker == _TILE_PART:
+            (length,) = struct.unpack_from(">I", data, at + 6)
+            if length < 12:  # 0 means up to the end marker
+                return 0
+            at += length
+        elif marker < _CODING_MARKERS:
+            return 0
+        else:
+            at += 2 + length
+    return at + len(jpeg.END) - len(data)
 
 
 class _Partial(NamedTuple):
@@ -105,7 +127,9 @@ def _filled_up(data: bytes, opened: Open) -> _Partial | None:
     missing = missing_bytes(data)
     if not 0 < missing <= len(data):
         return None
-    end = jpeg.END if data[4:8] == b"jP  " else b""  # JPEG 2000 has the same end marker, and OpenJPEG needs it
+    end = (
+        jpeg.END if data[4:8] == b"jP  " or data.startswith(_CODESTREAM) else b""
+    )  # JPEG 2000 has the same end marker, and OpenJPEG needs it
     images: list[ImageFile.ImageFile] = []
     for filler in _FILLERS:
         with contextlib.suppress(*_DECODE_ERRORS):

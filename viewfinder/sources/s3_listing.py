@@ -123,7 +123,7 @@ def info_of_entry(bucket: str, key: str, entry: Any) -> ObjectInfo:
 
 
 class _SeenPages:
-    """Finds a listing that would not end: a token or page that the endpoint repeats, or one empty page after another."""
+    """Finds a listing that would not end: a token or page that is repeated, or one empty page after another."""
 
     def __init__(self, where: str) -> None:
         self._where = where
