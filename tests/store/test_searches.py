@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.store.points import AXES, DIMENSION, captioned, ids, image_points, opened, vector
 from viewfinder.errors import CollectionMissingError, FilterError
 from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress
+from viewfinder.store.records import Record
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -216,41 +218,64 @@ def test_every_request_to_a_dropped_collection_raises_collection_missing_error(
         ask(store, made)
 
 
-@pytest.mark.parametrize(("kind", "numbers"), [("float", (2**53 + 1, 2.0**53)), ("integer", (2**53 + 1, 2**53))])
 @pytest.mark.parametrize("descending", [False, True])
-def test_numbers_that_are_rounded_come_once_in_an_order(
-    store: Store, index: str, kind: str, numbers: tuple[float, float], descending: bool
-) -> None:
+def test_numbers_that_are_rounded_come_once_in_an_order(store: Store, index: str, descending: bool) -> None:
     made = opened(store, index)
-    store.collections.add_fields(made, {"meta.n": kind})
+    store.collections.add_fields(made, {"meta.n": "float"})
     made = store.collections.refresh(made)
-    store.points.upsert(made, image_points(80, meta=[{"n": each} for each in (*numbers * 30, *[7] * 20)]), wait=True)
-    ordering = store.search.ordering(made, "meta.n", descending=descending)
-    found, after = list[str](), None
-    while True:
-        page = store.search.in_order(made, ordering, after=after, limit=9)
-        found += [record.id for record in page.records]
-        after = page.last
-        if after is None:
-            break
+    numbers = [{"n": each} for each in (*(2**53 + 1, 2.0**53) * 30, *[7] * 20)]
+    store.points.upsert(made, image_points(80, meta=numbers), wait=True)
+    found = [record.id for record in in_order(store, made, "meta.n", descending=descending, limit=9)]
     large, small = sorted(ids(80)[:60]), sorted(ids(80)[60:])
     assert found == (large + small if descending else small + large)
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_whole_numbers_that_no_float64_holds_are_in_order_once(store: Store, index: str, descending: bool) -> None:
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [2**53 - 1, 2**53, 2**53 + 1, 2**53 + 1, 2**53 + 2, 2**53 + 3, 2**62, 2**62 + 1, 2**63 - 1, 7],
+        [2**60 + number for number in range(130)],
+        [*[2**53 + 1, 2**53] * 60, 7],
+        [2**63 - 1 - number for number in range(70)],
+        [-(2**63) + number % 40 for number in range(70)],
+    ],
+    ids=["between", "neighbours", "equal", "last", "negative"],
+)
+def test_whole_numbers_that_no_float64_holds_are_in_order_once(
+    store: Store, index: str, descending: bool, sizes: list[int]
+) -> None:
     made = opened(store, index)
-    sizes = [2**53 - 1, 2**53, 2**53 + 1, 2**53 + 2, 2**53 + 3, 2**62, 2**62 + 1, 2**63 - 1, 7]
     batch = image_points(len(sizes))
     payloads = [payload | {"size": size} for payload, size in zip(batch.payloads, sizes, strict=True)]
     store.points.upsert(made, replace(batch, payloads=payloads), wait=True)
-    ordering = store.search.ordering(made, "size", descending=descending)
-    found, after = list[int](), None
-    for _ in range(len(sizes)):
-        page = store.search.in_order(made, ordering, after=after, limit=2)
-        found += [record.payload["size"] for record in page.records]
+    found = in_order(store, made, "size", descending=descending, limit=20)
+    assert len({record.id for record in found}) == len(sizes)
+    assert [record.payload["size"] for record in found] == sorted(sizes, reverse=descending)
+
+
+@pytest.mark.parametrize("bound", [2**60 + 77, float(2**60)])
+@pytest.mark.parametrize("operator", ["gt", "gte", "lt", "lte"])
+def test_a_filter_compares_whole_numbers_that_no_float64_holds(
+    store: Store, index: str, operator: str, bound: float
+) -> None:
+    made = opened(store, index)
+    sizes = [2**60 - 150 + 3 * number for number in range(150)]
+    batch = image_points(len(sizes))
+    payloads = [payload | {"size": size} for payload, size in zip(batch.payloads, sizes, strict=True)]
+    store.points.upsert(made, replace(batch, payloads=payloads), wait=True)
+    meets = {"gt": gt, "gte": ge, "lt": lt, "lte": le}[operator]
+    condition = store.search.parse(made, {"size": {operator: bound}})
+    assert store.points.count(made, condition, exact=True) == sum(meets(size, bound) for size in sizes)
+
+
+def in_order(store: Store, made: Collection, field: str, *, descending: bool, limit: int) -> list[Record]:
+    """All points in the order of a field, read page by page."""
+    ordering = store.search.ordering(made, field, descending=descending)
+    found, after = list[Record](), None
+    while len(found) < 1000:
+        page = store.search.in_order(made, ordering, after=after, limit=limit)
+        found += page.records
         if (after := page.last) is None:
             break
-    assert sorted(found) == sorted(sizes)
-    keys = [size & ~((1 << max(0, size.bit_length() - 53)) - 1) for size in found]  # the next float64 below
-    assert keys == sorted(keys, reverse=descending)
+    return found

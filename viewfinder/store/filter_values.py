@@ -12,6 +12,7 @@ from viewfinder.errors import FilterError
 from viewfinder.sources.uris import spellings
 from viewfinder.store.field_names import ANY, BOOL, DATETIME, FLOAT, INTEGER, KEYWORD, TEXT, field_path
 from viewfinder.store.shown import show
+from viewfinder.store.whole_numbers import MAX_EXACT_FLOAT, compared
 
 MAX_CONDITIONS = 200  # Qdrant evaluates each of them for each point
 MAX_FILTER_VALUES = 1000  # in all lists, and words in all texts, together
@@ -22,8 +23,6 @@ _MAX_CHARACTERS = MAX_FILTER_VALUES * MAX_VALUE_CHARACTERS
 # Their parts keep the letters of the file system; all other texts are stored in NFC.
 _PATHS = ("uri", "key", "sources")
 
-# Qdrant compares bounds of ranges as 64-bit floats, which hold whole numbers up to this exactly.
-MAX_EXACT_FLOAT = 2**53
 _MAX_INTEGER = 2**63 - 1
 _DAY = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _TIME = re.compile(r"\d{4}-?\d\d-?\d\d[T ]\d.*", re.ASCII)
@@ -126,7 +125,10 @@ class FieldValues:
             if end is not None and operator in ("gt", "lte"):
                 return self._dates(**{"gte" if operator == "gt" else "lt": end})
             return self._dates(**{operator: begin})
-        return self._numbers(**{operator: self._number(value)})
+        number = self._number(value)
+        if self._kind == INTEGER and abs(number) >= MAX_EXACT_FLOAT:
+            return compared(self._key, operator, number)
+        return self._numbers(**{operator: number})
 
     def checked_text(self, value: object) -> str:
         """Return a string that is not too long; raise `FilterError` for another value."""

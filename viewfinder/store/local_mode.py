@@ -10,7 +10,7 @@ from qdrant_client.local import datetime_utils, order_by, payload_filters, paylo
 from qdrant_client.local.datetime_utils import parse as parse_date
 from qdrant_client.local.json_path_parser import parse_json_path
 from qdrant_client.local.local_collection import LocalCollection
-from qdrant_client.local.payload_filters import check_range
+from qdrant_client.local.payload_filters import check_match, check_range
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 # A filter parses the path of its field again for each point, which takes longer than the comparison; and each date.
@@ -24,7 +24,15 @@ def _check_range(condition: models.Range, value: Any) -> bool:
     return check_range(condition, float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
+def _check_match(condition: models.Match, value: Any) -> bool:
+    """Replace `check_match`, which calls a function for each value of a list; a list has strings, or whole numbers."""
+    if isinstance(condition, models.MatchAny):
+        return type(value) in (str, int) and value in condition.any
+    return check_match(condition, value)
+
+
 vars(payload_filters)["check_range"] = _check_range
+vars(payload_filters)["check_match"] = _check_match
 
 
 class LocalMode(QdrantLocal):

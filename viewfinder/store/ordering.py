@@ -5,8 +5,6 @@ points without one. Here equal values come in the order of ids, a point with sev
 them, and points without a value come last. So an order continues after any of its places.
 """
 
-import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +15,13 @@ from qdrant_client import models
 
 from viewfinder.store.conditions import ParsedFilter
 from viewfinder.store.field_names import DATETIME, FLOAT, INTEGER, field_path, values_of
-from viewfinder.store.filter_values import MAX_EXACT_FLOAT
 from viewfinder.store.records import Record
+from viewfinder.store.whole_numbers import MAX_EXACT_FLOAT, compared
 
 OrderKey: TypeAlias = float | int | None
-"""A float64, microseconds since 1970 for a date, None for a point without a value.
-
-Of a whole number it is the largest float64 that is not above it: conditions have float64 bounds, which Qdrant compares
-with whole numbers exactly.
-"""
+"""A number, microseconds since 1970 for a date, None for a point without a value."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ABOVE_INTEGERS = 2.0**63
 _MAX_PAGE = 1000  # points read at once
 # Points read beyond those wanted, because the points with the last value of a page are read again, by id.
 _EXTRA = 50
@@ -152,7 +145,7 @@ class _Reader:
 
     def _equal(self, key: OrderKey, after: str | None) -> Iterator[OrderPlace]:
         """Yield the points whose first value is `key`, by id."""
-        condition = models.Filter(must=[self._range(gte=key, lte=key)], must_not=[self._before(key)])
+        condition = models.Filter(must=[self._equals(key)], must_not=[self._before(key)])
         yield from self._by_id(condition, key, after)
 
     def _by_id(self, condition: models.Filter, key: OrderKey, after: str | None) -> Iterator[OrderPlace]:
@@ -165,11 +158,11 @@ class _Reader:
             if offset is None:
                 return
 
-    def _before(self, key: OrderKey) -> models.FieldCondition:
-        return self._range(**{"gt" if self._ordering.descending else "lt": key})
+    def _before(self, key: OrderKey) -> Any:
+        return self._compared("gt" if self._ordering.descending else "lt", key)
 
-    def _up_to(self, key: OrderKey) -> models.FieldCondition:
-        return self._range(**{"gte" if self._ordering.descending else "lte": key})
+    def _up_to(self, key: OrderKey) -> Any:
+        return self._compared("gte" if self._ordering.descending else "lte", key)
 
     def _start(self, after: OrderKey) -> Any:
         """Return the value from which Qdrant reads its index, so that it does not read all values before."""
@@ -180,24 +173,28 @@ class _Reader:
             return None
         return int(after) if self._ordering.kind == INTEGER else float(after)
 
+    def _is_large(self, key: OrderKey) -> bool:
+        return self._ordering.kind == INTEGER and key is not None and abs(key) >= MAX_EXACT_FLOAT
+
+    def _compared(self, operator: str, key: OrderKey) -> Any:
+        """Return the condition that a value is `gt`, `gte`, `lt` or `lte` a key."""
+        if key is not None and self._is_large(key):
+            return compared(self._path, operator, key)
+        return self._range(**{operator: key})
+
+    def _equals(self, key: OrderKey) -> Any:
+        if key is not None and self._is_large(key):
+            return models.FieldCondition(key=self._path, match=models.MatchValue(value=int(key)))
+        return self._range(gte=key, lte=key)
+
     def _range(self, **bounds: OrderKey) -> models.FieldCondition:
         """Return the condition that a value is within bounds; without any, that there is a value."""
         if self._ordering.kind == DATETIME:
             moments = {name: _moment(key) for name, key in bounds.items() if key is not None}
             condition: Any = models.DatetimeRange(**moments or {"gte": datetime.min.replace(tzinfo=UTC)})
         else:
-            numbers = dict(itertools.starmap(self._bound, bounds.items()))
-            condition = models.Range(**numbers or {"gte": -sys.float_info.max})
+            condition = models.Range(**bounds or {"gte": -sys.float_info.max})
         return models.FieldCondition(key=self._path, range=condition)
-
-    def _bound(self, name: str, key: OrderKey) -> tuple[str, OrderKey]:
-        """Return a bound that is met by all whole numbers with the same key, or by none of them."""
-        if self._ordering.kind != INTEGER or key is None or name not in ("lte", "gt") or abs(key) < MAX_EXACT_FLOAT:
-            return name, key
-        following = math.nextafter(key, math.inf)
-        if following >= _ABOVE_INTEGERS:  # no whole number is above
-            return name, sys.float_info.max
-        return ("lt" if name == "lte" else "gte"), following
 
     def _narrowed(self, condition: models.Filter | None) -> models.Filter | None:
         both: list[Any] = [each for each in (self._condition, condition) if each is not None]
@@ -209,9 +206,7 @@ def _number(value: object) -> float | None:
 
 
 def _whole_number(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return math.nextafter(float(value), -math.inf) if float(value) > value else float(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _microseconds(value: object) -> int | None:
