@@ -26,6 +26,7 @@ BENCHMARKS = (
     Benchmark("vs_plain_loop", 1.5, "higher", _in("vs_plain_loop", "measure_open_clip")),
     Benchmark("batching", 2, "higher", _in("batching")),
     Benchmark("service_overhead_ms", 5, "lower", _in("service_overhead")),
+    Benchmark("hostile_client", 2, "lower", _in("hostile")),
     Benchmark("gpu_pipeline", 0.6, "higher", _in("gpu_pipeline")),
     Benchmark("gpu_images_per_s", 5000, "higher", _in("gpu_pipeline", "measure_speed")),
     Benchmark("colour_profile", 1.2, "lower", _in("colour_profile")),

@@ -26,6 +26,31 @@ def test_the_second_program_uses_the_store_through_the_first(tmp_path: Path) -> 
         assert second.search.nearest(made, [1.0, 1.0], limit=3) == first.search.nearest(made, [1.0, 1.0], limit=3)
 
 
+def test_a_long_call_does_not_keep_others_from_the_socket(tmp_path: Path) -> None:
+    """Regression: all calls of a program shared one connection, on which they waited for each other."""
+    begun, done = threading.Event(), threading.Event()
+
+    def answer(method: str) -> str:
+        if method == "long":
+            begun.set()
+            done.wait(10)
+        return method
+
+    socket = StoreSocket(answer, tmp_path)
+    client = SocketClient(socket.path, None)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(client.call, "long")
+        begun.wait(10)
+        assert client.call("short") == "short"
+        assert not long.done()
+        done.set()
+        assert long.result() == "long"
+    client.close()
+    with pytest.raises(StoreUnavailableError):
+        client.call("short")
+    socket.close()
+
+
 def test_the_first_program_holds_the_store(tmp_path: Path) -> None:
     with open_shared(StoreAddress(tmp_path)), pytest.raises(StoreBusyError):
         open_directory(tmp_path, wait_s=0)

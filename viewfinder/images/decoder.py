@@ -37,6 +37,10 @@ from viewfinder.images.decoding import (
 
 DECODE = "viewfinder.images.decoding:decode"
 
+# The niceness of decoders beside a service, whose searches need the same cores: beside a busy thread of niceness 0 they
+# have a tenth of a core, and all of it when the service is idle.
+BESIDE_SERVICE = 10
+
 _DecodeFunction = Callable[[bytes, Preprocess, ImageLimits], Decoded]
 
 # A child starts within 0.3 s on an idle machine; the rest is for overloaded ones.
@@ -64,6 +68,7 @@ class Decoder:
     Calls from several threads are safe but run one at a time: for parallel decoding give each thread a `Decoder`.
     Create it in the process that uses it (it cannot be pickled), and close it or use a `with` block.
     `entry` is the function that the child runs, `module:function`, called like `viewfinder.images.decoding.decode`.
+    `niceness` lowers the priority of the child below that of this process.
     """
 
     def __init__(
@@ -74,12 +79,14 @@ class Decoder:
         timeout_s: float,
         memory_bytes: int,
         entry: str = DECODE,
+        niceness: int = 0,
     ) -> None:
         self._preprocess = preprocess
         self._limits = limits
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._entry = entry
+        self._niceness = niceness
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._closed = False
@@ -119,7 +126,8 @@ class Decoder:
 
     def _decode_once(self, data: bytes) -> Decoded:
         if self._child is None:
-            self._child = _Child((self._entry, self._preprocess, self._limits, self._timeout_s, self._memory_bytes))
+            job = (self._entry, self._preprocess, self._limits, self._timeout_s, self._memory_bytes)
+            self._child = _Child(job, self._niceness)
         try:
             outcome = _parse_response(*self._child.ask(data, self._timeout_s), self._limits)
         except TimeoutError:
@@ -186,7 +194,7 @@ class _Child:
     pixels: JSON, not a pickle, because the child has read untrusted bytes.
     """
 
-    def __init__(self, job: tuple[str, Preprocess, ImageLimits, float, int]) -> None:
+    def __init__(self, job: tuple[str, Preprocess, ImageLimits, float, int], niceness: int) -> None:
         root = Path(__file__).absolute().parents[2]
         search_path = [str(root), *(str(Path(entry).absolute()) for entry in sys.path)]
         self._socket, theirs = socket.socketpair()
@@ -202,6 +210,8 @@ class _Child:
             except OSError as exc:
                 self._socket.close()
                 raise ViewfinderError(f"The decoder process cannot be started ({sys.executable!r}): {exc}") from exc
+        with contextlib.suppress(OSError):  # it has ended already, which `ask` reports
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
         try:
             header, _ = self.ask(pickle.dumps(job), _CHILD_START_TIMEOUT_S)
         except BaseException as exc:  # also for an interrupt: no other object refers to this child yet

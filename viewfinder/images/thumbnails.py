@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoder import BESIDE_SERVICE, Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess, check_bytes, thumbnail
 
 MEDIA_TYPE = "image/jpeg"
@@ -28,7 +28,12 @@ class Thumbnailer:
         framed = replace(limits, max_bytes=limits.max_bytes + _WIDTH_HEADER.size)
         # `Preprocess` is not used: each request has its own width.
         self._decoder = Decoder(
-            Preprocess(MAX_WIDTH), framed, timeout_s=timeout_s, memory_bytes=memory_bytes, entry=entry
+            Preprocess(MAX_WIDTH),
+            framed,
+            timeout_s=timeout_s,
+            memory_bytes=memory_bytes,
+            entry=entry,
+            niceness=BESIDE_SERVICE,
         )
 
     def __enter__(self) -> "Thumbnailer":

@@ -96,7 +96,7 @@ class InProcessExecutor:
     Threads read, one decoder process per core decodes, one encoder divides each batch among its threads, and one thread
     writes. Decoders and encoders are kept until `close`. `pool` makes a pool of that many threads. On each core at most
     `in_flight_bytes` of objects wait for the decoder (see `FetchAndDecode`). `encoder` returns the encoder of a
-    checkpoint in place of one that is loaded here.
+    checkpoint in place of one that is loaded here. `niceness` is that of the decoders.
     """
 
     def __init__(
@@ -106,7 +106,9 @@ class InProcessExecutor:
         pool: Callable[[int], Pool] = ThreadPoolExecutor,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
         encoder: Callable[[Checkpoint], AnyEncoder] | None = None,
+        niceness: int = 0,
     ) -> None:
+        self._niceness = niceness
         self._encoder_of = encoder
         self._cores = cores or cpu_cores()
         self._in_flight_bytes = in_flight_bytes
@@ -196,6 +198,7 @@ class InProcessExecutor:
             ImageLimits.of(settings),
             settings.decode_timeout_s,
             settings.decode_memory_bytes,
+            self._niceness,
         )
         with self._lock:
             self._check_open()
@@ -269,6 +272,7 @@ class _DecoderOptions:
     limits: ImageLimits
     timeout_s: float
     memory_bytes: int
+    niceness: int
 
 
 class _DecoderPool:
@@ -288,7 +292,11 @@ class _DecoderPool:
         except queue.Empty:
             options = self._options
             decoder = Decoder(
-                options.preprocess, options.limits, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
+                options.preprocess,
+                options.limits,
+                timeout_s=options.timeout_s,
+                memory_bytes=options.memory_bytes,
+                niceness=options.niceness,
             )
         try:
             yield decoder

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from viewfinder.errors import ImageError
-from viewfinder.images.decoder import Decoder
+from viewfinder.images.decoder import BESIDE_SERVICE, Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.query.errors import AddressError
 from viewfinder.query.fetcher import Fetcher
@@ -153,7 +153,13 @@ class QueryImages:
                 if made_for == preprocess:
                     del self._idle[position]
                     return decoder
-        return Decoder(preprocess, self._limits, timeout_s=self._timeout_s, memory_bytes=self._memory_bytes)
+        return Decoder(
+            preprocess,
+            self._limits,
+            timeout_s=self._timeout_s,
+            memory_bytes=self._memory_bytes,
+            niceness=BESIDE_SERVICE,
+        )
 
     def _keep(self, *decoders: tuple[Preprocess, Decoder]) -> None:
         """Keep decoders for the next images: at most one idle decoder per thread, the most recently used ones."""

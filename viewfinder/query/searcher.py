@@ -5,11 +5,12 @@ The service and the engine's local mode both search with `Searcher`. They differ
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
+from viewfinder.client.requests import MAX_BATCH_HITS
 from viewfinder.client.results import SearchResult, Stats
 from viewfinder.errors import CollectionMissingError, FilterError, WordsUnavailableError
 from viewfinder.query.collapsing import Near, nearest_before
@@ -33,6 +34,9 @@ from viewfinder.store import Collection, Search, Store, StoredHit
 from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.field_names import FIELDS
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
+
+# Of one request to the store. 64 searches that each order a thousand hits would take the embedded store 20 s.
+_MAX_SEARCHES, _MAX_HITS = 16, MAX_BATCH_HITS
 
 # The error of a query that cannot be answered as it stands, and that of its searches in the store.
 Refused: TypeAlias = QueryError | FilterError | WordsUnavailableError
@@ -107,10 +111,10 @@ class Searcher:
     async def search_many(
         self, queries: Sequence[Query | QueryError], within: KeyFilter
     ) -> list[SearchResult | Refused]:
-        """The results of queries without cursors, all from one snapshot and one request to the store.
+        """The results of queries without cursors, all from one snapshot and few requests to the store.
 
-        In place of a result there is the error of a query that cannot be answered; the others are not affected. A
-        second request follows if ranks are fused, hits ordered by a field or images collapsed, and others for each
+        In place of a result there is the error of a query that cannot be answered; the others are not affected. Further
+        requests follow if ranks are fused, hits ordered by a field or images collapsed, and others for each
         query with `group_by` or `collapse`, or without parts. If the collection was dropped since the last refresh, the
         live index is refreshed and searched again.
         """
@@ -291,7 +295,10 @@ class Searcher:
 
     async def _run(self, collection: Collection, rankings: Sequence[RankingSteps]) -> list[HitPage | RefusedSearch]:
         async def search(searches: list[Search]) -> list[list[StoredHit]]:
-            found: list[list[StoredHit]] = await self._in_thread(self._store.search.many, collection, searches)
+            found: list[list[StoredHit]] = []
+            # One after the other: a request that is cancelled stops after the current part.
+            for part in parts_of(searches):
+                found += await self._in_thread(self._store.search.many, collection, part)
             return found
 
         async def alone(step: Single) -> Any:
@@ -303,6 +310,20 @@ class Searcher:
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
+
+
+def parts_of(searches: Sequence[Search]) -> Iterator[list[Search]]:
+    """Cut searches into requests of up to `_MAX_HITS` hits and `_MAX_SEARCHES` searches, at least one in each."""
+    part: list[Search] = []
+    hits = 0
+    for each in searches:
+        if part and (hits + each.limit > _MAX_HITS or len(part) == _MAX_SEARCHES):
+            yield part
+            part, hits = [], 0
+        part.append(each)
+        hits += each.limit
+    if part:
+        yield part
 
 
 def run_alone(store: Store, collection: Collection, step: Single) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from viewfinder.arrays import Vectors
 from viewfinder.client.results import IndexedImage
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
+from viewfinder.images.decoder import BESIDE_SERVICE
 from viewfinder.images.decoding import Preprocess
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.executor import InProcessExecutor
@@ -76,7 +77,10 @@ class Indexing:
         )
         # Two requests at a time have a decoder process each.
         self._executor = InProcessExecutor(
-            cores=1, pool=TracedThreads, encoder=lambda checkpoint: _SharedEncoder(checkpoint, self._encode)
+            cores=1,
+            pool=TracedThreads,
+            encoder=lambda checkpoint: _SharedEncoder(checkpoint, self._encode),
+            niceness=BESIDE_SERVICE,
         )
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Images that are indexed on request: uploads are decoded here, then stored and indexed in a thread."""
 
 import asyncio
+import gc
 import hashlib
 import importlib
 import logging
@@ -152,6 +153,7 @@ class NewImages:
         """Load the stages of the job with the first request: their imports would make every replica start later."""
         if self._indexing is None:
             module = await asyncio.to_thread(importlib.import_module, "viewfinder.service.indexing")
+            gc.freeze()  # as when the replica started: each full collection of garbage would look at the new modules
         if self._indexing is None:
             loop = asyncio.get_running_loop()
             self._indexing = module.Indexing(self._settings, self._store, loop)

@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from qdrant_client.local.local_collection import LocalCollection
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
 from viewfinder.store.local_mode import LocalMode
 from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
+from viewfinder.store.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -190,14 +191,14 @@ def _connect_to(holder: Holder) -> SocketClient | None:
 
 
 class DirectoryClient:
-    """A `StoreClient` on a directory of local mode; runs one call at a time, from any thread."""
+    """A `StoreClient` on a directory of local mode; runs one call, or one search of a batch, at a time."""
 
     max_batch: int | None = None
 
     def __init__(self, directory: Path, lock: IO[str], ray_address: str | None = None) -> None:
         self._directory = directory
         self._lock = lock
-        self._call_lock = threading.Lock()
+        self._turns = Turns()
         self._advised = False
         # Qdrant's own lock reveals other programs. Local mode would check it only after loading all data, and leave
         # files open.
@@ -218,7 +219,18 @@ class DirectoryClient:
         (directory / "holder.json").write_text(record)
 
     def call(self, method: str, **arguments: Any) -> Any:
-        with self._call_lock:
+        if method != "query_batch_points":
+            return self._call_in_turn(method, arguments)
+        requests = arguments.pop("requests")
+        return [
+            self._call_in_turn(method, {**arguments, "requests": [each]}, of_batch=len(requests) > 1)[0]
+            for each in requests
+        ]
+
+    def _call_in_turn(self, method: str, arguments: Mapping[str, Any], *, of_batch: bool = False) -> Any:
+        with self._turns.turn(of_batch=of_batch):
+            if self._local.closed:
+                raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method}.")
             try:
                 answer = self._call(method, **arguments)
             except ValueError as error:
@@ -237,7 +249,7 @@ class DirectoryClient:
     def close(self) -> None:
         # Before taking the lock: otherwise a call of another program could find the store closed.
         self._socket.close()
-        with self._call_lock:
+        with self._turns.turn():
             if not self._local.closed:
                 self._local.close()
                 (self._directory / "holder.json").unlink(missing_ok=True)

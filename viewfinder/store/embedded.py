@@ -7,6 +7,7 @@ its calls to that program, and takes over when it ends. Good for about 20,000 im
 
 import hashlib
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "viewfinder"
 _CALL_TIMEOUT_S = 120.0
 _REPLACE_WAIT_S = 20.0
+# Calls that wait in the actor, where a search passes those of a batch; further ones wait in the order they came in.
+_MAX_CALLS = 64
 
 
 class HolderClient:
@@ -76,6 +79,7 @@ class _HolderActor:
         self._data_dir = Path(data_dir)
         self._client: SharedClient | None = None
         self._closed = False
+        self._lock = threading.Lock()
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         return self._open_client().call(method, **arguments)
@@ -85,16 +89,18 @@ class _HolderActor:
         return Holder.here(_own_ray_address())
 
     def close(self) -> None:
-        self._closed = True
+        with self._lock:
+            self._closed = True
         if self._client is not None:
             self._client.close()
 
     def _open_client(self, wait_s: float = LOCK_WAIT_S) -> SharedClient:
-        if self._closed:
-            raise StoreUnavailableError("The holder of the embedded store is being replaced.")
-        if self._client is None:
-            self._client = SharedClient(self._data_dir, wait_s=wait_s, ray_address=_own_ray_address())
-        return self._client
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailableError("The holder of the embedded store is being replaced.")
+            if self._client is None:
+                self._client = SharedClient(self._data_dir, wait_s=wait_s, ray_address=_own_ray_address())
+            return self._client
 
 
 def _get_or_create(data_dir: Path) -> Any:
@@ -111,7 +117,7 @@ def _holder_options(data_dir: Path) -> dict[str, Any]:
         "lifetime": "detached",
         "get_if_exists": True,
         "num_cpus": 0,
-        "max_concurrency": 1,
+        "max_concurrency": _MAX_CALLS,
         "max_restarts": -1,
         "resources": {"node:__internal_head__": 0.001},
     }

@@ -110,29 +110,53 @@ class StoreSocket:
 class SocketClient:
     """A `StoreClient` through the socket of the program that holds the directory.
 
-    Raises `StoreUnavailableError` when that program ends.
+    Has as many connections as there are calls at the same time, so that none waits here for a long one. Raises
+    `StoreUnavailableError` when that program ends.
     """
 
     def __init__(self, path: str, max_batch: int | None) -> None:
         self.max_batch = max_batch
+        self._path = path
         self._lock = threading.Lock()
-        self._connection = Client(path, family="AF_UNIX")
+        self._idle = [Client(path, family="AF_UNIX")]
+        self._closed = False
 
     def call(self, method: str, **arguments: Any) -> Any:
-        with self._lock:
-            try:
-                self._connection.send((method, arguments))
-                answer, error = self._connection.recv()
-            except (EOFError, OSError) as ended:
-                raise StoreUnavailableError(
-                    f"The program that held the embedded store ended during {method}."
-                ) from ended
+        connection = None
+        try:
+            connection = self._take()
+            connection.send((method, arguments))
+            answer, error = connection.recv()
+        except (EOFError, OSError) as ended:
+            if connection is not None:
+                connection.close()
+            raise StoreUnavailableError(f"The program that held the embedded store ended during {method}.") from ended
+        self._keep(connection)
         if error is not None:
             raise error
         return answer
 
     def close(self) -> None:
-        self._connection.close()
+        with self._lock:
+            self._closed = True
+            for each in self._idle:
+                each.close()
+            self._idle.clear()
+
+    def _take(self) -> "Connection[Any, Any]":
+        with self._lock:
+            if self._closed:
+                raise EOFError
+            if self._idle:
+                return self._idle.pop()
+        return Client(self._path, family="AF_UNIX")
+
+    def _keep(self, connection: "Connection[Any, Any]") -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
 
 
 def remove_socket(path: str) -> None:

@@ -83,7 +83,7 @@ async def test_the_items_of_a_request_of_up_to_one_batch_are_not_split() -> None
     batcher = Batcher(double, max_size=4)
     results = await asyncio.gather(batcher.many([1, 2, 3]), batcher.many([4, 5]), batcher(6), batcher.many([]))
     assert results == [[2, 4, 6], [8, 10], 12, []]
-    assert batches == [[1, 2, 3], [4, 5, 6]]
+    assert batches == [[6, 1, 2, 3], [4, 5]]
     assert batcher.pending == 0
     batcher.close()
 
@@ -105,6 +105,25 @@ async def test_other_requests_have_their_turn_between_the_batches_of_a_large_one
     assert await asyncio.gather(*others) == [200, 202]
     assert all(len(batch) <= 4 for batch in batches)
     assert max(index for index, batch in enumerate(batches) if 100 in batch) < len(batches) - 1
+    batcher.close()
+
+
+async def test_many_large_requests_leave_small_ones_every_second_batch() -> None:
+    """Regression: a small request waited for a batch of each large one."""
+    batches: list[list[int]] = []
+
+    def record(items: list[int]) -> list[int]:
+        batches.append(items)
+        return items
+
+    batcher = Batcher(record, max_size=4)
+    large = [asyncio.create_task(batcher.many([0] * 40)) for _ in range(10)]
+    await asyncio.sleep(0)
+    small = [asyncio.create_task(batcher(number)) for number in range(1, 9)]
+    assert await asyncio.gather(*small) == list(range(1, 9))
+    assert len(batches) <= 8, "every second batch begins with small requests"
+    for each in large:
+        each.cancel()
     batcher.close()
 
 

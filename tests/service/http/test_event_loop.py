@@ -1,11 +1,14 @@
 """Large requests and answers do not keep the event loop from other requests."""
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.service.conftest import INDEX, World, load, open_world
 from tests.service.http.searching import image
@@ -25,7 +28,9 @@ POINTS = 2_000
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Checkpoint]) -> Iterator[World]:
     """A service with images that have much metadata."""
-    with open_world(tmp_path_factory.mktemp("large"), checkpoints, {}) as world:
+    directory = tmp_path_factory.mktemp("large")
+    settings = {"uploads_uri": str(directory / "uploads"), "request_timeout_s": 600}
+    with open_world(directory / "store", checkpoints, settings) as world:
         checkpoint = checkpoints["first"]
         collection = world.store.collections.create(INDEX, ModelIdentity.of(checkpoint))
         uris = [f"s3://bucket/{number}.jpg" for number in range(POINTS)]
@@ -38,6 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Chec
         world.store.collections.promote(INDEX, collection.name)
         world.service.follower.refresh()
         load(checkpoint)
+        world.client.post("/v1/search", json={"text": "a cat"})  # the first request of a process initializes the rest
         yield world
 
 
@@ -61,6 +67,7 @@ LISTS = {
     "/v1/rerank": "documents",
     "/v1/facets": "nonsense",
     "/v1/thumbnails": "nonsense",
+    "/v1/images": "images",
 }
 
 
@@ -100,6 +107,8 @@ def test_a_byte_order_mark_is_accepted(served: World) -> None:
         ("/v1/embeddings", {"input": [{"text": ""}] * 9_000}),
         ("/v1/embeddings", {"messages": [{"role": 1}] * 9_000}),
         ("/v1/rerank", {"query": "a", "documents": [{"id": "b"}] * 9_000}),
+        ("/v1/images", {"images": [{}] * 9_000}),
+        ("/v1/images", {"images": [{"uri": 1, "tags": [1] * 1_000, "meta": 1}] * 64}),
     ],
     ids=lambda each: each if isinstance(each, str) else "-".join(list(each)[:2]),
 )
@@ -132,6 +141,80 @@ def test_text_may_hold_any_number_of_brackets_and_commas(served: World) -> None:
     answer = post(served, "/v1/search/batch", json.dumps({"searches": [{"text": text} for text in texts]}).encode())
     assert answer.status_code == 200
     assert len(answer.json()["results"]) == 60
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[str]:
+    """Four images of 12 megapixels in base64."""
+    made = []
+    for seed in range(4):
+        noise = np.random.default_rng(seed).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(noise).resize((4000, 3000)).save(file, "JPEG", quality=80)
+        made.append(base64.b64encode(file.getvalue()).decode())
+    return made
+
+
+def test_uploads_are_indexed(served: World, photographs: list[str]) -> None:
+    answer = served.client.post("/v1/images", json={"images": [{"image": each} for each in photographs]})
+    assert answer.json().get("indexed") == len(photographs), answer.text[:1000]
+
+
+def test_64_uploads_are_indexed(served: World) -> None:
+    colours = [image(f"rgb({number},0,0)") for number in range(64)]
+    images = [{"image": base64.b64encode(each).decode(), "caption": "a colour"} for each in colours]
+    answer = served.client.post("/v1/images", json={"images": images})
+    assert answer.json().get("indexed") == 64, answer.text[:1000]
+
+
+def test_64_broken_uploads_and_unknown_objects_are_refused_one_by_one(served: World) -> None:
+    broken = [{"image": base64.b64encode(b"\xff\xd8\xff" + bytes(200_000)).decode()}] * 32
+    unknown = [{"uri": f"s3://nowhere/{'é' * 4_000}{number}.jpg"} for number in range(32)]
+    answer = served.client.post("/v1/images", json={"images": [*broken, *unknown]})
+    assert answer.json().get("failed") == 64, answer.text[:1000]
+
+
+def test_the_largest_captions_are_checked(served: World) -> None:
+    tags = [f"tag {number} é" * 20 for number in range(1_000)]
+    meta = {f"field{number}": ["a value"] * 20 for number in range(500)}
+    one = {"uri": "s3://nowhere/a.jpg", "caption": "a word é " * 50_000, "tags": tags, "meta": meta}
+    answer = served.client.post("/v1/images", json={"images": [one] * 4})
+    assert answer.status_code == 200, answer.text[:1000]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v1/embed", "/v1/search"])
+def test_photographs_are_decoded_elsewhere(served: World, photographs: list[str], path: str) -> None:
+    images = [{"image": each} for each in photographs]
+    bodies = {
+        "/v1/rerank": {"query": "a cat", "documents": images},
+        "/v1/embed": {"images": photographs},
+        "/v1/search": {"queries": images},
+    }
+    assert served.client.post(path, json=bodies[path]).status_code == 200
+
+
+def test_indexed_images_are_ranked(served: World) -> None:
+    documents = [{"id": point_id(f"s3://bucket/{number}.jpg")} for number in range(POINTS)]
+    answer = served.client.post("/v1/rerank", json={"query": "a cat", "documents": documents, "return_documents": True})
+    assert len(answer.json()["results"]) == POINTS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"text": "a cat", "collapse": "near", "collapse_threshold": 0.5},
+        {"text": "a cat", "collapse": "exact"},
+        {"order_by": "-width", "collapse": "near"},
+        {"order_by": "-width", "offset": 1_500},
+        {"text": "a cat", "score_threshold": -1, "order_by": "-width"},
+        {"text": "a cat", "diversity": 1},
+    ],
+    ids=str,
+)
+def test_a_thousand_hits_are_ordered(served: World, options: dict[str, Any]) -> None:
+    answer = served.client.post("/v1/search", json={**options, "limit": 200})
+    assert answer.status_code == 200
+    assert answer.json()["hits"]
 
 
 def test_256_vectors_of_1152_numbers_are_parsed(served: World) -> None:

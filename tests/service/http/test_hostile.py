@@ -56,7 +56,10 @@ def filling(megabytes: int) -> Iterator[bytes]:
         yield PART
 
 
-@pytest.mark.parametrize("path", [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank", "/v1/rerank"])
+@pytest.mark.parametrize(
+    "path",
+    [SEARCH, "/v1/search/batch", "/v1/embed", "/v1/embeddings", "/v1/rank", "/v1/rerank", "/v1/images", "/v1/facets"],
+)
 @pytest.mark.parametrize("chunked", [False, True], ids=["with length", "chunked"])
 def test_a_body_of_50_mb_is_refused(served: World, path: str, chunked: bool) -> None:
     content = filling(50) if chunked else b"x" * 50_000_000
@@ -306,6 +309,45 @@ def test_the_content_of_a_refused_request_is_not_logged(
     body = {"text": SECRET, "texts": [SECRET], "image": "AAAA", "nonsense": SECRET}
     assert error(served.client.post(path, json=body))[0] == 422
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {},
+        {"uri": None},
+        {"uri": ""},
+        {"uri": "s3://a/b.jpg", "image": "AAAA"},
+        {"uri": "../../etc/passwd"},
+        {"uri": "https://example.org/a.jpg"},
+        {"uri": "s3://bucket/../../secret"},
+        {"uri": "s3://\x00/a"},
+        {"uri": "s3://bucket/\ud800.jpg"},
+        {"uri": "s3://bucket/" + "a" * 5_000},
+        {"image": "%%%"},
+        {"image": "AAAA"},
+        {"image_url": "http://169.254.169.254/"},
+        {"uri": "s3://bucket/a.jpg", "tags": ["a"] * 1_001},
+        {"uri": "s3://bucket/a.jpg", "tags": [[]]},
+        {"uri": "s3://bucket/a.jpg", "meta": {"a.b": 1}},
+        {"uri": "s3://bucket/a.jpg", "meta": {"\ud800": 1}},
+        {"uri": "s3://bucket/a.jpg", "caption": "\ud800"},
+        {"uri": "s3://bucket/a.jpg", "meta": {"a": float("nan")}},
+        {"uri": "s3://bucket/a.jpg", "__proto__": {}},
+    ],
+    ids=lambda each: str(each)[:60],
+)
+def test_an_image_that_is_not_one_to_index(served: World, image: dict[str, Any]) -> None:
+    answer = served.client.post("/v1/images", content=json.dumps({"images": [image]}), headers=JSON)
+    if answer.status_code == 200:
+        assert [each["reason"] for each in answer.json()["images"]] == ["outside_sources"]
+    else:
+        assert error(answer)[0] in (400, 422)
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '{"images": {}}', '{"images": []}', '{"images": [1]}', '{"images": 1}'])
+def test_json_that_is_not_a_list_of_images(served: World, body: str) -> None:
+    assert error(served.client.post("/v1/images", content=body, headers=JSON)) == (422, "invalid_request")
 
 
 def test_a_batch_of_too_many_searches(served: World) -> None:

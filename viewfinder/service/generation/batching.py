@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 
 from viewfinder import tracing
 
+# A request is small with up to this part of the largest batch.
+SMALL_SHARE = 4
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
@@ -29,7 +32,9 @@ class Batcher(Generic[ItemT, ResultT]):
     A batch never waits to fill: an idle function starts at once with the items there are, and items that arrive
     meanwhile form the next batch, up to `max_size`. So a single client does not wait and many clients get full batches.
     A request of more than `max_size` items is encoded in several batches, between which other requests have their turn,
-    and which stop when the request is cancelled. Smaller ones are never split.
+    and which stop when the request is cancelled. Smaller ones are never split. Batches that begin
+    with small requests alternate with those that begin with large ones: however many of these there are, the small ones
+    have half of the time.
     (`ray.serve.batch` waits a fixed time for each batch, and works only inside a replica.) `labels` gives the
     attributes of its spans.
     """
@@ -46,7 +51,9 @@ class Batcher(Generic[ItemT, ResultT]):
         self._function = function
         self._max_size = max_size
         self._labels = labels
-        self._waiting: deque[_Waiting[ItemT, ResultT]] = deque()
+        self._small: deque[_Waiting[ItemT, ResultT]] = deque()
+        self._large: deque[_Waiting[ItemT, ResultT]] = deque()
+        self._large_next = False
         self._running: asyncio.Task[None] | None = None
         self._lock = threading.Lock()  # `close` may be called from any thread
         self._thread: ThreadPoolExecutor | None = None
@@ -60,18 +67,19 @@ class Batcher(Generic[ItemT, ResultT]):
     async def many(self, items: Sequence[ItemT]) -> list[ResultT]:
         """The function's results for several items, `max_size` at a time."""
         results: list[ResultT] = []
+        queue = self._small if len(items) <= self._max_size // SMALL_SHARE else self._large
         self.pending += len(items)
         try:
             while len(results) < len(items):
-                results += await self._encode(items[len(results) : len(results) + self._max_size])
+                results += await self._encode(items[len(results) : len(results) + self._max_size], queue)
         finally:
             self.pending -= len(items)
         return results
 
-    async def _encode(self, items: Sequence[ItemT]) -> list[ResultT]:
+    async def _encode(self, items: Sequence[ItemT], queue: deque[_Waiting[ItemT, ResultT]]) -> list[ResultT]:
         future: asyncio.Future[list[ResultT]] = asyncio.get_running_loop().create_future()
         traced = None if tracing.active is None else tracing.active.waiting()
-        self._waiting.append(_Waiting(items, future, traced))
+        queue.append(_Waiting(items, future, traced))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return await future
@@ -115,17 +123,20 @@ class Batcher(Generic[ItemT, ResultT]):
         return traces.batch("encode", self._labels(), waiting) if waiting else None
 
     def _next(self) -> list[_Waiting[ItemT, ResultT]]:
-        """The next batch, without requests whose clients have disconnected."""
+        """The next batch, without requests whose clients have disconnected: of small requests and of large in turn."""
+        queues = (self._large, self._small) if self._large_next else (self._small, self._large)
+        self._large_next = not self._large_next
         batch: list[_Waiting[ItemT, ResultT]] = []
         size = 0
-        while self._waiting:
-            each = self._waiting[0]
-            if batch and size + len(each.items) > self._max_size:
-                break
-            self._waiting.popleft()
-            if not each.future.done():
-                batch.append(each)
-                size += len(each.items)
+        for queue in queues:
+            while queue:
+                each = queue[0]
+                if batch and size + len(each.items) > self._max_size:
+                    break
+                queue.popleft()
+                if not each.future.done():
+                    batch.append(each)
+                    size += len(each.items)
         return batch
 
     def _submit(self, items: list[ItemT]) -> "Future[list[ResultT]]":
