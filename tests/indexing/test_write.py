@@ -14,7 +14,7 @@ from viewfinder.indexing.write import write_rows
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store, StoreAddress
-from viewfinder.store.records import StoredPoint
+from viewfinder.store.records import PointBatch, StoredPoint
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
@@ -215,6 +215,48 @@ def test_a_point_that_is_taken_down_during_the_write_stays_deleted(
     meanwhile(interleaved, lambda: store.take_down("images", {changed["id"]: changed["uri"]}))
     write(interleaved, collection, changed)
     assert store.points.count(collection) == 0
+
+
+class TwoShards(ServerClient):
+    """Applies an insert that does not wait when one that waits reaches the shard of its points, here the same points.
+
+    `pending` are those that are not applied yet.
+    """
+
+    def __init__(self, address: StoreAddress) -> None:
+        super().__init__(address)
+        self.pending: list[dict[str, Any]] = []
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        if arguments.get("update_mode") != models.UpdateMode.INSERT_ONLY or "wait" not in arguments:
+            return super().call(method, **arguments)
+        if not arguments["wait"]:
+            self.pending.append(arguments)
+            return None
+        for each in [each for each in self.pending if set(each["points"].ids) & set(arguments["points"].ids)]:
+            self.pending.remove(each)
+            super().call(method, **each)
+        return super().call(method, **arguments)
+
+
+def test_inserts_that_the_server_applies_late_are_compared_with_those_of_another_run(
+    store: Store, collection: Collection
+) -> None:
+    """The older content of another run, which could not be read yet, stayed: the insert had found a point."""
+    older = {"uri": "s3://b/image", "etag": "e1", "sources": ["s3://b/x"], "last_modified": "2026-01-01T00:00:00Z"}
+    rows = [
+        row("image", [0.0, 1.0], etag="e2", last_modified="2026-01-02T00:00:00Z"),
+        row("last", [0.0, 1.0], etag="e3"),
+    ]
+    client = TwoShards(store.address)
+    with Store(client, store.address) as sharded:
+        batch = PointBatch([rows[0]["id"]], [older], image=np.array([[1.0, 0.0]], np.float32))
+        sharded.points.upsert(collection, batch, wait=False, only_new=True)
+        write_rows(sharded, collection, table_of(rows), run_id="r", batch_size=1)
+    assert not client.pending, "a run that has ended has points that cannot be read"
+    point = stored(store, collection)
+    assert (point.payload["etag"], set(point.payload["sources"])) == ("e2", {"s3://b", "s3://b/x"})
+    np.testing.assert_allclose(point.vectors["image"], [0.0, 1.0], atol=1e-6)
 
 
 def test_a_caption_and_a_content_that_two_runs_write_at_the_same_moment_both_stay(

@@ -37,8 +37,11 @@ FEATURES = frozenset(
         "kills",
         "limits",
         "rollbacks",
+        "two writers of one point",
+        "model changes cut short",
     }
 )
+ENDINGS = frozenset({"two writers of one point", "model changes cut short"})  # the last phases of some histories
 SCENARIOS = frozenset({"two index runs", "two reindexes", "vanishing sources"})
 FOLDERS = ("cats", "dogs")
 URIS = tuple(f"{objects.PHOTOS}{folder}/{name}.jpg" for folder in FOLDERS for name in "abcde")
@@ -161,6 +164,7 @@ class Draw:
     """Draws the phases of a history."""
 
     def __init__(self, seed: int, features: frozenset[str], *, often: float = 0.2) -> None:
+        self._seed = seed
         self._random = Random(seed)
         self._often = often  # the share of phases with a scenario
         self._features = features
@@ -177,6 +181,12 @@ class Draw:
         for _ in range(chosen.randint(2, 5)):
             phases.append(self._phase(self._changes()))
             phases.append(self._phase(self._runs()))
+        # Drawn apart: the phases before are those of a history without an ending.
+        self._random = Random(f"the end of {self._seed}")
+        if self._features & ENDINGS and self._random.random() < self._often:
+            feature = self._random.choice(sorted(self._features & ENDINGS))
+            two_writers = feature == "two writers of one point"
+            phases += map(self._phase, self._two_writers() if two_writers else self._cut_short())
         return phases
 
     def _phase(self, actions: list[Action]) -> Phase:
@@ -250,6 +260,33 @@ class Draw:
             return [change, self._with(change, skew_s=-change.skew_s)]
         vanish = Action("vanish", {"folder": chosen.choice(FOLDERS)})
         return [change, self._with(vanish, delay=chosen.randint(20, 160))]
+
+    def _two_writers(self) -> list[list[Action]]:
+        """Return phases: at the end two runs write points that exist, each from another content of the object."""
+        chosen, uris = self._random, self._random.sample(URIS, 4)
+        options = {"sources": PLACES[2:], "captions": None, "prune": False, "ratio": 0.2}
+        first, second = (Action("index", options, delay=chosen.randint(0, 20)) for _ in range(2))
+        if chosen.random() < 0.5:
+            second = self._with(second, options=options | {"sources": (chosen.choice(PLACES),)})
+        puts = [[self._put_good(uri) for uri in uris] for _ in range(3)]
+        puts[1] = [self._put(uri) if chosen.random() < 0.5 else each for uri, each in zip(uris, puts[1], strict=True)]
+        puts[2] = [self._with(each, delay=chosen.randint(5, 45)) for each in puts[2]]
+        return [puts[0], [Action("index", options)], puts[1], [first, second, *puts[2]]]
+
+    def _cut_short(self) -> list[list[Action]]:
+        """Return phases: at the end a source is indexed while a model change that does not end well changes models."""
+        chosen, source = self._random, self._random.choice(PLACES[:2])
+        step = chosen.randint(40, 300)
+        cut = {"kill_at": step} if chosen.random() < 0.5 else {"faults": {step: "repeated_token"}}
+        change = self._with(Action("reindex", {"model": chosen.choice(MODELS), "ratio": 0.2}), **cut)
+        captions = chosen.choice([None, FILES[0]])
+        index = {"sources": (source,), "captions": captions, "prune": False, "ratio": 0.2}
+        puts = [self._put_good(uri) for uri in chosen.sample(URIS, 3)]
+        together = [change, Action("index", index, delay=chosen.randint(0, 150))]
+        return [[Action("remove source", {"source": source})], puts, together]
+
+    def _put_good(self, uri: str) -> Action:
+        return Action("put", {"uri": uri, "content": self._content("good")})
 
     def _run(self) -> Action:
         chosen = self._random

@@ -96,6 +96,27 @@ def check_points(world: World, points: Mapping[str, Point]) -> None:
             raise Violation(f"{uri} still belongs to {sorted(removed)}, which was removed")
 
 
+def check_due(
+    points: Mapping[str, Point],
+    due: Mapping[str, int],
+    captions: Mapping[str, Set[tuple[str, str]]],
+    late: Set[str],
+) -> None:
+    """Check that the points that are due are there, of the right content, and with a caption where there is one."""
+    for uri in due.keys() - late:
+        if uri not in points or points[uri].number != due[uri]:
+            raise Violation(f"{uri} was indexed and has not changed, but is {'old' if uri in points else 'lost'}")
+        if captions[uri] and not points[uri].caption:
+            raise Violation(f"{uri} has lost its caption, which is still in {sorted(captions[uri])}")
+
+
+def check_takedowns(world: World, collections: Sequence[str]) -> None:
+    """Check that no collection has a point that was taken down."""
+    for name in collections:
+        if left := world.points(name).keys() & world.taken_down.keys():
+            raise Violation(f"{sorted(left)} are taken down, but in {name}")
+
+
 def ended_well(world: World, task: Task) -> bool:
     """Return True if a run says that it is done."""
     return task.error is None and world.summary(task.name).get("state") == "done"

@@ -167,6 +167,51 @@ def _new_points_overwrite() -> Iterator[Any]:
     yield patch.object(Points, "upsert", overwrite)
 
 
+def _changes_without_condition() -> Iterator[Any]:
+    from qdrant_client import models
+
+    from viewfinder.store.points import Points
+
+    call = Points._replace
+
+    def replace_anyway(self: Points, collection: Any, points: Any, before: Any) -> None:
+        of_points = self._call
+
+        def without_filter(method: str, **arguments: Any) -> Any:
+            return of_points(method, **{**arguments, "update_filter": models.Filter()})
+
+        with patch.object(self, "_call", without_filter):
+            call(self, collection, points, before)
+
+    yield patch.object(Points, "_replace", replace_anyway)
+
+
+def _deletions_without_condition() -> Iterator[Any]:
+    from viewfinder.store.points import Points
+
+    yield patch.object(
+        Points, "delete_unchanged", lambda self, collection, before: self.delete(collection, list(before))
+    )
+
+
+def _late_inserts_are_not_noticed() -> Iterator[Any]:
+    from viewfinder.indexing import write
+
+    missing = write._missing
+    yield patch.object(
+        write,
+        "_missing",
+        lambda store, collection, rows, seen: missing(store, collection, [row for row in rows if row["exists"]], seen),
+    )
+
+
+def _model_changes_are_not_completed() -> Iterator[Any]:
+    from viewfinder.reindexing import workflow
+
+    promote = workflow.promote
+    yield patch.object(workflow, "promote", lambda store, lock, new, **metadata: promote(store, lock, new))
+
+
 def _listings_without_end() -> Iterator[Any]:
     from viewfinder.sources.s3_listing import _SeenPages
 
@@ -235,6 +280,16 @@ MUTATIONS = (
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 8, _one_list_of_sources),
     _mutation("overwrite", "a new point replaces that of another run", "two index runs", 75, _new_points_overwrite),
+    _mutation(
+        "changes", "a point is changed whatever it is", "two writers of one point", 125, _changes_without_condition
+    ),
+    _mutation(
+        "deletions", "a point is deleted whatever it is", "two writers of one point", 0, _deletions_without_condition
+    ),
+    _mutation("late inserts", "an insert counts as readable", "two index runs", 0, _late_inserts_are_not_noticed),
+    _mutation(
+        "completion", "nobody completes a change", "model changes cut short", 31, _model_changes_are_not_completed
+    ),
     _mutation("failures", "a permanent failure is for ever", "decoder upgrades", 4, _failures_for_ever),
     _mutation("crashes", "one crash is permanent", "bad nodes", 7, _crashes_are_permanent),
     _mutation("bound", "the sync after a switch has no bound", "vanishing sources", 0, _no_bound_after_a_switch),

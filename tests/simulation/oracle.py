@@ -3,8 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from tests.simulation import conduct
 from tests.simulation.actions import Action
-from tests.simulation.conduct import IDS, Violation, check_done, check_kept, check_points, check_runs, ended_well
+from tests.simulation.conduct import IDS, Violation, ended_well
 from tests.simulation.objects import StoredObject
 from tests.simulation.points import Point
 from tests.simulation.scheduler import Task
@@ -27,6 +28,7 @@ class Oracle:
         self._cut_short = False  # a run ended early, and did not delete what was taken down meanwhile
         self._before: dict[str, Point] = {}  # the live points after the phase before
         self._gone: set[str] = set()
+        self._late: set[str] = set()  # due after the next run: the last model change has switched, but not caught up
 
     def before(self) -> None:
         """Note what is missing before a phase."""
@@ -34,24 +36,30 @@ class Oracle:
 
     def after(self, pairs: Pairs) -> None:
         """Check what the actions of a phase have left."""
-        check_runs(self._world, pairs)
+        conduct.check_runs(self._world, pairs)
         runs = [(action, task) for action, task in pairs if action.is_run]
         self._cut_short |= any(task.error is not None for _, task in runs)
+        before = dict(self._due), {uri: set(rows) for uri, rows in self._captions.items()}
         for action, task in runs:
             self._note(action, task)
-        if len(runs) > 1 and any(action.kind == "reindex" and "token" in str(task.error) for action, task in runs):
-            self._due.clear()  # it may have switched, and then failed to list what the other run has indexed
+        if any("switched" in task.seen and not ended_well(self._world, task) for _, task in runs):
+            self._late |= {
+                uri
+                for uri, number in self._due.items()
+                if number != before[0].get(uri) or self._captions[uri] - before[1].get(uri, set())
+            }
         for action, _ in pairs:
             self._forget(action)
         self._forget_what_changed()
         points = self._world.live_points()
-        check_points(self._world, points)
-        self._check_due(points)
+        conduct.check_points(self._world, points)
+        if self._world.live():
+            conduct.check_due(points, self._due, self._captions, self._late)
         if len(runs) == 1 and not any(action.kind == "roll back" for action, _ in pairs):
-            check_kept(self._world, *runs[0], self._before, points)
+            conduct.check_kept(self._world, *runs[0], self._before, points)
         if len(pairs) == 1 and runs and ended_well(self._world, runs[0][1]):
-            check_done(*runs[0], points, self._gone, self._captions)
-        self._check_takedowns()
+            conduct.check_done(*runs[0], points, self._gone, self._captions)
+        conduct.check_takedowns(self._world, [] if self._cut_short else self._world.collections())
         self._before = points
 
     def check_synced(self) -> None:
@@ -83,6 +91,7 @@ class Oracle:
         self.limited |= sources if options.get("limit") else set()
         if ended_well(self._world, task):
             self._cut_short = False
+            self._late = set() if action.kind == "reindex" else self._late
             if not options.get("limit"):
                 self.limited -= sources
                 self._indexed |= sources
@@ -103,6 +112,7 @@ class Oracle:
             same = same and not self._world.bucket.is_denied(uri)
             if same and self._indexable(stored, task.seen["decoder"], crashing=options.get("bad_node") or blamed):
                 self._due[uri] = stored.number
+                self._late.discard(uri)
                 self._captions[uri] |= {(file, rows[uri])} if uri in rows else set()
 
     def _indexable(self, stored: StoredObject, decoder: int = 2, *, crashing: bool | None = None) -> bool:
@@ -136,15 +146,3 @@ class Oracle:
 
     def _holders(self, uri: str) -> set[str]:
         return {source for source in self._indexed if uri.startswith(f"{source}/")}
-
-    def _check_due(self, points: dict[str, Point]) -> None:
-        for uri, number in self._due.items() if self._world.live() else ():
-            if uri not in points or points[uri].number != number:
-                raise Violation(f"{uri} was indexed and has not changed, but is {'old' if uri in points else 'lost'}")
-            if self._captions[uri] and not points[uri].caption:
-                raise Violation(f"{uri} has lost its caption, which is still in {sorted(self._captions[uri])}")
-
-    def _check_takedowns(self) -> None:
-        for name in () if self._cut_short else self._world.collections():
-            if left := self._world.points(name).keys() & self._world.taken_down.keys():
-                raise Violation(f"{sorted(left)} are taken down, but in {name}")

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,10 +29,20 @@ REFUSALS = {
     "replica_500": (500, "Service internal error: failed to apply operation to at least one `Active` replica"),
 }
 FAULTS = (*REFUSALS, "no_answer", "lost_answer")
-_READS = ("query_points", "scroll", "count", "retrieve", "get_collection", "get_collections", "get_aliases", "info")
 _SEARCH = "query_batch_points"  # changes nothing, and a check sends 120 of them: no step
+_READS = (
+    _SEARCH,
+    "query_points",
+    "scroll",
+    "count",
+    "retrieve",
+    "get_collection",
+    "get_collections",
+    "get_aliases",
+    "info",
+)
 _CONTROL = "__control"
-_LAG = 20  # steps until a write reaches the other replica
+_LAG = 20  # steps until a write reaches the other replica, and until the slow shard applies one
 _STRUCTURE = ("create_collection", "delete_collection", "update_collection_aliases")
 
 
@@ -40,11 +50,13 @@ class Database:
     """The collections of one index. It notes with each task the points that it deleted and its changes of collections.
 
     On a server the control collection has two replicas, and each program talks to one of them. A conditional write
-    without an ordering is decided on that one, and later once more on the other.
+    without an ordering is decided on that one, and later once more on the other. The other collections have two shards,
+    one of them slow (`_Shards`).
     """
 
     def __init__(self, scheduler: Scheduler, *, replicated: bool = False) -> None:
         self.local = LocalMode(":memory:")
+        self.shards = _Shards(self.local, scheduler, slow=replicated)
         self._replicas = [self.local, LocalMode(":memory:")] if replicated else [self.local]
         self._pending: list[tuple[int, LocalMode, str, dict[str, Any]]] = []
         self.scheduler = scheduler
@@ -66,8 +78,10 @@ class Database:
             self._searches.clear()
             self._note(method, name, arguments)
         is_live = name and name == self.local.aliases.get("images") and method not in _READS and key is None
+        if self.shards.catch_up(method, arguments):
+            self._searches.clear()
         before = self._ids(name) if is_live else set()
-        answer = getattr(self.local, method)(**arguments)
+        answer = self.shards.call(method, arguments)
         self._note_deleted(name, before)
         if key is not None:
             self._searches[key] = answer
@@ -95,6 +109,8 @@ class Database:
             return
         if method in _STRUCTURE:
             task.seen.setdefault("structure", []).append(self.scheduler.steps)
+        if method == "update_collection_aliases":
+            task.seen["switched"] = True
 
     def _ids(self, name: str) -> set[Any]:
         if (collection := self.local.collections.get(name)) is None:
@@ -106,6 +122,62 @@ class Database:
         gone = before - self._ids(name) if before else set()
         if gone and task is not None:
             task.seen.setdefault("deleted", {}).setdefault(name, [len(before), set()])[1].update(gone)
+
+
+class _Shards:
+    """Two shards of local mode. If `slow`, the second one applies writes that do not wait after a while.
+
+    A shard applies writes in their order: one that waits, or that any point may match, waits for all before it.
+    """
+
+    def __init__(self, local: LocalMode, scheduler: Scheduler, *, slow: bool) -> None:
+        self._local = local
+        self._scheduler = scheduler
+        self._slow = slow
+        self._pending: list[tuple[int, dict[str, Any]]] = []  # inserts of the second shard, and when they are applied
+
+    def catch_up(self, method: str, arguments: Mapping[str, Any]) -> bool:
+        """Apply the pending inserts that are due, or all of them before a call that must come after them.
+
+        Returns True if there were any.
+        """
+        before = len(self._pending)
+        waits = arguments.get("wait", True) and self._of_slow(arguments) if method == "upsert" else method not in _READS
+        while self._pending and (waits or self._pending[0][0] <= self._scheduler.steps):
+            self._insert(self._pending.pop(0)[1])
+        return len(self._pending) < before
+
+    def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Carry out a call, or a part of it later."""
+        later = self._of_slow(arguments) if method == "upsert" and not arguments.get("wait", True) else []
+        if not later:
+            return getattr(self._local, method)(**arguments)
+        self._pending.append((self._scheduler.steps + _LAG, _part(arguments, later)))
+        rest = [row for row in range(len(arguments["points"].ids)) if row not in later]
+        return self._local.upsert(**_part(arguments, rest)) if rest else None
+
+    def settle(self) -> None:
+        """Apply all pending inserts."""
+        while self._pending:
+            self._insert(self._pending.pop(0)[1])
+
+    def _insert(self, arguments: dict[str, Any]) -> None:
+        if arguments["collection_name"] in self._local.collections:  # else dropped since
+            self._local.upsert(**arguments)
+
+    def _of_slow(self, arguments: Mapping[str, Any]) -> list[int]:
+        """The rows of an upsert whose points are in the slow shard."""
+        ids = arguments["points"].ids if self._slow else []
+        return [row for row, each in enumerate(ids) if int(each[-1], 16) % 2]
+
+
+def _part(arguments: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    batch = arguments["points"]
+    columns = {name: [cells[row] for row in rows] for name, cells in batch.vectors.items()}
+    chosen = models.Batch(
+        ids=[batch.ids[row] for row in rows], vectors=columns, payloads=[batch.payloads[row] for row in rows]
+    )
+    return {**arguments, "points": chosen}
 
 
 class EmbeddedClient(DirectoryClient):

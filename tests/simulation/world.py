@@ -159,6 +159,7 @@ class World:
 
     def points(self, name: str) -> dict[str, Point]:
         """Return the points of a collection by URI."""
+        self.database.shards.settle()
         records, _ = self.database.local.scroll(name, limit=1000, with_payload=True, with_vectors=True)
         return {record.payload["uri"]: Point.of(record) for record in records}
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -45,7 +45,8 @@ def write_rows(
 
     Every write is idempotent: a point's id is derived from its URI, so a task that runs twice or a run after a crash
     writes the same points. Points are sent in batches of `batch_size` without waiting for Qdrant to apply them. Only
-    the last batch waits, which slows down a pipeline that is faster than the database.
+    the last batch waits, which slows down a pipeline that is faster than the database. Points that cannot be read
+    afterwards are sent again, and each batch waits: the last one has waited only for the shards of its own points.
     """
     began = time.perf_counter()
     stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
@@ -58,19 +59,17 @@ def write_rows(
     for row in rows:
         groups[row["action"]].append(row)
 
-    def insert(new: Sequence[Row]) -> None:
+    def insert(new: Sequence[Row], *, wait: bool = False) -> None:
         for part in _slices(new, batch_size):
-            store.points.upsert(collection, _points(part, captions, stamp), wait=part[-1] is new[-1], only_new=True)
+            last = part[-1] is new[-1]
+            store.points.upsert(collection, _points(part, captions, stamp), wait=wait or last, only_new=True)
 
     insert([row for row in groups["index"] if not row["exists"]])
-    _update_existing(store, collection, groups, captions, stamp)
-    # An object may have been missing when another run listed it: that run's prune has deleted the point since.
-    existing = [row for row in groups["index"] if row["exists"]]
-    left = store.points.states(collection, [row["id"] for row in existing])
-    deleted = {row["id"]: row["uri"] for row in existing if row["id"] not in left}
-    # Not one that was taken down since: a takedown is recorded before its point is deleted.
-    excluded = taken_down(store.control(collection.index), deleted) if deleted else ()
-    insert([row for row in existing if row["id"] in deleted and row["id"] not in excluded])
+    seen = _update_existing(store, collection, groups, captions, stamp)
+    if missing := _missing(store, collection, groups["index"], seen):
+        insert(missing, wait=True)
+        # Another run may have inserted them first, and what it wrote could not be read until now.
+        _update_existing(store, collection, {"index": missing}, captions, stamp)
     for row in groups["failed"]:
         record_crash(row, run_id, machines=machines)
     _write_failures(store, collection, groups["failed"], run_id, decided_by)
@@ -108,29 +107,45 @@ def _count_outcomes(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]],
     )
 
 
+def _missing(store: Store, collection: Collection, rows: Sequence[Row], seen: Container[str]) -> list[Row]:
+    """Return the rows to index whose points cannot be read, unless they were taken down since.
+
+    Points that existed are read again. An object may have been missing when another run listed it: that run's prune has
+    deleted the point since. New ones are missing if they are not in `seen`: their shard has not applied them yet.
+    """
+    doubtful = [row for row in rows if row["exists"] or row["id"] not in seen]
+    found = store.points.states(collection, [row["id"] for row in doubtful])
+    missing = {row["id"]: row["uri"] for row in doubtful if row["id"] not in found}
+    # A takedown is recorded before its point is deleted.
+    excluded = taken_down(store.control(collection.index), missing) if missing else ()
+    return [row for row in doubtful if row["id"] in missing and row["id"] not in excluded]
+
+
 def _update_existing(
     store: Store,
     collection: Collection,
     groups: Mapping[Action, Sequence[Row]],
     captions: _Captions,
     stamp: dict[str, str],
-) -> None:
+) -> Container[str]:
     """Update the points that existed before, and those that another run has written since the comparison.
 
     Of the latter nothing is lost: they keep a caption that this run does not have, all sources, and a later content.
+    Returns the ids of the points to index that could be read.
     """
-    rows = {row["id"]: row for row in (*groups["index"], *groups["caption"])}
+    rows = {row["id"]: row for row in (*groups["index"], *groups.get("caption", ()))}
     states = store.points.states(collection, list(rows))
     differ = [
         id_ for id_, state in states.items() if _changes_image(state, rows[id_]) or _changes_caption(state, rows[id_])
     ]
     store.points.update(collection, differ, lambda id_, point: _changed(point, rows[id_], captions[id_], stamp))
-    kept = [row for row in groups["failed"] if _keeps_point(row)]
-    kept += [row for row in groups["skipped"] if row["id"] is not None and row["reason"] == "archived"]
-    found = {row["id"]: row["sources"] for row in (*groups["sources"], *kept)}
+    kept = [row for row in groups.get("failed", ()) if _keeps_point(row)]
+    kept += [row for row in groups.get("skipped", ()) if row["id"] is not None and row["reason"] == "archived"]
+    found = {row["id"]: row["sources"] for row in (*groups.get("sources", ()), *kept)}
     found |= {id_: rows[id_]["sources"] for id_ in states if not set(rows[id_]["sources"]) <= set(states[id_].sources)}
     if found:
         store.points.add_sources(collection, found)
+    return states
 
 
 def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Mapping[str, str]) -> StoredPoint | None:

@@ -45,26 +45,19 @@ def plan_run(
 
     Raises `ConfigurationError` if no source is recorded, or if one was indexed with `--max-objects`.
     """
-    recorded = dict(live.recorded.sources)
-    if options.sources:
-        given = [source_uri(each) for each in options.sources]
-        recorded = {uri: replace(recorded.get(uri, SourceRecord(uri)), max_objects=None) for uri in given}
-    if not recorded:
+    wanted = wanted_records(live, options)
+    if not wanted.sources:
         raise ConfigurationError(
             f"The live collection {live.name!r} has no recorded sources to build from. Name them with --source."
         )
-    if limited := [uri for uri, each in recorded.items() if each.max_objects is not None]:
+    if limited := [uri for uri, each in wanted.sources.items() if each.max_objects is not None]:
         raise ConfigurationError(
             f"{', '.join(map(repr, limited))} was indexed with --max-objects, so a re-index may read other objects. "
             "Index it without --max-objects first, or name the sources with --source."
         )
-    captions = list(live.recorded.captions)
-    if options.captions:
-        files = list(dict.fromkeys(map(canonical_uri, options.captions)))
-        captions = [CaptionsRecord(source, uri, "") for uri in files for source in recorded]
     return IndexOptions(
-        sources=tuple(recorded),
-        recorded=Recorded(sources=recorded, captions=captions),
+        sources=tuple(wanted.sources),
+        recorded=wanted,
         captions_from=captions_from,
         prune=True,
         prune_max_ratio=prune_max_ratio,
@@ -72,6 +65,18 @@ def plan_run(
         prune_captions_max_ratio=options.prune_captions_max_ratio,
         retry_failed=options.retry_failed,
     )
+
+
+def wanted_records(collection: Collection, options: ReindexOptions) -> Recorded:
+    """Return the sources and captions files that the collection has recorded, or those that are given."""
+    sources, captions = dict(collection.recorded.sources), list(collection.recorded.captions)
+    if options.sources:
+        given = [source_uri(each) for each in options.sources]
+        sources = {uri: replace(sources.get(uri, SourceRecord(uri)), max_objects=None) for uri in given}
+    if options.captions:
+        files = list(dict.fromkeys(map(canonical_uri, options.captions)))
+        captions = [CaptionsRecord(source, uri, "") for uri in files for source in sources]
+    return Recorded(sources=sources, captions=captions)
 
 
 def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> None:
@@ -219,12 +224,11 @@ def add_records(store: Store, collection: Collection, run: IndexOptions) -> Coll
     return store.collections.refresh(collection)
 
 
-def add_missing_records(store: Store, collection: Collection, run: IndexOptions) -> Collection:
-    """Record the sources and captions files of `run` that the collection lacks. What it has stays as it is.
+def add_missing_records(store: Store, collection: Collection, wanted: Recorded) -> Collection:
+    """Record the sources and captions files that the collection lacks. What it has stays as it is.
 
     Jobs may have recorded more, other patterns, and another order of the files since it became the live one.
     """
-    wanted = run.recorded or Recorded()
     records = store.collections.records(collection)
     known = store.collections.refresh(collection).recorded
     for source in wanted.sources:

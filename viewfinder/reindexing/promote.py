@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import httpx
 
@@ -19,10 +20,13 @@ SERVICE_TIMEOUT_S = 30.0
 _POLL_S = 0.5
 
 
-def promote(store: Store, lock: UpgradeLock, collection: Collection, *, clock: Clock = now) -> None:
-    """Make `collection` the live one and retire its predecessor. Raises `StoreBusyError` if the lock was lost."""
+def promote(store: Store, lock: UpgradeLock, collection: Collection, *, clock: Clock = now, **metadata: Any) -> None:
+    """Make `collection` the live one and retire its predecessor; `metadata` replaces some of its own.
+
+    Raises `StoreBusyError` if the lock was lost.
+    """
     lock.renew()
-    store.collections.update_metadata(collection.name, promoted_at=_timestamp(clock), retired_at="")
+    store.collections.update_metadata(collection.name, promoted_at=_timestamp(clock), retired_at="", **metadata)
     store.collections.promote(collection.index, collection.name)
     correct_states(store, collection.index, clock=clock)
     logger.info("%s is live", collection.name)

@@ -9,7 +9,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from viewfinder.errors import ConfigurationError, ModelMismatchError, StoreBusyError, UnknownModelError
+from viewfinder.errors import (
+    ConfigurationError,
+    ModelMismatchError,
+    StoreBusyError,
+    UnknownModelError,
+    ViewfinderError,
+)
 from viewfinder.evaluation.evaluation_set import LabelledQuery, as_stored, load_evaluation_set
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import RunResult, skip_counts, too_many_failures
@@ -17,7 +23,7 @@ from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.preflight import check_sources, model_of
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.indexing.report import Report, joined
-from viewfinder.indexing.run import Indexer
+from viewfinder.indexing.run import Indexer, delete_taken_down
 from viewfinder.indexing.running import begin, end
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.reindexing import build
@@ -71,10 +77,13 @@ def wanted_model(options: ReindexOptions, settings: Settings, live_model: str) -
 
 
 def has_wanted_model(options: ReindexOptions, settings: Settings, store: Store) -> bool:
-    """Return True if the live collection has the wanted model, so that `--when-model-changed` needs no cluster."""
+    """Return True if the live collection has the wanted model, so that `--when-model-changed` needs no cluster.
+
+    False, too, if the change to it has not been completed.
+    """
     live = store.collections.require_live(settings.index)
     wanted = locate(wanted_model(options, settings, live.metadata.model_name))
-    same = wanted.fingerprint == live.metadata.fingerprint
+    same = wanted.fingerprint == live.metadata.fingerprint and not live.metadata.behind
     if same:
         logger.info("%s has model %s (%s); nothing to do", live.name, wanted.name, wanted.fingerprint)
     return same
@@ -131,9 +140,15 @@ class _Reindex:
 
     def _update(self, live: Collection, wanted: Checkpoint) -> ReindexResult:
         """Index new and changed objects into the live collection and prune those that are gone."""
+        caught_up = None
+        if live.metadata.behind and not self._options.dry_run:
+            with self._record.phase("catch up"):
+                caught_up = self._catch_up(live, wanted)
+            live = self._store.collections.refresh(live)
         if self._options.when_model_changed:
-            logger.info("The index has model %s already; nothing to do", wanted.name)
-            return self._result(live, "nothing to do: the model has not changed")
+            outcome = "caught up" if self._record.phases else "nothing to do: the model has not changed"
+            logger.info("The index has model %s already; %s", wanted.name, outcome)
+            return self._result(live, outcome, caught_up)
         run = build.plan_run(live, self._options, prune_max_ratio=self._options.prune_max_ratio)
         if self._options.dry_run:
             return self._plan("bring the live collection up to date", live, run, live)
@@ -142,10 +157,10 @@ class _Reindex:
         with self._record.phase("update"):
             if self._options.sources or self._options.captions:
                 live = build.add_records(self._store, live, run)
-            problems = self._sync(live, wanted, run)
+            _, problems = self._sync(live, wanted, run)
         self._store.collections.update_metadata(live.name, counts=self._record.counts | skip_counts(self._record.skips))
         failures = too_many_failures(self._record.counts, self._options.max_failure_ratio)
-        return self._result(live, "brought up to date", joined([*problems, failures]))
+        return self._result(live, "brought up to date", joined([caught_up, *problems, failures]))
 
     def _change_model(self, lock: UpgradeLock, live: Collection, wanted: Checkpoint) -> ReindexResult:
         """Build a collection beside the live one, verify it, and promote it."""
@@ -155,6 +170,7 @@ class _Reindex:
             self._check_sources(self._run_of_new(live))
             live_model = _find_model(live)
             build.check_disk_space(store, live, wanted)
+            self._take_over_records(live)
         with record.phase("build"):
             new = build.open_new(store, lock, live, wanted, rebuild=self._options.rebuild)
             try:
@@ -167,11 +183,11 @@ class _Reindex:
         if problem is not None:
             return self._result(live, REFUSED, problem, refused=new.name)
         with record.phase("promote"):
-            built_by = frozenset(each.run_id for each in store.collections.refresh(new).recorded.runs)
-            self._promote(lock, new)
+            runs = [each.run_id for each in store.collections.refresh(new).recorded.runs]
+            self._promote(lock, new, behind=live.name, built_by=runs)
             promoted_s = lock.held_s
         with record.phase("catch up"):
-            problem = self._catch_up(live, new, wanted, built_by)
+            problem = self._catch_up_or_say_why(store.collections.refresh(new), wanted)
         dropped: list[str] = []
         if problem is None:  # else a retired collection may be needed
             with record.phase("clean up"):
@@ -229,34 +245,54 @@ class _Reindex:
             "again to update and verify it again, or pass --rebuild to start over."
         )
 
-    def _promote(self, lock: UpgradeLock, new: Collection) -> None:
-        promote(self._store, lock, new)
+    def _promote(self, lock: UpgradeLock, new: Collection, *, behind: str, built_by: Sequence[str]) -> None:
+        promote(self._store, lock, new, behind=behind, built_by=built_by)
         if self._options.model is not None:
             resume_runs(self._store.control(new.index))
         wait_for_service(self._settings.service_url, new.name)
 
-    def _catch_up(
-        self, retired: Collection, live: Collection, model: Checkpoint, built_by: frozenset[str]
-    ) -> str | None:
+    def _catch_up_or_say_why(self, live: Collection, model: Checkpoint) -> str | None:
+        """Catch up after the switch; return the problem, if there is one."""
+        try:
+            return self._catch_up(live, model)
+        except ViewfinderError as error:
+            delete_taken_down(self._store, live)  # which a run does at its end
+            return (
+                f"{live.name} is live, but may lack what changed while it was built: {error} Run again: the next "
+                "re-index begins with that."
+            )
+
+    def _catch_up(self, live: Collection, model: Checkpoint) -> str | None:
         """Index what changed while the collection was built, and return the problem, if there is one.
 
         Captions that came with a request to the service are in no file: those that the retired collection got since it
-        was read are taken over, except for points that another run than those in `built_by` has written since the
+        was read are taken over, except for points that another run than those that built this one has written since the
         switch.
         """
         # This collection is searched now, so the user's bound on pruning applies.
-        ratio = self._options.prune_max_ratio
-        retired = self._store.collections.refresh(retired)
-        live = build.add_missing_records(
-            self._store, live, build.plan_run(retired, self._options, prune_max_ratio=ratio)
-        )
+        ratio, built_by = self._options.prune_max_ratio, frozenset(live.metadata.built_by)
+        retired, live = self._take_over_records(live)
         # Jobs that began after the switch may have recorded more.
         of_live = replace(self._options, sources=(), captions=())
         run = build.plan_run(live, of_live, prune_max_ratio=ratio)
-        if not self._options.prune_captions:
+        if retired is not None and not self._options.prune_captions:
             build.add_missing_fields(self._store, live, retired)
             run = replace(run, captions_from=retired, captions_over=built_by)
-        return joined(self._sync(live, model, run))
+        result, problems = self._sync(live, model, run)
+        if not result.manifest.sources_gone:
+            self._store.collections.update_metadata(live.name, behind="", built_by=[])
+        return joined(problems)
+
+    def _take_over_records(self, live: Collection) -> tuple[Collection | None, Collection]:
+        """Record what jobs have recorded in the collection that the live one is behind; return that one, and the live.
+
+        None, if there is no such collection.
+        """
+        collections = self._store.collections
+        retired = next((each for each in collections.all(live.index) if each.name == live.metadata.behind), None)
+        if retired is None:
+            return None, collections.refresh(live)
+        return retired, build.add_missing_records(self._store, live, build.wanted_records(retired, self._options))
 
     def _warn_of_other_model(self, live: Checkpoint) -> None:
         """Warn if the next run without --model would change the index back."""
@@ -283,11 +319,11 @@ class _Reindex:
     def _is_current(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _sync(self, collection: Collection, model: Checkpoint, run: IndexOptions) -> list[str]:
-        """Bring a live collection up to date; return what was left out or not pruned, and why."""
+    def _sync(self, collection: Collection, model: Checkpoint, run: IndexOptions) -> tuple[RunResult, list[str]]:
+        """Bring a live collection up to date; return the result, and what was left out or not pruned and why."""
         result, refused = _without_refused_prune(run, lambda run: self._indexer.sync(run, collection, model))
         self._record.add_round(result)
-        return [*refused, *result.problems]
+        return result, [*refused, *result.problems]
 
     def _check_sources(self, run: IndexOptions) -> None:
         """List the sources here, and list them and read one object of each on a worker."""

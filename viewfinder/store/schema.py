@@ -84,6 +84,8 @@ class CollectionMetadata:
     not set. `collection_id` is unique: a name may be used again after its collection was dropped.
     `baselines` hold 101 quantiles, 0 to 100 %, of the cosines of unrelated pairs: text_image, text_caption,
     image_image, image_caption.
+    `behind` is the retired collection that may have what other runs have written while the runs `built_by` built this
+    one, "" after it has caught up.
     """
 
     index: str
@@ -99,6 +101,8 @@ class CollectionMetadata:
     baselines: Mapping[str, Sequence[float]] = field(default_factory=dict)
     baselined_points: int = 0  # number of points at that estimate
     language: str = DEFAULT_LANGUAGE  # of the words of captions
+    behind: str = ""
+    built_by: Sequence[str] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
