@@ -142,6 +142,17 @@ def test_a_description_with_a_lone_surrogate_is_refused_and_an_empty_key_matches
         assert captions.unmatched_keys() == [""]
 
 
+def test_captions_without_an_object_are_logged_with_some_of_their_keys(caplog: pytest.LogCaptureFixture) -> None:
+    content = "key,caption\n" + "".join(f"photos/{number}.jpg,a\n" for number in range(5))
+    with (
+        Objects(s3=MemoryObjects({"s3://b/c.csv": content.encode()})) as objects,
+        CaptionFiles.open([("s3://b/c.csv", None)], objects) as files,
+    ):
+        files.log_unmatched()
+    expected = "without a listed object: 5, such as 'photos/0.jpg', 'photos/1.jpg', 'photos/2.jpg'"
+    assert expected in caplog.text
+
+
 def test_databases_are_in_the_directory_of_the_run_that_may_be_killed(tmp_path: Path) -> None:
     manifest = "s3://b/list.csv"
     memory = MemoryObjects({URI: NUMBERS, manifest: b"uri\ns3://b/1.jpg\n"})

@@ -162,6 +162,7 @@ def test_exports_of_the_same_table_give_the_same_records(text: str, end: str, en
     [
         ("tsv", CSV.replace(b",", b"\t")),
         ("csv.gz", gzip.compress(CSV)),
+        ("csv", gzip.compress(CSV)),
         ("CSV.GZ", CSV),  # a store that decodes gzip itself
         ("tsv.gz", gzip.compress(CSV.replace(b",", b"\t"))),
         ("ndjson.gz", gzip.compress(_lines({"Key": "1.jpg", **CAT}, {" key": "2.jpg", "Caption": "two\r\nlines"}))),
@@ -252,9 +253,14 @@ def test_a_file_without_rows_is_accepted() -> None:
         ("a//b #%20.jpg", "s3://b/set/a//b #%20.jpg"),
         ("s3://c/x.jpg", "s3://c/x.jpg"),
         ("x.jpg", "s3://c/x.jpg"),  # the object key, in whatever bucket
+        ("/set/deep/1.jpg", "s3://b/set/deep/1.jpg"),
+        ("set\\deep\\1.jpg", "s3://b/set/deep/1.jpg"),  # as programs on Windows write it
+        (".\\deep\\1.jpg", "s3://b/set/deep/1.jpg"),
+        ("back\\slash.jpg", "s3://b/set/back\\slash.jpg"),
+        (1, "s3://b/set/1"),
     ],
 )
-def test_a_key_is_a_uri_an_object_key_or_a_relative_path(key: str, object_uri: str) -> None:
+def test_a_key_is_a_uri_an_object_key_or_a_relative_path(key: str | int, object_uri: str) -> None:
     with _loaded(_lines({"key": key, "caption": "here"})) as captions:
         found = captions.find(_info(object_uri))
         assert captions.unmatched() == 0
@@ -322,6 +328,11 @@ def test_objects_may_exceed_the_size_of_one_query_and_keep_their_order() -> None
     [
         ("jsonl", b'{"key": "a"}\n\n{"key": \n', r"line 3 is not JSON"),
         ("jsonl", b'{"key": "a"}\n["b"]\n', r"line 2 contains a JSON list; expected an object"),
+        ("jsonl", b'[{"key": "a", "caption": "b"}]', r"line 1 contains a JSON list; .* name it \.json"),
+        ("json", b'{"key": "a"}\n{"key": "b"}\n', r"line 2.* name the file \.jsonl"),
+        ("csv", b"PK\x03\x04" + bytes(30), r"is a ZIP archive or an Excel workbook; save it as CSV"),
+        ("csv", b"PAR1", r"is a Parquet file"),
+        ("parquet", _parquet({"key": "a", "caption": "b", "photo": b"\xff\xd8"}), r"column 'photo' contains bytes"),
         ("jsonl", b'{"file": "a", "text": "b"}\n', r"line 1 has no `key`.*it has file, text"),
         ("jsonl", b'{"key": "a", "caption": 3}\n', r"line 1: `caption` is a JSON number"),
         ("jsonl", b'{"key": "a", "tags": "x"}\n', r"line 1: `tags` must be a list of strings, not 'x'"),

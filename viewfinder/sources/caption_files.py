@@ -18,6 +18,7 @@ from viewfinder.sources.versions import Version
 
 logger = logging.getLogger(__name__)
 
+_KEYS_SHOWN = 3
 _READS = 3  # of a file that changes meanwhile
 
 
@@ -138,7 +139,8 @@ class CaptionFiles:
         """Log the number of captions that belong to no listed object, for each file that has some."""
         for file in {each.captions.uri: each.captions for each in self.files}.values():
             if unmatched := file.unmatched():
-                logger.warning("Captions of %s without a listed object: %d", file.uri, unmatched)
+                shown = ", ".join(map(repr, file.unmatched_keys(_KEYS_SHOWN)))
+                logger.warning("Captions of %s without a listed object: %d, such as %s", file.uri, unmatched, shown)
 
     def uris_of(self, source: str) -> list[str]:
         """Return the URIs of the files of a source, in their order."""

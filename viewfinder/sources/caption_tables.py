@@ -125,6 +125,8 @@ def _no_column(uri: str, name: str, names: Iterable[str]) -> str:
 
 def _keyed_row(row: dict[str, Any], place: str) -> CaptionRow:
     key = row.pop("key", None)
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)  # as in CSV, where all cells are text
     if not isinstance(key, str) or not key:
         raise ConfigurationError(
             f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "

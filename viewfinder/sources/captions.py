@@ -1,7 +1,8 @@
 """Captions files: texts, tags and metadata of images, looked up for each listed object.
 
 A key in a file (`viewfinder.sources.caption_tables`) is a URI, an object key, or a path relative to the file, tried in
-that order. Keys are compared in Unicode's NFC form, because macOS writes file names in NFD.
+that order; then an object key after a slash, and paths with backslashes. Keys are compared in Unicode's NFC form,
+because macOS writes file names in NFD.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from viewfinder.sources.uris import canonical_uri, composed, display_key, file_p
 
 logger = logging.getLogger(__name__)
 
-_OBJECTS_PER_QUERY = 250  # SQLite limits the values of a query, and each object has up to three keys
+_OBJECTS_PER_QUERY = 150  # SQLite limits the values of a query, and each object has up to six keys
 
 # The payload of a point without a caption.
 NO_CAPTION: Mapping[str, Any] = {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
@@ -173,9 +174,10 @@ class Captions:
         """Return the number of records without a listed object."""
         return int(self._database.execute("SELECT count(*) FROM captions WHERE used = 0").fetchone()[0])
 
-    def unmatched_keys(self) -> list[str]:
-        """Return the keys of those records as they were given."""
-        return [key for (key,) in self._database.execute("SELECT given FROM captions WHERE used = 0 ORDER BY rowid")]
+    def unmatched_keys(self, limit: int = -1) -> list[str]:
+        """Return the keys of those records as they were given, at most `limit` of them if it is not negative."""
+        query = "SELECT given FROM captions WHERE used = 0 ORDER BY rowid LIMIT ?"
+        return [key for (key,) in self._database.execute(query, (limit,))]
 
     def close(self) -> None:
         self._database.close()
@@ -217,7 +219,7 @@ class Captions:
             key = _path_or_uri(canonical_uri(key))
         elif "://" not in key:
             # A local path given in memory may be written in several ways; a key in a file is used unchanged.
-            key = posixpath.normpath(key) if self.uri is None and "://" not in self._base else key.removeprefix("./")
+            key = posixpath.normpath(key) if self.uri is None and "://" not in self._base else _relative(key)
         return composed(key)
 
     def _keys(self, info: ObjectInfo) -> list[str]:
@@ -227,6 +229,10 @@ class Captions:
             keys.append(place.removeprefix(self._base))
         elif place.partition("/")[0] == self._base.partition("/")[0] and _bucket(place) == _bucket(self._base):
             keys.append(posixpath.relpath(place, self._base))  # ../images/1.jpg
+        if info.bucket:
+            keys.append(f"/{info.key}")
+        # Programs on Windows write paths with backslashes. A key that has them by itself comes first.
+        keys += [key.replace("/", "\\") for key in keys[1:3] if "/" in key]
         return [composed(key) for key in keys]
 
     def _records(self, keys: Iterable[str]) -> dict[str, CaptionRecord]:
@@ -234,6 +240,10 @@ class Captions:
         marks = ",".join("?" * len(wanted))
         query = f"SELECT key, caption, hash, details FROM captions WHERE key IN ({marks})"
         return {key: CaptionRecord(*record) for key, *record in self._database.execute(query, wanted)}
+
+
+def _relative(key: str) -> str:
+    return key.removeprefix("./").removeprefix(".\\")
 
 
 def _record(row: CaptionRow, types: FieldTypes) -> CaptionRecord:

@@ -23,6 +23,13 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _HEAD_BYTES = 1024
+# Files that get the name of a text by mistake.
+_NO_TEXTS = {
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook; save it as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV UTF-8",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"%PDF": "a PDF document",
+}
 MAX_HEADER_CHARACTERS = 64 * 1024  # over several lines
 
 
@@ -31,7 +38,7 @@ def text_lines(uri: str, file: BinaryIO) -> Iterator[str]:
 
     Raises `ConfigurationError`.
     """
-    encoding = _encoding(file)
+    encoding = _encoding(uri, file)
     text = io.TextIOWrapper(file, encoding, newline="")
     try:
         yield from text
@@ -121,9 +128,11 @@ def _score(line: str, delimiter: str, names: Collection[str]) -> tuple[int, int]
     return sum(cell.strip(BLANK).casefold() in names for cell in cells), len(cells)
 
 
-def _encoding(file: BinaryIO) -> str:
+def _encoding(uri: str, file: BinaryIO) -> str:
     head = file.read(_HEAD_BYTES)
     file.seek(0)
+    if kind := _NO_TEXTS.get(head[:4]):
+        raise ConfigurationError(f"{uri!r} is {kind}.")
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
             return encoding

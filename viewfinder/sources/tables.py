@@ -108,12 +108,11 @@ def part_files(uri: str, objects: Objects) -> list[str]:
 
 
 def open_plain(uri: str, objects: Objects) -> BinaryIO:
-    """Open a file and decompress it if it is gzipped. Raises `ObjectError`, `ConfigurationError`."""
+    """Open a file and decompress it if it is gzipped, whatever its name. Raises `ObjectError`, `ConfigurationError`."""
     file = objects.open(uri)
     head = file.read(len(_GZIP_MAGIC))
     file.seek(0)
-    # A store that decodes gzip itself returns plain text under the same name.
-    if not uri.lower().endswith(".gz") or head != _GZIP_MAGIC:
+    if head != _GZIP_MAGIC:  # a store that decodes gzip itself returns plain text under the name x.csv.gz
         return file
     plain = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
@@ -155,7 +154,8 @@ def parse_json(text: str, place: str, pairs: Callable[[list[tuple[str, Any]]], A
         return json.loads(text, parse_constant=refuse, parse_float=_finite_or_text, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         line = f" (line {error.lineno})" if error.lineno > 1 else ""
-        raise ConfigurationError(f"{place} is not JSON: {error.msg} at column {error.colno}{line}.") from error
+        hint = " If each line is an object, name the file .jsonl." if error.msg == "Extra data" and line else ""
+        raise ConfigurationError(f"{place} is not JSON: {error.msg} at column {error.colno}{line}.{hint}") from error
     except (RecursionError, ValueError) as error:  # nested too deep, or a number with too many digits
         raise ConfigurationError(f"{place} is JSON that cannot be read: {error}.") from error
 
@@ -189,7 +189,8 @@ def _jsonl_rows(uri: str, file: BinaryIO, names: Collection[str]) -> Rows:
         place = f"{uri!r} line {number}"
         row = parse_json(line, place)
         if not isinstance(row, dict):
-            raise ConfigurationError(f"{place} contains a JSON {json_kind(row)}; expected an object.")
+            hint = " If the file is one JSON list, name it .json." if isinstance(row, list) and number == 1 else ""
+            raise ConfigurationError(f"{place} contains a JSON {json_kind(row)}; expected an object.{hint}")
         yield number, named_values(row, names, place)
 
 
@@ -203,7 +204,11 @@ def _parquet_rows(uri: str, file: BinaryIO, columns: Sequence[str]) -> Rows:
     number = 0
     try:
         for batch in pq.ParquetFile(file).iter_batches():
-            kept = [(name, _bytes_as_text(batch.column(place))) for place, name in enumerate(columns) if name]
+            kept = [
+                (name, _bytes_as_text(batch.column(place), f"{uri!r} column {name!r}"))
+                for place, name in enumerate(columns)
+                if name
+            ]
             for values in zip(*(column.to_pylist() for _, column in kept), strict=True):
                 number += 1
                 row = {name: value for (name, _), value in zip(kept, values, strict=True) if not _is_null(value)}
@@ -221,10 +226,14 @@ def _parquet_columns(uri: str, file: BinaryIO) -> list[str]:
         raise ConfigurationError(f"{uri!r} is not a readable Parquet file: {error}.") from error
 
 
-def _bytes_as_text(column: "pa.Array[Any]") -> "pa.Array[Any]":
+def _bytes_as_text(column: "pa.Array[Any]", place: str) -> "pa.Array[Any]":
     # Hive and Impala write text as bytes without a type.
-    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-    return column.cast(pa.large_string()) if is_bytes else column
+    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+        return column
+    try:
+        return column.cast(pa.large_string())
+    except pa.ArrowInvalid as error:
+        raise ConfigurationError(f"{place} contains bytes that are no UTF-8 text; leave it out.") from error
 
 
 def _is_null(value: object) -> bool:
