@@ -1,7 +1,6 @@
 """The simulated stores: the embedded one in memory, and a server with faults in front of Qdrant's local mode."""
 
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from viewfinder.store import Store, StoreAddress
 from viewfinder.store.directory import DirectoryClient
 from viewfinder.store.local_mode import LocalMode
 from viewfinder.store.server import ServerClient
+from viewfinder.store.turns import Turns
 
 # Status and text of each fault.
 REFUSALS = {
@@ -188,7 +188,7 @@ class EmbeddedClient(DirectoryClient):
         self._local = database.local
         self._directory = Path("/dev/shm")
         self._advised = False
-        self._call_lock = threading.Lock()
+        self._turns = Turns()
 
     def call(self, method: str, **arguments: Any) -> Any:
         if method != _SEARCH:
