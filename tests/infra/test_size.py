@@ -391,6 +391,7 @@ def test_the_text_of_the_scaling_page_matches_the_program(capsys: pytest.Capture
         f"{round(1e8 / 86_400, -2):,.0f} GETs a second finish in a day",
         f"{figure(largest[0])} GB in int8, {figure(largest[1])} GB in 4-bit, for one copy",
         f"The listing is {billion['LIST requests of a run']:,.0f} requests",
+        f"a first run in a day reads {figure(billion['read by a first run, at once'])} Gbit/s from S3",
         f"÷ (0.7 × {REPLICA_QPS:.0f})",
         f"where this page has {plan('1M', '--on-disk', 'indexes')['memory of one copy']:.1f} without",
         f"T4 {GPUS['T4'][0]:.0f}, A100 {GPUS['A100'][0]:.0f}, L40S {GPUS['L40S'][0]:.0f} TFLOP/s",

@@ -249,6 +249,9 @@ class Estimate:
         )
         read = self.images * self.image_mb / 1e6
         yield Line("S3", "read by a first run", read, "TB", "arithmetic", "free within a region, except through a NAT")
+        gbits = read * 8000 / self.hours / 3600
+        how = f"in {self.hours:g} h, by the nodes that decode"
+        yield Line("S3", "read by a first run, at once", gbits, "Gbit/s", "arithmetic", how)
         first = self.images / 1000 * S3_GET_PRICE + lists / 1000 * S3_LIST_PRICE
         yield Line("S3", "first run", first, "$", "published", f"${S3_GET_PRICE} and ${S3_LIST_PRICE} for 1,000")
         yield Line("S3", "run that finds nothing new", lists / 1000 * S3_LIST_PRICE, "$", "published", "LIST alone")
