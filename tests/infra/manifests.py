@@ -33,6 +33,7 @@ VERSION = __version__
 # Variables of other programs, and the file that reads them.
 OTHERS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "ray/serve/_private/constants.py",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "ray/serve/_private/constants.py",
     "RAY_AUTH_MODE": "ray/_private/authentication_test_utils.py",
     "RAY_AUTH_TOKEN": "ray/_private/authentication_test_utils.py",
     "RAY_AUTH_TOKEN_PATH": "ray/_private/authentication_test_utils.py",
