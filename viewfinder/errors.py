@@ -62,7 +62,12 @@ class SourceUnavailableError(SourceError):
 
 
 class ObjectError(ViewfinderError):
-    """One object could not be read: `reason` is a stable snake_case word; a `permanent` error repeats on a retry."""
+    """One object could not be read: `reason` is a stable snake_case word; a `permanent` error repeats on a retry.
+
+    `version` is that of the content that was refused (`viewfinder.sources.versions.Version`), None if it is not known.
+    """
+
+    version: tuple[str, int, str] | None = None
 
     def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)

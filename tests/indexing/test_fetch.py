@@ -8,6 +8,7 @@ import pytest
 
 from tests.fixtures.indexing import LIMITS
 from tests.indexing.sample_images import encoded_image
+from tests.sources.faulty import FaultyS3
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Preprocess
@@ -40,11 +41,15 @@ class Guarded(MemoryObjects):
         return ObjectContent(data, self.stat(uri).version._replace(size=len(data)))
 
 
+def _decoder() -> Decoder:
+    return Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30)
+
+
 @pytest.fixture
 def guarded() -> Iterator[tuple[Guarded, FetchAndDecode]]:
     """Fifty images, and the stage that reads them."""
     objects = Guarded({f"s3://b/{number:02}": encoded_image(number) for number in range(50)})
-    with Decoder(Preprocess(32), LIMITS, timeout_s=4, memory_bytes=2**30) as decoder:
+    with _decoder() as decoder:
         yield (
             objects,
             FetchAndDecode(
@@ -76,6 +81,44 @@ def _fetch(guarded: tuple[Guarded, FetchAndDecode]) -> list[dict[str, Any]]:
     rows = [{"action": "index", "count": 1, "uri": uri, "size": 10, "etag": ""} for uri in objects.contents]
     done: list[dict[str, Any]] = stage(table_of(rows)).to_pylist()
     return done
+
+
+GATEWAY = [b"<!DOCTYPE html><html>Please sign in</html>" + bytes(3000), b'<?xml version="1.0"?><Error/>', b"", b"busy"]
+
+
+def _fetched(server: FaultyS3, decoder: Decoder, row: Row) -> dict[str, Any]:
+    access = ObjectAccess(endpoint_url=server.url, anonymous=True, retry_s=0.0, backoff_s=0.001)
+    with Objects(access) as objects:
+        stage = FetchAndDecode(
+            access,
+            Preprocess(32),
+            LIMITS,
+            threads=2,
+            timeout_s=4,
+            memory_bytes=2**30,
+            objects=lambda: objects,
+            decoder=lambda: nullcontext(decoder),
+        )
+        (done,) = stage(table_of([row])).to_pylist()
+    return dict(done)
+
+
+@pytest.mark.parametrize("body", GATEWAY, ids=["web page", "XML", "nothing", "text"])
+def test_the_answer_of_a_gateway_is_not_taken_for_the_content(body: bytes) -> None:
+    """Status 200 with a page of its own: the point was deleted, and the image skipped for good as not an image."""
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/1.jpg", "size": 900, "etag": "listed"}
+    with FaultyS3(then=lambda handler: handler.send(200, body)) as server, _decoder() as decoder:
+        done = _fetched(server, decoder, row)
+    assert (done["action"], done["reason"], done["permanent"]) == ("failed", "unavailable", False)
+
+
+@pytest.mark.parametrize("body", [b"a text " * 100, b""], ids=["text", "nothing"])
+def test_refused_content_is_recorded_under_its_own_version(body: bytes) -> None:
+    """It was recorded under the version of the listing, so that this one was never read."""
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/1.jpg", "size": 900, "etag": "listed"}
+    with FaultyS3(then=lambda handler: handler.send(200, body, ETag='"other"')) as server, _decoder() as decoder:
+        done = _fetched(server, decoder, row)
+    assert (done["action"], done["etag"], done["size"]) == ("skipped", "other", len(body))
 
 
 def test_objects_without_access_are_failures_and_the_others_are_indexed(

@@ -25,7 +25,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.skips import CONTENT_SKIPS, SKIP_REASONS
-from viewfinder.sources.versions import is_listed, version_read
+from viewfinder.sources.versions import Version, is_listed, version_read
 
 # Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.
 IN_FLIGHT_BYTES = 256 * 1024**2
@@ -100,7 +100,7 @@ class FetchAndDecode:
             for row, fetched in self._fetch(wanted, fetch_s):
                 try:
                     data, version = fetched.result()
-                    row["etag"], row["size"], row["last_modified"] = version_read(version_of(row), version)
+                    _set_version(row, version)
                     access.was_read(row["uri"])
                     began = time.perf_counter()
                     try:
@@ -109,6 +109,8 @@ class FetchAndDecode:
                         decode_s += time.perf_counter() - began
                 except ObjectError as error:
                     # A bad object is data: a row with a reason. Any other exception ends the run.
+                    if error.version is not None:
+                        _set_version(row, Version(*error.version))
                     row["action"] = "skipped" if error.reason in SKIP_REASONS else "failed"
                     of_content = fetched.exception() is None or error.reason in CONTENT_SKIPS
                     row["stage"] = "decode" if of_content else "fetch"
@@ -161,12 +163,19 @@ class FetchAndDecode:
             size = content.version.size
             if size >= row["size"] or not is_listed(version_of(row), content.version):
                 if not content.data:
-                    raise ImageError("empty", f"{row['uri']!r} has no content.")
+                    error = ImageError("empty", f"{row['uri']!r} has no content.")
+                    error.version = content.version
+                    raise error
                 return content
         raise ObjectError(
             "unavailable",
             f"{row['uri']!r}: got {size:,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts.",
         )
+
+
+def _set_version(row: Row, read: Version) -> None:
+    """Note the version of the content that was read, which another one may have replaced since the listing."""
+    row["etag"], row["size"], row["last_modified"] = version_read(version_of(row), read)
 
 
 class _Access:

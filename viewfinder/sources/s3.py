@@ -58,12 +58,17 @@ class S3Objects:
         codings = codings_of(answer.get("ContentEncoding"))
         with answer["Body"] as body:  # closing an unread body costs the connection, not the bytes
             chunks = _read_chunks(body, self._connection.access.read_timeout_s)
-            data = _receive(chunks, uri, answer.get("ContentLength", 0), max_bytes, None if codings else check_head)
-        # An endpoint that announces no length sends all it has.
-        version = Version(clean_etag(answer.get("ETag")), len(data), _iso_of_header(answer))
-        data = decode_bytes(data, codings, max_bytes, uri)
-        if codings and check_head is not None:
-            check_head(data[:CHECKED_BYTES])
+            version = Version(clean_etag(answer.get("ETag")), answer.get("ContentLength", -1), _iso_of_header(answer))
+            try:
+                data = _receive(chunks, uri, max(0, version.size), max_bytes, None if codings else check_head)
+                # An endpoint that announces no length sends all it has.
+                version = version._replace(size=len(data))
+                data = decode_bytes(data, codings, max_bytes, uri)
+                if codings and check_head is not None:
+                    check_head(data[:CHECKED_BYTES])
+            except ObjectError as error:
+                error.version = version
+                raise
         return ObjectContent(data, version)
 
     def open(self, uri: str) -> BinaryIO:
@@ -146,8 +151,13 @@ class S3Objects:
         self._connection.close()
 
     def _get(self, uri: str) -> Any:
+        """Send GetObject. Raises `ResponseParserError` if a gateway has answered 200 in place of the endpoint."""
         bucket, key = s3_parts(uri)
-        return self._connection.client.get_object(Bucket=bucket, Key=key, **self._connection.payer)
+        answer = self._connection.client.get_object(Bucket=bucket, Key=key, **self._connection.payer)
+        if not (answer.get("ETag") or answer.get("LastModified")):  # an endpoint sends at least one of them
+            answer["Body"].close()
+            raise ResponseParserError("The answer has neither an ETag nor a time, so it is no object of S3")
+        return answer
 
     def _similar_if_empty(self, client: "S3Client", bucket: str, key: str) -> Sequence[str] | None:
         """Return URIs with names similar to that of a prefix without objects, None if there is an object."""
