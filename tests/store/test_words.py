@@ -101,6 +101,29 @@ def test_another_word_does_not_find_a_caption(caption: str, word: str) -> None:
     assert not set(words_to_find(word, "english")) <= set(words_of(caption, "english"))
 
 
+@pytest.mark.parametrize(
+    ("caption", "word"),
+    [
+        ("Donau\u00addampf", "Donaudampf"),
+        ("\u200ecar\u200f", "car"),
+        ("\ufeffcar", "car"),
+        ("a\u2060car", "acar"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("क्\u200dष", "क्ष"),
+        ("แมว\u200bบน", "วบ"),
+        ("猫\u200b咪", "猫咪"),
+        ("red\u200bcar", "car"),
+        ("שָׁלוֹם", "שלום"),
+        ("قِطّة", "قطة"),
+        ("٢٠٢٤", "2024"),
+        ("２０２４", "2024"),
+    ],
+)
+def test_invisible_characters_optional_vowels_and_forms_of_digits_do_not_matter(caption: str, word: str) -> None:
+    assert set(words_to_find(word, "english")) <= set(words_of(caption, "english"))
+    assert set(words_to_find(caption, "english")) <= set(words_of(caption, "english"))
+
+
 @pytest.mark.parametrize("text", ["", " ", "-- _ !?", "\ud800", "\x00\u200b", "\u0301"])
 def test_a_text_without_letters_digits_and_pictographs_has_no_words(text: str) -> None:
     assert words_of(text, "english") == words_to_find(text, "english") == []

@@ -41,6 +41,7 @@ _STEMMED = {
 _UNSPACED = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"})
 _UNSPACED |= {"IDEOGRAPHIC", "TIBETAN", "BOPOMOFO", "YI", "JAVANESE", "BALINESE"}
 _VARIATIONS = "\ufe0e\ufe0f"  # say if the pictograph before them is drawn in colour
+_ZERO_WIDTH_SPACE = "\u200b"  # between words of spaced scripts; where a line may end in others
 _CACHED_WORDS = 100_000  # a stemmer in Python takes 50 µs for a word
 _MAX_STEMMED = 50  # longer runs of letters are no words, and would fill the cache
 
@@ -95,13 +96,16 @@ def _runs(text: str, language: str) -> Iterator[tuple[str, str]]:
     read = unicodedata.normalize("NFKC", text)
     if language == "turkish":
         read = read.translate(_TURKISH_CAPITALS)
-    folded = unicodedata.normalize("NFKC", read.casefold())
+    folded = _ascii_digits(unicodedata.normalize("NFKC", read.casefold()))
     script, run = "", ""
     for character in folded:
         own = _script(character)
         if own == "MARK":  # belongs to the letter before it
             run += character if run else ""
             continue
+        if own == "FORMAT" and (script == "UNSPACED" or character != _ZERO_WIDTH_SPACE):
+            continue  # soft hyphens, joiners, directions
+        own = "" if own == "FORMAT" else own
         if own != script or own in ("", "PICTOGRAPH"):
             if run:
                 yield script, run
@@ -111,14 +115,25 @@ def _runs(text: str, language: str) -> Iterator[tuple[str, str]]:
         yield script, run
 
 
+def _ascii_digits(text: str) -> str:
+    """Return a text with the digits of all scripts as 0 to 9."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(each)) if each.isdecimal() else each for each in text)
+
+
 @functools.lru_cache(_CACHED_WORDS)
 def _script(character: str) -> str:
     """Return the script of a character; "" if it is no part of a word."""
     category = unicodedata.category(character)
     if category.startswith("M"):
+        if unicodedata.name(character).startswith("HEBREW"):
+            return "FORMAT"  # vowels, which few texts have
         return "" if character in _VARIATIONS else "MARK"
     if category == "So":
         return "PICTOGRAPH"
+    if category == "Cf":
+        return "FORMAT"
     if category[0] not in "LN":
         return ""
     name = unicodedata.name(character, "?").partition(" ")[0]
