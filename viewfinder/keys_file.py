@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from viewfinder.json_objects import parse_unrepeated
+
 _IndexName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
@@ -54,7 +56,7 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
         return ()
     try:
         text = path.read_text(encoding="utf-8")
-        keys = _KeysFile.model_validate(json.loads(text, object_pairs_hook=_without_repeated)).keys
+        keys = _KeysFile.model_validate(parse_unrepeated(text)).keys
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     except ValidationError as error:
@@ -69,10 +71,3 @@ def read_keys(path: Path | None) -> tuple[str, ...]:
             raise ValueError(f"keys.{number} repeats an earlier digest")
     limits = [f":{json.dumps(each.limits)}" if each.limits else "" for each in keys]
     return tuple(f"{digest}:{key.scope}{text}" for digest, key, text in zip(digests, keys, limits, strict=True))
-
-
-def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object; a repeated name would silently drop a condition."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name is given twice")
-    return dict(pairs)

@@ -1,6 +1,5 @@
 """The options of `viewfinder search`, and their parsers."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -9,6 +8,7 @@ import typer
 from viewfinder.cli.options import choice, number, optional, ratio, whole
 from viewfinder.client import Collapse, Rank, Target
 from viewfinder.client.requests import DEFAULT_COLLAPSE_THRESHOLD, DEFAULT_LIMIT, MAX_LIMIT, is_blank
+from viewfinder.json_objects import parse_unrepeated
 
 
 def _query_text(text: str) -> str:
@@ -31,9 +31,9 @@ def _hybrid_weights(text: str) -> dict[str, float]:
 
 def _filter_conditions(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not JSON: {error}.") from error
+        document = parse_unrepeated(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{text[:200]!r} is not JSON: {error}.") from error
     if not isinstance(document, dict):
         raise typer.BadParameter(f"{text!r} is not a JSON object.")
     return document

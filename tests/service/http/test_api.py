@@ -3,6 +3,7 @@
 import pytest
 
 from tests.service.conftest import CAPTIONS, World
+from tests.service.http.searching import an_id, image
 from viewfinder.sources.uris import point_id
 
 pytestmark = pytest.mark.slow
@@ -108,6 +109,41 @@ def test_the_error_of_an_invalid_request_names_the_field(
 def test_a_body_that_is_not_json_is_a_bad_request(shared: World) -> None:
     answer = shared.client.post("/v1/search", content=b"{text: cat", headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "filter", ['{"width": {"gte": 300}, "width": {"lte": 100}}', '{"width": {"gte": 300, "gte": 100}}']
+)
+def test_a_name_that_is_given_twice_is_refused(shared: World, filter: str) -> None:
+    """Regression: the first condition was dropped silently."""
+    body = f'{{"text": "a cat", "filter": {filter}}}'
+    form = {"files": {"image": image()}, "data": {"options": f'{{"filter": {filter}}}'}}
+    answers = [
+        shared.client.post("/v1/search", content=body, headers={"content-type": "application/json"}),
+        shared.client.get("/v1/search", params={"q": "a cat", "filter": filter}),
+        shared.client.get("/v1/facets", params={"field": "format", "filter": filter}),
+        shared.client.post("/v1/search/image", **form),
+    ]
+    assert [(each.status_code, each.json()["error"]["code"]) for each in answers] == [(400, "invalid_json")] * 4
+    assert all("is given twice" in each.json()["error"]["message"] for each in answers)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/docs", "/docs/start.js", "/openapi.json", "/healthz", "/v1/stats", "/v1/models", "/v1/indexes"),
+        *("/v1/search?q=cat", "/v1/search", "/v1/facets?field=format", f"/v1/images/{an_id(1)}", "/nope"),
+    ],
+)
+def test_head_is_answered_as_get_without_a_body(shared: World, path: str) -> None:
+    head, get = shared.client.head(path), shared.client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_head_of_a_path_without_get_is_refused(shared: World) -> None:
+    answer = shared.client.head("/v1/embed")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/v1/search", 405)])

@@ -261,7 +261,7 @@ def test_the_index_cannot_be_given_twice(served: Served) -> None:
             assert served.ask("GET", path + order, key="b").status_code == 400, path
     text = '{"text": "a cat", "index": "b", "index": "a"}'
     answer = served.ask("POST", "/v1/search", key="b", content=text, headers={"content-type": "application/json"})
-    assert answer.json()["error"]["code"] == "index_not_found"
+    assert answer.json()["error"]["code"] == "invalid_json"
 
 
 def test_each_search_of_a_batch_has_its_index(served: Served) -> None:

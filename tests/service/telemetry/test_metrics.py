@@ -6,6 +6,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from viewfinder.service.telemetry import access_log
 from viewfinder.service.telemetry.metrics import CachedText, Metrics, merged
 
 AGENT = """# HELP ray_tasks Current number of tasks.
@@ -91,3 +92,18 @@ async def test_metrics_are_read_again_when_they_are_old_or_could_not_be_read() -
     with pytest.raises(RuntimeError):
         await text()
     assert await text() == "second"
+
+
+def test_a_batch_over_several_indexes_counts_for_each_of_them() -> None:
+    """Regression: it counted for the last one alone."""
+    record = access_log.RequestRecord("id", "POST", path="/v1/search/batch", status=200)
+    token = access_log.current.set(record)
+    for name in ("a", "b", "a"):
+        access_log.record_index(name)
+    access_log.current.reset(token)
+    metrics = Metrics()
+    metrics.request(record)
+    counts = [line for line in metrics.text().splitlines() if line.startswith("viewfinder_request_seconds_count")]
+    assert record.index == "a,b"
+    assert [line.endswith(" 1.0") for line in counts] == [True, True]
+    assert [name for name in ("a", "b") if any(f'index="{name}"' in line for line in counts)] == ["a", "b"]

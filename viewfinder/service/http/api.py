@@ -5,6 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from viewfinder.service.http.errors import install_error_handlers
 from viewfinder.service.http.guard import Guard
+from viewfinder.service.http.head import HeadAsGet
 from viewfinder.service.http.openapi import complete_schema
 from viewfinder.service.http.parameters import check_parameters
 from viewfinder.service.http.routes import (
@@ -49,6 +50,7 @@ def build_api(service: SearchService, *, behind_serve: bool = False) -> FastAPI:
         api.include_router(router, dependencies=[Depends(check_parameters)])
     complete_schema(api, keyed=bool(service.settings.api_keys) and not service.settings.allow_anonymous)
     # The middleware added last is the outermost: the log sees every request, and refusals get CORS headers too.
+    api.add_middleware(HeadAsGet)
     api.add_middleware(Guard, settings=service.settings, metrics=service.metrics, links=service.links)
     if service.settings.cors_origins:
         api.add_middleware(

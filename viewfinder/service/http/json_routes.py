@@ -8,7 +8,6 @@ tens of milliseconds, as does an image of the largest size in base64.
 import asyncio
 import functools
 import inspect
-import json
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any
@@ -20,6 +19,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 from starlette.types import Receive, Scope, Send
 
+from viewfinder.json_objects import RepeatedNameError, parse_unrepeated
 from viewfinder.query.errors import QueryError
 from viewfinder.service.http.errors import HTTPError, refusal
 
@@ -123,7 +123,15 @@ def parse(body: bytes) -> Any:
                 f"The JSON has a text of more than {MAX_TEXT_BYTES:,} bytes.",
                 "Send an image as base64, which is ASCII.",
             )
-    return json.loads(text)
+    return parse_object(text)
+
+
+def parse_object(text: str) -> Any:
+    """The value of a JSON text; raises `ValueError`, and an `HTTPError` for a name that an object has twice."""
+    try:
+        return parse_unrepeated(text)
+    except RepeatedNameError as error:
+        raise HTTPError(400, "invalid_json", f"The JSON is ambiguous: {error}.", "Give each name once.") from error
 
 
 def _is_simple(body: bytes) -> bool:

@@ -39,7 +39,7 @@ class RequestRecord:
     status: int = CLIENT_GONE
     ms: float = 0.0
     key: str | None = None
-    index: str | None = None
+    index: str | None = None  # of a batch over several, their names with commas between
     model: str | None = None
     collection: str | None = None
     code: str | None = None
@@ -56,9 +56,10 @@ current: ContextVar[RequestRecord | None] = ContextVar("viewfinder_request", def
 
 
 def record_index(name: str) -> None:
-    """Record the index that the current request asks."""
+    """Record an index that the current request asks."""
     if record := current.get():
-        record.index = name
+        before = record.index.split(",") if record.index else []
+        record.index = ",".join(dict.fromkeys([*before, name]))
 
 
 def record_generation(*, model: str, collection: str) -> None:

@@ -82,14 +82,10 @@ class Metrics:
         self._serving: dict[str, dict[str, str]] = {}
 
     def request(self, record: access_log.RequestRecord) -> None:
-        """Count one finished request."""
-        labels = {
-            "method": record.method,
-            "route": record.path or "",
-            "status": str(record.status),
-            "index": record.index or "",
-        }
-        self._requests(record.ms / 1000, labels)
+        """Count one finished request; a batch over several indexes counts for each of them."""
+        labels = {"method": record.method, "route": record.path or "", "status": str(record.status)}
+        for index in (record.index or "").split(","):
+            self._requests(record.ms / 1000, {**labels, "index": index})
         if record.code:
             self.error(record.code)
 

@@ -64,7 +64,7 @@ def router(service: SearchService) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     page = WebPage.read()
 
-    @routes.api_route("/", methods=["GET", "HEAD"])
+    @routes.get("/")
     async def index(request: Request) -> Response:
         # The only URL without a version: revalidated each time, and sent only if it has changed.
         # A weak tag: the compressed page has the same one.
@@ -73,7 +73,7 @@ def router(service: SearchService) -> APIRouter:
             return Response(status_code=304, headers=headers)
         return page.files[INDEX].response(request, headers)
 
-    @routes.api_route("/page/{version}/{name}", methods=["GET", "HEAD"])
+    @routes.get("/page/{version}/{name}")
     async def file(request: Request, version: str, name: str) -> Response:
         # Replicas of two releases may run at the same time; neither has the other's files.
         if version != page.version or name not in page.files or name == INDEX:

@@ -1,7 +1,6 @@
 """The search routes."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -36,7 +35,7 @@ from viewfinder.query.fields import (
 )
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.service.http.errors import ERROR_RESPONSES, JSON_HINT, HTTPError, error_detail, http_error_of
-from viewfinder.service.http.json_routes import JsonRoute, parse_in_turn
+from viewfinder.service.http.json_routes import JsonRoute, parse_in_turn, parse_object
 from viewfinder.service.http.keys import Seen, Visible
 from viewfinder.service.indexes import Indexes, UnknownIndexError
 from viewfinder.service.telemetry.access_log import record_generation
@@ -262,7 +261,7 @@ def _parse_weights(text: str | None) -> dict[str, Any] | None:
 
 def _json_object(text: str) -> dict[str, Any] | None:
     try:
-        document = json.loads(text)
+        document = parse_object(text)
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

@@ -139,12 +139,10 @@ def _add_probes(routes: APIRouter, service: SearchService) -> None:
         responses={503: {"model": ErrorResponse, "description": "An index is live, but its model cannot be loaded."}},
         summary="Health of the replica",
     )
-    @routes.head("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
         service.follower.check()
         return {"status": "ok"}
 
-    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: ERROR_RESPONSES[503]}, summary="Readiness to answer queries")
     async def readyz(searched: _SearchedCollection = None) -> dict[str, str | bool | None]:
         collection = service.follower.collection()
