@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.load import Ask, crowd, mixed
 from benchmarks.replica import INDEX, distinct_texts, fill, listening, replica
+from tests.service.deaf_clients import deaf_clients
 from viewfinder.arrays import Vectors
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
@@ -32,6 +33,7 @@ from viewfinder.testing.qdrant import QdrantDouble
 pytestmark = pytest.mark.slow
 
 CLIENTS = 32
+DEAF_CLIENTS = 320
 SEARCHES = 320
 TIMEOUT_S = 60
 MAX_RUN_S = 570
@@ -177,6 +179,16 @@ async def test_requests_of_disconnected_clients_free_their_places(
     await asyncio.gather(*waiting, return_exceptions=True)
     # The store still does not answer, so only the cancelled requests can have freed their places.
     await until_full(client, full=False)
+
+
+@pytest.mark.full
+@pytest.mark.cluster
+@pytest.mark.chaos("Service", "320 clients do not read their answers")
+async def test_clients_that_do_not_read_leave_room_for_others(client: httpx.AsyncClient, settings: Settings) -> None:
+    """Regression: they kept their places in the queue, and all others got 503."""
+    with deaf_clients(settings.port, DEAF_CLIENTS, b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"):
+        for number in range(CLIENTS):
+            assert (await search(client, number)).status_code == 200
 
 
 @pytest.mark.full
