@@ -1,7 +1,6 @@
 """Tokenization of texts that contain the names of control tokens."""
 
 import html
-from pathlib import Path
 from typing import Any
 
 import pytest

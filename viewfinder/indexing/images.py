@@ -77,7 +77,8 @@ class ImageIndexer:
     """Brings given objects of recorded sources up to date in the live collection, as the next run would.
 
     `checkpoint_of` returns the model of a collection. Objects below `uploads` are of that source, which is recorded
-    when it is first used.
+    when it is first used. `captions` are those of all images of a request that is carried out in several parts: its
+    fields have one type.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class ImageIndexer:
     checkpoint_of: Callable[[Collection], Checkpoint]
     uploads: str | None = None
     run_id: str = field(default_factory=new_run_id)
+    captions: Sequence[CaptionRow] = ()
     _has_run: bool = False
 
     def index(self, images: Iterable[GivenImage]) -> IndexedObjects:
@@ -115,7 +117,7 @@ class ImageIndexer:
             return []
         self._has_run = True
         rows = [row for uri in wanted if (row := given[uri].caption) is not None]
-        types = field_types(collection, rows)
+        types = field_types(collection, self.captions or rows)
         with tempfile.TemporaryDirectory(prefix="viewfinder-") as directory, _captions_of(rows, types) as captions:
             objects = [(info, sources[uri]) for uri, info in wanted.items()]
             new = self._new_sources(collection, sources)

@@ -21,6 +21,7 @@ from viewfinder.images.decoding import Preprocess
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.executor import InProcessExecutor
 from viewfinder.indexing.images import GivenImage, ImageIndexer, ImageOutcome, field_types
+from viewfinder.indexing.report import new_run_id
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.query.errors import QueryError
 from viewfinder.service.generation.follower import Follower, NotReadyError
@@ -56,6 +57,18 @@ class Checked:
     caption: CaptionRow | None
 
 
+@dataclass(frozen=True)
+class CheckedImages:
+    """The checked images of one request, which is one run of the index."""
+
+    images: Sequence[Checked]
+    run_id: str
+
+    @property
+    def uris(self) -> list[str | None]:
+        return [each.uri for each in self.images]
+
+
 class Indexing:
     """Runs the stages with the models of the replica, whose batches are shared with searches.
 
@@ -87,23 +100,22 @@ class Indexing:
         """End the decoders."""
         self._executor.close()
 
-    def check(self, images: Sequence[NewImage], collection: Collection) -> list[Checked]:
+    def check(self, images: Sequence[NewImage], collection: Collection) -> "CheckedImages":
         """Check URIs and captions, before uploads are stored. Raises `QueryError`."""
         checked = [_check(each, f"images.{number}") for number, each in enumerate(images)]
         try:
             field_types(collection, [each.caption for each in checked if each.caption is not None])
         except ConfigurationError as error:
             raise QueryError(str(error)) from error
-        return checked
+        return CheckedImages(checked, new_run_id())
 
     def index(
-        self,
-        follower: Follower,
-        checked: Sequence[Checked],
-        uploads: Sequence[Upload | None],
-        unusable: Sequence[IndexedImage | None],
+        self, follower: Follower, request: "CheckedImages", start: int, received: Sequence[Upload | IndexedImage | None]
     ) -> IndexingResult:
-        """Store the uploads and index all images; each is a checked one, and may be an upload or be unusable."""
+        """Store uploads and index the images from `start` on; what was received of each is an upload or its outcome."""
+        checked = request.images[start : start + len(received)]
+        uploads = [each if isinstance(each, Upload) else None for each in received]
+        unusable = [each if isinstance(each, IndexedImage) else None for each in received]
         uris = [
             each.uri if upload is None else f"{self._uploads}/{upload.name}"
             for each, upload in zip(checked, uploads, strict=True)
@@ -123,6 +135,8 @@ class Indexing:
             self._access,
             functools.partial(self._checkpoint_of, follower.models),
             self._uploads,
+            run_id=request.run_id,
+            captions=[each.caption for each in request.images if each.caption is not None],
         )
         try:
             found = indexer.index(given)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from viewfinder.client.results import IndexedImage, IndexedImages, IndexingOutcome
@@ -18,10 +18,12 @@ from viewfinder.query.errors import QueryError
 from viewfinder.query.images import OverloadedError, QueryImages, decode_base64
 from viewfinder.query.vectors import gather_or_cancel
 from viewfinder.service.generation.follower import Follower
+from viewfinder.service.generation.generation import Generation
 from viewfinder.service.telemetry.access_log import record_generation
 from viewfinder.service.telemetry.metrics import Metrics
 from viewfinder.settings import Settings
 from viewfinder.sources.skips import CONTENT_SKIPS
+from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, Store
 from viewfinder.tracing import TracedThreads
 
@@ -30,6 +32,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_IMAGES = 64
+# Images that are indexed at a time: a request that is cancelled or too late stops after them.
+PART = 16
+# Of the time limit of a request. Then it is answered with what has been done.
+_TIME_SHARE = 0.8
 # Requests that index at the same time, and those that wait for them. The images of all share the encoder with searches.
 MAX_INDEXING, MAX_WAITING = 2, 8
 
@@ -59,7 +65,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class IndexingResult:
-    """The outcomes of a request, in its order, and what they are about."""
+    """The outcomes of a part of a request, in its order, and what they are about."""
 
     images: tuple[IndexedImage, ...]
     run_id: str | None
@@ -67,18 +73,33 @@ class IndexingResult:
     collection: str
     warnings: tuple[str, ...]
 
+    def and_then(self, following: "IndexingResult") -> "IndexingResult":
+        """This part and the following one; the collection is that of the following one."""
+        return replace(
+            following,
+            images=(*self.images, *following.images),
+            run_id=self.run_id or following.run_id,
+            warnings=tuple(dict.fromkeys((*self.warnings, *following.warnings))),
+        )
+
+
+class CheckedRequest(Protocol):
+    """A request whose images can be indexed, or fail one by one; `uris` has None for uploads."""
+
+    @property
+    def uris(self) -> Sequence[str | None]: ...
+
+    @property
+    def run_id(self) -> str: ...
+
 
 class Indexing(Protocol):
     """The part of the work that blocks: `viewfinder.service.indexing.Indexing`."""
 
-    def check(self, images: Sequence[NewImage], collection: Collection) -> Any: ...
+    def check(self, images: Sequence[NewImage], collection: Collection) -> CheckedRequest: ...
 
     def index(
-        self,
-        follower: Follower,
-        checked: Any,
-        uploads: Sequence[Upload | None],
-        unusable: Sequence[IndexedImage | None],
+        self, follower: Follower, request: Any, start: int, received: Sequence[Upload | IndexedImage | None]
     ) -> IndexingResult: ...
 
     def close(self) -> None: ...
@@ -87,7 +108,8 @@ class Indexing(Protocol):
 class NewImages:
     """Indexes images for one replica. Holds threads and child processes, from the first request on; `close` ends them.
 
-    A request that is cancelled or too late is still carried out: repeated, it finds its images unchanged.
+    A request is carried out in parts. One that is cancelled stops after the current part, and so does one that takes
+    too long, whose answer has the outcomes of all images until then. Repeated, it finds its images unchanged.
     """
 
     def __init__(self, settings: Settings, store: Store, images: QueryImages, metrics: Metrics) -> None:
@@ -113,21 +135,10 @@ class NewImages:
             raise OverloadedError(f"{self._requests} requests are already indexing images.")
         self._requests += 1
         try:
-            indexing = await self._start()
-            checked = await self._in_thread(indexing.check, images, generation.collection)
-            received = await gather_or_cancel(
-                *(
-                    self._receive(each, f"images.{number}", generation.encoder.preprocess)
-                    for number, each in enumerate(images)
-                )
-            )
-            uploads = [each if isinstance(each, Upload) else None for each in received]
-            unusable = [each if isinstance(each, IndexedImage) else None for each in received]
-            done = await self._in_thread(indexing.index, follower, checked, uploads, unusable)
+            done = await self._index_parts(images, follower, generation)
         finally:
             self._requests -= 1
         counts = Counter(each.outcome for each in done.images)
-        self._metrics.indexed(counts.elements())
         record_generation(model=done.model, collection=done.collection)
         logger.info("%s indexed images in run %s: %s", request_id, done.run_id, dict(counts))
         return IndexedImages(
@@ -142,6 +153,43 @@ class NewImages:
             warnings=done.warnings,
             took_ms=round((time.perf_counter() - began) * 1000, 2),
         )
+
+    async def _index_parts(
+        self, images: Sequence[NewImage], follower: Follower, generation: Generation
+    ) -> IndexingResult:
+        """The outcomes of all images, `timeout` for those that are not indexed in time."""
+        limit = self.time_limit()
+        indexing = await self._start()
+        request = await self._in_thread(indexing.check, images, generation.collection)
+        contents = [await _content(each, f"images.{number}") for number, each in enumerate(images)]
+        done = IndexingResult((), None, generation.model, generation.collection.name, ())
+        begun = 0
+        try:
+            async with limit:
+                while begun < len(images):
+                    start, begun = begun, min(begun + PART, len(images))
+                    received = await gather_or_cancel(
+                        *(self._receive(each, generation.encoder.preprocess) for each in contents[start:begun])
+                    )
+                    done = done.and_then(
+                        await self._in_thread(self._index_part, indexing, follower, request, start, received)
+                    )
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            late = [_late(uri, begun=number < begun) for number, uri in enumerate(request.uris)]
+            done = replace(done, images=(*done.images, *late[len(done.images) :]), run_id=request.run_id)
+        return done
+
+    def _index_part(self, indexing: Indexing, *arguments: Any) -> IndexingResult:
+        # Counted here: a part goes on when its request is too late.
+        done = indexing.index(*arguments)
+        self._metrics.indexed(each.outcome for each in done.images)
+        return done
+
+    def time_limit(self) -> asyncio.Timeout:
+        """The time limit of a request that begins now."""
+        return asyncio.timeout(_TIME_SHARE * self._settings.request_timeout_s)
 
     def close(self) -> None:
         """End the threads after their current request, and the decoders."""
@@ -159,14 +207,10 @@ class NewImages:
             self._indexing = module.Indexing(self._settings, self._store, loop)
         return self._indexing
 
-    async def _receive(self, image: NewImage, place: str, preprocess: Preprocess) -> Upload | IndexedImage | None:
+    async def _receive(self, data: bytes | None, preprocess: Preprocess) -> Upload | IndexedImage | None:
         """The upload of an image, or the outcome of one that is not stored; None for an image with a URI."""
-        if image.image is None:
+        if data is None:
             return None
-        try:
-            data = await asyncio.to_thread(decode_base64, image.image)
-        except ImageError as error:
-            raise QueryError(f"{place}.image: {error.message}") from error
         try:
             decoded = await self._images.decoded(data, preprocess)
         except ImageError as error:
@@ -177,3 +221,23 @@ class NewImages:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+async def _content(image: NewImage, place: str) -> bytes | None:
+    if image.image is None:
+        return None
+    try:
+        return await asyncio.to_thread(decode_base64, image.image)
+    except ImageError as error:
+        raise QueryError(f"{place}.image: {error.message}") from error
+
+
+def _late(uri: str | None, *, begun: bool) -> IndexedImage:
+    message = "The time of the request was over before this image. Send it again."
+    if begun:
+        message = (
+            "The time of the request was over while this image was being indexed, which may still succeed. Send it "
+            "again: it is 'unchanged' then."
+        )
+    id_ = None if uri is None else point_id(uri)
+    return IndexedImage(id=id_, uri=uri, outcome="failed", reason="timeout", message=message)
