@@ -32,6 +32,12 @@ def test_all_keys_of_an_object_must_match() -> None:
     )
 
 
+def test_a_uuid_is_compared_in_lower_case() -> None:
+    made = parse_filter({"image_hash": {"eq": "0D3E5B0E-7A37-5b7e-9d2d-1c5c8a5f6f10"}})
+    value = models.MatchValue(value="0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10")
+    assert made == models.Filter(must=[models.FieldCondition(key="image_hash", match=value)])
+
+
 def test_dates_become_date_ranges_in_built_in_and_in_meta_fields() -> None:
     may = datetime(2024, 5, 31, tzinfo=UTC)
     for name in ("last_modified", "meta.taken"):
@@ -54,6 +60,9 @@ def test_dates_become_date_ranges_in_built_in_and_in_meta_fields() -> None:
         ({"width": {"equals": 3}}, "'equals' is unknown; a field of type integer takes eq, ne, in, gt, gte, lt, lte"),
         ({"uri": {"gt": "a"}}, "'gt' does not fit its type; a field of type keyword takes eq, ne, in"),
         ({"uri": {"text": "a"}}, "'text' does not fit its type"),
+        ({"image_hash": {"eq": "abc"}}, "'image_hash': expected a UUID as in '0d3e5b0e-.*', not 'abc'"),
+        ({"image_hash": {"ne": "0" * 32}}, "'image_hash': expected a UUID"),
+        ({"image_hash": {"in": ["0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10", ""]}}, "'image_hash': expected a UUID"),
         ({"width": 3}, r"'width': expected an object.*not 3"),
         ({"width": {}}, "'width': expected an object"),
         ({"width": {"eq": "3"}}, "'width': its type is integer: expected a number, not '3'"),

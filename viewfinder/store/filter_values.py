@@ -11,6 +11,7 @@ from qdrant_client import models
 from viewfinder.errors import FilterError
 from viewfinder.sources.uris import spellings
 from viewfinder.store.field_names import ANY, BOOL, DATETIME, FLOAT, INTEGER, KEYWORD, TEXT, field_path
+from viewfinder.store.schema import PAYLOAD_INDEXES
 from viewfinder.store.shown import show
 from viewfinder.store.whole_numbers import MAX_EXACT_FLOAT, compared
 
@@ -22,6 +23,9 @@ _MAX_SPELLED_TEXTS = 4 * MAX_FILTER_VALUES
 _MAX_CHARACTERS = MAX_FILTER_VALUES * MAX_VALUE_CHARACTERS
 # Their parts keep the letters of the file system; all other texts are stored in NFC.
 _PATHS = ("uri", "key", "sources")
+# Fields of UUIDs: a server finds nothing for another text, or refuses it.
+_UUIDS = tuple(name for name, kind in PAYLOAD_INDEXES.items() if kind == models.PayloadSchemaType.UUID)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 _MAX_INTEGER = 2**63 - 1
 _DAY = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(Z|[+-]\d\d:\d\d)?", re.ASCII)
@@ -153,6 +157,11 @@ class FieldValues:
 
     def _spellings(self, text: str) -> list[str]:
         """Return the forms in which the store may have a text."""
+        if self._name in _UUIDS:
+            if not _UUID.fullmatch(text):
+                form = "a UUID as in '0d3e5b0e-7a37-5b7e-9d2d-1c5c8a5f6f10'"
+                raise FilterError(f"Filter on {self._name!r}: expected {form}, not {show(text)}.")
+            text = text.lower()
         texts = spellings(text) if self._name in _PATHS else [unicodedata.normalize("NFC", text)]
         self._size.add_texts(texts)
         return texts
