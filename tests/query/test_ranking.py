@@ -277,6 +277,28 @@ def test_weights_decide_which_order_leads(points: PointsInMemory) -> None:
     assert [each.id for each in points.page(text(rank="hybrid", weights=(1.0, 0.0))).hits] == by_cosine
 
 
+class AnyOfEqual(PointsInMemory):
+    """Points of which a search with a limit returns any of those with the last score, as a store does."""
+
+    def _hits(self, search: Search) -> list[StoredHit]:
+        found = super()._hits(replace(search, offset=0, limit=10_000))
+        self.rng.shuffle(found)  # type: ignore[arg-type]
+        kept = sorted(found, key=lambda hit: -hit.score)[search.offset : search.offset + search.limit]
+        return sorted(kept, key=lambda hit: (-hit.score, hit.id))
+
+
+@pytest.mark.parametrize("limit", [1, 7, 50, 200])
+def test_captions_with_equal_words_are_in_the_order_of_ids_whatever_the_limit(limit: int) -> None:
+    """Regression: of equal scores a page had those that the store chose for its limit."""
+    points = AnyOfEqual()
+    points.words = {numbered(number): 2.0 if number % 10 else 3.0 for number in range(120)}
+    expected = sorted(points.words, key=lambda each: (-points.words[each], each))
+    assert points.read(text(rank="words", limit=limit)) == expected
+    page = points.page(text(rank="words", limit=limit, offset=30))
+    assert [hit.id for hit in page.hits] == expected[30 : 30 + limit]
+    assert all(hit.payload["id"] == hit.id for hit in page.hits)
+
+
 @pytest.mark.parametrize("query", [text(), text(target="both"), text(rank="words"), text(rank="hybrid")])
 def test_groups_are_ordered_by_their_best_hit_and_paged(points: PointsInMemory, query: Query) -> None:
     points.noise = 0

@@ -76,7 +76,7 @@ def ranking(
     if query.group_by:
         return _by_groups(Grouped(basis, query.group_by, query.group_size), place)
     if query.rank == "words" or query.diversity:
-        return _by_window(basis, place, query.last_position)
+        return _by_window(query, basis, place)
     return by_cosine(basis, place)
 
 
@@ -104,12 +104,21 @@ def _orders(query: Query, basis: Search) -> list[tuple[float, Search]]:
     return orders
 
 
-def _by_window(search: Search, place: Place | None, depth: int) -> RankingSteps:
-    """Hits in an order other than that of cosines, up to `depth` of them."""
-    (hits,) = yield [replace(search, offset=0, limit=min(depth, hits_wanted(search, place)))]
+def _by_window(query: Query, search: Search, place: Place | None) -> RankingSteps:
+    """Hits in an order other than that of cosines, up to `query.last_position` of them."""
+    depth = query.last_position
+    wanted = min(depth, hits_wanted(search, place))
+    (hits,) = yield [replace(search, offset=0, limit=wanted)]
+    # Further hits may have the last score, of which the store has chosen any: then order them all, by id.
+    some_of_equal = not query.diversity and wanted == len(hits) < depth and hits[-2].score == hits[-1].score
+    if some_of_equal:
+        (hits,) = yield [replace(search, offset=0, limit=depth, with_payload=False)]
     chosen, following = page_of([hit.id for hit in hits], search, place)
     found = {hit.id: hit for hit in hits}
-    return HitPage([found[each] for each in chosen], None, following)
+    page = [found[each] for each in chosen]
+    if some_of_equal:
+        page = yield from whole(search, query.targets, page)
+    return HitPage(page, None, following)
 
 
 def _by_groups(grouped: Grouped, place: Place | None) -> RankingSteps:
