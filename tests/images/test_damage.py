@@ -122,6 +122,37 @@ class TestJpegSegments:
         assert (result.width, result.warning) == (300, None)
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        b"\xff\x0bNETSCAPE2.0\0",
+        b"\xff\0",
+        b"\xf9\0",
+        b"\xf9\1\0\0",
+        b"\x01\x01x\0",
+        b"\xfe\0",
+        b"\x77\x03abc\0",
+    ],
+)
+def test_an_odd_extension_of_a_gif_does_not_matter(extension: bytes) -> None:
+    data = encoded(quadrants().quantize(4), "GIF", transparency=0)
+    at = data.index(b"\x21\xf9")
+    for place in (at, data.index(b"\x2c", at)):
+        assert (pixels(data[:place] + b"\x21" + extension + data[place:]) == pixels(data)).all()
+
+
+@pytest.mark.parametrize(
+    "box", [b"colr\2\0\0", b"res " + b"\xff" * 9, b"bpcc", b"cdef" + b"\xff" * 8], ids=lambda box: box[:4]
+)
+def test_a_broken_box_of_a_jpeg_2000_does_not_matter(box: bytes) -> None:
+    data = encoded(PHOTO, "JPEG2000")
+    at, end = data.index(b"jp2h"), data.index(b"jp2c") - 4
+    header = data[at + 4 : data.index(b"colr") - 4] if box.startswith(b"colr") else data[at + 4 : end]
+    header += struct.pack(">I", len(box) + 4) + box
+    damaged = data[: at - 4] + struct.pack(">I", len(header) + 8) + b"jp2h" + header + data[end:]
+    assert (pixels(damaged) == pixels(data)).all()
+
+
 def test_a_webp_keeps_its_orientation_if_other_metadata_are_broken() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

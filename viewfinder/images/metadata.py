@@ -4,6 +4,7 @@ Pillow fails on texts that inflate to megabytes, on wrong checksums and on broke
 that Pillow cannot read is copied without its metadata and read again.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _WEBP_METADATA = 0b101100
 _WEBP_EXIF = 0b1000
 
+_CODESTREAM = b"\xff\x4f\xff\x51"
+
+# In a GIF: introducers of blocks, and the whole of one that has the transparent colour.
+_GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
+_GIF_CONTROL = re.compile(rb"\x21\xf9\x04.{4}\x00", re.DOTALL)
+
 # Positions in a broken JPEG header at which its remainder is looked for.
 _MAX_HEADER_STARTS = 2000
 
@@ -45,6 +52,13 @@ def without_metadata(data: bytes) -> Iterator[bytes]:
         yield JPEG_SOI + data[_header_start(data, 2) :]
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         yield _webp(data)
+    elif data.startswith((b"GIF87a", b"GIF89a")):
+        yield _first_gif_frame(data)
+    elif data[4:8] == b"jP  ":
+        # JPEG 2000 without its boxes, unless one of them has the palette.
+        start = data.find(_CODESTREAM)
+        if start > 0 and b"pclr" not in data[:start]:
+            yield data[start:]
     elif data[4:8] == b"ftyp":
         # AVIF: an item and a property of unknown types are ignored.
         yield data.replace(b"Exif", b"none", 1).replace(b"colrprof", b"noneprof", 1)
@@ -152,6 +166,23 @@ def _positions(data: bytes, at: int) -> Iterator[int]:
         if is_marker(data, at) and data[at + 1] in (0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD):
             yield at
         at += 1
+
+
+def _first_gif_frame(data: bytes) -> bytes:
+    """Return a GIF from its first frame on, with the transparent colour but no other extension."""
+    header = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
+    at, control = header, b""
+    while at < len(data) and data[at] != _GIF_FRAME:
+        if found := _GIF_CONTROL.match(data, at):
+            control = found[0]
+        at = _after_sub_blocks(data, at + 2) if data[at] == _GIF_EXTENSION else at + 1
+    return data[:header] + control + data[at:]
+
+
+def _after_sub_blocks(data: bytes, at: int) -> int:
+    while at < len(data) and data[at]:
+        at += 1 + data[at]
+    return at + 1
 
 
 def _webp(data: bytes) -> bytes:
