@@ -160,6 +160,26 @@ def test_every_text_is_used_and_every_used_one_exists() -> None:
     assert {name for name in known if f'"{name}"' not in text and not name.startswith(composed)} == set()
 
 
+def test_the_errors_of_searches_are_named_in_the_language_of_the_page() -> None:
+    codes = {
+        "no_index",
+        "not_ready",
+        "model_unavailable",
+        "store_unavailable",
+        "store_error",
+        "internal_error",
+        "timeout",
+    }
+    codes |= {"unauthorized", "forbidden", "key_filter_mismatch", "rate_limited", "overloaded", "index_not_found"}
+    codes |= {"invalid_filter", "invalid_request", "invalid_image", "no_relevance", "words_unavailable", "not_found"}
+    codes |= {"image_url_disabled", "forbidden_address", "fetch_failed", "body_too_large", "body_too_slow"}
+    codes |= {"invalid_cursor", "timeout", "unreachable"}
+    assert {f"problem_{code}" for code in codes} == {name for name in texts("chinese") if name.startswith("problem_")}
+    shown = {path.stem: path.read_text().count("error.message") for path in PAGE_DIRECTORY.glob("*.js")}
+    # In `problem.js` marked as English, in `app.js` after a text of the page.
+    assert {name for name, count in shown.items() if count} == {"app", "problem"}
+
+
 def test_the_page_itself_has_no_text() -> None:
     index = (PAGE_DIRECTORY / "index.html").read_text()
     body = re.sub(r"<noscript>.*?</noscript>|<svg.*?</svg>", "", index.partition("<body")[2], flags=re.DOTALL)

@@ -192,5 +192,12 @@ export default {
   "problem_body_too_large": "该图片过大",
   "problem_not_found": "该图片不在索引中",
   "problem_index_not_found": "没有这个索引",
+  "problem_model_unavailable": "无法加载该索引的模型",
+  "problem_words_unavailable": "该索引不支持关键词搜索",
+  "problem_invalid_cursor": "无法加载更多结果",
+  "problem_key_filter_mismatch": "该密钥看不到此索引中的图片",
+  "problem_store_error": "索引拒绝了该搜索",
+  "problem_internal_error": "服务出错",
+  "problem_body_too_slow": "图片上传过慢",
   "problem_invalid_request": "该搜索无效"
 };

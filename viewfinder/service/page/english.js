@@ -192,5 +192,12 @@ export default {
   "problem_body_too_large": "This image is too large",
   "problem_not_found": "This image is not in the index",
   "problem_index_not_found": "There is no such index",
+  "problem_model_unavailable": "The model of the index cannot be loaded",
+  "problem_words_unavailable": "This index cannot be searched by words",
+  "problem_invalid_cursor": "Further results cannot be loaded",
+  "problem_key_filter_mismatch": "This key sees no images of this index",
+  "problem_store_error": "The index refused the search",
+  "problem_internal_error": "The service failed",
+  "problem_body_too_slow": "The image took too long to arrive",
   "problem_invalid_request": "This search is not valid"
 };

@@ -21,7 +21,7 @@ const REMEDIES = {
  * `relax()` the minimum.
  */
 export function explain(error, actions) {
-  const title = el("h2", {}, say(has(`problem_${error.code}`) ? `problem_${error.code}` : "problem"));
+  const title = el("h2", {}, summary(error));
   if (error.code === "unauthorized" || error.code === "forbidden") return [title, ...askForKey(error, actions.again)];
   if (error.code === "unreachable") return [title, el("p", {}, say("unreachable")), act("again", "try_again", actions)];
   // The decoder's message is a detail, so the hint comes first.
@@ -36,6 +36,9 @@ export function explain(error, actions) {
   if (error.requestId) parts.push(el("p", { className: "hint" }, say("request"), " ", el("code", {}, error.requestId)));
   return parts;
 }
+
+/** What an error is about, in the language of the page. */
+export const summary = ({ code }) => say(has(`problem_${code}`) ? `problem_${code}` : "problem");
 
 /** An element with a text of the service. */
 export const told = (tag, properties, text) => el(tag, { lang: "en", ...properties }, text);

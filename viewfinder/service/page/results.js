@@ -5,7 +5,7 @@ import { ask, ServiceError } from "./api.js";
 import { byId, el } from "./dom.js";
 import { valueOf } from "./fields.js";
 import { Grid } from "./grid.js";
-import { explain, told } from "./problem.js";
+import { explain, summary, told } from "./problem.js";
 import { grouping, hasContent, isFiltered, isStart, minimum, order, request, UNFILTERED } from "./query.js";
 import { chooseImage, uploads } from "./uploads.js";
 import { number, say } from "./words.js";
@@ -127,7 +127,7 @@ export class Results {
       this.#add(answer);
     } catch (error) {
       if (mine !== this.searching || error.name === "AbortError") return;
-      if (error.status !== 410) return this.#end(`${error.message || say("unreachable")} `, { again: true });
+      if (error.status !== 410) return this.#end(`${summary(error)} `, { again: true });
       this.search(this.query, "rebuilt");
     }
   }
