@@ -163,6 +163,19 @@ def test_an_object_found_archived_when_it_is_read_keeps_its_point_and_is_tried_a
     assert actions(points.compare(listed("1", Version(OTHER, 5, LATE)))) == {"index": 1}
 
 
+@pytest.mark.parametrize(("action", "reason"), [("failed", "corrupt"), ("skipped", "not_an_image")])
+def test_a_known_failure_does_not_delete_a_later_content_that_another_run_has_indexed(
+    points: Points, action: str, reason: str
+) -> None:
+    """This run listed the object while it was broken, and compared it when another one had indexed its next content."""
+    broken = listed("1", Version(DIGEST, 5, EARLY))
+    (row,) = points.compare(broken)
+    points.write(row | {"action": action, "stage": "fetch", "reason": reason, "message": "", "permanent": True})
+    assert points.compare(broken)[0]["action"] == action
+    points.add("1", Version(OTHER, 5, LATE))
+    assert actions(points.compare(broken)) == {"index": 1}, "it is read again, and has the content that is there now"
+
+
 @pytest.mark.parametrize("reason", ["not_an_image", "video", "empty"])
 @pytest.mark.parametrize("version", [Version(DIGEST, 5, EARLY), Version("", 5, EARLY), Version("abc", 5, EARLY)])
 def test_content_that_is_no_image_is_read_once(points: Points, reason: str, version: Version) -> None:

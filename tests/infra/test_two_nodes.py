@@ -181,5 +181,5 @@ def until(condition: Callable[[], bool], job: "subprocess.Popen[bytes]", termina
     deadline = time.monotonic() + WAIT_S
     while not condition():
         assert job.poll() is None, f"the job ended too early: {terminal.text}"
-        assert time.monotonic() < deadline, "the condition never became true"
+        assert time.monotonic() < deadline, f"the condition never became true: {terminal.text[-3000:]}"
         time.sleep(0.1)

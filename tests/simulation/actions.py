@@ -38,10 +38,13 @@ FEATURES = frozenset(
         "limits",
         "rollbacks",
         "two writers of one point",
+        "many writers of one point",
         "model changes cut short",
     }
 )
-ENDINGS = frozenset({"two writers of one point", "model changes cut short"})  # the last phases of some histories
+ENDINGS = frozenset(
+    {"two writers of one point", "many writers of one point", "model changes cut short"}
+)  # the last phases of some histories
 SCENARIOS = frozenset({"two index runs", "two reindexes", "vanishing sources"})
 FOLDERS = ("cats", "dogs")
 URIS = tuple(f"{objects.PHOTOS}{folder}/{name}.jpg" for folder in FOLDERS for name in "abcde")
@@ -184,9 +187,12 @@ class Draw:
         # Drawn apart: the phases before are those of a history without an ending.
         self._random = Random(f"the end of {self._seed}")
         if self._features & ENDINGS and self._random.random() < self._often:
-            feature = self._random.choice(sorted(self._features & ENDINGS))
-            two_writers = feature == "two writers of one point"
-            phases += map(self._phase, self._two_writers() if two_writers else self._cut_short())
+            endings = {
+                "two writers of one point": self._two_writers,
+                "many writers of one point": self._many_writers,
+                "model changes cut short": self._cut_short,
+            }
+            phases += map(self._phase, endings[self._random.choice(sorted(self._features & ENDINGS))]())
         return phases
 
     def _phase(self, actions: list[Action]) -> Phase:
@@ -272,6 +278,25 @@ class Draw:
         puts[1] = [self._put(uri) if chosen.random() < 0.5 else each for uri, each in zip(uris, puts[1], strict=True)]
         puts[2] = [self._with(each, delay=chosen.randint(5, 45)) for each in puts[2]]
         return [puts[0], [Action("index", options)], puts[1], [first, second, *puts[2]]]
+
+    def _many_writers(self) -> list[list[Action]]:
+        """Return phases: at the end several runs write the same points, from several contents of the objects.
+
+        The points are new to all, or exist, or exist and their objects are broken when the first run lists them.
+        """
+        chosen, uris = self._random, self._random.sample(URIS, 4)
+        case = chosen.choice(["new", "changed", "broken"])
+        options = {"sources": PLACES[2:], "captions": None, "prune": False, "ratio": 1.0}
+        runs = [Action("index", options, delay=chosen.randint(0, 20)) for _ in range(4)]
+        before, between, later = (
+            [Action("put", {"uri": uri, "content": self._content(kind)}) for uri in uris]
+            for kind in ("good", "bad" if case == "broken" else "good", "good")
+        )
+        if case == "new":
+            before = [Action("delete", {"uri": uri}) for uri in uris]
+        later = [self._with(each, delay=chosen.randint(5, 45)) for each in later]
+        first = Action("index", options | {"prune": case == "new"})
+        return [before, [first], between, [*runs, *later]]
 
     def _cut_short(self) -> list[list[Action]]:
         """Return phases: at the end a source is indexed while a model change that does not end well changes models."""

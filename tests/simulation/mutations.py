@@ -186,23 +186,10 @@ def _changes_without_condition() -> Iterator[Any]:
     yield patch.object(Points, "_replace", replace_anyway)
 
 
-def _deletions_without_condition() -> Iterator[Any]:
-    from viewfinder.store.points import Points
+def _failures_delete_later_contents() -> Iterator[Any]:
+    from viewfinder.indexing import compare
 
-    yield patch.object(
-        Points, "delete_unchanged", lambda self, collection, before: self.delete(collection, list(before))
-    )
-
-
-def _late_inserts_are_not_noticed() -> Iterator[Any]:
-    from viewfinder.indexing import write
-
-    missing = write._missing
-    yield patch.object(
-        write,
-        "_missing",
-        lambda store, collection, rows, seen: missing(store, collection, [row for row in rows if row["exists"]], seen),
-    )
+    yield patch.object(compare, "_is_current", lambda failure, state: True)
 
 
 def _model_changes_are_not_completed() -> Iterator[Any]:
@@ -284,9 +271,12 @@ MUTATIONS = (
         "changes", "a point is changed whatever it is", "two writers of one point", 125, _changes_without_condition
     ),
     _mutation(
-        "deletions", "a point is deleted whatever it is", "two writers of one point", 0, _deletions_without_condition
+        "later contents",
+        "a failure deletes a later content",
+        "many writers of one point",
+        4,
+        _failures_delete_later_contents,
     ),
-    _mutation("late inserts", "an insert counts as readable", "two index runs", 0, _late_inserts_are_not_noticed),
     _mutation(
         "completion", "nobody completes a change", "model changes cut short", 31, _model_changes_are_not_completed
     ),

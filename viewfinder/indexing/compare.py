@@ -181,7 +181,7 @@ class Compare:
             and is_same_decision(failure, self.decided_by)
         ):
             row["crashes"] = list(failure.crashes)
-            if fails_again(failure) and not self.retry_failed:
+            if _is_current(failure, state) and fails_again(failure) and not self.retry_failed:
                 if failure.reason in CONTENT_SKIPS:
                     return _skip(row, failure.reason, state)
                 row["action"], row["permanent"], row["decided_by"] = "failed", failure.permanent, failure.decided_by
@@ -216,6 +216,14 @@ class Compare:
                 and state.has_image
                 and (row["skip"] == "archived" or is_same(version_of_state(state), version_of(row)))
             )
+
+
+def _is_current(failure: Failure, state: PointState | None) -> bool:
+    """False if there is a point that this failure would delete.
+
+    It may be of a later content, which another run has indexed since the listing: the object is read again.
+    """
+    return state is None or not (failure.permanent or failure.reason in CONTENT_SKIPS)
 
 
 def _is_only_counted(row: Row, state: PointState | None) -> bool:
