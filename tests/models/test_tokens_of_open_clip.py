@@ -56,7 +56,7 @@ def fuzzed(seed: int, count: int) -> list[str]:
     chance = random.Random(seed)
     texts = []
     for _ in range(count):
-        blocks = chance.sample(BLOCKS, chance.choice([1, 2, 5])) + [(0x20, 0x20), (0x61, 0x7A)]
+        blocks = [*chance.sample(BLOCKS, chance.choice([1, 2, 5])), (0x20, 0x20), (0x61, 0x7A)]
         texts.append("".join(chr(chance.randint(*chance.choice(blocks))) for _ in range(chance.randint(1, 60))))
     return texts
 
