@@ -87,6 +87,27 @@ def test_the_content_encoding_is_undone(encoding: str) -> None:
     assert heads == [CONTENT[:CHECKED_BYTES]]
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "part"),
+    [
+        (206, {"Content_Range": "bytes 2-5/99"}, b"2345"),
+        (206, {"Content_Range": "bytes 0-3/99"}, None),  # another part
+        (200, {}, None),  # an endpoint that knows no ranges
+        (206, {"Content_Range": "bytes 2-5/99", "ETag": '"changed"'}, None),
+        (206, {"Content_Range": "bytes 2-5/99", "Content_Encoding": "gzip"}, None),
+    ],
+)
+def test_a_part_is_read_alone_where_that_is_possible(status: int, headers: dict[str, str], part: bytes | None) -> None:
+    sent = {"ETag": f'"{ETAG}"', "Last_Modified": MODIFIED} | headers
+
+    def answer(handler: Any) -> None:
+        assert handler.headers["range"] == "bytes=2-5"
+        handler.send(status, b"2345", **sent)
+
+    with FaultyS3(then=answer) as server, Objects(_access(server)) as objects:
+        assert objects.read_part("s3://b/k", 2, 6, ETAG) == part
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 def test_content_that_is_not_encoded_as_its_header_says_is_unchanged(encoding: str) -> None:
     with FaultyS3(then=_encoded(CONTENT, encoding)) as server, Objects(_access(server)) as objects:

@@ -81,6 +81,9 @@ class LocalObjects:
             raise ObjectError("not_a_file", f"{uri!r} is not a regular file.")
         return _info(file_path(uri), status)
 
+    def read_part(self, uri: str, start: int, stop: int, etag: str) -> None:
+        """Return None: to open a file costs no more than to read its part."""
+
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> None:
         """Return None: a local file has no address."""
 

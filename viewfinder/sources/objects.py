@@ -53,6 +53,15 @@ class Objects:
         with _span("GetObject", uri):
             return self._backend(uri).open(uri)
 
+    def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
+        """Return bytes `start` to `stop` of an object in S3 that still has this ETag, read alone.
+
+        None if they cannot be had alone: of a local file, of an object with a `Content-Encoding`, of one that has
+        changed, and from an endpoint that knows no ranges. Raises `ObjectError` as `read` does.
+        """
+        with _span("GetObject", uri):
+            return self._backend(uri).read_part(uri, start, stop, etag)
+
     def write(self, uri: str, path: Path) -> None:
         """Copy the local file `path` to one object. Raises `ObjectError` as `read` does."""
         with _span("PutObject", uri):

@@ -87,6 +87,18 @@ class S3Objects:
         file.seek(0)
         return decode_file(cast(BinaryIO, file), codings_of(answer.get("ContentEncoding")), uri)
 
+    def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
+        return self._connection.retry(lambda: self._read_part(uri, start, stop, etag), uri)
+
+    def _read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
+        answer = self._get(uri, Range=f"bytes={start}-{stop - 1}")
+        with answer["Body"] as body:  # closing an unread body costs the connection, not the bytes
+            is_part = str(answer.get("ContentRange", "")).startswith(f"bytes {start}-{stop - 1}/")
+            if not is_part or clean_etag(answer.get("ETag")) != etag or codings_of(answer.get("ContentEncoding")):
+                return None
+            chunks = _read_chunks(body, self._connection.access.read_timeout_s)
+            return bytes(_receive(chunks, uri, answer.get("ContentLength", 0), stop - start, None))
+
     def write(self, uri: str, path: Path) -> None:
         bucket, key = s3_parts(uri)
 
@@ -150,10 +162,10 @@ class S3Objects:
     def close(self) -> None:
         self._connection.close()
 
-    def _get(self, uri: str) -> Any:
+    def _get(self, uri: str, **options: Any) -> Any:
         """Send GetObject. Raises `ResponseParserError` if a gateway has answered 200 in place of the endpoint."""
         bucket, key = s3_parts(uri)
-        answer = self._connection.client.get_object(Bucket=bucket, Key=key, **self._connection.payer)
+        answer = self._connection.client.get_object(Bucket=bucket, Key=key, **options, **self._connection.payer)
         if not (answer.get("ETag") or answer.get("LastModified")):  # an endpoint sends at least one of them
             answer["Body"].close()
             raise ResponseParserError("The answer has neither an ETag nor a time, so it is no object of S3")

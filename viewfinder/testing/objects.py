@@ -39,6 +39,9 @@ class MemoryObjects:
         self.stat(uri)
         return io.BytesIO(self.contents[uri])
 
+    def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
+        return self.contents[uri][start:stop] if self.stat(uri).etag == etag else None
+
     def write(self, uri: str, path: Path) -> None:
         self.contents[uri] = path.read_bytes()
 

@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from PIL import Image
@@ -12,6 +12,7 @@ from PIL import Image
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.service.images.content import (
+    IN_MEMORY_BYTES,
     MAX_STREAMS,
     READ_AHEAD,
     READERS,
@@ -64,7 +65,8 @@ async def content(bucket: SlowObjects) -> AsyncIterator[MakeContent]:
 
     def make(**options: Any) -> ImageContent:
         settings: dict[str, Any] = {"timeout_s": 20, "memory_bytes": 2**30, "thumbnailers": 1, "cache_bytes": 10**6}
-        made.append(ImageContent(ObjectAccess(), LIMITS, objects=Objects(s3=bucket), **(settings | options)))
+        settings["objects"] = Objects(s3=bucket)
+        made.append(ImageContent(ObjectAccess(), LIMITS, **(settings | options)))
         return made[-1]
 
     yield make
@@ -189,3 +191,46 @@ def test_an_entity_tag_is_an_opaque_hash_of_etag_and_width() -> None:
     assert len(tags) == 4
     assert all(len(tag) == 34 and tag.isascii() and tag.isprintable() for tag in tags)
     assert entity_tag("", 64) == ""
+
+
+class CountedParts(MemoryObjects):
+    """A bucket that records the parts that are read, and whether a whole object was opened."""
+
+    def __init__(self, contents: dict[str, bytes], *, knows_ranges: bool) -> None:
+        super().__init__(contents)
+        self.parts: list[tuple[int, int]] = []
+        self.opened = 0
+        self._knows_ranges = knows_ranges
+
+    def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
+        self.parts.append((start, stop))
+        return super().read_part(uri, start, stop, etag) if self._knows_ranges else None
+
+    def open(self, uri: str) -> BinaryIO:
+        self.opened += 1
+        return super().open(uri)
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+async def test_a_part_of_a_large_object_is_read_alone(knows_ranges: bool, content: MakeContent) -> None:
+    """Regression: the whole object was read for each part."""
+    data = bytes(range(256)) * 1_000
+    bucket = CountedParts({"s3://b/large": data}, knows_ranges=knows_ranges)
+    found = await content(objects=Objects(s3=bucket)).original(
+        "s3://b/large", 2 * IN_MEMORY_BYTES, lambda size, etag: slice(5, 90)
+    )
+    found.file.seek(5 - found.start)
+    assert (found.file.read(85), found.size) == (data[5:90], len(data))
+    assert bucket.parts == [(5, 90)]
+    assert bucket.opened == (0 if knows_ranges else 1)
+    found.close()
+
+
+@pytest.mark.parametrize("part", [slice(0, 256_000), None])
+async def test_a_whole_object_is_not_read_as_a_part(part: slice | None, content: MakeContent) -> None:
+    bucket = CountedParts({"s3://b/large": bytes(256_000)}, knows_ranges=True)
+    found = await content(objects=Objects(s3=bucket)).original(
+        "s3://b/large", 2 * IN_MEMORY_BYTES, lambda size, etag: part
+    )
+    assert (bucket.parts, bucket.opened, found.start) == ([], 1, 0)
+    found.close()

@@ -39,10 +39,16 @@ ADDRESS_S = 300
 READ_AHEAD = 4
 # Larger objects are read into a temporary file instead of memory.
 IN_MEMORY_BYTES = 4 * 1024**2
+# Parts up to this size are read alone.
+MAX_PART_BYTES = 16 * 1024**2
 # A browser cannot wait for a bucket's outage to end: one retry, then an error.
 RETRY_S = 1.0
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
+
+
+# The bytes that are needed of an object of this size and ETag; None if it has none of them.
+Part = Callable[[int, str], slice | None]
 
 
 class ContentBusyError(Exception):
@@ -51,11 +57,15 @@ class ContentBusyError(Exception):
 
 @dataclass(frozen=True)
 class Original:
-    """One stored object: `size` bytes to be read from `file`. The receiver closes it, which frees its stream."""
+    """One stored object of `size` bytes, which `file` holds from `start` on.
+
+    The receiver closes it, which frees its stream.
+    """
 
     file: BinaryIO
     size: int
     etag: str
+    start: int = 0
     free: Callable[[], None] = lambda: None
 
     def close(self) -> None:
@@ -100,15 +110,15 @@ class ImageContent:
         for each in self._thumbnailers:
             self._idle.put(each)
 
-    async def original(self, uri: str, size: int) -> Original:
-        """The object at `uri`, of `size` bytes according to the index.
+    async def original(self, uri: str, size: int, part: Part | None = None) -> Original:
+        """The object at `uri`, of `size` bytes according to the index; at least its `part`, if only that is needed.
 
         Raises `ObjectError` and `ContentBusyError`.
         """
         if not self._streams.acquire(blocking=False):
             raise ContentBusyError("too many originals at once")
         try:
-            return replace(await self._reading.run(self._open, uri, size), free=self._streams.release)
+            return replace(await self._reading.run(self._open, uri, size, part), free=self._streams.release)
         except BaseException:
             self._streams.release()
             raise
@@ -150,12 +160,17 @@ class ImageContent:
             each.close()
         self._objects.close()
 
-    def _open(self, uri: str, size: int) -> Original:
+    def _open(self, uri: str, size: int, part: Part | None) -> Original:
         if size <= IN_MEMORY_BYTES:  # one request instead of three
             data, version = self._objects.read(uri, self._limits.max_bytes)
             return Original(BytesIO(data), len(data), version.etag)
         info = self._objects.stat(uri)
         self._check_size(uri, info.size)
+        wanted = None if part is None else part(info.size, info.etag)
+        if wanted is not None and wanted.stop - wanted.start <= min(info.size - 1, MAX_PART_BYTES):
+            content = self._objects.read_part(uri, wanted.start, wanted.stop, info.etag)
+            if content is not None:
+                return Original(BytesIO(content), info.size, info.etag, wanted.start)
         file = self._objects.open(uri)
         try:
             length = file.seek(0, os.SEEK_END)  # not that of the object in the store, which may be encoded

@@ -1,6 +1,7 @@
 """The routes of the content of images: originals and thumbnails."""
 
 import asyncio
+import functools
 import logging
 import posixpath
 import re
@@ -23,7 +24,7 @@ from viewfinder.service.http.errors import ERROR_RESPONSES, HTTPError
 from viewfinder.service.http.json_routes import JsonRoute
 from viewfinder.service.http.keys import Asked, Seen, Visible
 from viewfinder.service.http.routes.images import IMAGE_ERRORS, ImageId, ImageUri, record_of, seen_ids
-from viewfinder.service.images.content import WIDTHS, ContentBusyError, Original, entity_tag
+from viewfinder.service.images.content import WIDTHS, ContentBusyError, Original, Part, entity_tag
 from viewfinder.service.search_service import SearchService
 from viewfinder.store import Record
 
@@ -139,10 +140,11 @@ def router(service: SearchService) -> APIRouter:
             elif redirects and _follows_redirects(request) and (address := await _address(service, record)):
                 answer = Response(status_code=307, headers={"location": address, "cache-control": "no-store"})
             else:
+                part = functools.partial(_part, range, if_range)
                 original = await service.content.original(
-                    str(record.payload["uri"]), int(record.payload.get("size") or 0)
+                    str(record.payload["uri"]), int(record.payload.get("size") or 0), part
                 )
-                answer = _original(record, original, range, if_range, head=request.method == "HEAD")
+                answer = _original(record, original, part, range or "", head=request.method == "HEAD")
         except (ObjectError, ContentBusyError) as error:
             raise _content_error(error) from error
         service.metrics.observe("content", time.perf_counter() - began)
@@ -187,19 +189,19 @@ def _presentation(record: Record) -> tuple[str, str]:
     return media_type, _disposition(record.id, str(record.payload.get("key") or ""), suffix, inline=inline)
 
 
-def _original(record: Record, original: Original, range: str | None, if_range: str | None, *, head: bool) -> Response:
+def _original(record: Record, original: Original, part: Part, range: str, *, head: bool) -> Response:
     """The whole original, or the part of it that is asked for: with it a client goes on after a lost connection."""
     media_type, disposition = _presentation(record)
     tag = entity_tag(original.etag, None)
     headers = _headers(tag) | {"accept-ranges": "bytes", "content-disposition": disposition}
     whole = slice(0, original.size)
-    wanted = _slice(range, original.size) if range and if_range in (None, tag) else whole
+    wanted = part(original.size, original.etag)
     if wanted is None:
         original.close()
         raise HTTPError(
             416,
             "invalid_range",
-            f"The original has {original.size:,} bytes, not those of Range {(range or '')[:40]!r}.",
+            f"The original has {original.size:,} bytes, not those of Range {range[:40]!r}.",
             "Leave out Range, or ask for bytes that exist.",
             headers={"content-range": f"bytes */{original.size}"},
         )
@@ -211,6 +213,11 @@ def _original(record: Record, original: Original, range: str | None, if_range: s
         original.close()
         return Response(status_code=status, headers=headers, media_type=media_type)
     return _FileResponse(original, wanted, status_code=status, headers=headers, media_type=media_type)
+
+
+def _part(range: str | None, if_range: str | None, size: int, etag: str) -> slice | None:
+    """The bytes to send of an original; None if `Range` asks for bytes that it does not have."""
+    return _slice(range, size) if range and if_range in (None, entity_tag(etag, None)) else slice(0, size)
 
 
 def _slice(range: str, size: int) -> slice | None:
@@ -252,7 +259,7 @@ class _FileResponse(StreamingResponse):
 
 
 async def _chunks(original: Original, part: slice) -> AsyncIterator[bytes]:
-    original.file.seek(part.start)
+    original.file.seek(part.start - original.start)
     left = part.stop - part.start
     while left > 0 and (chunk := await asyncio.to_thread(original.file.read, min(left, STREAM_CHUNK_BYTES))):
         left -= len(chunk)
