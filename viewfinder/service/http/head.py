@@ -16,7 +16,7 @@ class HeadAsGet:
             return
 
         async def without_body(message: Message) -> None:
-            await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
         if not _takes(scope, "HEAD") and _takes(scope, "GET"):
             scope["method"] = "GET"
