@@ -1,11 +1,14 @@
 """The index job on two Ray nodes, one of which is lost during the run."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -52,7 +55,7 @@ class TwoNodes:
         return any(command(child).startswith(("ray::Map", "ray::Write")) for child in children(self._raylet))
 
     def lose_the_worker(self) -> None:
-        """Kill every process of the second node."""
+        """Kill the raylet of the second node, and with it every process there."""
         assert self._process.stdin is not None
         self._process.stdin.write("lose\n")
         self._process.stdin.flush()
@@ -69,6 +72,35 @@ class TwoNodes:
     def _answer(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline()
+
+
+class Terminal:
+    """The terminal of a job. `shown` has each count of its progress bar, with the number of points sent until then."""
+
+    def __init__(self, sent: Callable[[], int]) -> None:
+        self._ours, self.theirs = pty.openpty()
+        self._sent = sent
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        self.text = ""
+        self.shown: list[tuple[int, int]] = []
+
+    def close(self) -> None:
+        """Read to the end. The job must have ended."""
+        os.close(self.theirs)
+        self._thread.join(WAIT_S)
+        os.close(self._ours)
+
+    def _read(self) -> None:
+        frame = ""
+        try:
+            while read := os.read(self._ours, 65536):
+                self.text += (new := re.sub(r"\x1b\[[\d;?]*\w", "", read.decode(errors="replace")))
+                *complete, frame = re.split(r"[\r\n]", frame + new)
+                counts = [int(each[1]) for part in complete if (each := re.search(r"Indexing .*?(\d+)/\d+", part))]
+                self.shown += [(count, self._sent()) for count in counts]
+        except OSError:  # nobody has the other end open any more
+            pass
 
 
 @pytest.fixture
@@ -93,17 +125,22 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     qdrant.faults.extend(slow)
     world.report = world.directory / "report"
     command = [sys.executable, "jobs/index.py", world.source, "--report", str(world.report)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as job:
+    terminal = Terminal(lambda: len(sent(qdrant)))
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "200"}
+    with subprocess.Popen(command, cwd=ROOT, stderr=terminal.theirs, env=environment) as job:
         try:
-            until(lambda: len(slow) - len(qdrant.faults) >= 5 and two_nodes.worker_is_busy(), job)
+            until(lambda: len(slow) - len(qdrant.faults) >= 5 and two_nodes.worker_is_busy(), job, terminal)
             two_nodes.lose_the_worker()
+            shown_before = len(terminal.shown)
             written = len(slow) - len(qdrant.faults)
             assert written < len(NAMES) / 4, "all was written before the node was lost"
-            until(lambda: two_nodes.exported() >= EXPORTED, job)
-            _, said = job.communicate(timeout=WAIT_S)
+            until(lambda: two_nodes.exported() >= EXPORTED, job, terminal)
+            job.wait(WAIT_S)
         finally:
             job.kill()
-    assert job.returncode == 0, said
+    terminal.close()
+    assert job.returncode == 0, terminal.text
+    assert_progress_is_true(terminal.shown, shown_before)
     total = len(NAMES) + 1
     assert world.counts == {
         "listed": total,
@@ -124,10 +161,25 @@ def test_a_job_survives_the_loss_of_a_node_with_the_right_points(
     assert_same_vectors(written_despite_the_loss, vectors(world))
 
 
-def until(condition: Callable[[], bool], job: "subprocess.Popen[str]") -> None:
+def sent(qdrant: QdrantDouble) -> set[str]:
+    """The ids of the points that were sent to Qdrant."""
+    upserts = [each for each in qdrant.requests if re.search(UPSERT, f"{each.method} {each.path}")]
+    return {point for each in upserts for point in each.body.get("batch", {}).get("ids", ())}
+
+
+def assert_progress_is_true(shown: Sequence[tuple[int, int]], before_loss: int) -> None:
+    """Progress grows with what is stored, on the node that stays too, and counts nothing twice."""
+    counts = [count for count, _ in shown]
+    assert counts == sorted(counts), "progress ran backwards"
+    assert not [pair for pair in shown if pair[0] > pair[1] + 1], "more was counted than sent, and one failure"
+    assert max(counts[:before_loss], default=0) < counts[-1] == len(NAMES) + 1
+    assert len(set(counts[before_loss:])) > 5, "progress stood still after the loss"
+
+
+def until(condition: Callable[[], bool], job: "subprocess.Popen[bytes]", terminal: Terminal) -> None:
     """Wait for a condition that must become true while the job runs."""
     deadline = time.monotonic() + WAIT_S
     while not condition():
-        assert job.poll() is None, f"the job ended too early: {job.communicate()[1]}"
-        assert time.monotonic() < deadline, "the condition never became true"
+        assert job.poll() is None, f"the job ended too early: {terminal.text}"
+        assert time.monotonic() < deadline, f"the condition never became true: {terminal.text[-3000:]}"
         time.sleep(0.1)
