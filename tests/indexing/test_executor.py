@@ -150,7 +150,7 @@ def test_tables_are_cut_and_joined_without_losing_rows(sizes: list[int], size: i
 def test_a_decoder_in_use_while_the_executor_is_closed_ends_too(world: World) -> None:
     settings, checkpoint = Settings.load(), locate(world.model)
     limits = ImageLimits.of(settings)
-    pool = _DecoderPool(_DecoderOptions(checkpoint.preprocess, limits, 60.0, settings.decode_memory_bytes))
+    pool = _DecoderPool(_DecoderOptions(checkpoint.preprocess, limits, 60.0, settings.decode_memory_bytes, 0))
     with pool.borrow() as decoder:
         decoder.decode(encoded_image(1, (32, 32)))
         pool.close()

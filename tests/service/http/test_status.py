@@ -107,9 +107,9 @@ def test_stats_describe_the_index_without_secrets(served: World) -> None:
         ("/healthz", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
         (f"/v1/images/{point_id('s3://bucket/0.jpg')}/content", "GET, HEAD"),
-        ("/v1/facets", "GET, POST"),
-        ("/v1/search", "GET, POST"),
-        (f"/v1/images/{point_id('s3://bucket/0.jpg')}", "DELETE, GET"),
+        ("/v1/facets", "GET, HEAD, POST"),
+        ("/v1/search", "GET, HEAD, POST"),
+        (f"/v1/images/{point_id('s3://bucket/0.jpg')}", "DELETE, GET, HEAD"),
     ],
 )
 def test_a_wrong_method_names_all_that_the_path_has(shared: World, path: str, methods: str) -> None:
