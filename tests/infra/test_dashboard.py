@@ -106,7 +106,7 @@ def head(s3: S3Endpoint, world: World) -> Iterator[Head]:
         # Not pytest's directory: a socket's path is limited to 107 characters, and Ray adds 70.
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="vf-", ignore_cleanup_errors=True))
         variables = stack.enter_context(fast_proxy_environment())
-        variables["VIEWFINDER_API_KEYS"] = sha256(KEY.encode()).hexdigest()
+        variables["VIEWFINDER_API_KEYS"] = f"{sha256(KEY.encode()).hexdigest()}:admin"
         head = Head(directory, variables)
         stack.callback(head.close)
         head.wait()
@@ -151,6 +151,11 @@ def test_a_job_is_submitted_and_the_service_deployed_over_http_with_a_token(
     assert answer.status_code == 200, answer.text
     assert {hit["uri"] for hit in answer.json()["hits"]} == {f"{world.source}/{name}" for name in NAMES}
 
+    # A counter is exported once it has counted.
+    images = {"images": [{"uri": f"{world.source}/{NAMES[0]}"}]}
+    indexed = httpx.post(f"{service}/v1/images", json=images, headers={"x-api-key": KEY}, timeout=60)
+    assert [image["outcome"] for image in indexed.json()["images"]] == ["unchanged"], indexed.text
+
     # Metrics of the service and its machines that dashboard and alerts use. Those of a running job are checked in
     # test_two_nodes.py; the job has ended here. This machine has no GPU.
     asked = {name for _, expr in queries() for name in metrics_of(expr)}
@@ -158,4 +163,10 @@ def test_a_job_is_submitted_and_the_service_deployed_over_http_with_a_token(
     absent = ("ray_viewfinder_job_", "ray_node_gpus_", "ray_node_gram_", "ray_cluster_", "ray_memory_manager_")
     asked = {name for name in asked if name.startswith("ray_") and not name.startswith(absent)}
     assert len(asked) >= 14
-    head.until(lambda: asked <= head.exported(), lambda: f"not exported: {asked - head.exported()}")
+    exported: set[str] = set()
+
+    def all_exported() -> bool:
+        exported.update(head.exported())  # a gauge is there from its report to the next reading
+        return asked <= exported
+
+    head.until(all_exported, lambda: f"not exported: {asked - exported}")
