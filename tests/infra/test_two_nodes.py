@@ -99,7 +99,7 @@ class Terminal:
                 *complete, frame = re.split(r"[\r\n]", frame + new)
                 counts = [int(each[1]) for part in complete if (each := re.search(r"Indexing .*?(\d+)/\d+", part))]
                 self.shown += [(count, self._sent()) for count in counts]
-        except OSError:  # nobody has the other end open any more
+        except OSError:  # the process has closed its end of the terminal
             pass
 
 

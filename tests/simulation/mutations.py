@@ -278,7 +278,11 @@ MUTATIONS = (
         _failures_delete_later_contents,
     ),
     _mutation(
-        "completion", "nobody completes a change", "model changes cut short", 31, _model_changes_are_not_completed
+        "completion",
+        "a change of model is not completed",
+        "model changes cut short",
+        31,
+        _model_changes_are_not_completed,
     ),
     _mutation("failures", "a permanent failure is for ever", "decoder upgrades", 4, _failures_for_ever),
     _mutation("crashes", "one crash is permanent", "bad nodes", 7, _crashes_are_permanent),

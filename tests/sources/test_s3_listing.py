@@ -38,7 +38,7 @@ NO_LISTINGS = {
     "error of a gateway": _body('<Error xmlns="http://gateway/"><Code>InternalError</Code></Error>'),
     "list of buckets": _body("<ListAllMyBucketsResult><Buckets/><Prefix>p</Prefix></ListAllMyBucketsResult>"),
     "entry without a key": _entry("<Size>1</Size>"),
-    "size that is no number": _entry("<Key>2</Key><Size>many</Size>"),
+    "size that is not a number": _entry("<Key>2</Key><Size>many</Size>"),
 }
 
 

@@ -286,7 +286,7 @@ class _Reindex:
     def _take_over_records(self, live: Collection) -> tuple[Collection | None, Collection]:
         """Record what jobs have recorded in the collection that the live one is behind; return that one, and the live.
 
-        None, if there is no such collection.
+        Returns None if there is no such collection.
         """
         collections = self._store.collections
         retired = next((each for each in collections.all(live.index) if each.name == live.metadata.behind), None)

@@ -168,7 +168,7 @@ class S3Objects:
         answer = self._connection.client.get_object(Bucket=bucket, Key=key, **options, **self._connection.payer)
         if not (answer.get("ETag") or answer.get("LastModified")):  # an endpoint sends at least one of them
             answer["Body"].close()
-            raise ResponseParserError("The answer has neither an ETag nor a time, so it is no object of S3")
+            raise ResponseParserError("The answer has neither an ETag nor a time, so it did not come from S3")
         return answer
 
     def _similar_if_empty(self, client: "S3Client", bucket: str, key: str) -> Sequence[str] | None:
@@ -284,13 +284,13 @@ class _Requests:
 
 
 def _list(client: "S3Client", request: dict[str, Any]) -> Any:
-    """Send ListObjectsV2. Raises `ResponseParserError` if the answer is no listing, which boto3 takes for an empty one.
+    """Send ListObjectsV2. Raises `ResponseParserError` for another answer, which boto3 takes for an empty listing.
 
     A gateway may answer 200 with nothing, with a web page, or with an error of its own.
     """
     try:
         answer: Any = client.list_objects_v2(**request)
-    except ValueError as error:  # a size that is no number
+    except ValueError as error:  # a size that is not a number
         raise ResponseParserError(f"The listing has a value that cannot be read: {error}") from error
     if answer.keys().isdisjoint(_LISTING_FIELDS) or any("Key" not in each for each in answer.get("Contents", ())):
         raise ResponseParserError("The answer is not a listing")

@@ -80,7 +80,7 @@ def test_all_parts_are_one_run_and_a_field_has_one_type(library: Library) -> Non
 
 
 async def test_a_late_request_is_answered_with_what_has_been_indexed(library: Library, gate: Gate) -> None:
-    """Regression: it got 504, went on, and nobody learned what became of its images."""
+    """Regression: the request got 504 and its indexing went on, so no answer told the outcomes."""
     uris = [library.add(f"{number}.jpg", encoded_image(number)) for number in range(COUNT)]
     gate.close_after(2)  # the batches of the first part
     service = library.world.service
