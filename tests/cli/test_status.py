@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.conftest import Viewfinder
 from tests.fixtures.services import Running
+from tests.indexing.sample_images import fill
 from viewfinder.models.checkpoint import locate
 from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.schema import ModelIdentity
@@ -57,3 +58,25 @@ def test_without_an_index_the_status_says_how_to_create_one(alone: Path, viewfin
     done = viewfinder("status", "--index", "cats")
     assert done.status == 0
     assert done.out == "There is no index 'cats' yet. Create it: viewfinder index SRC\n"
+
+
+def test_a_change_of_model_that_did_not_get_to_its_end_is_shown(
+    alone: Path,
+    tiny_model: str,
+    viewfinder: Viewfinder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("VIEWFINDER_MODEL", tiny_model)
+    photos = tmp_path / "photos"
+    fill(photos, ["a.jpg"])
+    assert viewfinder("index", str(photos)).status == 0
+    assert "did not get to its end" not in viewfinder("status").out
+    with open_local(StoreAddress(data_dir=alone)) as store:
+        live = store.collections.require_live("images")
+        store.collections.update_metadata(live.name, behind="images__earlier")
+    says = f"The change of model from images__earlier to {live.name} did not get to its end"
+    assert says in viewfinder("status").out
+    assert viewfinder("index", str(photos)).status == 0
+    assert says in caplog.text

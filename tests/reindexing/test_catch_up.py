@@ -11,6 +11,7 @@ from tests.indexing.sample_images import fill, write_captions
 from tests.reindexing.test_promote import serve
 from viewfinder.errors import SourceError
 from viewfinder.models.checkpoint import locate
+from viewfinder.reindexing import status
 from viewfinder.reindexing.options import ReindexOptions
 from viewfinder.reindexing.workflow import has_wanted_model
 from viewfinder.settings import Settings
@@ -53,7 +54,11 @@ def test_a_source_that_a_job_has_added_is_not_lost_when_the_listing_after_the_sw
     assert index.result.outcome == f"switched from {first.name}"
     assert "same token" in str(index.result.problem)
     assert index.live.metadata.behind == first.name
+    assert f"from {first.name} to {index.live.name} did not get to its end" in str(
+        status.read(index.store, "images").incomplete
+    )
     assert index.reindex(*flags) == 0
+    assert status.read(index.store, "images").incomplete is None
     assert names(index) == {*NAMES, "x.jpg", "y.jpg"}
     assert len(index.live.recorded.captions_of(str(late))) == 1
     assert index.live.metadata.behind == ""

@@ -1,5 +1,6 @@
 """`viewfinder index`: bring an index up to date with its sources."""
 
+import logging
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,6 +33,8 @@ from viewfinder.extras import packages_of
 from viewfinder.indexing.options import MAX_FAILURE_RATIO, PRUNE_MAX_RATIO, IndexOptions
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import canonical_uri, file_path, spellings
+
+logger = logging.getLogger("viewfinder.index")
 
 EPILOG = examples(
     "viewfinder index photos/",
@@ -174,10 +177,13 @@ def _run_index(options: IndexOptions, settings: Settings, *, on_ray: bool, as_js
         from viewfinder.indexing import preflight
         from viewfinder.indexing.report import IndexPlan
         from viewfinder.indexing.run import index
+        from viewfinder.reindexing.status import incomplete_change
 
     preflight.check(options, settings)
     with open_execution(settings, "index", on_ray=on_ray) as (store, executor):
         result = index(options, settings, store, executor, progress=ConsoleProgress())
+        if incomplete := incomplete_change(store, settings.index):
+            logger.warning("%s", incomplete)
     if isinstance(result, IndexPlan):
         show_plan(result, as_json=as_json)
         return FAILED if result.problems else DONE

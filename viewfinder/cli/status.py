@@ -105,6 +105,8 @@ def _notes(status: "IndexStatus") -> Iterator[str]:
             yield f"The last run skipped {counted(sum(each.skipped.values()), 'object')}: {reasons}."
     if status.rollback_pause:
         yield f"Scheduled runs are paused {status.rollback_pause}. To resume them: viewfinder reindex --release"
+    if status.incomplete:
+        yield status.incomplete
     if status.locked_by:
         yield f"The index is locked by {status.locked_by}."
 

@@ -9,6 +9,7 @@ from viewfinder.reindexing.rollback import RollbackPause, read_pause
 from viewfinder.reindexing.upgrade_lock import LockHolder, read_holder
 from viewfinder.sources.skips import SKIP_REASONS
 from viewfinder.store import Collection, Store
+from viewfinder.store.control import Control
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,16 @@ class CollectionStatus:
 
 @dataclass(frozen=True)
 class IndexStatus:
-    """All collections of an index, oldest first, the pause after a rollback, and the holder of the upgrade lock."""
+    """All collections of an index, oldest first, the pause after a rollback, and the holder of the upgrade lock.
+
+    `incomplete` is a sentence on a change of model that ended between its switch and its end; None otherwise.
+    """
 
     index: str
     collections: tuple[CollectionStatus, ...]
     rollback_pause: RollbackPause | None
     locked_by: LockHolder | None
+    incomplete: str | None
 
 
 def read(store: Store, index: str) -> IndexStatus:
@@ -42,10 +47,13 @@ def read(store: Store, index: str) -> IndexStatus:
     live_name = live.name if live else ""
     collections = tuple(_describe(store, each, each.name == live_name) for each in store.collections.all(index))
     control = store.control(index)
-    holder = read_holder(control)
-    if holder is not None and holder.expired(clock.now()):
-        holder = None
-    return IndexStatus(index, collections, read_pause(control), holder)
+    holder = _holder(control)
+    return IndexStatus(index, collections, read_pause(control), holder, _incomplete(live, holder))
+
+
+def incomplete_change(store: Store, index: str) -> str | None:
+    """Return a sentence on a change of model that ended between its switch and its end, None if there is none."""
+    return _incomplete(store.collections.live(index), _holder(store.control(index)))
 
 
 def estimated_bytes(store: Store, collection: Collection, dimension: int | None = None) -> int:
@@ -72,6 +80,22 @@ def format_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
+
+
+def _incomplete(live: Collection | None, holder: LockHolder | None) -> str | None:
+    """Describe an incomplete change of model. While a run holds the upgrade lock, the change is still in progress."""
+    if live is None or not live.metadata.behind or holder is not None:
+        return None
+    return (
+        f"The change of model from {live.metadata.behind} to {live.name} did not get to its end: {live.name} may lack "
+        "what jobs indexed while it was built. To complete it: viewfinder reindex --when-model-changed"
+    )
+
+
+def _holder(control: Control) -> LockHolder | None:
+    """Return the holder of the upgrade lock, None if it is free or has expired."""
+    holder = read_holder(control)
+    return None if holder is None or holder.expired(clock.now()) else holder
 
 
 def _describe(store: Store, collection: Collection, live: bool) -> CollectionStatus:
