@@ -22,6 +22,8 @@ BENCHMARKS = (
     Benchmark("text_encode_fp32", 2.5, "higher", _in("text_encode", "measure_float32")),
     Benchmark("text_encode_bf16", 5, "higher", _in("text_encode", "measure_bfloat16")),
     Benchmark("jpeg_decode_12mp", 4, "higher", _in("jpeg_decode")),
+    Benchmark("first_vector", 1, "lower", _in("start_up", "measure_first_vector")),
+    Benchmark("rerun_start", 2, "lower", _in("start_up", "measure_rerun")),
     Benchmark("rerun", 0.1, "lower", _in("rerun")),
     Benchmark("vs_plain_loop", 1.5, "higher", _in("vs_plain_loop", "measure_open_clip")),
     Benchmark("batching", 2, "higher", _in("batching")),

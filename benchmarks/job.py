@@ -67,15 +67,11 @@ def index(
         "PRECISION": "float32",
         **settings,
     }
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("VIEWFINDER_", "RAY_"))},
+    environment = environment_of(
+        directory,
         **bucket.environment,
         **{_variable(name): str(value) for name, value in given.items() if value is not None},
-        # By default Ray writes a token into the home directory and sends usage reports.
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(directory),
-    }
+    )
     command = [sys.executable, "jobs/index.py", bucket.source, "--report", str(report), *flags]
     began, stolen = time.perf_counter(), stolen_s()
     with (report / "stdout").open("w") as stdout:
@@ -94,6 +90,18 @@ def index(
     run = Run(seconds, summary, watch.peak, watch.cpu_s, stolen_s() - stolen)
     print(f"the job took {seconds:.1f} s over {summary['counts']['listed']:,} objects: {run.stages}", file=sys.stderr)
     return run
+
+
+def environment_of(directory: Path, **variables: str) -> dict[str, str]:
+    """This environment without settings of viewfinder and Ray, with `variables`, for a program that may start Ray."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("VIEWFINDER_", "RAY_"))},
+        **variables,
+        # By default Ray writes a token into the home directory and sends usage reports.
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(directory),
+    }
 
 
 def _variable(name: str) -> str:

@@ -1,5 +1,6 @@
 """The optional packages: `pip install viewfinder` alone gives the client and the command line."""
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,3 +21,9 @@ def packages_of(extra: str, user: str) -> Iterator[None]:
         raise ConfigurationError(
             f"{user} needs the package {error.name}, which is not installed: {install(extra)}"
         ) from error
+
+
+def require(package: str) -> None:
+    """Raise `ModuleNotFoundError` if a package is missing, without importing it."""
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -13,7 +13,7 @@ from typer.exceptions import TyperException
 
 from viewfinder.cli.output import report_error
 from viewfinder.errors import ServiceError, ViewfinderError
-from viewfinder.extras import packages_of
+from viewfinder.extras import packages_of, require
 from viewfinder.settings import Settings
 from viewfinder.terminal import PrintableFormatter
 
@@ -90,12 +90,20 @@ def open_execution(settings: Settings, command: str, *, on_ray: bool) -> "Iterat
     """
     if on_ray:
         with packages_of("all", f"'viewfinder {command}'"):
-            from viewfinder.cluster.executor import RayExecutor
-            from viewfinder.cluster.session import join_ray
+            require("ray")  # which is imported only if the job needs it
+            from viewfinder.cluster.on_demand import OnDemandExecutor
+            from viewfinder.cluster.session import is_ray_at_hand, join_ray, store_of
             from viewfinder.store import StoreAddress
 
-        with join_ray(settings, StoreAddress.of(settings)) as store:
-            yield store, RayExecutor()
+        address = StoreAddress.of(settings)
+        if is_ray_at_hand(settings, address):
+            from viewfinder.cluster.executor import RayExecutor
+
+            with join_ray(settings, address) as store:
+                yield store, RayExecutor()
+        else:
+            with store_of(settings) as store, OnDemandExecutor(settings) as on_demand:
+                yield store, on_demand
         return
     with packages_of("local", f"'viewfinder {command}'"):
         from viewfinder.cluster.session import store_of

@@ -107,11 +107,15 @@ def _bar(console: Console) -> Progress:
 def _log_lines(total: int) -> IndexingProgress:
     began = time.monotonic()
     logged = 0.0
+    first = True
 
     def log(counts: Mapping[str, int]) -> None:
-        nonlocal logged
+        nonlocal logged, first
         elapsed = time.monotonic() - began
-        if elapsed - logged > _PROGRESS_EVERY_S:
+        if first and any(counts.values()):  # its speed would be that of the start
+            first, logged = False, elapsed
+            logger.info("%s of %s (%s)", f"{sum(counts.values()):,}", counted(total, "object"), _list_counts(counts))
+        elif elapsed - logged > _PROGRESS_EVERY_S:
             logged = elapsed
             logger.info("%s", progress_line(counts, total, elapsed))
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -39,6 +40,13 @@ _QUIET: Mapping[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": 
 @contextmanager
 def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
     """Join or start Ray for a job; yields the store as the driver sees it."""
+    with ray_of_job(settings, address), connect(address) as store:
+        yield store
+
+
+@contextmanager
+def ray_of_job(settings: Settings, address: StoreAddress) -> Iterator[None]:
+    """Join or start a Ray with what a job needs, during the block."""
     # Ray's core logs an error for every actor pool whose arguments are in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = cpu_cores()
@@ -50,8 +58,15 @@ def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
         include_dashboard=False,
     ):
         configure_ray_data()
-        with connect(address) as store:
-            yield store
+        yield
+
+
+def is_ray_at_hand(settings: Settings, address: StoreAddress) -> bool:
+    """True if a job joins a Ray before anything else: a named one, this process's own, or the only way to the store."""
+    ray = sys.modules.get("ray")
+    if settings.ray_address or (ray is not None and ray.is_initialized()):
+        return True
+    return address.url is None and _needs_ray(store_directory(address.data_dir))
 
 
 @contextmanager
