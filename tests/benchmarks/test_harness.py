@@ -33,6 +33,8 @@ NAMES = [
     "text_encode_fp32",
     "text_encode_bf16",
     "jpeg_decode_12mp",
+    "first_vector",
+    "rerun_start",
     "rerun",
     "vs_plain_loop",
     "batching",
