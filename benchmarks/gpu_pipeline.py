@@ -21,7 +21,8 @@ from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Decoded, ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Device, Encoder
+from viewfinder.models.devices import Device
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 
 BATCH_SIZE = 256

@@ -26,7 +26,7 @@ from viewfinder.indexing.rows import paths_table, read_part
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Device, Precision
+from viewfinder.models.devices import Device, Precision
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import write_manifest
@@ -157,7 +157,7 @@ def stages_alone(
             fetch = FetchAndDecode.of(settings, access, checkpoint)
             on_gpu = device == "cuda"
             cores = None if on_gpu else 1
-            encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, cores=cores)
+            encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, runtime="auto", cores=cores)
             stages: list[tuple[str, int, Callable[[pa.Table], Any]]] = [
                 ("compare", COMPARE_BATCH_SIZE, compare),
                 ("fetch and decode", settings.fetch_batch_size, fetch),

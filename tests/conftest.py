@@ -1,14 +1,16 @@
 """Shared fixtures: one S3 endpoint and one Ray per session, started by the first test that uses them."""
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-import viewfinder.models.encoder
+import viewfinder.models.devices
 from tests.chaos.table import FaultTable
 from viewfinder.testing.models import tiny_checkpoint
 from viewfinder.testing.s3 import S3Endpoint
@@ -30,9 +32,16 @@ if os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Vectors are compared within 1e-5; bfloat16 weights are not that exact.
-if viewfinder.models.encoder.multiplies_bfloat16():
+if viewfinder.models.devices.multiplies_bfloat16():
     os.environ["VIEWFINDER_PRECISION"] = "float32"
-    viewfinder.models.encoder.multiplies_bfloat16 = lambda: False
+    viewfinder.models.devices.multiplies_bfloat16 = lambda: False
+
+# Exports of models would be made beside the Hugging Face cache, each by a process of its own: tests of them have a
+# directory for it, all others run on torch because this one cannot be written.
+HF_HOME = Path(tempfile.mkdtemp(prefix="viewfinder-tests-"))
+(HF_HOME / "viewfinder").touch()
+atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
+os.environ["HF_HOME"] = str(HF_HOME)
 
 
 # Each Ray worker imports torch and open_clip: 15 s of CPU.

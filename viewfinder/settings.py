@@ -233,6 +233,12 @@ class Settings(BaseModel):
         description="Number format of the encoder's weights. `auto`: bfloat16 on GPUs and CPUs that support it, "
         "float16 on older GPUs, else float32.",
     )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto",
+        description="Library that computes the model on a CPU; GPUs use torch. `auto`: OpenVINO once the model is "
+        "exported, until then torch, and the model is exported in the background. `openvino`: the model is exported "
+        "first, and an error if it cannot be.",
+    )
 
     # The service
     host: str = Field(

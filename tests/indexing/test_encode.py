@@ -11,7 +11,7 @@ import pytest
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.rows import Row, table_of
 from viewfinder.models.checkpoint import locate
-from viewfinder.models.encoder import Encoder
+from viewfinder.models.torch_runtime import TorchRuntime
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_divided_among_threads_keeps_its_order(count: int) -> None:
     checkpoint = locate("demo-small")
     made = [
-        Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=cores)(
+        Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=cores)(
             table_of(rows(count, checkpoint.preprocess.size))
         ).to_pylist()
         for cores in (1, 3)
@@ -58,7 +58,7 @@ def test_a_batch_divided_among_threads_keeps_its_order(count: int) -> None:
 
 def test_texts_are_divided_too_and_may_be_none() -> None:
     checkpoint = locate("demo-small")
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=3)
     texts = ["a red car", "two dogs", "a guitar by the sea", "a lemon", "three horses", "a hedgehog", "a town"]
     vectors, cuts = stage.encode_texts(texts)
     whole, _ = stage.encoder().encode_texts(texts)
@@ -69,7 +69,7 @@ def test_texts_are_divided_too_and_may_be_none() -> None:
 
 def test_images_are_read_without_copying_from_arrow() -> None:
     checkpoint = locate("demo-small")
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=1)
     whole = table_of(rows(12, checkpoint.preprocess.size))
     expected = stage(whole)["image_vector"].to_pylist()
     # As Ray passes them: slices of blocks, joined, with and without a failed row between them.
@@ -88,7 +88,7 @@ def test_cells_of_a_wrong_size_are_refused(sizes: list[int]) -> None:
     checkpoint = locate("demo-small")
     right = checkpoint.preprocess.size**2 * 3
     cells = [bytes(right + size) if abs(size) == 1 else bytes(size * right // 2) for size in sizes]
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=1)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=1)
     with pytest.raises(ValueError, match="are not images of"):
         stage(table_of([{"action": "index", "count": 1, "pixels": cell} for cell in cells]))
 
@@ -98,7 +98,7 @@ def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.Monk
     loaded = []
     load, encode_images = Encoder.load, Encoder.encode_images
     monkeypatch.setattr(Encoder, "load", lambda *args, **options: loaded.append(1) or load(*args, **options))
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=None)
     tables = [table_of(rows(count, checkpoint.preprocess.size)) for count in (8, 12)]
     alone = [stage(table)["image_vector"].to_pylist() for table in tables]
 
@@ -109,7 +109,7 @@ def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.Monk
         return encode_images(encoder, images)
 
     monkeypatch.setattr(Encoder, "encode_images", meet)
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=None)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=None)
     loaded.clear()
     began = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
@@ -128,7 +128,7 @@ def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.Monk
 def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    encoder = Encoder.load(locate("demo-small"), device="cpu")
+    runtime = TorchRuntime.load(locate("demo-small"), "cpu", "float32", None)
     within, most = [], []
 
     def compute(pixels: object) -> object:
@@ -138,23 +138,24 @@ def test_a_gpu_computes_for_one_call_at_a_time(monkeypatch: pytest.MonkeyPatch) 
         within.pop()
         return torch.ones(len(pixels), 8)
 
-    monkeypatch.setattr(encoder.model, "encode_image", compute)
-    images = np.zeros((2, encoder.preprocess.size, encoder.preprocess.size, 3), np.uint8)
+    monkeypatch.setattr(runtime.model, "encode_image", compute)
+    preprocess = locate("demo-small").preprocess
+    images = np.zeros((2, preprocess.size, preprocess.size, 3), np.uint8)
     for turn, expected in (
-        (encoder._device_lock, 2),
-        (Encoder(encoder.checkpoint, encoder.model, "meta", "float32")._device_lock, 1),
+        (runtime._device_lock, 2),
+        (TorchRuntime(runtime.model, preprocess, "meta", "float32")._device_lock, 1),
     ):
         most.clear()
-        monkeypatch.setattr(encoder, "_device_lock", turn)
+        monkeypatch.setattr(runtime, "_device_lock", turn)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(encoder.encode_images, [images, images]))
+            list(pool.map(runtime.encode_images, [images, images]))
         assert max(most) == expected
 
 
 def test_a_gpu_encodes_a_batch_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     # Metal aborts a process in which two threads compute.
     checkpoint = locate("demo-small")
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", cores=3)
+    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=3)
     encoder, calls = stage.encoder(), []
     encode = encoder.encode_images
     monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or encode(images))
@@ -162,7 +163,7 @@ def test_a_gpu_encodes_a_batch_in_one_call(monkeypatch: pytest.MonkeyPatch) -> N
     stage(table)
     assert sorted(calls) == [2, 2, 2], "six images, one row has failed"
     calls.clear()
-    monkeypatch.setattr(encoder, "device", "mps")
+    monkeypatch.setattr(encoder.runtime, "device", "mps")
     monkeypatch.setattr(encoder, "encode_images", lambda images: calls.append(len(images)) or np.ones((len(images), 2)))
     monkeypatch.setattr(encoder, "encode_texts", lambda texts: (np.ones((len(texts), 2)), np.zeros(len(texts))))
     stage(table)
@@ -194,7 +195,7 @@ def test_a_vector_without_direction_is_a_failed_object(monkeypatch: pytest.Monke
     made: list[Row] = [{"action": "index", "count": 1, "pixels": bytes(3), "exists": False} for _ in range(7)]
     made[0]["caption"], made[6]["caption"] = "fine", "broken"
     made.append({"action": "unchanged", "count": 9})
-    encode = Encode("demo-small", "", device="cpu", precision="float32", cores=1)
+    encode = Encode("demo-small", "", device="cpu", precision="float32", runtime="torch", cores=1)
     table = encode(table_of(made))
     encode.close()
     assert table.schema == table_of(made).schema

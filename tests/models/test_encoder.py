@@ -19,7 +19,8 @@ from viewfinder.arrays import Vectors
 from viewfinder.errors import ConfigurationError, UnknownModelError
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.models.encoder import Device, Encoder
+from viewfinder.models.devices import Device
+from viewfinder.models.encoder import Encoder
 from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import REGISTRY
 from viewfinder.testing.models import Family, tiny_checkpoint
@@ -170,7 +171,8 @@ class TestTexts:
         def record(module: object, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             lengths.append((arguments[0] if arguments else keywords["input_ids"]).shape[1])
 
-        tower = getattr(pair.encoder.model, "text", pair.encoder.model).transformer
+        model = pair.encoder.runtime.model
+        tower = getattr(model, "text", model).transformer
         hook = tower.register_forward_pre_hook(record, with_kwargs=True)
         try:
             pair.encoder.encode_texts(texts)
@@ -239,7 +241,7 @@ class TestMemory:
         """The sizes of the batches that reach the model, whose memory ends at three images."""
         import torch
 
-        monkeypatch.setattr(clip.encoder, "_maximum_batch", sys.maxsize)  # restored after the test
+        monkeypatch.setattr(clip.encoder.runtime, "_maximum_batch", sys.maxsize)  # restored after the test
         sizes: list[int] = []
 
         def full(module: object, arguments: tuple[torch.Tensor, ...]) -> None:
@@ -247,7 +249,7 @@ class TestMemory:
             if len(arguments[0]) > 3 or arguments[0].isnan().any():
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-        hook = clip.encoder.model.visual.register_forward_pre_hook(full)
+        hook = clip.encoder.runtime.model.visual.register_forward_pre_hook(full)
         yield sizes
         hook.remove()
 
@@ -268,12 +270,12 @@ class TestMemory:
     def test_memory_too_small_for_one_image_is_an_error(self, clip: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         import torch
 
-        monkeypatch.setattr(clip.encoder, "_maximum_batch", sys.maxsize)
+        monkeypatch.setattr(clip.encoder.runtime, "_maximum_batch", sys.maxsize)
 
         def full(module: object, arguments: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        hook = clip.encoder.model.visual.register_forward_pre_hook(full)
+        hook = clip.encoder.runtime.model.visual.register_forward_pre_hook(full)
         try:
             with pytest.raises(torch.OutOfMemoryError):
                 clip.encoder.encode_images(random_images(3, 32))
@@ -328,7 +330,7 @@ class TestLoad:
     def test_a_processor_with_bfloat16_instructions_gets_bfloat16_weights(
         self, clip: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("viewfinder.models.encoder.multiplies_bfloat16", lambda: True)
+        monkeypatch.setattr("viewfinder.models.devices.multiplies_bfloat16", lambda: True)
         encoder = Encoder.load(clip.checkpoint, device="cpu")
         assert encoder.precision == "bfloat16"
         cosines = np.sum(encoder.encode_texts(TEXTS)[0] * clip.encoder.encode_texts(TEXTS)[0], axis=1)

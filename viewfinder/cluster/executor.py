@@ -138,6 +138,7 @@ def run_stages(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Wor
         fn_constructor_kwargs={
             "device": settings.device,
             "precision": settings.precision,
+            "runtime": settings.runtime,
             "cores": workers.cores,
             "revisions": dict(job.checkpoint.revisions),
         },
@@ -292,6 +293,7 @@ def _on_encoder_worker(
     options = {
         "device": settings.device,
         "precision": settings.precision,
+        "runtime": settings.runtime,
         "cores": workers.cores,
         "revisions": dict(checkpoint.revisions),
     }

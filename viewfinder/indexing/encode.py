@@ -17,7 +17,9 @@ from viewfinder.indexing.rows import SCHEMA
 from viewfinder.indexing.unwritable import fail_without_direction
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Device, Encoder, Precision
+from viewfinder.models.devices import Device, Precision
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.runtime import RuntimeName
 
 T = TypeVar("T", list[str], NDArray[np.uint8])
 U = TypeVar("U")
@@ -62,15 +64,23 @@ class Encode:
         *,
         device: Device,
         precision: Precision,
+        runtime: RuntimeName,
         cores: int | None,
         revisions: Mapping[str, str] | None = None,
         encoder: Callable[[], AnyEncoder] | None = None,
     ) -> None:
         @functools.cache
         def load() -> AnyEncoder:
-            threads = None if cores is None else 1
             checkpoint = locate(model, expect=fingerprint, revisions=revisions)
-            return Encoder.load(checkpoint, device=device, precision=precision, threads=threads)
+            return Encoder.load(
+                checkpoint,
+                device=device,
+                precision=precision,
+                runtime=runtime,
+                threads=None if cores is None else 1,
+                calls=self._cores,
+                export=True,
+            )
 
         self._load = encoder or load
         self._loading = threading.Lock()

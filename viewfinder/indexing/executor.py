@@ -28,7 +28,8 @@ from viewfinder.indexing.rows import Row, RowFiles, cut_tables, join_tables, pat
 from viewfinder.indexing.write import write_rows
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.models.cpu import cpu_cores
-from viewfinder.models.encoder import Encoder, choose_device
+from viewfinder.models.devices import choose_device
+from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
@@ -115,7 +116,7 @@ class InProcessExecutor:
         self._pool = pool
         self._lock = threading.Lock()
         self._decoders: dict[_DecoderOptions, _DecoderPool] = {}
-        self._encoders: dict[tuple[str, str, str], Encode] = {}
+        self._encoders: dict[tuple[str, ...], Encode] = {}
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -208,16 +209,16 @@ class InProcessExecutor:
         )
 
     def _encode(self, checkpoint: Checkpoint, settings: Settings) -> Encode:
-        device, precision = settings.device, settings.precision
-        key = (checkpoint.fingerprint, device, precision)
+        key = (checkpoint.fingerprint, settings.device, settings.precision, settings.runtime)
         with self._lock:
             self._check_open()
             if key not in self._encoders:
                 self._encoders[key] = Encode(
                     checkpoint.name,
                     checkpoint.fingerprint,
-                    device=device,
-                    precision=precision,
+                    device=settings.device,
+                    precision=settings.precision,
+                    runtime=settings.runtime,
                     cores=self._cores,
                     revisions=checkpoint.revisions,
                     encoder=None if self._encoder_of is None else functools.partial(self._encoder_of, checkpoint),
@@ -233,7 +234,7 @@ class InProcessExecutor:
         """Number of images in one batch of the encoder."""
         if settings.encode_batch_size is not None:
             return settings.encode_batch_size
-        on_cpu = settings.device == "cpu" or choose_device(settings.device) == "cpu"
+        on_cpu = choose_device(settings.device) == "cpu"
         return IMAGES_PER_THREAD * self._cores if on_cpu else GPU_BATCH_SIZE
 
 

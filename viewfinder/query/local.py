@@ -52,7 +52,13 @@ class LocalSearch:
         self, store: Store, settings: Settings, load: Load | None = None, *, model_name: str | None = None
     ) -> None:
         if load is None:
-            load = functools.partial(Encoder.load, device=settings.device, precision=settings.precision)
+            load = functools.partial(
+                Encoder.load,
+                device=settings.device,
+                precision=settings.precision,
+                runtime=settings.runtime,
+                export=True,
+            )
         limits = ImageLimits.of(settings)
         self._images = QueryImages(
             replace(limits, max_bytes=settings.max_query_image_bytes),

@@ -93,7 +93,14 @@ class SearchService:
         threads = max(1, round(settings.replica_cpus))
 
         def load(checkpoint: Checkpoint) -> Encoder:
-            return Encoder.load(checkpoint, device=settings.device, precision=settings.precision, threads=threads)
+            return Encoder.load(
+                checkpoint,
+                device=settings.device,
+                precision=settings.precision,
+                runtime=settings.runtime,
+                threads=threads,
+                export=True,
+            )
 
         models = Models(load, batch_size=settings.batch_size, maximum=settings.max_models, metrics=metrics)
         followers = [

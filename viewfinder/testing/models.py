@@ -8,7 +8,16 @@ from typing import Any, Literal
 from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import CONFIG_NAME
 
-Family = Literal["clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca"]
+Family = Literal[
+    "clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca", "mobileclip", "eva", "pe-core"
+]
+
+# Vision towers of timm, the smallest of their kind: name, pooling, pixels.
+_VISION: dict[str, tuple[str, str, int]] = {
+    "mobileclip": ("fastvit_mci0", "avg", 256),
+    "eva": ("eva02_tiny_patch14_224", "token", 224),
+    "pe-core": ("vit_pe_core_tiny_patch16_384", "map", 384),
+}
 
 _BOS, _PAD, _EOS, _UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"  # with the ids 0 to 3, as XLM-RoBERTa has them
 _VOCABULARY = 260  # these four, and the 256 bytes
@@ -56,6 +65,19 @@ def tiny_checkpoint(
         }
     elif family == "metaclip2":
         config["text_cfg"] = unigram | {"context_length": 77, "pool_type": "eos", "eos_id": 2}
+    elif family in _VISION:
+        name, pool, pixels = _VISION[family]
+        config |= {"custom_text": True}
+        config["vision_cfg"] = {
+            "image_size": pixels,
+            "timm_model_name": name,
+            "timm_pool": pool,
+            "timm_proj": None,
+        }
+        if family == "mobileclip":
+            config["text_cfg"] = bpe | {"no_causal_mask": True}
+        elif family == "pe-core":
+            config["text_cfg"] = bpe | {"context_length": 32}
     elif family == "coca":
         config |= {"custom_text": True, "multimodal_cfg": {**bpe, "context_length": 76, "attn_pooler_heads": 2}}
         pooler = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 8}

@@ -1,0 +1,115 @@
+"""Exports on disk: complete, damaged, of another model, failed before."""
+
+from pathlib import Path
+
+import pytest
+
+from viewfinder.models.exports import ExportMissingError, Exports, Manifest, sha256
+from viewfinder.models.text_length import TextLength
+
+MODEL = "0123456789ab"
+
+
+def publish(exports: Exports, *, fingerprint: str = MODEL, content: str = "weights") -> None:
+    with exports.alone(MODEL), exports.publish(MODEL) as directory:
+        (directory / "text.bin").write_text(content)
+        files = {"text.bin": sha256(directory / "text.bin")}
+        Manifest(fingerprint, "openvino 1", 100.0, -10.0, TextLength("end", 2), "float32", 0.9999, files).save(directory)
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Exports:
+    return Exports(tmp_path / "exports")
+
+
+def files(tmp_path: Path) -> list[str]:
+    return sorted(str(path.relative_to(tmp_path / "exports")) for path in (tmp_path / "exports").rglob("*"))
+
+
+def test_what_is_published_is_found(exports: Exports) -> None:
+    publish(exports)
+    export = exports.find(MODEL)
+    assert export.file("text.bin").read_text() == "weights"
+    assert (export.manifest.logit_scale, export.manifest.logit_bias) == (100.0, -10.0)
+    assert export.manifest.text_length == TextLength("end", 2)
+
+
+def test_a_model_without_an_export_has_a_reason(exports: Exports) -> None:
+    with pytest.raises(ExportMissingError, match="has not been exported") as missing:
+        exports.find(MODEL)
+    assert missing.value.retry
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.bin", "weightS"),
+        ("text.bin", None),
+        ("manifest.json", "{"),
+        ("manifest.json", "{}"),
+        ("manifest.json", "[]"),
+        ("manifest.json", None),
+    ],
+)
+def test_a_damaged_export_is_refused_and_made_again(
+    exports: Exports, tmp_path: Path, name: str, content: str | None
+) -> None:
+    publish(exports)
+    (path,) = (tmp_path / "exports").rglob(name)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(ExportMissingError, match="is damaged") as damaged:
+        exports.find(MODEL)
+    assert damaged.value.retry
+    publish(exports, content="again")
+    assert exports.find(MODEL).file("text.bin").read_text() == "again"
+
+
+def test_the_export_of_another_model_is_refused(exports: Exports) -> None:
+    publish(exports, fingerprint="ffffffffffff")
+    with pytest.raises(ExportMissingError, match="is that of the model ffffffffffff"):
+        exports.find(MODEL)
+
+
+def test_an_interrupted_export_leaves_the_previous_one_and_no_files(exports: Exports, tmp_path: Path) -> None:
+    publish(exports)
+    before = files(tmp_path)
+    with pytest.raises(KeyboardInterrupt), exports.publish(MODEL) as directory:
+        (directory / "text.bin").write_text("half")
+        raise KeyboardInterrupt
+    assert files(tmp_path) == before
+    assert exports.find(MODEL).file("text.bin").read_text() == "weights"
+
+
+def test_a_failure_is_kept_until_the_libraries_change(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(exports)
+    exports.record_failure(MODEL, "unknown operation")
+    with pytest.raises(ExportMissingError, match="its export failed: unknown operation") as failed:
+        exports.find(MODEL)
+    assert not failed.value.retry
+    monkeypatch.setattr("viewfinder.models.exports.made_by", lambda: "openvino 2")
+    with pytest.raises(ExportMissingError, match="has not been exported") as missing:
+        exports.find(MODEL)
+    assert missing.value.retry
+
+
+def test_an_export_ends_the_failure(exports: Exports) -> None:
+    with exports.alone(MODEL):
+        exports.record_failure(MODEL, "unknown operation")
+    publish(exports)
+    assert exports.find(MODEL).manifest.fingerprint == MODEL
+
+
+def test_one_process_exports_a_model_at_a_time(exports: Exports) -> None:
+    with exports.alone(MODEL) as first, exports.alone(MODEL, wait=False) as second:
+        assert (first, second) == (True, False)
+    with exports.alone(MODEL, wait=False) as third:
+        assert third
+
+
+def test_a_directory_that_cannot_be_written_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert Exports(tmp_path).writable() is None
+    assert "cannot be written" in str(Exports(tmp_path / "file").writable())

@@ -1,0 +1,232 @@
+"""Exports a model for OpenVINO, in a process of its own: torch and open_clip stay out of the one that encodes.
+
+The child imports torch, needs three times the memory of the weights, and ends with its export published, or with the
+reason for which it failed recorded (`viewfinder.models.exports`).
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viewfinder.arrays import Vectors
+from viewfinder.errors import ViewfinderError
+from viewfinder.models import probes
+from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.cpu import available_memory
+from viewfinder.models.devices import choose_precision
+from viewfinder.models.exports import (
+    IMAGE,
+    PROBES,
+    TEXT,
+    TOKENIZER,
+    Export,
+    ExportMissingError,
+    Exports,
+    Manifest,
+    made_by,
+    sha256,
+)
+from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
+from viewfinder.models.openvino_runtime import OpenVinoRuntime, import_openvino
+from viewfinder.models.text_length import TextLength
+from viewfinder.models.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+# The search path is the parent's.
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from viewfinder.models.exporter import main; main(sys.argv[1])"
+# torch's weights, their copies in the converter and in OpenVINO; and what the libraries take.
+_MEMORY_FACTOR, _MEMORY_BYTES = 4, 1024**3
+_BEHIND = 19  # niceness
+
+
+def prepare(checkpoint: Checkpoint) -> Export:
+    """Return the export of a model that is on this machine, made now if there is none.
+
+    Raises `ViewfinderError` with the reason if the model cannot be exported.
+    """
+    exports = Exports.of_this_machine()
+    try:
+        return exports.find(checkpoint.fingerprint)
+    except ExportMissingError:
+        pass
+    if (reason := exports.writable()) is None:
+        exports.forget_failure(checkpoint.fingerprint)
+        ended = subprocess.run(_command(checkpoint, background=False), stdin=subprocess.DEVNULL, check=False)
+        try:
+            return exports.find(checkpoint.fingerprint)
+        except ExportMissingError as error:
+            reason = str(error) if ended.returncode == 0 else f"{error} (exit status {ended.returncode})"
+    raise ViewfinderError(f"Model {checkpoint.name!r} cannot be exported for OpenVINO: {reason}.")
+
+
+def start(checkpoint: Checkpoint) -> str | None:
+    """Begin to export a model at the lowest priority, and return None, or the reason for which it cannot begin.
+
+    The child outlives this process, which may end before it.
+    """
+    if (reason := Exports.of_this_machine().writable()) is not None:
+        return reason
+    needed, available = checkpoint.weights.stat().st_size * _MEMORY_FACTOR + _MEMORY_BYTES, available_memory()
+    if available is not None and available < needed:
+        return f"exporting takes {needed / 1024**3:.1f} GiB of memory, and {available / 1024**3:.1f} GiB are free"
+    silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # The child forks at once, so that init reaps the one that exports.
+    subprocess.run(_command(checkpoint, background=True), start_new_session=True, check=False, **silent)  # type: ignore[call-overload]
+    return None
+
+
+def _command(checkpoint: Checkpoint, *, background: bool) -> list[str]:
+    job = {
+        "name": checkpoint.name,
+        "fingerprint": checkpoint.fingerprint,
+        "revisions": dict(checkpoint.revisions),
+        "background": background,
+    }
+    return [sys.executable, "-c", _BOOT, json.dumps(job), *sys.path]
+
+
+def main(argument: str) -> None:
+    """Run the child."""
+    job = json.loads(argument)
+    if job["background"]:
+        if os.fork():
+            os._exit(0)
+        os.nice(_BEHIND)
+    warnings.simplefilter("ignore")
+    exports = Exports.of_this_machine()
+    with exports.alone(job["fingerprint"], wait=not job["background"]) as alone:
+        if not alone:
+            return
+        try:
+            exports.find(job["fingerprint"])  # another process may have made it meanwhile
+        except ExportMissingError:
+            _export(locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"]), exports)
+
+
+def _export(checkpoint: Checkpoint, exports: Exports) -> None:
+    try:
+        with exports.publish(checkpoint.fingerprint) as directory:
+            write_export(checkpoint, directory)
+    # The converter and the tracer of torch raise any error for an operation that they do not know.
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        exports.record_failure(checkpoint.fingerprint, f"{type(error).__name__}: {first[:300]}")
+
+
+def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
+    """Write the files of an export; raise whatever prevents it, and `ExportMissingError` if its vectors differ."""
+    from viewfinder.models.torch_runtime import logits_of, load_model
+
+    model: Any = load_model(checkpoint).eval().requires_grad_(False)
+    definition = _save_tokenizer(checkpoint, directory)
+    tokenizer = Tokenizer(checkpoint.tokenizer, definition)
+    text_length = _convert(model, checkpoint, tokenizer, directory)
+    tokens, _ = tokenizer(list(probes.TEXTS))
+    pixels = probes.images(checkpoint.preprocess.size)
+    texts, images = _features(model, checkpoint, tokens, pixels)
+    np.savez(directory / PROBES, tokens=tokens, texts=texts, images=images, size=checkpoint.preprocess.size)
+    scale, bias = logits_of(model)
+    del model
+    precision = choose_precision("auto", "cpu")
+    files = {path.name: sha256(path) for path in sorted(directory.iterdir())}
+    manifest = Manifest(checkpoint.fingerprint, made_by(), scale, bias, text_length, precision, 0.0, files)
+    cosine = _cosine(OpenVinoRuntime(Export(directory, manifest), precision), tokens, texts, pixels, images)
+    if not cosine >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
+        raise ExportMissingError(f"the vectors of torch and of OpenVINO in {precision} have the cosine {cosine:.5f}")
+    manifest = Manifest(checkpoint.fingerprint, made_by(), scale, bias, text_length, precision, cosine, files)
+    manifest.save(directory)
+    return manifest
+
+
+def _save_tokenizer(checkpoint: Checkpoint, directory: Path) -> TokenizerDefinition | None:
+    if checkpoint.tokenizer.kind == "bpe":
+        return None
+    definition = TokenizerDefinition.read(checkpoint.tokenizer.directory, checkpoint.tokenizer.options)
+    definition.save(directory / TOKENIZER)
+    return definition
+
+
+def _features(model: Any, checkpoint: Checkpoint, tokens: Any, pixels: Any) -> tuple[Vectors, Vectors]:
+    """Return what open_clip itself computes."""
+    import torch
+
+    from viewfinder.models.torch_runtime import normalized
+
+    with torch.inference_mode():
+        texts = model.encode_text(torch.from_numpy(tokens)).float().numpy()
+        images = model.encode_image(normalized(torch.from_numpy(pixels), checkpoint.preprocess)).float().numpy()
+    return texts, images
+
+
+def _cosine(runtime: OpenVinoRuntime, tokens: Any, texts: Vectors, pixels: Any, images: Vectors) -> float:
+    """Return the lowest cosine, of probes encoded alone and together: other sizes than those of the example."""
+    found = [
+        probes.lowest_cosine(runtime.encode_tokens(tokens), texts),
+        probes.lowest_cosine(runtime.encode_images(pixels), images),
+        *(probes.lowest_cosine(runtime.encode_tokens(tokens[[row]]), texts[[row]]) for row in range(len(tokens))),
+        *(probes.lowest_cosine(runtime.encode_images(pixels[[row]]), images[[row]]) for row in range(len(pixels))),
+    ]
+    return float(np.min(found))  # NaN if any is
+
+
+def _convert(model: Any, checkpoint: Checkpoint, tokenizer: Tokenizer, directory: Path) -> TextLength:
+    """Write both towers, with any number of texts and images, and any number of tokens that the tower can read."""
+    import torch
+
+    from viewfinder.models.open_clip_internals import TextTower
+    from viewfinder.models.torch_runtime import normalized
+
+    openvino = import_openvino()
+    tower = TextTower(model)
+
+    class Text(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, tokens: torch.Tensor, ends: torch.Tensor | None = None) -> torch.Tensor:
+            return tower(tokens, ends)
+
+    class Image(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = model.encode_image(normalized(images, checkpoint.preprocess))
+            return features
+
+    any_number, size = -1, checkpoint.preprocess.size
+    count = checkpoint.tokenizer.context_length
+    columns = count if tower.length.kind == "all" else any_number
+    tokens, _ = tokenizer(["two dogs", "a red car"])
+    inputs: dict[str, Any] = {"tokens": torch.from_numpy(np.ascontiguousarray(tower.length.cut(tokens)))}
+    shapes: dict[str, Any] = {"tokens": openvino.PartialShape([any_number, columns])}
+    if tower.length.has_ends:
+        inputs["ends"] = torch.from_numpy(tower.length.ends(tokens))
+        shapes["ends"] = openvino.PartialShape([any_number])
+    # torch's fused operation for whole layers cannot be traced with other sizes.
+    torch.backends.mha.set_fastpath_enabled(False)
+    with torch.no_grad():
+        _save(Text(), inputs, shapes, directory / TEXT)
+        pixels = {"images": torch.from_numpy(probes.images(size)[:2])}
+        _save(Image(), pixels, {"images": openvino.PartialShape([any_number, size, size, 3])}, directory / IMAGE)
+    return tower.length
+
+
+def _save(module: Any, inputs: dict[str, Any], shapes: dict[str, Any], path: Path) -> None:
+    import torch
+
+    openvino = import_openvino()
+    # Not traced by the converter: it would run the module three times more to check the trace, and vectors show more.
+    traced = torch.jit.trace(module, example_kwarg_inputs=inputs, strict=False, check_trace=False)
+    model = openvino.convert_model(traced, example_input=inputs, input=shapes)
+    openvino.save_model(model, path, compress_to_fp16=False)

@@ -1,0 +1,179 @@
+"""Exported models on this machine's disk: where they lie, how one is published, and which are usable.
+
+    HF_HOME/viewfinder/FINGERPRINT-FORMAT/     text.xml text.bin image.xml image.bin   the towers, for OpenVINO
+                                               probes.npz                              vectors that torch made
+                                               tokenizer.json                          of a Hugging Face tokenizer
+                                               manifest.json                           `Manifest`
+                       FINGERPRINT-FORMAT.failed.json    why the model could not be exported
+
+`exporter.py` writes them, `openvino_runtime.py` reads them; neither torch nor open_clip is needed to read.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from viewfinder.models.text_length import TextLength
+
+# Raise it when exports are made in another way: the earlier ones are then ignored.
+FORMAT = 1
+TEXT, IMAGE, PROBES, TOKENIZER = "text.xml", "image.xml", "probes.npz", "tokenizer.json"
+_MANIFEST = "manifest.json"
+
+
+class ExportMissingError(Exception):
+    """There is no usable export; its text says why. `retry` is False if another attempt would fail in the same way."""
+
+    def __init__(self, reason: str, *, retry: bool = True) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The properties of an export. `cosine` is the lowest to torch's vectors of the probes when it was made."""
+
+    fingerprint: str
+    made_by: str  # versions of the libraries
+    logit_scale: float
+    logit_bias: float
+    text_length: TextLength
+    precision: str  # of the check
+    cosine: float
+    files: Mapping[str, str]  # SHA-256 by name
+
+    def save(self, directory: Path) -> None:
+        (directory / _MANIFEST).write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Raises `OSError`, `TypeError`, `KeyError` or `ValueError` if it cannot be read."""
+        values: dict[str, Any] = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+        return cls(**{**values, "text_length": TextLength(**values["text_length"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A complete export whose files are those that were written."""
+
+    directory: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        return self.directory / name
+
+
+class Exports:
+    """The exports below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def of_this_machine(cls) -> Self:
+        """Beside the Hugging Face cache (HF_HOME), which an image or a volume holds for all machines of a cluster."""
+        from huggingface_hub import constants
+
+        return cls(Path(constants.HF_HOME) / "viewfinder")
+
+    def find(self, fingerprint: str) -> Export:
+        """Return the export of a model; raise `ExportMissingError` if there is none, or if it is damaged."""
+        directory = self._directory / _name(fingerprint)
+        if (failure := self._failure(fingerprint)) is not None:
+            raise ExportMissingError(f"its export failed: {failure}", retry=False)
+        if not directory.exists():
+            raise ExportMissingError("it has not been exported on this machine")
+        try:
+            manifest = Manifest.load(directory)
+            damaged = [name for name, digest in manifest.files.items() if sha256(directory / name) != digest]
+        except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ExportMissingError(f"its export in {directory} is damaged ({error})") from error
+        if manifest.fingerprint != fingerprint:
+            raise ExportMissingError(f"its export in {directory} is that of the model {manifest.fingerprint}")
+        if damaged:
+            raise ExportMissingError(f"its export in {directory} is damaged ({damaged[0]} has changed)")
+        return Export(directory, manifest)
+
+    @contextlib.contextmanager
+    def alone(self, fingerprint: str, *, wait: bool = True) -> Iterator[bool]:
+        """Yield True while no other process of this machine exports this model, else False, or wait for its end.
+
+        Raises `OSError` if the directory cannot be written.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with (self._directory / f".{_name(fingerprint)}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    @contextlib.contextmanager
+    def publish(self, fingerprint: str) -> Iterator[Path]:
+        """Yield an empty directory; it takes the place of the model's export at the end, unless there is an error."""
+        with tempfile.TemporaryDirectory(prefix=f".{_name(fingerprint)}.", dir=self._directory) as folder:
+            made = Path(folder) / "made"
+            made.mkdir()
+            yield made
+            directory = self._directory / _name(fingerprint)
+            if directory.exists():
+                directory.rename(Path(folder) / "previous")
+            made.rename(directory)
+            self.forget_failure(fingerprint)
+
+    def record_failure(self, fingerprint: str, reason: str) -> None:
+        """Keep the reason, so that later processes do not try again, until the libraries change."""
+        path = self._failed(fingerprint)
+        path.write_text(json.dumps({"reason": reason, "made_by": made_by()}), encoding="utf-8")
+        shutil.rmtree(self._directory / _name(fingerprint), ignore_errors=True)
+
+    def forget_failure(self, fingerprint: str) -> None:
+        """Let the next process try again."""
+        self._failed(fingerprint).unlink(missing_ok=True)
+
+    def writable(self) -> str | None:
+        """Return None, or the reason for which nothing can be exported."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._directory):
+                return None
+        except OSError as error:
+            return f"{self._directory} cannot be written ({error.strerror})"
+
+    def _failed(self, fingerprint: str) -> Path:
+        return self._directory / f"{_name(fingerprint)}.failed.json"
+
+    def _failure(self, fingerprint: str) -> str | None:
+        try:
+            record = json.loads(self._failed(fingerprint).read_text(encoding="utf-8"))
+            return str(record["reason"]) if record["made_by"] == made_by() else None
+        except (OSError, TypeError, KeyError, ValueError):
+            return None
+
+
+def made_by() -> str:
+    """Return the versions that decide whether an export succeeds."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("viewfinder", "openvino", "open_clip_torch", "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name(fingerprint: str) -> str:
+    return f"{fingerprint}-{FORMAT}"
