@@ -53,7 +53,7 @@ class _Stage(Encode):
     """The job's stage with the stand-in; each batch carries the device's busy and elapsed time so far."""
 
     def __init__(self, per_second: float) -> None:
-        super().__init__("stand-in", "", device="cpu", precision="float32", cores=None)
+        super().__init__("stand-in", "", device="cpu", precision="float32", runtime="torch", cores=None)
         self._device = _Device(per_second)
 
     def encoder(self) -> Encoder:

@@ -157,7 +157,9 @@ def stages_alone(
             fetch = FetchAndDecode.of(settings, access, checkpoint)
             on_gpu = device == "cuda"
             cores = None if on_gpu else 1
-            encode = Encode(checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, runtime="auto", cores=cores)
+            encode = Encode(
+                checkpoint.name, checkpoint.fingerprint, device=device, precision=precision, runtime="auto", cores=cores
+            )
             stages: list[tuple[str, int, Callable[[pa.Table], Any]]] = [
                 ("compare", COMPARE_BATCH_SIZE, compare),
                 ("fetch and decode", settings.fetch_batch_size, fetch),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.models.encoder import Encoder
+from viewfinder.models.torch_runtime import load_model
 
 # Names of a block's parts in Transformers.
 _BLOCK = {
@@ -42,7 +42,7 @@ def convert(checkpoint: Checkpoint, directory: Path) -> Path:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
     model = CLIPModel(CLIPConfig.from_dict(_config(checkpoint.architecture)))
-    weights = Encoder.load(checkpoint, device="cpu", precision="float32").model.state_dict()
+    weights = load_model(checkpoint).state_dict()
     model.load_state_dict(dict(_renamed(weights)))
     model.save_pretrained(directory)
     preprocess = checkpoint.preprocess

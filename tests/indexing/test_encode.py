@@ -11,6 +11,7 @@ import pytest
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.rows import Row, table_of
 from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
 from viewfinder.models.torch_runtime import TorchRuntime
 
 pytestmark = pytest.mark.slow
@@ -36,9 +37,9 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_divided_among_threads_keeps_its_order(count: int) -> None:
     checkpoint = locate("demo-small")
     made = [
-        Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=cores)(
-            table_of(rows(count, checkpoint.preprocess.size))
-        ).to_pylist()
+        Encode(
+            checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=cores
+        )(table_of(rows(count, checkpoint.preprocess.size))).to_pylist()
         for cores in (1, 3)
     ]
     for whole, divided in zip(*made, strict=True):
@@ -98,7 +99,9 @@ def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.Monk
     loaded = []
     load, encode_images = Encoder.load, Encoder.encode_images
     monkeypatch.setattr(Encoder, "load", lambda *args, **options: loaded.append(1) or load(*args, **options))
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=None)
+    stage = Encode(
+        checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=None
+    )
     tables = [table_of(rows(count, checkpoint.preprocess.size)) for count in (8, 12)]
     alone = [stage(table)["image_vector"].to_pylist() for table in tables]
 
@@ -109,7 +112,9 @@ def test_concurrent_calls_share_one_encoder_and_overlap(monkeypatch: pytest.Monk
         return encode_images(encoder, images)
 
     monkeypatch.setattr(Encoder, "encode_images", meet)
-    stage = Encode(checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=None)
+    stage = Encode(
+        checkpoint.name, checkpoint.fingerprint, device="cpu", precision="float32", runtime="torch", cores=None
+    )
     loaded.clear()
     began = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:

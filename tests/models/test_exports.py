@@ -14,7 +14,15 @@ def publish(exports: Exports, *, fingerprint: str = MODEL, content: str = "weigh
     with exports.alone(MODEL), exports.publish(MODEL) as directory:
         (directory / "text.bin").write_text(content)
         files = {"text.bin": sha256(directory / "text.bin")}
-        Manifest(fingerprint, "openvino 1", 100.0, -10.0, TextLength("end", 2), "float32", 0.9999, files).save(directory)
+        Manifest(fingerprint, "openvino 1", 100.0, -10.0, TextLength("end", 2), "float32", 0.9999, files).save(
+            directory
+        )
+
+
+def interrupt(exports: Exports) -> None:
+    with exports.publish(MODEL) as directory:
+        (directory / "text.bin").write_text("half")
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -76,9 +84,8 @@ def test_the_export_of_another_model_is_refused(exports: Exports) -> None:
 def test_an_interrupted_export_leaves_the_previous_one_and_no_files(exports: Exports, tmp_path: Path) -> None:
     publish(exports)
     before = files(tmp_path)
-    with pytest.raises(KeyboardInterrupt), exports.publish(MODEL) as directory:
-        (directory / "text.bin").write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(exports)
     assert files(tmp_path) == before
     assert exports.find(MODEL).file("text.bin").read_text() == "weights"
 

@@ -34,9 +34,11 @@ from viewfinder.models.exports import (
     sha256,
 )
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
+from viewfinder.models.open_clip_internals import TextTower
 from viewfinder.models.openvino_runtime import OpenVinoRuntime, import_openvino
 from viewfinder.models.text_length import TextLength
 from viewfinder.models.tokenizer import Tokenizer
+from viewfinder.models.torch_runtime import load_model, logits_of, normalized
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,6 @@ def main(argument: str) -> None:
         if os.fork():
             os._exit(0)
         os.nice(_BEHIND)
-    warnings.simplefilter("ignore")
     exports = Exports.of_this_machine()
     with exports.alone(job["fingerprint"], wait=not job["background"]) as alone:
         if not alone:
@@ -123,8 +124,6 @@ def _export(checkpoint: Checkpoint, exports: Exports) -> None:
 
 def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
     """Write the files of an export; raise whatever prevents it, and `ExportMissingError` if its vectors differ."""
-    from viewfinder.models.torch_runtime import logits_of, load_model
-
     model: Any = load_model(checkpoint).eval().requires_grad_(False)
     definition = _save_tokenizer(checkpoint, directory)
     tokenizer = Tokenizer(checkpoint.tokenizer, definition)
@@ -158,8 +157,6 @@ def _features(model: Any, checkpoint: Checkpoint, tokens: Any, pixels: Any) -> t
     """Return what open_clip itself computes."""
     import torch
 
-    from viewfinder.models.torch_runtime import normalized
-
     with torch.inference_mode():
         texts = model.encode_text(torch.from_numpy(tokens)).float().numpy()
         images = model.encode_image(normalized(torch.from_numpy(pixels), checkpoint.preprocess)).float().numpy()
@@ -180,9 +177,6 @@ def _cosine(runtime: OpenVinoRuntime, tokens: Any, texts: Vectors, pixels: Any, 
 def _convert(model: Any, checkpoint: Checkpoint, tokenizer: Tokenizer, directory: Path) -> TextLength:
     """Write both towers, with any number of texts and images, and any number of tokens that the tower can read."""
     import torch
-
-    from viewfinder.models.open_clip_internals import TextTower
-    from viewfinder.models.torch_runtime import normalized
 
     openvino = import_openvino()
     tower = TextTower(model)
@@ -227,6 +221,11 @@ def _save(module: Any, inputs: dict[str, Any], shapes: dict[str, Any], path: Pat
 
     openvino = import_openvino()
     # Not traced by the converter: it would run the module three times more to check the trace, and vectors show more.
-    traced = torch.jit.trace(module, example_kwarg_inputs=inputs, strict=False, check_trace=False)
-    model = openvino.convert_model(traced, example_input=inputs, input=shapes)
+    with warnings.catch_warnings():
+        # Tracing is deprecated, and warns of each value that it takes for a constant; the converter knows no other way.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module, example_kwarg_inputs=inputs, strict=False, check_trace=False
+        )
+        model = openvino.convert_model(traced, example_input=inputs, input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)

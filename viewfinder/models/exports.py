@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,8 +162,6 @@ class Exports:
 
 def made_by() -> str:
     """Return the versions that decide whether an export succeeds."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = []
     for package in ("viewfinder", "openvino", "open_clip_torch", "torch"):
         with contextlib.suppress(PackageNotFoundError):

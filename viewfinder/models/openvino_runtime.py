@@ -83,7 +83,8 @@ class OpenVinoRuntime:
     def encode_tokens(self, tokens: NDArray[np.int64]) -> Vectors:
         """See `Runtime`."""
         read = np.ascontiguousarray(self._text_length.cut(tokens))
-        return self._text({"tokens": read} | ({"ends": self._text_length.ends(read)} if self._text_length.has_ends else {}))
+        ends = {"ends": self._text_length.ends(read)} if self._text_length.has_ends else {}
+        return self._text({"tokens": read, **ends})
 
     def _check(self, export: Export) -> None:
         # An export may come from another kind of processor, and so from another number format.
@@ -92,7 +93,9 @@ class OpenVinoRuntime:
             text = probes.lowest_cosine(self.encode_tokens(expected["tokens"][:1]), expected["texts"][:1])
             image = probes.lowest_cosine(self.encode_images(probes.images(size)[:1]), expected["images"][:1])
         if not min(text, image) >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
-            reason = f"its vectors differ from torch's in {self.precision}: cosine {text:.5f} (text), {image:.5f} (image)"
+            reason = (
+                f"its vectors differ from torch's in {self.precision}: cosine {text:.5f} (text), {image:.5f} (image)"
+            )
             raise ExportMissingError(reason, retry=False)
 
 

@@ -8,9 +8,7 @@ from typing import Any, Literal
 from viewfinder.models.open_clip_internals import build_model
 from viewfinder.models.registry import CONFIG_NAME
 
-Family = Literal[
-    "clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca", "mobileclip", "eva", "pe-core"
-]
+Family = Literal["clip", "clip-quickgelu", "siglip", "xlm-roberta", "metaclip2", "coca", "mobileclip", "eva", "pe-core"]
 
 # Vision towers of timm, the smallest of their kind: name, pooling, pixels.
 _VISION: dict[str, tuple[str, str, int]] = {
