@@ -107,7 +107,9 @@ def test_the_bytes_that_wait_for_a_decoder_are_bounded(world: World) -> None:
 def test_the_batch_size_follows_from_the_device_that_is_used(
     found: str, options: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("viewfinder.indexing.executor.choose_device", lambda device: found)
+    monkeypatch.setattr(
+        "viewfinder.indexing.executor.choose_device", lambda device: "cpu" if device == "cpu" else found
+    )
     with InProcessExecutor(cores=2) as executor:
         assert executor.batch_size(Settings.load({}, **options)) == size
 

@@ -150,7 +150,7 @@ def reference_probabilities(world: World) -> tuple[Any, Any]:
     images = torch.from_numpy(pixels(world)).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (own.preprocess.mean, own.preprocess.std))
     with torch.inference_mode():
-        by_image, by_text = own.model.get_logits((images - mean) / std, torch.from_numpy(tokens))
+        by_image, by_text = own.runtime.model.get_logits((images - mean) / std, torch.from_numpy(tokens))
     return by_image, by_text
 
 
