@@ -65,6 +65,7 @@ def index(
         "QDRANT_URL": store,
         "DEVICE": "cpu",
         "PRECISION": "float32",
+        "RAY_ADDRESS": "local",  # otherwise small runs would do without Ray
         **settings,
     }
     environment = environment_of(

@@ -38,10 +38,10 @@ def measure_rerun(quick: bool) -> Measurement:
     """Seconds of the job on Ray over an unchanged directory ÷ of importing Ray Data and starting Ray."""
     with scratch() as directory:
         images = laid_out(directory / "bucket", WEB, 40 if quick else IMAGES)
-        index(images, directory)
+        index(images, directory, RAY_ADDRESS=None)
 
         def rerun() -> None:
-            if (indexed := index(images, directory).indexed) != 0:
+            if (indexed := index(images, directory, RAY_ADDRESS=None).indexed) != 0:
                 raise RuntimeError(f"the second run indexed {indexed} images")
 
         def start_ray() -> None:

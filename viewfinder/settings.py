@@ -171,7 +171,8 @@ class Settings(BaseModel):
     # Ray
     ray_address: str | None = Field(
         None,
-        description="Ray cluster that runs the job, as HOST:PORT, `auto` or `ray://HOST:PORT`. Unset: this machine.",
+        description="Ray cluster that runs the job, as HOST:PORT, `auto` or `ray://HOST:PORT`; `local` starts one on "
+        "this machine.",
     )
 
     # Limits of one image

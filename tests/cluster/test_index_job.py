@@ -185,11 +185,18 @@ def test_a_run_without_a_model_uses_that_of_the_live_collection(
     assert world.counts["indexed"] == 1
 
 
-def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple[int, str]:
-    """Send a signal to a job while it is writing; return its exit status and output."""
+def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals, ray: str = "local") -> tuple[int, str]:
+    """Send a signal to a job while it is writing; return its exit status and output.
+
+    `ray` is the address of its Ray; with an empty one it runs without.
+    """
     # A slow store, so that the signal arrives during the writes.
     qdrant.faults.extend(Fault(delay_s=0.3, on=r"PUT .*/points") for _ in range(60))
-    environment = os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "8", "VIEWFINDER_FETCH_BATCH_SIZE": "8"}
+    environment = os.environ | {
+        "RAY_ADDRESS": ray,
+        "VIEWFINDER_WRITE_BATCH_SIZE": "8",
+        "VIEWFINDER_FETCH_BATCH_SIZE": "8",
+    }
     command = [sys.executable, "jobs/index.py", "--source", world.source]
     with tempfile.TemporaryFile("w+") as output:
         job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -210,11 +217,12 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals) -> tuple
         return job.returncode, output.read()
 
 
+@pytest.mark.parametrize("ray", ["", pytest.param("local", marks=pytest.mark.full)])
 @pytest.mark.chaos("Ray", "the driver is killed, the job run again")
-def test_a_killed_job_that_is_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble) -> None:
+def test_a_killed_job_that_is_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble, ray: str) -> None:
     names = [f"{number:04}.jpg" for number in range(120)]
     fill(world.bucket, names)
-    status, said = interrupted(world, qdrant, by=signal.SIGKILL)
+    status, said = interrupted(world, qdrant, by=signal.SIGKILL, ray=ray)
     assert status == -signal.SIGKILL, said
     killed_at = world.store.points.count(world.collection)
     assert 0 < killed_at < 120

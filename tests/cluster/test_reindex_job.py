@@ -76,7 +76,8 @@ def test_a_killed_job_leaves_a_working_index_and_a_rerun_completes_it(
         job = subprocess.Popen(
             [sys.executable, "jobs/reindex.py"],
             cwd=ROOT,
-            env=os.environ | {"VIEWFINDER_WRITE_BATCH_SIZE": "4", "VIEWFINDER_FETCH_BATCH_SIZE": "4"},
+            env=os.environ
+            | {"RAY_ADDRESS": "local", "VIEWFINDER_WRITE_BATCH_SIZE": "4", "VIEWFINDER_FETCH_BATCH_SIZE": "4"},
             stdout=file,
             stderr=file,
             start_new_session=True,

@@ -23,8 +23,8 @@ from viewfinder.cluster.progress import driver_node, followed_writes
 from viewfinder.cluster.resources import COMPARERS, WAITING_STAGE_CPUS, Workers
 from viewfinder.errors import ViewfinderError
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
-from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, count_to_encode
-from viewfinder.indexing.connections import objects_of, store_at
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, count_to_encode, store_at
+from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.encode import Encode
 from viewfinder.indexing.executor import Compared, IndexJob, encode_stored
 from viewfinder.indexing.fetch import FetchAndDecode
@@ -49,8 +49,12 @@ class RayExecutor:
     """Runs the stages on the Ray that this process has joined. Workers open their own connections to store and objects.
 
     `encode_texts` and `encode_images` also run on a worker: the driver may lack the device, the memory or access to the
-    objects.
+    objects. On a `local` Ray, which is this machine and ends with this process, workers have no access to an embedded
+    store: it must be compared with before, and this process writes to it, or to a server if one writer is enough.
     """
+
+    def __init__(self, *, local: bool = False) -> None:
+        self._local = local
 
     def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None:
         with unwrap_worker_errors():
@@ -70,29 +74,38 @@ class RayExecutor:
 
     def index(self, job: IndexJob, store: Store, compared: Compared | None, progress: IndexingProgress) -> Outcome:
         workers = _plan_workers(job.settings, None if compared is None else count_to_encode(compared))
-        address, collection, settings = store.address, job.collection, job.settings
-        with followed_writes(progress) as written, listed_gauge(collection.index, job.manifest.listed):
-            sink = QdrantDatasink(
-                address,
-                collection,
-                run_id=job.run_id,
-                batch_size=settings.write_batch_size,
-                decided_by=job.compare.decided_by,
-                machines=sum(bool(node["Alive"]) for node in ray.nodes()),
-                written=written,
-            )
-            with unwrap_worker_errors():
-                run_stages(job, _rows_of(job, compared), workers, sink)
-        progress(sink.total.outcomes)  # exact, whatever was lost on the way
+        writes_here = self._local and (store.connection.is_embedded or workers.writers == 1)
+        with listed_gauge(job.collection.index, job.manifest.listed), unwrap_worker_errors():
+            encoded = encoded_rows(job, _rows_of(job, compared), workers)
+            if writes_here:
+                total = self._write_here(job, encoded, store, progress)
+            else:
+                total = _write_on_workers(job, encoded, store.address, workers.writers, progress)
         stages = stages_of(
-            sink.total,
+            total,
             comparers=1 if isinstance(compared, Sequence) else min(COMPARERS, len(job.manifest.paths)),
-            fetchers=workers.decoders * settings.fetch_threads,
+            fetchers=workers.decoders * job.settings.fetch_threads,
             decoders=workers.decoders,
             encoders=workers.encoders,
-            writers=workers.writers,
+            writers=1 if writes_here else workers.writers,
         )
-        return Outcome(sink.total, stages)
+        return Outcome(total, stages)
+
+    def _write_here(self, job: IndexJob, encoded: Dataset, store: Store, progress: IndexingProgress) -> Tally:
+        total = Tally()
+        for table in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+            tally = write_rows(
+                store,
+                job.collection,
+                table,
+                run_id=job.run_id,
+                batch_size=job.settings.write_batch_size,
+                decided_by=job.compare.decided_by,
+            )
+            self.count_written(job.collection.index, tally)
+            total += tally
+            progress(total.outcomes)
+        return total
 
     def encode_texts(
         self, checkpoint: Checkpoint, settings: Settings, texts: Sequence[str], *, timeout_s: float | None = None
@@ -121,12 +134,12 @@ def compare_on_workers(manifest: Manifest, compare: Compare) -> Dataset:
     )
 
 
-def run_stages(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Workers, sink: "QdrantDatasink") -> None:
-    """Run compared rows through the remaining stages into the sink."""
+def encoded_rows(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Workers) -> Dataset:
+    """The compared rows after all stages but the last."""
     settings = job.settings
     size = settings.fetch_batch_size
     todo = _in_blocks(rows, size) if isinstance(rows, Dataset) else _from_blocks(cut_tables(rows, size))
-    encoded = todo.map_batches(
+    return todo.map_batches(
         FetchAndDecode.of(settings, job.compare.access, job.checkpoint),
         batch_size=None,
         batch_format="pyarrow",
@@ -152,7 +165,6 @@ def run_stages(job: IndexJob, rows: "Dataset | Iterable[pa.Table]", workers: Wor
         num_cpus=workers.encoder_cpus,
         num_gpus=workers.gpus,
     )
-    encoded.write_datasink(sink, concurrency=workers.writers, ray_remote_args={"num_cpus": WAITING_STAGE_CPUS})
 
 
 class WriteTask(Protocol):
@@ -233,6 +245,24 @@ def unwrap_worker_errors() -> Iterator[None]:
         # Ray wraps an error from another process in a subclass of the original class.
         kind = next(each for each in type(cause).__mro__ if each.__module__ == ViewfinderError.__module__)
         raise (kind(*cause.args) if len(cause.args) == 1 else ViewfinderError(str(cause))) from error
+
+
+def _write_on_workers(
+    job: IndexJob, encoded: Dataset, address: StoreAddress, writers: int, progress: IndexingProgress
+) -> Tally:
+    with followed_writes(progress) as written:
+        sink = QdrantDatasink(
+            address,
+            job.collection,
+            run_id=job.run_id,
+            batch_size=job.settings.write_batch_size,
+            decided_by=job.compare.decided_by,
+            machines=sum(bool(node["Alive"]) for node in ray.nodes()),
+            written=written,
+        )
+        encoded.write_datasink(sink, concurrency=writers, ray_remote_args={"num_cpus": WAITING_STAGE_CPUS})
+    progress(sink.total.outcomes)  # exact, whatever was lost on the way
+    return sink.total
 
 
 def _rows_of(job: IndexJob, compared: Compared | None) -> Dataset | Sequence[pa.Table]:

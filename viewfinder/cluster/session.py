@@ -33,6 +33,8 @@ _START_WAIT_S = 90.0
 _START_ATTEMPTS = 3
 # Variables that decide how a worker reaches objects and model weights: `AWS_PROFILE`, `HF_TOKEN`, `https_proxy`.
 _ACCESS_VARIABLE = re.compile(r"(AWS|HF|SSL_CERT)_.*|.*_(PROXY|CA_BUNDLE)", re.IGNORECASE)
+# The address of a new Ray on this machine.
+LOCAL = "local"
 # Ray prints INFO lines on standard error unless it is told not to.
 _QUIET: Mapping[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
 
@@ -45,8 +47,8 @@ def join_ray(settings: Settings, address: StoreAddress) -> Iterator[Store]:
 
 
 @contextmanager
-def ray_of_job(settings: Settings, address: StoreAddress) -> Iterator[None]:
-    """Join or start a Ray with what a job needs, during the block."""
+def ray_of_job(settings: Settings, address: StoreAddress, *, with_holder: bool = True) -> "Iterator[RaySession]":
+    """Join or start a Ray with what a job needs, during the block. `with_holder` as in `start_ray`."""
     # Ray's core logs an error for every actor pool whose arguments are in the object store.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     cores = cpu_cores()
@@ -56,15 +58,16 @@ def ray_of_job(settings: Settings, address: StoreAddress) -> Iterator[None]:
         num_cpus=max(MINIMUM_CPUS, cores + CPUS_BESIDE_DECODERS),
         resources={CORES_RESOURCE: cores},
         include_dashboard=False,
-    ):
+        with_holder=with_holder,
+    ) as session:
         configure_ray_data()
-        yield
+        yield session
 
 
 def is_ray_at_hand(settings: Settings, address: StoreAddress) -> bool:
     """True if a job joins a Ray before anything else: a named one, this process's own, or the only way to the store."""
     ray = sys.modules.get("ray")
-    if settings.ray_address or (ray is not None and ray.is_initialized()):
+    if settings.ray_address not in (None, LOCAL) or (ray is not None and ray.is_initialized()):
         return True
     return address.url is None and _needs_ray(store_directory(address.data_dir))
 
@@ -113,11 +116,12 @@ def configure_ray_data() -> None:
 
 @dataclass(frozen=True)
 class RaySession:
-    """A connection to Ray. If `owned`, this program started that Ray and ends it."""
+    """A connection to Ray. If `owned`, this program started that Ray, with the holder if `holds`, and ends both."""
 
     address: StoreAddress
     owned: bool
     joined: bool
+    holds: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +133,7 @@ class RaySession:
         """Leave Ray, or end a Ray that this program started: its holder first, so that the store is closed cleanly."""
         import ray
 
-        if self.owned and self.address.url is None and ray.is_initialized():
+        if self.owned and self.holds and ray.is_initialized():
             close_holder(self.address.data_dir)
         if self.joined:
             ray.shutdown()
@@ -148,15 +152,23 @@ def _keeping_sigterm() -> Iterator[None]:
 
 @_keeping_sigterm()
 def start_ray(
-    address: StoreAddress, *, ray_address: str | None = None, lock_wait_s: float = LOCK_WAIT_S, **options: Any
+    address: StoreAddress,
+    *,
+    ray_address: str | None = None,
+    lock_wait_s: float = LOCK_WAIT_S,
+    with_holder: bool = True,
+    **options: Any,
 ) -> RaySession:
     """Join `ray_address`, or the Ray of the embedded store's holder, or start a new Ray with `options`.
 
-    For the embedded store, a holder with this program's code is started if none runs. A Ray that this process has
-    already joined is used as it is. Raises `StoreBusyError`, which names the holder, if another process holds the
-    directory for longer than `lock_wait_s`.
+    For the embedded store, a holder with this program's code is started if none runs; not on a new Ray without
+    `with_holder`, where this program holds the store. A Ray that this process has already joined is used as it is.
+    Raises `StoreBusyError`, which names the holder, if another process holds the directory for longer than
+    `lock_wait_s`.
     """
     import ray
+
+    ray_address = None if ray_address == LOCAL else ray_address
 
     # Ray warns at every start that it authenticates with a token.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -180,7 +192,9 @@ def start_ray(
         elif joined and not _join_holder(directory, lock_wait_s):
             _start_own(options)
             owned = True
-        session = RaySession(address, owned, joined)
+        session = RaySession(address, owned, joined, holds=with_holder)
+        if owned and not with_holder:
+            return session
         try:
             ensure_holder(address.data_dir, lock_wait_s)
         except BaseException:
@@ -231,7 +245,7 @@ def _start_own(options: Mapping[str, Any]) -> None:
     for left in reversed(range(_START_ATTEMPTS)):
         try:
             # Without an address, ray.init() would join any cluster that it finds on the machine.
-            ray.init(address="local", namespace=NAMESPACE, **{**_QUIET, **options})
+            ray.init(address=LOCAL, namespace=NAMESPACE, **{**_QUIET, **options})
             return
         except Exception as error:
             if type(error) is not Exception:  # Ray raises a bare Exception if a node does not start in time

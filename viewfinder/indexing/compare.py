@@ -1,15 +1,15 @@
 """The first stage: compare each listed object with the collection and set its action."""
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
 from viewfinder.errors import ObjectError
-from viewfinder.indexing.connections import objects_of, store_at
+from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import fails_again, is_same_decision
 from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
@@ -17,8 +17,8 @@ from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.skips import CONTENT_SKIPS
 from viewfinder.sources.uris import point_id
-from viewfinder.sources.versions import Version, constant_etags, is_same
-from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress
+from viewfinder.sources.versions import Version, constant_etags, is_same, version_of
+from viewfinder.store import Collection, Failure, PointState, Store, StoreAddress, connect
 from viewfinder.store.takedowns import taken_down
 
 # Ids in one request. Larger requests are not faster, and block the embedded store's only thread longer.
@@ -245,15 +245,15 @@ def _differs(row: Row, state: PointState | None, failure: Failure | None) -> boo
     return not any(is_same(each, version_of(row)) for each in known)
 
 
+@functools.lru_cache(maxsize=4)
+def store_at(address: StoreAddress) -> Store:
+    """The store at this address, connected to once in a worker process and kept for its later tasks."""
+    return connect(address)
+
+
 def own_caption(row: Row) -> CaptionRecord:
     """The record of a row whose captions files name its object."""
     return CaptionRecord(row["caption"], row["caption_hash"] or "", row["caption_details"] or "{}")
-
-
-def version_of(row: Mapping[str, Any]) -> Version:
-    """The version in a row or a payload; fields that are missing or null are unknown."""
-    size = row.get("size")
-    return Version(row.get("etag") or "", -1 if size is None else size, row.get("last_modified") or "")
 
 
 def version_of_state(state: PointState) -> Version:

@@ -1,16 +1,9 @@
-"""Connections of a worker process, opened once and reused by its many short tasks."""
+"""The reader of objects of a worker process, opened once and used by its many short tasks."""
 
 import functools
 
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
-from viewfinder.store import Store, StoreAddress, connect
-
-
-@functools.lru_cache(maxsize=4)
-def store_at(address: StoreAddress) -> Store:
-    """The store at this address."""
-    return connect(address)
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,7 +18,7 @@ from viewfinder.arrays import Vectors
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
 from viewfinder.indexing.accounting import Outcome, Tally, stages_of
-from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions, version_of
+from viewfinder.indexing.compare import COMPARE_BATCH_SIZE, Compare, count_actions
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.encode import GPU_BATCH_SIZE, IMAGES_PER_THREAD, AnyEncoder, Encode
 from viewfinder.indexing.fetch import IN_FLIGHT_BYTES, FetchAndDecode
@@ -33,7 +33,7 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.manifest import Manifest
-from viewfinder.sources.versions import is_same
+from viewfinder.sources.versions import is_same, version_of
 from viewfinder.store import Collection, Record, Store
 
 T = TypeVar("T")

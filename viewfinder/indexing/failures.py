@@ -9,6 +9,7 @@ once a second run does. A decoder that was stopped, or found no memory, may succ
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import PIL
 from PIL import features
@@ -17,7 +18,10 @@ from viewfinder._version import __version__
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.rows import Row
-from viewfinder.store import Failure
+
+if TYPE_CHECKING:
+    # At run time it would load the client of Qdrant into workers that only read and decode.
+    from viewfinder.store import Failure
 
 CRASHED = "decoder_crashed"
 # Every run tries again.
@@ -53,12 +57,12 @@ def is_permanent(error: ObjectError) -> bool:
     return error.permanent and error.reason not in _NEVER_PERMANENT | _LIMITS and error.reason != CRASHED
 
 
-def is_same_decision(failure: Failure, decided_by: Mapping[str, str]) -> bool:
+def is_same_decision(failure: "Failure", decided_by: Mapping[str, str]) -> bool:
     """True if what decided the failure has not changed."""
     return failure.decided_by == decided_by.get(failure.stage, "")
 
 
-def fails_again(failure: Failure) -> bool:
+def fails_again(failure: "Failure") -> bool:
     """True if another attempt at the same content has the same result, unless what decided it has changed."""
     return failure.permanent or failure.reason in _LIMITS
 

@@ -14,7 +14,6 @@ from viewfinder.errors import ConfigurationError, ImageError, ObjectError
 from viewfinder.images.content_type import HEAD_BYTES, other_content
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import ImageLimits, Preprocess
-from viewfinder.indexing.compare import version_of
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import CRASHED, is_permanent
 from viewfinder.indexing.machine import machine_id
@@ -25,7 +24,7 @@ from viewfinder.settings import Settings
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.skips import CONTENT_SKIPS, SKIP_REASONS
-from viewfinder.sources.versions import Version, is_listed, version_read
+from viewfinder.sources.versions import Version, is_listed, version_of, version_read
 
 # Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.
 IN_FLIGHT_BYTES = 256 * 1024**2

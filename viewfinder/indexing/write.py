@@ -13,13 +13,13 @@ from viewfinder import clock
 from viewfinder.arrays import Mask, Vectors
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import MAX_WARNED, Tally
-from viewfinder.indexing.compare import own_caption, version_of, version_of_state
+from viewfinder.indexing.compare import own_caption, version_of_state
 from viewfinder.indexing.failures import record_crash
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
 from viewfinder.sources.skips import CONTENT_SKIPS
-from viewfinder.sources.versions import is_same
+from viewfinder.sources.versions import is_same, version_of
 from viewfinder.store import Collection, Failure, PointState, Store
 from viewfinder.store.records import PointBatch, StoredPoint
 from viewfinder.store.schema import IMAGE_HASH

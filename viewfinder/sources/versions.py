@@ -13,8 +13,8 @@ An object's version is its ETag, its size in the store, and the time of its last
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{32}(-\d+)?")
 _DIGEST_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
@@ -90,3 +90,9 @@ def _is_digest(version: Version) -> bool:
     if _DIGEST.fullmatch(version.etag) is None or len(set(version.etag)) == 1:
         return False
     return version.etag != _DIGEST_OF_NOTHING or version.size <= 0
+
+
+def version_of(row: Mapping[str, Any]) -> Version:
+    """The version in a row or a payload; fields that are missing or null are unknown."""
+    size = row.get("size")
+    return Version(row.get("etag") or "", -1 if size is None else size, row.get("last_modified") or "")

@@ -155,13 +155,6 @@ class SharedClient:
                     client.close()
             raise
 
-    def release(self) -> None:
-        """Let another program hold the directory; the next call connects to it, or takes the directory over again."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
-
     def close(self) -> None:
         with self._lock:
             if self._client is not None:

@@ -113,11 +113,6 @@ class Store:
         """Delete takedowns, if they exist; the next run of the job indexes the images again."""
         self.control(index).restore(ids)
 
-    def release(self) -> None:
-        """Stop holding the embedded store's directory; the next call connects to its next holder, or holds it again."""
-        if isinstance(client := self.connection.client, SharedClient):
-            client.release()
-
     def close(self) -> None:
         """Close the client; the actor that holds the embedded store keeps running."""
         self.connection.client.close()
