@@ -29,9 +29,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
+	@$(BIN)/viewfinder models prepare demo || echo "The demo will run on torch."
 	@touch $@
 
 demo: setup ## Index the sample images and serve them (ONCE=1 stops after three queries)
+	@$(BIN)/viewfinder models prepare demo > /dev/null || echo "The demo will run on torch."
 	@$(BIN)/python demo/run.py $(if $(ONCE),--once)
 
 test: setup lint ## What CI runs: lint, then all tests except the long ones (about 12 minutes on two cores)

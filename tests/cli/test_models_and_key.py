@@ -36,6 +36,33 @@ def test_every_property_of_a_model_is_shown_in_a_terminal(width: str) -> None:
         assert spec.good_for in shown
 
 
+@pytest.mark.parametrize("arguments", [("prepare",), ("list", "demo")])
+def test_only_preparing_takes_models(viewfinder: Viewfinder, arguments: tuple[str, ...]) -> None:
+    viewfinder("models", *arguments).check_message(2, "'prepare' takes one or more models, 'list' takes none")
+
+
+def test_an_unknown_model_is_not_prepared(viewfinder: Viewfinder) -> None:
+    viewfinder("models", "prepare", "demmo").check_message(2, "Closest known: 'demo'")
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_of_preparing(viewfinder: Viewfinder) -> None:
+    # HF_HOME of the tests cannot be written.
+    done = viewfinder("models", "prepare", "demo-small")
+    done.check_message(1, "Model 'demo-small' cannot be exported for OpenVINO: ")
+    assert "cannot be written" in done.err
+
+
+@pytest.mark.full
+def test_a_prepared_model_is_on_openvino(tmp_path: Path) -> None:
+    home = {"HF_HOME": str(tmp_path)}
+    made = json.loads(program(["models", "prepare", "demo-small", "--json"], home).stdout)
+    assert made["name"] == "demo-small"
+    assert made["cosine"] > 0.999
+    assert Path(made["directory"]).parent == tmp_path / "viewfinder"
+    again = program(["models", "prepare", "demo-small"], home)
+    assert again.stdout == f"demo-small is ready: {made['directory']}\n"
+
+
 @pytest.mark.parametrize("admin", [(), ("--admin",)])
 def test_a_service_accepts_a_key_by_its_digest(admin: tuple[str, ...], viewfinder: Viewfinder) -> None:
     made = json.loads(viewfinder("key", *admin, "--json").out)

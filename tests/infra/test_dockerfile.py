@@ -182,17 +182,27 @@ def test_the_command_that_downloads_weights_works() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "status", "located"), [("", 0, []), ("a::b c", 0, ["a::b", "c"]), ("bad c", 1, ["bad"])]
+    ("models", "kind", "status", "located"),
+    [
+        ("", "cpu", 0, []),
+        ("a::b c", "cpu", 0, ["a::b", "prepare:a::b", "c", "prepare:c"]),
+        ("a::b", "cuda", 0, ["a::b"]),
+        ("bad c", "cpu", 1, ["bad"]),
+        ("strange", "cpu", 0, ["strange", "prepare:strange", "strange", "will", "run", "on", "torch"]),
+    ],
 )
 def test_every_listed_model_is_downloaded_or_the_build_fails(
-    tmp_path: Path, models: str, status: int, located: list[str]
+    tmp_path: Path, models: str, kind: str, status: int, located: list[str]
 ) -> None:
     (command,) = [each for each in instructions("RUN") if "${MODELS}" in each]
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$3"\n[ "$3" != bad ]\n')
     python.chmod(0o755)
-    command = command.replace("/opt/venv/bin/python", str(python)).replace("/models", str(tmp_path / "models"))
-    environment = {"PATH": os.environ["PATH"], "MODELS": models}
+    program = tmp_path / "viewfinder"
+    program.write_text('#!/bin/sh\n[ "$1" = models ] && echo "$2:$3"\n[ "$3" != strange ]\n')
+    program.chmod(0o755)
+    command = command.replace("/opt/venv/bin/", f"{tmp_path}/").replace("/models", str(tmp_path / "models"))
+    environment = {"PATH": os.environ["PATH"], "MODELS": models, "TORCH": kind}
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout.split()) == (status, located), done.stderr
 

@@ -310,14 +310,15 @@ def test_every_pod_of_ray_reads_weights_from_the_volume_and_one_job_writes_them(
     assert one(documents, "CronJob", "models")["spec"]["suspend"] is True
 
 
-def test_the_job_of_the_volume_finds_each_model() -> None:
+@pytest.mark.full
+def test_the_job_of_the_volume_prepares_each_model(tmp_path: Path) -> None:
     documents = build("base", "model-cache")
     (writer,) = [pod for pod in pods(documents) if pod.where == "CronJob/models"]
-    python, flag, program = writer.containers[0]["command"]
-    assert python == "python"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    program, *arguments = writer.containers[0]["command"]
+    assert program == "viewfinder"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, flag, program, "demo"],
+        [sys.executable, "-m", program, *arguments, "demo"],
         cwd=INFRA.parent,
         env=environment,
         capture_output=True,
@@ -325,7 +326,7 @@ def test_the_job_of_the_volume_finds_each_model() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "demo is complete\n"
+    assert done.stdout.startswith(f"demo is ready: {tmp_path}/viewfinder/")
 
 
 # -- Helpers --------------------------------------------------------------------------------------------------------
