@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 FAMILIES = get_args(Family)
+# Vision towers of timm, of which siglip's stands for all in most runs.
+LARGE = ("mobileclip", "eva", "pe-core")
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 TEXTS = [
     "a red car",
@@ -86,7 +88,10 @@ def load_pair(family: Family, directory: Path) -> Pair:
     return Pair(family, checkpoint, Encoder.load(checkpoint, device="cpu"), reference)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=pytest.mark.full) if each in LARGE else each for each in FAMILIES],
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return load_pair(request.param, tmp_path_factory.mktemp(request.param))
 
