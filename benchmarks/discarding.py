@@ -1,7 +1,7 @@
 """A double of a Qdrant server that keeps no points: `python -m benchmarks.discarding`, on a free loopback port.
 
 It speaks Qdrant's protocol, so that a job pays for making and sending its requests. Collections, aliases and control
-records are real, in local mode. Points are counted and dropped, because storing them would dominate the measurement.
+records are real, in the embedded engine. Points are counted and dropped, because storing them would dominate the measurement.
 """
 
 import json
@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from qdrant_client.local.qdrant_local import QdrantLocal
-
-from viewfinder.testing.qdrant_rest import find_operation
+from viewfinder.edge.engine import Engine
+from viewfinder.edge.refusal import Refusal
+from viewfinder.testing.qdrant_replicas import temporary_directory
 
 VERSION = "1.20.0"
 _DONE = {"operation_id": 0, "status": "completed"}
@@ -61,7 +62,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.turn = threading.Lock()
-        self.local = QdrantLocal(":memory:", force_disable_check_same_thread=True)
+        self._directory = temporary_directory()
+        self.engine = Engine(Path(self._directory.name), durable=False)
         self.received: Counter[str] = Counter()
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -71,13 +73,15 @@ class _Server(ThreadingHTTPServer):
             return self.received.total()
         points = _POINTS.fullmatch(path)
         # Control records (failures, takedowns) are kept: a job reads them again.
-        if points and not points[1].endswith("__control") and self.local.collection_exists(points[1]):
+        if points and not points[1].endswith("__control") and self.engine.exists(points[1]):
             return self._discard(points[1], f"{method} {points[2]}", body)
-        operation = find_operation(method, path)
-        if operation is None:
-            raise KeyError(f"{method} {path}")
         with self.turn:
-            return operation(self.local, json.loads(body) if body else None)
+            return self.engine.answer(method, path, json.loads(body) if body else None)
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.engine.close()
+        self._directory.cleanup()
 
     def _discard(self, collection: str, request: str, body: bytes) -> Any:
         if request == "PUT ":
@@ -107,9 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._send(200, {"result": self.server.answer(self.command, path, body), "status": "ok", "time": 0.0})
-        except (KeyError, ValueError) as error:
-            message = str(error).replace("not found", "doesn't exist!")
-            self._send(404, {"status": {"error": f"Not found: {message}"}, "time": 0.0})
+        except Refusal as refused:
+            self._send(refused.status, {"status": {"error": refused.message}, "time": 0.0})
 
     do_PUT = do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - http.server's own names
 

@@ -1,6 +1,7 @@
-"""The simulated stores: the embedded one in memory, and a server with faults in front of Qdrant's local mode."""
+"""The simulated stores: the embedded one in memory, and a server with faults in front of the embedded engine."""
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,16 +10,17 @@ from typing import Any
 import httpx
 from qdrant_client import models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
-from qdrant_client.local.qdrant_local import QdrantLocal
+from qdrant_client.http.models import QueryResponse
 
 from tests.simulation.objects import take_fault
 from tests.simulation.scheduler import Scheduler
 from viewfinder.backoff import Backoff
+from viewfinder.edge.engine import Engine
+from viewfinder.edge.refusal import Refusal
 from viewfinder.store import Store, StoreAddress
-from viewfinder.store.directory import DirectoryClient
-from viewfinder.store.local_mode import LocalMode
+from viewfinder.store.directory import answer_of
+from viewfinder.store.engine_client import EngineClient
 from viewfinder.store.server import ServerClient
-from viewfinder.store.turns import Turns
 
 # Status and text of each fault.
 REFUSALS = {
@@ -54,13 +56,18 @@ class Database:
     one of them slow (`_Shards`).
     """
 
-    def __init__(self, scheduler: Scheduler, *, replicated: bool = False) -> None:
-        self.local = LocalMode(":memory:")
+    def __init__(self, scheduler: Scheduler, directory: Path, *, replicated: bool = False) -> None:
+        self.local = SimulatedEngine(directory / "first")
         self.shards = _Shards(self.local, scheduler, slow=replicated)
-        self._replicas = [self.local, LocalMode(":memory:")] if replicated else [self.local]
-        self._pending: list[tuple[int, LocalMode, str, dict[str, Any]]] = []
+        self._replicas = [self.local, SimulatedEngine(directory / "second")] if replicated else [self.local]
+        self._pending: list[tuple[int, SimulatedEngine, str, dict[str, Any]]] = []
         self.scheduler = scheduler
         self._searches: dict[Any, Any] = {}
+
+    def close(self) -> None:
+        """Close the engines."""
+        for each in self._replicas:
+            each.close()
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         """Carry out one call of a client."""
@@ -91,16 +98,16 @@ class Database:
         ordered = arguments.pop("ordering", None) not in (None, models.WriteOrdering.WEAK)
         for pending in [each for each in self._pending if each[0] <= self.scheduler.steps]:
             self._pending.remove(pending)
-            getattr(pending[1], pending[2])(**pending[3])
+            pending[1].call(pending[2], **pending[3])
         task = self.scheduler.task
         first = self._replicas[(task.place if task else 0) % len(self._replicas)]
         others = [each for each in self._replicas if each is not first]
-        answer = getattr(first, method)(**arguments)
+        answer = first.call(method, **arguments)
         for other in () if method in _READS else others:
             if arguments.get("update_mode") and not ordered:
                 self._pending.append((self.scheduler.steps + _LAG, other, method, arguments))
             else:
-                getattr(other, method)(**arguments)
+                other.call(method, **arguments)
         return answer
 
     def _note(self, method: str, name: str, arguments: dict[str, Any]) -> None:
@@ -113,9 +120,10 @@ class Database:
             task.seen["switched"] = True
 
     def _ids(self, name: str) -> set[Any]:
-        if (collection := self.local.collections.get(name)) is None:
+        if not self.local.exists(name):
             return set()
-        return {each for each, row in collection.ids.items() if not collection.deleted[row]}
+        records, _ = self.local.call("scroll", collection_name=name, limit=1000, with_payload=False)
+        return {each.id for each in records}
 
     def _note_deleted(self, name: str, before: set[Any]) -> None:
         task = self.scheduler.task
@@ -124,13 +132,48 @@ class Database:
             task.seen.setdefault("deleted", {}).setdefault(name, [len(before), set()])[1].update(gone)
 
 
+class SimulatedEngine:
+    """The engine in memory, without write-ahead logs and payload indexes."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._engine = Engine(directory, durable=False)
+        self._client = EngineClient(self._engine)
+        self.aliases = self._engine.registry.aliases
+
+    @property
+    def collections(self) -> list[str]:
+        """The names of the collections."""
+        return list(self._engine.registry.collections)
+
+    def exists(self, name: str) -> bool:
+        """Return True for a collection."""
+        return name in self._engine.registry.collections
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Return the result of a method of `QdrantClient`; raise `Refusal`."""
+        if isinstance(arguments.get("query"), models.SampleQuery):
+            return self._sample(**arguments)
+        return self._client.call(method, **arguments)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+    def _sample(self, limit: int, **arguments: Any) -> QueryResponse:
+        """Draw points by the seed of the history, as the engine cannot."""
+        found = self._client.call("query_points", limit=1000, **arguments)
+        points = sorted(found.points, key=lambda point: point.id)
+        return QueryResponse.model_construct(points=random.sample(points, min(limit, len(points))))
+
+
 class _Shards:
-    """Two shards of local mode. If `slow`, the second one applies writes that do not wait after a while.
+    """Two shards. If `slow`, the second one applies writes that do not wait after a while.
 
     A shard applies writes in their order: one that waits, or that any point may match, waits for all before it.
     """
 
-    def __init__(self, local: LocalMode, scheduler: Scheduler, *, slow: bool) -> None:
+    def __init__(self, local: SimulatedEngine, scheduler: Scheduler, *, slow: bool) -> None:
         self._local = local
         self._scheduler = scheduler
         self._slow = slow
@@ -151,10 +194,10 @@ class _Shards:
         """Carry out a call, or a part of it later."""
         later = self._of_slow(arguments) if method == "upsert" and not arguments.get("wait", True) else []
         if not later:
-            return getattr(self._local, method)(**arguments)
+            return self._local.call(method, **arguments)
         self._pending.append((self._scheduler.steps + _LAG, _part(arguments, later)))
         rest = [row for row in range(len(arguments["points"].ids)) if row not in later]
-        return self._local.upsert(**_part(arguments, rest)) if rest else None
+        return self._local.call("upsert", **_part(arguments, rest)) if rest else None
 
     def settle(self) -> None:
         """Apply all pending inserts."""
@@ -162,8 +205,8 @@ class _Shards:
             self._insert(self._pending.pop(0)[1])
 
     def _insert(self, arguments: dict[str, Any]) -> None:
-        if arguments["collection_name"] in self._local.collections:  # else dropped since
-            self._local.upsert(**arguments)
+        if self._local.exists(arguments["collection_name"]):  # else dropped since
+            self._local.call("upsert", **arguments)
 
     def _of_slow(self, arguments: Mapping[str, Any]) -> list[int]:
         """The rows of an upsert whose points are in the slow shard."""
@@ -180,32 +223,30 @@ def _part(arguments: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
     return {**arguments, "points": chosen}
 
 
-class EmbeddedClient(DirectoryClient):
+class EmbeddedClient:
     """The embedded store without a directory."""
+
+    max_batch: int | None = None
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._local = database.local
-        self._directory = Path("/dev/shm")
-        self._advised = False
-        self._turns = Turns()
 
     def call(self, method: str, **arguments: Any) -> Any:
         if method != _SEARCH:
             self._database.scheduler.step()
-        return super().call(method, **arguments)
+        if method == "create_payload_index":
+            return None
+        return answer_of(self._answer, Path("memory"), method, arguments)
 
     def close(self) -> None:
         """The database stays."""
 
-    def _call(self, method: str, **arguments: Any) -> Any:
-        if method == "create_payload_index":
-            return None
+    def _answer(self, method: str, **arguments: Any) -> Any:
         return self._database.call(method, arguments)
 
 
 class SimulatedServer(ServerClient):
-    """`ServerClient` whose requests are answered by local mode, and sometimes by a fault."""
+    """`ServerClient` whose requests are answered by the engine, and sometimes by a fault."""
 
     def __init__(self, database: Database, address: StoreAddress) -> None:
         self._address = address
@@ -229,7 +270,7 @@ class _Requests:
     def _request(self, method: str, arguments: dict[str, Any]) -> Any:
         database = self._database
         if method == _SEARCH:
-            return database.call(method, arguments)
+            return self._answer(method, arguments)
         database.scheduler.step()
         fault = take_fault(database.scheduler, FAULTS.__contains__)
         if fault in REFUSALS:
@@ -252,16 +293,10 @@ class _Requests:
             return SimpleNamespace(running=[], summary=SimpleNamespace(queued_optimizations=0))
         if method == "create_payload_index":
             return None
-        local: QdrantLocal = self._database.local
         try:
             return self._database.call(method, arguments)
-        except KeyError as error:
-            raise _response(404, f"Not found: No point with id {error} found") from error
-        except ValueError as error:
-            name = arguments.get("collection_name")
-            if name is not None and method != "create_collection" and not local.collection_exists(name):
-                raise _response(404, f"Not found: Collection `{name}` doesn't exist!") from error
-            raise _response(409 if "already exists" in str(error) else 400, f"Wrong input: {error}") from error
+        except Refusal as refused:
+            raise _response(refused.status, refused.message) from refused
 
 
 class SimulatedStore(Store):

@@ -38,7 +38,7 @@ class World:
         (self.directory / "qdrant").mkdir()
         self.scheduler = Scheduler()
         self.bucket = Bucket(self.scheduler)
-        self.database = Database(self.scheduler, replicated=on_server)
+        self.database = Database(self.scheduler, self.directory, replicated=on_server)
         self.decoder_version = 1
         self.model = "first"
         self.sources: set[str] = set()  # all that a run was started with
@@ -49,6 +49,7 @@ class World:
         self.store = open_store(self.database, self.address)
 
     def close(self) -> None:
+        self.database.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- Changes of objects -------------------------------------------------------------------------------------------
@@ -160,7 +161,9 @@ class World:
     def points(self, name: str) -> dict[str, Point]:
         """Return the points of a collection by URI."""
         self.database.shards.settle()
-        records, _ = self.database.local.scroll(name, limit=1000, with_payload=True, with_vectors=True)
+        records, _ = self.database.local.call(
+            "scroll", collection_name=name, limit=1000, with_payload=True, with_vectors=True
+        )
         return {record.payload["uri"]: Point.of(record) for record in records}
 
     def live_points(self) -> dict[str, Point]:

@@ -1,7 +1,6 @@
 """The embedded store without Ray: one holder at a time, no data lost."""
 
 import json
-import logging
 import os
 import signal
 import socket
@@ -16,11 +15,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import pytest
-from qdrant_client.local.qdrant_local import QdrantLocal
 
 from viewfinder.errors import StoreBusyError, StoreError
 from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress
-from viewfinder.store.directory import RECOMMENDED_MAX_POINTS, Holder, code_version, open_directory, store_directory
+from viewfinder.store.directory import Holder, code_version, open_directory, store_directory
 from viewfinder.store.schema import ModelIdentity
 
 pytestmark = pytest.mark.slow
@@ -151,15 +149,6 @@ def test_a_stale_or_damaged_holder_json_does_not_prevent_opening(tmp_path: Path,
         assert store.collections.live("images") is None
 
 
-def test_a_directory_in_use_by_another_kind_of_program_is_refused(tmp_path: Path) -> None:
-    foreign = QdrantLocal(str(store_directory(tmp_path)))
-    with pytest.raises(StoreBusyError, match="other than viewfinder"), opened(tmp_path):
-        pass
-    foreign.close()
-    with opened(tmp_path) as store:
-        assert store.collections.live("images") is None
-
-
 def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file/qdrant.*VIEWFINDER_DATA_DIR"), opened(tmp_path / "file"):
@@ -191,7 +180,6 @@ def test_what_a_program_does_with_a_payload_does_not_change_the_stored_one(tmp_p
 
 
 def test_the_index_of_words_survives_reopening(tmp_path: Path) -> None:
-    """Local mode needs no payload index but this one."""
     with opened(tmp_path) as store:
         batch = PointBatch(
             [str(uuid5(NAMESPACE_URL, "0"))], [{"caption": "a red car"}], image=np.ones((1, 2), np.float32)
@@ -199,24 +187,3 @@ def test_the_index_of_words_survives_reopening(tmp_path: Path) -> None:
         store.points.upsert(collection(store), batch, wait=True)
     with opened(tmp_path) as store:
         assert len(store.search.many(collection(store), [Search(words="car")])[0]) == 1
-
-
-def test_sqlite_uses_a_write_ahead_log(tmp_path: Path) -> None:
-    """Without the write-ahead log each point is synced alone: 900 points/s instead of 6,600."""
-    with opened(tmp_path) as store:
-        name = collection(store).name
-        write(store, 0, 1)
-    header = (store_directory(tmp_path) / "collection" / name / "storage.sqlite").read_bytes()[:20]
-    assert header[18:20] == b"\x02\x02"
-
-
-@pytest.mark.slow
-def test_a_large_store_warns_once_how_to_start_a_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with opened(tmp_path) as store, caplog.at_level(logging.WARNING):
-        write(store, 0, RECOMMENDED_MAX_POINTS)
-        assert caplog.messages == []
-        write(store, RECOMMENDED_MAX_POINTS, 1)
-        write(store, 0, 1)
-        (message,) = caplog.messages
-    assert "docker run -p 6333:6333 qdrant/qdrant" in message
-    assert "VIEWFINDER_QDRANT_URL=http://localhost:6333" in message

@@ -8,7 +8,6 @@ import pytest
 
 from tests.store.points import AXES, DIMENSION, ids, opened, vector
 from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress
-from viewfinder.store.directory import open_directory
 from viewfinder.store.server import ServerClient
 from viewfinder.testing.qdrant import QdrantDouble
 
@@ -67,21 +66,3 @@ def test_diversity_asks_for_enough_candidates(tmp_path: Path, search: Search, ca
             store.search.many(opened(store, "images"), [search])
         (sent,) = double.requests[-1].body["searches"]
         assert sent["query"]["mmr"] == {"diversity": 0.5, "candidates_limit": candidates}
-
-
-@pytest.mark.parametrize("diversity", [0.1, 0.5, 0.9, 1.0])
-def test_the_embedded_store_selects_the_same_hits_as_local_mode(tmp_path: Path, diversity: float) -> None:
-    address = StoreAddress(tmp_path)
-    rng = np.random.default_rng(3)
-    query, vectors = rng.normal(size=DIMENSION), rng.normal(size=(80, DIMENSION)).astype(np.float32)
-    chosen = []
-    with QdrantDouble() as double:
-        remote = StoreAddress(tmp_path, url=double.url)
-        for client, where in ((open_directory(tmp_path), address), (ServerClient(remote), remote)):
-            with Store(client, where) as store:
-                made = opened(store, "images")
-                store.points.upsert(made, PointBatch(ids(80), [{}] * 80, image=vectors), wait=True)
-                search = Search(query.astype(np.float32), diversity=diversity, limit=15, offset=2)
-                chosen.append([hit.id for hit in store.search.many(made, [search])[0]])
-    assert chosen[0] == chosen[1]
-    assert len(set(chosen[0])) == 15

@@ -187,13 +187,12 @@ def test_baselines_are_stored_with_the_collection(store: Store, index: str) -> N
     assert opened(store, index).metadata.baselines["text_image"] == pytest.approx(quantiles)
 
 
-def test_an_exact_search_is_requested_from_a_server_and_finds_the_same(store: Store, index: str) -> None:
+def test_an_exact_search_is_requested_and_finds_the_same(store: Store, index: str) -> None:
     made = captioned(store, index)
     calls = wire(store)
     near, exact = store.search.many(made, [Search(AXES[0], limit=3), Search(AXES[0], limit=3, exact=True)])
     assert near == exact
-    exact_flags = [request.params and bool(request.params.exact) for request in calls[0][1]["requests"]]
-    assert exact_flags == ([None, None] if store.address.url is None else [False, True])
+    assert [bool(request.params.exact) for request in calls[0][1]["requests"]] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The double of Qdrant behaves like a server where local mode does not."""
+"""The double of Qdrant behaves like a server where the embedded engine does not."""
 
 from collections.abc import Iterator
 from pathlib import Path

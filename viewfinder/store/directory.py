@@ -1,40 +1,42 @@
 """The embedded store's directory: held by one process at a time, which answers the calls of the others.
 
-Qdrant's local mode supports one process and one thread, so calls run one at a time. `holder.lock` is locked while the
-directory is held, `holder.json` describes the holder.
+`holder.lock` is locked while the directory is held, `holder.json` describes the holder.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import logging
 import os
 import platform
 import socket
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from qdrant_client.local.local_collection import LocalCollection
-
+from viewfinder import edge
+from viewfinder.edge.engine import Engine
+from viewfinder.edge.process import ShardProcess
+from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
-from viewfinder.store.local_mode import LocalMode
+from viewfinder.store.engine_client import EngineClient
 from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
 from viewfinder.store.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-RECOMMENDED_MAX_POINTS = 20_000
+RECOMMENDED_MAX_POINTS = 1_000_000
 LARGE_STORE_ADVICE = (
-    f"The embedded store has more than {RECOMMENDED_MAX_POINTS:,} points: searches and starts become slow. "
-    "Start a server with 'docker run -p 6333:6333 qdrant/qdrant', "
+    f"The embedded store has more than {RECOMMENDED_MAX_POINTS:,} points. A server scales further: "
+    "start one with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )
 LOCK_WAIT_S = 15.0
@@ -104,13 +106,11 @@ def store_directory(data_dir: Path) -> Path:
 
 
 def code_version() -> str:
-    """Return a short hash of the source code of the holder and of the versions of qdrant-client and Python."""
-    source = [Path(__file__).with_name(name) for name in ("directory.py", "embedded.py", "local_mode.py", "sharing.py")]
-    parts = [
-        *(path.read_bytes() for path in source),
-        version("qdrant-client").encode(),
-        platform.python_version().encode(),
-    ]
+    """Return a short hash of the source code of the holder, and of the versions of the engine and of Python."""
+    names = ("directory.py", "embedded.py", "engine_client.py", "sharing.py")
+    source = [*map(Path(__file__).with_name, names), *sorted(Path(edge.__file__).parent.glob("*.py"))]
+    versions = [version("qdrant-client"), version("qdrant-edge-py"), platform.python_version()]
+    parts = [*(path.read_bytes() for path in source), *map(str.encode, versions)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
@@ -191,27 +191,22 @@ def _connect_to(holder: Holder) -> SocketClient | None:
 
 
 class DirectoryClient:
-    """A `StoreClient` on a directory of local mode; runs one call, or one search of a batch, at a time."""
+    """A `StoreClient` on a directory that this process holds; each collection is open in a process of its own.
+
+    Runs one call, or one search of a batch, at a time for each collection.
+    """
 
     max_batch: int | None = None
 
     def __init__(self, directory: Path, lock: IO[str], ray_address: str | None = None) -> None:
         self._directory = directory
         self._lock = lock
-        self._turns = Turns()
-        self._advised = False
-        # Qdrant's own lock reveals other programs. Local mode would check it only after loading all data, and leave
-        # files open.
-        foreign = try_lock(directory / ".lock")
-        if foreign is None:
-            raise StoreBusyError(
-                f"The embedded store in {directory} is in use by a program other than viewfinder. "
-                "End it, or set VIEWFINDER_DATA_DIR."
-            )
-        foreign.close()
-        self._local = LocalMode(str(directory))
-        for collection in self._local.collections.values():
-            self._advise(collection)
+        self._closing = threading.Lock()
+        self._closed = False
+        self._turns: dict[str, Turns] = defaultdict(Turns)
+        # With the lock: the directory stays locked until the last of them has ended, also if this process is killed.
+        self._engine = Engine(directory, functools.partial(ShardProcess, inherited=[lock.fileno()]))
+        self._client = EngineClient(self._engine)
         if (left := Holder.read(directory)) is not None and left.socket and left.host == socket.gethostname():
             remove_socket(left.socket)
         self._socket = StoreSocket(self.call, directory)
@@ -228,42 +223,33 @@ class DirectoryClient:
         ]
 
     def _call_in_turn(self, method: str, arguments: Mapping[str, Any], *, of_batch: bool = False) -> Any:
-        with self._turns.turn(of_batch=of_batch):
-            if self._local.closed:
+        with self._turns[arguments.get("collection_name", "")].turn(of_batch=of_batch):
+            if self._closed:
                 raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method}.")
-            try:
-                answer = self._call(method, **arguments)
-            except ValueError as error:
-                name = arguments.get("collection_name")
-                if name is not None and not self._local.collection_exists(name):
-                    raise CollectionMissingError(f"Collection {name!r} does not exist in {self._directory}.") from error
-                raise StoreError(f"The embedded store refused {method.replace('_', ' ')}: {error}") from error
-            except KeyError as error:
-                raise StoreError(f"The embedded store refused {method.replace('_', ' ')}: no point {error}.") from error
-            except (OSError, sqlite3.Error) as error:
-                raise StoreError(f"The embedded store in {self._directory} failed: {error}.") from error
-            if method == "upsert":
-                self._advise(self._local.collections[arguments["collection_name"]])
-            return answer
+            return answer_of(self._client.call, self._directory, method, arguments)
 
     def close(self) -> None:
-        # Before taking the lock: otherwise a call of another program could find the store closed.
+        # Before closing the store: otherwise a call of another program could find it closed.
         self._socket.close()
-        with self._turns.turn():
-            if not self._local.closed:
-                self._local.close()
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._engine.close()
                 (self._directory / "holder.json").unlink(missing_ok=True)
                 self._lock.close()
 
-    def _call(self, method: str, **arguments: Any) -> Any:
-        if method == "create_payload_index" and not getattr(arguments["field_schema"], "scoring", None):
-            return None  # local mode does not use it, and would only log a warning
-        return getattr(self._local, method)(**arguments)
 
-    def _advise(self, collection: LocalCollection) -> None:
-        if len(collection.ids) > RECOMMENDED_MAX_POINTS and not self._advised:
-            self._advised = True
-            logger.warning(LARGE_STORE_ADVICE)
+def answer_of(call: Callable[..., Any], directory: Path, method: str, arguments: Mapping[str, Any]) -> Any:
+    """Return the result of a method of the engine, or raise an error of the `StoreError` family."""
+    try:
+        return call(method, **arguments)
+    except Refusal as refused:
+        if refused.status == 404 and "collection" in refused.message.lower():
+            name = arguments.get("collection_name")
+            raise CollectionMissingError(f"Collection {name!r} does not exist in {directory}.") from refused
+        raise StoreError(f"The embedded store refused {method.replace('_', ' ')}: {refused}") from refused
+    except (ValueError, OSError) as error:
+        raise StoreError(f"The embedded store in {directory} failed: {error}.") from error
 
 
 def take_lock(directory: Path, wait_s: float) -> IO[str]:

@@ -2,7 +2,7 @@
 
 The actor is named, detached and on the head node of a Ray (`viewfinder.cluster.session` starts or joins it); every
 process of that Ray reaches the store with `attach`. While a program without Ray holds the directory, the actor sends
-its calls to that program, and takes over when it ends. Good for about 20,000 images; larger indexes need a server.
+its calls to that program, and takes over when it ends.
 """
 
 import hashlib

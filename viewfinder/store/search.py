@@ -302,8 +302,7 @@ class Searches:
             raise FilterError(f"The search takes {excess}. Use a smaller filter.")
 
     def _params(self, search: Search) -> models.SearchParams | None:
-        # Local mode is always exact, and warns about these parameters.
-        if search.vector is None or self._connection.address.url is None:
+        if search.vector is None:
             return None
         # An exact search compares original vectors; without quantization Qdrant ignores rescoring.
         exact = search.exact or search.only is not None

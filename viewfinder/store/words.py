@@ -3,8 +3,8 @@
 A text is read as Unicode's NFKC without case. Words are reduced to their stems, by Snowball's stemmer of their script
 or, for Latin letters, of the collection's language. Scripts without spaces between words, and Korean, whose words carry
 particles, are cut into single characters and pairs of neighbours, so that any part of a sentence can be found without a
-dictionary. The words are stored beside the payload's texts, because the tokenizers of a Qdrant server and of its local
-mode differ, and neither is the same in all versions.
+dictionary. The words are stored beside the payload's texts, because a tokenizer of
+Qdrant is not the same in all versions.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""A Qdrant server for tests: HTTP on loopback, local mode behind it, requests validated by Qdrant's OpenAPI document.
+"""A Qdrant server for tests: HTTP on loopback, Qdrant's engine behind it, requests validated by its OpenAPI document.
 
-It tests the requests, API keys, timeouts and injected faults; `qdrant_rules` adds what a server does and local mode
-does not, `qdrant_replicas` a cluster.
+It tests the requests, API keys, timeouts and injected faults; `qdrant_rules` adds what a server does and the embedded
+engine does not, `qdrant_replicas` a cluster.
 """
 
 import json
@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import ValidationError
-from qdrant_client.local.qdrant_local import QdrantLocal
-
+from viewfinder.edge.engine import Engine
+from viewfinder.edge.refusal import Refusal
 from viewfinder.store.collections import BM25_VERSION
 from viewfinder.store.connection import parse_version
 from viewfinder.testing.openapi import Specification, with_text_query
 from viewfinder.testing.qdrant_replicas import NodeDownError, Replicas
-from viewfinder.testing.qdrant_rest import find_operation
-from viewfinder.testing.qdrant_rules import Rules, is_write
+from viewfinder.testing.qdrant_rules import Rules, is_write, select_mmr
 
 
 @dataclass(frozen=True)
@@ -181,12 +179,8 @@ class QdrantDouble:
         with self._lock:
             if (refused := self._refusal(request)) is not None:
                 return _Reply(400, _error(refused))
-        operation = find_operation(request.method, request.path)
-        if operation is None:
-            return _Reply(404, _error(f"The double has no {request.method} {request.path}"))
-
         def apply() -> Any:
-            return self._apply(request, operation)
+            return self._apply(request)
 
         if late:
             self._late.append((late, request.path, apply))
@@ -196,17 +190,9 @@ class QdrantDouble:
             return _Reply(200, _rest_result(apply()))
         except NodeDownError as error:
             return _Reply(500, _error(str(error)))
-        except ValidationError as error:
-            return _Reply(400, _error(f"Format error in JSON body: {error}"))
-        except KeyError as error:
-            return _Reply(404, _error(f"Not found: No point with id {error} found"))
-        except ValueError as error:
-            if re.fullmatch(r"Collection .* not found", str(error)):
-                return _Reply(404, _error(f"Not found: {str(error).replace('not found', 'does not exist!')}"))
-            return _Reply(409 if "already exists" in str(error) else 400, _error(f"Wrong input: {error}"))
-        except (
-            Exception
-        ) as error:  # an error of the double or of local mode: reported, not hidden by a closed connection
+        except Refusal as refused:
+            return _Reply(refused.status, _error(refused.message))
+        except Exception as error:  # an error of the double: reported, not hidden by a closed connection
             return _Reply(500, _error(f"The double failed: {error!r}"))
 
     def _refusal(self, request: Request) -> str | None:
@@ -218,11 +204,11 @@ class QdrantDouble:
                 return f"Format error in JSON body: {violation}"
         return self._rules.refusal(request.method, request.path, request.body)
 
-    def _apply(self, request: Request, operation: Callable[[QdrantLocal, Any], Any]) -> Any:
+    def _apply(self, request: Request) -> Any:
         """Carry out a request on the replicas."""
 
-        def run(store: QdrantLocal) -> Any:
-            return operation(store, request.body)
+        def run(engine: Engine) -> Any:
+            return select_mmr(request.body, engine.answer(request.method, request.path, request.body))
 
         if is_write(request.method, request.path):
             conditional = "update_mode" in request.body or "update_filter" in request.body

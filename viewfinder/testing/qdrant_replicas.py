@@ -5,15 +5,22 @@ then to the others, so two writes at a time leave replicas that disagree. Writes
 through one leader.
 """
 
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qdrant_client.local.qdrant_local import QdrantLocal
+from viewfinder.edge.engine import Engine
 
 # How long a write with weak ordering waits for another one to cross it.
 _CROSSING_S = 0.2
+
+
+def temporary_directory() -> "tempfile.TemporaryDirectory[str]":
+    """Return a directory in memory, where the engine makes a collection in a tenth of the time."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(prefix="viewfinder-double-", dir=memory if memory.is_dir() else None)
 
 
 class NodeDownError(Exception):
@@ -24,17 +31,18 @@ class Replicas:
     """The stores of `count` nodes. A node in `down` misses all writes."""
 
     def __init__(self, count: int, path: Path | None) -> None:
-        self.stores = [
-            QdrantLocal(":memory:" if path is None else str(path), force_disable_check_same_thread=True)
-            for _ in range(count)
-        ]
+        self._temporary = temporary_directory()
+        folders = [Path(self._temporary.name, str(node)) if path is None else path for node in range(count)]
+        for each in folders:
+            each.mkdir(exist_ok=True)
+        self.stores = [Engine(each, durable=path is not None) for each in folders]
         self._locks = [threading.Lock() for _ in self.stores]
         self._ordered = threading.Lock()
         self._crossing = threading.Barrier(2)
         self.down: set[int] = set()
         self._leader = 0
 
-    def read(self, node: int, operation: Callable[[QdrantLocal], Any], query: Mapping[str, str]) -> Any:
+    def read(self, node: int, operation: Callable[[Engine], Any], query: Mapping[str, str]) -> Any:
         """Return the result of a read on the replica of the node that was asked."""
         if self.down and query.get("consistency") in ("all", "majority", "quorum"):
             raise NodeDownError(
@@ -43,7 +51,7 @@ class Replicas:
         return self._on(node, operation)
 
     def write(
-        self, node: int, operation: Callable[[QdrantLocal], Any], query: Mapping[str, str], *, meets: bool
+        self, node: int, operation: Callable[[Engine], Any], query: Mapping[str, str], *, meets: bool
     ) -> Any:
         """Return the result of a write. A conditional one (`meets`) crosses another if one comes at the same time."""
         if query.get("ordering", "weak") == "weak":
@@ -60,7 +68,7 @@ class Replicas:
                 self._on(other, operation)
             return result
 
-    def agree(self, operation: Callable[[QdrantLocal], Any]) -> Any:
+    def agree(self, operation: Callable[[Engine], Any]) -> Any:
         """Return the result of an operation on which the consensus agrees: on collections, aliases and indexes."""
         with self._ordered:
             results = [self._on(node, operation) for node in range(len(self.stores)) if node not in self.down]
@@ -70,6 +78,7 @@ class Replicas:
         """Close the stores."""
         for store in self.stores:
             store.close()
+        self._temporary.cleanup()
 
     def _lead(self, ordering: str) -> None:
         """Choose another leader if its node is down, which fails the write that finds out."""
@@ -80,7 +89,7 @@ class Replicas:
             self._leader = next(node for node in range(len(self.stores)) if node not in self.down)
         raise NodeDownError(f"Service internal error: {failed}: Tonic status error: Unavailable")
 
-    def _on(self, node: int, operation: Callable[[QdrantLocal], Any]) -> Any:
+    def _on(self, node: int, operation: Callable[[Engine], Any]) -> Any:
         with self._locks[node]:
             return operation(self.stores[node])
 

@@ -1,4 +1,4 @@
-"""Behaviour of a Qdrant server that its local mode lacks: refusals, states, numbers that come back changed."""
+"""Behaviour of a Qdrant server that the embedded engine lacks: refusals, states, numbers that come back changed."""
 
 import math
 import re
@@ -90,6 +90,21 @@ class Rules:
             "update_queue": {"length": updates},
             "payload_schema": schema,
         }
+
+
+def select_mmr(body: Any, result: Any) -> Any:
+    """Return the answer of a query as a server gives it: with MMR it selects `limit` points and skips `offset` of them.
+
+    The embedded engine selects as many as are left.
+    """
+    searches = body.get("searches") if isinstance(body, dict) else None
+    if searches is not None:
+        return [select_mmr(each, answer) for each, answer in zip(searches, result, strict=True)]
+    query = body.get("query") if isinstance(body, dict) else None
+    if isinstance(query, dict) and query.get("mmr") is not None:
+        kept = max(0, (body.get("limit") or 10) - (body.get("offset") or 0))
+        return {**result, "points": result["points"][:kept]}
+    return result
 
 
 def _described_index(index: Any) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""Configurations of collections and of payload indexes: JSON of the REST interface to that of the engine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import qdrant_edge
+
+from viewfinder.edge.refusal import Refusal
+
+_DISTANCES = {each: getattr(qdrant_edge.Distance, each) for each in ("Cosine", "Dot", "Euclid", "Manhattan")}
+_DATATYPES = {
+    "float32": qdrant_edge.VectorStorageDatatype.Float32,
+    "float16": qdrant_edge.VectorStorageDatatype.Float16,
+}
+_KINDS = {
+    "keyword": (qdrant_edge.PayloadSchemaType.Keyword, qdrant_edge.KeywordIndexParams),
+    "integer": (qdrant_edge.PayloadSchemaType.Integer, qdrant_edge.IntegerIndexParams),
+    "float": (qdrant_edge.PayloadSchemaType.Float, qdrant_edge.FloatIndexParams),
+    "bool": (qdrant_edge.PayloadSchemaType.Bool, qdrant_edge.BoolIndexParams),
+    "datetime": (qdrant_edge.PayloadSchemaType.Datetime, qdrant_edge.DatetimeIndexParams),
+    "uuid": (qdrant_edge.PayloadSchemaType.Uuid, qdrant_edge.UuidIndexParams),
+    "text": (qdrant_edge.PayloadSchemaType.Text, qdrant_edge.TextIndexParams),
+}
+_INDEX_OPTIONS = ("scoring", "on_disk")
+
+
+def shard_config(config: Mapping[str, Any], *, durable: bool) -> qdrant_edge.EdgeConfig:
+    """Return the engine's configuration of a collection; without `durable` it has no write-ahead log."""
+    given = config.get("vectors") or {}
+    named = {"": given} if "size" in given else given  # one vector may have no name
+    vectors = {name: _vector_params(params) for name, params in named.items()}
+    # The engine needs one vector; points need none.
+    none = {} if vectors else {"none": qdrant_edge.EdgeSparseVectorParams()}
+    return qdrant_edge.EdgeConfig(vectors=vectors, sparse_vectors=none, wal_enabled=durable)
+
+
+def field_index(field: str, schema: Any) -> qdrant_edge.UpdateOperation:
+    """Return the operation that creates a payload index, given as its kind or as an object with parameters."""
+    kind = schema if isinstance(schema, str) else schema["type"]
+    if kind not in _KINDS:
+        raise Refusal(400, f"Wrong input: unknown kind of index {kind!r}")
+    plain, parameters = _KINDS[kind]
+    options = {} if isinstance(schema, str) else {name: schema[name] for name in _INDEX_OPTIONS if schema.get(name)}
+    return qdrant_edge.UpdateOperation.create_field_index(field, parameters(**options) if options else plain)
+
+
+def _vector_params(params: Mapping[str, Any]) -> qdrant_edge.EdgeVectorParams:
+    return qdrant_edge.EdgeVectorParams(
+        params["size"],
+        _DISTANCES[params["distance"]],
+        on_disk=params.get("on_disk"),
+        datatype=_DATATYPES[params.get("datatype") or "float32"],
+        quantization_config=_quantization(params.get("quantization_config")),
+    )
+
+
+def _quantization(given: Mapping[str, Any] | None) -> Any:
+    if given is None:
+        return None
+    if (scalar := given.get("scalar")) is not None:
+        return qdrant_edge.ScalarQuantizationConfig(qdrant_edge.ScalarType.Int8, always_ram=scalar.get("always_ram"))
+    if (turbo := given.get("turbo")) is not None:
+        bits = qdrant_edge.TurboQuantBitSize.Bits4
+        return qdrant_edge.TurboQuantQuantizationConfig(always_ram=turbo.get("always_ram"), bits=bits)
+    raise Refusal(400, f"Wrong input: unknown quantization {sorted(given)}")

@@ -1,0 +1,77 @@
+"""Copies of a shard's directory. Its files are large and mostly empty; copies keep their holes."""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_CHUNK = 256 * 1024
+_PAGE = 4096
+_ZEROS = bytes(_CHUNK)
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy a directory tree; `target` must not exist. Zeros become holes, and take no space on disk."""
+    target.mkdir(parents=True)
+    for each in sorted(source.iterdir()):
+        if each.is_dir():
+            copy_directory(each, target / each.name)
+        else:
+            write_data(target / each.name, each.stat().st_size, data_of(each))
+
+
+def data_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the pieces of a file that are not zero, with their offsets."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        end = 0
+        while (begin := _seek(file.fileno(), end, os.SEEK_DATA, size)) < size:
+            end = _seek(file.fileno(), begin, os.SEEK_HOLE, size)
+            for place in range(begin, end, _CHUNK):
+                yield from _pieces(place, os.pread(file.fileno(), min(_CHUNK, end - place), place))
+
+
+def write_data(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Write a file of this size with these pieces, zero elsewhere."""
+    with path.open("wb", buffering=0) as file:
+        file.truncate(size)
+        for place, piece in pieces:
+            os.pwrite(file.fileno(), piece, place)
+
+
+def sync_directory(directory: Path) -> None:
+    """Write a directory tree to disk."""
+    for folder, _, names in os.walk(directory):
+        for name in (*names, "."):
+            sync(Path(folder, name))
+
+
+def sync(path: Path) -> None:
+    """Write a file, or the entries of a folder, to disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _seek(file: int, place: int, whence: int, size: int) -> int:
+    try:
+        return os.lseek(file, place, whence)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data behind this place
+            return size
+        raise
+
+
+def _pieces(place: int, chunk: bytes) -> Iterator[tuple[int, bytes]]:
+    # A file system in memory has no holes where the engine has written zeros.
+    if chunk == _ZEROS[: len(chunk)]:
+        return
+    if chunk.count(0) < len(chunk) // 2:
+        yield place, chunk
+        return
+    for start in range(0, len(chunk), _PAGE):
+        page = chunk[start : start + _PAGE]
+        if page != _ZEROS[: len(page)]:
+            yield place + start, page

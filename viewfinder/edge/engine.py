@@ -1,0 +1,261 @@
+"""The engine of an embedded store: requests of Qdrant's REST interface, answered from a directory."""
+
+import re
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from viewfinder.edge.refusal import Refusal, missing_collection
+from viewfinder.edge.registry import CollectionEntry, Registry
+from viewfinder.edge.shard import Shard
+from viewfinder.edge.templates import ShardPlace
+from viewfinder.errors import StoreUnavailableError
+
+VERSION = "1.20.0"
+"""The version of a Qdrant server that answers as this engine does."""
+
+_COLLECTION = re.compile(r"/collections/([^/]+)(?:/(.*))?")
+
+
+class OpenShard(Protocol):
+    """A shard of this process, or of one of its own."""
+
+    def answer(self, operation: str, body: Any) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Engine:
+    """The collections in `directory`, each opened at its first request. Close it after use.
+
+    `open_shard` opens a shard. Without `durable` (for tests) a killed process loses what it wrote, and nothing is
+    synced. Safe to share between threads if the shards are.
+    """
+
+    def __init__(
+        self, directory: Path, open_shard: Callable[[ShardPlace], OpenShard] = Shard, *, durable: bool = True
+    ) -> None:
+        self._directory = directory
+        self._open_shard = open_shard
+        self._durable = durable
+        self._lock = threading.RLock()
+        self._shards: dict[str, OpenShard] = {}
+        self._opening: dict[str, threading.Lock] = {}
+        self._closed = False
+        self.registry = Registry(directory, durable=durable)
+        self._remove_strays()
+
+    def answer(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the "result" of a request; raise `Refusal` as a server would refuse it."""
+        if (general := _GENERAL.get((method, path))) is not None:
+            return general(self, body)
+        match = _COLLECTION.fullmatch(path)
+        if match is None:
+            raise Refusal(404, f"The embedded engine has no {method} {path}")
+        name, operation = unquote(match[1]), match[2] or ""
+        if (own := _OF_COLLECTION.get((method, operation))) is not None:
+            return own(self, name, body)
+        return self._answer(self._resolve(name), f"{method} {operation}", body)
+
+    def exists(self, name: str) -> bool:
+        """Return True for a collection or an alias."""
+        return name in self.registry.collections or name in self.registry.aliases
+
+    def close(self) -> None:
+        """Write everything to disk and close all shards."""
+        with self._lock:
+            self._closed = True
+            shards, self._shards = list(self._shards.values()), {}
+        for each in shards:
+            each.close()
+
+    # -- Collections ------------------------------------------------------------------------------------------------
+
+    def _create(self, name: str, body: Mapping[str, Any]) -> bool:
+        if self.exists(name):
+            raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
+        config = {"vectors": body.get("vectors") or {}}
+        optimizers = dict(body.get("optimizers_config") or {})
+        with self.registry.changed():
+            self.registry.collections[name] = CollectionEntry(
+                uuid.uuid4().hex, config, dict(body.get("metadata") or {}), optimizers=optimizers
+            )
+        return True
+
+    def _change(self, name: str, body: Mapping[str, Any]) -> bool:
+        entry = self._entry(name)
+        with self.registry.changed():
+            entry.metadata.update(body.get("metadata") or {})
+            entry.optimizers.update(body.get("optimizers_config") or {})
+        return True
+
+    def _delete(self, name: str, _: Any) -> bool:
+        if name not in self.registry.collections:
+            return False
+        with self._lock, self.registry.changed():
+            entry = self.registry.collections.pop(name)
+            aliases = self.registry.aliases
+            for alias in [each for each, target in aliases.items() if target == name]:
+                del aliases[alias]
+            shard = self._shards.pop(name, None)
+        if shard is not None:
+            shard.close()
+        shutil.rmtree(self._place(entry).directory, ignore_errors=True)
+        return True
+
+    def _create_index(self, name: str, body: Mapping[str, Any]) -> Any:
+        name = self._resolve(name)
+        with self._lock:
+            entry = self._entry(name)
+            with self.registry.changed():
+                entry.indexes[body["field_name"]] = body["field_schema"]
+            # Indexes of a collection without points are made together with its shard: 17 in the time of one.
+            is_made = name in self._shards or self._place(entry).directory.exists()
+        if is_made:
+            return self._answer(name, "PUT index", body)
+        return {"operation_id": 0, "status": "completed"}
+
+    def _describe(self, name: str, _: Any) -> dict[str, Any]:
+        name = self._resolve(name)
+        entry = self._entry(name)
+        counts = self._answer(name, "GET info", None)
+        return {
+            "status": "green",
+            "optimizer_status": "ok",
+            **counts,
+            "config": {
+                "params": entry.config,
+                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000},
+                "optimizer_config": _OPTIMIZERS | entry.optimizers,
+                "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
+                "metadata": entry.metadata,
+            },
+            "payload_schema": {field: _described_index(schema) for field, schema in entry.indexes.items()},
+        }
+
+    def _collections(self, _: Any) -> dict[str, Any]:
+        return {"collections": [{"name": name} for name in sorted(self.registry.collections)]}
+
+    def _aliases(self, _: Any) -> dict[str, Any]:
+        found = sorted(self.registry.aliases.items())
+        return {"aliases": [{"alias_name": alias, "collection_name": name} for alias, name in found]}
+
+    def _aliases_of(self, name: str, _: Any) -> dict[str, Any]:
+        found = self._aliases(None)["aliases"]
+        return {"aliases": [each for each in found if each["collection_name"] == name]}
+
+    def _change_aliases(self, body: Mapping[str, Any]) -> bool:
+        with self.registry.changed():
+            for action in body["actions"]:
+                self._change_alias(action)
+        return True
+
+    def _change_alias(self, action: Mapping[str, Any]) -> None:
+        aliases = self.registry.aliases
+        if (made := action.get("create_alias")) is not None:
+            name, alias = made["collection_name"], made["alias_name"]
+            if name not in self.registry.collections:
+                raise missing_collection(name)
+            if alias in self.registry.collections:
+                raise Refusal(409, f"Wrong input: Collection `{alias}` already exists!")
+            aliases[alias] = name
+        elif (gone := action.get("delete_alias")) is not None:
+            aliases.pop(gone["alias_name"], None)
+        else:
+            raise Refusal(400, f"Wrong input: unknown action {sorted(action)}")
+
+    # -- Shards -----------------------------------------------------------------------------------------------------
+
+    def _answer(self, name: str, operation: str, body: Any) -> Any:
+        shard = self._shard(name)
+        try:
+            return shard.answer(operation, body)
+        except StoreUnavailableError:  # its process has ended; the next call starts another
+            with self._lock:
+                if self._shards.get(name) is shard:
+                    del self._shards[name]
+            raise
+
+    def _shard(self, name: str) -> OpenShard:
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailableError(f"The embedded store in {self._directory} has been closed.")
+            if (shard := self._shards.get(name)) is not None:
+                return shard
+            opening = self._opening.setdefault(name, threading.Lock())
+        with opening:
+            with self._lock:
+                if (shard := self._shards.get(name)) is not None:
+                    return shard
+            shard = self._open_shard(self._place(self._entry(name)))
+            with self._lock:
+                is_late = self._closed or name not in self.registry.collections
+                if not is_late:
+                    self._shards[name] = shard
+            if is_late:
+                shard.close()
+                raise missing_collection(name)
+            return shard
+
+    def _place(self, entry: CollectionEntry) -> ShardPlace:
+        return ShardPlace(
+            self._directory / "shards" / entry.shard, entry.config, dict(entry.indexes), durable=self._durable
+        )
+
+    def _entry(self, name: str) -> CollectionEntry:
+        if (entry := self.registry.collections.get(name)) is None:
+            raise missing_collection(name)
+        return entry
+
+    def _resolve(self, name: str) -> str:
+        """Return the name of the collection of an alias."""
+        return self.registry.aliases.get(name, name)
+
+    def _remove_strays(self) -> None:
+        """Delete the shards that a killed program had begun to make or to delete."""
+        known = {entry.shard for entry in self.registry.collections.values()}
+        for each in (self._directory / "shards").glob("*"):
+            if each.name not in known:
+                shutil.rmtree(each, ignore_errors=True)
+
+
+_OPTIMIZERS = {
+    "deleted_threshold": 0.2,
+    "vacuum_min_vector_number": 1000,
+    "default_segment_number": 0,
+    "indexing_threshold": 20_000,
+    "flush_interval_sec": 5,
+    "max_optimization_threads": 1,
+}
+_IDLE = {
+    "running": [],
+    "summary": {"queued_optimizations": 0, "queued_segments": 0, "queued_points": 0, "idle_segments": 1},
+}
+
+_GENERAL: Mapping[tuple[str, str], Callable[[Engine, Any], Any]] = {
+    ("GET", "/"): lambda *_: {"title": "qdrant - vector search engine", "version": VERSION},
+    ("GET", "/collections"): Engine._collections,
+    ("GET", "/aliases"): Engine._aliases,
+    ("POST", "/collections/aliases"): Engine._change_aliases,
+}
+_OF_COLLECTION: Mapping[tuple[str, str], Callable[[Engine, str, Any], Any]] = {
+    ("GET", ""): Engine._describe,
+    ("PUT", ""): Engine._create,
+    ("PATCH", ""): Engine._change,
+    ("DELETE", ""): Engine._delete,
+    ("GET", "exists"): lambda engine, name, _: {"exists": engine.exists(name)},
+    ("GET", "aliases"): Engine._aliases_of,
+    ("GET", "optimizations"): lambda *_: _IDLE,
+    ("PUT", "index"): Engine._create_index,
+}
+
+
+def _described_index(schema: Any) -> dict[str, Any]:
+    """Return the description of an index, given as its kind or as an object with parameters."""
+    if isinstance(schema, str):
+        return {"data_type": schema, "points": 0}
+    return {"data_type": schema["type"], "params": schema, "points": 0}

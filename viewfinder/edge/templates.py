@@ -1,0 +1,92 @@
+"""Empty shards, to begin collections with.
+
+The engine syncs each of the 180 files of a shard with 17 indexes: 4 s on a disk, 0.3 s in memory. So an empty shard is
+made in memory, and unpacked where the collection shall be; a further collection of the same kind takes 20 ms.
+"""
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import qdrant_edge
+
+from viewfinder.edge.config import field_index, shard_config
+from viewfinder.edge.copying import data_of, sync_directory, write_data
+
+_MEMORY = Path("/dev/shm")
+
+
+class TemplateFile(NamedTuple):
+    """A file: its path in the shard, its size, and the pieces that are not zero, by offset."""
+
+    path: str
+    size: int
+    pieces: list[tuple[int, bytes]]
+
+
+Template: TypeAlias = list[TemplateFile]
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """A shard to open: its directory, the configuration of its collection, and its payload indexes by field.
+
+    Without `durable` only `Shard.close` makes writes permanent.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    indexes: Mapping[str, Any] = field(default_factory=dict)
+    durable: bool = True
+
+    @property
+    def kind(self) -> str:
+        """A text that is equal for shards that are equal while they are empty."""
+        return json.dumps([self.config, self.indexes, self.durable], sort_keys=True)
+
+
+TEMPLATES: dict[str, Template] = {}
+"""The templates known in this process, by kind."""
+
+
+def create(place: ShardPlace) -> None:
+    """Make an empty shard with its indexes."""
+    if (template := TEMPLATES.get(place.kind)) is None:
+        template = TEMPLATES[place.kind] = _make(place)
+    made = place.directory.with_suffix(".new")
+    shutil.rmtree(made, ignore_errors=True)
+    for each in template:
+        (made / each.path).parent.mkdir(parents=True, exist_ok=True)
+        write_data(made / each.path, each.size, each.pieces)
+    made.rename(place.directory)
+    if place.durable:  # takes a second, and is for a power cut, in which the last moments may be lost
+        threading.Thread(target=_sync, args=(place.directory,), daemon=True).start()
+
+
+def _make(place: ShardPlace) -> Template:
+    with tempfile.TemporaryDirectory(prefix="viewfinder-shard-", dir=_MEMORY if _MEMORY.is_dir() else None) as parent:
+        directory = Path(parent) / "shard"
+        directory.mkdir()
+        shard = qdrant_edge.EdgeShard.create(str(directory), shard_config(place.config, durable=place.durable))
+        for name, schema in place.indexes.items():
+            shard.update(field_index(name, schema))
+        shard.close()
+        return list(_files(directory))
+
+
+def _files(directory: Path) -> Iterator[TemplateFile]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            yield TemplateFile(str(path.relative_to(directory)), path.stat().st_size, list(data_of(path)))
+
+
+def _sync(directory: Path) -> None:
+    try:
+        sync_directory(directory)
+    except FileNotFoundError:
+        return  # deleted meanwhile

@@ -1,0 +1,51 @@
+"""Changes of points: JSON of the REST interface to operations of the engine."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import qdrant_edge
+
+from viewfinder.edge.conditions import parse_filter
+
+_MODES = {
+    "upsert": qdrant_edge.UpdateMode.Upsert,
+    "insert_only": qdrant_edge.UpdateMode.InsertOnly,
+    "update_only": qdrant_edge.UpdateMode.UpdateOnly,
+}
+
+
+def upsert(body: Mapping[str, Any]) -> qdrant_edge.UpdateOperation:
+    """Return the operation that writes whole points, given as columns (`batch`) or one by one (`points`)."""
+    points = list(_of_columns(body["batch"]) if "batch" in body else _of_rows(body["points"]))
+    mode = body.get("update_mode")
+    return qdrant_edge.UpdateOperation.upsert_points(
+        points, parse_filter(body.get("update_filter")), None if mode is None else _MODES[mode]
+    )
+
+
+def delete(body: Mapping[str, Any]) -> qdrant_edge.UpdateOperation:
+    """Return the operation that deletes points by id or by filter."""
+    if (condition := parse_filter(body.get("filter"))) is not None:
+        return qdrant_edge.UpdateOperation.delete_points_by_filter(condition)
+    return qdrant_edge.UpdateOperation.delete_points(body["points"])
+
+
+def set_payload(body: Mapping[str, Any]) -> qdrant_edge.UpdateOperation:
+    """Return the operation that replaces fields of payloads, by id or by filter."""
+    payload, key = body["payload"], body.get("key")
+    if (condition := parse_filter(body.get("filter"))) is not None:
+        return qdrant_edge.UpdateOperation.set_payload_by_filter(condition, payload, key)
+    return qdrant_edge.UpdateOperation.set_payload(body["points"], payload, key)
+
+
+def _of_columns(batch: Mapping[str, Any]) -> Iterator[qdrant_edge.Point]:
+    payloads = batch.get("payloads") or [None] * len(batch["ids"])
+    vectors = batch.get("vectors") or {}
+    columns = {"": vectors} if isinstance(vectors, list) else vectors
+    for row, (point, payload) in enumerate(zip(batch["ids"], payloads, strict=True)):
+        yield qdrant_edge.Point(point, {name: column[row] for name, column in columns.items()}, payload)
+
+
+def _of_rows(points: Any) -> Iterator[qdrant_edge.Point]:
+    for each in points:
+        yield qdrant_edge.Point(each["id"], each.get("vector") or {}, each.get("payload"))
