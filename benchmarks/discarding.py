@@ -1,7 +1,8 @@
 """A double of a Qdrant server that keeps no points: `python -m benchmarks.discarding`, on a free loopback port.
 
 It speaks Qdrant's protocol, so that a job pays for making and sending its requests. Collections, aliases and control
-records are real, in the embedded engine. Points are counted and dropped, because storing them would dominate the measurement.
+records are real, in the embedded engine. Points are counted and dropped, because storing them would dominate the
+measurement.
 """
 
 import json

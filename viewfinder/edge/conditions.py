@@ -12,7 +12,9 @@ def parse_filter(body: Mapping[str, Any] | None) -> qdrant_edge.Filter | None:
     """Return the filter in `body`; None for None. Raise `Refusal` for a condition that is unknown here."""
     if body is None:
         return None
-    clauses = {name: _conditions(body[name]) for name in ("must", "should", "must_not") if body.get(name) is not None}
+    clauses: dict[str, Any] = {
+        name: _conditions(body[name]) for name in ("must", "should", "must_not") if body.get(name) is not None
+    }
     if unknown := body.keys() - {"must", "should", "must_not"}:
         raise Refusal(400, f"Wrong input: unknown clauses of a filter: {sorted(unknown)}")
     return qdrant_edge.Filter(**clauses)

@@ -76,5 +76,3 @@ def _values(payload: Any, path: str) -> Iterator[str | int]:
             yield from _values(each, rest)
         elif isinstance(each, str) or (isinstance(each, int) and not isinstance(each, bool)):
             yield each
-
-

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -60,10 +61,8 @@ class ShardProcess:
         with self._lock:
             if self._ended:
                 return
-            try:
+            with suppress(StoreUnavailableError):  # it has ended already
                 self._ask(None)
-            except StoreUnavailableError:
-                pass  # it has ended already
             self._end()
 
     def kill(self) -> None:

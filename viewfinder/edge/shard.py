@@ -53,7 +53,9 @@ class Shard:
 
     def _retrieve(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         selector = payload_selector(body.get("with_payload"), default=True)
-        return [point_json(each) for each in self._shard.retrieve(body["ids"], selector, body.get("with_vector") or False)]
+        return [
+            point_json(each) for each in self._shard.retrieve(body["ids"], selector, body.get("with_vector") or False)
+        ]
 
     def _scroll(self, body: Mapping[str, Any]) -> dict[str, Any]:
         points, following = self._shard.scroll(scroll_request(body))

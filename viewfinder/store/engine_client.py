@@ -75,6 +75,7 @@ def _create_index(answer: Answer, field_name: str, field_schema: Any, wait: bool
 def _upsert(
     answer: Answer, points: Any, update_filter: Any = None, update_mode: Any = None, **_: Any
 ) -> models.UpdateResult:
+    columns: dict[str, Any]
     if isinstance(points, models.Batch):  # its many numbers are JSON already
         columns = {"batch": {"ids": points.ids, "vectors": points.vectors, "payloads": points.payloads}}
     else:

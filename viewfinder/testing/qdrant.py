@@ -179,6 +179,7 @@ class QdrantDouble:
         with self._lock:
             if (refused := self._refusal(request)) is not None:
                 return _Reply(400, _error(refused))
+
         def apply() -> Any:
             return self._apply(request)
 
@@ -190,8 +191,8 @@ class QdrantDouble:
             return _Reply(200, _rest_result(apply()))
         except NodeDownError as error:
             return _Reply(500, _error(str(error)))
-        except Refusal as refused:
-            return _Reply(refused.status, _error(refused.message))
+        except Refusal as error:
+            return _Reply(error.status, _error(error.message))
         except Exception as error:  # an error of the double: reported, not hidden by a closed connection
             return _Reply(500, _error(f"The double failed: {error!r}"))
 

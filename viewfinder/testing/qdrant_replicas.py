@@ -50,9 +50,7 @@ class Replicas:
             )
         return self._on(node, operation)
 
-    def write(
-        self, node: int, operation: Callable[[Engine], Any], query: Mapping[str, str], *, meets: bool
-    ) -> Any:
+    def write(self, node: int, operation: Callable[[Engine], Any], query: Mapping[str, str], *, meets: bool) -> Any:
         """Return the result of a write. A conditional one (`meets`) crosses another if one comes at the same time."""
         if query.get("ordering", "weak") == "weak":
             result = self._on(node, operation)
