@@ -5,6 +5,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.accounting import RunResult
@@ -18,7 +20,7 @@ from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import canonical_uri, source_uri
 from viewfinder.store import Collection, Store
-from viewfinder.store.directory import store_directory
+from viewfinder.store.directory import store_directory, stored_bytes
 from viewfinder.store.recorded import CaptionsRecord, Recorded, SourceRecord
 from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 from viewfinder.wording import counted
@@ -79,7 +81,13 @@ def wanted_records(collection: Collection, options: ReindexOptions) -> Recorded:
     return Recorded(sources=sources, captions=captions)
 
 
-def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> None:
+def check_disk_space(
+    store: Store,
+    live: Collection,
+    checkpoint: Checkpoint,
+    *,
+    disk_usage: Callable[[Path], Any] = shutil.disk_usage,
+) -> None:
     """Raise `ConfigurationError` if the embedded store's disk cannot take a second collection.
 
     For a server, whose free space is unknown, only log the estimate.
@@ -90,8 +98,8 @@ def check_disk_space(store: Store, live: Collection, checkpoint: Checkpoint) -> 
         logger.info("The new collection will take about %s on %s", format_bytes(needed), address)
         return
     directory = store_directory(address.data_dir)
-    needed = round(_DISK_FACTOR * sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()))
-    if (free := shutil.disk_usage(directory).free) < needed:
+    needed = round(_DISK_FACTOR * stored_bytes(directory))
+    if (free := disk_usage(directory).free) < needed:
         raise ConfigurationError(
             f"{str(directory)!r} has {format_bytes(free)} of free disk space; a second collection beside the live one "
             f"needs about {format_bytes(needed)}. Free some space, or move the index to a Qdrant server "

@@ -105,6 +105,11 @@ def store_directory(data_dir: Path) -> Path:
     return data_dir / "qdrant"
 
 
+def stored_bytes(directory: Path) -> int:
+    """Return the space that a directory takes on disk: the engine's files are mostly holes."""
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+
+
 def code_version() -> str:
     """Return a short hash of the source code of the holder, and of the versions of the engine and of Python."""
     names = ("directory.py", "embedded.py", "engine_client.py", "sharing.py")

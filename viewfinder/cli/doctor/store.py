@@ -10,8 +10,8 @@ from viewfinder.settings import Settings
 if TYPE_CHECKING:
     from viewfinder.store.directory import Holder
 
-# 20,000 points: 10 kB each, measured with image and caption at 512 dimensions.
-LARGE_STORE_BYTES = 200_000_000
+# A million points with image and caption at 512 dimensions.
+LARGE_STORE_BYTES = 6_000_000_000
 _ANSWER_TIMEOUT_S = 5.0
 
 
@@ -29,12 +29,12 @@ def qdrant(settings: Settings) -> Finding:
 
 
 def _embedded(settings: Settings) -> Finding:
-    from viewfinder.store.directory import LARGE_STORE_ADVICE, store_directory
+    from viewfinder.store.directory import LARGE_STORE_ADVICE, store_directory, stored_bytes
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():
         return Finding("Qdrant", "ok", f"embedded in {directory}, nothing stored yet")
-    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    size = stored_bytes(directory)
     is_held, holder = holder_of(settings)
     by = (holder or "an unknown program") if is_held else "no program"
     found = f"embedded in {directory}, {size / 1024**2:,.1f} MiB, held by {by}"
