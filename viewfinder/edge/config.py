@@ -24,14 +24,26 @@ _KINDS = {
 _INDEX_OPTIONS = ("scoring", "on_disk")
 
 
-def shard_config(config: Mapping[str, Any], *, durable: bool) -> qdrant_edge.EdgeConfig:
-    """Return the engine's configuration of a collection; without `durable` it has no write-ahead log."""
+def shard_config(
+    config: Mapping[str, Any], *, durable: bool, threshold_kb: int | None = None
+) -> qdrant_edge.EdgeConfig:
+    """Return the engine's configuration of a collection; without `durable` it has no write-ahead log.
+
+    Graphs are built of segments with more than `threshold_kb` kilobytes of vectors.
+    """
     given = config.get("vectors") or {}
     named = {"": given} if "size" in given else given  # one vector may have no name
     vectors = {name: _vector_params(params) for name, params in named.items()}
     # The engine needs one vector; points need none.
     none = {} if vectors else {"none": qdrant_edge.EdgeSparseVectorParams()}
-    return qdrant_edge.EdgeConfig(vectors=vectors, sparse_vectors=none, wal_enabled=durable)
+    optimizers = None if threshold_kb is None else qdrant_edge.EdgeOptimizersConfig(indexing_threshold=threshold_kb)
+    return qdrant_edge.EdgeConfig(
+        vectors=vectors,
+        sparse_vectors=none,
+        optimizers=optimizers,
+        hnsw_config=qdrant_edge.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
+        wal_enabled=durable,
+    )
 
 
 def field_index(field: str, schema: Any) -> qdrant_edge.UpdateOperation:

@@ -1,14 +1,18 @@
 """The engine of an embedded store: requests of Qdrant's REST interface, answered from a directory."""
 
+import functools
 import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
+from viewfinder.edge.collection import OpenCollection, OpenShard
+from viewfinder.edge.graphs import QUIET_S, THRESHOLD_KB, GraphNeeds, Graphs
+from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal, missing_collection
 from viewfinder.edge.registry import CollectionEntry, Registry
 from viewfinder.edge.shard import Shard
@@ -21,19 +25,10 @@ VERSION = "1.20.0"
 _COLLECTION = re.compile(r"/collections/([^/]+)(?:/(.*))?")
 
 
-class OpenShard(Protocol):
-    """A shard of this process, or of one of its own."""
-
-    def answer(self, operation: str, body: Any) -> Any: ...
-
-    def close(self) -> None: ...
-
-
 class Engine:
-    """The collections in `directory`, each opened at its first request. Close it after use.
+    """The collections in `directory`, each opened in this process at its first request. Close it after use.
 
-    `open_shard` opens a shard. Without `durable` (for tests) a killed process loses what it wrote, and nothing is
-    synced. Safe to share between threads if the shards are.
+    For one thread. Without `durable` (for tests) a killed process loses what it wrote, and nothing is synced.
     """
 
     def __init__(
@@ -43,7 +38,7 @@ class Engine:
         self._open_shard = open_shard
         self._durable = durable
         self._lock = threading.RLock()
-        self._shards: dict[str, OpenShard] = {}
+        self._open: dict[str, OpenCollection] = {}
         self._opening: dict[str, threading.Lock] = {}
         self._closed = False
         self.registry = Registry(directory, durable=durable)
@@ -66,11 +61,11 @@ class Engine:
         return name in self.registry.collections or name in self.registry.aliases
 
     def close(self) -> None:
-        """Write everything to disk and close all shards."""
+        """Write everything to disk and close all collections."""
         with self._lock:
             self._closed = True
-            shards, self._shards = list(self._shards.values()), {}
-        for each in shards:
+            opened, self._open = list(self._open.values()), {}
+        for each in opened:
             each.close()
 
     # -- Collections ------------------------------------------------------------------------------------------------
@@ -101,9 +96,9 @@ class Engine:
             aliases = self.registry.aliases
             for alias in [each for each, target in aliases.items() if target == name]:
                 del aliases[alias]
-            shard = self._shards.pop(name, None)
-        if shard is not None:
-            shard.close()
+            opened = self._open.pop(name, None)
+        if opened is not None:
+            opened.close()
         shutil.rmtree(self._place(entry).directory, ignore_errors=True)
         return True
 
@@ -114,7 +109,7 @@ class Engine:
             with self.registry.changed():
                 entry.indexes[body["field_name"]] = body["field_schema"]
             # Indexes of a collection without points are made together with its shard: 17 in the time of one.
-            is_made = name in self._shards or self._place(entry).directory.exists()
+            is_made = name in self._open or self._place(entry).directory.exists()
         if is_made:
             return self._answer(name, "PUT index", body)
         return {"operation_id": 0, "status": "completed"}
@@ -124,7 +119,7 @@ class Engine:
         entry = self._entry(name)
         counts = self._answer(name, "GET info", None)
         return {
-            "status": "green",
+            "status": self._status(name),
             "optimizer_status": "ok",
             **counts,
             "config": {
@@ -171,35 +166,40 @@ class Engine:
     # -- Shards -----------------------------------------------------------------------------------------------------
 
     def _answer(self, name: str, operation: str, body: Any) -> Any:
-        shard = self._shard(name)
+        opened = self._collection(name)
         try:
-            return shard.answer(operation, body)
+            return opened.answer(operation, body)
         except StoreUnavailableError:  # its process has ended; the next call starts another
             with self._lock:
-                if self._shards.get(name) is shard:
-                    del self._shards[name]
+                if self._open.get(name) is opened:
+                    del self._open[name]
             raise
 
-    def _shard(self, name: str) -> OpenShard:
+    def _collection(self, name: str) -> OpenCollection:
         with self._lock:
             if self._closed:
                 raise StoreUnavailableError(f"The embedded store in {self._directory} has been closed.")
-            if (shard := self._shards.get(name)) is not None:
-                return shard
+            if (opened := self._open.get(name)) is not None:
+                return opened
             opening = self._opening.setdefault(name, threading.Lock())
         with opening:
             with self._lock:
-                if (shard := self._shards.get(name)) is not None:
-                    return shard
-            shard = self._open_shard(self._place(self._entry(name)))
+                if (opened := self._open.get(name)) is not None:
+                    return opened
+            entry = self._entry(name)
+            opened = OpenCollection(name, self._open_shard(self._place(entry)), entry.graph_points)
             with self._lock:
                 is_late = self._closed or name not in self.registry.collections
                 if not is_late:
-                    self._shards[name] = shard
+                    self._open[name] = opened
             if is_late:
-                shard.close()
+                opened.close()
                 raise missing_collection(name)
-            return shard
+            return opened
+
+    def _status(self, name: str) -> str:
+        """Return "yellow" while graphs are to be built."""
+        return "green"
 
     def _place(self, entry: CollectionEntry) -> ShardPlace:
         return ShardPlace(
@@ -219,15 +219,56 @@ class Engine:
         """Delete the shards that a killed program had begun to make or to delete."""
         known = {entry.shard for entry in self.registry.collections.values()}
         for each in (self._directory / "shards").glob("*"):
-            if each.name not in known:
+            if each.is_file():
+                each.unlink()
+            elif each.name not in known:
                 shutil.rmtree(each, ignore_errors=True)
+
+
+class SharedEngine(Engine):
+    """An engine with a process for each collection, whose graphs are built in the background.
+
+    Safe to share between threads. The processes keep the files in `inherited` open (see `ShardProcess`). `quiet_s` is
+    the time without a write after which graphs are built.
+    """
+
+    def __init__(self, directory: Path, inherited: Sequence[int] = (), *, quiet_s: float = QUIET_S) -> None:
+        open_shard = functools.partial(ShardProcess, inherited=inherited)
+        super().__init__(directory, open_shard)
+        self._graphs = Graphs(self._needs, open_shard, self._adopt, quiet_s=quiet_s)
+
+    def close(self) -> None:
+        self._graphs.close()
+        super().close()
+
+    def _needs(self) -> list[GraphNeeds]:
+        with self._lock:
+            opened = {name: each for name, each in self._open.items() if name in self.registry.collections}
+            entries = {name: self.registry.collections[name] for name in opened}
+        return [
+            GraphNeeds(
+                each, self._place(entry), entry.graph_points, entry.optimizers.get("indexing_threshold", THRESHOLD_KB)
+            )
+            for each, entry in zip(opened.values(), entries.values(), strict=True)
+        ]
+
+    def _adopt(self, name: str, place: ShardPlace, points: int) -> None:
+        """Record that the collection has its points in another shard, with graphs of so many."""
+        with self._lock:
+            entry = self._entry(name)
+            with self.registry.changed():
+                entry.shard, entry.graph_points = place.directory.name, points
+
+    def _status(self, name: str) -> str:
+        is_due = any(each.is_due for each in self._needs() if each.collection.name == name)
+        return "yellow" if is_due or self._graphs.building == name else "green"
 
 
 _OPTIMIZERS = {
     "deleted_threshold": 0.2,
     "vacuum_min_vector_number": 1000,
     "default_segment_number": 0,
-    "indexing_threshold": 20_000,
+    "indexing_threshold": THRESHOLD_KB,
     "flush_interval_sec": 5,
     "max_optimization_threads": 1,
 }

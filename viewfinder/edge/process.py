@@ -65,6 +65,11 @@ class ShardProcess:
                 self._ask(None)
             self._end()
 
+    def retire(self) -> None:
+        """End the process when it has answered the current call: another shard has replaced this one."""
+        with self._lock:
+            self.kill()
+
     def kill(self) -> None:
         """End the process without closing the shard: what it has answered is in its log."""
         self._process.kill()

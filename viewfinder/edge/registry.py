@@ -21,13 +21,17 @@ NAME = "registry.json"
 
 @dataclass
 class CollectionEntry:
-    """One collection: the folder of its shard, and what it was created with. `indexes` maps fields to schemas."""
+    """One collection: the folder of its shard, and what it was created with. `indexes` maps fields to schemas.
+
+    `graph_points` is the number of points of which graphs were built.
+    """
 
     shard: str
     config: Mapping[str, Any]
     metadata: dict[str, Any] = field(default_factory=dict)
     indexes: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
+    graph_points: int = 0
 
 
 class Registry:

@@ -44,6 +44,10 @@ class Shard:
         """Write everything to disk."""
         self._shard.close()
 
+    def retire(self) -> None:
+        """Close the shard, which another one has replaced."""
+        self.close()
+
     def _update(self, operation: Callable[[Any], qdrant_edge.UpdateOperation], body: Any) -> dict[str, Any]:
         self._shard.update(operation(body))
         return {"operation_id": 0, "status": "completed"}
@@ -106,8 +110,6 @@ _OPERATIONS: Mapping[str, Callable[[Shard, Any], Any]] = {
     "POST points/query/groups": Shard._query_groups,
     "POST facet": Shard._facet,
 }
-UPDATES = frozenset({"PUT index", "PUT points", "POST points/delete", "POST points/payload"})
-"""The operations that change a shard."""
 
 
 def _status(error: Exception) -> int:
@@ -117,10 +119,21 @@ def _status(error: Exception) -> int:
     return 500 if "service" in text else 400
 
 
-def _open(place: ShardPlace) -> qdrant_edge.EdgeShard:
+def build_graphs(place: ShardPlace, threshold_kb: int) -> None:
+    """Build the graphs of a shard that no process has open. Vectors of fewer than `threshold_kb` kilobytes get none."""
+    shard = _open(place, threshold_kb)
+    try:
+        shard.optimize()
+    except Exception as error:
+        raise Refusal(500, str(error)) from error
+    finally:
+        shard.close()
+
+
+def _open(place: ShardPlace, threshold_kb: int | None = None) -> qdrant_edge.EdgeShard:
     if not place.directory.exists():
         create(place)
-    config = shard_config(place.config, durable=place.durable)
+    config = shard_config(place.config, durable=place.durable, threshold_kb=threshold_kb)
     deadline = time.monotonic() + _LOAD_WAIT_S
     while True:
         try:

@@ -4,7 +4,6 @@
 """
 
 import fcntl
-import functools
 import hashlib
 import json
 import logging
@@ -23,8 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from viewfinder import edge
-from viewfinder.edge.engine import Engine
-from viewfinder.edge.process import ShardProcess
+from viewfinder.edge.engine import SharedEngine
 from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
 from viewfinder.store.engine_client import EngineClient
@@ -210,7 +208,7 @@ class DirectoryClient:
         self._closed = False
         self._turns: dict[str, Turns] = defaultdict(Turns)
         # With the lock: the directory stays locked until the last of them has ended, also if this process is killed.
-        self._engine = Engine(directory, functools.partial(ShardProcess, inherited=[lock.fileno()]))
+        self._engine = SharedEngine(directory, [lock.fileno()])
         self._client = EngineClient(self._engine)
         if (left := Holder.read(directory)) is not None and left.socket and left.host == socket.gethostname():
             remove_socket(left.socket)

@@ -1,0 +1,97 @@
+"""Graphs of a shard are built by another process, over a copy of its directory.
+
+It takes minutes for 200,000 points. The process runs at the lowest priority, and ends with the program that started it.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from viewfinder.edge.copying import copy_directory, sync_directory
+from viewfinder.edge.refusal import Refusal
+from viewfinder.edge.shard import build_graphs
+from viewfinder.edge.templates import ShardPlace
+from viewfinder.errors import StoreError
+
+_PR_SET_PDEATHSIG = 1
+
+
+class BuilderProcess:
+    """A process that copies a shard and builds its graphs: `copy`, then `wait`. Start and end it in one thread."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "viewfinder.edge.builder", str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self._connection.send(os.getpid())
+        self._receive()
+
+    def copy(self, source: Path, place: ShardPlace, threshold_kb: int) -> None:
+        """Copy the shard in `source` to `place`, while nothing changes it; then begin to build graphs there.
+
+        Vectors of fewer kilobytes than `threshold_kb` get none.
+        """
+        self._connection.send((source, place, threshold_kb))
+        self._receive()
+
+    def has_finished(self, wait_s: float) -> bool:
+        """Return True if the graphs are built, after at most `wait_s` seconds; raise `StoreError` if that failed."""
+        if not self._connection.poll(wait_s):
+            return False
+        self._receive()
+        return True
+
+    def kill(self) -> None:
+        """End the process, if it still runs."""
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def _receive(self) -> None:
+        try:
+            error = self._connection.recv()
+        except (EOFError, OSError) as ended:
+            raise StoreError("The process that builds the graphs of a collection has ended.") from ended
+        if error is not None:
+            raise StoreError(f"The graphs of a collection could not be built: {error}")
+
+
+def main() -> None:
+    """Copy and build as the program on the socket says, whose number is the argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(19)
+    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    with suppress(EOFError, ConnectionError):
+        _end_with_parent(connection.recv())
+        connection.send(None)
+        source, place, threshold_kb = connection.recv()
+        try:
+            copy_directory(source, place.directory)
+            connection.send(None)
+            build_graphs(place, threshold_kb)
+            sync_directory(place.directory)
+            connection.send(None)
+        except (Refusal, OSError) as error:
+            connection.send(str(error))
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let the kernel end this process when the thread that started it ends, also if it is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise EOFError
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""An open collection: its shard, which can be replaced while it answers."""
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from viewfinder.edge.refusal import Refusal
+from viewfinder.errors import StoreUnavailableError
+
+UPDATES = frozenset({"PUT index", "PUT points", "POST points/delete", "POST points/payload"})
+"""The operations that change a shard."""
+# Updates left to repeat before other updates must wait for the rest.
+_FEW_BYTES = 1_000_000
+_MAX_ROUNDS = 50
+
+
+class OpenShard(Protocol):
+    """A shard of this process, or of one of its own."""
+
+    def answer(self, operation: str, body: Any) -> Any: ...
+
+    def close(self) -> None: ...
+
+    def retire(self) -> None: ...
+
+
+class OpenCollection:
+    """Answers operations from its shard. Safe to share between threads if the shard is.
+
+    `unbuilt` estimates the points that no graph has, from the number of points when the last graph was built.
+    """
+
+    def __init__(self, name: str, shard: OpenShard, graph_points: int = 0) -> None:
+        self.name = name
+        self._shard = shard
+        self._updates = threading.Lock()
+        self._log: _Log | None = None
+        self.unbuilt = max(0, int(shard.answer("GET info", None)["points_count"]) - graph_points)
+        self.written_at = time.monotonic()
+
+    def answer(self, operation: str, body: Any) -> Any:
+        """Return the "result" of an operation; raise `Refusal`, or `StoreUnavailableError`."""
+        if operation not in UPDATES:
+            return self._read(operation, body)
+        with self._updates:
+            if self._log is not None:
+                self._log.write((operation, body))
+            self.written_at = time.monotonic()
+            self.unbuilt += _points_in(operation, body)
+            return self._shard.answer(operation, body)
+
+    def close(self) -> None:
+        """Write everything to disk and close the shard."""
+        with self._updates:
+            self._shard.close()
+
+    @contextmanager
+    def updates_paused(self) -> Iterator[None]:
+        """Let updates wait during the block; reads go on."""
+        with self._updates:
+            yield
+
+    def record(self, path: Path) -> None:
+        """Record all further updates in a file, until `replace` or `forget`. Call it while updates are paused."""
+        self._log = _Log(path)
+
+    def forget(self) -> None:
+        """End the recording of updates and delete its file."""
+        with self._updates:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+
+    def replace(self, shard: OpenShard, adopt: Callable[[], None]) -> None:
+        """Repeat the recorded updates on `shard`, and go on with it.
+
+        `adopt` makes the change permanent; updates wait while it runs. Reads never wait.
+        """
+        log = self._log
+        if log is None:
+            raise RuntimeError("no updates were recorded")
+        for _ in range(_MAX_ROUNDS):
+            if log.unread < _FEW_BYTES:
+                break
+            _repeat(log, shard)
+        with self._updates:
+            _repeat(log, shard)
+            adopt()
+            former, self._shard = self._shard, shard
+            self._log = None
+        log.close()
+        former.retire()
+
+    def _read(self, operation: str, body: Any) -> Any:
+        while True:
+            shard = self._shard
+            try:
+                return shard.answer(operation, body)
+            except StoreUnavailableError:
+                if shard is self._shard:
+                    raise
+                # It was replaced, and ended before this call had its turn.
+
+
+class _Log:
+    """Updates in a file, read while it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: IO[bytes] = path.open("wb")
+        self._read: IO[bytes] = path.open("rb")
+        self._size = 0
+
+    @property
+    def unread(self) -> int:
+        """Number of bytes that have been written and not read."""
+        return self._size - self._read.tell()
+
+    def write(self, update: tuple[str, Any]) -> None:
+        pickle.dump(update, self._written, pickle.HIGHEST_PROTOCOL)
+        self._written.flush()
+        self._size = self._written.tell()
+
+    def read(self) -> Iterator[tuple[str, Any]]:
+        """Yield the updates written so far that have not been read."""
+        size = self._size
+        while self._read.tell() < size:
+            yield pickle.load(self._read)
+
+    def close(self) -> None:
+        self._written.close()
+        self._read.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _repeat(log: _Log, shard: OpenShard) -> None:
+    for operation, body in log.read():
+        try:
+            shard.answer(operation, body)
+        except Refusal:
+            continue  # it was refused before, too
+
+
+def _points_in(operation: str, body: Mapping[str, Any]) -> int:
+    if operation != "PUT points":
+        return 0
+    return len(body["batch"]["ids"] if "batch" in body else body["points"])

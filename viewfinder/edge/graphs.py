@@ -1,0 +1,145 @@
+"""The graphs of an engine's collections, built in the background when enough points have none."""
+
+import logging
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from viewfinder.edge.builder import BuilderProcess
+from viewfinder.edge.collection import OpenCollection
+from viewfinder.edge.process import ShardProcess
+from viewfinder.edge.templates import ShardPlace
+from viewfinder.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+THRESHOLD_KB = 20_000
+"""Vectors without a graph, above which one is built; a search compares with all of them in 2 ms. Qdrant's default."""
+QUIET_S = 5.0
+"""Seconds without a write after which graphs are built, so that a run does not build them again and again."""
+# Graphs are built during writes if there are this many times the threshold of vectors without one.
+_MANY = 10
+# A graph is built again for this share of further points.
+_SHARE = 0.1
+_POLL_S = 0.5
+_FIRST_RETRY_S = 60.0
+
+
+@dataclass(frozen=True)
+class GraphNeeds:
+    """An open collection with the place of its shard. `threshold_kb` 0 means that it gets no graphs."""
+
+    collection: OpenCollection
+    place: ShardPlace
+    graph_points: int
+    threshold_kb: int
+
+    @property
+    def is_due(self) -> bool:
+        """True if more points have no graph than there should be."""
+        return self.threshold_kb > 0 and self._unbuilt_kb > max(
+            self.threshold_kb, _SHARE * self.graph_points * self._point_kb
+        )
+
+    def is_time(self, quiet_s: float) -> bool:
+        """Return True if nothing was written for `quiet_s` seconds, or very many points have no graph."""
+        is_quiet = time.monotonic() - self.collection.written_at >= quiet_s
+        many = max(_MANY * self.threshold_kb, self.graph_points * self._point_kb)
+        return self.is_due and (is_quiet or self._unbuilt_kb > many)
+
+    @property
+    def _point_kb(self) -> float:
+        vectors = self.place.config.get("vectors") or {}
+        return max((each["size"] * 4 / 1024 for each in vectors.values()), default=0.0)
+
+    @property
+    def _unbuilt_kb(self) -> float:
+        return self.collection.unbuilt * self._point_kb
+
+
+class Graphs:
+    """A thread that builds the graphs of one collection at a time. Close it after use.
+
+    `needs` names the collections; `adopt` records that a collection has another shard, with a graph of so many points.
+    """
+
+    def __init__(
+        self,
+        needs: Callable[[], Sequence[GraphNeeds]],
+        open_shard: Callable[[ShardPlace], ShardProcess],
+        adopt: Callable[[str, ShardPlace, int], None],
+        *,
+        quiet_s: float = QUIET_S,
+    ) -> None:
+        self._needs = needs
+        self._open_shard = open_shard
+        self._adopt = adopt
+        self._quiet_s = quiet_s
+        self._stop = threading.Event()
+        self._retry_at: dict[str, float] = {}
+        self.building: str | None = None
+        self._thread = threading.Thread(target=self._run, name="store-graphs", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give up what is being built."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            for each in self._needs():
+                name = each.collection.name
+                if time.monotonic() < self._retry_at.get(name, 0) or not each.is_time(self._quiet_s):
+                    continue
+                self.building = name
+                try:
+                    self._build(each)
+                except StoreError as error:
+                    # Searches work without, and a full disk may have space later.
+                    logger.warning("Searches of collection %r stay slow: %s", name, error)
+                    self._retry_at[name] = time.monotonic() + _FIRST_RETRY_S
+                finally:
+                    self.building = None
+
+    def _build(self, needs: GraphNeeds) -> None:
+        collection, source = needs.collection, needs.place.directory
+        target = replace(needs.place, directory=source.with_name(uuid.uuid4().hex))
+        builder = BuilderProcess()
+        try:
+            with collection.updates_paused():
+                builder.copy(source, target, needs.threshold_kb)
+                collection.record(target.directory.with_suffix(".log"))
+                built = collection.unbuilt
+            while not builder.has_finished(_POLL_S):
+                if self._stop.is_set():
+                    return
+            builder.kill()
+            self._replace(needs, target, built)
+            shutil.rmtree(source, ignore_errors=True)
+        finally:
+            builder.kill()
+            collection.forget()
+            self._remove_unless_adopted(needs.collection.name, target.directory)
+
+    def _replace(self, needs: GraphNeeds, place: ShardPlace, built: int) -> None:
+        collection = needs.collection
+        shard = self._open_shard(place)
+
+        def adopt() -> None:
+            self._adopt(collection.name, place, needs.graph_points + built)
+            collection.unbuilt -= built
+
+        try:
+            collection.replace(shard, adopt)
+        except BaseException:
+            shard.kill()
+            raise
+
+    def _remove_unless_adopted(self, name: str, directory: Path) -> None:
+        if all(each.place.directory != directory for each in self._needs() if each.collection.name == name):
+            shutil.rmtree(directory, ignore_errors=True)
