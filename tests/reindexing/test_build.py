@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from viewfinder.edge.copying import stored_bytes
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.build import check_disk_space
 from viewfinder.store import StoreAddress, open_local
-from viewfinder.store.directory import store_directory, stored_bytes
+from viewfinder.store.directory import store_directory
 from viewfinder.store.schema import ModelIdentity
 
 

@@ -5,6 +5,7 @@ It takes minutes for 200,000 points. The process runs at the lowest priority, an
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,13 +15,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from viewfinder.edge.copying import copy_directory, sync_directory
+from viewfinder.edge.copying import copy_directory, stored_bytes, sync_directory
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import build_graphs
 from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError
 
 _PR_SET_PDEATHSIG = 1
+# Of the space of a shard: the copy, and the segment with graphs beside the one without.
+_COPY_FACTOR = 2.2
 
 
 class BuilderProcess:
@@ -77,6 +80,7 @@ def main() -> None:
         connection.send(None)
         source, place, threshold_kb = connection.recv()
         try:
+            _check_space(source, place)
             copy_directory(source, place.directory)
             connection.send(None)
             build_graphs(place, threshold_kb)
@@ -84,6 +88,13 @@ def main() -> None:
             connection.send(None)
         except (Refusal, OSError) as error:
             connection.send(str(error))
+
+
+def _check_space(source: Path, place: ShardPlace) -> None:
+    """Refuse a copy that would take the space which writes need."""
+    needed = round(_COPY_FACTOR * stored_bytes(source)) + place.min_free_bytes
+    if (free := shutil.disk_usage(source).free) < needed:
+        raise Refusal(500, f"their disk has {free // 10**6:,} MB of free space and a copy needs {needed // 10**6:,}")
 
 
 def _end_with_parent(parent: int) -> None:

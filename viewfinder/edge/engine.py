@@ -22,6 +22,9 @@ from viewfinder.errors import StoreUnavailableError
 VERSION = "1.20.0"
 """The version of a Qdrant server that answers as this engine does."""
 
+MIN_FREE_BYTES = 200_000_000
+"""A collection grows in steps of up to 32 MB in each of several files."""
+
 _COLLECTION = re.compile(r"/collections/([^/]+)(?:/(.*))?")
 
 
@@ -37,6 +40,7 @@ class Engine:
         self._directory = directory
         self._open_shard = open_shard
         self._durable = durable
+        self._min_free_bytes = 0
         self._lock = threading.RLock()
         self._open: dict[str, OpenCollection] = {}
         self._opening: dict[str, threading.Lock] = {}
@@ -173,6 +177,7 @@ class Engine:
             with self._lock:
                 if self._open.get(name) is opened:
                     del self._open[name]
+            opened.close()
             raise
 
     def _collection(self, name: str) -> OpenCollection:
@@ -203,7 +208,11 @@ class Engine:
 
     def _place(self, entry: CollectionEntry) -> ShardPlace:
         return ShardPlace(
-            self._directory / "shards" / entry.shard, entry.config, dict(entry.indexes), durable=self._durable
+            self._directory / "shards" / entry.shard,
+            entry.config,
+            dict(entry.indexes),
+            durable=self._durable,
+            min_free_bytes=self._min_free_bytes,
         )
 
     def _entry(self, name: str) -> CollectionEntry:
@@ -229,12 +238,21 @@ class SharedEngine(Engine):
     """An engine with a process for each collection, whose graphs are built in the background.
 
     Safe to share between threads. The processes keep the files in `inherited` open (see `ShardProcess`). `quiet_s` is
-    the time without a write after which graphs are built.
+    the time without a write after which graphs are built. With less free disk space than `min_free_bytes` writes are
+    refused.
     """
 
-    def __init__(self, directory: Path, inherited: Sequence[int] = (), *, quiet_s: float = QUIET_S) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        inherited: Sequence[int] = (),
+        *,
+        quiet_s: float = QUIET_S,
+        min_free_bytes: int = MIN_FREE_BYTES,
+    ) -> None:
         open_shard = functools.partial(ShardProcess, inherited=inherited)
         super().__init__(directory, open_shard)
+        self._min_free_bytes = min_free_bytes
         self._graphs = Graphs(self._needs, open_shard, self._adopt, quiet_s=quiet_s)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The points of one collection: a directory that this process has open."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,11 @@ class Shard:
     """An open shard, for one thread. `answer` takes an operation such as "POST points/scroll" and its body."""
 
     def __init__(self, place: ShardPlace) -> None:
-        self._shard = _open(place)
+        self._place = place
+        try:
+            self._shard = _open(place)
+        except OSError as error:
+            raise Refusal(500, f"The collection in {place.directory} cannot be made: {error}") from error
         existing = self._shard.info().payload_schema
         for name, schema in place.indexes.items():
             if name not in existing:  # the process was killed before it made it
@@ -49,6 +54,10 @@ class Shard:
         self.close()
 
     def _update(self, operation: Callable[[Any], qdrant_edge.UpdateOperation], body: Any) -> dict[str, Any]:
+        # The engine writes to mapped files, and a full disk would kill the process.
+        free = shutil.disk_usage(self._place.directory).free
+        if free < self._place.min_free_bytes:
+            raise Refusal(500, f"No space left on device: {free // 10**6:,} MB are free")
         self._shard.update(operation(body))
         return {"operation_id": 0, "status": "completed"}
 

@@ -36,13 +36,15 @@ Template: TypeAlias = list[TemplateFile]
 class ShardPlace:
     """A shard to open: its directory, the configuration of its collection, and its payload indexes by field.
 
-    Without `durable` only `Shard.close` makes writes permanent.
+    Without `durable` only `Shard.close` makes writes permanent. With less free space than `min_free_bytes` on its disk
+    writes are refused.
     """
 
     directory: Path
     config: Mapping[str, Any]
     indexes: Mapping[str, Any] = field(default_factory=dict)
     durable: bool = True
+    min_free_bytes: int = 0
 
     @property
     def kind(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from viewfinder.edge.copying import stored_bytes
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.accounting import RunResult
 from viewfinder.indexing.options import IndexOptions
@@ -20,7 +21,7 @@ from viewfinder.reindexing.upgrade_lock import UpgradeLock
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import canonical_uri, source_uri
 from viewfinder.store import Collection, Store
-from viewfinder.store.directory import store_directory, stored_bytes
+from viewfinder.store.directory import store_directory
 from viewfinder.store.recorded import CaptionsRecord, Recorded, SourceRecord
 from viewfinder.store.schema import SCHEMA_VERSION, ModelIdentity
 from viewfinder.wording import counted

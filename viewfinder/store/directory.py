@@ -103,11 +103,6 @@ def store_directory(data_dir: Path) -> Path:
     return data_dir / "qdrant"
 
 
-def stored_bytes(directory: Path) -> int:
-    """Return the space that a directory takes on disk: the engine's files are mostly holes."""
-    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
-
-
 def code_version() -> str:
     """Return a short hash of the source code of the holder, and of the versions of the engine and of Python."""
     names = ("directory.py", "embedded.py", "engine_client.py", "sharing.py")
@@ -250,7 +245,13 @@ def answer_of(call: Callable[..., Any], directory: Path, method: str, arguments:
         if refused.status == 404 and "collection" in refused.message.lower():
             name = arguments.get("collection_name")
             raise CollectionMissingError(f"Collection {name!r} does not exist in {directory}.") from refused
-        raise StoreError(f"The embedded store refused {method.replace('_', ' ')}: {refused}") from refused
+        what = f"The embedded store in {directory} refused {method.replace('_', ' ')}: {refused.message.rstrip('.')}."
+        if "no space left" in refused.message.lower():
+            what += (
+                " Its disk is full: searches work, writes fail. Free disk space ('viewfinder status' shows old "
+                "collections) and run the job again; points written so far stay."
+            )
+        raise StoreError(what) from refused
     except (ValueError, OSError) as error:
         raise StoreError(f"The embedded store in {directory} failed: {error}.") from error
 

@@ -29,7 +29,8 @@ def qdrant(settings: Settings) -> Finding:
 
 
 def _embedded(settings: Settings) -> Finding:
-    from viewfinder.store.directory import LARGE_STORE_ADVICE, store_directory, stored_bytes
+    from viewfinder.edge.copying import stored_bytes
+    from viewfinder.store.directory import LARGE_STORE_ADVICE, store_directory
 
     directory = store_directory(settings.data_dir)
     if not directory.is_dir():

@@ -1,0 +1,183 @@
+"""The embedded engine by itself: its registry, shards and the messages of a directory that it cannot use."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.edge.writing import id_of
+from viewfinder.edge.collection import UPDATES
+from viewfinder.edge.engine import Engine, SharedEngine
+from viewfinder.edge.refusal import Refusal
+from viewfinder.edge.shard import _OPERATIONS
+from viewfinder.errors import StoreError, StoreUnavailableError
+
+pytestmark = pytest.mark.slow
+
+SCHEMA = {"vectors": {"image": {"size": 4, "distance": "Cosine"}}, "metadata": {"x": 1}}
+
+
+def put(engine: Engine, *numbers: int, name: str = "a", **payload: Any) -> None:
+    points = [
+        {"id": id_of(each), "vector": {"image": [1.0, each, 0, 0]}, "payload": {"number": each, **payload}}
+        for each in numbers
+    ]
+    engine.answer("PUT", f"/collections/{name}/points", {"points": points})
+
+
+def numbers(engine: Engine, name: str = "a") -> list[int]:
+    found = engine.answer("POST", f"/collections/{name}/points/scroll", {"limit": 1000})
+    return [each["payload"]["number"] for each in found["points"]]
+
+
+def made(directory: Path) -> Engine:
+    engine = Engine(directory)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    return engine
+
+
+def test_collections_aliases_and_metadata_survive_closing(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    put(engine, 1, 2)
+    engine.answer("PATCH", "/collections/a", {"metadata": {"y": [2]}})
+    create = {"create_alias": {"alias_name": "live", "collection_name": "a"}}
+    engine.answer("POST", "/collections/aliases", {"actions": [create]})
+    engine.close()
+    engine = Engine(tmp_path)
+    assert numbers(engine, "live") == [1, 2]
+    assert engine.answer("GET", "/collections/live")["config"]["metadata"] == {"x": 1, "y": [2]}
+    engine.close()
+
+
+def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    actions = [
+        {"create_alias": {"alias_name": "live", "collection_name": "a"}},
+        {"create_alias": {"alias_name": "next", "collection_name": "missing"}},
+    ]
+    with pytest.raises(Refusal, match="missing") as refused:
+        engine.answer("POST", "/collections/aliases", {"actions": actions})
+    assert refused.value.status == 404
+    assert engine.answer("GET", "/aliases") == {"aliases": []}
+    engine.close()
+
+
+def test_a_dropped_collection_leaves_no_files_and_no_alias(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    put(engine, 1)
+    create = {"create_alias": {"alias_name": "live", "collection_name": "a"}}
+    engine.answer("POST", "/collections/aliases", {"actions": [create]})
+    assert engine.answer("DELETE", "/collections/a")
+    assert not engine.exists("live")
+    assert list((tmp_path / "shards").iterdir()) == []
+    assert not engine.answer("DELETE", "/collections/a")
+    engine.close()
+
+
+def test_payload_indexes_are_there_before_and_after_the_first_point(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    schemas = {"number": "integer", "words": {"type": "text", "scoring": True}, "later": "keyword"}
+    for field in ("number", "words"):
+        engine.answer("PUT", "/collections/a/index", {"field_name": field, "field_schema": schemas[field]})
+    put(engine, 1, words="red car", later="x")
+    engine.answer("PUT", "/collections/a/index", {"field_name": "later", "field_schema": schemas["later"]})
+    assert engine.answer("POST", "/collections/a/facet", {"key": "later"}) == {"hits": [{"value": "x", "count": 1}]}
+    words = {"query": {"text": "car"}, "using": "words"}
+    assert len(engine.answer("POST", "/collections/a/points/query", words)["points"]) == 1
+    assert engine.answer("GET", "/collections/a")["payload_schema"].keys() == schemas.keys()
+    engine.close()
+
+
+def test_an_index_that_a_killed_program_had_not_made_is_made_when_the_collection_is_opened(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    put(engine, 1)
+    engine.close()
+    record = json.loads((tmp_path / "registry.json").read_text())
+    record["collections"]["a"]["indexes"] = {"number": "integer"}
+    (tmp_path / "registry.json").write_text(json.dumps(record))
+    engine = Engine(tmp_path)
+    assert engine.answer("POST", "/collections/a/facet", {"key": "number"})["hits"] == [{"value": 1, "count": 1}]
+    engine.close()
+
+
+def test_files_of_a_killed_program_are_removed(tmp_path: Path) -> None:
+    made(tmp_path).close()
+    for left in ("shards/0123.new", "shards/4567"):
+        (tmp_path / left).mkdir(parents=True)
+    (tmp_path / "shards" / "4567.log").touch()
+    (tmp_path / "registry.new").write_text("{")
+    Engine(tmp_path).close()
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", '{"format": 1}', '{"format": 1, "collections": {"a": 1}, "aliases": {}}', "[]"]
+)
+def test_a_damaged_registry_is_named_and_kept(tmp_path: Path, damage: str) -> None:
+    made(tmp_path).close()
+    (tmp_path / "registry.json").write_text(damage)
+    with pytest.raises(StoreError, match=r"registry\.json, is damaged: .*Restore that file"):
+        Engine(tmp_path)
+    assert (tmp_path / "registry.json").read_text() == damage
+
+
+def test_a_missing_registry_beside_collections_is_named(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    put(engine, 1)
+    engine.close()
+    (tmp_path / "registry.json").unlink()
+    with pytest.raises(StoreError, match=r"registry\.json, is missing"):
+        Engine(tmp_path)
+
+
+def test_a_directory_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "registry.json").write_text('{"format": 99, "collections": {}, "aliases": {}}')
+    with pytest.raises(StoreError, match=r"format 99; .* Upgrade viewfinder"):
+        Engine(tmp_path)
+    (tmp_path / "registry.json").unlink()
+    (tmp_path / "meta.json").write_text('{"collections": {}}')  # of qdrant-client's local mode
+    with pytest.raises(StoreError, match=r"made by another version .* index again"):
+        Engine(tmp_path)
+
+
+def test_a_full_disk_refuses_writes_and_answers_searches(tmp_path: Path) -> None:
+    engine = SharedEngine(tmp_path, min_free_bytes=0)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    engine.close()
+    engine = SharedEngine(tmp_path, min_free_bytes=2**60)
+    with pytest.raises(Refusal, match="No space left on device"):
+        put(engine, 2)
+    assert numbers(engine) == [1]
+    engine.close()
+
+
+def test_a_shard_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    (tmp_path / "shards").touch()  # where a folder should be
+    with pytest.raises(Refusal, match="cannot be made"):
+        put(engine, 1)
+    engine.close()
+
+
+def test_a_collection_whose_process_was_killed_is_opened_again(tmp_path: Path) -> None:
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    os.kill(engine._open["a"]._shard.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailableError, match="has ended"):
+        numbers(engine)
+    assert numbers(engine) == [1]
+    engine.close()
+
+
+def test_every_operation_that_changes_points_is_known_as_an_update() -> None:
+    """The others are not repeated on the shard that replaces another."""
+    reads = {"GET info", "POST points", "POST facet"}
+    assert {each for each in _OPERATIONS if not each.startswith(("POST points/scroll", "POST points/count"))} - {
+        each for each in _OPERATIONS if each.startswith("POST points/query")
+    } - reads == UPDATES
