@@ -12,6 +12,7 @@ from greenlet import getcurrent, greenlet
 from viewfinder import clock
 
 STEP_S = 0.05
+STALL_STEPS = (10, 80)  # how long a stalled program waits before a change: others do a whole batch meanwhile
 MAX_STEPS = 4000  # a run that needs more never ends
 
 
@@ -49,6 +50,7 @@ class Scheduler:
         self.steps = 0
         self._random = Random(0)
         self._switch = 0.3
+        self._stalls: Random | None = None
         self._tasks: dict[greenlet, Task] = {}
         self._alive: list[greenlet] = []
         self._asleep: dict[greenlet, datetime] = {}  # until when
@@ -59,8 +61,12 @@ class Scheduler:
         return self._tasks.get(getcurrent())
 
     def run(self, work: list[tuple[Task, Callable[[], Any]]], seed: int) -> None:
-        """Run all tasks to their end."""
+        """Run all tasks to their end. In half of the phases, programs stall now and then before they change something.
+
+        Programs that take turns at random seldom meet in the one step between another's read and its change.
+        """
         self._random = Random(seed)
+        self._stalls = Random(seed) if seed % 2 and len(work) > 1 else None
         self._switch = self._random.choice([0.05, 0.3, 0.9])
         start = self.steps
         waiting = [(start + task.delay, greenlet(self._main), task, function) for task, function in work]
@@ -85,8 +91,11 @@ class Scheduler:
         self.time = max(self.time, first)
         return [each for each in self._alive if self._asleep.get(each, self.time) <= self.time]
 
-    def step(self) -> None:
-        """Count one I/O step of the running task, and perhaps let another task run first."""
+    def step(self, *, changes: bool = False) -> None:
+        """Count one I/O step of the running task, and perhaps let another task run first.
+
+        `changes`: it is a request that changes what is stored.
+        """
         task = self.task
         if task is None:
             return
@@ -94,7 +103,9 @@ class Scheduler:
             self.steps += 1
             task.steps += 1
             self.time += timedelta(seconds=STEP_S)
-            if self._random.random() < self._switch:
+            if changes and self._stalls and self._stalls.random() < 0.1:
+                self._wait(self._stalls.randint(*STALL_STEPS) * STEP_S)
+            elif self._random.random() < self._switch:
                 getcurrent().parent.switch()
             task.dead = task.steps == task.kill_at
         if task.dead:
@@ -107,13 +118,16 @@ class Scheduler:
         if self.task is None:
             self.time += timedelta(seconds=seconds)
             return
+        self._wait(seconds)
+        self.step()
+
+    def _wait(self, seconds: float) -> None:
         sleeper = getcurrent()
         self._asleep[sleeper] = self.time + timedelta(seconds=seconds)
         try:
             sleeper.parent.switch()
         finally:
             del self._asleep[sleeper]
-        self.step()
 
     @contextmanager
     def repeating(self, seconds: float, function: Callable[[], bool]) -> Iterator[None]:

@@ -233,7 +233,7 @@ class EmbeddedClient:
 
     def call(self, method: str, **arguments: Any) -> Any:
         if method != _SEARCH:
-            self._database.scheduler.step()
+            self._database.scheduler.step(changes=method not in _READS)
         if method == "create_payload_index":
             return None
         return answer_of(self._answer, Path("memory"), method, arguments)
@@ -271,7 +271,7 @@ class _Requests:
         database = self._database
         if method == _SEARCH:
             return self._answer(method, arguments)
-        database.scheduler.step()
+        database.scheduler.step(changes=method not in _READS)
         fault = take_fault(database.scheduler, FAULTS.__contains__)
         if fault in REFUSALS:
             raise _response(*REFUSALS[fault])
