@@ -265,10 +265,10 @@ MUTATIONS = (
     _mutation("captions", "only the last captions file counts", "several captions files", 22, _last_captions_file),
     _mutation("blank captions", "a blank cell erases a text", "blank captions", 0, _blank_cells_erase),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
-    _mutation("sources", "sources are one list, read and written", "two index runs", 8, _one_list_of_sources),
+    _mutation("sources", "sources are one list, read and written", "two index runs", 28, _one_list_of_sources),
     _mutation("overwrite", "a new point replaces that of another run", "two index runs", 75, _new_points_overwrite),
     _mutation(
-        "changes", "a point is changed whatever it is", "two writers of one point", 125, _changes_without_condition
+        "changes", "a point is changed whatever it is", "two writers of one point", 202, _changes_without_condition
     ),
     _mutation(
         "later contents",
