@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def main() -> int:
         data_dir = DATA_DIR / locate("demo").fingerprint
         os.environ.update(VIEWFINDER_MODEL="demo", VIEWFINDER_DATA_DIR=str(data_dir), VIEWFINDER_INDEX="demo")
         say("Starting an S3 endpoint with the sample images in demo/corpus")
-        with S3Endpoint(ROOT / "demo") as s3:
+        with S3Endpoint(ROOT / "demo", changing=False) as s3:
             os.environ.update(
                 VIEWFINDER_S3_ENDPOINT_URL=s3.url,
                 AWS_ACCESS_KEY_ID=s3.access_key,
@@ -45,8 +45,7 @@ def main() -> int:
                 AWS_DEFAULT_REGION="us-east-1",
             )
             say(f"S3 listens on {s3.url}")
-            index()
-            with service() as address:
+            with indexing() as indexed, service(indexed) as address:
                 for query in QUERIES:
                     show(address, query)
                 if not once:
@@ -59,19 +58,27 @@ def main() -> int:
     return 0
 
 
-def index() -> None:
-    """Run the index job as a user does; it skips unchanged images."""
+@contextmanager
+def indexing() -> Iterator[Callable[[], None]]:
+    """Start the index job as a user does; yield a function that waits for its end. It skips unchanged images."""
     command = ["jobs/index.py", SOURCE, "--captions", f"{SOURCE}/captions.jsonl"]
     say(f"Indexing: python {' '.join(command)}")
-    status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
-    if status:
-        sys.exit(status)
+    job = subprocess.Popen([sys.executable, *command], cwd=ROOT)
+
+    def wait() -> None:
+        if status := job.wait():
+            sys.exit(status)
+
+    try:
+        yield wait
+    finally:
+        job.terminate()  # no effect if it has ended
+        job.wait()
 
 
 @contextmanager
-def service() -> Iterator[str]:
-    """Start the service on loopback; yield its address when it is ready for queries."""
-    say("Starting the service (Ray Serve); this takes about twenty seconds")
+def service(indexed: Callable[[], None]) -> Iterator[str]:
+    """Start Ray, after `indexed` the service on loopback; yield its address when it is ready for queries."""
     from viewfinder.cluster.session import start_ray
     from viewfinder.errors import ViewfinderError
     from viewfinder.models.cpu import cpu_cores
@@ -84,6 +91,8 @@ def service() -> Iterator[str]:
     with start_ray(StoreAddress.of(settings), num_cpus=cpus, include_dashboard=False) as session:
         if not session.owned:
             raise ViewfinderError(f"Another program uses {settings.data_dir}, perhaps a second demo. Stop it first.")
+        indexed()
+        say("Starting the service (Ray Serve)")
         with serving(build(settings), settings.host, settings.port) as address:
             yield address
 

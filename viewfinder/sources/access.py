@@ -47,7 +47,7 @@ class ObjectAccess:
     anonymous: bool = False
     addressing: Literal["auto", "path", "virtual"] = "auto"
     requester_pays: bool = False
-    threads: int = 16  # concurrent requests, and so the size of the connection pool
+    threads: int = 16  # concurrent requests of a job, for each core
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
     retry_s: float = 30.0  # no attempt begins later than this, except the second

@@ -1,6 +1,7 @@
 """The connection of a process to an S3 endpoint: the client, its credentials and addressing, and retries."""
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,7 +95,8 @@ class S3Connection:
             options: dict[str, Any] = {
                 "connect_timeout": access.connect_timeout_s,
                 "read_timeout": min(access.read_timeout_s, CHECK_TIMEOUT_S) if check else access.read_timeout_s,
-                "max_pool_connections": max(access.threads, 10),
+                # A job in one process reads with this many threads for each core. Connections are made when needed.
+                "max_pool_connections": max(access.threads, 10) * (os.cpu_count() or 1),
                 "retries": {"mode": "standard", "total_max_attempts": 2 if check else 1},
                 # Other vendors' endpoints fail on newer checksums. The length is verified, and TLS protects the rest.
                 "request_checksum_calculation": "when_required",
