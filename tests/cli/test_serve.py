@@ -5,12 +5,14 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
 
 from tests.fixtures.services import Running
 from viewfinder.cli.entry import job
-from viewfinder.cli.serve import free_port, wait_for_interrupt
+from viewfinder.cli.serve import answer_while_starting, free_port, wait_for_interrupt
 from viewfinder.errors import ConfigurationError
 
 pytestmark = pytest.mark.slow
@@ -73,3 +75,43 @@ def test_stopping_a_ready_service_is_not_a_failure(number: signal.Signals, capsy
         threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
         wait_for_interrupt()
     assert capsys.readouterr().err == "Stopping the service ...\n"
+
+
+def test_the_port_answers_503_with_the_phase_until_a_replica_is_ready(unused_port: int) -> None:
+    """Ray Serve's proxy listens on the same port long before a replica is ready."""
+    url = f"http://127.0.0.1:{unused_port}/v1/search"
+    with answer_while_starting("127.0.0.1", unused_port) as starting, proxy(unused_port):
+        starting.phase = "loading the model"
+        for _ in range(20):
+            answer = httpx.post(url, content=b"x" * 100_000)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            error = answer.json()["error"]
+            assert (error["code"], error["message"]) == ("not_ready", "The service is starting: loading the model.")
+        assert httpx.head(url).status_code == 503
+        starting.close()
+        assert [httpx.get(url).status_code for _ in range(20)] == [204] * 20
+
+
+@contextmanager
+def proxy(port: int) -> Iterator[None]:
+    """A server that shares the port as Ray Serve's proxy does, and answers 204."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(10_000)
+                        connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

@@ -140,3 +140,15 @@ def test_given_backends_replace_the_real_ones() -> None:
             objects.read("s3://b/p/2", 1)
         with pytest.raises(SourceError):
             objects.check("s3://b/q")
+
+
+def test_the_readers_of_all_cores_keep_their_connections(
+    s3: S3Endpoint, s3_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (s3_root / "many-readers").mkdir()
+    (s3_root / "many-readers" / "0.jpg").write_bytes(b"content")
+    readers = 16 * (os.cpu_count() or 1)
+    with Objects(ObjectAccess(endpoint_url=s3.url)) as objects, ThreadPoolExecutor(readers) as pool:
+        reads = [pool.submit(objects.read, "s3://many-readers/0.jpg", 100) for _ in range(4 * readers)]
+        assert {read.result().data for read in reads} == {b"content"}
+    assert "pool is full" not in caplog.text

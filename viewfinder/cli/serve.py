@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from viewfinder.cli import output
 from viewfinder.cli.entry import job
 from viewfinder.cli.options import ConfigOption, IndexNameOption, JsonOption, examples, optional, whole
+from viewfinder.cli.starting import StartingAnswer
 from viewfinder.client import Client
 from viewfinder.errors import ConfigurationError, ServiceError
 from viewfinder.extras import packages_of
@@ -118,25 +119,45 @@ def wait_for_interrupt() -> None:
 
 
 def _run_service(settings: Settings, *, as_json: bool) -> None:
-    """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM."""
-    with packages_of("all", "'viewfinder serve'"):
-        from viewfinder.cluster.session import start_ray
-        from viewfinder.models.cpu import cpu_cores
-        from viewfinder.service.serving import build, serving
-        from viewfinder.store import StoreAddress
+    """Start Ray and the service, print the address, and wait for Ctrl-C or SIGTERM.
 
-    application = build(settings)  # refuses a service without keys on a public address before anything is started
-    output.note("Starting Ray ...")
-    with start_ray(
-        StoreAddress.of(settings),
-        ray_address=settings.ray_address,
-        num_cpus=max(_MINIMUM_CPUS, cpu_cores()),
-        include_dashboard=False,
-    ):
-        output.note("Starting the service ...")
-        with serving(application, settings.host, settings.port) as url:
+    Until a replica is ready, the port answers 503 with the phase.
+    """
+    with answer_while_starting(settings.host, settings.port) as starting:
+
+        def begin(phase: str) -> None:
+            starting.phase = phase
+            output.note(f"{phase[0].upper()}{phase[1:]} ...")
+
+        with packages_of("all", "'viewfinder serve'"):
+            from viewfinder.cluster.session import start_ray
+            from viewfinder.models.cpu import cpu_cores
+            from viewfinder.service.serving import build, serving
+            from viewfinder.store import StoreAddress
+
+        application = build(settings)  # refuses a service without keys on a public address before anything is started
+        begin("starting Ray")
+        with (
+            start_ray(
+                StoreAddress.of(settings),
+                ray_address=settings.ray_address,
+                num_cpus=max(_MINIMUM_CPUS, cpu_cores()),
+                include_dashboard=False,
+            ),
+            serving(application, settings.host, settings.port, begin) as url,
+        ):
+            starting.close()
             if as_json:
                 output.print_json_line({"url": url})
             else:
                 output.print_text(f"Ready: {url} (Ctrl-C stops)")
             wait_for_interrupt()
+
+
+def answer_while_starting(host: str, port: int) -> StartingAnswer:
+    """Answer requests at this address with 503. Raises `ConfigurationError` if another program has the port."""
+    family, address = _resolve(host, port)
+    try:
+        return StartingAnswer(family, address, "loading the program")
+    except OSError as error:
+        raise _taken(host, port, None) from error

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import ray
@@ -28,8 +28,11 @@ def build(settings: Settings) -> Application:
 
 
 @contextmanager
-def serving(app: Application, host: str, port: int) -> Iterator[str]:
-    """Serve the application at `host` and `port` while the block runs; yields its address when it is ready."""
+def serving(app: Application, host: str, port: int, begin: Callable[[str], None] = lambda phase: None) -> Iterator[str]:
+    """Serve the application at `host` and `port` while the block runs; yields its address when it is ready.
+
+    `begin` is called with the name of each phase.
+    """
     if serve.status().applications:
         raise ConfigurationError(
             "A service already runs on this Ray, which has one port for all services. End it first, or start this one "
@@ -38,7 +41,9 @@ def serving(app: Application, host: str, port: int) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         with translate_start_errors():
+            begin("starting Ray Serve")
             serve.start(http_options={"host": host, "port": port})
+            begin("starting a replica and loading its model")
             serve.run(app, name=APPLICATION, route_prefix="/")
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
