@@ -181,3 +181,28 @@ def test_every_operation_that_changes_points_is_known_as_an_update() -> None:
     assert {each for each in _OPERATIONS if not each.startswith(("POST points/scroll", "POST points/count"))} - {
         each for each in _OPERATIONS if each.startswith("POST points/query")
     } - reads == UPDATES
+
+
+def test_an_interrupted_call_does_not_answer_the_next_one(tmp_path: Path) -> None:
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    shard: Any = engine._open["a"]._shard
+    shard._connection = _Interrupted(shard._connection)
+    with pytest.raises(KeyboardInterrupt):
+        engine.answer("POST", "/collections/a/points/count", {})
+    with pytest.raises(StoreUnavailableError):
+        numbers(engine)
+    assert numbers(engine) == [1]
+    engine.close()
+
+
+class _Interrupted:
+    """A connection on which Ctrl-C is pressed while it waits for an answer."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.send, self.close = connection.send, connection.close
+
+    def recv(self) -> Any:
+        raise KeyboardInterrupt

@@ -1,14 +1,23 @@
 """Graphs are built in the background, while points are written and searched."""
 
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.edge.writing import id_of
+from tests.processes import command, descendants
 from viewfinder.edge.engine import SharedEngine
+from viewfinder.edge.refusal import Refusal
+from viewfinder.errors import StoreUnavailableError
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +118,108 @@ def test_a_collection_without_a_threshold_gets_no_graphs(tmp_path: Path) -> None
     write(engine, 0, 100)
     assert described(engine)[0] == "green"
     engine.close()
+
+
+CONFIG = {
+    "vectors": {"image": {"size": DIMENSION, "distance": "Cosine"}},
+    "optimizers_config": {"indexing_threshold": 1},
+}
+
+
+FEW = 2_000
+
+
+@contextmanager
+def building(directory: Path) -> Iterator[tuple[SharedEngine, Callable[[], None]]]:
+    """Yield an engine that builds graphs of `FEW` points, and a function that lets that end and waits for it."""
+    engine = SharedEngine(directory, quiet_s=0)
+    engine.answer("PUT", "/collections/a", CONFIG)
+    write(engine, 0, FEW)
+    wait_until(lambda: engine._open["a"]._log is not None)
+    builders = [pid for pid in descendants(os.getpid()) if "viewfinder.edge.builder" in command(pid)]
+    for pid in builders:
+        os.kill(pid, signal.SIGSTOP)
+
+    def finish() -> None:
+        for pid in builders:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: engine._graphs.building is None)
+
+    try:
+        yield engine, finish
+    finally:
+        engine.close()
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def rows(engine: SharedEngine) -> list[int]:
+    points = engine.answer("POST", "/collections/a/points/scroll", {"limit": COUNT})["points"]
+    return sorted(each["payload"]["row"] for each in points)
+
+
+def rows_after_reopening(directory: Path) -> list[int]:
+    engine = SharedEngine(directory, quiet_s=60)
+    try:
+        return rows(engine)
+    finally:
+        engine.close()
+
+
+def test_writes_after_the_death_of_the_process_are_kept_when_graphs_were_being_built(tmp_path: Path) -> None:
+    with building(tmp_path) as (engine, finish):
+        shard: Any = engine._open["a"]._shard
+        os.kill(shard.pid, signal.SIGKILL)
+        with pytest.raises(StoreUnavailableError):
+            rows(engine)
+        write(engine, FEW, 50)
+        finish()
+        assert rows(engine) == list(range(FEW + 50))
+    assert rows_after_reopening(tmp_path) == list(range(FEW + 50))
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_collection_that_is_dropped_while_graphs_are_built_does_not_come_back(tmp_path: Path, again: bool) -> None:
+    with building(tmp_path) as (engine, finish):
+        engine.answer("DELETE", "/collections/a")
+        if again:
+            engine.answer("PUT", "/collections/a", CONFIG | {"optimizers_config": {"indexing_threshold": 0}})
+            write(engine, 300, 5)
+        finish()
+        assert engine._graphs._thread.is_alive()
+        assert engine.exists("a") == again
+    assert len(list((tmp_path / "shards").iterdir())) == again
+    assert not again or rows_after_reopening(tmp_path) == list(range(300, 305))
+
+
+def test_updates_that_a_full_disk_does_not_take_again_are_not_lost(tmp_path: Path) -> None:
+    with building(tmp_path) as (engine, finish):
+        write(engine, FEW, 50)
+        graphs, opening = engine._graphs, engine._graphs._open_shard
+        graphs._open_shard = lambda place: opening(replace(place, min_free_bytes=2**60))
+        finish()
+        assert engine.registry.collections["a"].graph_points == 0
+        assert rows(engine) == list(range(FEW + 50))
+
+
+def test_a_refused_update_is_not_made_by_the_shard_with_graphs(tmp_path: Path) -> None:
+    with building(tmp_path) as (engine, finish):
+        shard: Any = engine._open["a"]._shard
+        answer = shard.answer
+        shard.answer = lambda operation, body: _refuse() if operation == "PUT points" else answer(operation, body)
+        with pytest.raises(Refusal):
+            write(engine, FEW, 50)
+        finish()
+        assert engine.registry.collections["a"].graph_points == FEW
+        assert rows(engine) == list(range(FEW))
+
+
+def _refuse() -> None:
+    raise Refusal(500, "No space left on device")

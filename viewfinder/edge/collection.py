@@ -4,12 +4,12 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from viewfinder.edge.refusal import Refusal
-from viewfinder.errors import StoreUnavailableError
+from viewfinder.errors import StoreError, StoreUnavailableError
 
 UPDATES = frozenset({"PUT index", "PUT points", "POST points/delete", "POST points/payload"})
 """The operations that change a shard."""
@@ -41,20 +41,23 @@ class OpenCollection:
         self._log: _Log | None = None
         self.unbuilt = max(0, int(shard.answer("GET info", None)["points_count"]) - graph_points)
         self.written_at = time.monotonic()
+        self.is_closed = False
 
     def answer(self, operation: str, body: Any) -> Any:
         """Return the "result" of an operation; raise `Refusal`, or `StoreUnavailableError`."""
         if operation not in UPDATES:
             return self._read(operation, body)
         with self._updates:
+            self.written_at = time.monotonic()
+            answer = self._shard.answer(operation, body)
+            self.unbuilt += _points_in(operation, body)
             if self._log is not None:
                 self._log.write((operation, body))
-            self.written_at = time.monotonic()
-            self.unbuilt += _points_in(operation, body)
-            return self._shard.answer(operation, body)
+            return answer
 
     def close(self) -> None:
         """Write everything to disk and close the shard."""
+        self.is_closed = True
         with self._updates:
             self._shard.close()
 
@@ -65,7 +68,7 @@ class OpenCollection:
             yield
 
     def record(self, path: Path) -> None:
-        """Record all further updates in a file, until `replace` or `forget`. Call it while updates are paused."""
+        """Record further updates in a file, until `replace` or `forget`. Call it while updates are paused."""
         self._log = _Log(path)
 
     def forget(self) -> None:
@@ -78,7 +81,8 @@ class OpenCollection:
     def replace(self, shard: OpenShard, adopt: Callable[[], None]) -> None:
         """Repeat the recorded updates on `shard`, and go on with it.
 
-        `adopt` makes the change permanent; updates wait while it runs. Reads never wait.
+        `adopt` makes the change permanent; updates wait while it runs. Reads never wait. Raises `StoreError` if an
+        update was not recorded or is refused by `shard`; then everything stays as it was.
         """
         log = self._log
         if log is None:
@@ -89,6 +93,8 @@ class OpenCollection:
             _repeat(log, shard)
         with self._updates:
             _repeat(log, shard)
+            if log.error is not None:
+                raise StoreError(f"Updates made meanwhile could not be recorded: {log.error}.") from log.error
             adopt()
             former, self._shard = self._shard, shard
             self._log = None
@@ -114,6 +120,7 @@ class _Log:
         self._written: IO[bytes] = path.open("wb")
         self._read: IO[bytes] = path.open("rb")
         self._size = 0
+        self.error: OSError | None = None
 
     @property
     def unread(self) -> int:
@@ -121,9 +128,15 @@ class _Log:
         return self._size - self._read.tell()
 
     def write(self, update: tuple[str, Any]) -> None:
-        pickle.dump(update, self._written, pickle.HIGHEST_PROTOCOL)
-        self._written.flush()
-        self._size = self._written.tell()
+        """Add an update. If that fails, `error` says why, and all updates since are missing."""
+        if self.error is not None:
+            return
+        try:
+            pickle.dump(update, self._written, pickle.HIGHEST_PROTOCOL)
+            self._written.flush()
+            self._size = self._written.tell()
+        except OSError as error:  # a full disk
+            self.error = error
 
     def read(self) -> Iterator[tuple[str, Any]]:
         """Yield the updates written so far that have not been read."""
@@ -132,7 +145,8 @@ class _Log:
             yield pickle.load(self._read)
 
     def close(self) -> None:
-        self._written.close()
+        with suppress(OSError):  # what could not be written before
+            self._written.close()
         self._read.close()
         self._path.unlink(missing_ok=True)
 
@@ -141,8 +155,8 @@ def _repeat(log: _Log, shard: OpenShard) -> None:
     for operation, body in log.read():
         try:
             shard.answer(operation, body)
-        except Refusal:
-            continue  # it was refused before, too
+        except Refusal as refused:  # the former shard did not; the disk may be full now
+            raise StoreError(f"Updates made meanwhile could not be repeated: {refused}.") from refused
 
 
 def _points_in(operation: str, body: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ from viewfinder.edge.refusal import Refusal, missing_collection
 from viewfinder.edge.registry import CollectionEntry, Registry
 from viewfinder.edge.shard import Shard
 from viewfinder.edge.templates import ShardPlace
-from viewfinder.errors import StoreUnavailableError
+from viewfinder.errors import StoreError, StoreUnavailableError
 
 VERSION = "1.20.0"
 """The version of a Qdrant server that answers as this engine does."""
@@ -75,27 +75,27 @@ class Engine:
     # -- Collections ------------------------------------------------------------------------------------------------
 
     def _create(self, name: str, body: Mapping[str, Any]) -> bool:
-        if self.exists(name):
-            raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
         config = {"vectors": body.get("vectors") or {}}
         optimizers = dict(body.get("optimizers_config") or {})
         with self.registry.changed():
+            if self.exists(name):
+                raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
             self.registry.collections[name] = CollectionEntry(
                 uuid.uuid4().hex, config, dict(body.get("metadata") or {}), optimizers=optimizers
             )
         return True
 
     def _change(self, name: str, body: Mapping[str, Any]) -> bool:
-        entry = self._entry(name)
         with self.registry.changed():
+            entry = self._entry(name)
             entry.metadata.update(body.get("metadata") or {})
             entry.optimizers.update(body.get("optimizers_config") or {})
         return True
 
     def _delete(self, name: str, _: Any) -> bool:
-        if name not in self.registry.collections:
-            return False
         with self._lock, self.registry.changed():
+            if name not in self.registry.collections:
+                return False
             entry = self.registry.collections.pop(name)
             aliases = self.registry.aliases
             for alias in [each for each, target in aliases.items() if target == name]:
@@ -109,8 +109,8 @@ class Engine:
     def _create_index(self, name: str, body: Mapping[str, Any]) -> Any:
         name = self._resolve(name)
         with self._lock:
-            entry = self._entry(name)
             with self.registry.changed():
+                entry = self._entry(name)
                 entry.indexes[body["field_name"]] = body["field_schema"]
             # Indexes of a collection without points are made together with its shard: 17 in the time of one.
             is_made = name in self._open or self._place(entry).directory.exists()
@@ -194,12 +194,13 @@ class Engine:
             entry = self._entry(name)
             opened = OpenCollection(name, self._open_shard(self._place(entry)), entry.graph_points)
             with self._lock:
-                is_late = self._closed or name not in self.registry.collections
+                current = self.registry.collections.get(name)
+                is_late = self._closed or current is None or current.shard != entry.shard
                 if not is_late:
                     self._open[name] = opened
             if is_late:
                 opened.close()
-                raise missing_collection(name)
+                raise StoreUnavailableError(f"Collection {name!r} was dropped or closed while it was opened.")
             return opened
 
     def _status(self, name: str) -> str:
@@ -253,7 +254,7 @@ class SharedEngine(Engine):
         open_shard = functools.partial(ShardProcess, inherited=inherited)
         super().__init__(directory, open_shard)
         self._min_free_bytes = min_free_bytes
-        self._graphs = Graphs(self._needs, open_shard, self._adopt, quiet_s=quiet_s)
+        self._graphs = Graphs(self._needs, open_shard, self._adopt, self._is_adopted, quiet_s=quiet_s)
 
     def close(self) -> None:
         self._graphs.close()
@@ -270,12 +271,17 @@ class SharedEngine(Engine):
             for each, entry in zip(opened.values(), entries.values(), strict=True)
         ]
 
-    def _adopt(self, name: str, place: ShardPlace, points: int) -> None:
+    def _adopt(self, collection: OpenCollection, place: ShardPlace, points: int) -> None:
         """Record that the collection has its points in another shard, with graphs of so many."""
-        with self._lock:
-            entry = self._entry(name)
-            with self.registry.changed():
-                entry.shard, entry.graph_points = place.directory.name, points
+        with self._lock, self.registry.changed():
+            # It may have been dropped and created again, or opened again after its process was killed.
+            if self._open.get(collection.name) is not collection:
+                raise StoreError(f"Collection {collection.name!r} was closed while its graphs were built.")
+            entry = self._entry(collection.name)
+            entry.shard, entry.graph_points = place.directory.name, points
+
+    def _is_adopted(self, place: ShardPlace) -> bool:
+        return any(each.shard == place.directory.name for each in list(self.registry.collections.values()))
 
     def _status(self, name: str) -> str:
         is_due = any(each.is_due for each in self._needs() if each.collection.name == name)

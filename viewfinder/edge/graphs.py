@@ -7,11 +7,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from viewfinder.edge.builder import BuilderProcess
 from viewfinder.edge.collection import OpenCollection
 from viewfinder.edge.process import ShardProcess
+from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError
 
@@ -64,20 +64,23 @@ class GraphNeeds:
 class Graphs:
     """A thread that builds the graphs of one collection at a time. Close it after use.
 
-    `needs` names the collections; `adopt` records that a collection has another shard, with a graph of so many points.
+    `needs` names the collections. `adopt` records that a collection has another shard, with a graph of so many points,
+    or raises `StoreError` if the collection has been closed. `is_adopted` returns True for a shard of a collection.
     """
 
     def __init__(
         self,
         needs: Callable[[], Sequence[GraphNeeds]],
         open_shard: Callable[[ShardPlace], ShardProcess],
-        adopt: Callable[[str, ShardPlace, int], None],
+        adopt: Callable[[OpenCollection, ShardPlace, int], None],
+        is_adopted: Callable[[ShardPlace], bool],
         *,
         quiet_s: float = QUIET_S,
     ) -> None:
         self._needs = needs
         self._open_shard = open_shard
         self._adopt = adopt
+        self._is_adopted = is_adopted
         self._quiet_s = quiet_s
         self._stop = threading.Event()
         self._retry_at: dict[str, float] = {}
@@ -99,7 +102,7 @@ class Graphs:
                 self.building = name
                 try:
                     self._build(each)
-                except StoreError as error:
+                except (StoreError, Refusal, OSError) as error:
                     # Searches work without, and a full disk may have space later.
                     logger.warning("Searches of collection %r stay slow: %s", name, error)
                     self._retry_at[name] = time.monotonic() + _FIRST_RETRY_S
@@ -116,7 +119,8 @@ class Graphs:
                 collection.record(target.directory.with_suffix(".log"))
                 built = collection.unbuilt
             while not builder.has_finished(_POLL_S):
-                if self._stop.is_set():
+                # A collection whose process was killed is opened again, with updates that are not recorded here.
+                if self._stop.is_set() or collection.is_closed:
                     return
             builder.kill()
             self._replace(needs, target, built)
@@ -124,22 +128,20 @@ class Graphs:
         finally:
             builder.kill()
             collection.forget()
-            self._remove_unless_adopted(needs.collection.name, target.directory)
+            if not self._is_adopted(target):
+                shutil.rmtree(target.directory, ignore_errors=True)
 
     def _replace(self, needs: GraphNeeds, place: ShardPlace, built: int) -> None:
         collection = needs.collection
         shard = self._open_shard(place)
 
         def adopt() -> None:
-            self._adopt(collection.name, place, needs.graph_points + built)
+            self._adopt(collection, place, needs.graph_points + built)
             collection.unbuilt -= built
 
         try:
             collection.replace(shard, adopt)
         except BaseException:
-            shard.kill()
+            if not self._is_adopted(place):
+                shard.kill()
             raise
-
-    def _remove_unless_adopted(self, name: str, directory: Path) -> None:
-        if all(each.place.directory != directory for each in self._needs() if each.collection.name == name):
-            shutil.rmtree(directory, ignore_errors=True)

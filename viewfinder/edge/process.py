@@ -91,6 +91,9 @@ class ShardProcess:
             raise StoreUnavailableError(
                 f"The process of the embedded store's collection in {self._directory} has ended."
             ) from error
+        except BaseException:  # Ctrl-C: the next call would get the answer of this one
+            self.kill()
+            raise
         if refused is not None:
             raise refused
         return answer
