@@ -101,6 +101,11 @@ def random_checkpoint(
         for name, parameter in model.named_parameters():
             if name.startswith("text_decoder."):  # CoCa's, unused here: open_clip leaves parts of it uninitialised
                 torch.nn.init.normal_(parameter, std=0.02)
+            # timm begins convolutions and the scales of layers so small that all images have nearly the same vector.
+            elif name.startswith("visual.trunk.") and parameter.ndim == 4:
+                torch.nn.init.kaiming_normal_(parameter)
+            elif name.endswith(".gamma"):
+                torch.nn.init.constant_(parameter, 0.5)
         weights = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(weights, directory / "open_clip_model.safetensors")
     config = {"model_cfg": copy.deepcopy(architecture), "preprocess_cfg": preprocess or {}}
