@@ -7,8 +7,7 @@ from typing import Literal
 from benchmarks.harness import Measurement
 from benchmarks.ratio import Ratio, in_turn
 from benchmarks.replica import POINTS, distinct_texts, replica
-from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from viewfinder.models.encoder import Encoder
+from benchmarks.vit import exported, model_name
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
@@ -21,9 +20,8 @@ def measure(quick: bool) -> Measurement:
     batch_size: int = Settings.model_fields["batch_size"].default
     threads = round(Settings.model_fields["replica_cpus"].default)
     searches = CLIENTS * (1 if quick else 3)
-    with torch_threads(threads):
-        ratio = _compare("float32", batch_size, searches, quick, rounds=1 if quick else 7)
-        other = _compare("bfloat16", batch_size, searches, quick, rounds=1 if quick else 3)
+    ratio = _compare("float32", threads, batch_size, searches, quick, rounds=1 if quick else 7)
+    other = _compare("bfloat16", threads, batch_size, searches, quick, rounds=1 if quick else 3)
     return Measurement(
         ratio.value,
         f"{searches / ratio.second_ms * 1000:.1f} searches/s in batches of up to {batch_size}, "
@@ -35,9 +33,9 @@ def measure(quick: bool) -> Measurement:
 
 
 def _compare(
-    precision: Literal["float32", "bfloat16"], batch_size: int, searches: int, quick: bool, *, rounds: int
+    precision: Literal["float32", "bfloat16"], threads: int, batch_size: int, searches: int, quick: bool, *, rounds: int
 ) -> Ratio:
-    encoder = Encoder.load(vit_checkpoint(quick), device="cpu", precision=precision)
+    encoder = exported(quick, threads=threads, precision=precision)
     texts = distinct_texts()
     with (
         replica(encoder, batch_size=1) as single,

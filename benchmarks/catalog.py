@@ -3,6 +3,7 @@
 import importlib
 
 from benchmarks.harness import Benchmark, Measure, Measurement
+from viewfinder.models.cpu import multiplies_bfloat16
 
 
 def _in(module: str, function: str = "measure") -> Measure:
@@ -15,12 +16,16 @@ def _in(module: str, function: str = "measure") -> Measure:
     return measure
 
 
+_TEXT_BOUND = 6 if multiplies_bfloat16() else 3
+
 BENCHMARKS = (
     # With a bound.
     Benchmark("pipeline_efficiency", 0.85, "higher", _in("pipeline_efficiency", "measure_web")),
     Benchmark("memory_growth", 1.2, "lower", _in("growth", "measure_memory")),
-    Benchmark("text_encode_fp32", 2.5, "higher", _in("text_encode", "measure_float32")),
-    Benchmark("text_encode_bf16", 5, "higher", _in("text_encode", "measure_bfloat16")),
+    Benchmark("text_encode", 0.9, "higher", _in("text_encode", "measure_text")),
+    Benchmark("image_encode_cpu", 0.95, "higher", _in("text_encode", "measure_images")),
+    Benchmark("text_vs_open_clip", _TEXT_BOUND, "higher", _in("text_encode", "measure_open_clip")),
+    Benchmark("replica_start", 1, "lower", _in("start_up", "measure_replica")),
     Benchmark("jpeg_decode_12mp", 4, "higher", _in("jpeg_decode")),
     Benchmark("first_vector", 1, "lower", _in("start_up", "measure_first_vector")),
     Benchmark("rerun_start", 2, "lower", _in("start_up", "measure_rerun")),

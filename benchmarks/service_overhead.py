@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import Measurement
 from benchmarks.replica import POINTS, distinct_texts, listening, replica
-from benchmarks.vit import model_name, torch_threads, vit_checkpoint
+from benchmarks.vit import exported, model_name
 from viewfinder.arrays import Vectors
 from viewfinder.models.encoder import Encoder
 from viewfinder.service.http.api import build_api
@@ -28,12 +28,11 @@ from viewfinder.store.search import Searches
 def measure(quick: bool) -> Measurement:
     """The median in milliseconds over requests of one client, each with a different text."""
     threads = round(Settings.model_fields["replica_cpus"].default)
-    with torch_threads(threads):
-        encoder = _TimedEncoder.load(vit_checkpoint(quick), device="cpu", precision="float32")
-        assert isinstance(encoder, _TimedEncoder)
-        with replica(encoder, batch_size=Settings.model_fields["batch_size"].default, kind=_TimedStore) as service:
-            assert isinstance(service.store, _TimedStore)
-            requests = _requests(service, encoder, service.store.search, 5 if quick else 200)
+    untimed = exported(quick, threads=threads, precision="float32")
+    encoder = _TimedEncoder(untimed.checkpoint, untimed.runtime)
+    with replica(encoder, batch_size=Settings.model_fields["batch_size"].default, kind=_TimedStore) as service:
+        assert isinstance(service.store, _TimedStore)
+        requests = _requests(service, encoder, service.store.search, 5 if quick else 200)
     overhead_ms = [each.overhead_ms for each in requests]
     lowest, *_, highest = quantiles(overhead_ms, n=10)
     stages = {

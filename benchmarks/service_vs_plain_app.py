@@ -10,8 +10,7 @@ from benchmarks.load import Ask, Outcome, crowd, texts_only
 from benchmarks.plain_service import plain_app
 from benchmarks.ratio import in_turn
 from benchmarks.replica import POINTS, listening, replica
-from benchmarks.vit import model_name, torch_threads, vit_checkpoint
-from viewfinder.models.encoder import Encoder
+from benchmarks.vit import exported, model_name, torch_threads, vit_checkpoint
 from viewfinder.service.http.api import build_api
 from viewfinder.settings import Settings
 
@@ -27,7 +26,7 @@ def measure(quick: bool) -> Measurement:
     texts = texts_only()
     theirs, ours = Outcome(), Outcome()
     with torch_threads(threads), contextlib.ExitStack() as stack:
-        encoder = Encoder.load(checkpoint, device="cpu", precision="float32")
+        encoder = exported(quick, threads=threads, precision="float32")
         service = stack.enter_context(replica(encoder, batch_size=batch_size))
         ports = [stack.enter_context(listening(app)) for app in (plain_app(checkpoint), build_api(service))]
         for port in ports:  # warm up here, because these must not count in the percentiles

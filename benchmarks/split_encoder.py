@@ -128,6 +128,7 @@ def _deployed(model: str, directory: Path) -> Iterator[str]:
         port=port,
         device="cpu",
         precision="float32",
+        runtime="torch",
         max_replicas=1,
         allow_anonymous=True,
     )
@@ -190,7 +191,7 @@ def _split(settings: Any) -> Any:
     class Ingress:
         def __init__(self, encoder: Any) -> None:
             def load(checkpoint: Any) -> Encoder:
-                return Encoder.load(checkpoint, device=settings.device, precision=settings.precision, threads=1)
+                return Encoder.load(checkpoint, device="cpu", precision="float32", runtime="torch", threads=1)
 
             store = connect(StoreAddress.of(settings))
             models = RemoteModels(load, batch_size=1)

@@ -11,6 +11,7 @@ from benchmarks.bucket import WEB, laid_out
 from benchmarks.harness import Measurement
 from benchmarks.job import ROOT, environment_of, index, scratch
 from benchmarks.ratio import in_turn
+from benchmarks.vit import model_name, vit_checkpoint
 from viewfinder.models.checkpoint import locate
 
 IMAGES = 600
@@ -31,6 +32,18 @@ with torch.inference_mode():
     for path in sorted(Path(sys.argv[2]).iterdir()):
         vector = model.encode_image(preprocess(Image.open(path).convert("RGB"))[None], normalize=True)
         print("encoded", vector.shape, file=sys.stderr, flush=True)
+"""
+
+# What the process of a replica imports, less Ray Serve; then the model of its collection.
+REPLICA = """
+import sys
+
+from viewfinder.models.checkpoint import locate
+from viewfinder.models.encoder import Encoder
+from viewfinder.service.http.api import build_api
+from viewfinder.service.search_service import SearchService
+
+Encoder.load(locate(sys.argv[1]), device="cpu", runtime="openvino", threads=1).encode_texts(["a red car"])
 """
 
 
@@ -75,6 +88,31 @@ def measure_first_vector(quick: bool) -> Measurement:
         ratio.value,
         f"job {ratio.first_ms / 1000:.1f} s until the first batch is stored, open_clip {ratio.second_ms / 1000:.1f} s "
         f"until the first vector, {ratio}; {images.count} images, {images.described}, embedded store, model demo",
+    )
+
+
+def measure_replica(quick: bool) -> Measurement:
+    """Seconds from the start of a process with the service to its first text vector ÷ of `import torch` alone."""
+    with scratch() as directory:
+        model = "demo-small" if quick else str(vit_checkpoint(quick).weights.parent)
+        environment = environment_of(directory, HF_HOME=str(directory / "home"))
+
+        def run(*arguments: str) -> None:
+            command = [sys.executable, *arguments]
+            subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+        run("-m", "viewfinder", "models", "prepare", model)
+        ratio = in_turn(
+            "replica_start",
+            lambda: run("-c", REPLICA, model),
+            lambda: run("-c", "import torch"),
+            rounds=1 if quick else 2 * ROUNDS,
+        )
+    return Measurement(
+        ratio.value,
+        f"imports of the service and first vector {ratio.first_ms / 1000:.2f} s, import torch "
+        f"{ratio.second_ms / 1000:.2f} s, {ratio}; "
+        f"{model_name(quick)} exported before, without Ray's own start of a worker",
     )
 
 

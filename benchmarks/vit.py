@@ -10,6 +10,11 @@ from typing import Any
 
 from benchmarks.harness import NoFigureError
 from viewfinder.models.checkpoint import Checkpoint, locate
+from viewfinder.models.devices import Precision, choose_precision
+from viewfinder.models.encoder import Encoder
+from viewfinder.models.exporter import write_export
+from viewfinder.models.exports import Export
+from viewfinder.models.openvino_runtime import OpenVinoRuntime
 
 ARCHITECTURE = "ViT-B-32-quickgelu"
 _TINY = {"vision_cfg": {"width": 64, "layers": 1, "head_width": 32}, "text_cfg": {"width": 64, "heads": 2, "layers": 1}}
@@ -33,6 +38,19 @@ def vit_checkpoint(quick: bool) -> Checkpoint:
             architecture[tower] |= sizes
     print(f"making {model_name(quick)}", file=sys.stderr, flush=True)
     return locate(str(random_checkpoint(scratch() / ARCHITECTURE, architecture)))
+
+
+def exported(quick: bool, *, threads: int, precision: Precision = "auto") -> Encoder:
+    """Our encoder of this checkpoint on OpenVINO, as a replica has it; the export is made once per run."""
+    runtime = OpenVinoRuntime(_export(quick), choose_precision(precision, "cpu"), threads=threads)
+    return Encoder(vit_checkpoint(quick), runtime)
+
+
+@functools.cache
+def _export(quick: bool) -> Export:
+    directory = scratch() / f"export-{quick}"
+    directory.mkdir()
+    return Export(directory, write_export(vit_checkpoint(quick), directory))
 
 
 def need_cuda() -> None:

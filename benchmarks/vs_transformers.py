@@ -14,7 +14,7 @@ from benchmarks.harness import Measurement, WrongAnswerError
 from benchmarks.ratio import in_turn
 from benchmarks.text_encode import OTHERS, QUERY, REPLICA_THREADS
 from benchmarks.transformers_clip import convert
-from benchmarks.vit import model_name, scratch, torch_threads, vit_checkpoint
+from benchmarks.vit import exported, model_name, scratch, torch_threads, vit_checkpoint
 from viewfinder.arrays import Vectors
 from viewfinder.images.decoding import ImageLimits, decode
 from viewfinder.models.encoder import Encoder
@@ -79,7 +79,7 @@ def _measured(
 
 @functools.lru_cache(maxsize=1)
 def _ours(quick: bool) -> Encoder:
-    return Encoder.load(vit_checkpoint(quick), device="cpu", precision="float32")
+    return exported(quick, threads=REPLICA_THREADS, precision="float32")
 
 
 @functools.lru_cache(maxsize=1)

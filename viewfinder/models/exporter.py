@@ -17,6 +17,7 @@ import numpy as np
 
 from viewfinder.arrays import Vectors
 from viewfinder.errors import ViewfinderError
+from viewfinder.images.decoding import Preprocess
 from viewfinder.models import probes
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import available_memory
@@ -47,6 +48,7 @@ _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from viewfinder.models.exporter
 # torch's weights, their copies in the converter and in OpenVINO; and what the libraries take.
 _MEMORY_FACTOR, _MEMORY_BYTES = 4, 1024**3
 _BEHIND = 19  # niceness
+_ANY = -1  # size of a dimension
 
 
 def prepare(checkpoint: Checkpoint) -> Export:
@@ -127,7 +129,8 @@ def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
     model: Any = load_model(checkpoint).eval().requires_grad_(False)
     definition = _save_tokenizer(checkpoint, directory)
     tokenizer = Tokenizer(checkpoint.tokenizer, definition)
-    text_length = _convert(model, checkpoint, tokenizer, directory)
+    text_length = _convert_text(model, tokenizer, directory)
+    _convert_images(model, checkpoint.preprocess, directory)
     tokens, _ = tokenizer(list(probes.TEXTS))
     pixels = probes.images(checkpoint.preprocess.size)
     texts, images = _features(model, checkpoint, tokens, pixels)
@@ -174,11 +177,10 @@ def _cosine(runtime: OpenVinoRuntime, tokens: Any, texts: Vectors, pixels: Any, 
     return float(np.min(found))  # NaN if any is
 
 
-def _convert(model: Any, checkpoint: Checkpoint, tokenizer: Tokenizer, directory: Path) -> TextLength:
-    """Write both towers, with any number of texts and images, and any number of tokens that the tower can read."""
+def text_module(model: Any) -> tuple[TextLength, Any]:
+    """Return the rule of the text tower, and a module of token ids [N, L] and, if the rule has them, their ends [N]."""
     import torch
 
-    openvino = import_openvino()
     tower = TextTower(model)
 
     class Text(torch.nn.Module):
@@ -189,43 +191,63 @@ def _convert(model: Any, checkpoint: Checkpoint, tokenizer: Tokenizer, directory
         def forward(self, tokens: torch.Tensor, ends: torch.Tensor | None = None) -> torch.Tensor:
             return tower(tokens, ends)
 
+    # torch's fused operation for whole layers cannot be traced with other sizes.
+    torch.backends.mha.set_fastpath_enabled(False)
+    return tower.length, Text()
+
+
+def _image_module(model: Any, preprocess: Preprocess) -> Any:
+    import torch
+
     class Image(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = model.encode_image(normalized(images, checkpoint.preprocess))
+            features: torch.Tensor = model.encode_image(normalized(images, preprocess))
             return features
 
-    any_number, size = -1, checkpoint.preprocess.size
-    count = checkpoint.tokenizer.context_length
-    columns = count if tower.length.kind == "all" else any_number
-    tokens, _ = tokenizer(["two dogs", "a red car"])
-    inputs: dict[str, Any] = {"tokens": torch.from_numpy(np.ascontiguousarray(tower.length.cut(tokens)))}
-    shapes: dict[str, Any] = {"tokens": openvino.PartialShape([any_number, columns])}
-    if tower.length.has_ends:
-        inputs["ends"] = torch.from_numpy(tower.length.ends(tokens))
-        shapes["ends"] = openvino.PartialShape([any_number])
-    # torch's fused operation for whole layers cannot be traced with other sizes.
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.no_grad():
-        _save(Text(), inputs, shapes, directory / TEXT)
-        pixels = {"images": torch.from_numpy(probes.images(size)[:2])}
-        _save(Image(), pixels, {"images": openvino.PartialShape([any_number, size, size, 3])}, directory / IMAGE)
-    return tower.length
+    return Image()
 
 
-def _save(module: Any, inputs: dict[str, Any], shapes: dict[str, Any], path: Path) -> None:
+def _convert_text(model: Any, tokenizer: Tokenizer, directory: Path) -> TextLength:
+    """Write the text tower for any number of texts, and of tokens if it need not read all; return the rule of these."""
+    import torch
+
+    length, module = text_module(model)
+    tokens, _ = tokenizer(["two dogs", "a red car"])
+    read = np.ascontiguousarray(length.cut(tokens))
+    inputs = {"tokens": torch.from_numpy(read)}
+    shapes = {"tokens": [_ANY, read.shape[1] if length.kind == "all" else _ANY]}
+    if length.has_ends:
+        inputs["ends"] = torch.from_numpy(length.ends(read))
+        shapes["ends"] = [_ANY]
+    _save(module, inputs, shapes, directory / TEXT)
+    return length
+
+
+def _convert_images(model: Any, preprocess: Preprocess, directory: Path) -> None:
+    """Write the image tower for any number of images."""
+    import torch
+
+    inputs = {"images": torch.from_numpy(probes.images(preprocess.size)[:2])}
+    shapes = {"images": [_ANY, preprocess.size, preprocess.size, 3]}
+    _save(_image_module(model, preprocess), inputs, shapes, directory / IMAGE)
+
+
+def _save(module: Any, inputs: dict[str, Any], shapes: dict[str, list[int]], path: Path) -> None:
     import torch
 
     openvino = import_openvino()
     # Not traced by the converter: it would run the module three times more to check the trace, and vectors show more.
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         # Tracing is deprecated, and warns of each value that it takes for a constant; the converter knows no other way.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             module, example_kwarg_inputs=inputs, strict=False, check_trace=False
         )
-        model = openvino.convert_model(traced, example_input=inputs, input=shapes)
+        sizes = {name: openvino.PartialShape(shape) for name, shape in shapes.items()}
+        model = openvino.convert_model(traced, example_input=inputs, input=sizes)
     openvino.save_model(model, path, compress_to_fp16=False)
