@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from viewfinder.models.exports import (
     sha256,
 )
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
-from viewfinder.models.open_clip_internals import TextTower
+from viewfinder.models.open_clip_internals import TextTower, attend_without_transposing
 from viewfinder.models.openvino_runtime import OpenVinoRuntime, import_openvino
 from viewfinder.models.text_length import TextLength
 from viewfinder.models.tokenizer import Tokenizer
@@ -129,13 +130,14 @@ def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
     model: Any = load_model(checkpoint).eval().requires_grad_(False)
     definition = _save_tokenizer(checkpoint, directory)
     tokenizer = Tokenizer(checkpoint.tokenizer, definition)
-    text_length = _convert_text(model, tokenizer, directory)
-    _convert_images(model, checkpoint.preprocess, directory)
     tokens, _ = tokenizer(list(probes.TEXTS))
     pixels = probes.images(checkpoint.preprocess.size)
-    texts, images = _features(model, checkpoint, tokens, pixels)
+    texts, images = _features(model, checkpoint, tokens, pixels)  # first: what follows changes the model
     np.savez(directory / PROBES, tokens=tokens, texts=texts, images=images, size=checkpoint.preprocess.size)
     scale, bias = logits_of(model)
+    _convert_images(model, checkpoint.preprocess, directory)
+    attend_without_transposing(TextTower(model).tower.transformer)
+    text_length = _convert_text(model, tokenizer, directory)
     del model
     precision = choose_precision("auto", "cpu")
     files = {path.name: sha256(path) for path in sorted(directory.iterdir())}
@@ -143,7 +145,7 @@ def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
     cosine = _cosine(OpenVinoRuntime(Export(directory, manifest), precision), tokens, texts, pixels, images)
     if not cosine >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
         raise ExportMissingError(f"the vectors of torch and of OpenVINO in {precision} have the cosine {cosine:.5f}")
-    manifest = Manifest(checkpoint.fingerprint, made_by(), scale, bias, text_length, precision, cosine, files)
+    manifest = replace(manifest, cosine=cosine)
     manifest.save(directory)
     return manifest
 
