@@ -80,8 +80,8 @@ def measure_open_clip(quick: bool) -> Measurement:
     return Measurement(
         ratio.value,
         f"CPU time: open_clip {ratio.first_ms:.1f} ms in float32, viewfinder {ratio.second_ms:.1f} ms in "
-        f"{encoder.precision} ({ratio}); {_with(quick)}; minimum cosine {cosine:.5f} (of two different texts {float(first @ second):.3f}); "
-        f"{_processor()}",
+        f"{encoder.precision} ({ratio}); {_with(quick)}; minimum cosine {cosine:.5f} (of two different texts "
+        f"{float(first @ second):.3f}); {_processor()}",
     )
 
 
