@@ -5,17 +5,22 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.indexing import LIMITS, World
+from tests.fixtures.options import index_options
 from tests.indexing.sample_images import fill
 from viewfinder.indexing.fetch import FetchAndDecode
+from viewfinder.indexing.report import Summary
 from viewfinder.indexing.rows import rows_of, table_of
+from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import locate
+from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
-from viewfinder.store import StoreAddress, open_local
+from viewfinder.store import Store, StoreAddress, open_local
 from viewfinder.store.baselines import MINIMUM_VECTORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +65,30 @@ def test_a_small_job_starts_no_ray(world: World, tmp_path: Path) -> None:
     assert set(world.points) == {"0.jpg", "1.jpg"}
 
 
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_session")
+def test_the_driver_writes_to_an_embedded_store_that_workers_cannot_reach(tmp_path: Path, tiny_model: str) -> None:
+    from viewfinder.cluster.executor import RayExecutor
+
+    class LocalRay(RayExecutor):
+        """Checks the access here, as a job with its own Ray does."""
+
+        def check(self, sources: Sequence[str], access: ObjectAccess, store: Store) -> None: ...
+
+    fill(tmp_path / "images", ["0.jpg", "1.jpg", "2.jpg"])
+    (tmp_path / "images" / "3.jpg").write_bytes(b"no image")
+    settings = Settings.load({}, model=tiny_model, data_dir=tmp_path / "data", device="cpu")
+    options = index_options(["--source", str(tmp_path / "images"), "--max-failure-ratio", "1"])
+    with open_local(StoreAddress.of(settings)) as store:
+        summary = index(options, settings, store, LocalRay(local=True))
+        assert isinstance(summary, Summary)
+        assert (summary.counts["indexed"], summary.counts["skipped"]) == (3, 1)
+        collection = store.collections.live("images")
+        assert collection is not None
+        assert store.points.count(collection) == 3
+
+
+@pytest.mark.full
 @pytest.mark.cluster
 def test_a_job_on_its_own_ray_keeps_the_embedded_store_to_itself(tmp_path: Path, tiny_model: str) -> None:
     fill(tmp_path / "images", [f"{number}.jpg" for number in range(MINIMUM_VECTORS)])

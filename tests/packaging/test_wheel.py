@@ -127,7 +127,7 @@ def linked(wheel: Path, description: Message, extra: str, directory: Path) -> En
     return environment
 
 
-@pytest.fixture(scope="session", params=["local", "all"])
+@pytest.fixture(scope="session", params=["local", pytest.param("all", marks=pytest.mark.full)])
 def installed(
     request: pytest.FixtureRequest, wheel: Path, description: Message, tmp_path_factory: pytest.TempPathFactory
 ) -> Environment:
