@@ -29,6 +29,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --build-constraints requirements.lock --editable .
+	@$(BIN)/python -m compileall -q viewfinder jobs serve demo
 	@$(BIN)/viewfinder models prepare demo || echo "The demo will run on torch."
 	@touch $@
 
