@@ -187,3 +187,17 @@ def test_the_index_of_words_survives_reopening(tmp_path: Path) -> None:
         store.points.upsert(collection(store), batch, wait=True)
     with opened(tmp_path) as store:
         assert len(store.search.many(collection(store), [Search(words="car")])[0]) == 1
+
+
+def test_searches_do_not_wait_for_writes_that_wait_for_a_copy(tmp_path: Path) -> None:
+    client = open_directory(tmp_path)
+    with Store(client, StoreAddress(tmp_path, retry_s=0)) as store, ThreadPoolExecutor(2) as pool:
+        write(store, 0, 20)
+        made = collection(store)
+        with client._engine._open[made.name].updates_paused():
+            writing = pool.submit(write, store, 20, 20)
+            with pytest.raises(TimeoutError):
+                writing.result(timeout=0.2)
+            assert len(pool.submit(store.search.nearest, made, [1.0, 1.0], limit=3).result(timeout=30)) == 3
+        writing.result()
+        assert store.points.count(made) == 40

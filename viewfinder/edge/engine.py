@@ -66,6 +66,7 @@ class Engine:
 
     def close(self) -> None:
         """Write everything to disk and close all collections."""
+        self.registry.close()
         with self._lock:
             self._closed = True
             opened, self._open = list(self._open.values()), {}

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -17,13 +16,14 @@ from typing import Any
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import Shard
 from viewfinder.edge.templates import TEMPLATES, ShardPlace, Template
+from viewfinder.edge.turns import Turns
 from viewfinder.errors import StoreUnavailableError
 
 _CLOSE_S = 60.0
 
 
 class ShardProcess:
-    """A shard that another process has open. Safe to share between threads; calls run one at a time.
+    """A shard that another process has open. Safe to share between threads; calls, and searches of a batch, take turns.
 
     `inherited` are open files that the process keeps open: with the lock of the directory, it stays locked until the
     process has ended, also if this one is killed.
@@ -31,7 +31,7 @@ class ShardProcess:
 
     def __init__(self, place: ShardPlace, inherited: Sequence[int] = ()) -> None:
         self._directory = place.directory
-        self._lock = threading.Lock()
+        self._turns = Turns()
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "viewfinder.edge.process", str(theirs.fileno())]
@@ -53,12 +53,14 @@ class ShardProcess:
 
     def answer(self, operation: str, body: Any) -> Any:
         """Return the "result" of an operation; raise `Refusal`, or `StoreUnavailableError` if the process has ended."""
-        with self._lock:
-            return self._ask((operation, body))
+        if operation != "POST points/query/batch":
+            return self._in_turn(operation, body)
+        searches = body["searches"]
+        return [self._in_turn("POST points/query", each, of_batch=len(searches) > 1) for each in searches]
 
     def close(self) -> None:
         """Close the shard and end its process."""
-        with self._lock:
+        with self._turns.turn():
             if self._ended:
                 return
             with suppress(StoreUnavailableError):  # it has ended already
@@ -67,7 +69,7 @@ class ShardProcess:
 
     def retire(self) -> None:
         """End the process when it has answered the current call: another shard has replaced this one."""
-        with self._lock:
+        with self._turns.turn():
             self.kill()
 
     def kill(self) -> None:
@@ -80,6 +82,10 @@ class ShardProcess:
         made = self._ask((place, known))
         if made is not None:
             TEMPLATES[place.kind] = made
+
+    def _in_turn(self, operation: str, body: Any, *, of_batch: bool = False) -> Any:
+        with self._turns.turn(of_batch=of_batch):
+            return self._ask((operation, body))
 
     def _ask(self, message: Any) -> Any:
         try:

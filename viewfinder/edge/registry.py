@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.edge.copying import sync
-from viewfinder.errors import StoreError
+from viewfinder.errors import StoreError, StoreUnavailableError
 
 FORMAT = 1
 NAME = "registry.json"
@@ -41,6 +41,7 @@ class Registry:
         self._path = directory / NAME
         self._durable = durable
         self._lock = threading.RLock()
+        self._closed = False
         self.collections: dict[str, CollectionEntry] = {}
         self.aliases: dict[str, str] = {}
         self._read(directory)
@@ -49,6 +50,8 @@ class Registry:
     def changed(self) -> Iterator[None]:
         """Write the registry after the block, which changes it. If that fails it is as before."""
         with self._lock:
+            if self._closed:  # another program may have it now
+                raise StoreUnavailableError(f"The embedded store in {self._path.parent} has been closed.")
             before = self._record()
             try:
                 yield
@@ -56,6 +59,11 @@ class Registry:
             except BaseException:
                 self._load(json.loads(before))
                 raise
+
+    def close(self) -> None:
+        """Allow no further changes."""
+        with self._lock:
+            self._closed = True
 
     def _read(self, directory: Path) -> None:
         if (directory / "meta.json").exists() and not self._path.exists():

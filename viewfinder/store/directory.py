@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -27,7 +26,6 @@ from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
 from viewfinder.store.engine_client import EngineClient
 from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
-from viewfinder.store.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -189,10 +187,7 @@ def _connect_to(holder: Holder) -> SocketClient | None:
 
 
 class DirectoryClient:
-    """A `StoreClient` on a directory that this process holds; each collection is open in a process of its own.
-
-    Runs one call, or one search of a batch, at a time for each collection.
-    """
+    """A `StoreClient` on a directory that this process holds; each collection is open in a process of its own."""
 
     max_batch: int | None = None
 
@@ -201,7 +196,6 @@ class DirectoryClient:
         self._lock = lock
         self._closing = threading.Lock()
         self._closed = False
-        self._turns: dict[str, Turns] = defaultdict(Turns)
         # With the lock: the directory stays locked until the last of them has ended, also if this process is killed.
         self._engine = SharedEngine(directory, [lock.fileno()])
         self._client = EngineClient(self._engine)
@@ -212,19 +206,9 @@ class DirectoryClient:
         (directory / "holder.json").write_text(record)
 
     def call(self, method: str, **arguments: Any) -> Any:
-        if method != "query_batch_points":
-            return self._call_in_turn(method, arguments)
-        requests = arguments.pop("requests")
-        return [
-            self._call_in_turn(method, {**arguments, "requests": [each]}, of_batch=len(requests) > 1)[0]
-            for each in requests
-        ]
-
-    def _call_in_turn(self, method: str, arguments: Mapping[str, Any], *, of_batch: bool = False) -> Any:
-        with self._turns[arguments.get("collection_name", "")].turn(of_batch=of_batch):
-            if self._closed:
-                raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method}.")
-            return answer_of(self._client.call, self._directory, method, arguments)
+        if self._closed:
+            raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method}.")
+        return answer_of(self._client.call, self._directory, method, arguments)
 
     def close(self) -> None:
         # Before closing the store: otherwise a call of another program could find it closed.

@@ -34,13 +34,20 @@ class Turns:
             else:
                 self._taken = True
                 mine.set()
-        mine.wait()
         try:
+            mine.wait()
             yield
         finally:
-            with self._lock:
-                first, second = (self._single, self._batch) if of_batch else (self._batch, self._single)
-                queue = first or second
-                self._taken = bool(queue)
-                if queue:
-                    queue.popleft().set()
+            self._end(mine, of_batch=of_batch)
+
+    def _end(self, mine: threading.Event, *, of_batch: bool) -> None:
+        with self._lock:
+            for waiting in (self._single, self._batch):
+                if mine in waiting:  # it was interrupted while it waited
+                    waiting.remove(mine)
+                    return
+            first, second = (self._single, self._batch) if of_batch else (self._batch, self._single)
+            queue = first or second
+            self._taken = bool(queue)
+            if queue:
+                queue.popleft().set()

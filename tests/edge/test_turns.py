@@ -1,10 +1,11 @@
 """Turns: single calls and parts of batches alternate."""
 
+import signal
 import threading
 
 import pytest
 
-from viewfinder.store.turns import Turns
+from viewfinder.edge.turns import Turns
 
 
 def test_a_single_call_waits_for_one_part_of_a_batch() -> None:
@@ -55,3 +56,23 @@ def test_a_call_that_fails_ends_its_turn() -> None:
         raise ValueError("fails")
     with turns.turn():
         assert turns.waiting == 0
+
+
+def test_a_caller_that_is_interrupted_while_it_waits_takes_no_turn() -> None:
+    turns = Turns()
+    with turns.turn():
+        interrupted = turns.turn()
+        before = signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                interrupted.__enter__()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert turns.waiting == 0
+    with turns.turn():
+        assert turns.waiting == 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
