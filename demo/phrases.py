@@ -85,10 +85,34 @@ PARTIAL = (
 )
 PARTIAL_ZH = ("{things}", "{bare}", "{words}", "{things}的照片", "{where}有{things}", "{place}")
 
+# For training only: what people type first. Each stands for all scenes of which it is true.
+SHORT = (
+    "{bare}",
+    "{bare}",
+    "{things}",
+    "{things}",
+    "a picture of {things}",
+    "{bare} {where}",
+    "{things} {where}",
+    "{things} {where}",
+    "{place} with {things}",
+    "{place}",
+)
+SHORT_ZH = (
+    "{bare}",
+    "{bare}",
+    "{things}",
+    "{things}",
+    "{where}的{bare}",
+    "{where}有{things}",
+    "{things}在{where}",
+    "{place}",
+)
+
 _SMALL_WORDS = frozenset(("a", "an", "the", "some", "and", "of", "is", "there"))
-_NUMBERS = {2: "two", 3: "three"}
-_NUMBERS_ZH = {1: "一", 2: "两", 3: "三"}
+_NUMBERS_ZH = {1: "一", 2: "两"}
 _IRREGULAR = {
+    "loaf": "loaves",
     "mouse": "mice",
     "sheep": "sheep",
     "fish": "fish",
@@ -108,7 +132,7 @@ _IRREGULAR = {
 
 @dataclass(frozen=True)
 class Item:
-    """A kind of thing in a scene, and its number."""
+    """A kind of thing in a scene, and its number: one or two."""
 
     thing: Thing
     count: int
@@ -123,13 +147,13 @@ class Text:
     complete: bool
 
 
-# Everything that a text can state, numbered: a place, a thing, a number of a thing, a group that a thing belongs to.
+# Everything that a text can state, numbered: a place, a thing, two of a thing, a group that a thing belongs to.
 FACTS: dict[tuple[str, ...], int] = {
     fact: number
     for number, fact in enumerate(
         [("place", place.name) for place in PLACES]
         + [("thing", thing.emoji) for thing in THINGS]
-        + [("number", thing.emoji, str(count)) for thing in THINGS for count in (2, 3)]
+        + [("two", thing.emoji) for thing in THINGS]
         + [("group", group) for group in GROUPS]
     )
 }
@@ -142,7 +166,7 @@ def facts(place: Place, items: Sequence[Item]) -> frozenset[int]:
         found.add(FACTS["thing", item.thing.emoji])
         found.update(FACTS["group", group] for group in item.thing.groups)
         if item.count > 1:
-            found.add(FACTS["number", item.thing.emoji, str(item.count)])
+            found.add(FACTS["two", item.thing.emoji])
     return frozenset(found)
 
 
@@ -175,7 +199,7 @@ def fill(
 
 def english(rng: Random, template: str, place: Place, items: Sequence[Item], general: str | None = None) -> str:
     """Fill an English template; `general`, if given, replaces the name of the first thing ("animal")."""
-    nouns = [rng.choice(item.thing.names) for item in items]
+    nouns = [rng.choice(countable(item.thing) if item.count > 1 else item.thing.names) for item in items]
     if general:
         nouns[0] = general
     counted = [_counted(noun, item.count) for noun, item in zip(nouns, items, strict=True)]
@@ -225,10 +249,28 @@ def training_text(rng: Random, place: Place, items: Sequence[Item], language: La
     for item in chosen[1:] if group else chosen:
         claims.add(FACTS["thing", item.thing.emoji])
         if item.count > 1 and "{things}" in template:
-            claims.add(FACTS["number", item.thing.emoji, str(item.count)])
+            claims.add(FACTS["two", item.thing.emoji])
     if group:
         claims.add(FACTS["group", group])
     return Text(text, frozenset(claims), complete=names_place and not group and len(chosen) == len(items))
+
+
+def short_text(rng: Random, language: Language) -> Text:
+    """Draw a text about one thing, one place or both, as people type first: "cat", "two cats", "cats on the beach"."""
+    template = rng.choice(SHORT if language == "en" else SHORT_ZH)
+    thing, place = rng.choice(THINGS), rng.choice(PLACES)
+    count = rng.choice((1, 2))
+    claims = {FACTS["place", place.name]} if "{place}" in template or "{where}" in template else set()
+    group = rng.choice(thing.groups) if rng.random() < 0.1 else None
+    if group and template != "{place}":
+        count = 1
+        claims.add(FACTS["group", group])
+    elif template != "{place}":
+        claims.add(FACTS["thing", thing.emoji])
+        if count > 1 and "{things}" in template:
+            claims.add(FACTS["two", thing.emoji])
+    general = rng.choice(GROUPS[group][language == "zh"]) if group else None
+    return Text(fill(language, rng, template, place, [Item(thing, count)], general), frozenset(claims), complete=False)
 
 
 def telegram(text: str) -> str:
@@ -236,10 +278,15 @@ def telegram(text: str) -> str:
     return " ".join(word for word in text.split() if word not in _SMALL_WORDS)
 
 
+def countable(thing: Thing) -> tuple[str, ...]:
+    """The English names that have a plural. Every thing has one."""
+    return tuple(name for name in thing.names if not name.startswith("~"))
+
+
 def _counted(noun: str, count: int) -> str:
     if noun.startswith("~"):
         return f"some {noun[1:]}"
-    return indefinite(noun) if count == 1 else f"{_NUMBERS[count]} {plural(noun)}"
+    return indefinite(noun) if count == 1 else f"two {plural(noun)}"
 
 
 def _bare(noun: str, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Measure a model on scenes and phrasings that it never saw: `python demo/recall.py --model viewfinder/models/demo`.
+"""Measure a model on scenes that it never saw: `python demo/recall.py --model viewfinder/models/demo`.
 
 The scenes go through JPEG files and the model's own preprocessing, as they do in an index job.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -21,11 +21,12 @@ from torch.nn.functional import normalize
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.scenes import JPEG_QUALITY, Scene, compose, paint
-from demo.vocabulary import THINGS
+from demo.questions import precision_at, questions
+from demo.scenes import JPEG_QUALITY, compose, paint
 
 EVALUATION_SEED = 2
-EVALUATION_COUNT = 1_000
+EVALUATION_COUNT = 6_000  # ten images of each thing in each place
+DESCRIBED = 1_000
 BATCH = 100
 
 
@@ -36,46 +37,29 @@ def recall_at(k: int, images: torch.Tensor, texts: torch.Tensor) -> float:
     return (better < k).float().mean().item()
 
 
-def word_precision(scenes: Sequence[Scene], images: torch.Tensor, words: torch.Tensor) -> float:
-    """Precision of bare names: if n scenes show a thing, the share of the n best images that show it.
-
-    `words` are the vectors of the things' names, in the order of THINGS.
-    """
-    right = total = 0
-    for thing, best in zip(THINGS, (images @ words.T).argsort(dim=0, descending=True).T.tolist(), strict=True):
-        shows = [any(item.thing == thing for item in scene.items) for scene in scenes]
-        right += sum(shows[index] for index in best[: sum(shows)])
-        total += sum(shows)
-    return right / total
-
-
 def evaluate(model_dir: Path, seed: int = EVALUATION_SEED, count: int = EVALUATION_COUNT) -> dict[str, float]:
-    """Recall of held-out queries and precision of bare words, over `count` scenes."""
+    """Recall of descriptions among the first 1,000 scenes, and precision@5 of short texts among all `count` scenes."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{model_dir}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model_dir}")
     model.eval()
     scenes = [compose(seed, index) for index in range(count)]
-    records = [scene.record() for scene in scenes]
+    records = [scene.record() for scene in scenes[:DESCRIBED]]
 
     def encode(texts: list[str]) -> torch.Tensor:
         return normalize(torch.cat([model.encode_text(tokenizer(chunk)) for chunk in _chunks(texts)]), dim=-1)
 
+    found: dict[str, float] = {}
     with torch.inference_mode():
         batches = [model.encode_image(torch.stack(batch)) for batch in _batches(seed, count, preprocess)]
         images = normalize(torch.cat(batches), dim=-1)
-        english, chinese = (encode([record[key] for record in records]) for key in ("query", "query_zh"))
-        words, words_zh = (
-            encode([names[0].removeprefix("~") for names in every])
-            for every in ([thing.names for thing in THINGS], [thing.names_zh for thing in THINGS])
-        )
-    return {
-        "recall@1 English": recall_at(1, images, english),
-        "recall@10 English": recall_at(10, images, english),
-        "recall@1 Chinese": recall_at(1, images, chinese),
-        "recall@10 Chinese": recall_at(10, images, chinese),
-        "one word English": word_precision(scenes, images, words),
-        "one word Chinese": word_precision(scenes, images, words_zh),
-    }
+        for key, language in (("query", "English"), ("query_zh", "Chinese")):
+            texts = encode([record[key] for record in records])
+            for k in (1, 10):
+                found[f"recall@{k}, {language}"] = recall_at(k, images[:DESCRIBED], texts)
+        for kind, asked in questions().items():
+            texts = encode([question.text for question in asked])
+            found[kind] = precision_at(5, scenes, images, asked, texts)
+    return found
 
 
 def _jpeg(seed: int, index: int) -> bytes:
@@ -105,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=EVALUATION_COUNT, help="number of scenes (%(default)s)")
     args = parser.parse_args(argv)
     for name, value in evaluate(args.model, args.seed, args.count).items():
-        print(f"{name:18} {value:6.1%}")
+        print(f"{name:28} {value:6.1%}")
     return 0
 
 

@@ -1,7 +1,8 @@
 """Paint scenes: `python demo/scenes.py --seed S --count N --out DIR` writes JPEGs and captions.jsonl.
 
 A scene is a place with one to three kinds of things in it. `(seed, index)` decides everything: what is there, where,
-the captions and the queries. The things are glyphs of Noto Color Emoji.
+the captions and the queries. Each 600 consecutive scenes show every thing in every place. The things are glyphs of Noto
+Color Emoji.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if not __package__:  # run as a file, without the package installed
 from demo import phrases
 from demo.phrases import Item
 from demo.places import PAINTERS, Band, Canvas
-from demo.vocabulary import PLACES, THINGS, Place
+from demo.vocabulary import PLACES, THINGS, Place, Thing
 
 DEFAULT_SIZE = 256
 JPEG_QUALITY = 85
@@ -38,12 +39,10 @@ FONT_PATHS = (
     Path("/usr/share/fonts/google-noto-color-emoji-fonts/NotoColorEmoji.ttf"),
 )
 FONT_PIXELS = 109  # the only size of the font's bitmaps
-# Maximum number of each kind, by the number of kinds; few enough not to hide each other.
-_COUNTS: dict[int, tuple[tuple[int, ...], ...]] = {
-    1: ((1,), (2,), (3,)),
-    2: ((1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (2, 2)),
-    3: ((1, 1, 1), (1, 1, 1), (1, 1, 1), (2, 1, 1)),
-}
+# A round of scenes shows every thing in every place exactly once, in three of the places two of it.
+SCENES_PER_PLACE = 60
+ROUND = SCENES_PER_PLACE * len(PLACES)
+_TWICE = 3
 
 
 class FontMissingError(Exception):
@@ -79,12 +78,37 @@ class Scene:
 
 def compose(seed: int, index: int) -> Scene:
     """Choose the content of scene `index` of `seed`."""
-    rng = Random(f"scene {seed} {index}")
-    kinds = rng.choices((1, 2, 3), (10, 50, 40))[0]
-    things = rng.sample(THINGS, kinds)
-    counts = rng.choice(_COUNTS[kinds])
-    items = tuple(Item(thing, count) for thing, count in zip(things, counts, strict=True))
-    return Scene(seed, index, rng.choice(PLACES), items)
+    place, items = _round(seed, index // ROUND)[index % ROUND]
+    return Scene(seed, index, place, items)
+
+
+@cache
+def _round(seed: int, number: int) -> tuple[tuple[Place, tuple[Item, ...]], ...]:
+    """The places and items of `ROUND` consecutive scenes, in random order."""
+    rng = Random(f"round {seed} {number}")
+    places = rng.sample(PLACES, len(PLACES))
+    twice: dict[str, list[Thing]] = {place.name: [] for place in PLACES}
+    for turn, thing in enumerate(rng.sample(THINGS, len(THINGS))):  # in turn, so that each place gets its share
+        for step in range(_TWICE):
+            twice[places[(turn + 3 * step) % len(places)].name].append(thing)
+    dealt = [(place, items) for place in PLACES for items in _deal(rng, twice[place.name])]
+    rng.shuffle(dealt)
+    return tuple(dealt)
+
+
+def _deal(rng: Random, twice: list[Thing]) -> list[tuple[Item, ...]]:
+    """Deal all things to the scenes of one place, one to three each, of which at most one is there twice."""
+    single = SCENES_PER_PLACE // 10
+    triple = len(THINGS) - 2 * SCENES_PER_PLACE + single
+    room = [1] * single + [2] * (SCENES_PER_PLACE - single - triple) + [3] * triple
+    first = rng.sample(range(SCENES_PER_PLACE), len(twice))
+    rest = [scene for scene, size in enumerate(room) for _ in range(size - (scene in first))]
+    rng.shuffle(rest)
+    items = [Item(thing, 2) for thing in twice] + [Item(thing, 1) for thing in THINGS if thing not in twice]
+    dealt: list[list[Item]] = [[] for _ in room]
+    for item, scene in zip(items, first + rest, strict=True):
+        dealt[scene].append(item)
+    return [tuple(scene) for scene in dealt]
 
 
 def paint(seed: int, index: int, size: int = DEFAULT_SIZE) -> Image.Image:
@@ -118,7 +142,7 @@ class _Spot:
 def _arrange(rng: Random, scene: Scene, ground: Band) -> Iterator[_Spot]:
     """Place every thing at the position, out of a few tries, that overlaps least with those before."""
     total = sum(item.count for item in scene.items)
-    low, high = {1: (0.38, 0.52), 2: (0.31, 0.4), 3: (0.26, 0.33), 4: (0.24, 0.3)}.get(total, (0.22, 0.26))
+    low, high = {1: (0.38, 0.52), 2: (0.31, 0.4), 3: (0.26, 0.33), 4: (0.24, 0.3)}[total]
     taken: list[_Spot] = []
     for item in scene.items:
         kind_side = rng.uniform(low, high)

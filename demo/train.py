@@ -1,4 +1,4 @@
-"""Train the demo's models: `python demo/train.py [--model demo|demo-small] [--out DIR]`, under an hour on two cores.
+"""Train the demo's models: `python demo/train.py [--model demo|demo-small] [--out DIR]`, about an hour on two cores.
 
 A CLIP of open_clip's own classes, saved as a directory that `local-dir:` loads. Only the tokens of the painted world
 are trained; all others share one zero vector, so that unknown words neither help nor hurt.
@@ -7,24 +7,23 @@ are trained; all others share one zero vector, so that unknown words neither hel
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, normalize
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from demo.clip import DIRECTORIES, MODELS, PREPROCESS, build, encode_text, load, save, with_unknown_words
 from demo.phrases import FACTS
 from demo.recall import evaluate
+from demo.refinement import MAX_LOGIT_SCALE, Queries, image_features, refine
 from demo.scenes import FontMissingError, find_font
 from demo.training_data import LANGUAGES, Batch, Dataset
 
@@ -35,47 +34,9 @@ WARMUP_STEPS = 100
 CHECKPOINT_STEPS = 250
 FACT_SCALE = 20.0
 MASKED_SHARE, MASKED_UNTIL = 0.5, 0.7  # mask half the patches until 70 % of the run, as in FLIP (arXiv:2212.00794)
-MAX_LOGIT_SCALE = math.log(100)
-VOCABULARY = 49_408  # of open_clip's SimpleTokenizer, whose end-of-text token is the last
-
-MODELS: dict[str, dict[str, Any]] = {
-    "demo": {
-        "embed_dim": 256,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 4, "head_width": 48},
-        "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 80, "heads": 5, "layers": 3},
-    },
-    "demo-small": {
-        "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": VOCABULARY, "width": 48, "heads": 3, "layers": 2},
-    },
-}
-PREPROCESS = {
-    "mean": list(open_clip.OPENAI_DATASET_MEAN),
-    "std": list(open_clip.OPENAI_DATASET_STD),
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
-_ROOT = Path(__file__).resolve().parents[1]
-# The package contains `demo`, so that a wheel does too.
-DIRECTORIES = {
-    "demo": _ROOT / "viewfinder" / "models" / "demo",
-    "demo-small": _ROOT / "demo" / "models" / "demo-small",
-}
+REFINING_STEPS = 400
 # Steps, scenes, and the minutes after which the schedule ends in any case.
 DEFAULTS = {"demo": (2_400, 30_000, 45), "demo-small": (2_000, 20_000, 10)}
-
-
-def build(config: dict[str, Any], vocab_size: int) -> open_clip.CLIP:
-    """An untrained model whose token table has `vocab_size` rows, the first of which stays zero."""
-    model = open_clip.CLIP(
-        embed_dim=config["embed_dim"],
-        vision_cfg=config["vision_cfg"],
-        text_cfg=config["text_cfg"] | {"vocab_size": vocab_size},
-    )
-    model.token_embedding = torch.nn.Embedding(vocab_size, config["text_cfg"]["width"], padding_idx=0)
-    torch.nn.init.normal_(model.token_embedding.weight[1:].detach(), std=0.02)
-    return model
 
 
 def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
@@ -96,23 +57,6 @@ def augment(images: torch.Tensor, rng: Random) -> torch.Tensor:
     pixels = pixels * (0.85 + 0.3 * torch.rand(len(pixels), 1, 1, 1))
     mean, std = (torch.tensor(PREPROCESS[name]).view(3, 1, 1) for name in ("mean", "std"))
     return (pixels.clamp(0, 1) - mean) / std
-
-
-def with_unknown_words(tokens: torch.Tensor, share: float = 0.1) -> torch.Tensor:
-    """Blank one inner token in a share of the rows, as an unknown word would."""
-    tokens = tokens.clone()
-    lengths = (tokens != 0).sum(1)
-    rows = torch.nonzero((torch.rand(len(tokens)) < share) & (lengths > 6)).flatten()
-    tokens[rows, 1 + (torch.rand(len(rows)) * (lengths[rows] - 2)).long()] = 0
-    return tokens
-
-
-def encode_text(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """Like `model.encode_text`, which accepts only rows padded to full length: three times the work."""
-    length = tokens.shape[1]
-    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
-    hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
-    return hidden[torch.arange(len(tokens)), tokens.argmax(dim=1)] @ model.text_projection
 
 
 class Facts(torch.nn.Module):
@@ -148,34 +92,27 @@ def step_loss(
     return loss
 
 
-def load(model: open_clip.CLIP, known: torch.Tensor, start: Path) -> None:
-    """Load weights that `save` wrote for the same configuration."""
-    state = {name: tensor.float() for name, tensor in load_file(start / "open_clip_model.safetensors").items()}
-    state["token_embedding.weight"] = state["token_embedding.weight"][known]
-    model.load_state_dict(state)
-
-
-def save(model: open_clip.CLIP, known: torch.Tensor, config: dict[str, Any], out: Path) -> None:
-    """Write the model in half precision with the tokenizer's full table, zero in the rows that were never trained."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    table = torch.zeros(VOCABULARY, config["text_cfg"]["width"])
-    table[known] = state["token_embedding.weight"]
-    state["token_embedding.weight"] = table
-    save_file({name: tensor.half().contiguous() for name, tensor in state.items()}, out / "open_clip_model.safetensors")
-    text = json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}, indent=2)
-    (out / "open_clip_config.json").write_text(text + "\n", encoding="utf-8")
-
-
 def train(
-    name: str, out: Path, steps: int, scenes: int, minutes: float, rate: float, bf16: bool, start: Path | None
+    name: str,
+    out: Path,
+    steps: int,
+    scenes: int,
+    minutes: float,
+    rate: float,
+    bf16: bool,
+    start: Path | None,
+    refining_steps: int,
 ) -> int:
-    """Train and save; returns the steps done. The schedule ends after `steps` or `minutes`, whichever comes first."""
+    """Train, refine and save; returns the steps done before the refinement.
+
+    The schedule of the training ends after `steps` or `minutes`, whichever comes first.
+    """
     torch.manual_seed(0)
     rng = Random(0)
     config = MODELS[name]
     data = Dataset(TRAINING_SEED, scenes, config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"])
-    known = data.known_tokens()
+    queries = Queries(data, rng)
+    known = torch.unique(torch.cat([data.known_tokens(), queries.known_tokens()]))
     model = build(config, len(known))
     if start:
         load(model, known, start)
@@ -197,7 +134,7 @@ def train(
 
     started, smooth, done = time.monotonic(), 0.0, 0
     model.train()
-    while True:
+    while done < steps:
         elapsed = time.monotonic() - started
         progress = max(done / steps, elapsed / 60 / minutes)
         if progress >= 1:
@@ -220,6 +157,8 @@ def train(
         if done % CHECKPOINT_STEPS == 0:
             save(model, known, config, out)
     print(file=sys.stderr)
+    model.visual.patch_dropout = torch.nn.Identity()
+    refine(model, image_features(model, data.images), known, data, queries, refining_steps)
     save(model, known, config, out)
     return done
 
@@ -236,7 +175,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="demo/train.py", description="Train a demo model on painted scenes.")
     parser.add_argument("--model", choices=MODELS, default="demo", help="model to train (%(default)s)")
     parser.add_argument("--out", type=Path, help="directory to write (default: that of the shipped model)")
-    parser.add_argument("--steps", type=int, help="steps of 256 scenes")
+    parser.add_argument("--steps", type=int, help="steps of 256 scenes; 0 with --start: only refine")
+    parser.add_argument(
+        "--refining-steps", type=int, default=REFINING_STEPS, help="steps of the refinement (%(default)s)"
+    )
     parser.add_argument("--scenes", type=int, help="scenes to paint for training")
     parser.add_argument("--minutes", type=float, help="the learning rate reaches zero after this time at the latest")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 autocast")
@@ -252,14 +194,17 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     steps, scenes, minutes = DEFAULTS[args.model]
     out = args.out or DIRECTORIES[args.model]
-    steps, scenes, minutes = args.steps or steps, args.scenes or scenes, args.minutes or minutes
-    if scenes < BATCH_SIZE or steps < 1 or minutes <= 0:
-        parser.error(f"--scenes must be at least {BATCH_SIZE}, --steps and --minutes positive")
+    steps = steps if args.steps is None else args.steps
+    scenes, minutes = args.scenes or scenes, args.minutes or minutes
+    if scenes < BATCH_SIZE or min(steps, args.refining_steps) < 0 or minutes <= 0:
+        parser.error(f"--scenes must be at least {BATCH_SIZE}, --minutes positive, and no number of steps negative")
     started = time.monotonic()
-    done = train(args.model, out, steps, scenes, minutes, args.learning_rate, args.bf16, args.start)
+    done = train(
+        args.model, out, steps, scenes, minutes, args.learning_rate, args.bf16, args.start, args.refining_steps
+    )
     print(f"{done:,} steps, {(time.monotonic() - started) / 60:.1f} minutes with painting, written to {out}")
     for name, value in evaluate(out).items():
-        print(f"{name:18} {value:6.1%}")
+        print(f"{name:28} {value:6.1%}")
     return 0
 
 

@@ -40,6 +40,7 @@ class Dataset:
 
     def __init__(self, seed: int, count: int, image_size: int, context_length: int) -> None:
         self.images = torch.empty((count, 3, image_size, image_size), dtype=torch.uint8)
+        self.context_length = context_length
         self.true_facts: list[frozenset[int]] = []
         tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
         self.tokens = {
@@ -76,7 +77,7 @@ class Dataset:
         """
         pool = rng.choice(self.of_place) if rng.random() < ONE_PLACE_SHARE else []
         chosen = rng.sample(pool if len(pool) >= size else range(len(self)), size)
-        true_facts = _incidence([self.true_facts[index] for index in chosen])
+        true_facts = incidence([self.true_facts[index] for index in chosen])
         kinds = true_facts[:, :_KINDS]
         same_kinds = (kinds @ kinds.T == kinds.sum(1)) & (kinds @ kinds.T == kinds.sum(1)[:, None])
         tokens, claimed, allowed = {}, {}, {}
@@ -85,7 +86,7 @@ class Dataset:
             texts = [self.claims[language][index][text] for index, text in zip(chosen, drawn, strict=True)]
             rows = self.tokens[language][torch.tensor(chosen), torch.tensor(drawn)].long()
             tokens[language] = rows[:, : int((rows != 0).sum(1).max())]
-            claims = claimed[language] = _incidence([text.claims for text in texts])
+            claims = claimed[language] = incidence([text.claims for text in texts])
             partial = torch.tensor([not text.complete for text in texts])
             # A text that is true of an image is not its negative. A text that names everything in its scene is true
             # only of scenes with the same kinds: "a cat on the beach" is a negative of a scene with a cat and a dog.
@@ -94,7 +95,7 @@ class Dataset:
         return Batch(self.images[torch.tensor(chosen)], true_facts, claimed, tokens, allowed)
 
 
-def _incidence(rows: list[frozenset[int]]) -> torch.Tensor:
+def incidence(rows: list[frozenset[int]]) -> torch.Tensor:
     """float32 [len(rows), len(FACTS)]: 1 if a row has a fact."""
     found = torch.zeros((len(rows), len(FACTS)))
     for row, members in enumerate(rows):

@@ -132,18 +132,18 @@ _THINGS = """
 🥕 carrot | 根 胡萝卜
 🌽 ~corn, ear of corn, corn cob | 根 玉米
 🍆 eggplant, aubergine | 个 茄子
-🥦 ~broccoli | 朵 西兰花
+🥦 ~broccoli, head of broccoli | 朵 西兰花
 🍄 mushroom, toadstool | 个 蘑菇
 [food | ground]
 🍔 hamburger, burger, cheeseburger | 个 汉堡 汉堡包
 🍕 pizza, slice of pizza, pizza slice | 块 披萨 比萨
 🌭 hot dog, hotdog | 个 热狗
-🍟 ~french fries, ~fries, ~chips | 包 薯条
+🍟 ~french fries, ~fries, ~chips, portion of fries | 包 薯条
 🍞 ~bread, loaf of bread, ~toast | 块 面包 吐司
 🧀 ~cheese, piece of cheese | 块 奶酪 芝士
 🍳 fried egg, frying pan | 个 煎蛋 煎锅
 🍜 bowl of noodles, noodle soup, ~ramen | 碗 面条 拉面
-🍣 ~sushi | 份 寿司
+🍣 ~sushi, piece of sushi | 份 寿司
 [food, dessert | ground]
 🎂 birthday cake, cake | 个 蛋糕 生日蛋糕
 🍩 donut, doughnut | 个 甜甜圈
@@ -200,7 +200,7 @@ _THINGS = """
 [clothing | ground]
 👕 t-shirt, tee shirt, shirt | 件 T恤 衬衫
 👗 dress, gown | 条 连衣裙 裙子
-👖 ~jeans, ~trousers, ~pants | 条 牛仔裤 裤子
+👖 ~jeans, ~trousers, ~pants, pair of jeans | 条 牛仔裤 裤子
 🧦 ~socks, pair of socks | 双 袜子
 👠 high heel, high-heeled shoe | 只 高跟鞋
 👢 boot, leather boot | 只 靴子

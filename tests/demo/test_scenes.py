@@ -26,6 +26,26 @@ def test_a_seed_and_an_index_decide_what_a_scene_shows() -> None:
     assert scenes.compose(5, 3).items != scenes.compose(6, 3).items
 
 
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_round_shows_every_thing_in_every_place_and_in_three_of_them_two_of_it(number: int) -> None:
+    shown = {
+        (item.thing.emoji, scene.place.name): item.count
+        for scene in (scenes.compose(5, number * scenes.ROUND + index) for index in range(scenes.ROUND))
+        for item in scene.items
+    }
+
+    assert len(shown) == len(THINGS) * len(PLACES)
+    for thing in THINGS:
+        assert sorted(shown[thing.emoji, place.name] for place in PLACES) == [1] * 7 + [2] * 3
+
+
+def test_a_scene_has_one_to_three_things_of_which_one_may_be_there_twice() -> None:
+    for index in range(scenes.ROUND):
+        items = scenes.compose(5, index).items
+        assert 1 <= len(items) <= 3
+        assert sum(item.count for item in items) <= len(items) + 1
+
+
 @needs_font
 def test_a_seed_and_an_index_decide_every_pixel() -> None:
     first = scenes.paint(5, 0).tobytes()
@@ -70,8 +90,8 @@ def test_captions_and_queries_name_the_place_and_every_thing(index: int) -> None
 
 
 def test_the_templates_of_queries_and_of_training_are_disjoint() -> None:
-    assert not set(phrases.QUERIES) & {*phrases.CAPTIONS, *phrases.PARTIAL}
-    assert not set(phrases.QUERIES_ZH) & {*phrases.CAPTIONS_ZH, *phrases.PARTIAL_ZH}
+    assert not set(phrases.QUERIES) & {*phrases.CAPTIONS, *phrases.PARTIAL, *phrases.SHORT}
+    assert not set(phrases.QUERIES_ZH) & {*phrases.CAPTIONS_ZH, *phrases.PARTIAL_ZH, *phrases.SHORT_ZH}
 
 
 @pytest.mark.parametrize(("language", "field"), [("en", "query"), ("zh", "query_zh")])
@@ -95,6 +115,21 @@ def test_what_a_training_text_claims_is_true_of_its_scene() -> None:
         scene = scenes.compose(13, index)
         text = phrases.training_text(rng, scene.place, scene.items, "en")
         assert text.claims <= phrases.facts(scene.place, scene.items), text
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_short_text_names_a_thing_or_group_or_place(language: phrases.Language) -> None:
+    rng = Random(0)
+    texts = [phrases.short_text(rng, language) for _ in range(3_000)]
+
+    assert all(1 <= len(text.claims) <= 3 and not text.complete for text in texts)
+    stated = {fact for text in texts for fact in text.claims}
+    assert {phrases.FACTS["thing", thing.emoji] for thing in THINGS} <= stated
+    assert {phrases.FACTS["place", place.name] for place in PLACES} <= stated
+
+
+def test_every_thing_has_a_name_that_can_be_counted() -> None:
+    assert all(phrases.countable(thing) for thing in THINGS)
 
 
 def test_equal_captions_are_rare() -> None:
