@@ -131,12 +131,12 @@ class Settings(BaseModel):
 
     quantization: Quantization = Field(
         "none",
-        description="Format of vectors in a Qdrant server's memory, for new collections: float32 (`none`), `int8` or "
-        "`4bit`; the last two keep the originals on disk. The embedded store always uses float32.",
+        description="Format of vectors in memory, for new collections: float32 (`none`), `int8` or `4bit`; the last "
+        "two keep the originals on disk. In the embedded store it is the format of points that have a graph.",
     )
     vector_type: VectorType = Field(
         "float32",
-        description="Format of the original vectors on a Qdrant server's disk, for new collections: `float32`, or "
+        description="Format of the original vectors on disk, for new collections: `float32`, or "
         "`float16` at half the size.",
     )
     on_disk: OnDisk = Field(

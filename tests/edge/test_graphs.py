@@ -38,7 +38,8 @@ def write(engine: SharedEngine, first: int, count: int) -> None:
 
 def found(engine: SharedEngine, row: int, *, exact: bool = False) -> list[int]:
     body = {"query": VECTORS[row].tolist(), "using": "image", "limit": 10, "with_payload": True}
-    answer = engine.answer("POST", "/collections/a/points/query", body | {"params": {"exact": exact}})
+    params = {"exact": exact, "quantization": {"rescore": True, "oversampling": 2.0}}
+    answer = engine.answer("POST", "/collections/a/points/query", body | {"params": params})
     return [point["payload"]["row"] for point in answer["points"]]
 
 
@@ -54,9 +55,14 @@ def wait_until_green(engine: SharedEngine) -> None:
         time.sleep(0.05)
 
 
-def test_a_shard_is_replaced_without_losing_writes_or_searches(tmp_path: Path) -> None:
+INT8 = {"scalar": {"type": "int8", "always_ram": True}}
+
+
+@pytest.mark.parametrize("quantization", [None, pytest.param(INT8, marks=pytest.mark.full)], ids=["float32", "int8"])
+def test_a_shard_is_replaced_without_losing_writes_or_searches(tmp_path: Path, quantization: Any) -> None:
     engine = SharedEngine(tmp_path, quiet_s=0.3)
-    config = {"vectors": {"image": {"size": DIMENSION, "distance": "Cosine", "on_disk": True}}}
+    image = {"size": DIMENSION, "distance": "Cosine", "on_disk": True, "quantization_config": quantization}
+    config = {"vectors": {"image": image}}
     engine.answer("PUT", "/collections/a", config | {"optimizers_config": {"indexing_threshold": 100}})
     for first in range(0, COUNT, 500):
         write(engine, first, 500)

@@ -10,6 +10,7 @@ from qdrant_client import models
 
 from tests.store.points import AXES, ids, image_points, opened
 from viewfinder.errors import FilterError, StoreError
+from viewfinder.settings import Quantization
 from viewfinder.store import Failure, PointBatch, Store, StoreAddress
 from viewfinder.store.directory import open_directory
 from viewfinder.store.schema import PAYLOAD_INDEXES, ModelIdentity
@@ -292,9 +293,14 @@ def test_4bit_quantization_on_an_old_server_is_refused_before_anything_is_create
             assert store.collections.live("images") is None
 
 
-def test_the_embedded_store_ignores_quantization(tmp_path: Path) -> None:
-    address = StoreAddress(tmp_path, quantization="4bit")
+@pytest.mark.parametrize("quantization", ["int8", "4bit"])
+def test_the_embedded_store_takes_quantization(tmp_path: Path, quantization: Quantization) -> None:
+    address = StoreAddress(tmp_path, quantization=quantization)
     with Store(open_directory(tmp_path), address) as store:
         made = opened(store, "images")
         store.points.upsert(made, image_points(3), wait=True)
-        assert [hit.id for hit in store.search.nearest(made, AXES[1], limit=1)] == ids(2)[1:]
+        hits = store.search.nearest(made, AXES[1], limit=1)
+        assert [hit.id for hit in hits] == ids(2)[1:]
+        assert hits[0].score == pytest.approx(1)
+        params = store.connection.call("get_collection", collection_name=made.name).config.params
+        assert params.vectors["image"].quantization_config is not None

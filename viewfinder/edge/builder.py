@@ -1,6 +1,6 @@
 """Graphs of a shard are built by another process, over a copy of its directory.
 
-It takes minutes for 200,000 points. The process runs at the lowest priority, and ends with the program that started it.
+It takes minutes for 200,000 points. The process runs at a low priority, and ends with the program that started it.
 """
 
 import ctypes
@@ -22,6 +22,8 @@ from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError
 
 _PR_SET_PDEATHSIG = 1
+# At 19 it would hardly proceed beside a busy program.
+_NICENESS = 10
 # Of the space of a shard: the copy, and the segment with graphs beside the one without.
 _COPY_FACTOR = 2.2
 
@@ -73,7 +75,7 @@ class BuilderProcess:
 def main() -> None:
     """Copy and build as the program on the socket says, whose number is the argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(19)
+    os.nice(_NICENESS)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     with suppress(EOFError, ConnectionError):
         _end_with_parent(connection.recv())

@@ -2,7 +2,6 @@
 
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +39,6 @@ class OpenCollection:
         self._updates = threading.Lock()
         self._log: _Log | None = None
         self.unbuilt = max(0, int(shard.answer("GET info", None)["points_count"]) - graph_points)
-        self.written_at = time.monotonic()
         self.is_closed = False
 
     def answer(self, operation: str, body: Any) -> Any:
@@ -48,7 +46,6 @@ class OpenCollection:
         if operation not in UPDATES:
             return self._read(operation, body)
         with self._updates:
-            self.written_at = time.monotonic()
             answer = self._shard.answer(operation, body)
             self.unbuilt += _points_in(operation, body)
             if self._log is not None:

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 THRESHOLD_KB = 20_000
 """Vectors without a graph, above which one is built; a search compares with all of them in 2 ms. Qdrant's default."""
 QUIET_S = 5.0
-"""Seconds without a write after which graphs are built, so that a run does not build them again and again."""
-# Graphs are built during writes if there are this many times the threshold of vectors without one.
-_MANY = 10
+"""Graphs are built when in so many seconds few points were added, so that a run does not build them again and again."""
+# Few are this share of the points without a graph.
+_FEW = 0.05
 # A graph is built again for this share of further points.
 _SHARE = 0.1
 _POLL_S = 0.5
@@ -44,12 +44,6 @@ class GraphNeeds:
         return self.threshold_kb > 0 and self._unbuilt_kb > max(
             self.threshold_kb, _SHARE * self.graph_points * self._point_kb
         )
-
-    def is_time(self, quiet_s: float) -> bool:
-        """Return True if nothing was written for `quiet_s` seconds, or very many points have no graph."""
-        is_quiet = time.monotonic() - self.collection.written_at >= quiet_s
-        many = max(_MANY * self.threshold_kb, self.graph_points * self._point_kb)
-        return self.is_due and (is_quiet or self._unbuilt_kb > many)
 
     @property
     def _point_kb(self) -> float:
@@ -84,6 +78,7 @@ class Graphs:
         self._quiet_s = quiet_s
         self._stop = threading.Event()
         self._retry_at: dict[str, float] = {}
+        self._counted: dict[str, tuple[float, int]] = {}  # when, and how many points had no graph
         self.building: str | None = None
         self._thread = threading.Thread(target=self._run, name="store-graphs", daemon=True)
         self._thread.start()
@@ -97,7 +92,7 @@ class Graphs:
         while not self._stop.wait(_POLL_S):
             for each in self._needs():
                 name = each.collection.name
-                if time.monotonic() < self._retry_at.get(name, 0) or not each.is_time(self._quiet_s):
+                if not self._is_time(each):
                     continue
                 self.building = name
                 try:
@@ -108,6 +103,19 @@ class Graphs:
                     self._retry_at[name] = time.monotonic() + _FIRST_RETRY_S
                 finally:
                     self.building = None
+
+    def _is_time(self, needs: GraphNeeds) -> bool:
+        """Return True if graphs are due, and hardly any points were added for a while."""
+        name, now = needs.collection.name, time.monotonic()
+        if not needs.is_due or now < self._retry_at.get(name, 0):
+            self._counted.pop(name, None)
+            return False
+        unbuilt = needs.collection.unbuilt
+        since, count = self._counted.get(name, (0.0, 0))
+        if unbuilt > count * (1 + _FEW):
+            since = now
+            self._counted[name] = now, unbuilt
+        return now - since >= self._quiet_s
 
     def _build(self, needs: GraphNeeds) -> None:
         collection, source = needs.collection, needs.place.directory

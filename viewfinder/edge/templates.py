@@ -5,6 +5,7 @@ made in memory, and unpacked where the collection shall be; a further collection
 """
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from viewfinder.edge.config import field_index, shard_config
 from viewfinder.edge.copying import data_of, sync_directory, write_data
 
 _MEMORY = Path("/dev/shm")
+_PREFIX = "viewfinder-shard-"
 
 
 class TemplateFile(NamedTuple):
@@ -71,7 +73,9 @@ def create(place: ShardPlace) -> None:
 
 
 def _make(place: ShardPlace) -> Template:
-    with tempfile.TemporaryDirectory(prefix="viewfinder-shard-", dir=_MEMORY if _MEMORY.is_dir() else None) as parent:
+    memory = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+    _remove_left(memory)
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=memory) as parent:
         directory = Path(parent) / "shard"
         directory.mkdir()
         shard = qdrant_edge.EdgeShard.create(str(directory), shard_config(place.config, durable=place.durable))
@@ -79,6 +83,14 @@ def _make(place: ShardPlace) -> Template:
             shard.update(field_index(name, schema))
         shard.close()
         return list(_files(directory))
+
+
+def _remove_left(memory: Path) -> None:
+    """Remove what killed processes have left."""
+    for each in memory.glob(f"{_PREFIX}*"):
+        pid = each.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _files(directory: Path) -> Iterator[TemplateFile]:

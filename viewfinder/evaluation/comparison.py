@@ -26,14 +26,14 @@ _TIMED = 200
 
 @dataclass(frozen=True)
 class CollectionFigures:
-    """Measurements of one collection. `approximate_recall` is recall@10 against exact search, None if always exact."""
+    """Measurements of one collection. `approximate_recall` is recall@10 against exact search."""
 
     collection: str
     model: str
     points: int
     dimension: int
     quality: Quality
-    approximate_recall: float | None
+    approximate_recall: float
     times_ms: Sequence[float]
 
     def percentile_ms(self, percent: int) -> float:
@@ -80,9 +80,7 @@ def evaluate(options: EvaluateOptions, settings: Settings, store: Store) -> Eval
                 points=store.points.count(collection),
                 dimension=collection.metadata.dimension,
                 quality=measure_quality(store, collection, queries, of_model, range(1, CURVE_DEPTH + 1)),
-                approximate_recall=(
-                    None if store.address.url is None else approximate_recall(store, collection, of_model)
-                ),
+                approximate_recall=approximate_recall(store, collection, of_model),
                 times_ms=times_ms,
             )
             for collection, of_model, times_ms in zip(collections, vectors, times, strict=True)

@@ -281,7 +281,7 @@ class Collections:
         address = self._connection.address
         version = self._connection.server_version()
         if version is None:
-            return vectors_config(dimension)  # the embedded store always compares float32
+            return vectors_config(dimension, address.quantization, address.vector_type)
         if address.quantization == "4bit" and version < TURBOQUANT_VERSION:
             raise StoreError(
                 f"{address} has version {version[0]}.{version[1]}, which has no 4-bit quantization. "

@@ -34,7 +34,7 @@ class StoreAddress:
     timeout_s: float = 60.0
     retry_s: float = 120.0
     max_request_bytes: int = 32_000_000
-    # Of new collections; the embedded store has none of the three.
+    # Of new collections; `on_disk` is for a server.
     quantization: Quantization = "none"
     vector_type: VectorType = "float32"
     on_disk: OnDisk = "vectors"
