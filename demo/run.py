@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA_DIR = ROOT / ".demo"  # one directory per model, so that a changed model starts with an empty index
 SOURCE = "s3://corpus"
-QUERIES = ("cat", "two cats on the beach", "海边的两只熊猫")
+QUERIES = ("two cats on the beach", "two red cars on the road", "海边的两只熊猫")
 MINIMUM_CPUS = 4
 
 
@@ -114,7 +114,7 @@ def show(address: str, query: str) -> None:
 
 def wait(address: str) -> None:
     """Serve until Ctrl-C."""
-    example = f"{address}/v1/search?q=two+red+cars+on+the+road"
+    example = f"{address}/v1/search?q=two+cats+on+the+beach"
     say(f"Serving: open {address} in a browser, or try {example} and {address}/docs. Ctrl-C stops.")
     while True:
         time.sleep(3600)
