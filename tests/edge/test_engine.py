@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.edge.writing import id_of
+from viewfinder.edge import templates
 from viewfinder.edge.collection import UPDATES
 from viewfinder.edge.engine import Engine, SharedEngine
+from viewfinder.edge.groups import query_groups
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import _OPERATIONS
 from viewfinder.errors import StoreError, StoreUnavailableError
@@ -206,3 +208,37 @@ class _Interrupted:
 
     def recv(self) -> Any:
         raise KeyboardInterrupt
+
+
+def test_empty_shards_are_not_made_in_memory_that_is_nearly_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(templates, "_MIN_FREE_MEMORY", 2**60)
+    assert templates._folder(tmp_path) != tmp_path
+
+
+class Searched:
+    """A shard that counts the points it was asked for."""
+
+    def __init__(self, shard: Any) -> None:
+        self._shard = shard
+        self.points = 0
+
+    def query(self, request: Any) -> Any:
+        self.points += request.limit
+        return self._shard.query(request)
+
+
+def test_groups_of_a_field_with_few_values_do_not_search_all_points(tmp_path: Path) -> None:
+    engine = made(tmp_path)
+    for kind in ("x", "y"):
+        put(engine, *range(400 * ord(kind), 400 * ord(kind) + 400), kind=kind, both=[kind, "z"])
+    shard: Any = engine._open["a"]._shard
+    for field, values in (("kind", {"x", "y"}), ("both", {"x", "y", "z"})):
+        searched = Searched(shard._shard)
+        body = {"query": [1.0, 0, 0, 0], "using": "image", "group_by": field, "limit": 10, "group_size": 2}
+        groups = query_groups(searched, body)  # type: ignore[arg-type]
+        assert {each["id"] for each in groups} == values
+        assert all(len(each["hits"]) == 2 for each in groups)
+        assert searched.points < 100
+    engine.close()

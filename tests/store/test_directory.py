@@ -155,6 +155,16 @@ def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.parametrize("name", ["holder.json", "registry.json"])
+def test_a_directory_with_a_file_that_cannot_be_used_is_named_and_left_as_it_was(tmp_path: Path, name: str) -> None:
+    directory = store_directory(tmp_path)
+    (directory / name).mkdir(parents=True)
+    for _ in range(2):  # the first one has left it unlocked
+        with pytest.raises(StoreError, match=rf"{name}.*VIEWFINDER_DATA_DIR"), opened(tmp_path):
+            pass
+    assert {each.name for each in directory.iterdir()} == {name, "holder.lock"}
+
+
 def test_concurrent_writes_and_searches_lose_no_points(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         made = collection(store)

@@ -25,30 +25,29 @@ class _Groups:
         self._body = body
         self._field = str(body["group_by"])
         self._hits: dict[Any, list[Any]] = {}
-        self._complete = False
+        self._partial: set[Any] = set()
 
     def find(self, limit: int, size: int) -> None:
-        """Search for more and more hits, until they are of `limit` groups or all there are."""
+        """Search for hits of further groups, until there are `limit` groups or all.
+
+        Searches leave out hits of the groups found before: a field with few values would have all points searched.
+        """
         wanted = limit * size
-        while True:
-            found = self._search({"limit": wanted, "with_payload": [self._field]})
-            self._hits = {}
-            for hit in found:
-                for value in dict.fromkeys(_values(hit.payload or {}, self._field)):
-                    if value in self._hits or len(self._hits) < limit:
-                        self._hits.setdefault(value, []).append(hit)
-            self._complete = len(found) < wanted
-            if self._complete or len(self._hits) == limit:
+        while len(self._hits) < limit:
+            found = self._search({"limit": wanted, "with_payload": [self._field], **self._inside(*self._others())})
+            new = self._add(found, limit)
+            if len(found) < wanted:
                 return
-            wanted *= 4
+            self._partial.update(new)
+            if not new:
+                wanted *= 4
 
     def fill(self, size: int) -> None:
         """Search for the further hits of groups with fewer than `size`."""
-        for value, hits in self._hits.items():
-            if len(hits) < size and not self._complete:
-                same = {"key": self._field, "match": {"value": value}}
-                inside = {"must": [same, *filter(None, [self._body.get("filter")])]}
-                self._hits[value] = self._search({"limit": size, "with_payload": False, "filter": inside})
+        for value in self._partial:
+            if len(self._hits[value]) < size:
+                same = self._inside({"key": self._field, "match": {"value": value}})
+                self._hits[value] = self._search({"limit": size, "with_payload": False, **same})
 
     def answer(self, size: int) -> list[dict[str, Any]]:
         """Return the groups as JSON, their hits with the payload that was asked for."""
@@ -60,6 +59,25 @@ class _Groups:
             {"id": value, "hits": [{**point_json(hit), "payload": payloads.get(hit.id)} for hit in hits]}
             for value, hits in chosen.items()
         ]
+
+    def _add(self, found: list[Any], limit: int) -> dict[Any, list[Any]]:
+        """Add the groups of hits, up to `limit` in all, and return the new ones."""
+        new: dict[Any, list[Any]] = {}
+        for hit in found:
+            for value in dict.fromkeys(_values(hit.payload or {}, self._field)):
+                if value in new or (value not in self._hits and len(self._hits) + len(new) < limit):
+                    new.setdefault(value, []).append(hit)
+        self._hits |= new
+        return new
+
+    def _others(self) -> Iterator[dict[str, Any]]:
+        """Yield conditions for points with another value than those found; one has values of one type."""
+        for kind in (str, int):
+            if values := [each for each in self._hits if isinstance(each, kind)]:
+                yield {"key": self._field, "match": {"except": values}}
+
+    def _inside(self, *conditions: dict[str, Any]) -> dict[str, Any]:
+        return {"filter": {"must": [*conditions, *filter(None, [self._body.get("filter")])]}}
 
     def _search(self, changes: Mapping[str, Any]) -> list[Any]:
         return self._shard.query(query_request({**self._body, "offset": 0, **changes}))

@@ -21,6 +21,9 @@ from viewfinder.edge.copying import data_of, sync_directory, write_data
 
 _MEMORY = Path("/dev/shm")
 _PREFIX = "viewfinder-shard-"
+# A shard with its indexes takes 40 MB there until it is packed. Docker gives a container 64, and when these are used up
+# the kernel ends the process.
+_MIN_FREE_MEMORY = 256_000_000
 
 
 class TemplateFile(NamedTuple):
@@ -73,7 +76,7 @@ def create(place: ShardPlace) -> None:
 
 
 def _make(place: ShardPlace) -> Template:
-    memory = _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+    memory = _folder(_MEMORY)
     _remove_left(memory)
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=memory) as parent:
         directory = Path(parent) / "shard"
@@ -83,6 +86,12 @@ def _make(place: ShardPlace) -> Template:
             shard.update(field_index(name, schema))
         shard.close()
         return list(_files(directory))
+
+
+def _folder(memory: Path) -> Path:
+    """Return the folder in which empty shards are made: in memory, if there is enough of it."""
+    has_space = memory.is_dir() and shutil.disk_usage(memory).free >= _MIN_FREE_MEMORY
+    return memory if has_space else Path(tempfile.gettempdir())
 
 
 def _remove_left(memory: Path) -> None:

@@ -3,6 +3,7 @@
 `holder.lock` is locked while the directory is held, `holder.json` describes the holder.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -116,6 +117,9 @@ def open_directory(data_dir: Path, *, wait_s: float = LOCK_WAIT_S, ray_address: 
     lock = take_lock(directory, wait_s)
     try:
         return DirectoryClient(directory, lock, ray_address)
+    except OSError as error:
+        lock.close()
+        raise _unusable(directory, error) from error
     except BaseException:
         lock.close()
         raise
@@ -201,9 +205,18 @@ class DirectoryClient:
         self._client = EngineClient(self._engine)
         if (left := Holder.read(directory)) is not None and left.socket and left.host == socket.gethostname():
             remove_socket(left.socket)
-        self._socket = StoreSocket(self.call, directory)
-        record = json.dumps(asdict(Holder.here(ray_address, self._socket.path)))
-        (directory / "holder.json").write_text(record)
+        try:
+            self._socket = StoreSocket(self.call, directory)
+        except BaseException:
+            self._engine.close()
+            raise
+        try:
+            record = json.dumps(asdict(Holder.here(ray_address, self._socket.path)))
+            (directory / "holder.json").write_text(record)
+        except BaseException:
+            self._socket.close()
+            self._engine.close()
+            raise
 
     def call(self, method: str, **arguments: Any) -> Any:
         if self._closed:
@@ -256,15 +269,18 @@ def try_lock(path: Path) -> IO[str] | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     except OSError as error:
-        raise StoreError(
-            f"The embedded store cannot be opened in {path.parent}: {error}. Set VIEWFINDER_DATA_DIR."
-        ) from error
+        raise _unusable(path.parent, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None
     return file
+
+
+def _unusable(directory: Path, error: OSError) -> StoreError:
+    advice = "Free disk space" if error.errno == errno.ENOSPC else "Set VIEWFINDER_DATA_DIR"
+    return StoreError(f"The embedded store cannot be opened in {directory}: {error}. {advice}.")
 
 
 def busy_error(directory: Path) -> StoreBusyError:
