@@ -20,7 +20,7 @@ DIMENSION = 64
 COUNT = 120  # ids of points in each collection
 # Graphs of this many kilobytes of vectors, 24 points: they are built and replaced all the time.
 THRESHOLD_KB = 6
-QUIET_S = 0.02
+QUIET_S = 0.0
 
 Change = dict[str, Any]
 

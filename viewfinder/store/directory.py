@@ -30,7 +30,7 @@ from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
 
 logger = logging.getLogger(__name__)
 
-RECOMMENDED_MAX_POINTS = 1_000_000
+RECOMMENDED_MAX_POINTS = 200_000
 LARGE_STORE_ADVICE = (
     f"The embedded store has more than {RECOMMENDED_MAX_POINTS:,} points. A server scales further: "
     "start one with 'docker run -p 6333:6333 qdrant/qdrant', "

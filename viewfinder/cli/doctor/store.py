@@ -10,8 +10,8 @@ from viewfinder.settings import Settings
 if TYPE_CHECKING:
     from viewfinder.store.directory import Holder
 
-# A million points with image and caption at 512 dimensions.
-LARGE_STORE_BYTES = 6_000_000_000
+# 200,000 points: 6 kB each, with image and caption at 512 dimensions.
+LARGE_STORE_BYTES = 1_200_000_000
 _ANSWER_TIMEOUT_S = 5.0
 
 
