@@ -1,9 +1,11 @@
 """Exports on disk: complete, damaged, of another model, failed before."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from viewfinder.models.exporter import is_passing
 from viewfinder.models.exports import ExportMissingError, Exports, Manifest, sha256
 from viewfinder.models.text_length import TextLength
 
@@ -90,6 +92,32 @@ def test_an_interrupted_export_leaves_the_previous_one_and_no_files(exports: Exp
     assert exports.find(MODEL).file("text.bin").read_text() == "weights"
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next_one(exports: Exports, tmp_path: Path) -> None:
+    left = tmp_path / "exports" / f".{MODEL}-1.abc" / "made"
+    other = tmp_path / "exports" / ".another-1.abc"
+    for each in (left, other):
+        each.mkdir(parents=True)
+    (left / "text.bin").write_text("half")
+    publish(exports)
+    assert not left.parent.exists()
+    assert other.exists()
+    assert exports.find(MODEL).file("text.bin").read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (MemoryError(), True),
+        (OSError(errno.ENOENT, "No such file"), False),
+        (RuntimeError("unknown operation"), False),
+    ],
+)
+def test_a_full_disk_is_no_failure_of_the_model(error: Exception, passing: bool) -> None:
+    """Regression: the model was not exported again when there was space."""
+    assert is_passing(error) == passing
+
+
 def test_a_failure_is_kept_until_the_libraries_change(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(exports)
     exports.record_failure(MODEL, "unknown operation")
@@ -118,5 +146,6 @@ def test_one_process_exports_a_model_at_a_time(exports: Exports) -> None:
 
 def test_a_directory_that_cannot_be_written_has_a_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert Exports(tmp_path).writable() is None
-    assert "cannot be written" in str(Exports(tmp_path / "file").writable())
+    assert Exports(tmp_path).writable(1000) is None
+    assert "cannot be written" in str(Exports(tmp_path / "file").writable(1000))
+    assert "MB free" in str(Exports(tmp_path).writable(2**60))

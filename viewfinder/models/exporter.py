@@ -4,6 +4,7 @@ The child imports torch, needs three times the memory of the weights, and ends w
 reason for which it failed recorded (`viewfinder.models.exports`).
 """
 
+import errno
 import json
 import logging
 import os
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from viewfinder.models.exporter import main; main(sys.argv[1])"
 # torch's weights, their copies in the converter and in OpenVINO; and what the libraries take.
 _MEMORY_FACTOR, _MEMORY_BYTES = 4, 1024**3
+_SIZE_FACTOR, _SIZE_BYTES = 2.2, 20_000_000
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 _BEHIND = 19  # niceness
 _ANY = -1  # size of a dimension
 
@@ -62,7 +65,7 @@ def prepare(checkpoint: Checkpoint) -> Export:
         return exports.find(checkpoint.fingerprint)
     except ExportMissingError:
         pass
-    if (reason := exports.writable()) is None:
+    if (reason := exports.writable(_size(checkpoint))) is None:
         exports.forget_failure(checkpoint.fingerprint)
         ended = subprocess.run(_command(checkpoint, background=False), stdin=subprocess.DEVNULL, check=False)
         try:
@@ -77,7 +80,7 @@ def start(checkpoint: Checkpoint) -> str | None:
 
     The child outlives this process, which may end before it.
     """
-    if (reason := Exports.of_this_machine().writable()) is not None:
+    if (reason := Exports.of_this_machine().writable(_size(checkpoint))) is not None:
         return reason
     needed, available = checkpoint.weights.stat().st_size * _MEMORY_FACTOR + _MEMORY_BYTES, available_memory()
     if available is not None and available < needed:
@@ -86,6 +89,11 @@ def start(checkpoint: Checkpoint) -> str | None:
     # The child forks at once, so that init reaps the one that exports.
     subprocess.run(_command(checkpoint, background=True), start_new_session=True, check=False, **silent)  # type: ignore[call-overload]
     return None
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Return an upper bound of the size of an export: float32, of weights that may be float16."""
+    return round(checkpoint.weights.stat().st_size * _SIZE_FACTOR) + _SIZE_BYTES
 
 
 def _command(checkpoint: Checkpoint, *, background: bool) -> list[str]:
@@ -121,8 +129,15 @@ def _export(checkpoint: Checkpoint, exports: Exports) -> None:
             write_export(checkpoint, directory)
     # The converter and the tracer of torch raise any error for an operation that they do not know.
     except Exception as error:
+        if is_passing(error):
+            raise SystemExit(f"Model {checkpoint.name!r} was not exported: {error}") from error
         first = str(error).strip().partition("\n")[0]
         exports.record_failure(checkpoint.fingerprint, f"{type(error).__name__}: {first[:300]}")
+
+
+def is_passing(error: Exception) -> bool:
+    """Return True for an error of the machine at that moment, not of the model: the next process tries again."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING)
 
 
 def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:

@@ -119,7 +119,12 @@ class Exports:
 
     @contextlib.contextmanager
     def publish(self, fingerprint: str) -> Iterator[Path]:
-        """Yield an empty directory; it takes the place of the model's export at the end, unless there is an error."""
+        """Yield an empty directory; it takes the place of the model's export at the end, unless there is an error.
+
+        Call it within `alone`: it removes what killed processes have left.
+        """
+        for left in self._directory.glob(f".{_name(fingerprint)}.*/"):
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{_name(fingerprint)}.", dir=self._directory) as folder:
             made = Path(folder) / "made"
             made.mkdir()
@@ -140,14 +145,17 @@ class Exports:
         """Let the next process try again."""
         self._failed(fingerprint).unlink(missing_ok=True)
 
-    def writable(self) -> str | None:
-        """Return None, or the reason for which nothing can be exported."""
+    def writable(self, size: int) -> str | None:
+        """Return None, or the reason for which no export of so many bytes can be written."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._directory):
-                return None
+                free = shutil.disk_usage(self._directory).free
         except OSError as error:
             return f"{self._directory} cannot be written ({error.strerror})"
+        if free < size:
+            return f"an export takes {size / 1e6:,.0f} MB on disk, and {self._directory} has {free / 1e6:,.0f} MB free"
+        return None
 
     def _failed(self, fingerprint: str) -> Path:
         return self._directory / f"{_name(fingerprint)}.failed.json"
