@@ -283,7 +283,7 @@ def _write_until_built(store: Store, collection: Collection, points: int) -> int
         _write(store, collection, range(points + written, points + written + step))
         written += step
         info = store.connection.call("get_collection", collection_name=collection.name)
-        if info.status == models.CollectionStatus.GREEN:
+        if (info.indexed_vectors_count or 0) >= points:
             return written
         time.sleep(0.2)
 
