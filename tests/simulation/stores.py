@@ -139,7 +139,11 @@ class SimulatedEngine:
         directory.mkdir()
         self._engine = Engine(directory, durable=False)
         self._client = EngineClient(self._engine)
-        self.aliases = self._engine.registry.aliases
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The collections by alias; a change that is refused makes another dictionary of them."""
+        return self._engine.registry.aliases
 
     @property
     def collections(self) -> list[str]:
