@@ -103,7 +103,7 @@ def measure_swap(quick: bool) -> Measurement:
 
 @dataclass(frozen=True)
 class Large:
-    """What was measured with a large store."""
+    """Measurements of one large store."""
 
     points: int
     load_per_s: float

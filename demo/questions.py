@@ -30,7 +30,7 @@ class Question:
 
 
 def questions() -> dict[str, list[Question]]:
-    """What people type first, by kind: every thing's name, two of every thing, every thing in every place."""
+    """Short queries by kind: the name of each thing, two of each thing, each thing in each place."""
     english = [(thing, thing.names[0].removeprefix("~")) for thing in THINGS]
     chinese = [(thing, thing.names_zh[0]) for thing in THINGS]
     return {

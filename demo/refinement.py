@@ -30,7 +30,7 @@ _ENCODED_AT_ONCE = 64
 
 
 def image_features(model: open_clip.CLIP, images: torch.Tensor) -> torch.Tensor:
-    """What the image tower projects, float32 [N, width], of images uint8 [N, 3, S, S]."""
+    """Features before the projection of the image tower, float32 [N, width], of images uint8 [N, 3, S, S]."""
     mean, std = (torch.tensor(PREPROCESS[name]).view(3, 1, 1) for name in ("mean", "std"))
     projection, model.visual.proj = model.visual.proj, None
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Empty shards, to begin collections with.
 
 The engine syncs each of the 180 files of a shard with 17 indexes: 4 s on a disk, 0.3 s in memory. So an empty shard is
-made in memory, and unpacked where the collection shall be; a further collection of the same kind takes 20 ms.
+made in memory, and unpacked into the folder of the collection; a further collection of the same kind takes 20 ms.
 """
 
 import json

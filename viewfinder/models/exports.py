@@ -30,7 +30,7 @@ _MANIFEST = "manifest.json"
 
 
 class ExportMissingError(Exception):
-    """There is no usable export; its text says why. `retry` is False if another attempt would fail in the same way."""
+    """Raised without a usable export, with the reason. `retry` is False if another attempt would fail too."""
 
     def __init__(self, reason: str, *, retry: bool = True) -> None:
         super().__init__(reason)
