@@ -13,6 +13,7 @@ from viewfinder.indexing.rows import Row, table_of
 from viewfinder.indexing.write import write_rows
 from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.uris import point_id
+from viewfinder.sources.versions import Version
 from viewfinder.store import Collection, Store, StoreAddress
 from viewfinder.store.records import PointBatch, StoredPoint
 from viewfinder.store.schema import ModelIdentity
@@ -52,6 +53,11 @@ def row(name: str, vector: list[float], **columns: Any) -> Row:
         "image_vector": np.array(vector, np.float32).tobytes(),
     }
     return made | columns  # type: ignore[return-value]
+
+
+def version(etag: str, last_modified: str = "") -> dict[str, Any]:
+    """The version of a point that exists."""
+    return Version(etag, last_modified=last_modified)._asdict()
 
 
 def write(store: Store, collection: Collection, *rows: Row) -> dict[str, int]:
@@ -110,8 +116,8 @@ def test_the_later_content_of_two_runs_stays(store: Store, collection: Collectio
     """One run compares and reads an object, the other writes its next content, and then the first one writes."""
     later = row("image", [0.0, 1.0], etag="e3", last_modified="2026-01-03T00:00:00Z")
     write_rows(store, collection, table_of([later]), run_id="later", batch_size=128)
-    for exists, known in ((False, None), (True, "e1")):
-        own = row("image", [1.0, 0.0], etag="e2", last_modified=modified, exists=exists, stored_etag=known)
+    for known in (None, version("e1")):
+        own = row("image", [1.0, 0.0], etag="e2", last_modified=modified, exists=known is not None, stored=known)
         write(store, collection, own)
     (record,) = store.points.iterate(collection)
     assert (record.payload["run_id"], record.payload["etag"]) == (kept, "e3" if kept == "later" else "e2")
@@ -128,12 +134,13 @@ def test_the_hash_of_the_image_follows_its_content(store: Store, collection: Col
     assert stored_hash() == first
     caption = CaptionRecord.of("a cat")
     changes = {"caption": caption.caption, "caption_hash": caption.caption_hash, "caption_details": caption.details}
-    changes |= {"action": "caption", "caption_applies": True, "image_vector": None, "exists": True, "stored_etag": "e1"}
+    changes |= {"action": "caption", "caption_applies": True, "image_vector": None}
+    changes |= {"exists": True, "stored": version("e1")}
     write(store, collection, row("image", [1.0, 0.0], etag="e1", **changes))
     assert stored_hash() == first
-    write(store, collection, row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1", image_hash=second))
+    write(store, collection, row("image", [0.0, 1.0], etag="e2", exists=True, stored=version("e1"), image_hash=second))
     assert stored_hash() == second
-    write(store, collection, row("image", [0.0, 1.0], etag="e3", exists=True, stored_etag="e2"))
+    write(store, collection, row("image", [0.0, 1.0], etag="e3", exists=True, stored=version("e2")))
     assert stored_hash() is None
 
 
@@ -180,13 +187,27 @@ def test_a_later_content_that_another_run_writes_at_the_same_moment_stays(
 ) -> None:
     """Both runs had found the point out of date, and the one with the older content wrote it last."""
     write(store, collection, row("image", [1.0, 0.0], etag="e1", last_modified="2026-01-01T00:00:00Z"))
-    older = row("image", [0.0, 1.0], etag="e2", last_modified="2026-01-02T00:00:00Z", exists=True, stored_etag="e1")
-    later = row("image", [0.6, 0.8], etag="e3", last_modified="2026-01-03T00:00:00Z", exists=True, stored_etag="e1")
+    known = {"exists": True, "stored": version("e1", "2026-01-01T00:00:00Z")}
+    older = row("image", [0.0, 1.0], etag="e2", last_modified="2026-01-02T00:00:00Z", **known)
+    later = row("image", [0.6, 0.8], etag="e3", last_modified="2026-01-03T00:00:00Z", **known)
     meanwhile(interleaved, lambda: write_rows(store, collection, table_of([later]), run_id="s", batch_size=9))
     assert write(interleaved, collection, older) == {"indexed": 1, "failed": 0, "stale": 0}
     point = stored(store, collection)
     assert point.payload["etag"] == "e3"
     np.testing.assert_allclose(point.vectors["image"], [0.6, 0.8], atol=1e-6)
+
+
+def test_of_two_runs_the_later_content_stays_where_all_etags_are_the_same(store: Store, collection: Collection) -> None:
+    """One ETag for all objects: the run with the older content took the later one for the point that it compared."""
+    first, second, third = (f"2026-01-0{day}T00:00:00Z" for day in (1, 2, 3))
+    write(store, collection, row("image", [1.0, 0.0], etag="", size=7, last_modified=first))
+    known = {"exists": True, "stored": Version("", 7, first)._asdict()}
+    later = row("image", [0.6, 0.8], etag="", size=7, last_modified=third, **known)
+    older = row("image", [0.0, 1.0], etag="", size=7, last_modified=second, **known)
+    failure = {"action": "failed", "stage": "decode", "reason": "truncated", "message": "", "permanent": True}
+    for each in (later, older, older | failure):
+        write(store, collection, each)
+    assert stored(store, collection).payload["last_modified"] == third
 
 
 @pytest.mark.parametrize("moment", ["before the write", "during the write"])
@@ -195,7 +216,7 @@ def test_a_point_that_another_run_prunes_after_the_comparison_is_written_again(
 ) -> None:
     """Regression: the object was missing when the other run listed it, came back, and was lost until the next run."""
     write(store, collection, row("image", [1.0, 0.0], etag="e1"))
-    back = row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1", **captioned("a cat"))
+    back = row("image", [0.0, 1.0], etag="e2", exists=True, stored=version("e1"), **captioned("a cat"))
     if moment == "before the write":
         store.points.delete(collection, [back["id"]])
     else:
@@ -211,7 +232,7 @@ def test_a_point_that_is_taken_down_during_the_write_stays_deleted(
 ) -> None:
     """It was written again like a pruned one, and could be found until the end of the run."""
     write(store, collection, row("image", [1.0, 0.0], etag="e1"))
-    changed = row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1")
+    changed = row("image", [0.0, 1.0], etag="e2", exists=True, stored=version("e1"))
     meanwhile(interleaved, lambda: store.take_down("images", {changed["id"]: changed["uri"]}))
     write(interleaved, collection, changed)
     assert store.points.count(collection) == 0
@@ -264,7 +285,7 @@ def test_a_caption_and_a_content_that_two_runs_write_at_the_same_moment_both_sta
 ) -> None:
     write(store, collection, row("image", [1.0, 0.0], etag="e1"))
     caption = row("image", [], image_vector=None, action="caption", exists=True, **captioned("a cat"))
-    changed = row("image", [0.0, 1.0], etag="e2", exists=True, stored_etag="e1")
+    changed = row("image", [0.0, 1.0], etag="e2", exists=True, stored=version("e1"))
     meanwhile(interleaved, lambda: write_rows(store, collection, table_of([caption]), run_id="s", batch_size=9))
     write(interleaved, collection, changed)
     point = stored(store, collection)
@@ -280,7 +301,7 @@ def test_a_record_without_a_text_keeps_the_text_that_another_run_writes_at_the_s
 ) -> None:
     if exists:
         write(store, collection, row("image", [1.0, 0.0], etag="e1"))
-    blank = captioned(None, keeps_text=True, action=action, exists=exists, stored_etag="e1" if exists else None)
+    blank = captioned(None, keeps_text=True, action=action, exists=exists, stored=version("e1") if exists else None)
     vector = {"image_vector": None} if action == "caption" else {}
     own = row("image", [0.0, 1.0], etag="e2", **blank | vector)
     other = row("image", [1.0, 0.0], etag="e1", exists=exists, **captioned("a cat"))
@@ -302,8 +323,8 @@ def test_a_content_that_another_run_writes_is_not_deleted_for_a_broken_one(
 ) -> None:
     write(store, collection, row("image", [1.0, 0.0], etag="e1"))
     failure: Any = {"action": "failed", "stage": "decode", "reason": "corrupt", "message": "", "permanent": True}
-    broken = row("image", [], etag="e2", image_vector=None, exists=True, stored_etag="e1", **failure)
-    good = row("image", [0.0, 1.0], etag="e3", exists=True, stored_etag="e1")
+    broken = row("image", [], etag="e2", image_vector=None, exists=True, stored=version("e1"), **failure)
+    good = row("image", [0.0, 1.0], etag="e3", exists=True, stored=version("e1"))
     meanwhile(interleaved, lambda: write_rows(store, collection, table_of([good]), run_id="s", batch_size=9))
     write(interleaved, collection, broken)
     assert stored(store, collection).payload["etag"] == "e3"

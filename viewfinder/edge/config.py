@@ -22,6 +22,8 @@ _KINDS = {
     "text": (qdrant_edge.PayloadSchemaType.Text, qdrant_edge.TextIndexParams),
 }
 _INDEX_OPTIONS = ("scoring", "on_disk")
+# With more, each call waits until threads have been woken, which takes a millisecond on a busy machine.
+SEARCH_THREADS = 1
 
 
 def shard_config(
@@ -42,6 +44,7 @@ def shard_config(
         sparse_vectors=none,
         optimizers=optimizers,
         hnsw_config=qdrant_edge.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000),
+        max_search_threads=SEARCH_THREADS,
         wal_enabled=durable,
     )
 

@@ -171,7 +171,7 @@ class Compare:
             row["caption"] = row["caption_hash"] = row["caption_details"] = None
         row["count"], row["caption_applies"] = 1, applies
         row["exists"], row["had_failure"] = state is not None, failure is not None
-        row["stored_etag"] = None if state is None else state.etag
+        row["stored"] = None if state is None else version_of_state(state)._asdict()
         row["action"], row["live"] = "index", None
         if row["skip"] in ("hidden", "video"):
             return _skip(row, row["skip"], state)

@@ -15,7 +15,7 @@ Rows never disappear: the counts returned by the write stage add up to the numbe
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypedDict, get_args
+from typing import Any, Literal, Self, TypedDict, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ SCHEMA: pa.Schema = pa.schema(
         ("action", pa.string()),
         ("count", pa.int64()),
         ("exists", pa.bool_()),
-        ("stored_etag", pa.string()),
+        ("stored", pa.struct([("etag", pa.string()), ("size", pa.int64()), ("last_modified", pa.string())])),
         ("live", pa.bool_()),
         ("had_failure", pa.bool_()),
         ("crashes", pa.list_(pa.string())),
@@ -70,7 +70,7 @@ class Row(TypedDict, total=False):
     action: Action
     count: int
     exists: bool  # the collection has its point; of a skipped object: the point is of one of its sources
-    stored_etag: str | None  # of the point that exists
+    stored: dict[str, Any] | None  # the version that the point was made from, if it exists
     live: bool | None  # the live collection has its image, if this one is built beside it
     had_failure: bool
     crashes: list[str] | None  # earlier ones with this content: see `viewfinder.indexing.failures`

@@ -183,7 +183,7 @@ def _is_outdated(state: PointState, row: Row) -> bool:
     if is_same(version_of_state(state), version_of(row)):
         return False
     is_later = bool(row["last_modified"]) and state.last_modified > row["last_modified"]
-    return not (is_later and state.etag != row["stored_etag"])
+    return not (is_later and version_of_state(state) != version_of(row["stored"] or {}))
 
 
 def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
@@ -225,10 +225,10 @@ def _write_failures(
 
 def _delete_replaced(store: Store, collection: Collection, rows: Sequence[Row]) -> None:
     """Delete the points of these rows, except those that another run has written since the comparison."""
-    compared = {row["id"]: row["stored_etag"] for row in rows}
+    compared = {row["id"]: version_of(row["stored"] or {}) for row in rows}
     if compared:
         states = store.points.states(collection, list(compared))
-        same = {id_: state for id_, state in states.items() if state.etag == compared[id_]}
+        same = {id_: state for id_, state in states.items() if version_of_state(state) == compared[id_]}
         store.points.delete_unchanged(collection, same)
 
 

@@ -50,7 +50,12 @@ def is_same(known: Version, listed: Version) -> bool:
         if _is_digest(listed):
             return True
         return not (known.last_modified and listed.last_modified) or known.last_modified == listed.last_modified
-    sizes = known.size >= 0 and listed.size >= 0
+    return has_size_and_time(known, listed)
+
+
+def has_size_and_time(known: Version, listed: Version) -> bool:
+    """Return True if both have the same size and the same time of the last change, whatever their ETags."""
+    sizes = 0 <= known.size == listed.size
     return sizes and bool(listed.last_modified) and known.last_modified == listed.last_modified
 
 
