@@ -54,6 +54,17 @@ def test_collections_aliases_and_metadata_survive_closing(tmp_path: Path) -> Non
     engine.close()
 
 
+def test_the_log_is_short_however_much_was_written(tmp_path: Path) -> None:
+    """A store of 200,000 points that was killed read its log for a minute, and copied it for the graphs."""
+    engine = SharedEngine(tmp_path, flush_points=10)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    for number in range(25):
+        put(engine, number)
+    (log,) = tmp_path.glob("shards/*/wal/first-index")
+    assert json.loads(log.read_text())["ack_index"] == 19
+    engine.close()
+
+
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     engine = made(tmp_path)
     actions = [

@@ -21,6 +21,7 @@ COUNT = 120  # ids of points in each collection
 # Graphs of this many kilobytes of vectors, 24 points: they are built and replaced all the time.
 THRESHOLD_KB = 6
 QUIET_S = 0.0
+FLUSH_POINTS = 50
 
 Change = dict[str, Any]
 
@@ -81,7 +82,7 @@ def opened(directory: Path, quiet_s: float = QUIET_S) -> SharedEngine:
 class _LockedEngine(SharedEngine):
     def __init__(self, directory: Path, lock: IO[str], quiet_s: float) -> None:
         self._lock_file = lock
-        super().__init__(directory, [lock.fileno()], quiet_s=quiet_s)
+        super().__init__(directory, [lock.fileno()], quiet_s=quiet_s, flush_points=FLUSH_POINTS)
 
     def close(self) -> None:
         super().close()

@@ -2,12 +2,13 @@
 
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from viewfinder.edge.refusal import Refusal
+from viewfinder.edge.updates import points_in
 from viewfinder.errors import StoreError, StoreUnavailableError
 
 UPDATES = frozenset({"PUT index", "PUT points", "POST points/delete", "POST points/payload"})
@@ -47,7 +48,8 @@ class OpenCollection:
             return self._read(operation, body)
         with self._updates:
             answer = self._shard.answer(operation, body)
-            self.unbuilt += _points_in(operation, body)
+            if operation == "PUT points":
+                self.unbuilt += points_in(body)
             if self._log is not None:
                 self._log.write((operation, body))
             return answer
@@ -154,9 +156,3 @@ def _repeat(log: _Log, shard: OpenShard) -> None:
             shard.answer(operation, body)
         except Refusal as refused:  # the former shard did not; the disk may be full now
             raise StoreError(f"Updates made meanwhile could not be repeated: {refused}.") from refused
-
-
-def _points_in(operation: str, body: Mapping[str, Any]) -> int:
-    if operation != "PUT points":
-        return 0
-    return len(body["batch"]["ids"] if "batch" in body else body["points"])

@@ -16,7 +16,7 @@ from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal, missing_collection
 from viewfinder.edge.registry import CollectionEntry, Registry
 from viewfinder.edge.shard import Shard
-from viewfinder.edge.templates import ShardPlace
+from viewfinder.edge.templates import FLUSH_POINTS, ShardPlace
 from viewfinder.errors import StoreError, StoreUnavailableError
 
 VERSION = "1.20.0"
@@ -41,6 +41,7 @@ class Engine:
         self._open_shard = open_shard
         self._durable = durable
         self._min_free_bytes = 0
+        self._flush_points = FLUSH_POINTS
         self._lock = threading.RLock()
         self._open: dict[str, OpenCollection] = {}
         self._opening: dict[str, threading.Lock] = {}
@@ -215,6 +216,7 @@ class Engine:
             dict(entry.indexes),
             durable=self._durable,
             min_free_bytes=self._min_free_bytes,
+            flush_points=self._flush_points,
         )
 
     def _entry(self, name: str) -> CollectionEntry:
@@ -240,8 +242,7 @@ class SharedEngine(Engine):
     """An engine with a process for each collection, whose graphs are built in the background.
 
     Safe to share between threads. The processes keep the files in `inherited` open (see `ShardProcess`). `quiet_s` is
-    the time without a write after which graphs are built. With less free disk space than `min_free_bytes` writes are
-    refused.
+    the time without a write after which graphs are built. `ShardPlace` explains `min_free_bytes` and `flush_points`.
     """
 
     def __init__(
@@ -251,10 +252,12 @@ class SharedEngine(Engine):
         *,
         quiet_s: float = QUIET_S,
         min_free_bytes: int = MIN_FREE_BYTES,
+        flush_points: int = FLUSH_POINTS,
     ) -> None:
         open_shard = functools.partial(ShardProcess, inherited=inherited)
         super().__init__(directory, open_shard)
         self._min_free_bytes = min_free_bytes
+        self._flush_points = flush_points
         self._graphs = Graphs(self._needs, open_shard, self._adopt, self._is_adopted, quiet_s=quiet_s)
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ class Shard:
 
     def __init__(self, place: ShardPlace) -> None:
         self._place = place
+        self._unflushed = 0
         try:
             self._shard = _open(place)
         except OSError as error:
@@ -59,6 +60,10 @@ class Shard:
         if free < self._place.min_free_bytes:
             raise Refusal(500, f"No space left on device: {free // 10**6:,} MB are free")
         self._shard.update(operation(body))
+        self._unflushed += updates.points_in(body)
+        if self._place.durable and self._unflushed >= self._place.flush_points:
+            self._shard.flush()
+            self._unflushed = 0
         return {"operation_id": 0, "status": "completed"}
 
     def _create_index(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def set_payload(body: Mapping[str, Any]) -> qdrant_edge.UpdateOperation:
     return qdrant_edge.UpdateOperation.set_payload(body["points"], payload, key)
 
 
+def points_in(body: Mapping[str, Any]) -> int:
+    """Return the number of points that an update names; 1 if it has a filter."""
+    return len(body["batch"]["ids"]) if "batch" in body else len(body.get("points") or [None])
+
+
 def _of_columns(batch: Mapping[str, Any]) -> Iterator[qdrant_edge.Point]:
     payloads = batch.get("payloads") or [None] * len(batch["ids"])
     vectors = batch.get("vectors") or {}
