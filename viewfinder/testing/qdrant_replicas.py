@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.edge.engine import Engine
+from viewfinder.testing.lazy_engine import LazyEngine
 
 # How long a write with weak ordering waits for another one to cross it.
 _CROSSING_S = 0.2
@@ -35,7 +36,7 @@ class Replicas:
         folders = [Path(self._temporary.name, str(node)) if path is None else path for node in range(count)]
         for each in folders:
             each.mkdir(exist_ok=True)
-        self.stores = [Engine(each, durable=path is not None) for each in folders]
+        self.stores = [LazyEngine(each, durable=path is not None) for each in folders]
         self._locks = [threading.Lock() for _ in self.stores]
         self._ordered = threading.Lock()
         self._crossing = threading.Barrier(2)
