@@ -135,3 +135,14 @@ def _move_images_to_their_captions(index: Index) -> None:
         [each.id for each in records], [each.payload for each in records], image=vectors, caption=vectors
     )
     index.store.points.upsert(index.live, batch, wait=True)
+
+
+@pytest.mark.parametrize(("measured", "status"), [([90.0, 9.0], 0), ([90.0, 90.0], 1)], ids=["once", "twice"])
+def test_only_a_collection_that_is_slow_twice_is_refused(
+    index: Index, monkeypatch: pytest.MonkeyPatch, measured: list[float], status: int
+) -> None:
+    """Another program had taken the processor, and a model change of hours was refused."""
+    times = iter(measured)
+    monkeypatch.setattr("viewfinder.reindexing.verify.search_times_ms", lambda *_, **__: [[next(times)], [8.0]])
+    assert index.reindex() == status
+    assert next(times, None) is None

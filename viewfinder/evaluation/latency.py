@@ -15,11 +15,14 @@ def search_times_ms(
 ) -> list[list[float]]:
     """Time `count` single searches of each collection, in milliseconds; `vectors` are float32 [N, D] for each.
 
-    The collections take turns, so that other load on the machine affects all of them equally.
+    The collections take turns, in one order and then in the other, so that other load on the machine affects all of
+    them equally.
     """
     times: list[list[float]] = [[] for _ in collections]
+    turns = list(zip(collections, vectors, times, strict=True))
     for number in range(-_WARM_UP, count):
-        for collection, candidates, spent in zip(collections, vectors, times, strict=True):
+        turns.reverse()
+        for collection, candidates, spent in turns:
             began = time.perf_counter()
             store.search.nearest(collection, candidates[number % len(candidates)], limit=LIMIT, with_payload=False)
             if number >= 0:
