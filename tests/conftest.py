@@ -1,6 +1,7 @@
 """Shared fixtures: one S3 endpoint and one Ray per session, started by the first test that uses them."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -76,6 +77,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if on_ray and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
     items.sort(key=lambda item: not _needs_ray(item))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections, which took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -115,7 +115,7 @@ class Engine:
                 entry = self._entry(name)
                 entry.indexes[body["field_name"]] = body["field_schema"]
             # Indexes of a collection without points are made together with its shard: 17 in the time of one.
-            is_made = name in self._open or self._place(entry).directory.exists()
+            is_made = self._is_made(name, entry)
         if is_made:
             return self._answer(name, "PUT index", body)
         return {"operation_id": 0, "status": "completed"}
@@ -123,7 +123,7 @@ class Engine:
     def _describe(self, name: str, _: Any) -> dict[str, Any]:
         name = self._resolve(name)
         entry = self._entry(name)
-        counts = self._answer(name, "GET info", None)
+        counts = self._answer(name, "GET info", None) if self._is_made(name, entry) else _EMPTY
         return {
             "status": self._status(name),
             "optimizer_status": "ok",
@@ -219,6 +219,10 @@ class Engine:
             flush_points=self._flush_points,
         )
 
+    def _is_made(self, name: str, entry: CollectionEntry) -> bool:
+        """Return False for a collection without a shard: it never had a point, or a request about points."""
+        return name in self._open or self._place(entry).directory.exists()
+
     def _entry(self, name: str) -> CollectionEntry:
         if (entry := self.registry.collections.get(name)) is None:
             raise missing_collection(name)
@@ -292,6 +296,7 @@ class SharedEngine(Engine):
         return "yellow" if is_due or self._graphs.building == name else "green"
 
 
+_EMPTY = {"points_count": 0, "indexed_vectors_count": 0, "segments_count": 1}
 _OPTIMIZERS = {
     "deleted_threshold": 0.2,
     "vacuum_min_vector_number": 1000,

@@ -4,6 +4,7 @@ It tests the requests, API keys, timeouts and injected faults; `qdrant_rules` ad
 engine does not, `qdrant_replicas` a cluster.
 """
 
+import functools
 import json
 import re
 import socket
@@ -87,10 +88,8 @@ class QdrantDouble:
         self.requests: list[Request] = []
         self.invalid: list[str] = []
         self.faults = deque(faults)
-        document = None if openapi is None else json.loads(openapi.read_text())
-        if document is not None and parse_version(version) >= BM25_VERSION:
-            document = with_text_query(document)
-        self._specification = None if document is None else Specification(document)
+        has_text_query = parse_version(version) >= BM25_VERSION
+        self._specification = None if openapi is None else _specification(openapi, with_text=has_text_query)
         self._replicas = Replicas(nodes, path)
         self._rules = Rules(parse_version(version), strict=strict)
         self.max_request_bytes = max_request_bytes
@@ -260,6 +259,12 @@ def _rest_result(value: Any) -> dict[str, Any]:
 
 def _error(message: str) -> dict[str, Any]:
     return {"result": None, "status": {"error": message}, "time": 0.0}
+
+
+@functools.cache
+def _specification(path: Path, *, with_text: bool) -> Specification:
+    document = json.loads(path.read_text())
+    return Specification(with_text_query(document) if with_text else document)
 
 
 class _Node:
