@@ -12,8 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION = $(shell sed -n 's/^ARG UV_VERSION=//p' infra/Dockerfile)
 READY := $(VENV)/.ready
-# Two processes: most of the time of a test is waiting. tests/conftest.py gives all tests with a Ray to one of them.
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Three processes: tests also wait. tests/conftest.py gives all tests with a Ray to one of them.
+PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20

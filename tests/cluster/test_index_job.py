@@ -217,7 +217,8 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals, ray: str
         return job.returncode, output.read()
 
 
-@pytest.mark.parametrize("ray", ["", pytest.param("local", marks=pytest.mark.full)])
+@pytest.mark.full  # the simulation kills runs at every step
+@pytest.mark.parametrize("ray", ["", "local"])
 @pytest.mark.chaos("Ray", "the driver is killed, the job run again")
 def test_a_killed_job_that_is_run_again_gives_the_same_points(world: World, qdrant: QdrantDouble, ray: str) -> None:
     names = [f"{number:04}.jpg" for number in range(120)]

@@ -65,6 +65,7 @@ def test_a_small_job_starts_no_ray(world: World, tmp_path: Path) -> None:
     assert set(world.points) == {"0.jpg", "1.jpg"}
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_session")
 def test_the_driver_writes_to_an_embedded_store_that_workers_cannot_reach(tmp_path: Path, tiny_model: str) -> None:

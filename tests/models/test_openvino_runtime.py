@@ -255,8 +255,12 @@ LOCAL_SEARCH = f"""
 
 @pytest.mark.parametrize(
     "path",
-    [REPLICA, EVALUATION, ENCODE_ACTOR, LOCAL_SEARCH],
-    ids=["replica", "evaluation", "encode_actor", "local_search"],
+    [
+        pytest.param(REPLICA, id="replica"),
+        pytest.param(EVALUATION, id="evaluation", marks=pytest.mark.full),
+        pytest.param(ENCODE_ACTOR, id="encode_actor", marks=pytest.mark.full),
+        pytest.param(LOCAL_SEARCH, id="local_search", marks=pytest.mark.full),
+    ],
 )
 def test_nothing_on_a_cpu_imports_torch_once_a_model_is_exported(prepared: Path, tmp_path: Path, path: str) -> None:
     runtime, heavy = in_process(path, str(tmp_path), HF_HOME=str(prepared), VIEWFINDER_RUNTIME="auto")

@@ -127,7 +127,7 @@ def linked(wheel: Path, description: Message, extra: str, directory: Path) -> En
     return environment
 
 
-@pytest.fixture(scope="session", params=["local", pytest.param("all", marks=pytest.mark.full)])
+@pytest.fixture(scope="session", params=["local", "all"])
 def installed(
     request: pytest.FixtureRequest, wheel: Path, description: Message, tmp_path_factory: pytest.TempPathFactory
 ) -> Environment:
@@ -157,6 +157,7 @@ def index_and_search(environment: Environment, images: Path) -> None:
     assert {Path(hit["uri"]).name for hit in hits} <= {path.name for path in images.iterdir()}
 
 
+@pytest.mark.full
 def test_an_extra_indexes_and_searches(installed: Environment, images: Path) -> None:
     index_and_search(installed, images)
 

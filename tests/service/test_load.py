@@ -140,6 +140,7 @@ async def test_a_replica_is_warm_before_its_first_request(client: httpx.AsyncCli
     assert first.json()["hits"]
 
 
+@pytest.mark.full
 @pytest.mark.cluster
 async def test_many_clients_with_every_kind_of_query_get_no_error(client: httpx.AsyncClient, address: str) -> None:
     hits = (await search(client, 0)).json()["hits"]
