@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def test_the_log_is_short_however_much_was_written(tmp_path: Path) -> None:
         put(engine, number)
     (log,) = tmp_path.glob("shards/*/wal/first-index")
     assert json.loads(log.read_text())["ack_index"] == 19
+    engine.close()
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    """It was made again, without points: searches found nothing, and nobody was told."""
+    engine = made(tmp_path)
+    put(engine, 1)
+    engine.close()
+    (folder,) = (tmp_path / "shards").iterdir()
+    shutil.rmtree(folder)
+    engine = Engine(tmp_path)
+    for method, path in (("POST", "/collections/a/points/count"), ("GET", "/collections/a")):
+        with pytest.raises(Refusal, match=f"{folder} is missing. Restore it from a backup"):
+            engine.answer(method, path, {})
+    assert engine.answer("DELETE", "/collections/a")
     engine.close()
 
 

@@ -6,6 +6,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -194,12 +195,22 @@ class Engine:
                 if (opened := self._open.get(name)) is not None:
                     return opened
             entry = self._entry(name)
-            opened = OpenCollection(name, self._open_shard(self._place(entry)), entry.graph_points)
+            place = self._place(entry)
+            if entry.is_made and not place.directory.exists():
+                raise Refusal(
+                    500,
+                    f"The points of collection {name!r} are gone: {place.directory} is missing. Restore it from a "
+                    f"backup, or delete {self._directory} and index again",
+                )
+            opened = OpenCollection(name, self._open_shard(place), entry.graph_points)
             with self._lock:
                 current = self.registry.collections.get(name)
                 is_late = self._closed or current is None or current.shard != entry.shard
-                if not is_late:
+                if current is not None and not is_late:
                     self._open[name] = opened
+                    if not current.is_made:
+                        with suppress(OSError), self.registry.changed():  # a full disk: noted at another opening
+                            current.is_made = True
             if is_late:
                 opened.close()
                 raise StoreUnavailableError(f"Collection {name!r} was dropped or closed while it was opened.")
@@ -221,7 +232,7 @@ class Engine:
 
     def _is_made(self, name: str, entry: CollectionEntry) -> bool:
         """Return False for a collection without a shard: it never had a point, or a request about points."""
-        return name in self._open or self._place(entry).directory.exists()
+        return name in self._open or entry.is_made or self._place(entry).directory.exists()
 
     def _entry(self, name: str) -> CollectionEntry:
         if (entry := self.registry.collections.get(name)) is None:

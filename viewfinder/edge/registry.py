@@ -23,7 +23,7 @@ NAME = "registry.json"
 class CollectionEntry:
     """One collection: the folder of its shard, and what it was created with. `indexes` maps fields to schemas.
 
-    `graph_points` is the number of points of which graphs were built.
+    `graph_points` is the number of points of which graphs were built. With `is_made` the folder exists.
     """
 
     shard: str
@@ -32,6 +32,7 @@ class CollectionEntry:
     indexes: dict[str, Any] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
     graph_points: int = 0
+    is_made: bool = False
 
 
 class Registry:
