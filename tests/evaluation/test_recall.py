@@ -10,8 +10,9 @@ import pytest
 
 from viewfinder.evaluation.recall import approximate_recall, shared_captions
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, PointBatch, Search, Store, StoreAddress, StoredHit, open_local
+from viewfinder.store import Collection, PointBatch, Search, Store, StoredHit
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.memory_store import open_in_memory
 
 IDS = [point_id(f"s3://b/{number}") for number in range(4)]
 
@@ -52,7 +53,7 @@ def collection_with(store: Store, name: str, captions: dict[str, str]) -> Collec
 
 
 def test_shared_captions_are_those_that_are_equal_in_both_collections(tmp_path: Path) -> None:
-    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+    with open_in_memory(tmp_path) as store:
         first = collection_with(store, "first", {IDS[0]: "a", IDS[1]: "b", IDS[2]: "c"})
         second = collection_with(store, "second", {IDS[0]: "a", IDS[1]: "changed", IDS[3]: "d"})
         shared = shared_captions(store, first, second)

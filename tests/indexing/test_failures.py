@@ -14,8 +14,9 @@ from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.indexing.write import write_rows
 from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, PointBatch, Store, StoreAddress, open_local
+from viewfinder.store import Collection, PointBatch, Store
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.memory_store import open_in_memory
 
 URI = "s3://b/1.jpg"
 ID = point_id(URI)
@@ -24,7 +25,7 @@ DECIDED_BY = deciders(ImageLimits(100, 100), "fingerprint")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with open_local(StoreAddress(data_dir=tmp_path)) as made:
+    with open_in_memory(tmp_path) as made:
         yield made
 
 

@@ -17,8 +17,9 @@ from viewfinder.client.requests import MAX_COLLAPSED, MAX_RANKED_HITS, Collapse
 from viewfinder.query.collapsing import Near, nearest_before
 from viewfinder.query.query import Query, QueryPart
 from viewfinder.query.steps import HitPage
-from viewfinder.store import PointBatch, Store, StoreAddress, open_local
+from viewfinder.store import PointBatch, Store, StoreAddress
 from viewfinder.store.server import ServerClient
+from viewfinder.testing.memory_store import open_in_memory
 from viewfinder.testing.qdrant import QdrantDouble
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,7 @@ MODES: list[tuple[Collapse, float]] = [("exact", 0.96), ("near", 0.85)]
 @pytest.fixture(params=["embedded", pytest.param("double", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, World]]:
     if request.param == "embedded":
-        with open_local(StoreAddress(tmp_path)) as store:
+        with open_in_memory(tmp_path) as store:
             yield store, World(store, "images", 3)
         return
     with QdrantDouble() as double:

@@ -14,7 +14,8 @@ from viewfinder.query.ranking import ranking
 from viewfinder.query.relevance import MinimumRelevance, relevance
 from viewfinder.query.searcher import run_alone
 from viewfinder.query.steps import HitPage, Prepared, RankingSteps, Single
-from viewfinder.store import Store, StoreAddress, open_local
+from viewfinder.store import Store
+from viewfinder.testing.memory_store import open_in_memory
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ _K = 60  # of reciprocal rank fusion
 
 @pytest.fixture(params=SEEDS, ids=str)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Store, World]]:
-    with open_local(StoreAddress(tmp_path)) as store:
+    with open_in_memory(tmp_path) as store:
         yield store, World(store, "images", request.param)
 
 

@@ -18,10 +18,10 @@ from viewfinder.query.searcher import run_rankings
 from viewfinder.query.steps import Grouped, HitPage
 from viewfinder.query.vectors import gather_or_cancel
 from viewfinder.settings import Settings
-from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.records import StoredGroup, StoredHit
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.search import Search
+from viewfinder.testing.memory_store import open_in_memory
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_wrong_query_is_refused_before_a_model_is_loaded(
         raise AssertionError("the model is loaded")
 
     with (
-        open_local(StoreAddress(data_dir=tmp_path)) as store,
+        open_in_memory(tmp_path) as store,
         LocalSearch(store, Settings.load({}), load) as local,
     ):
         store.collections.open("images", ModelIdentity.of(locate(tiny_model)))

@@ -10,9 +10,10 @@ import pytest
 from viewfinder.client.results import Removal
 from viewfinder.query.takedowns import restore, stored_uri, take_down, takedowns
 from viewfinder.sources.uris import point_id
-from viewfinder.store import PointBatch, Store, StoreAddress, open_local
+from viewfinder.store import PointBatch, Store
 from viewfinder.store.schema import ModelIdentity
 from viewfinder.store.takedowns import held_id, taken_down
+from viewfinder.testing.memory_store import open_in_memory
 
 COMPOSED = unicodedata.normalize("NFC", "s3://bucket/Été/café.jpg")
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
@@ -21,7 +22,7 @@ MIXED = unicodedata.normalize("NFD", "s3://bucket/Été/") + unicodedata.normali
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with open_local(StoreAddress(data_dir=tmp_path)) as opened:
+    with open_in_memory(tmp_path) as opened:
         yield opened
 
 

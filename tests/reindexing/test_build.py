@@ -9,14 +9,14 @@ from viewfinder.edge.copying import stored_bytes
 from viewfinder.errors import ConfigurationError
 from viewfinder.models.checkpoint import locate
 from viewfinder.reindexing.build import check_disk_space
-from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.directory import store_directory
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.memory_store import open_in_memory
 
 
 def test_an_embedded_store_needs_disk_space_for_a_second_collection(tmp_path: Path, tiny_model: str) -> None:
     checkpoint = locate(tiny_model)
-    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+    with open_in_memory(tmp_path) as store:
         live = store.collections.open("images", ModelIdentity.of(checkpoint))
         check_disk_space(store, live, checkpoint)
         needed = stored_bytes(store_directory(tmp_path)) * 1.2

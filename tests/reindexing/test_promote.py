@@ -12,8 +12,8 @@ import pytest
 
 from viewfinder.reindexing.promote import drop_retired, wait_for_service
 from viewfinder.reindexing.upgrade_lock import UpgradeLock
-from viewfinder.store import StoreAddress, open_local
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.memory_store import open_in_memory
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ def test_a_retired_collection_is_dropped_after_the_grace_time_whatever_the_clock
     tmp_path: Path, clock_ahead_s: float, held_s: float, known: bool, dropped: bool
 ) -> None:
     """Two machines whose clocks differed by minutes dropped it early, or never."""
-    with open_local(StoreAddress(tmp_path)) as store:
+    with open_in_memory(tmp_path) as store:
         made = store.collections.create("images", ModelIdentity("m", "f00d", 2))
         store.collections.update_metadata(made.name, state="retired", retired_at=NOON.isoformat())
         with UpgradeLock(store.control("images"), "run") as lock:

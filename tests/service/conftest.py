@@ -19,9 +19,10 @@ from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 from viewfinder.settings import Settings
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.store import Collection, Store
 from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.memory_store import open_in_memory
 from viewfinder.testing.models import tiny_checkpoint
 
 INDEX = "images"
@@ -104,7 +105,7 @@ def open_world(
     load: Callable[[Checkpoint], Encoder] = load,
 ) -> Iterator[World]:
     """A world that lasts as long as the block; nothing is in its store yet."""
-    store = store or open_local(StoreAddress(data_dir=directory))
+    store = store or open_in_memory(directory)
     models = Models(load, batch_size=8)
     followers = [
         # Tests call `refresh` themselves.

@@ -10,7 +10,7 @@ import pytest
 from viewfinder.arrays import Vectors
 from viewfinder.errors import StoreUnavailableError
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, Store, StoreAddress, open_local
+from viewfinder.store import Collection, Store
 from viewfinder.store.baselines import (
     MINIMUM_CAPTIONS,
     MINIMUM_VECTORS,
@@ -22,13 +22,14 @@ from viewfinder.store.baselines import (
 )
 from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.memory_store import open_in_memory
 
 DIMENSION = 8
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with open_local(StoreAddress(data_dir=tmp_path)) as store:
+    with open_in_memory(tmp_path) as store:
         yield store
 
 
