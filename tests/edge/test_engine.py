@@ -15,7 +15,9 @@ from viewfinder.edge.collection import UPDATES
 from viewfinder.edge.engine import Engine, SharedEngine
 from viewfinder.edge.groups import query_groups
 from viewfinder.edge.refusal import Refusal
-from viewfinder.edge.shard import _OPERATIONS
+from viewfinder.edge.shard import _OPERATIONS, Shard
+from viewfinder.edge.templates import ShardPlace
+from viewfinder.edge.updates import points_in
 from viewfinder.errors import StoreError, StoreUnavailableError
 
 pytestmark = pytest.mark.slow
@@ -64,6 +66,57 @@ def test_the_log_is_short_however_much_was_written(tmp_path: Path) -> None:
     (log,) = tmp_path.glob("shards/*/wal/first-index")
     assert json.loads(log.read_text())["ack_index"] == 19
     engine.close()
+
+
+def test_many_kills_do_not_let_the_log_grow(tmp_path: Path) -> None:
+    """Each process began to count anew, and none wrote the log of its predecessors."""
+    for number in range(3):
+        engine = SharedEngine(tmp_path, flush_points=10)
+        if number == 0:
+            engine.answer("PUT", "/collections/a", SCHEMA)
+        for each in range(9):
+            put(engine, 10 * number + each)
+        os.kill(engine._open["a"]._shard.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        engine.close()
+    (log,) = tmp_path.glob("shards/*/wal/first-index")
+    assert json.loads(log.read_text())["ack_index"] >= 17
+
+
+def test_an_update_that_cannot_be_written_to_disk_is_not_made(tmp_path: Path) -> None:
+    """It was made and refused, so the next graphs were without it."""
+
+    class Full:
+        def __init__(self, shard: Any) -> None:
+            self._shard = shard
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._shard, name)
+
+        def flush(self) -> None:
+            raise RuntimeError("Service runtime error: no space")
+
+    shard = Shard(ShardPlace(tmp_path / "a", SCHEMA, flush_points=2))
+    for number in range(2):
+        shard.answer("PUT points", {"points": [{"id": number, "vector": {"image": [1.0, number, 0, 0]}}]})
+    shard._shard = Full(shard._shard)  # type: ignore[assignment]
+    with pytest.raises(Refusal, match="no space"):
+        shard.answer("PUT points", {"points": [{"id": 7, "vector": {"image": [1.0, 7, 0, 0]}}]})
+    assert shard.answer("POST points/count", {}) == {"count": 2}
+    shard.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "points"),
+    [
+        ({"points": ["a", "b"]}, 2),
+        ({"points": []}, 0),
+        ({"batch": {"ids": [1, 2, 3]}}, 3),
+        ({"filter": {"must": [{"should": [{"has_id": [1, 2]}, {"has_id": [3]}]}]}, "payload": {}}, 3),
+        ({"filter": {"must": [{"key": "of", "match": {"value": 1}}]}}, 1),
+    ],
+)
+def test_an_update_counts_the_points_that_it_names(body: dict[str, Any], points: int) -> None:
+    assert points_in(body) == points
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:

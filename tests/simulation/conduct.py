@@ -53,8 +53,9 @@ def check_kept(
     captioned = {uri for uri, point in before.items() if point.caption}
     uncaptioned = {uri for uri in captioned & same.keys() & after.keys() if not after[uri].caption}
     share = action.options["ratio"] if action.options.get("prune_captions") else 0
-    # A re-index prunes the collection that it has built, where objects may have their first caption.
-    count = len(captioned | {uri for uri, point in after.items() if point.caption})
+    if action.kind == "reindex":  # it prunes the collection that it has built, with first captions of objects
+        captioned |= {uri for uri, point in after.items() if point.caption}
+    count = len(captioned)
     if len(uncaptioned) > share * count:
         raise Violation(f"{action.kind} removed {len(uncaptioned)} of {count} captions; allowed is {share:g}")
     _check_retried(world, action, task, after)

@@ -2,7 +2,15 @@
 
 import pytest
 
-from viewfinder.sources.versions import Version, clean_etag, constant_etags, is_listed, is_same, version_read
+from viewfinder.sources.versions import (
+    Version,
+    clean_etag,
+    constant_etags,
+    is_listed,
+    is_probably_same,
+    is_same,
+    version_read,
+)
 
 DIGEST, OTHER = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 PARTS = f"{DIGEST}-12"
@@ -108,3 +116,22 @@ def test_an_etag_of_objects_with_different_sizes_says_nothing() -> None:
         Version("x"),
     ]
     assert constant_etags(listed) == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("known", "listed", "same"),
+    [
+        (Version(DIGEST, 5, EARLY), Version(PARTS, 5, EARLY), True),  # another form of ETag
+        (Version(DIGEST, 5, EARLY), Version("abc", 5, EARLY), True),
+        (Version("", 5, EARLY), Version(DIGEST, 5, EARLY), True),
+        (Version(DIGEST, 5, EARLY), Version(OTHER, 5, EARLY), False),  # two contents within one second
+        (Version("5-1767225600000000001", 5, EARLY), Version("5-1767225600000000002", 5, EARLY), False),  # local files
+        (Version(DIGEST, 5, EARLY), Version(PARTS, 5, LATE), False),
+        (Version(DIGEST, 5, EARLY), Version(PARTS, 6, EARLY), False),
+        (Version(DIGEST, 5, ""), Version(PARTS, 5, ""), False),
+    ],
+)
+def test_a_content_is_probably_the_same_if_only_the_form_of_its_etag_differs(
+    known: Version, listed: Version, same: bool
+) -> None:
+    assert is_probably_same(known, listed) is same

@@ -123,8 +123,12 @@ class Engine:
 
     def _describe(self, name: str, _: Any) -> dict[str, Any]:
         name = self._resolve(name)
-        entry = self._entry(name)
-        counts = self._answer(name, "GET info", None) if self._is_made(name, entry) else _EMPTY
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailableError(f"The embedded store in {self._directory} has been closed.")
+            entry = self._entry(name)
+            is_made = self._is_made(name, entry)
+        counts = self._answer(name, "GET info", None) if is_made else _EMPTY
         return {
             "status": self._status(name),
             "optimizer_status": "ok",

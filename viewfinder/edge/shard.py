@@ -24,7 +24,8 @@ class Shard:
 
     def __init__(self, place: ShardPlace) -> None:
         self._place = place
-        self._unflushed = 0
+        # A killed process may have left a long log.
+        self._unflushed = place.flush_points if place.directory.exists() else 0
         try:
             self._shard = _open(place)
         except OSError as error:
@@ -59,11 +60,12 @@ class Shard:
         free = shutil.disk_usage(self._place.directory).free
         if free < self._place.min_free_bytes:
             raise Refusal(500, f"No space left on device: {free // 10**6:,} MB are free")
-        self._shard.update(operation(body))
-        self._unflushed += updates.points_in(body)
+        # Before the update, so that one which is refused was not made.
         if self._place.durable and self._unflushed >= self._place.flush_points:
             self._shard.flush()
             self._unflushed = 0
+        self._shard.update(operation(body))
+        self._unflushed += updates.points_in(body)
         return {"operation_id": 0, "status": "completed"}
 
     def _create_index(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import qdrant_edge
 from viewfinder.edge.config import field_index, shard_config
 from viewfinder.edge.copying import data_of, sync_directory, write_data
 
-# It takes 35 ms, in which searches wait.
+# Searches wait meanwhile: tens of milliseconds, or half a second on a busy disk.
 FLUSH_POINTS = 1_000
 
 _MEMORY = Path("/dev/shm")
@@ -45,8 +45,8 @@ class ShardPlace:
     """A shard to open: its directory, the configuration of its collection, and its payload indexes by field.
 
     Without `durable` only `Shard.close` makes writes permanent. With less free space than `min_free_bytes` on its disk
-    writes are refused. After changes of `flush_points` points they are written from the log into the files: after a
-    kill the log is read again, at 3,000 points a second, and the copy for graphs has it too.
+    writes are refused. After changes of `flush_points` points the log is written into the files. What is still in it
+    is read again after a kill, at 3,000 points a second, and is copied with the shard for its graphs.
     """
 
     directory: Path

@@ -39,8 +39,19 @@ def set_payload(body: Mapping[str, Any]) -> qdrant_edge.UpdateOperation:
 
 
 def points_in(body: Mapping[str, Any]) -> int:
-    """Return the number of points that an update names; 1 if it has a filter."""
-    return len(body["batch"]["ids"]) if "batch" in body else len(body.get("points") or [None])
+    """Return the number of points that an update names, in its filter too; 1 for one that names none."""
+    if "batch" in body:
+        return len(body["batch"]["ids"])
+    return len(body["points"]) if "points" in body else max(1, _named(body.get("filter")))
+
+
+def _named(node: Any) -> int:
+    """Return the number of ids in a filter."""
+    if isinstance(node, list):
+        return sum(map(_named, node))
+    if not isinstance(node, dict):
+        return 0
+    return sum(len(each) if name == "has_id" else _named(each) for name, each in node.items())
 
 
 def _of_columns(batch: Mapping[str, Any]) -> Iterator[qdrant_edge.Point]:

@@ -3,8 +3,8 @@
 A permanent failure holds for the same content and only while nothing has changed that decided it: the decoder and its
 limits, or the model. A crash of the decoder is blamed on the file once a second machine confirms it, because a machine
 can be at fault itself (a processor without an instruction crashes on good images); where there is only one machine,
-once a second run does. It is never blamed on a file that was decoded before: its object has the size and time of the
-point, and only the form of its ETag has changed. A decoder that was stopped, or found no memory, may succeed on a less
+once a second run does. It is never blamed on a file that was probably decoded before: its object has the size and time
+of the point, and another form of ETag. A decoder that was stopped, or found no memory, may succeed on a less
 busy machine.
 """
 
@@ -20,7 +20,7 @@ from viewfinder._version import __version__
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.indexing.rows import Row
-from viewfinder.sources.versions import has_size_and_time, version_of
+from viewfinder.sources.versions import is_probably_same, version_of
 
 if TYPE_CHECKING:
     # At run time it would load the client of Qdrant into workers that only read and decode.
@@ -79,7 +79,7 @@ def record_crash(row: Row, run_id: str, *, machines: int) -> None:
 
 
 def _was_decoded(row: Row) -> bool:
-    return row["stored"] is not None and has_size_and_time(version_of(row["stored"]), version_of(row))
+    return row["stored"] is not None and is_probably_same(version_of(row["stored"]), version_of(row))
 
 
 def _is_confirmed(crashes: Sequence[str], machines: int) -> bool:

@@ -50,13 +50,28 @@ def is_same(known: Version, listed: Version) -> bool:
         if _is_digest(listed):
             return True
         return not (known.last_modified and listed.last_modified) or known.last_modified == listed.last_modified
-    return has_size_and_time(known, listed)
+    return _has_size_and_time(known, listed)
 
 
-def has_size_and_time(known: Version, listed: Version) -> bool:
-    """Return True if both have the same size and the same time of the last change, whatever their ETags."""
+def is_probably_same(known: Version, listed: Version) -> bool:
+    """Return True if size and time are the same, and ETags that differ are of different forms.
+
+    An endpoint gave the MD5 digest of an object before, and that of a multipart upload now. Two ETags of one form that
+    differ are of two contents, even within one second.
+    """
+    return _has_size_and_time(known, listed) and (known.etag == listed.etag or _form(known) != _form(listed))
+
+
+def _has_size_and_time(known: Version, listed: Version) -> bool:
     sizes = 0 <= known.size == listed.size
     return sizes and bool(listed.last_modified) and known.last_modified == listed.last_modified
+
+
+def _form(version: Version) -> str:
+    """What an ETag is: nothing, an MD5 digest, that of an upload in so many parts, or another text."""
+    if _is_digest(version):
+        return version.etag[32:] or "digest"
+    return "other" if version.etag else ""
 
 
 def version_read(listed: Version, read: Version) -> Version:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
+from viewfinder.edge.config import field_index
 from viewfinder.edge.engine import Engine
 from viewfinder.edge.registry import CollectionEntry
 from viewfinder.edge.templates import ShardPlace
@@ -13,23 +14,25 @@ from viewfinder.edge.templates import ShardPlace
 class LazyEngine(Engine):
     """An engine that makes the indexes of a collection before the first request whose answer depends on them.
 
-    Those are orders by a field, facets and matches of words; other filters give the same points without.
+    Those are orders by a field, facets, estimated counts, matches of words, and conditions on other fields than
+    keywords: an index of integers, for one, leaves out what is no integer.
     """
 
     _made: frozenset[str] = frozenset()  # shards
 
     def answer(self, method: str, path: str, body: Any = None) -> Any:
         parts = path.split("/")  # of "/collections/NAME/points/scroll"
-        if len(parts) > 3 and self.exists(name := unquote(parts[2])):
-            entry = self._entry(self._resolve(name))
+        if len(parts) > 3 and self.exists(unquote(parts[2])):
+            entry = self._entry(self._resolve(unquote(parts[2])))
             if entry.shard not in self._made:
                 if parts[3:] == ["index"]:
                     return self._note_index(entry, body)
-                if parts[3] == "facet" or (method != "PUT" and _needs_index(body)):
-                    self._make_indexes(name, entry)
+                if parts[3] == "facet" or (method != "PUT" and _needs_index(body, entry.indexes)):
+                    self._make_indexes(parts[2], entry)
         return super().answer(method, path, body)
 
     def _note_index(self, entry: CollectionEntry, body: Mapping[str, Any]) -> dict[str, Any]:
+        field_index(body["field_name"], body["field_schema"])  # refuses an unknown kind
         with self.registry.changed():
             entry.indexes[body["field_name"]] = body["field_schema"]
         return {"operation_id": 0, "status": "completed"}
@@ -44,10 +47,13 @@ class LazyEngine(Engine):
         return place if entry.shard in self._made else replace(place, indexes={})
 
 
-def _needs_index(node: Any) -> bool:
-    """True if a request, or a part of it, orders points or matches words."""
+def _needs_index(node: Any, indexes: Mapping[str, Any]) -> bool:
+    """True if the answer to a request, or to a part of it, depends on indexes."""
     if isinstance(node, list):
-        return any(_needs_index(each) for each in node if isinstance(each, (dict, list)))
+        return any(_needs_index(each, indexes) for each in node if isinstance(each, (dict, list)))
     if not isinstance(node, dict):
         return False
-    return any(name in ("order_by", "text", "text_any", "phrase") or _needs_index(each) for name, each in node.items())
+    if node.get("exact") is False or indexes.get(node.get("key", ""), "keyword") != "keyword":
+        return True
+    words = ("order_by", "text", "text_any", "phrase", "except")
+    return any(name in words or _needs_index(each, indexes) for name, each in node.items())

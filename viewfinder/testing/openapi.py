@@ -71,6 +71,8 @@ class Specification:
         from jsonschema.exceptions import best_match
 
         error = best_match(Draft202012Validator(whole).iter_errors(candidates[0]))
+        if error is None:  # such as NaN, which is no JSON
+            return "$: not valid"
         return f"{error.json_path}: {error.message[:300]}"
 
 
