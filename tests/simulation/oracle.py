@@ -40,6 +40,10 @@ class Oracle:
         runs = [(action, task) for action, task in pairs if action.is_run]
         self._cut_short |= any(task.error is not None for _, task in runs)
         before = dict(self._due), {uri: set(rows) for uri, rows in self._captions.items()}
+        for action, task in runs:  # first of all: a run may fail an object by the crash of another
+            read = task.seen.get("gets", ()) if action.options.get("bad_node") else ()
+            found = {self._world.photos().get(uri) for uri in read} - {None}
+            self._crashes.update((stored.digest, task.seen["decoder"]) for stored in found)
         for action, task in runs:
             self._note(action, task)
         if any("switched" in task.seen and not ended_well(self._world, task) for _, task in runs):
@@ -81,10 +85,7 @@ class Oracle:
 
     def _note(self, action: Action, task: Task) -> None:
         """Note what a run has seen."""
-        options, photos = action.options, self._world.photos()
-        if options.get("bad_node"):
-            read = {photos.get(uri) for uri in task.seen.get("gets", ())} - {None}
-            self._crashes.update((stored.digest, task.seen["decoder"]) for stored in read)
+        options = action.options
         sources = {source.rstrip("/") for source in options.get("sources", ())}
         for source in sources:
             self._files[source] |= {options.get("captions")} - {None}
