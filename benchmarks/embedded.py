@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from qdrant_client import QdrantClient, models
@@ -29,6 +29,7 @@ from viewfinder.arrays import Vectors
 from viewfinder.edge.copying import stored_bytes
 from viewfinder.indexing.rows import Row, table_of
 from viewfinder.indexing.write import write_rows
+from viewfinder.settings import Quantization
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Collection, PointBatch, Store, StoreAddress, open_local, open_shared
 from viewfinder.store.directory import store_directory
@@ -133,10 +134,10 @@ def _large(quick: bool) -> Large:
         return measure_large(Path(directory), 2_000 if quick else POINTS)
 
 
-def measure_large(directory: Path, points: int, quantization: str = "none") -> Large:
+def measure_large(directory: Path, points: int, quantization: Quantization = "none") -> Large:
     """Load a store, build its graphs while another program asks and this one writes, and ask it then."""
     with _role("hold", directory, quantization):
-        address = StoreAddress(directory, quantization=quantization)  # type: ignore[arg-type]
+        address = StoreAddress(directory, quantization=quantization)
         with open_shared(address) as store:
             collection = store.collections.open("images", _identity())
             _set_threshold(store, collection, 0)
@@ -193,7 +194,7 @@ def _row(number: int, vector: Vectors) -> Row:
         "sources": ["s3://bucket/images"],
         "image_vector": vector.tobytes(),
     }
-    return made  # type: ignore[return-value]
+    return cast(Row, made)
 
 
 def _payload(number: int) -> dict[str, Any]:
@@ -238,8 +239,8 @@ def _role(role: str, directory: Path, *arguments: str) -> Iterator["subprocess.P
             process.wait()
 
 
-def _hold(directory: Path, quantization: str) -> None:
-    with open_local(StoreAddress(directory, quantization=quantization)):  # type: ignore[arg-type]
+def _hold(directory: Path, quantization: Quantization) -> None:
+    with open_local(StoreAddress(directory, quantization=quantization)):
         print("ready", flush=True)
         sys.stdin.read()
 
@@ -337,7 +338,7 @@ def _memory() -> tuple[float, float]:
 def main() -> None:
     """Measure one store, or play a part in a measurement."""
     if sys.argv[1:2] == ["hold"]:
-        return _hold(Path(sys.argv[2]), sys.argv[3])
+        return _hold(Path(sys.argv[2]), cast(Quantization, sys.argv[3]))
     if sys.argv[1:2] == ["ask"]:
         return _keep_asking(Path(sys.argv[2]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded", description=__doc__)

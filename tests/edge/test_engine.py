@@ -44,6 +44,12 @@ def made(directory: Path) -> Engine:
     return engine
 
 
+def kill_process(engine: Engine, name: str = "a") -> None:
+    """Kill the process of a collection."""
+    opened: Any = engine._open[name]
+    os.kill(opened._shard.pid, signal.SIGKILL)
+
+
 def test_collections_aliases_and_metadata_survive_closing(tmp_path: Path) -> None:
     engine = made(tmp_path)
     put(engine, 1, 2)
@@ -76,7 +82,7 @@ def test_many_kills_do_not_let_the_log_grow(tmp_path: Path) -> None:
             engine.answer("PUT", "/collections/a", SCHEMA)
         for each in range(9):
             put(engine, 10 * number + each)
-        os.kill(engine._open["a"]._shard.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        kill_process(engine)
         engine.close()
     (log,) = tmp_path.glob("shards/*/wal/first-index")
     assert json.loads(log.read_text())["ack_index"] >= 17
@@ -95,10 +101,10 @@ def test_an_update_that_cannot_be_written_to_disk_is_not_made(tmp_path: Path) ->
         def flush(self) -> None:
             raise RuntimeError("Service runtime error: no space")
 
-    shard = Shard(ShardPlace(tmp_path / "a", SCHEMA, flush_points=2))
+    shard: Any = Shard(ShardPlace(tmp_path / "a", SCHEMA, flush_points=2))
     for number in range(2):
         shard.answer("PUT points", {"points": [{"id": number, "vector": {"image": [1.0, number, 0, 0]}}]})
-    shard._shard = Full(shard._shard)  # type: ignore[assignment]
+    shard._shard = Full(shard._shard)
     with pytest.raises(Refusal, match="no space"):
         shard.answer("PUT points", {"points": [{"id": 7, "vector": {"image": [1.0, 7, 0, 0]}}]})
     assert shard.answer("POST points/count", {}) == {"count": 2}
@@ -120,7 +126,7 @@ def test_an_update_counts_the_points_that_it_names(body: dict[str, Any], points:
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    """It was made again, without points: searches found nothing, and nobody was told."""
+    """An empty folder replaced it, so searches found nothing without an error."""
     engine = made(tmp_path)
     put(engine, 1)
     engine.close()
@@ -250,7 +256,7 @@ def test_a_collection_whose_process_was_killed_is_opened_again(tmp_path: Path) -
     engine = SharedEngine(tmp_path)
     engine.answer("PUT", "/collections/a", SCHEMA)
     put(engine, 1)
-    os.kill(engine._open["a"]._shard.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    kill_process(engine)
     with pytest.raises(StoreUnavailableError, match="has ended"):
         numbers(engine)
     assert numbers(engine) == [1]

@@ -68,7 +68,7 @@ def _has_size_and_time(known: Version, listed: Version) -> bool:
 
 
 def _form(version: Version) -> str:
-    """What an ETag is: nothing, an MD5 digest, that of an upload in so many parts, or another text."""
+    """Return "" without an ETag, "digest" for an MD5, the suffix of a multipart upload ("-5"), or "other"."""
     if _is_digest(version):
         return version.etag[32:] or "digest"
     return "other" if version.etag else ""

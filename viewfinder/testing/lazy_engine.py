@@ -14,8 +14,8 @@ from viewfinder.edge.templates import ShardPlace
 class LazyEngine(Engine):
     """An engine that makes the indexes of a collection before the first request whose answer depends on them.
 
-    Those are orders by a field, facets, estimated counts, matches of words, and conditions on other fields than
-    keywords: an index of integers, for one, leaves out what is no integer.
+    Those are orders by a field, facets, estimated counts, matches of words, and conditions on fields that are not
+    keywords. For example, a field with an integer index matches only integers; without the index it matches 1.0 too.
     """
 
     _made: frozenset[str] = frozenset()  # shards
