@@ -11,12 +11,11 @@ import pytest
 
 from tests.edge.writing import id_of
 from viewfinder.edge import templates
-from viewfinder.edge.collection import UPDATES
+from viewfinder.edge.collection import UPDATES, OpenCollection
 from viewfinder.edge.engine import Engine, SharedEngine
 from viewfinder.edge.groups import query_groups
 from viewfinder.edge.refusal import Refusal
-from viewfinder.edge.shard import _OPERATIONS, Shard
-from viewfinder.edge.templates import ShardPlace
+from viewfinder.edge.shard import _OPERATIONS
 from viewfinder.edge.updates import points_in
 from viewfinder.errors import StoreError, StoreUnavailableError
 
@@ -88,27 +87,47 @@ def test_many_kills_do_not_let_the_log_grow(tmp_path: Path) -> None:
     assert json.loads(log.read_text())["ack_index"] >= 17
 
 
-def test_an_update_that_cannot_be_written_to_disk_is_not_made(tmp_path: Path) -> None:
+class Recorded:
+    """A shard that notes its operations, and refuses to flush if it is `full`."""
+
+    def __init__(self) -> None:
+        self.operations: list[str] = []
+        self.full = False
+
+    def answer(self, operation: str, body: Any) -> Any:
+        self.operations.append(operation)
+        if operation == "POST flush" and self.full:
+            raise Refusal(500, "no space")
+        return {"points_count": 0} if operation == "GET info" else None
+
+    def close(self) -> None:
+        pass
+
+    retire = close
+
+
+def test_an_update_that_cannot_be_written_to_disk_is_not_made() -> None:
     """It was made and refused, so the next graphs were without it."""
-
-    class Full:
-        def __init__(self, shard: Any) -> None:
-            self._shard = shard
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._shard, name)
-
-        def flush(self) -> None:
-            raise RuntimeError("Service runtime error: no space")
-
-    shard: Any = Shard(ShardPlace(tmp_path / "a", SCHEMA, flush_points=2))
-    for number in range(2):
-        shard.answer("PUT points", {"points": [{"id": number, "vector": {"image": [1.0, number, 0, 0]}}]})
-    shard._shard = Full(shard._shard)
+    shard = Recorded()
+    collection = OpenCollection("a", shard, flush_points=2)
+    collection.answer("POST points/delete", {"points": [1, 2]})
+    shard.full = True
     with pytest.raises(Refusal, match="no space"):
-        shard.answer("PUT points", {"points": [{"id": 7, "vector": {"image": [1.0, 7, 0, 0]}}]})
-    assert shard.answer("POST points/count", {}) == {"count": 2}
-    shard.close()
+        collection.answer("POST points/delete", {"points": [3]})
+    assert shard.operations[-2:] == ["POST points/delete", "POST flush"]
+
+
+def test_nothing_is_flushed_while_graphs_are_built(tmp_path: Path) -> None:
+    """A search waited 0.8 s for a disk that was busy with the graphs."""
+    shard, built = Recorded(), Recorded()
+    collection = OpenCollection("a", shard, flush_points=2)
+    collection.record(tmp_path / "log")
+    for _ in range(3):
+        collection.answer("POST points/delete", {"points": [1, 2]})
+    collection.replace(built, lambda: None)
+    assert "POST flush" not in shard.operations
+    collection.answer("POST points/delete", {"points": [3]})
+    assert built.operations == ["POST flush", *["POST points/delete"] * 4]  # before it answers searches
 
 
 @pytest.mark.parametrize(
@@ -265,7 +284,7 @@ def test_a_collection_whose_process_was_killed_is_opened_again(tmp_path: Path) -
 
 def test_every_operation_that_changes_points_is_known_as_an_update() -> None:
     """The others are not repeated on the shard that replaces another."""
-    reads = {"GET info", "POST points", "POST facet"}
+    reads = {"GET info", "POST points", "POST facet", "POST flush"}
     assert {each for each in _OPERATIONS if not each.startswith(("POST points/scroll", "POST points/count"))} - {
         each for each in _OPERATIONS if each.startswith("POST points/query")
     } - reads == UPDATES

@@ -82,8 +82,11 @@ CONDITIONS = [
 ]
 
 
-@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: str(condition)[:60])
-@pytest.mark.parametrize("exact", [True, False])
+# The engine estimates ranges of times from random samples.
+CASES = [(each, exact) for exact in (True, False) for each in CONDITIONS if exact or each.get("key") != "at"]
+
+
+@pytest.mark.parametrize(("condition", "exact"), CASES, ids=lambda value: str(value)[:60])
 def test_the_same_points_match(engines: list[Engine], condition: dict[str, Any], exact: bool) -> None:
     expected, counted = (
         engine.answer("POST", "/collections/a/points/count", {"filter": {"must": [condition]}, "exact": exact})

@@ -3,6 +3,7 @@
 import functools
 import re
 import shutil
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from viewfinder.edge.collection import OpenCollection, OpenShard
+from viewfinder.edge.collection import FLUSH_POINTS, OpenCollection, OpenShard
 from viewfinder.edge.graphs import QUIET_S, THRESHOLD_KB, GraphNeeds, Graphs
 from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal, missing_collection
 from viewfinder.edge.registry import CollectionEntry, Registry
 from viewfinder.edge.shard import Shard
-from viewfinder.edge.templates import FLUSH_POINTS, ShardPlace
+from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError, StoreUnavailableError
 
 VERSION = "1.20.0"
@@ -206,7 +207,15 @@ class Engine:
                     f"The points of collection {name!r} are gone: {place.directory} is missing. Restore it from a "
                     f"backup, or delete {self._directory} and index again",
                 )
-            opened = OpenCollection(name, self._open_shard(place), entry.graph_points)
+            # A killed process may have left a long log.
+            unflushed = self._flush_points if place.directory.exists() else 0
+            opened = OpenCollection(
+                name,
+                self._open_shard(place),
+                entry.graph_points,
+                flush_points=self._flush_points if self._durable else sys.maxsize,
+                unflushed=unflushed,
+            )
             with self._lock:
                 current = self.registry.collections.get(name)
                 is_late = self._closed or current is None or current.shard != entry.shard
@@ -231,7 +240,6 @@ class Engine:
             dict(entry.indexes),
             durable=self._durable,
             min_free_bytes=self._min_free_bytes,
-            flush_points=self._flush_points,
         )
 
     def _is_made(self, name: str, entry: CollectionEntry) -> bool:
@@ -261,7 +269,8 @@ class SharedEngine(Engine):
     """An engine with a process for each collection, whose graphs are built in the background.
 
     Safe to share between threads. The processes keep the files in `inherited` open (see `ShardProcess`). `quiet_s` is
-    the time without a write after which graphs are built. `ShardPlace` explains `min_free_bytes` and `flush_points`.
+    the time without a write after which graphs are built. With less free disk space than `min_free_bytes` writes are
+    refused. `OpenCollection` explains `flush_points`.
     """
 
     def __init__(

@@ -24,8 +24,6 @@ class Shard:
 
     def __init__(self, place: ShardPlace) -> None:
         self._place = place
-        # A killed process may have left a long log.
-        self._unflushed = place.flush_points if place.directory.exists() else 0
         try:
             self._shard = _open(place)
         except OSError as error:
@@ -60,13 +58,12 @@ class Shard:
         free = shutil.disk_usage(self._place.directory).free
         if free < self._place.min_free_bytes:
             raise Refusal(500, f"No space left on device: {free // 10**6:,} MB are free")
-        # Before the update, so that one which is refused was not made.
-        if self._place.durable and self._unflushed >= self._place.flush_points:
-            self._shard.flush()
-            self._unflushed = 0
         self._shard.update(operation(body))
-        self._unflushed += updates.points_in(body)
         return {"operation_id": 0, "status": "completed"}
+
+    def _flush(self, _: Any) -> None:
+        """Write the log into the files."""
+        self._shard.flush()
 
     def _create_index(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._update(lambda given: field_index(given["field_name"], given["field_schema"]), body)
@@ -114,6 +111,7 @@ class Shard:
 
 _OPERATIONS: Mapping[str, Callable[[Shard, Any], Any]] = {
     "GET info": Shard._info,
+    "POST flush": Shard._flush,
     "PUT index": Shard._create_index,
     "PUT points": lambda shard, body: shard._update(updates.upsert, body),
     "POST points/delete": lambda shard, body: shard._update(updates.delete, body),

@@ -19,9 +19,6 @@ import qdrant_edge
 from viewfinder.edge.config import field_index, shard_config
 from viewfinder.edge.copying import data_of, sync_directory, write_data
 
-# Searches wait meanwhile: tens of milliseconds, or half a second on a busy disk.
-FLUSH_POINTS = 1_000
-
 _MEMORY = Path("/dev/shm")
 _PREFIX = "viewfinder-shard-"
 # A shard with its indexes takes 40 MB there until it is packed. Docker gives a container 64, and when these are used up
@@ -45,8 +42,7 @@ class ShardPlace:
     """A shard to open: its directory, the configuration of its collection, and its payload indexes by field.
 
     Without `durable` only `Shard.close` makes writes permanent. With less free space than `min_free_bytes` on its disk
-    writes are refused. After changes of `flush_points` points the log is written into the files. What is still in it
-    is read again after a kill, at 3,000 points a second, and is copied with the shard for its graphs.
+    writes are refused.
     """
 
     directory: Path
@@ -54,7 +50,6 @@ class ShardPlace:
     indexes: Mapping[str, Any] = field(default_factory=dict)
     durable: bool = True
     min_free_bytes: int = 0
-    flush_points: int = FLUSH_POINTS
 
     @property
     def kind(self) -> str:
