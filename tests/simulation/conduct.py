@@ -30,9 +30,12 @@ def check_runs(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
         _check_end(action, task, _REFUSALS + (_CONFLICTS if others else ()))
         if action.kind != "remove source":
             _check_deleted(world, action, task)
+            _check_lost(world, action, task)
         _check_archived(action, task)
         if len(pairs) == 1 and ended_well(world, task):
             _check_report(world, task)
+        if ended_well(world, task) and world.database.shards.is_behind(task):
+            raise Violation(f"{action.kind} is done, but not all of its points can be found")
     _check_lock([task for action, task in pairs if action.kind in CHANGES_MODEL])
 
 
@@ -155,6 +158,16 @@ def _check_deleted(world: World, action: Action, task: Task) -> None:
         gone -= {uri for uri in gone & listed.keys() if not listed[uri][0].content.startswith(b"good")}
         if len(gone) > bound * count:
             raise Violation(f"{action.kind} deleted {len(gone)} of {count} live points; allowed is {bound:g}")
+
+
+def _check_lost(world: World, action: Action, task: Task) -> None:
+    """A run never deletes or replaces a point of what its object holds, even if the next run would write it again."""
+    for each, number, step in task.seen.get("lost", ()):
+        uri = IDS[each]
+        stored = world.bucket.objects.get(uri)
+        is_same = stored is not None and stored.number == number and world.bucket.touched.get(uri, -1) < step
+        if is_same and uri not in world.taken_down:
+            raise Violation(f"{action.kind} deleted or replaced the point of {uri}, which was that of its object")
 
 
 def _check_archived(action: Action, task: Task) -> None:

@@ -192,6 +192,21 @@ def _failures_delete_later_contents() -> Iterator[Any]:
     yield patch.object(compare, "_is_current", lambda failure, state: True)
 
 
+def _deletions_without_condition() -> Iterator[Any]:
+    from viewfinder.store.points import Points
+
+    def delete_anyway(self: Points, collection: Any, before: Any) -> None:
+        self.delete(collection, list(before))
+
+    yield patch.object(Points, "delete_unchanged", delete_anyway)
+
+
+def _writes_are_not_checked() -> Iterator[Any]:
+    from viewfinder.indexing import write
+
+    yield patch.object(write, "_missing", lambda *arguments: [])
+
+
 def _model_changes_are_not_completed() -> Iterator[Any]:
     from viewfinder.reindexing import workflow
 
@@ -299,5 +314,15 @@ MUTATIONS = (
     _mutation("pruned captions", "captions are removed without a bound", "pruned captions", 12, _no_bound_for_captions),
     _mutation("loss", "--allow-loss is without a bound", "archived objects", 139, _any_loss_is_allowed),
     _mutation("removed sources", "a removed source returns", "removed sources", 1, _removed_sources_return),
+    _mutation(
+        "deletions",
+        "a point is deleted whatever it is",
+        "many writers of one point",
+        195,
+        _deletions_without_condition,
+    ),
+    _mutation(
+        "late inserts", "a run is done before its points are there", "two index runs", 22, _writes_are_not_checked
+    ),
     _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", 0, _final_timeouts),
 )

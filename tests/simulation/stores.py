@@ -13,7 +13,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from qdrant_client.http.models import QueryResponse
 
 from tests.simulation.objects import take_fault
-from tests.simulation.scheduler import Scheduler
+from tests.simulation.scheduler import Scheduler, Task
 from viewfinder.backoff import Backoff
 from viewfinder.edge.engine import Engine
 from viewfinder.edge.refusal import Refusal
@@ -44,7 +44,9 @@ _READS = (
     "info",
 )
 _CONTROL = "__control"
-_LAG = 20  # steps until a write reaches the other replica, and until the slow shard applies one
+_LAG = 20  # steps until a write reaches the other replica
+_SLOW = 200  # steps until the slow shard applies a write: more than the end of a run takes
+_ANY_POINT = ("set_payload", "delete")  # in whichever shard it is
 _STRUCTURE = ("create_collection", "delete_collection", "update_collection_aliases")
 
 
@@ -87,9 +89,9 @@ class Database:
         is_live = name and name == self.local.aliases.get("images") and method not in _READS and key is None
         if self.shards.catch_up(method, arguments):
             self._searches.clear()
-        before = self._ids(name) if is_live else set()
+        before = self._numbers(name) if is_live else {}
         answer = self.shards.call(method, arguments)
-        self._note_deleted(name, before)
+        self._note_lost(name, before)
         if key is not None:
             self._searches[key] = answer
         return answer
@@ -119,17 +121,23 @@ class Database:
         if method == "update_collection_aliases":
             task.seen["switched"] = True
 
-    def _ids(self, name: str) -> set[Any]:
+    def _numbers(self, name: str) -> dict[Any, int]:
+        """Return the numbers of the contents from which the points of a collection were made, by id."""
         if not self.local.exists(name):
-            return set()
-        records, _ = self.local.call("scroll", collection_name=name, limit=1000, with_payload=False)
-        return {each.id for each in records}
+            return {}
+        records, _ = self.local.call("scroll", collection_name=name, limit=1000, with_payload=["width"])
+        return {each.id: each.payload["width"] for each in records}
 
-    def _note_deleted(self, name: str, before: set[Any]) -> None:
+    def _note_lost(self, name: str, before: dict[Any, int]) -> None:
+        """Note the points that the call has deleted, and the contents that it has replaced."""
         task = self.scheduler.task
-        gone = before - self._ids(name) if before else set()
-        if gone and task is not None:
+        if not before or task is None:
+            return
+        after = self._numbers(name)
+        if gone := before.keys() - after.keys():
             task.seen.setdefault("deleted", {}).setdefault(name, [len(before), set()])[1].update(gone)
+        lost = [(each, number, self.scheduler.steps) for each, number in before.items() if after.get(each) != number]
+        task.seen.setdefault("lost", []).extend(lost)
 
 
 class SimulatedEngine:
@@ -181,7 +189,8 @@ class _Shards:
         self._local = local
         self._scheduler = scheduler
         self._slow = slow
-        self._pending: list[tuple[int, dict[str, Any]]] = []  # inserts of the second shard, and when they are applied
+        # Inserts of the second shard: when they are applied, their arguments, and whose they are.
+        self._pending: list[tuple[int, dict[str, Any], Task | None]] = []
 
     def catch_up(self, method: str, arguments: Mapping[str, Any]) -> bool:
         """Apply the pending inserts that are due, or all of them before a call that must come after them.
@@ -189,7 +198,8 @@ class _Shards:
         Returns True if there were any.
         """
         before = len(self._pending)
-        waits = arguments.get("wait", True) and self._of_slow(arguments) if method == "upsert" else method not in _READS
+        of_slow = self._of_slow(arguments) if method == "upsert" else method in _ANY_POINT
+        waits = of_slow and arguments.get("wait", True)
         while self._pending and (waits or self._pending[0][0] <= self._scheduler.steps):
             self._insert(self._pending.pop(0)[1])
         return len(self._pending) < before
@@ -199,9 +209,13 @@ class _Shards:
         later = self._of_slow(arguments) if method == "upsert" and not arguments.get("wait", True) else []
         if not later:
             return self._local.call(method, **arguments)
-        self._pending.append((self._scheduler.steps + _LAG, _part(arguments, later)))
+        self._pending.append((self._scheduler.steps + _SLOW, _part(arguments, later), self._scheduler.task))
         rest = [row for row in range(len(arguments["points"].ids)) if row not in later]
         return self._local.call("upsert", **_part(arguments, rest)) if rest else None
+
+    def is_behind(self, task: Task) -> bool:
+        """Return True if inserts of this task have not been applied."""
+        return any(each is task for _, _, each in self._pending)
 
     def settle(self) -> None:
         """Apply all pending inserts."""
