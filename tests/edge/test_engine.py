@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from viewfinder.edge.collection import UPDATES, OpenCollection
 from viewfinder.edge.engine import Engine, SharedEngine
 from viewfinder.edge.groups import query_groups
 from viewfinder.edge.refusal import Refusal
+from viewfinder.edge.registry import Registry
 from viewfinder.edge.shard import _OPERATIONS
 from viewfinder.edge.updates import points_in
 from viewfinder.errors import StoreError, StoreUnavailableError
@@ -169,6 +172,35 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
         engine.answer("POST", "/collections/aliases", {"actions": actions})
     assert refused.value.status == 404
     assert engine.answer("GET", "/aliases") == {"aliases": []}
+    engine.close()
+
+
+def test_searches_do_not_wait_until_the_registry_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that also stores new graphs needs long for it."""
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    writes, goes_on = threading.Event(), threading.Event()
+
+    def write_slowly(_: Registry) -> None:
+        writes.set()
+        assert goes_on.wait(60)
+
+    monkeypatch.setattr(Registry, "_write", write_slowly)
+    drop = threading.Thread(target=engine.answer, args=("DELETE", "/collections/b"))
+    index = {"field_name": "number", "field_schema": "integer"}
+    change = threading.Thread(target=engine.answer, args=("PUT", "/collections/a/index", index))
+    with ThreadPoolExecutor() as pool:
+        change.start()
+        assert writes.wait(60)
+        drop.start()
+        try:
+            assert pool.submit(numbers, engine).result(timeout=30) == [1]
+            pool.submit(put, engine, 2).result(timeout=30)
+        finally:
+            goes_on.set()
+    change.join()
+    drop.join()
     engine.close()
 
 

@@ -189,11 +189,12 @@ class Engine:
             raise
 
     def _collection(self, name: str) -> OpenCollection:
+        # Without the lock: who holds it may be writing the registry to disk, and searches would wait.
+        if (opened := self._open.get(name)) is not None:
+            return opened
         with self._lock:
             if self._closed:
                 raise StoreUnavailableError(f"The embedded store in {self._directory} has been closed.")
-            if (opened := self._open.get(name)) is not None:
-                return opened
             opening = self._opening.setdefault(name, threading.Lock())
         with opening:
             with self._lock:
