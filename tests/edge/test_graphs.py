@@ -15,6 +15,7 @@ import pytest
 
 from tests.edge.writing import id_of
 from tests.processes import command, descendants
+from viewfinder.edge.builder import BuilderProcess
 from viewfinder.edge.engine import SharedEngine
 from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import StoreUnavailableError
@@ -100,6 +101,18 @@ def test_a_shard_is_replaced_without_losing_writes_or_searches(tmp_path: Path, q
     engine = SharedEngine(tmp_path)
     assert described(engine) == (status, points, indexed)
     engine.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group sessions")
+def test_what_builds_graphs_comes_after_other_programs() -> None:
+    builder = BuilderProcess()
+    try:
+        group = Path(f"/proc/{builder._process.pid}/autogroup").read_text()
+        assert group.split()[-2:] == ["nice", "10"]
+        assert group != Path("/proc/self/autogroup").read_text()
+        assert os.getpriority(os.PRIO_PROCESS, builder._process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+    finally:
+        builder.kill()
 
 
 def test_closing_gives_up_what_is_being_built(tmp_path: Path) -> None:

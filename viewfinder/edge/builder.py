@@ -20,6 +20,7 @@ from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import build_graphs
 from viewfinder.edge.templates import ShardPlace
 from viewfinder.errors import StoreError
+from viewfinder.priority import lower_session_priority
 
 _PR_SET_PDEATHSIG = 1
 # At 19 it would hardly proceed beside a busy program.
@@ -75,7 +76,7 @@ class BuilderProcess:
 def main() -> None:
     """Copy and build as the program on the socket says, whose number is the argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICENESS)
+    lower_session_priority(_NICENESS)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     with suppress(EOFError, ConnectionError):
         _end_with_parent(connection.recv())

@@ -42,6 +42,7 @@ from viewfinder.models.openvino_runtime import OpenVinoRuntime, import_openvino
 from viewfinder.models.text_length import TextLength
 from viewfinder.models.tokenizer import Tokenizer
 from viewfinder.models.torch_runtime import load_model, logits_of, normalized
+from viewfinder.priority import lower_session_priority
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def main(argument: str) -> None:
     if job["background"]:
         if os.fork():
             os._exit(0)
-        os.nice(_BEHIND)
+        lower_session_priority(_BEHIND)
     exports = Exports.of_this_machine()
     with exports.alone(job["fingerprint"], wait=not job["background"]) as alone:
         if not alone:
