@@ -1,8 +1,8 @@
 """Paint scenes: `python demo/scenes.py --seed S --count N --out DIR` writes JPEGs and captions.jsonl.
 
-A scene is a place with one to three kinds of things in it. `(seed, index)` decides everything: what is there, where,
-the captions and the queries. Each 600 consecutive scenes show every thing in every place. The things are glyphs of Noto
-Color Emoji.
+A scene is a place with one thing, two of a thing, or two things in it. `(seed, index)` decides everything: what is
+there, where, the captions and the queries. Each 1,000 consecutive scenes show every thing in every place. The things
+are glyphs of Noto Color Emoji.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FONT_PATHS = (
 )
 FONT_PIXELS = 109  # the only size of the font's bitmaps
 # A round of scenes shows every thing in every place exactly once, in three of the places two of it.
-SCENES_PER_PLACE = 60
+SCENES_PER_PLACE = 100
 ROUND = SCENES_PER_PLACE * len(PLACES)
 _TWICE = 3
 
@@ -97,18 +97,13 @@ def _round(seed: int, number: int) -> tuple[tuple[Place, tuple[Item, ...]], ...]
 
 
 def _deal(rng: Random, twice: list[Thing]) -> list[tuple[Item, ...]]:
-    """Deal all things to the scenes of one place, one to three each, of which at most one is there twice."""
-    single = SCENES_PER_PLACE // 10
-    triple = len(THINGS) - 2 * SCENES_PER_PLACE + single
-    room = [1] * single + [2] * (SCENES_PER_PLACE - single - triple) + [3] * triple
-    first = rng.sample(range(SCENES_PER_PLACE), len(twice))
-    rest = [scene for scene, size in enumerate(room) for _ in range(size - (scene in first))]
-    rng.shuffle(rest)
-    items = [Item(thing, 2) for thing in twice] + [Item(thing, 1) for thing in THINGS if thing not in twice]
-    dealt: list[list[Item]] = [[] for _ in room]
-    for item, scene in zip(items, first + rest, strict=True):
-        dealt[scene].append(item)
-    return [tuple(scene) for scene in dealt]
+    """Deal all things to the scenes of one place. Those in `twice` are there alone, two of each."""
+    once = [Item(thing, 1) for thing in rng.sample(THINGS, len(THINGS)) if thing not in twice]
+    pairs = len(THINGS) - SCENES_PER_PLACE
+    dealt: list[tuple[Item, ...]] = [(Item(thing, 2),) for thing in twice]
+    dealt += zip(once[:pairs], once[pairs : 2 * pairs], strict=True)
+    dealt += [(item,) for item in once[2 * pairs :]]
+    return dealt
 
 
 def paint(seed: int, index: int, size: int = DEFAULT_SIZE) -> Image.Image:
@@ -142,7 +137,7 @@ class _Spot:
 def _arrange(rng: Random, scene: Scene, ground: Band) -> Iterator[_Spot]:
     """Place every thing at the position, out of a few tries, that overlaps least with those before."""
     total = sum(item.count for item in scene.items)
-    low, high = {1: (0.38, 0.52), 2: (0.31, 0.4), 3: (0.26, 0.33), 4: (0.24, 0.3)}[total]
+    low, high = (0.38, 0.52) if total == 1 else (0.31, 0.4)
     taken: list[_Spot] = []
     for item in scene.items:
         kind_side = rng.uniform(low, high)

@@ -108,7 +108,7 @@ BOUNDS = {
     "X": 0.9,
     "any name of X": 0.9,
     "two X": 0.7,
-    "X in PLACE": 0.72,
+    "X in PLACE": 0.8,
 }
 
 
@@ -165,7 +165,7 @@ def test_positions_after_the_end_of_text_change_nothing(shipped: Shipped) -> Non
 
 def test_the_corpus_is_what_its_command_paints(records: list[dict[str, str]]) -> None:
     """A changed vocabulary must come with a newly painted corpus and newly trained models."""
-    assert records == [scenes.compose(CORPUS_SEED, index).record() for index in range(600)]
+    assert records == [scenes.compose(CORPUS_SEED, index).record() for index in range(scenes.ROUND)]
     assert {path.name for path in CORPUS.glob("*.jpg")} == {record["key"] for record in records}
 
 
@@ -178,7 +178,7 @@ def test_weights_are_in_half_precision() -> None:
 
 @pytest.mark.parametrize(
     ("directory", "limit"),
-    [(MODELS["demo"], 16 * MB), (MODELS["demo-small"], 8 * MB), (CORPUS, 8 * MB)],
+    [(MODELS["demo"], 16 * MB), (MODELS["demo-small"], 8 * MB), (CORPUS, 13 * MB)],
 )
 def test_what_is_shipped_stays_small(directory: Path, limit: int) -> None:
     files = list(directory.iterdir())

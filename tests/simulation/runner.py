@@ -52,6 +52,7 @@ def _find_mutation(mutation: Mutation) -> tuple[Finding | None, Finding | None]:
 
 
 def _main(arguments: list[str]) -> object:
+    os.nice(10)  # the tests beside it have time limits
     gc.freeze()  # what is imported stays; most of the rest is freed by its count of references
     gc.set_threshold(100_000, 50, 100)
     if arguments == ["mutations"]:
