@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -138,15 +139,13 @@ def installed(
     return environment
 
 
-@pytest.fixture(scope="session", params=["local", "all"])
-def downloaded(
-    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Environment]:
-    """The wheel with one extra, all of it from the package index (about 6 GB)."""
-    environment = Environment(tmp_path_factory.mktemp(request.param))
-    environment.install(f"viewfinder[{request.param}] @ {wheel.as_uri()}")
-    yield environment
-    shutil.rmtree(environment.directory)
+@pytest.fixture(params=["local", "all"])
+def downloaded(request: pytest.FixtureRequest, wheel: Path) -> Iterator[Environment]:
+    """The wheel with one extra, all of it from the package index: about 6 GB, on a disk and removed after the test."""
+    with tempfile.TemporaryDirectory(prefix="viewfinder-tests-") as directory:
+        environment = Environment(Path(directory))
+        environment.install(f"viewfinder[{request.param}] @ {wheel.as_uri()}")
+        yield environment
 
 
 def index_and_search(environment: Environment, images: Path) -> None:
