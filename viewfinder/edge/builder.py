@@ -76,7 +76,6 @@ class BuilderProcess:
 def main() -> None:
     """Copy and build as the program on the socket says, whose number is the argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lower_session_priority(_NICENESS)
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     with suppress(EOFError, ConnectionError):
         _end_with_parent(connection.recv())
@@ -86,6 +85,7 @@ def main() -> None:
             _check_space(source, place)
             copy_directory(source, place.directory)
             connection.send(None)
+            lower_session_priority(_NICENESS)  # only now: updates have waited for the copy
             build_graphs(place, threshold_kb)
             sync_directory(place.directory)
             connection.send(None)
