@@ -150,6 +150,8 @@ def measure_large(directory: Path, points: int, quantization: Quantization = "no
                 build_s = time.perf_counter() - began
                 time.sleep(1)
                 waits_ms = json.loads(asker.communicate("\n")[0])
+            while store.connection.call("get_collection", collection_name=collection.name).status != "green":
+                time.sleep(1)  # what was written meanwhile may get graphs, too
             plain_ms = statistics.median(_ask(store, collection, QUERIES))
             filtered_ms = statistics.median(_ask(store, collection, QUERIES, _FILTER))
             recall = _recall(store, collection)

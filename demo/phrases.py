@@ -3,7 +3,7 @@
 A template is a format string over the parts of a scene:
     {things}  "a cat and two dogs"      一只猫和两只狗       {where}  "on the beach"    海滩上
     {bare}    "cat, dogs"               猫、狗              {place}  "beach"           海滩
-    {words}   "cat dogs"                猫 狗
+    {words}   "cat dogs"                猫 狗                {are}    "is"
 Captions and queries draw on disjoint lists of templates; the words for things and places are shared.
 """
 
@@ -22,9 +22,9 @@ CAPTIONS = (
     "a picture of {things} {where}",
     "a photo of {things} {where}",
     "an image showing {things} {where}",
-    "there is {things} {where}",
+    "there {are} {things} {where}",
     "{where}, {things}",
-    "{where} there is {things}",
+    "{where} there {are} {things}",
     "{place} with {things}",
     "a {place} scene with {things}",
     "{things} in front of a {place} background",
@@ -208,6 +208,7 @@ def english(rng: Random, template: str, place: Place, items: Sequence[Item], gen
         things=_listed(counted, ", ", " and "),
         bare=", ".join(bare),
         words=" ".join(bare),
+        are="are" if items[0].count > 1 else "is",
         where=rng.choice(place.wheres),
         place=rng.choice(place.nouns),
     )

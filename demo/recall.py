@@ -25,7 +25,7 @@ from demo.questions import precision_at, questions
 from demo.scenes import JPEG_QUALITY, compose, paint
 
 EVALUATION_SEED = 2
-EVALUATION_COUNT = 6_000  # ten images of each thing in each place
+EVALUATION_COUNT = 6_000  # six images of each thing in each place
 DESCRIBED = 1_000
 BATCH = 100
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.edge.writing import id_of
 from tests.processes import command, descendants
-from viewfinder.edge.builder import BuilderProcess
 from viewfinder.edge.engine import SharedEngine
+from viewfinder.edge.process import ShardProcess
 from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import StoreUnavailableError
 
@@ -103,18 +103,6 @@ def test_a_shard_is_replaced_without_losing_writes_or_searches(tmp_path: Path, q
     engine.close()
 
 
-@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not group sessions")
-def test_what_builds_graphs_comes_after_other_programs() -> None:
-    builder = BuilderProcess()
-    try:
-        group = Path(f"/proc/{builder._process.pid}/autogroup").read_text()
-        assert group.split()[-2:] == ["nice", "10"]
-        assert group != Path("/proc/self/autogroup").read_text()
-        assert os.getpriority(os.PRIO_PROCESS, builder._process.pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
-    finally:
-        builder.kill()
-
-
 def test_closing_gives_up_what_is_being_built(tmp_path: Path) -> None:
     engine = SharedEngine(tmp_path, quiet_s=0)
     config = {"vectors": {"image": {"size": DIMENSION, "distance": "Cosine"}}}
@@ -169,6 +157,32 @@ def building(directory: Path) -> Iterator[tuple[SharedEngine, Callable[[], None]
         yield engine, finish
     finally:
         engine.close()
+
+
+def test_a_new_shard_is_searched_before_it_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first searches take long."""
+    asked: list[tuple[int, str]] = []
+    answer = ShardProcess.answer
+
+    def noted(self: ShardProcess, operation: str, body: Any) -> Any:
+        asked.append((self.pid, operation))
+        return answer(self, operation, body)
+
+    monkeypatch.setattr(ShardProcess, "answer", noted)
+    with building(tmp_path) as (engine, finish):
+        finish()
+        shard: Any = engine._open["a"]._shard
+        operations = [operation for pid, operation in asked if pid == shard.pid]
+        assert operations.count("POST flush") == 1
+        assert operations[: operations.index("POST flush")].count("POST points/query") > 50
+
+
+def test_what_builds_graphs_comes_after_other_programs(tmp_path: Path) -> None:
+    with building(tmp_path):
+        (builder,) = [pid for pid in descendants(os.getpid()) if "viewfinder.edge.builder" in command(pid)]
+        lowest = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+        os.kill(builder, signal.SIGCONT)
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, builder) == lowest)
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:

@@ -40,10 +40,16 @@ FEATURES = frozenset(
         "two writers of one point",
         "many writers of one point",
         "model changes cut short",
+        "takedowns beside inserts",
     }
 )
 ENDINGS = frozenset(
-    {"two writers of one point", "many writers of one point", "model changes cut short"}
+    {
+        "two writers of one point",
+        "many writers of one point",
+        "model changes cut short",
+        "takedowns beside inserts",
+    }
 )  # the last phases of some histories
 SCENARIOS = frozenset({"two index runs", "two reindexes", "vanishing sources"})
 FOLDERS = ("cats", "dogs")
@@ -191,6 +197,7 @@ class Draw:
                 "two writers of one point": self._two_writers,
                 "many writers of one point": self._many_writers,
                 "model changes cut short": self._cut_short,
+                "takedowns beside inserts": self._taken_down_meanwhile,
             }
             phases += map(self._phase, endings[self._random.choice(sorted(self._features & ENDINGS))]())
         return phases
@@ -309,6 +316,17 @@ class Draw:
         puts = [self._put_good(uri) for uri in chosen.sample(URIS, 3)]
         together = [change, Action("index", index, delay=chosen.randint(0, 150))]
         return [[Action("remove source", {"source": source})], puts, together]
+
+    def _taken_down_meanwhile(self) -> list[list[Action]]:
+        """Return phases: at the end an object is taken down while a run inserts its point.
+
+        Of the three new points only that one is in the slow shard, and the last batch does not wait for it.
+        """
+        uris = URIS[3:6]
+        index = Action("index", {"sources": PLACES[2:], "captions": None, "prune": True, "ratio": 1.0})
+        gone = [Action("delete", {"uri": uri}) for uri in uris]
+        takedown = Action("take down", {"uri": uris[1]}, delay=self._random.randint(15, 40))
+        return [gone, [index], [self._put_good(uri) for uri in uris], [index, takedown]]
 
     def _put_good(self, uri: str) -> Action:
         return Action("put", {"uri": uri, "content": self._content("good")})

@@ -35,7 +35,7 @@ def check_runs(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
         if len(pairs) == 1 and ended_well(world, task):
             _check_report(world, task)
         if ended_well(world, task) and world.database.shards.is_behind(task):
-            raise Violation(f"{action.kind} is done, but not all of its points can be found")
+            raise Violation(f"{action.kind} is done, but its points appear later")
     _check_lock([task for action, task in pairs if action.kind in CHANGES_MODEL])
 
 

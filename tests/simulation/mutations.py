@@ -201,6 +201,15 @@ def _deletions_without_condition() -> Iterator[Any]:
     yield patch.object(Points, "delete_unchanged", delete_anyway)
 
 
+def _only_what_is_seen_is_deleted() -> Iterator[Any]:
+    from viewfinder.store.points import Points
+
+    delete = Points.delete
+    yield patch.object(
+        Points, "delete", lambda self, collection, ids: delete(self, collection, list(self.states(collection, ids)))
+    )
+
+
 def _writes_are_not_checked() -> Iterator[Any]:
     from viewfinder.indexing import write
 
@@ -323,6 +332,13 @@ MUTATIONS = (
     ),
     _mutation(
         "late inserts", "a run is done before its points are there", "two index runs", 22, _writes_are_not_checked
+    ),
+    _mutation(
+        "takedowns",
+        "a takedown deletes the points that can be read",
+        "takedowns beside inserts",
+        14,
+        _only_what_is_seen_is_deleted,
     ),
     _mutation("timeouts", "408 and 500 are final", "timeouts and failed replicas", 0, _final_timeouts),
 )

@@ -182,7 +182,7 @@ class SimulatedEngine:
 class _Shards:
     """Two shards. If `slow`, the second one applies writes that do not wait after a while.
 
-    A shard applies writes in their order: one that waits, or that any point may match, waits for all before it.
+    A shard applies writes in their order: one that waits comes after all before it.
     """
 
     def __init__(self, local: SimulatedEngine, scheduler: Scheduler, *, slow: bool) -> None:
@@ -199,7 +199,7 @@ class _Shards:
         """
         before = len(self._pending)
         of_slow = self._of_slow(arguments) if method == "upsert" else method in _ANY_POINT
-        waits = of_slow and arguments.get("wait", True)
+        waits = of_slow and (method in _ANY_POINT or arguments.get("wait", True))
         while self._pending and (waits or self._pending[0][0] <= self._scheduler.steps):
             self._insert(self._pending.pop(0)[1])
         return len(self._pending) < before

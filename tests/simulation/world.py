@@ -120,6 +120,7 @@ class World:
         self.taken_down.pop(uri, None)
         self.bucket.touch(uri)
         store.restore(INDEX, [point_id(uri)])
+        self.bucket.touch(uri)  # a run beside it may have deleted the point until now
 
     def _program(self) -> tuple[Settings, ObjectAccess, Store]:
         """The settings, access to objects and store of a program that starts now."""

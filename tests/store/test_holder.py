@@ -170,7 +170,7 @@ def test_releasing_an_owned_ray_closes_the_store(ray_cluster: StoreAddress, tmp_
     start_ray(address)
     with connect(address) as store:
         write(store, "kept")
-    RaySession(address, owned=True, joined=False).release()
+    RaySession(address, owned=True, joined=False, holds=True).release()
     assert not (store_directory(tmp_path) / "holder.json").exists()
     with Store(open_directory(tmp_path, wait_s=0), address) as store:
         assert points_of(store) == 40

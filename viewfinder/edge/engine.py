@@ -97,13 +97,14 @@ class Engine:
         return True
 
     def _delete(self, name: str, _: Any) -> bool:
-        with self._lock, self.registry.changed():
-            if name not in self.registry.collections:
-                return False
-            entry = self.registry.collections.pop(name)
-            aliases = self.registry.aliases
-            for alias in [each for each, target in aliases.items() if target == name]:
-                del aliases[alias]
+        with self._lock:
+            with self.registry.changed():
+                if name not in self.registry.collections:
+                    return False
+                entry = self.registry.collections.pop(name)
+                aliases = self.registry.aliases
+                for alias in [each for each, target in aliases.items() if target == name]:
+                    del aliases[alias]
             opened = self._open.pop(name, None)
         if opened is not None:
             opened.close()

@@ -108,7 +108,7 @@ def _count_outcomes(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]],
 
 
 def _missing(store: Store, collection: Collection, rows: Sequence[Row], seen: Container[str]) -> list[Row]:
-    """Return the rows to index whose points cannot be read, unless they were taken down since.
+    """Return the rows to index whose points cannot be read, and delete those that were taken down since.
 
     Points that existed are read again. An object may have been missing when another run listed it: that run's prune has
     deleted the point since. New ones are missing if they are not in `seen`: their shard has not applied them yet.
@@ -118,6 +118,8 @@ def _missing(store: Store, collection: Collection, rows: Sequence[Row], seen: Co
     missing = {row["id"]: row["uri"] for row in doubtful if row["id"] not in found}
     # A takedown is recorded before its point is deleted.
     excluded = taken_down(store.control(collection.index), missing) if missing else ()
+    if excluded:  # their shard may not have applied their inserts yet; a deletion comes after those
+        store.points.delete(collection, sorted(excluded))
     return [row for row in doubtful if row["id"] in missing and row["id"] not in excluded]
 
 
