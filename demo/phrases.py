@@ -208,7 +208,7 @@ def english(rng: Random, template: str, place: Place, items: Sequence[Item], gen
         things=_listed(counted, ", ", " and "),
         bare=", ".join(bare),
         words=" ".join(bare),
-        are="are" if items[0].count > 1 else "is",
+        are="are" if items and items[0].count > 1 else "is",
         where=rng.choice(place.wheres),
         place=rng.choice(place.nouns),
     )
