@@ -4,7 +4,6 @@ Every call of the engine holds Python's interpreter lock for as long as it runs 
 flush 120), so in a process with other threads none of them would run meanwhile.
 """
 
-import os
 import signal
 import socket
 import subprocess
@@ -152,8 +151,6 @@ def main() -> None:
     """Serve on the socket whose number is the argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which closes the shard
     serve(Connection(int(sys.argv[1])))
-    # Not by the interpreter: the engine writes a shard to disk when it is freed, and the directory is locked meanwhile.
-    os._exit(0)
 
 
 if __name__ == "__main__":
