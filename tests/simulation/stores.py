@@ -214,8 +214,12 @@ class _Shards:
         return self._local.call("upsert", **_part(arguments, rest)) if rest else None
 
     def is_behind(self, task: Task) -> bool:
-        """Return True if inserts of this task have not been applied."""
-        return any(each is task for _, _, each in self._pending)
+        """Return True if points that this task has inserted are not there. Another run may have inserted them."""
+        return any(each is task and self._adds(arguments) for _, arguments, each in self._pending)
+
+    def _adds(self, arguments: Mapping[str, Any]) -> bool:
+        name, ids = arguments["collection_name"], arguments["points"].ids
+        return self._local.exists(name) and len(self._local.call("retrieve", collection_name=name, ids=ids)) < len(ids)
 
     def settle(self) -> None:
         """Apply all pending inserts."""
