@@ -182,7 +182,7 @@ def test_an_empty_directory_and_an_invalid_description_are_refused(local: Open, 
     with pytest.raises(SourceError, match="could be an image"):
         engine.index_directory(empty)
     with pytest.raises(ConfigurationError, match=r"description of 'a\.jpg'"):
-        engine.index_directory(photos, descriptions={"a.jpg": None})  # type: ignore[dict-item]
+        engine.index_directory(photos, descriptions={"a.jpg": None})  # type: ignore[dict-item]  # a mistake of a user
 
 
 def test_another_model_is_refused_and_the_default_is_the_model_of_the_index(
@@ -203,7 +203,7 @@ def test_an_unknown_model_or_mode_is_refused_at_construction(local: Open) -> Non
     with pytest.raises(UnknownModelError, match="Closest known: 'ViT-B-32::openai'"):
         local(model_name="ViT-B-32::openia")
     with pytest.raises(ConfigurationError, match="'service' or 'local'"):
-        ImageSearchEngine(mode="cloud")  # type: ignore[arg-type]
+        ImageSearchEngine(mode="cloud")  # type: ignore[arg-type]  # a mistake of a user
     with pytest.raises(ConfigurationError, match="mode='local'"):
         ImageSearchEngine(model_name="demo")
 

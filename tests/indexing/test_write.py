@@ -52,7 +52,7 @@ def row(name: str, vector: list[float], **columns: Any) -> Row:
         "sources": ["s3://b"],
         "image_vector": np.array(vector, np.float32).tobytes(),
     }
-    return made | columns  # type: ignore[return-value]
+    return made | columns  # type: ignore[return-value]  # columns of any name
 
 
 def version(etag: str, last_modified: str = "") -> dict[str, Any]:
@@ -166,7 +166,7 @@ def interleaved(store: Store) -> Iterator[Store]:
 
 
 def meanwhile(interleaved: Store, action: Callable[[], object]) -> None:
-    interleaved.connection.client.meanwhile = action  # type: ignore[attr-defined]
+    interleaved.connection.client.meanwhile = action  # type: ignore[attr-defined]  # that of the test's client
 
 
 def captioned(text: str | None, **columns: Any) -> dict[str, Any]:

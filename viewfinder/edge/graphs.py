@@ -145,14 +145,14 @@ class Graphs:
     def _replace(self, needs: GraphNeeds, place: ShardPlace, built: int) -> None:
         collection = needs.collection
         shard = self._open_shard(place)
-        with suppress(Refusal):
-            _warm(shard, place)
 
         def adopt() -> None:
             self._adopt(collection, place, needs.graph_points + built)
             collection.unbuilt -= built
 
         try:
+            with suppress(Refusal):
+                _warm(shard, place)
             collection.replace(shard, adopt)
         except BaseException:
             if not self._is_adopted(place):
