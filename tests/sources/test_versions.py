@@ -124,6 +124,9 @@ def test_an_etag_of_objects_with_different_sizes_says_nothing() -> None:
         (Version(DIGEST, 5, EARLY), Version(PARTS, 5, EARLY), True),  # another form of ETag
         (Version(DIGEST, 5, EARLY), Version("abc", 5, EARLY), True),
         (Version("", 5, EARLY), Version(DIGEST, 5, EARLY), True),
+        (Version("", 5, EARLY), Version("abc", 5, EARLY), True),
+        (Version("0", 5, EARLY), Version("abc", 5, EARLY), True),  # an endpoint that had one ETag for all objects
+        (Version("abc", 5, EARLY), Version("abd", 5, EARLY), False),
         (Version(DIGEST, 5, EARLY), Version(OTHER, 5, EARLY), False),  # two contents within one second
         (Version("5-1767225600000000001", 5, EARLY), Version("5-1767225600000000002", 5, EARLY), False),  # local files
         (Version(DIGEST, 5, EARLY), Version(PARTS, 5, LATE), False),

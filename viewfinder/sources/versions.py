@@ -56,8 +56,8 @@ def is_same(known: Version, listed: Version) -> bool:
 def is_probably_same(known: Version, listed: Version) -> bool:
     """Return True if size and time are the same, and ETags that differ are of different forms.
 
-    An endpoint gave the MD5 digest of an object before, and that of a multipart upload now. Two ETags of one form that
-    differ are of two contents, even within one second.
+    An endpoint gave the MD5 digest of an object before, and that of a multipart upload now, or the same "0" for all
+    objects before. Two ETags of one form that differ are of two contents, even within one second.
     """
     return _has_size_and_time(known, listed) and (known.etag == listed.etag or _form(known) != _form(listed))
 
@@ -68,10 +68,10 @@ def _has_size_and_time(known: Version, listed: Version) -> bool:
 
 
 def _form(version: Version) -> str:
-    """Return "" without an ETag, "digest" for an MD5, the suffix of a multipart upload ("-5"), or "other"."""
+    """Return "digest" for an MD5, the suffix of a multipart upload ("-5"), and the length of any other ETag."""
     if _is_digest(version):
         return version.etag[32:] or "digest"
-    return "other" if version.etag else ""
+    return str(len(version.etag))
 
 
 def version_read(listed: Version, read: Version) -> Version:
