@@ -11,16 +11,17 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
+from viewfinder.models.digests import sha256
 from viewfinder.models.text_length import TextLength
 
 # Raise it when exports are made in another way: the earlier ones are then ignored.
@@ -93,7 +94,7 @@ class Exports:
             raise ExportMissingError("it has not been exported on this machine")
         try:
             manifest = Manifest.load(directory)
-            damaged = [name for name, digest in manifest.files.items() if sha256(directory / name) != digest]
+            damaged = _damaged(directory, manifest.files)
         except (OSError, TypeError, KeyError, ValueError, AttributeError) as error:
             raise ExportMissingError(f"its export in {directory} is damaged ({error})") from error
         if manifest.fingerprint != fingerprint:
@@ -168,6 +169,13 @@ class Exports:
             return None
 
 
+def _damaged(directory: Path, files: Mapping[str, str]) -> list[str]:
+    """Return the names of files whose digest is another; they are read at the same time."""
+    with ThreadPoolExecutor(len(files) or 1) as threads:
+        found = threads.map(sha256, [directory / name for name in files])
+        return [name for name, digest in zip(files, found, strict=True) if digest != files[name]]
+
+
 def made_by() -> str:
     """Return the versions that decide whether an export succeeds."""
     found = []
@@ -175,11 +183,6 @@ def made_by() -> str:
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     return ", ".join(found)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(fingerprint: str) -> str:
