@@ -1,5 +1,6 @@
 """The embedded engine by itself: its registry, shards and the messages of a directory that it cannot use."""
 
+import errno
 import json
 import os
 import shutil
@@ -210,6 +211,27 @@ def test_a_dropped_collection_leaves_no_files_and_no_alias(tmp_path: Path) -> No
     assert not engine.exists("live")
     assert list((tmp_path / "shards").iterdir()) == []
     assert not engine.answer("DELETE", "/collections/a")
+    engine.close()
+
+
+def test_a_collection_whose_deletion_cannot_be_noted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: it was open, but not known as such, and could not be opened again."""
+
+    def fill_disk(self: Registry) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    engine = SharedEngine(tmp_path)
+    engine.answer("PUT", "/collections/a", SCHEMA)
+    put(engine, 1)
+    with monkeypatch.context() as full:
+        full.setattr(Registry, "_write", fill_disk)
+        with pytest.raises(OSError, match="No space"):
+            engine.answer("DELETE", "/collections/a")
+    put(engine, 2)
+    assert numbers(engine) == [1, 2]
+    engine.answer("DELETE", "/collections/a")
+    assert not engine.exists("a")
+    assert not list((tmp_path / "shards").iterdir())
     engine.close()
 
 
