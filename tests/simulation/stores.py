@@ -55,7 +55,7 @@ class Database:
 
     On a server the control collection has two replicas, and each program talks to one of them. A conditional write
     without an ordering is decided on that one, and later once more on the other. The other collections have two shards,
-    one of them slow (`_Shards`).
+    one of them slow (`_Shards`). Their replicas never differ: an update that waits returns when all active ones have it.
     """
 
     def __init__(self, scheduler: Scheduler, directory: Path, *, replicated: bool = False) -> None:
