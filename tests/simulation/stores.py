@@ -55,7 +55,8 @@ class Database:
 
     On a server the control collection has two replicas, and each program talks to one of them. A conditional write
     without an ordering is decided on that one, and later once more on the other. The other collections have two shards,
-    one of them slow (`_Shards`). Their replicas never differ: an update that waits returns when all active ones have it.
+    one of them slow (`_Shards`). An update that waits returns when all active replicas
+    have it, so that these never differ.
     """
 
     def __init__(self, scheduler: Scheduler, directory: Path, *, replicated: bool = False) -> None:
