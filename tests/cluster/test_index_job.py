@@ -201,14 +201,14 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals, ray: str
     with tempfile.TemporaryFile("w+") as output:
         job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
         try:
-            deadline = time.monotonic() + 200
+            deadline = time.monotonic() + 600  # several Rays may start at once
             while job.poll() is None and time.monotonic() < deadline:
                 live = world.store.collections.live(world.index)
                 if live is not None and world.store.points.count(live) > 20:
                     break
                 time.sleep(0.1)
             job.send_signal(by)
-            job.wait(60)
+            job.wait(200)
         finally:
             job.kill()  # no effect if it has ended
             job.wait()
