@@ -201,7 +201,7 @@ def interrupted(world: World, qdrant: QdrantDouble, by: signal.Signals, ray: str
     with tempfile.TemporaryFile("w+") as output:
         job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
         try:
-            deadline = time.monotonic() + 600  # several Rays may start at once
+            deadline = time.monotonic() + 400  # several Rays may start at once
             while job.poll() is None and time.monotonic() < deadline:
                 live = world.store.collections.live(world.index)
                 if live is not None and world.store.points.count(live) > 20:

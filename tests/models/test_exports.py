@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from viewfinder.models.digests import sha256
 from viewfinder.models.exporter import is_passing
-from viewfinder.models.exports import ExportMissingError, Exports, Manifest
+from viewfinder.models.exports import ExportMissingError, Exports, Manifest, sha256
 from viewfinder.models.text_length import TextLength
 
 MODEL = "0123456789ab"

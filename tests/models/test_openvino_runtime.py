@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from tests.models.test_encoder import TEXTS, Reference, random_images
-from viewfinder.models import exporter
+from viewfinder.models import exporter, exports
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.encoder import Encoder
 from viewfinder.models.exports import Export, ExportMissingError, Manifest
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.openvino_runtime import OpenVinoRuntime
+from viewfinder.models.runtime import RuntimeName
 from viewfinder.testing.models import Family, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -266,6 +267,19 @@ def test_nothing_on_a_cpu_imports_torch_once_a_model_is_exported(prepared: Path,
     runtime, heavy = in_process(path, str(tmp_path), HF_HOME=str(prepared), VIEWFINDER_RUNTIME="auto")
     assert runtime == "openvino"
     assert heavy == []
+
+
+@pytest.mark.parametrize("runtime", ["auto", "openvino"])
+def test_an_export_is_read_once_for_its_digests(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, runtime: RuntimeName
+) -> None:
+    read: list[str] = []
+    digest = exports.sha256
+    monkeypatch.setattr(exports, "sha256", lambda path: [digest(path), read.append(path.name)][0])
+    monkeypatch.setattr(exports.Exports, "of_this_machine", lambda: exports.Exports(prepared / "viewfinder"))
+    encoder = Encoder.load(locate("demo-small"), device="cpu", runtime=runtime)
+    assert encoder.runtime.name == "openvino"
+    assert sorted(read) == ["image.bin", "image.xml", "probes.npz", "text.bin", "text.xml"]
 
 
 def test_openvino_is_imported_without_a_connection(prepared: Path) -> None:

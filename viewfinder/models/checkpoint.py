@@ -1,6 +1,7 @@
 """Checkpoints: locate the files of a model, locally or on the Hugging Face hub, and compute its fingerprint."""
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
-from viewfinder.models import digests, open_clip_tables
+from viewfinder.models import open_clip_tables
 from viewfinder.models.hub import ADVICE, download, is_commit
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
@@ -293,6 +294,14 @@ def _download(spec: ModelSpec, repository: str, files: list[str]) -> Path:
 
 def _sha256(path: Path) -> str:
     try:
-        return digests.sha256(path)
+        status = path.stat()
+        return _sha256_of(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise UnknownModelError(f"The model's file {path} cannot be read: {error}.") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    # Cached: a replica checks for a new model every few seconds and must not read gigabytes each time.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -50,11 +50,11 @@ class Encoder:
         """
         chosen = choose_device(device)
         numbers = choose_precision(precision, chosen)
-        if chosen == "cpu" and runtime == "openvino":
-            exporter.prepare(checkpoint)
+        prepared = exporter.prepare(checkpoint) if chosen == "cpu" and runtime == "openvino" else None
         if chosen == "cpu" and runtime != "torch" and supports(numbers):
             try:
-                return cls._exported(checkpoint, numbers, threads, calls)
+                found = prepared or Exports.of_this_machine().find(checkpoint.fingerprint)
+                return cls._exported(checkpoint, found, numbers, threads, calls)
             except ExportMissingError as reason:
                 _use_torch(checkpoint, reason, export=export)
         loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
@@ -62,8 +62,7 @@ class Encoder:
         return cls(checkpoint, loaded)
 
     @classmethod
-    def _exported(cls, checkpoint: Checkpoint, precision: str, threads: int | None, calls: int) -> Self:
-        export = Exports.of_this_machine().find(checkpoint.fingerprint)
+    def _exported(cls, checkpoint: Checkpoint, export: Export, precision: str, threads: int | None, calls: int) -> Self:
         runtime = OpenVinoRuntime(export, precision, threads=threads, calls=calls)
         logger.info("loaded %s (%s) on OpenVINO as %s", checkpoint.name, checkpoint.fingerprint, precision)
         return cls(checkpoint, runtime, _definition(checkpoint, export))

@@ -24,7 +24,6 @@ from viewfinder.models import probes
 from viewfinder.models.checkpoint import Checkpoint, locate
 from viewfinder.models.cpu import available_memory
 from viewfinder.models.devices import choose_precision
-from viewfinder.models.digests import sha256
 from viewfinder.models.exports import (
     IMAGE,
     PROBES,
@@ -35,6 +34,7 @@ from viewfinder.models.exports import (
     Exports,
     Manifest,
     made_by,
+    sha256,
 )
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.open_clip_internals import TextTower, attend_without_transposing

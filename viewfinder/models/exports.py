@@ -11,6 +11,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import shutil
 import tempfile
@@ -21,7 +22,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from viewfinder.models.digests import sha256
 from viewfinder.models.text_length import TextLength
 
 # Raise it when exports are made in another way: the earlier ones are then ignored.
@@ -170,10 +170,11 @@ class Exports:
 
 
 def _damaged(directory: Path, files: Mapping[str, str]) -> list[str]:
-    """Return the names of files whose digest is another; they are read at the same time."""
-    with ThreadPoolExecutor(len(files) or 1) as threads:
-        found = threads.map(sha256, [directory / name for name in files])
-        return [name for name, digest in zip(files, found, strict=True) if digest != files[name]]
+    """Return the names of files whose digest is another; two are read at a time."""
+    names, expected = list(files.keys()), list(files.values())
+    with ThreadPoolExecutor(2) as reading:
+        found = reading.map(sha256, [directory / name for name in names])
+        return [name for name, digest, other in zip(names, expected, found, strict=True) if digest != other]
 
 
 def made_by() -> str:
@@ -183,6 +184,11 @@ def made_by() -> str:
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     return ", ".join(found)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(fingerprint: str) -> str:

@@ -54,7 +54,7 @@ def is_same(known: Version, listed: Version) -> bool:
 
 
 def is_probably_same(known: Version, listed: Version) -> bool:
-    """Return True if size and time are the same, and ETags that differ are of different forms.
+    """Return True if size and time are the same, and ETags that differ are of different forms (`_form`).
 
     An endpoint gave the MD5 digest of an object before, and that of a multipart upload now, or the same "0" for all
     objects before. Two ETags of one form that differ are of two contents, even within one second.
