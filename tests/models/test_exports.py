@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from viewfinder.models.exporter import is_passing
-from viewfinder.models.exports import ExportMissingError, Exports, Manifest, sha256
+from viewfinder.models.exports import FORMAT, ExportMissingError, Exports, Manifest, sha256
 from viewfinder.models.text_length import TextLength
 
 MODEL = "0123456789ab"
@@ -16,9 +16,9 @@ def publish(exports: Exports, *, fingerprint: str = MODEL, content: str = "weigh
     with exports.alone(MODEL), exports.publish(MODEL) as directory:
         (directory / "text.bin").write_text(content)
         files = {"text.bin": sha256(directory / "text.bin")}
-        Manifest(fingerprint, "openvino 1", 100.0, -10.0, TextLength("end", 2), "float32", 0.9999, files).save(
-            directory
-        )
+        Manifest(
+            fingerprint, "digest", "openvino 1", 100.0, -10.0, TextLength("end", 2), "float32", 0.9999, files
+        ).save(directory)
 
 
 def interrupt(exports: Exports) -> None:
@@ -42,6 +42,15 @@ def test_what_is_published_is_found(exports: Exports) -> None:
     assert export.file("text.bin").read_text() == "weights"
     assert (export.manifest.logit_scale, export.manifest.logit_bias) == (100.0, -10.0)
     assert export.manifest.text_length == TextLength("end", 2)
+
+
+def test_an_export_names_the_weights_that_it_was_made_of(exports: Exports, tmp_path: Path) -> None:
+    assert exports.weights(MODEL) is None
+    publish(exports)
+    assert exports.weights(MODEL) == "digest"
+    (manifest,) = (tmp_path / "exports").rglob("manifest.json")
+    manifest.write_text("[]")
+    assert exports.weights(MODEL) is None
 
 
 def test_a_model_without_an_export_has_a_reason(exports: Exports) -> None:
@@ -93,7 +102,7 @@ def test_an_interrupted_export_leaves_the_previous_one_and_no_files(exports: Exp
 
 
 def test_what_a_killed_export_left_is_removed_by_the_next_one(exports: Exports, tmp_path: Path) -> None:
-    left = tmp_path / "exports" / f".{MODEL}-1.abc" / "made"
+    left = tmp_path / "exports" / f".{MODEL}-{FORMAT}.abc" / "made"
     other = tmp_path / "exports" / ".another-1.abc"
     for each in (left, other):
         each.mkdir(parents=True)

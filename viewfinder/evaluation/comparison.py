@@ -122,7 +122,7 @@ def _load_queries(
 
 def _encode(texts: list[str], collection: Collection, settings: Settings) -> Vectors:
     made_by = collection.metadata
-    checkpoint = locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
+    checkpoint = locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions, exported=True)
     encoder = Encoder.load(
         checkpoint, device=settings.device, precision=settings.precision, runtime=settings.runtime, export=True
     )

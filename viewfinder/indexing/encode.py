@@ -71,7 +71,7 @@ class Encode:
     ) -> None:
         @functools.cache
         def load() -> AnyEncoder:
-            checkpoint = locate(model, expect=fingerprint, revisions=revisions)
+            checkpoint = locate(model, expect=fingerprint, revisions=revisions, exported=True)
             return Encoder.load(
                 checkpoint,
                 device=device,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from viewfinder.errors import ModelMismatchError, UnknownModelError
 from viewfinder.images.decoding import Preprocess
 from viewfinder.models import open_clip_tables
+from viewfinder.models.exports import Exports
 from viewfinder.models.hub import ADVICE, download, is_commit
 from viewfinder.models.registry import CONFIG_NAME, REGISTRY, ModelSpec, find, read_config
 
@@ -45,6 +46,7 @@ class Checkpoint:
     preprocess: Preprocess
     tokenizer: TokenizerSpec
     fingerprint: str
+    weights_digest: str  # SHA-256
 
     @property
     def name(self) -> str:
@@ -59,32 +61,47 @@ class Checkpoint:
     def dimension(self) -> int:
         return int(self.architecture["embed_dim"])
 
+    def verify(self) -> None:
+        """Raise `ModelMismatchError` if the weights are not those of the fingerprint (see `locate`)."""
+        if _sha256(self.weights) != self.weights_digest:
+            raise _mismatch(self, "other weights", self.fingerprint)
 
-def locate(name: str, *, expect: str | None = None, revisions: Mapping[str, str] | None = None) -> Checkpoint:
+
+def locate(
+    name: str, *, expect: str | None = None, revisions: Mapping[str, str] | None = None, exported: bool = False
+) -> Checkpoint:
     """Find the model's files, downloading what the Hugging Face cache lacks, and compute its fingerprint.
 
     `revisions` pins hub repositories to commits, as `Checkpoint.revisions` of another machine; the others are resolved
-    here, once each.
+    here, once each. With `exported`, gigabytes of weights are not read if this machine has an export of the expected
+    model, from which it will be loaded; who loads the weights instead calls `Checkpoint.verify`.
     Raises `UnknownModelError` if a file is missing or damaged, and `ModelMismatchError` if the fingerprint is not
     `expect`.
     """
     spec = replace(find(name), revisions=dict(revisions or {}))
+    known = Exports.of_this_machine().weights(expect) if exported and expect else None
     if spec.directory:
-        checkpoint = _locate_directory(spec)
+        checkpoint = _locate_directory(spec, known)
     elif spec.arch:
-        checkpoint = _locate_open_clip(spec)
+        checkpoint = _locate_open_clip(spec, known)
     else:
-        checkpoint = _locate_hub(spec)
+        checkpoint = _locate_hub(spec, known)
+    if known is not None and checkpoint.fingerprint != expect:
+        return locate(name, expect=expect, revisions=revisions)
     if expect is not None and checkpoint.fingerprint != expect:
-        raise ModelMismatchError(
-            f"Model {name!r} has the fingerprint {checkpoint.fingerprint!r} on this machine, but {expect!r} is "
-            f"expected: its weights, configuration or tokenizer differ from those that made the vectors. "
-            f"Copy the same files here (this machine reads {checkpoint.weights}), or index again with this model."
-        )
+        raise _mismatch(checkpoint, f"the fingerprint {checkpoint.fingerprint!r}", expect)
     return checkpoint
 
 
-def _locate_directory(spec: ModelSpec) -> Checkpoint:
+def _mismatch(checkpoint: Checkpoint, found: str, expect: str) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"Model {checkpoint.name!r} has {found} on this machine, but {expect!r} is expected: its weights, "
+        f"configuration or tokenizer differ from those that made the vectors. Copy the same files here (this machine "
+        f"reads {checkpoint.weights}), or index again with this model."
+    )
+
+
+def _locate_directory(spec: ModelSpec, digest: str | None) -> Checkpoint:
     directory = Path(spec.directory)
     if spec.name in REGISTRY and not directory.is_dir():
         raise UnknownModelError(
@@ -93,10 +110,10 @@ def _locate_directory(spec: ModelSpec) -> Checkpoint:
             f"directory as the model, or choose another model: 'viewfinder models' lists them."
         )
     architecture, preprocess = read_config(spec.name, directory / CONFIG_NAME)
-    return _checkpoint(spec, architecture, preprocess, _weights_in(spec.name, directory), home=directory)
+    return _checkpoint(spec, architecture, preprocess, _weights_in(spec.name, directory), digest, home=directory)
 
 
-def _locate_open_clip(spec: ModelSpec) -> Checkpoint:
+def _locate_open_clip(spec: ModelSpec, digest: str | None) -> Checkpoint:
     arch = spec.arch.replace("/", "-")
     architecture = open_clip_tables.architecture(arch)
     tag = open_clip_tables.pretrained(arch)[open_clip_tables.normalized_tag(spec.tag)]
@@ -105,13 +122,13 @@ def _locate_open_clip(spec: ModelSpec) -> Checkpoint:
         # accuracy; this is the same as its force_quick_gelu=True or the architecture ARCH-quickgelu.
         architecture["quick_gelu"] = True
     repository, _, filename = tag["hf_hub"].rpartition("/")  # ORG/NAME/FILE, with an empty FILE for the default name
-    return _checkpoint(spec, architecture, tag, _download_weights(spec, repository, filename))
+    return _checkpoint(spec, architecture, tag, _download_weights(spec, repository, filename), digest)
 
 
-def _locate_hub(spec: ModelSpec) -> Checkpoint:
+def _locate_hub(spec: ModelSpec, digest: str | None) -> Checkpoint:
     folder = _download(spec, spec.hub, [CONFIG_NAME])
     architecture, preprocess = read_config(spec.name, folder / CONFIG_NAME)
-    return _checkpoint(spec, architecture, preprocess, _download_weights(spec, spec.hub, ""))
+    return _checkpoint(spec, architecture, preprocess, _download_weights(spec, spec.hub, ""), digest)
 
 
 def _checkpoint(
@@ -119,8 +136,10 @@ def _checkpoint(
     architecture: dict[str, Any],
     preprocess_config: Mapping[str, Any],
     weights: Path,
+    digest: str | None,
     home: Path | None = None,
 ) -> Checkpoint:
+    """Return the checkpoint of these files; without the `digest` of the weights they are read."""
     architecture = copy.deepcopy(architecture)
     # With either of these the towers would download weights of their own; neither changes a vector.
     architecture["vision_cfg"].pop("timm_model_pretrained", None)
@@ -135,16 +154,17 @@ def _checkpoint(
         folder = _tower_folder(spec, tower, home)
         text["hf_model_name"] = str(folder)
         identity["text_cfg"]["hf_model_name"] = _tower_config(spec.name, folder / "config.json")
+    digest = digest or _sha256(weights)
     described = {
         "architecture": identity,
-        "weights": _sha256(weights),
+        "weights": digest,
         "preprocess": asdict(preprocess),
         "tokenizer": {key: value for key, value in asdict(tokenizer).items() if key != "directory"},
         "normalisation": "l2",
         "encoder": ENCODER_VERSION,
     }
     fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    return Checkpoint(spec, weights, architecture, preprocess, tokenizer, fingerprint)
+    return Checkpoint(spec, weights, architecture, preprocess, tokenizer, fingerprint, digest)
 
 
 def _preprocess(name: str, image_size: Any, config: Mapping[str, Any]) -> Preprocess:

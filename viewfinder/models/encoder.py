@@ -45,8 +45,9 @@ class Encoder:
 
         `threads` is the number of CPU threads of one call (None: one for each core), `calls` that of calls at the same
         time. With `export`, a model without an export is exported in the background for those who load it later.
-        Raises `UnknownModelError` if the weights do not fit the configuration, `ConfigurationError` if this machine
-        lacks the device, and with "openvino" `ViewfinderError` if the model cannot be exported.
+        Raises `UnknownModelError` if the weights do not fit the configuration, `ModelMismatchError` if torch would load
+        others than those of the fingerprint, `ConfigurationError` if this machine lacks the device, and with "openvino"
+        `ViewfinderError` if the model cannot be exported.
         """
         chosen = choose_device(device)
         numbers = choose_precision(precision, chosen)
@@ -57,6 +58,7 @@ class Encoder:
                 return cls._exported(checkpoint, found, numbers, threads, calls)
             except ExportMissingError as reason:
                 _use_torch(checkpoint, reason, export=export)
+        checkpoint.verify()
         loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
         logger.info("loaded %s (%s) on %s as %s", checkpoint.name, checkpoint.fingerprint, chosen, numbers)
         return cls(checkpoint, loaded)

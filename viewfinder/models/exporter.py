@@ -121,7 +121,11 @@ def main(argument: str) -> None:
         try:
             exports.find(job["fingerprint"])  # another process may have made it meanwhile
         except ExportMissingError:
-            _export(locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"]), exports)
+            try:
+                checkpoint = locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"])
+            except ViewfinderError as error:
+                raise SystemExit(str(error)) from error
+            _export(checkpoint, exports)
 
 
 def _export(checkpoint: Checkpoint, exports: Exports) -> None:
@@ -157,7 +161,9 @@ def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
     del model
     precision = choose_precision("auto", "cpu")
     files = {path.name: sha256(path) for path in sorted(directory.iterdir())}
-    manifest = Manifest(checkpoint.fingerprint, made_by(), scale, bias, text_length, precision, 0.0, files)
+    manifest = Manifest(
+        checkpoint.fingerprint, checkpoint.weights_digest, made_by(), scale, bias, text_length, precision, 0.0, files
+    )
     cosine = _cosine(OpenVinoRuntime(Export(directory, manifest), precision), tokens, texts, pixels, images)
     if not cosine >= probes.SAME_COSINE:  # `not >=`, because NaN compares false
         raise ExportMissingError(f"the vectors of torch and of OpenVINO in {precision} have the cosine {cosine:.5f}")

@@ -25,7 +25,7 @@ from typing import Any, Self
 from viewfinder.models.text_length import TextLength
 
 # Raise it when exports are made in another way: the earlier ones are then ignored.
-FORMAT = 1
+FORMAT = 2
 TEXT, IMAGE, PROBES, TOKENIZER = "text.xml", "image.xml", "probes.npz", "tokenizer.json"
 _MANIFEST = "manifest.json"
 
@@ -43,6 +43,7 @@ class Manifest:
     """The properties of an export. `cosine` is the lowest to torch's vectors of the probes when it was made."""
 
     fingerprint: str
+    weights: str  # SHA-256 of the checkpoint's file
     made_by: str  # versions of the libraries
     logit_scale: float
     logit_bias: float
@@ -102,6 +103,13 @@ class Exports:
         if damaged:
             raise ExportMissingError(f"its export in {directory} is damaged ({damaged[0]} has changed)")
         return Export(directory, manifest)
+
+    def weights(self, fingerprint: str) -> str | None:
+        """Return the SHA-256 of the weights that were exported; None without a readable export."""
+        try:
+            return Manifest.load(self._directory / _name(fingerprint)).weights
+        except (OSError, TypeError, KeyError, ValueError, AttributeError):
+            return None
 
     @contextlib.contextmanager
     def alone(self, fingerprint: str, *, wait: bool = True) -> Iterator[bool]:

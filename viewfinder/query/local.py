@@ -196,5 +196,7 @@ class _IndexInStore:
         fingerprint = live.metadata.fingerprint
         if self._encoder is None or self._encoder.fingerprint != fingerprint:
             made_by = live.metadata
-            self._encoder = self._load(locate(made_by.model_name, expect=fingerprint, revisions=made_by.revisions))
+            self._encoder = self._load(
+                locate(made_by.model_name, expect=fingerprint, revisions=made_by.revisions, exported=True)
+            )
         return self._encoder

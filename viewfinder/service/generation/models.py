@@ -79,7 +79,7 @@ class Models:
     def locate(self, collection: Collection) -> Checkpoint:
         """The weights of the model that made a collection; raises if this machine does not have them."""
         made_by = collection.metadata
-        return locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions)
+        return locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions, exported=True)
 
     def load(self, collection: Collection, *, beside: bool = False) -> LoadedModel:
         """Load the model that made a collection, in this thread, or wait for another thread that does.
