@@ -23,7 +23,7 @@ EPILOG = examples(
 )
 
 _PORT_PROBE_TIMEOUT_S = 2.0
-_HEALTH_TIMEOUT_S = 0.5
+_HEALTH_TIMEOUT_S = 3.0
 _HOSTS = " Use 127.0.0.1 for this machine only, or 0.0.0.0 for all of its addresses."
 # Ray Serve's own actors need CPUs beside the first replica.
 _MINIMUM_CPUS = 4
