@@ -85,6 +85,39 @@ def test_a_prune_of_captions_removes_texts_that_are_blank_within_its_ratio(
     assert have_vectors(captioned) == [False] * 3
 
 
+def test_a_prune_of_captions_spares_texts_of_images_that_were_in_another_source(world: World) -> None:
+    """Regression: its ratio counts the captions of its own sources; all others were removed, uncounted."""
+    names = [f"a/{name}" for name in NAMES]
+    fill(world.bucket, [*names, "b/3.jpg"])
+    texts = {name: f"text of {name}" for name in names}
+    given = write(world, "texts.json", json.dumps(texts))
+    world.sync("--captions", given, source=f"{world.source}/a")
+    (world.bucket / "a" / "02.jpg").write_bytes(encoded_image(9, (64, 64)))
+    rows = [f"{name},,x" for name in [*names, "b/3.jpg"]]
+    blank = ("--captions", write(world, "tags.csv", "\n".join(["key,caption,tags", *rows])))
+    world.sync(*blank, "--prune-captions")
+    assert {name: world.points[name].payload["caption"] for name in names} == texts
+    with pytest.raises(PruneRefusedError, match="3 of the 3 captions"):  # they belong to this source now
+        world.sync(*blank, "--prune-captions")
+    world.sync(*blank, "--prune-captions", "--prune-captions-max-ratio", "1")
+    assert not any(world.points[name].payload.get("caption") for name in names)
+
+
+def test_tags_do_not_hide_that_all_texts_are_removed(captioned: World) -> None:
+    """Regression: all of few captions were removed beside many images with tags alone."""
+    tagged = [f"tagged/{number:02}.jpg" for number in range(20)]
+    fill(captioned.bucket, tagged)
+    table = "\n".join(["key,caption,tags", *(f"{name},,x" for name in tagged)]) + "\n"
+    captioned.sync("--captions", write(captioned, "tagged.csv", table))
+    with pytest.raises(PruneRefusedError, match=r"3 of the 3 captions of these sources \(100%\)"):
+        captioned.sync("--captions", write(captioned, "tagged.csv", table), "--prune-captions")
+    texts = write_captions(captioned, "texts.json", _00="zero", _01="one", _02="two")
+    with pytest.raises(PruneRefusedError, match="tags and fields of 20 of the 23 images with any of these sources"):
+        captioned.sync("--captions", texts, "--prune-captions")
+    assert values(captioned, "caption") == ["zero", "one", "two"]
+    assert captioned.points[tagged[0]].payload["tags"] == ["x"]
+
+
 def test_rows_that_say_nothing_are_counted_in_the_log(captioned: World, caplog: pytest.LogCaptureFixture) -> None:
     captioned.sync("--captions", write(captioned, "blank.csv", BLANK))
     assert "without caption, tags and fields: 3; they change nothing" in caplog.text

@@ -53,6 +53,12 @@ def _last_captions_file() -> Iterator[Any]:
     yield patch.object(build, "plan_run", plan)
 
 
+def _uncounted_captions() -> Iterator[Any]:
+    from viewfinder.indexing.compare import Compare
+
+    yield patch.object(Compare, "_removes_text", lambda self, row, state: self.remove_captions)
+
+
 def _blank_cells_erase() -> Iterator[Any]:
     from viewfinder.indexing.compare import Compare
 
@@ -288,6 +294,13 @@ def _mutation(name: str, breaks: str, feature: str, seed: int, patches: Callable
 MUTATIONS = (
     _mutation("captions", "only the last captions file counts", "several captions files", 22, _last_captions_file),
     _mutation("blank captions", "a blank cell erases a text", "blank captions", 0, _blank_cells_erase),
+    Mutation(
+        "uncounted captions",
+        "a prune of captions has no bound",
+        frozenset({"pruned captions", "blank captions"}),
+        140,
+        _uncounted_captions,
+    ),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 28, _one_list_of_sources),
     _mutation("overwrite", "a new point replaces that of another run", "two index runs", 75, _new_points_overwrite),

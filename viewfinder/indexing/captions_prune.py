@@ -45,17 +45,34 @@ class CaptionsPrune:
         return cls(scope, max_ratio=options.prune_captions_max_ratio)
 
     def plan(self) -> int:
-        """Count the captions that `carry_out` would remove; raises `PruneRefusedError` if they exceed the ratio."""
-        with_caption = sum(1 for point in self._before.points() if point.caption_hash)
-        count = sum(1 for _ in self._dropped()) + sum(1 for _ in self._without_text())
-        if count > self._max_ratio * with_caption:
+        """Count the captions that `carry_out` would remove; raises `PruneRefusedError` if they exceed the ratio.
+
+        Texts alone are counted too: beside many images with tags, all of them may be a small part.
+        """
+        texts = records = dropped_texts = dropped = without_text = 0
+        for point in self._before.points():
+            texts += point.has_caption
+            records += bool(point.caption_hash)
+            without_text += self._is_without_text(point)
+            if self._is_dropped(point):
+                dropped += 1
+                dropped_texts += point.has_caption
+        removed = dropped_texts + without_text
+        self._check(removed, texts, f"{removed:,} of the {counted(texts, 'caption')}")
+        self._check(
+            dropped,
+            records,
+            f"all captions, tags and fields of {dropped:,} of the {counted(records, 'image')} with any",
+        )
+        return dropped + without_text
+
+    def _check(self, removed: int, existing: int, described: str) -> None:
+        if removed > self._max_ratio * existing:
             raise PruneRefusedError(
-                f"--prune-captions would remove {count:,} of the {counted(with_caption, 'caption')} of these sources "
-                f"({count / with_caption:.0%}), more than --prune-captions-max-ratio {self._max_ratio:g} allows. "
-                "Nothing pruned. Check the keys in the captions files, or run again with a larger "
-                "--prune-captions-max-ratio."
+                f"--prune-captions would remove {described} of these sources ({removed / existing:.0%}), more than "
+                f"--prune-captions-max-ratio {self._max_ratio:g} allows. Nothing pruned. Check the keys in the "
+                "captions files, or run again with a larger --prune-captions-max-ratio."
             )
-        return count
 
     def carry_out(self, run_id: str) -> int:
         """Remove the captions, and return their number with those that the run has removed."""
@@ -83,11 +100,15 @@ class CaptionsPrune:
         return self._store.points.update(self._collection, list(before), without_caption)
 
     def _dropped(self) -> Iterator[PointBefore]:
-        for point in self._before.points():
-            if point.caption_hash and holds(self._listed, point.id) and not holds(self._recorded, point.id):
-                yield point
+        return filter(self._is_dropped, self._before.points())
 
     def _without_text(self) -> Iterator[PointBefore]:
-        for point in self._before.points():
-            if point.has_caption and holds(self._recorded, point.id) and not holds(self._captioned, point.id):
-                yield point
+        return filter(self._is_without_text, self._before.points())
+
+    def _is_dropped(self, point: PointBefore) -> bool:
+        """Return True for a listed object that no captions file names any more."""
+        return bool(point.caption_hash) and holds(self._listed, point.id) and not holds(self._recorded, point.id)
+
+    def _is_without_text(self, point: PointBefore) -> bool:
+        """Return True for an object whose record has lost its text."""
+        return point.has_caption and holds(self._recorded, point.id) and not holds(self._captioned, point.id)
