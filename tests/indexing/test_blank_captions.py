@@ -112,10 +112,22 @@ def test_tags_do_not_hide_that_all_texts_are_removed(captioned: World) -> None:
     with pytest.raises(PruneRefusedError, match=r"3 of the 3 captions of these sources \(100%\)"):
         captioned.sync("--captions", write(captioned, "tagged.csv", table), "--prune-captions")
     texts = write_captions(captioned, "texts.json", _00="zero", _01="one", _02="two")
-    with pytest.raises(PruneRefusedError, match="tags and fields of 20 of the 23 images with any of these sources"):
+    with pytest.raises(PruneRefusedError, match="tags or fields of 20 of the 23 images with any of these sources"):
         captioned.sync("--captions", texts, "--prune-captions")
     assert values(captioned, "caption") == ["zero", "one", "two"]
     assert captioned.points[tagged[0]].payload["tags"] == ["x"]
+
+
+def test_the_ratio_holds_for_texts_and_whole_records_together(world: World) -> None:
+    names = [f"{number:02}.jpg" for number in range(10)]
+    fill(world.bucket, names)
+    header = ["key,caption,tags"]
+    before = [*header, *(f"{name},text,x" for name in names[:5]), *(f"{name},,x" for name in names[5:])]
+    world.sync("--captions", write(world, "captions.csv", "\n".join(before)))
+    after = [*header, "00.jpg,,x", *before[2:9]]  # one text of five, and two records of ten
+    write(world, "captions.csv", "\n".join(after))
+    with pytest.raises(PruneRefusedError, match="3 of the 10 images with any"):
+        world.sync("--captions", f"{world.source}/captions.csv", "--prune-captions")
 
 
 def test_rows_that_say_nothing_are_counted_in_the_log(captioned: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 
 from tests.models.test_encoder import TEXTS, Reference, random_images
+from viewfinder.errors import ModelMismatchError
+from viewfinder.models import checkpoint as checkpoints
 from viewfinder.models import exporter, exports
 from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.models.encoder import Encoder
+from viewfinder.models.encoder import Encoder, loads_exports
 from viewfinder.models.exports import Export, ExportMissingError, Manifest
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.openvino_runtime import OpenVinoRuntime
@@ -246,7 +248,7 @@ ENCODE_ACTOR = f"""
 LOCAL_SEARCH = f"""
     import json, sys
     from viewfinder.engine import local
-    from viewfinder.models.encoder import Encoder
+    from viewfinder.models.encoder import Encoder, loads_exports
     from viewfinder.models.checkpoint import locate
     encoder = Encoder.load(locate("demo-small"))
     encoder.encode_texts(["a cat"])
@@ -282,6 +284,47 @@ def test_an_export_is_read_once_for_its_digests(
     assert sorted(read) == ["image.bin", "image.xml", "probes.npz", "text.bin", "text.xml"]
 
 
+def test_who_loads_an_export_does_not_read_the_weights(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = locate("demo-small").fingerprint
+    monkeypatch.setattr(exports.Exports, "of_this_machine", lambda: exports.Exports(prepared / "viewfinder"))
+    monkeypatch.setattr(checkpoints, "_sha256", lambda path: pytest.fail(f"{path} was read"))
+    found = locate("demo-small", expect=fingerprint, exported=True)
+    assert found.fingerprint == fingerprint
+    assert Encoder.load(found, device="cpu").runtime.name == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("options", "loads"),
+    [
+        (("cpu", "auto", "auto"), True),
+        (("auto", "auto", "openvino"), True),
+        (("cpu", "auto", "torch"), False),
+        (("cpu", "float16", "auto"), False),
+        (("cuda", "auto", "auto"), False),
+    ],
+)
+def test_weights_are_read_where_torch_will_load_them(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[Any, Any, Any], loads: bool
+) -> None:
+    monkeypatch.setattr("viewfinder.models.encoder.may_have_gpu", lambda: False)
+    assert loads_exports(*options) is loads
+    monkeypatch.setattr("viewfinder.models.encoder.may_have_gpu", lambda: True)
+    assert not loads_exports("auto", "auto", "auto")
+
+
+def test_weights_that_are_replaced_while_they_are_exported_give_no_export(tmp_path: Path) -> None:
+    """Regression: the towers of the new weights were served under the fingerprint of the old ones."""
+    directory = tiny_checkpoint(tmp_path / "model", "clip")
+    checkpoint = locate(str(directory))
+    tiny_checkpoint(directory, "clip", seed=1)
+    made = exports.Exports(tmp_path / "exports")
+    with made.alone(checkpoint.fingerprint), pytest.raises(ModelMismatchError, match="has other weights"):
+        exporter._export(checkpoint, made)
+    with pytest.raises(ExportMissingError, match="has not been exported") as missing:
+        made.find(checkpoint.fingerprint)
+    assert missing.value.retry
+
+
 def test_openvino_is_imported_without_a_connection(prepared: Path) -> None:
     opened = in_process(
         """
@@ -296,7 +339,7 @@ def test_openvino_is_imported_without_a_connection(prepared: Path) -> None:
         import time
         from viewfinder.models.openvino_runtime import import_openvino
         from viewfinder.models.checkpoint import locate
-        from viewfinder.models.encoder import Encoder
+        from viewfinder.models.encoder import Encoder, loads_exports
         openvino = import_openvino()
         import openvino.tools.ovc
         Encoder.load(locate("demo-small"), device="cpu").encode_texts(["a cat"])
@@ -313,7 +356,7 @@ def test_a_model_is_exported_in_the_background_and_used_by_the_next_process(tmp_
     script = """
         import json
         from viewfinder.models.checkpoint import locate
-        from viewfinder.models.encoder import Encoder
+        from viewfinder.models.encoder import Encoder, loads_exports
         encoder = Encoder.load(locate("demo-small"), device="cpu", export=True)
         print(json.dumps(encoder.runtime.name))
         """

@@ -56,7 +56,7 @@ def _last_captions_file() -> Iterator[Any]:
 def _uncounted_captions() -> Iterator[Any]:
     from viewfinder.indexing.compare import Compare
 
-    yield patch.object(Compare, "_removes_text", lambda self, row, state: self.remove_captions)
+    yield patch.object(Compare, "_removes_text", lambda self, state: bool(self.remove_captions))
 
 
 def _blank_cells_erase() -> Iterator[Any]:

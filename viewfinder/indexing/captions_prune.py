@@ -44,6 +44,11 @@ class CaptionsPrune:
             )
         return cls(scope, max_ratio=options.prune_captions_max_ratio)
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """The sources of the points that are counted."""
+        return frozenset(self._before.sources)
+
     def plan(self) -> int:
         """Count the captions that `carry_out` would remove; raises `PruneRefusedError` if they exceed the ratio.
 
@@ -57,14 +62,13 @@ class CaptionsPrune:
             if self._is_dropped(point):
                 dropped += 1
                 dropped_texts += point.has_caption
-        removed = dropped_texts + without_text
-        self._check(removed, texts, f"{removed:,} of the {counted(texts, 'caption')}")
+        lost = dropped_texts + without_text
+        self._check(lost, texts, f"{lost:,} of the {counted(texts, 'caption')}")
+        removed = dropped + without_text
         self._check(
-            dropped,
-            records,
-            f"all captions, tags and fields of {dropped:,} of the {counted(records, 'image')} with any",
+            removed, records, f"captions, tags or fields of {removed:,} of the {counted(records, 'image')} with any"
         )
-        return dropped + without_text
+        return removed
 
     def _check(self, removed: int, existing: int, described: str) -> None:
         if removed > self._max_ratio * existing:

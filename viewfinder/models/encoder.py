@@ -10,7 +10,7 @@ from viewfinder.arrays import Vectors
 from viewfinder.images.decoding import Preprocess
 from viewfinder.models import exporter
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.models.devices import Device, Precision, choose_device, choose_precision
+from viewfinder.models.devices import Device, Precision, choose_device, choose_precision, may_have_gpu
 from viewfinder.models.exports import TOKENIZER, Export, ExportMissingError, Exports
 from viewfinder.models.hugging_face_tokenizer import TokenizerDefinition
 from viewfinder.models.openvino_runtime import OpenVinoRuntime, supports
@@ -57,6 +57,7 @@ class Encoder:
                 found = prepared or Exports.of_this_machine().find(checkpoint.fingerprint)
                 return cls._exported(checkpoint, found, numbers, threads, calls)
             except ExportMissingError as reason:
+                checkpoint.verify()
                 _use_torch(checkpoint, reason, export=export)
         checkpoint.verify()
         loaded = TorchRuntime.load(checkpoint, chosen, numbers, threads)
@@ -121,6 +122,12 @@ class Encoder:
     def count_tokens(self, texts: list[str]) -> list[int]:
         """Return the number of tokens the model reads of each text, start and end tokens included."""
         return [min(length, self.context_length) for length in self._tokenizer.lengths(texts)]
+
+
+def loads_exports(device: Device, precision: Precision, runtime: RuntimeName) -> bool:
+    """Return True if `Encoder.load` with these options loads the export of a model that has one. Imports no torch."""
+    on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())
+    return on_cpu and runtime != "torch" and supports(choose_precision(precision, "cpu"))
 
 
 def _use_torch(checkpoint: Checkpoint, reason: ExportMissingError, *, export: bool) -> None:

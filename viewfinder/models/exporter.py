@@ -123,15 +123,17 @@ def main(argument: str) -> None:
         except ExportMissingError:
             try:
                 checkpoint = locate(job["name"], expect=job["fingerprint"], revisions=job["revisions"])
+                _export(checkpoint, exports)
             except ViewfinderError as error:
                 raise SystemExit(str(error)) from error
-            _export(checkpoint, exports)
 
 
 def _export(checkpoint: Checkpoint, exports: Exports) -> None:
     try:
         with exports.publish(checkpoint.fingerprint) as directory:
             write_export(checkpoint, directory)
+    except ViewfinderError:  # of the files at that moment
+        raise
     # The converter and the tracer of torch raise any error for an operation that they do not know.
     except Exception as error:
         if is_passing(error):
@@ -148,6 +150,7 @@ def is_passing(error: Exception) -> bool:
 def write_export(checkpoint: Checkpoint, directory: Path) -> Manifest:
     """Write the files of an export; raise whatever prevents it, and `ExportMissingError` if its vectors differ."""
     model: Any = load_model(checkpoint).eval().requires_grad_(False)
+    checkpoint.verify()  # after loading: the file may have been replaced meanwhile
     definition = _save_tokenizer(checkpoint, directory)
     tokenizer = Tokenizer(checkpoint.tokenizer, definition)
     tokens, _ = tokenizer(list(probes.TEXTS))

@@ -7,7 +7,7 @@ from typing import Any
 
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.models.checkpoint import Checkpoint
-from viewfinder.models.encoder import Encoder
+from viewfinder.models.encoder import Encoder, loads_exports
 from viewfinder.query.cursor import CursorKeys
 from viewfinder.query.images import QueryImages
 from viewfinder.query.language import identifier, named_languages
@@ -102,7 +102,13 @@ class SearchService:
                 export=True,
             )
 
-        models = Models(load, batch_size=settings.batch_size, maximum=settings.max_models, metrics=metrics)
+        models = Models(
+            load,
+            batch_size=settings.batch_size,
+            maximum=settings.max_models,
+            exported=loads_exports(settings.device, settings.precision, settings.runtime),
+            metrics=metrics,
+        )
         followers = [
             Follower(
                 store,

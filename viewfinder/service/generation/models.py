@@ -31,7 +31,8 @@ class Models:
     """Loads models, each once for all indexes, and keeps at most `maximum` in memory, the most recently used.
 
     The next model of an index that answers is loaded beside its current one, so that for this time there may be one
-    more. A model that is dropped stays in memory until the requests that have it are answered. Thread-safe.
+    more. A model that is dropped stays in memory until the requests that have it are answered. `exported` says that
+    `load` loads exports (`loads_exports`): weights are not read then. Thread-safe.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Models:
         *,
         batch_size: int,
         maximum: int = DEFAULT_MAX_MODELS,
+        exported: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
         self.lock = threading.RLock()  # also of what users use
         self._load = load
         self._batch_size = batch_size
         self._maximum = maximum
+        self._exported = exported
         self._metrics = metrics or Metrics()
         self._users: list[ModelUser] = []
         # By fingerprint; the least recently used first.
@@ -79,7 +82,9 @@ class Models:
     def locate(self, collection: Collection) -> Checkpoint:
         """The weights of the model that made a collection; raises if this machine does not have them."""
         made_by = collection.metadata
-        return locate(made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions, exported=True)
+        return locate(
+            made_by.model_name, expect=made_by.fingerprint, revisions=made_by.revisions, exported=self._exported
+        )
 
     def load(self, collection: Collection, *, beside: bool = False) -> LoadedModel:
         """Load the model that made a collection, in this thread, or wait for another thread that does.
