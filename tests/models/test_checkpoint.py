@@ -14,11 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from viewfinder.errors import ModelMismatchError, UnknownModelError
-from viewfinder.models import checkpoint as checkpoints
 from viewfinder.models import open_clip_tables
-from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.models.encoder import Encoder
-from viewfinder.models.exports import Exports
+from viewfinder.models.checkpoint import locate
 from viewfinder.models.registry import REGISTRY, ModelSpec, find
 from viewfinder.testing.models import tiny_checkpoint
 
@@ -218,60 +215,6 @@ class TestFingerprint:
             locate(str(directory), expect=fingerprint)
         assert fingerprint in str(caught.value)
         assert locate(str(directory)).fingerprint in str(caught.value)
-
-
-class TestExported:
-    """A model that this machine has an export of, which names the weights that it was made of."""
-
-    @pytest.fixture
-    def checkpoint(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
-        found = locate(str(directory))
-        exported = {found.fingerprint: found.weights_digest, "another": "0" * 64}
-        monkeypatch.setattr(Exports, "weights", lambda self, fingerprint: exported.get(fingerprint))
-        return found
-
-    @pytest.fixture
-    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The names of the files of which a digest was computed."""
-        names: list[str] = []
-        digest = checkpoints._sha256
-        monkeypatch.setattr(checkpoints, "_sha256", lambda path: [digest(path), names.append(path.name)][0])
-        return names
-
-    def test_its_weights_are_not_read(self, checkpoint: Checkpoint, directory: Path, read: list[str]) -> None:
-        assert locate(str(directory), expect=checkpoint.fingerprint, exported=True) == checkpoint
-        assert read == []
-        checkpoint.verify()
-        assert read == [checkpoint.weights.name]
-
-    @pytest.mark.parametrize("options", [{}, {"exported": True}, {"expect": True}])
-    def test_they_are_if_the_caller_does_not_load_the_export(
-        self, checkpoint: Checkpoint, directory: Path, read: list[str], options: dict[str, Any]
-    ) -> None:
-        if options.get("expect"):
-            options = {"expect": checkpoint.fingerprint}
-        assert locate(str(directory), **options) == checkpoint
-        assert read == [checkpoint.weights.name]
-
-    def test_other_weights_are_found_when_they_are_to_be_loaded(self, checkpoint: Checkpoint, directory: Path) -> None:
-        tiny_checkpoint(directory, seed=1)
-        found = locate(str(directory), expect=checkpoint.fingerprint, exported=True)
-        with pytest.raises(ModelMismatchError, match="has other weights on this machine"):
-            found.verify()
-        with pytest.raises(ModelMismatchError, match="has other weights on this machine"):
-            Encoder.load(found, device="cpu", runtime="torch")
-
-    def test_another_configuration_is_another_model(self, checkpoint: Checkpoint, directory: Path) -> None:
-        edit_config(directory, {"preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}})
-        with pytest.raises(ModelMismatchError, match="has the fingerprint"):
-            locate(str(directory), expect=checkpoint.fingerprint, exported=True)
-
-    def test_an_export_of_another_model_under_this_name_helps_nobody(
-        self, checkpoint: Checkpoint, directory: Path, read: list[str]
-    ) -> None:
-        with pytest.raises(ModelMismatchError, match=checkpoint.fingerprint):
-            locate(str(directory), expect="another", exported=True)
-        assert read == [checkpoint.weights.name]
 
 
 class TestLocate:

@@ -183,11 +183,10 @@ class Indexer:
                 return self.plan(options, collection, made)
         manifest = listed.manifest
         prune, captions_prune = self._prunes(options, collection, listed)
-        removing: frozenset[str] = captions_prune.sources if captions_prune else frozenset()
         prune_plan = prune.plan() if prune else None
         if captions_prune:
             prune_plan = replace(prune_plan or PrunePlan(0, 0, 0), captions=captions_prune.plan())
-        compare = self._compare(options, collection, manifest, remove_captions=removing)
+        compare = self._compare(options, collection, manifest, captions_prune)
         compared = self._compare_here(manifest, compare)
         if compared is not None:
             actions: Mapping[str, int] = count_actions(compared)
@@ -208,14 +207,13 @@ class Indexer:
                 return self.sync(options, collection, checkpoint, made)
         store, manifest = self._store, listed.manifest
         prune, captions_prune = self._prunes(options, collection, listed)
-        removing: frozenset[str] = captions_prune.sources if captions_prune else frozenset()
         if prune:
             prune.plan()
         if captions_prune:
             captions_prune.plan()
         self._record_run(options, collection, manifest)
         record_fields(store, collection, manifest.fields)
-        compare = self._compare(options, collection, manifest, remove_captions=removing)
+        compare = self._compare(options, collection, manifest, captions_prune)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
         pruned_captions = captions_prune.carry_out(self._run_id) if captions_prune else 0
@@ -243,8 +241,7 @@ class Indexer:
         options: IndexOptions,
         collection: Collection | None,
         manifest: Manifest,
-        *,
-        remove_captions: frozenset[str],
+        captions_prune: CaptionsPrune | None,
     ) -> Compare:
         return Compare(
             self._access,
@@ -253,7 +250,7 @@ class Indexer:
             captions=manifest.with_captions,
             captions_from=options.captions_from,
             captions_over=options.captions_over,
-            remove_captions=remove_captions,
+            remove_captions=captions_prune.sources if captions_prune else frozenset(),
             decided_by=deciders(
                 ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
             ),
