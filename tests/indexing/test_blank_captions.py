@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from tests.fixtures.indexing import World
+from tests.fixtures.options import index_options
 from tests.indexing.sample_images import encoded_image, fill, write_captions
-from viewfinder.indexing.prune import PruneRefusedError
+from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
+from viewfinder.models.checkpoint import locate
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +103,38 @@ def test_a_prune_of_captions_spares_texts_of_images_that_were_in_another_source(
         world.sync(*blank, "--prune-captions")
     world.sync(*blank, "--prune-captions", "--prune-captions-max-ratio", "1")
     assert not any(world.points[name].payload.get("caption") for name in names)
+
+
+def test_a_prune_of_captions_spares_texts_that_another_run_has_written_since(world: World) -> None:
+    """Regression: they were removed, uncounted, if the captions files of the run had no text for the image."""
+    fill(world.bucket, NAMES)
+    world.sync("--captions", write_captions(world, "texts.json", _00="zero", _02="two"))
+    late = write_captions(world, "late.json", _00="changed", _01="late")
+    flags = ("--captions", write(world, "tags.csv", TAGS), "--prune-captions", "--prune-captions-max-ratio", "1")
+    options = index_options(["--source", world.source, *flags])
+    assert world.indexer("plan").plan(options, world.collection).prune == PrunePlan(0, 0, 0, captions=2)
+
+    def describe(number: int) -> None:
+        world.sync("--captions", late)
+
+    result = world.indexer("20250101T000000-early", describe).sync(options, world.collection, locate(world.model))
+    assert result.pruned_captions == 1
+    assert values(world, "caption") == ["changed", "late", None]
+    assert values(world, "tags") == [["x", "y"], ["x"], []]
+    assert have_vectors(world) == [True, True, False]
+
+
+def test_a_plan_counts_the_texts_that_the_run_removes(captioned: World) -> None:
+    """Regression: the text of an image that could not be read was counted, and stayed."""
+    (captioned.bucket / "00.jpg").write_bytes(encoded_image(9, (64, 64)))
+    flags = ("--captions", write(captioned, "tags.csv", TAGS), "--prune-captions", "--prune-captions-max-ratio", "1")
+    options = index_options(["--source", captioned.source, *flags])
+    assert captioned.indexer("plan").plan(options, captioned.collection).prune == PrunePlan(0, 0, 0, captions=3)
+    indexer = captioned.indexer("20250101T000000-run", lambda number: (captioned.bucket / "00.jpg").unlink())
+    result = indexer.sync(options, captioned.collection, locate(captioned.model))
+    assert result.outcome.tally.failed == 1
+    assert result.pruned_captions == 3
+    assert values(captioned, "caption") == [None] * 3
 
 
 def test_tags_do_not_hide_that_all_texts_are_removed(captioned: World) -> None:

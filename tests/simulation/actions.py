@@ -41,6 +41,7 @@ FEATURES = frozenset(
         "many writers of one point",
         "model changes cut short",
         "takedowns beside inserts",
+        "captions beside their prune",
     }
 )
 ENDINGS = frozenset(
@@ -49,6 +50,7 @@ ENDINGS = frozenset(
         "many writers of one point",
         "model changes cut short",
         "takedowns beside inserts",
+        "captions beside their prune",
     }
 )  # the last phases of some histories
 SCENARIOS = frozenset({"two index runs", "two reindexes", "vanishing sources"})
@@ -198,6 +200,7 @@ class Draw:
                 "many writers of one point": self._many_writers,
                 "model changes cut short": self._cut_short,
                 "takedowns beside inserts": self._taken_down_meanwhile,
+                "captions beside their prune": self._described_meanwhile,
             }
             phases += map(self._phase, endings[self._random.choice(sorted(self._features & ENDINGS))]())
         return phases
@@ -249,8 +252,6 @@ class Draw:
         if chosen.random() < 0.4:
             changes = [each for each in self._changes() if each.kind != "remove source"]
             runs += [self._with(each, delay=chosen.randint(1, 120)) for each in changes[:2]]
-        if len([each for each in runs if each.is_run]) > 1:  # whose file counts would have no defined result
-            runs = [self._with(each, options=each.options | {"prune_captions": False}) for each in runs]
         return runs
 
     def _scenario(self, feature: str) -> list[Action]:
@@ -262,7 +263,7 @@ class Draw:
             sources = chosen.choice([first.options, self._index().options])["sources"]
             captions = chosen.choice([first.options["captions"], None])
             others = {"sources": sources, "captions": captions, "prune": True, "ratio": 1.0}
-            first = self._with(first, options=first.options | {"prune_captions": False})
+            others |= {} if captions else {"prune_captions": False}
             second = self._with(first, options=first.options | others, delay=0, kill_at=None, faults={})
             second = self._with(second, skew_s=-first.skew_s)
             # Some objects that both list, and perhaps one that only the first one lists.
@@ -327,6 +328,18 @@ class Draw:
         gone = [Action("delete", {"uri": uri}) for uri in uris]
         takedown = Action("take down", {"uri": uris[1]}, delay=self._random.randint(15, 40))
         return [gone, [index], [self._put_good(uri) for uri in uris], [index, takedown]]
+
+    def _described_meanwhile(self) -> list[list[Action]]:
+        """Return phases: at the end one run prunes captions while another one writes those of its own file."""
+        chosen, uris = self._random, self._random.sample(URIS, 4)
+        index = {"sources": PLACES[2:], "prune": False, "ratio": 1.0}
+        before = {uri: self._text() for uri in uris[:2]}
+        after = {uri: chosen.choice(["", before.get(uri, "")]) for uri in uris}
+        files = [self._rows(FILES[0], after), self._rows(FILES[1], {uri: self._text() for uri in uris[1:]})]
+        prune = Action("index", index | {"captions": FILES[0], "prune_captions": True}, delay=chosen.randint(0, 20))
+        other = Action("index", index | {"captions": FILES[1]}, delay=chosen.randint(0, 20))
+        first = [self._rows(FILES[0], before), *map(self._put_good, uris)]
+        return [first, [Action("index", index | {"captions": FILES[0]})], files, [prune, other]]
 
     def _put_good(self, uri: str) -> Action:
         return Action("put", {"uri": uri, "content": self._content("good")})
@@ -400,7 +413,11 @@ class Draw:
         chosen = self._random
         uris = sorted(chosen.sample(URIS, chosen.randint(1, 5)))
         uris += [] if "captions of nothing" in self._features else ANCHORS
-        return Action("captions", {"file": file, "rows": {uri: self._text() for uri in uris}})
+        return self._rows(file, {uri: self._text() for uri in uris})
+
+    @staticmethod
+    def _rows(file: str, rows: dict[str, str]) -> Action:
+        return Action("captions", {"file": file, "rows": rows})
 
     def _text(self) -> str:
         self._number += 1

@@ -1,6 +1,7 @@
 """Checks of runs: they end, they add up, they delete only what is gone, and one at a time changes collections."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 
 from tests.simulation.actions import ANCHORS, URIS, Action
@@ -8,7 +9,7 @@ from tests.simulation.models import MODELS
 from tests.simulation.objects import PHOTOS
 from tests.simulation.points import Point
 from tests.simulation.scheduler import EndlessError, Killed, Task
-from tests.simulation.world import World
+from tests.simulation.world import World, parse_captions
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ModelMismatchError, StoreBusyError
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.sources.uris import point_id
@@ -121,6 +122,24 @@ def check_takedowns(world: World, collections: Sequence[str]) -> None:
     for name in collections:
         if left := world.points(name).keys() & world.taken_down.keys():
             raise Violation(f"{sorted(left)} are taken down, but in {name}")
+
+
+def written_after(
+    pair: tuple[Action, Task], runs: Sequence[tuple[Action, Task]], before: Mapping[str, Point]
+) -> dict[str, set[tuple[str, str]]]:
+    """Return captions, file and text, that others have written since the listing of this index run began, by URI."""
+    written: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    task = pair[1]
+    began = min((step for _, step in task.seen.get("listed", {}).values()), default=task.began)
+    for action, other in runs if pair[0].kind == "index" else ():
+        file = action.options.get("captions")
+        if other is task or action.kind != "index" or not file or other.error is not None:
+            continue
+        rows = parse_captions(other.seen["files"][file])
+        for uri in rows.keys() & {uri for uri, (_, step) in other.seen.get("listed", {}).items() if step > began}:
+            if uri not in before or before[uri].caption != rows[uri]:
+                written[uri].add((file, rows[uri]))
+    return written
 
 
 def ended_well(world: World, task: Task) -> bool:

@@ -53,10 +53,10 @@ def _last_captions_file() -> Iterator[Any]:
     yield patch.object(build, "plan_run", plan)
 
 
-def _uncounted_captions() -> Iterator[Any]:
-    from viewfinder.indexing.compare import Compare
+def _captions_of_other_runs() -> Iterator[Any]:
+    from viewfinder.indexing.captions_prune import CaptionsPrune
 
-    yield patch.object(Compare, "_removes_text", lambda self, state: bool(self.remove_captions))
+    yield patch.object(CaptionsPrune, "_is_unchanged", lambda self, point, was: True)
 
 
 def _blank_cells_erase() -> Iterator[Any]:
@@ -295,11 +295,11 @@ MUTATIONS = (
     _mutation("captions", "only the last captions file counts", "several captions files", 22, _last_captions_file),
     _mutation("blank captions", "a blank cell erases a text", "blank captions", 0, _blank_cells_erase),
     Mutation(
-        "uncounted captions",
-        "a prune of captions has no bound",
-        frozenset({"pruned captions", "blank captions"}),
-        140,
-        _uncounted_captions,
+        "captions of other runs",
+        "a prune of captions removes what came after its listing",
+        frozenset({"captions beside their prune", "blank captions"}),
+        53,
+        _captions_of_other_runs,
     ),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 28, _one_list_of_sources),

@@ -1,7 +1,7 @@
 """The expected content of an index, from the objects and from what successful runs have seen of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tests.simulation import conduct
 from tests.simulation.actions import Action
@@ -52,8 +52,8 @@ class Oracle:
                 for uri, number in self._due.items()
                 if number != before[0].get(uri) or self._captions[uri] - before[1].get(uri, set())
             }
-        for action, _ in pairs:
-            self._forget(action)
+        for pair in pairs:
+            self._forget(pair[0], conduct.written_after(pair, runs, self._before))
         self._forget_what_changed()
         points = self._world.live_points()
         conduct.check_points(self._world, points)
@@ -122,8 +122,8 @@ class Oracle:
         readable = kind == b"good" or (kind == b"heic" and decoder == 2)
         return readable and not stored.archived and not (crashing and kind == b"good" and stored.number % 2)
 
-    def _forget(self, action: Action) -> None:
-        """Remove expectations that an action has ended."""
+    def _forget(self, action: Action, later: Mapping[str, Set[tuple[str, str]]]) -> None:
+        """Remove expectations that an action has ended; captions that are `later` than its listing stay."""
         if action.kind == "roll back":  # the collection is as it was when it was retired
             self._due, self._captions, self._indexed = {}, defaultdict(set), set()
         if action.kind == "remove source":
@@ -131,9 +131,10 @@ class Oracle:
             self.limited.discard(action.options["source"])
             others = {uri for uri, point in self._before.items() if point.sources - {action.options["source"]}}
             self._due = {uri: number for uri, number in self._due.items() if uri in others}
-        if action.options.get("prune_captions"):  # only those of its own files stay
+        if action.options.get("prune_captions"):  # only those of its own file stay
             for uri, rows in self._captions.items():
-                self._captions[uri] = {row for row in rows if row[0] == action.options.get("captions")}
+                own = {row for row in rows if row[0] == action.options.get("captions")}
+                self._captions[uri] = own | (rows & later.get(uri, set()))
 
     def _forget_what_changed(self) -> None:
         photos, taken_down = self._world.photos(), self._world.taken_down

@@ -1,23 +1,23 @@
 """Prune of captions: remove those that the captions files of a run no longer have."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from viewfinder import clock
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.options import IndexOptions
-from viewfinder.indexing.points_before import PointBefore
+from viewfinder.indexing.points_before import PointBefore, text_hash
 from viewfinder.indexing.prune import BATCH, PruneRefusedError, PruneScope, captioned_ids, holds
-from viewfinder.sources.captions import NO_CAPTION
+from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
 from viewfinder.store.records import StoredPoint
 from viewfinder.wording import counted
 
 
 class CaptionsPrune:
-    """Removes captions of listed objects that no captions file of the run names.
+    """Removes captions of listed objects that no captions file of the run names, or that one names without a text.
 
-    The text of an object that a file names without one is removed by the run itself (`Compare.remove_captions`), and
-    counted here.
+    Only those that were there before the listing: a caption that another run writes meanwhile is in no count.
     """
 
     def __init__(self, scope: PruneScope, *, max_ratio: float) -> None:
@@ -44,11 +44,6 @@ class CaptionsPrune:
             )
         return cls(scope, max_ratio=options.prune_captions_max_ratio)
 
-    @property
-    def sources(self) -> frozenset[str]:
-        """The sources of the points that are counted."""
-        return frozenset(self._before.sources)
-
     def plan(self) -> int:
         """Count the captions that `carry_out` would remove; raises `PruneRefusedError` if they exceed the ratio.
 
@@ -56,12 +51,12 @@ class CaptionsPrune:
         """
         texts = records = dropped_texts = dropped = without_text = 0
         for point in self._before.points():
-            texts += point.has_caption
+            texts += bool(point.text_hash)
             records += bool(point.caption_hash)
             without_text += self._is_without_text(point)
             if self._is_dropped(point):
                 dropped += 1
-                dropped_texts += point.has_caption
+                dropped_texts += bool(point.text_hash)
         lost = dropped_texts + without_text
         self._check(lost, texts, f"{lost:,} of the {counted(texts, 'caption')}")
         removed = dropped + without_text
@@ -79,35 +74,35 @@ class CaptionsPrune:
             )
 
     def carry_out(self, run_id: str) -> int:
-        """Remove the captions, and return their number with those that the run has removed."""
-        dropped, removed = self._dropped(), 0
-        while page := list(itertools.islice(dropped, BATCH)):
-            removed += self._remove(page, run_id)
-        without_text = self._without_text()
-        while page := list(itertools.islice(without_text, BATCH)):
-            states = self._store.points.states(self._collection, [point.id for point in page])
-            removed += sum(not state.has_caption for state in states.values())
+        """Remove the captions, and return their number."""
+        points = self._before.points()
+        lost = (point for point in points if self._is_dropped(point) or self._is_without_text(point))
+        removed = 0
+        while page := list(itertools.islice(lost, BATCH)):
+            removed += self._remove({point.id: point for point in page}, run_id)
         return removed
 
-    def _remove(self, page: Sequence[PointBefore], run_id: str) -> int:
-        """Remove the captions of those points that still have the same one."""
-        before = {point.id: point.caption_hash for point in page}
+    def _remove(self, before: Mapping[str, PointBefore], run_id: str) -> int:
+        """Remove the captions of those points that still have the same ones."""
         stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
 
         def without_caption(id_: str, point: StoredPoint) -> StoredPoint | None:
-            if point.state.caption_hash != before[id_]:
+            was = before[id_]
+            if not self._is_unchanged(point, was):
                 return None
+            # The tags and fields of a record without a text stay: this run has written them.
+            caption = NO_CAPTION if self._is_dropped(was) else _without_text(point.payload)
             vectors = dict(point.vectors)
             vectors.pop("caption", None)
-            return StoredPoint({**point.payload, **NO_CAPTION, **stamp}, vectors)
+            return StoredPoint({**point.payload, **caption, **stamp}, vectors)
 
         return self._store.points.update(self._collection, list(before), without_caption)
 
-    def _dropped(self) -> Iterator[PointBefore]:
-        return filter(self._is_dropped, self._before.points())
-
-    def _without_text(self) -> Iterator[PointBefore]:
-        return filter(self._is_without_text, self._before.points())
+    def _is_unchanged(self, point: StoredPoint, was: PointBefore) -> bool:
+        """Return True for a point that still has the caption that is to be removed."""
+        if self._is_dropped(was):
+            return point.state.caption_hash == was.caption_hash
+        return text_hash(point.payload) == was.text_hash
 
     def _is_dropped(self, point: PointBefore) -> bool:
         """Return True for a listed object that no captions file names any more."""
@@ -115,4 +110,10 @@ class CaptionsPrune:
 
     def _is_without_text(self, point: PointBefore) -> bool:
         """Return True for an object whose record has lost its text."""
-        return point.has_caption and holds(self._recorded, point.id) and not holds(self._captioned, point.id)
+        return bool(point.text_hash) and holds(self._recorded, point.id) and not holds(self._captioned, point.id)
+
+
+def _without_text(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The caption fields of a payload whose text is removed."""
+    record = CaptionRecord.of(None, payload.get("tags") or (), payload.get("meta"))
+    return NO_CAPTION if record.is_empty else record.payload()

@@ -30,12 +30,11 @@ class Compare:
     """Rows of a manifest → the same rows with their `action`, by version (`sources.versions`) and caption hash.
 
     `captions` is True if captions files were given; otherwise existing captions stay as they are, as do those of
-    objects that no file names. A record without a text keeps the text that its object has, unless the object has been
-    in one of the sources `remove_captions` before. A permanent failure holds while `decided_by`
-    (`viewfinder.indexing.failures`) is as recorded; with `retry_failed` none does. With `captions_from` these have the
-    caption that they have in that collection, with `captions_over` unless another run than these has written the point.
-    Without a collection (a dry run before the first run) every object is new. `live` is the collection that
-    `collection` is built beside, so that objects that only the live one has are counted.
+    objects that no file names. A record without a text keeps the text that its object has. A permanent failure holds
+    while `decided_by` (`viewfinder.indexing.failures`) is as recorded; with `retry_failed` none does. With
+    `captions_from` these have the caption that they have in that collection, with `captions_over` unless another run
+    than these has written the point. Without a collection (a dry run before the first run) every object is new. `live`
+    is the collection that `collection` is built beside, so that objects that only the live one has are counted.
     """
 
     access: ObjectAccess
@@ -46,7 +45,6 @@ class Compare:
     captions: bool = False
     captions_from: Collection | None = None
     captions_over: frozenset[str] | None = None
-    remove_captions: frozenset[str] = frozenset()
     live: Collection | None = None
     stat_threads: int = 16
 
@@ -134,10 +132,7 @@ class Compare:
         without = {
             row["id"]: row
             for row in rows
-            if not row["caption_applies"]
-            and row["caption_hash"] is not None
-            and row["caption"] is None
-            and not self._removes_text(states.get(row["id"]))
+            if not row["caption_applies"] and row["caption_hash"] is not None and row["caption"] is None
         }
         own = [
             id_ for id_ in without if self.captions_from is None or (self.captions_over is not None and id_ in states)
@@ -150,10 +145,6 @@ class Compare:
                 row = without[id_]
                 whole = own_caption(row).with_caption(record.payload.get("caption"))
                 row["caption"], row["caption_hash"], row["caption_details"] = astuple(whole)
-
-    def _removes_text(self, state: PointState | None) -> bool:
-        """Return True for a point of the sources whose texts `CaptionsPrune` has counted."""
-        return state is not None and not self.remove_captions.isdisjoint(state.sources)
 
     def _stat(self, rows: list[Row]) -> None:
         """Fill in ETag and size where the listing has none. The fetch stage reports objects whose stat fails."""

@@ -4,6 +4,7 @@ Kept in a file, so that memory does not grow with the collection. Points are com
 never by time: the clocks of two machines differ.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,30 +23,33 @@ _SCHEMA: pa.Schema = pa.schema(
         ("run_id", pa.string()),
         ("version", pa.string()),
         ("caption_hash", pa.string()),
-        ("has_caption", pa.bool_()),
+        ("text_hash", pa.string()),
         ("sources", pa.list_(pa.string())),
     ]
 )
-_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "has_caption", "sources")
+_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "caption", "sources")
 
 
 @dataclass(frozen=True, slots=True)
 class PointBefore:
-    """A point before the listing began. Every write of a run changes `version`."""
+    """A point before the listing began. Every write of a run changes `version`.
+
+    `text_hash` is that of the text of its caption, `caption_hash` that of the text, the tags and the fields.
+    """
 
     id: str
     run_id: str
     version: str
     caption_hash: str
-    has_caption: bool
+    text_hash: str
     sources: Sequence[str]
 
     @classmethod
     def of(cls, id_: str, payload: Mapping[str, Any]) -> Self:
         """The point of this id and payload."""
         etag, run_id, at, caption_hash = (str(payload.get(name) or "") for name in _FIELDS[:4])
-        sources, has_caption = tuple(payload.get("sources") or ()), bool(payload.get("has_caption"))
-        return cls(id_, run_id, f"{etag}\n{run_id}\n{at}", caption_hash, has_caption, sources)
+        sources = tuple(payload.get("sources") or ())
+        return cls(id_, run_id, f"{etag}\n{run_id}\n{at}", caption_hash, text_hash(payload), sources)
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,9 @@ class PointsBefore:
         for batch in pq.ParquetFile(self.path).iter_batches(_ROWS_PER_GROUP):
             for row in batch.to_pylist():
                 yield PointBefore(**row)
+
+
+def text_hash(payload: Mapping[str, Any]) -> str:
+    """A hash of the text in a payload; empty without one."""
+    text = payload.get("caption")
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest() if text else ""

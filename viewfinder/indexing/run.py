@@ -186,7 +186,7 @@ class Indexer:
         prune_plan = prune.plan() if prune else None
         if captions_prune:
             prune_plan = replace(prune_plan or PrunePlan(0, 0, 0), captions=captions_prune.plan())
-        compare = self._compare(options, collection, manifest, captions_prune)
+        compare = self._compare(options, collection, manifest)
         compared = self._compare_here(manifest, compare)
         if compared is not None:
             actions: Mapping[str, int] = count_actions(compared)
@@ -213,7 +213,7 @@ class Indexer:
             captions_prune.plan()
         self._record_run(options, collection, manifest)
         record_fields(store, collection, manifest.fields)
-        compare = self._compare(options, collection, manifest, captions_prune)
+        compare = self._compare(options, collection, manifest)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
         pruned = prune.carry_out() if prune else 0
         pruned_captions = captions_prune.carry_out(self._run_id) if captions_prune else 0
@@ -236,13 +236,7 @@ class Indexer:
         scope = PruneScope.of(self._store, collection, listed.manifest, listed.before)
         return Prune.of(options, scope), CaptionsPrune.of(options, scope)
 
-    def _compare(
-        self,
-        options: IndexOptions,
-        collection: Collection | None,
-        manifest: Manifest,
-        captions_prune: CaptionsPrune | None,
-    ) -> Compare:
+    def _compare(self, options: IndexOptions, collection: Collection | None, manifest: Manifest) -> Compare:
         return Compare(
             self._access,
             self._store.address,
@@ -250,7 +244,6 @@ class Indexer:
             captions=manifest.with_captions,
             captions_from=options.captions_from,
             captions_over=options.captions_over,
-            remove_captions=captions_prune.sources if captions_prune else frozenset(),
             decided_by=deciders(
                 ImageLimits.of(self._settings), "" if collection is None else collection.metadata.fingerprint
             ),
