@@ -1,8 +1,10 @@
 """Records of captions files without a text: they keep the text that an image has, until a prune of captions."""
 
 import json
+import unicodedata
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.fixtures.indexing import World
@@ -122,6 +124,49 @@ def test_a_prune_of_captions_spares_texts_that_another_run_has_written_since(wor
     assert values(world, "caption") == ["changed", "late", None]
     assert values(world, "tags") == [["x", "y"], ["x"], []]
     assert have_vectors(world) == [True, True, False]
+
+
+def test_a_captions_file_that_another_run_records_meanwhile_stays_recorded(world: World) -> None:
+    """Regression: its captions stayed, but no re-index read them again."""
+    fill(world.bucket, NAMES)
+    given = write_captions(world, "texts.json", _00="zero")
+    world.sync("--captions", given)
+    late = write_captions(world, "late.json", _01="late")
+    options = index_options(["--source", world.source, "--captions", given, "--prune-captions"])
+    with world.indexer("20250101T000000-early").listed(options, world.collection) as listed:
+        world.sync("--captions", late)
+        world.indexer("20250101T000000-early").sync(options, world.collection, locate(world.model), listed)
+    assert values(world, "caption") == ["zero", "late", None]
+    assert set(world.collection.recorded.captions_of(world.source)) == {given, late}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"tags": [unicodedata.normalize("NFD", "café")]},
+        {"place": unicodedata.normalize("NFD", "Zürich")},
+        {"score": 0.1 + 0.2, "float32": float(np.float32(0.7)), "large": 2**70},
+        {"nested": {"a": {"b": [1, 2.5, "é"]}, "e": {}, "z": []}},
+    ],
+    ids=["tag", "text", "numbers", "nested"],
+)
+def test_a_run_that_prunes_captions_again_changes_nothing(captioned: World, record: dict[str, Any]) -> None:
+    """Stores change the form of texts and the last digits of numbers, so the hash is never that of what they have."""
+    rows = {name: {"caption": None, **record} for name in NAMES}
+    given = write(captioned, "rows.json", json.dumps(rows, ensure_ascii=False))
+    flags = ("--captions", given, "--prune-captions", "--prune-captions-max-ratio", "1")
+    captioned.sync(*flags)
+    assert values(captioned, "caption") == [None] * 3
+    assert captioned.sync(*flags)["indexed"] == 0
+
+
+def test_a_text_that_an_image_keeps_is_not_encoded_again(captioned: World) -> None:
+    (captioned.bucket / "00.jpg").write_bytes(encoded_image(9, (64, 64)))
+    options = index_options(["--source", captioned.source, "--captions", write(captioned, "tags.csv", TAGS)])
+    result = captioned.indexer("20250101T000000-run").sync(options, captioned.collection, locate(captioned.model))
+    assert (result.outcome.tally.indexed, result.outcome.tally.captions) == (3, 0)
+    assert values(captioned, "caption") == ["zero", "one", "two"]
+    assert have_vectors(captioned) == [True] * 3
 
 
 def test_a_plan_counts_the_texts_that_the_run_removes(captioned: World) -> None:

@@ -318,6 +318,19 @@ def test_a_record_without_a_text_keeps_the_text_that_another_run_writes_at_the_s
     np.testing.assert_allclose(point.vectors["caption"], expected, atol=1e-6)
 
 
+def test_a_point_that_is_deleted_after_the_comparison_comes_back_without_the_text_that_it_had(
+    store: Store, collection: Collection
+) -> None:
+    """Its vector was not read: the point was to keep it."""
+    own = CaptionRecord.of(None, ["tag"])
+    columns = captioned("a cat", keeps_text=True, caption_vector=None, caption_details=own.details)
+    write(store, collection, row("image", [0.0, 1.0], etag="e2", exists=True, stored=version("e1"), **columns))
+    point = stored(store, collection)
+    assert (point.payload["caption"], point.payload["tags"]) == (None, ["tag"])
+    assert point.payload["caption_hash"] == own.caption_hash
+    assert point.vectors.keys() == {"image"}
+
+
 def test_a_content_that_another_run_writes_is_not_deleted_for_a_broken_one(
     store: Store, interleaved: Store, collection: Collection
 ) -> None:

@@ -330,7 +330,7 @@ class Draw:
         return [gone, [index], [self._put_good(uri) for uri in uris], [index, takedown]]
 
     def _described_meanwhile(self) -> list[list[Action]]:
-        """Return phases: at the end one run prunes captions while another one writes those of its own file."""
+        """Return phases: at the end one run prunes captions, mostly while another one writes those of its own file."""
         chosen, uris = self._random, self._random.sample(URIS, 4)
         index = {"sources": PLACES[2:], "prune": False, "ratio": 1.0}
         before = {uri: self._text() for uri in uris[:2]}
@@ -339,7 +339,8 @@ class Draw:
         prune = Action("index", index | {"captions": FILES[0], "prune_captions": True}, delay=chosen.randint(0, 20))
         other = Action("index", index | {"captions": FILES[1]}, delay=chosen.randint(0, 20))
         first = [self._rows(FILES[0], before), *map(self._put_good, uris)]
-        return [first, [Action("index", index | {"captions": FILES[0]})], files, [prune, other]]
+        last = [prune, other] if chosen.random() < 0.7 else [prune]
+        return [first, [Action("index", index | {"captions": FILES[0]})], files, last]
 
     def _put_good(self, uri: str) -> Action:
         return Action("put", {"uri": uri, "content": self._content("good")})

@@ -9,7 +9,7 @@ from tests.simulation.models import MODELS
 from tests.simulation.objects import PHOTOS
 from tests.simulation.points import Point
 from tests.simulation.scheduler import EndlessError, Killed, Task
-from tests.simulation.world import World, parse_captions
+from tests.simulation.world import World, parse_captions, parse_records
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ModelMismatchError, StoreBusyError
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.sources.uris import point_id
@@ -79,11 +79,13 @@ def _check_retried(world: World, action: Action, task: Task, after: Mapping[str,
 def check_done(
     action: Action,
     task: Task,
+    before: Mapping[str, Point],
     points: Mapping[str, Point],
     gone: Set[str],
     captions: Mapping[str, Set[tuple[str, str]]],
 ) -> None:
-    """Check the work of a run that was alone: captions of its file, and its prune of objects that were gone."""
+    """Check the work of a run that was alone: captions of its file, and its prunes of captions and of points."""
+    _check_captions_pruned(action, task, before, points)
     sources = {source.rstrip("/") for source in action.options.get("sources", ())}
     for uri, point in points.items():
         if action.options.get("prune") and uri in gone and point.sources & sources:
@@ -127,16 +129,18 @@ def check_takedowns(world: World, collections: Sequence[str]) -> None:
 def written_after(
     pair: tuple[Action, Task], runs: Sequence[tuple[Action, Task]], before: Mapping[str, Point]
 ) -> dict[str, set[tuple[str, str]]]:
-    """Return captions, file and text, that others have written since the listing of this index run began, by URI."""
+    """Return captions, file and text, that others have written since the listing of this index run, by URI."""
     written: dict[str, set[tuple[str, str]]] = defaultdict(set)
     task = pair[1]
-    began = min((step for _, step in task.seen.get("listed", {}).values()), default=task.began)
-    for action, other in runs if pair[0].kind == "index" else ():
+    if pair[0].kind != "index":
+        return written
+    listed = max((step for _, step in task.seen.get("listed", {}).values()), default=task.began)
+    for action, other in runs:
         file = action.options.get("captions")
         if other is task or action.kind != "index" or not file or other.error is not None:
             continue
         rows = parse_captions(other.seen["files"][file])
-        for uri in rows.keys() & {uri for uri, (_, step) in other.seen.get("listed", {}).items() if step > began}:
+        for uri in rows.keys() & {uri for uri, (_, step) in other.seen.get("listed", {}).items() if step > listed}:
             if uri not in before or before[uri].caption != rows[uri]:
                 written[uri].add((file, rows[uri]))
     return written
@@ -145,6 +149,25 @@ def written_after(
 def ended_well(world: World, task: Task) -> bool:
     """Return True if a run says that it is done."""
     return task.error is None and world.summary(task.name).get("state") == "done"
+
+
+def _check_captions_pruned(
+    action: Action, task: Task, before: Mapping[str, Point], points: Mapping[str, Point]
+) -> None:
+    """Check that a prune of captions has removed all texts that its file does not have."""
+    file = action.options.get("captions")
+    if action.kind != "index" or not file or not action.options.get("prune_captions"):
+        return
+    records = parse_records(task.seen["files"][file])
+    sources = {source.rstrip("/") for source in action.options["sources"]}
+    for uri in before.keys() & points.keys() & task.seen.get("listed", {}).keys():
+        record = records.get(uri)
+        if not before[uri].sources & sources or not before[uri].caption or (record and record.caption):
+            continue
+        if points[uri].caption:
+            raise Violation(f"{uri} still has a caption, which {file} does not have")
+        if points[uri].payload.get("caption_hash") != (record.caption_hash if record else ""):
+            raise Violation(f"{uri} does not have the hash of its record in {file}")
 
 
 def _check_end(action: Action, task: Task, allowed: tuple[type[BaseException], ...]) -> None:

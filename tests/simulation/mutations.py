@@ -54,9 +54,29 @@ def _last_captions_file() -> Iterator[Any]:
 
 
 def _captions_of_other_runs() -> Iterator[Any]:
+    from viewfinder.indexing.captions_prune import CountedTexts
+
+    yield patch.object(CountedTexts, "holds", lambda self, id_, point, record: True)
+
+
+def _captions_are_not_removed() -> Iterator[Any]:
     from viewfinder.indexing.captions_prune import CaptionsPrune
 
-    yield patch.object(CaptionsPrune, "_is_unchanged", lambda self, point, was: True)
+    yield patch.object(CaptionsPrune, "carry_out", lambda self, run_id: 0)
+
+
+def _hashes_of_what_is_stored() -> Iterator[Any]:
+    from viewfinder.indexing import captions_prune
+    from viewfinder.sources.captions import CaptionRecord
+
+    without_text = captions_prune._without_text
+
+    def changed(point: Any, caption: Any, stamp: Any) -> Any:
+        tags, meta = point.payload.get("tags") or (), point.payload.get("meta")
+        record = CaptionRecord.of(None, tags, meta)
+        return without_text(point, caption if not caption["caption_hash"] else record.payload(), stamp)
+
+    yield patch.object(captions_prune, "_without_text", changed)
 
 
 def _blank_cells_erase() -> Iterator[Any]:
@@ -298,8 +318,22 @@ MUTATIONS = (
         "captions of other runs",
         "a prune of captions removes what came after its listing",
         frozenset({"captions beside their prune", "blank captions"}),
-        53,
+        57,
         _captions_of_other_runs,
+    ),
+    Mutation(
+        "captions that stay",
+        "a prune of captions removes none",
+        frozenset({"captions beside their prune", "blank captions"}),
+        0,
+        _captions_are_not_removed,
+    ),
+    Mutation(
+        "hashes of captions",
+        "the hash of a caption is that of what the store made of it",
+        frozenset({"captions beside their prune", "blank captions"}),
+        2,
+        _hashes_of_what_is_stored,
     ),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),
     _mutation("sources", "sources are one list, read and written", "two index runs", 28, _one_list_of_sources),

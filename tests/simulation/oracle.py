@@ -62,7 +62,7 @@ class Oracle:
         if len(runs) == 1 and not any(action.kind == "roll back" for action, _ in pairs):
             conduct.check_kept(self._world, *runs[0], self._before, points)
         if len(pairs) == 1 and runs and ended_well(self._world, runs[0][1]):
-            conduct.check_done(*runs[0], points, self._gone, self._captions)
+            conduct.check_done(*runs[0], self._before, points, self._gone, self._captions)
         conduct.check_takedowns(self._world, [] if self._cut_short else self._world.collections())
         self._before = points
 

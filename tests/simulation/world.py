@@ -21,11 +21,13 @@ from viewfinder.reindexing.rollback import release, roll_back
 from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
 from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.captions import CaptionRecord
 from viewfinder.sources.s3 import S3Objects
 from viewfinder.sources.uris import point_id
 from viewfinder.store import Store, StoreAddress
 
 INDEX = "images"
+BLANK = "bla\N{COMBINING DIAERESIS}nk"  # the tag of a record without a text, which stores write otherwise
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -56,7 +58,7 @@ class World:
 
     def write_captions(self, uri: str, rows: Mapping[str, str]) -> None:
         """Replace a captions file. Rows are texts by URI; a blank one has a tag, so that it says something."""
-        lines = ["key,caption,tags", *(f"{key},{text},{'' if text else 'blank'}" for key, text in rows.items())]
+        lines = ["key,caption,tags", *(f"{key},{text},{'' if text else BLANK}" for key, text in rows.items())]
         self.bucket.put(uri, "\n".join(lines).encode())
 
     def captions(self, uri: str) -> dict[str, str]:
@@ -173,7 +175,12 @@ class World:
         return {} if live is None else self.points(live)
 
 
+def parse_records(content: bytes) -> dict[str, CaptionRecord]:
+    """Return the records of a captions file by URI."""
+    rows = (line.split(",") for line in content.decode().splitlines()[1:])
+    return {uri: CaptionRecord.of(text or None, [tag] if tag else []) for uri, text, tag in rows}
+
+
 def parse_captions(content: bytes) -> dict[str, str]:
     """Return the texts in a captions file by URI, without blank ones."""
-    rows = (line.split(",") for line in content.decode().splitlines()[1:])
-    return {uri: text for uri, text, _ in rows if text}
+    return {uri: record.caption for uri, record in parse_records(content).items() if record.caption}

@@ -168,6 +168,26 @@ def test_an_update_reads_again_what_another_program_has_changed(store: Store, in
     assert set(records[key].state.sources) == {"s3://b", "s3://c"}
 
 
+def test_an_update_reads_again_what_a_run_has_written_twice_in_one_second(store: Store, index: str) -> None:
+    """Regression: the stamps of the two were equal, and the first one was written back over the second."""
+    made = opened(store, index)
+    (key,) = ids(1)
+    stamp = {"run_id": "r", "indexed_at": "2026-01-01T00:00:00+00:00"}
+
+    def stamped(text: str) -> Callable[[str, StoredPoint], StoredPoint | None]:
+        return lambda id_, point: StoredPoint({**point.payload, **stamp, "caption": text}, point.vectors)
+
+    def widened(id_: str, point: StoredPoint) -> StoredPoint:
+        return StoredPoint({**point.payload, "run_id": "s", "width": 7}, point.vectors)
+
+    batch = image_points(1)
+    store.points.upsert(made, replace(batch, payloads=[batch.payloads[0] | stamp]), wait=True)
+    others = [partial(store.points.update, made, [key], stamped("second"))]
+    assert ContendedPoints(store, others).update(made, [key], widened) >= 1
+    payload = store.points.whole(made, [key])[key].payload
+    assert (payload["caption"], payload["width"]) == ("second", 7)
+
+
 def test_an_update_leaves_deleted_points_deleted(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)

@@ -1,15 +1,19 @@
 """Prune of captions: remove those that the captions files of a run no longer have."""
 
+import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from viewfinder import clock
 from viewfinder.errors import ConfigurationError
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.points_before import PointBefore, text_hash
-from viewfinder.indexing.prune import BATCH, PruneRefusedError, PruneScope, captioned_ids, holds
+from viewfinder.indexing.prune import BATCH, PruneRefusedError, PruneScope, captioned_ids, half_id, holds, listed_rows
 from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
+from viewfinder.sources.uris import point_id
 from viewfinder.store.records import StoredPoint
 from viewfinder.wording import counted
 
@@ -25,7 +29,8 @@ class CaptionsPrune:
         self._collection = scope.collection
         self._before = scope.before
         self._max_ratio = max_ratio
-        self._listed, self._recorded, self._captioned = captioned_ids(scope.manifest.paths)
+        self._paths = scope.manifest.paths
+        self._listed, self._recorded, self._captioned = captioned_ids(self._paths)
 
     @classmethod
     def of(cls, options: IndexOptions, scope: PruneScope | None) -> "CaptionsPrune | None":
@@ -75,34 +80,39 @@ class CaptionsPrune:
 
     def carry_out(self, run_id: str) -> int:
         """Remove the captions, and return their number."""
-        points = self._before.points()
-        lost = (point for point in points if self._is_dropped(point) or self._is_without_text(point))
-        removed = 0
-        while page := list(itertools.islice(lost, BATCH)):
-            removed += self._remove({point.id: point for point in page}, run_id)
+        stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
+        return self._remove_dropped(stamp) + self._remove_texts(stamp)
+
+    def _remove_dropped(self, stamp: Mapping[str, str]) -> int:
+        hashes: dict[str, str] = {}
+
+        def change(id_: str, point: StoredPoint) -> StoredPoint | None:
+            return _without_text(point, NO_CAPTION, stamp) if point.state.caption_hash == hashes[id_] else None
+
+        dropped, removed = filter(self._is_dropped, self._before.points()), 0
+        while page := list(itertools.islice(dropped, BATCH)):
+            hashes = {point.id: point.caption_hash for point in page}
+            removed += self._store.points.update(self._collection, list(hashes), change)
         return removed
 
-    def _remove(self, before: Mapping[str, PointBefore], run_id: str) -> int:
-        """Remove the captions of those points that still have the same ones."""
-        stamp = {"run_id": run_id, "indexed_at": clock.timestamp()}
+    def _remove_texts(self, stamp: Mapping[str, str]) -> int:
+        """Remove the texts of records that have none any more; the tags and fields are those of the captions files."""
+        records: dict[str, CaptionRecord] = {}
+        counted = CountedTexts(filter(self._is_without_text, self._before.points()))
 
-        def without_caption(id_: str, point: StoredPoint) -> StoredPoint | None:
-            was = before[id_]
-            if not self._is_unchanged(point, was):
-                return None
-            # The tags and fields of a record without a text stay: this run has written them.
-            caption = NO_CAPTION if self._is_dropped(was) else _without_text(point.payload)
-            vectors = dict(point.vectors)
-            vectors.pop("caption", None)
-            return StoredPoint({**point.payload, **caption, **stamp}, vectors)
+        def change(id_: str, point: StoredPoint) -> StoredPoint | None:
+            record = records[id_]
+            return _without_text(point, record.payload(), stamp) if counted.holds(id_, point, record) else None
 
-        return self._store.points.update(self._collection, list(before), without_caption)
-
-    def _is_unchanged(self, point: StoredPoint, was: PointBefore) -> bool:
-        """Return True for a point that still has the caption that is to be removed."""
-        if self._is_dropped(was):
-            return point.state.caption_hash == was.caption_hash
-        return text_hash(point.payload) == was.text_hash
+        removed = 0
+        for rows in listed_rows(self._paths, ["uri", "caption", "caption_hash", "caption_details"]):
+            blank = [row for row in rows if row["caption_hash"] is not None and row["caption"] is None]
+            found = {
+                point_id(row["uri"]): CaptionRecord(None, row["caption_hash"], row["caption_details"]) for row in blank
+            }
+            records = {id_: record for id_, record in found.items() if holds(counted.ids, id_)}
+            removed += self._store.points.update(self._collection, list(records), change)
+        return removed
 
     def _is_dropped(self, point: PointBefore) -> bool:
         """Return True for a listed object that no captions file names any more."""
@@ -113,7 +123,32 @@ class CaptionsPrune:
         return bool(point.text_hash) and holds(self._recorded, point.id) and not holds(self._captioned, point.id)
 
 
-def _without_text(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The caption fields of a payload whose text is removed."""
-    record = CaptionRecord.of(None, payload.get("tags") or (), payload.get("meta"))
-    return NO_CAPTION if record.is_empty else record.payload()
+class CountedTexts:
+    """Texts that were there before the listing: 24 bytes for each."""
+
+    def __init__(self, points: Iterable[PointBefore]) -> None:
+        rows = ((half_id(each.id), int(each.text_hash, 16), _number(each.caption_hash)) for each in points)
+        found = np.sort(np.fromiter(rows, [("id", np.uint64), ("text", np.uint64), ("record", np.uint64)]), order="id")
+        self.ids, self._texts, self._records = found["id"], found["text"], found["record"]
+
+    def holds(self, id_: str, point: StoredPoint, record: CaptionRecord) -> bool:
+        """Return True if a point whose id is in `ids` still has its text, as it was or in the `record` of this run.
+
+        Another run may have written the same text since, but with other tags or fields.
+        """
+        place = np.searchsorted(self.ids, np.uint64(half_id(id_)))
+        text, written = point.payload.get("caption"), point.state.caption_hash
+        is_same = bool(text) and int(text_hash(point.payload), 16) == self._texts[place]
+        return is_same and (
+            _number(written) == self._records[place] or written == record.with_caption(text).caption_hash
+        )
+
+
+def _number(caption_hash: str) -> int:
+    return int.from_bytes(hashlib.blake2b(caption_hash.encode(), digest_size=8).digest())
+
+
+def _without_text(point: StoredPoint, caption: Mapping[str, Any], stamp: Mapping[str, str]) -> StoredPoint:
+    vectors = dict(point.vectors)
+    vectors.pop("caption", None)
+    return StoredPoint({**point.payload, **caption, **stamp}, vectors)

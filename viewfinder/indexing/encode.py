@@ -196,10 +196,11 @@ def _pixel_view(cells: "pa.ChunkedArray[Any]", size: int) -> NDArray[np.uint8]:
 
 
 def _texts(table: pa.Table) -> list[str | None]:
-    """The caption of each row that needs it encoded, else None."""
+    """The caption of each row that needs it encoded, else None. The point of a text that it keeps has its vector."""
+    columns = (table[name].to_pylist() for name in ("caption", "action", "keeps_text"))
     return [
-        caption if action in ("index", "caption") else None
-        for caption, action in zip(table["caption"].to_pylist(), table["action"].to_pylist(), strict=True)
+        caption if action in ("index", "caption") and not keeps_text else None
+        for caption, action, keeps_text in zip(*columns, strict=True)
     ]
 
 

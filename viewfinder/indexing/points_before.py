@@ -27,14 +27,14 @@ _SCHEMA: pa.Schema = pa.schema(
         ("sources", pa.list_(pa.string())),
     ]
 )
-_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "caption", "sources")
+_FIELDS = ("etag", "run_id", "indexed_at", "caption_hash", "sources")
 
 
 @dataclass(frozen=True, slots=True)
 class PointBefore:
     """A point before the listing began. Every write of a run changes `version`.
 
-    `text_hash` is that of the text of its caption, `caption_hash` that of the text, the tags and the fields.
+    `text_hash` is that of the text of its caption, if texts are read; `caption_hash` that of the whole record.
     """
 
     id: str
@@ -61,10 +61,13 @@ class PointsBefore:
     sources: tuple[str, ...]
 
     @classmethod
-    def take(cls, store: Store, collection: Collection, sources: Sequence[str], directory: Path) -> Self:
+    def take(
+        cls, store: Store, collection: Collection, sources: Sequence[str], directory: Path, *, with_texts: bool
+    ) -> Self:
         """Read the points into a file in `directory`."""
         path = directory / "points-before.parquet"
-        records = store.points.iterate(collection, {"sources": {"in": list(sources)}}, _FIELDS)
+        fields = (*_FIELDS, "caption") if with_texts else _FIELDS
+        records = store.points.iterate(collection, {"sources": {"in": list(sources)}}, fields)
         with pq.ParquetWriter(path, _SCHEMA) as writer:
             while page := list(itertools.islice(records, _ROWS_PER_GROUP)):
                 points = (PointBefore.of(record.id, record.payload) for record in page)

@@ -191,11 +191,11 @@ def listed_ids(paths: Sequence[Path], sources: Iterable[str]) -> dict[str, Ids]:
     If two ids share that half, a point that is gone looks listed and is kept, which is the safe error.
     """
     parts: dict[str, list[Ids]] = {source: [] for source in sources}
-    for rows in _listed_rows(paths, ["uri", "sources"]):
+    for rows in listed_rows(paths, ["uri", "sources"]):
         halves: dict[str, list[int]] = defaultdict(list)
         for row in rows:
             for source in row["sources"]:
-                halves[source].append(_half(point_id(row["uri"])))
+                halves[source].append(half_id(point_id(row["uri"])))
         for source in parts.keys() & halves.keys():
             parts[source].append(np.array(halves[source], np.uint64))
     return {source: _sorted(found) for source, found in parts.items()}
@@ -204,15 +204,16 @@ def listed_ids(paths: Sequence[Path], sources: Iterable[str]) -> dict[str, Ids]:
 def captioned_ids(paths: Sequence[Path]) -> tuple[Ids, Ids, Ids]:
     """The same of all listed points, of those with a record in a captions file, and of those with a text there."""
     listed, recorded, captioned = [], [], []
-    for rows in _listed_rows(paths, ["uri", "caption_hash", "caption"]):
-        halves = np.array([_half(point_id(row["uri"])) for row in rows], np.uint64)
+    for rows in listed_rows(paths, ["uri", "caption_hash", "caption"]):
+        halves = np.array([half_id(point_id(row["uri"])) for row in rows], np.uint64)
         listed.append(halves)
         recorded.append(halves[[row["caption_hash"] is not None for row in rows]])
         captioned.append(halves[[row["caption"] is not None for row in rows]])
     return _sorted(listed), _sorted(recorded), _sorted(captioned)
 
 
-def _listed_rows(paths: Sequence[Path], columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+def listed_rows(paths: Sequence[Path], columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """Yield these columns of the files of a manifest, some rows at a time."""
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=columns):
             yield batch.to_pylist()
@@ -224,10 +225,11 @@ def _sorted(parts: Sequence[Ids]) -> Ids:
 
 def holds(ids: Ids, id_: str) -> bool:
     """Return True if `listed_ids` has this id."""
-    half = np.uint64(_half(id_))
+    half = np.uint64(half_id(id_))
     place = int(np.searchsorted(ids, half))
     return place < len(ids) and bool(ids[place] == half)
 
 
-def _half(id_: str) -> int:
+def half_id(id_: str) -> int:
+    """The half of a point id that `listed_ids` has."""
     return int(id_.replace("-", "")[16:], 16)

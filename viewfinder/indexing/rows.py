@@ -84,8 +84,8 @@ class Row(TypedDict, total=False):
     sources: list[str]
     skip: str | None
     # From a `CaptionRecord`, if the captions file names the object (`caption_hash` is not None). If `caption_applies`
-    # is False, the point keeps its current caption. If `keeps_text`, the point keeps its text: `caption` is that text
-    # as it was at the comparison.
+    # is False, the point keeps its current caption. If `keeps_text`, the point keeps its text and the vector of it:
+    # `caption` is that text as it was at the comparison.
     caption: str | None
     caption_hash: str | None
     caption_details: str | None

@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,10 +58,11 @@ ListSources = Callable[[IndexOptions, Path], Manifest]
 
 @dataclass(frozen=True)
 class ListedSources:
-    """The manifest of a run, and for a prune the points of its sources before the listing began."""
+    """The manifest of a run, and what the collection had when the listing began: its records, the points to prune."""
 
     manifest: Manifest
     before: PointsBefore | None = None
+    recorded: Recorded = field(default_factory=Recorded)
 
 
 def index(
@@ -162,14 +163,20 @@ class Indexer:
             if (options.prune or options.prune_captions) and collection is not None:
                 # In every spelling: which one exists is known only after the listing.
                 sources = [each for source in options.sources for each in spellings(source_uri(source))]
-                before = PointsBefore.take(self._store, collection, list(dict.fromkeys(sources)), Path(directory))
+                before = PointsBefore.take(
+                    self._store,
+                    collection,
+                    list(dict.fromkeys(sources)),
+                    Path(directory),
+                    with_texts=options.prune_captions,
+                )
+            recorded = Recorded() if collection is None else collection.recorded
             if self._listing is not None:
                 manifest = self._listing(options, Path(directory))
             else:
-                recorded = Recorded() if collection is None else collection.recorded
                 with self._progress.listing() as progress:
                     manifest = list_objects(options, self._access, Path(directory), progress, recorded)
-            yield ListedSources(manifest, before)
+            yield ListedSources(manifest, before, recorded)
 
     def plan(
         self, options: IndexOptions, collection: Collection | None, listed: ListedSources | None = None
@@ -212,6 +219,8 @@ class Indexer:
         if captions_prune:
             captions_prune.plan()
         self._record_run(options, collection, manifest)
+        if captions_prune:
+            self._forget_captions(listed, collection)
         record_fields(store, collection, manifest.fields)
         compare = self._compare(options, collection, manifest)
         outcome = self._run(IndexJob(manifest, compare, collection, checkpoint, self._settings, self._run_id))
@@ -219,7 +228,8 @@ class Indexer:
         pruned_captions = captions_prune.carry_out(self._run_id) if captions_prune else 0
         if options.check_takedowns:
             delete_taken_down(store, collection)
-        update_baselines(store, collection, outcome.tally.indexed, lambda: self._encode_unrelated_texts(checkpoint))
+        changed = outcome.tally.indexed + pruned_captions
+        update_baselines(store, collection, changed, lambda: self._encode_unrelated_texts(checkpoint))
         return RunResult(manifest, outcome, pruned, pruned_captions, _problems(manifest, prune))
 
     def encode_texts(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Vectors:
@@ -297,11 +307,15 @@ class Indexer:
             given = each.get("captions", ())
             for uri in given if options.recorded is None else ():
                 records.record_captions(each["source"], uri)
-            if options.prune_captions:  # what only the other files have is removed
-                for uri in set(collection.recorded.captions_of(each["source"])).difference(given):
-                    records.remove_captions(each["source"], uri)
         if options.recorded is None:
             records.record_sources(SourceRecord.of(each) for each in manifest.sources)
+
+    def _forget_captions(self, listed: ListedSources, collection: Collection) -> None:
+        """Forget the other captions files: what only they have is removed. Those of runs that came later stay."""
+        records = self._store.collections.records(collection)
+        for each in listed.manifest.sources:
+            for uri in set(listed.recorded.captions_of(each["source"])).difference(each.get("captions", ())):
+                records.remove_captions(each["source"], uri)
 
     def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
         texts = unrelated_texts(checkpoint.spec.languages)

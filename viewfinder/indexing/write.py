@@ -159,15 +159,14 @@ def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Ma
         payload |= _image_payload(row)
         vectors["image"] = _cell_vector(row["image_vector"])
     text = payload.get("caption")
-    own_text = not row["keeps_text"] or text == row["caption"]
-    if not own_text:  # another run has written the text and its vector since the comparison
+    if row["keeps_text"] and text != row["caption"]:  # another run has written it since the comparison
         caption = own_caption(row).with_caption(text).payload()
     changes_caption = row["caption_applies"] and caption["caption_hash"] != state.caption_hash
     if changes_caption:
         payload |= caption
-        if own_text and row["caption_vector"] is not None:
+        if row["caption_vector"] is not None:
             vectors["caption"] = _cell_vector(row["caption_vector"])
-        elif own_text:
+        elif not row["keeps_text"]:
             vectors.pop("caption", None)
     return StoredPoint(payload | dict(stamp), vectors) if changes_image or changes_caption else None
 
@@ -252,7 +251,7 @@ def _failure(row: Row, run_id: str, decided_by: Mapping[str, str]) -> Failure:
 
 
 def _points(rows: Sequence[Row], captions: _Captions, stamp: dict[str, str]) -> PointBatch:
-    payloads = [_whole_payload(row, captions) | stamp for row in rows]
+    payloads = [_new_payload(row, captions) | stamp for row in rows]
     image, _ = _vectors([row["image_vector"] for row in rows])
     of_captions: dict[str, Any] = {}
     if any(row["caption_vector"] for row in rows):
@@ -263,6 +262,13 @@ def _points(rows: Sequence[Row], captions: _Captions, stamp: dict[str, str]) -> 
 def _whole_payload(row: Row, captions: _Captions) -> dict[str, Any]:
     caption = captions[row["id"]] if row["caption_hash"] is not None else {}
     return {**_image_payload(row), "sources": row["sources"], **caption}
+
+
+def _new_payload(row: Row, captions: _Captions) -> dict[str, Any]:
+    payload = _whole_payload(row, captions)
+    if row["keeps_text"]:  # its point has been deleted since the comparison, and the text with it
+        payload |= own_caption(row).with_caption(None).payload()
+    return payload
 
 
 def _image_payload(row: Row) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from qdrant_client import models
 
 from viewfinder.arrays import Vectors
+from viewfinder.clock import timestamp_after
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store.collections import Collections
 from viewfinder.store.conditions import Conditions, KeyFilter, ParsedFilter
@@ -49,8 +50,9 @@ class Points:
     ) -> int:
         """Change whole points; return the number of points written. Deleted ones stay deleted.
 
-        `change` gets a point as it is and returns it as it shall be, with a new `run_id` or `indexed_at`, or None if it
-        shall stay. It is asked again about points that other programs have written meanwhile.
+        `change` gets a point as it is and returns it as it shall be, or None if it shall stay. It is asked again about
+        points that other programs have written meanwhile. `indexed_at` of a point always grows, so that no program
+        takes it for the one that it has read.
 
         Qdrant compares and writes a point in one step (`update_filter`, Qdrant ≥ 1.17). Changes of single vectors and
         fields could mix with those of another program: the vector of one, and the payload of the other.
@@ -62,7 +64,11 @@ class Points:
                 found = self.whole(collection, pending)
                 # Qdrant may answer before it has applied a change.
                 written += sum(sent.get(each) == point.state for each, point in found.items())
-                changed = {each: new for each, point in found.items() if (new := change(each, point)) is not None}
+                changed = {
+                    each: _later(new, than=point)
+                    for each, point in found.items()
+                    if (new := change(each, point)) is not None
+                }
                 if not changed:
                     break
                 self._replace(collection, changed, {each: found[each].state for each in changed})
@@ -381,3 +387,11 @@ def _id_pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
     """Return the valid point ids in pages of at most `size`."""
     known = [each for each in ids if is_point_id(each)]
     return [known[start : start + size] for start in range(0, len(known), size)]
+
+
+def _later(point: StoredPoint, *, than: StoredPoint) -> StoredPoint:
+    """Return the point with an `indexed_at` that is after that of the other one: clocks differ, and have seconds."""
+    before, after = than.state.indexed_at, point.state.indexed_at
+    if not before or (after and datetime.fromisoformat(after) > datetime.fromisoformat(before)):
+        return point
+    return StoredPoint({**point.payload, "indexed_at": timestamp_after([before])}, point.vectors)
