@@ -156,7 +156,7 @@ def _check_captions_pruned(
 ) -> None:
     """Check that a prune of captions has removed all texts that its file does not have."""
     file = action.options.get("captions")
-    if action.kind != "index" or not file or not action.options.get("prune_captions"):
+    if action.kind != "index" or not file or not action.options.get("prune_captions") or action.options.get("limit"):
         return
     records = parse_records(task.seen["files"][file])
     sources = {source.rstrip("/") for source in action.options["sources"]}
