@@ -30,24 +30,24 @@ def test_a_long_call_does_not_keep_others_from_the_socket(tmp_path: Path) -> Non
     """Regression: all calls of a program shared one connection, on which they waited for each other."""
     begun, done = threading.Event(), threading.Event()
 
-    def answer(method: str) -> str:
-        if method == "long":
+    def answer(method: str, path: str, body: object) -> str:
+        if path == "/long":
             begun.set()
             done.wait(10)
-        return method
+        return path
 
     socket = StoreSocket(answer, tmp_path)
-    client = SocketClient(socket.path, None)
+    client = SocketClient(socket.path)
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(client.call, "long")
+        long = pool.submit(client.answer, "GET", "/long")
         begun.wait(10)
-        assert client.call("short") == "short"
+        assert client.answer("GET", "/short") == "/short"
         assert not long.done()
         done.set()
-        assert long.result() == "long"
+        assert long.result() == "/long"
     client.close()
     with pytest.raises(StoreUnavailableError):
-        client.call("short")
+        client.answer("GET", "/short")
     socket.close()
 
 
@@ -109,10 +109,10 @@ def test_the_socket_is_in_the_directory_if_its_path_is_short(name: str) -> None:
     with tempfile.TemporaryDirectory(prefix="vf-") as parent:
         directory = Path(parent) / name
         directory.mkdir()
-        holder = StoreSocket(lambda method: method, directory)
+        holder = StoreSocket(lambda method, path, body: path, directory)
         assert (directory in Path(holder.path).parents) is (name == "data")
-        client = SocketClient(holder.path, None)
-        assert client.call("count") == "count"
+        client = SocketClient(holder.path)
+        assert client.answer("GET", "/count") == "/count"
         client.close()
         holder.close()
         assert list(directory.iterdir()) == []
@@ -122,17 +122,17 @@ def test_the_socket_is_in_the_directory_if_its_path_is_short(name: str) -> None:
 def test_a_waiting_call_fails_when_the_holder_closes(tmp_path: Path) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def call(method: str) -> None:
+    def answer(method: str, path: str, body: object) -> None:
         entered.set()
         release.wait(60)
 
-    holder = StoreSocket(call, tmp_path)
-    client = SocketClient(holder.path, None)
+    holder = StoreSocket(answer, tmp_path)
+    client = SocketClient(holder.path)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.call, "count")
+        waiting = pool.submit(client.answer, "GET", "/count")
         assert entered.wait(60)
         holder.close()
-        with pytest.raises(StoreUnavailableError, match="ended during count"):
+        with pytest.raises(StoreUnavailableError, match="ended during GET /count"):
             waiting.result(60)
         release.set()
     client.close()

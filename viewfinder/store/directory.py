@@ -136,7 +136,7 @@ class SharedClient:
         self._wait_s = wait_s
         self._ray_address = ray_address
         self._lock = threading.Lock()
-        self._client: DirectoryClient | SocketClient | None = None
+        self._client: DirectoryClient | ProgramClient | None = None
         self._connect()  # so that an unusable directory is refused now
 
     @property
@@ -160,14 +160,14 @@ class SharedClient:
             if self._client is not None:
                 self._client.close()
 
-    def _connect(self) -> "DirectoryClient | SocketClient":
+    def _connect(self) -> "DirectoryClient | ProgramClient":
         with self._lock:
             if self._client is None:
                 self._client = _hold_or_connect(self._data_dir, self._wait_s, self._ray_address)
             return self._client
 
 
-def _hold_or_connect(data_dir: Path, wait_s: float, ray_address: str | None) -> "DirectoryClient | SocketClient":
+def _hold_or_connect(data_dir: Path, wait_s: float, ray_address: str | None) -> "DirectoryClient | ProgramClient":
     """Hold the directory or connect to its holder; raise `StoreBusyError` if neither succeeds within `wait_s`."""
     directory = store_directory(data_dir)
     deadline = time.monotonic() + wait_s
@@ -176,18 +176,38 @@ def _hold_or_connect(data_dir: Path, wait_s: float, ray_address: str | None) -> 
             return open_directory(data_dir, wait_s=0, ray_address=ray_address)
         except StoreBusyError:
             holder = Holder.read(directory)
-            if holder is not None and holder.answers_here and (client := _connect_to(holder)) is not None:
+            if holder is not None and holder.answers_here and (client := _connect_to(holder, directory)) is not None:
                 return client
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.1)  # the holder is starting or ending
 
 
-def _connect_to(holder: Holder) -> SocketClient | None:
+def _connect_to(holder: Holder, directory: Path) -> "ProgramClient | None":
     try:
-        return SocketClient(holder.socket or "", MAX_POINTS_PER_CALL)
+        return ProgramClient(SocketClient(holder.socket or ""), directory)
     except OSError:  # it has just ended, or belongs to another user
         return None
+
+
+class ProgramClient:
+    """A `StoreClient` through the program that holds the directory.
+
+    Requests and answers go to it as JSON: to send the models of qdrant-client takes both programs longer.
+    """
+
+    max_batch: int | None = MAX_POINTS_PER_CALL
+
+    def __init__(self, socket: SocketClient, directory: Path) -> None:
+        self._socket = socket
+        self._directory = directory
+        self._client = EngineClient(socket)
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        return answer_of(self._client.call, self._directory, method, arguments)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class DirectoryClient:
@@ -206,7 +226,7 @@ class DirectoryClient:
         if (left := Holder.read(directory)) is not None and left.socket and left.host == socket.gethostname():
             remove_socket(left.socket)
         try:
-            self._socket = StoreSocket(self.call, directory)
+            self._socket = StoreSocket(self._answer, directory)
         except BaseException:
             self._engine.close()
             raise
@@ -222,6 +242,12 @@ class DirectoryClient:
         if self._closed:
             raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method}.")
         return answer_of(self._client.call, self._directory, method, arguments)
+
+    def _answer(self, method: str, path: str, body: Any) -> Any:
+        """Answer a request of another program."""
+        if self._closed:
+            raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method} {path}.")
+        return self._engine.answer(method, path, body)
 
     def close(self) -> None:
         # Before closing the store: otherwise a call of another program could find it closed.

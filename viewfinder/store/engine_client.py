@@ -3,19 +3,24 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 from qdrant_client import models
 from qdrant_client.http.models import QueryResponse
 
-from viewfinder.edge.engine import Engine
+
+class RequestAnswerer(Protocol):
+    """An engine, of this program or of another one."""
+
+    def answer(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the "result" of a request; raise `Refusal`."""
 
 
 class EngineClient:
     """Calls methods of `QdrantClient` by name on an engine; raises its `Refusal`s."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: RequestAnswerer) -> None:
         self._engine = engine
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -32,7 +37,7 @@ class EngineClient:
 Answer = Callable[..., Any]
 
 
-def _of_collection(engine: Engine, name: str, method: str, path: str = "", body: Any = None) -> Any:
+def _of_collection(engine: RequestAnswerer, name: str, method: str, path: str = "", body: Any = None) -> Any:
     return engine.answer(method, f"/collections/{name}{path}", body)
 
 

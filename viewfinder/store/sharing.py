@@ -15,11 +15,13 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
+from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import StoreError, StoreUnavailableError, ViewfinderError
 
 logger = logging.getLogger(__name__)
 
-StoreCall = Callable[..., Any]
+Answer = Callable[[str, str, Any], Any]
+"""Answers a request of the REST interface: method, path and body."""
 
 _SOCKET_PREFIX = "viewfinder-"
 _SOCKET = "store.sock"
@@ -27,13 +29,13 @@ _BACKLOG = 64
 
 
 class StoreSocket:
-    """Answers calls of other programs of the same user with `call`, using one thread per connection.
+    """Answers requests of other programs of the same user with `answer`, using one thread per connection.
 
     The socket is in `directory` if it can be, so that it goes with it and no cleaner of temporary files removes it.
     """
 
-    def __init__(self, call: StoreCall, directory: Path) -> None:
-        self._call = call
+    def __init__(self, answer: Answer, directory: Path) -> None:
+        self._answer = answer
         try:
             self._listen(directory)
         except OSError:  # a path too long for a socket, or a file system without sockets
@@ -83,13 +85,12 @@ class StoreSocket:
                 return
             with self._lock:
                 self._connections.add(connection)
-            threading.Thread(target=self._answer, args=(connection,), name="store-call", daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection,), name="store-call", daemon=True).start()
 
-    def _answer(self, connection: "Connection[Any, Any]") -> None:
+    def _serve(self, connection: "Connection[Any, Any]") -> None:
         try:
             while not self._closed:
-                method, arguments = connection.recv()
-                connection.send(self._result(method, arguments))
+                connection.send(self._result(*connection.recv()))
         except (EOFError, OSError):
             logger.debug("A program has disconnected from the store.")
         finally:
@@ -97,40 +98,42 @@ class StoreSocket:
                 self._connections.discard(connection)
             connection.close()
 
-    def _result(self, method: str, arguments: dict[str, Any]) -> tuple[Any, ViewfinderError | None]:
+    def _result(self, method: str, path: str, body: Any) -> tuple[Any, Exception | None]:
         try:
-            return self._call(method, **arguments), None
-        except ViewfinderError as error:
+            return self._answer(method, path, body), None
+        except (ViewfinderError, Refusal, OSError, ValueError) as error:
             return None, error
         except Exception as error:
-            logger.exception("A call of another program failed: %s", method)
-            return None, StoreError(f"The embedded store failed at {method.replace('_', ' ')}: {error!r}.")
+            logger.exception("A request of another program failed: %s %s", method, path)
+            return None, StoreError(f"The embedded store failed at {method} {path}: {error!r}.")
 
 
 class SocketClient:
-    """A `StoreClient` through the socket of the program that holds the directory.
+    """Sends requests to the socket of the program that holds the directory.
 
-    Has as many connections as there are calls at the same time, so that none waits here for a long one. Raises
+    Has as many connections as there are requests at the same time, so that none waits here for a long one. Raises
     `StoreUnavailableError` when that program ends.
     """
 
-    def __init__(self, path: str, max_batch: int | None) -> None:
-        self.max_batch = max_batch
+    def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._idle = [Client(path, family="AF_UNIX")]
         self._closed = False
 
-    def call(self, method: str, **arguments: Any) -> Any:
+    def answer(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the "result" of a request; raise what the other program raised."""
         connection = None
         try:
             connection = self._take()
-            connection.send((method, arguments))
+            connection.send((method, path, body))
             answer, error = connection.recv()
         except (EOFError, OSError) as ended:
             if connection is not None:
                 connection.close()
-            raise StoreUnavailableError(f"The program that held the embedded store ended during {method}.") from ended
+            raise StoreUnavailableError(
+                f"The program that held the embedded store ended during {method} {path}."
+            ) from ended
         self._keep(connection)
         if error is not None:
             raise error
