@@ -44,6 +44,14 @@ def write_data(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> No
             os.pwrite(file.fileno(), piece, place)
 
 
+def read_directory(directory: Path) -> None:
+    """Read all files of a directory tree, so that the system's cache has them."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            for _ in data_of(path):
+                pass
+
+
 def sync_directory(directory: Path) -> None:
     """Write a directory tree to disk."""
     for folder, _, names in os.walk(directory):
