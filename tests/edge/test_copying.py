@@ -3,28 +3,79 @@
 import ctypes
 import mmap
 import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from viewfinder.edge.copying import read_directory
+from viewfinder.edge.engine import SharedEngine
+
+COUNT, DIMENSION = 4_000, 256
 
 
 def is_cached(path: Path) -> bool:
-    """Return True if the system has all of a file in its cache."""
+    """Return True if the system has all of a file in its cache, but for the holes."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
         pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
         first = ctypes.c_char.from_buffer(mapped)
         failed = ctypes.CDLL(None).mincore(ctypes.byref(first), ctypes.c_size_t(len(mapped)), pages)
         del first  # otherwise the file cannot be unmapped
-    return not failed and all(page & 1 for page in pages)
+        assert not failed
+        return sum(page & 1 for page in pages) >= os.fstat(file.fileno()).st_blocks * 512 // mmap.PAGESIZE
 
 
-def test_a_directory_that_was_read_is_in_the_systems_cache(tmp_path: Path) -> None:
-    """Regression: after a graph was built, searches read the vectors from disk, one page at a time."""
-    path = tmp_path / "segments" / "matrix.dat"
-    path.parent.mkdir()
-    path.write_bytes(os.urandom(1_000_000))
+def drop(path: Path) -> None:
+    """Remove a file from the system's cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.slow
+def test_the_files_of_a_shard_that_is_opened_are_read(disk: Path) -> None:
+    """Regression: after a graph was built, and after a start, searches read the vectors from disk, a page at a time."""
+    image = {"size": DIMENSION, "distance": "Cosine", "on_disk": True}
+    vectors = np.random.default_rng(0).normal(size=(COUNT, DIMENSION)).tolist()
+    engine = SharedEngine(disk, quiet_s=0)
+    config = {"vectors": {"image": image}, "optimizers_config": {"indexing_threshold": 100}}
+    engine.answer("PUT", "/collections/a", config)
+    batch = {"ids": list(range(COUNT)), "vectors": {"image": vectors}, "payloads": [{}] * COUNT}
+    engine.answer("PUT", "/collections/a/points", {"batch": batch})
+    wait_until(lambda: engine.answer("GET", "/collections/a")["status"] == "green")
+    engine.close()
+    (file,) = [path for path in disk.rglob("matrix.dat") if path.stat().st_size > COUNT * DIMENSION * 4]
+    drop(file)
+    if is_cached(file):
+        pytest.skip("/var/tmp is in memory")
+    engine = SharedEngine(disk)
+    try:
+        engine.answer("GET", "/collections/a")
+        wait_until(lambda: is_cached(file))
+    finally:
+        engine.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory on a disk: files in memory are always in the cache."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        yield Path(directory)
+
+
+def test_files_that_are_removed_meanwhile_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(bytes(100_000))
     read_directory(tmp_path)
-    assert is_cached(path)
+    read_directory(tmp_path / "nothing")

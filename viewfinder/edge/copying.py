@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _CHUNK = 256 * 1024
@@ -28,12 +29,8 @@ def stored_bytes(directory: Path) -> int:
 def data_of(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the pieces of a file that are not zero, with their offsets."""
     with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        end = 0
-        while (begin := _seek(file.fileno(), end, os.SEEK_DATA, size)) < size:
-            end = _seek(file.fileno(), begin, os.SEEK_HOLE, size)
-            for place in range(begin, end, _CHUNK):
-                yield from _pieces(place, os.pread(file.fileno(), min(_CHUNK, end - place), place))
+        for begin, end in _chunks(file.fileno()):
+            yield from _pieces(begin, os.pread(file.fileno(), end - begin, begin))
 
 
 def write_data(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
@@ -45,11 +42,13 @@ def write_data(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> No
 
 
 def read_directory(directory: Path) -> None:
-    """Read all files of a directory tree, so that the system's cache has them."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            for _ in data_of(path):
-                pass
+    """Read all files of a directory tree, so that the system's cache has them. They may be removed meanwhile."""
+    buffer = bytearray(_CHUNK)
+    with suppress(OSError):
+        for path in directory.rglob("*"):
+            with suppress(OSError), path.open("rb", buffering=0) as file:
+                for begin, _ in _chunks(file.fileno()):
+                    os.preadv(file.fileno(), [buffer], begin)
 
 
 def sync_directory(directory: Path) -> None:
@@ -66,6 +65,16 @@ def sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _chunks(file: int) -> Iterator[tuple[int, int]]:
+    """Yield the beginning and the end of each piece of an open file, without its holes."""
+    size = os.fstat(file).st_size
+    end = 0
+    while (begin := _seek(file, end, os.SEEK_DATA, size)) < size:
+        end = _seek(file, begin, os.SEEK_HOLE, size)
+        for place in range(begin, end, _CHUNK):
+            yield place, min(place + _CHUNK, end)
 
 
 def _seek(file: int, place: int, whence: int, size: int) -> int:

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from viewfinder.edge.copying import read_directory
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import Shard
 from viewfinder.edge.templates import TEMPLATES, ShardPlace, Template
@@ -144,6 +146,9 @@ def _open_first(place: ShardPlace, template: Template | None) -> tuple[Shard, Te
     if template is not None:
         TEMPLATES[place.kind] = template
     shard = Shard(place)
+    # Whoever closed the shard or built its graphs has dropped the vectors from the system's cache, and searches would
+    # read them from disk a page at a time.
+    threading.Thread(target=read_directory, args=(place.directory,), name="read-files", daemon=True).start()
     return shard, TEMPLATES.get(place.kind) if template is None else None
 
 
