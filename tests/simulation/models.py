@@ -1,12 +1,14 @@
 """A fake decoder and a fake encoder. The content of a photo is a kind and a number: `good 0017 \\0`."""
 
-import functools
+import atexit
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,25 +34,48 @@ MODELS = ("first", "second")
 _NOT_FINITE = 40_000  # added to the number of a photo whose vector is not finite
 
 
-@functools.cache
+_held: dict[str, int] = {}  # the directories that this process uses, open with a shared lock
+
+
 def model_directory(name: str) -> str:
     """Return the directory of a checkpoint of this name; only its fingerprint matters.
 
-    The same for all processes, because collections are named after it; the first one makes it.
+    The same for all processes, because collections are named after it; the first one makes it, the last one removes it.
     """
     directory = Path(tempfile.gettempdir()) / f"viewfinder-simulation-{name}"
-    if not directory.exists():
-        made = Path(tempfile.mkdtemp())
-        safetensors.numpy.save_file(
-            {"weights": np.array([MODELS.index(name)], np.float32)}, made / "open_clip_model.safetensors"
-        )
-        config = {"embed_dim": DIMENSION, "vision_cfg": {"image_size": SIZE}, "text_cfg": {"context_length": 77}}
-        (made / CONFIG_NAME).write_text(json.dumps({"model_cfg": config}))
-        try:
-            made.rename(directory)
-        except OSError:  # another process was faster
-            shutil.rmtree(made)
+    while name not in _held:
+        if not directory.exists():
+            _make_model(directory, MODELS.index(name))
+        with suppress(FileNotFoundError):  # another process has removed it
+            opened = os.open(directory, os.O_RDONLY)
+            fcntl.flock(opened, fcntl.LOCK_SH)
+            if directory.exists() and os.path.samestat(os.fstat(opened), directory.stat()):
+                _held[name] = opened
+            else:
+                os.close(opened)
     return str(directory)
+
+
+@atexit.register
+def release_models() -> None:
+    """Remove the directories of models that no other process uses."""
+    while _held:
+        name, opened = _held.popitem()
+        with suppress(BlockingIOError):
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(Path(tempfile.gettempdir()) / f"viewfinder-simulation-{name}", ignore_errors=True)
+        os.close(opened)
+
+
+def _make_model(directory: Path, weight: int) -> None:
+    made = Path(tempfile.mkdtemp())
+    safetensors.numpy.save_file({"weights": np.array([weight], np.float32)}, made / "open_clip_model.safetensors")
+    config = {"embed_dim": DIMENSION, "vision_cfg": {"image_size": SIZE}, "text_cfg": {"context_length": 77}}
+    (made / CONFIG_NAME).write_text(json.dumps({"model_cfg": config}))
+    try:
+        made.rename(directory)
+    except OSError:  # another process was faster
+        shutil.rmtree(made)
 
 
 def image_vector(model: str, number: int) -> Vectors:
