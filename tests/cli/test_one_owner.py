@@ -128,10 +128,11 @@ def test_a_running_service_finds_what_is_indexed_beside_it(
     first, more = images / IMAGES[0].name, images / IMAGES[5].name
     run("search", "a house", status=1)  # there is no index yet
     run("index", str(images))
-    _wait_until(lambda: program(["search", "a house"]).returncode == 0)
+    using = f"Using the service at http://localhost:{environment['VIEWFINDER_PORT']}"
+    _wait_until(lambda: using in program(["search", "a house"]).stderr)  # it has found the index
     assert found(first) == [f"file://{first}"]
     # The service's store is the one in VIEWFINDER_DATA_DIR.
-    assert f"Using the service at http://localhost:{environment['VIEWFINDER_PORT']}" in program(["status"]).stderr
+    assert using in program(["status"]).stderr
     shutil.copy(IMAGES[5], more)
     run("index", str(images))
     assert found(more) == [f"file://{more}"]

@@ -3,10 +3,12 @@
 import ctypes
 import mmap
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,9 +75,24 @@ def disk() -> Iterator[Path]:
         yield Path(directory)
 
 
-def test_files_that_are_removed_meanwhile_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").write_bytes(bytes(100_000))
-    read_directory(tmp_path)
-    read_directory(tmp_path / "nothing")
+def test_folders_that_are_removed_meanwhile_are_left_out(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        (disk / name).mkdir()
+        (disk / name / "file").write_bytes(os.urandom(100_000))
+        drop(disk / name / "file")
+    if is_cached(disk / "a" / "file"):
+        pytest.skip("/var/tmp is in memory")
+    preadv, gone = os.preadv, []
+
+    def remove_another(file: int, *arguments: Any) -> int:
+        if not gone:
+            read = Path(f"/proc/self/fd/{file}").readlink().parent.name
+            gone.append(next(name for name in names if name != read))
+            shutil.rmtree(disk / gone[0])
+        return preadv(file, *arguments)
+
+    monkeypatch.setattr(os, "preadv", remove_another)
+    read_directory(disk)
+    assert [name for name in names if name not in gone and not is_cached(disk / name / "file")] == []
+    assert gone

@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures.indexing import World
 from tests.fixtures.options import index_options
 from tests.indexing.sample_images import encoded_image, fill, write_captions
+from viewfinder.indexing.captions_prune import CaptionsPrune
 from viewfinder.indexing.prune import PrunePlan, PruneRefusedError
 from viewfinder.models.checkpoint import locate
 
@@ -132,12 +133,33 @@ def test_a_captions_file_that_another_run_records_meanwhile_stays_recorded(world
     given = write_captions(world, "texts.json", _00="zero")
     world.sync("--captions", given)
     late = write_captions(world, "late.json", _01="late")
-    options = index_options(["--source", world.source, "--captions", given, "--prune-captions"])
-    with world.indexer("20250101T000000-early").listed(options, world.collection) as listed:
-        world.sync("--captions", late)
-        world.indexer("20250101T000000-early").sync(options, world.collection, locate(world.model), listed)
-    assert values(world, "caption") == ["zero", "late", None]
-    assert set(world.collection.recorded.captions_of(world.source)) == {given, late}
+    flags = ("--captions", given, "--prune-captions", "--prune-captions-max-ratio", "1")
+    options = index_options(["--source", world.source, *flags])
+    for text in ("late", "later"):  # recorded first, and recorded again
+        write_captions(world, "late.json", _01=text)
+        with world.indexer("20250101T000000-early").listed(options, world.collection) as listed:
+            world.sync("--captions", late)
+            world.indexer("20250101T000000-early").sync(options, world.collection, locate(world.model), listed)
+        assert values(world, "caption") == ["zero", text, None]
+        assert set(world.collection.recorded.captions_of(world.source)) == {given, late}
+
+
+def test_a_prune_of_captions_spares_the_same_text_with_other_tags_of_another_run(
+    captioned: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--captions", write(captioned, "tags.csv", TAGS), "--prune-captions", "--prune-captions-max-ratio", "1")
+    options = index_options(["--source", captioned.source, *flags])
+    late = write(captioned, "late.csv", "key,caption,tags\n00.jpg,zero,new\n")
+    carry_out = CaptionsPrune.carry_out
+
+    def after_another_run(self: CaptionsPrune, run_id: str) -> int:
+        captioned.sync("--captions", late)
+        return carry_out(self, run_id)
+
+    monkeypatch.setattr(CaptionsPrune, "carry_out", after_another_run)
+    captioned.indexer("20250101T000000-run").sync(options, captioned.collection, locate(captioned.model))
+    assert values(captioned, "caption") == ["zero", None, None]
+    assert values(captioned, "tags") == [["new"], ["x"], []]
 
 
 @pytest.mark.parametrize(

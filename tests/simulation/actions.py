@@ -338,9 +338,10 @@ class Draw:
         files = [self._rows(FILES[0], after), self._rows(FILES[1], {uri: self._text() for uri in uris[1:]})]
         prune = Action("index", index | {"captions": FILES[0], "prune_captions": True}, delay=chosen.randint(0, 20))
         other = Action("index", index | {"captions": FILES[1]}, delay=chosen.randint(0, 20))
-        first = [self._rows(FILES[0], before), *map(self._put_good, uris)]
+        captions = [self._rows(FILES[0], before), self._rows(FILES[1], {uris[0]: self._text()})]
         last = [prune, other] if chosen.random() < 0.7 else [prune]
-        return [first, [Action("index", index | {"captions": FILES[0]})], files, last]
+        runs = [[Action("index", index | {"captions": file})] for file in chosen.sample(FILES, 2)]
+        return [[*captions, *map(self._put_good, uris)], *runs, files, last]
 
     def _put_good(self, uri: str) -> Action:
         return Action("put", {"uri": uri, "content": self._content("good")})

@@ -9,7 +9,7 @@ from tests.simulation.models import MODELS
 from tests.simulation.objects import PHOTOS
 from tests.simulation.points import Point
 from tests.simulation.scheduler import EndlessError, Killed, Task
-from tests.simulation.world import World, parse_captions, parse_records
+from tests.simulation.world import INDEX, World, parse_captions, parse_records
 from viewfinder.errors import CollectionMissingError, ConfigurationError, ModelMismatchError, StoreBusyError
 from viewfinder.indexing.prune import PruneRefusedError
 from viewfinder.sources.uris import point_id
@@ -37,6 +37,7 @@ def check_runs(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
             _check_report(world, task)
         if ended_well(world, task) and world.database.shards.is_behind(task):
             raise Violation(f"{action.kind} is done, but its points appear later")
+    _check_recorded(world, pairs)
     _check_lock([task for action, task in pairs if action.kind in CHANGES_MODEL])
 
 
@@ -218,6 +219,24 @@ def _check_archived(action: Action, task: Task) -> None:
     archived = task.seen.get("listed", {}).keys() - task.seen.get("readable", set())
     if fetched := archived & set(task.seen.get("gets", ())):
         raise Violation(f"{action.kind} fetched {sorted(fetched)}, which its listings showed as archived")
+
+
+def _check_recorded(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
+    """Check that no prune of captions forgets a file that another run has recorded since its listing."""
+    runs = [(action, task) for action, task in pairs if action.kind == "index"]
+    others = any(action.kind in (*CHANGES_MODEL, "remove source") for action, _ in pairs)
+    if len(runs) < 2 or others or not world.live():
+        return
+    known = world.store.collections.require_live(INDEX).recorded.captions
+    recorded = {(each.source.rstrip("/"), each.uri) for each in known}
+    steps = {task.name: [step for _, step in task.seen.get("listed", {}).values()] for _, task in runs}
+    first_end = min((max(each) for each in steps.values() if each), default=0)
+    for action, task in runs:
+        file = action.options.get("captions")
+        if file and ended_well(world, task) and min(steps[task.name], default=0) > first_end:
+            for source in action.options["sources"]:
+                if (source.rstrip("/"), file) not in recorded:
+                    raise Violation(f"{file} was read for {source}, but is not recorded")
 
 
 def _check_lock(tasks: Sequence[Task]) -> None:

@@ -65,18 +65,30 @@ def _captions_are_not_removed() -> Iterator[Any]:
     yield patch.object(CaptionsPrune, "carry_out", lambda self, run_id: 0)
 
 
+def _all_other_captions_files_are_forgotten() -> Iterator[Any]:
+    from viewfinder.indexing.run import Indexer
+
+    def forget(self: Indexer, listed: Any, collection: Any) -> None:
+        records = self._store.collections.records(collection)
+        for each in listed.manifest.sources:
+            for uri in set(listed.recorded.captions_of(each["source"])).difference(each.get("captions", ())):
+                records.remove_captions(each["source"], uri)
+
+    yield patch.object(Indexer, "_forget_captions", forget)
+
+
 def _hashes_of_what_is_stored() -> Iterator[Any]:
     from viewfinder.indexing import captions_prune
     from viewfinder.sources.captions import CaptionRecord
 
-    without_text = captions_prune._without_text
+    with_caption = captions_prune._with_caption
 
     def changed(point: Any, caption: Any, stamp: Any) -> Any:
         tags, meta = point.payload.get("tags") or (), point.payload.get("meta")
         record = CaptionRecord.of(None, tags, meta)
-        return without_text(point, caption if not caption["caption_hash"] else record.payload(), stamp)
+        return with_caption(point, caption if not caption["caption_hash"] else record.payload(), stamp)
 
-    yield patch.object(captions_prune, "_without_text", changed)
+    yield patch.object(captions_prune, "_with_caption", changed)
 
 
 def _blank_cells_erase() -> Iterator[Any]:
@@ -93,8 +105,8 @@ def _prune_by_what_is_there_now() -> Iterator[Any]:
     taken: dict[Any, tuple[Any, Any]] = {}
     take = PointsBefore.take.__func__  # type: ignore[attr-defined]
 
-    def noted(cls: Any, store: Any, collection: Any, *arguments: Any) -> Any:
-        made = take(cls, store, collection, *arguments)
+    def noted(cls: Any, store: Any, collection: Any, *arguments: Any, **options: Any) -> Any:
+        made = take(cls, store, collection, *arguments, **options)
         taken[made.path] = store, collection
         return made
 
@@ -318,8 +330,15 @@ MUTATIONS = (
         "captions of other runs",
         "a prune of captions removes what came after its listing",
         frozenset({"captions beside their prune", "blank captions"}),
-        57,
+        70,
         _captions_of_other_runs,
+    ),
+    Mutation(
+        "captions files",
+        "a prune of captions forgets a file that another run has recorded",
+        frozenset({"captions beside their prune"}),
+        41,
+        _all_other_captions_files_are_forgotten,
     ),
     Mutation(
         "captions that stay",
@@ -332,7 +351,7 @@ MUTATIONS = (
         "hashes of captions",
         "the hash of a caption is that of what the store made of it",
         frozenset({"captions beside their prune", "blank captions"}),
-        2,
+        0,
         _hashes_of_what_is_stored,
     ),
     _mutation("prune", "a prune sees what came after its listing", "two index runs", 27, _prune_by_what_is_there_now),

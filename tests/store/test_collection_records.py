@@ -93,6 +93,16 @@ def test_captions_files_of_a_source_keep_the_order_in_which_they_were_recorded(r
     assert records.read().captions_of("s3://b/p") == ["s3://b/february.csv", "s3://b/january.csv"]
 
 
+def test_a_captions_file_that_was_recorded_again_is_not_removed_as_it_was_read(records: CollectionRecords) -> None:
+    for month in ("january", "february"):
+        records.record_captions("s3://b/p", f"s3://b/{month}.csv")
+    january, february = records.read().captions
+    records.record_captions("s3://b/p", january.uri)
+    for each in (january, february, february):
+        records.remove_captions_as_read(each)
+    assert records.read().captions_of("s3://b/p") == [january.uri]
+
+
 def test_a_machine_whose_clock_is_behind_records_after_earlier_records(
     store: Store, made: Collection, records: CollectionRecords
 ) -> None:

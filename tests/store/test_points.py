@@ -188,16 +188,6 @@ def test_an_update_reads_again_what_a_run_has_written_twice_in_one_second(store:
     assert (payload["caption"], payload["width"]) == ("second", 7)
 
 
-def test_an_update_by_a_clock_that_is_behind_is_later_than_what_it_changes(store: Store, index: str) -> None:
-    made = opened(store, index)
-    (key,) = ids(1)
-    batch, time = image_points(1), "2999-01-01T00:00:00+00:00"
-    stamp = {"run_id": "r", "indexed_at": time}
-    store.points.upsert(made, replace(batch, payloads=[batch.payloads[0] | stamp]), wait=True)
-    assert store.points.update(made, [key], with_caption("a cat", "s")) == 1
-    assert store.points.whole(made, [key])[key].state.indexed_at == "2999-01-01T00:00:00.000001+00:00"
-
-
 def test_an_update_leaves_deleted_points_deleted(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)

@@ -132,7 +132,7 @@ def test_a_waiting_call_fails_when_the_holder_closes(tmp_path: Path) -> None:
         waiting = pool.submit(client.answer, "GET", "/count")
         assert entered.wait(60)
         holder.close()
-        with pytest.raises(StoreUnavailableError, match="ended during GET /count"):
+        with pytest.raises(StoreUnavailableError, match="held the embedded store has ended"):
             waiting.result(60)
         release.set()
     client.close()

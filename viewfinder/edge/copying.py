@@ -44,9 +44,9 @@ def write_data(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> No
 def read_directory(directory: Path) -> None:
     """Read all files of a directory tree, so that the system's cache has them. They may be removed meanwhile."""
     buffer = bytearray(_CHUNK)
-    with suppress(OSError):
-        for path in directory.rglob("*"):
-            with suppress(OSError), path.open("rb", buffering=0) as file:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError), Path(folder, name).open("rb", buffering=0) as file:
                 for begin, _ in _chunks(file.fileno()):
                     os.preadv(file.fileno(), [buffer], begin)
 

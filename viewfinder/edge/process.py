@@ -14,14 +14,17 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from viewfinder.edge.copying import read_directory
+from viewfinder.edge.copying import read_directory, stored_bytes
 from viewfinder.edge.refusal import Refusal
 from viewfinder.edge.shard import Shard
 from viewfinder.edge.templates import TEMPLATES, ShardPlace, Template
 from viewfinder.edge.turns import Turns
 from viewfinder.errors import StoreUnavailableError
+from viewfinder.memory import available_memory
 
 _CLOSE_S = 60.0
+# Files of a shard are read in advance if they take less than this share of the available memory.
+_CACHED_SHARE = 0.5
 
 
 class ShardProcess:
@@ -148,7 +151,8 @@ def _open_first(place: ShardPlace, template: Template | None) -> tuple[Shard, Te
     shard = Shard(place)
     # Whoever closed the shard or built its graphs has dropped the vectors from the system's cache, and searches would
     # read them from disk a page at a time.
-    threading.Thread(target=read_directory, args=(place.directory,), name="read-files", daemon=True).start()
+    if stored_bytes(place.directory) < _CACHED_SHARE * (available_memory() or 0):
+        threading.Thread(target=read_directory, args=(place.directory,), name="read-files", daemon=True).start()
     return shard, TEMPLATES.get(place.kind) if template is None else None
 
 

@@ -87,7 +87,7 @@ class CaptionsPrune:
         hashes: dict[str, str] = {}
 
         def change(id_: str, point: StoredPoint) -> StoredPoint | None:
-            return _without_text(point, NO_CAPTION, stamp) if point.state.caption_hash == hashes[id_] else None
+            return _with_caption(point, NO_CAPTION, stamp) if point.state.caption_hash == hashes[id_] else None
 
         dropped, removed = filter(self._is_dropped, self._before.points()), 0
         while page := list(itertools.islice(dropped, BATCH)):
@@ -102,8 +102,10 @@ class CaptionsPrune:
 
         def change(id_: str, point: StoredPoint) -> StoredPoint | None:
             record = records[id_]
-            return _without_text(point, record.payload(), stamp) if counted.holds(id_, point, record) else None
+            return _with_caption(point, record.payload(), stamp) if counted.holds(id_, point, record) else None
 
+        if not len(counted.ids):
+            return 0
         removed = 0
         for rows in listed_rows(self._paths, ["uri", "caption", "caption_hash", "caption_details"]):
             blank = [row for row in rows if row["caption_hash"] is not None and row["caption"] is None]
@@ -138,17 +140,17 @@ class CountedTexts:
         """
         place = np.searchsorted(self.ids, np.uint64(half_id(id_)))
         text, written = point.payload.get("caption"), point.state.caption_hash
-        is_same = bool(text) and int(text_hash(point.payload), 16) == self._texts[place]
-        return is_same and (
-            _number(written) == self._records[place] or written == record.with_caption(text).caption_hash
-        )
+        if not text or int(text_hash(point.payload), 16) != self._texts[place]:
+            return False
+        return _number(written) == self._records[place] or written == record.with_caption(text).caption_hash
 
 
 def _number(caption_hash: str) -> int:
     return int.from_bytes(hashlib.blake2b(caption_hash.encode(), digest_size=8).digest())
 
 
-def _without_text(point: StoredPoint, caption: Mapping[str, Any], stamp: Mapping[str, str]) -> StoredPoint:
+def _with_caption(point: StoredPoint, caption: Mapping[str, Any], stamp: Mapping[str, str]) -> StoredPoint:
+    """The point with these caption fields, which have no text."""
     vectors = dict(point.vectors)
     vectors.pop("caption", None)
     return StoredPoint({**point.payload, **caption, **stamp}, vectors)

@@ -290,6 +290,6 @@ def count_actions(tables: Iterable[pa.Table]) -> dict[str, int]:
 
 
 def count_to_encode(tables: Iterable[pa.Table]) -> int:
-    """Number of rows that have an image to fetch or a caption to encode."""
+    """Number of rows with an image to fetch, or a caption to write, which most of them encode first."""
     counts = count_actions(tables)
     return counts.get("index", 0) + counts.get("caption", 0)

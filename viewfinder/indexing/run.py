@@ -311,11 +311,12 @@ class Indexer:
             records.record_sources(SourceRecord.of(each) for each in manifest.sources)
 
     def _forget_captions(self, listed: ListedSources, collection: Collection) -> None:
-        """Forget the other captions files: what only they have is removed. Those of runs that came later stay."""
+        """Forget the other captions files: what only they have is removed. Those that later runs have recorded stay."""
         records = self._store.collections.records(collection)
-        for each in listed.manifest.sources:
-            for uri in set(listed.recorded.captions_of(each["source"])).difference(each.get("captions", ())):
-                records.remove_captions(each["source"], uri)
+        given = {each["source"]: each.get("captions", ()) for each in listed.manifest.sources}
+        for each in listed.recorded.captions:
+            if each.source in given and each.uri not in given[each.source]:
+                records.remove_captions_as_read(each)
 
     def _encode_unrelated_texts(self, checkpoint: Checkpoint) -> Vectors:
         texts = unrelated_texts(checkpoint.spec.languages)

@@ -1,12 +1,10 @@
-"""CPU cores, instructions and memory available to this process."""
+"""CPU cores and instructions available to this process."""
 
 import os
 from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 CPU_INFO = Path("/proc/cpuinfo")
-MEMORY_INFO = Path("/proc/meminfo")
-MEMORY_LIMIT, MEMORY_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 
 def cpu_cores() -> int:
@@ -28,19 +26,3 @@ def multiplies_bfloat16() -> bool:
         return not {"amx_bf16", "avx512_bf16"}.isdisjoint(CPU_INFO.read_text().split())
     except OSError:
         return False
-
-
-def available_memory() -> int | None:
-    """Return the bytes that this process may still take: the machine's, bounded by its container's limit (cgroup 2).
-
-    None where the system does not tell.
-    """
-    try:
-        line = next(each for each in MEMORY_INFO.read_text().splitlines() if each.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    machine = int(line.split()[1]) * 1024
-    try:
-        return min(machine, int(MEMORY_LIMIT.read_text()) - int(MEMORY_USED.read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        return machine

@@ -20,9 +20,9 @@ import numpy as np
 from viewfinder.arrays import Vectors
 from viewfinder.errors import ViewfinderError
 from viewfinder.images.decoding import Preprocess
+from viewfinder.memory import available_memory
 from viewfinder.models import probes
 from viewfinder.models.checkpoint import Checkpoint, locate
-from viewfinder.models.cpu import available_memory
 from viewfinder.models.devices import choose_precision
 from viewfinder.models.exports import (
     IMAGE,

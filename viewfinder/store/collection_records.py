@@ -76,6 +76,10 @@ class CollectionRecords:
         """Delete the record of a captions file of a source, if it exists."""
         self._control.remove(_CAPTIONS, [self._subject(source_uri(source), uri)])
 
+    def remove_captions_as_read(self, record: CaptionsRecord) -> None:
+        """Delete the record of a captions file, unless the file has been recorded again since."""
+        self._control.remove_if(_CAPTIONS, self._subject(record.source, record.uri), at=record.at)
+
     def record_run(self, run_id: str, details: Mapping[str, Any] | None = None) -> None:
         """Record a run, replacing its earlier record. Only the last `RUNS_KEPT` runs are kept."""
         others = [each for each in self.read().runs if each.run_id != run_id]

@@ -25,7 +25,7 @@ Kind = Literal[
 _RECORD_IDS = uuid.UUID("3b0f4f5e-6c39-5a43-9a53-6b8f3c0a7d11")
 _RECORDS_PER_PAGE = 1000
 # Strict mode refuses filters on other fields.
-_INDEXED = ("kind", "run_id", "collection_id", "token", "expires_at")
+_INDEXED = ("kind", "run_id", "collection_id", "token", "expires_at", "at")
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,15 @@ class Control:
                 self._write("delete", points_selector=selector)
             except CollectionMissingError:
                 return
+
+    def remove_if(self, kind: Kind, subject: str, **expected: str) -> None:
+        """Delete one record atomically if its fields, which are indexed, equal `expected`."""
+        conditions = [_equals(field, value) for field, value in expected.items()]
+        same = models.Filter(must=[models.HasIdCondition(has_id=list(_ids(kind, [subject]))), *conditions])
+        try:
+            self._write("delete", points_selector=same)
+        except CollectionMissingError:
+            return
 
     def _scroll(self, *conditions: models.FieldCondition) -> Iterator[Mapping[str, Any]]:
         """Yield all records that meet the conditions; none if the collection does not exist yet."""

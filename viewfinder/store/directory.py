@@ -5,6 +5,7 @@
 
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -102,6 +103,7 @@ def store_directory(data_dir: Path) -> Path:
     return data_dir / "qdrant"
 
 
+@functools.cache  # of the code that this process has loaded: an installation may replace the files meanwhile
 def code_version() -> str:
     """Return a short hash of the source code of the holder, and of the versions of the engine and of Python."""
     names = ("directory.py", "embedded.py", "engine_client.py", "sharing.py")
@@ -246,7 +248,7 @@ class DirectoryClient:
     def _answer(self, method: str, path: str, body: Any) -> Any:
         """Answer a request of another program."""
         if self._closed:
-            raise StoreUnavailableError(f"The embedded store in {self._directory} was closed before {method} {path}.")
+            raise StoreUnavailableError(f"The embedded store in {self._directory} was closed.")
         return self._engine.answer(method, path, body)
 
     def close(self) -> None:

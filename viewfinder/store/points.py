@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from viewfinder.store.words import searchable
 from viewfinder.wording import counted
 
 PAGE_SIZE = 1000
+_SECOND = timedelta(seconds=1)  # the precision of `indexed_at`, as runs write it
 _MAX_UPDATE_ATTEMPTS = 10  # to change a field that other programs change too
 VECTOR_PAGE_SIZE = 200  # 512 numbers take about 10 kB of JSON
 
@@ -51,8 +52,8 @@ class Points:
         """Change whole points; return the number of points written. Deleted ones stay deleted.
 
         `change` gets a point as it is and returns it as it shall be, or None if it shall stay. It is asked again about
-        points that other programs have written meanwhile. `indexed_at` of a point always grows, so that no program
-        takes it for the one that it has read.
+        points that other programs have written meanwhile. Two updates in one second differ in `indexed_at`, so that no
+        program takes the second for the first.
 
         Qdrant compares and writes a point in one step (`update_filter`, Qdrant ≥ 1.17). Changes of single vectors and
         fields could mix with those of another program: the vector of one, and the payload of the other.
@@ -390,8 +391,8 @@ def _id_pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
 
 
 def _later(point: StoredPoint, *, than: StoredPoint) -> StoredPoint:
-    """Return the point with an `indexed_at` that is after that of the other one: clocks differ, and have seconds."""
+    """Return the point with another `indexed_at` than that of the other one, if both are of one second."""
     before, after = than.state.indexed_at, point.state.indexed_at
-    if not before or (after and datetime.fromisoformat(after) > datetime.fromisoformat(before)):
+    if not before or not after or abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) >= _SECOND:
         return point
     return StoredPoint({**point.payload, "indexed_at": timestamp_after([before])}, point.vectors)

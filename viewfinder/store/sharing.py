@@ -20,7 +20,7 @@ from viewfinder.errors import StoreError, StoreUnavailableError, ViewfinderError
 
 logger = logging.getLogger(__name__)
 
-Answer = Callable[[str, str, Any], Any]
+AnswerRequest = Callable[[str, str, Any], Any]
 """Answers a request of the REST interface: method, path and body."""
 
 _SOCKET_PREFIX = "viewfinder-"
@@ -34,7 +34,7 @@ class StoreSocket:
     The socket is in `directory` if it can be, so that it goes with it and no cleaner of temporary files removes it.
     """
 
-    def __init__(self, answer: Answer, directory: Path) -> None:
+    def __init__(self, answer: AnswerRequest, directory: Path) -> None:
         self._answer = answer
         try:
             self._listen(directory)
@@ -90,7 +90,7 @@ class StoreSocket:
     def _serve(self, connection: "Connection[Any, Any]") -> None:
         try:
             while not self._closed:
-                connection.send(self._result(*connection.recv()))
+                connection.send(self._result(connection.recv()))
         except (EOFError, OSError):
             logger.debug("A program has disconnected from the store.")
         finally:
@@ -98,7 +98,11 @@ class StoreSocket:
                 self._connections.discard(connection)
             connection.close()
 
-    def _result(self, method: str, path: str, body: Any) -> tuple[Any, Exception | None]:
+    def _result(self, message: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+        try:
+            method, path, body = message
+        except ValueError:
+            return None, StoreError("Another version of viewfinder holds the embedded store. Restart both programs.")
         try:
             return self._answer(method, path, body), None
         except (ViewfinderError, Refusal, OSError, ValueError) as error:
@@ -131,9 +135,7 @@ class SocketClient:
         except (EOFError, OSError) as ended:
             if connection is not None:
                 connection.close()
-            raise StoreUnavailableError(
-                f"The program that held the embedded store ended during {method} {path}."
-            ) from ended
+            raise StoreUnavailableError("The program that held the embedded store has ended.") from ended
         self._keep(connection)
         if error is not None:
             raise error
