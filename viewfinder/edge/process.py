@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from viewfinder.edge.copying import read_directory, stored_bytes
@@ -149,11 +150,19 @@ def _open_first(place: ShardPlace, template: Template | None) -> tuple[Shard, Te
     if template is not None:
         TEMPLATES[place.kind] = template
     shard = Shard(place)
-    # Whoever closed the shard or built its graphs has dropped the vectors from the system's cache, and searches would
-    # read them from disk a page at a time.
-    if stored_bytes(place.directory) < _CACHED_SHARE * (available_memory() or 0):
-        threading.Thread(target=read_directory, args=(place.directory,), name="read-files", daemon=True).start()
+    threading.Thread(target=_read_files, args=(place.directory,), name="read-files", daemon=True).start()
     return shard, TEMPLATES.get(place.kind) if template is None else None
+
+
+def _read_files(directory: Path) -> None:
+    """Read the files of a shard into the system's cache.
+
+    Whoever closed the shard or built its graphs has dropped the vectors from it, and searches would read them from disk
+    a page at a time.
+    """
+    with suppress(OSError):  # the engine removes files meanwhile
+        if stored_bytes(directory) < _CACHED_SHARE * (available_memory() or 0):
+            read_directory(directory)
 
 
 def main() -> None:
