@@ -211,3 +211,28 @@ def test_skipped_objects_that_only_the_live_collection_has_are_counted(points: P
     skipped = row | {"action": "skipped", "stage": "fetch", "reason": "not_an_image", "message": "", "permanent": True}
     tally = points.write(skipped)
     assert (tally.not_an_image, tally.archived_live, tally.skipped_live) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("version", "permanent", "lost"),
+    [
+        (Version(DIGEST, 5, EARLY), True, 1),
+        (Version(OTHER, 5, LATE), True, 0),  # the new content is no image: it could not be indexed into any collection
+        (Version(OTHER, 5, LATE), False, 1),
+    ],
+    ids=["same", "changed", "unreadable for now"],
+)
+def test_failed_objects_that_only_the_live_collection_has_are_counted(
+    points: Points, version: Version, permanent: bool, lost: int
+) -> None:
+    """Regression: they were counted by the records of failures, which belong to the last run that met them."""
+    identity = ModelIdentity.of(locate(points.world.model))
+    building = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
+    points.live, points.collection = points.collection, building
+    points.add("1", Version(DIGEST, 5, EARLY), points.live)
+    failure = {"action": "failed", "stage": "fetch", "reason": "access_denied", "message": "", "permanent": permanent}
+    for name, expected in (("1", lost), ("2", 0)):
+        (row,) = points.compare(listed(name, version))
+        assert points.write(row | failure).failed_live == expected
+        if permanent:  # it is known now
+            assert points.write_compared(listed(name, version)).failed_live == expected

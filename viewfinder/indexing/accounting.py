@@ -25,8 +25,9 @@ class Tally:
     """The counts of one write, or of the whole run: objects by outcome, and the busy seconds of each stage.
 
     `archived` to `taken_down` are the skipped objects by reason. `stale` objects are the failed and skipped ones that
-    keep their existing points, because a later run may succeed. `archived_live` and `skipped_live` count images of the
-    live collection that one built beside it lacks because they are archived, or are no image any more. `images` and
+    keep their existing points, because a later run may succeed. `archived_live`, `skipped_live` and `failed_live` count
+    images of the live collection that one built beside it lacks because they are archived, are no image any more, or
+    failed; a permanent failure shows that a new content is no image, and counts only if it is not new. `images` and
     `captions` count what was encoded; `captions_cut` counts captions longer than the model's context, `truncated_tail`
     images whose end is missing (`images.decoding.WARNINGS`), of which `warned` are the first URIs. `failures` are the
     failed objects by stage and reason.
@@ -43,6 +44,7 @@ class Tally:
     taken_down: int = 0
     archived_live: int = 0
     skipped_live: int = 0
+    failed_live: int = 0
     stale: int = 0
     images: int = 0
     truncated_tail: int = 0

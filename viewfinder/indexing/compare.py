@@ -201,14 +201,16 @@ class Compare:
     def _mark_live(self, rows: Sequence[Row], store: Store) -> None:
         """Note of each object without a point here whether the live collection has its image.
 
-        An archived object counts whatever its content: its point would be lost. Others count with the same content.
+        An archived object counts whatever its content: its point would be lost. Others count with the same content, and
+        objects that cannot be read for now with any (`live_any`).
         """
-        missing = [row for row in rows if row["action"] in ("index", "skipped") and not row["exists"]]
+        missing = [row for row in rows if row["action"] in ("index", "skipped", "failed") and not row["exists"]]
         if self.live is None or not missing:
             return
         states = store.points.states(self.live, [row["id"] for row in missing])
         for row in missing:
             state = states.get(row["id"])
+            row["live_any"] = state is not None and state.has_image
             row["live"] = (
                 state is not None
                 and state.has_image

@@ -35,6 +35,7 @@ SCHEMA: pa.Schema = pa.schema(
         ("exists", pa.bool_()),
         ("stored", pa.struct([("etag", pa.string()), ("size", pa.int64()), ("last_modified", pa.string())])),
         ("live", pa.bool_()),
+        ("live_any", pa.bool_()),
         ("had_failure", pa.bool_()),
         ("crashes", pa.list_(pa.string())),
         *MANIFEST_SCHEMA,
@@ -71,7 +72,10 @@ class Row(TypedDict, total=False):
     count: int
     exists: bool  # the collection has its point; of a skipped object: the point is of one of its sources
     stored: dict[str, Any] | None  # the version that the point was made from, if it exists
-    live: bool | None  # the live collection has its image, if this one is built beside it
+    # The live collection, if this one is built beside it, has an image of this content, or any content if the object is
+    # archived; and one of any content.
+    live: bool | None
+    live_any: bool | None
     had_failure: bool
     crashes: list[str] | None  # earlier ones with this content: see `viewfinder.indexing.failures`
     # From the listing.

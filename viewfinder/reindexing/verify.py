@@ -9,12 +9,9 @@ from viewfinder.evaluation.evaluation_set import DEPTHS, LabelledQuery, Quality
 from viewfinder.evaluation.latency import search_times_ms
 from viewfinder.evaluation.recall import approximate_recall, measure_quality, search_each, shared_captions
 from viewfinder.indexing.accounting import RunResult, failure_ratio
-from viewfinder.indexing.compare import version_of_failure, version_of_state
 from viewfinder.indexing.run import Indexer
 from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.reindexing.build import count_points
-from viewfinder.sources.uris import point_id
-from viewfinder.sources.versions import Version, is_same
 from viewfinder.store import Collection, Record, Store
 from viewfinder.wording import counted
 
@@ -23,7 +20,6 @@ TIMED = 50
 MIN_CAPTIONS = 50  # with fewer, the figures are mostly chance
 # Minimum cosine of two encodings of one image with different batch sizes, devices or precisions.
 SAME_COSINE = 0.999
-_FAILURES_PER_LOOKUP = 1000
 
 
 @dataclass(frozen=True)
@@ -72,13 +68,12 @@ def verify(
     result: RunResult,
     queries: Sequence[LabelledQuery],
     bounds: Bounds,
-    run_id: str,
 ) -> list[Check]:
     """Run all checks. `result` is that of the last round, `queries` from the evaluation set (empty without one)."""
     sampled = store.points.sample_records(pair.new, SAMPLED, {"has_image": {"eq": True}})
     fresh = indexer.encode_images(pair.new_model, sampled)
     return [
-        *_check_counts(store, pair, result, bounds, run_id),
+        *_check_counts(store, pair, result, bounds),
         *_check_vectors(store, pair.new, sampled, fresh),
         *_check_quality(store, indexer, pair, queries, bounds),
         _check_approximate_recall(store, pair.new, list(fresh.values()), bounds),
@@ -89,7 +84,7 @@ def verify(
 # -- Counts ---------------------------------------------------------------------------------------------------------
 
 
-def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds: Bounds, run_id: str) -> list[Check]:
+def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds: Bounds) -> list[Check]:
     new, live = pair.new, pair.live
     expected, found = result.expected, count_points(store, new, result)
     total = store.points.count(new)
@@ -99,7 +94,7 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
 
     tally = result.outcome.tally
     failed, ratio = result.counts["failed"], failure_ratio(result.counts)
-    lost = (_count_lost(store, live, run_id) if failed else 0) + tally.skipped_live
+    lost = tally.failed_live + tally.skipped_live
     allowed = min(tally.archived_live, bounds.allowed_loss)
     live_total = store.points.count(live)
     captions, live_captions = (store.points.count(each, {"has_caption": {"eq": True}}) for each in (new, live))
@@ -132,30 +127,6 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
             f"live: {live_captions:,}",
         ),
     ]
-
-
-def _count_lost(store: Store, live: Collection, run_id: str) -> int:
-    """Count objects that failed in this run although the live collection has an image of them.
-
-    A permanent failure shows that the content is no image, so it counts only against an image of the same content.
-    """
-    lost = 0
-    page: dict[str, Version | None] = {}
-    for failure in store.control(live.index).failures_of_run(run_id):
-        page[point_id(failure.uri)] = version_of_failure(failure) if failure.permanent else None
-        if len(page) == _FAILURES_PER_LOOKUP:
-            lost += _count_live_images(store, live, page)
-            page = {}
-    return lost + _count_live_images(store, live, page)
-
-
-def _count_live_images(store: Store, live: Collection, failed: Mapping[str, Version | None]) -> int:
-    """Count images of the live collection among `failed`: those of the given version, or of any where it is None."""
-    lost = 0
-    for id_, state in store.points.states(live, list(failed)).items():
-        version = failed[id_]
-        lost += state.has_image and (version is None or is_same(version_of_state(state), version))
-    return lost
 
 
 # -- Vectors --------------------------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ class _Reindex:
             options.max_quality_loss,
             allowed_loss=options.allow_loss,
         )
-        checks = verify(self._store, self._indexer, pair, result, queries, bounds, self._report.run_id)
+        checks = verify(self._store, self._indexer, pair, result, queries, bounds)
         self._record.add_checks(checks)
         failed = [f"{each.name} is {each.value}, must be {each.bound}" for each in checks if each.passed is False]
         if not failed:
