@@ -236,3 +236,6 @@ def test_failed_objects_that_only_the_live_collection_has_are_counted(
         assert points.write(row | failure).failed_live == expected
         if permanent:  # it is known now
             assert points.write_compared(listed(name, version)).failed_live == expected
+    points.add("1", Version("older", 5, EARLY))  # of a retired collection that is used again
+    (row,) = points.compare(listed("1", version))
+    assert points.write(row | failure).failed_live == lost

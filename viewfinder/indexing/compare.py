@@ -199,12 +199,16 @@ class Compare:
         return row
 
     def _mark_live(self, rows: Sequence[Row], store: Store) -> None:
-        """Note of each object without a point here whether the live collection has its image.
+        """Note of each object without a point of its content here whether the live collection has its image.
 
         An archived object counts whatever its content: its point would be lost. Others count with the same content, and
         objects that cannot be read for now with any (`live_any`).
         """
-        missing = [row for row in rows if row["action"] in ("index", "skipped", "failed") and not row["exists"]]
+        missing = [
+            row
+            for row in rows
+            if row["action"] in ("index", "failed") or (row["action"] == "skipped" and not row["exists"])
+        ]
         if self.live is None or not missing:
             return
         states = store.points.states(self.live, [row["id"] for row in missing])
