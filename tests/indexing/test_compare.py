@@ -217,7 +217,7 @@ def test_skipped_objects_that_only_the_live_collection_has_are_counted(points: P
     ("version", "permanent", "lost"),
     [
         (Version(DIGEST, 5, EARLY), True, 1),
-        (Version(OTHER, 5, LATE), True, 0),  # the new content is no image: it could not be indexed into any collection
+        (Version(OTHER, 5, LATE), True, 0),  # it has changed, and is no image any more: nothing is lost
         (Version(OTHER, 5, LATE), False, 1),
     ],
     ids=["same", "changed", "unreadable for now"],

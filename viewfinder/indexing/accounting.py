@@ -27,10 +27,10 @@ class Tally:
     `archived` to `taken_down` are the skipped objects by reason. `stale` objects are the failed and skipped ones that
     keep their existing points, because a later run may succeed. `archived_live`, `skipped_live` and `failed_live` count
     images of the live collection that one built beside it lacks because they are archived, are no image any more, or
-    failed; a permanent failure shows that a new content is no image, and counts only if it is not new. `images` and
-    `captions` count what was encoded; `captions_cut` counts captions longer than the model's context, `truncated_tail`
-    images whose end is missing (`images.decoding.WARNINGS`), of which `warned` are the first URIs. `failures` are the
-    failed objects by stage and reason.
+    failed. A permanent failure counts only if the live image is of the same content: otherwise the object has changed,
+    and is no image any more. `images` and `captions` count what was encoded; `captions_cut` counts captions longer than
+    the model's context, `truncated_tail` images whose end is missing (`images.decoding.WARNINGS`), of which `warned`
+    are the first URIs. `failures` are the failed objects by stage and reason.
     """
 
     indexed: int = 0

@@ -72,8 +72,8 @@ class Row(TypedDict, total=False):
     count: int
     exists: bool  # the collection has its point; of a skipped object: the point is of one of its sources
     stored: dict[str, Any] | None  # the version that the point was made from, if it exists
-    # The live collection, if this one is built beside it, has an image of this content, or any content if the object is
-    # archived; and one of any content.
+    # If this collection is built beside the live one. `live`: the live one has an image of the same content, or of any
+    # if the object is archived. `live_any`: it has one of any content.
     live: bool | None
     live_any: bool | None
     had_failure: bool

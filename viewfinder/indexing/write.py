@@ -165,10 +165,10 @@ def _changed(point: StoredPoint, row: Row, caption: Mapping[str, Any], stamp: Ma
     changes_caption = row["caption_applies"] and caption["caption_hash"] != state.caption_hash
     if changes_caption:
         payload |= caption
-        if row["caption_vector"] is not None:
-            vectors["caption"] = _cell_vector(row["caption_vector"])
-        elif not row["keeps_text"]:
+        if not row["keeps_text"]:
             vectors.pop("caption", None)
+            if row["caption_vector"] is not None:
+                vectors["caption"] = _cell_vector(row["caption_vector"])
     return StoredPoint(payload | dict(stamp), vectors) if changes_image or changes_caption else None
 
 

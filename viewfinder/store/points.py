@@ -51,8 +51,8 @@ class Points:
     ) -> int:
         """Change whole points; return the number of points written. Deleted ones stay deleted.
 
-        `change` gets a point as it is and returns it as it shall be, or None if it shall stay. It is asked again about
-        points that other programs have written meanwhile. Two updates in one second differ in `indexed_at`, so that no
+        `change` gets a point and returns the new one, or None to leave it. It is called again for points that other
+        programs have written meanwhile. Two updates in one second differ in `indexed_at`, so that no
         program takes the second for the first.
 
         Qdrant compares and writes a point in one step (`update_filter`, Qdrant ≥ 1.17). Changes of single vectors and
