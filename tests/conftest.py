@@ -24,6 +24,12 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
+# What killed processes leave behind goes with the suite: their sockets, and the sessions of Ray. Not in pytest's
+# directory, because a socket's path may have 107 characters, of which Ray takes 70. Processes of pytest-xdist share it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="viewfinder-tests-")
+    atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
+
 # Stores write and sync many small files, which takes three times as long on a disk. A whole run needs some 100 MB.
 SHARED_MEMORY = Path("/dev/shm")
 if os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free > 4 * 1024**3:

@@ -208,10 +208,12 @@ def test_a_cluster_that_does_not_listen_is_reported(address: str, state: str, mo
 
 
 def test_the_stale_address_of_a_crashed_cluster_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = tmp_path / "ray_current_cluster"
+    left = tmp_path / "ray/ray_current_cluster"
+    left.parent.mkdir()
     left.write_text("127.0.0.1:1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    check = next(check for check in examine(current_cluster=left) if check.name == "Ray")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    check = look("Ray")
     assert check.state == "failed"
     assert str(left) in check.advice
 
@@ -348,8 +350,9 @@ def test_the_ray_that_holds_the_store_is_the_ray_of_this_machine(
     monkeypatch.setenv("VIEWFINDER_DATA_DIR", str(tmp_path))
     lock = try_lock(directory / "holder.lock")
     assert lock is not None
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with lock:
-        (check,) = [each for each in examine(current_cluster=tmp_path / "none") if each.name == "Ray"]
+        check = look("Ray")
     assert check.found == "10.0.0.1:6379 on this-machine, which holds the embedded store"
 
 

@@ -12,6 +12,7 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
 from viewfinder.errors import ConfigurationError, ViewfinderError
+from viewfinder.ray_directory import ray_directory
 from viewfinder.service.app import application, require_keys_or_loopback
 from viewfinder.settings import Settings
 
@@ -75,5 +76,5 @@ def translate_start_errors() -> Iterator[None]:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ViewfinderError(
             f"The service did not start on Ray Serve: {reason} Try again when the machine is less busy. Ray's logs are "
-            "in /tmp/ray/session_latest/logs/serve."
+            f"in {ray_directory()}/session_latest/logs/serve."
         ) from error

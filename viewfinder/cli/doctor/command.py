@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,9 +62,7 @@ def _shown_finding(check: Finding) -> str:
     return check.found
 
 
-def examine(
-    source: str | None = None, *, config: str | None = None, current_cluster: Path = network.CURRENT_CLUSTER
-) -> list[Finding]:
+def examine(source: str | None = None, *, config: str | None = None) -> list[Finding]:
     """Run all checks, in the order in which they would stop a first run. With a `source`, read it too."""
     checks = [machine.python(), *packages()]
     try:
@@ -79,7 +76,7 @@ def examine(
         ("Qdrant", lambda: store.qdrant(settings), ("qdrant_client", "numpy"), _QDRANT_ADVICE),
         ("model", lambda: machine.model(settings), (), "Set VIEWFINDER_MODEL; 'viewfinder models' lists names."),
         ("GPU", lambda: machine.gpu(settings), ("torch",), ""),
-        ("Ray", lambda: network.ray_cluster(settings, current_cluster), ("ray",), ""),
+        ("Ray", lambda: network.ray_cluster(settings), ("ray",), ""),
         (f"port {settings.port}", lambda: network.port(settings), (), ""),
         ("API keys", lambda: network.api_keys(settings), (), ""),
     ]

@@ -4,7 +4,6 @@ import importlib.util
 import socket
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 from viewfinder.addresses import is_loopback
 from viewfinder.cli.doctor.finding import Finding
@@ -12,22 +11,22 @@ from viewfinder.cli.doctor.store import holder_of
 from viewfinder.cli.index import check_local_sources
 from viewfinder.client import Client
 from viewfinder.errors import ObjectError, ServiceError, ServiceUnavailableError
+from viewfinder.ray_directory import ray_directory
 from viewfinder.settings import Settings
 from viewfinder.wording import counted
 
-# `ray start` writes the address of this machine's cluster here.
-CURRENT_CLUSTER = Path("/tmp/ray/ray_current_cluster")
 _CONNECT_TIMEOUT_S = 2.0
 _SERVICE_TIMEOUT_S = 5.0
 _NEEDS_KEY = "a viewfinder service answers, but does not accept this API key"
 
 
-def ray_cluster(settings: Settings, current_cluster: Path) -> Finding:
+def ray_cluster(settings: Settings) -> Finding:
     """Check that something listens at the cluster's address; joining the cluster would take seconds."""
     address = (settings.ray_address or "").removeprefix("ray://")
     advice = "Start the cluster, correct RAY_ADDRESS, or unset it for a Ray on this machine."
+    # `ray start` writes this file, and a crash leaves it behind. `serve run` then retries for minutes.
+    current_cluster = ray_directory() / "ray_current_cluster"
     if not address and current_cluster.is_file():
-        # `ray start` writes this file, and a crash leaves it behind. `serve run` then retries for minutes.
         address = current_cluster.read_text().strip()
         advice = f"Delete {current_cluster}, which a crashed cluster left behind, or start the cluster again."
     host, colon, port = address.rpartition(":")
