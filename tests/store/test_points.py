@@ -188,6 +188,19 @@ def test_an_update_reads_again_what_a_run_has_written_twice_in_one_second(store:
     assert (payload["caption"], payload["width"]) == ("second", 7)
 
 
+def test_no_update_gives_a_point_the_time_that_it_had_before(store: Store, index: str) -> None:
+    """Regression: a run writes with the time of its beginning, and a point that it wrote twice looked untouched."""
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.points.upsert(made, image_points(1), wait=True)
+    seen = []
+    for run, second in (("one", 0), ("two", 2), ("one", 0), ("two", 2), ("two", 2)):
+        stamp = {"run_id": run, "indexed_at": f"2026-01-01T00:00:0{second}+00:00"}
+        store.points.update(made, [key], lambda _, point, s=stamp: StoredPoint({**point.payload, **s}, point.vectors))
+        seen.append(store.points.states(made, [key])[key].indexed_at)
+    assert len(set(seen)) == 5
+
+
 def test_an_update_leaves_deleted_points_deleted(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)

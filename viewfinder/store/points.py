@@ -52,8 +52,8 @@ class Points:
         """Change whole points; return the number of points written. Deleted ones stay deleted.
 
         `change` gets a point and returns the new one, or None to leave it. It is called again for points that other
-        programs have written meanwhile. Two updates in one second differ in `indexed_at`, so that no
-        program takes the second for the first.
+        programs have written meanwhile. Each update gives a point another `indexed_at`, so that no program takes one
+        state for another.
 
         Qdrant compares and writes a point in one step (`update_filter`, Qdrant ≥ 1.17). Changes of single vectors and
         fields could mix with those of another program: the vector of one, and the payload of the other.
@@ -391,8 +391,16 @@ def _id_pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
 
 
 def _later(point: StoredPoint, *, than: StoredPoint) -> StoredPoint:
-    """Return the point with another `indexed_at` than that of the other one, if both are of one second."""
+    """Return the point with an `indexed_at` that it never had before, if its own is not a second after the other's.
+
+    A run writes with the time of its first write, which a point had already if another run has written it since.
+    """
     before, after = than.state.indexed_at, point.state.indexed_at
-    if not before or not after or abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) >= _SECOND:
+    if not before or not after:
         return point
-    return StoredPoint({**point.payload, "indexed_at": timestamp_after([before])}, point.vectors)
+    difference = datetime.fromisoformat(after) - datetime.fromisoformat(before)
+    if difference >= _SECOND:
+        return point
+    # After a later time only the moment counts: it may be of a clock that is ahead.
+    new = timestamp_after([before] if difference > -_SECOND else [])
+    return StoredPoint({**point.payload, "indexed_at": new}, point.vectors)
