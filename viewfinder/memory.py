@@ -3,20 +3,26 @@
 from pathlib import Path
 
 INFO = Path("/proc/meminfo")
+# Of a container (cgroup 2).
 LIMIT, USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process may still take: the machine's, bounded by its container's limit (cgroup 2).
+    """Return the bytes that this process may still take: the machine's, bounded by its container's limit.
 
-    None where the system does not tell.
+    Cached files that the system would drop count as available. None where the system does not tell.
     """
     try:
-        line = next(each for each in INFO.read_text().splitlines() if each.startswith("MemAvailable:"))
+        machine = _value(INFO, "MemAvailable:") * 1024
     except (OSError, StopIteration):
         return None
-    machine = int(line.split()[1]) * 1024
     try:
-        return min(machine, int(LIMIT.read_text()) - int(USED.read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
+        used = int(USED.read_text()) - _value(STATISTICS, "inactive_file")
+        return min(machine, int(LIMIT.read_text()) - used)
+    except (OSError, StopIteration, ValueError):  # no such file, or "max"
         return machine
+
+
+def _value(path: Path, name: str) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[:1] == [name])

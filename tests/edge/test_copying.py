@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viewfinder.edge.copying import read_directory
+from viewfinder.edge.copying import read_directory, stored_bytes
 from viewfinder.edge.engine import SharedEngine
 
 COUNT, DIMENSION = 4_000, 256
@@ -96,3 +96,16 @@ def test_folders_that_are_removed_meanwhile_are_left_out(disk: Path, monkeypatch
     read_directory(disk)
     assert [name for name in names if name not in gone and not is_cached(disk / name / "file")] == []
     assert gone
+
+
+def test_files_that_are_removed_meanwhile_take_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(os.urandom(10_000))
+    lstat = os.lstat
+
+    def remove_another(path: Path) -> os.stat_result:
+        (tmp_path / "b").unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", remove_another)
+    assert 20_000 <= stored_bytes(tmp_path) < 30_000
