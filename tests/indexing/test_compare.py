@@ -35,16 +35,16 @@ class Points:
     collection: Collection
     live: Collection | None = None
 
-    def add(self, name: str, version: Version, collection: Collection | None = None) -> None:
+    def add(self, name: str, version: Version, collection: Collection | None = None, **more: Any) -> None:
         """Write a point of this version."""
         target = collection or self.collection
-        payload = {"uri": f"s3://b/{name}", "sources": ["s3://b"], **version._asdict()}
+        payload = {"uri": f"s3://b/{name}", "sources": ["s3://b"], **version._asdict(), **more}
         vectors = np.ones((1, target.metadata.dimension), np.float32)
         self.store.points.upsert(target, PointBatch([_id(name)], [payload], image=vectors), wait=True)
 
-    def compare(self, *rows: Row) -> list[dict[str, Any]]:
+    def compare(self, *rows: Row, captions: bool = False) -> list[dict[str, Any]]:
         """Return the compared rows."""
-        compare = Compare(self.world.access, self.store.address, self.collection, live=self.live)
+        compare = Compare(self.world.access, self.store.address, self.collection, captions=captions, live=self.live)
         compared: list[dict[str, Any]] = compare.with_store(table_of(rows), self.store).to_pylist()
         return compared
 
@@ -193,49 +193,97 @@ def test_content_that_is_no_image_is_read_once(points: Points, reason: str, vers
     assert actions(points.compare(listed("1", Version("changed", 6, LATE)))) == {"index": 1}
 
 
-def test_skipped_objects_that_only_the_live_collection_has_are_counted(points: Points) -> None:
+@pytest.fixture
+def building(points: Points) -> Points:
+    """The collection that is compared with is built beside the live one."""
     identity = ModelIdentity.of(locate(points.world.model))
-    building = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
-    points.live, points.collection = points.collection, building
-    for name in "123":
-        points.add(name, Version(DIGEST, 5, EARLY), points.live)
-    rows = [
-        listed("1", Version(DIGEST, 5, EARLY), skip="archived"),
-        listed("2", Version(OTHER, 5, LATE), skip="archived"),  # its point would be lost all the same
-        listed("4", Version(DIGEST, 5, EARLY), skip="archived"),  # archived from the start
-    ]
-    tally = points.write_compared(*rows)
-    assert (tally.archived, tally.archived_live, tally.skipped_live) == (3, 2, 0)
+    made = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
+    return Points(points.world, points.store, made, live=points.collection)
 
-    (row,) = points.compare(listed("3", Version(DIGEST, 5, EARLY)))
-    skipped = row | {"action": "skipped", "stage": "fetch", "reason": "not_an_image", "message": "", "permanent": True}
-    tally = points.write(skipped)
-    assert (tally.not_an_image, tally.archived_live, tally.skipped_live) == (1, 0, 1)
+
+A, B, C = Version(DIGEST, 5, EARLY), Version(OTHER, 5, LATE), Version("other", 6, "2026-01-03T00:00:00Z")
+UNREADABLE = {"action": "failed", "stage": "fetch", "reason": "access_denied", "message": "", "permanent": False}
+BROKEN = UNREADABLE | {"stage": "decode", "reason": "corrupt", "permanent": True}
+NO_IMAGE = BROKEN | {"action": "skipped", "reason": "not_an_image"}
+COLD = UNREADABLE | {"action": "skipped", "reason": "archived"}
 
 
 @pytest.mark.parametrize(
-    ("version", "permanent", "lost"),
+    ("live", "stored", "now", "outcome", "lost"),
     [
-        (Version(DIGEST, 5, EARLY), True, 1),
-        (Version(OTHER, 5, LATE), True, 0),  # it has changed, and is no image any more: nothing is lost
-        (Version(OTHER, 5, LATE), False, 1),
+        (A, None, A, BROKEN, 1),
+        (A, None, B, BROKEN, 0),  # the object has changed, and is no image any more
+        (A, B, C, BROKEN, 0),
+        (A, B, A, BROKEN, 1),
+        (A, None, A, NO_IMAGE, 1),
+        (A, None, B, NO_IMAGE, 0),
+        (A, None, B, UNREADABLE, 1),
+        (B, A, B, UNREADABLE, 1),  # the new collection, used again after a rollback, has an older image
+        (B, A, C, UNREADABLE, 1),
+        (A, A, B, UNREADABLE, 0),  # both have the same
+        (A, B, C, UNREADABLE, 0),  # the new one has a later image
+        (None, None, A, UNREADABLE, 0),
+        (A, None, A, COLD, 1),
+        (A, None, B, COLD, 1),
+        (B, A, B, COLD, 1),
+        (A, A, B, COLD, 0),
     ],
-    ids=["same", "changed", "unreadable for now"],
 )
-def test_failed_objects_that_only_the_live_collection_has_are_counted(
-    points: Points, version: Version, permanent: bool, lost: int
+def test_images_that_only_the_live_collection_has_are_counted(
+    building: Points, live: Version | None, stored: Version | None, now: Version, outcome: dict[str, Any], lost: int
 ) -> None:
     """Regression: they were counted by the records of failures, which belong to the last run that met them."""
-    identity = ModelIdentity.of(locate(points.world.model))
-    building = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
-    points.live, points.collection = points.collection, building
-    points.add("1", Version(DIGEST, 5, EARLY), points.live)
-    failure = {"action": "failed", "stage": "fetch", "reason": "access_denied", "message": "", "permanent": permanent}
-    for name, expected in (("1", lost), ("2", 0)):
-        (row,) = points.compare(listed(name, version))
-        assert points.write(row | failure).failed_live == expected
-        if permanent:  # it is known now
-            assert points.write_compared(listed(name, version)).failed_live == expected
-    points.add("1", Version("older", 5, EARLY))  # of a retired collection that is used again
-    (row,) = points.compare(listed("1", version))
-    assert points.write(row | failure).failed_live == lost
+    if live is not None:
+        building.add("1", live, building.live)
+    if stored is not None:
+        building.add("1", stored)
+    (row,) = building.compare(listed("1", now))
+    tally = building.write(row | outcome)
+    assert (tally.lost, tally.archived_live) == ((0, lost) if outcome is COLD else (lost, 0))
+    if stored is None and outcome["permanent"]:  # it is known now
+        again = building.write_compared(listed("1", now))
+        assert (again.lost, again.objects) == (lost, 1)
+
+
+@pytest.mark.parametrize(
+    ("live", "stored", "now", "lost"),
+    [(A, None, A, 1), (A, None, B, 1), (None, None, A, 0), (B, A, B, 1), (A, A, B, 0), (A, B, C, 0)],
+)
+def test_objects_that_are_listed_as_archived_lose_the_images_that_only_the_live_collection_has(
+    building: Points, live: Version | None, stored: Version | None, now: Version, lost: int
+) -> None:
+    if live is not None:
+        building.add("1", live, building.live)
+    if stored is not None:
+        building.add("1", stored)
+    tally = building.write_compared(listed("1", now, skip="archived"))
+    assert (tally.archived, tally.archived_live, tally.lost) == (1, lost, 0)
+
+
+def test_the_version_that_was_read_decides_if_a_broken_image_is_lost(building: Points) -> None:
+    """The object may have changed between the listing and the read, and another run may have indexed it there."""
+    building.add("1", B, building.live)
+    (row,) = building.compare(listed("1", A))
+    assert building.write(row | BROKEN | B._asdict()).lost == 1
+    (row,) = building.compare(listed("1", B))
+    assert building.write(row | BROKEN | C._asdict()).lost == 0
+
+
+@pytest.mark.parametrize(("captions", "lost"), [(("changed", "old"), 1), (("old", "old"), 0), (("", "old"), 0)])
+def test_a_caption_that_only_the_live_collection_has_is_lost_if_its_row_fails(
+    building: Points, captions: tuple[str, str], lost: int
+) -> None:
+    building.add("1", A, building.live, caption_hash=captions[0])
+    building.add("1", A, caption_hash=captions[1])
+    (row,) = building.compare(listed("1", A, caption="a", caption_hash="a", caption_details="{}"), captions=True)
+    assert row["action"] == "caption"
+    failed = {"action": "failed", "stage": "encode", "reason": "unusable_vector", "message": "", "permanent": False}
+    assert building.write(row | failed).lost == lost
+
+
+def test_an_image_that_was_taken_down_is_not_lost(building: Points) -> None:
+    building.add("1", A, building.live)
+    (row,) = building.compare(listed("1", A))
+    building.store.control("images").take_down({row["id"]: row["uri"]})
+    tally = building.write(row | UNREADABLE)
+    assert (tally.taken_down, tally.lost) == (1, 0)

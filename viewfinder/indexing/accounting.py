@@ -25,12 +25,11 @@ class Tally:
     """The counts of one write, or of the whole run: objects by outcome, and the busy seconds of each stage.
 
     `archived` to `taken_down` are the skipped objects by reason. `stale` objects are the failed and skipped ones that
-    keep their existing points, because a later run may succeed. `archived_live`, `skipped_live` and `failed_live` count
-    images of the live collection that one built beside it lacks because they are archived, are no image any more, or
-    failed. A permanent failure counts only if the live image is of the same content: otherwise the object has changed,
-    and is no image any more. `images` and `captions` count what was encoded; `captions_cut` counts captions longer than
-    the model's context, `truncated_tail` images whose end is missing (`images.decoding.WARNINGS`), of which `warned`
-    are the first URIs. `failures` are the failed objects by stage and reason.
+    keep their existing points, because a later run may succeed. `archived_live` and `lost` count images of the live
+    collection that one built beside it lacks, because they are archived or for another reason (`indexing.losses`).
+    `images` and `captions` count what was encoded; `captions_cut` counts captions longer than the model's context,
+    `truncated_tail` images whose end is missing (`images.decoding.WARNINGS`), of which `warned` are the first URIs.
+    `failures` are the failed objects by stage and reason.
     """
 
     indexed: int = 0
@@ -43,8 +42,7 @@ class Tally:
     empty: int = 0
     taken_down: int = 0
     archived_live: int = 0
-    skipped_live: int = 0
-    failed_live: int = 0
+    lost: int = 0
     stale: int = 0
     images: int = 0
     truncated_tail: int = 0

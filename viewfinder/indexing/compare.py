@@ -11,6 +11,7 @@ import pyarrow as pa
 from viewfinder.errors import ObjectError
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import fails_again, is_same_decision
+from viewfinder.indexing.losses import is_lost, note_live, state_of
 from viewfinder.indexing.pools import thread_pool
 from viewfinder.indexing.rows import Row, rows_of, table_of
 from viewfinder.sources.access import ObjectAccess
@@ -74,16 +75,22 @@ class Compare:
         compared = [self._compare(row, states.get(row["id"]), failures.get(row["id"])) for row in present]
         # The fetch stage limits bytes in flight by size, so every object to fetch needs one. Unchanged objects do not.
         self._stat([row for row in compared if row["action"] == "index" and row["etag"] and row["size"] < 0])
-        self._mark_live(compared, store)
+        if self.live is not None:
+            doubtful = [row for row in compared if row["action"] not in ("unchanged", "sources")]
+            note_live(doubtful, store.points.states(self.live, [row["id"] for row in doubtful]))
         folded: list[Row] = []
         todo: list[Row] = []
         for row in compared:
             (folded if _is_only_counted(row, states.get(row["id"])) else todo).append(row)
         if unchanged := sum(row["action"] == "unchanged" for row in folded):
             todo.append({"action": "unchanged", "count": unchanged})
-        skipped = Counter((row["reason"], row["exists"], row["live"]) for row in folded if row["action"] == "skipped")
-        for (reason, exists, live), count in skipped.items():
-            todo.append({"action": "skipped", "reason": reason, "exists": exists, "live": live, "count": count})
+        skipped = Counter(
+            (row["reason"], row["exists"], is_lost(row, keeps_point=True))
+            for row in folded
+            if row["action"] == "skipped"
+        )
+        for (reason, exists, lost), count in skipped.items():
+            todo.append({"action": "skipped", "reason": reason, "exists": exists, "lost": lost, "count": count})
         if excluded := len(rows) - len(present):
             todo.append({"action": "skipped", "reason": "taken_down", "exists": False, "count": excluded})
         if todo:
@@ -169,7 +176,7 @@ class Compare:
             row["caption"] = row["caption_hash"] = row["caption_details"] = None
         row["count"], row["caption_applies"] = 1, applies
         row["exists"], row["had_failure"] = state is not None, failure is not None
-        row["stored"] = None if state is None else version_of_state(state)._asdict()
+        row["stored"] = None if state is None else state_of(state)
         row["action"], row["live"] = "index", None
         if row["skip"] in ("hidden", "video"):
             return _skip(row, row["skip"], state)
@@ -197,29 +204,6 @@ class Compare:
         else:
             row["action"] = "unchanged" if set(row["sources"]) <= set(state.sources) else "sources"
         return row
-
-    def _mark_live(self, rows: Sequence[Row], store: Store) -> None:
-        """Note of each object without a point of its content here whether the live collection has its image.
-
-        An archived object counts whatever its content: its point would be lost. Others count with the same content, and
-        objects that cannot be read for now with any (`live_any`).
-        """
-        missing = [
-            row
-            for row in rows
-            if row["action"] in ("index", "failed") or (row["action"] == "skipped" and not row["exists"])
-        ]
-        if self.live is None or not missing:
-            return
-        states = store.points.states(self.live, [row["id"] for row in missing])
-        for row in missing:
-            state = states.get(row["id"])
-            row["live_any"] = state is not None and state.has_image
-            row["live"] = (
-                state is not None
-                and state.has_image
-                and (row["skip"] == "archived" or is_same(version_of_state(state), version_of(row)))
-            )
 
 
 def _is_current(failure: Failure, state: PointState | None) -> bool:

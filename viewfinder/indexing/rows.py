@@ -27,15 +27,18 @@ MANIFEST_ROWS = 10_000
 Action = Literal["index", "caption", "sources", "unchanged", "skipped", "failed"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
+_STATE = pa.struct(
+    [("etag", pa.string()), ("size", pa.int64()), ("last_modified", pa.string()), ("caption_hash", pa.string())]
+)
 SCHEMA: pa.Schema = pa.schema(
     [
         ("id", pa.string()),
         ("action", pa.string()),
         ("count", pa.int64()),
         ("exists", pa.bool_()),
-        ("stored", pa.struct([("etag", pa.string()), ("size", pa.int64()), ("last_modified", pa.string())])),
-        ("live", pa.bool_()),
-        ("live_any", pa.bool_()),
+        ("stored", _STATE),
+        ("live", _STATE),
+        ("lost", pa.bool_()),
         ("had_failure", pa.bool_()),
         ("crashes", pa.list_(pa.string())),
         *MANIFEST_SCHEMA,
@@ -71,11 +74,9 @@ class Row(TypedDict, total=False):
     action: Action
     count: int
     exists: bool  # the collection has its point; of a skipped object: the point is of one of its sources
-    stored: dict[str, Any] | None  # the version that the point was made from, if it exists
-    # If this collection is built beside the live one. `live`: the live one has an image of the same content, or of any
-    # if the object is archived. `live_any`: it has one of any content.
-    live: bool | None
-    live_any: bool | None
+    stored: dict[str, Any] | None  # the version that the point was made from, and the hash of its caption, if it exists
+    live: dict[str, Any] | None  # the same of the image in the live collection, if this one is built beside it
+    lost: bool | None  # of folded rows: `viewfinder.indexing.losses`
     had_failure: bool
     crashes: list[str] | None  # earlier ones with this content: see `viewfinder.indexing.failures`
     # From the listing.

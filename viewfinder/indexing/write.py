@@ -15,6 +15,7 @@ from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import MAX_WARNED, Tally
 from viewfinder.indexing.compare import own_caption, version_of_state
 from viewfinder.indexing.failures import record_crash
+from viewfinder.indexing.losses import is_lost
 from viewfinder.indexing.rows import ACTIONS, Action, Row, rows_of
 from viewfinder.indexing.unwritable import fail_unwritable
 from viewfinder.sources.captions import NO_CAPTION, CaptionRecord
@@ -85,14 +86,14 @@ def _count_outcomes(rows: Sequence[Row], groups: Mapping[Action, Sequence[Row]],
     skips = Counter[str]()
     for row in groups["skipped"]:
         skips[row["reason"]] += row["count"]
+    lost = [row for row in (*groups["failed"], *groups["skipped"]) if row["lost"] or _is_lost(row)]
     return Tally(
         indexed=len(groups["index"]) + len(groups["caption"]),
         unchanged=sum(row["count"] for row in groups["unchanged"]) + len(groups["sources"]),
         failed=len(groups["failed"]),
         **skips,
-        archived_live=_count_skipped_live(groups["skipped"], archived=True),
-        skipped_live=_count_skipped_live(groups["skipped"], archived=False),
-        failed_live=sum(bool(row["live"] if row["permanent"] else row["live_any"]) for row in groups["failed"]),
+        archived_live=sum(row["count"] for row in lost if row["reason"] == "archived"),
+        lost=sum(row["count"] for row in lost if row["reason"] != "archived"),
         stale=sum(row["count"] for row in [*groups["failed"], *groups["skipped"]] if _keeps_point(row)),
         images=len(groups["index"]),
         truncated_tail=len(truncated),
@@ -202,8 +203,9 @@ def _keeps_point(row: Row) -> bool:
     return bool(row["exists"]) and not row["permanent"]
 
 
-def _count_skipped_live(rows: Sequence[Row], *, archived: bool) -> int:
-    return sum(row["count"] for row in rows if row["live"] and (row["reason"] == "archived") is archived)
+def _is_lost(row: Row) -> bool:
+    is_deleted = row["permanent"] or row["reason"] in CONTENT_SKIPS  # see `_write_failures` and `_write_skips`
+    return is_lost(row, keeps_point=not is_deleted)
 
 
 def _write_skips(store: Store, collection: Collection, rows: Sequence[Row], decided_by: Mapping[str, str]) -> None:

@@ -6,9 +6,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from viewfinder.errors import ViewfinderError
+from viewfinder.indexing.compare import version_of_state
 from viewfinder.sources.manifest import Manifest
 from viewfinder.sources.uris import point_id
-from viewfinder.store import Collection, Store
+from viewfinder.sources.versions import is_same_or_later
+from viewfinder.store import Collection, PointState, Store
 from viewfinder.wording import counted
 
 _URIS_PER_LOOKUP = 1000
@@ -27,8 +29,8 @@ def check_loss(store: Store, live: Collection, new: Collection, manifest: Manife
     for uris in _archived(manifest):
         ids = {point_id(uri): uri for uri in uris}
         built = store.points.states(new, list(ids))
-        lost = [id_ for id_, state in store.points.states(live, list(ids)).items() if state.has_image]
-        lost = [id_ for id_ in lost if id_ not in built]
+        images = {id_: state for id_, state in store.points.states(live, list(ids)).items() if state.has_image}
+        lost = [id_ for id_, state in images.items() if id_ not in built or not _is_as_good(built[id_], state)]
         count += len(lost)
         example = example or (ids[lost[0]] if lost else "")
     if count > allowed:
@@ -37,6 +39,10 @@ def check_loss(store: Store, live: Collection, new: Collection, manifest: Manife
             f"archived objects, for example {example!r}. --allow-loss {allowed:,} is the limit. Restore the objects, "
             f"or allow the loss with --allow-loss {count}."
         )
+
+
+def _is_as_good(built: PointState, live: PointState) -> bool:
+    return is_same_or_later(version_of_state(built), version_of_state(live))
 
 
 def _archived(manifest: Manifest) -> Iterator[Sequence[str]]:

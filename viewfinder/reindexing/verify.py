@@ -94,7 +94,6 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
 
     tally = result.outcome.tally
     failed, ratio = result.counts["failed"], failure_ratio(result.counts)
-    lost = tally.failed_live + tally.skipped_live
     allowed = min(tally.archived_live, bounds.allowed_loss)
     live_total = store.points.count(live)
     captions, live_captions = (store.points.count(each, {"has_caption": {"eq": True}}) for each in (new, live))
@@ -104,7 +103,7 @@ def _check_counts(store: Store, pair: CollectionPair, result: RunResult, bounds:
         Check("points of other sources", of_others == 0, of_others, "= 0"),
         Check("sources gone", not gone, len(gone), "= 0", ", ".join(gone)),
         Check("failed", ratio <= bounds.failure_ratio, round(ratio, 5), f"≤ {bounds.failure_ratio:g}", f"{failed:,}"),
-        Check("failed, but live", lost == 0, lost, "= 0", "images that only the live collection has"),
+        Check("failed, but live", tally.lost == 0, tally.lost, "= 0", "images or captions that only the live one has"),
         Check(
             "archived, but live",
             tally.archived_live <= bounds.allowed_loss,

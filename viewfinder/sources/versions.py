@@ -53,6 +53,12 @@ def is_same(known: Version, listed: Version) -> bool:
     return _has_size_and_time(known, listed)
 
 
+def is_same_or_later(known: Version, other: Version) -> bool:
+    """Return True if `known` is a version of the same content as `other`, or of one that was written later."""
+    is_later = bool(other.last_modified) and known.last_modified > other.last_modified
+    return is_later or is_same(known, other)
+
+
 def is_probably_same(known: Version, listed: Version) -> bool:
     """Return True if size and time are the same, and ETags that differ are of different forms (`_form`).
 

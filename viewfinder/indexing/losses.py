@@ -1,0 +1,41 @@
+"""Images of the live collection that a collection built beside it would lack."""
+
+from collections.abc import Iterable, Mapping
+
+from viewfinder.indexing.rows import Row
+from viewfinder.sources.versions import is_same, is_same_or_later, version_of
+from viewfinder.store import PointState
+
+
+def state_of(state: PointState) -> dict[str, object]:
+    """Return the cell `stored` or `live` of a row: the version of a point, and the hash of its caption."""
+    return {
+        "etag": state.etag,
+        "size": state.size,
+        "last_modified": state.last_modified,
+        "caption_hash": state.caption_hash,
+    }
+
+
+def note_live(rows: Iterable[Row], states: Mapping[str, PointState]) -> None:
+    """Note what the live collection has of these objects; `states` are those of its points."""
+    for row in rows:
+        state = states.get(row["id"])
+        row["live"] = state_of(state) if state is not None and state.has_image else None
+
+
+def is_lost(row: Row, *, keeps_point: bool) -> bool:
+    """Return True if the live collection has an image of a failed or skipped object, and this collection has not.
+
+    With `keeps_point` this collection has a point; it must be of the live content or a later one, and have its caption.
+    Content that is broken or no image counts only if the live image is of it: the object has changed since the others.
+    """
+    stored, live = row["stored"], row["live"]
+    if live is None or row["reason"] == "taken_down":
+        return False
+    version = version_of(live)
+    if keeps_point and stored is not None and is_same_or_later(version_of(stored), version):
+        return live["caption_hash"] not in ("", stored["caption_hash"])
+    if row.get("permanent") or (row["action"] == "skipped" and row["reason"] != "archived"):
+        return is_same(version, version_of(row))
+    return True
