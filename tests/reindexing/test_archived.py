@@ -1,6 +1,6 @@
 """A model change when objects have been archived since they were indexed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from tests.fixtures.indexing import RecordingIndexer
 from tests.fixtures.options import reindex_options
 from tests.fixtures.reindexing import NAMES, Index
+from tests.indexing.sample_images import encoded_image
 from viewfinder.indexing.options import IndexOptions
 from viewfinder.indexing.report import Report
 from viewfinder.indexing.run import ListedSources
@@ -19,6 +20,7 @@ from viewfinder.reindexing.report import ReindexResult
 from viewfinder.reindexing.workflow import reindex
 from viewfinder.settings import Settings
 from viewfinder.store import Collection
+from viewfinder.store.recorded import Recorded
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +31,10 @@ class ArchivingIndexer(RecordingIndexer):
     """An indexer whose listings show some objects as archived."""
 
     @contextmanager
-    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[ListedSources]:
-        with super().listed(options, collection) as listed:
+    def listed(
+        self, options: IndexOptions, collection: Collection | None, recorded: Callable[[], Recorded] | None = None
+    ) -> Iterator[ListedSources]:
+        with super().listed(options, collection, recorded) as listed:
             for path in listed.manifest.paths:
                 _archive(path)
             yield listed
@@ -72,3 +76,15 @@ def test_a_model_change_that_would_drop_archived_images_is_refused_unless_allowe
     assert set(index.world.points) == set(NAMES) - set(ARCHIVED)
     assert result.counts == {"listed": 12, "unchanged": 0, "indexed": 10, "skipped": 2, "failed": 0, "pruned": 0}
     assert result.skipped["archived"] == 2
+
+
+def test_an_older_image_of_a_retired_collection_does_not_replace_an_archived_one(index: Index) -> None:
+    assert index.reindex() == 0
+    (index.world.bucket / ARCHIVED[0]).write_bytes(encoded_image(99, (40, 40)))
+    index.world.model = index.models[1]
+    index.world.sync()
+    before = index.live
+    result = _reindex(index, "--model", index.models[0])
+    assert "1 archived image of" in str(result.problem)
+    assert index.live.name == before.name
+    assert _reindex(index, "--model", index.models[0], "--allow-loss", "1").problem is None

@@ -1,5 +1,6 @@
 """Sources and captions files that are recorded while, and after, a model changes; and the report of captions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.fixtures.reindexing import Index
 from tests.indexing.sample_images import encoded_image, write_captions
 from tests.reindexing.test_promote import serve
+from viewfinder.indexing.run import Indexer
 from viewfinder.store.recorded import SourceRecord
 
 pytestmark = pytest.mark.slow
@@ -68,6 +70,29 @@ def test_pruned_captions_stay_pruned_and_are_reported(index: Index) -> None:
     assert index.live.recorded.captions_of(world.source) == [new]
     assert index.reindex(*model) == 0
     assert _captions(index) == {"00.jpg": "zero"}
+
+
+@pytest.mark.parametrize("given", [(), ("--source", "{source}")], ids=["all sources", "a source"])
+def test_captions_that_a_job_writes_during_the_preflight_stay(
+    index: Index, monkeypatch: pytest.MonkeyPatch, given: Sequence[str]
+) -> None:
+    """Regression: the re-index had read the records before, and found its texts in no file."""
+    world = index.world
+    files = [write_captions(world, f"{name}.json", **{f"_0{number}": name}) for number, name in enumerate("ab")]
+    world.sync("--captions", files[0])
+    check = Indexer.check
+
+    def after_a_job(self: Indexer, sources: Sequence[str]) -> None:
+        check(self, sources)
+        world.sync("--captions", files[1])
+
+    monkeypatch.setattr(Indexer, "check", after_a_job)
+    flags = [each.format(source=world.source) for each in given]
+    prune = ("--prune-captions", "--prune-captions-max-ratio", "1")
+    assert index.reindex("--model", index.models[0], *flags, *prune) == 0
+    assert index.summary["captions"] == {"pruned": 0}
+    assert _captions(index) == {"00.jpg": "a", "01.jpg": "b"}
+    assert index.live.recorded.captions_of(world.source) == files
 
 
 def test_a_refused_prune_of_captions_forgets_no_file(index: Index) -> None:

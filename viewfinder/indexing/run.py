@@ -154,8 +154,14 @@ class Indexer:
         self._executor.check(sources, self._access, self._store)
 
     @contextmanager
-    def listed(self, options: IndexOptions, collection: Collection | None) -> Iterator[ListedSources]:
-        """Yield the manifest of the sources, and delete its files afterwards. `collection` is the one to prune."""
+    def listed(
+        self, options: IndexOptions, collection: Collection | None, recorded: Callable[[], Recorded] | None = None
+    ) -> Iterator[ListedSources]:
+        """Yield the manifest of the sources, and delete its files afterwards. `collection` is the one to prune.
+
+        `recorded` reads `options.recorded` again when the points to prune are known. A run records its captions files
+        before it writes, so none of their captions is of a file that is not read.
+        """
         # A manifest of a large bucket takes gigabytes, so only one exists at a time.
         prefix = f"manifest-{next(self._numbers)}-"
         with tempfile.TemporaryDirectory(dir=self._workspace, prefix=prefix) as directory:
@@ -170,13 +176,15 @@ class Indexer:
                     Path(directory),
                     with_texts=options.prune_captions,
                 )
-            recorded = Recorded() if collection is None else collection.recorded
+            if recorded is not None:
+                options = replace(options, recorded=recorded())
+            known = Recorded() if collection is None else collection.recorded
             if self._listing is not None:
                 manifest = self._listing(options, Path(directory))
             else:
                 with self._progress.listing() as progress:
-                    manifest = list_objects(options, self._access, Path(directory), progress, recorded)
-            yield ListedSources(manifest, before, recorded)
+                    manifest = list_objects(options, self._access, Path(directory), progress, known)
+            yield ListedSources(manifest, before, known)
 
     def plan(
         self, options: IndexOptions, collection: Collection | None, listed: ListedSources | None = None
@@ -311,7 +319,7 @@ class Indexer:
             records.record_sources(SourceRecord.of(each) for each in manifest.sources)
 
     def _forget_captions(self, listed: ListedSources, collection: Collection) -> None:
-        """Forget the other captions files: what only they have is removed. Those that later runs have recorded stay."""
+        """Forget the other captions files: what only they have is removed. Those recorded since the listing stay."""
         records = self._store.collections.records(collection)
         given = {each["source"]: each.get("captions", ()) for each in listed.manifest.sources}
         for each in listed.recorded.captions:

@@ -155,9 +155,13 @@ class _Reindex:
         with self._record.phase("preflight"):
             self._check_sources(run)
         with self._record.phase("update"):
-            if self._options.sources or self._options.captions:
+            if self._options.captions:
                 live = build.add_records(self._store, live, run)
-            _, problems = self._sync(live, wanted, run)
+            elif self._options.sources:  # their captions files are those that are recorded, in that order
+                sources = build.wanted_records(live, self._options).sources
+                self._store.collections.records(live).record_sources(sources.values())
+                live = self._store.collections.refresh(live)
+            _, problems = self._sync(live, wanted, run, self._options)
         self._store.collections.update_metadata(live.name, counts=self._record.counts | skip_counts(self._record.skips))
         failures = too_many_failures(self._record.counts, self._options.max_failure_ratio)
         return self._result(live, "brought up to date", joined([caught_up, *problems, failures]))
@@ -278,7 +282,7 @@ class _Reindex:
         if retired is not None and not self._options.prune_captions:
             build.add_missing_fields(self._store, live, retired)
             run = replace(run, captions_from=retired, captions_over=built_by)
-        result, problems = self._sync(live, model, run)
+        result, problems = self._sync(live, model, run, of_live)
         if not result.manifest.sources_gone:
             self._store.collections.update_metadata(live.name, behind="", built_by=[])
         return joined(problems)
@@ -319,9 +323,19 @@ class _Reindex:
     def _is_current(self, live: Collection, wanted: Checkpoint) -> bool:
         return live.metadata.fingerprint == wanted.fingerprint and not self._options.rebuild
 
-    def _sync(self, collection: Collection, model: Checkpoint, run: IndexOptions) -> tuple[RunResult, list[str]]:
+    def _sync(
+        self, collection: Collection, model: Checkpoint, run: IndexOptions, options: ReindexOptions
+    ) -> tuple[RunResult, list[str]]:
         """Bring a live collection up to date; return the result, and what was left out or not pruned and why."""
-        result, refused = _without_refused_prune(run, lambda run: self._indexer.sync(run, collection, model))
+
+        def recorded() -> Recorded:
+            return build.wanted_records(self._store.collections.refresh(collection), options)
+
+        def sync(run: IndexOptions) -> RunResult:
+            with self._indexer.listed(run, collection, recorded) as listed:
+                return self._indexer.sync(run, collection, model, listed)
+
+        result, refused = _without_refused_prune(run, sync)
         self._record.add_round(result)
         return result, [*refused, *result.problems]
 
