@@ -341,6 +341,9 @@ class Draw:
         captions = [self._rows(FILES[0], before), self._rows(FILES[1], {uris[0]: self._text()})]
         last = [prune, other] if chosen.random() < 0.7 else [prune]
         runs = [[Action("index", index | {"captions": file})] for file in chosen.sample(FILES, 2)]
+        if chosen.random() < 0.3:  # a re-index prunes by the files that are recorded, while the other one becomes so
+            options = {"model": None, "ratio": 1.0, "prune_captions": True}
+            runs, last = [runs[0]], [Action("reindex", options, delay=chosen.randint(0, 20)), other]
         return [[*captions, *map(self._put_good, uris)], *runs, files, last]
 
     def _put_good(self, uri: str) -> Action:

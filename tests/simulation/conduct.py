@@ -222,7 +222,10 @@ def _check_archived(action: Action, task: Task) -> None:
 
 
 def _check_recorded(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
-    """Check that no prune of captions forgets a file that another run has recorded since its listing."""
+    """Check that no prune of captions forgets a file that another run has recorded since its listing.
+
+    A run records its file after its listing, so the end of the listing of each run that prunes comes first.
+    """
     runs = [(action, task) for action, task in pairs if action.kind == "index"]
     others = any(action.kind in (*CHANGES_MODEL, "remove source") for action, _ in pairs)
     if len(runs) < 2 or others or not world.live():
@@ -230,10 +233,11 @@ def _check_recorded(world: World, pairs: Sequence[tuple[Action, Task]]) -> None:
     known = world.store.collections.require_live(INDEX).recorded.captions
     recorded = {(each.source.rstrip("/"), each.uri) for each in known}
     steps = {task.name: [step for _, step in task.seen.get("listed", {}).values()] for _, task in runs}
-    first_end = min((max(each) for each in steps.values() if each), default=0)
+    pruning = [task.name for action, task in runs if action.options.get("prune_captions")]
     for action, task in runs:
         file = action.options.get("captions")
-        if file and ended_well(world, task) and min(steps[task.name], default=0) > first_end:
+        last_end = max((max(steps[each], default=0) for each in pruning if each != task.name), default=0)
+        if file and ended_well(world, task) and max(steps[task.name], default=0) > last_end:
             for source in action.options["sources"]:
                 if (source.rstrip("/"), file) not in recorded:
                     raise Violation(f"{file} was read for {source}, but is not recorded")

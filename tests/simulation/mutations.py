@@ -330,7 +330,7 @@ MUTATIONS = (
         "captions of other runs",
         "a prune of captions removes what came after its listing",
         frozenset({"captions beside their prune", "blank captions"}),
-        70,
+        102,
         _captions_of_other_runs,
     ),
     Mutation(

@@ -150,7 +150,7 @@ def _number(caption_hash: str) -> int:
 
 
 def _with_caption(point: StoredPoint, caption: Mapping[str, Any], stamp: Mapping[str, str]) -> StoredPoint:
-    """The point with these caption fields, which have no text."""
+    """Return the point with these caption fields, and without the vector of a text."""
     vectors = dict(point.vectors)
     vectors.pop("caption", None)
     return StoredPoint({**point.payload, **caption, **stamp}, vectors)

@@ -103,7 +103,7 @@ def store_directory(data_dir: Path) -> Path:
     return data_dir / "qdrant"
 
 
-@functools.cache  # of the code that this process has loaded: an installation may replace the files meanwhile
+@functools.cache  # an installation may replace the files later
 def code_version() -> str:
     """Return a short hash of the source code of the holder, and of the versions of the engine and of Python."""
     names = ("directory.py", "embedded.py", "engine_client.py", "sharing.py")
