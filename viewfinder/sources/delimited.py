@@ -3,16 +3,23 @@
 import codecs
 import csv
 import io
+import itertools
 import re
 import string
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from viewfinder.errors import ConfigurationError
 
 DELIMITERS = (",", ";", "\t", "|")
-# Characters without ink around names and cells, a byte order mark and a zero-width space among them.
-BLANK = string.whitespace + "\0\u00a0\u200b\u2060\u3000\ufeff"
+# Characters without ink around names, keys and texts: all spaces (`str.isspace`), soft hyphens, zero-width characters,
+# marks of the direction of text, which Windows copies with a path, and byte order marks.
+BLANK = (
+    string.whitespace
+    + "\0\x1c\x1d\x1e\x1f\x85\u00a0\u00ad\u1680\u180e\u3000\ufeff"
+    + "".join(map(chr, (*range(0x2000, 0x2010), *range(0x2028, 0x2030), *range(0x205F, 0x2070))))
+)
 
 # Excel writes the delimiter into a line of its own before the header.
 _DELIMITER_LINE = re.compile(r'[\ufeff"]*sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
@@ -31,6 +38,11 @@ _NO_TEXTS = {
     b"%PDF": "a PDF document",
 }
 MAX_HEADER_CHARACTERS = 64 * 1024  # over several lines
+# No request to Qdrant (32 MB by default) holds a larger one. Without a limit, a quote that is not closed would read the
+# rest of the file into memory.
+MAX_CELL_CHARACTERS = 32 * 1024**2
+# Characters after a quote that follows a space, in which the quote must be closed.
+_MAX_QUOTED_CHARACTERS = 1024**2
 
 
 def text_lines(uri: str, file: BinaryIO) -> Iterator[str]:
@@ -58,12 +70,14 @@ class DelimitedText:
     def __init__(self, uri: str, file: BinaryIO, names: Collection[str], *, delimiter: str) -> None:
         self.line = 0
         self._uri = uri
-        self._lines = self._counted(text_lines(uri, file))
+        csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the process
+        self._ahead: deque[str] = deque()  # lines that were read and are to be read again
+        self._source = text_lines(uri, file)
+        self._lines = self._all_lines()
         text, given = self._first_line()
         likely = [given] if given else [delimiter, *(each for each in DELIMITERS if each != delimiter)]
         self._delimiter = max(likely, key=lambda each: _score(text, each, names))
-        # `key, caption`: a file that is written so writes its cells so, and a quote follows the space.
-        self._spaced = bool(re.search(re.escape(self._delimiter) + " ", text))
+        self._quote_after_space = re.compile(f'(^|{re.escape(self._delimiter)}) +"')
         try:
             self.header = _split_line(text, self._delimiter) if text else []
         except csv.Error as error:
@@ -72,24 +86,54 @@ class DelimitedText:
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield line number and cells by column, without blank cells and rows, and without a repeated header.
 
-        A cell of a column without a name is ignored. Spaces around cells are removed.
+        A cell of a column without a name is ignored. Spaces around cells are removed, also before a quoted cell.
         """
         header = [cell.strip(BLANK) for cell in self.header]
-        reader = csv.reader(self._lines, delimiter=self._delimiter, strict=True, skipinitialspace=self._spaced)
-        try:
-            for row in reader:
-                cells = [cell.strip(BLANK) for cell in row]
-                if not any(cells) or cells == header:
-                    continue
-                if any(cells[len(columns) :]):
-                    raise ConfigurationError(f"{self._uri!r} line {self.line} has more cells than the header.")
-                yield self.line, {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
-        except csv.Error as error:
-            raise ConfigurationError(f"{self._uri!r} line {self.line} is not CSV: {error}.") from error
+        for line in self._lines:
+            cells = [cell.strip(BLANK) for cell in self._record(line)]
+            if not any(cells) or cells == header:
+                continue
+            if any(cells[len(columns) :]):
+                raise ConfigurationError(f"{self._uri!r} line {self.line} has more cells than the header.")
+            yield self.line, {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
 
-    def _counted(self, lines: Iterator[str]) -> Iterator[str]:
-        for line in lines:
-            self.line += 1
+    def _record(self, line: str) -> list[str]:
+        """Return the cells of the record that begins with this line."""
+        if '"' not in line:  # as most lines: no reader is needed
+            return line.rstrip("\r\n").split(self._delimiter)
+        if self._quote_after_space.search(line) and (cells := self._quoted_after_spaces(line)):
+            return cells
+        begin = self.line
+        try:
+            return next(csv.reader(itertools.chain([line], self._lines), delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            raise ConfigurationError(f"{self._uri!r} line {begin} is not CSV: {error}.") from error
+
+    def _quoted_after_spaces(self, line: str) -> list[str] | None:
+        """Return the cells of a record with spaces before its quotes; None if such a quote is a part of the text.
+
+        `a.jpg, "a red car"` has a quoted cell, `a.jpg, "Stop" sign` has not.
+        """
+        lines, is_open, size = [line], line.count('"') % 2, 0
+        while is_open and size < _MAX_QUOTED_CHARACTERS and (more := self._next_line()):
+            lines.append(more)
+            size += len(more)
+            is_open = (is_open + more.count('"')) % 2
+        try:
+            return _split_line("".join(lines), self._delimiter)
+        except csv.Error:
+            self._ahead.extendleft(reversed(lines[1:]))
+            self.line -= len(lines) - 1
+            return None
+
+    def _next_line(self) -> str:
+        """Return the next line, "" after the last one."""
+        line = self._ahead.popleft() if self._ahead else next(self._source, "")
+        self.line += bool(line)
+        return line
+
+    def _all_lines(self) -> Iterator[str]:
+        while line := self._next_line():
             yield line
 
     def _first_line(self) -> tuple[str, str | None]:

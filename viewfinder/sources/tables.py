@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
@@ -31,6 +32,12 @@ _SUFFIXES = tuple(FORMATS)
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 # Names that pandas gives to a column without one.
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 
@@ -227,11 +234,14 @@ def _parquet_columns(uri: str, file: BinaryIO) -> list[str]:
 
 
 def _bytes_as_text(column: "pa.Array[Any]", place: str) -> "pa.Array[Any]":
-    # Hive and Impala write text as bytes without a type.
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+    # Hive and Impala write text as bytes without a type, numpy in a fixed size with zeros at the end.
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    if not any(is_bytes(column.type) for is_bytes in _BYTES):
         return column
     try:
-        return column.cast(pa.large_string())
+        text = column.cast(pa.large_string())
+        return pc.utf8_rtrim(text, characters="\0") if pa.types.is_fixed_size_binary(column.type) else text
     except pa.ArrowInvalid as error:
         raise ConfigurationError(f"{place} contains bytes that are no UTF-8 text; leave it out.") from error
 
