@@ -45,7 +45,13 @@ def have_vectors(world: World) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("blank.csv", BLANK), ("null.json", json.dumps(dict.fromkeys(NAMES))), ("tags.csv", TAGS)]
+    ("name", "text"),
+    [
+        ("blank.csv", BLANK),
+        ("null.json", json.dumps(dict.fromkeys(NAMES))),
+        ("tags.csv", TAGS),
+        ("missing.csv", "key,caption,tags,year\n00.jpg,\\N,NULL,2020\n01.jpg,NaN,NaN,NaN\n02.jpg,None,,2021\n"),
+    ],
 )
 def test_records_without_a_text_erase_no_caption(captioned: World, name: str, text: str) -> None:
     captioned.sync("--captions", write(captioned, name, text))

@@ -153,6 +153,29 @@ def test_captions_without_an_object_are_logged_with_some_of_their_keys(caplog: p
     assert expected in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("C:\\photos\\1.jpg", "path of Windows"),
+        ("https://cdn.example.com/x/9.jpg", "must contain the bucket"),
+        ("s3://other/9.jpg", "in a source of this run"),
+        ("photos/9", "extension"),
+        ("9.JPG", "same capital letters"),
+    ],
+)
+def test_the_log_of_captions_without_an_object_says_why(key: str, hint: str, caplog: pytest.LogCaptureFixture) -> None:
+    content = json.dumps({"key": key, "caption": "a"}).encode()
+    with (
+        Objects(s3=MemoryObjects({"s3://b/c.jsonl": content})) as objects,
+        CaptionFiles.open([("s3://b/c.jsonl", None)], objects) as files,
+    ):
+        files.find_many([(IMAGE, ["s3://b"])])
+        files.log_unmatched()
+    (message,) = [each for each in caplog.messages if "without a listed object" in each]
+    assert hint in message
+    assert message.endswith("A listed object without a caption is 's3://b/1.jpg'.")
+
+
 def test_databases_are_in_the_directory_of_the_run_that_may_be_killed(tmp_path: Path) -> None:
     manifest = "s3://b/list.csv"
     memory = MemoryObjects({URI: NUMBERS, manifest: b"uri\ns3://b/1.jpg\n"})

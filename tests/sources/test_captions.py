@@ -126,6 +126,9 @@ def test_a_file_that_cannot_be_read_is_left_out_and_its_recorded_types_count(tmp
 EXPORTS = {
     "a space after the comma": "key, caption, tags, place\n1.jpg, a cat, pet; black cat, 图书馆\n2.jpg, two",
     "a space and quotes": 'key, caption, tags, place\n1.jpg, "a cat", "pet; black cat", "图书馆"\n2.jpg, "two"',
+    "a space before quotes": 'key,caption,tags,place\n1.jpg, "a cat",  "pet; black cat", "图书馆"\n "2.jpg", "two"',
+    "semicolons, a space": 'key;caption;tags;place\n1.jpg; "a cat"; "pet; black cat"; "图书馆"\n2.jpg;two',
+    "tabs and a space": 'key\tcaption\ttags\tplace\n1.jpg\t "a cat"\t "pet; black cat"\t "图书馆"\n2.jpg\ttwo',
     "capital letters": "Key,CAPTION,Tags,place\n1.jpg,a cat,pet; black cat,图书馆\n2.jpg,two,,",
     "padded": " key  , caption , tags ,place \n 1.jpg , a cat ,pet; black cat, 图书馆 \n2.jpg  ,two,,",
     "quoted header": '"key","caption","tags","place"\n"1.jpg","a cat","pet; black cat","图书馆"\n"2.jpg","two","",""',
@@ -141,7 +144,12 @@ EXPORTS = {
     "empty rows": ",,,\n\nkey,caption,tags,place\n\n1.jpg,a cat,pet; black cat,图书馆\n  ,,,\n2.jpg,two,,\n,,,\n\n",
     "a repeated header": "key,caption,tags,place\n1.jpg,a cat,pet; black cat,图书馆\nkey,caption,tags,place\n2.jpg,two",
     "other columns first": "place,tags,caption,key\n图书馆,pet; black cat,a cat,1.jpg\n,,two,2.jpg",
-    "a no-break space": "\u00a0key,caption\u00a0,tags,place\n1.jpg\u00a0,a cat,pet; black cat,图书馆\n2.jpg,two",
+    "invisible characters": (
+        "\u202akey\u202c,\u2002caption\u00a0,\u00adtags,place\u3000\n"
+        "\u202a1.jpg\u202c,\u200ea cat\u2029,\u2060pet;\u202fblack cat\u200d,图书馆\u00a0\n"
+        "\u20662.jpg\u2069,\u1680two\ufeff"
+    ),
+    "missing values": "key,caption,tags,place\n1.jpg,a cat,pet; black cat,图书馆\n2.jpg,two,\\N,#REF!\n3.jpg,NaN",
 }
 
 
@@ -155,6 +163,83 @@ def test_exports_of_the_same_table_give_the_same_records(text: str, end: str, en
         found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
         assert captions.unmatched() == 0
     assert found == [RECORD, CaptionRecord.of("two")]
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ('1.jpg, "a red, car"\n2.jpg,two', ["a red, car", "two"]),
+        ('1.jpg, "Stop" sign\n2.jpg, "two"', ['"Stop" sign', "two"]),
+        ('1.jpg, "one\n""line""\nmore"\n2.jpg,two', ['one\n"line"\nmore', "two"]),
+        ('1.jpg, "open\n2.jpg, two', ['"open', "two"]),
+        ('1.jpg, "open\n2.jpg, "Stop" sign"', ['"open', '"Stop" sign"']),
+        ('1.jpg,say "no"\n2.jpg,a "b", c', "more cells"),
+        (f'1.jpg,{"x" * 200_000}\n2.jpg,"{"y," * 200_000}"', ["x" * 200_000, "y," * 200_000]),
+        (f'1.jpg,"x"\n2.jpg, "{"y," * 200_000}"', ["x", "y," * 200_000]),
+    ],
+    ids=range(8),
+)
+def test_a_quote_after_a_space_opens_a_cell_unless_it_is_a_part_of_the_text(text: str, captions: Any) -> None:
+    content = f"key,caption\n{text}\n".encode()
+    if isinstance(captions, str):
+        with pytest.raises(ConfigurationError, match=f"line 3 has {captions}"), _loaded(content, "s3://b/c.csv"):
+            pass
+        return
+    with _loaded(content, "s3://b/c.csv") as loaded:
+        found = loaded.find_many([_info(f"s3://b/{name}.jpg") for name in "12"])
+    assert [each and each.caption for each in found] == captions
+
+
+def test_an_error_names_the_line_where_the_record_begins() -> None:
+    content = b'key,caption\n1.jpg,a\n2.jpg,"open\n3.jpg,c\n'
+    with pytest.raises(ConfigurationError, match="line 3 is not CSV"), _loaded(content, "s3://b/c.csv"):
+        pass
+
+
+MISSING = ["\\N", "NaN", "nan", "<NA>", "NULL", "null", "NaT", "#N/A", "#REF!", "#VALUE!", "#NAME?"]
+WORDS = ["None", "NA", "N/A"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("word", [*MISSING, *WORDS])
+def test_a_word_for_a_missing_value_is_an_empty_cell(word: str, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Exports of pandas and databases overwrote captions with NaN and NULL."""
+    row = {"key": "1.jpg", "caption": word, "tags": word, "place": "here", "note": word}
+    content = {
+        "csv": ",".join(row) + "\n" + ",".join(row.values()),
+        "jsonl": json.dumps(row),
+        "json": json.dumps([row]),
+        "parquet": "",
+    }[suffix].encode()
+    with _loaded(content or _parquet(row), f"s3://b/c.{suffix}") as captions:
+        found = captions.find(_info("s3://b/1.jpg"))
+    assert found == CaptionRecord.of(None, meta={"place": "here"} | ({"note": word} if word in WORDS else {}))
+    assert f"stand for no value: {2 if word in WORDS else 3}, most often {word!r}" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["na", "nil", "none", "Nan", "Null", "None of them", "NULL; island", "#sunset"])
+def test_a_word_that_may_be_a_text_is_one(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    with _loaded(_lines({"key": "1.jpg", "caption": text, "tags": ["NA"]})) as captions:
+        assert captions.find(_info("s3://b/set/1.jpg")) == CaptionRecord.of(text, ["NA"])
+    assert "no value" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pa.array([b"1.jpg"]),
+        pa.array([b"1.jpg"]).dictionary_encode(),
+        pa.array([b"1.jpg"], pa.large_binary()),
+        pa.array([b"1.jpg"], pa.binary(5)),
+        pa.array([b"1.jpg\0\0\0"], pa.binary(8)),
+    ],
+    ids=lambda key: str(key.type),
+)
+def test_bytes_of_parquet_are_text(key: Any) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"key": key, "caption": ["a"]}), sink)
+    with _loaded(sink.getvalue().to_pybytes(), "s3://b/set/c.parquet") as captions:
+        assert captions.find(_info("s3://b/set/1.jpg")) == CaptionRecord.of("a")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +357,51 @@ def test_a_key_of_another_object_does_not_match(key: str) -> None:
     with _loaded(_lines({"key": key, "caption": "elsewhere"})) as captions:
         assert captions.find(_info("s3://b/set/deep/1.jpg")) is None
         assert captions.unmatched() == 1
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        '="a b.jpg"',
+        "'a b.jpg",
+        "'https://b.c/set/a%20b.jpg",
+        "\u202aa b.jpg\u202c",
+        "a%20b.jpg",
+        "set%2Fa%20b.jpg",
+        "s3://b.c/set/a%20b.jpg",
+        "https://s3.eu-west-1.amazonaws.com/b.c/set/a%20b.jpg",
+        "http://localhost:9000/b.c/set/a%20b.jpg?X-Amz-Expires=60",
+        "https://b.c.s3.eu-west-1.amazonaws.com/set/a%20b.jpg",
+        "https://b.c/set/a%20b.jpg",
+        '="https://storage.googleapis.com/b.c/set/a%20b.jpg"',
+    ],
+)
+def test_a_key_has_other_readings_for_objects_that_no_key_names_exactly(key: str) -> None:
+    listed = _info("s3://b.c/set/a b.jpg")
+    read, exact = {"key": key, "caption": "read"}, {"key": "a b.jpg", "caption": "exact"}
+    with _loaded(_lines(read), "s3://b.c/set/c.jsonl") as captions:
+        assert captions.find(listed) == CaptionRecord.of("read")
+        assert captions.unmatched() == 0
+        assert captions.find(_info("s3://d/set/a.jpg")) is None
+    with _loaded(_lines(exact, read), "s3://b.c/set/c.jsonl") as captions:
+        assert captions.find(listed) == CaptionRecord.of("exact")
+        assert captions.unmatched() == 1
+    with _loaded(_lines(read), "s3://b.c/set/c.jsonl") as captions:
+        assert captions.find(_info(f"s3://b.c/set/{key}")) == CaptionRecord.of("read")
+
+
+@pytest.mark.parametrize(
+    "key", ["a%FF.jpg", "https://[", "https://", "https://b/%FF", '="', "%00", "~%00", '="file://h/x"']
+)
+def test_a_key_that_cannot_be_read_otherwise_is_unmatched(key: str) -> None:
+    with _loaded(_lines({"key": key, "caption": "a"})) as captions:
+        assert captions.find(_info("s3://b/set/1.jpg")) is None
+        assert captions.unmatched_keys() == [key]
+
+
+def test_a_key_that_is_given_in_memory_has_no_other_reading() -> None:
+    with Captions.given({"s3://b/a%20b.jpg": "a"}, "s3://b/") as captions:
+        assert captions.find(_info("s3://b/a b.jpg")) is None
 
 
 @pytest.mark.parametrize("left", [3, 2, 1])

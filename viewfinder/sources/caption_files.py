@@ -1,6 +1,7 @@
 """The captions files of a run: read in their order, with one type for each field, and looked up together."""
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class CaptionFiles:
         self.fields = dict(fields or {})
         self.gone = dict(gone or {})
         self.changed = list(changed)
+        self._without: str | None = None  # the first listed object without a record
 
     @classmethod
     def open(
@@ -133,19 +135,39 @@ class CaptionFiles:
             records = file.captions.find_many([rows[place][0] for place in places])
             for place, record in zip(places, records, strict=True):
                 found[place] = _later(found[place], record)
+        if self._without is None:
+            self._without = next((rows[place][0].uri for place, each in enumerate(found) if each is None), None)
         return found
 
     def log_unmatched(self) -> None:
-        """Log the number of captions that belong to no listed object, for each file that has some."""
+        """Log the number of captions that belong to no listed object, and why, for each file that has some."""
         for file in {each.captions.uri: each.captions for each in self.files}.values():
             if unmatched := file.unmatched():
-                shown = ", ".join(map(repr, file.unmatched_keys(_KEYS_SHOWN)))
-                logger.warning("Captions of %s without a listed object: %d, such as %s", file.uri, unmatched, shown)
+                keys = file.unmatched_keys(_KEYS_SHOWN)
+                shown, hint = ", ".join(map(repr, keys)), _hint(keys[0])
+                if self._without is not None:
+                    hint += f" A listed object without a caption is {self._without!r}."
+                logger.warning(
+                    "Captions of %s without a listed object: %d, such as %s. %s", file.uri, unmatched, shown, hint
+                )
 
     def uris_of(self, source: str) -> list[str]:
         """Return the URIs of the files of a source, in their order."""
         of_source = (file.captions.uri for file in self.files if file.sources is None or source in file.sources)
         return [uri for uri in of_source if uri is not None]
+
+
+def _hint(key: str) -> str:
+    """Return why a key probably matches no listed object."""
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", key):
+        return "A path of Windows with its drive matches nothing: write it relative to the captions file."
+    if key.startswith(("http://", "https://")):
+        return "An address must contain the bucket and the key of the object."
+    if "://" in key:
+        return "Is it in a source of this run?"
+    if "." not in key.replace("\\", "/").rpartition("/")[2]:
+        return "Is the extension of the file missing?"
+    return "A key is a URI, an object key, or a path relative to the captions file, with the same capital letters."
 
 
 def _later(before: CaptionRecord | None, record: CaptionRecord | None) -> CaptionRecord | None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.caption_types import MAX_NESTING, nested, plain
-from viewfinder.sources.delimited import text_lines
+from viewfinder.sources.caption_types import MAX_NESTING, MISSING_MARKERS, MISSING_WORDS, nested, plain
+from viewfinder.sources.delimited import BLANK, text_lines
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import (
     FORMATS,
@@ -34,13 +34,17 @@ MAX_JSON_BYTES = 512 * 1024**2
 
 @dataclass(frozen=True, slots=True)
 class CaptionRow:
-    """One row of a captions file: where it is, for messages, and its values as the file has them."""
+    """One row of a captions file: where it is, for messages, and its values as the file has them.
+
+    `missing` are the cells that stand for no value (`caption_types`), as they are written.
+    """
 
     place: str
     key: str
     caption: str | None
     tags: Sequence[str]
     meta: Mapping[str, Any]
+    missing: Sequence[str] = ()
 
 
 def captions_uri(uri: str) -> str:
@@ -73,9 +77,7 @@ def read_captions(
                 continue
         for number, row in table.rows:
             columns.add(table.columns or row)
-            if table.columns is not None and isinstance(row.get("tags"), str):
-                row["tags"] = [tag.strip() for tag in row["tags"].split(TAG_SEPARATOR) if tag.strip()]
-            yield _keyed_row(row, f"{table.uri!r} {table.unit} {number}")
+            yield _keyed_row(row, f"{table.uri!r} {table.unit} {number}", tags_as_text=table.columns is not None)
     columns.check_rows()
 
 
@@ -123,7 +125,7 @@ def _no_column(uri: str, name: str, names: Iterable[str]) -> str:
     )
 
 
-def _keyed_row(row: dict[str, Any], place: str) -> CaptionRow:
+def _keyed_row(row: dict[str, Any], place: str, *, tags_as_text: bool = False) -> CaptionRow:
     key = row.pop("key", None)
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)  # as in CSV, where all cells are text
@@ -132,7 +134,7 @@ def _keyed_row(row: dict[str, Any], place: str) -> CaptionRow:
             f"{place} has no `key` (a URI, an object key, or a path relative to the captions file); "
             f"it has {', '.join(sorted(row)) or 'nothing'}."
         )
-    return _row(key, row, place)
+    return _row(key, row, place, tags_as_text=tags_as_text)
 
 
 def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) -> Iterator[CaptionRow]:
@@ -169,13 +171,25 @@ def _json_rows(uri: str, file: BinaryIO, count_repeated: Callable[[int], None]) 
     columns.check_rows()
 
 
-def _row(key: str, row: dict[str, Any], place: str) -> CaptionRow:
-    caption, tags = row.pop("caption", None), row.pop("tags", None)
+def _row(key: str, row: dict[str, Any], place: str, *, tags_as_text: bool = False) -> CaptionRow:
     row.pop("key", None)  # of an entry `{path: {"key": ...}}`
-    return caption_row(key, caption, tags, row, place)
+    missing = [(name, value) for name, value in row.items() if isinstance(value, str) and _is_missing(name, value)]
+    for name, _ in missing:
+        del row[name]
+    caption, tags = row.pop("caption", None), row.pop("tags", None)
+    if tags_as_text and isinstance(tags, str):
+        tags = [tag for each in tags.split(TAG_SEPARATOR) if (tag := each.strip(BLANK))]
+    return caption_row(key, caption, tags, row, place, [value for _, value in missing])
 
 
-def caption_row(key: str, caption: object, tags: object, fields: Mapping[str, Any], place: str) -> CaptionRow:
+def _is_missing(name: str, cell: str) -> bool:
+    cell = cell.strip(BLANK)
+    return cell in MISSING_MARKERS or (name in CAPTION_COLUMNS and cell in MISSING_WORDS)
+
+
+def caption_row(
+    key: str, caption: object, tags: object, fields: Mapping[str, Any], place: str, missing: Sequence[str] = ()
+) -> CaptionRow:
     """Return the row of these values. Raises `ConfigurationError` that names the place of a value that is wrong."""
     _check_depth({"tags": tags, **fields}, place)
     tags = tags or []
@@ -186,7 +200,7 @@ def caption_row(key: str, caption: object, tags: object, fields: Mapping[str, An
     # A null field is treated as absent.
     meta = nested({name: made for name, value in fields.items() if (made := plain(value)) is not None}, place)
     _check_depth(meta, place)
-    return CaptionRow(place, check_encodable(key, place), (caption or "").strip() or None, tags, meta)
+    return CaptionRow(place, check_encodable(key, place), (caption or "").strip(BLANK) or None, tags, meta, missing)
 
 
 def _check_depth(row: Mapping[str, Any], place: str) -> None:

@@ -7,7 +7,8 @@ A field has one type in all captions files of a run, decided by all of its value
     datetime         ISO dates, with or without time and zone
     keyword          all else, and values of different types; `text` if one is too long to be compared as a whole
 
-In a field of another type than the last two, words such as NaN and N/A mean that there is no value.
+Markers of missing values (`MISSING_MARKERS`) are no values in the cells of a file. The words in `MISSING_WORDS` may be
+values: in a field of text they are; in a field of another type, or as a caption or tags, they mean that there is none.
 """
 
 import functools
@@ -28,9 +29,16 @@ MAX_NAMES = 10_000
 # Qdrant and JSON libraries limit how deep an object may be nested.
 MAX_NESTING = 64
 
-# The type of a word that stands for no value, unless the field is text.
+# What databases, pandas and spreadsheets write for a missing value or an error, and nobody as a value.
+_NULLS = ("\\N", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "NaT", "<NA>")
+_ERRORS = ("#N/A", "#NA", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#ERROR!")
+MISSING_MARKERS = frozenset((*_NULLS, *_ERRORS))
+# The same where they are the whole of a caption or of its tags. NA is also the code of Namibia, None a name.
+MISSING_WORDS = frozenset({"None", "NA", "N/A", "n/a"})
+
+# The type of a marker or word that stands for no value, unless the field is text. Spellings as "na" occur by hand.
 _MISSING = "missing"
-_MISSING_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "nat", "null", "none"})
+_FOLDED_MISSING = frozenset(word.casefold() for word in MISSING_MARKERS | MISSING_WORDS)
 _BOOLEANS = {"true": True, "false": False}
 # An identifier has leading zeros, or more digits than a number can hold.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})", re.ASCII)
@@ -230,17 +238,16 @@ def _kind(value: object) -> str | None:
         return None
     if len(value) > MAX_KEYWORD_CHARACTERS:
         return "text"
-    first = value[0]
+    first, folded = value[0], value.casefold()
+    if folded in _FOLDED_MISSING:
+        return _MISSING
     if first in "-.0123456789":
         if _INTEGER.fullmatch(value):
             return "integer"
         if _FLOAT.fullmatch(value) and math.isfinite(float(value)):
             return "float"
         return "datetime" if _DATE.fullmatch(value) and _is_date(value) else "keyword"
-    folded = value.casefold()
-    if folded in _BOOLEANS:
-        return "bool"
-    return _MISSING if folded in _MISSING_WORDS else "keyword"
+    return "bool" if folded in _BOOLEANS else "keyword"
 
 
 def _is_date(text: str) -> bool:

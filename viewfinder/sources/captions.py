@@ -2,25 +2,30 @@
 
 A key in a file (`viewfinder.sources.caption_tables`) is a URI, an object key, or a path relative to the file, tried in
 that order; then an object key after a slash, and paths with backslashes. Keys are compared in Unicode's NFC form,
-because macOS writes file names in NFD.
+because macOS writes file names in NFD. An object that no key names exactly has the record whose key is its name after
+`_readings`.
 """
 
 import hashlib
 import json
 import logging
 import posixpath
+import re
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 from viewfinder.errors import ConfigurationError, ObjectError, SourceError
 from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.caption_tables import CaptionRow, captions_uri, check_encodable, read_captions
 from viewfinder.sources.caption_types import FieldSurvey, FieldTypes
+from viewfinder.sources.delimited import BLANK
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.tables import part_files
 from viewfinder.sources.uris import canonical_uri, composed, display_key, file_path, s3_parts
@@ -28,6 +33,13 @@ from viewfinder.sources.uris import canonical_uri, composed, display_key, file_p
 logger = logging.getLogger(__name__)
 
 _OBJECTS_PER_QUERY = 150  # SQLite limits the values of a query, and each object has up to six keys
+_BY_KEY = "SELECT key, key, caption, hash, details FROM captions WHERE key IN ({})"
+_BY_READING = (
+    "SELECT reading, key, caption, hash, details FROM readings JOIN captions USING (key) "
+    "WHERE reading IN ({}) ORDER BY captions.rowid"
+)
+# Excel writes ="007" to keep a cell text.
+_FORMULA = re.compile(r'="(.*)"', re.DOTALL)
 
 # The payload of a point without a caption.
 NO_CAPTION: Mapping[str, Any] = {"caption": None, "caption_hash": "", "tags": [], "meta": {}}
@@ -84,6 +96,8 @@ class Captions:
         self.uri = uri
         self.duplicates = 0
         self.empty = 0
+        self.missing = Counter[str]()
+        self._has_readings = False
         self._base = _path_or_uri(base)
         self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115
             prefix=".viewfinder-captions-", suffix=".sqlite", dir=directory
@@ -95,6 +109,7 @@ class Captions:
             "CREATE TABLE captions "
             "(key TEXT, given TEXT, caption TEXT, hash TEXT, details TEXT, used INTEGER DEFAULT 0)"
         )
+        self._database.execute("CREATE TABLE readings (reading TEXT, key TEXT)")
 
     @classmethod
     def load(cls, uri: str, objects: Objects, types: FieldTypes | None = None, directory: Path | None = None) -> Self:
@@ -108,10 +123,13 @@ class Captions:
         try:
             with _named_errors(uri):
                 rows = read_captions(uri, objects, captions._count_repeated)
-                captions._fill((row.key, _record(row, types)) for row in rows)
+                captions._fill((row.key, _record(row, types)) for row in captions._count_missing(rows))
         except BaseException:
             captions.close()
             raise
+        if captions.missing:
+            count, word = captions.missing.total(), captions.missing.most_common(1)[0][0]
+            logger.warning("Cells of %s that stand for no value: %d, most often %r", uri, count, word)
         if captions.empty:
             logger.warning("Rows of %s without caption, tags and fields: %d; they change nothing", uri, captions.empty)
         if captions.duplicates:
@@ -130,7 +148,7 @@ class Captions:
             check_encodable(text, f"The description of {str(key)!r}")
         captions = cls(None, base if base.endswith("/") else f"{base}/")
         captions._fill(
-            (check_encodable(str(key), f"the key {str(key)!r}"), CaptionRecord.of(text.strip() or None))
+            (check_encodable(str(key), f"the key {str(key)!r}"), CaptionRecord.of(text.strip(BLANK) or None))
             for key, text in texts.items()
         )
         return captions
@@ -158,11 +176,16 @@ class Captions:
         found: list[CaptionRecord | None] = []
         for start in range(0, len(infos), _OBJECTS_PER_QUERY):
             keys = [self._keys(info) for info in infos[start : start + _OBJECTS_PER_QUERY]]
-            records = self._records({key for candidates in keys for key in candidates})
-            used = [next((key for key in candidates if key in records), None) for candidates in keys]
-            found += [None if key is None else records[key] for key in used]
+            of_keys = self._records(_BY_KEY, {key for candidates in keys for key in candidates})
+            places = [_first(of_keys, candidates) for candidates in keys]
+            others = {
+                key for candidates, place in zip(keys, places, strict=True) if place is None for key in candidates
+            }
+            of_readings = self._records(_BY_READING, others) if self._has_readings else {}
+            places = [place or _first(of_readings, candidates) for candidates, place in zip(keys, places, strict=True)]
+            found += [place and place[1] for place in places]
             self._database.executemany(
-                "UPDATE captions SET used = 1 WHERE key = ?", [(key,) for key in used if key is not None]
+                "UPDATE captions SET used = 1 WHERE key = ?", [(place[0],) for place in places if place]
             )
         return found
 
@@ -192,6 +215,11 @@ class Captions:
     def _count_repeated(self, count: int) -> None:
         self.duplicates += count
 
+    def _count_missing(self, rows: Iterable[CaptionRow]) -> Iterator[CaptionRow]:
+        for row in rows:
+            self.missing.update(row.missing)
+            yield row
+
     def _count_empty(self, record: CaptionRecord) -> bool:
         self.empty += record.is_empty
         return record.is_empty
@@ -201,17 +229,27 @@ class Captions:
         self._database.executemany(
             add,
             (
-                (self._key(key), key, each.caption, each.caption_hash, each.details)
+                (self._with_readings(key), key, each.caption, each.caption_hash, each.details)
                 for key, each in rows
                 if not self._count_empty(each)
             ),
         )
+        self._has_readings = bool(self._database.execute("SELECT EXISTS (SELECT * FROM readings)").fetchone()[0])
+        self._database.execute("CREATE INDEX by_reading ON readings (reading)")
         # An index created afterwards is sorted on disk once; one updated with each row is rewritten again and again.
         self._database.execute("CREATE INDEX by_key ON captions (key)")
         repeated = "SELECT rowid FROM (SELECT rowid, lead(key) OVER (ORDER BY key, rowid) = key AS again FROM captions)"
         deleted = self._database.execute(f"DELETE FROM captions WHERE rowid IN ({repeated} WHERE again)")
         self.duplicates += deleted.rowcount
         self._database.commit()
+
+    def _with_readings(self, given: str) -> str:
+        """Return a key in the form that `_keys` looks up; store its other readings, if it is of a file."""
+        key = self._key(given)
+        for reading in _readings(given) if self.uri is not None else ():
+            with suppress(SourceError):
+                self._database.execute("INSERT INTO readings VALUES (?, ?)", (self._key(reading), key))
+        return key
 
     def _key(self, key: str) -> str:
         """Return a key in the form that `_keys` looks up."""
@@ -235,11 +273,43 @@ class Captions:
         keys += [key.replace("/", "\\") for key in keys[1:3] if "/" in key]
         return [composed(key) for key in keys]
 
-    def _records(self, keys: Iterable[str]) -> dict[str, CaptionRecord]:
-        wanted = list(keys)
-        marks = ",".join("?" * len(wanted))
-        query = f"SELECT key, caption, hash, details FROM captions WHERE key IN ({marks})"
-        return {key: CaptionRecord(*record) for key, *record in self._database.execute(query, wanted)}
+    def _records(self, query: str, names: Iterable[str]) -> dict[str, tuple[str, CaptionRecord]]:
+        """Return key and record by each of these names that the query finds."""
+        wanted = list(names)
+        found = self._database.execute(query.format(",".join("?" * len(wanted))), wanted)
+        return {name: (key, CaptionRecord(*record)) for name, key, *record in found}
+
+
+def _first(
+    found: Mapping[str, tuple[str, CaptionRecord]], candidates: Iterable[str]
+) -> tuple[str, CaptionRecord] | None:
+    return next((found[each] for each in candidates if each in found), None)
+
+
+def _readings(key: str) -> list[str]:
+    """Return the names that a key may stand for, without itself.
+
+    It may have invisible characters at its ends, be a text cell of Excel (`="a.jpg"`, `'a.jpg`), be percent-encoded, or
+    be the web address of an object: `https://HOST/BUCKET/KEY`, `https://BUCKET.HOST/KEY`, `https://BUCKET/KEY`.
+    """
+    name = key.strip(BLANK)
+    if formula := _FORMULA.fullmatch(name):
+        name = formula[1].replace('""', '"').strip(BLANK)
+    name = name.removeprefix("'")
+    names = [name]
+    with suppress(ValueError):  # bytes that are not UTF-8, an address that is none
+        if name.startswith(("https://", "http://")):
+            names += _object_uris(name)
+        elif "%" in name:
+            names.append(unquote(name, errors="strict"))
+    return [each for each in dict.fromkeys(names) if each != key]
+
+
+def _object_uris(address: str) -> list[str]:
+    parts = urlsplit(address)
+    host, path = parts.hostname or "", unquote(parts.path, errors="strict")
+    buckets = dict.fromkeys((host.partition(".s3")[0], host.partition(".")[0]))
+    return [f"s3:/{path}", *(f"s3://{bucket}{path}" for bucket in buckets)]
 
 
 def _relative(key: str) -> str:
