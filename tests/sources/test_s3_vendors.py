@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, quote_plus, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.httpsession import URLLib3Session
 
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
@@ -240,6 +242,94 @@ def _has(*paths: str) -> Answer:
 def test_keys_that_the_server_encoded_unasked_are_decoded(listed: list[str], paths: list[str], keys: list[str]) -> None:
     with FaultyS3([page(*listed)], then=_has(*paths)) as server:
         assert _keys(server) == keys
+
+
+class _Bucket:
+    """A bucket whose listings encode names with `encode` and never say so, on pages of two entries."""
+
+    def __init__(self, keys: list[str], encode: Callable[[str], str], *, may_be_read: bool = True) -> None:
+        self.keys = sorted(keys)
+        self.looked_for: list[str] = []
+        self._encode = encode
+        self._may_be_read = may_be_read
+
+    def __call__(self, handler: faulty.Handler) -> None:
+        path, _, query = handler.path.partition("?")
+        if query:
+            return self._list(handler, {name: values[0] for name, values in parse_qs(query).items()})
+        key = unquote(path.removeprefix("/b/"))
+        self.looked_for.append(key)
+        if not self._may_be_read:
+            return error(403, "AccessDenied")(handler)
+        return (faulty.content if key in self.keys else NOT_FOUND)(handler)
+
+    def _list(self, handler: faulty.Handler, asked: dict[str, str]) -> None:
+        prefix, after = asked.get("prefix", ""), asked.get("continuation-token", asked.get("start-after", ""))
+        entries = [self._entry(key, prefix, "delimiter" in asked) for key in self.keys if key.startswith(prefix)]
+        entries = [entry for entry in dict.fromkeys(entries) if entry > after]
+        size = int(asked.get("max-keys", 2))
+        shown = "".join(self._element(entry) for entry in entries[:size])
+        if len(entries) > size:
+            token = escape(entries[size - 1])
+            shown += f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+        body = f"<ListBucketResult><Name>b</Name>{shown}</ListBucketResult>".encode()
+        handler.send(200, body, Content_Type="application/xml")
+
+    def _entry(self, key: str, prefix: str, shallow: bool) -> str:
+        name, slash, _ = key.removeprefix(prefix).partition("/")
+        return prefix + name + slash if shallow else key
+
+    def _element(self, entry: str) -> str:
+        name = escape(self._encode(entry))
+        if entry in self.keys:
+            return f"<Contents><Key>{name}</Key><Size>1</Size></Contents>"
+        return f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"
+
+
+ODD_KEYS = ["!", "100%.jpg", "a b.jpg", "a+c.jpg", "date=1/a b.jpg", "date=1/x@y, [z].jpg", "q&a; $5/1 2.jpg"]
+ODD_KEYS += ["x y/1.jpg", "x y/2.jpg", "x y/3.jpg", "z%20z.jpg", "é/ü f.jpg"]
+ENCODERS: dict[str, Callable[[str], str]] = {
+    "none": str,
+    "Python's": quote,
+    "Go's for paths": lambda key: quote(key, safe="/=:,@&$;+"),
+    "JavaScript's": lambda key: quote(key, safe="/!*'()"),
+    "of forms": quote_plus,
+    "of forms, slashes kept": lambda key: quote_plus(key, safe="/"),
+    "only of ASCII": lambda key: "".join(quote(each) if each.isascii() else each for each in key),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["sequential", "parallel"])
+@pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
+def test_all_pages_of_a_listing_are_decoded_in_the_same_way(encode: Callable[[str], str], ordered: bool) -> None:
+    """Each page was decoded or not by its characters, so that some keys did not exist and their points were pruned."""
+    bucket = _Bucket(ODD_KEYS, encode)
+    with FaultyS3(then=bucket) as server, Objects(_access(server, threads=4)) as objects:
+        assert sorted(info.key for info in objects.list("s3://b", ordered=ordered)) == sorted(ODD_KEYS)
+        assert [info.key for info in objects.list("s3://b/date=1")] == ["date=1/a b.jpg", "date=1/x@y, [z].jpg"]
+    assert len(bucket.looked_for) <= 5, "asked for each page"
+
+
+@pytest.mark.parametrize("encode", [str, quote])
+def test_keys_that_exist_in_both_spellings_show_nothing(encode: Callable[[str], str]) -> None:
+    keys = ["a b.jpg", "a%20b.jpg", "c d.jpg"]
+    with FaultyS3(then=_Bucket(keys, encode)) as server:
+        assert _keys(server) == keys
+
+
+@pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
+def test_keys_that_may_not_be_read_are_decoded_too(encode: Callable[[str], str]) -> None:
+    """A prefix of another account does not end the run, and a prune deletes no points of it."""
+    keys = ["1.jpg", "2 %20.jpg", "3+4.jpg"]
+    with FaultyS3(then=_Bucket(keys, encode, may_be_read=False)) as server:
+        assert _keys(server) == keys
+
+
+def test_a_listing_that_was_decoded_wrongly_so_far_fails() -> None:
+    bucket = _Bucket(["1 1.jpg", "1 2.jpg", "2 1.jpg"], quote)
+    deleted = page("0%200.jpg", token="1")
+    with FaultyS3([deleted], then=bucket) as server, pytest.raises(ViewfinderError, match=r"'0%200\.jpg' was listed"):
+        _keys(server)
 
 
 def test_keys_that_the_answer_declares_encoded_are_decoded_once() -> None:

@@ -14,9 +14,6 @@ from viewfinder.sources.parallel_listing import ListingPage
 from viewfinder.sources.skips import ARCHIVE_CLASSES
 from viewfinder.sources.versions import clean_etag
 
-# A key as percent-encoding leaves it.
-_ENCODED = re.compile(r"(?:[A-Za-z0-9_.~/+!*'()-]|%[0-9A-Fa-f]{2})+")
-
 _IN_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d*)?Z")
 # S3 may give empty pages while it skips deleted objects. Without an end, a faulty endpoint would be asked for ever.
 MAX_EMPTY_PAGES = 100_000
@@ -34,8 +31,8 @@ class ListingRequests(Protocol):
     def list_objects(self, request: dict[str, Any]) -> Any:
         """The answer to one ListObjectsV2; raises `SourceError`, `ViewfinderError`."""
 
-    def exists(self, bucket: str, key: str) -> bool:
-        """True if there is an object with this key; raises `ViewfinderError`."""
+    def exists(self, bucket: str, key: str) -> bool | None:
+        """True if there is an object with this key, None if the endpoint refuses to say; raises `ViewfinderError`."""
 
 
 class Listing:
@@ -44,7 +41,7 @@ class Listing:
     def __init__(self, requests: ListingRequests) -> None:
         self._requests = requests
         self._lock = threading.Lock()
-        self._decode: Decode | None = None  # None until a key shows it
+        self._encodings: dict[str, _Encoding] = {}  # by bucket
 
     def pages(self, bucket: str, prefix: str, *, after: str = "", shallow: bool = False) -> Iterator[ListingPage]:
         """Yield the keys that begin with `prefix`, after `after`, one page per request, in UTF-8 order.
@@ -65,36 +62,73 @@ class Listing:
             entries = [*_without_repeated_keys(answer.get("Contents", ()), last)]
             last = entries[-1]["Key"] if entries else last
             shared = answer.get("CommonPrefixes", ())
-            decode = self._decoder(bucket, answer, [entry["Key"] for entry in entries])
-            objects = [
-                info_of_entry(bucket, decode(each["Key"]), each) for each in entries if not is_directory_marker(each)
-            ]
+            names = [*(each["Key"] for each in entries), *(each["Prefix"] for each in shared)]
+            decode = self._decoder(bucket, answer, names)
+            found = [(decode(each["Key"]), each) for each in entries]
+            objects = [info_of_entry(bucket, key, each) for key, each in found if not is_directory_marker(key, each)]
             yield ListingPage(objects, [decode(each["Prefix"]) for each in shared], token is not None)
             if token is None:
                 return
             request.pop("StartAfter", None)
             request["ContinuationToken"] = token
 
-    def _decoder(self, bucket: str, answer: Any, keys: list[str]) -> Decode:
-        """Return what turns a key of this answer into the key.
-
-        boto3 asks for percent-encoded keys and decodes them if the answer says so. Some endpoints encode them and do
-        not say so: a key that looks encoded, and exists in the other form only, shows it.
-        """
-        if answer.get("EncodingType") or not any("%" in key for key in keys):
-            return _as_it_is
-        if not all(_ENCODED.fullmatch(key) for key in keys):
+    def _decoder(self, bucket: str, answer: Any, names: list[str]) -> Decode:
+        """Return what turns a name in this answer into the key or prefix."""
+        # boto3 asks for percent-encoded names, and has decoded them if the answer says that they are.
+        if answer.get("EncodingType") or not (names := [name for name in names if "%" in name or "+" in name]):
             return _as_it_is
         with self._lock:
-            if self._decode is None:
-                self._decode = self._find_decoder(bucket, min(key for key in keys if "%" in key))
-            return self._decode
+            return self._encodings.setdefault(bucket, _Encoding(self._requests, bucket)).decoder(names)
 
-    def _find_decoder(self, bucket: str, key: str) -> Decode:
-        decoders = [unquote, *([unquote_plus] if "+" in key else [])]
-        if self._requests.exists(bucket, key):
-            return _as_it_is
-        return next((decode for decode in decoders if self._requests.exists(bucket, decode(key))), _as_it_is)
+
+class _Encoding:
+    """How the listings of one bucket encode names although their answers do not say it.
+
+    Some endpoints encode names, others send them as they are, and a key may have a percent sign of its own. A name that
+    exists in one spelling only shows which decoder is right. That one then decodes all pages.
+    """
+
+    def __init__(self, requests: ListingRequests, bucket: str) -> None:
+        self._requests = requests
+        self._bucket = bucket
+        self._decoders: list[Decode] = [_as_it_is, unquote, unquote_plus]  # those that are still possible
+        self._guessed: dict[str, str] = {}  # names that nothing showed how to decode, and what was returned for them
+
+    def decoder(self, names: list[str]) -> Decode:
+        """Return what decodes these names. Raises `ViewfinderError` if earlier names were decoded otherwise."""
+        while ambiguous := [name for name in names if len(self._spellings(name)) > 1]:
+            if not self._decide(ambiguous):
+                self._guessed.update((name, self._decoders[0](name)) for name in ambiguous)
+                break
+        if wrong := [name for name, guess in self._guessed.items() if self._decoders[0](name) != guess]:
+            self._guessed = {}
+            raise ViewfinderError(
+                f"{self._requests.where} percent-encodes the keys in its listings of {self._bucket!r} and does not "
+                f"say so, which no object showed when {wrong[0]!r} was listed. Run again."
+            )
+        return self._decoders[0]
+
+    def _spellings(self, name: str) -> list[str]:
+        return [*dict.fromkeys(decode(name) for decode in self._decoders)]
+
+    def _decide(self, ambiguous: list[str]) -> bool:
+        """Drop the decoders that the first telling name proves wrong.
+
+        Return False if none tells: all have been deleted, or exist in several spellings.
+        """
+        for name in ambiguous:
+            existing = [spelling for spelling in self._spellings(name) if self._exists(spelling)]
+            if len(existing) == 1:
+                self._decoders = [decode for decode in self._decoders if decode(name) == existing[0]]
+                return True
+        return False
+
+    def _exists(self, name: str) -> bool:
+        exists = None if name.endswith("/") else self._requests.exists(self._bucket, name)
+        if exists is None:  # a prefix, or an object that may not be read
+            answer = self._requests.list_objects({"Bucket": self._bucket, "Prefix": name, "MaxKeys": 1})
+            exists = bool(answer.get("Contents") or answer.get("CommonPrefixes"))
+        return exists
 
 
 def _without_repeated_keys(entries: Iterable[Any], last: str) -> Iterator[Any]:
@@ -104,9 +138,9 @@ def _without_repeated_keys(entries: Iterable[Any], last: str) -> Iterator[Any]:
             yield entry
 
 
-def is_directory_marker(entry: Any) -> bool:
+def is_directory_marker(key: str, entry: Any) -> bool:
     """Return True for the empty object by which a folder without files is kept."""
-    return bool(entry.get("Size") == 0 and entry["Key"].endswith("/"))
+    return bool(entry.get("Size") == 0 and key.endswith("/"))
 
 
 def info_of_entry(bucket: str, key: str, entry: Any) -> ObjectInfo:
