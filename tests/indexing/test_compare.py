@@ -1,5 +1,6 @@
 """The comparison of listed objects with the collection, and what is written of those that are skipped."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from viewfinder.sources.versions import Version
 from viewfinder.store import Collection, Store
 from viewfinder.store.records import PointBatch
 from viewfinder.store.schema import ModelIdentity
+from viewfinder.testing.objects import MemoryObjects
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +44,9 @@ class Points:
         vectors = np.ones((1, target.metadata.dimension), np.float32)
         self.store.points.upsert(target, PointBatch([_id(name)], [payload], image=vectors), wait=True)
 
-    def compare(self, *rows: Row, captions: bool = False) -> list[dict[str, Any]]:
+    def compare(self, *rows: Row, **options: bool) -> list[dict[str, Any]]:
         """Return the compared rows."""
-        compare = Compare(self.world.access, self.store.address, self.collection, captions=captions, live=self.live)
+        compare = Compare(self.world.access, self.store.address, self.collection, live=self.live, **options)
         compared: list[dict[str, Any]] = compare.with_store(table_of(rows), self.store).to_pylist()
         return compared
 
@@ -124,6 +126,26 @@ def test_names_and_archived_objects_are_skipped_from_the_listing(points: Points)
     tally = points.write_compared(*rows[:-1])
     assert tally.skips == {"archived": 1, "not_an_image": 0, "hidden": 1, "video": 2, "empty": 0, "taken_down": 0}
     assert (tally.objects, tally.skipped, tally.failed) == (4, 4, 0)
+
+
+class Restored(MemoryObjects):
+    """Objects of which one has been restored, which the listing does not show."""
+
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        self.uris_read += uris
+        return {"s3://b/restored"} & set(uris)
+
+
+def test_archived_objects_that_have_been_restored_are_read_where_the_listing_does_not_show_it(points: Points) -> None:
+    objects = Restored()
+    points.world.access = replace(points.world.access, backends=(("s3", objects),))
+    points.add("known", Version(DIGEST, 5, EARLY))
+    names = ["restored", "archived", "known"]
+    rows = [listed(name, Version(DIGEST, 5, EARLY), skip="archived") for name in names]
+    assert actions(points.compare(*rows)) == {"archived": 2, "unchanged": 1}
+    assert objects.uris_read == [], "a request for each archived object in each run"
+    assert actions(points.compare(*rows, retry_failed=True)) == {"index": 1, "archived": 1, "unchanged": 1}
+    assert objects.uris_read == ["s3://b/restored", "s3://b/archived"], "objects that need not be read were asked for"
 
 
 def test_an_archived_object_is_unchanged_while_its_point_is_up_to_date(points: Points) -> None:

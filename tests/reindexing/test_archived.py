@@ -1,6 +1,6 @@
 """A model change when objects have been archived since they were indexed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ ARCHIVED = NAMES[:2]
 
 
 class ArchivingIndexer(RecordingIndexer):
-    """An indexer whose listings show some objects as archived."""
+    """An indexer whose listings show some objects as archived, and not which of them have been restored."""
+
+    found_restored: Sequence[str] = ()
 
     @contextmanager
     def listed(
@@ -39,6 +41,9 @@ class ArchivingIndexer(RecordingIndexer):
                 _archive(path)
             yield listed
 
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        return {uri for uri in uris if uri.rpartition("/")[2] in self.found_restored}
+
 
 def _archive(path: Path) -> None:
     table = pq.read_table(path)
@@ -46,7 +51,7 @@ def _archive(path: Path) -> None:
     pq.write_table(table.set_column(table.schema.get_field_index("skip"), "skip", pa.array(skips, pa.string())), path)
 
 
-def _reindex(index: Index, *flags: str, **more: Any) -> ReindexResult:
+def _reindex(index: Index, *flags: str, found_restored: Sequence[str] = (), **more: Any) -> ReindexResult:
     world, options = index.world, reindex_options(flags)
     settings = Settings.load(index=options.index)
     report = Report.open(settings, world.access, str(world.directory / f"report-{len(flags)}"))
@@ -54,6 +59,7 @@ def _reindex(index: Index, *flags: str, **more: Any) -> ReindexResult:
     indexer = ArchivingIndexer(
         world.settings(), index.store, world.executor, report.run_id, workspace, world.access, **more
     )
+    indexer.found_restored = found_restored
     with report:
         return reindex(options, settings, index.store, indexer, report)
 
@@ -88,3 +94,10 @@ def test_an_older_image_of_a_retired_collection_does_not_replace_an_archived_one
     assert "1 archived image of" in str(result.problem)
     assert index.live.name == before.name
     assert _reindex(index, "--model", index.models[0], "--allow-loss", "1").problem is None
+
+
+def test_archived_objects_that_have_been_restored_are_no_loss(index: Index) -> None:
+    """Restoring them, as the message says, did not help where the listing does not show it."""
+    result = _reindex(index, found_restored=ARCHIVED[:1])
+    assert "1 archived image " in str(result.problem)
+    assert repr(f"{index.world.source}/{ARCHIVED[1]}") in str(result.problem)

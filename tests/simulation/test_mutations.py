@@ -10,6 +10,8 @@ from tests.simulation.runner import BUDGET, find_mutations
 
 pytestmark = pytest.mark.slow
 
+_OWN_FAULTS = re.compile(r"(Type|Attribute|Name|UnboundLocal|Key|Index|Import|ModuleNotFound)Error\(")
+
 Findings = dict[str, tuple[Finding | None, Finding | None]]
 
 
@@ -22,6 +24,8 @@ def findings() -> Findings:
 def test_a_fault_that_is_put_back_is_found(findings: Findings, mutation: Mutation) -> None:
     found, without = findings[mutation.name]
     assert found is not None, f"no history of {BUDGET} finds it: {mutation.breaks}"
-    assert not re.search(r"(Type|Attribute|Name|UnboundLocal|Key|Index|Import|ModuleNotFound)Error\(", found.violation), "the mutation itself has failed"
+    assert not re.search(
+        r"(Type|Attribute|Name|UnboundLocal|Key|Index|Import|ModuleNotFound)Error\(", found.violation
+    ), "the mutation itself has failed"
     print(f"Seed {found.seed} finds it: {found.violation}")
     assert without is None, "the same history passes without the fault"

@@ -65,6 +65,9 @@ class Compare:
         self._stat([row for row in present if not version_of(row).is_known])
         for row in _with_constant_etags(present):
             row["etag"] = ""
+        if self.retry_failed or self.live is not None:
+            archived = [row for row in present if row["skip"] == "archived"]
+            self._find_restored([row for row in archived if _is_new(row, states.get(row["id"]))])
         failures = self._failures([row["id"] for row in present if _is_new(row, states.get(row["id"]))], store)
         known = [row for row in present if row["id"] in states or row["id"] in failures]
         self._stat(
@@ -169,6 +172,16 @@ class Compare:
 
         with thread_pool(self.stat_threads) as pool:
             list(pool.map(fill, rows))
+
+    def _find_restored(self, rows: list[Row]) -> None:
+        """Let archived objects be read that have been restored, where their listing does not show it.
+
+        That takes a request for each, so not every run asks.
+        """
+        restored = objects_of(self.access).restored([row["uri"] for row in rows])
+        for row in rows:
+            if row["uri"] in restored:
+                row["skip"] = None
 
     def _compare(self, row: Row, state: PointState | None, failure: Failure | None) -> Row:
         applies = row["caption_applies"] or (self.captions and row["caption_hash"] is not None)

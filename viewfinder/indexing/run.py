@@ -248,6 +248,11 @@ class Indexer:
         """Unit vectors (float32 [D]) by point id, of images that can be read and have not changed since indexing."""
         return self._executor.encode_images(checkpoint, self._settings, self._access, records)
 
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        """Those of these objects, listed as archived, that have been restored."""
+        with Objects(self._access) as objects:
+            return objects.restored(uris)
+
     def _prunes(
         self, options: IndexOptions, collection: Collection | None, listed: ListedSources
     ) -> tuple[Prune | None, CaptionsPrune | None]:

@@ -1,6 +1,6 @@
 """Images that a model change would lose because their objects have been archived since they were indexed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,19 +20,30 @@ class LossRefusedError(ViewfinderError):
     """A model change would lose more archived images than are allowed."""
 
 
-def check_loss(store: Store, live: Collection, new: Collection, manifest: Manifest, *, allowed: int) -> None:
+def check_loss(
+    store: Store,
+    live: Collection,
+    new: Collection,
+    manifest: Manifest,
+    restored: Callable[[Sequence[str]], set[str]],
+    *,
+    allowed: int,
+) -> None:
     """Raise `LossRefusedError`, before anything is encoded, if the listing already shows too many archived images.
 
     They are the images of the live collection whose objects are archived, so that the new model cannot encode them.
+    `restored` returns those of some objects that can be read although they are listed as archived.
     """
     count, example = 0, ""
     for uris in _archived(manifest):
         ids = {point_id(uri): uri for uri in uris}
         built = store.points.states(new, list(ids))
         images = {id_: state for id_, state in store.points.states(live, list(ids)).items() if state.has_image}
-        lost = [id_ for id_, state in images.items() if id_ not in built or not _is_as_good(built[id_], state)]
+        lost = [ids[id_] for id_, state in images.items() if id_ not in built or not _is_as_good(built[id_], state)]
+        readable = restored(lost)
+        lost = [uri for uri in lost if uri not in readable]
         count += len(lost)
-        example = example or (ids[lost[0]] if lost else "")
+        example = example or next(iter(lost), "")
     if count > allowed:
         raise LossRefusedError(
             f"{counted(count, 'archived image')} of {live.name} would be lost, because the new model cannot read "

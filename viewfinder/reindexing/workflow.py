@@ -225,7 +225,9 @@ class _Reindex:
             wanted,
             lambda: self._run_of_new(live),
             record.add_round,
-            lambda new, manifest: check_loss(self._store, live, new, manifest, allowed=self._options.allow_loss),
+            lambda new, manifest: check_loss(
+                self._store, live, new, manifest, self._indexer.restored, allowed=self._options.allow_loss
+            ),
         )
         self._store.collections.update_metadata(new.name, counts=record.counts | skip_counts(record.skips))
         return result

@@ -1,6 +1,6 @@
 """Properties of objects, options of access, and the interface of the backends that read and list them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol
@@ -78,6 +78,8 @@ class Backend(Protocol):
     def write(self, uri: str, path: Path) -> None: ...
 
     def stat(self, uri: str) -> ObjectInfo: ...
+
+    def restored(self, uris: Sequence[str]) -> set[str]: ...
 
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None: ...
 

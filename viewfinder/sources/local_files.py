@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -83,6 +83,10 @@ class LocalObjects:
 
     def read_part(self, uri: str, start: int, stop: int, etag: str) -> None:
         """Return None: to open a file costs no more than to read its part."""
+
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        """Return the empty set: local files are never archived."""
+        return set()
 
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> None:
         """Return None: a local file has no address."""

@@ -1,7 +1,7 @@
 """Objects in S3 and in local directories, read and listed by canonical URI (`viewfinder.sources.uris`)."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +71,13 @@ class Objects:
         """Return the properties of one object. Raises `ObjectError` as `read` does."""
         with _span("HeadObject", uri):
             return self._backend(uri).stat(uri)
+
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        """Return those of these objects in S3, listed as archived, that have been restored.
+
+        AWS's listings show that already. Other endpoints are asked, one HEAD request for each object.
+        """
+        return self._backend(uris[0]).restored(uris) if uris else set()
 
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None:
         """Return an address from which anyone may read the object for `expires_s` seconds; None if there is none.

@@ -4,6 +4,7 @@ import difflib
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -110,6 +111,23 @@ class S3Objects:
 
     def stat(self, uri: str) -> ObjectInfo:
         return self._requests.stat(uri)
+
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        try:
+            if self._connection.is_aws:
+                return set()
+        except FAILURES:  # no credentials now: reading the objects will tell it
+            return set()
+        with ThreadPoolExecutor(self._connection.access.threads, thread_name_prefix="restored") as pool:
+            return {
+                uri for uri, is_restored in zip(uris, pool.map(self._is_restored, uris), strict=True) if is_restored
+            }
+
+    def _is_restored(self, uri: str) -> bool:
+        try:
+            return _is_restored(self._requests.head(uri))
+        except ObjectError:
+            return False
 
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> str | None:
         connection = self._connection
@@ -305,7 +323,13 @@ def _list(client: "S3Client", request: dict[str, Any]) -> Any:
 
 def _is_archived(answer: Mapping[str, Any]) -> bool:
     is_archived = answer.get("StorageClass") in ARCHIVE_CLASSES or bool(answer.get("ArchiveStatus"))
-    return is_archived and 'ongoing-request="false"' not in answer.get("Restore", "")
+    return is_archived and not _is_restored(answer)
+
+
+def _is_restored(answer: Mapping[str, Any]) -> bool:
+    # AWS's header is x-amz-restore, that of Alibaba's own interface x-oss-restore.
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return any(name.endswith("-restore") and 'ongoing-request="false"' in text for name, text in headers.items())
 
 
 def _receive(chunks: Iterable[bytes], uri: str, announced: int, max_bytes: int, check_head: HeadCheck | None) -> bytes:

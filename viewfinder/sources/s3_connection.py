@@ -72,6 +72,12 @@ class S3Connection:
         parts = urlsplit(self._endpoint)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "S3"
 
+    @property
+    def is_aws(self) -> bool:
+        """True if the endpoint is AWS's own."""
+        _ = self.client  # it knows the endpoint
+        return self._endpoint == "S3" or (urlsplit(self._endpoint).hostname or "").endswith(_AWS_HOSTS)
+
     def close(self) -> None:
         """Close the client; a later call creates another one."""
         with self._lock:

@@ -66,7 +66,8 @@ def reason(error: Exception) -> str:
     """Return the reason of an `ObjectError` for one of `FAILURES`."""
     if isinstance(error, ClientError):
         by_status = _REASONS_BY_STATUS.get(_status(error), "unavailable" if _status(error) >= 500 else "refused")
-        return _REASON_BY_CODE.get(_code(error), by_status)
+        # Tencent's documentation shows this code as the message of "AccessDenied".
+        return "archived" if _message(error) == "InvalidObjectState" else _REASON_BY_CODE.get(_code(error), by_status)
     if isinstance(error, _CREDENTIALS):
         return "access_denied"
     if isinstance(error, SSLError):
@@ -107,7 +108,7 @@ def is_bare_refusal(error: Exception) -> bool:
 def summarize(error: Exception, where: str) -> str:
     """Return a short text for the failure record of one object."""
     if isinstance(error, ClientError):
-        code, text = _code(error), error.response.get("Error", {}).get("Message", "")
+        code, text = _code(error), _message(error)
         return f"{where} answered {code}{f' ({text})' if text and text != code else ''}."
     return f"{type(error).__name__}: {error}".rstrip(".") + "."
 
@@ -174,6 +175,10 @@ def explain(error: Exception, bucket: str, where: str, *, anonymous: bool) -> st
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) or str(_status(error))
+
+
+def _message(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Message", ""))
 
 
 def _status(error: ClientError) -> int:

@@ -8,8 +8,10 @@ SKIP_REASONS: tuple[SkipReason, ...] = get_args(SkipReason)
 # not read again.
 CONTENT_SKIPS = frozenset({"not_an_image", "video", "empty"})
 
-# Storage classes whose objects cannot be read before they are restored.
-ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+# Storage classes whose objects cannot be read before they are restored. The last two are Alibaba's. Not all archives:
+# Google serves "ARCHIVE" at once and Tencent does not, Yandex serves "COLD" and Huawei does not, and a setting of the
+# bucket decides for Alibaba's "Archive". These are read, and the answer tells.
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE", "ColdArchive", "DeepColdArchive"})
 
 _VIDEO_SUFFIXES = (
     *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".insv", ".lrv", ".m2ts", ".m2v", ".m4v", ".mkv"),

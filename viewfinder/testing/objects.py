@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,6 +51,10 @@ class MemoryObjects:
         content = self.contents[uri]
         etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
         return ObjectInfo(uri, *s3_parts(uri), len(content), etag, "", archived=uri in self.archived)
+
+    def restored(self, uris: Sequence[str]) -> set[str]:
+        """Return the empty set: the listing shows it."""
+        return set()
 
     def presigned_url(self, uri: str, expires_s: int, media_type: str, disposition: str) -> None:
         """Return None: there is no endpoint."""
