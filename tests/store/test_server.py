@@ -37,11 +37,22 @@ TRANSIENT_500 = [
     "The replica set for shard 0 on peer 5 has no active replica",
     "Operation 'Upsert' timed out on 1 of 3 shards",
     "Waiting for consensus operation commit failed. Timeout set at: 10 seconds",
+    # A node that shuts down, or leaves the cluster.
+    'Operation cancelled: status: Cancelled, message: ""',
+    "Tokio task join error: task 12 was cancelled",
+    "Can't reach one of the workers: channel closed",
+    "Oneshot channel sender dropped: channel closed",
+    "no address found for peer 7",
+    'Internal error: status: Internal, message: "h2 protocol error: error reading a body from connection"',
 ]
+# While a replica recovers.
+NO_SHARD = "No target shard 0 found for update"
 FINAL_500 = [
     "task panicked: index out of bounds while reading a replica",
     "Failed to apply operation to at least one `Active` replica: No space left on device. Please retry.",
     "RocksDB open error: corruption",
+    "Tokio task join error: task 12 panicked",
+    "Mutex lock poisoned: another task failed inside",
 ]
 
 Open = Callable[..., Store]
@@ -90,6 +101,7 @@ def upserts(double: QdrantDouble) -> int:
         Fault(status=503, retry_after="2"),
         Fault(status=504),
         *[Fault(status=500, message=f"Service internal error: {text}") for text in TRANSIENT_500],
+        Fault(status=500, message=f"Pre-condition failure: {NO_SHARD}"),
         Fault(drop="before"),
         Fault(drop="after"),
     ],

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from opentelemetry.sdk.trace import TracerProvider
 from qdrant_client import models
 
-from tests.store.test_server import FINAL_500, TRANSIENT_500
+from tests.store.test_server import FINAL_500, NO_SHARD, TRANSIENT_500
 from viewfinder import tracing
 from viewfinder.errors import StoreError, StoreUnavailableError
 from viewfinder.store import StoreAddress
@@ -80,6 +80,7 @@ def refused(refusing: tuple[Refusing, int], tmp_path: Path) -> Iterator[Callable
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Rate limit exceeded"),
         (grpc.StatusCode.CANCELLED, "Timeout expired"),
         *((grpc.StatusCode.INTERNAL, f"Service internal error: {text}") for text in TRANSIENT_500),
+        (grpc.StatusCode.FAILED_PRECONDITION, f"Pre-condition failure: {NO_SHARD}"),
     ],
     ids=str,
 )
@@ -93,6 +94,7 @@ def test_transient_errors_are_retryable(refused: Callable[[Answer], StoreError],
         (grpc.StatusCode.INVALID_ARGUMENT, "Wrong input: please retry with 4 dimensions"),
         (grpc.StatusCode.NOT_FOUND, "Not found: Shard key"),
         (grpc.StatusCode.PERMISSION_DENIED, "Forbidden"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "Storage locked: recovery"),
         (grpc.StatusCode.OUT_OF_RANGE, "Error, decoded message length too large: found 40000000 bytes"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (40000000 vs. 33554432)"),
         *((grpc.StatusCode.INTERNAL, f"Service internal error: {text}") for text in FINAL_500),

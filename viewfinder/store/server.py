@@ -31,6 +31,7 @@ _STATUS_OF_GRPC = {
     "UNAUTHENTICATED": 401,
     "PERMISSION_DENIED": 403,
     "NOT_FOUND": 404,
+    "FAILED_PRECONDITION": 500,
     "INTERNAL": 500,
     "UNKNOWN": 500,
     "ABORTED": 500,
@@ -40,7 +41,8 @@ _STATUS_OF_GRPC = {
 _RETRIED_500 = re.compile(
     r"please retry|try again|failed to apply (operation|update)|active replica|replicas? (is|are) (dead|not)"
     r"|read operations failed|consensus|\bleader\b|\braft\b|\btimed?[ -]?out\b|deadline exceeded|unavailable"
-    r"|transport error|connection (refused|reset|closed)|error trying to connect|channel closed|broken pipe",
+    r"|transport error|connection (refused|reset|closed)|error trying to connect|channel closed|broken pipe"
+    r"|operation cancelled|task join error|pre-condition failure|h2 protocol error|no address found for peer",
     re.IGNORECASE,
 )
 # A write to a full disk and a defect of the server (Rust's "panicked") fail again, whatever else the text says.
