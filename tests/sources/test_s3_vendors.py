@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import random
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ImageError, ObjectError, SourceError, ViewfinderError
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess
+from viewfinder.sources.content_encoding import decode_bytes
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.s3_connection import S3Connection
 from viewfinder.sources.uris import canonical_uri, s3_parts
@@ -54,6 +56,47 @@ def test_a_proxy_of_the_environment_is_not_asked_for_an_endpoint_on_this_machine
 
 # Content-Encoding
 
+
+def _unix_compressed(data: bytes, max_width: int = 16, clear_after: int = 1 << 20) -> bytes:
+    """What Unix `compress` makes of this; it forgets its table after so many codes."""
+    out = bytearray(b"\x1f\x9d" + bytes([0x80 | max_width]))
+    group: list[int] = []
+    known, width, count, text = {bytes([each]): each for each in range(256)}, 9, 0, data[:1]
+
+    def end_group(size: int) -> None:
+        bits = sum(code << width * place for place, code in enumerate(group))
+        out.extend(bits.to_bytes(size, "little"))
+        group.clear()
+
+    def emit(code: int) -> None:
+        group.append(code)
+        if len(group) == 8:
+            end_group(width)
+
+    def pad() -> None:
+        end_group(width if group else 0)
+
+    for byte in (data[at : at + 1] for at in range(1, len(data))):
+        if text + byte in known:
+            text += byte
+            continue
+        emit(known[text])
+        if 257 + count < 1 << max_width:
+            known[text + byte] = 257 + count
+        text, count = byte, count + 1
+        if 256 + count >= 1 << width < 1 << max_width:
+            pad()
+            width += 1
+        if count == clear_after:
+            emit(256)
+            pad()
+            known, width, count = {bytes([each]): each for each in range(256)}, 9, 0
+    emit(known[text])
+    end_group(-(-len(group) * width // 8))
+    return bytes(out)
+
+
+SKIPPED = b"\x5f\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"skip"  # a frame of zstd without content
 ENCODED = {
     "gzip": gzip.compress(CONTENT),
     "x-gzip": gzip.compress(CONTENT[:10]) + gzip.compress(CONTENT[10:]),
@@ -64,6 +107,12 @@ ENCODED = {
     "Deflate": gzip.compress(CONTENT),
     "br": pa.compress(CONTENT, "brotli", asbytes=True),
     "zstd": pa.compress(CONTENT, "zstd", asbytes=True),
+    '"gzip"': gzip.compress(CONTENT),
+    "gzip;q=1.0": gzip.compress(CONTENT),
+    "Zstd": SKIPPED + pa.compress(CONTENT, "zstd", asbytes=True) + SKIPPED,
+    "compress": _unix_compressed(CONTENT),
+    "x-compress": _unix_compressed(CONTENT, 10, clear_after=300),
+    '"deflate" ; q=1 , "x-gzip"': gzip.compress(zlib.compress(CONTENT)),
     "gzip, gzip": gzip.compress(gzip.compress(CONTENT)),
     "deflate, gzip": gzip.compress(zlib.compress(CONTENT)),
     "aws-chunked,gzip": gzip.compress(CONTENT),
@@ -110,7 +159,14 @@ def test_a_part_is_read_alone_where_that_is_possible(status: int, headers: dict[
         assert objects.read_part("s3://b/k", 2, 6, ETAG) == part
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize(("max_width", "clear_after"), [(16, 1 << 20), (12, 1 << 20), (12, 300), (13, 5000), (9, 400)])
+def test_all_widths_of_the_codes_of_compress_are_decoded(max_width: int, clear_after: int) -> None:
+    # `gzip -dc` decodes this data to the same content.
+    content = random.Random(1).randbytes(100_000)
+    assert decode_bytes(_unix_compressed(content, max_width, clear_after), ["compress"], 10**6, "s3://b/k") == content
+
+
+@pytest.mark.parametrize("encoding", ["compress", "gzip", "deflate", "br", "zstd"])
 def test_content_that_is_not_encoded_as_its_header_says_is_unchanged(encoding: str) -> None:
     with FaultyS3(then=_encoded(CONTENT, encoding)) as server, Objects(_access(server)) as objects:
         assert objects.read("s3://b/k", 10_000).data == CONTENT
@@ -118,7 +174,7 @@ def test_content_that_is_not_encoded_as_its_header_says_is_unchanged(encoding: s
             assert file.read() == CONTENT
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize("encoding", ["compress", "gzip", "deflate", "br", "zstd"])
 def test_the_size_limit_holds_after_decoding(encoding: str) -> None:
     with FaultyS3(then=_encoded(ENCODED[encoding], encoding)) as server, Objects(_access(server)) as objects:
         assert objects.read("s3://b/k", len(CONTENT)).data == CONTENT
@@ -127,14 +183,69 @@ def test_the_size_limit_holds_after_decoding(encoding: str) -> None:
     assert (caught.value.reason, caught.value.permanent) == ("too_many_bytes", True)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd"])
-def test_damaged_encoded_content_is_corrupt(encoding: str) -> None:
-    body = ENCODED[encoding][:-5]
+NOISE = random.Random(2).randbytes(200_000).hex().encode()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "size"),
+    [
+        ("gzip", gzip.compress(NOISE)[:-8], len(NOISE)),  # without its trailer
+        ("gzip", gzip.compress(NOISE)[:-8] + bytes(8), len(NOISE)),  # with a wrong CRC
+        ("gzip", gzip.compress(NOISE) + b"\x1f\x8bother bytes", len(NOISE)),
+        ("deflate", zlib.compress(NOISE)[:-4], len(NOISE)),
+        ("br", pa.compress(NOISE, "brotli", asbytes=True) + b"other bytes", len(NOISE)),
+        ("zstd", pa.compress(NOISE, "zstd", asbytes=True) + b"other bytes", len(NOISE)),
+        ("gzip", gzip.compress(NOISE)[:100_000], 150_000),
+        ("gzip", gzip.compress(NOISE)[:100_000] + b"\xff" * 100, 150_000),
+        ("deflate", zlib.compress(NOISE)[:100_000], 150_000),
+        ("br", pa.compress(NOISE, "brotli", asbytes=True)[:100_000], 1),
+        ("zstd", pa.compress(NOISE, "zstd", asbytes=True)[:100_000], 128 * 1024),
+    ],
+)
+def test_a_damaged_encoding_is_undone_up_to_the_damage(encoding: str, body: bytes, size: int) -> None:
+    """Whole images were failures because of what is around them. Part of a table is refused."""
     with FaultyS3(then=_encoded(body, encoding)) as server, Objects(_access(server)) as objects:
-        for read in (lambda: objects.read("s3://b/k", 10_000), lambda: objects.open("s3://b/k")):
-            with pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught:
-                read()
-            assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
+        data = objects.read("s3://b/k", 10**6).data
+        assert data[:size] == NOISE[:size]
+        with pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught:
+            objects.open("s3://b/k")
+        assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("compress", b"\x1f\x9d\xff\xff\xff"),
+        ("gzip", gzip.compress(CONTENT)[:10]),
+        ("zstd", pa.compress(CONTENT, "zstd", asbytes=True)[:-5]),
+    ],
+)
+def test_an_encoding_of_which_nothing_can_be_undone_is_corrupt(encoding: str, body: bytes) -> None:
+    with (
+        FaultyS3(then=_encoded(body, encoding)) as server,
+        Objects(_access(server)) as objects,
+        pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught,
+    ):
+        objects.read("s3://b/k", 10_000)
+    assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
+
+
+@pytest.mark.parametrize(
+    ("modified", "time"),
+    [
+        (MODIFIED, "2026-01-02T03:04:05Z"),
+        ("Fri, 02 Jan 2026 11:04:05 +0800", "2026-01-02T03:04:05Z"),
+        ("2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05Z"),  # as in listings
+        ("", ""),
+    ],
+)
+def test_times_have_one_form_and_a_gateway_need_not_know_a_size(modified: str, time: str) -> None:
+    answer: Answer = lambda handler: handler.send(  # noqa: E731
+        200, CONTENT, length=-1, ETag=f'"{ETAG}"', Last_Modified=modified
+    )
+    with FaultyS3(then=answer) as server, Objects(_access(server)) as objects:
+        assert objects.read("s3://b/k", 10_000).version == Version(ETAG, len(CONTENT), time)
+        assert objects.stat("s3://b/k").version == Version(ETAG, -1, time)
 
 
 # The first bytes

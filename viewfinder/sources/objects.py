@@ -35,10 +35,10 @@ class Objects:
         """Return the content of one object, its `Content-Encoding` undone; transient errors are retried.
 
         `max_bytes` limits the size before and after decoding. `check_head` sees the first bytes before the rest is
-        read, and before a too large object is refused.
+        read, and before a too large object is refused. Of a damaged encoding, the content is what is before the damage.
         Raises what `check_head` raises, and `ObjectError` with the reason `not_found`, `access_denied`, `archived`,
-        `not_a_file`, `too_many_bytes` (permanent), `corrupt` (permanent: damaged encoding), `throttled`, `unavailable`,
-        `changed` (a local file, while it was read) or `refused`.
+        `not_a_file`, `too_many_bytes` (permanent), `corrupt` (permanent: an encoding of which nothing can be undone),
+        `throttled`, `unavailable`, `changed` (a local file, while it was read) or `refused`.
         """
         with _span("GetObject", uri):
             return self._backend(uri).read(uri, max_bytes, check_head)
@@ -46,7 +46,7 @@ class Objects:
     def open(self, uri: str) -> BinaryIO:
         """Return one object as a seekable file of any size; an object in S3 is copied to an unnamed temporary file.
 
-        Its `Content-Encoding` is undone.
+        Its `Content-Encoding` is undone; a damaged one is `corrupt`.
 
         Raises `ObjectError` as `read` does.
         """

@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -26,7 +25,7 @@ from viewfinder.sources.s3_errors import (
     reason,
     refuses_attributes,
 )
-from viewfinder.sources.s3_listing import Listing
+from viewfinder.sources.s3_listing import Listing, utc_time
 from viewfinder.sources.skips import ARCHIVE_CLASSES
 from viewfinder.sources.uris import s3_parts
 from viewfinder.sources.versions import Version, clean_etag
@@ -59,7 +58,8 @@ class S3Objects:
         codings = codings_of(answer.get("ContentEncoding"))
         with answer["Body"] as body:  # closing an unread body costs the connection, not the bytes
             chunks = _read_chunks(body, self._connection.access.read_timeout_s)
-            version = Version(clean_etag(answer.get("ETag")), answer.get("ContentLength", -1), _iso_of_header(answer))
+            modified = utc_time(answer.get("LastModified"))
+            version = Version(clean_etag(answer.get("ETag")), answer.get("ContentLength", -1), modified)
             try:
                 data = _receive(chunks, uri, max(0, version.size), max_bytes, None if codings else check_head)
                 # An endpoint that announces no length sends all it has.
@@ -247,9 +247,9 @@ class _Requests:
             uri,
             bucket,
             key,
-            answer["ContentLength"],
+            answer.get("ContentLength", -1),  # unknown to a gateway that decodes the object
             clean_etag(answer.get("ETag")),
-            _iso_of_header(answer),
+            utc_time(answer.get("LastModified")),
             archived=_is_archived(answer),
         )
 
@@ -374,10 +374,3 @@ def _read_chunks(body: "HTTPResponse", timeout_s: float) -> Iterator[bytes]:
 
 def _as_directory(key: str) -> str:
     return key if not key or key.endswith("/") else f"{key}/"
-
-
-def _iso_of_header(answer: Any) -> str:
-    try:
-        return parsedate_to_datetime(str(answer.get("LastModified", ""))).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except ValueError:
-        return ""

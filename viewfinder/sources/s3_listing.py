@@ -151,7 +151,7 @@ def info_of_entry(bucket: str, key: str, entry: Any) -> ObjectInfo:
         key,
         entry.get("Size", -1),
         clean_etag(entry.get("ETag")),
-        _utc(str(entry.get("LastModified", ""))),
+        utc_time(entry.get("LastModified")),
         archived=entry.get("StorageClass") in ARCHIVE_CLASSES and not _is_restored(entry.get("RestoreStatus") or {}),
     )
 
@@ -195,8 +195,12 @@ class _SeenPages:
         return str(token)
 
 
-def _utc(modified: str) -> str:
-    """Return a time in the form 2026-11-21T06:59:54Z; "" if it is none. S3 writes 2026-11-21T06:59:54.733Z."""
+def utc_time(value: object) -> str:
+    """Return a time in the form 2026-11-21T06:59:54Z, without the fraction; "" if it is none.
+
+    Listings write 2026-11-21T06:59:54.733Z, headers Sat, 21 Nov 2026 06:59:54 GMT.
+    """
+    modified = str(value)
     if _IN_UTC.fullmatch(modified):
         return f"{modified[:19]}Z"
     for parse in (datetime.fromisoformat, parsedate_to_datetime):

@@ -166,7 +166,7 @@ class ImageContent:
             return Original(BytesIO(data), len(data), version.etag)
         info = self._objects.stat(uri)
         self._check_size(uri, info.size)
-        wanted = None if part is None else part(info.size, info.etag)
+        wanted = None if part is None or info.size < 0 else part(info.size, info.etag)
         if wanted is not None and wanted.stop - wanted.start <= min(info.size - 1, MAX_PART_BYTES):
             content = self._objects.read_part(uri, wanted.start, wanted.stop, info.etag)
             if content is not None:
