@@ -8,7 +8,7 @@ import pytest
 
 from tests.fixtures.indexing import LIMITS
 from tests.indexing.sample_images import encoded_image
-from tests.sources.faulty import FaultyS3
+from tests.sources.faulty import Answer, FaultyS3
 from viewfinder.errors import ConfigurationError, ObjectError
 from viewfinder.images.decoder import Decoder
 from viewfinder.images.decoding import Preprocess
@@ -101,6 +101,40 @@ def _fetched(server: FaultyS3, decoder: Decoder, row: Row) -> dict[str, Any]:
         )
         (done,) = stage(table_of([row])).to_pylist()
     return dict(done)
+
+
+FRAMES = ["length", "chunks", "no length"]
+
+
+def _send(frame: str, body: bytes) -> Answer:
+    """Answer with this body: with its length, in chunks, or until the connection is closed."""
+    headers = {"ETag": '"same"', **({"Transfer_Encoding": "chunked"} if frame == "chunks" else {})}
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if frame == "chunks" else body
+    return lambda handler: handler.send(200, sent, length=None if frame == "length" else -1, **headers)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("more", [-300, 10], ids=["decoded to more bytes", "decoded to fewer bytes"])
+def test_an_object_that_a_gateway_decodes_is_the_listed_one(frame: str, more: int) -> None:
+    """It was read again in every run, or failed if gzip had made it larger."""
+    image = encoded_image(1)
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/1.jpg", "size": len(image) + more, "etag": "same"}
+    with FaultyS3(then=_send(frame, image)) as server, _decoder() as decoder:
+        done = _fetched(server, decoder, row)
+    assert (done["action"], done["etag"], done["size"]) == ("index", "same", len(image) + more)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("missing", [30, 600], ids=["the end", "most"])
+def test_a_part_of_the_listed_object_is_not_taken_for_the_whole(frame: str, missing: int) -> None:
+    image = encoded_image(1)
+    row: Row = {"action": "index", "count": 1, "uri": "s3://b/1.jpg", "size": len(image), "etag": "same"}
+    with FaultyS3(then=_send(frame, image[:-missing])) as server, _decoder() as decoder:
+        done = _fetched(server, decoder, row)
+    assert (done["action"], done["reason"], done["permanent"]) == ("failed", "unavailable", False)
+    assert (done["stage"], done["etag"], done["size"]) == ("fetch", "same", len(image))
+    assert f"got {len(image) - missing:,} of {len(image):,} bytes in each of 3 attempts" in done["message"]
+    assert len(server.paths) == 3
 
 
 @pytest.mark.parametrize("body", GATEWAY, ids=["web page", "XML", "nothing", "text"])

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from viewfinder.indexing.rows import table_of
 from viewfinder.indexing.run import index
 from viewfinder.models.checkpoint import locate
 from viewfinder.models.encoder import Encoder
+from viewfinder.sources.access import HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
 from viewfinder.sources.manifest import write_manifest
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.uris import point_id
+from viewfinder.sources.versions import Version
 from viewfinder.store.recorded import SourceRecord
+from viewfinder.testing.objects import MemoryObjects
 from viewfinder.testing.qdrant import Fault, QdrantDouble
 
 pytestmark = pytest.mark.slow
@@ -185,6 +190,61 @@ def test_an_old_etag_in_a_manifest_makes_no_run_read_the_object_again(
     assert world.indexer("run").plan(options, world.collection).actions == {"failed": 1, "unchanged": 1}
     fill(world.bucket, ["a.jpg"], first_seed=9)
     assert world.indexer("run").plan(options, world.collection).actions == {"failed": 1, "index": 1}
+
+
+class Gateway(MemoryObjects):
+    """An endpoint whose listing, HEAD and GET tell different versions of the same object."""
+
+    listed: Version  # with fields that differ from those of the object
+    more = 0  # bytes more in GET
+
+    def list(self, source: str, *, ordered: bool = True) -> Iterator[ObjectInfo]:
+        for info in super().list(source):
+            size = info.size + self.listed.size
+            yield replace(info, etag=self.listed.etag, size=size, last_modified=self.listed.last_modified)
+
+    def stat(self, uri: str) -> ObjectInfo:
+        return replace(super().stat(uri), etag="opaque", last_modified="2026-01-01T00:00:01Z")
+
+    def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent:
+        content = super().read(uri, max_bytes, check_head)
+        return content._replace(version=content.version._replace(size=content.version.size + self.more))
+
+
+@pytest.mark.parametrize(
+    ("listed", "more", "reads"),
+    [
+        (Version("opaque", 0, "2026-01-01T00:00:00Z"), 3000, 1),  # it decodes
+        (Version("opaque", 0, ""), 3000, 1),
+        (Version("opaque", 0, "2026-01-01T00:00:00Z"), -10, 3),
+        (Version("other", 0, "2026-01-01T00:00:00Z"), 0, 1),  # a time is rounded
+        (Version("other", 0, "2026-01-01T00:00:00Z"), 3000, 1),
+        (Version("other", 0, ""), 0, 1),
+        (Version("other", 0, ""), 3000, 2),  # HEAD gives the size of GET once it is asked
+        (Version("", 0, ""), 3000, 1),
+    ],
+)
+def test_no_object_is_read_in_every_run_whatever_an_endpoint_tells_of_it(
+    world: World, listed: Version, more: int, reads: int
+) -> None:
+    objects = Gateway({"s3://b/a.jpg": encoded_image(1)})
+    objects.listed, objects.more = listed, more
+    world.access = ObjectAccess(backends=(("s3", objects),))
+    for _ in range(4):
+        world.sync(source="s3://b")
+    assert len(objects.uris_read) == reads
+    objects.contents["s3://b/a.jpg"] = encoded_image(2, (64, 64))
+    world.sync(source="s3://b")
+    assert len(objects.uris_read) > reads, "the change is lost"
+
+
+def test_an_endpoint_with_one_etag_for_all_objects_and_no_times_in_listings_is_asked_for_them(world: World) -> None:
+    objects = Gateway({"s3://b/a.jpg": encoded_image(1), "s3://b/b.jpg": encoded_image(2, (64, 64))})
+    objects.listed = Version("0", 0, "")
+    world.access = ObjectAccess(backends=(("s3", objects),))
+    for _ in range(3):
+        world.sync(source="s3://b")
+    assert len(objects.uris_read) == 2
 
 
 def test_new_objects_of_a_manifest_without_sizes_are_statted(world: World, tmp_path: Path) -> None:

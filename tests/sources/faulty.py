@@ -75,6 +75,12 @@ def cut_body(handler: Handler) -> None:
     handler.send(200, CONTENT[:300], length=len(CONTENT), ETag=f'"{ETAG}"')
 
 
+def cut_chunks(handler: Handler) -> None:
+    """Send a chunk, and no last one."""
+    body = b"12c\r\n" + CONTENT[:300] + b"\r\n"
+    handler.send(200, body, length=-1, Transfer_Encoding="chunked", ETag=f'"{ETAG}"')
+
+
 def without_length(handler: Handler) -> None:
     handler.send(200, CONTENT, length=-1, ETag=f'"{ETAG}"')
 

@@ -23,6 +23,7 @@ TRANSIENT = {
     "bad gateway": error(502, "BadGateway"),
     "request timeout": error(400, "RequestTimeout"),
     "cut body": faulty.cut_body,
+    "cut chunks": faulty.cut_chunks,
     "dropped connection": faulty.drop,
     "no answer": faulty.hang,
     "no end of the body": faulty.hang_in_body,

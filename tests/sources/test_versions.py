@@ -80,6 +80,11 @@ def test_versions_are_the_same_by_the_rule(known: Version, listed: Version, same
         (Version(DIGEST, 5, EARLY), Version(DIGEST, 5, EARLY), "listed"),
         (Version("listing's", 5, EARLY), Version("GET's", 5, EARLY), "listed"),  # two ETags for the same object
         (Version("", 5, EARLY), Version(DIGEST, 5, EARLY), "listed"),
+        (Version("listing's", 5, EARLY), Version("GET's", 5, "2026-01-01T00:00:01Z"), "listed"),  # a rounded time
+        (Version("listing's", 5, EARLY), Version("GET's", 5, "2026-01-01T00:00:02Z"), "read"),
+        (Version("listing's", 5, ""), Version("GET's", 5, EARLY), "read"),  # it may have changed
+        (Version(DIGEST, 5, EARLY), Version(DIGEST, 8, EARLY), "listed"),  # a gateway has decoded it
+        (Version("abc", 5, EARLY), Version("abc", 3, EARLY), "listed"),
         (Version(DIGEST, 5, EARLY), Version(OTHER, 5, LATE), "read"),  # it changed in between
         (Version(DIGEST, 5, EARLY), Version(OTHER, 5, EARLY), "read"),  # within the second
         (Version(DIGEST, 5, EARLY), Version(OTHER, 6, EARLY), "read"),

@@ -62,9 +62,9 @@ class Compare:
         excluded_ids = self._taken_down(rows, store)
         present = [row for row in rows if row["id"] not in excluded_ids]
         states = self._states([row["id"] for row in present], store)
+        _forget_constant_etags(present)
         self._stat([row for row in present if not version_of(row).is_known])
-        for row in _with_constant_etags(present):
-            row["etag"] = ""
+        _forget_constant_etags(present)  # HEAD may give the same one
         if self.retry_failed or self.live is not None:
             archived = [row for row in present if row["skip"] == "archived"]
             self._find_restored([row for row in archived if _is_new(row, states.get(row["id"]))])
@@ -273,9 +273,10 @@ def _skip(row: Row, reason: str, state: PointState | None) -> Row:
     return row
 
 
-def _with_constant_etags(rows: Sequence[Row]) -> list[Row]:
-    constant = constant_etags(map(version_of, rows))
-    return [row for row in rows if row["etag"] in constant] if constant else []
+def _forget_constant_etags(rows: Sequence[Row]) -> None:
+    if constant := constant_etags(map(version_of, rows)):
+        for row in rows:
+            row["etag"] = "" if row["etag"] in constant else row["etag"]
 
 
 def _is_new(row: Row, state: PointState | None) -> bool:

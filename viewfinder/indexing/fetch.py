@@ -13,7 +13,7 @@ import pyarrow as pa
 from viewfinder.errors import ConfigurationError, ImageError, ObjectError
 from viewfinder.images.content_type import HEAD_BYTES, other_content
 from viewfinder.images.decoder import Decoder
-from viewfinder.images.decoding import ImageLimits, Preprocess
+from viewfinder.images.decoding import WARNINGS, ImageLimits, Preprocess
 from viewfinder.indexing.connections import objects_of
 from viewfinder.indexing.failures import CRASHED, is_permanent
 from viewfinder.indexing.machine import machine_id
@@ -23,14 +23,14 @@ from viewfinder.models.checkpoint import Checkpoint
 from viewfinder.settings import Settings
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess, ObjectContent
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.skips import CONTENT_SKIPS, SKIP_REASONS
+from viewfinder.sources.skips import SKIP_REASONS
 from viewfinder.sources.versions import Version, is_listed, version_of, version_read
 
 # Limit on the bytes that one task holds in memory: a batch of 64 images of 100 MB would take 6.4 GB.
 IN_FLIGHT_BYTES = 256 * 1024**2
 # After this many refusals in a row, read an object again that could be read before in this run.
 MAX_ACCESS_DENIED = 20
-# Attempts to read an object that arrives shorter than its listed size.
+# Attempts to read an object that arrives shorter than its listed size, before the image in it decides.
 READ_ATTEMPTS = 3
 DecoderSource = Callable[[], AbstractContextManager[Decoder]]
 
@@ -99,11 +99,12 @@ class FetchAndDecode:
             for row, fetched in self._fetch(wanted, fetch_s):
                 try:
                     data, version = fetched.result()
+                    missing = _missing(row, version)
                     _set_version(row, version)
                     access.was_read(row["uri"])
                     began = time.perf_counter()
                     try:
-                        _decode(row, decoder, data)
+                        _decode(row, decoder, data, missing)
                     finally:
                         decode_s += time.perf_counter() - began
                 except ObjectError as error:
@@ -111,8 +112,7 @@ class FetchAndDecode:
                     if error.version is not None:
                         _set_version(row, Version(*error.version))
                     row["action"] = "skipped" if error.reason in SKIP_REASONS else "failed"
-                    of_content = fetched.exception() is None or error.reason in CONTENT_SKIPS
-                    row["stage"] = "decode" if of_content else "fetch"
+                    row["stage"] = "decode" if isinstance(error, ImageError) else "fetch"
                     row["reason"], row["message"] = error.reason, error.message
                     row["permanent"] = is_permanent(error)
                     row["crashed_on"] = machine_id() if error.reason == CRASHED else None
@@ -147,10 +147,7 @@ class FetchAndDecode:
             yield from reading
 
     def _read_whole(self, objects: Objects, row: Row) -> ObjectContent:
-        """Read an object; retry if it is the listed one and shorter than its listed size.
-
-        Part of an image would be recorded as permanently truncated, or encoded as if it were the whole.
-        """
+        """Read an object; retry if it is the listed one and shorter than its listed size, by `_missing`."""
 
         def check_head(head: bytes) -> None:
             # The first bytes of a body that was cut off may look like a text.
@@ -159,17 +156,22 @@ class FetchAndDecode:
 
         for _ in range(READ_ATTEMPTS):
             content = objects.read(row["uri"], self._limits.max_bytes, check_head)
-            size = content.version.size
-            if size >= row["size"] or not is_listed(version_of(row), content.version):
-                if not content.data:
-                    error = ImageError("empty", f"{row['uri']!r} has no content.")
-                    error.version = content.version
-                    raise error
-                return content
-        raise ObjectError(
-            "unavailable",
-            f"{row['uri']!r}: got {size:,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts.",
-        )
+            if not _missing(row, content.version):
+                break
+        return content
+
+
+def _missing(row: Row, read: Version) -> str:
+    """Return how much of the listed object did not arrive; "" if it is whole, or if another one has replaced it.
+
+    A body that is shorter than its server announces never gets here. One that is as long as announced, or of which no
+    length was announced, may be cut off if it is shorter than the listing says, or be the object as a gateway has
+    decoded it. A whole image in it tells them apart (of 14 formats, none decodes without its end to other pixels and no
+    warning); part of one would be recorded as permanently truncated. A longer body is an object that was decoded.
+    """
+    if read.size >= row["size"] or not is_listed(version_of(row), read):
+        return ""
+    return f"got {read.size:,} of {row['size']:,} bytes in each of {READ_ATTEMPTS} attempts"
 
 
 def _set_version(row: Row, read: Version) -> None:
@@ -219,8 +221,16 @@ def _check_head(head: bytes) -> None:
         raise ImageError(reason, f"The object is {kind}.")
 
 
-def _decode(row: Row, decoder: Decoder, data: bytes) -> None:
-    image = decoder.decode(data)
+def _decode(row: Row, decoder: Decoder, data: bytes, missing: str) -> None:
+    """Decode an image; if bytes are `missing`, it must be whole. Raises `ImageError`, `ObjectError` (`unavailable`)."""
+    try:
+        image = decoder.decode(data)
+    except ImageError as error:
+        if missing:
+            raise ObjectError("unavailable", f"{row['uri']!r}: {missing}. {error.message}") from error
+        raise
+    if missing and image.warning:
+        raise ObjectError("unavailable", f"{row['uri']!r}: {missing}. {WARNINGS[image.warning]}")
     row["pixels"] = image.pixels.tobytes()
     row["width"], row["height"], row["format"] = image.width, image.height, image.format
     row["warning"], row["image_hash"] = image.warning, image.image_hash

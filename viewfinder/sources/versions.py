@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{32}(-\d+)?")
@@ -84,9 +85,10 @@ def version_read(listed: Version, read: Version) -> Version:
     """Return the version to record for content that was read after its listing.
 
     If the object did not change in between, it is the version of the listing, with which the next listing is compared:
-    endpoints exist whose listing and GET give different ETags for the same object.
+    endpoints exist whose listing and GET give different ETags for the same object, and gateways that send it decoded,
+    with another size. If it did change, the next listing shows that.
     """
-    if 0 <= listed.size == read.size and is_listed(listed, read):
+    if listed.size >= 0 and is_listed(listed, read):
         return listed
     return Version(read.etag, read.size, read.last_modified or listed.last_modified)
 
@@ -94,13 +96,17 @@ def version_read(listed: Version, read: Version) -> Version:
 def is_listed(listed: Version, read: Version) -> bool:
     """Return True if an object that was read has not changed since its listing, whatever its size.
 
-    Two digests that differ are of two contents, even within one second. Other ETags may differ for the same object.
+    Two digests that differ are of two contents, even within one second. Other ETags may differ for the same object, and
+    its times by a second: some endpoints cut a fraction off in listings and round it up in headers.
     """
     if listed.etag == read.etag:
         return True
     if _is_digest(listed) and _is_digest(read):
         return False
-    return bool(listed.last_modified) and listed.last_modified == read.last_modified
+    if not (listed.last_modified and read.last_modified):
+        return False
+    times = (datetime.fromisoformat(each.last_modified) for each in (listed, read))
+    return abs(next(times) - next(times)) <= timedelta(seconds=1)
 
 
 def constant_etags(listed: Iterable[Version]) -> frozenset[str]:
