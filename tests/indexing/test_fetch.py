@@ -83,6 +83,23 @@ def _fetch(guarded: tuple[Guarded, FetchAndDecode]) -> list[dict[str, Any]]:
     return done
 
 
+def test_a_large_object_that_is_no_image_is_skipped(guarded: tuple[Guarded, FetchAndDecode]) -> None:
+    """It exceeded the limit in every run, which ended with status 1."""
+    bucket, _ = guarded
+    large = LIMITS.max_bytes + 1
+    bucket.contents = {
+        "s3://b/zeros": bytes(large),
+        "s3://b/a.npy": b"\x93NUMPY\1\0".ljust(large, b"\0"),
+        "s3://b/a.bmp": encoded_image(1, kind="BMP").ljust(large, b"\0"),
+    }
+    outcomes = {row["uri"]: (row["action"], row["reason"]) for row in _fetch(guarded)}
+    assert outcomes == {
+        "s3://b/zeros": ("skipped", "not_an_image"),
+        "s3://b/a.npy": ("skipped", "not_an_image"),
+        "s3://b/a.bmp": ("failed", "too_many_bytes"),
+    }
+
+
 GATEWAY = [b"<!DOCTYPE html><html>Please sign in</html>" + bytes(3000), b'<?xml version="1.0"?><Error/>', b"", b"busy"]
 
 

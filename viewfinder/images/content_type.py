@@ -2,8 +2,16 @@
 
 import re
 
+from viewfinder.images import raw
+from viewfinder.images.pillow_formats import formats_of
+
 # Bytes that suffice to tell.
-HEAD_BYTES = 512
+HEAD_BYTES = 4096
+# Of these a text has no others.
+_TEXT_BYTES = 512
+
+# Nearly all images: (offset, first bytes). Pillow opens some of them only without their metadata, if these are damaged.
+_COMMON = ((0, b"\xff\xd8"), (0, b"\x89PNG\r\n\x1a\n"), (8, b"WEBP"), (0, b"GIF87a"), (0, b"GIF89a"), (4, b"jP  "))
 
 # Images of formats that Pillow does not know: (offset, first bytes, name).
 _IMAGES = (
@@ -23,6 +31,8 @@ _IMAGES = (
     (0, b"FLIF", "FLIF"),
     (128, b"DICM", "DICOM"),
     (0, b"\xabKTX ", "KTX"),
+    (0, b"%!PS", "EPS"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
 )
 
 # Brands of ISO media files (ISO/IEC 14496-12) that are images; Pillow reads AVIF itself.
@@ -30,6 +40,7 @@ _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
 )
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
+_MAX_BRANDS_BYTES = 512
 
 # Files that are no images: (offset, first bytes, name).
 _OTHERS = (
@@ -51,6 +62,9 @@ _OTHERS = (
     (0, b"PAR1", "a Parquet file"),
     (0, b"ARROW1", "an Arrow file"),
     (0, b"SQLite format 3\x00", "an SQLite database"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 or NetCDF file"),
+    (0, b"GRIB", "a GRIB file"),
+    (0, b"BUFR", "a BUFR file"),
     (0, b"\x7fELF", "a program"),
     (0, b"MZ", "a program"),
     (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
@@ -63,16 +77,25 @@ _OTHERS = (
     (4, b"moov", "a QuickTime video"),
     (4, b"mdat", "a QuickTime video"),
     (4, b"wide", "a QuickTime video"),
+    (4, b"moof", "a video or sound (MP4, QuickTime)"),
+    (4, b"styp", "a video or sound (MP4, QuickTime)"),
+    (4, b"sidx", "a video or sound (MP4, QuickTime)"),
     (0, b"OggS", "an Ogg file"),
     (0, b"fLaC", "a FLAC sound"),
     (0, b"ID3", "an MP3 sound"),
 )
 
-# Texts that are images; Pillow reads those in the second line, except for SVG.
+# Instructions, comments and the document type may precede the first element.
 _SVG = re.compile(
-    rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]", re.DOTALL | re.IGNORECASE
+    rb"\s*+(?>(?><\?.*?\?>|<!--.*?-->|<!DOCTYPE\s[^\[>]*+(?:\[.*?\]\s*)?>)\s*+)*+<(\w+:)?svg[\s/>]",
+    re.DOTALL | re.IGNORECASE,
 )
-_TEXT_IMAGES = re.compile(rb"\s*(#define|/\*|static |P[0-9fy]|SIMPLE  =|%!PS)|.*\bimage type\b", re.DOTALL | re.I)
+# The last two are Netpbm images that Pillow does not read.
+_PATTERNS = (
+    (re.compile(rb"\xd7\xcd\xc6\x9a\0\0|\x01\0\0\0.{36} EMF", re.DOTALL), "WMF"),
+    (re.compile(rb"P7\n(#|WIDTH |HEIGHT |DEPTH |MAXVAL |TUPLTYPE )"), "PAM"),
+    (re.compile(rb"PF\s+[#0-9]"), "PFM"),
+)
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -80,50 +103,58 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 def image_format(head: bytes) -> str | None:
     """Return the name of the image format that Pillow does not know and that these first bytes are of, else None."""
     brands = _brands(head)
-    if brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+    if head[8:12] in brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
         return "HEIC" if any(brand.startswith(b"he") for brand in brands) else "HEIF"
-    if _SVG.match(_without_mark(head[:HEAD_BYTES])):
+    if _SVG.match(_as_utf_8(head[:HEAD_BYTES])):
         return "SVG"
+    for pattern, name in _PATTERNS:
+        if pattern.match(head):
+            return name
     return next((name for offset, first, name in _IMAGES if head.startswith(first, offset)), None)
 
 
 def other_content(head: bytes) -> str | None:
-    """Return what a file is that begins with these bytes if it is surely no image, else None.
+    """Return what a file is that begins with these bytes if no decoder would open it as an image, else None.
 
     `head` are the first `HEAD_BYTES`, or the whole file if it is shorter.
     """
-    if not head or image_format(head) is not None:
+    if not head or any(head.startswith(first, offset) for offset, first in _COMMON) or image_format(head) is not None:
         return None
     brands = _brands(head)
-    if brands:
-        return None if brands & (_AVIF_BRANDS | {b"crx "}) else "a video or sound (MP4, QuickTime)"
+    # The first brand decides: videos, too, name `mif1` among the others.
+    if brands and head[8:12] not in _HEIF_BRANDS | _AVIF_BRANDS | {b"crx "}:
+        return "a video or sound (MP4, QuickTime)"
     for offset, first, name in _OTHERS:
         if head.startswith(first, offset):
             return name
     if head[:188:188] == b"G" and head[188:189] == b"G" and head[376:377] == b"G":
         return "an MPEG transport stream"
-    if re.match(rb"\s*(<!doctype html|<html|<\?php)", _without_mark(head), re.IGNORECASE):
+    if re.match(rb"\s*(<!doctype html|<html|<\?php)", _as_utf_8(head[:_TEXT_BYTES]), re.IGNORECASE):
         return "an HTML page"
-    return "text" if _is_text(head) else None
+    if raw.begins_like_raw(head) or formats_of(head):
+        return None
+    return "text" if _is_text(head) else "of no known image format"
 
 
 def _brands(head: bytes) -> frozenset[bytes]:
     """The brands of an ISO media file: what it can be read as."""
     if head[4:8] != b"ftyp":
         return frozenset()
-    end = min(int.from_bytes(head[:4], "big"), len(head), HEAD_BYTES)
+    end = min(int.from_bytes(head[:4], "big"), len(head), _MAX_BRANDS_BYTES)
     return frozenset(head[at : at + 4] for at in (8, *range(16, end - 3, 4)) if at + 4 <= len(head))
 
 
-def _without_mark(head: bytes) -> bytes:
+def _as_utf_8(head: bytes) -> bytes:
+    if head.startswith(_BYTE_ORDER_MARKS):
+        return head.decode("utf-16", "ignore").encode()
     return head.removeprefix(b"\xef\xbb\xbf")
 
 
 def _is_text(head: bytes) -> bool:
     if head.startswith(_BYTE_ORDER_MARKS):
         return len(head) > 4 and _decodes(head[: len(head) // 2 * 2], "utf-16")
-    text = _without_mark(head)[:HEAD_BYTES]
-    if _TEXT_IMAGES.match(text) or _CONTROLS.search(text):
+    text = head.removeprefix(b"\xef\xbb\xbf")[:_TEXT_BYTES]
+    if _CONTROLS.search(text):
         return False
     # The last character may be cut off.
     return any(_decodes(text[: len(text) - cut], "utf-8") for cut in range(4))

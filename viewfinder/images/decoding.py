@@ -248,6 +248,8 @@ def _failure_reason(error: Exception, data: bytes) -> str:
         return "truncated"
     if "out of memory" in text:
         return "decoder_out_of_memory"
+    if "no image data" in text:  # a FITS file
+        return "not_an_image"
     if isinstance(error, NotImplementedError) or "not available" in text or "unsupported" in text:
         return "unsupported"
     return "corrupt"

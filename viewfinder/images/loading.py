@@ -14,11 +14,8 @@ from viewfinder.images import raw
 from viewfinder.images.colours import profile_of, to_supported_mode
 from viewfinder.images.image_hash import image_hash
 from viewfinder.images.metadata import without_metadata
+from viewfinder.images.pillow_formats import formats_of
 from viewfinder.images.truncated import load_truncated
-
-# Pillow needs other programs or libraries for these: Ghostscript for EPS, some that it does not ship for the others. An
-# IPTC file contains an image of any format, including EPS. Decoding an image must not start a process.
-_UNSUPPORTED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "WMF"})
 
 # libjpeg decodes at 1/2, 1/4 or 1/8 scale in a fraction of the time; each side must keep this multiple of the pixels
 # needed. Measured at 12 MP: an embedding cosine of 0.99999, and a seventh (JPEG quality 75) to a third (95) of plain
@@ -151,11 +148,9 @@ class Loader:
 
     def _opened(self, data: bytes) -> tuple[ImageFile.ImageFile, tuple[int, int]]:
         """Open a file that may be loaded, at a reduced size if possible, and return its original size too."""
-        image = Image.open(io.BytesIO(data), formats=_formats())
-        if image.format == "MPEG":
-            raise ImageError("not_an_image", "The content is an MPEG video.")
-        if image.format in _UNSUPPORTED_FORMATS:
-            raise ImageError("unsupported", f"{image.format} files cannot be decoded here. Convert it to PNG or JPEG.")
+        image = Image.open(io.BytesIO(data), formats=formats_of(data))
+        if image.format == "IPTC":  # contains an image of any format, including EPS
+            raise ImageError("unsupported", "IPTC files cannot be decoded here. Convert it to PNG or JPEG.")
         original = image.size
         _check_pixels(original, self._max_pixels)
         # The image may be rotated relative to the target, so its shorter side is compared with the target's.
@@ -183,11 +178,6 @@ class Loader:
             if orientation >= 5:  # rotated by 90 degrees
                 original = original[::-1]
         return Loaded(upright, *original, str(image.format).lower(), profile, image_hash=hashed)
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return list(Image.ID)
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

@@ -42,6 +42,11 @@ class Preview(NamedTuple):
     content: Callable[[], bytes]
 
 
+def begins_like_raw(head: bytes) -> bool:
+    """True for the first bytes of RAW files and TIFFs."""
+    return _starts_with(head, _RAW_STARTS) or _starts_with(head, _RAW_TIFF_STARTS) or tiff.begins_like_tiff(head)
+
+
 def has_previews(data: bytes) -> bool:
     """True for RAW files and for TIFFs that begin with a reduced version of their image."""
     if _starts_with(data, _RAW_STARTS) or _starts_with(data, _RAW_TIFF_STARTS):

@@ -51,6 +51,11 @@ class Directory:
         return self.width * self.height
 
 
+def begins_like_tiff(head: bytes) -> bool:
+    """True for the first bytes of a TIFF."""
+    return _header(head) is not None
+
+
 def directories(data: bytes) -> list[Directory]:
     """Return all directories with a size, the first one first; empty if the file is not a TIFF."""
     header = _header(data)

@@ -215,7 +215,7 @@ def _access_of_run(run: str) -> _Access:
 
 
 def _check_head(head: bytes) -> None:
-    """Refuse content that is surely no image by its first bytes, before the rest is read."""
+    """Refuse content that no decoder would open by its first bytes, before the rest is read."""
     if (kind := other_content(head[:HEAD_BYTES])) is not None:
         reason = "video" if "video" in kind else "not_an_image"
         raise ImageError(reason, f"The object is {kind}.")
