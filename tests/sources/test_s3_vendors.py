@@ -267,6 +267,37 @@ def test_content_is_refused_after_its_first_bytes(max_bytes: int) -> None:
     assert len(server.paths) == 1
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+def test_encoded_content_is_refused_after_its_first_bytes(encoding: str) -> None:
+    compress: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "deflate": zlib.compress,
+        "br": lambda data: pa.compress(data, "brotli", asbytes=True),
+        "zstd": lambda data: pa.compress(data, "zstd", asbytes=True),
+    }
+    content = b"012" + random.Random(1).randbytes(400_000)
+    for coding in encoding.split(", "):
+        content = compress[coding](content)
+    answer = lambda handler: handler.send(200, content, length=10**9, ETag=ETAG, Content_Encoding=encoding)  # noqa: E731
+    with (
+        FaultyS3(then=answer) as server,
+        Objects(_access(server, read_timeout_s=5)) as objects,
+        pytest.raises(ImageError, match="begins with b'012'"),
+    ):
+        objects.read("s3://b/k", 10_000_000, _refuse)
+    assert len(server.paths) == 1
+
+
+def test_small_content_is_refused_before_all_of_it_is_decoded() -> None:
+    bomb = gzip.compress(b"012" + bytes(10**6))
+    with (
+        FaultyS3(then=_encoded(bomb, "gzip")) as server,
+        Objects(_access(server)) as objects,
+        pytest.raises(ImageError, match="begins with b'012'"),
+    ):
+        objects.read("s3://b/k", 10_000, _refuse)
+
+
 def test_first_bytes_are_checked_for_local_files_and_objects_in_memory_too(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(CONTENT)
     with Objects() as objects, pytest.raises(ImageError, match="b'012'"):

@@ -1,5 +1,6 @@
 """Undo the `Content-Encoding` of an object (RFC 9110, section 8.4.1)."""
 
+import contextlib
 import io
 import re
 import tempfile
@@ -11,6 +12,8 @@ import pyarrow as pa
 
 from viewfinder.errors import ObjectError
 
+# Encoded bytes that suffice to decode the first ones: a block of zstd has at most 128 KiB.
+ENCODED_HEAD_BYTES = 256 * 1024
 # The beginning of a file that shows if it is encoded as its header says.
 _TRIAL_BYTES = 64 * 1024
 _TRIAL_DECODED = 1000
@@ -56,6 +59,17 @@ def decode_bytes(data: bytes, codings: list[str], max_bytes: int, uri: str) -> b
         except _DAMAGED as error:
             if not size:
                 raise _corrupt(uri, coding, error) from error
+        data = b"".join(parts)
+    return data
+
+
+def decode_head(data: bytes, codings: list[str]) -> bytes:
+    """Return the beginning of content whose first encoded bytes these are: at most some 64 KiB, or what they hold."""
+    for coding in codings:
+        parts: list[bytes] = []
+        with _open(io.BytesIO(data), coding) as file, contextlib.suppress(*_DAMAGED):  # they end early
+            while len(parts) < _TRIAL_BYTES // _TRIAL_DECODED and (part := file.read(_TRIAL_DECODED)):
+                parts.append(part)
         data = b"".join(parts)
     return data
 

@@ -14,7 +14,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.errors import ObjectError, SourceError, SourceUnavailableError, ViewfinderError
 from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
-from viewfinder.sources.content_encoding import codings_of, decode_bytes, decode_file
+from viewfinder.sources.content_encoding import ENCODED_HEAD_BYTES, codings_of, decode_bytes, decode_file, decode_head
 from viewfinder.sources.parallel_listing import list_parallel
 from viewfinder.sources.s3_connection import S3Connection
 from viewfinder.sources.s3_errors import (
@@ -61,12 +61,10 @@ class S3Objects:
             modified = utc_time(answer.get("LastModified"))
             version = Version(clean_etag(answer.get("ETag")), answer.get("ContentLength", -1), modified)
             try:
-                data = _receive(chunks, uri, max(0, version.size), max_bytes, None if codings else check_head)
+                data = _receive(chunks, uri, max(0, version.size), max_bytes, check_head, codings)
                 # An endpoint that announces no length sends all it has.
                 version = version._replace(size=len(data))
                 data = decode_bytes(data, codings, max_bytes, uri)
-                if codings and check_head is not None:
-                    check_head(data[:CHECKED_BYTES])
             except ObjectError as error:
                 error.version = version
                 raise
@@ -98,7 +96,7 @@ class S3Objects:
             if not is_part or clean_etag(answer.get("ETag")) != etag or codings_of(answer.get("ContentEncoding")):
                 return None
             chunks = _read_chunks(body, self._connection.access.read_timeout_s)
-            return bytes(_receive(chunks, uri, answer.get("ContentLength", 0), stop - start, None))
+            return _receive(chunks, uri, answer.get("ContentLength", 0), stop - start, None, [])
 
     def write(self, uri: str, path: Path) -> None:
         bucket, key = s3_parts(uri)
@@ -332,20 +330,31 @@ def _is_restored(answer: Mapping[str, Any]) -> bool:
     return any(name.endswith("-restore") and 'ongoing-request="false"' in text for name, text in headers.items())
 
 
-def _receive(chunks: Iterable[bytes], uri: str, announced: int, max_bytes: int, check_head: HeadCheck | None) -> bytes:
-    """Return the bytes of a body. Raises `ObjectError` if there are too many, and what `check_head` raises."""
+def _receive(
+    chunks: Iterable[bytes],
+    uri: str,
+    announced: int,
+    max_bytes: int,
+    check_head: HeadCheck | None,
+    codings: list[str],
+) -> bytes:
+    """Return the bytes of a body. Raises `ObjectError` if there are too many, and what `check_head` raises.
+
+    `check_head` sees the content without `codings`.
+    """
     size, received, checked = 0, [], check_head is None
+    needed = ENCODED_HEAD_BYTES if codings else CHECKED_BYTES
     for chunk in chunks:
         size += len(chunk)
         received.append(chunk)
-        if check_head is not None and not checked and size >= CHECKED_BYTES:
-            check_head(b"".join(received)[:CHECKED_BYTES])
+        if check_head is not None and not checked and size >= needed:
+            check_head(decode_head(b"".join(received)[:needed], codings)[:CHECKED_BYTES])
             checked = True
         if size > max_bytes or (checked and announced > max_bytes):
             break
     data = b"".join(received)
     if check_head is not None and not checked:
-        check_head(data[:CHECKED_BYTES])
+        check_head(decode_head(data[:needed], codings)[:CHECKED_BYTES])
     size = max(size, announced)
     if size > max_bytes:
         raise ObjectError("too_many_bytes", f"{uri!r} has {size} bytes, more than {max_bytes}.", permanent=True)
