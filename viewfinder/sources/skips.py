@@ -14,12 +14,21 @@ CONTENT_SKIPS = frozenset({"not_an_image", "video", "empty"})
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE", "ColdArchive", "DeepColdArchive"})
 
 _VIDEO_SUFFIXES = (
-    *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".insv", ".lrv", ".m2ts", ".m2v", ".m4v", ".mkv"),
-    *(".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".rm", ".rmvb", ".vob", ".webm", ".wmv"),
+    *(".3g2", ".3gp", ".3gpp", ".amv", ".asf", ".avi", ".braw", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265"),
+    *(".hevc", ".insv", ".lrv", ".m1v", ".m2p", ".m2ts", ".m2v", ".m4v", ".mkv", ".mod", ".mov", ".mp4", ".mpe"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".r3d", ".rm", ".rmvb", ".swf", ".tod", ".vob", ".webm"),
+    *(".wmv", ".y4m"),
 )
 # Files and folders that systems and tools leave behind, in lower case. Names that begin with a dot need no entry.
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_success"})
-_SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "#recycle"})
+_SYSTEM_FOLDERS = frozenset(
+    {
+        *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+        *("@eadir", "#recycle", "#snapshot"),  # Synology
+        *("@recycle", "@recently-snapshot"),  # QNAP
+        "~snapshot",  # NetApp
+    }
+)
 _FOLDER_MARKER = "_$folder$"  # Hadoop's
 
 
