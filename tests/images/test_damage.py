@@ -338,5 +338,13 @@ class TestTruncatedTail:
         data[-3000] ^= 255
         assert decode(bytes(data), SMALL, LIMITS).warning == "truncated_tail"
 
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+    def test_zeros_in_place_of_the_end_of_a_jpeg_count_as_missing(self, options: dict[str, int]) -> None:
+        data = encoded(PHOTO, "JPEG", **options)
+        assert decode(data + bytes(5000), SMALL, LIMITS).warning is None
+        nearly, little = (data[: int(len(data) * share)].ljust(len(data) + 5000, b"\0") for share in (0.97, 0.1))
+        assert decode(nearly, SMALL, LIMITS).warning == "truncated_tail"
+        assert reason(little) == "truncated"
+
     def test_a_thumbnail_is_made_too(self) -> None:
         assert Image.open(io.BytesIO(thumbnail(cut("JPEG", 0.97), 64, LIMITS))).width == 64

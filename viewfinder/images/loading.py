@@ -15,7 +15,7 @@ from viewfinder.images.colours import profile_of, to_supported_mode
 from viewfinder.images.image_hash import image_hash
 from viewfinder.images.metadata import without_metadata
 from viewfinder.images.pillow_formats import formats_of
-from viewfinder.images.truncated import load_truncated
+from viewfinder.images.truncated import load_truncated, without_blank_end
 
 # libjpeg decodes at 1/2, 1/4 or 1/8 scale in a fraction of the time; each side must keep this multiple of the pixels
 # needed. Measured at 12 MP: an embedding cosine of 0.99999, and a seventh (JPEG quality 75) to a third (95) of plain
@@ -94,6 +94,7 @@ class Loader:
         )
 
     def _load_file(self, data: bytes, orientation: int = 1) -> Loaded:
+        data = without_blank_end(data)
         try:
             return self._load_whole(data, orientation)
         except (ImageError, Image.DecompressionBombError, MemoryError):

@@ -13,6 +13,9 @@ from viewfinder.images import jpeg
 
 Open = Callable[[bytes], ImageFile.ImageFile]
 
+# A sector of a disk, of a file that was extended before it was written.
+_BLANK = bytes(512)
+
 # Rows filled or compared at a time, which bounds the memory.
 _STRIP_ROWS = 256
 
@@ -24,6 +27,14 @@ _FIRST_BOXES = (b"ftyp", b"jP  ")
 _CODESTREAM, _TILE_PART, _CODING_MARKERS = b"\xff\x4f\xff\x51", 0xFF90, 0xFF50
 # Errors that Pillow's plugins raise for damaged content.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, struct.error)
+
+
+def without_blank_end(data: bytes) -> bytes:
+    """Return a JPEG without the zeros that an interrupted copy leaves at its end; other files unchanged.
+
+    libjpeg takes them for pixels. After the end marker they do not matter.
+    """
+    return data.rstrip(b"\0") if data.startswith(jpeg.JPEG_START) and data.endswith(_BLANK) else data
 
 
 def load_truncated(data: bytes, opened: Open, min_share: float) -> ImageFile.ImageFile | None:
