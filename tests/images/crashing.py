@@ -14,12 +14,12 @@ from viewfinder.images.decoding import Decoded, ImageLimits, Preprocess
 from viewfinder.images.decoding import decode as decode_image
 from viewfinder.images.thumbnails import decode_thumbnail
 
-# Before a fault in a bucket, which the fetch stage would otherwise skip as a text file.
-NOT_TEXT = b"\0"
+# Before a fault in a bucket, which the fetch stage would otherwise skip: the first bytes of a JPEG.
+JPEG_START = b"\xff\xd8"
 
 
 def decode(data: bytes, preprocess: Preprocess, limits: ImageLimits) -> Decoded:
-    command, _, argument = data.removeprefix(NOT_TEXT).partition(b" ")
+    command, _, argument = data.removeprefix(JPEG_START).partition(b" ")
     match command:
         case b"signal":
             os.kill(os.getpid(), int(argument))

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fixtures.indexing import LIMITS, World
 from tests.fixtures.options import index_options
-from tests.images.crashing import NOT_TEXT
+from tests.images.crashing import JPEG_START
 from tests.indexing.sample_images import counts, encoded_image, fill, write_captions
 from viewfinder.errors import SourceError
 from viewfinder.images.decoder import Decoder
@@ -309,7 +309,7 @@ def test_an_image_that_crashes_hangs_or_exhausts_its_decoder_fails_alone(world: 
         "3.jpg": b"eat",
         "4.jpg": b"chatter " + good,
     }
-    contents = {name: NOT_TEXT + content for name, content in contents.items()}
+    contents = {name: JPEG_START + content for name, content in contents.items()}
     for name, content in contents.items():
         (world.bucket / name).write_bytes(content)
     rows = [
