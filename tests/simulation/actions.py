@@ -412,7 +412,7 @@ class Draw:
     def _content(self, kind: str) -> bytes:
         self._number += 1
         text = f"{kind} {self._number:04}".encode()
-        return text if kind == "text" else text + b" \0"  # a control character: not surely a text, so read whole
+        return text if kind == "text" else text + b" :\0"  # the header of an IM image, so that it is read whole
 
     def _captions(self, file: str) -> Action:
         chosen = self._random
