@@ -67,9 +67,11 @@ def decode_head(data: bytes, codings: list[str]) -> bytes:
     """Return the beginning of content whose first encoded bytes these are: at most some 64 KiB, or what they hold."""
     for coding in codings:
         parts: list[bytes] = []
-        with _open(io.BytesIO(data), coding) as file, contextlib.suppress(*_DAMAGED):  # they end early
-            while len(parts) < _TRIAL_BYTES // _TRIAL_DECODED and (part := file.read(_TRIAL_DECODED)):
+        with contextlib.suppress(*_DAMAGED):  # they end early
+            for part in _decoded(io.BytesIO(data), coding):
                 parts.append(part)
+                if sum(map(len, parts)) >= _TRIAL_BYTES:
+                    break
         data = b"".join(parts)
     return data
 
