@@ -13,6 +13,8 @@ INDEX_BYTES_OF: dict[str, tuple[float, float]] = {
     "uri": (312, 137),
     "key": (280, 106),
     "image_hash": (84, 73),
+    "composed_id": (0, 0),  # these two of few points
+    "composed_key": (0, 0),
     "sources": (156, 45),
     "size": (88, 89),
     "width": (55, 69),

@@ -88,6 +88,7 @@ def test_names_with_several_spellings_get_the_id_that_the_index_has() -> None:
     composed, plain = "s3://b/caf\u00e9.jpg", "s3://b/cafe.jpg"
     request: SearchRequest = {"queries": [Part(id=composed), Part(id=plain)]}
     assert spelled_names(request) == [composed]
+    assert spelled_names({"id": "s3://b/\u8c48.jpg"}) == ["s3://b/\u8c48.jpg"]  # equal to U+F900
     assert spelled_names({"id": plain}) == spelled_names({"text": "a cat"}) == []
     parts = search_body(request, {composed: point_id("s3://b/cafe\u0301.jpg")})["queries"]
     assert [part["id"] for part in parts] == [point_id("s3://b/cafe\u0301.jpg"), point_id(plain)]

@@ -1,9 +1,12 @@
 """Taken down images stay out of the index, whenever the takedown happens."""
 
+import unicodedata
+
 import pyarrow as pa
 import pytest
 
 from tests.fixtures.indexing import World
+from tests.fixtures.spellings import SPELLINGS
 from tests.indexing.sample_images import encoded_image, fill
 from viewfinder.indexing.compare import Compare
 from viewfinder.indexing.rows import table_of
@@ -91,6 +94,22 @@ def test_a_point_written_after_its_takedown_is_deleted(world: World) -> None:
     assert delete_taken_down(world.store, world.collection) == 1
     assert set(world.points) == set(NAMES) - {"01.jpg"}
     assert delete_taken_down(world.store, world.collection) == 0
+
+
+@pytest.mark.parametrize(("typed", "stored"), SPELLINGS)
+def test_a_point_of_an_object_that_is_taken_down_in_another_spelling_is_deleted(
+    world: World, typed: str, stored: str
+) -> None:
+    """Every run skipped the object, and its point stayed found: an older version had recorded the takedown alone."""
+    fill(world.bucket, ["00.jpg", stored])
+    world.sync()
+    uri = unicodedata.normalize("NFC", f"{world.source}/{typed}")
+    world.store.control(world.index).take_down({point_id(uri): uri})
+    rows = [listed(world, name) for name in ("00.jpg", stored)]
+    compared = Compare(world.access, world.store.address, world.collection)(pa.Table.from_pylist(rows))
+    assert stored in world.points
+    tally = write_rows(world.store, world.collection, compared, run_id="run", batch_size=4)
+    assert (tally.taken_down, set(world.points)) == (1, {"00.jpg"})
 
 
 @pytest.mark.parametrize("captions", [True, False])

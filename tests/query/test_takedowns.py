@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fixtures.spellings import SPELLINGS
 from viewfinder.client.results import Removal
+from viewfinder.indexing.run import delete_taken_down
 from viewfinder.query.takedowns import restore, stored_uri, take_down, takedowns
 from viewfinder.sources.uris import point_id
 from viewfinder.store import PointBatch, Store
@@ -52,6 +54,45 @@ def test_a_name_finds_the_image_in_every_spelling(store: Store, typed: str, stor
     assert by_name(store, index, typed).before
     assert restore(store, index, point_id(typed), typed).restored
     assert not restore(store, index, point_id(typed), typed).restored
+
+
+@pytest.mark.parametrize(("typed", "stored"), SPELLINGS)
+def test_a_takedown_of_a_typed_name_takes_effect_at_once_and_can_be_lifted(
+    store: Store, typed: str, stored: str
+) -> None:
+    """Mixed forms, characters with a canonical equivalent and long paths were not found, and the image stayed found."""
+    typed, stored = f"s3://bucket/{typed}", f"s3://bucket/{stored}"
+    index = fill(store, stored, "s3://bucket/other.jpg")
+    assert stored_uri(store, index, point_id(typed), typed) == stored
+    done = by_name(store, index, typed)
+    assert (done.removed, done.id, done.uri) == (True, point_id(stored), stored)
+    assert held_id(store, index, point_id(typed), typed) is None
+    assert by_name(store, index, typed).before
+    assert len(takedowns(store, index, 10).takedowns) == 1
+    assert restore(store, index, point_id(typed), typed).restored
+    assert taken_down(store.control(index), {point_id(each): each for each in (typed, stored)}) == set()
+
+
+@pytest.mark.parametrize(("typed", "stored"), SPELLINGS)
+def test_a_takedown_of_a_typed_name_holds_for_an_image_that_comes_later(store: Store, typed: str, stored: str) -> None:
+    typed, stored = f"s3://bucket/{typed}", f"s3://bucket/{stored}"
+    index = fill(store, "s3://bucket/other.jpg")
+    assert not by_name(store, index, typed).removed
+    assert taken_down(store.control(index), {point_id(stored): stored}) == {point_id(stored)}
+    fill(store, stored)
+    collection = store.collections.require_live(index)
+    assert delete_taken_down(store, collection) == 1
+    assert list(store.points.iterate(collection, {"uri": {"eq": stored}})) == []
+
+
+def test_the_takedown_of_a_composed_name_is_that_of_all_that_look_the_same(store: Store) -> None:
+    """Runs skipped the others, but their points stayed found."""
+    index = fill(store, COMPOSED, DECOMPOSED, MIXED, "s3://bucket/other.jpg")
+    assert by_name(store, index, COMPOSED).uri == COMPOSED
+    live = store.collections.require_live(index)
+    assert [each.payload["uri"] for each in store.points.iterate(live)] == ["s3://bucket/other.jpg"]
+    assert restore(store, index, point_id(COMPOSED), COMPOSED).restored
+    assert list(store.control(index).all_takedowns()) == []
 
 
 def test_the_exact_spelling_comes_first(store: Store) -> None:

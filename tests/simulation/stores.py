@@ -20,6 +20,7 @@ from viewfinder.edge.refusal import Refusal
 from viewfinder.store import Store, StoreAddress
 from viewfinder.store.directory import answer_of
 from viewfinder.store.engine_client import EngineClient
+from viewfinder.store.schema import PAYLOAD_INDEXES
 from viewfinder.store.server import ServerClient
 
 # Status and text of each fault.
@@ -167,7 +168,10 @@ class SimulatedEngine:
         """Return the result of a method of `QdrantClient`; raise `Refusal`."""
         if isinstance(arguments.get("query"), models.SampleQuery):
             return self._sample(**arguments)
-        return self._client.call(method, **arguments)
+        answer = self._client.call(method, **arguments)
+        if method == "get_collection":  # as if it had them
+            answer.payload_schema = dict.fromkeys(PAYLOAD_INDEXES)
+        return answer
 
     def close(self) -> None:
         """Close the engine."""

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.store.points import DIMENSION, MODEL, image_points, opened
+from tests.store.points import AXES, DIMENSION, MODEL, image_points, opened
 from viewfinder.errors import CollectionMissingError, ModelMismatchError, StoreError
-from viewfinder.store import Store
-from viewfinder.store.schema import ModelIdentity
+from viewfinder.sources.uris import point_id
+from viewfinder.store import PointBatch, Store
+from viewfinder.store.schema import PAYLOAD_INDEXES, CollectionMetadata, ModelIdentity, vectors_config
+from viewfinder.store.takedowns import held_id
 
 
 def plain_collection(store: Store, name: str) -> None:
@@ -131,3 +133,25 @@ def _alias(alias: str, collection: str) -> Any:
     from qdrant_client import models
 
     return models.CreateAliasOperation(create_alias=models.CreateAlias(alias_name=alias, collection_name=collection))
+
+
+def test_an_index_of_an_older_version_gets_the_missing_payload_indexes(store: Store, index: str) -> None:
+    """A server in strict mode would refuse every filter on a key, and every takedown."""
+    name, model = f"{index}__vit-tiny__f00d__0001", {**MODEL, "name": "ViT::tiny"}
+    metadata = CollectionMetadata(index, "f00d", model, DIMENSION, "building", "2026-01-01T00:00:00+00:00")
+    config = {"vectors_config": vectors_config(DIMENSION), "metadata": metadata.as_payload()}
+    store.connection.call("create_collection", collection_name=name, **config)
+    for field in ("uri", "key", "bucket"):
+        options = {"field_name": field, "field_schema": PAYLOAD_INDEXES[field], "wait": True}
+        store.connection.call("create_payload_index", collection_name=name, **options)
+    store.collections.promote(index, name)
+    old = store.collections.require_live(index)
+    uri, key = "s3://b/cafe\u0301.jpg", "cafe\u0301.jpg"
+    store.points.upsert(old, PointBatch([point_id(uri)], [{"uri": uri, "key": key}], image=AXES[:1]), wait=True)
+    assert "image_hash" in old.missing_indexes
+    assert store.points.count(old, {"key": {"eq": "caf\u00e9.jpg"}}) == 1
+    assert held_id(store, index, point_id("s3://b/caf\u00e9.jpg"), "s3://b/caf\u00e9.jpg") == point_id(uri)
+    made = opened(store, index)
+    assert made.missing_indexes == store.collections.require_live(index).missing_indexes == ()
+    assert store.points.count(made, {"key": {"eq": "caf\u00e9.jpg"}}) == 1
+    assert store.take_down(index, {point_id("s3://b/caf\u00e9.jpg"): ""}) == {point_id(uri)}

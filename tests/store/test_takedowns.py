@@ -1,12 +1,15 @@
 """Takedowns: their records, and names that a person typed in another spelling than the key has."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import pytest
 
-from tests.store.points import DIMENSION, captioned, ids, image_points
+from tests.fixtures.spellings import SPELLINGS
+from tests.store.points import AXES, DIMENSION, captioned, ids, image_points, opened
 from tests.store.test_points_by_id import STRANGE
-from viewfinder.store import Store
+from viewfinder.sources.uris import file_uri, point_id
+from viewfinder.store import PointBatch, Store
 from viewfinder.store.schema import ModelIdentity
 
 
@@ -60,3 +63,30 @@ def test_takedowns_may_exceed_the_size_of_one_request(store: Store, index: str) 
     store.take_down(index, dict.fromkeys(keys, ""))
     assert {each for each, _ in store.control(index).all_takedowns()} == set(keys)
     assert len(store.control(index).takedowns(keys)) == 1100
+
+
+@pytest.mark.parametrize(("typed", "stored"), SPELLINGS)
+def test_a_path_is_found_however_its_letters_are_composed(store: Store, index: str, typed: str, stored: str) -> None:
+    collection = opened(store, index)
+    kept = [
+        {"uri": f"s3://b/{stored}", "key": stored},
+        {"uri": file_uri(f"/b/{stored}"), "key": f"/b/{stored}"},
+        {"uri": "s3://b/other.jpg", "key": "other.jpg"},
+    ]
+    batch = PointBatch([point_id(each["uri"]) for each in kept], kept, image=AXES[:3])
+    store.points.upsert(collection, batch, wait=True)
+    for name, wanted, value in (
+        ("key", 0, typed),
+        ("uri", 0, f"s3://b/{typed}"),
+        ("uri", 1, file_uri(f"/b/{typed}")),
+        ("key", 1, f"/b/{typed}"),
+    ):
+        for condition in ({"eq": value}, {"in": [value, "none"]}):
+            found = list(store.points.iterate(collection, {name: condition}))
+            assert [each.id for each in found] == [batch.ids[wanted]]
+            assert set(found[0].payload) == {"uri", "key", "has_image", "has_caption"}
+        others = {each.id for each in store.points.iterate(collection, {name: {"ne": value}})}
+        assert others == set(batch.ids) - {batch.ids[wanted]}
+    takedown = point_id(f"s3://b/{unicodedata.normalize('NFC', typed)}")
+    assert store.take_down(index, {takedown: ""}) == {batch.ids[0]}
+    assert store.points.count(collection) == 2

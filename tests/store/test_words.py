@@ -192,9 +192,9 @@ def test_every_store_finds_and_filters_the_words_of_every_script(store: Store, i
             assert key in {hit.id for hit in found[place]}, word
 
 
-def test_words_are_not_part_of_a_payload(store: Store, index: str) -> None:
+def test_words_and_composed_names_are_not_part_of_a_payload(store: Store, index: str) -> None:
     made = opened(store, index)
-    batch = image_points(1, caption=["two cats"], meta=[{"notes": "long", "n": 1}])
+    batch = image_points(1, uri=["s3://b/cafe\u0301"], caption=["two cats"], meta=[{"notes": "long", "n": 1}])
     store.points.upsert(made, batch, wait=True)
     (key,) = ids(1)
     payloads = [

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
 import pyarrow as pa
@@ -94,15 +94,18 @@ class Compare:
         )
         for (reason, exists, lost), count in skipped.items():
             todo.append({"action": "skipped", "reason": reason, "exists": exists, "lost": lost, "count": count})
-        if excluded := len(rows) - len(present):
-            todo.append({"action": "skipped", "reason": "taken_down", "exists": False, "count": excluded})
+        left = self._states(list(excluded_ids), store)  # the takedown did not find their points
+        skip: Row = {"action": "skipped", "reason": "taken_down", "exists": False, "count": 1}
+        todo += [skip | {"id": row["id"], "uri": row["uri"]} for row in rows if row["id"] in left]
+        if excluded := len(rows) - len(present) - len(left):
+            todo.append(skip | {"count": excluded})
         if todo:
             todo[0]["compare_s"] = time.perf_counter() - began
         return table_of(todo)
 
-    def _taken_down(self, rows: Sequence[Row], store: Store) -> Container[str]:
+    def _taken_down(self, rows: Sequence[Row], store: Store) -> set[str]:
         if self.collection is None:
-            return ()
+            return set()
         return taken_down(store.control(self.collection.index), {row["id"]: row["uri"] for row in rows})
 
     def _states(self, ids: Sequence[str], store: Store) -> dict[str, PointState]:

@@ -41,7 +41,7 @@ from viewfinder.sources.uris import source_uri, spellings
 from viewfinder.store import Collection, Record, Store
 from viewfinder.store.baselines import unrelated_texts, update_baselines
 from viewfinder.store.recorded import Recorded, SourceRecord
-from viewfinder.store.takedowns import taken_down
+from viewfinder.store.takedowns import points_taken_down, taken_down
 from viewfinder.wording import counted
 
 logger = logging.getLogger("viewfinder.index")
@@ -409,7 +409,7 @@ def delete_taken_down(store: Store, collection: Collection, only: Mapping[str, s
     control = store.control(collection.index)
     ids = (id_ for id_, _ in control.all_takedowns()) if only is None else iter(taken_down(control, only))
     while page := list(itertools.islice(ids, _TAKEDOWNS_PER_CHECK)):
-        if left := list(store.points.states(collection, page)):
+        if left := points_taken_down(store, collection, page):
             store.points.delete(collection, left)
             deleted += len(left)
     if deleted:

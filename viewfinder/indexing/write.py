@@ -190,9 +190,10 @@ def _is_outdated(state: PointState, row: Row) -> bool:
 
 
 def _mark_taken_down(store: Store, collection: Collection, rows: list[Row]) -> list[Row]:
-    """Check for takedowns again right before writing: some may have arrived since the comparison."""
+    """Check for takedowns again right before writing, and delete their points: some came since the comparison."""
     uris = {row["id"]: row["uri"] for row in rows if row["id"] is not None}  # folded rows have no id
     excluded = taken_down(store.control(collection.index), uris) if uris else ()
+    store.points.delete(collection, sorted(excluded))
     for row in rows:
         if row["id"] in excluded:
             row["action"], row["reason"], row["exists"] = "skipped", "taken_down", False

@@ -1,18 +1,18 @@
 """Takedowns of images by the name that a person types, as the service and `viewfinder takedown` answer them.
 
-Composed and decomposed letters are the same. A takedown of a name that the index does not hold is recorded for the
-composed spelling of its URI, and holds for every spelling of it.
+Names that are equal in Unicode's NFC are the same. A takedown of a name that the index does not hold is recorded for
+the composed spelling of its URI, and holds for every spelling of it.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from viewfinder.client.results import Removal, Restoration, Takedown, Takedowns
 from viewfinder.errors import CollectionMissingError
 from viewfinder.sources.uris import bucket_and_key, composed, point_id, s3_parts
-from viewfinder.store import Store
-from viewfinder.store.takedowns import chosen_ids, names_of
+from viewfinder.store import Collection, Store
+from viewfinder.store.takedowns import chosen_ids, records_named, takedowns_named
 
 # URIs to compare a mistyped one with; more take seconds.
 _MAX_COMPARED = 20_000
@@ -21,11 +21,11 @@ _NEAREST = 3
 
 def take_down(store: Store, index: str, id_: str, uri: str = "") -> Removal:
     """Take down the image `id_`; if there is none, those whose URI is spelled like `uri` (canonical, or "")."""
-    names = names_of(id_, uri)
-    held = _held(store, index, list(names))
-    known = store.control(index).takedowns(list(names))
-    ids = chosen_ids(id_, {*held, *known}) or [point_id(composed(uri)) if uri else id_]
-    removed = store.take_down(index, {each: held.get(each) or names.get(each) or composed(uri) for each in ids})
+    held = _held(store, index, id_, uri)
+    known = {} if id_ in held else takedowns_named(store.control(index), id_, uri)
+    uris = {each: takedown.uri for each, takedown in known.items()} | held
+    ids = chosen_ids(id_, uris) or [point_id(composed(uri)) if uri else id_]
+    removed = store.take_down(index, {each: uris.get(each) or (uri if each == id_ else composed(uri)) for each in ids})
     found = bool(removed) or any(each in known for each in ids)
     recorded = store.control(index).takedowns(ids[:1])
     return Removal(
@@ -40,7 +40,7 @@ def take_down(store: Store, index: str, id_: str, uri: str = "") -> Removal:
 def restore(store: Store, index: str, id_: str, uri: str = "") -> Restoration:
     """Lift the takedowns that `take_down` would find."""
     control = store.control(index)
-    ids = chosen_ids(id_, control.takedowns(list(names_of(id_, uri))))
+    ids = list(takedowns_named(control, id_, uri))
     store.restore(index, ids)
     down = (takedown.uri for _, takedown in itertools.islice(control.all_takedowns(), _MAX_COMPARED))
     return Restoration(
@@ -60,9 +60,7 @@ def takedowns(store: Store, index: str, limit: int, offset: int = 0) -> Takedown
 def stored_uri(store: Store, index: str, id_: str, uri: str = "") -> str | None:
     """The URI of the image of the live collection that `take_down` would find."""
     live = store.collections.live(index)
-    ids = list(names_of(id_, uri))
-    records = store.points.records(live, ids) if live else {}
-    return next((str(records[each].payload.get("uri", "")) for each in ids if each in records), None)
+    return next(iter(_held_in(store, live, id_, uri).values()), None) if live else None
 
 
 def _nearest_uris(uri: str, known: Iterable[str]) -> tuple[str, ...]:
@@ -76,16 +74,21 @@ def _plain_key(uri: str) -> str:
     return composed(bucket_and_key(uri)[1]).casefold()
 
 
-def _held(store: Store, index: str, ids: Sequence[str]) -> dict[str, str]:
-    """The URIs of those points that any collection of the index holds."""
+def _held(store: Store, index: str, id_: str, uri: str) -> dict[str, str]:
+    """The URIs by id of the points with this name that any collection of the index holds."""
     held: dict[str, str] = {}
     for collection in store.collections.all(index):
         try:
-            records = store.points.records(collection, ids)
+            held |= _held_in(store, collection, id_, uri)
         except CollectionMissingError:
             continue  # dropped by another program since the request above
-        held |= {each: str(record.payload.get("uri") or "") for each, record in records.items()}
     return held
+
+
+def _held_in(store: Store, collection: Collection, id_: str, uri: str) -> dict[str, str]:
+    """The URIs by id of the points of one collection, that of `id_` first."""
+    found = records_named(store, collection, id_, uri)
+    return {each: str(record.payload.get("uri") or "") for each, record in found.items()}
 
 
 def _uris(store: Store, index: str, uri: str) -> Iterator[str]:

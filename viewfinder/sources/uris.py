@@ -87,6 +87,11 @@ def spellings(name: str) -> list[str]:
     return ["/".join(chosen) for chosen in itertools.islice(itertools.product(*parts), _MAX_SPELLINGS)]
 
 
+def is_ascii(uri: str) -> bool:
+    """Return True if a bucket and key, or a path before it is percent-encoded, are in ASCII: typed as it is stored."""
+    return (file_path(uri) if uri.startswith("file://") else uri).isascii()
+
+
 def composed(name: str) -> str:
     """Return a URI, key or text with composed letters (Unicode's NFC), to compare it with what a person typed."""
     if name.startswith("file://"):

@@ -112,10 +112,12 @@ class Collections:
             self.promote(index, created.name)
             live = self.live(index) or created
         check_model(live, model)
-        if not live.ranks_words and self._ranks_words():  # the server was upgraded since it made the index
+        for field in live.missing_indexes:
+            self._create_field_index(live.name, field, PAYLOAD_INDEXES[field])
+        wants_words = not live.ranks_words and self._ranks_words()  # the server was upgraded since it made the index
+        if wants_words:
             self._create_words_index(live.name, CAPTION_WORDS, ranked=True)
-            return self.refresh(live)
-        return live
+        return self.refresh(live) if wants_words or live.missing_indexes else live
 
     def create(
         self, index: str, model: ModelIdentity, state: CollectionState = "building", *, bulk_load: bool = False
@@ -305,7 +307,8 @@ class Collections:
         metadata = CollectionMetadata.parse(name, info.config.metadata)
         recorded = self._records(index, metadata).read()
         ranks_words = self._connection.is_embedded or _is_ranked(info.payload_schema.get(CAPTION_WORDS))
-        return Collection(name, index, build_number(index, name) or 0, metadata, recorded, ranks_words)
+        missing = tuple(each for each in PAYLOAD_INDEXES if each not in info.payload_schema)
+        return Collection(name, index, build_number(index, name) or 0, metadata, recorded, ranks_words, missing)
 
     def _records(self, index: str, metadata: CollectionMetadata) -> CollectionRecords:
         return CollectionRecords(Control(self._connection, index), metadata.collection_id)

@@ -29,7 +29,8 @@ class Conditions:
         if isinstance(expression, ParsedFilter):
             return expression
         language = collection.metadata.language
-        return self._with_fields(collection, lambda fields: parse_filter(expression, fields, language))
+        composed = collection.finds_composed
+        return self._with_fields(collection, lambda fields: parse_filter(expression, fields, language, composed))
 
     def within(
         self, collection: Collection, key_filter: KeyFilter, expression: Mapping[str, Any] | ParsedFilter | None = None

@@ -2,18 +2,19 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from qdrant_client import models
 
 from viewfinder.errors import FilterError
-from viewfinder.sources.uris import spellings
+from viewfinder.sources.uris import composed, point_id, spellings
 from viewfinder.store.field_names import ANY, BOOL, DATETIME, FLOAT, INTEGER, KEYWORD, TEXT, field_path
 from viewfinder.store.schema import PAYLOAD_INDEXES
 from viewfinder.store.shown import show
 from viewfinder.store.whole_numbers import MAX_EXACT_FLOAT, compared
+from viewfinder.store.words import COMPOSED_ID, COMPOSED_KEY
 
 MAX_CONDITIONS = 200  # Qdrant evaluates each of them for each point
 MAX_FILTER_VALUES = 1000  # in all lists, and words in all texts, together
@@ -23,6 +24,11 @@ _MAX_SPELLED_TEXTS = 4 * MAX_FILTER_VALUES
 _MAX_CHARACTERS = MAX_FILTER_VALUES * MAX_VALUE_CHARACTERS
 # Their parts keep the letters of the file system; all other texts are stored in NFC.
 _PATHS = ("uri", "key", "sources")
+# The fields that points whose name is not in NFC have beside these, and the value there of a text.
+_COMPOSED: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "uri": (COMPOSED_ID, lambda text: point_id(composed(text))),
+    "key": (COMPOSED_KEY, composed),
+}
 # Fields of UUIDs: a server finds nothing for another text, or refuses it.
 _UUIDS = tuple(name for name, kind in PAYLOAD_INDEXES.items() if kind == models.PayloadSchemaType.UUID)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
@@ -77,14 +83,15 @@ class FilterSize:
 class FieldValues:
     """Conditions on the values of one field. `name` is the field's, `kind` one of `viewfinder.store.field_names`.
 
-    `size` counts their texts with those of the whole filter.
+    `size` counts their texts with those of the whole filter. `composed` means that composed names are indexed.
     """
 
-    def __init__(self, name: str, kind: str, size: FilterSize) -> None:
+    def __init__(self, name: str, kind: str, size: FilterSize, *, composed: bool = False) -> None:
         self._name = name
         self._kind = kind
         self._key = field_path(name)
         self._size = size
+        self._composed = _COMPOSED.get(name) if composed else None
 
     def equal(self, value: object) -> Any:
         """Return the condition that a value of the field equals this one; None means that the field is missing."""
@@ -99,10 +106,7 @@ class FieldValues:
             return self._equal_number(self._number(value))
         if self._kind == TEXT:
             raise self._unexpected(value)
-        texts = self._spellings(self._text(value))
-        if len(texts) > 1:
-            return models.FieldCondition(key=self._key, match=models.MatchAny(any=texts))
-        return self._match(texts[0])
+        return self._texts([self._text(value)])
 
     def any_of(self, values: object) -> Any:
         """Return the condition that a value of the field equals one of these."""
@@ -110,6 +114,8 @@ class FieldValues:
             raise FilterError(
                 f"Filter on {self._name!r}: 'in' takes a list of 1 to {MAX_FILTER_VALUES} values, not {show(values)}."
             )
+        if self._composed is not None and None not in values:
+            return self._texts(list(map(self._text, values)))
         conditions = [self.equal(value) for value in values]
         # Qdrant's "any" takes only strings or only integers.
         matched = [_matched(each) for each in conditions]
@@ -154,6 +160,17 @@ class FieldValues:
     def _dates(self, **bounds: datetime) -> Any:
         made = models.DatetimeRange(**bounds)
         return models.FieldCondition(key=self._key, range=made)
+
+    def _texts(self, given: Sequence[str]) -> Any:
+        """Return the condition that a value of the field equals one of these texts."""
+        texts = list(dict.fromkeys(each for text in given for each in self._spellings(text)))
+        match = models.MatchValue(value=texts[0]) if len(texts) == 1 else models.MatchAny(any=texts)
+        condition = models.FieldCondition(key=self._key, match=match)
+        if self._composed is None:
+            return condition
+        key, value_of = self._composed
+        of_others = models.MatchAny(any=list(dict.fromkeys(map(value_of, given))))
+        return models.Filter(should=[condition, models.FieldCondition(key=key, match=of_others)])
 
     def _spellings(self, text: str) -> list[str]:
         """Return the forms in which the store may have a text."""

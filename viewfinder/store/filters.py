@@ -4,8 +4,8 @@
     {"or": [{"caption": {"text": "red car"}}, {"not": {"meta.year": {"lt": 2020}}}]}
 
 All keys of one object must match. A missing field matches `{"eq": null}` and negations only. A date without a time is
-the whole day, in UTC unless it names another zone. A text matches however its letters are composed (Unicode's NFC and
-NFD; each part of a path is in one of them), and `text` finds words as a search by words does
+the whole day, in UTC unless it names another zone. A text matches however its letters are composed (what is equal in
+Unicode's NFC; in `sources` each part of a path is in NFC or NFD), and `text` finds words as a search by words does
 (`viewfinder.store.words`). A comparison that cannot match the type of its field is refused.
 """
 
@@ -49,22 +49,24 @@ def parse_filter(
     expression: Mapping[str, Any] | None,
     fields: Mapping[str, str] | None = None,
     language: str = DEFAULT_LANGUAGE,
+    composed: bool = False,
 ) -> models.Filter | None:
     """Return Qdrant's filter for `expression`; None for None and {}.
 
     `fields` are the known `meta.NAME`s and their kinds, None if they are unknown: then every name and type is accepted.
-    `language` is that of the collection's words. For any JSON value it raises only `FilterError`, which names what is
-    wrong and what is valid.
+    `language` is that of the collection's words, `composed` means that composed names are indexed. For any JSON value
+    it raises only `FilterError`, which names what is wrong and what is valid.
     """
     if expression is None or (isinstance(expression, Mapping) and not expression):
         return None
-    return _Parser(fields, language).parse(expression, 1)
+    return _Parser(fields, language, composed).parse(expression, 1)
 
 
 class _Parser:
-    def __init__(self, fields: Mapping[str, str] | None, language: str) -> None:
+    def __init__(self, fields: Mapping[str, str] | None, language: str, composed: bool) -> None:
         self._fields = fields
         self._language = language
+        self._composed = composed
         self._size = FilterSize()
 
     def parse(self, expression: object, depth: int) -> models.Filter:
@@ -103,7 +105,7 @@ class _Parser:
         return [self._condition(name, kind, operator, value) for operator, value in operations.items()]
 
     def _condition(self, name: str, kind: str, operator: str, value: object) -> Any:
-        values = FieldValues(name, kind, self._size)
+        values = FieldValues(name, kind, self._size, composed=self._composed)
         if operator == "text":
             return self._words(name, values.checked_text(value))
         if operator == "eq":

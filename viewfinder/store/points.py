@@ -18,7 +18,7 @@ from viewfinder.store.connection import CONDITIONAL_ORDERING, Connection
 from viewfinder.store.records import PointBatch, PointState, Record, StoredPoint, is_point_id, payload_selector
 from viewfinder.store.request_size import point_bytes
 from viewfinder.store.schema import VECTOR_NAMES, Collection, VectorName
-from viewfinder.store.words import searchable
+from viewfinder.store.words import COMPOSED_ID, searchable
 from viewfinder.wording import counted
 
 PAGE_SIZE = 1000
@@ -158,8 +158,20 @@ class Points:
             states |= {str(record.id): PointState.of(record.payload or {}) for record in records}
         return states
 
+    def composed(self, collection: Collection, ids: Sequence[str]) -> dict[str, str]:
+        """Return the URIs, by id, of the points whose URI is in other letters, and would have one of `ids` composed."""
+        found: dict[str, str] = {}
+        for page in _id_pages(ids) if collection.finds_composed else ():
+            named = models.FieldCondition(key=COMPOSED_ID, match=models.MatchAny(any=page))
+            records = self.iterate(collection, models.Filter(must=[named]), ["uri"])
+            found |= {record.id: str(record.payload["uri"]) for record in records}
+        return found
+
     def iterate(
-        self, collection: Collection, filter: Mapping[str, Any] | None = None, fields: Sequence[str] | None = None
+        self,
+        collection: Collection,
+        filter: Mapping[str, Any] | ParsedFilter | None = None,
+        fields: Sequence[str] | None = None,
     ) -> Iterator[Record]:
         """Yield the points that match `filter`, by id, with all payload fields or those in `fields`."""
         condition, offset = self._conditions.parse(collection, filter), None

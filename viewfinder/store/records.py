@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from viewfinder.arrays import Mask, Vectors, have_direction
 from viewfinder.store.schema import VECTOR_NAMES, VectorName
-from viewfinder.store.words import WORD_FIELDS
+from viewfinder.store.words import HIDDEN_FIELDS
 
 _POINT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -21,9 +21,9 @@ def is_point_id(text: str) -> bool:
 
 
 def payload_selector(wanted: bool | Sequence[str]) -> Any:
-    """Return Qdrant's selector of payload fields: all but the words, none, or those named."""
+    """Return Qdrant's selector of payload fields: all but the hidden ones, none, or those named."""
     if isinstance(wanted, bool):
-        return models.PayloadSelectorExclude(exclude=list(WORD_FIELDS)) if wanted else False
+        return models.PayloadSelectorExclude(exclude=list(HIDDEN_FIELDS)) if wanted else False
     return list(wanted)
 
 

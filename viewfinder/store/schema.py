@@ -10,7 +10,7 @@ from qdrant_client import models
 from viewfinder.errors import StoreError
 from viewfinder.settings import Quantization, VectorType
 from viewfinder.store.recorded import Recorded
-from viewfinder.store.words import DEFAULT_LANGUAGE
+from viewfinder.store.words import COMPOSED_ID, COMPOSED_KEY, DEFAULT_LANGUAGE
 
 SCHEMA_VERSION = 1
 
@@ -34,6 +34,8 @@ PAYLOAD_INDEXES: Mapping[str, models.PayloadSchemaType] = {
     "sources": models.PayloadSchemaType.KEYWORD,
     "run_id": models.PayloadSchemaType.KEYWORD,
     IMAGE_HASH: models.PayloadSchemaType.UUID,
+    COMPOSED_ID: models.PayloadSchemaType.UUID,
+    COMPOSED_KEY: models.PayloadSchemaType.KEYWORD,
     "size": models.PayloadSchemaType.INTEGER,
     "width": models.PayloadSchemaType.INTEGER,
     "height": models.PayloadSchemaType.INTEGER,
@@ -143,7 +145,8 @@ class Collection:
     """One collection: the images and captions of one index, encoded by one model.
 
     `metadata` describes it; `recorded` are its sources, captions files, runs and fields. `ranks_words` is False if its
-    index of words was made by a server without BM25.
+    index of words was made by a server without BM25. `missing_indexes` are fields of `PAYLOAD_INDEXES` that an older
+    version did not index; the next run does.
     """
 
     name: str
@@ -152,6 +155,12 @@ class Collection:
     metadata: CollectionMetadata
     recorded: Recorded = field(default_factory=Recorded)
     ranks_words: bool = True
+    missing_indexes: tuple[str, ...] = ()
+
+    @property
+    def finds_composed(self) -> bool:
+        """True if points can be found by `COMPOSED_ID` and `COMPOSED_KEY`."""
+        return not {COMPOSED_ID, COMPOSED_KEY}.intersection(self.missing_indexes)
 
 
 def collection_name(index: str, model_name: str, fingerprint: str, build: int) -> str:

@@ -88,6 +88,7 @@ class Store:
     def take_down(self, index: str, images: Mapping[str, str]) -> set[str]:
         """Take down images (point id: URI, or "" if unknown): record takedowns, delete the points in all collections.
 
+        The takedown of an id whose URI is in composed letters is that of all points whose URI looks the same.
         Returns the ids of the points that existed. An existing takedown keeps its time.
         Raises `ValueError` for an invalid point id.
         """
@@ -97,6 +98,7 @@ class Store:
         for collection in collections:
             try:
                 records = self.points.records(collection, ids)
+                uris |= self.points.composed(collection, ids)
             except CollectionMissingError:
                 continue  # dropped by another program since the request above
             uris |= {each: str(record.payload.get("uri") or "") for each, record in records.items()}
@@ -104,7 +106,7 @@ class Store:
         self.control(index).take_down({each: uri or uris.get(each, "") for each, uri in images.items()})
         for collection in collections:
             try:
-                self.points.delete(collection, ids)
+                self.points.delete(collection, list(dict.fromkeys([*ids, *uris])))
             except CollectionMissingError:
                 continue
         return set(uris)

@@ -16,13 +16,17 @@ from typing import Any
 import snowballstemmer
 
 from viewfinder.settings import CaptionLanguage
+from viewfinder.sources.uris import composed, point_id
 
 DEFAULT_LANGUAGE: CaptionLanguage = "english"
 
 CAPTION_WORDS = "caption_words"
 META_WORDS = "meta_words"
-WORD_FIELDS = (CAPTION_WORDS, META_WORDS)
-"""Payload fields with the words of the caption, and of the texts in `meta`; hits do not show them."""
+COMPOSED_ID = "composed_id"
+COMPOSED_KEY = "composed_key"
+HIDDEN_FIELDS = (CAPTION_WORDS, META_WORDS, COMPOSED_ID, COMPOSED_KEY)
+"""Payload fields that hits do not show: the words of the caption and of the texts in `meta`, and of the points whose
+URI is not in composed letters (Unicode's NFC) the id of the composed URI and the composed key."""
 # Texts of captions files, which keyboards and tools write in either form.
 _TEXT_FIELDS = ("caption", "tags", "meta")
 
@@ -58,15 +62,18 @@ def words_to_find(text: str, language: str) -> list[str]:
 
 
 def searchable(payload: Mapping[str, Any], language: str) -> dict[str, Any]:
-    """Return a payload as it is stored: with the words of its caption and of the strings in its `meta`.
+    """Return a payload as it is stored: with its words and its composed name (`HIDDEN_FIELDS`).
 
-    The texts of these fields and its tags are in composed letters (Unicode's NFC), so that filters can compare them.
+    The texts of captions and tags are in composed letters (Unicode's NFC), so that filters can compare them.
     """
     made = {**payload, **{name: _in_nfc(payload[name]) for name in _TEXT_FIELDS if name in payload}}
     if "caption" in payload:
         made[CAPTION_WORDS] = _words_in(payload["caption"], language)
     if "meta" in payload:
         made[META_WORDS] = _words_in(payload["meta"], language)
+    uri = payload.get("uri", "")
+    if (name := composed(uri)) != uri:
+        made |= {COMPOSED_ID: point_id(name), COMPOSED_KEY: composed(payload.get("key", ""))}
     return made
 
 

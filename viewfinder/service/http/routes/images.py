@@ -1,7 +1,7 @@
 """The routes of single images: record, content, takedown."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -16,7 +16,7 @@ from viewfinder.service.search_service import SearchService
 from viewfinder.sources.uris import canonical_uri
 from viewfinder.store import Collection, Record
 from viewfinder.store.conditions import KeyFilter
-from viewfinder.store.takedowns import names_of
+from viewfinder.store.takedowns import records_named
 
 logger = logging.getLogger(__name__)
 
@@ -117,29 +117,30 @@ async def record_of(
     service: SearchService, index: ServedIndex, seen: KeyFilter, id: str, uri: str | None
 ) -> tuple[Record, Collection]:
     """The point in the live collection; a 404 if there is none, or the key does not see it."""
-    names = list(names_of(id, _canonical(uri)))
-    found, collection = await _records(service, index, seen, names)
-    if held := next((each for each in names if each in found), None):
-        return found[held], collection
+    name = _canonical(uri)
+    found, collection = await _records(
+        service, index, lambda collection: records_named(service.store, collection, id, name, within=seen)
+    )
+    if held := next(iter(found.values()), None):
+        return held, collection
     raise HTTPError(404, "not_found", f"The index holds no image {uri or id!r}.", "Use the id of a hit.")
 
 
 async def seen_ids(service: SearchService, index: ServedIndex, seen: KeyFilter, ids: Sequence[str]) -> list[str]:
     """Those of the ids that the live collection holds and the key sees, in their order."""
-    found, _ = await _records(service, index, seen, ids)
+    read = service.store.points.records
+    found, _ = await _records(service, index, lambda collection: read(collection, ids, within=seen))
     return [each for each in ids if each in found]
 
 
 async def _records(
-    service: SearchService, index: ServedIndex, seen: KeyFilter, ids: Sequence[str]
+    service: SearchService, index: ServedIndex, read: Callable[[Collection], dict[str, Record]]
 ) -> tuple[dict[str, Record], Collection]:
-    """Points of the live collection, which is looked up again if it was dropped since the last refresh."""
+    """What `read` finds in the live collection, which is looked up again if it was dropped since the last refresh."""
     for last in (False, True):
         collection = index.follower.collection()
         try:
-            found: dict[str, Record] = await service.in_thread(
-                service.store.points.records, collection, ids, within=seen
-            )
+            found: dict[str, Record] = await service.in_thread(read, collection)
         except CollectionMissingError:
             if last:
                 raise
