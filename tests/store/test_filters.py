@@ -339,6 +339,7 @@ def test_without_known_fields_any_meta_field_can_be_counted() -> None:
 _TEXTS = st.one_of(
     st.text(st.characters(), max_size=12),  # lone surrogates and NUL among them
     st.sampled_from(["2024-05-31", "2024-02-30", "0001-01-01T00:00+23:59", "\u0662\u0660\u0662\u0664-05-31", "a\x00b"]),
+    st.sampled_from(["file:///%FFe\u0301", "file://file://%FFe\u0301"]),
 )
 _SCALARS = st.one_of(
     st.none(),
@@ -364,10 +365,10 @@ _FILTERS = st.recursive(
 
 
 @pytest.mark.chaos("Fuzzing", "filters")
-@given(_FILTERS, st.sampled_from([None, KNOWN]))
-def test_any_json_value_is_a_filter_or_raises_filter_error(expression: Any, fields: Any) -> None:
+@given(_FILTERS, st.sampled_from([None, KNOWN]), st.booleans())
+def test_any_json_value_is_a_filter_or_raises_filter_error(expression: Any, fields: Any, composed: bool) -> None:
     try:
-        made = parse_filter(expression, fields)
+        made = parse_filter(expression, fields, composed=composed)
     except FilterError as error:
         str(error).encode()  # can be sent in a response
         return
@@ -431,6 +432,14 @@ def test_the_spellings_of_all_paths_of_a_filter_are_limited_together(paths: list
     for expression in ({"uri": {"in": paths}}, {"or": [{"key": {"ne": each}} for each in paths]}):
         with pytest.raises(FilterError, match=r"4,000 spellings or 4,096,000 characters.*Use fewer values"):
             parse_filter(expression)
+
+
+def test_a_path_that_looks_like_a_uri_has_spellings() -> None:
+    """Its bytes that are not UTF-8 ended in a `UnicodeEncodeError`."""
+    for composed in (True, False):
+        made = parse_filter({"uri": {"eq": "file://file://%FFe\u0301"}}, composed=composed)
+        assert made is not None
+        assert "file://file%3A//%FF%C3%A9" in made.model_dump_json()
 
 
 def test_a_filter_takes_a_thousand_paths_with_an_accent() -> None:

@@ -75,16 +75,9 @@ def spellings(name: str) -> list[str]:
     """
     if name.startswith("file://"):
         path = file_path(name)
-        return (
-            [name]
-            if path.isascii()
-            else [name, *(f"file://{quote(os.fsencode(each))}" for each in spellings(path)[1:])]
-        )
-    parts = [
-        dict.fromkeys((part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)))
-        for part in name.split("/")
-    ]
-    return ["/".join(chosen) for chosen in itertools.islice(itertools.product(*parts), _MAX_SPELLINGS)]
+        others = [] if path.isascii() else _spellings(path)[1:]
+        return [name, *(f"file://{quote(os.fsencode(each))}" for each in others)]
+    return _spellings(name)
 
 
 def is_ascii(uri: str) -> bool:
@@ -130,6 +123,14 @@ def display_key(path: str) -> str:
 def bucket_and_key(uri: str) -> tuple[str, str]:
     """Return bucket and key of a canonical URI; a local file has the bucket "" and its path as key."""
     return s3_parts(uri) if uri.startswith("s3://") else ("", display_key(file_path(uri)))
+
+
+def _spellings(path: str) -> list[str]:
+    parts = [
+        dict.fromkeys((part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)))
+        for part in path.split("/")
+    ]
+    return ["/".join(chosen) for chosen in itertools.islice(itertools.product(*parts), _MAX_SPELLINGS)]
 
 
 def _canonical_s3(text: str, rest: str) -> str:
