@@ -72,7 +72,7 @@ def test_a_restored_image_is_indexed_again(world: World) -> None:
 def test_the_writer_respects_a_takedown_after_the_comparison(world: World) -> None:
     fill(world.bucket, NAMES)
     world.sync()
-    rows = [listed(world, "00.jpg"), listed(world, "01.jpg"), listed(world, "02.jpg")]
+    rows = [listed(world, name, etag=f"new {name}", last_modified="2030-01-01T00:00:00Z") for name in NAMES[:3]]
     compared = Compare(world.access, world.store.address, world.collection)(pa.Table.from_pylist(rows))
     take_down(world, "01.jpg")
     broken = [row | {"action": "failed", "stage": "fetch", "reason": "not_found"} for row in compared.to_pylist()]
