@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, settings
 
 import viewfinder.models.devices
 from tests.chaos.table import FaultTable
+from viewfinder.edge.templates import remove_left
 from viewfinder.testing.models import tiny_checkpoint
+from viewfinder.testing.qdrant_replicas import MEMORY, PREFIX
 from viewfinder.testing.s3 import S3Endpoint
 
 pytest_plugins = ["tests.fixtures.indexing", "tests.fixtures.reindexing", "tests.fixtures.services"]
@@ -29,6 +31,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="viewfinder-tests-")
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
+    atexit.register(remove_left, MEMORY, PREFIX)
 
 # Stores write and sync many small files, which takes three times as long on a disk. A whole run needs some 100 MB.
 SHARED_MEMORY = Path("/dev/shm")

@@ -77,7 +77,7 @@ def create(place: ShardPlace) -> None:
 
 def _make(place: ShardPlace) -> Template:
     memory = _folder(_MEMORY)
-    _remove_left(memory)
+    remove_left(memory, _PREFIX)
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=memory) as parent:
         directory = Path(parent) / "shard"
         directory.mkdir()
@@ -94,10 +94,10 @@ def _folder(memory: Path) -> Path:
     return memory if has_space else Path(tempfile.gettempdir())
 
 
-def _remove_left(memory: Path) -> None:
-    """Remove what killed processes have left."""
-    for each in memory.glob(f"{_PREFIX}*"):
-        pid = each.name.removeprefix(_PREFIX).partition("-")[0]
+def remove_left(directory: Path, prefix: str) -> None:
+    """Remove what killed processes have left: folders whose name is the prefix, the id of their process and more."""
+    for each in directory.glob(f"{prefix}*"):
+        pid = each.name.removeprefix(prefix).partition("-")[0]
         if not Path("/proc", pid).exists():
             shutil.rmtree(each, ignore_errors=True)
 

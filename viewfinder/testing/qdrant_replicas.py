@@ -5,6 +5,7 @@ then to the others, so two writes at a time leave replicas that disagree. Writes
 through one leader.
 """
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -12,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from viewfinder.edge.engine import Engine
+from viewfinder.edge.templates import remove_left
 from viewfinder.testing.lazy_engine import LazyEngine
 
+MEMORY, PREFIX = Path("/dev/shm"), "viewfinder-double-"
 # How long a write with weak ordering waits for another one to cross it.
 _CROSSING_S = 0.2
 
 
 def temporary_directory() -> "tempfile.TemporaryDirectory[str]":
     """Return a directory in memory, where the engine makes a collection in a tenth of the time."""
-    memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(prefix="viewfinder-double-", dir=memory if memory.is_dir() else None)
+    remove_left(MEMORY, PREFIX)
+    return tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=MEMORY if MEMORY.is_dir() else None)
 
 
 class NodeDownError(Exception):
