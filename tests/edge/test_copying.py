@@ -62,7 +62,7 @@ def test_the_files_of_a_shard_that_is_opened_are_read(disk: Path) -> None:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 250
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -67,6 +67,14 @@ def points(world: World) -> Points:
     return Points(world, world.store, collection)
 
 
+@pytest.fixture
+def building(points: Points) -> Points:
+    """The collection that is compared with is built beside the live one."""
+    identity = ModelIdentity.of(locate(points.world.model))
+    made = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
+    return Points(points.world, points.store, made, live=points.collection)
+
+
 def listed(name: str, version: Version, **more: Any) -> Row:
     """A row of the manifest."""
     row: Row = {"uri": f"s3://b/{name}", "bucket": "b", "key": name, "sources": ["s3://b"], "skip": None}
@@ -148,6 +156,15 @@ def test_archived_objects_that_have_been_restored_are_read_where_the_listing_doe
     assert objects.uris_read == ["s3://b/restored", "s3://b/archived"], "objects that need not be read were asked for"
 
 
+def test_a_change_of_model_asks_for_archived_images_of_the_live_collection_alone(building: Points) -> None:
+    objects = Restored()
+    building.world.access = replace(building.world.access, backends=(("s3", objects),))
+    building.add("restored", Version(DIGEST, 5, EARLY), building.live)
+    rows = [listed(name, Version(DIGEST, 5, EARLY), skip="archived") for name in ("restored", "archived")]
+    assert actions(building.compare(*rows)) == {"index": 1, "archived": 1}
+    assert objects.uris_read == ["s3://b/restored"]
+
+
 def test_an_archived_object_is_unchanged_while_its_point_is_up_to_date(points: Points) -> None:
     points.add("1", Version(DIGEST, 5, EARLY))
     assert actions(points.compare(listed("1", Version(DIGEST, 5, EARLY), skip="archived"))) == {"unchanged": 1}
@@ -213,14 +230,6 @@ def test_content_that_is_no_image_is_read_once(points: Points, reason: str, vers
         assert actions(points.compare(listed("1", version))) == {reason: 1}
         assert points.write_compared(listed("1", version)).skips[reason] == 1
     assert actions(points.compare(listed("1", Version("changed", 6, LATE)))) == {"index": 1}
-
-
-@pytest.fixture
-def building(points: Points) -> Points:
-    """The collection that is compared with is built beside the live one."""
-    identity = ModelIdentity.of(locate(points.world.model))
-    made = points.store.collections.create(points.collection.index, replace(identity, fingerprint="other"))
-    return Points(points.world, points.store, made, live=points.collection)
 
 
 A, B, C = Version(DIGEST, 5, EARLY), Version(OTHER, 5, LATE), Version("other", 6, "2026-01-03T00:00:00Z")
@@ -289,6 +298,22 @@ def test_the_version_that_was_read_decides_if_a_broken_image_is_lost(building: P
     assert building.write(row | BROKEN | B._asdict()).lost == 1
     (row,) = building.compare(listed("1", B))
     assert building.write(row | BROKEN | C._asdict()).lost == 0
+
+
+def test_a_caption_that_this_collection_is_to_have_is_not_lost(building: Points) -> None:
+    """Its captions file has changed, and then its object, which cannot be read now."""
+    building.add("1", A, building.live, caption_hash="old")
+    building.add("1", A, caption_hash="new")
+    (row,) = building.compare(listed("1", B, caption="n", caption_hash="new", caption_details="{}"), captions=True)
+    assert building.write(row | UNREADABLE).lost == 0
+    assert building.write(row | COLD).archived_live == 0
+
+
+@pytest.mark.parametrize("reason", ["hidden", "video"])
+def test_an_image_that_its_name_excludes_now_is_not_lost(building: Points, reason: str) -> None:
+    building.add("1", A, building.live)
+    tally = building.write_compared(listed("1", A, skip=reason))
+    assert (tally.skips[reason], tally.lost) == (1, 0)
 
 
 @pytest.mark.parametrize(("captions", "lost"), [(("changed", "old"), 1), (("old", "old"), 0), (("", "old"), 0)])

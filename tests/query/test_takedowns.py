@@ -95,6 +95,25 @@ def test_the_takedown_of_a_composed_name_is_that_of_all_that_look_the_same(store
     assert list(store.control(index).all_takedowns()) == []
 
 
+def test_a_takedown_of_another_spelling_does_not_hide_the_image_that_is_held(store: Store) -> None:
+    """A file that was taken down has come back under its composed name."""
+    index = fill(store, DECOMPOSED)
+    assert by_name(store, index, DECOMPOSED).removed
+    fill(store, COMPOSED)
+    assert by_name(store, index, DECOMPOSED).removed
+    assert held_id(store, index, point_id(COMPOSED), COMPOSED) is None
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by name", "by id"])
+def test_a_restored_image_is_excluded_by_no_other_takedown(store: Store, named: bool) -> None:
+    index = fill(store, DECOMPOSED, COMPOSED)
+    id_ = point_id(DECOMPOSED)
+    take_down(store, index, id_, DECOMPOSED)
+    by_name(store, index, COMPOSED)
+    assert restore(store, index, id_, DECOMPOSED if named else "").restored
+    assert not taken_down(store.control(index), {id_: DECOMPOSED})
+
+
 def test_the_exact_spelling_comes_first(store: Store) -> None:
     index = fill(store, COMPOSED, DECOMPOSED)
     assert by_name(store, index, DECOMPOSED).uri == DECOMPOSED

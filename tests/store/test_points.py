@@ -201,6 +201,24 @@ def test_no_update_gives_a_point_the_time_that_it_had_before(store: Store, index
     assert len(set(seen)) == 5
 
 
+def test_another_attempt_gives_a_point_another_time_than_the_first(store: Store, index: str) -> None:
+    """Regression: the time of a run whose clock is ahead looked later than that of the program in between."""
+    made = opened(store, index)
+    (key,) = ids(1)
+    store.points.upsert(made, image_points(1), wait=True)
+    seen = []
+
+    def ahead(id_: str, point: StoredPoint) -> StoredPoint | None:
+        seen.append(point.state.indexed_at)
+        stamp = {"run_id": "ahead", "indexed_at": "2099-01-01T00:00:10+00:00"}
+        return StoredPoint({**point.payload, **stamp}, point.vectors) if len(seen) < 3 else None
+
+    stamp = {"run_id": "other", "indexed_at": "2026-01-01T00:00:00+00:00"}
+    others = [partial(store.points.update, made, [key], lambda _, p: StoredPoint({**p.payload, **stamp}, p.vectors))]
+    ContendedPoints(store, others).update(made, [key], ahead)
+    assert store.points.states(made, [key])[key].indexed_at not in ("", "2099-01-01T00:00:10+00:00", *seen)
+
+
 def test_an_update_leaves_deleted_points_deleted(store: Store, index: str) -> None:
     made = opened(store, index)
     keys = ids(3)

@@ -49,7 +49,7 @@ from viewfinder.client.results import (
     Takedowns,
 )
 from viewfinder.errors import ConfigurationError, ServiceError, ServiceUnavailableError, all_results
-from viewfinder.sources.uris import is_ascii
+from viewfinder.sources.uris import has_one_spelling
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ def _object(name: str, items: Iterable[bytes], others: Mapping[str, str]) -> byt
 def _image_path(route: str, subject: str, suffix: str = "", *, spelled: bool = False, **parameters: Any) -> str:
     """The path of an image and its URI, with `spelled` only if it may have several spellings."""
     uri = image_uri(subject)
-    if spelled and uri is not None and is_ascii(uri):
+    if spelled and uri is not None and has_one_spelling(uri):
         uri = None
     return _path(f"{route}/{image_id(subject)}{suffix}", uri=uri, **parameters)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.uris import canonical_uri, is_ascii, point_id
+from viewfinder.sources.uris import canonical_uri, has_one_spelling, point_id
 
 # Categories of Unicode: separators, control and format characters, surrogates, accents.
 _INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Mn"})
@@ -151,7 +151,7 @@ def image_names(request: Mapping[str, Any]) -> list[str]:
 
 def spelled_names(request: Mapping[str, Any]) -> list[str]:
     """The images that a request names by a URI with several spellings: only the index knows which one it has."""
-    return [each for each in image_names(request) if not is_ascii(image_uri(each) or "")]
+    return [each for each in image_names(request) if not has_one_spelling(image_uri(each) or "")]
 
 
 def search_body(request: Mapping[str, Any], ids: Mapping[str, str] | None = None) -> dict[str, Any]:

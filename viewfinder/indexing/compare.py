@@ -65,9 +65,8 @@ class Compare:
         _forget_constant_etags(present)
         self._stat([row for row in present if not version_of(row).is_known])
         _forget_constant_etags(present)  # HEAD may give the same one
-        if self.retry_failed or self.live is not None:
-            archived = [row for row in present if row["skip"] == "archived"]
-            self._find_restored([row for row in archived if _is_new(row, states.get(row["id"]))])
+        archived = [row for row in present if row["skip"] == "archived" and _is_new(row, states.get(row["id"]))]
+        self._find_restored(archived, store)
         failures = self._failures([row["id"] for row in present if _is_new(row, states.get(row["id"]))], store)
         known = [row for row in present if row["id"] in states or row["id"] in failures]
         self._stat(
@@ -176,11 +175,14 @@ class Compare:
         with thread_pool(self.stat_threads) as pool:
             list(pool.map(fill, rows))
 
-    def _find_restored(self, rows: list[Row]) -> None:
+    def _find_restored(self, rows: list[Row], store: Store) -> None:
         """Let archived objects be read that have been restored, where their listing does not show it.
 
-        That takes a request for each, so not every run asks.
+        That takes a request for each, so others than `retry_failed` asks for are those that the live collection has.
         """
+        if not self.retry_failed:
+            states = {} if self.live is None else store.points.states(self.live, [row["id"] for row in rows])
+            rows = [row for row in rows if row["id"] in states]
         restored = objects_of(self.access).restored([row["uri"] for row in rows])
         for row in rows:
             if row["uri"] in restored:

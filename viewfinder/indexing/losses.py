@@ -27,15 +27,17 @@ def note_live(rows: Iterable[Row], states: Mapping[str, PointState]) -> None:
 def is_lost(row: Row, *, keeps_point: bool) -> bool:
     """Return True if the live collection has an image of a failed or skipped object, and this collection has not.
 
-    With `keeps_point` this collection has a point; it must be of the live content or a later one, and have its caption.
-    Content that is broken or no image counts only if the live image is of it: the object has changed since the others.
+    With `keeps_point` this collection has a point; it must be of the live content or a later one, and have its caption
+    or the one that it is to have. Content that is broken or no image counts only if the live image is of it: the object
+    has changed since the others. What its name excludes is no loss.
     """
     stored, live = row["stored"], row["live"]
-    if live is None or row["reason"] == "taken_down":
+    if live is None or row["reason"] == "taken_down" or row.get("skip") in ("hidden", "video"):
         return False
     version = version_of(live)
     if keeps_point and stored is not None and is_same_or_later(version_of(stored), version):
-        return live["caption_hash"] not in ("", stored["caption_hash"])
+        is_another = live["caption_hash"] not in ("", stored["caption_hash"])
+        return is_another and stored["caption_hash"] != (row["caption_hash"] or "")
     if row.get("permanent") or (row["action"] == "skipped" and row["reason"] != "archived"):
         return is_same(version, version_of(row))
     return True

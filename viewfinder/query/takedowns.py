@@ -22,7 +22,7 @@ _NEAREST = 3
 def take_down(store: Store, index: str, id_: str, uri: str = "") -> Removal:
     """Take down the image `id_`; if there is none, those whose URI is spelled like `uri` (canonical, or "")."""
     held = _held(store, index, id_, uri)
-    known = {} if id_ in held else takedowns_named(store.control(index), id_, uri)
+    known = {} if held else takedowns_named(store.control(index), id_, uri)
     uris = {each: takedown.uri for each, takedown in known.items()} | held
     ids = chosen_ids(id_, uris) or [point_id(composed(uri)) if uri else id_]
     removed = store.take_down(index, {each: uris.get(each) or (uri if each == id_ else composed(uri)) for each in ids})

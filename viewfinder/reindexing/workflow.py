@@ -330,11 +330,18 @@ class _Reindex:
     ) -> tuple[RunResult, list[str]]:
         """Bring a live collection up to date; return the result, and what was left out or not pruned and why."""
 
-        def recorded() -> Recorded:
-            return build.wanted_records(self._store.collections.refresh(collection), options)
-
         def sync(run: IndexOptions) -> RunResult:
+            planned, now = run.recorded or Recorded(), Recorded()
+
+            def recorded() -> Recorded:
+                nonlocal now
+                now = build.wanted_records(self._store.collections.refresh(collection), options)
+                return replace(planned, captions=now.captions)
+
             with self._indexer.listed(run, collection, recorded) as listed:
+                if run.prune_captions and (added := now.sources.keys() - planned.sources.keys()):
+                    logger.info("No captions are pruned: %s was recorded meanwhile", ", ".join(sorted(added)))
+                    run = replace(run, prune_captions=False)
                 return self._indexer.sync(run, collection, model, listed)
 
         result, refused = _without_refused_prune(run, sync)

@@ -21,6 +21,8 @@ POINT_NAMESPACE = uuid.UUID("6ad3b0f2-6a5e-4d0c-9d3e-3f4d5f1d7a10")
 
 # Limit on the spellings of one name: each part of a path that has accents doubles their number.
 _MAX_SPELLINGS = 64
+# The characters in ASCII whose twins are equal to them in NFC: U+212A, U+037E and U+1FEF.
+_COMPOSED_IN_ASCII = frozenset("K;`")
 # An access point of S3, also of several regions, of S3 on Outposts or of Object Lambda, and the key after it.
 _ACCESS_POINT = re.compile(
     r"(arn:[^:/]+:(?:s3|s3-outposts|s3-object-lambda):[^:/]*:[^:/]*:(?:outpost[:/][^:/]+[:/])?accesspoint[:/][^:/]+)"
@@ -80,9 +82,10 @@ def spellings(name: str) -> list[str]:
     return _spellings(name)
 
 
-def is_ascii(uri: str) -> bool:
-    """Return True if a bucket and key, or a path before it is percent-encoded, are in ASCII: typed as it is stored."""
-    return (file_path(uri) if uri.startswith("file://") else uri).isascii()
+def has_one_spelling(uri: str) -> bool:
+    """Return True if no other URI has the same composed form: it is in ASCII, without what others are composed to."""
+    name = file_path(uri) if uri.startswith("file://") else uri
+    return name.isascii() and not _COMPOSED_IN_ASCII.intersection(name)
 
 
 def composed(name: str) -> str:

@@ -61,12 +61,12 @@ class Points:
         written = 0
         for pending in _id_pages(ids, VECTOR_PAGE_SIZE):
             sent: dict[str, PointState] = {}
-            for _ in range(_MAX_UPDATE_ATTEMPTS):
+            for attempt in range(_MAX_UPDATE_ATTEMPTS):
                 found = self.whole(collection, pending)
                 # Qdrant may answer before it has applied a change.
                 written += sum(sent.get(each) == point.state for each, point in found.items())
                 changed = {
-                    each: _later(new, than=point)
+                    each: _later(new, than=point, again=attempt > 0)
                     for each, point in found.items()
                     if (new := change(each, point)) is not None
                 }
@@ -402,17 +402,18 @@ def _id_pages(ids: Sequence[str], size: int = PAGE_SIZE) -> list[list[Any]]:
     return [known[start : start + size] for start in range(0, len(known), size)]
 
 
-def _later(point: StoredPoint, *, than: StoredPoint) -> StoredPoint:
-    """Return the point with an `indexed_at` that it never had before, if its own is not a second after the other's.
+def _later(point: StoredPoint, *, than: StoredPoint, again: bool) -> StoredPoint:
+    """Return the point with an `indexed_at` that it never had before.
 
-    A run writes with the time of its first write, which a point had already if another run has written it since.
+    It keeps its own if that is a second after the other's, except in another attempt (`again`). A run writes with the
+    time of its first write, which a point had already if another run has written it since.
     """
     before, after = than.state.indexed_at, point.state.indexed_at
     if not before or not after:
         return point
     difference = datetime.fromisoformat(after) - datetime.fromisoformat(before)
-    if difference >= _SECOND:
+    if difference >= _SECOND and not again:
         return point
-    # After a later time only the moment counts: it may be of a clock that is ahead.
-    new = timestamp_after([before] if difference > -_SECOND else [])
+    # A time that differs much may be of a clock that is wrong: only the moment counts.
+    new = timestamp_after([before] if abs(difference) < _SECOND else [])
     return StoredPoint({**point.payload, "indexed_at": new}, point.vectors)

@@ -146,7 +146,7 @@ class Collection:
 
     `metadata` describes it; `recorded` are its sources, captions files, runs and fields. `ranks_words` is False if its
     index of words was made by a server without BM25. `missing_indexes` are fields of `PAYLOAD_INDEXES` that an older
-    version did not index; the next run does.
+    version did not index; `viewfinder index` makes them.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from collections.abc import Collection as Container
 from collections.abc import Mapping, Sequence
 
-from viewfinder.sources.uris import composed, point_id, spellings
+from viewfinder.sources.uris import composed, has_one_spelling, point_id, spellings
 from viewfinder.store.conditions import KeyFilter
 from viewfinder.store.control import Control, TakedownRecord
 from viewfinder.store.records import Record
@@ -47,13 +47,16 @@ def points_taken_down(store: Store, collection: Collection, ids: Sequence[str]) 
 
 
 def takedowns_named(control: Control, id_: str, uri: str) -> dict[str, TakedownRecord]:
-    """Return the takedown of `id_`; if there is none, those of URIs that look like `uri`, by point id."""
+    """Return the takedowns by point id that exclude `id_`; if there is none, those of URIs that look like `uri`."""
     found = control.takedowns([id_])
-    if found or not uri:
+    uri = uri or next((each.uri for each in found.values()), "")
+    if not uri:
         return found
     name = composed(uri)
-    same = {each: takedown for each, takedown in control.all_takedowns() if composed(takedown.uri) == name}
-    return control.takedowns([point_id(name)]) | same
+    found |= control.takedowns([point_id(name)])
+    if found or has_one_spelling(uri):
+        return found
+    return {each: takedown for each, takedown in control.all_takedowns() if composed(takedown.uri) == name}
 
 
 def chosen_ids(id_: str, found: Container[str]) -> list[str]:
