@@ -18,10 +18,9 @@ _NETPBM = re.compile(rb"P([1-6f]|0CMYK|y(P|RGBA|CMYK))[ \t\n\v\f\r]+[#0-9]")
 _IM = re.compile(rb"\r*[A-Za-z][^:\n]*:")
 # A header of lines ends before this.
 _TEXT_HEADER_BYTES = 4096
-# The header of a FITS file, in cards of 80 bytes: without axes; then that of the first extension.
+# The headers of a FITS file, in cards of 80 bytes: the first one without axes; that of the first extension.
 _MAX_FITS_HEADERS = 1024**2
 _FITS_WITHOUT_AXES = re.compile(rb"(?:(?!END ).{80})*?NAXIS   = +0[ /]", re.DOTALL)
-_FITS_EXTENSION = re.compile(rb"XTENSION= '(?P<kind>\w+)(?P<cards>.*?)END {77}", re.DOTALL)
 
 
 def formats_of(data: bytes) -> list[str]:
@@ -67,8 +66,12 @@ def _is_fits(data: bytes) -> bool:
         return False
     if _FITS_WITHOUT_AXES.match(data, 0, _MAX_FITS_HEADERS) is None:
         return True
-    extension = _FITS_EXTENSION.search(data, 0, _MAX_FITS_HEADERS)
-    return extension is None or extension["kind"] == b"IMAGE" or b"ZIMAGE  =" in extension["cards"]
+    start = data.find(b"XTENSION= '", 0, _MAX_FITS_HEADERS)
+    end = data.find(b"END".ljust(80), start, _MAX_FITS_HEADERS)
+    if min(start, end) < 0:
+        return True
+    extension = data[start:end]
+    return extension.startswith(b"XTENSION= 'IMAGE") or b"ZIMAGE  =" in extension
 
 
 def _is_xbm(data: bytes) -> bool:
