@@ -31,20 +31,27 @@ _IMAGES = (
     (0, b"FLIF", "FLIF"),
     (128, b"DICM", "DICOM"),
     (0, b"\xabKTX ", "KTX"),
-    (0, b"%!PS", "EPS"),
     (0, b"\xc5\xd0\xd3\xc6", "EPS"),
 )
 
-# Brands of ISO media files (ISO/IEC 14496-12) that are images; Pillow reads AVIF itself.
+# First brands of ISO media files (ISO/IEC 14496-12) that are images and image sequences.
 _HEIF_BRANDS = frozenset(
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf")
+    (
+        *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+        *(b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"unif", b"MA1A", b"MA1B"),
+        *(b"avci", b"avcs", b"vvic", b"vvis", b"evbi", b"evbs", b"evmi", b"evms"),
+        *(b"jpeg", b"jpgs", b"j2ki", b"j2is"),
+    )
 )
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
+# Pillow reads AVIF itself, with these first brands or those of AVIF.
+_AVIF_CONTAINERS = frozenset((b"mif1", b"msf1"))
 _MAX_BRANDS_BYTES = 512
 
 # Files that are no images: (offset, first bytes, name).
 _OTHERS = (
     (0, b"%PDF-", "a PDF document"),
+    (0, b"%!PS", "a PostScript document"),
     (0, b"PK\x03\x04", "a ZIP archive or a document in one"),
     (0, b"PK\x05\x06", "a ZIP archive"),
     (0, b"PK\x07\x08", "a ZIP archive"),
@@ -102,15 +109,17 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 def image_format(head: bytes) -> str | None:
     """Return the name of the image format that Pillow does not know and that these first bytes are of, else None."""
-    brands = _brands(head)
-    if head[8:12] in brands & _HEIF_BRANDS and not brands & _AVIF_BRANDS:
+    brands, first = _brands(head), head[8:12]
+    if first in brands & _HEIF_BRANDS and not (first in _AVIF_CONTAINERS and brands & _AVIF_BRANDS):
         return "HEIC" if any(brand.startswith(b"he") for brand in brands) else "HEIF"
     if _SVG.match(_as_utf_8(head[:HEAD_BYTES])):
         return "SVG"
+    if _is_eps(head[:HEAD_BYTES]):
+        return "EPS"
     for pattern, name in _PATTERNS:
         if pattern.match(head):
             return name
-    return next((name for offset, first, name in _IMAGES if head.startswith(first, offset)), None)
+    return next((name for offset, start, name in _IMAGES if head.startswith(start, offset)), None)
 
 
 def other_content(head: bytes) -> str | None:
@@ -142,6 +151,17 @@ def _brands(head: bytes) -> frozenset[bytes]:
         return frozenset()
     end = min(int.from_bytes(head[:4], "big"), len(head), _MAX_BRANDS_BYTES)
     return frozenset(head[at : at + 4] for at in (8, *range(16, end - 3, 4)) if at + 4 <= len(head))
+
+
+def _is_eps(head: bytes) -> bool:
+    """True for PostScript that is one image: it says so in its first line, or has a bounding box and no pages."""
+    if not head.startswith(b"%!PS"):
+        return False
+    first, *lines = head.splitlines()
+    if b"EPSF" in first:
+        return True
+    boxed = any(line.startswith(b"%%BoundingBox:") for line in lines)
+    return boxed and not any(line.startswith((b"%%Pages:", b"%%Page:")) for line in lines)
 
 
 def _as_utf_8(head: bytes) -> bytes:
