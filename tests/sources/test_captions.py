@@ -146,7 +146,7 @@ EXPORTS = {
     "other columns first": "place,tags,caption,key\n图书馆,pet; black cat,a cat,1.jpg\n,,two,2.jpg",
     "invisible characters": (
         "\u202akey\u202c,\u2002caption\u00a0,\u00adtags,place\u3000\n"
-        "\u202a1.jpg\u202c,\u200ea cat\u2029,\u2060pet;\u202fblack cat\u200d,图书馆\u00a0\n"
+        "\u202a1.jpg\u202c,\u200ea cat\u2029,\u2060pet;\u202fblack cat\u200b,图书馆\u00a0\n"
         "\u20662.jpg\u2069,\u1680two\ufeff"
     ),
     "missing values": "key,caption,tags,place\n1.jpg,a cat,pet; black cat,图书馆\n2.jpg,two,\\N,#REF!\n3.jpg,NaN",
@@ -170,14 +170,15 @@ def test_exports_of_the_same_table_give_the_same_records(text: str, end: str, en
     [
         ('1.jpg, "a red, car"\n2.jpg,two', ["a red, car", "two"]),
         ('1.jpg, "Stop" sign\n2.jpg, "two"', ['"Stop" sign', "two"]),
-        ('1.jpg, "one\n""line""\nmore"\n2.jpg,two', ['one\n"line"\nmore', "two"]),
+        ('1.jpg,"one\n""line""\nmore"\n2.jpg,two', ['one\n"line"\nmore', "two"]),
+        ('1.jpg,"cats" \n2.jpg,"two, 2"\u00a0', ["cats", "two, 2"]),
         ('1.jpg, "open\n2.jpg, two', ['"open', "two"]),
         ('1.jpg, "open\n2.jpg, "Stop" sign"', ['"open', '"Stop" sign"']),
         ('1.jpg,say "no"\n2.jpg,a "b", c', "more cells"),
         (f'1.jpg,{"x" * 200_000}\n2.jpg,"{"y," * 200_000}"', ["x" * 200_000, "y," * 200_000]),
         (f'1.jpg,"x"\n2.jpg, "{"y," * 200_000}"', ["x", "y," * 200_000]),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_quote_after_a_space_opens_a_cell_unless_it_is_a_part_of_the_text(text: str, captions: Any) -> None:
     content = f"key,caption\n{text}\n".encode()
@@ -190,8 +191,61 @@ def test_a_quote_after_a_space_opens_a_cell_unless_it_is_a_part_of_the_text(text
     assert [each and each.caption for each in found] == captions
 
 
-def test_an_error_names_the_line_where_the_record_begins() -> None:
-    content = b'key,caption\n1.jpg,a\n2.jpg,"open\n3.jpg,c\n'
+@pytest.mark.parametrize(
+    ("text", "records"),
+    [
+        ('key, caption, tags\na.jpg, "cats, dogs" , \n', {"a": CaptionRecord.of("cats, dogs")}),
+        (
+            'key, caption, tags, n\na.jpg, "cats, dogs" , pets, "1"\t',
+            {"a": CaptionRecord.of("cats, dogs", ["pets"], {"n": 1})},
+        ),
+        ('key, caption\na.jpg, "cats and dogs" \n', {"a": CaptionRecord.of("cats and dogs")}),
+        ('key\tcaption\ttags\n"a.jpg" \t\t "x;y" ', {"a": CaptionRecord.of(None, ["x", "y"])}),
+        ('"key" ,"cap ""n""" , caption \na.jpg,, "x" \n', {"a": CaptionRecord.of("x")}),
+        (
+            'key,caption\na.jpg, "5 inch\nb.jpg,x\nc.jpg,7"\nd.jpg,z',
+            {name: CaptionRecord.of(text) for name, text in zip("abcd", ('"5 inch', "x", '7"', "z"), strict=True)},
+        ),
+        *(
+            (
+                f'{header}\na.jpg, "one\n""line"",\nmore" , "x\ny"\nb.jpg, "Stop" sign',
+                {"a": CaptionRecord.of('one\n"line",\nmore', ["x\ny"]), "b": CaptionRecord.of('"Stop" sign')},
+            )
+            for header in ("key, caption, tags", '"key","caption","tags"')
+        ),
+    ],
+    ids=range(8),
+)
+def test_blanks_around_quotes_are_no_text_and_quotes_after_them_close_as_the_header_does(
+    text: str, records: dict[str, CaptionRecord]
+) -> None:
+    with _loaded(text.encode(), "s3://b/c.csv") as loaded:
+        found = loaded.find_many([_info(f"s3://b/{name}.jpg") for name in records])
+        assert loaded.unmatched() == 0
+    assert found == list(records.values())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_joiners_at_the_end_of_a_word_are_a_part_of_it(suffix: str) -> None:
+    """The last letter of this Malayalam word is written as virama and joiner."""
+    word = "അവന\u0d4d\u200d"
+    content = f"key,caption,tags\n1.jpg,{word} ,{word}; x\n".encode()
+    if suffix == "jsonl":
+        content = _lines({"key": "1.jpg", "caption": f"{word} ", "tags": [word, "x"]})
+    with _loaded(content, f"s3://b/c.{suffix}") as captions:
+        assert captions.find(_info("s3://b/1.jpg")) == CaptionRecord.of(word, [word, "x"])
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("key,caption", '2.jpg,"open\n3.jpg,c'),
+        ("key, caption", '2.jpg, "open'),
+        ("key, caption", '2.jpg, "open\n3.jpg, "Stop" sign'),
+    ],
+)
+def test_an_error_names_the_line_where_the_record_begins(header: str, rows: str) -> None:
+    content = f"{header}\n1.jpg,a\n{rows}\n".encode()
     with pytest.raises(ConfigurationError, match="line 3 is not CSV"), _loaded(content, "s3://b/c.csv"):
         pass
 
@@ -397,6 +451,19 @@ def test_a_key_that_cannot_be_read_otherwise_is_unmatched(key: str) -> None:
     with _loaded(_lines({"key": key, "caption": "a"})) as captions:
         assert captions.find(_info("s3://b/set/1.jpg")) is None
         assert captions.unmatched_keys() == [key]
+
+
+@pytest.mark.parametrize(
+    ("key", "object_uri"),
+    [
+        ("https://b.s3.amazonaws.com/a#1.jpg", "s3://b/a#1.jpg"),
+        ("https://b.s3.amazonaws.com/a%231.jpg?versionId=1", "s3://b/a#1.jpg"),
+        ("https://cdn.example.com/photos/a.jpg", "s3://photos/a.jpg"),
+    ],
+)
+def test_an_address_is_read_as_the_object_that_it_may_name(key: str, object_uri: str) -> None:
+    with _loaded(_lines({"key": key, "caption": "a"})) as captions:
+        assert captions.find(_info(object_uri)) == CaptionRecord.of("a")
 
 
 def test_a_key_that_is_given_in_memory_has_no_other_reading() -> None:

@@ -1,24 +1,22 @@
 """Text and delimited text as spreadsheets and export tools write it: any delimiter, line end and Unicode encoding."""
 
 import codecs
-import csv
 import io
-import itertools
 import re
 import string
-from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from viewfinder.errors import ConfigurationError
 
 DELIMITERS = (",", ";", "\t", "|")
 # Characters without ink around names, keys and texts: all spaces (`str.isspace`), soft hyphens, zero-width characters,
-# marks of the direction of text, which Windows copies with a path, and byte order marks.
+# marks of the direction of text, which Windows copies with a path, and byte order marks. Not the joiners U+200C and
+# U+200D: at the end of a word they change its last letter, as in Malayalam.
 BLANK = (
     string.whitespace
     + "\0\x1c\x1d\x1e\x1f\x85\u00a0\u00ad\u1680\u180e\u3000\ufeff"
-    + "".join(map(chr, (*range(0x2000, 0x2010), *range(0x2028, 0x2030), *range(0x205F, 0x2070))))
+    + "".join(map(chr, (*range(0x2000, 0x200C), 0x200E, 0x200F, *range(0x2028, 0x2030), *range(0x205F, 0x2070))))
 )
 
 # Excel writes the delimiter into a line of its own before the header.
@@ -41,8 +39,6 @@ MAX_HEADER_CHARACTERS = 64 * 1024  # over several lines
 # No request to Qdrant (32 MB by default) holds a larger one. Without a limit, a quote that is not closed would read the
 # rest of the file into memory.
 MAX_CELL_CHARACTERS = 32 * 1024**2
-# Characters after a quote that follows a space, in which the quote must be closed.
-_MAX_QUOTED_CHARACTERS = 1024**2
 
 
 def text_lines(uri: str, file: BinaryIO) -> Iterator[str]:
@@ -70,23 +66,17 @@ class DelimitedText:
     def __init__(self, uri: str, file: BinaryIO, names: Collection[str], *, delimiter: str) -> None:
         self.line = 0
         self._uri = uri
-        csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the process
-        self._ahead: deque[str] = deque()  # lines that were read and are to be read again
-        self._source = text_lines(uri, file)
-        self._lines = self._all_lines()
+        self._lines = self._counted(text_lines(uri, file))
         text, given = self._first_line()
         likely = [given] if given else [delimiter, *(each for each in DELIMITERS if each != delimiter)]
-        self._delimiter = max(likely, key=lambda each: _score(text, each, names))
-        self._quote_after_space = re.compile(f'(^|{re.escape(self._delimiter)}) +"')
-        try:
-            self.header = _split_line(text, self._delimiter) if text else []
-        except csv.Error as error:
-            raise ConfigurationError(f"{uri!r} line {self.line} is not CSV: {error}.") from error
+        splitters = [_Splitter(each, text) for each in likely]
+        self._splitter = max(splitters, key=lambda each: each.score(text, names))
+        self.header = self._record(text)
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield line number and cells by column, without blank cells and rows, and without a repeated header.
 
-        A cell of a column without a name is ignored. Spaces around cells are removed, also before a quoted cell.
+        A cell of a column without a name is ignored. Blanks around cells are removed.
         """
         header = [cell.strip(BLANK) for cell in self.header]
         for line in self._lines:
@@ -99,41 +89,27 @@ class DelimitedText:
 
     def _record(self, line: str) -> list[str]:
         """Return the cells of the record that begins with this line."""
-        if '"' not in line:  # as most lines: no reader is needed
-            return line.rstrip("\r\n").split(self._delimiter)
-        if self._quote_after_space.search(line) and (cells := self._quoted_after_spaces(line)):
-            return cells
         begin = self.line
         try:
-            return next(csv.reader(itertools.chain([line], self._lines), delimiter=self._delimiter, strict=True))
-        except csv.Error as error:
+            return self._splitter.split(line, self._until_quote)
+        except ValueError as error:
             raise ConfigurationError(f"{self._uri!r} line {begin} is not CSV: {error}.") from error
 
-    def _quoted_after_spaces(self, line: str) -> list[str] | None:
-        """Return the cells of a record with spaces before its quotes; None if such a quote is a part of the text.
+    def _until_quote(self) -> str:
+        """Return the next lines, to the one that closes a quoted cell. Raises `ValueError` if the cell is too large."""
+        lines, size = [], 0
+        for line in self._lines:
+            lines.append(line)
+            size += len(line)
+            if '"' in line.replace('""', ""):
+                break
+            if size > MAX_CELL_CHARACTERS:
+                raise ValueError(f"a quoted cell has more than {MAX_CELL_CHARACTERS:,} characters")
+        return "".join(lines)
 
-        `a.jpg, "a red car"` has a quoted cell, `a.jpg, "Stop" sign` has not.
-        """
-        lines, is_open, size = [line], line.count('"') % 2, 0
-        while is_open and size < _MAX_QUOTED_CHARACTERS and (more := self._next_line()):
-            lines.append(more)
-            size += len(more)
-            is_open = (is_open + more.count('"')) % 2
-        try:
-            return _split_line("".join(lines), self._delimiter)
-        except csv.Error:
-            self._ahead.extendleft(reversed(lines[1:]))
-            self.line -= len(lines) - 1
-            return None
-
-    def _next_line(self) -> str:
-        """Return the next line, "" after the last one."""
-        line = self._ahead.popleft() if self._ahead else next(self._source, "")
-        self.line += bool(line)
-        return line
-
-    def _all_lines(self) -> Iterator[str]:
-        while line := self._next_line():
+    def _counted(self, lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            self.line += 1
             yield line
 
     def _first_line(self) -> tuple[str, str | None]:
@@ -160,16 +136,51 @@ class DelimitedText:
         return text
 
 
-def _split_line(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter, strict=True, skipinitialspace=True), [])
+class _Splitter:
+    """Splits records at a delimiter. Blanks around a quoted cell are not part of it.
 
+    `a.jpg, "a red, car" ` has a quoted cell, `a.jpg, "Stop" sign` has not. A quote after a blank may be closed on a
+    later line if the header has quotes, or blanks after its delimiters; else it is a part of the text.
+    """
 
-def _score(line: str, delimiter: str, names: Collection[str]) -> tuple[int, int]:
-    try:
-        cells = _split_line(line, delimiter)
-    except csv.Error:
-        return 0, 0
-    return sum(cell.strip(BLANK).casefold() in names for cell in cells), len(cells)
+    def __init__(self, delimiter: str, header: str) -> None:
+        self._delimiter, mark = delimiter, re.escape(delimiter)
+        blanks = "".join(each for each in BLANK if each not in ("\r", "\n", delimiter))
+        blank = f"[{re.escape(blanks)}]"
+        content, end = '((?:[^"]++|"")*+)', rf"({mark}|[\r\n]*\Z)"
+        self._quoted = re.compile(f'{blank}*+"{content}"{blank}*+{end}')
+        self._plain = re.compile(rf'(?!")([^{mark}\r\n]*+){end}')
+        is_spaced = '"' in header or re.search(mark + blank, header)
+        self._open = re.compile((f"{blank}*+" if is_spaced else "") + rf'"{content}\Z')
+
+    def split(self, text: str, more: Callable[[], str] = str) -> list[str]:
+        """Return the cells of a record; `more` returns the lines after `text` that close a quote.
+
+        Raises `ValueError` if a quote is not closed, or if text follows a quoted cell.
+        """
+        if '"' not in text:  # as most lines
+            return text.rstrip("\r\n").split(self._delimiter)
+        cells: list[str] = []
+        place, end = 0, self._delimiter
+        while end == self._delimiter:
+            if self._open.match(text, place):
+                text, place = text[place:].lstrip(BLANK) + more(), 0
+            if cell := self._quoted.match(text, place):
+                cells.append(cell[1].replace('""', '"'))
+            elif cell := self._plain.match(text, place):
+                cells.append(cell[1])
+            else:
+                raise ValueError("a quoted cell is not closed, or text follows it")
+            place, end = cell.end(), cell[2]
+        return cells
+
+    def score(self, header: str, names: Collection[str]) -> tuple[int, int]:
+        """Return how many of `names` and how many cells the header has."""
+        try:
+            cells = self.split(header)
+        except ValueError:
+            return 0, 0
+        return sum(cell.strip(BLANK).casefold() in names for cell in cells), len(cells)
 
 
 def _encoding(uri: str, file: BinaryIO) -> str:
