@@ -306,7 +306,7 @@ def _readings(key: str) -> list[str]:
 
 
 def _object_uris(address: str) -> list[str]:
-    parts = urlsplit(address)
+    parts = urlsplit(address, allow_fragments=False)  # a key may contain "#"
     host, path = parts.hostname or "", unquote(parts.path, errors="strict")
     buckets = dict.fromkeys((host.partition(".s3")[0], host.partition(".")[0]))
     return [f"s3:/{path}", *(f"s3://{bucket}{path}" for bucket in buckets)]
