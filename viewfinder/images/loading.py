@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImagePalette, UnidentifiedImageError
 
 from viewfinder.errors import ImageError
 from viewfinder.images import raw
@@ -107,6 +107,8 @@ class Loader:
         with image:
             reduced = image.size != original
             image.load()
+            if image.mode == "P" and image.palette is None:  # of an icon of macOS Pillow takes over the pixels alone
+                image.palette = ImagePalette.ImagePalette("RGB", image.im.getpalette("RGB", "RGB"))
             if not reduced:
                 original = image.size  # icons and rotated TIFFs have their final size only now
                 _check_pixels(original, self._max_pixels)
