@@ -89,9 +89,6 @@ class EmptyPages:
         self.pages += 1
         return {"IsTruncated": True, "NextContinuationToken": f"token-{self.pages}"}
 
-    def exists(self, bucket: str, key: str) -> bool:
-        return False
-
 
 def test_empty_pages_without_an_end_are_an_error() -> None:
     with pytest.raises(ViewfinderError, match=f"{MAX_EMPTY_PAGES + 1:,} empty pages one after another"):
@@ -120,12 +117,19 @@ def test_a_key_that_is_listed_again_is_one_object(pages: list[Answer]) -> None:
         ("2026-01-02T03:04:05+02:00", "2026-01-02T01:04:05Z"),
         ("2026-01-02 03:04:05", "2026-01-02T03:04:05Z"),
         ("Fri, 02 Jan 2026 03:04:05 GMT", "2026-01-02T03:04:05Z"),
+        ("0500-01-02 03:04:05", "0500-01-02T03:04:05Z"),
         ("yesterday", ""),
+        ("0000-00-00T00:00:00.000Z", ""),
+        ("2016-12-31T23:59:60Z", ""),
+        ("2026-02-30T00:00:00Z", ""),
+        ("Mon, 30 Feb 2026 00:00:00 GMT", ""),
+        ("0001-01-01T00:00:00+05:00", ""),
+        ("9999-12-31T23:59:59-05:00", ""),
         ("", ""),
     ],
 )
 def test_times_are_read_in_any_usual_form(written: str, modified: str) -> None:
-    """Their first 19 characters were taken for a time."""
+    """Their first 19 characters were taken for a time. One that does not exist ended the run, where it was compared."""
     entry = _entry(f"<Key>1</Key><Size>1</Size><LastModified>{written}</LastModified>")
     with FaultyS3([entry]) as server, Objects(_access(server)) as objects:
         assert [info.last_modified for info in objects.list("s3://b")] == [modified]

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, quote_plus, unquote, urlsplit
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 from xml.sax.saxutils import escape
 
 import pyarrow as pa
@@ -360,50 +360,24 @@ def _keys(server: FaultyS3) -> list[str]:
         return [info.key for info in objects.list("s3://b")]
 
 
-def _has(*paths: str) -> Answer:
-    """Answer a HEAD for one of these paths of the bucket, and nothing else."""
-
-    def answer(handler: faulty.Handler) -> None:
-        found = handler.path in [f"/b/{path}" for path in paths]
-        (faulty.content if found else NOT_FOUND)(handler)
-
-    return answer
-
-
-@pytest.mark.parametrize(
-    ("listed", "paths", "keys"),
-    [
-        (["a%20b.jpg", "c.jpg"], ["a%20b.jpg"], ["a b.jpg", "c.jpg"]),  # HEAD of the key `a b.jpg`
-        (["a+b%2B.jpg"], ["a%20b%2B.jpg"], ["a b+.jpg"]),
-        (["%E5%9B%BE.jpg"], ["%E5%9B%BE.jpg"], ["图.jpg"]),
-        (["a%20b.jpg"], ["a%2520b.jpg"], ["a%20b.jpg"]),  # the key itself has the percent sign
-        (["100%.jpg", "a%20b.jpg"], [], ["100%.jpg", "a%20b.jpg"]),  # not encoded: an encoder would escape `%.`
-        (["a b.jpg", "a%20b.jpg"], [], ["a b.jpg", "a%20b.jpg"]),
-    ],
-)
-def test_keys_that_the_server_encoded_unasked_are_decoded(listed: list[str], paths: list[str], keys: list[str]) -> None:
-    with FaultyS3([page(*listed)], then=_has(*paths)) as server:
-        assert _keys(server) == keys
-
-
 class _Bucket:
     """A bucket whose listings encode names with `encode` and never say so, on pages of two entries."""
 
-    def __init__(self, keys: list[str], encode: Callable[[str], str], *, may_be_read: bool = True) -> None:
+    def __init__(self, keys: list[str], encode: Callable[[str], str], *, refused: str = "no prefix") -> None:
         self.keys = sorted(keys)
         self.looked_for: list[str] = []
         self._encode = encode
-        self._may_be_read = may_be_read
+        self._refused = refused
 
     def __call__(self, handler: faulty.Handler) -> None:
-        path, _, query = handler.path.partition("?")
-        if query:
-            return self._list(handler, {name: values[0] for name, values in parse_qs(query).items()})
-        key = unquote(path.removeprefix("/b/"))
-        self.looked_for.append(key)
-        if not self._may_be_read:
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
+        if not asked:  # a HEAD or GET of an object
             return error(403, "AccessDenied")(handler)
-        return (faulty.content if key in self.keys else NOT_FOUND)(handler)
+        if "max-keys" in asked:
+            self.looked_for.append(asked["prefix"])
+        if asked.get("prefix") == self._refused:
+            return error(403, "AccessDenied")(handler)
+        return self._list(handler, asked)
 
     def _list(self, handler: faulty.Handler, asked: dict[str, str]) -> None:
         prefix, after = asked.get("prefix", ""), asked.get("continuation-token", asked.get("start-after", ""))
@@ -452,25 +426,61 @@ def test_all_pages_of_a_listing_are_decoded_in_the_same_way(encode: Callable[[st
     assert len(bucket.looked_for) <= 5, "asked for each page"
 
 
-@pytest.mark.parametrize("encode", [str, quote])
-def test_keys_that_exist_in_both_spellings_show_nothing(encode: Callable[[str], str]) -> None:
-    keys = ["a b.jpg", "a%20b.jpg", "c d.jpg"]
-    with FaultyS3(then=_Bucket(keys, encode)) as server:
-        assert _keys(server) == keys
+BOTH = {
+    "on one page": ["a b.jpg", "a%20b.jpg", "c d.jpg"],
+    "a folder twice": [f"a{space}{number}.jpg" for space in (" ", "%20") for number in range(4)],
+    "three times": [f"a{space}{number}.jpg" for space in (" ", "%20", "%2520", "+", "%2B") for number in range(3)],
+    "folders": [f"a{space}/{number}.jpg" for space in (" ", "%20", "+", "%2B") for number in range(3)],
+    "a percent sign at the end": ["100%", "100%25"],
+    "a percent sign alone": ["100%"],
+    "a plus sign": ["a b+.jpg", "a+b+.jpg"],
+    "other letters": ["图.jpg", "%E5%9B%BE.jpg"],
+    "as it is": ["100%.jpg", "a%20b.jpg"],
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["sequential", "parallel"])
+@pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
+@pytest.mark.parametrize("keys", BOTH.values(), ids=BOTH)
+def test_keys_that_exist_in_both_spellings_are_decoded(
+    keys: list[str], encode: Callable[[str], str], ordered: bool
+) -> None:
+    """They were decoded by a guess. The next page proved it wrong, so that the bucket could never be listed."""
+    bucket = _Bucket(keys, encode)
+    with FaultyS3(then=bucket) as server, Objects(_access(server, threads=4)) as objects:
+        assert sorted(info.key for info in objects.list("s3://b", ordered=ordered)) == sorted(keys)
+    assert len(bucket.looked_for) <= 5
 
 
 @pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
-def test_keys_that_may_not_be_read_are_decoded_too(encode: Callable[[str], str]) -> None:
-    """A prefix of another account does not end the run, and a prune deletes no points of it."""
-    keys = ["1.jpg", "2 %20.jpg", "3+4.jpg"]
-    with FaultyS3(then=_Bucket(keys, encode, may_be_read=False)) as server:
-        assert _keys(server) == keys
+def test_the_prefix_of_a_listing_shows_how_its_keys_are_encoded(encode: Callable[[str], str]) -> None:
+    """Credentials may list that prefix alone."""
+    keys = ["a %20+/1.jpg", "a %20+/2.jpg", "a %20+/3.jpg"]
+    bucket = _Bucket(keys, encode)
+    with FaultyS3(then=bucket) as server, Objects(_access(server)) as objects:
+        assert [info.key for info in objects.list("s3://b/a %20+")] == keys
+    assert bucket.looked_for == []
 
 
-def test_a_listing_that_was_decoded_wrongly_so_far_fails() -> None:
-    bucket = _Bucket(["1 1.jpg", "1 2.jpg", "2 1.jpg"], quote)
-    deleted = page("0%200.jpg", token="1")
-    with FaultyS3([deleted], then=bucket) as server, pytest.raises(ViewfinderError, match=r"'0%200\.jpg' was listed"):
+@pytest.mark.parametrize(
+    ("encode", "deleted"), [(str, "0%200.jpg"), (str, "1%201.jpg"), (quote, "0%200.jpg"), (quote, "1%25201.jpg")]
+)
+def test_keys_that_are_deleted_meanwhile_show_nothing_wrong(encode: Callable[[str], str], deleted: str) -> None:
+    keys = ["1 1.jpg", "2 1.jpg", "2+1.jpg", "3%201.jpg"]
+    with FaultyS3([page(deleted, token=" ")], then=_Bucket(keys, encode)) as server:
+        assert _keys(server)[1:] == keys
+
+
+def test_keys_of_which_no_listing_shows_how_they_are_encoded_are_an_error() -> None:
+    """`100%25` may be itself, beside `100%2525`, or `100%`, beside `100%25`."""
+    bucket = _Bucket(["0", "100%", "100%25"], quote)
+    with FaultyS3(then=bucket) as server, pytest.raises(ViewfinderError, match=r"'100%25' is encoded\. Rename"):
+        _keys(server)
+
+
+def test_a_refused_listing_that_would_show_how_keys_are_encoded_is_an_error() -> None:
+    bucket = _Bucket(["a b.jpg"], quote, refused="a b.jpg")
+    with FaultyS3(then=bucket) as server, pytest.raises(SourceError, match=r"'a b\.jpg' were listed to find out"):
         _keys(server)
 
 

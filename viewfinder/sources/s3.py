@@ -228,15 +228,6 @@ class _Requests:
             kind = ViewfinderError if error.reason in RETRYABLE_REASONS else SourceError
             raise kind(self.explain(cause, request["Bucket"])) from cause
 
-    def exists(self, bucket: str, key: str) -> bool | None:
-        try:
-            self.head(f"s3://{bucket}/{key}")
-        except ObjectError as error:
-            if error.reason in RETRYABLE_REASONS:
-                raise ViewfinderError(error.message) from error
-            return False if error.reason == "not_found" else None
-        return True
-
     def stat(self, uri: str) -> ObjectInfo:
         """Return the properties of one object. Raises `ObjectError`."""
         bucket, key = s3_parts(uri)
