@@ -33,8 +33,8 @@ class ChangingObjects(MemoryObjects):
         self._change = change
         self._opened = 0
 
-    def open(self, uri: str) -> BinaryIO:
-        file = super().open(uri)
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO:
+        file = super().open(uri, max_bytes, whole=whole)
         self._opened += 1
         self._change(self, self._opened)
         return file

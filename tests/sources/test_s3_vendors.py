@@ -5,8 +5,10 @@ import io
 import json
 import random
 import threading
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
@@ -21,7 +23,7 @@ from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ImageError, ObjectError, SourceError, ViewfinderError
 from viewfinder.sources.access import CHECKED_BYTES, ObjectAccess
-from viewfinder.sources.content_encoding import decode_bytes
+from viewfinder.sources.content_encoding import decode_bytes, decode_file
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.s3_connection import S3Connection
 from viewfinder.sources.uris import canonical_uri, s3_parts
@@ -84,7 +86,7 @@ def _unix_compressed(data: bytes, max_width: int = 16, clear_after: int = 1 << 2
         if 257 + count < 1 << max_width:
             known[text + byte] = 257 + count
         text, count = byte, count + 1
-        if 256 + count >= 1 << width < 1 << max_width:
+        if 256 + count >= 1 << width < 1 << max(10, max_width):
             pad()
             width += 1
         if count == clear_after:
@@ -178,9 +180,42 @@ def test_content_that_is_not_encoded_as_its_header_says_is_unchanged(encoding: s
 def test_the_size_limit_holds_after_decoding(encoding: str) -> None:
     with FaultyS3(then=_encoded(ENCODED[encoding], encoding)) as server, Objects(_access(server)) as objects:
         assert objects.read("s3://b/k", len(CONTENT)).data == CONTENT
-        with pytest.raises(ObjectError, match=f"more than 999 bytes after decoding {encoding}") as caught:
-            objects.read("s3://b/k", len(CONTENT) - 1)
-    assert (caught.value.reason, caught.value.permanent) == ("too_many_bytes", True)
+        objects.open("s3://b/k", len(CONTENT)).close()
+        for read in (objects.read, objects.open):
+            with pytest.raises(ObjectError, match=f"more than 999 bytes after decoding {encoding}") as caught:
+                read("s3://b/k", len(CONTENT) - 1)
+            assert (caught.value.reason, caught.value.permanent) == ("too_many_bytes", True)
+
+
+def test_a_file_is_limited_before_decoding(tmp_path: Path) -> None:
+    (tmp_path / "k").write_bytes(CONTENT)
+    with FaultyS3(then=_encoded(CONTENT, "")) as server, Objects(_access(server)) as objects:
+        for uri in ("s3://b/k", (tmp_path / "k").as_uri()):
+            objects.open(uri, len(CONTENT)).close()
+            with pytest.raises(ObjectError, match="has 1000 bytes, more than 999"):
+                objects.open(uri, len(CONTENT) - 1)
+
+
+BOMB = bytes(4_000_000)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("compress", _unix_compressed(BOMB)),
+        ("br", pa.compress(BOMB, "brotli", asbytes=True) + b"other bytes"),
+        ("zstd", pa.compress(BOMB, "zstd", asbytes=True) + b"other bytes"),
+    ],
+)
+def test_a_file_is_decoded_in_little_memory(encoding: str, body: bytes) -> None:
+    """Regression: all of it was in memory at once, so that one object could kill the service."""
+    tracemalloc.start()
+    try:
+        with decode_file(io.BytesIO(body), [encoding], "s3://b/k", None, whole=False) as file:
+            assert file.seek(0, io.SEEK_END) == len(BOMB)
+        assert tracemalloc.get_traced_memory()[1] < len(BOMB) / 4
+    finally:
+        tracemalloc.stop()
 
 
 NOISE = random.Random(2).randbytes(200_000).hex().encode()
@@ -207,6 +242,8 @@ def test_a_damaged_encoding_is_undone_up_to_the_damage(encoding: str, body: byte
     with FaultyS3(then=_encoded(body, encoding)) as server, Objects(_access(server)) as objects:
         data = objects.read("s3://b/k", 10**6).data
         assert data[:size] == NOISE[:size]
+        with objects.open("s3://b/k", 10**6, whole=False) as file:
+            assert file.read() == data
         with pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught:
             objects.open("s3://b/k")
         assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
@@ -221,13 +258,11 @@ def test_a_damaged_encoding_is_undone_up_to_the_damage(encoding: str, body: byte
     ],
 )
 def test_an_encoding_of_which_nothing_can_be_undone_is_corrupt(encoding: str, body: bytes) -> None:
-    with (
-        FaultyS3(then=_encoded(body, encoding)) as server,
-        Objects(_access(server)) as objects,
-        pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught,
-    ):
-        objects.read("s3://b/k", 10_000)
-    assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
+    with FaultyS3(then=_encoded(body, encoding)) as server, Objects(_access(server)) as objects:
+        for read in (objects.read, partial(objects.open, whole=False)):
+            with pytest.raises(ObjectError, match=f"not complete {encoding} data") as caught:
+                read("s3://b/k", 10_000)
+            assert (caught.value.reason, caught.value.permanent) == ("corrupt", True)
 
 
 @pytest.mark.parametrize(

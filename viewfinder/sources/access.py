@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple, Protocol
 
+from viewfinder.errors import ObjectError
 from viewfinder.settings import Settings
 from viewfinder.sources.versions import Version
 
@@ -71,7 +72,7 @@ class Backend(Protocol):
 
     def read(self, uri: str, max_bytes: int, check_head: HeadCheck | None = None) -> ObjectContent: ...
 
-    def open(self, uri: str) -> BinaryIO: ...
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO: ...
 
     def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None: ...
 
@@ -88,3 +89,9 @@ class Backend(Protocol):
     def check(self, source: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+def check_size(uri: str, size: int, max_bytes: int | None) -> None:
+    """Raise `ObjectError` with `too_many_bytes` if an object has more than `max_bytes`; None stands for no limit."""
+    if max_bytes is not None and size > max_bytes:
+        raise ObjectError("too_many_bytes", f"{uri!r} has {size} bytes, more than {max_bytes}.", permanent=True)

@@ -44,22 +44,7 @@ def decode_bytes(data: bytes, codings: list[str], max_bytes: int, uri: str) -> b
     Raises `ObjectError` with `too_many_bytes`, or with `corrupt` if nothing can be decoded.
     """
     for coding in codings:
-        parts: list[bytes] = []
-        size = 0
-        try:
-            for part in _decoded(io.BytesIO(data), coding):
-                parts.append(part)
-                size += len(part)
-                if size > max_bytes:
-                    raise ObjectError(
-                        "too_many_bytes",
-                        f"{uri!r} has more than {max_bytes} bytes after decoding {coding}.",
-                        permanent=True,
-                    )
-        except _DAMAGED as error:
-            if not size:
-                raise _corrupt(uri, coding, error) from error
-        data = b"".join(parts)
+        data = b"".join(_checked(io.BytesIO(data), coding, uri, max_bytes, whole=False))
     return data
 
 
@@ -76,20 +61,18 @@ def decode_head(data: bytes, codings: list[str]) -> bytes:
     return data
 
 
-def decode_file(file: BinaryIO, codings: list[str], uri: str) -> BinaryIO:
+def decode_file(file: BinaryIO, codings: list[str], uri: str, max_bytes: int | None, *, whole: bool) -> BinaryIO:
     """Return the decoded content of a file as a new temporary file, and close the given one.
 
-    Raises `ObjectError` with `corrupt` for damaged data: a part of a table must not be taken for the whole.
+    Of damaged data, the content is what is before the damage, as in `decode_bytes`; if `whole`, damaged data is
+    `corrupt`. Raises `ObjectError` with `too_many_bytes` or `corrupt`.
     """
     for coding in codings:
         decoded = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:
             with file:
-                for part in _decoded(file, coding):
+                for part in _checked(file, coding, uri, max_bytes, whole=whole):
                     decoded.write(part)
-        except _DAMAGED as error:
-            decoded.close()
-            raise _corrupt(uri, coding, error) from error
         except BaseException:
             decoded.close()
             raise
@@ -98,10 +81,26 @@ def decode_file(file: BinaryIO, codings: list[str], uri: str) -> BinaryIO:
     return file
 
 
-def _decoded(file: BinaryIO, coding: str) -> Iterator[bytes]:
-    """Yield the decoded content; then raise one of `_DAMAGED` if the data ends early, or if other bytes follow.
+def _checked(file: BinaryIO, coding: str, uri: str, max_bytes: int | None, *, whole: bool) -> Iterator[bytes]:
+    """Yield the decoded content. Raises `ObjectError` as `decode_file` does."""
+    size = 0
+    try:
+        for part in _decoded(file, coding):
+            size += len(part)
+            if max_bytes is not None and size > max_bytes:
+                message = f"{uri!r} has more than {max_bytes} bytes after decoding {coding}."
+                raise ObjectError("too_many_bytes", message, permanent=True)
+            yield part
+    except _DAMAGED as error:
+        if whole or not size:
+            raise ObjectError("corrupt", f"{uri!r} is not complete {coding} data: {error}.", permanent=True) from error
 
-    A file that is not encoded so is yielded unchanged.
+
+def _decoded(file: BinaryIO, coding: str) -> Iterator[bytes]:
+    """Yield the decoded content in parts of some 64 KiB, and leave the file open or close it.
+
+    Then raise one of `_DAMAGED` if the data is damaged or ends early. Bytes after its end are ignored, except by `br`
+    and `zstd`, which count them as damage. A file that is not encoded so is yielded unchanged.
     """
     head = file.read(_TRIAL_BYTES)
     file.seek(0)
@@ -114,7 +113,7 @@ def _decoded(file: BinaryIO, coding: str) -> Iterator[bytes]:
 def _inflated(file: BinaryIO) -> Iterator[bytes]:
     """Decode gzip data (RFC 1952) of any number of members, zlib data (RFC 1950), or bare deflate data (RFC 1951).
 
-    HTTP's `deflate` is zlib data, and some servers send the bare kind. Bytes after the end are ignored.
+    HTTP's `deflate` is zlib data, and some servers send the bare kind.
     """
     rest = file.read(_CHUNK_BYTES)
     window = 31 if rest.startswith(_GZIP) else 15 if _has_zlib_header(rest) else -15
@@ -146,60 +145,69 @@ def _has_zlib_header(data: bytes) -> bool:
 
 def _by_arrow(codec: str) -> Callable[[BinaryIO], Iterator[bytes]]:
     def decoded(file: BinaryIO) -> Iterator[bytes]:
-        data, given = file.read(), 0
+        stream, given = pa.CompressedInputStream(file, codec), 0
         try:
-            with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-                while part := stream.read(_CHUNK_BYTES):
-                    given += len(part)
-                    yield part
+            while part := stream.read(_CHUNK_BYTES):
+                given += 1
+                yield part
         except _DAMAGED:
             # Arrow drops what it has read for this part: read it again, byte by byte, up to the same error.
-            with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-                stream.read(given)
-                while part := stream.read(1):
-                    yield part
+            file.seek(0)
+            again = pa.CompressedInputStream(file, codec)
+            for _ in range(given):
+                again.read(_CHUNK_BYTES)
+            while part := again.read(1):
+                yield part
 
     return decoded
 
 
 def _uncompressed(file: BinaryIO) -> Iterator[bytes]:
-    """Decode data of Unix `compress`: LZW with codes of 9 bits up to the number in the header.
+    """Decode data of Unix `compress`: LZW with codes of 9 bits up to the number in the header, where 9 means 10.
 
     Each code adds an entry: the text of the code before it and one more byte, which follows in the output.
     """
-    data = file.read()
-    flags = data[2] if len(data) > 2 else 0
+    header = file.read(3)
+    flags = header[2] if len(header) > 2 else 0
     max_width, first = flags & 0x1F, _CLEAR + (flags >> 7)
     if not 9 <= max_width <= 16:
         raise EOFError("the header is damaged")
-    out, given = bytearray(), 0
-    entries: list[tuple[int, int]] = []  # place in the output and length
-    width, start, at = 9, 24, 24  # in bits; `start`: the first code of this width
-    last: tuple[int, int] | None = None
-    while at + width <= len(data) * 8:
-        code = int.from_bytes(data[at // 8 : at // 8 + 3], "little") >> at % 8 & (1 << width) - 1
-        at += width
-        wider = width
-        if code == _CLEAR < first:
-            entries, last, wider = [], None, 9
-        else:
-            if last is not None and first + len(entries) < 1 << max_width:
-                entries.append((last[0], last[1] + 1))
-            if code >= 256 and code - first >= len(entries):
-                yield bytes(out[given:])
+    max_width = max(10, max_width)
+    # By code: the code of the text without its last byte, and this byte. The codes of single bytes have no prefix.
+    prefixes, suffixes = [0] * first, bytearray(range(256)) + bytes(first - _CLEAR)
+    out = bytearray()
+    width, last, initial = 9, -1, 0  # the code before, and the first byte of its text
+    while group := file.read(width):  # codes of one width fill groups of eight, also before a clear
+        codes = int.from_bytes(group, "little")
+        for place in range(0, 8 * len(group) - width + 1, width):
+            code = codes >> place & (1 << width) - 1
+            if code == _CLEAR < first:
+                del prefixes[first:], suffixes[first:]
+                width, last = 9, -1
+                break
+            adds = last >= 0 and len(prefixes) < 1 << max_width
+            if adds:
+                prefixes.append(last)
+                suffixes.append(initial)  # right if this code is that of the new entry
+            if code >= len(prefixes):
+                yield bytes(out)
                 raise EOFError("a code is damaged")
-            place, length = entries[code - first] if code >= 256 else (0, 0)
-            text = out[place : place + length] if length else bytes([code])
-            last = len(out), max(1, length)
-            out += text if len(text) == last[1] else text + text[:1]  # the entry that this code has added
-            wider += first + len(entries) >= 1 << width < 1 << max_width
-        if wider != width or last is None:  # codes of one width fill groups of eight, also before a clear
-            at, width = start + -(-(at - start) // (8 * width)) * 8 * width, wider
-            start = at
-        if len(out) - given >= _CHUNK_BYTES:
-            yield bytes(out[given:])
-            given = len(out)
-    yield bytes(out[given:])
+            text, at = bytearray(), code
+            while at >= _CLEAR:
+                text.append(suffixes[at])
+                at = prefixes[at]
+            text.append(at)
+            out += text[::-1]
+            if len(out) >= _CHUNK_BYTES:
+                yield bytes(out)
+                out.clear()
+            if adds:
+                suffixes[-1] = at
+            last, initial = code, at
+            if len(prefixes) >= 1 << width and width < max_width:
+                width += 1
+                break
+    yield bytes(out)
 
 
 _DECODERS: dict[str, Callable[[BinaryIO], Iterator[bytes]]] = {
@@ -224,7 +232,3 @@ def _begins_like(head: bytes, coding: str) -> bool:
             return len(trial.read(_TRIAL_DECODED)) > 0
     except _DAMAGED:
         return False
-
-
-def _corrupt(uri: str, coding: str, error: Exception) -> ObjectError:
-    return ObjectError("corrupt", f"{uri!r} is not complete {coding} data: {error}.", permanent=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo
+from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo, check_size
 from viewfinder.sources.uris import display_key, file_path, file_uri
 
 _REASON_BY_ERRNO = {
@@ -36,10 +36,7 @@ class LocalObjects:
                 if check_head is not None:
                     check_head(file.read(CHECKED_BYTES))
                     file.seek(0)
-                if before.st_size > max_bytes:
-                    raise ObjectError(
-                        "too_many_bytes", f"{uri!r} has {before.st_size} bytes, more than {max_bytes}.", permanent=True
-                    )
+                check_size(uri, before.st_size, max_bytes)
                 data = file.read(before.st_size + 1)
                 if len(data) != before.st_size or _etag(os.fstat(file.fileno())) != _etag(before):
                     raise ObjectError("changed", f"{uri!r} changed while it was read.")
@@ -47,7 +44,7 @@ class LocalObjects:
             raise _object_error(uri, error) from error
         return ObjectContent(data, _info(file_path(uri), before).version)
 
-    def open(self, uri: str) -> BinaryIO:
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO:
         try:
             # Without O_NONBLOCK, opening a pipe blocks until another process writes to it. Regular files ignore it.
             descriptor = os.open(file_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -56,7 +53,13 @@ class LocalObjects:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise ObjectError("not_a_file", f"{uri!r} is not a regular file.")
-        return os.fdopen(descriptor, "rb")
+        file = os.fdopen(descriptor, "rb")
+        try:
+            check_size(uri, os.fstat(descriptor).st_size, max_bytes)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def write(self, uri: str, path: Path) -> None:
         target = Path(file_path(uri))

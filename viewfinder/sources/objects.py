@@ -43,15 +43,15 @@ class Objects:
         with _span("GetObject", uri):
             return self._backend(uri).read(uri, max_bytes, check_head)
 
-    def open(self, uri: str) -> BinaryIO:
-        """Return one object as a seekable file of any size; an object in S3 is copied to an unnamed temporary file.
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO:
+        """Return one object as a seekable file; an object in S3 is copied to an unnamed temporary file.
 
-        Its `Content-Encoding` is undone; a damaged one is `corrupt`.
-
-        Raises `ObjectError` as `read` does.
+        Its `Content-Encoding` is undone. A damaged one is `corrupt` if `whole`: a part of a table must not be taken for
+        the whole. Otherwise the content is what is before the damage. `max_bytes` limits the size before and after
+        decoding. Raises `ObjectError` as `read` does.
         """
         with _span("GetObject", uri):
-            return self._backend(uri).open(uri)
+            return self._backend(uri).open(uri, max_bytes, whole=whole)
 
     def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
         """Return bytes `start` to `stop` of an object in S3 that still has this ETag, read alone.

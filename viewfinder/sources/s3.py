@@ -13,7 +13,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from viewfinder.errors import ObjectError, SourceError, SourceUnavailableError, ViewfinderError
-from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo
+from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectAccess, ObjectContent, ObjectInfo, check_size
 from viewfinder.sources.content_encoding import ENCODED_HEAD_BYTES, codings_of, decode_bytes, decode_file, decode_head
 from viewfinder.sources.parallel_listing import list_parallel
 from viewfinder.sources.s3_connection import S3Connection
@@ -70,21 +70,23 @@ class S3Objects:
                 raise
         return ObjectContent(data, version)
 
-    def open(self, uri: str) -> BinaryIO:
-        return self._connection.retry(lambda: self._open(uri), uri)
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO:
+        return self._connection.retry(lambda: self._open(uri, max_bytes, whole=whole), uri)
 
-    def _open(self, uri: str) -> BinaryIO:
+    def _open(self, uri: str, max_bytes: int | None, *, whole: bool) -> BinaryIO:
         answer = self._get(uri)
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:
             with answer["Body"] as body:
+                check_size(uri, answer.get("ContentLength", 0), max_bytes)
                 for chunk in _read_chunks(body, self._connection.access.read_timeout_s):
+                    check_size(uri, file.tell() + len(chunk), max_bytes)
                     file.write(chunk)
         except BaseException:
             file.close()
             raise
         file.seek(0)
-        return decode_file(cast(BinaryIO, file), codings_of(answer.get("ContentEncoding")), uri)
+        return decode_file(cast(BinaryIO, file), codings_of(answer.get("ContentEncoding")), uri, max_bytes, whole=whole)
 
     def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:
         return self._connection.retry(lambda: self._read_part(uri, start, stop, etag), uri)
@@ -346,9 +348,7 @@ def _receive(
     data = b"".join(received)
     if check_head is not None and not checked:
         check_head(decode_head(data[:needed], codings)[:CHECKED_BYTES])
-    size = max(size, announced)
-    if size > max_bytes:
-        raise ObjectError("too_many_bytes", f"{uri!r} has {size} bytes, more than {max_bytes}.", permanent=True)
+    check_size(uri, max(size, announced), max_bytes)
     return data
 
 

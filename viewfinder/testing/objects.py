@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from viewfinder.errors import ObjectError, SourceError
-from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo
+from viewfinder.sources.access import CHECKED_BYTES, HeadCheck, ObjectContent, ObjectInfo, check_size
 from viewfinder.sources.uris import s3_parts
 
 
@@ -29,14 +29,11 @@ class MemoryObjects:
             raise ObjectError("archived", f"{uri!r} is archived.")
         if check_head is not None:
             check_head(self.contents[uri][:CHECKED_BYTES])
-        if info.size > max_bytes:
-            raise ObjectError(
-                "too_many_bytes", f"{uri!r} has {info.size} bytes, more than {max_bytes}.", permanent=True
-            )
+        check_size(uri, info.size, max_bytes)
         return ObjectContent(self.contents[uri], info.version)
 
-    def open(self, uri: str) -> BinaryIO:
-        self.stat(uri)
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO:
+        check_size(uri, self.stat(uri).size, max_bytes)
         return io.BytesIO(self.contents[uri])
 
     def read_part(self, uri: str, start: int, stop: int, etag: str) -> bytes | None:

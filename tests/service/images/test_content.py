@@ -3,12 +3,14 @@
 import asyncio
 import io
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO
 
 import pytest
 from PIL import Image
 
+from tests.sources.faulty import FaultyS3
 from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.service.images.content import (
@@ -206,9 +208,9 @@ class CountedParts(MemoryObjects):
         self.parts.append((start, stop))
         return super().read_part(uri, start, stop, etag) if self._knows_ranges else None
 
-    def open(self, uri: str) -> BinaryIO:
+    def open(self, uri: str, max_bytes: int | None = None, *, whole: bool = True) -> BinaryIO:
         self.opened += 1
-        return super().open(uri)
+        return super().open(uri, max_bytes, whole=whole)
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
@@ -234,3 +236,26 @@ async def test_a_whole_object_is_not_read_as_a_part(part: slice | None, content:
     )
     assert (bucket.parts, bucket.opened, found.start) == ([], 1, 0)
     found.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [
+        (zlib.compress(bytes(LIMITS.max_bytes))[:-4], LIMITS.max_bytes),  # damaged
+        (zlib.compress(bytes(LIMITS.max_bytes + 1)), None),
+    ],
+)
+async def test_a_large_encoded_object_is_what_the_index_has_read(
+    body: bytes, length: int | None, content: MakeContent
+) -> None:
+    """Regression: a damaged encoding was an error for originals alone, and nothing limited the decoded size."""
+    with FaultyS3(then=lambda handler: handler.send(200, body, ETag='"1"', Content_Encoding="deflate")) as server:
+        images = content(objects=Objects(ObjectAccess(endpoint_url=server.url, anonymous=True)))
+        if length is None:
+            with pytest.raises(ObjectError, match="after decoding deflate") as caught:
+                await images.original("s3://b/large", 2 * IN_MEMORY_BYTES)
+            assert caught.value.reason == "too_many_bytes"
+        else:
+            found = await images.original("s3://b/large", 2 * IN_MEMORY_BYTES)
+            assert (found.size, found.file.read()) == (length, bytes(length))
+            found.close()

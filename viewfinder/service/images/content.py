@@ -17,10 +17,9 @@ from io import BytesIO
 from threading import BoundedSemaphore
 from typing import BinaryIO, TypeVar
 
-from viewfinder.errors import ObjectError
 from viewfinder.images.decoding import ImageLimits
 from viewfinder.images.thumbnails import Thumbnailer
-from viewfinder.sources.access import ObjectAccess
+from viewfinder.sources.access import ObjectAccess, check_size
 from viewfinder.sources.objects import Objects
 from viewfinder.tracing import TracedThreads
 
@@ -165,26 +164,16 @@ class ImageContent:
             data, version = self._objects.read(uri, self._limits.max_bytes)
             return Original(BytesIO(data), len(data), version.etag)
         info = self._objects.stat(uri)
-        self._check_size(uri, info.size)
+        check_size(uri, info.size, self._limits.max_bytes)
         wanted = None if part is None or info.size < 0 else part(info.size, info.etag)
         if wanted is not None and wanted.stop - wanted.start <= min(info.size - 1, MAX_PART_BYTES):
             content = self._objects.read_part(uri, wanted.start, wanted.stop, info.etag)
             if content is not None:
                 return Original(BytesIO(content), info.size, info.etag, wanted.start)
-        file = self._objects.open(uri)
-        try:
-            length = file.seek(0, os.SEEK_END)  # not that of the object in the store, which may be encoded
-            self._check_size(uri, length)
-        except BaseException:
-            file.close()
-            raise
+        file = self._objects.open(uri, self._limits.max_bytes, whole=False)
+        length = file.seek(0, os.SEEK_END)  # not that of the object in the store, which may be encoded
         file.seek(0)
         return Original(file, length, info.etag)
-
-    def _check_size(self, uri: str, size: int) -> None:
-        if size > self._limits.max_bytes:
-            message = f"{uri!r} has {size} bytes, more than {self._limits.max_bytes}."
-            raise ObjectError("too_many_bytes", message, permanent=True)
 
     def _make(self, uri: str, width: int) -> tuple[bytes, str]:
         data, version = self._objects.read(uri, self._limits.max_bytes)
