@@ -176,7 +176,7 @@ def _uncompressed(file: BinaryIO) -> Iterator[bytes]:
     # By code: the code of the text without its last byte, and this byte. The codes of single bytes have no prefix.
     prefixes, suffixes = [0] * first, bytearray(range(256)) + bytes(first - _CLEAR)
     out = bytearray()
-    width, last, initial = 9, -1, 0  # the code before, and the first byte of its text
+    width, last, initial = 9, -1, 0  # `last`: the code before; `initial`: the first byte of its text
     while group := file.read(width):  # codes of one width fill groups of eight, also before a clear
         codes = int.from_bytes(group, "little")
         for place in range(0, 8 * len(group) - width + 1, width):
