@@ -82,6 +82,8 @@ def test_the_service_starts_without_an_index_finds_it_and_follows_it_to_another_
     clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
+    while not answers:  # of the first model
+        stop.wait(0.01)
     second = go_live(store, other_model)
     until_ready(address, second)
     threading.Event().wait(0.5)
