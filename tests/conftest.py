@@ -27,9 +27,9 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 # What killed processes leave behind goes with the suite: their sockets, and the sessions of Ray. Not in pytest's
-# directory, because a socket's path may have 107 characters, of which Ray takes 70. Processes of pytest-xdist share it.
+# directory, because a socket's path may have 107 characters, of which Ray takes 90. Processes of pytest-xdist share it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="viewfinder-tests-")
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="vf-")
     atexit.register(shutil.rmtree, os.environ["TMPDIR"], ignore_errors=True)
     atexit.register(remove_left, MEMORY, PREFIX)
 

@@ -12,8 +12,8 @@ def fast_proxy_environment() -> Iterator[dict[str, str]]:
 
     By default all clusters of a machine share `/tmp/haproxy-serve` and the ports 9101 (metrics) and 8404 (statistics).
     """
-    # Not in pytest's directory: a socket's path may have 107 characters, and Ray appends 70.
-    with tempfile.TemporaryDirectory(prefix="hap-", ignore_cleanup_errors=True) as directory:
+    # Not in the directory of the tests: a socket's path may have 107 characters, and Ray appends 70.
+    with tempfile.TemporaryDirectory(prefix="hap-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         metrics, statistics = free_ports(2)
         yield {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
