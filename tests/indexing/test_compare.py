@@ -243,7 +243,7 @@ COLD = UNREADABLE | {"action": "skipped", "reason": "archived"}
     ("live", "stored", "now", "outcome", "lost"),
     [
         (A, None, A, BROKEN, 1),
-        (A, None, B, BROKEN, 0),  # the object has changed, and is no image any more
+        (A, None, B, BROKEN, 0),  # what live has is out of date
         (A, B, C, BROKEN, 0),
         (A, B, A, BROKEN, 1),
         (A, None, A, NO_IMAGE, 1),

@@ -60,7 +60,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_an_endpoint_on_this_machine
 
 
 def _unix_compressed(data: bytes, max_width: int = 16, clear_after: int = 1 << 20) -> bytes:
-    """What Unix `compress` makes of this; it forgets its table after so many codes."""
+    """Return the data as Unix `compress` writes it, with a clear code after so many codes."""
     out = bytearray(b"\x1f\x9d" + bytes([0x80 | max_width]))
     group: list[int] = []
     known, width, count, text = {bytes([each]): each for each in range(256)}, 9, 0, data[:1]

@@ -27,9 +27,10 @@ def note_live(rows: Iterable[Row], states: Mapping[str, PointState]) -> None:
 def is_lost(row: Row, *, keeps_point: bool) -> bool:
     """Return True if the live collection has an image of a failed or skipped object, and this collection has not.
 
-    With `keeps_point` this collection has a point; it must be of the live content or a later one, and have its caption
-    or the one that it is to have. Content that is broken or no image counts only if the live image is of it: the object
-    has changed since the others. What its name excludes is no loss.
+    With `keeps_point` this collection keeps the point that it has. That suffices if it is of the live content or a
+    later one, and has the live caption or the one that this run was to write. If the object is broken or no image, an
+    image is lost only if it was made from this content: an older one is out of date. Objects that are skipped by their
+    name are no loss.
     """
     stored, live = row["stored"], row["live"]
     if live is None or row["reason"] == "taken_down" or row.get("skip") in ("hidden", "video"):

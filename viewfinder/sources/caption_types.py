@@ -29,7 +29,7 @@ MAX_NAMES = 10_000
 # Qdrant and JSON libraries limit how deep an object may be nested.
 MAX_NESTING = 64
 
-# What databases, pandas and spreadsheets write for a missing value or an error, and nobody as a value.
+# Databases, pandas and spreadsheets write these for a missing value or an error. Nobody uses them as a value.
 _NULLS = ("\\N", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "NaT", "<NA>")
 _ERRORS = ("#N/A", "#NA", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#ERROR!")
 MISSING_MARKERS = frozenset((*_NULLS, *_ERRORS))

@@ -136,7 +136,10 @@ async def seen_ids(service: SearchService, index: ServedIndex, seen: KeyFilter, 
 async def _records(
     service: SearchService, index: ServedIndex, read: Callable[[Collection], dict[str, Record]]
 ) -> tuple[dict[str, Record], Collection]:
-    """What `read` finds in the live collection, which is looked up again if it was dropped since the last refresh."""
+    """Return what `read` finds in the live collection, and the collection.
+
+    It is looked up again if it was dropped since the last refresh.
+    """
     for last in (False, True):
         collection = index.follower.collection()
         try:
