@@ -104,7 +104,7 @@ GATEWAY = [b"<!DOCTYPE html><html>Please sign in</html>" + bytes(3000), b'<?xml 
 
 
 def _fetched(server: FaultyS3, decoder: Decoder, row: Row) -> dict[str, Any]:
-    access = ObjectAccess(endpoint_url=server.url, anonymous=True, retry_s=0.0, backoff_s=0.001)
+    access = server.access(retry_s=0.0)
     with Objects(access) as objects:
         stage = FetchAndDecode(
             access,

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
+from viewfinder.sources.access import ObjectAccess
+
 CONTENT = b"0123456789" * 100
 ETAG = "0123abcd"
+MODIFIED = "Fri, 02 Jan 2026 03:04:05 GMT"
 
 Answer = Callable[["Handler"], None]
 
@@ -25,6 +28,10 @@ class FaultyS3:
         self._server.plan = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def access(self, **values: object) -> ObjectAccess:
+        """Return the settings of a client of this endpoint, which is anonymous and tries again at once."""
+        return ObjectAccess(endpoint_url=self.url, **{"anonymous": True, "backoff_s": 0.001, **values})  # type: ignore[arg-type]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -69,6 +76,12 @@ class Handler(BaseHTTPRequestHandler):
 
 def content(handler: Handler) -> None:
     handler.send(200, CONTENT, ETag=f'"{ETAG}"')
+
+
+def encoded(body: bytes, encoding: str) -> Answer:
+    return lambda handler: handler.send(
+        200, body, ETag=f'W/"{ETAG}"', Content_Encoding=encoding, Last_Modified=MODIFIED
+    )
 
 
 def cut_body(handler: Handler) -> None:

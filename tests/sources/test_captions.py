@@ -1,11 +1,7 @@
-"""Captions files: every format, every kind of key, errors with the line number."""
+"""Captions files: every format, errors with the line number, hashes of records."""
 
 import gzip
 import json
-import logging
-import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -15,34 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.sources.caption_contents import info, lines, loaded
 from viewfinder.errors import ConfigurationError
-from viewfinder.sources.access import ObjectInfo
 from viewfinder.sources.caption_files import CaptionFiles
 from viewfinder.sources.captions import CaptionRecord, Captions, check_captions
 from viewfinder.sources.objects import Objects
-from viewfinder.sources.uris import canonical_uri, s3_parts
 from viewfinder.testing.objects import MemoryObjects
 
 CAT = {"caption": "a cat", "tags": ["pet", "black cat"], "place": "图书馆"}
 RECORD = CaptionRecord.of("a cat", ("pet", "black cat"), {"place": "图书馆"})
-
-
-def _info(uri: str) -> ObjectInfo:
-    uri = canonical_uri(uri)
-    if uri.startswith("s3://"):
-        return ObjectInfo(uri, *s3_parts(uri), 1, "", "")
-    with Objects() as objects:
-        return objects.stat(uri)
-
-
-@contextmanager
-def _loaded(content: bytes, uri: str = "s3://b/set/captions.jsonl") -> Iterator[Captions]:
-    with Objects(s3=MemoryObjects({uri: content})) as objects, Captions.load(uri, objects) as captions:
-        yield captions
-
-
-def _lines(*rows: dict[str, Any]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _parquet(*rows: dict[str, Any]) -> bytes:
@@ -58,10 +35,10 @@ CSV = 'key,caption,tags,place\r\n1.jpg,a cat,pet; black cat,图书馆\r\n2.jpg,"
     ("suffix", "content"),
     [
         ("json", json.dumps({"1.jpg": CAT, "2.jpg": "two\r\nlines"}).encode()),
-        ("jsonl", _lines({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"})),
+        ("jsonl", lines({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"})),
         (
             "jsonl",
-            _lines({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"}).replace(b"\n", b"\r\n\r\n"),
+            lines({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"}).replace(b"\n", b"\r\n\r\n"),
         ),
         ("csv", CSV),
         ("parquet", _parquet({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"})),
@@ -71,8 +48,8 @@ CSV = 'key,caption,tags,place\r\n1.jpg,a cat,pet; black cat,图书馆\r\n2.jpg,"
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
 def test_all_formats_give_the_same_records(suffix: str, content: bytes, mark: bytes) -> None:
     content = content if suffix == "parquet" else mark + content
-    with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
-        first, second, third = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "123"])
+    with loaded(content, f"s3://b/set/captions.{suffix}") as captions:
+        first, second, third = captions.find_many([info(f"s3://b/set/{name}.jpg") for name in "123"])
     assert first == RECORD
     assert second == CaptionRecord.of("two\r\nlines")
     assert third is None
@@ -94,7 +71,7 @@ TYPED = {
     [
         ("csv", f"{','.join(TYPED)}\n{','.join(TYPED.values())}\n".encode()),
         ("tsv.gz", gzip.compress("\t".join(TYPED).encode() + b"\n" + "\t".join(TYPED.values()).encode())),
-        ("jsonl", _lines(TYPED)),
+        ("jsonl", lines(TYPED)),
         ("json", json.dumps([TYPED]).encode()),
         ("json", json.dumps({"1.jpg": TYPED}).encode()),
         ("parquet", _parquet(TYPED)),
@@ -102,8 +79,8 @@ TYPED = {
     ],
 )
 def test_numbers_booleans_and_dates_have_the_same_types_in_every_format(suffix: str, content: bytes) -> None:
-    with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
-        record = captions.find(_info("s3://b/set/1.jpg"))
+    with loaded(content, f"s3://b/set/captions.{suffix}") as captions:
+        record = captions.find(info("s3://b/set/1.jpg"))
     assert record is not None
     assert record.payload()["meta"] == {"year": 2020, "f": 2.8, "flash": True, "taken": "2024-05-31", "n": "007"}
 
@@ -116,7 +93,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_its_recorded_types_count(tmp
         with CaptionFiles.open([(gone, None), (here, None)], objects, leave_out=True, **recorded) as files:
             assert list(files.gone) == [gone]
             assert files.fields == {"meta.year": "keyword"}
-            (found,) = files.find_many([(_info("s3://b/1.jpg"), ["s3://b"])])
+            (found,) = files.find_many([(info("s3://b/1.jpg"), ["s3://b"])])
         assert found == CaptionRecord.of("a", meta={"year": "2020"})
         with pytest.raises(ConfigurationError, match=r"s3://b/gone\.csv"):
             CaptionFiles.open([(gone, None)], objects)
@@ -159,8 +136,8 @@ EXPORTS = {
 def test_exports_of_the_same_table_give_the_same_records(text: str, end: str, encoding: str) -> None:
     """The header `key, caption` put every caption into a field named ` caption`, and erased those of the index."""
     content = text.replace("\n", end).encode(encoding)
-    with _loaded(content, "s3://b/set/captions.csv") as captions:
-        found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
+    with loaded(content, "s3://b/set/captions.csv") as captions:
+        found = captions.find_many([info(f"s3://b/set/{name}.jpg") for name in "12"])
         assert captions.unmatched() == 0
     assert found == [RECORD, CaptionRecord.of("two")]
 
@@ -183,12 +160,12 @@ def test_exports_of_the_same_table_give_the_same_records(text: str, end: str, en
 def test_a_quote_after_a_space_opens_a_cell_unless_it_is_a_part_of_the_text(text: str, captions: Any) -> None:
     content = f"key,caption\n{text}\n".encode()
     if isinstance(captions, str):
-        with pytest.raises(ConfigurationError, match=f"line 3 has {captions}"), _loaded(content, "s3://b/c.csv"):
+        with pytest.raises(ConfigurationError, match=f"line 3 has {captions}"), loaded(content, "s3://b/c.csv"):
             pass
         return
-    with _loaded(content, "s3://b/c.csv") as loaded:
-        found = loaded.find_many([_info(f"s3://b/{name}.jpg") for name in "12"])
-    assert [each and each.caption for each in found] == captions
+    with loaded(content, "s3://b/c.csv") as found:
+        records = found.find_many([info(f"s3://b/{name}.jpg") for name in "12"])
+    assert [each and each.caption for each in records] == captions
 
 
 @pytest.mark.parametrize(
@@ -219,9 +196,9 @@ def test_a_quote_after_a_space_opens_a_cell_unless_it_is_a_part_of_the_text(text
 def test_blanks_around_quotes_are_no_text_and_quotes_after_them_close_as_the_header_does(
     text: str, records: dict[str, CaptionRecord]
 ) -> None:
-    with _loaded(text.encode(), "s3://b/c.csv") as loaded:
-        found = loaded.find_many([_info(f"s3://b/{name}.jpg") for name in records])
-        assert loaded.unmatched() == 0
+    with loaded(text.encode(), "s3://b/c.csv") as captions:
+        found = captions.find_many([info(f"s3://b/{name}.jpg") for name in records])
+        assert captions.unmatched() == 0
     assert found == list(records.values())
 
 
@@ -231,9 +208,9 @@ def test_joiners_at_the_end_of_a_word_are_a_part_of_it(suffix: str) -> None:
     word = "അവന\u0d4d\u200d"
     content = f"key,caption,tags\n1.jpg,{word} ,{word}; x\n".encode()
     if suffix == "jsonl":
-        content = _lines({"key": "1.jpg", "caption": f"{word} ", "tags": [word, "x"]})
-    with _loaded(content, f"s3://b/c.{suffix}") as captions:
-        assert captions.find(_info("s3://b/1.jpg")) == CaptionRecord.of(word, [word, "x"])
+        content = lines({"key": "1.jpg", "caption": f"{word} ", "tags": [word, "x"]})
+    with loaded(content, f"s3://b/c.{suffix}") as captions:
+        assert captions.find(info("s3://b/1.jpg")) == CaptionRecord.of(word, [word, "x"])
 
 
 @pytest.mark.parametrize(
@@ -246,7 +223,7 @@ def test_joiners_at_the_end_of_a_word_are_a_part_of_it(suffix: str) -> None:
 )
 def test_an_error_names_the_line_where_the_record_begins(header: str, rows: str) -> None:
     content = f"{header}\n1.jpg,a\n{rows}\n".encode()
-    with pytest.raises(ConfigurationError, match="line 3 is not CSV"), _loaded(content, "s3://b/c.csv"):
+    with pytest.raises(ConfigurationError, match="line 3 is not CSV"), loaded(content, "s3://b/c.csv"):
         pass
 
 
@@ -265,16 +242,16 @@ def test_a_word_for_a_missing_value_is_an_empty_cell(word: str, suffix: str, cap
         "json": json.dumps([row]),
         "parquet": "",
     }[suffix].encode()
-    with _loaded(content or _parquet(row), f"s3://b/c.{suffix}") as captions:
-        found = captions.find(_info("s3://b/1.jpg"))
+    with loaded(content or _parquet(row), f"s3://b/c.{suffix}") as captions:
+        found = captions.find(info("s3://b/1.jpg"))
     assert found == CaptionRecord.of(None, meta={"place": "here"} | ({"note": word} if word in WORDS else {}))
     assert f"stand for no value: {2 if word in WORDS else 3}, most often {word!r}" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["na", "nil", "none", "Nan", "Null", "None of them", "NULL; island", "#sunset"])
 def test_a_word_that_may_be_a_text_is_one(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    with _loaded(_lines({"key": "1.jpg", "caption": text, "tags": ["NA"]})) as captions:
-        assert captions.find(_info("s3://b/set/1.jpg")) == CaptionRecord.of(text, ["NA"])
+    with loaded(lines({"key": "1.jpg", "caption": text, "tags": ["NA"]})) as captions:
+        assert captions.find(info("s3://b/set/1.jpg")) == CaptionRecord.of(text, ["NA"])
     assert "no value" not in caplog.text
 
 
@@ -292,8 +269,8 @@ def test_a_word_that_may_be_a_text_is_one(text: str, caplog: pytest.LogCaptureFi
 def test_bytes_of_parquet_are_text(key: Any) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"key": key, "caption": ["a"]}), sink)
-    with _loaded(sink.getvalue().to_pybytes(), "s3://b/set/c.parquet") as captions:
-        assert captions.find(_info("s3://b/set/1.jpg")) == CaptionRecord.of("a")
+    with loaded(sink.getvalue().to_pybytes(), "s3://b/set/c.parquet") as captions:
+        assert captions.find(info("s3://b/set/1.jpg")) == CaptionRecord.of("a")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +281,7 @@ def test_bytes_of_parquet_are_text(key: Any) -> None:
         ("csv", gzip.compress(CSV)),
         ("CSV.GZ", CSV),  # a store that decodes gzip itself
         ("tsv.gz", gzip.compress(CSV.replace(b",", b"\t"))),
-        ("ndjson.gz", gzip.compress(_lines({"Key": "1.jpg", **CAT}, {" key": "2.jpg", "Caption": "two\r\nlines"}))),
+        ("ndjson.gz", gzip.compress(lines({"Key": "1.jpg", **CAT}, {" key": "2.jpg", "Caption": "two\r\nlines"}))),
         ("json", json.dumps([{"key": "1.jpg", **CAT}, {"Key": "2.jpg", "Caption": "two\r\nlines"}]).encode("utf-16")),
         ("json.gz", gzip.compress(json.dumps({"1.jpg": CAT, "2.jpg": {"Caption": "two\r\nlines"}}).encode())),
         ("parquet.gz", gzip.compress(_parquet({"key": "1.jpg", **CAT}, {"key": "2.jpg", "caption": "two\r\nlines"}))),
@@ -318,15 +295,15 @@ def test_bytes_of_parquet_are_text(key: Any) -> None:
     ],
 )
 def test_other_formats_give_the_same_records(suffix: str, content: bytes) -> None:
-    with _loaded(content, f"s3://b/set/captions.{suffix}") as captions:
-        found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
+    with loaded(content, f"s3://b/set/captions.{suffix}") as captions:
+        found = captions.find_many([info(f"s3://b/set/{name}.jpg") for name in "12"])
     assert found == [RECORD, CaptionRecord.of("two\r\nlines")]
 
 
 PARTS = {
     "parquet": (_parquet({"key": "1.jpg", **CAT}), _parquet({"key": "2.jpg", "caption": "two"})),
     "csv": ("key,caption,tags,place\n1.jpg,a cat,pet;black cat,图书馆\n".encode(), b"key,caption\n2.jpg,two\n"),
-    "json": (_lines({"key": "1.jpg", **CAT}), _lines({"key": "2.jpg", "caption": "two"})),
+    "json": (lines({"key": "1.jpg", **CAT}), lines({"key": "2.jpg", "caption": "two"})),
 }
 
 
@@ -347,7 +324,7 @@ def test_a_directory_of_part_files_is_one_captions_file(suffix: str, slash: str)
         Captions.load(directory + slash, objects) as captions,
     ):
         check_captions(directory + slash, objects)
-        found = captions.find_many([_info(f"s3://b/set/{name}.jpg") for name in "12"])
+        found = captions.find_many([info(f"s3://b/set/{name}.jpg") for name in "12"])
     assert found == [RECORD, CaptionRecord.of("two")]
 
 
@@ -372,152 +349,13 @@ def test_a_local_directory_of_part_files_is_read(tmp_path: Path) -> None:
     (tmp_path / "c.csv" / "part-0").write_bytes(b"key,caption\n1.jpg,here\n")
     (tmp_path / "1.jpg").touch()
     with Objects() as objects, Captions.load(f"{tmp_path}/c.csv/", objects) as captions:
-        assert captions.find(_info(str(tmp_path / "1.jpg"))) == CaptionRecord.of("here")
+        assert captions.find(info(str(tmp_path / "1.jpg"))) == CaptionRecord.of("here")
 
 
 def test_a_file_without_rows_is_accepted() -> None:
     for content, suffix in ((b"key,caption\n", "csv"), (b"{}", "json"), (b"", "jsonl")):
-        with _loaded(content, f"s3://b/c.{suffix}") as captions:
+        with loaded(content, f"s3://b/c.{suffix}") as captions:
             assert captions.unmatched() == 0
-
-
-@pytest.mark.parametrize(
-    ("key", "object_uri"),
-    [
-        ("s3://b/set/deep/1.jpg", "s3://b/set/deep/1.jpg"),
-        ("set/deep/1.jpg", "s3://b/set/deep/1.jpg"),
-        ("deep/1.jpg", "s3://b/set/deep/1.jpg"),
-        ("./deep/1.jpg", "s3://b/set/deep/1.jpg"),
-        ("../other/1.jpg", "s3://b/other/1.jpg"),
-        ("a//b #%20.jpg", "s3://b/set/a//b #%20.jpg"),
-        ("s3://c/x.jpg", "s3://c/x.jpg"),
-        ("x.jpg", "s3://c/x.jpg"),  # the object key, in whatever bucket
-        ("/set/deep/1.jpg", "s3://b/set/deep/1.jpg"),
-        ("set\\deep\\1.jpg", "s3://b/set/deep/1.jpg"),  # as programs on Windows write it
-        (".\\deep\\1.jpg", "s3://b/set/deep/1.jpg"),
-        ("back\\slash.jpg", "s3://b/set/back\\slash.jpg"),
-        (1, "s3://b/set/1"),
-    ],
-)
-def test_a_key_is_a_uri_an_object_key_or_a_relative_path(key: str | int, object_uri: str) -> None:
-    with _loaded(_lines({"key": key, "caption": "here"})) as captions:
-        found = captions.find(_info(object_uri))
-        assert captions.unmatched() == 0
-    assert found == CaptionRecord.of("here")
-
-
-@pytest.mark.parametrize("key", ["1.jpg", "set/1.jpg", "elsewhere/set/deep/1.jpg", "s3://c/set/deep/1.jpg", "../1.jpg"])
-def test_a_key_of_another_object_does_not_match(key: str) -> None:
-    with _loaded(_lines({"key": key, "caption": "elsewhere"})) as captions:
-        assert captions.find(_info("s3://b/set/deep/1.jpg")) is None
-        assert captions.unmatched() == 1
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        '="a b.jpg"',
-        "'a b.jpg",
-        "'https://b.c/set/a%20b.jpg",
-        "\u202aa b.jpg\u202c",
-        "a%20b.jpg",
-        "set%2Fa%20b.jpg",
-        "s3://b.c/set/a%20b.jpg",
-        "https://s3.eu-west-1.amazonaws.com/b.c/set/a%20b.jpg",
-        "http://localhost:9000/b.c/set/a%20b.jpg?X-Amz-Expires=60",
-        "https://b.c.s3.eu-west-1.amazonaws.com/set/a%20b.jpg",
-        "https://b.c/set/a%20b.jpg",
-        '="https://storage.googleapis.com/b.c/set/a%20b.jpg"',
-    ],
-)
-def test_a_key_has_other_readings_for_objects_that_no_key_names_exactly(key: str) -> None:
-    listed = _info("s3://b.c/set/a b.jpg")
-    read, exact = {"key": key, "caption": "read"}, {"key": "a b.jpg", "caption": "exact"}
-    with _loaded(_lines(read), "s3://b.c/set/c.jsonl") as captions:
-        assert captions.find(listed) == CaptionRecord.of("read")
-        assert captions.unmatched() == 0
-        assert captions.find(_info("s3://d/set/a.jpg")) is None
-    with _loaded(_lines(exact, read), "s3://b.c/set/c.jsonl") as captions:
-        assert captions.find(listed) == CaptionRecord.of("exact")
-        assert captions.unmatched() == 1
-    with _loaded(_lines(read), "s3://b.c/set/c.jsonl") as captions:
-        assert captions.find(_info(f"s3://b.c/set/{key}")) == CaptionRecord.of("read")
-
-
-@pytest.mark.parametrize(
-    "key", ["a%FF.jpg", "https://[", "https://", "https://b/%FF", '="', "%00", "~%00", '="file://h/x"']
-)
-def test_a_key_that_cannot_be_read_otherwise_is_unmatched(key: str) -> None:
-    with _loaded(_lines({"key": key, "caption": "a"})) as captions:
-        assert captions.find(_info("s3://b/set/1.jpg")) is None
-        assert captions.unmatched_keys() == [key]
-
-
-@pytest.mark.parametrize(
-    ("key", "object_uri"),
-    [
-        ("https://b.s3.amazonaws.com/a#1.jpg", "s3://b/a#1.jpg"),
-        ("https://b.s3.amazonaws.com/a%231.jpg?versionId=1", "s3://b/a#1.jpg"),
-        ("https://cdn.example.com/photos/a.jpg", "s3://photos/a.jpg"),
-    ],
-)
-def test_an_address_is_read_as_the_object_that_it_may_name(key: str, object_uri: str) -> None:
-    with _loaded(_lines({"key": key, "caption": "a"})) as captions:
-        assert captions.find(_info(object_uri)) == CaptionRecord.of("a")
-
-
-def test_a_key_that_is_given_in_memory_has_no_other_reading() -> None:
-    with Captions.given({"s3://b/a%20b.jpg": "a"}, "s3://b/") as captions:
-        assert captions.find(_info("s3://b/a b.jpg")) is None
-
-
-@pytest.mark.parametrize("left", [3, 2, 1])
-def test_uris_precede_object_keys_and_object_keys_precede_relative_paths(left: int) -> None:
-    rows = [("1.jpg", "relative"), ("set/1.jpg", "key"), ("s3://b/set/1.jpg", "uri")][:left]
-    with _loaded(_lines(*({"key": key, "caption": caption} for key, caption in rows))) as captions:
-        found = captions.find(_info("s3://b/set/1.jpg"))
-    assert found == CaptionRecord.of(rows[-1][1])
-
-
-@pytest.mark.parametrize(
-    "key", ["{directory}/ü b.jpg", "file://{directory}/ü b.jpg", "ü b.jpg", "file://{directory}/%C3%BC%20b.jpg"]
-)
-def test_keys_of_local_files_are_paths_or_uris(key: str, tmp_path: Path) -> None:
-    (tmp_path / "ü b.jpg").touch()
-    (tmp_path / "captions.json").write_text(json.dumps({key.format(directory=tmp_path): "here"}))
-    with Objects() as objects, Captions.load(str(tmp_path / "captions.json"), objects) as captions:
-        assert captions.find(_info(str(tmp_path / "ü b.jpg"))) == CaptionRecord.of("here")
-
-
-@pytest.mark.parametrize("in_file", ["NFC", "NFD"])
-@pytest.mark.parametrize("in_bucket", ["NFC", "NFD"])
-def test_keys_match_in_nfc_and_nfd(in_file: Any, in_bucket: Any) -> None:
-    name = "Größe é.jpg"
-    with _loaded(_lines({"key": unicodedata.normalize(in_file, name), "caption": "here"})) as captions:
-        assert captions.find(_info("s3://b/set/" + unicodedata.normalize(in_bucket, name))) == CaptionRecord.of("here")
-
-
-@pytest.mark.parametrize("suffix", ["json", "jsonl"])
-def test_the_last_of_repeated_keys_is_used_with_a_warning(suffix: str, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [("1.jpg", "one"), ("2.jpg", "other"), ("1.jpg", "two"), ("1.jpg", "three")]
-    content = _lines(*({"key": key, "caption": caption} for key, caption in rows))
-    if suffix == "json":
-        content = ("{" + ",".join(f'"{key}": "{caption}"' for key, caption in rows) + "}").encode()
-    with caplog.at_level(logging.WARNING), _loaded(content, f"s3://b/captions.{suffix}") as captions:
-        assert captions.find(_info("s3://b/1.jpg")) == CaptionRecord.of("three")
-        assert captions.duplicates == 2
-        assert captions.unmatched() == 1
-    assert f"Repeated keys in s3://b/captions.{suffix}: 2;" in caplog.text
-
-
-def test_objects_may_exceed_the_size_of_one_query_and_keep_their_order() -> None:
-    rows = [{"key": f"{number}.jpg", "caption": str(number)} for number in range(0, 2000, 2)]
-    with _loaded(_lines(*rows)) as captions:
-        found = captions.find_many([_info(f"s3://b/set/{number}.jpg") for number in range(2000)])
-        assert captions.unmatched() == 0
-    assert [record and record.caption for record in found] == [
-        None if number % 2 else str(number) for number in range(2000)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -566,7 +404,7 @@ def test_an_invalid_file_is_refused_with_the_place_and_what_was_expected(
     suffix: str, content: bytes, message: str
 ) -> None:
     uri = f"s3://b/set/captions.{suffix}"
-    with pytest.raises(ConfigurationError, match=rf"--captions: '{uri}'.*{message}"), _loaded(content, uri):
+    with pytest.raises(ConfigurationError, match=rf"--captions: '{uri}'.*{message}"), loaded(content, uri):
         pass
 
 
@@ -584,8 +422,8 @@ def test_the_hash_depends_on_the_record_and_not_on_its_key_or_format() -> None:
         {"key": "5", "caption": "b", "tags": ["x"], "width": 1},
         {"key": "6", "caption": None, "tags": ["x"], "width": 1},
     ]
-    with _loaded(_lines(*rows)) as captions:
-        found = captions.find_many([_info(f"s3://b/set/{number}") for number in range(1, 7)])
+    with loaded(lines(*rows)) as captions:
+        found = captions.find_many([info(f"s3://b/set/{number}") for number in range(1, 7)])
     hashes = [record.caption_hash for record in found if record]
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 5
@@ -602,11 +440,11 @@ def test_the_payload_of_a_record_has_its_caption_tags_and_meta() -> None:
 
 
 def test_nan_from_pandas_is_not_metadata() -> None:
-    with _loaded(
+    with loaded(
         _parquet({"key": "1", "caption": "", "year": 2020.0}, {"key": "2", "caption": "b", "year": float("nan")}),
         "s3://b/c.parquet",
     ) as captions:
-        first, second = captions.find_many([_info("s3://b/1"), _info("s3://b/2")])
+        first, second = captions.find_many([info("s3://b/1"), info("s3://b/2")])
     assert first is not None
     assert second is not None
     assert [each.payload()["meta"] for each in (first, second)] == [{"year": 2020.0}, {}]

@@ -14,7 +14,6 @@ import pytest
 
 from tests.sources.faulty import FaultyS3, error, page
 from viewfinder.errors import ConfigurationError, SourceError, ViewfinderError
-from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.captions import CaptionRecord, Captions
 from viewfinder.sources.manifest import MANIFEST_SCHEMA, PART_ROWS, Manifest, write_manifest
 from viewfinder.sources.objects import Objects
@@ -398,6 +397,6 @@ def test_nothing_to_index_is_an_error(keys: list[str], options: Row, message: st
 @pytest.mark.parametrize("max_objects", [None, 100])
 def test_an_interrupted_listing_is_an_error_and_not_a_shorter_manifest(max_objects: int | None, tmp_path: Path) -> None:
     with FaultyS3([page("1.jpg", token="t")], then=error(503, "SlowDown")) as server:
-        access = ObjectAccess(endpoint_url=server.url, anonymous=True, retry_s=0, backoff_s=0.001)
+        access = server.access(retry_s=0)
         with Objects(access) as objects, pytest.raises(ViewfinderError, match="SlowDown"):
             write_manifest(["s3://b"], tmp_path, objects, max_objects=max_objects)

@@ -5,15 +5,10 @@ import pytest
 from tests.sources import faulty
 from tests.sources.faulty import CONTENT, ETAG, Answer, FaultyS3, error, page
 from viewfinder.errors import ObjectError, SourceError, ViewfinderError
-from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.versions import Version
 
 pytestmark = pytest.mark.slow
-
-
-def _access(server: FaultyS3, **values: float) -> ObjectAccess:
-    return ObjectAccess(endpoint_url=server.url, anonymous=True, backoff_s=0.001, **values)  # type: ignore[arg-type]
 
 
 TRANSIENT = {
@@ -33,7 +28,7 @@ TRANSIENT = {
 
 @pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT)
 def test_transient_failures_are_retried(fault: Answer) -> None:
-    with FaultyS3([fault, fault]) as server, Objects(_access(server, read_timeout_s=0.3)) as objects:
+    with FaultyS3([fault, fault]) as server, Objects(server.access(read_timeout_s=0.3)) as objects:
         assert objects.read("s3://b/k", 10_000) == (CONTENT, Version(ETAG, len(CONTENT)))
     assert server.paths == ["/b/k"] * 3
 
@@ -42,7 +37,7 @@ def test_transient_failures_are_retried(fault: Answer) -> None:
 def test_a_second_attempt_is_made_even_past_the_deadline_but_no_third(fault: Answer) -> None:
     with (
         FaultyS3(then=fault) as server,
-        Objects(_access(server, retry_s=0, read_timeout_s=0.3)) as objects,
+        Objects(server.access(retry_s=0, read_timeout_s=0.3)) as objects,
         pytest.raises(ObjectError, match="after 2 attempts") as caught,
     ):
         objects.read("s3://b/k", 10_000)
@@ -54,7 +49,7 @@ def test_a_second_attempt_is_made_even_past_the_deadline_but_no_third(fault: Ans
 def test_a_body_that_arrives_too_slowly_is_a_failure() -> None:
     with (
         FaultyS3(then=faulty.drip) as server,
-        Objects(_access(server, retry_s=0, read_timeout_s=0.3)) as objects,
+        Objects(server.access(retry_s=0, read_timeout_s=0.3)) as objects,
         pytest.raises(ObjectError, match=r"after 2 attempts: .* bytes in 0\.\d s, less than 1,024 a second") as caught,
     ):
         objects.read("s3://b/k", 10_000)
@@ -74,7 +69,7 @@ def test_a_body_that_arrives_too_slowly_is_a_failure() -> None:
 def test_permanent_failures_have_a_reason_and_are_not_retried(fault: Answer, reason: str) -> None:
     with (
         FaultyS3([fault]) as server,
-        Objects(_access(server)) as objects,
+        Objects(server.access()) as objects,
         pytest.raises(ObjectError, match="'s3://b/k'") as caught,
     ):
         objects.read("s3://b/k", 10_000)
@@ -84,7 +79,7 @@ def test_permanent_failures_have_a_reason_and_are_not_retried(fault: Answer, rea
 
 @pytest.mark.parametrize("answer", [faulty.content, faulty.without_length], ids=["with length", "without length"])
 def test_objects_up_to_the_limit_are_read_and_larger_ones_refused(answer: Answer) -> None:
-    with FaultyS3(then=answer) as server, Objects(_access(server)) as objects:
+    with FaultyS3(then=answer) as server, Objects(server.access()) as objects:
         assert objects.read("s3://b/k", len(CONTENT))[0] == CONTENT
         with pytest.raises(ObjectError, match="more than 999") as caught:
             objects.read("s3://b/k", len(CONTENT) - 1)
@@ -95,7 +90,7 @@ def test_objects_up_to_the_limit_are_read_and_larger_ones_refused(answer: Answer
 def test_open_fetches_again_after_a_transient_failure(fault: Answer) -> None:
     with (
         FaultyS3([fault]) as server,
-        Objects(_access(server)) as objects,
+        Objects(server.access()) as objects,
         objects.open("s3://b/k") as file,
     ):
         assert file.read() == CONTENT
@@ -103,7 +98,7 @@ def test_open_fetches_again_after_a_transient_failure(fault: Answer) -> None:
 
 def test_a_listing_continues_after_a_transient_failure_and_skips_directory_markers() -> None:
     plan = [error(404, "NotFound"), page("p/", "p/1", token="t"), error(503, "SlowDown"), page("p/2", "p/d/")]
-    with FaultyS3(plan) as server, Objects(_access(server)) as objects:
+    with FaultyS3(plan) as server, Objects(server.access()) as objects:
         found = list(objects.list("s3://b/p"))
     assert [info.key for info in found] == ["p/1", "p/2"]
     assert found[0].last_modified == "2026-01-02T03:04:05Z"
@@ -121,7 +116,7 @@ def test_a_listing_continues_after_a_transient_failure_and_skips_directory_marke
 def test_a_listing_is_complete_or_fails(fault: Answer, kind: type[ViewfinderError], ordered: bool) -> None:
     with (
         FaultyS3([page("1", token="t")], then=fault) as server,
-        Objects(_access(server, retry_s=0)) as objects,
+        Objects(server.access(retry_s=0)) as objects,
         pytest.raises(ViewfinderError) as caught,
     ):
         list(objects.list("s3://b", ordered=ordered))
@@ -144,7 +139,7 @@ def test_a_listing_is_complete_or_fails(fault: Answer, kind: type[ViewfinderErro
 def test_check_explains_each_answer_of_an_endpoint(fault: Answer, message: str) -> None:
     with (
         FaultyS3(then=fault) as server,
-        Objects(_access(server)) as objects,
+        Objects(server.access()) as objects,
         pytest.raises(SourceError, match=message),
     ):
         objects.check("s3://bucket")

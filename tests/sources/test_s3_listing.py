@@ -8,15 +8,10 @@ import pytest
 from tests.sources import faulty
 from tests.sources.faulty import Answer, FaultyS3, Handler, page
 from viewfinder.errors import ViewfinderError
-from viewfinder.sources.access import ObjectAccess
 from viewfinder.sources.objects import Objects
 from viewfinder.sources.s3_listing import MAX_EMPTY_PAGES, Listing
 
 pytestmark = pytest.mark.slow
-
-
-def _access(server: FaultyS3, **values: object) -> ObjectAccess:
-    return ObjectAccess(endpoint_url=server.url, backoff_s=0.001, anonymous=True, **values)  # type: ignore[arg-type]
 
 
 def _body(text: str, status: int = 200) -> Answer:
@@ -47,11 +42,11 @@ NO_LISTINGS = {
 def test_an_answer_that_is_no_listing_never_ends_one(name: str, ordered: bool) -> None:
     """The listing ended there without an error, and a prune deleted the points of all objects after it."""
     first = [page("1", token="t")] * (1 if ordered else 2)
-    with FaultyS3([*first, NO_LISTINGS[name], page("2")]) as server, Objects(_access(server)) as objects:
+    with FaultyS3([*first, NO_LISTINGS[name], page("2")]) as server, Objects(server.access()) as objects:
         assert {info.key for info in objects.list("s3://b", ordered=ordered)} >= {"2"}, "not asked again"
     with (
         FaultyS3(first, then=NO_LISTINGS[name]) as server,
-        Objects(_access(server, retry_s=0.0)) as objects,
+        Objects(server.access(retry_s=0.0)) as objects,
         pytest.raises(ViewfinderError, match=r"does not answer like S3|Is that an S3 endpoint"),
     ):
         list(objects.list("s3://b", ordered=ordered))
@@ -71,7 +66,7 @@ def test_pages_that_return_with_new_tokens_are_an_error(pages: list[tuple[str, .
 
     with (
         FaultyS3(then=answer) as server,
-        Objects(_access(server)) as objects,
+        Objects(server.access()) as objects,
         pytest.raises(ViewfinderError, match="repeated a page, so the listing would never end"),
     ):
         list(itertools.islice(objects.list("s3://b", ordered=ordered), 1000))
@@ -105,7 +100,7 @@ def test_empty_pages_without_an_end_are_an_error() -> None:
 )
 def test_a_key_that_is_listed_again_is_one_object(pages: list[Answer]) -> None:
     """It was counted twice, and encoded twice."""
-    with FaultyS3(pages) as server, Objects(_access(server)) as objects:
+    with FaultyS3(pages) as server, Objects(server.access()) as objects:
         assert [info.key for info in objects.list("s3://b")] == ["1", "2", "3"]
 
 
@@ -131,10 +126,10 @@ def test_a_key_that_is_listed_again_is_one_object(pages: list[Answer]) -> None:
 def test_times_are_read_in_any_usual_form(written: str, modified: str) -> None:
     """Their first 19 characters were taken for a time. One that does not exist ended the run, where it was compared."""
     entry = _entry(f"<Key>1</Key><Size>1</Size><LastModified>{written}</LastModified>")
-    with FaultyS3([entry]) as server, Objects(_access(server)) as objects:
+    with FaultyS3([entry]) as server, Objects(server.access()) as objects:
         assert [info.last_modified for info in objects.list("s3://b")] == [modified]
 
 
 def test_an_entry_without_a_size_has_an_unknown_one() -> None:
-    with FaultyS3([_entry("<Key>1</Key>")]) as server, Objects(_access(server)) as objects:
+    with FaultyS3([_entry("<Key>1</Key>")]) as server, Objects(server.access()) as objects:
         assert [info.size for info in objects.list("s3://b")] == [-1]
