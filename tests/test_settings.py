@@ -230,7 +230,7 @@ def test_the_address_of_a_ray_cluster_is_accepted(address: str) -> None:
     [
         ("http://head:8265", "is the address of the cluster's job server; write head:6379, and give the job server"),
         ("https://ray.example.org/", "write ray.example.org:6379"),
-        ("head", "'head' is not HOST:PORT, 'auto' or ray://HOST:PORT"),
+        ("head", "'head' is not HOST:PORT, 'auto', 'local' or ray://HOST:PORT"),
         ("ray:/head:10001", "is not HOST:PORT"),
     ],
 )

@@ -8,12 +8,12 @@
     │   └── SourceError              a bucket, key, directory or manifest does not exist or may not be read
     │       └── SourceUnavailableError   its endpoint cannot be reached or is overloaded
     ├── ObjectError                  one object could not be read: recorded as a failure, the job goes on
-    ├── ImageError                   one object is not a usable image: recorded as a failure, the job goes on
+    │   └── ImageError               its content is not a usable image
     ├── StoreError                   Qdrant refused or failed
     │   ├── StoreUnavailableError    Qdrant cannot be reached or did not answer in time
     │   │   └── StoreTimeoutError    Qdrant did not answer in time
     │   ├── WordsUnavailableError    the server, or the index that it made, cannot rank by words
-    │   ├── StoreBusyError           the embedded store is held by another process
+    │   ├── StoreBusyError           another program holds the embedded store, or another run the lock of the index
     │   ├── CollectionMissingError   the collection does not exist or was dropped
     │   └── ModelMismatchError       the collection was made by another model
     ├── BatchError                   some searches of a batch failed: it has the results of the others
@@ -108,7 +108,7 @@ class WordsUnavailableError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """The embedded store is held by another process."""
+    """Another program holds the embedded store, or another run the upgrade lock of the index."""
 
 
 class CollectionMissingError(StoreError):

@@ -103,7 +103,8 @@ class Settings(BaseModel):
     )
     data_dir: AbsolutePath = Field(
         Path("~/.viewfinder"),
-        description="Directory of the embedded store, caches and run reports, on the head node of a cluster.",
+        description="Directory of the embedded store, run reports and the temporary files of runs, on the head node "
+        "of a cluster.",
     )
 
     # Qdrant
@@ -131,8 +132,8 @@ class Settings(BaseModel):
 
     quantization: Quantization = Field(
         "none",
-        description="Format of vectors in memory, for new collections: float32 (`none`), `int8` or `4bit`; the last "
-        "two keep the originals on disk. In the embedded store it is the format of points that have a graph.",
+        description="Format of vectors in memory, for new collections: float32 (`none`), `int8` or `4bit`; the "
+        "originals are on disk in any case. In the embedded store it is the format of points that have a graph.",
     )
     vector_type: VectorType = Field(
         "float32",
@@ -319,8 +320,8 @@ class Settings(BaseModel):
         30 * 1024**2,
         ge=1024,
         le=1024**3,
-        description="Maximum size of the body of a request that may contain images, in bytes; 2 MiB for others. Larger "
-        "ones get status 413.",
+        description="Maximum size of the body of a request that may contain images, in bytes; others may have 4 MiB, "
+        "or this if it is less. Larger ones get status 413.",
     )
     requests_per_minute: int | None = Field(
         None,
@@ -473,7 +474,7 @@ class Settings(BaseModel):
                 f"{value!r} is the address of the cluster's job server; write {host or 'HOST'}:6379, and give the job "
                 "server to 'ray job submit' with --address"
             )
-        raise ValueError(f"{value!r} is not HOST:PORT, 'auto' or ray://HOST:PORT")
+        raise ValueError(f"{value!r} is not HOST:PORT, 'auto', 'local' or ray://HOST:PORT")
 
     @field_validator("uploads_uri")
     @classmethod

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import PROGRAM, ROOT, Viewfinder
-from tests.fixtures.services import ADMIN_KEY, READ_KEY, Gallery
+from tests.fixtures.services import ADMIN_KEY, METRICS_KEY, READ_KEY, Gallery
 from viewfinder import Client
 from viewfinder.models.checkpoint import locate
 from viewfinder.sources.uris import point_id
@@ -74,6 +74,7 @@ def test_in_a_terminal_a_takedown_is_confirmed(locked: Gallery, answer: str, hit
     [
         ("guessed", ["status"], "Set VIEWFINDER_API_KEY to a key of this service."),
         (READ_KEY, ["restore", "s3://b/k"], "viewfinder key --admin"),
+        (METRICS_KEY, ["search", "a dog"], "This key is for metrics only. Send a key for searches."),
     ],
 )
 def test_a_missing_permission_names_the_setting(
@@ -90,6 +91,7 @@ def test_a_missing_permission_names_the_setting(
     assert done.status == 2
     assert len(done.err.splitlines()) == 2, "which service was asked, and the error"
     assert says in done.err
+    assert ("--admin" in done.err) is ("--admin" in says)
     assert key not in done.err
 
 

@@ -239,7 +239,7 @@ def test_a_re_index_needs_memory_for_payload_indexes_while_it_loads(capsys: pyte
 @pytest.mark.parametrize(
     ("flags", "wall", "met"),
     [
-        (["--images", "20k"], "the embedded store", False),
+        (["--images", "20k"], "memory of 3 Qdrant nodes, re-index", False),
         (["--images", "1M"], "memory of 3 Qdrant nodes, re-index", False),
         (["--images", "3M"], "memory of 3 Qdrant nodes, re-index", True),
         (["--images", "3M", "--node-memory", "500"], "disk of 3 Qdrant nodes, re-index", False),

@@ -25,10 +25,8 @@ DONE, FAILED = 0, 1
 EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 wrong usage or configuration."
 STOPPED = "Stopped. Indexed images are kept; run the same command again to continue."
 
-_KEY_HINTS = {
-    401: " Set VIEWFINDER_API_KEY to a key of this service.",
-    403: " The key in VIEWFINDER_API_KEY is not an admin key; make one with 'viewfinder key --admin'.",
-}
+_UNAUTHORIZED = 401
+_KEY_HINT = " Set VIEWFINDER_API_KEY to a key of this service."
 
 
 def exit_status(command: Callable[[], None], *, as_json: bool = False) -> int:
@@ -41,7 +39,7 @@ def exit_status(command: Callable[[], None], *, as_json: bool = False) -> int:
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else DONE if ended.code is None else FAILED
     except ViewfinderError as error:
-        hint = _KEY_HINTS.get(error.status, "") if isinstance(error, ServiceError) else ""
+        hint = _KEY_HINT if isinstance(error, ServiceError) and error.status == _UNAUTHORIZED else ""
         return _report(f"{error}{hint}", error.exit_status, as_json=as_json)
     except typer.Abort:  # only with `as_json`: without, typer handles these itself
         return _report("Aborted.", FAILED, as_json=as_json)

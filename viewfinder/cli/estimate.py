@@ -8,6 +8,7 @@ from typing import Literal
 
 from viewfinder.footprint import (
     CAPTION_INDEX_BYTES,
+    EMBEDDED_MAX_IMAGES,
     GRAPH_M,
     INDEX_DISK_BYTES,
     POINT_ID_BYTES,
@@ -65,9 +66,7 @@ _PART_BASIS: dict[str, Basis] = {
     "ids": "measured",
 }
 
-# The points up to which the embedded store is fast. Bytes of a listed key on the disk of the head node, which
-# infra/kubernetes gives 20 GiB.
-EMBEDDED_POINTS = 20_000
+# Bytes of a listed key on the disk of the head node, which infra/kubernetes gives 20 GiB.
 MANIFEST_BYTES, HEAD_DISK = 100.0, 20 * 2**30
 
 # Layers, width, patch and the ratio of the feed-forward layers of image towers: open_clip's and timm's configurations.
@@ -301,6 +300,9 @@ class Estimate:
     def _qdrant(self) -> Iterator[Line]:
         dimension = self.model.dimension or 0
         vectors = self.images * (1 + self.captions)
+        if self.images <= EMBEDDED_MAX_IMAGES:
+            how = "the embedded store, without VIEWFINDER_QDRANT_URL"
+            yield Line("Qdrant", "images without a server", EMBEDDED_MAX_IMAGES, "images", "measured", how)
         yield Line("Qdrant", "vectors", vectors, "", "arithmetic", f"of {dimension}; captions: {self.captions:.0%}")
         parts = self.memory_parts
         for name, size in parts.items():
@@ -367,9 +369,6 @@ class Estimate:
         for name, (images, how) in walls.items():
             yield Line("walls", name, images, "images", "arithmetic", how)
         name, (images, _) = min(walls.items(), key=lambda wall: wall[1][0])
-        if self.images <= EMBEDDED_POINTS:
-            yield Line("walls", "first wall: the embedded store", EMBEDDED_POINTS, "images", "measured", "not met")
-            return
         met = "met: this plan needs more" if self.images > images else "not met"
         yield Line("walls", f"first wall: {name}", images, "images", "arithmetic", met)
 

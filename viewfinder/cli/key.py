@@ -38,7 +38,7 @@ def key_command(
     """Create an API key.
 
     The service stores only a digest of the key, from which the key cannot be recovered. With --filter the key sees only
-    images that match, with --index only these indexes; it belongs into the file of VIEWFINDER_API_KEYS_FILE.
+    images that match, with --index only these indexes; it belongs in the file of VIEWFINDER_API_KEYS_FILE.
     """
     limits: dict[str, object] = {}
     if filter:

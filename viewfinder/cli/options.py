@@ -250,7 +250,7 @@ PruneCaptionsMaxRatioOption = Annotated[
     float, typer.Option(parser=ratio, metavar="R", help="Refuse to remove a larger share of captions.")
 ]
 RetryFailedOption = Annotated[
-    bool, typer.Option("--retry-failed", help="Try objects again that failed for good in an earlier run.")
+    bool, typer.Option("--retry-failed", help="Try again the objects that failed permanently in an earlier run.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 EvaluationSetOption = Annotated[

@@ -44,7 +44,7 @@ def takedown_command(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take an image out of the index and keep it out.
+    """Take an image down: delete it from the index.
 
     Later runs skip it; the file itself is not touched. A service with API keys needs an admin key in
     VIEWFINDER_API_KEY. Without a service, the store is changed directly.
@@ -55,7 +55,7 @@ def takedown_command(
     with _takedowns(Settings.load(config=config, server=server, index=index)) as takedowns:
         if not yes:
             uri = takedowns.uri(subject) or f"{subject} (which is not in the index)"
-            typer.confirm(f"Take down {uri} and keep it out of the index?", abort=True, err=True)
+            typer.confirm(f"Take down {uri}? Later runs will skip it.", abort=True, err=True)
         removal = takedowns.take_down(subject)
     name = removal.uri or removal.id
     if as_json:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from viewfinder import clock
 from viewfinder.errors import ConfigurationError, ObjectError, StoreError
+from viewfinder.footprint import EMBEDDED_MAX_IMAGES
 from viewfinder.images.loading import TRUNCATED_TAIL
 from viewfinder.indexing.accounting import STAGE_ADVICE, RunResult, Stage, skip_counts, too_many_failures
 from viewfinder.indexing.prune import PrunePlan
@@ -168,7 +169,7 @@ class Report:
         if unwritten := self.try_write_summary(asdict(summary)):
             summary = replace(summary, state="failed", problem=joined([problem, unwritten]))
         # Logged here because the log of the store's holder is not shown.
-        if store.address.url is None and store.points.count(collection) > embedded_store.RECOMMENDED_MAX_POINTS:
+        if store.address.url is None and store.points.count(collection) > EMBEDDED_MAX_IMAGES:
             logger.warning(embedded_store.LARGE_STORE_ADVICE)
         return summary
 

@@ -26,14 +26,14 @@ from viewfinder import edge
 from viewfinder.edge.engine import SharedEngine
 from viewfinder.edge.refusal import Refusal
 from viewfinder.errors import CollectionMissingError, StoreBusyError, StoreError, StoreUnavailableError
+from viewfinder.footprint import EMBEDDED_MAX_IMAGES
 from viewfinder.store.engine_client import EngineClient
 from viewfinder.store.sharing import SocketClient, StoreSocket, remove_socket
 
 logger = logging.getLogger(__name__)
 
-RECOMMENDED_MAX_POINTS = 200_000
 LARGE_STORE_ADVICE = (
-    f"The embedded store has more than {RECOMMENDED_MAX_POINTS:,} points. A server scales further: "
+    f"The embedded store has more than {EMBEDDED_MAX_IMAGES:,} images. A server scales further: "
     "start one with 'docker run -p 6333:6333 qdrant/qdrant', "
     "set VIEWFINDER_QDRANT_URL=http://localhost:6333 and index again."
 )

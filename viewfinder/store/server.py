@@ -168,7 +168,7 @@ class ServerClient:
         if "no space left" in said.lower():
             return StoreError(
                 f"{what} Its disk is full: searches work, writes fail. Free disk space ('viewfinder status' shows "
-                "old collections) and run the job again; points written so far stay."
+                "retired collections) and run the job again; points written so far stay."
             )
         if _TOO_LARGE.search(said):
             return StoreError(

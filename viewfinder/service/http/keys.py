@@ -131,7 +131,7 @@ async def require_admin(request: Request) -> None:
             403,
             "forbidden",
             "This needs an admin key.",
-            "Send a key that VIEWFINDER_API_KEYS lists with ':admin' after its digest.",
+            "Send a key that VIEWFINDER_API_KEYS lists with ':admin' after its digest: viewfinder key --admin.",
         )
 
 
